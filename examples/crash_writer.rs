@@ -1,0 +1,118 @@
+//! `crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W]`
+//!
+//! Appends BATCHES deterministic batches to the store DIR, which it creates where there is none, and prints
+//! `ACK n` on a line of its own, flushed, once its n-th batch in the store is durable. It may be killed at any
+//! moment and started again; it goes on behind what it finds. Several may run at once under different names.
+//!
+//! Whatever fails is one line on stderr and exit code 1; a command line that makes no sense, exit code 2.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use vecstore::{Batch, DType, OnDuplicate, Snapshot, Store, StoreConfig};
+use vecstore_examples::args::{Args, failed, wrong_use};
+use vecstore_examples::crash::{Recipe, fill_vector, key};
+
+const USAGE: &str = "crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W]";
+
+/// The most values one batch may hold: 1 GiB of f32.
+const MAX_VALUES: u64 = 1 << 28;
+
+struct Options {
+    dir: String,
+    batches: u64,
+    dim: usize,
+    recipe: Recipe,
+    writer: String,
+}
+
+fn options() -> Result<Options, String> {
+    let args = Args::from_env(2, &["rows", "dim", "seed", "writer"])?;
+    let options = Options {
+        dir: args.positional(0).to_owned(),
+        batches: args.number(1, "BATCHES")?,
+        dim: args.option("dim", 512)?,
+        recipe: Recipe { seed: args.option("seed", 1)?, rows: args.option("rows", 32)? },
+        writer: args.option("writer", String::from("W"))?,
+    };
+    if options.writer.is_empty() || options.writer.contains('/') {
+        return Err(format!("--writer is '{}', expected a name without '/'", options.writer));
+    }
+    let values = u64::from(options.recipe.rows).saturating_mul(options.dim as u64);
+    if values == 0 || values > MAX_VALUES {
+        return Err(format!("--rows times --dim is {values}, expected 1 to {MAX_VALUES}"));
+    }
+    Ok(options)
+}
+
+fn main() -> ExitCode {
+    let options = match options() {
+        Ok(options) => options,
+        Err(why) => return wrong_use(USAGE, why),
+    };
+    match write(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(format_args!("crash_writer: {why}")),
+    }
+}
+
+fn write(options: &Options) -> Result<(), Box<dyn Error>> {
+    let store = open_or_create(&options.dir, options.dim)?;
+    if (store.dim(), store.dtype()) != (options.dim, DType::F32) {
+        let (dim, dtype) = (store.dim(), store.dtype());
+        let wanted = options.dim;
+        return Err(format!("{}: rows of {dim} x {dtype}, expected {wanted} x f32", options.dir).into());
+    }
+    let done = batches_of(&store.snapshot(), &options.writer)?;
+    let mut stdout = std::io::stdout().lock();
+    for number in done + 1..=done.saturating_add(options.batches) {
+        store.append(make_batch(options, number)?, OnDuplicate::Error)?;
+        // Only now: append returned, so the batch survives whatever happens next.
+        writeln!(stdout, "ACK {number}")?;
+        stdout.flush()?;
+    }
+    Ok(store.close()?)
+}
+
+/// Several writers may start on an empty place at once; whoever loses the race opens what the winner created.
+fn open_or_create(dir: &str, dim: usize) -> vecstore::Result<Store> {
+    match Store::open(dir) {
+        Err(vecstore::Error::NotFound { .. }) => match Store::create(dir, StoreConfig::new(dim)) {
+            Err(vecstore::Error::AlreadyExists { .. }) => Store::open(dir),
+            created => created,
+        },
+        opened => opened,
+    }
+}
+
+/// How many batches of `writer` the store holds. They are numbered without a gap, and a batch is there whole or
+/// not at all, so that the first key of a batch stands for it: double until one is absent, then halve.
+fn batches_of(snapshot: &Snapshot, writer: &str) -> vecstore::Result<u64> {
+    let holds = |number: u64| snapshot.contains(key(writer, number, 0));
+    let mut absent = 1;
+    while holds(absent)? {
+        absent *= 2;
+    }
+    let mut present = absent / 2;
+    while absent - present > 1 {
+        let middle = present + (absent - present) / 2;
+        if holds(middle)? {
+            present = middle;
+        } else {
+            absent = middle;
+        }
+    }
+    Ok(present)
+}
+
+fn make_batch(options: &Options, number: u64) -> vecstore::Result<Batch> {
+    let mut batch = Batch::new(options.dim, DType::F32);
+    let payload = options.recipe.to_payload();
+    let mut vector = vec![0.0_f32; options.dim];
+    for row in 0..options.recipe.rows {
+        fill_vector(options.recipe.seed, &options.writer, number, row, &mut vector);
+        batch.push_with_payload(key(&options.writer, number, row), &vector, &payload)?;
+    }
+    Ok(batch)
+}

@@ -1,0 +1,85 @@
+//! `resume [DIR]`: a job that is killed half-way goes on where it stopped.
+//!
+//! The job embeds a thousand words. The program starts it as a process of its own, kills it in the middle without
+//! warning (SIGKILL, the process never learns of it), starts it again, and looks at what the store holds then.
+//! `resume work DIR` is the job itself; kill it and start it as often as you like.
+
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use vecstore::{OnDuplicate, Store, StoreConfig};
+
+const DIM: usize = 64;
+const WORDS: usize = 1000;
+const BATCH: usize = 20;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["work", dir] => work(dir),
+        [dir] => interrupt(dir),
+        [] => interrupt("resume.vecs"),
+        _ => Err("usage: resume [DIR]  or  resume work DIR".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("resume: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The job. No state of its own says how far it got: what the store lacks is what is left to do.
+fn work(dir: &str) -> Result<(), Box<dyn Error>> {
+    let store = match Store::open(dir) {
+        Err(vecstore::Error::NotFound { .. }) => Store::create(dir, StoreConfig::new(DIM))?,
+        opened => opened?,
+    };
+    let words: Vec<String> = (0..WORDS).map(|number| format!("word {number}")).collect();
+    let missing = store.snapshot().missing(&words)?;
+    println!("{} of {WORDS} words are left to do", missing.len());
+    for chunk in missing.chunks(BATCH) {
+        let mut batch = store.batch();
+        for &position in chunk {
+            batch.push(&words[position], &embed(&words[position]))?;
+        }
+        // When this returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of it.
+        store.append(batch, OnDuplicate::Skip)?;
+    }
+    Ok(store.close()?)
+}
+
+/// Stands in for a model: slow, and the same word gives the same vector.
+fn embed(word: &str) -> [f32; DIM] {
+    std::thread::sleep(Duration::from_millis(1));
+    let mut vector = [0.0; DIM];
+    for (at, pair) in word.as_bytes().windows(2).enumerate() {
+        vector[(usize::from(pair[0]) * 31 + usize::from(pair[1]) + at) % DIM] += 1.0;
+    }
+    vector
+}
+
+fn interrupt(dir: &str) -> Result<(), Box<dyn Error>> {
+    let job = || Command::new(std::env::current_exe()?).args(["work", dir]).stdout(Stdio::piped()).spawn();
+    let mut first = job()?;
+    let mut line = String::new();
+    BufReader::new(first.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
+    println!("first run:  {}", line.trim());
+    std::thread::sleep(Duration::from_millis(400));
+    first.kill()?;
+    first.wait()?;
+    println!("killed; the store holds {} words", Store::open_read_only(dir)?.snapshot().totals().entries);
+
+    let second = job()?.wait_with_output()?;
+    println!("second run: {}", String::from_utf8_lossy(&second.stdout).trim());
+    let totals = Store::open_read_only(dir)?.snapshot().totals();
+    println!("now the store holds {} words in {} rows, none of them twice", totals.entries, totals.rows);
+    if second.status.success() && totals.entries == WORDS as u64 && totals.rows == WORDS as u64 {
+        Ok(())
+    } else {
+        Err(format!("the second run ended with {}, and {totals:?}", second.status).into())
+    }
+}

@@ -1,0 +1,271 @@
+//! `crash_writer` and `crash_checker` against each other: undisturbed, killed at random moments, several at once,
+//! and with a store that somebody damaged.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use vecstore_examples::random::SplitMix64;
+
+const WRITER: &str = env!("CARGO_BIN_EXE_crash_writer");
+const CHECKER: &str = env!("CARGO_BIN_EXE_crash_checker");
+
+fn writer(dir: &Path, batches: u64, options: &[&str]) -> Command {
+    let mut command = Command::new(WRITER);
+    command.arg(dir).arg(batches.to_string()).args(["--rows", "8", "--dim", "64"]).args(options);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn check(dir: &Path, min: u64) -> Output {
+    Command::new(CHECKER).arg(dir).arg(min.to_string()).output().unwrap()
+}
+
+/// Runs the checker, which must be content, and returns what it printed: the digest and the number of batches.
+fn check_ok(dir: &Path, min: u64) -> (String, u64) {
+    let output = check(dir, min);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let (digest, batches) = text.trim_end().split_once("\nBATCHES ").unwrap();
+    (digest.to_owned(), batches.parse().unwrap())
+}
+
+/// Asserts exit code 1 and exactly one line on stderr, and returns it.
+fn one_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+fn dir() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("crash.vecs");
+    (place, dir)
+}
+
+/// Starts a writer, kills it after `pause`, and returns the number in the last whole ACK line that came out.
+fn write_and_kill(mut command: Command, pause: Duration) -> u64 {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    thread::sleep(pause);
+    child.kill().unwrap();
+    last_ack(child)
+}
+
+fn last_ack(mut child: Child) -> u64 {
+    let mut last = 0;
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    // A line without its end was not acknowledged: the kill came first.
+    while lines.read_line(&mut line).unwrap() > 0 && line.ends_with('\n') {
+        last = line.strip_prefix("ACK ").unwrap().trim_end().parse().unwrap();
+        line.clear();
+    }
+    let mut complaints = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut complaints).unwrap();
+    assert_eq!(complaints, "");
+    child.wait().unwrap();
+    last
+}
+
+#[test]
+fn what_is_written_is_found_and_goes_on() {
+    let (_place, dir) = dir();
+    let output = writer(&dir, 3, &[]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"ACK 1\nACK 2\nACK 3\n");
+    let (first, batches) = check_ok(&dir, 3);
+    assert_eq!(batches, 3);
+
+    // Another writer, another seed and size, then the first again: each counts its own.
+    let output = writer(&dir, 2, &["--writer", "V", "--seed", "9"]).output().unwrap();
+    assert_eq!(output.stdout, b"ACK 1\nACK 2\n");
+    let output = Command::new(WRITER).arg(&dir).args(["1", "--rows", "3", "--dim", "64"]).output().unwrap();
+    assert_eq!(output.stdout, b"ACK 4\n");
+    let (second, batches) = check_ok(&dir, 6);
+    assert_eq!(batches, 6);
+    assert_ne!(first, second);
+    assert!(one_line(&check(&dir, 7)).contains("holds 6 batches, expected at least 7"));
+}
+
+#[test]
+fn the_digest_depends_on_content_alone() {
+    let (place, dir) = dir();
+    let other = place.path().join("other.vecs");
+    assert!(writer(&dir, 4, &[]).status().unwrap().success());
+    assert!(writer(&other, 1, &[]).status().unwrap().success());
+    assert!(writer(&other, 3, &[]).status().unwrap().success());
+    assert_eq!(check_ok(&dir, 4), check_ok(&other, 4));
+}
+
+#[test]
+fn no_store_is_an_empty_store() {
+    let (place, dir) = dir();
+    assert_eq!(check_ok(&dir, 0).1, 0);
+    assert!(one_line(&check(&dir, 1)).contains("holds 0 batches"));
+    assert_eq!(check_ok(place.path(), 0).1, 0);
+
+    let file = place.path().join("file");
+    fs::write(&file, "not a store").unwrap();
+    one_line(&check(&file, 0));
+    one_line(&writer(&file, 1, &[]).output().unwrap());
+    // A folder with something else in it is nobody's store.
+    one_line(&check(place.path(), 0));
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_it_acknowledged() {
+    let (_place, dir) = dir();
+    let mut random = SplitMix64::new(3);
+    let mut acknowledged = 0;
+    let mut kills_with_progress = 0;
+    for _ in 0..25 {
+        let pause = Duration::from_micros(random.below(40_000));
+        let last = write_and_kill(writer(&dir, 1_000_000, &[]), pause);
+        if last > 0 {
+            assert!(last > acknowledged, "{last} again, after {acknowledged}");
+            acknowledged = last;
+            kills_with_progress += 1;
+        }
+        let (_, batches) = check_ok(&dir, acknowledged);
+        // At most one batch can be durable without its ACK being out.
+        assert!(batches <= acknowledged + 1, "{batches} batches, {acknowledged} acknowledged");
+        acknowledged = batches;
+    }
+    assert!(kills_with_progress > 5, "the writer was always killed before its first batch");
+}
+
+#[test]
+fn several_writers_at_once_and_all_of_them_killed() {
+    let (_place, dir) = dir();
+    let mut random = SplitMix64::new(4);
+    let mut acknowledged = [0; 4];
+    for _ in 0..6 {
+        let pauses: Vec<u64> = (0..4).map(|_| 20_000 + random.below(60_000)).collect();
+        thread::scope(|scope| {
+            let handles: Vec<_> = ["A", "B", "C", "D"]
+                .into_iter()
+                .zip(&pauses)
+                .map(|(name, pause)| {
+                    let command = writer(&dir, 1_000_000, &["--writer", name]);
+                    scope.spawn(move || write_and_kill(command, Duration::from_micros(*pause)))
+                })
+                .collect();
+            for (acknowledged, handle) in acknowledged.iter_mut().zip(handles) {
+                *acknowledged = handle.join().unwrap().max(*acknowledged);
+            }
+        });
+        let (_, batches) = check_ok(&dir, acknowledged.iter().sum());
+        assert!(batches <= acknowledged.iter().sum::<u64>() + 24);
+    }
+    assert!(acknowledged.iter().all(|last| *last > 0), "{acknowledged:?}");
+}
+
+#[test]
+fn several_writers_may_create_the_store() {
+    for _ in 0..10 {
+        let (_place, dir) = dir();
+        let children: Vec<Child> = ["A", "B", "C", "D"]
+            .into_iter()
+            .map(|name| writer(&dir, 2, &["--writer", name]).stdout(Stdio::piped()).spawn().unwrap())
+            .collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success());
+            assert_eq!(output.stdout, b"ACK 1\nACK 2\n");
+        }
+        assert_eq!(check_ok(&dir, 8).1, 8);
+    }
+}
+
+/// Every segment of the store, oldest first.
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(dir.join("segments")).unwrap().map(|file| file.unwrap().path()).collect();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "npy"));
+    found.sort();
+    found
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_a_segment_is_noticed() {
+    let (_place, dir) = dir();
+    assert!(writer(&dir, 3, &[]).status().unwrap().success());
+    let segments = segments(&dir);
+    assert_eq!(segments.len(), 3);
+    let mut random = SplitMix64::new(5);
+    for segment in &segments {
+        let whole = fs::read(segment).unwrap();
+        let mut positions: Vec<u64> = (0..40).map(|_| random.below(whole.len() as u64)).collect();
+        // The first and last bytes, and the padding before the rows.
+        positions.extend([0, 4000, 4095, 4096, whole.len() as u64 - 1]);
+        for position in positions {
+            let mut bytes = whole.clone();
+            bytes[position as usize] ^= 1 << random.below(8);
+            fs::write(segment, &bytes).unwrap();
+            let output = check(&dir, 0);
+            assert_eq!(output.status.code(), Some(1), "{}: byte {position}", segment.display());
+        }
+        fs::write(segment, &whole).unwrap();
+    }
+    assert_eq!(check_ok(&dir, 3).1, 3);
+}
+
+#[test]
+fn a_missing_or_shortened_segment_is_noticed() {
+    let (_place, dir) = dir();
+    assert!(writer(&dir, 3, &[]).status().unwrap().success());
+    for segment in segments(&dir) {
+        let whole = fs::read(&segment).unwrap();
+        fs::remove_file(&segment).unwrap();
+        one_line(&check(&dir, 0));
+        fs::write(&segment, &whole[..whole.len() - 1]).unwrap();
+        one_line(&check(&dir, 0));
+        fs::write(&segment, &whole).unwrap();
+    }
+    assert_eq!(check_ok(&dir, 3).1, 3);
+}
+
+#[test]
+fn nobody_reading_is_no_panic() {
+    let (_place, dir) = dir();
+    // stderr closed: the failure (a dimension that does not fit) still ends with exit code 1.
+    assert!(writer(&dir, 1, &[]).status().unwrap().success());
+    let mut child = writer(&dir, 1, &["--writer", "V"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(last_line(&mut child), "ACK 1\n");
+    assert!(child.wait().unwrap().success());
+
+    let mut child =
+        Command::new(WRITER).arg(&dir).args(["1", "--dim", "3"]).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+
+    // stdout closed: an ACK that nobody can read is a failure, said in one line. The batch stays.
+    let mut child = writer(&dir, 1000, &["--writer", "U"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    one_line(&output);
+    assert_eq!(check_ok(&dir, 3).1, 3);
+}
+
+fn last_line(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn wrong_use_is_exit_code_2() {
+    let (_place, dir) = dir();
+    for words in [&["1", "2"][..], &[], &["x"], &["1", "--rows", "0"], &["1", "--writer", "a/b"], &["1", "--row", "2"]] {
+        let output = Command::new(WRITER).arg(&dir).args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("usage: crash_writer DIR BATCHES"), "{words:?}");
+    }
+    assert_eq!(Command::new(CHECKER).arg(&dir).output().unwrap().status.code(), Some(2));
+    assert!(!dir.exists());
+}
