@@ -1,0 +1,115 @@
+//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
+//! not at all.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::commit::{LOCK, LOCK_MANIFEST, new_ids};
+use crate::config::StoreConfig;
+use crate::error::IoContext;
+use crate::format::{hex, random_id};
+use crate::load::SEGMENTS;
+use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
+use crate::vfs::{FileKind, Vfs};
+use crate::{Error, Result};
+
+/// Creates the store's directory. Nothing may be there, or an empty directory.
+pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<()> {
+    config.check()?;
+    if config.settings.keys().any(|name| name.starts_with(crate::format::settings::RESERVED)) {
+        return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
+    }
+    refuse_existing(vfs, dir)?;
+    let (parent, sibling) = sibling(dir)?;
+    let (store_id, epoch) = new_ids()?;
+    let manifest = Manifest {
+        generation: 1,
+        body: Body {
+            store_id,
+            dim: u32::try_from(config.dim).unwrap_or(u32::MAX),
+            dtype: config.dtype.code(),
+            metric: config.metric.code(),
+            fingerprint: config.fingerprint.as_ref().map(|fingerprint| FingerprintRecord {
+                id: *fingerprint.id(),
+                description: fingerprint.description().to_owned(),
+            }),
+            settings: config.settings.clone(),
+            epochs: vec![EpochRecord { id: epoch, parent: [0; 16], first: 1 }],
+            segments: Vec::new(),
+        },
+    };
+    if let Err(error) = build(vfs, &sibling, &manifest) {
+        discard(vfs, &sibling);
+        return Err(error);
+    }
+    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store somebody else has
+    // created in the meantime: a store is never empty.
+    if let Err(source) = vfs.replace(&sibling, dir) {
+        discard(vfs, &sibling);
+        refuse_existing(vfs, dir)?;
+        return Err(Error::io(dir, "create the store", source));
+    }
+    vfs.flush_dir(&parent).at(&parent, "flush the directory")
+}
+
+fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let found = match vfs.metadata(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(dir, "look at the store's path", error)),
+    };
+    let names = match found.kind {
+        FileKind::Dir => vfs.list(dir).at(dir, "list the directory")?,
+        FileKind::File => return exists(dir, "a file is there"),
+        FileKind::Other => return exists(dir, "a link or special file is there"),
+    };
+    if names.is_empty() {
+        return Ok(());
+    }
+    let store = names.iter().any(|name| name == OsStr::new(MANIFEST) || name == OsStr::new(SEGMENTS));
+    exists(dir, if store { "a store is there" } else { "a directory that is not empty is there" })
+}
+
+fn exists(dir: &Path, found: &str) -> Result<()> {
+    Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
+}
+
+/// The parent directory, and the name under which the store is built beside its final place.
+fn sibling(dir: &Path) -> Result<(PathBuf, PathBuf)> {
+    let Some(name) = dir.file_name() else {
+        return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
+    };
+    let parent = dir.parent().unwrap_or(Path::new("")).to_owned();
+    let mut hidden = OsStr::new(".").to_owned();
+    hidden.push(name);
+    hidden.push(format!(".creating-{}", hex(&random_id()?)));
+    Ok((parent.clone(), parent.join(hidden)))
+}
+
+fn build(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
+    let segments = dir.join(SEGMENTS);
+    vfs.create_dir(dir).at(dir, "create the store's directory")?;
+    vfs.create_dir(&segments).at(&segments, "create the directory")?;
+    for lock in [LOCK, LOCK_MANIFEST] {
+        let path = dir.join(lock);
+        vfs.open_lock(&path, true).at(&path, "create the lock file")?;
+    }
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+    // Flushes the directory too.
+    manifest.write(vfs, dir)
+}
+
+/// Removes what [`build`] made; it is ours alone, for its name is random.
+fn discard(vfs: &dyn Vfs, dir: &Path) {
+    for name in vfs.list(dir).unwrap_or_default() {
+        if name != OsStr::new(SEGMENTS) {
+            remove_own(vfs, &dir.join(name));
+        }
+    }
+    let removed = vfs.remove_dir(&dir.join(SEGMENTS)).and_then(|()| vfs.remove_dir(dir));
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("{}: cannot remove an unfinished store: {error}", dir.display());
+    }
+}

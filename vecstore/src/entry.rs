@@ -1,0 +1,175 @@
+//! Entries as a reader sees them.
+
+use std::fmt;
+
+use crate::segment::Segment;
+use crate::{DType, Element, Error, Result};
+
+/// What an input left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// One vector or more.
+    Rows,
+    /// Done, and nothing was found in it (a picture without faces). Kept so that it is not done again.
+    Empty,
+    /// The input's content is bad; the reason is the payload.
+    Rejected,
+    /// The key was deleted.
+    Tombstone,
+}
+
+impl Kind {
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Kind::Rows => 0,
+            Kind::Empty => 1,
+            Kind::Rejected => 2,
+            Kind::Tombstone => 3,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Kind::Rows),
+            1 => Some(Kind::Empty),
+            2 => Some(Kind::Rejected),
+            3 => Some(Kind::Tombstone),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Rows => "rows",
+            Kind::Empty => "empty",
+            Kind::Rejected => "rejected",
+            Kind::Tombstone => "tombstone",
+        })
+    }
+}
+
+/// Where a row is, for ever: merges move rows between files, but never change addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// Commit number of the batch, counted from 1.
+    pub commit: u64,
+    /// The row's number within the batch, counted from 0.
+    pub row: u64,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.commit, self.row)
+    }
+}
+
+/// One entry of a snapshot; it borrows everything from the mapped segment.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) index: usize,
+    key: &'a [u8],
+    kind: Kind,
+    first_row: usize,
+    row_count: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// Reads entry `index` of a segment, checking every offset.
+    pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
+        let key = segment.key(index)?;
+        let kind = segment.kind(index)?;
+        let span = segment.row_span(index)?;
+        Ok(Entry { segment, index, key, kind, first_row: span.start, row_count: span.len() })
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    /// What kind of entry it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Number of rows (vectors); 0 unless the kind is [`Kind::Rows`].
+    pub fn row_count(&self) -> usize {
+        self.row_count
+    }
+
+    /// All rows, one after the other, straight from the mapped file: `row_count() * dim` elements.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
+        if self.segment.dtype() != T::DTYPE {
+            return Err(Error::DTypeMismatch {
+                what: "the rows asked for",
+                expected: self.segment.dtype(),
+                found: T::DTYPE,
+            });
+        }
+        bytemuck::try_cast_slice(self.row_bytes()?)
+            .map_err(|_| Error::damaged(self.segment.path(), "ROWS", "rows are not aligned"))
+    }
+
+    /// All rows as `f32`, whatever the store's element type; a copy.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the file's tables contradict each other.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        Ok(crate::dtype::widen_bytes(self.segment.dtype(), self.row_bytes()?))
+    }
+
+    fn row_bytes(&self) -> Result<&'a [u8]> {
+        self.segment.row_bytes(self.first_row..self.first_row + self.row_count)
+    }
+
+    /// The payload; empty when there is none.
+    pub fn payload(&self) -> &'a [u8] {
+        self.segment.payload(self.index)
+    }
+
+    /// Why the input was rejected, for [`Kind::Rejected`].
+    pub fn reason(&self) -> Option<&'a str> {
+        if self.kind == Kind::Rejected { std::str::from_utf8(self.payload()).ok() } else { None }
+    }
+
+    /// Address of the entry's first row. For an entry without rows: where its first row would be.
+    pub fn address(&self) -> Address {
+        self.segment.address_of_entry(self.index, self.first_row)
+    }
+
+    /// Element type of the rows.
+    pub fn dtype(&self) -> DType {
+        self.segment.dtype()
+    }
+}
+
+impl fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &String::from_utf8_lossy(self.key))
+            .field("kind", &self.kind)
+            .field("rows", &self.row_count)
+            .field("address", &self.address().to_string())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_codes_round_trip() {
+        for kind in [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone] {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+        }
+        assert_eq!(Kind::from_code(4), None);
+    }
+}

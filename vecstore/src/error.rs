@@ -1,0 +1,277 @@
+//! The one error type of the crate.
+//!
+//! Every variant names what was touched, what was expected, what was found and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::{DType, Holder};
+
+/// Result of an operation on a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, with the path it went wrong at and the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is nothing at this path.
+    #[error("{}: there is no store here; create one with `vecstore create` or `Store::create`", path.display())]
+    NotFound {
+        /// The path that was to be opened.
+        path: PathBuf,
+    },
+
+    /// There is something at this path, but it is not a store.
+    #[error("{}: this is not a store: {found}; give the path of a directory made by `vecstore create`", path.display())]
+    NotAStore {
+        /// The path that was to be opened.
+        path: PathBuf,
+        /// What was found there.
+        found: String,
+    },
+
+    /// A store cannot be created over something that exists.
+    #[error("{}: cannot create a store here: {found}; open it instead, or choose another path", path.display())]
+    AlreadyExists {
+        /// The path of the store to be.
+        path: PathBuf,
+        /// What is there already.
+        found: String,
+    },
+
+    /// Segments are there, but the manifest is gone. Nothing is lost: segments describe themselves.
+    #[error(
+        "{}: the manifest is missing, but segments/ holds {segments} segment file(s); nothing is lost: \
+         `vecstore repair` rebuilds the manifest from them",
+        path.display()
+    )]
+    ManifestMissing {
+        /// The manifest's path.
+        path: PathBuf,
+        /// How many segment files there are.
+        segments: usize,
+    },
+
+    /// The commit lock is held by somebody else and was not released in time.
+    #[error(
+        "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
+         wait for it, stop it, or raise the lock time-out",
+        path.display()
+    )]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+        /// Which lock it is.
+        lock: &'static str,
+        /// Who holds it, as far as it said.
+        holder: Holder,
+        /// How long this call waited.
+        waited_secs: u64,
+    },
+
+    /// The handle was opened read-only.
+    #[error("{}: the store was opened read-only; open it with `Store::open` to {action}", path.display())]
+    ReadOnly {
+        /// The store.
+        path: PathBuf,
+        /// What was to be done.
+        action: &'static str,
+    },
+
+    /// The vectors come from another model, or from other preprocessing.
+    #[error(
+        "{}: the store holds vectors of \"{expected}\" (fingerprint {expected_id}), not of \"{found}\" \
+         (fingerprint {found_id}); use the model the store was made with, or another store",
+        path.display()
+    )]
+    FingerprintMismatch {
+        /// The store.
+        path: PathBuf,
+        /// Description of the recorded fingerprint.
+        expected: String,
+        /// The recorded fingerprint's first eight bytes in hexadecimal.
+        expected_id: String,
+        /// Description of the fingerprint given.
+        found: String,
+        /// The given fingerprint's first eight bytes in hexadecimal.
+        found_id: String,
+    },
+
+    /// A vector, batch or query of another dimension.
+    #[error("{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements")]
+    DimensionMismatch {
+        /// What had the wrong dimension.
+        what: &'static str,
+        /// The store's dimension.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+
+    /// Elements of another type than the store's.
+    #[error("{what} has elements of type {found}, the store has {expected}; convert them explicitly")]
+    DTypeMismatch {
+        /// What had the wrong type.
+        what: &'static str,
+        /// The store's element type.
+        expected: DType,
+        /// What was given.
+        found: DType,
+    },
+
+    /// The append asked for an error on keys that are stored already.
+    #[error(
+        "{count} key(s) are stored already, the first is \"{key}\"; nothing of this batch was written; \
+         append with OnDuplicate::Skip or OnDuplicate::Replace to accept them"
+    )]
+    DuplicateKey {
+        /// The first such key, lossily as text.
+        key: String,
+        /// How many there are.
+        count: usize,
+    },
+
+    /// An argument that cannot be used, and why.
+    #[error("{what}")]
+    BadInput {
+        /// What was wrong, what was expected, and what to do.
+        what: String,
+    },
+
+    /// The disk, or the quota, is full. Nothing of the batch is visible; readers go on.
+    #[error(
+        "{}: no space left: {needed} bytes were needed, {} free; the batch was not written and nothing else was \
+         touched; make room and append it again",
+        path.display(), free.map_or_else(|| "an unknown number is".to_owned(), |free| format!("{free} are"))
+    )]
+    NoSpace {
+        /// The file that was being written.
+        path: PathBuf,
+        /// Bytes the file needs.
+        needed: u64,
+        /// Bytes free for this user, where the file system tells.
+        free: Option<u64>,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// Bytes of a file are not what was written.
+    #[error("{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is", path.display())]
+    Damaged {
+        /// The damaged file.
+        path: PathBuf,
+        /// Section (and block, where known).
+        section: String,
+        /// What was expected and found.
+        detail: String,
+    },
+
+    /// A segment that should be there is not.
+    #[error(
+        "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a backup; \
+         every other file is untouched",
+        path.display()
+    )]
+    MissingSegment {
+        /// The directory of segments.
+        path: PathBuf,
+        /// The first commit number that no file covers.
+        commit: u64,
+    },
+
+    /// A segment that does not belong into this chain: of another store, or of another history of this one.
+    #[error("{}: this segment does not belong here: {detail}; move it out of the store to go on without it", path.display())]
+    ForeignSegment {
+        /// The file.
+        path: PathBuf,
+        /// Which link of the chain is broken.
+        detail: String,
+    },
+
+    /// The file was written by a later version of the format.
+    #[error("{}: written by format version {found}, this program reads up to {expected}; use a newer vecstore", path.display())]
+    UnsupportedVersion {
+        /// The file.
+        path: PathBuf,
+        /// The newest version, or the feature flags, this program knows.
+        expected: String,
+        /// What the file says.
+        found: String,
+    },
+
+    /// The flush of a directory failed, so nobody can know whether the commit survives a power cut.
+    #[error(
+        "{}: flushing the directory failed, so it is unknown whether the last commit survives a power cut; \
+         this handle accepts no more writes; open the store again: that writes the commits concerned anew",
+        path.display()
+    )]
+    OutcomeUnknown {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// An earlier write of this handle ended in [`Error::OutcomeUnknown`].
+    #[error("{}: this handle stopped writing after an earlier failure ({reason}); open the store again", path.display())]
+    Latched {
+        /// The store.
+        path: PathBuf,
+        /// The earlier failure.
+        reason: String,
+    },
+
+    /// A batch of the same group could not be written, and so this one was not either.
+    #[error("the batch was not written, because the group it was in failed: {reason}; append it again")]
+    GroupFailed {
+        /// The failure of the group.
+        reason: String,
+    },
+
+    /// A file operation failed.
+    #[error("{}: cannot {op}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was being done.
+        op: &'static str,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path, op: &'static str, source: io::Error) -> Self {
+        Error::Io { path: path.to_owned(), op, source }
+    }
+
+    pub(crate) fn damaged(path: &Path, section: impl Into<String>, detail: impl Into<String>) -> Self {
+        Error::Damaged { path: path.to_owned(), section: section.into(), detail: detail.into() }
+    }
+
+    pub(crate) fn bad_input(what: impl Into<String>) -> Self {
+        Error::BadInput { what: what.into() }
+    }
+}
+
+/// True for the errors that say "the disk or the quota is full".
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// Turns an error of the operating system into ours, naming path and operation.
+pub(crate) trait IoContext<T> {
+    fn at(self, path: &Path, op: &'static str) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, path: &Path, op: &'static str) -> Result<T> {
+        self.map_err(|source| Error::io(path, op, source))
+    }
+}

@@ -1,0 +1,216 @@
+//! The last 1024 bytes of a segment: who it is, where it belongs, what lies where.
+
+use bytemuck::{Pod, Zeroable};
+use std::path::Path;
+
+use super::section::Section;
+use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, VERSION_MAJOR, VERSION_MINOR};
+use crate::{DType, Error, Metric, Result};
+
+/// First eight bytes of the footer.
+pub(crate) const MAGIC: [u8; 8] = *b"\x89VECSEG\n";
+/// Length of the footer.
+pub(crate) const FOOTER_LEN: usize = 1024;
+/// Lines in the section table.
+pub(crate) const MAX_SECTIONS: usize = 20;
+
+/// The footer, as it lies in the file. `docs/FORMAT.md` has the offsets.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Footer {
+    pub magic: [u8; 8],
+    pub version_major: u16,
+    pub version_minor: u16,
+    pub footer_len: u32,
+    pub incompat: u64,
+    pub ro_compat: u64,
+    pub compat: u64,
+    /// Of the store, random, for ever.
+    pub store_id: Id,
+    /// Of the history, random: new at creation, restore, first write to a backup, repair.
+    pub epoch: Id,
+    /// Of this file, random.
+    pub nonce: Id,
+    /// The predecessor's `link_out`; for commit 1 the first epoch.
+    pub link_in: Id,
+    /// Random for a fresh commit; copies and merges keep their last input's.
+    pub link_out: Id,
+    /// All zero while the store has none.
+    pub fingerprint: [u8; 32],
+    /// First commit number covered.
+    pub first: u64,
+    /// Last commit number covered.
+    pub last: u64,
+    /// Generation for this range of commits, as in the file's name.
+    pub generation: u32,
+    pub dim: u32,
+    pub dtype: u8,
+    pub metric: u8,
+    pub block_len_log2: u8,
+    pub section_count: u8,
+    /// Version 1.0 defines none: zero.
+    pub flags: u32,
+    pub entries: u64,
+    pub rows: u64,
+    /// Entries of each kind, by code.
+    pub kinds: [u64; 4],
+    /// Entries of each kind that the KILL section kills.
+    pub killed: [u64; 4],
+    /// Their rows.
+    pub killed_rows: u64,
+    /// Length of the whole file, this footer included.
+    pub file_len: u64,
+    pub reserved: [u8; 96],
+    pub sections: [Section; MAX_SECTIONS],
+    /// Zero.
+    pub tail: [u8; 4],
+    /// CRC-32 over everything before it in the footer.
+    pub crc: u32,
+}
+
+const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
+
+impl Footer {
+    /// A footer with magic, version and block length set, and nothing else.
+    pub fn empty() -> Self {
+        Footer {
+            magic: MAGIC,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            footer_len: 1024,
+            block_len_log2: super::blocks::BLOCK_LEN_LOG2,
+            ..Footer::zeroed()
+        }
+    }
+
+    fn computed_crc(&self) -> u32 {
+        let bytes = bytemuck::bytes_of(self);
+        crc32fast::hash(bytes.get(..FOOTER_LEN - 4).unwrap_or_default())
+    }
+
+    /// Sets the checksum; nothing may change after it.
+    pub fn seal(&mut self) {
+        self.crc = self.computed_crc();
+    }
+
+    /// The bytes to write.
+    pub fn bytes(&self) -> &[u8] {
+        bytemuck::bytes_of(self)
+    }
+
+    /// Reads and checks the footer of a file, without trusting a single number in it.
+    ///
+    /// Afterwards: the checksum is right, version and flags are known, element type, metric and dimension are
+    /// possible, the range of commits is not empty, and the file has the length the footer says.
+    pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
+        let bytes = file.last_chunk::<FOOTER_LEN>().ok_or_else(|| {
+            Error::damaged(
+                path,
+                "footer",
+                format!("expected at least {FOOTER_LEN} bytes, found {}", file.len()),
+            )
+        })?;
+        let footer: Footer = bytemuck::pod_read_unaligned(bytes);
+        if footer.magic != MAGIC {
+            return Err(Error::damaged(
+                path,
+                "footer",
+                "expected the magic number of a segment, found other bytes (truncated, extended, or no segment)",
+            ));
+        }
+        if footer.crc != footer.computed_crc() {
+            return Err(Error::damaged(path, "footer", "its checksum does not match"));
+        }
+        if footer.version_major != VERSION_MAJOR {
+            return Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
+                found: format!("{}.{}", footer.version_major, footer.version_minor),
+            });
+        }
+        if footer.incompat & !KNOWN_INCOMPAT != 0 {
+            return Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                expected: format!("incompat flags {KNOWN_INCOMPAT:#x}"),
+                found: format!("incompat flags {:#x}", footer.incompat),
+            });
+        }
+        let wrong = |detail: String| Err(Error::damaged(path, "footer", detail));
+        if footer.file_len != file.len() as u64 {
+            return wrong(format!("expected a file of {} bytes, found {}", footer.file_len, file.len()));
+        }
+        if footer.footer_len as usize != FOOTER_LEN
+            || footer.block_len_log2 != super::blocks::BLOCK_LEN_LOG2
+            || usize::from(footer.section_count) > MAX_SECTIONS
+        {
+            return wrong("lengths that version 1.0 does not have".to_owned());
+        }
+        if footer.reserved != [0; 96] || footer.tail != [0; 4] || footer.flags != 0 {
+            return wrong("reserved bytes are not zero".to_owned());
+        }
+        if DType::from_code(footer.dtype).is_none() || Metric::from_code(footer.metric).is_none() {
+            return wrong(format!("unknown element type {} or metric {}", footer.dtype, footer.metric));
+        }
+        if footer.dim == 0 || footer.dim as usize > crate::MAX_DIM {
+            return wrong(format!("dimension {} is not possible", footer.dim));
+        }
+        if footer.first == 0 || footer.first > footer.last {
+            return wrong(format!("commits {} to {} are no range", footer.first, footer.last));
+        }
+        Ok(footer)
+    }
+
+    /// True when this program may write to a store with such segments.
+    pub fn writable(&self) -> bool {
+        self.ro_compat & !KNOWN_RO_COMPAT == 0
+    }
+
+    /// The used lines of the section table.
+    pub fn sections(&self) -> &[Section] {
+        self.sections.get(..usize::from(self.section_count)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed() -> Footer {
+        let mut footer = Footer::empty();
+        footer.first = 1;
+        footer.last = 2;
+        footer.dim = 8;
+        footer.dtype = 1;
+        footer.metric = 1;
+        footer.file_len = FOOTER_LEN as u64;
+        footer.seal();
+        footer
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let good = sealed();
+        assert!(Footer::parse(Path::new("x"), good.bytes()).is_ok());
+        for bit in 0..FOOTER_LEN * 8 {
+            let mut bytes = good.bytes().to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Footer::parse(Path::new("x"), &bytes).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_named() {
+        let mut footer = sealed();
+        footer.version_major = 2;
+        footer.seal();
+        let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err().to_string();
+        assert!(error.contains("2.0") && error.contains("1.0"), "{error}");
+        let mut footer = sealed();
+        footer.incompat = 8;
+        footer.seal();
+        assert!(matches!(
+            Footer::parse(Path::new("x"), footer.bytes()),
+            Err(Error::UnsupportedVersion { .. })
+        ));
+    }
+}

@@ -1,0 +1,57 @@
+//! The bytes on disk, one concept per file. `docs/FORMAT.md` is the same in words.
+//!
+//! All integers are little-endian; the records are cast straight from the file, so this crate builds for
+//! little-endian machines only.
+
+pub(crate) mod blocks;
+pub(crate) mod footer;
+pub(crate) mod npy;
+pub(crate) mod records;
+pub(crate) mod section;
+pub(crate) mod settings;
+
+#[cfg(target_endian = "big")]
+compile_error!("vecstore maps little-endian files; big-endian machines are not supported");
+
+/// Version of the format this crate writes.
+pub(crate) const VERSION_MAJOR: u16 = 1;
+/// Minor version: readers of the same major version read all minor ones.
+pub(crate) const VERSION_MINOR: u16 = 0;
+
+/// Feature flags (incompat: may not be read without knowing them; ro-compat: may not be written; compat: for
+/// information). Version 1.0 defines none.
+pub(crate) const KNOWN_INCOMPAT: u64 = 0;
+/// Feature flags that do not stop a reader.
+pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
+
+/// A 128-bit random number: ids of stores, epochs, nonces and links.
+pub(crate) type Id = [u8; 16];
+
+/// The 64-bit key hash: XXH64 with seed 0.
+pub(crate) fn key_hash(key: &[u8]) -> u64 {
+    twox_hash::XxHash64::oneshot(0, key)
+}
+
+/// A fresh random id.
+pub(crate) fn random_id() -> crate::Result<Id> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| {
+        crate::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
+    })?;
+    Ok(id)
+}
+
+/// An id in hexadecimal, for names of temporary files and messages.
+pub(crate) fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    /// The hash is part of the format: these values are from the specification of XXH64.
+    #[test]
+    fn key_hash_is_xxh64() {
+        assert_eq!(super::key_hash(b""), 0xEF46_DB37_51D8_E999);
+        assert_eq!(super::key_hash(b"abc"), 0x44BC_2CF5_AD77_0999);
+    }
+}

@@ -1,0 +1,77 @@
+//! The SETT section: named texts, so that the manifest can be rebuilt from segments alone.
+//!
+//! u32 count, then per setting u32 length and bytes of the name, u32 length and bytes of the value, in ascending
+//! order of the names; UTF-8. Names that begin with `vecstore.` belong to the store itself.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, Result};
+
+/// Name under which the fingerprint's description is stored.
+pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";
+/// Names with this prefix are not the user's.
+pub(crate) const RESERVED: &str = "vecstore.";
+
+/// Encodes settings. The length limit on settings keeps every count within 32 bits.
+pub(crate) fn encode(settings: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&length(settings.len())?);
+    for (name, value) in settings {
+        for text in [name, value] {
+            bytes.extend_from_slice(&length(text.len())?);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    Ok(bytes)
+}
+
+fn length(len: usize) -> Result<[u8; 4]> {
+    let len = u32::try_from(len).map_err(|_| Error::bad_input("a setting is longer than 4 GiB"))?;
+    Ok(len.to_le_bytes())
+}
+
+/// Decodes settings; `None` when the bytes are not what [`encode`] writes.
+pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    let mut rest = bytes;
+    let count = take_u32(&mut rest)?;
+    let mut settings = BTreeMap::new();
+    for _ in 0..count {
+        let name = take_text(&mut rest)?;
+        let value = take_text(&mut rest)?;
+        settings.insert(name, value);
+    }
+    rest.is_empty().then_some(settings)
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    let (number, tail) = rest.split_first_chunk::<4>()?;
+    *rest = tail;
+    Some(u32::from_le_bytes(*number))
+}
+
+fn take_text(rest: &mut &[u8]) -> Option<String> {
+    let len = usize::try_from(take_u32(rest)?).ok()?;
+    let (text, tail) = rest.split_at_checked(len)?;
+    *rest = tail;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_refusal() {
+        let settings: BTreeMap<String, String> =
+            [("root".to_owned(), "/pictures/ä".to_owned()), (String::new(), String::new())].into();
+        let bytes = encode(&settings).unwrap();
+        assert_eq!(decode(&bytes), Some(settings));
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), None, "cut at {cut}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert_eq!(decode(&longer), None);
+        assert_eq!(decode(&[0xFF; 12]), None, "absurd lengths");
+    }
+}

@@ -1,0 +1,309 @@
+//! LOCK: the advisory lock between processes, and the small record that goes with it.
+//!
+//! The lock itself is the operating system's (it ends with the process that holds it). The record is written in
+//! place and never flushed: it only has to survive the death of a process. After a power cut it is void, which its
+//! checksum, or its absence, says.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::error::IoContext;
+use crate::vfs::{LockFile, Vfs};
+use crate::{Error, Result};
+
+const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
+/// Length of the record.
+const RECORD_LEN: usize = 256;
+/// How long to sleep between two attempts: short at first, then longer.
+const SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(10));
+
+/// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Process id; `None` when the record does not tell.
+    pub pid: Option<u32>,
+    /// Name of the machine.
+    pub host: String,
+    /// Seconds since the holder took the lock, by this machine's clock.
+    pub held_secs: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// The record in LOCK.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Record {
+    magic: [u8; 8],
+    /// Raised by every commit and every change of the manifest's settings.
+    pub counter: u64,
+    /// First commit whose name may not be durable, because flushing its directory failed; 0: none.
+    pub suspect: u64,
+    /// Seconds since 1970 when the lock was taken.
+    since: u64,
+    /// Process that holds the lock; 0: nobody. A process that dies while it holds the lock leaves this set.
+    pub pid: u32,
+    padding: u32,
+    host: [u8; 64],
+    reserved: [[u8; 16]; 9],
+    tail: [u8; 4],
+    crc: u32,
+}
+
+const _: () = assert!(size_of::<Record>() == RECORD_LEN);
+
+impl Record {
+    fn void() -> Self {
+        Record { magic: MAGIC, ..Record::zeroed() }
+    }
+
+    fn computed_crc(&self) -> u32 {
+        crc32fast::hash(bytemuck::bytes_of(self).get(..RECORD_LEN - 4).unwrap_or_default())
+    }
+
+    /// Reads the record; `None` when it is void (absent, torn, or of another kind).
+    fn read(file: &dyn LockFile) -> std::io::Result<Option<Self>> {
+        let mut bytes = [0; RECORD_LEN];
+        if file.read_record(&mut bytes)? < RECORD_LEN {
+            return Ok(None);
+        }
+        let record: Record = bytemuck::pod_read_unaligned(&bytes);
+        Ok((record.magic == MAGIC && record.crc == record.computed_crc()).then_some(record))
+    }
+
+    fn holder(&self) -> Holder {
+        let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
+        Holder {
+            pid: (self.pid != 0).then_some(self.pid),
+            host: String::from_utf8_lossy(&host).into_owned(),
+            held_secs: now_secs().saturating_sub(self.since),
+        }
+    }
+}
+
+fn now_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn host_name() -> [u8; 64] {
+    let name = rustix::system::uname();
+    let mut host = [0; 64];
+    for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
+        *to = *from;
+    }
+    host
+}
+
+/// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
+pub(crate) struct Lock {
+    path: PathBuf,
+    what: &'static str,
+    file: Box<dyn LockFile>,
+    record: Record,
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What the record said when the lock was taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// The counter; `None` when the record was void.
+    pub counter: Option<u64>,
+    /// The suspect mark; 0: none.
+    pub suspect: u64,
+    /// The last holder died without giving the lock back.
+    pub died: bool,
+}
+
+impl Lock {
+    /// Opens the lock file, creating it when it is missing (a backup may come without).
+    pub fn open(vfs: &dyn Vfs, path: &Path, what: &'static str) -> Result<Self> {
+        let file = vfs.open_lock(path, true).at(path, "open the lock file")?;
+        Ok(Lock { path: path.to_owned(), what, file, record: Record::void() })
+    }
+
+    /// Takes the lock, waiting up to `timeout`.
+    pub fn acquire(&mut self, timeout: Duration) -> Result<Found> {
+        let start = Instant::now();
+        let mut sleep = SLEEP.0;
+        loop {
+            if let Some(found) = self.try_acquire()? {
+                return Ok(found);
+            }
+            let waited = start.elapsed();
+            if waited >= timeout {
+                let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+                return Err(Error::Busy {
+                    path: self.path.clone(),
+                    lock: self.what,
+                    holder: record.unwrap_or_else(Record::void).holder(),
+                    waited_secs: waited.as_secs(),
+                });
+            }
+            std::thread::sleep(sleep.min(timeout.saturating_sub(waited)));
+            sleep = (sleep * 2).min(SLEEP.1);
+        }
+    }
+
+    /// Takes the lock if nobody has it, and writes into the record who did.
+    pub fn try_acquire(&mut self) -> Result<Option<Found>> {
+        if !self.file.try_lock().at(&self.path, "lock")? {
+            return Ok(None);
+        }
+        let read = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+        let found = Found {
+            counter: read.map(|record| record.counter),
+            suspect: read.map_or(0, |record| record.suspect),
+            died: read.is_some_and(|record| record.pid != 0),
+        };
+        self.record = match read {
+            Some(record) => record,
+            // A void record starts at a random count, so that no reader takes it for one it has seen.
+            None => {
+                let random = u64::from_le_bytes(
+                    crate::format::random_id()?.first_chunk().copied().unwrap_or_default(),
+                );
+                Record { counter: random >> 1, ..Record::void() }
+            }
+        };
+        self.record.pid = std::process::id();
+        self.record.since = now_secs();
+        self.record.host = host_name();
+        self.write()?;
+        Ok(Some(found))
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.record.crc = self.record.computed_crc();
+        self.file.write_record(bytemuck::bytes_of(&self.record)).at(&self.path, "write the lock's record")
+    }
+
+    /// The counter as this holder last wrote it.
+    pub fn counter(&self) -> u64 {
+        self.record.counter
+    }
+
+    /// Tells readers that something changed. Written together with [`Lock::release`].
+    pub fn raise(&mut self) {
+        self.record.counter = self.record.counter.wrapping_add(1);
+    }
+
+    /// Sets or clears (0) the suspect mark.
+    pub fn mark_suspect(&mut self, commit: u64) {
+        self.record.suspect = commit;
+    }
+
+    /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that
+    /// could not be written makes the next holder look at the directory.
+    pub fn release(&mut self) {
+        self.record.pid = 0;
+        let written = self.write();
+        let unlocked = self.file.unlock().at(&self.path, "unlock");
+        if let Err(error) = written.and(unlocked) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.
+pub(crate) struct Watch {
+    file: Option<Box<dyn LockFile>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("readable", &self.file.is_some()).finish()
+    }
+}
+
+impl Watch {
+    /// A missing or unreadable LOCK is no error: such a store is listed on every refresh.
+    pub fn open(vfs: &dyn Vfs, path: &Path) -> Self {
+        Watch { file: vfs.open_lock(path, false).ok() }
+    }
+
+    /// The counter; `None` when it cannot be told.
+    pub fn counter(&self) -> Option<u64> {
+        let file = self.file.as_deref()?;
+        Some(Record::read(file).ok()??.counter)
+    }
+
+    /// The suspect mark; 0: none.
+    pub fn suspect(&self) -> u64 {
+        self.file
+            .as_deref()
+            .and_then(|file| Record::read(file).ok().flatten())
+            .map_or(0, |record| record.suspect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+
+    fn lock(dir: &Path) -> Lock {
+        Lock::open(&RealFs, &dir.join("LOCK"), "commit").unwrap()
+    }
+
+    #[test]
+    fn busy_names_the_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = lock(dir.path());
+        first.acquire(Duration::ZERO).unwrap();
+        let error = lock(dir.path()).acquire(Duration::from_millis(5)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+        first.release();
+        assert!(lock(dir.path()).acquire(Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn the_counter_is_seen_and_a_dead_holder_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = lock(dir.path());
+        assert_eq!(first.acquire(Duration::ZERO).unwrap().counter, None, "void at first");
+        let watch = Watch::open(&RealFs, &dir.path().join("LOCK"));
+        let before = watch.counter().unwrap();
+        first.raise();
+        first.mark_suspect(7);
+        first.release();
+        assert_eq!(watch.counter(), Some(before + 1));
+        assert_eq!(watch.suspect(), 7);
+        let mut second = lock(dir.path());
+        let found = second.acquire(Duration::ZERO).unwrap();
+        assert!(!found.died);
+        assert_eq!((found.counter, found.suspect), (Some(before + 1), 7));
+        drop(second); // as a kill would
+        assert!(lock(dir.path()).acquire(Duration::ZERO).unwrap().died);
+    }
+
+    #[test]
+    fn a_torn_record_is_void() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = lock(dir.path());
+        first.acquire(Duration::ZERO).unwrap();
+        first.release();
+        let path = dir.path().join("LOCK");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[9] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Watch::open(&RealFs, &path).counter(), None);
+        assert_eq!(lock(dir.path()).acquire(Duration::ZERO).unwrap().counter, None);
+    }
+}

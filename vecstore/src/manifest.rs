@@ -1,0 +1,347 @@
+//! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
+//!
+//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by bincode
+//! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
+//! that came after.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{IoContext, is_no_space};
+use crate::format::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
+use crate::segment::{Segment, SegmentName};
+use crate::vfs::Vfs;
+use crate::{DType, Error, Fingerprint, Metric, Result};
+
+/// Name of the manifest in the store's directory.
+pub(crate) const MANIFEST: &str = "MANIFEST";
+/// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
+pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
+
+const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
+const ENVELOPE_LEN: usize = 64;
+/// No manifest is longer: 2^24 segments would have to be unmerged.
+const MAX_LEN: u64 = 1 << 30;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Envelope {
+    magic: [u8; 8],
+    version_major: u16,
+    version_minor: u16,
+    padding: u32,
+    incompat: u64,
+    ro_compat: u64,
+    compat: u64,
+    generation: u64,
+    body_len: u64,
+    tail: u32,
+    /// CRC-32 of the envelope before this field, then the body.
+    crc: u32,
+}
+
+const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
+
+/// The checkpointed state of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// Grows with every replacement.
+    pub generation: u64,
+    pub body: Body,
+}
+
+/// What bincode encodes. The order of the fields is the format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Body {
+    pub store_id: Id,
+    pub dim: u32,
+    pub dtype: u8,
+    pub metric: u8,
+    pub fingerprint: Option<FingerprintRecord>,
+    pub settings: BTreeMap<String, String>,
+    /// Histories of the store, oldest first; never empty.
+    pub epochs: Vec<EpochRecord>,
+    /// The live segments, tiling commits 1 to N.
+    pub segments: Vec<SegmentRecord>,
+}
+
+/// The recorded fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FingerprintRecord {
+    pub id: [u8; 32],
+    pub description: String,
+}
+
+/// A history: who began it, and with which commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EpochRecord {
+    pub id: Id,
+    /// The epoch before; zero for the first.
+    pub parent: Id,
+    /// First commit number that may carry it.
+    pub first: u64,
+}
+
+/// A segment file, identified by name and footer checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SegmentRecord {
+    pub first: u64,
+    pub last: u64,
+    pub generation: u32,
+    pub footer_crc: u32,
+    pub file_len: u64,
+    pub link_out: Id,
+}
+
+impl SegmentRecord {
+    pub fn of(segment: &Segment) -> Self {
+        let footer = segment.footer();
+        SegmentRecord {
+            first: footer.first,
+            last: footer.last,
+            generation: footer.generation,
+            footer_crc: footer.crc,
+            file_len: footer.file_len,
+            link_out: footer.link_out,
+        }
+    }
+
+    pub fn name(&self) -> SegmentName {
+        SegmentName { first: self.first, last: self.last, generation: self.generation }
+    }
+}
+
+impl Body {
+    /// Last commit number the manifest lists; 0 for none.
+    pub fn last_commit(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.last)
+    }
+
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint.as_ref().map(|record| Fingerprint::new(record.id, record.description.clone()))
+    }
+
+    /// True when the body describes a store that can exist.
+    fn check(&self) -> Result<(), String> {
+        if self.dim == 0 || self.dim as usize > crate::MAX_DIM {
+            return Err(format!("dimension {} is not possible", self.dim));
+        }
+        if DType::from_code(self.dtype).is_none() || Metric::from_code(self.metric).is_none() {
+            return Err(format!("unknown element type {} or metric {}", self.dtype, self.metric));
+        }
+        if self.epochs.is_empty() {
+            return Err("no epoch".to_owned());
+        }
+        let mut next = 1u64;
+        for segment in &self.segments {
+            if segment.first != next || segment.last < segment.first || segment.last == u64::MAX {
+                return Err(format!(
+                    "segments do not tile: expected commit {next}, found {}",
+                    segment.name()
+                ));
+            }
+            next = segment.last + 1;
+        }
+        Ok(())
+    }
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<{ 1 << 30 }>()
+}
+
+impl Manifest {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let body = bincode::serde::encode_to_vec(&self.body, config())
+            .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))?;
+        let mut envelope = Envelope {
+            magic: MAGIC,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            generation: self.generation,
+            body_len: body.len() as u64,
+            ..Envelope::zeroed()
+        };
+        envelope.crc = checksum(&envelope, &body);
+        let mut bytes = bytemuck::bytes_of(&envelope).to_vec();
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    /// Reads the bytes of the file, trusting none of them.
+    pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let damaged = |detail: String| Error::damaged(path, "manifest", detail);
+        let Some((head, body)) = bytes.split_at_checked(ENVELOPE_LEN) else {
+            return Err(damaged(format!("expected at least {ENVELOPE_LEN} bytes, found {}", bytes.len())));
+        };
+        let envelope: Envelope = bytemuck::pod_read_unaligned(head);
+        if envelope.magic != MAGIC {
+            return Err(damaged("expected the magic number of a manifest, found other bytes".to_owned()));
+        }
+        if envelope.body_len != body.len() as u64 {
+            return Err(damaged(format!(
+                "expected a body of {} bytes, found {}",
+                envelope.body_len,
+                body.len()
+            )));
+        }
+        if envelope.crc != checksum(&envelope, body) {
+            return Err(damaged("its checksum does not match".to_owned()));
+        }
+        if envelope.version_major != VERSION_MAJOR || envelope.incompat & !KNOWN_INCOMPAT != 0 {
+            return Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
+                found: format!(
+                    "{}.{} with incompat flags {:#x}",
+                    envelope.version_major, envelope.version_minor, envelope.incompat
+                ),
+            });
+        }
+        if envelope.padding != 0 || envelope.tail != 0 {
+            return Err(damaged("reserved bytes are not zero".to_owned()));
+        }
+        let (decoded, used): (Body, usize) = bincode::serde::decode_from_slice(body, config())
+            .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
+        if used != body.len() {
+            return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
+        }
+        decoded.check().map_err(damaged)?;
+        Ok(Manifest { generation: envelope.generation, body: decoded })
+    }
+
+    /// Reads a store's manifest.
+    ///
+    /// # Errors
+    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments are
+    /// there.
+    pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        match vfs.read(&path, MAX_LEN) {
+            Ok(bytes) => Self::decode(&path, &bytes),
+            Err(error) if is_absent(&error) => Err(why_absent(vfs, dir, path)),
+            Err(error) => Err(Error::io(&path, "read the manifest", error)),
+        }
+    }
+
+    /// Puts this manifest in place of the one there: temporary file, flush, rename, flush of the directory.
+    ///
+    /// The caller holds the manifest lock (or the directory is not yet a store).
+    pub fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        let bytes = self.encode()?;
+        let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+        let path = dir.join(MANIFEST);
+        let written = (|| {
+            let mut file = vfs.create_new(&tmp)?;
+            file.write_all(&bytes)?;
+            file.flush()
+        })();
+        if let Err(source) = written {
+            remove_own(vfs, &tmp);
+            return Err(if is_no_space(&source) {
+                let free = vfs.free_space(dir).ok();
+                Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source }
+            } else {
+                Error::io(&tmp, "write the manifest", source)
+            });
+        }
+        if let Err(source) = vfs.replace(&tmp, &path) {
+            remove_own(vfs, &tmp);
+            return Err(Error::io(&path, "replace the manifest", source));
+        }
+        vfs.flush_dir(dir).at(dir, "flush the directory")
+    }
+}
+
+fn checksum(envelope: &Envelope, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(bytemuck::bytes_of(envelope).get(..ENVELOPE_LEN - 4).unwrap_or_default());
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// Removes a temporary file of our own; that it stays behind is worth a line in the log and nothing more.
+pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
+    if let Err(error) = vfs.remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("{}: cannot remove a temporary file: {error}", path.display());
+    }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+fn why_absent(vfs: &dyn Vfs, dir: &Path, manifest: PathBuf) -> Error {
+    let not_a_store = |found: &str| Error::NotAStore { path: dir.to_owned(), found: found.to_owned() };
+    match vfs.metadata(dir) {
+        Err(error) if is_absent(&error) => return Error::NotFound { path: dir.to_owned() },
+        Err(error) => return Error::io(dir, "look at the store", error),
+        Ok(found) if found.kind == crate::vfs::FileKind::File => return not_a_store("a file"),
+        Ok(_) => {}
+    }
+    let names = vfs.list(&dir.join("segments")).unwrap_or_default();
+    match names.iter().filter(|name| SegmentName::parse(name).is_some()).count() {
+        0 => not_a_store("a directory without a manifest and without segments"),
+        segments => Error::ManifestMissing { path: manifest, segments },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let segment = |first, last| SegmentRecord {
+            first,
+            last,
+            generation: 0,
+            footer_crc: 7,
+            file_len: 5120,
+            link_out: [first as u8; 16],
+        };
+        Manifest {
+            generation: 3,
+            body: Body {
+                store_id: [1; 16],
+                dim: 512,
+                dtype: 1,
+                metric: 1,
+                fingerprint: Some(FingerprintRecord { id: [9; 32], description: "a model".to_owned() }),
+                settings: [("root".to_owned(), "/pictures".to_owned())].into(),
+                epochs: vec![EpochRecord { id: [2; 16], parent: [0; 16], first: 1 }],
+                segments: vec![segment(1, 64), segment(65, 65)],
+            },
+        }
+    }
+
+    #[test]
+    fn round_trip_and_every_flipped_bit() {
+        let good = manifest();
+        let bytes = good.encode().unwrap();
+        assert_eq!(Manifest::decode(Path::new("m"), &bytes).unwrap(), good);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(Path::new("m"), &flipped).is_err(), "bit {bit}");
+        }
+        for cut in 0..bytes.len() {
+            assert!(Manifest::decode(Path::new("m"), &bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn segments_must_tile() {
+        let mut gap = manifest();
+        gap.body.segments[1].first = 66;
+        gap.body.segments[1].last = 66;
+        let bytes = gap.encode().unwrap();
+        let error = Manifest::decode(Path::new("m"), &bytes).unwrap_err().to_string();
+        assert!(error.contains("do not tile"), "{error}");
+    }
+}

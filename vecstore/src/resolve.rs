@@ -1,0 +1,144 @@
+//! Decides, for each batch of a group, what is written and what it supersedes.
+//!
+//! Runs under the commit lock, against a view that knows every commit, so that the answer cannot be overtaken.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::batch::BatchEntry;
+use crate::format::records::Kill;
+use crate::view::View;
+use crate::{Appended, Batch, Error, Kind, Result};
+
+/// What an append does with keys that are stored already.
+///
+/// Empty and rejected entries count as stored, a deleted key does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDuplicate {
+    /// Leave the stored entry, drop the new one. What resuming a job wants.
+    Skip,
+    /// The new entry supersedes the stored one.
+    Replace,
+    /// Refuse the whole batch.
+    Error,
+}
+
+/// An entry that exists at this moment of the commit, stored or written earlier in the same group.
+#[derive(Clone, Copy, Debug)]
+struct Existing {
+    commit: u64,
+    entry: u64,
+    row: u64,
+    rows: u32,
+    kind: Kind,
+}
+
+/// Entries that the group has written so far.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay<'a>(HashMap<&'a [u8], Existing>);
+
+/// A batch after resolution.
+#[derive(Debug)]
+pub(crate) struct Resolved<'a> {
+    pub written: Vec<BatchEntry<'a>>,
+    pub kills: Vec<Kill>,
+    pub outcome: Appended,
+}
+
+/// Resolves one batch that would become `commit`. The overlay is only changed when this succeeds and something is
+/// left to write.
+pub(crate) fn resolve<'a>(
+    view: &View,
+    overlay: &mut Overlay<'a>,
+    batch: &'a Batch,
+    policy: OnDuplicate,
+    commit: u64,
+) -> Result<Resolved<'a>> {
+    let row_bytes = view.meta.dim * view.meta.dtype.size();
+    let mut written = Vec::with_capacity(batch.len());
+    let mut kills = Vec::new();
+    let mut outcome = Appended::default();
+    let mut seen = HashSet::with_capacity(batch.len());
+    let mut fresh: Vec<(&[u8], Existing)> = Vec::with_capacity(batch.len());
+    let mut duplicates: (usize, &[u8]) = (0, b"");
+    let mut row = 0u64;
+
+    for entry in batch.entries() {
+        if !seen.insert(entry.key) {
+            return Err(Error::bad_input(format!(
+                "key \"{}\" is twice in one batch; nothing of it was written; give each key once",
+                String::from_utf8_lossy(entry.key)
+            )));
+        }
+        let existing = match overlay.0.get(entry.key) {
+            Some(existing) => Some(*existing),
+            None => stored(view, entry.key)?,
+        };
+        let present = existing.is_some_and(|existing| View::is_present(existing.kind));
+        let deletes = entry.kind == Kind::Tombstone;
+        if present && !deletes {
+            match policy {
+                OnDuplicate::Skip => {
+                    outcome.skipped += 1;
+                    continue;
+                }
+                OnDuplicate::Replace => outcome.replaced += 1,
+                OnDuplicate::Error => {
+                    if duplicates.0 == 0 {
+                        duplicates.1 = entry.key;
+                    }
+                    duplicates.0 += 1;
+                    continue;
+                }
+            }
+        }
+        if deletes {
+            if !present {
+                outcome.skipped += 1;
+                continue;
+            }
+            outcome.deleted += 1;
+        }
+        // The tombstone of a key that comes back is superseded like any other entry.
+        if let Some(old) = existing {
+            kills.push(Kill {
+                killer: commit,
+                commit: old.commit,
+                entry: old.entry,
+                row: old.row,
+                rows: old.rows,
+                kind: old.kind.code(),
+                padding: [0; 3],
+            });
+        }
+        let rows = u32::try_from(entry.rows.len() / row_bytes)
+            .map_err(|_| Error::bad_input("an entry holds fewer than 2^32 rows; split it"))?;
+        fresh
+            .push((entry.key, Existing { commit, entry: written.len() as u64, row, rows, kind: entry.kind }));
+        row += u64::from(rows);
+        written.push(entry);
+    }
+    if duplicates.0 > 0 {
+        return Err(Error::DuplicateKey {
+            key: String::from_utf8_lossy(duplicates.1).into_owned(),
+            count: duplicates.0,
+        });
+    }
+    overlay.0.extend(fresh);
+    outcome.entries = written.len() as u64;
+    outcome.rows = row;
+    Ok(Resolved { written, kills, outcome })
+}
+
+/// The newest stored entry of a key.
+fn stored(view: &View, key: &[u8]) -> Result<Option<Existing>> {
+    let Some((_, entry)) = view.find(key)? else { return Ok(None) };
+    let Some((commit, number)) = entry.segment.origin(entry.index) else { return Ok(None) };
+    Ok(Some(Existing {
+        commit,
+        entry: number,
+        row: entry.address().row,
+        rows: u32::try_from(entry.row_count()).unwrap_or(u32::MAX),
+        kind: entry.kind(),
+    }))
+}

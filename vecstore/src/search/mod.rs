@@ -1,0 +1,199 @@
+//! Exact nearest neighbours: every live row is compared, bounded by memory bandwidth.
+
+mod kernels;
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::num::NonZeroUsize;
+
+use half::f16;
+
+use crate::view::{LiveSegment, View};
+use crate::{Address, DType, Metric, Result};
+
+/// Rows below which a further thread costs more than it saves.
+const ROWS_PER_THREAD: usize = 16_384;
+/// Rows of one piece of work.
+const CHUNK: usize = 4_096;
+
+/// A row found by a search.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Hit {
+    /// Key of its entry.
+    pub key: Vec<u8>,
+    /// The row's number within its entry, from 0.
+    pub row: u32,
+    /// Its address.
+    pub address: Address,
+    /// Cosine or inner product (larger is nearer), or Euclidean distance (smaller is nearer), by the store's metric.
+    pub score: f32,
+}
+
+/// A candidate: `closeness` is larger for nearer rows whatever the metric.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    closeness: f32,
+    segment: usize,
+    row: usize,
+}
+
+impl Candidate {
+    /// Nearer first; among equals the older row first, so that results do not depend on how work was split.
+    fn order(&self, other: &Self) -> Ordering {
+        other
+            .closeness
+            .total_cmp(&self.closeness)
+            .then(self.segment.cmp(&other.segment))
+            .then(self.row.cmp(&other.row))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.order(other) == Ordering::Equal
+    }
+}
+impl Eq for Candidate {}
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Candidate {
+    /// The heap's top is the worst of the best.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order(other)
+    }
+}
+
+/// The best `k` so far.
+struct Best {
+    k: usize,
+    heap: BinaryHeap<Candidate>,
+}
+
+impl Best {
+    fn new(k: usize) -> Self {
+        Best { k, heap: BinaryHeap::new() }
+    }
+
+    fn offer(&mut self, candidate: Candidate) {
+        // A row with NaN (allowed on request) is near to nothing.
+        if candidate.closeness.is_nan() {
+            return;
+        }
+        if self.heap.len() < self.k {
+            self.heap.push(candidate);
+        } else if self.heap.peek().is_some_and(|worst| candidate < *worst) {
+            self.heap.pop();
+            self.heap.push(candidate);
+        }
+    }
+}
+
+/// The `k` nearest live rows of a view. The query has the view's dimension and is finite.
+pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+    let work: Vec<(usize, usize)> = view
+        .segments
+        .iter()
+        .enumerate()
+        .flat_map(|(segment, live)| {
+            (0..live.segment.row_count()).step_by(CHUNK).map(move |row| (segment, row))
+        })
+        .collect();
+    let rows: usize = view.segments.iter().map(|live| live.segment.row_count()).sum();
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores.min(rows / ROWS_PER_THREAD).max(1);
+    let k = k.min(rows);
+    let scan = |work: &[(usize, usize)]| -> Result<Best> {
+        let mut best = Best::new(k);
+        for (segment, first) in work {
+            if let Some(live) = view.segments.get(*segment) {
+                scan_chunk(live, view.meta.metric, query, *segment, *first, &mut best)?;
+            }
+        }
+        Ok(best)
+    };
+    let parts: Vec<Result<Best>> = if threads == 1 {
+        vec![scan(&work)]
+    } else {
+        std::thread::scope(|scope| {
+            let pieces = work.chunks(work.len().div_ceil(threads).max(1));
+            let handles: Vec<_> = pieces.map(|piece| scope.spawn(|| scan(piece))).collect();
+            handles
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    };
+    let mut best = Best::new(k);
+    for part in parts {
+        part?.heap.into_iter().for_each(|candidate| best.offer(candidate));
+    }
+    let mut sorted = best.heap.into_vec();
+    sorted.sort_unstable();
+    sorted.iter().map(|candidate| hit(view, candidate)).collect()
+}
+
+fn scan_chunk(
+    live: &LiveSegment,
+    metric: Metric,
+    query: &[f32],
+    segment: usize,
+    first: usize,
+    best: &mut Best,
+) -> Result<()> {
+    let last = (first + CHUNK).min(live.segment.row_count());
+    let bytes = live.segment.row_bytes(first..last)?;
+    let mut offer = |index: usize, closeness: f32| {
+        let row = first + index;
+        if live.is_row_live(row) {
+            best.offer(Candidate { closeness, segment, row });
+        }
+    };
+    match live.segment.dtype() {
+        DType::F32 => kernels::closeness(metric, query, bytemuck::cast_slice::<u8, f32>(bytes), &mut offer),
+        DType::F16 => {
+            kernels::closeness_f16(metric, query, bytemuck::cast_slice::<u8, f16>(bytes), &mut offer)
+        }
+    }
+    Ok(())
+}
+
+fn hit(view: &View, candidate: &Candidate) -> Result<Hit> {
+    let live =
+        view.segments.get(candidate.segment).ok_or_else(|| crate::Error::bad_input("no such segment"))?;
+    let segment = &live.segment;
+    let entry = segment.entry_of_row(candidate.row);
+    let span = segment.row_span(entry)?;
+    let first = segment.address_of_entry(entry, span.start);
+    let row = candidate.row.saturating_sub(span.start);
+    Ok(Hit {
+        key: segment.key(entry)?.to_vec(),
+        row: u32::try_from(row).unwrap_or(u32::MAX),
+        address: Address { commit: first.commit, row: first.row + row as u64 },
+        score: kernels::score(view.meta.metric, candidate.closeness),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_are_kept_whatever_the_order() {
+        let mut closeness: Vec<f32> = (0..50).map(|x| x as f32).collect();
+        for _ in 0..3 {
+            closeness.rotate_left(17);
+            let mut best = Best::new(3);
+            for (row, closeness) in closeness.iter().enumerate() {
+                best.offer(Candidate { closeness: *closeness, segment: 0, row });
+            }
+            best.offer(Candidate { closeness: f32::NAN, segment: 0, row: 99 });
+            let mut found: Vec<f32> = best.heap.into_iter().map(|c| c.closeness).collect();
+            found.sort_by(f32::total_cmp);
+            assert_eq!(found, [47.0, 48.0, 49.0]);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Reads every byte of a segment and says what is wrong with it.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::{Segment, SegmentName};
+use crate::format::blocks::{BLOCK_LEN, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::section::{self, Section, Tag};
+use crate::format::{key_hash, npy};
+use crate::vfs::Vfs;
+use crate::{Error, Kind};
+
+/// One fault of a segment file.
+#[derive(Debug)]
+pub(crate) struct SegmentFault {
+    /// Section, or "footer", "padding", "section table", "file".
+    pub section: String,
+    /// Block within the section, from 0, where the fault can be placed.
+    pub block: Option<u64>,
+    /// What was expected and found.
+    pub detail: String,
+    /// Keys of the entries it hits, as far as they can be told.
+    pub keys: Vec<Vec<u8>>,
+}
+
+/// Checks a whole segment file. Returns the segment, where it can be opened at all, and the faults.
+pub(crate) fn check_file(
+    vfs: &dyn Vfs,
+    path: &Path,
+    name: SegmentName,
+) -> (Option<Segment>, Vec<SegmentFault>) {
+    let map = match vfs.map(path) {
+        Ok(map) => map,
+        Err(error) => return (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
+    };
+    let footer = match Footer::parse(path, &map) {
+        Ok(footer) => footer,
+        Err(error) => return (None, vec![from_error(error)]),
+    };
+    let mut faults = check_bytes(&map, &footer);
+    match Segment::from_mapping(path, name, map) {
+        Ok(segment) => {
+            for fault in &mut faults {
+                fault.keys = keys_hit(&segment, fault);
+            }
+            if faults.is_empty() {
+                faults = check_tables(&segment);
+            }
+            (Some(segment), faults)
+        }
+        // Where block checksums have found the place already, the refusal to open says nothing new.
+        Err(error) => {
+            if faults.is_empty() {
+                faults.push(from_error(error));
+            }
+            (None, faults)
+        }
+    }
+}
+
+fn fault(section: &str, block: Option<u64>, detail: impl Into<String>) -> SegmentFault {
+    SegmentFault { section: section.to_owned(), block, detail: detail.into(), keys: Vec::new() }
+}
+
+fn from_error(error: Error) -> SegmentFault {
+    match error {
+        Error::Damaged { section, detail, .. } => fault(&section, None, detail),
+        Error::ForeignSegment { detail, .. } => fault("footer", None, detail),
+        other => fault("footer", None, other.to_string()),
+    }
+}
+
+/// Block checksums of every section, and zeros between them. Trusts nothing but the footer's own checksum.
+fn check_bytes(file: &[u8], footer: &Footer) -> Vec<SegmentFault> {
+    let mut faults = Vec::new();
+    let body = file.get(..file.len() - FOOTER_LEN).unwrap_or_default();
+    let bytes_of = |line: &Section| -> Option<&[u8]> {
+        let start = usize::try_from(line.offset).ok()?;
+        let end = usize::try_from(line.end()?).ok()?;
+        body.get(start..end)
+    };
+    let crcs: Vec<u32> = footer
+        .sections()
+        .iter()
+        .find(|line| line.tag == section::CRCS)
+        .and_then(bytes_of)
+        .map(|bytes| {
+            bytes.chunks_exact(4).filter_map(|c| c.try_into().ok()).map(u32::from_le_bytes).collect()
+        })
+        .unwrap_or_default();
+
+    let mut covered = 0usize;
+    for line in footer.sections() {
+        let Some(bytes) = bytes_of(line) else {
+            faults.push(fault(&line.name(), None, "the section lies outside the file"));
+            continue;
+        };
+        let start = line.offset as usize;
+        if body.get(covered..start).is_some_and(|gap| gap.iter().any(|byte| *byte != 0)) {
+            faults.push(fault("padding", None, format!("bytes before section {} are not zero", line.name())));
+        }
+        covered = start + bytes.len();
+        if line.tag == section::CRCS {
+            if crc32fast::hash(bytes) != line.crc {
+                faults.push(fault("CRCS", None, "the table of block checksums does not match its own"));
+            }
+            continue;
+        }
+        let found: Vec<u32> = bytes.chunks(BLOCK_LEN).map(crc32fast::hash).collect();
+        let before = faults.len();
+        for (block, crc) in found.iter().enumerate() {
+            let expected = crcs.get(line.first_block as usize + block);
+            if expected != Some(crc) {
+                let expected = expected.map_or_else(|| "none".to_owned(), |crc| format!("{crc:08x}"));
+                let detail = format!("expected checksum {expected}, found {crc:08x}");
+                faults.push(fault(&line.name(), Some(block as u64), detail));
+            }
+        }
+        if section_crc(&found) != line.crc && faults.len() == before {
+            faults.push(fault(&line.name(), None, "the section's checksum does not match the footer"));
+        }
+    }
+    if body.get(covered..).is_some_and(|gap| gap.iter().any(|byte| *byte != 0)) {
+        faults.push(fault("padding", None, "bytes before the footer are not zero"));
+    }
+    faults
+}
+
+/// Keys of the entries whose bytes lie in the damaged block.
+fn keys_hit(segment: &Segment, fault: &SegmentFault) -> Vec<Vec<u8>> {
+    let Some(block) = fault.block else { return Vec::new() };
+    let start = (block as usize).saturating_mul(BLOCK_LEN);
+    let bytes = start..start.saturating_add(BLOCK_LEN);
+    let entries = (0..segment.entry_count()).filter(|index| touches(segment, &fault.section, *index, &bytes));
+    entries.filter_map(|index| segment.key(index).ok().map(<[u8]>::to_vec)).collect()
+}
+
+fn touches(segment: &Segment, section: &str, index: usize, bytes: &Range<usize>) -> bool {
+    let overlaps = |start: usize, end: usize| start < bytes.end && bytes.start < end;
+    let row_bytes = segment.footer().dim as usize * segment.dtype().size();
+    match section {
+        "ROWS" => segment
+            .row_span(index)
+            .is_ok_and(|rows| !rows.is_empty() && overlaps(rows.start * row_bytes, rows.end * row_bytes)),
+        "KIND" => overlaps(index, index + 1),
+        "KEND" | "REND" | "PEND" => overlaps(index * 8, index * 8 + 8),
+        "KEYS" | "PAYL" => true,
+        _ => false,
+    }
+}
+
+/// What checksums cannot say: that the tables agree with each other.
+fn check_tables(segment: &Segment) -> Vec<SegmentFault> {
+    let mut faults = Vec::new();
+    let footer = segment.footer();
+    let expected_header = npy::header(segment.dtype(), footer.rows, footer.dim as usize);
+    if segment.bytes().get(..npy::HEADER_LEN) != Some(expected_header.as_slice()) {
+        faults.push(fault("HEAD", None, "the NumPy header does not describe the rows"));
+    }
+    if let Err(error) = segment.settings() {
+        faults.push(from_error(error));
+    }
+    let mut kinds = [0u64; 4];
+    let mut rows = 0;
+    let mut add = |tag: Tag, detail: String| {
+        faults.push(fault(&String::from_utf8_lossy(&tag), None, detail));
+    };
+    for index in 0..segment.entry_count() {
+        let read =
+            segment.key(index).and_then(|key| Ok((key, segment.kind(index)?, segment.row_span(index)?)));
+        let (key, kind, span) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                faults.push(from_error(error));
+                return faults;
+            }
+        };
+        if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
+            *count += 1;
+        }
+        if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
+            add(section::REND, format!("entry {index} of kind {kind} has rows {span:?}"));
+            return faults;
+        }
+        rows = span.end;
+        if key.is_empty() || segment.find(key_hash(key), key).ok().flatten().is_none_or(|found| found < index)
+        {
+            add(section::HASH, format!("entry {index} cannot be found by its key"));
+            return faults;
+        }
+    }
+    if kinds != footer.kinds {
+        add(section::KIND, format!("expected {:?} entries of each kind, found {kinds:?}", footer.kinds));
+    }
+    if rows != segment.row_count() {
+        add(section::REND, format!("expected {} rows, the entries have {rows}", segment.row_count()));
+    }
+    if !segment.hashes().is_sorted() {
+        add(section::HASH, "hashes do not ascend".to_owned());
+    }
+    faults
+}

@@ -1,0 +1,11 @@
+//! One immutable segment file: writing it, mapping it, finding things in it.
+
+mod check;
+mod name;
+mod reader;
+mod writer;
+
+pub(crate) use check::check_file;
+pub(crate) use name::SegmentName;
+pub(crate) use reader::Segment;
+pub(crate) use writer::SegmentBuilder;

@@ -1,0 +1,407 @@
+//! A mapped segment and its tables.
+//!
+//! Opening one costs the same whatever its size: footer, section table, runs and kills are checked; keys, rows and
+//! the other tables are only bounds-checked when they are used, and fully by `verify`.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::SegmentName;
+use crate::format::blocks::{block_count, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::records::{Kill, Run};
+use crate::format::section::{self, Section, Tag};
+use crate::format::{npy, settings};
+use crate::vfs::{Mapping, Vfs};
+use crate::{Address, DType, Error, Kind, Result};
+
+/// A mapped segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    path: PathBuf,
+    name: SegmentName,
+    map: Mapping,
+    footer: Footer,
+    dtype: DType,
+    row_bytes: usize,
+    tables: Tables,
+}
+
+/// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
+/// counts call for.
+#[derive(Debug, Default)]
+struct Tables {
+    rows: Range<usize>,
+    keys: Range<usize>,
+    key_ends: Range<usize>,
+    kinds: Range<usize>,
+    row_ends: Range<usize>,
+    payloads: Range<usize>,
+    payload_ends: Range<usize>,
+    hashes: Range<usize>,
+    hash_entries: Range<usize>,
+    kills: Range<usize>,
+    runs: Range<usize>,
+    settings: Range<usize>,
+}
+
+impl Segment {
+    /// Maps a segment and checks what [`Footer::parse`] and the section table promise.
+    pub fn open(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<Self> {
+        let map = vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?;
+        Self::from_mapping(path, name, map)
+    }
+
+    /// The same for bytes that are mapped already.
+    pub fn from_mapping(path: &Path, name: SegmentName, map: Mapping) -> Result<Self> {
+        let footer = Footer::parse(path, &map)?;
+        let found = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
+        if found != name {
+            return Err(Error::ForeignSegment {
+                path: path.to_owned(),
+                detail: format!("its footer says that it is {found}"),
+            });
+        }
+        let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
+        let row_bytes = footer.dim as usize * dtype.size();
+        let tables = Tables::read(path, &map, &footer, row_bytes as u64)?;
+        let segment = Segment { path: path.to_owned(), name, map, footer, dtype, row_bytes, tables };
+        segment.check_small_tables()?;
+        Ok(segment)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn name(&self) -> SegmentName {
+        self.name
+    }
+
+    pub fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub fn entry_count(&self) -> usize {
+        self.kinds().len()
+    }
+
+    pub fn row_count(&self) -> usize {
+        self.tables.rows.len() / self.row_bytes
+    }
+
+    fn slice(&self, range: &Range<usize>) -> &[u8] {
+        self.map.get(range.clone()).unwrap_or_default()
+    }
+
+    fn records<T: bytemuck::AnyBitPattern>(&self, range: &Range<usize>) -> &[T] {
+        bytemuck::try_cast_slice(self.slice(range)).unwrap_or_default()
+    }
+
+    fn kinds(&self) -> &[u8] {
+        self.slice(&self.tables.kinds)
+    }
+
+    /// The sorted key hashes.
+    pub fn hashes(&self) -> &[u64] {
+        self.records(&self.tables.hashes)
+    }
+
+    /// The entry that the hash at `position` belongs to.
+    pub fn hash_entry(&self, position: usize) -> Option<usize> {
+        let entries: &[u32] = self.records(&self.tables.hash_entries);
+        entries.get(position).map(|entry| *entry as usize)
+    }
+
+    pub fn kills(&self) -> &[Kill] {
+        self.records(&self.tables.kills)
+    }
+
+    pub fn runs(&self) -> &[Run] {
+        self.records(&self.tables.runs)
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> &[u8] {
+        self.slice(&self.tables.rows)
+    }
+
+    /// The settings this segment carries.
+    pub fn settings(&self) -> Result<std::collections::BTreeMap<String, String>> {
+        settings::decode(self.slice(&self.tables.settings))
+            .ok_or_else(|| Error::damaged(&self.path, "SETT", "settings that cannot be read"))
+    }
+
+    fn damaged(&self, section: &str, index: usize) -> Error {
+        Error::damaged(&self.path, section, format!("entry {index} points outside the file's tables"))
+    }
+
+    /// Key of an entry.
+    pub fn key(&self, index: usize) -> Result<&[u8]> {
+        span(self.records(&self.tables.key_ends), index)
+            .and_then(|range| self.slice(&self.tables.keys).get(range))
+            .ok_or_else(|| self.damaged("KEND", index))
+    }
+
+    /// Kind of an entry.
+    pub fn kind(&self, index: usize) -> Result<Kind> {
+        self.kinds()
+            .get(index)
+            .and_then(|code| Kind::from_code(*code))
+            .ok_or_else(|| self.damaged("KIND", index))
+    }
+
+    /// The rows of an entry, as row numbers within the segment.
+    pub fn row_span(&self, index: usize) -> Result<Range<usize>> {
+        span(self.records(&self.tables.row_ends), index)
+            .filter(|range| range.end <= self.row_count())
+            .ok_or_else(|| self.damaged("REND", index))
+    }
+
+    /// The entry that a row belongs to.
+    pub fn entry_of_row(&self, row: usize) -> usize {
+        let ends: &[u64] = self.records(&self.tables.row_ends);
+        ends.partition_point(|end| *end <= row as u64)
+    }
+
+    /// Bytes of a range of rows.
+    pub fn row_bytes(&self, rows: Range<usize>) -> Result<&[u8]> {
+        let start = rows.start.checked_mul(self.row_bytes);
+        let end = rows.end.checked_mul(self.row_bytes);
+        start
+            .zip(end)
+            .and_then(|(start, end)| self.rows().get(start..end))
+            .ok_or_else(|| Error::damaged(&self.path, "ROWS", format!("rows {rows:?} are not in the file")))
+    }
+
+    /// Payload of an entry; empty when there is none.
+    pub fn payload(&self, index: usize) -> &[u8] {
+        span(self.records(&self.tables.payload_ends), index)
+            .and_then(|range| self.slice(&self.tables.payloads).get(range))
+            .unwrap_or_default()
+    }
+
+    /// The newest entry of this segment with this key.
+    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<usize>> {
+        let hashes = self.hashes();
+        let start = hashes.partition_point(|candidate| *candidate < hash);
+        self.newest_at(start, hash, key)
+    }
+
+    /// The newest entry with this key among those whose hash stands at `start` and after it.
+    pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
+        let mut newest = None;
+        let rest = self.hashes().get(start..).unwrap_or_default();
+        for offset in 0..rest.partition_point(|candidate| *candidate <= hash) {
+            let Some(entry) = self.hash_entry(start + offset) else { continue };
+            if newest.is_none_or(|newest| entry > newest) && self.key(entry)? == key {
+                newest = Some(entry);
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The run that holds an entry.
+    fn run_of_entry(&self, index: usize) -> Option<&Run> {
+        let runs = self.runs();
+        let after = runs.partition_point(|run| run.segment_entry <= index as u64);
+        runs.get(after.checked_sub(1)?)
+    }
+
+    /// Commit of an entry and its number within the batch.
+    pub fn origin(&self, index: usize) -> Option<(u64, u64)> {
+        let run = self.run_of_entry(index)?;
+        Some((run.commit, run.entry + (index as u64 - run.segment_entry)))
+    }
+
+    /// Address of an entry's first row.
+    pub fn address_of_entry(&self, index: usize, first_row: usize) -> Address {
+        match self.run_of_entry(index) {
+            Some(run) => Address {
+                commit: run.commit,
+                row: run.row + (first_row as u64).saturating_sub(run.segment_row),
+            },
+            None => Address { commit: self.name.first, row: first_row as u64 },
+        }
+    }
+
+    /// Where an entry of a batch lies in this segment; `None` when a merge has dropped it.
+    pub fn locate_entry(&self, commit: u64, entry: u64) -> Option<usize> {
+        self.locate(commit, entry, |run| (run.entry, run.segment_entry), self.entry_count() as u64)
+    }
+
+    /// Where a row of a batch lies in this segment; `None` when a merge has dropped it.
+    pub fn locate_row(&self, commit: u64, row: u64) -> Option<usize> {
+        self.locate(commit, row, |run| (run.row, run.segment_row), self.row_count() as u64)
+    }
+
+    fn locate(&self, commit: u64, number: u64, of: impl Fn(&Run) -> (u64, u64), total: u64) -> Option<usize> {
+        let runs = self.runs();
+        let after = runs.partition_point(|run| (run.commit, of(run).0) <= (commit, number));
+        let index = after.checked_sub(1)?;
+        let run = runs.get(index).filter(|run| run.commit == commit)?;
+        let (first, position) = of(run);
+        let end = runs.get(index + 1).map_or(total, |next| of(next).1);
+        let found = position.checked_add(number - first)?;
+        (found < end).then(|| usize::try_from(found).ok()).flatten()
+    }
+
+    /// Checks the tables that opening relies on: their checksums, and that runs ascend and stay inside.
+    fn check_small_tables(&self) -> Result<()> {
+        for (tag, range) in [
+            (section::RUNS, &self.tables.runs),
+            (section::KILL, &self.tables.kills),
+            (section::SETT, &self.tables.settings),
+        ] {
+            let crcs: Vec<u32> =
+                self.slice(range).chunks(crate::format::blocks::BLOCK_LEN).map(crc32fast::hash).collect();
+            let expected = self.footer.sections().iter().find(|line| line.tag == tag).map(|line| line.crc);
+            if expected.is_some_and(|expected| expected != section_crc(&crcs)) {
+                let name = String::from_utf8_lossy(&tag).into_owned();
+                return Err(Error::damaged(&self.path, name, "its checksum does not match"));
+            }
+        }
+        let (mut last, mut entry, mut row) = (None, 0, 0);
+        for (number, run) in self.runs().iter().enumerate() {
+            let sound = run.commit >= self.name.first
+                && run.commit <= self.name.last
+                && last.is_none_or(|last| last < (run.commit, run.entry))
+                && run.segment_entry >= entry
+                && run.segment_row >= row
+                && run.segment_entry <= self.footer.entries
+                && run.segment_row <= self.footer.rows
+                && run.entry.checked_add(self.footer.entries).is_some()
+                && run.row.checked_add(self.footer.rows).is_some()
+                && (number > 0 || run.segment_entry == 0 && run.segment_row == 0);
+            if !sound {
+                return Err(Error::damaged(
+                    &self.path,
+                    "RUNS",
+                    format!("run {number} is out of order or range"),
+                ));
+            }
+            (last, entry, row) = (Some((run.commit, run.entry)), run.segment_entry, run.segment_row);
+        }
+        if self.runs().is_empty() && self.footer.entries > 0 {
+            return Err(Error::damaged(&self.path, "RUNS", "there are entries, but no run"));
+        }
+        Ok(())
+    }
+}
+
+/// The span of element `index` in a table of ends.
+fn span(ends: &[u64], index: usize) -> Option<Range<usize>> {
+    let end = usize::try_from(*ends.get(index)?).ok()?;
+    let start = match index.checked_sub(1) {
+        Some(before) => usize::try_from(*ends.get(before)?).ok()?,
+        None => 0,
+    };
+    (start <= end).then_some(start..end)
+}
+
+impl Tables {
+    fn read(path: &Path, file: &[u8], footer: &Footer, row_bytes: u64) -> Result<Self> {
+        let wrong = |detail: String| Error::damaged(path, "section table", detail);
+        let limit = (file.len() - FOOTER_LEN) as u64;
+        let mut tables = Tables::default();
+        let mut next = 0u64;
+        let mut blocks = 0u64;
+        let (mut seen, mut ends_with_crcs): (Vec<Tag>, bool) = (Vec::new(), false);
+        for line in footer.sections() {
+            let end = line.end().filter(|end| *end <= limit);
+            let (Some(end), false) = (end, line.offset != next || seen.contains(&line.tag)) else {
+                return Err(wrong(format!("section {} is out of order or range", line.name())));
+            };
+            if line.flags != 0 {
+                return Err(wrong(format!("section {} has unknown flags", line.name())));
+            }
+            ends_with_crcs = line.tag == section::CRCS;
+            let first_block = if ends_with_crcs { 0 } else { blocks };
+            if u64::from(line.first_block) != first_block {
+                return Err(wrong(format!("section {} has the wrong first block", line.name())));
+            }
+            if ends_with_crcs && line.len != blocks * 4 {
+                return Err(wrong(format!("expected {blocks} block checksums, found {}", line.len / 4)));
+            }
+            if !ends_with_crcs {
+                blocks += block_count(line.len);
+            }
+            tables.take(footer, line, row_bytes).map_err(&wrong)?;
+            seen.push(line.tag);
+            next = section::align_up(end).unwrap_or(u64::MAX);
+        }
+        if next != limit || !ends_with_crcs {
+            return Err(wrong("the sections do not fill the file up to the footer".to_owned()));
+        }
+        for tag in [
+            section::HEAD,
+            section::ROWS,
+            section::KEYS,
+            section::KEND,
+            section::KIND,
+            section::REND,
+            section::HASH,
+            section::HENT,
+            section::RUNS,
+            section::SETT,
+        ] {
+            if !seen.contains(&tag) {
+                return Err(wrong(format!("section {} is missing", String::from_utf8_lossy(&tag))));
+            }
+        }
+        if seen.contains(&section::PAYL) != seen.contains(&section::PEND) {
+            return Err(wrong("PAYL and PEND belong together".to_owned()));
+        }
+        let kills: u64 = footer.killed.iter().fold(0, |sum, count| sum.saturating_add(*count));
+        if (tables.kills.len() / size_of::<Kill>()) as u64 != kills {
+            return Err(wrong(format!("the footer counts {kills} kills, the table holds others")));
+        }
+        let entries: u64 = footer.kinds.iter().fold(0, |sum, count| sum.saturating_add(*count));
+        if entries != footer.entries {
+            return Err(wrong(format!("expected {} entries, the kinds add up to {entries}", footer.entries)));
+        }
+        Ok(tables)
+    }
+
+    /// Notes a section's range, after checking its length against the footer's counts.
+    fn take(&mut self, footer: &Footer, line: &Section, row_bytes: u64) -> Result<(), String> {
+        let start = usize::try_from(line.offset).map_err(|_| "the file is too large for this machine")?;
+        let len = usize::try_from(line.len).map_err(|_| "the file is too large for this machine")?;
+        let per_entry = |bytes: u64| footer.entries.checked_mul(bytes);
+        let (place, expected) = match line.tag {
+            section::HEAD => {
+                let right = line.offset == 0 && len == npy::HEADER_LEN;
+                return right.then_some(()).ok_or_else(|| "HEAD is not the first page".to_owned());
+            }
+            section::ROWS => (&mut self.rows, footer.rows.checked_mul(row_bytes)),
+            section::KEYS => (&mut self.keys, Some(line.len)),
+            section::KEND => (&mut self.key_ends, per_entry(8)),
+            section::KIND => (&mut self.kinds, per_entry(1)),
+            section::REND => (&mut self.row_ends, per_entry(8)),
+            section::PAYL => (&mut self.payloads, Some(line.len)),
+            section::PEND => (&mut self.payload_ends, per_entry(8)),
+            section::HASH => (&mut self.hashes, per_entry(8)),
+            section::HENT => (&mut self.hash_entries, per_entry(4)),
+            section::KILL => (&mut self.kills, Some(line.len.next_multiple_of(size_of::<Kill>() as u64))),
+            section::RUNS => (&mut self.runs, Some(line.len.next_multiple_of(size_of::<Run>() as u64))),
+            section::SETT => (&mut self.settings, Some(line.len)),
+            // Sections of later minor versions are carried, not understood.
+            _ => return Ok(()),
+        };
+        if expected != Some(line.len) {
+            let expected = expected.map_or_else(|| "an impossible number of".to_owned(), |n| n.to_string());
+            return Err(format!("section {}: expected {expected} bytes, found {}", line.name(), line.len));
+        }
+        *place = start..start + len;
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Writes a segment: rows first, then the tables, the block checksums and the footer.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::format::blocks::{BlockHasher, block_count, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
+use crate::format::records::{Kill, Run};
+use crate::format::section::{self, Section, Tag};
+use crate::format::{key_hash, npy};
+use crate::vfs::VfsFile;
+use crate::{DType, Kind};
+
+/// Small sections and the padding between them are gathered before they are written, so that a usual batch costs
+/// one or two writes.
+const BUFFER_LEN: usize = 256 << 10;
+
+/// A section to be written: its name and its bytes, in pieces.
+type Pieces<'a> = Vec<(Tag, Vec<Cow<'a, [u8]>>)>;
+
+/// Collects the entries of one segment. Rows are borrowed until they are written.
+#[derive(Debug)]
+pub(crate) struct SegmentBuilder<'a> {
+    row_bytes: usize,
+    rows: Vec<&'a [u8]>,
+    row_count: u64,
+    keys: Vec<u8>,
+    key_ends: Vec<u64>,
+    kinds: Vec<u8>,
+    row_ends: Vec<u64>,
+    payloads: Vec<u8>,
+    payload_ends: Vec<u64>,
+    hashes: Vec<(u64, u32)>,
+    runs: Vec<Run>,
+    kills: Vec<Kill>,
+    kind_counts: [u64; 4],
+}
+
+impl<'a> SegmentBuilder<'a> {
+    /// An empty segment for rows of `dim` elements.
+    pub fn new(dim: usize, dtype: DType) -> Self {
+        SegmentBuilder {
+            row_bytes: dim * dtype.size(),
+            rows: Vec::new(),
+            row_count: 0,
+            keys: Vec::new(),
+            key_ends: Vec::new(),
+            kinds: Vec::new(),
+            row_ends: Vec::new(),
+            payloads: Vec::new(),
+            payload_ends: Vec::new(),
+            hashes: Vec::new(),
+            runs: Vec::new(),
+            kills: Vec::new(),
+            kind_counts: [0; 4],
+        }
+    }
+
+    /// The entries pushed from here on belong to `commit`.
+    pub fn begin_commit(&mut self, commit: u64) {
+        self.runs.push(Run {
+            commit,
+            entry: 0,
+            row: 0,
+            segment_entry: self.kinds.len() as u64,
+            segment_row: self.row_count,
+        });
+    }
+
+    /// Adds an entry. `rows` is a whole number of rows.
+    pub fn push(&mut self, key: &[u8], kind: Kind, rows: &'a [u8], payload: &[u8]) {
+        // A batch holds fewer than 2^32 entries (checked when it is appended).
+        self.hashes.push((key_hash(key), u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
+        self.keys.extend_from_slice(key);
+        self.key_ends.push(self.keys.len() as u64);
+        self.kinds.push(kind.code());
+        if let Some(count) = self.kind_counts.get_mut(usize::from(kind.code())) {
+            *count += 1;
+        }
+        if !rows.is_empty() {
+            self.rows.push(rows);
+            self.row_count += (rows.len() / self.row_bytes) as u64;
+        }
+        self.row_ends.push(self.row_count);
+        self.payloads.extend_from_slice(payload);
+        self.payload_ends.push(self.payloads.len() as u64);
+    }
+
+    /// Records that an older entry is replaced or deleted.
+    pub fn kill(&mut self, kill: Kill) {
+        self.kills.push(kill);
+    }
+
+    /// Lays the segment out. `identity` has everything that does not follow from the entries.
+    pub fn finish(mut self, identity: Footer, dtype: DType, settings: Vec<u8>) -> EncodedSegment<'a> {
+        let mut footer = identity;
+        footer.entries = self.kinds.len() as u64;
+        footer.rows = self.row_count;
+        footer.kinds = self.kind_counts;
+        for kill in &self.kills {
+            if let Some(count) = footer.killed.get_mut(usize::from(kill.kind)) {
+                *count += 1;
+            }
+            footer.killed_rows += u64::from(kill.rows);
+        }
+        self.hashes.sort_unstable();
+        let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
+        let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
+
+        let header = npy::header(dtype, self.row_count, footer.dim as usize);
+        let mut pieces: Pieces<'a> = vec![
+            (section::HEAD, vec![Cow::Owned(header)]),
+            (section::ROWS, self.rows.into_iter().map(Cow::Borrowed).collect()),
+            (section::KEYS, vec![Cow::Owned(self.keys)]),
+            (section::KEND, vec![bytes_of(&self.key_ends)]),
+            (section::KIND, vec![Cow::Owned(self.kinds)]),
+            (section::REND, vec![bytes_of(&self.row_ends)]),
+        ];
+        if !self.payloads.is_empty() {
+            pieces.push((section::PAYL, vec![Cow::Owned(self.payloads)]));
+            pieces.push((section::PEND, vec![bytes_of(&self.payload_ends)]));
+        }
+        pieces.push((section::HASH, vec![bytes_of(&hashes)]));
+        pieces.push((section::HENT, vec![bytes_of(&hash_entries)]));
+        if !self.kills.is_empty() {
+            pieces.push((section::KILL, vec![bytes_of(&self.kills)]));
+        }
+        pieces.push((section::RUNS, vec![bytes_of(&self.runs)]));
+        pieces.push((section::SETT, vec![Cow::Owned(settings)]));
+        EncodedSegment::lay_out(footer, pieces)
+    }
+}
+
+fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Cow<'a, [u8]> {
+    Cow::Owned(bytemuck::cast_slice(records).to_vec())
+}
+
+/// A segment whose layout is fixed, ready to be written.
+#[derive(Debug)]
+pub(crate) struct EncodedSegment<'a> {
+    footer: Footer,
+    pieces: Pieces<'a>,
+}
+
+impl<'a> EncodedSegment<'a> {
+    fn lay_out(mut footer: Footer, pieces: Pieces<'a>) -> Self {
+        debug_assert!(pieces.len() < MAX_SECTIONS);
+        let mut offset = 0u64;
+        let mut blocks = 0u64;
+        let mut table = footer.sections.iter_mut();
+        for (tag, bytes) in &pieces {
+            let len: u64 = bytes.iter().map(|piece| piece.len() as u64).sum();
+            if let Some(line) = table.next() {
+                let first_block = u32::try_from(blocks).unwrap_or(u32::MAX);
+                *line = Section { tag: *tag, flags: 0, offset, len, crc: 0, first_block };
+            }
+            blocks += block_count(len);
+            offset = align_up(offset + len);
+        }
+        let crcs = Section { tag: section::CRCS, offset, len: blocks * 4, ..Section::default() };
+        if let Some(line) = table.next() {
+            *line = crcs;
+        }
+        footer.section_count = u8::try_from(pieces.len() + 1).unwrap_or(u8::MAX);
+        footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
+        EncodedSegment { footer, pieces }
+    }
+
+    /// Length of the file to be.
+    pub fn file_len(&self) -> u64 {
+        self.footer.file_len
+    }
+
+    /// Writes everything; returns the sealed footer. Nothing is flushed.
+    pub fn write(mut self, file: &mut dyn VfsFile) -> io::Result<Footer> {
+        let mut out = Buffered { file, buffer: Vec::with_capacity(BUFFER_LEN), written: 0 };
+        let mut hasher = BlockHasher::default();
+        let mut all_crcs: Vec<u32> = Vec::new();
+        for ((_, bytes), line) in self.pieces.iter().zip(self.footer.sections.iter_mut()) {
+            out.pad_to(line.offset)?;
+            for piece in bytes {
+                hasher.update(piece);
+                out.write(piece)?;
+            }
+            let crcs = hasher.finish();
+            line.crc = section_crc(&crcs);
+            all_crcs.extend_from_slice(&crcs);
+        }
+        let crc_bytes: &[u8] = bytemuck::cast_slice(&all_crcs);
+        if let Some(line) = self.footer.sections.get_mut(self.pieces.len()) {
+            line.crc = crc32fast::hash(crc_bytes);
+            out.pad_to(line.offset)?;
+            out.write(crc_bytes)?;
+        }
+        out.pad_to(self.footer.file_len - FOOTER_LEN as u64)?;
+        self.footer.seal();
+        out.write(self.footer.bytes())?;
+        out.finish()?;
+        Ok(self.footer)
+    }
+}
+
+fn align_up(offset: u64) -> u64 {
+    offset.next_multiple_of(section::ALIGN)
+}
+
+struct Buffered<'f> {
+    file: &'f mut dyn VfsFile,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl Buffered<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.written += data.len() as u64;
+        if self.buffer.len() + data.len() > BUFFER_LEN {
+            self.finish()?;
+        }
+        if data.len() >= BUFFER_LEN {
+            return self.file.write_all(data);
+        }
+        self.buffer.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn pad_to(&mut self, offset: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64] = [0; 64];
+        let gap = usize::try_from(offset.saturating_sub(self.written)).unwrap_or(0);
+        self.write(ZEROS.get(..gap).unwrap_or_default())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write_all(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}

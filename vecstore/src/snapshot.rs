@@ -1,0 +1,281 @@
+//! An immutable view of a store.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::entry::Entry;
+use crate::format::key_hash;
+use crate::search;
+use crate::view::{LiveSegment, Totals, View};
+use crate::{Address, DType, Error, Hit, Kind, Metric, Result};
+
+/// The store at one moment. Cloning it is cheap; it stays as it is while writers go on.
+#[derive(Clone)]
+pub struct Snapshot {
+    view: Arc<View>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("last_commit", &self.last_commit())
+            .field("totals", &self.totals())
+            .finish()
+    }
+}
+
+/// A segment file of a snapshot.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SegmentInfo {
+    /// The file: a NumPy array of shape `(rows, dim)`, followed by the store's own tables.
+    pub path: PathBuf,
+    /// First commit it covers.
+    pub first_commit: u64,
+    /// Last commit it covers.
+    pub last_commit: u64,
+    /// Entries in the file, superseded ones included.
+    pub entries: u64,
+    /// Rows in the file, superseded ones included.
+    pub rows: u64,
+    /// Length of the file in bytes.
+    pub bytes: u64,
+}
+
+impl Snapshot {
+    pub(crate) fn new(view: Arc<View>) -> Self {
+        Snapshot { view }
+    }
+
+    /// Elements per vector.
+    pub fn dim(&self) -> usize {
+        self.view.meta.dim
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.view.meta.dtype
+    }
+
+    /// How vectors are compared.
+    pub fn metric(&self) -> Metric {
+        self.view.meta.metric
+    }
+
+    /// The last commit it holds; 0 for an empty store.
+    pub fn last_commit(&self) -> u64 {
+        self.view.last_commit()
+    }
+
+    /// Counts over the live entries. Costs nothing.
+    pub fn totals(&self) -> Totals {
+        self.view.totals
+    }
+
+    /// The segment files, in commit order: reading them one after the other gives all rows.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentInfo> + '_ {
+        self.view.segments.iter().map(|live| {
+            let footer = live.segment.footer();
+            SegmentInfo {
+                path: live.segment.path().to_owned(),
+                first_commit: footer.first,
+                last_commit: footer.last,
+                entries: footer.entries,
+                rows: footer.rows,
+                bytes: footer.file_len,
+            }
+        })
+    }
+
+    /// The entry of a key; `None` when it is not stored or was deleted.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when a table of a segment points outside its file.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<'_>>> {
+        let found = self.view.find(key.as_ref())?.map(|(_, entry)| entry);
+        Ok(found.filter(|entry| View::is_present(entry.kind())))
+    }
+
+    /// True when the key is stored: empty and rejected entries count, deleted ones do not.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Positions of the keys that are not stored, ascending. One sorted merge per segment, whatever the number of
+    /// keys.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let mut batch = store.batch();
+    /// batch.push("b", &[1.0f32])?;
+    /// store.append(batch, OnDuplicate::Skip)?;
+    /// assert_eq!(store.snapshot().missing(&["a", "b", "c"])?, [0, 2]);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn missing<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<usize>> {
+        let mut wanted: Vec<(u64, usize)> =
+            keys.iter().enumerate().map(|(position, key)| (key_hash(key.as_ref()), position)).collect();
+        wanted.sort_unstable();
+        let mut missing = Vec::new();
+        // From the newest segment to the oldest: the first entry found for a key decides.
+        for live in self.view.segments.iter().rev() {
+            if wanted.is_empty() {
+                break;
+            }
+            retain_undecided(live, keys, &mut wanted, &mut missing)?;
+        }
+        missing.extend(wanted.into_iter().map(|(_, position)| position));
+        missing.sort_unstable();
+        Ok(missing)
+    }
+
+    /// All live entries in commit order. Deleted keys do not appear.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { view: &self.view, segment: 0, entry: 0 }
+    }
+
+    /// The row at an address; `None` when there is none there any more.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when a table of a segment points outside its file.
+    pub fn at(&self, address: Address) -> Result<Option<Vec<f32>>> {
+        let Some(live) = self.view.segment_of(address.commit) else { return Ok(None) };
+        let Some(row) = live.segment.locate_row(address.commit, address.row) else { return Ok(None) };
+        if !live.is_row_live(row) {
+            return Ok(None);
+        }
+        let bytes = live.segment.row_bytes(row..row + 1)?;
+        Ok(Some(crate::dtype::widen_bytes(live.segment.dtype(), bytes)))
+    }
+
+    /// The `k` live rows nearest to `query`, nearest first, by comparing with every row (exact). Uses all cores
+    /// when there is enough to do.
+    ///
+    /// # Errors
+    /// [`Error::DimensionMismatch`] for a query of another dimension, [`Error::BadInput`] for one with NaN or
+    /// infinity, [`Error::Damaged`] as [`Snapshot::get`].
+    pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+        if query.len() != self.dim() {
+            return Err(Error::DimensionMismatch {
+                what: "the query",
+                expected: self.dim(),
+                found: query.len(),
+            });
+        }
+        if query.iter().any(|element| !element.is_finite()) {
+            return Err(Error::bad_input("the query has an element that is not finite"));
+        }
+        search::exact(&self.view, query, k)
+    }
+}
+
+/// Takes out of `wanted` (sorted by hash) what this segment decides.
+fn retain_undecided<K: AsRef<[u8]>>(
+    live: &LiveSegment,
+    keys: &[K],
+    wanted: &mut Vec<(u64, usize)>,
+    missing: &mut Vec<usize>,
+) -> Result<()> {
+    let segment = &live.segment;
+    let hashes = segment.hashes();
+    let mut decided = Vec::new();
+    let mut from = 0;
+    let mut at = 0;
+    // Leapfrog: each side skips ahead to the other's next hash, so that a small segment costs little against many
+    // keys and the other way round.
+    while let (Some((hash, _)), Some(rest)) = (wanted.get(at), hashes.get(from..)) {
+        from += gallop(rest, |candidate| candidate < hash);
+        let Some(found) = hashes.get(from) else { break };
+        if found != hash {
+            at += gallop(wanted.get(at..).unwrap_or_default(), |(wanted, _)| wanted < found);
+            continue;
+        }
+        let hash = *hash;
+        while let Some((_, position)) = wanted.get(at).filter(|(wanted, _)| *wanted == hash) {
+            let key = keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
+            if let Some(entry) = segment.newest_at(from, hash, key)? {
+                if segment.kind(entry)? == Kind::Tombstone {
+                    missing.push(*position);
+                }
+                decided.push(at);
+            }
+            at += 1;
+        }
+    }
+    if !decided.is_empty() {
+        let mut decided = decided.into_iter().peekable();
+        let mut index = 0;
+        wanted.retain(|_| {
+            let gone = decided.next_if_eq(&index).is_some();
+            index += 1;
+            !gone
+        });
+    }
+    Ok(())
+}
+
+/// Number of leading elements that satisfy `before`, found by doubling steps and then bisection.
+fn gallop<T>(sorted: &[T], before: impl Fn(&T) -> bool) -> usize {
+    let mut bound = 1;
+    while sorted.get(bound - 1).is_some_and(&before) {
+        bound *= 2;
+    }
+    let low = bound / 2;
+    let high = bound.min(sorted.len());
+    low + sorted.get(low..high).unwrap_or_default().partition_point(before)
+}
+
+/// Live entries of a snapshot in commit order.
+#[derive(Debug)]
+pub struct Iter<'a> {
+    view: &'a View,
+    segment: usize,
+    entry: usize,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = Result<Entry<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let live = self.view.segments.get(self.segment)?;
+            if self.entry >= live.segment.entry_count() {
+                self.segment += 1;
+                self.entry = 0;
+                continue;
+            }
+            let index = self.entry;
+            self.entry += 1;
+            if !live.is_live(index) {
+                continue;
+            }
+            match Entry::read(&live.segment, index) {
+                Ok(entry) if !View::is_present(entry.kind()) => {}
+                other => return Some(other),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::gallop;
+
+    #[test]
+    fn gallop_is_partition_point() {
+        let sorted: Vec<u32> = (0..100).map(|x| x / 3 * 2).collect();
+        for limit in 0..80 {
+            assert_eq!(gallop(&sorted, |x| *x < limit), sorted.partition_point(|x| *x < limit));
+        }
+        assert_eq!(gallop::<u32>(&[], |_| true), 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! Which files make up commits 1 to N.
+//!
+//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the manifest
+//! does not list it, its inputs are used. For equal ranges the highest generation wins.
+
+use std::collections::BTreeMap;
+
+use crate::segment::SegmentName;
+
+/// Which files to read, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Tiling {
+    /// These files tile 1 to N.
+    Whole(Vec<SegmentName>),
+    /// No file covers this commit, though the manifest or later files say that it exists.
+    Gap(u64),
+}
+
+/// Chooses files: those the manifest `lists` as far as it goes, then the commits after it.
+pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
+    let mut newest: BTreeMap<(u64, u64), SegmentName> = BTreeMap::new();
+    for name in present {
+        let best = newest.entry((name.first, name.last)).or_insert(*name);
+        if name.generation > best.generation {
+            *best = *name;
+        }
+    }
+    let listed_last = lists.last().map_or(0, |name| name.last);
+    let mut chosen: Vec<SegmentName> = Vec::new();
+    let mut next = 1u64;
+    loop {
+        // Within the manifest's range the manifest decides, while its file is there.
+        let listed = lists.binary_search_by_key(&next, |name| name.first).ok().and_then(|at| lists.get(at));
+        let found = match listed.filter(|name| present.contains(name)) {
+            Some(name) => Some(*name),
+            None => newest.range((next, 0)..=(next, u64::MAX)).next().map(|(_, name)| *name),
+        };
+        if let Some(name) = found {
+            chosen.push(name);
+            next = name.last.saturating_add(1);
+            continue;
+        }
+        let more = next <= listed_last || newest.keys().next_back().is_some_and(|(first, _)| *first > next);
+        // Inputs that do not reach on: the smallest file that contains the place stands in for them.
+        let container = newest
+            .values()
+            .filter(|name| name.first < next && next <= name.last)
+            .min_by_key(|name| name.last - name.first);
+        match container {
+            Some(container) => {
+                while chosen.last().is_some_and(|name| name.first >= container.first) {
+                    chosen.pop();
+                }
+                chosen.push(*container);
+                next = container.last.saturating_add(1);
+            }
+            None if more => return Tiling::Gap(next),
+            None => return Tiling::Whole(chosen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(first: u64, last: u64, generation: u32) -> SegmentName {
+        SegmentName { first, last, generation }
+    }
+
+    #[test]
+    fn single_commits_follow_the_manifest() {
+        let listed = [name(1, 4, 2)];
+        let present = [name(6, 6, 0), name(1, 4, 2), name(5, 5, 0), name(1, 1, 0)];
+        assert_eq!(
+            choose(&listed, &present),
+            Tiling::Whole(vec![name(1, 4, 2), name(5, 5, 0), name(6, 6, 0)])
+        );
+        assert_eq!(choose(&[], &[]), Tiling::Whole(vec![]));
+    }
+
+    #[test]
+    fn a_gap_is_named() {
+        assert_eq!(choose(&[], &[name(1, 1, 0), name(3, 3, 0)]), Tiling::Gap(2));
+        assert_eq!(choose(&[name(1, 2, 0)], &[]), Tiling::Gap(1));
+        assert_eq!(choose(&[], &[name(2, 2, 0)]), Tiling::Gap(1));
+    }
+
+    #[test]
+    fn an_unlisted_output_is_ignored_while_its_inputs_are_whole() {
+        let inputs = [name(1, 1, 0), name(2, 2, 0), name(3, 3, 0)];
+        let mut present = inputs.to_vec();
+        present.push(name(1, 3, 1));
+        assert_eq!(choose(&inputs, &present), Tiling::Whole(inputs.to_vec()));
+        assert_eq!(choose(&[], &present), Tiling::Whole(inputs.to_vec()));
+        present.remove(1);
+        assert_eq!(choose(&[], &present), Tiling::Whole(vec![name(1, 3, 1)]), "an input is gone");
+        assert_eq!(choose(&[name(1, 3, 1)], &inputs), Tiling::Whole(inputs.to_vec()), "the output is gone");
+    }
+
+    #[test]
+    fn the_highest_generation_of_a_range_wins() {
+        let present = [name(1, 1, 0), name(1, 1, 1)];
+        assert_eq!(choose(&[], &present), Tiling::Whole(vec![name(1, 1, 1)]));
+    }
+}

@@ -1,0 +1,231 @@
+//! Reads everything and reports every fault, with file, section, block and keys.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::load::SEGMENTS;
+use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
+use crate::segment::{Segment, SegmentName, check_file};
+use crate::tiling::{self, Tiling};
+use crate::vfs::{FileKind, RealFs, Vfs};
+use crate::view::{Totals, View};
+use crate::{Error, Result};
+
+/// One fault of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The file.
+    pub path: PathBuf,
+    /// Section of the file, or "footer", "padding", "file", "chain".
+    pub section: String,
+    /// Block of 64 KiB within the section, from 0, where the fault can be placed.
+    pub block: Option<u64>,
+    /// What was expected and found.
+    pub detail: String,
+    /// Keys of the entries it hits, as far as they can be told.
+    pub keys: Vec<Vec<u8>>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: section {}", self.path.display(), self.section)?;
+        if let Some(block) = self.block {
+            write!(f, ", block {block}")?;
+        }
+        write!(f, ": {}", self.detail)?;
+        if let Some(first) = self.keys.first() {
+            write!(
+                f,
+                " ({} key(s) hit, the first is \"{}\")",
+                self.keys.len(),
+                String::from_utf8_lossy(first)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Everything that is wrong; empty when the store is whole.
+    pub faults: Vec<Fault>,
+    /// Files that are no part of the store and do no harm (left by a writer that was killed, say).
+    pub notes: Vec<String>,
+    /// Files read.
+    pub files: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Last commit of the chain, as far as it holds.
+    pub last_commit: u64,
+    /// Counts over the live entries, as far as the chain holds.
+    pub totals: Totals,
+}
+
+impl VerifyReport {
+    /// True when nothing is wrong.
+    pub fn is_whole(&self) -> bool {
+        self.faults.is_empty()
+    }
+}
+
+/// How far a verification is.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Files read so far.
+    pub files: u64,
+    /// Files there are.
+    pub total_files: u64,
+    /// Bytes read so far.
+    pub bytes: u64,
+}
+
+/// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of segments, the
+/// manifest. Takes no lock and changes nothing.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// # vecstore::Store::create(&path, vecstore::StoreConfig::new(2))?;
+/// let report = vecstore::verify(&path, |_| {})?;
+/// assert!(report.is_whole());
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+///
+/// # Errors
+/// Only when there is nothing to verify: [`Error::NotFound`], [`Error::NotAStore`]. Damage is in the report.
+pub fn verify(path: impl AsRef<Path>, progress: impl FnMut(VerifyProgress)) -> Result<VerifyReport> {
+    verify_with(&RealFs, path.as_ref(), progress)
+}
+
+/// [`verify`] through another file system; for tests.
+#[doc(hidden)]
+pub fn verify_with(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    mut progress: impl FnMut(VerifyProgress),
+) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    let manifest = match Manifest::read(vfs, dir) {
+        Ok(manifest) => Some(manifest),
+        Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) => return Err(error),
+        Err(error) => {
+            report.fault(&dir.join(MANIFEST), "manifest", error);
+            None
+        }
+    };
+    report.files += 1;
+    report.bytes += vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
+
+    let names = segment_names(vfs, dir, &mut report);
+    let mut opened: HashMap<SegmentName, Arc<Segment>> = HashMap::new();
+    let mut faulty: HashSet<SegmentName> = HashSet::new();
+    for name in &names {
+        let path = dir.join(SEGMENTS).join(name.to_string());
+        let (segment, faults) = check_file(vfs, &path, *name);
+        report.bytes += vfs.metadata(&path).map_or(0, |found| found.len);
+        report.files += 1;
+        if !faults.is_empty() {
+            faulty.insert(*name);
+        }
+        report.faults.extend(faults.into_iter().map(|fault| Fault {
+            path: path.clone(),
+            section: fault.section,
+            block: fault.block,
+            detail: fault.detail,
+            keys: fault.keys,
+        }));
+        if let Some(segment) = segment {
+            opened.insert(*name, Arc::new(segment));
+        }
+        progress(VerifyProgress {
+            files: report.files,
+            total_files: names.len() as u64 + 1,
+            bytes: report.bytes,
+        });
+    }
+    if let Some(manifest) = manifest {
+        check_chain(dir, &manifest, &names, &opened, &faulty, &mut report);
+    }
+    Ok(report)
+}
+
+/// Names of the segment files; whatever else lies there is a note, or a fault where it takes a segment's name.
+fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<SegmentName> {
+    let segments = dir.join(SEGMENTS);
+    let mut names = Vec::new();
+    let listed = vfs.list(&segments).unwrap_or_else(|source| {
+        report.fault(&segments, "file", Error::io(&segments, "list the segments", source));
+        Vec::new()
+    });
+    for entry in listed {
+        match SegmentName::parse(&entry) {
+            Some(name) => names.push(name),
+            None => report.notes.push(format!("{}: not a segment, ignored", segments.join(&entry).display())),
+        }
+    }
+    names.sort_unstable();
+    if let Ok(found) = vfs.metadata(&dir.join(crate::commit::LOCK))
+        && found.kind != FileKind::File
+    {
+        let path = dir.join(crate::commit::LOCK);
+        report.fault(&path, "file", Error::bad_input("expected a regular file"));
+    }
+    names
+}
+
+/// Checks that the files the store consists of follow each other, in the order a reader would choose them.
+fn check_chain(
+    dir: &Path,
+    manifest: &Manifest,
+    names: &[SegmentName],
+    opened: &HashMap<SegmentName, Arc<Segment>>,
+    faulty: &HashSet<SegmentName>,
+    report: &mut VerifyReport,
+) {
+    let records: HashMap<SegmentName, &SegmentRecord> =
+        manifest.body.segments.iter().map(|record| (record.name(), record)).collect();
+    let lists: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+    let chosen = match tiling::choose(&lists, names) {
+        Tiling::Whole(chosen) => chosen,
+        Tiling::Gap(commit) => {
+            let path = dir.join(SEGMENTS);
+            report.fault(&path, "chain", Error::MissingSegment { path: path.clone(), commit });
+            return;
+        }
+    };
+    let mut view = View::empty(manifest);
+    for name in chosen {
+        // A file that cannot be opened is reported already, and the chain cannot be followed across it.
+        let Some(segment) = opened.get(&name) else { return };
+        if let Err(error) = view.add(Arc::clone(segment), records.get(&name).copied()) {
+            if !faulty.contains(&name) {
+                report.fault(segment.path(), "chain", error);
+            }
+            return;
+        }
+        report.last_commit = view.last_commit();
+        report.totals = view.totals;
+    }
+}
+
+impl VerifyReport {
+    fn fault(&mut self, path: &Path, section: &str, error: Error) {
+        let detail = match error {
+            Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail,
+            other => other.to_string(),
+        };
+        self.faults.push(Fault {
+            path: path.to_owned(),
+            section: section.to_owned(),
+            block: None,
+            detail,
+            keys: Vec::new(),
+        });
+    }
+}

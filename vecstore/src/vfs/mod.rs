@@ -1,0 +1,95 @@
+//! The narrow seam through which all file access goes.
+//!
+//! Production code uses [`RealFs`]; tests put a simulated disk behind the same trait, one that knows which bytes
+//! and names are durable. The seam is public so that test crates can implement it, and hidden because it is not a
+//! stable interface.
+
+mod mapping;
+mod real;
+
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+
+pub use mapping::Mapping;
+pub use real::RealFs;
+
+/// What kind of thing a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// Anything else: symbolic links (never followed), FIFOs, sockets, devices.
+    Other,
+}
+
+/// Kind and length of a file, without following symbolic links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Kind of the file.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// Everything the store asks of a file system.
+///
+/// Contracts that the rules of the store rest on:
+/// * `create_new` fails when the name exists; `rename_noreplace` fails with `AlreadyExists`, atomically.
+/// * `map` and `read` refuse whatever is not a regular file, and never follow a symbolic link at the last step.
+/// * `VfsFile::flush` makes the data of a file durable, not its name; `flush_dir` makes names durable.
+pub trait Vfs: Send + Sync + Debug {
+    /// Creates a file for writing; the name must not exist.
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>>;
+    /// Reads a whole regular file of at most `max_len` bytes.
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>>;
+    /// Maps a whole regular file for reading.
+    fn map(&self, path: &Path) -> io::Result<Mapping>;
+    /// Kind and length of what has this name.
+    fn metadata(&self, path: &Path) -> io::Result<Metadata>;
+    /// The names in a directory, in no particular order.
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
+    /// Renames a file; fails with `AlreadyExists` when `to` exists.
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Renames a file or directory over what is there (for a directory: an empty one or nothing).
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Gives a file a second name; fails when that exists.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file's name.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    /// Creates a directory.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
+    fn flush_dir(&self, path: &Path) -> io::Result<()>;
+    /// Opens a lock file, creating it when `create` says so and it is missing.
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>>;
+    /// Bytes free for this user on the file system that holds `path`.
+    fn free_space(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// A file being written. Dropping it closes it; nothing is flushed by that.
+pub trait VfsFile: Send {
+    /// Writes all of `data` at the end of what was written.
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()>;
+    /// Makes the data and length durable.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// A file that carries an advisory lock and a small record that is written in place and never flushed.
+///
+/// The lock goes away with the process, and with the value.
+pub trait LockFile: Send {
+    /// Takes the exclusive lock if nobody has it.
+    fn try_lock(&mut self) -> io::Result<bool>;
+    /// Gives the lock back.
+    fn unlock(&mut self) -> io::Result<()>;
+    /// Reads up to `buf.len()` bytes from the start of the file; says how many there were.
+    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize>;
+    /// Overwrites the start of the file.
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()>;
+}

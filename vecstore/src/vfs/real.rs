@@ -1,0 +1,238 @@
+//! The operating system's file system.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::{FileKind, LockFile, Mapping, Metadata, Vfs, VfsFile};
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFs;
+
+/// Opens for reading whatever is a regular file; never follows a link, never waits for a FIFO's writer.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::LOOP) => return Err(not_regular("a symbolic link")),
+        Err(errno) => return Err(errno.into()),
+    };
+    let kind = file.metadata()?;
+    if kind.is_dir() {
+        return Err(not_regular("a directory"));
+    }
+    if !kind.is_file() {
+        return Err(not_regular("a FIFO, socket or device"));
+    }
+    Ok(file)
+}
+
+fn not_regular(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("expected a regular file, found {what}"))
+}
+
+impl Vfs for RealFs {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        Ok(Box::new(RealFile(File::options().write(true).create_new(true).open(path)?)))
+    }
+
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        let file = open_regular(path)?;
+        let len = file.metadata()?.len();
+        if len > max_len {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("expected at most {max_len} bytes, found {len}"),
+            ));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+        file.take(max_len.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        let file = open_regular(path)?;
+        if file.metadata()?.len() == 0 {
+            return Ok(Mapping::heap(&[]));
+        }
+        // SAFETY: the file is mapped read-only and private to readers. This crate never writes to, truncates or
+        // extends a file under its final name (it replaces names), so the bytes do not change under the slice.
+        // Another program that truncates the file behind our back can end this process with SIGBUS; that is
+        // outside the contract and documented in docs/DURABILITY.md.
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        Ok(Mapping::mapped(map))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let found = fs::symlink_metadata(path)?;
+        let kind = if found.is_file() {
+            FileKind::File
+        } else if found.is_dir() {
+            FileKind::Dir
+        } else {
+            FileKind::Other
+        };
+        Ok(Metadata { kind, len: found.len() })
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // File systems without the flag (some network ones): a hard link refuses an existing name just as
+            // atomically; the temporary name then goes.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn flush_dir(&self, path: &Path) -> io::Result<()> {
+        // An empty path is the current directory (the parent of a relative store path).
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        File::open(path)?.sync_all()
+    }
+
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = if create { flags | OFlags::CREATE } else { flags };
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
+        let file = match rustix::fs::open(path, flags, mode) {
+            // Readers may have no right to write: the record can still be read.
+            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if !create => open_regular(path)?,
+            Err(errno) => return Err(errno.into()),
+            Ok(fd) => File::from(fd),
+        };
+        if !file.metadata()?.is_file() {
+            return Err(not_regular("something else"));
+        }
+        Ok(Box::new(RealLock(file)))
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+}
+
+struct RealFile(File);
+
+impl VfsFile for RealFile {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.write_all(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+struct RealLock(File);
+
+impl LockFile for RealLock {
+    fn try_lock(&mut self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn unlock(&mut self) -> io::Result<()> {
+        self.0.unlock()
+    }
+
+    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(record, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rename_noreplace_refuses_an_existing_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "a").unwrap();
+        fs::write(&b, "b").unwrap();
+        let error = RealFs.rename_noreplace(&a, &b).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&b).unwrap(), b"b");
+        fs::remove_file(&b).unwrap();
+        RealFs.rename_noreplace(&a, &b).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn only_regular_files_are_read_or_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path().join("fifo"), Mode::RUSR).unwrap();
+        for (name, word) in [("link", "symbolic link"), ("fifo", "FIFO"), (".", "directory")] {
+            let error = RealFs.map(&dir.path().join(name)).unwrap_err().to_string();
+            assert!(error.contains(word), "{name}: {error}");
+            assert!(RealFs.read(&dir.path().join(name), 10).is_err(), "{name}");
+        }
+        assert_eq!(&*RealFs.map(&dir.path().join("file")).unwrap(), b"x");
+        assert!(RealFs.read(&dir.path().join("file"), 0).is_err(), "longer than allowed");
+    }
+
+    #[test]
+    fn a_lock_excludes_a_second_handle_and_ends_with_the_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let mut first = RealFs.open_lock(&path, true).unwrap();
+        let mut second = RealFs.open_lock(&path, false).unwrap();
+        assert!(first.try_lock().unwrap());
+        assert!(!second.try_lock().unwrap());
+        drop(first);
+        assert!(second.try_lock().unwrap());
+    }
+}

@@ -1,0 +1,269 @@
+//! The live state of a store at one moment: segments in order, and which entries newer ones have superseded.
+//!
+//! A view never changes once it is published; a commit publishes a new one that shares all segments.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::entry::Entry;
+use crate::format::{Id, key_hash};
+use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
+use crate::segment::Segment;
+use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
+
+/// Counts over the live entries of a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Entries of kind [`Kind::Rows`].
+    pub entries: u64,
+    /// Entries of kind [`Kind::Empty`].
+    pub empty: u64,
+    /// Entries of kind [`Kind::Rejected`].
+    pub rejected: u64,
+    /// Entries of kind [`Kind::Tombstone`].
+    pub tombstones: u64,
+    /// Live rows.
+    pub rows: u64,
+    /// Bytes of all segment files, superseded entries included.
+    pub bytes: u64,
+}
+
+impl Totals {
+    fn of_kind(&mut self, kind: usize) -> Option<&mut u64> {
+        match kind {
+            0 => Some(&mut self.entries),
+            1 => Some(&mut self.empty),
+            2 => Some(&mut self.rejected),
+            3 => Some(&mut self.tombstones),
+            _ => None,
+        }
+    }
+}
+
+/// What all segments of a store share, from the manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Meta {
+    pub store_id: Id,
+    pub dim: usize,
+    pub dtype: DType,
+    pub metric: Metric,
+    pub fingerprint: Option<Fingerprint>,
+    pub settings: BTreeMap<String, String>,
+    pub epochs: Vec<EpochRecord>,
+}
+
+impl Meta {
+    pub fn of(body: &Body) -> Self {
+        Meta {
+            store_id: body.store_id,
+            dim: body.dim as usize,
+            dtype: DType::from_code(body.dtype).unwrap_or(DType::F32),
+            metric: Metric::from_code(body.metric).unwrap_or(Metric::Cosine),
+            fingerprint: body.fingerprint(),
+            settings: body.settings.clone(),
+            epochs: body.epochs.clone(),
+        }
+    }
+
+    pub fn epoch(&self) -> Id {
+        self.epochs.last().map_or([0; 16], |epoch| epoch.id)
+    }
+}
+
+/// A set of positions, one bit each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bits(Vec<u64>);
+
+impl Bits {
+    fn with_len(len: usize) -> Self {
+        Bits(vec![0; len.div_ceil(64)])
+    }
+
+    pub fn contains(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// Adds a position; says whether it was new.
+    fn insert(&mut self, index: usize) -> bool {
+        let Some(word) = self.0.get_mut(index / 64) else { return false };
+        let mask = 1 << (index % 64);
+        let new = *word & mask == 0;
+        *word |= mask;
+        new
+    }
+}
+
+/// Superseded entries of a segment, and their rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dead {
+    pub entries: Bits,
+    pub rows: Bits,
+}
+
+/// A segment and what of it is superseded.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveSegment {
+    pub segment: Arc<Segment>,
+    pub dead: Option<Arc<Dead>>,
+}
+
+impl LiveSegment {
+    pub fn is_live(&self, entry: usize) -> bool {
+        self.dead.as_ref().is_none_or(|dead| !dead.entries.contains(entry))
+    }
+
+    pub fn is_row_live(&self, row: usize) -> bool {
+        self.dead.as_ref().is_none_or(|dead| !dead.rows.contains(row))
+    }
+}
+
+/// The live state at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub meta: Arc<Meta>,
+    /// Generation of the manifest this view began with.
+    pub manifest_generation: u64,
+    /// Last commit that manifest lists.
+    pub manifest_last: u64,
+    pub segments: Vec<LiveSegment>,
+    pub totals: Totals,
+}
+
+impl View {
+    /// The state of a manifest before any of its segments is added.
+    pub fn empty(manifest: &Manifest) -> Self {
+        View {
+            meta: Arc::new(Meta::of(&manifest.body)),
+            manifest_generation: manifest.generation,
+            manifest_last: manifest.body.last_commit(),
+            segments: Vec::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    pub fn last_commit(&self) -> u64 {
+        self.segments.last().map_or(0, |live| live.segment.footer().last)
+    }
+
+    /// What the next segment's `link_in` must be.
+    pub fn link(&self) -> Id {
+        match self.segments.last() {
+            Some(live) => live.segment.footer().link_out,
+            None => self.meta.epochs.first().map_or([0; 16], |epoch| epoch.id),
+        }
+    }
+
+    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the
+    /// manifest lists it, the very file.
+    pub fn add(&mut self, segment: Arc<Segment>, listed: Option<&SegmentRecord>) -> Result<()> {
+        let footer = segment.footer();
+        let foreign = |detail: String| Err(Error::ForeignSegment { path: segment.path().to_owned(), detail });
+        if footer.store_id != self.meta.store_id {
+            return foreign("it is of another store".to_owned());
+        }
+        if footer.dim as usize != self.meta.dim
+            || footer.dtype != self.meta.dtype.code()
+            || footer.metric != self.meta.metric.code()
+        {
+            return foreign("its dimension, element type or metric is not the store's".to_owned());
+        }
+        if footer.first != self.last_commit() + 1 {
+            return foreign(format!("expected commit {}, found {}", self.last_commit() + 1, footer.first));
+        }
+        if footer.link_in != self.link() {
+            return foreign(
+                "its link does not continue the segment before it (swapped, or another history)".to_owned(),
+            );
+        }
+        match listed {
+            Some(record) if *record != SegmentRecord::of(&segment) => {
+                return foreign("it is not the file that the manifest lists under this name".to_owned());
+            }
+            None if footer.epoch != self.meta.epoch() => {
+                return foreign("it was written in another epoch (before a restore, say)".to_owned());
+            }
+            _ => {}
+        }
+        for (kind, count) in footer.kinds.iter().enumerate() {
+            if let Some(total) = self.totals.of_kind(kind) {
+                *total = total.saturating_add(*count);
+            }
+        }
+        self.totals.rows = self.totals.rows.saturating_add(footer.rows);
+        self.totals.bytes = self.totals.bytes.saturating_add(footer.file_len);
+        self.segments.push(LiveSegment { segment: Arc::clone(&segment), dead: None });
+        for kill in segment.kills() {
+            self.apply_kill(kill.commit, kill.entry)?;
+        }
+        Ok(())
+    }
+
+    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.
+    fn apply_kill(&mut self, commit: u64, entry: u64) -> Result<()> {
+        let after = self.segments.partition_point(|live| live.segment.footer().first <= commit);
+        let Some(live) = after.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else { return Ok(()) };
+        let segment = Arc::clone(&live.segment);
+        let Some(index) = segment.locate_entry(commit, entry) else { return Ok(()) };
+        let kind = segment.kind(index)?;
+        let rows = segment.row_span(index)?;
+        let dead = Arc::make_mut(live.dead.get_or_insert_with(|| {
+            Arc::new(Dead {
+                entries: Bits::with_len(segment.entry_count()),
+                rows: Bits::with_len(segment.row_count()),
+            })
+        }));
+        if dead.entries.insert(index) {
+            self.totals.rows = self.totals.rows.saturating_sub(rows.len() as u64);
+            rows.for_each(|row| {
+                dead.rows.insert(row);
+            });
+            if let Some(total) = self.totals.of_kind(usize::from(kind.code())) {
+                *total = total.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest entry with this key, tombstones included, and the position of its segment.
+    pub fn find(&self, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
+        let hash = key_hash(key);
+        for (position, live) in self.segments.iter().enumerate().rev() {
+            if let Some(index) = live.segment.find(hash, key)? {
+                return Ok(Some((position, Entry::read(&live.segment, index)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The segment that covers a commit.
+    pub fn segment_of(&self, commit: u64) -> Option<&LiveSegment> {
+        let after = self.segments.partition_point(|live| live.segment.footer().first <= commit);
+        self.segments.get(after.checked_sub(1)?).filter(|live| commit <= live.segment.footer().last)
+    }
+
+    /// True when the entry counts as present for the duplicate policies: a tombstone does not.
+    pub fn is_present(kind: Kind) -> bool {
+        kind != Kind::Tombstone
+    }
+
+    /// Segments by path, to use them again in a later view.
+    pub fn open_segment(&self, path: &Path) -> Option<Arc<Segment>> {
+        self.segments.iter().find(|live| live.segment.path() == path).map(|live| Arc::clone(&live.segment))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_count_once() {
+        let mut bits = Bits::with_len(65);
+        assert!(bits.insert(64));
+        assert!(!bits.insert(64));
+        assert!(bits.contains(64) && !bits.contains(63) && !bits.contains(1000));
+        assert!(!bits.insert(1000), "outside");
+    }
+}
