@@ -118,7 +118,7 @@ impl Batch {
         if T::DTYPE != self.dtype {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
         }
-        if rows.is_empty() || self.dim == 0 || rows.len() % self.dim != 0 {
+        if rows.is_empty() || self.dim == 0 || !rows.len().is_multiple_of(self.dim) {
             return Err(Error::DimensionMismatch {
                 what: "an entry's rows",
                 expected: self.dim,

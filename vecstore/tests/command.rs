@@ -1,0 +1,127 @@
+//! The `vecstore` command, driven as a person would.
+#![cfg(feature = "cli")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use vecstore::{OnDuplicate, Store};
+
+fn vecstore(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vecstore")).args(args).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn ok(args: &[&str]) -> String {
+    let output = vecstore(args);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn filled(dir: &Path) -> PathBuf {
+    let path = dir.join("s.vecs");
+    ok(&["create", path.to_str().unwrap(), "--dim", "2", "--metric", "l2"]);
+    let store = Store::open(&path).unwrap();
+    for (key, x) in [("near", 1.0f32), ("nearer", 0.5), ("far", 9.0)] {
+        let mut batch = store.batch();
+        batch.push(key, &[x, 0.0]).unwrap();
+        store.append(batch, OnDuplicate::Error).unwrap();
+    }
+    let mut batch = store.batch();
+    batch.push("origin", &[0.0f32, 0.0]).unwrap();
+    batch.push_rejected("bad", "truncated").unwrap();
+    store.append(batch, OnDuplicate::Error).unwrap();
+    path
+}
+
+#[test]
+fn every_command_answers_in_text_and_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let path = path.to_str().unwrap();
+    assert!(ok(&["info", path]).contains("4 with rows, 0 empty, 1 rejected"));
+    let info: serde_json::Value = serde_json::from_str(&ok(&["info", path, "--json"])).unwrap();
+    assert_eq!((info["rows"].as_u64(), info["metric"].as_str()), (Some(4), Some("l2")));
+    assert_eq!(ok(&["keys", path]).lines().collect::<Vec<_>>(), ["near", "nearer", "far", "origin", "bad"]);
+    assert_eq!(ok(&["keys", path, "--kind", "rejected"]).trim(), "bad");
+    assert!(ok(&["get", path, "bad"]).contains("truncated"));
+    let got: serde_json::Value = serde_json::from_str(&ok(&["get", path, "far", "--json"])).unwrap();
+    assert_eq!((got["rows"][0][0].as_f64(), got["address"].as_str()), (Some(9.0), Some("3:0")));
+    let hits = ok(&["search", path, "--like", "origin", "-k", "2"]);
+    assert_eq!(hits.lines().map(|l| l.split("  ").last().unwrap()).collect::<Vec<_>>(), ["nearer", "near"]);
+    let hits = ok(&["search", path, "--like", "origin", "-k", "9", "--json"]);
+    let scores: Vec<f64> = hits
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["score"].as_f64().unwrap())
+        .collect();
+    assert_eq!(scores, [0.5, 1.0, 9.0]);
+    assert_eq!(ok(&["files", path]).lines().count(), 4);
+    assert!(ok(&["files", path, "--json"]).lines().all(|l| l.contains("first_commit")));
+    assert!(ok(&["verify", path]).starts_with("whole: 4 commit(s), 4 row(s)"));
+    assert!(ok(&["repair", path]).contains("nothing to do"));
+}
+
+#[test]
+fn verify_names_file_section_and_block_of_each_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let segment = path.join("segments/0000000002-0000000002.0.npy");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let output = vecstore(&["verify", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    for part in ["0000000002-0000000002.0.npy", "section ROWS, block 0", "nearer", "NOT WHOLE: 1 fault"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let output = vecstore(&["verify", path.to_str().unwrap(), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["faults"][0]["keys"][0]["key"], "nearer");
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let path = path.to_str().unwrap();
+    let missing = dir.path().join("none");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    for (args, code, part) in [
+        (vec!["info", missing.to_str().unwrap()], 1, "there is no store here; create one"),
+        (vec!["info", file.to_str().unwrap()], 1, "not a store: a file"),
+        (vec!["verify", dir.path().to_str().unwrap()], 1, "without a manifest"),
+        (vec!["create", path, "--dim", "2"], 1, "a store is there"),
+        (vec!["create", missing.to_str().unwrap(), "--dim", "0"], 1, "use 1 to 65536"),
+        (vec!["create", missing.to_str().unwrap(), "--dim", "2", "--dtype", "f8"], 2, "use f32 or f16"),
+        (vec!["get", path, "nothing"], 1, "no entry has the key"),
+        (vec!["search", path, "--like", "bad"], 1, "there is no row 0"),
+        (vec!["frobnicate"], 2, "unrecognized subcommand"),
+    ] {
+        let output = vecstore(&args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains(part), "{args:?}: {}", text(&output));
+    }
+    std::fs::remove_file(Path::new(path).join("MANIFEST")).unwrap();
+    let said = text(&vecstore(&["info", path]));
+    assert!(said.contains("nothing is lost") && said.contains("vecstore repair"), "{said}");
+    assert!(ok(&["repair", path]).contains("manifest rebuilt: 4 segment(s)"));
+    assert!(ok(&["verify", path]).starts_with("whole"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vecstore"))
+        .args(["keys", path.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
