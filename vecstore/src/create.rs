@@ -36,6 +36,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
             settings: config.settings.clone(),
             epochs: vec![EpochRecord { id: epoch, parent: [0; 16], first: 1 }],
             segments: Vec::new(),
+            extra: std::collections::BTreeMap::new(),
         },
     };
     if let Err(error) = build(vfs, &sibling, &manifest) {

@@ -66,6 +66,8 @@ pub(crate) struct Body {
     pub epochs: Vec<EpochRecord>,
     /// The live segments, tiling commits 1 to N.
     pub segments: Vec<SegmentRecord>,
+    /// Named records of later minor versions. A writer keeps those it does not know.
+    pub extra: BTreeMap<String, Vec<u8>>,
 }
 
 /// The recorded fingerprint.
@@ -316,6 +318,7 @@ mod tests {
                 settings: [("root".to_owned(), "/pictures".to_owned())].into(),
                 epochs: vec![EpochRecord { id: [2; 16], parent: [0; 16], first: 1 }],
                 segments: vec![segment(1, 64), segment(65, 65)],
+                extra: BTreeMap::new(),
             },
         }
     }

@@ -160,6 +160,7 @@ fn rebuild(dir: &Path, segments: &[Arc<Segment>]) -> Result<Manifest> {
             settings,
             epochs,
             segments: segments.iter().map(|segment| SegmentRecord::of(segment)).collect(),
+            extra: std::collections::BTreeMap::new(),
         },
     })
 }
