@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use vecstore::{OnDuplicate, Snapshot, Store, StoreConfig};
+use vecstore::{OnDuplicate, Store, StoreConfig};
 use vecstore_examples::args::failed;
 use vecstore_examples::random::SplitMix64;
 
@@ -65,10 +65,13 @@ fn run(dir: &Path) -> Result<bool, Box<dyn Error>> {
         let line = lines.next().ok_or("Python found fewer rows")?;
         let mut words = line.split_whitespace();
         let mut word = || words.next().ok_or_else(|| format!("what Python printed: {line}"));
-        let (segment, row, score) = (word()?.parse::<usize>()?, word()?.parse::<u64>()?, word()?.parse::<f32>()?);
+        let (segment, row, score) =
+            (word()?.parse::<usize>()?, word()?.parse::<u64>()?, word()?.parse::<f32>()?);
         println!("{:.7}  {}", hit.score, String::from_utf8_lossy(&hit.key));
         let segment = segments.get(segment).ok_or("Python found a row in no segment")?;
-        if (segment.first, row) != (hit.address.commit, hit.address.row) || (score - hit.score).abs() > 1e-5 {
+        if (segment.first_commit, row) != (hit.address.commit, hit.address.row)
+            || (score - hit.score).abs() > 1e-5
+        {
             return Err(format!("Rust finds {} at {}, NumPy: {line}", hit.score, hit.address).into());
         }
     }

@@ -33,7 +33,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     batch.push_empty("landscape", b"")?;
     batch.push_rejected("half a download.jpg", "the file ends in the middle")?;
     let appended = store.append(batch, OnDuplicate::Error)?;
-    println!("appended {} entries with {} rows; they survive a power cut now", appended.entries, appended.rows);
+    println!(
+        "appended {} entries with {} rows; they survive a power cut now",
+        appended.entries, appended.rows
+    );
     store.close()?;
 
     // Any number of programs may read while one writes. A snapshot does not change under your hands.

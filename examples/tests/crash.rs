@@ -95,9 +95,9 @@ fn what_is_written_is_found_and_goes_on() {
 fn the_digest_depends_on_content_alone() {
     let (place, dir) = dir();
     let other = place.path().join("other.vecs");
-    assert!(writer(&dir, 4, &[]).status().unwrap().success());
-    assert!(writer(&other, 1, &[]).status().unwrap().success());
-    assert!(writer(&other, 3, &[]).status().unwrap().success());
+    assert!(writer(&dir, 4, &[]).output().unwrap().status.success());
+    assert!(writer(&other, 1, &[]).output().unwrap().status.success());
+    assert!(writer(&other, 3, &[]).output().unwrap().status.success());
     assert_eq!(check_ok(&dir, 4), check_ok(&other, 4));
 }
 
@@ -161,7 +161,16 @@ fn several_writers_at_once_and_all_of_them_killed() {
         let (_, batches) = check_ok(&dir, acknowledged.iter().sum());
         assert!(batches <= acknowledged.iter().sum::<u64>() + 24);
     }
-    assert!(acknowledged.iter().all(|last| *last > 0), "{acknowledged:?}");
+    assert!(acknowledged.iter().sum::<u64>() > 0, "all writers were always killed before their first batch");
+    // Each goes on behind its own last batch.
+    let before = check_ok(&dir, acknowledged.iter().sum()).1;
+    for (name, acknowledged) in ["A", "B", "C", "D"].into_iter().zip(acknowledged) {
+        let output = writer(&dir, 1, &["--writer", name]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let last: u64 = text.strip_prefix("ACK ").unwrap().trim_end().parse().unwrap();
+        assert!((acknowledged + 1..=acknowledged + 7).contains(&last), "{text}, {acknowledged} acknowledged");
+    }
+    assert_eq!(check_ok(&dir, before + 4).1, before + 4);
 }
 
 #[test]
@@ -193,7 +202,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_flipped_bit_anywhere_in_a_segment_is_noticed() {
     let (_place, dir) = dir();
-    assert!(writer(&dir, 3, &[]).status().unwrap().success());
+    assert!(writer(&dir, 3, &[]).output().unwrap().status.success());
     let segments = segments(&dir);
     assert_eq!(segments.len(), 3);
     let mut random = SplitMix64::new(5);
@@ -215,9 +224,32 @@ fn a_flipped_bit_anywhere_in_a_segment_is_noticed() {
 }
 
 #[test]
+fn a_damaged_manifest_is_noticed_and_a_damaged_lock_harmless() {
+    let (_place, dir) = dir();
+    assert!(writer(&dir, 3, &[]).output().unwrap().status.success());
+    let flip = |name: &str, position: usize| {
+        let mut bytes = fs::read(dir.join(name)).unwrap();
+        bytes[position] ^= 16;
+        fs::write(dir.join(name), bytes).unwrap();
+    };
+    for position in [0, 20, fs::read(dir.join("MANIFEST")).unwrap().len() - 1] {
+        flip("MANIFEST", position);
+        one_line(&check(&dir, 0));
+        flip("MANIFEST", position);
+    }
+    for position in [0, 20, 100] {
+        flip("LOCK", position);
+        assert_eq!(writer(&dir, 1, &[]).output().unwrap().status.code(), Some(0));
+    }
+    fs::remove_file(dir.join("LOCK")).unwrap();
+    assert_eq!(writer(&dir, 1, &[]).output().unwrap().stdout, b"ACK 7\n");
+    assert_eq!(check_ok(&dir, 7).1, 7);
+}
+
+#[test]
 fn a_missing_or_shortened_segment_is_noticed() {
     let (_place, dir) = dir();
-    assert!(writer(&dir, 3, &[]).status().unwrap().success());
+    assert!(writer(&dir, 3, &[]).output().unwrap().status.success());
     for segment in segments(&dir) {
         let whole = fs::read(&segment).unwrap();
         fs::remove_file(&segment).unwrap();
@@ -233,8 +265,9 @@ fn a_missing_or_shortened_segment_is_noticed() {
 fn nobody_reading_is_no_panic() {
     let (_place, dir) = dir();
     // stderr closed: the failure (a dimension that does not fit) still ends with exit code 1.
-    assert!(writer(&dir, 1, &[]).status().unwrap().success());
-    let mut child = writer(&dir, 1, &["--writer", "V"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(writer(&dir, 1, &[]).output().unwrap().status.success());
+    let mut child =
+        writer(&dir, 1, &["--writer", "V"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
     assert_eq!(last_line(&mut child), "ACK 1\n");
     assert!(child.wait().unwrap().success());
@@ -245,7 +278,8 @@ fn nobody_reading_is_no_panic() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
 
     // stdout closed: an ACK that nobody can read is a failure, said in one line. The batch stays.
-    let mut child = writer(&dir, 1000, &["--writer", "U"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        writer(&dir, 1000, &["--writer", "U"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     one_line(&output);
@@ -261,10 +295,15 @@ fn last_line(child: &mut Child) -> String {
 #[test]
 fn wrong_use_is_exit_code_2() {
     let (_place, dir) = dir();
-    for words in [&["1", "2"][..], &[], &["x"], &["1", "--rows", "0"], &["1", "--writer", "a/b"], &["1", "--row", "2"]] {
+    for words in
+        [&["1", "2"][..], &[], &["x"], &["1", "--rows", "0"], &["1", "--writer", "a/b"], &["1", "--row", "2"]]
+    {
         let output = Command::new(WRITER).arg(&dir).args(words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("usage: crash_writer DIR BATCHES"), "{words:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("usage: crash_writer DIR BATCHES"),
+            "{words:?}"
+        );
     }
     assert_eq!(Command::new(CHECKER).arg(&dir).output().unwrap().status.code(), Some(2));
     assert!(!dir.exists());

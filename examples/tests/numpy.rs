@@ -23,14 +23,20 @@ fn compare(dir: &Path, scratch: &Path) {
     for (number, segment) in snapshot.segments().enumerate() {
         let (mut expected, mut rows) = (Vec::new(), 0);
         for entry in snapshot.iter().map(Result::unwrap) {
-            if entry.kind() == Kind::Rows && (segment.first..=segment.last).contains(&entry.address().commit) {
+            if entry.kind() == Kind::Rows
+                && (segment.first_commit..=segment.last_commit).contains(&entry.address().commit)
+            {
                 rows += entry.row_count();
                 match store.dtype() {
                     DType::F32 => {
-                        expected.extend(entry.rows::<f32>().unwrap().iter().flat_map(|value| value.to_le_bytes()));
+                        expected.extend(
+                            entry.rows::<f32>().unwrap().iter().flat_map(|value| value.to_le_bytes()),
+                        );
                     }
                     DType::F16 => {
-                        expected.extend(entry.rows::<f16>().unwrap().iter().flat_map(|value| value.to_le_bytes()));
+                        expected.extend(
+                            entry.rows::<f16>().unwrap().iter().flat_map(|value| value.to_le_bytes()),
+                        );
                     }
                     other => panic!("no NumPy type is known for {other}"),
                 }
@@ -47,7 +53,8 @@ fn compare(dir: &Path, scratch: &Path) {
     fs::write(&file, plan).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/check_segments.py");
     let output = Command::new(python()).arg(script).arg(file).output().unwrap();
-    let (printed, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (printed, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{printed}{complaint}");
     println!("{printed}");
 }
@@ -103,7 +110,8 @@ fn the_example_finds_the_same_rows() {
         .env("PYTHON", python())
         .output()
         .unwrap();
-    let (printed, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (printed, complaint) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{printed}{complaint}");
     assert!(printed.ends_with("NumPy found what Rust found\n"), "{printed}");
 }

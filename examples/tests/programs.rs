@@ -72,7 +72,9 @@ fn make_pictures_makes_distinct_pictures_that_do_not_depend_on_their_number() {
 
 #[test]
 fn make_pictures_refuses_nonsense() {
-    for words in [&["x"][..], &["x", "1", "--size", "0x5"], &["x", "1", "--size", "9"], &["x", "1", "--folders", "0"]] {
+    for words in
+        [&["x"][..], &["x", "1", "--size", "0x5"], &["x", "1", "--size", "9"], &["x", "1", "--folders", "0"]]
+    {
         let output = Command::new(env!("CARGO_BIN_EXE_make_pictures")).args(words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}");
     }
