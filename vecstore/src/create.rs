@@ -4,13 +4,13 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::commit::{LOCK, LOCK_MANIFEST, new_ids};
 use crate::config::StoreConfig;
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
 use crate::load::SEGMENTS;
 use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
 use crate::vfs::{FileKind, Vfs};
+use crate::writer::{LOCK, LOCK_MANIFEST};
 use crate::{Error, Result};
 
 /// Creates the store's directory. Nothing may be there, or an empty directory.
@@ -21,7 +21,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
     }
     refuse_existing(vfs, dir)?;
     let (parent, sibling) = sibling(dir)?;
-    let (store_id, epoch) = new_ids()?;
+    let (store_id, epoch) = (random_id()?, random_id()?);
     let manifest = Manifest {
         generation: 1,
         body: Body {

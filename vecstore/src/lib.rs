@@ -58,6 +58,7 @@
 )]
 
 mod batch;
+mod checkpoint;
 mod commit;
 mod config;
 mod create;
@@ -69,6 +70,8 @@ mod load;
 mod lock;
 mod manifest;
 mod metric;
+mod open;
+mod publish;
 mod repair;
 mod resolve;
 mod search;
@@ -80,6 +83,7 @@ mod verify;
 #[doc(hidden)]
 pub mod vfs;
 mod view;
+mod writer;
 
 pub use batch::Batch;
 pub use commit::Appended;
@@ -89,13 +93,14 @@ pub use entry::{Address, Entry, Kind};
 pub use error::{Error, Result};
 pub use lock::Holder;
 pub use metric::Metric;
+pub use open::OpenOptions;
 #[doc(hidden)]
 pub use repair::repair_with;
 pub use repair::{RepairReport, repair};
 pub use resolve::OnDuplicate;
 pub use search::Hit;
 pub use snapshot::{Iter, SegmentInfo, Snapshot};
-pub use store::{OpenOptions, Store};
+pub use store::Store;
 #[doc(hidden)]
 pub use verify::verify_with;
 pub use verify::{Fault, VerifyProgress, VerifyReport, verify};

@@ -92,6 +92,11 @@ impl Record {
     }
 }
 
+/// A void record starts at a random count, so that no reader takes it for one it has seen.
+fn random_count() -> Result<u64> {
+    Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
+}
+
 fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -165,6 +170,18 @@ impl Lock {
         if !self.file.try_lock().at(&self.path, "lock")? {
             return Ok(None);
         }
+        match self.note_holder() {
+            Ok(found) => Ok(Some(found)),
+            // A lock whose record cannot be written is given back at once, or it would be held for nothing.
+            Err(error) => {
+                let _ = self.file.unlock();
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads the record, and writes into it who holds the lock now.
+    fn note_holder(&mut self) -> Result<Found> {
         let read = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
         let found = Found {
             counter: read.map(|record| record.counter),
@@ -173,19 +190,13 @@ impl Lock {
         };
         self.record = match read {
             Some(record) => record,
-            // A void record starts at a random count, so that no reader takes it for one it has seen.
-            None => {
-                let random = u64::from_le_bytes(
-                    crate::format::random_id()?.first_chunk().copied().unwrap_or_default(),
-                );
-                Record { counter: random >> 1, ..Record::void() }
-            }
+            None => Record { counter: random_count()?, ..Record::void() },
         };
         self.record.pid = std::process::id();
         self.record.since = now_secs();
         self.record.host = host_name();
         self.write()?;
-        Ok(Some(found))
+        Ok(found)
     }
 
     fn write(&mut self) -> Result<()> {

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::commit::{LOCK, LOCK_MANIFEST};
 use crate::error::IoContext;
 use crate::format::{hex, random_id, settings};
 use crate::load::{self, SEGMENTS};
@@ -14,6 +13,7 @@ use crate::segment::Segment;
 use crate::tiling::{self, Tiling};
 use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
+use crate::writer::{LOCK, LOCK_MANIFEST};
 use crate::{Error, Result};
 
 /// Where damaged files are moved; nothing in it is ever deleted.

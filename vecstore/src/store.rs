@@ -4,141 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::commit::{LOCK, Request, Writer};
+use crate::commit::Request;
 use crate::config::check_settings;
 use crate::error::IoContext;
 use crate::load::{self, SEGMENTS};
 use crate::lock::Watch;
 use crate::manifest::FingerprintRecord;
-use crate::vfs::{RealFs, Vfs};
+use crate::open::OpenOptions;
+use crate::vfs::Vfs;
 use crate::view::View;
-use crate::{
-    Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Result, Snapshot, StoreConfig, create,
-};
+use crate::writer::Writer;
+use crate::{Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Result, Snapshot, StoreConfig};
 
-/// How long an operation waits for the lock of another process, unless told otherwise.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 /// A group of batches is cut at this many bytes, so that no one waits for a giant file.
 const GROUP_BYTES: usize = 32 << 20;
-
-/// How a store is opened.
-///
-/// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("photos.vecs");
-/// use std::time::Duration;
-/// use vecstore::{OpenOptions, StoreConfig};
-///
-/// let options = OpenOptions::new().lock_timeout(Duration::from_secs(10)).verify_saves(true);
-/// let store = options.create(&path, StoreConfig::new(512))?;
-/// # drop(store);
-/// # Ok::<(), vecstore::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    read_only: bool,
-    lock_timeout: Duration,
-    verify_saves: bool,
-    vfs: Arc<dyn Vfs>,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        OpenOptions {
-            read_only: false,
-            lock_timeout: LOCK_TIMEOUT,
-            verify_saves: false,
-            vfs: Arc::new(RealFs),
-        }
-    }
-}
-
-impl OpenOptions {
-    /// Read and write, five minutes' patience with locks, saves not read back.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Only reading: takes no lock and writes nothing, so that it works on read-only media.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = read_only;
-        self
-    }
-
-    /// How long to wait for another process that holds a lock before giving up with [`Error::Busy`].
-    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = timeout;
-        self
-    }
-
-    /// Reads every segment back after it was flushed and compares all checksums before it gets its name; each one is
-    /// logged.
-    pub fn verify_saves(mut self, verify: bool) -> Self {
-        self.verify_saves = verify;
-        self
-    }
-
-    /// Puts another file system behind the store; for tests.
-    #[doc(hidden)]
-    pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
-        self.vfs = vfs;
-        self
-    }
-
-    /// Creates a store and opens it.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyExists`] when something is there that is not an empty directory; [`Error::BadInput`] for a
-    /// configuration that is not possible; [`Error::Io`] and [`Error::NoSpace`] from the disk.
-    pub fn create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
-        create::create(&*self.vfs, path.as_ref(), &config)?;
-        self.open(path)
-    }
-
-    /// Opens a store. The cost grows with the number of files, not of rows.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::ManifestMissing`], [`Error::Damaged`],
-    /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`], [`Error::Io`]; and
-    /// [`Error::Busy`] when commits have to be written anew after a failed flush and another process holds the lock.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
-        let path = path.as_ref();
-        let vfs = Arc::clone(&self.vfs);
-        let watch = Watch::open(&*vfs, &path.join(LOCK));
-        let seen = watch.counter();
-        let mut view = load::load(&*vfs, path, None)?;
-        let writer = if self.read_only {
-            None
-        } else {
-            if let Some(live) = view.segments.iter().find(|live| !live.segment.footer().writable()) {
-                return Err(Error::UnsupportedVersion {
-                    path: live.segment.path().to_owned(),
-                    expected: "ro-compat flags 0x0 to write (open read-only to read)".to_owned(),
-                    found: format!("ro-compat flags {:#x}", live.segment.footer().ro_compat),
-                });
-            }
-            let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout, self.verify_saves)?;
-            // What this handle reports as stored, somebody will skip: make visible names durable first.
-            let segments = path.join(SEGMENTS);
-            vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
-            if watch.suspect() != 0 {
-                writer.locked(&mut view, |_, _| Ok(()))?;
-            }
-            Some(writer)
-        };
-        Ok(Store {
-            path: path.to_owned(),
-            vfs,
-            view: RwLock::new(Arc::new(view)),
-            queue: Mutex::new(VecDeque::new()),
-            side: Mutex::new(Side { writer, watch, seen }),
-        })
-    }
-}
 
 /// A store: a directory of immutable segments.
 ///
@@ -193,6 +75,24 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
+    /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
+    pub(crate) fn assemble(
+        path: &Path,
+        vfs: Arc<dyn Vfs>,
+        view: View,
+        writer: Option<Writer>,
+        watch: Watch,
+        seen: Option<u64>,
+    ) -> Self {
+        Store {
+            path: path.to_owned(),
+            vfs,
+            view: RwLock::new(Arc::new(view)),
+            queue: Mutex::new(VecDeque::new()),
+            side: Mutex::new(Side { writer, watch, seen }),
+        }
+    }
+
     /// Creates a store with default options; see [`OpenOptions::create`].
     ///
     /// # Errors
@@ -364,6 +264,9 @@ impl Store {
                 expected: self.dtype(),
                 found: batch.dtype(),
             });
+        }
+        if batch.is_empty() {
+            return Ok(Appended::default());
         }
         let ticket = Arc::new(Ticket { batch, policy: on_duplicate, outcome: Mutex::new(None) });
         self.queue.lock().push_back(Arc::clone(&ticket));

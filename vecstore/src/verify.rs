@@ -170,10 +170,10 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
         }
     }
     names.sort_unstable();
-    if let Ok(found) = vfs.metadata(&dir.join(crate::commit::LOCK))
+    if let Ok(found) = vfs.metadata(&dir.join(crate::writer::LOCK))
         && found.kind != FileKind::File
     {
-        let path = dir.join(crate::commit::LOCK);
+        let path = dir.join(crate::writer::LOCK);
         report.fault(&path, "file", Error::bad_input("expected a regular file"));
     }
     names

@@ -1,0 +1,173 @@
+//! The writing side of a handle: the commit lock, and catching up with what others did.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::IoContext;
+use crate::format::random_id;
+use crate::load::{self, SEGMENTS};
+use crate::lock::Lock;
+use crate::manifest::remove_own;
+use crate::segment::SegmentName;
+use crate::vfs::Vfs;
+use crate::view::View;
+use crate::{Error, Result};
+
+/// Temporary segments begin with this; only the holder of the commit lock may remove them.
+pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
+/// The commit lock's file.
+pub(crate) const LOCK: &str = "LOCK";
+/// The manifest lock's file.
+pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
+
+/// The writing side of a handle. One thread at a time has it.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) lock: Lock,
+    pub(crate) manifest_lock: Lock,
+    pub(crate) timeout: Duration,
+    pub(crate) verify_saves: bool,
+    /// LOCK's counter when the view was last known to be complete; `None`: look.
+    pub(crate) counter: Option<u64>,
+    pub(crate) since_checkpoint: u64,
+    latched: Option<String>,
+}
+
+impl Writer {
+    pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Duration, verify_saves: bool) -> Result<Self> {
+        let lock = Lock::open(&*vfs, &dir.join(LOCK), "commit")?;
+        let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+        Ok(Writer {
+            vfs,
+            dir: dir.to_owned(),
+            lock,
+            manifest_lock,
+            timeout,
+            verify_saves,
+            counter: None,
+            since_checkpoint: 0,
+            latched: None,
+        })
+    }
+
+    pub(crate) fn segments(&self) -> PathBuf {
+        self.dir.join(SEGMENTS)
+    }
+
+    /// Runs `work` under the commit lock, with a view that knows everything that is on disk.
+    pub fn locked<T>(
+        &mut self,
+        view: &mut View,
+        work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(reason) = &self.latched {
+            return Err(Error::Latched { path: self.dir.clone(), reason: reason.clone() });
+        }
+        let found = self.lock.acquire(self.timeout)?;
+        let current = found.counter.is_some() && found.counter == self.counter;
+        let ready = if current && !found.died && found.suspect == 0 {
+            Ok(())
+        } else {
+            self.counter = None;
+            self.catch_up(view, found.suspect)
+        };
+        let result = ready.and_then(|()| work(self, view));
+        if self.counter.is_some() {
+            self.counter = Some(self.lock.counter());
+        }
+        self.lock.release();
+        result
+    }
+
+    /// Learns what others did since this handle last held the lock, or what a writer left that died.
+    fn catch_up(&mut self, view: &mut View, suspect: u64) -> Result<()> {
+        let segments = self.segments();
+        // Before anything is built on a name that somebody else published, that name is made durable.
+        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+        self.remove_temporaries(&segments, TMP_PREFIX);
+        *view = load::load(&*self.vfs, &self.dir, Some(view))?;
+        if suspect != 0 {
+            self.rewrite_suspects(view)?;
+        }
+        self.counter = Some(self.lock.counter());
+        Ok(())
+    }
+
+    /// Removes what a dead holder of our lock left behind.
+    pub(crate) fn remove_temporaries(&self, dir: &Path, prefix: &str) {
+        for name in self.vfs.list(dir).unwrap_or_default() {
+            if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
+                remove_own(&*self.vfs, &dir.join(name));
+            }
+        }
+    }
+
+    /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above
+    /// the last checkpoint is copied to the next generation and flushed; then the mark goes.
+    fn rewrite_suspects(&mut self, view: &mut View) -> Result<()> {
+        let names = load::list_segments(&*self.vfs, &self.dir)?;
+        let mut old = Vec::new();
+        for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
+            let (_, faults) =
+                crate::segment::check_file(&*self.vfs, live.segment.path(), live.segment.name());
+            if let Some(fault) = faults.first() {
+                return Err(Error::damaged(live.segment.path(), fault.section.clone(), fault.detail.clone()));
+            }
+            let mut footer = *live.segment.footer();
+            let range = (footer.first, footer.last);
+            let highest = names.iter().filter(|n| (n.first, n.last) == range).map(|n| n.generation).max();
+            footer.generation = highest.unwrap_or(footer.generation).saturating_add(1);
+            footer.nonce = random_id()?;
+            footer.seal();
+            let body_len = live.segment.bytes().len() - footer.bytes().len();
+            let body = live.segment.bytes().get(..body_len).unwrap_or_default();
+            let name = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
+            self.write_file(&name, footer.file_len, |file| {
+                file.write_all(body)?;
+                file.write_all(footer.bytes())?;
+                Ok(footer)
+            })?;
+            old.push(live.segment.path().to_owned());
+        }
+        if !old.is_empty() {
+            let segments = self.segments();
+            self.flush_names(&segments, view.manifest_last + 1)?;
+            *view = load::load(&*self.vfs, &self.dir, None)?;
+            self.checkpoint(view)?;
+            old.iter().for_each(|path| remove_own(&*self.vfs, path));
+            log::warn!("{}: wrote {} segment(s) anew after a failed flush", self.dir.display(), old.len());
+        }
+        self.lock.mark_suspect(0);
+        Ok(())
+    }
+
+    /// Flushes the directory of segments. If that fails nobody knows what will survive: the handle stops writing,
+    /// and a mark in LOCK makes the next writer copy what is above the last checkpoint.
+    pub(crate) fn flush_names(&mut self, segments: &Path, first: u64) -> Result<()> {
+        let Err(source) = self.vfs.flush_dir(segments) else { return Ok(()) };
+        self.lock.mark_suspect(first);
+        self.lock.raise();
+        self.counter = None;
+        let error = Error::OutcomeUnknown { path: segments.to_owned(), source };
+        self.latched = Some(error.to_string());
+        Err(error)
+    }
+
+    /// Tells other processes that settings have changed. Called under the commit lock.
+    pub fn raise(&mut self) {
+        self.lock.raise();
+    }
+
+    /// Commits since the manifest was last written by this handle.
+    pub fn since_checkpoint(&self) -> u64 {
+        self.since_checkpoint
+    }
+
+    /// The handle stopped writing after a failed directory flush.
+    pub fn is_latched(&self) -> bool {
+        self.latched.is_some()
+    }
+}
