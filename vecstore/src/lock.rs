@@ -214,9 +214,16 @@ impl Lock {
         self.record.counter = self.record.counter.wrapping_add(1);
     }
 
-    /// Sets or clears (0) the suspect mark.
+    /// Marks commits from here on as suspect; an earlier mark stays.
     pub fn mark_suspect(&mut self, commit: u64) {
-        self.record.suspect = commit;
+        if self.record.suspect == 0 || commit < self.record.suspect {
+            self.record.suspect = commit;
+        }
+    }
+
+    /// Clears the suspect mark.
+    pub fn clear_suspect(&mut self) {
+        self.record.suspect = 0;
     }
 
     /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that

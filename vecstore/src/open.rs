@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::IoContext;
-use crate::load::{self, SEGMENTS};
+use crate::load;
 use crate::lock::Watch;
 use crate::vfs::{RealFs, Vfs};
 use crate::writer::{LOCK, Writer};
@@ -111,8 +110,7 @@ impl OpenOptions {
             }
             let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout, self.verify_saves)?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
-            let segments = path.join(SEGMENTS);
-            vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+            writer.flush_seen(&view)?;
             if watch.suspect() != 0 {
                 writer.locked(&mut view, |_, _| Ok(()))?;
             }

@@ -9,8 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Request;
 use crate::config::check_settings;
-use crate::error::IoContext;
-use crate::load::{self, SEGMENTS};
+use crate::load;
 use crate::lock::Watch;
 use crate::manifest::FingerprintRecord;
 use crate::open::OpenOptions;
@@ -329,9 +328,10 @@ impl Store {
         if counter.is_none() || counter != side.seen {
             let known = Arc::clone(&self.view.read());
             let view = load::load(&*self.vfs, &self.path, Some(&known))?;
-            if side.writer.is_some() && view.last_commit() > known.last_commit() {
-                let segments = self.path.join(SEGMENTS);
-                self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+            if view.last_commit() > known.last_commit()
+                && let Some(writer) = side.writer.as_mut()
+            {
+                writer.flush_seen(&view)?;
             }
             *self.view.write() = Arc::new(view);
             side.seen = counter;

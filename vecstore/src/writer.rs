@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::IoContext;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
@@ -86,7 +85,7 @@ impl Writer {
     fn catch_up(&mut self, view: &mut View, suspect: u64) -> Result<()> {
         let segments = self.segments();
         // Before anything is built on a name that somebody else published, that name is made durable.
-        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+        self.flush_names(&segments, view.manifest_last + 1)?;
         self.remove_temporaries(&segments, TMP_PREFIX);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
         if suspect != 0 {
@@ -140,7 +139,7 @@ impl Writer {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
             log::warn!("{}: wrote {} segment(s) anew after a failed flush", self.dir.display(), old.len());
         }
-        self.lock.mark_suspect(0);
+        self.lock.clear_suspect();
         Ok(())
     }
 
@@ -150,10 +149,29 @@ impl Writer {
         let Err(source) = self.vfs.flush_dir(segments) else { return Ok(()) };
         self.lock.mark_suspect(first);
         self.lock.raise();
+        Err(self.latch(source))
+    }
+
+    /// Makes names durable that a reader of this handle has seen, outside the commit lock.
+    pub fn flush_seen(&mut self, view: &View) -> Result<()> {
+        let Err(source) = self.vfs.flush_dir(&self.segments()) else { return Ok(()) };
+        // The kernel reports a failure once. The next flush may claim success, so the mark must be left.
+        match self.lock.acquire(self.timeout) {
+            Ok(_) => {
+                self.lock.mark_suspect(view.manifest_last + 1);
+                self.lock.raise();
+                self.lock.release();
+            }
+            Err(error) => log::error!("cannot mark commits as suspect after a failed flush: {error}"),
+        }
+        Err(self.latch(source))
+    }
+
+    fn latch(&mut self, source: std::io::Error) -> Error {
         self.counter = None;
-        let error = Error::OutcomeUnknown { path: segments.to_owned(), source };
+        let error = Error::OutcomeUnknown { path: self.segments(), source };
         self.latched = Some(error.to_string());
-        Err(error)
+        error
     }
 
     /// Tells other processes that settings have changed. Called under the commit lock.
