@@ -1,0 +1,174 @@
+//! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vecstore_embed::{Observer, Plan, Progress, StopFlag};
+
+/// Time between lines where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the stop flag is looked at, so that Ctrl-C is answered.
+const TICK: Duration = Duration::from_millis(100);
+
+const BAR: &str = "{bar:30} {human_pos}/{human_len}  {per_sec}  {eta} left{msg}";
+
+/// The bar, or the lines. Clones are the same display.
+#[derive(Clone)]
+pub(crate) struct Display(Arc<Inner>);
+
+struct Inner {
+    bar: ProgressBar,
+    terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    quiet: bool,
+    began: Option<Instant>,
+    progress: Progress,
+    ticker: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+impl Display {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        let terminal = io::stderr().is_terminal();
+        Display(Arc::new(Inner { bar, terminal, state: Mutex::default() }))
+    }
+
+    /// Begins to show; `quiet` shows nothing but errors.
+    pub(crate) fn open(&self, quiet: bool, stop: StopFlag) {
+        let (end, ended) = bounded(1);
+        let display = self.clone();
+        let ticker = thread::spawn(move || {
+            let (mut announced, mut line_at) = (false, Instant::now() + LINE_EVERY);
+            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+                if stop.is_raised() && !announced {
+                    announced = true;
+                    display.say("stopping: finishing and saving what is in flight; once more to end at once");
+                }
+                if Instant::now() >= line_at {
+                    line_at += LINE_EVERY;
+                    display.line();
+                }
+            }
+        });
+        let mut state = self.state();
+        state.quiet = quiet;
+        state.ticker = Some((end, ticker));
+    }
+
+    /// Shows nothing more, and leaves the terminal as it was.
+    pub(crate) fn close(&self) {
+        let ticker = self.state().ticker.take();
+        if let Some((end, ticker)) = ticker {
+            let _ = end.send(());
+            let _ = ticker.join();
+        }
+        self.0.bar.finish_and_clear();
+    }
+
+    /// Writes a line to stderr, unless quiet.
+    pub(crate) fn say(&self, line: &str) {
+        if !self.state().quiet {
+            // With stderr closed there is nobody to tell, and the run goes on.
+            let _ = self.above_bar(|| writeln!(io::stderr(), "{line}"));
+        }
+    }
+
+    /// Writes to stderr while the bar is out of the way.
+    pub(crate) fn above_bar<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.bar.suspend(write)
+    }
+
+    fn line(&self) {
+        let (progress, began) = {
+            let state = self.state();
+            (state.progress, state.began)
+        };
+        if let Some(began) = began.filter(|_| !self.0.terminal) {
+            self.say(&line(&progress, began.elapsed()));
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observer for Display {
+    fn planned(&self, plan: &Plan) {
+        let forecast = &plan.forecast;
+        let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
+        self.say(&format!(
+            "{}: {} pictures, {} already stored, {} to do; about {} needed{free}",
+            plan.folder.display(),
+            HumanCount(plan.found),
+            HumanCount(plan.already),
+            HumanCount(plan.to_do),
+            HumanBytes(forecast.needed),
+        ));
+        self.say(&format!("model {} on {}", plan.model, plan.backend));
+        let mut state = self.state();
+        state.began = Some(Instant::now());
+        state.progress = Progress::default();
+        if self.0.terminal && !state.quiet {
+            let bar = &self.0.bar;
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+            if let Ok(style) = ProgressStyle::with_template(BAR) {
+                bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+            }
+            bar.set_length(plan.to_do);
+            bar.reset();
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+    }
+
+    fn progress(&self, progress: &Progress) {
+        self.state().progress = *progress;
+        let bar = &self.0.bar;
+        bar.set_length(progress.to_do.max(progress.done()));
+        bar.set_position(progress.done());
+        bar.set_message(asides(progress));
+    }
+}
+
+/// `  2 rejected  1 unread`, or nothing.
+fn asides(progress: &Progress) -> String {
+    let aside = |count: u64, what: &str| {
+        if count > 0 { format!("  {} {what}", HumanCount(count)) } else { String::new() }
+    };
+    aside(progress.rejected, "rejected") + &aside(progress.unread, "unread")
+}
+
+fn line(progress: &Progress, elapsed: Duration) -> String {
+    let (done, to_do) = (progress.done(), progress.to_do.max(progress.done()));
+    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+    let left = match done {
+        0 => "time left unknown".to_owned(),
+        _ => format!("{} left", HumanDuration(Duration::from_secs_f64((to_do - done) as f64 / rate))),
+    };
+    format!("{}/{}  {rate:.1}/s  {left}{}", HumanCount(done), HumanCount(to_do), asides(progress))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_how_fast_and_how_long() {
+        let mut progress = Progress::default();
+        assert_eq!(line(&progress, Duration::ZERO), "0/0  0.0/s  time left unknown");
+        (progress.to_do, progress.embedded, progress.rejected) = (12_000, 1990, 10);
+        assert_eq!(
+            line(&progress, Duration::from_secs(20)),
+            "2,000/12,000  100.0/s  2 minutes left  10 rejected"
+        );
+    }
+}

@@ -1,0 +1,85 @@
+//! The command line: options in, exit codes out. The work is done by the library.
+
+mod display;
+mod logging;
+mod model_args;
+mod output;
+mod run;
+mod search;
+mod status;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Stopped before the end, or inputs are left that could not be read: run again. `EX_TEMPFAIL` of sysexits.h.
+const EXIT_RUN_AGAIN: u8 = 75;
+const EXIT_FAILED: u8 = 1;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   every input is accounted for (embedded now or before, or recorded as rejected)
+  1   failed: the message says what, and what to do
+  2   wrong use of the command line
+  75  stopped before the end, or some files could not be read: run the same command again
+  130, 143  ended at once by a second SIGINT or SIGTERM; nothing that was committed is lost";
+
+/// Embeds folders of pictures into a durable, searchable store.
+///
+/// Pictures become vectors, vectors become a store: a folder of NumPy files with checksums. An interrupted run goes
+/// on where it stopped, and nothing is embedded twice.
+#[derive(Debug, Parser)]
+#[command(name = "vecstore-embed", version, after_help = EXIT_CODES, max_term_width = 110, subcommand_required = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Say more on stderr: each rejected or unreadable file; twice for details of the libraries
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Search(Box<search::SearchArgs>),
+    Status(status::StatusArgs),
+}
+
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let display = display::Display::new();
+    logging::start(cli.verbose, &display);
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args, &display),
+        Command::Search(args) => search::search(&args),
+        Command::Status(args) => status::status(&args),
+    };
+    let code = result.unwrap_or_else(|error| {
+        display.close();
+        // With stderr closed there is nobody to tell; the exit code still says it.
+        let _ = writeln!(io::stderr(), "error: {error}");
+        EXIT_FAILED
+    });
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains("Examples:\n  vecstore-embed "), "{}", command.get_name());
+        }
+    }
+}

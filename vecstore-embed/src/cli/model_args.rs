@@ -1,0 +1,81 @@
+//! The options that choose a model, its preprocessing and what it runs on; `run` and `search` share them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vecstore_embed::preprocess::{ChannelOrder, Filter, Resize, Sides, parse_triple};
+use vecstore_embed::{BackendChoice, BackendOptions, DecodeLimits, ModelSpec, PreprocessOverrides};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// An ONNX model: pictures in, one vector per picture out
+    ///
+    /// Its preprocessing is read from a preprocessor_config.json beside it, or given by the options below. Without
+    /// this option, a small descriptor that needs no weights is used: it finds near-duplicates, not meaning.
+    #[arg(long, value_name = "FILE.onnx")]
+    pub(crate) model: Option<PathBuf>,
+    /// Resize to this: 224 for the shortest edge, or HEIGHTxWIDTH for an exact size
+    #[arg(long, requires = "model", value_name = "PIXELS")]
+    size: Option<Resize>,
+    /// Then cut this out of the centre: 224 for a square, or HEIGHTxWIDTH
+    #[arg(long, requires = "model", value_name = "PIXELS")]
+    crop: Option<Sides>,
+    /// Subtract from each channel (of 0 to 1): three numbers, or one
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple, allow_hyphen_values = true)]
+    mean: Option<[f32; 3]>,
+    /// Then divide each channel by: three numbers, or one
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple)]
+    std: Option<[f32; 3]>,
+    /// Order of the channels: rgb or bgr
+    #[arg(long, requires = "model", value_name = "ORDER")]
+    channel_order: Option<ChannelOrder>,
+    /// Resize with: nearest, lanczos3, bilinear, bicubic, box or hamming
+    #[arg(long, requires = "model", value_name = "FILTER")]
+    filter: Option<Filter>,
+    /// Name of the output that holds the vectors, where the model has several
+    #[arg(long, requires = "model", value_name = "NAME")]
+    output_name: Option<String>,
+}
+
+impl ModelArgs {
+    pub(crate) fn spec(&self) -> ModelSpec {
+        let overrides = PreprocessOverrides {
+            size: self.size,
+            crop: self.crop,
+            mean: self.mean,
+            std: self.std,
+            channel_order: self.channel_order,
+            filter: self.filter,
+        };
+        ModelSpec { file: self.model.clone(), overrides, output: self.output_name.clone() }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct MachineArgs {
+    /// What runs the model: auto, tract (built in, needs nothing) or onnxruntime (faster; GPUs)
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    backend: BackendChoice,
+    /// The ONNX Runtime library; otherwise it is looked for in the usual places
+    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+    /// Pictures with more pixels than this are rejected
+    #[arg(long, default_value_t = DecodeLimits::default().max_pixels, value_name = "PIXELS")]
+    max_pixels: u64,
+}
+
+impl MachineArgs {
+    pub(crate) fn backend(&self) -> BackendOptions {
+        BackendOptions { choice: self.backend, ort_lib: self.ort_lib.clone(), ..BackendOptions::default() }
+    }
+
+    pub(crate) fn limits(&self) -> DecodeLimits {
+        DecodeLimits::new(self.max_pixels)
+    }
+}
+
+fn triple(text: &str) -> Result<[f32; 3], vecstore_embed::Error> {
+    parse_triple(text)
+}

@@ -1,0 +1,67 @@
+//! What commands print on stdout.
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value, json};
+
+/// A failure of a command: the library's, or that stdout cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Embed(#[from] vecstore_embed::Error),
+    #[error(transparent)]
+    Store(#[from] vecstore::Error),
+    #[error("cannot write to stdout: {0}")]
+    Stdout(io::Error),
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+}
+
+/// An exit code, or what went wrong.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// Writes to stdout. A reader that went away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes one line of JSON to stdout.
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
+    print(&format!("{value}\n"))
+}
+
+/// A key or a path for people: bytes that are no text, and characters that would move the cursor, are replaced.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars()
+        .map(|character| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character })
+        .collect()
+}
+
+/// A name for machines: `{NAME: text}`, and `{NAME_bytes: hexadecimal}` beside it where the text is not the whole
+/// truth, because the bytes are not UTF-8.
+pub(crate) fn named(name: &str, bytes: &[u8]) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert(name.to_owned(), json!(String::from_utf8_lossy(bytes)));
+    if std::str::from_utf8(bytes).is_err() {
+        let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        object.insert(format!("{name}_bytes"), json!(hexadecimal));
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_no_text_are_shown_and_kept() {
+        assert_eq!(shown(b"a\x1b[2J\n\xff"), "a\u{fffd}[2J\u{fffd}\u{fffd}");
+        assert_eq!(Value::Object(named("key", "ä".as_bytes())), json!({"key": "ä"}));
+        assert_eq!(Value::Object(named("key", b"\xff1")), json!({"key": "\u{fffd}1", "key_bytes": "ff31"}));
+    }
+}

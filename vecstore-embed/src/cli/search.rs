@@ -1,0 +1,91 @@
+//! `vecstore-embed search`.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use vecstore::Store;
+use vecstore_embed::{Error, ModelSpec, check_model, embed_picture, open_backend};
+
+use super::model_args::{MachineArgs, ModelArgs};
+use super::output::{Outcome, named, print, print_json, shown};
+
+const EXAMPLES: &str = "\
+Examples:
+  vecstore-embed search --store photos.vecs --image holiday.jpg -k 5
+  vecstore-embed search --store photos.vecs --image holiday.jpg --json
+  vecstore-embed search --store clip.vecs --image holiday.jpg --model moved/model.onnx
+
+The picture is embedded with the model that filled the store, which remembers where that model was.
+Give --model when it has moved. A model that is not the same one is refused.
+
+Exit codes: 0 found, 1 failed, 2 wrong use of the command line.";
+
+/// Find the pictures of a store that are most like a picture
+///
+/// Prints one line per hit, nearest first: similarity (cosine: 1 is the same direction), and key.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct SearchArgs {
+    /// The store to search
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// The picture to search with; it need not be in the store
+    #[arg(long, value_name = "FILE")]
+    image: PathBuf,
+    /// How many to find
+    #[arg(short = 'k', long = "count", default_value = "10", value_name = "N")]
+    count: NonZeroUsize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub(crate) fn search(args: &SearchArgs) -> Outcome {
+    let store = Store::open_read_only(&args.store)?;
+    let spec = match args.model.model {
+        Some(_) => args.model.spec(),
+        None => ModelSpec::from_settings(&store.settings())?,
+    };
+    if let (None, Some(file)) = (&args.model.model, spec.file.as_ref().filter(|file| !file.exists())) {
+        return Err(Error::ModelMoved { store: args.store.clone(), model: file.clone() }.into());
+    }
+    let model = spec.load()?;
+    check_model(&store, &model)?;
+    let mut backend = open_backend(&model, &args.machine.backend())?;
+    let vector = embed_picture(&model, backend.as_mut(), &args.image, &args.machine.limits())?;
+    let hits = store.snapshot().search(&vector, args.count.get())?;
+    if args.json {
+        let hits: Vec<Value> = hits
+            .iter()
+            .map(|hit| {
+                let mut object = named("key", &hit.key);
+                object.insert("score".to_owned(), json!(hit.score));
+                object.insert("row".to_owned(), json!(hit.row));
+                object.insert(
+                    "address".to_owned(),
+                    json!({"commit": hit.address.commit, "row": hit.address.row}),
+                );
+                Value::Object(object)
+            })
+            .collect();
+        print_json(&json!({ "metric": store.metric().to_string(), "hits": hits }))?;
+    } else {
+        let mut text = String::new();
+        for hit in &hits {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{:.4}  {}", hit.score, shown(&hit.key));
+        }
+        if hits.is_empty() {
+            let _ = writeln!(text, "{}: the store holds no vectors yet", args.store.display());
+        }
+        print(&text)?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,266 @@
+//! The one error type of this crate.
+
+use std::io;
+use std::path::PathBuf;
+
+/// The result of every fallible call in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong around a run. A picture whose *content* is bad is not here: it is
+/// [`Rejected`](crate::picture::Rejected), a result the store remembers and the run goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was being done, as it reads after "cannot": `read the model`.
+        action: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A model that cannot be used as it is.
+    #[error("model {model}: expected {expected}, found {found}; {remedy}")]
+    Model {
+        /// Path of the model, or its name when it is the built-in one.
+        model: String,
+        /// What this crate needs.
+        expected: String,
+        /// What the model has.
+        found: String,
+        /// What to do about it.
+        remedy: String,
+    },
+
+    /// Nothing says how pictures have to be prepared for a model.
+    #[error(
+        "model {model}: its preprocessing is not known ({missing}); put the preprocessor_config.json that was \
+         published with the model beside it, or give --size, --mean and --std (and --crop, --filter, \
+         --channel-order where they differ from the defaults)",
+        model = model.display()
+    )]
+    PreprocessUnknown {
+        /// Path of the model.
+        model: PathBuf,
+        /// What was looked for and not found.
+        missing: String,
+    },
+
+    /// A preprocessing description that cannot be followed.
+    #[error("preprocessing from {origin}: expected {expected}, found {found}; {remedy}")]
+    Preprocess {
+        /// Path of the file, or `options`.
+        origin: String,
+        /// What this crate can follow.
+        expected: String,
+        /// What was written there.
+        found: String,
+        /// What to do about it.
+        remedy: String,
+    },
+
+    /// An ONNX Runtime library that was asked for and cannot be used.
+    #[error("ONNX Runtime library {path}: expected {expected}, found {found}; {remedy}", path = path.display())]
+    RuntimeLibrary {
+        /// The library file.
+        path: PathBuf,
+        /// What is needed.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to install.
+        remedy: String,
+    },
+
+    /// A backend failed while it ran a model that it had accepted.
+    #[error("{backend} could not run {model}: {found}; the pictures of this batch are not stored, run again")]
+    Inference {
+        /// Name and version of the backend.
+        backend: String,
+        /// Name of the model.
+        model: String,
+        /// The backend's own words.
+        found: String,
+    },
+
+    /// A value that does not mean anything where it was given.
+    #[error("{what}: expected {expected}, found {found:?}")]
+    BadValue {
+        /// The option or argument.
+        what: &'static str,
+        /// What may stand there.
+        expected: &'static str,
+        /// What stood there.
+        found: String,
+    },
+
+    /// The store said no.
+    #[error(transparent)]
+    Store(#[from] vecstore::Error),
+
+    /// The folder to run over is not there.
+    #[error("{}: there is no such folder; check its name, and whether its drive is there", path.display())]
+    FolderMissing {
+        /// The folder, as it was given.
+        path: PathBuf,
+    },
+
+    /// The folder to run over is a file.
+    #[error("{}: expected a folder, found something else; give the folder that holds the pictures", path.display())]
+    NotAFolder {
+        /// The path, as it was given.
+        path: PathBuf,
+    },
+
+    /// The folder to run over cannot be read at all.
+    #[error("{}: this folder cannot be read: {source}; check its permissions and its drive", path.display())]
+    FolderUnreadable {
+        /// The folder, as it was given.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The folder to run over is (a part of) the store.
+    #[error(
+        "{}: this folder lies in the store {}; give the folder that holds the pictures",
+        folder.display(), store.display()
+    )]
+    FolderInStore {
+        /// The folder.
+        folder: PathBuf,
+        /// The store.
+        store: PathBuf,
+    },
+
+    /// A root that cannot be called that.
+    #[error(
+        "{name:?} is not a root: expected NAME=DIR, with a name of letters, digits, '.', '_' and '-' \
+         (or '.' alone for the first root)"
+    )]
+    BadRootName {
+        /// What was given.
+        name: String,
+    },
+
+    /// Two roots that would give the same picture two keys.
+    #[error(
+        "root {name}: {} (root {inner}) lies in {} (root {outer}), whose pictures have keys already; \
+         leave this --root away, or choose a folder outside",
+        inner_dir.display(), outer_dir.display()
+    )]
+    RootsOverlap {
+        /// The root that was to be added or moved.
+        name: String,
+        /// Name of the root that was recorded earlier.
+        outer: String,
+        /// Its folder.
+        outer_dir: PathBuf,
+        /// Name of the root that was recorded later.
+        inner: String,
+        /// Its folder.
+        inner_dir: PathBuf,
+    },
+
+    /// Pictures that have no key, because they lie in none of the store's roots.
+    #[error(
+        "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder, for \
+         example --root more={}; if the pictures moved, say --root .={} instead",
+        example.display(), and_more(*count), folder.display(), folder.display()
+    )]
+    OutsideRoots {
+        /// The folder of the run.
+        folder: PathBuf,
+        /// The first picture, or the folder, that lies outside.
+        example: PathBuf,
+        /// How many lie outside, as far as they were counted.
+        count: u64,
+        /// The roots, as `name=folder`.
+        roots: String,
+    },
+
+    /// A setting of the store that this crate did not write like that.
+    #[error(
+        "the store's setting {name:?} cannot be used: found {value:?}; it was changed by another program"
+    )]
+    BadSetting {
+        /// Name of the setting.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+
+    /// The store was made for vectors of another dimension.
+    #[error(
+        "{}: the store has dimension {expected}, the model {model} gives {found}; \
+         use the model the store was made for, or another store",
+        store.display()
+    )]
+    WrongDimension {
+        /// The store.
+        store: PathBuf,
+        /// The store's dimension.
+        expected: usize,
+        /// Name of the model.
+        model: String,
+        /// The model's dimension.
+        found: usize,
+    },
+
+    /// The store was made for other elements than were asked for.
+    #[error("{}: the store holds {expected} rows, not {found}; leave --dtype away, or use another store", store.display())]
+    WrongDType {
+        /// The store.
+        store: PathBuf,
+        /// The store's element type.
+        expected: vecstore::DType,
+        /// What was asked for.
+        found: vecstore::DType,
+    },
+
+    /// A backend that did not give one vector per picture.
+    #[error(
+        "{backend}: expected {expected} numbers for a batch of {batch}, found {found}; the model's output is not one \
+         vector per picture: name another one with --output-name"
+    )]
+    ModelOutput {
+        /// Name of the backend.
+        backend: String,
+        /// Pictures in the batch.
+        batch: usize,
+        /// Numbers expected: batch times dimension.
+        expected: usize,
+        /// Numbers the backend gave.
+        found: usize,
+    },
+
+    /// The picture to search with is no picture.
+    #[error("{}: this picture cannot be used: {reason}", path.display())]
+    BadPicture {
+        /// The picture.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The model that filled the store is not where it was.
+    #[error(
+        "{}: the model of this store was {}, and is no longer there; say where it is with --model",
+        store.display(), model.display()
+    )]
+    ModelMoved {
+        /// The store.
+        store: PathBuf,
+        /// Where the model was.
+        model: PathBuf,
+    },
+}
+
+fn and_more(count: u64) -> String {
+    if count > 1 { format!(", and {} more like it", count - 1) } else { String::new() }
+}

@@ -1,0 +1,10 @@
+//! The `vecstore-embed` command.
+
+mod cli;
+mod signals;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,131 @@
+//! Which model was asked for, in a form that a store can remember.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::model::Model;
+use crate::preprocess::{PreprocessOverrides, parse_triple};
+use crate::roots::{decode_path, encode_path};
+use crate::{Error, Result};
+
+/// What `model` is in the settings of a store whose model is the built-in one.
+const BUILTIN: &str = "builtin";
+
+/// A model by its file and options, so that a search finds the model again that a run used.
+///
+/// Where a model lies is a hint: whether it is the right one is decided by its fingerprint.
+///
+/// ```
+/// use vecstore_embed::{ModelSpec, PreprocessOverrides};
+///
+/// let overrides = PreprocessOverrides { size: Some("224x224".parse()?), ..Default::default() };
+/// let spec = ModelSpec { file: Some("/models/clip.onnx".into()), overrides, output: None };
+/// let settings = spec.to_settings().into_iter().collect();
+/// assert_eq!(ModelSpec::from_settings(&settings)?, spec);
+/// # Ok::<(), vecstore_embed::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelSpec {
+    /// The ONNX file; the built-in model without one.
+    pub file: Option<PathBuf>,
+    /// Preprocessing given by options.
+    pub overrides: PreprocessOverrides,
+    /// Name of the output that holds the vectors, where the model has several.
+    pub output: Option<String>,
+}
+
+impl ModelSpec {
+    /// Loads the model.
+    pub fn load(&self) -> Result<Model> {
+        match &self.file {
+            Some(file) => Model::from_file(file, &self.overrides, self.output.as_deref()),
+            None => Model::builtin(),
+        }
+    }
+
+    /// What to record in a store. What is not given is an empty value, so that it replaces an earlier one.
+    pub fn to_settings(&self) -> Vec<(String, String)> {
+        let PreprocessOverrides { size, crop, mean, std, channel_order, filter } = self.overrides;
+        let triple = |[a, b, c]: [f32; 3]| format!("{a},{b},{c}");
+        let file = self.file.as_ref().map(|file| {
+            // A later search may start in another folder.
+            encode_path(&file.canonicalize().unwrap_or_else(|_| file.clone()))
+        });
+        let values = [
+            ("model", Some(file.unwrap_or_else(|| BUILTIN.to_owned()))),
+            ("model.size", size.map(|size| size.to_string())),
+            ("model.crop", crop.map(|crop| crop.to_string())),
+            ("model.mean", mean.map(triple)),
+            ("model.std", std.map(triple)),
+            ("model.channel_order", channel_order.map(|order| order.to_string())),
+            ("model.filter", filter.map(|filter| filter.to_string())),
+            ("model.output", self.output.clone()),
+        ];
+        values.map(|(name, value)| (name.to_owned(), value.unwrap_or_default())).into()
+    }
+
+    /// Reads what was recorded; the built-in model where nothing was.
+    pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self> {
+        let get = |name: &str| settings.get(name).filter(|value| !value.is_empty());
+        let bad =
+            |name: &str, value: &str| Error::BadSetting { name: name.to_owned(), value: value.to_owned() };
+        fn parsed<T: FromStr<Err = Error>>(value: Option<&String>) -> Result<Option<T>> {
+            value.map(|value| value.parse()).transpose()
+        }
+        let triple = |name| get(name).map(|value| parse_triple(value)).transpose();
+        let file = match get("model") {
+            None => None,
+            Some(value) if value == BUILTIN => None,
+            Some(value) => Some(decode_path(value).ok_or_else(|| bad("model", value))?),
+        };
+        let overrides = PreprocessOverrides {
+            size: parsed(get("model.size"))?,
+            crop: parsed(get("model.crop"))?,
+            mean: triple("model.mean")?,
+            std: triple("model.std")?,
+            channel_order: parsed(get("model.channel_order"))?,
+            filter: parsed(get("model.filter"))?,
+        };
+        Ok(ModelSpec { file, overrides, output: get("model.output").cloned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_is_read_back_and_replaces_what_was() {
+        let full = ModelSpec {
+            file: Some("/models/ü 100%.onnx".into()),
+            overrides: PreprocessOverrides {
+                size: Some("256".parse().unwrap()),
+                crop: Some("224x200".parse().unwrap()),
+                mean: Some([0.481_454_66, 0.1, 0.0]),
+                std: Some([1.0, 0.25, 1e-7]),
+                channel_order: Some("bgr".parse().unwrap()),
+                filter: Some("bilinear".parse().unwrap()),
+            },
+            output: Some("image_embeds".to_owned()),
+        };
+        let mut settings = BTreeMap::new();
+        for spec in
+            [full, ModelSpec::default(), ModelSpec { file: Some("/x.onnx".into()), ..ModelSpec::default() }]
+        {
+            settings.extend(spec.to_settings());
+            assert_eq!(ModelSpec::from_settings(&settings).unwrap(), spec);
+        }
+        assert_eq!(ModelSpec::from_settings(&BTreeMap::new()).unwrap(), ModelSpec::default());
+    }
+
+    #[test]
+    fn a_damaged_setting_is_an_error() {
+        for (name, value) in
+            [("model", "%Z"), ("model.size", "big"), ("model.mean", "1,2"), ("model.filter", "x")]
+        {
+            let settings = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+            assert!(ModelSpec::from_settings(&settings).is_err(), "{name}");
+        }
+    }
+}

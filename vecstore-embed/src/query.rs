@@ -1,0 +1,63 @@
+//! One picture to search with.
+
+use std::fs;
+use std::path::Path;
+
+use vecstore::Store;
+
+use crate::backend::Backend;
+use crate::model::Model;
+use crate::picture::{self, DecodeLimits};
+use crate::{Error, Result};
+
+/// The vector of one picture, made exactly as a run makes those of a store.
+///
+/// ```no_run
+/// use vecstore_embed::{BackendOptions, DecodeLimits, Model, embed_picture, open_backend};
+///
+/// let model = Model::builtin()?;
+/// let mut backend = open_backend(&model, &BackendOptions::default())?;
+/// let vector = embed_picture(&model, backend.as_mut(), "holiday.jpg".as_ref(), &DecodeLimits::default())?;
+/// let store = vecstore::Store::open_read_only("photos.vecs")?;
+/// for hit in store.snapshot().search(&vector, 5)? {
+///     println!("{:.4}  {}", hit.score, String::from_utf8_lossy(&hit.key));
+/// }
+/// # Ok::<(), vecstore_embed::Error>(())
+/// ```
+pub fn embed_picture(
+    model: &Model,
+    backend: &mut dyn Backend,
+    path: &Path,
+    limits: &DecodeLimits,
+) -> Result<Vec<f32>> {
+    let bytes =
+        fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let bad = |reason: String| Error::BadPicture { path: path.to_owned(), reason };
+    let picture = picture::decode(&bytes, limits).map_err(|rejected| bad(rejected.to_string()))?;
+    let mut pixels = vec![0.0; model.preprocess().tensor_len()];
+    model.preprocess().apply(&picture, &mut pixels)?;
+    let vector = backend.embed(1, &pixels)?;
+    if vector.len() != backend.dim() {
+        let (expected, found) = (backend.dim(), vector.len());
+        return Err(Error::ModelOutput { backend: backend.name().to_owned(), batch: 1, expected, found });
+    }
+    if vector.iter().any(|element| !element.is_finite()) {
+        return Err(bad("the model's output for it is not finite".to_owned()));
+    }
+    Ok(vector)
+}
+
+/// Refuses a model that did not make the vectors of `store`: its distances to them would mean nothing.
+pub fn check_model(store: &Store, model: &Model) -> Result<()> {
+    let found = model.fingerprint();
+    match store.fingerprint() {
+        Some(expected) if expected != *found => Err(Error::Store(vecstore::Error::FingerprintMismatch {
+            path: store.path().to_owned(),
+            expected: expected.description().to_owned(),
+            expected_id: expected.short_id(),
+            found: found.description().to_owned(),
+            found_id: found.short_id(),
+        })),
+        _ => Ok(()),
+    }
+}

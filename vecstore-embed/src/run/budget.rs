@@ -1,0 +1,126 @@
+//! A cap on bytes in flight, shared by threads.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Hands out bytes up to a cap; whoever wants more waits until others give theirs back.
+///
+/// First come, first served: without that, one large picture could wait for ever while small ones keep passing it.
+/// Asking for more than the cap is asking for the whole of it, so that nothing waits for the impossible: the
+/// largest pictures are worked on alone.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    cap: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    next_ticket: u64,
+    serving: u64,
+}
+
+/// Bytes taken from a [`Budget`], given back on drop.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(cap: u64) -> Self {
+        Budget { cap: cap.max(1), state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Waits until `bytes` are free, and takes them.
+    pub(crate) fn take(&self, bytes: u64) -> Taken<'_> {
+        let bytes = bytes.min(self.cap);
+        let mut state = self.lock();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        while state.serving != ticket || state.used + bytes > self.cap {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.used += bytes;
+        state.serving += 1;
+        drop(state);
+        self.changed.notify_all();
+        Taken { budget: self, bytes }
+    }
+
+    // No code runs under the lock that could panic half-way, so a poisoned state is still a whole one.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.budget.lock().used -= self.bytes;
+        self.budget.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn never_gives_out_more_than_the_cap() {
+        let budget = Budget::new(100);
+        let (now, most) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for worker in 0..8u64 {
+                let (budget, now, most) = (&budget, &now, &most);
+                scope.spawn(move || {
+                    for round in 0..200u64 {
+                        let bytes = 1 + (worker * 31 + round * 17) % 60;
+                        let _taken = budget.take(bytes);
+                        most.fetch_max(now.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
+                        thread::yield_now();
+                        now.fetch_sub(bytes, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        let most = most.into_inner();
+        assert!(most <= 100 && most > 60, "{most}");
+        assert_eq!(budget.lock().used, 0);
+    }
+
+    #[test]
+    fn a_large_request_is_not_passed_by_small_ones() {
+        let budget = Budget::new(10);
+        let (order, arrived) = mpsc::channel();
+        let first = budget.take(1);
+        thread::scope(|scope| {
+            let large = order.clone();
+            let budget = &budget;
+            scope.spawn(move || {
+                let _all = budget.take(1000);
+                large.send("large").unwrap();
+            });
+            while budget.lock().next_ticket < 2 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            scope.spawn(|| {
+                let _one = budget.take(1);
+                order.send("small").unwrap();
+            });
+            while budget.lock().next_ticket < 3 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(
+                arrived.recv_timeout(Duration::from_millis(20)).is_err(),
+                "nine are free, but the large one is first"
+            );
+            drop(first);
+        });
+        assert_eq!(arrived.iter().take(2).collect::<Vec<_>>(), ["large", "small"]);
+    }
+}

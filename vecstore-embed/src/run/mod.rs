@@ -1,0 +1,213 @@
+//! Embedding a folder into a store.
+//!
+//! A [`Run`] is a row of stages joined by bounded channels:
+//!
+//! ```text
+//! feed ──jobs──▶ worker × N ──samples──▶ infer ──outputs──▶ commit
+//! scan, which     read, decode, resize,   one thread, owns   one thread, appends
+//! keys are        normalise               the model, makes   each batch durably
+//! missing                                 batches
+//! ```
+//!
+//! A slow stage holds up those before it; none runs ahead by more than its channel holds, and bytes read and
+//! decoded are capped besides. What a stage could not finish is nowhere recorded: it is simply missing from the
+//! store, and the next run finds it by its key.
+
+mod budget;
+mod commit;
+mod engine;
+mod feed;
+mod infer;
+mod shared;
+mod stop;
+mod summary;
+mod target;
+mod worker;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use vecstore::{DType, OpenOptions};
+
+pub use self::stop::StopFlag;
+pub use self::summary::{Ended, Summary};
+
+use crate::Result;
+use crate::backend::{Backend, BackendOptions, open_backend};
+use crate::model::Model;
+use crate::picture::DecodeLimits;
+use crate::progress::Observer;
+use crate::roots::RootArg;
+
+/// Embeds a folder of pictures into a store: what the store does not account for yet, and nothing twice.
+///
+/// ```no_run
+/// use vecstore_embed::{Model, Run};
+///
+/// let model = Model::builtin()?;
+/// let summary = Run::new("photos", "photos.vecs").with_recursive(true).with_batch_size(64).run(&model)?;
+/// println!("{} embedded, {} rejected", summary.embedded, summary.rejected);
+/// for unread in summary.unread.first() {
+///     println!("{}: {}", unread.path.display(), unread.reason);
+/// }
+/// # Ok::<(), vecstore_embed::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Run {
+    folder: PathBuf,
+    store: PathBuf,
+    recursive: bool,
+    batch_size: usize,
+    workers: usize,
+    dtype: Option<DType>,
+    limits: DecodeLimits,
+    max_file: u64,
+    max_decoded: u64,
+    max_read_failures: u32,
+    roots: Vec<RootArg>,
+    settings: Vec<(String, String)>,
+    open: OpenOptions,
+    backend: BackendOptions,
+    stop: StopFlag,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl Run {
+    /// A run over the files of `folder`, into the store at `store`, which is created when there is none and
+    /// something to put in it.
+    pub fn new(folder: impl Into<PathBuf>, store: impl Into<PathBuf>) -> Self {
+        Run {
+            folder: folder.into(),
+            store: store.into(),
+            recursive: false,
+            batch_size: 32,
+            workers: thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            dtype: None,
+            limits: DecodeLimits::default(),
+            max_file: 512 << 20,
+            max_decoded: 1 << 30,
+            max_read_failures: 20,
+            roots: Vec::new(),
+            settings: Vec::new(),
+            open: OpenOptions::new(),
+            backend: BackendOptions::default(),
+            stop: StopFlag::default(),
+            observer: None,
+        }
+    }
+
+    /// Also the folders in the folder, and in those. Off unless set.
+    #[must_use]
+    pub fn with_recursive(mut self, recursive: bool) -> Self {
+        self.recursive = recursive;
+        self
+    }
+
+    /// Pictures per inference, and entries per commit. 32 unless set; at least 1.
+    #[must_use]
+    pub fn with_batch_size(mut self, pictures: usize) -> Self {
+        self.batch_size = pictures.max(1);
+        self
+    }
+
+    /// Threads that read and decode. The number of processors unless set; at least 1.
+    #[must_use]
+    pub fn with_workers(mut self, threads: usize) -> Self {
+        self.workers = threads.max(1);
+        self
+    }
+
+    /// Element type of a store that is created: f32 unless set. An existing store of another type is then refused.
+    #[must_use]
+    pub fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = Some(dtype);
+        self
+    }
+
+    /// Which pictures are too large to decode; those are rejected.
+    #[must_use]
+    pub fn with_limits(mut self, limits: DecodeLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Largest file that is read, in bytes; larger ones are rejected. 512 MiB unless set.
+    #[must_use]
+    pub fn with_max_file_bytes(mut self, bytes: u64) -> Self {
+        self.max_file = bytes;
+        self
+    }
+
+    /// Bytes of decoded pictures that may be in memory at once, over all workers, and likewise of files. A picture
+    /// that needs more is decoded alone. 1 GiB unless set.
+    #[must_use]
+    pub fn with_max_decoded_bytes(mut self, bytes: u64) -> Self {
+        self.max_decoded = bytes;
+        self
+    }
+
+    /// Files in a row that cannot be read before the run stops (a drive has vanished); 0 for never. 20 unless set.
+    #[must_use]
+    pub fn with_max_read_failures(mut self, files: u32) -> Self {
+        self.max_read_failures = files;
+        self
+    }
+
+    /// Roots to add, or to point at another folder; see [`roots`](crate::roots).
+    #[must_use]
+    pub fn with_roots(mut self, roots: impl IntoIterator<Item = RootArg>) -> Self {
+        self.roots = roots.into_iter().collect();
+        self
+    }
+
+    /// Settings to record in the store, such as those of [`ModelSpec::to_settings`](crate::ModelSpec::to_settings).
+    #[must_use]
+    pub fn with_settings(mut self, settings: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.settings = settings.into_iter().collect();
+        self
+    }
+
+    /// How the store is opened: how long to wait for its lock, whether every save is read back.
+    #[must_use]
+    pub fn with_open_options(mut self, options: OpenOptions) -> Self {
+        self.open = options;
+        self
+    }
+
+    /// What the model runs on.
+    #[must_use]
+    pub fn with_backend(mut self, options: BackendOptions) -> Self {
+        self.backend = options;
+        self
+    }
+
+    /// The flag that asks the run to stop.
+    #[must_use]
+    pub fn with_stop(mut self, stop: StopFlag) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Who wants to know how far the run is.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Runs until the end of the folder, or until it is stopped.
+    ///
+    /// # Errors
+    /// The folder, the store, the roots or the model cannot be used; the model fails on a batch; the store cannot
+    /// take one. What was committed before stays, what was not stays missing, and the same run goes on from there.
+    pub fn run(&self, model: &Model) -> Result<Summary> {
+        self.start(model, || open_backend(model, &self.backend))
+    }
+
+    /// Like [`run`](Run::run), on a backend of the caller's.
+    pub fn run_on(&self, model: &Model, backend: Box<dyn Backend>) -> Result<Summary> {
+        self.start(model, || Ok(backend))
+    }
+}

@@ -1,0 +1,151 @@
+//! What the stages of a run tell each other beside the channels: whether to go on, and how far they are.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::stop::StopFlag;
+use crate::progress::{FirstFew, Observer, Progress};
+
+/// Counters and flags of one run.
+pub(crate) struct Shared {
+    stop: StopFlag,
+    /// Raised by a stage that cannot go on.
+    halted: AtomicBool,
+    /// Raised with `halted` when too many files in a row could not be read.
+    unreadable: AtomicBool,
+    in_a_row: AtomicU32,
+    max_in_a_row: u32,
+    tally: Mutex<Tally>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+/// What was done so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) progress: Progress,
+    pub(crate) ignored: u64,
+    /// Jobs that were not begun, because the run was to end.
+    pub(crate) left_out: u64,
+    pub(crate) unread: FirstFew,
+    pub(crate) rejections: FirstFew,
+}
+
+impl Shared {
+    /// `max_in_a_row` 0 means: however many.
+    pub(crate) fn new(
+        stop: StopFlag,
+        max_in_a_row: u32,
+        to_do: u64,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        let progress = Progress { to_do, ..Progress::default() };
+        Shared {
+            stop,
+            halted: AtomicBool::new(false),
+            unreadable: AtomicBool::new(false),
+            in_a_row: AtomicU32::new(0),
+            max_in_a_row,
+            tally: Mutex::new(Tally { progress, ..Tally::default() }),
+            observer,
+        }
+    }
+
+    /// False once inputs that were not begun yet should be left for the next run.
+    pub(crate) fn is_going(&self) -> bool {
+        !self.stop.is_raised() && !self.halted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn had_read_failures(&self) -> bool {
+        self.unreadable.load(Ordering::SeqCst)
+    }
+
+    /// A stage cannot go on.
+    pub(crate) fn halt(&self) {
+        self.halted.store(true, Ordering::SeqCst);
+    }
+
+    /// A file turned out to be a picture that was not counted beforehand.
+    pub(crate) fn one_more(&self) {
+        self.tally().progress.to_do += 1;
+    }
+
+    /// A file turned out to be no picture.
+    pub(crate) fn ignored(&self) {
+        self.tally().ignored += 1;
+    }
+
+    /// A job was not begun.
+    pub(crate) fn left_out(&self) {
+        self.tally().left_out += 1;
+    }
+
+    /// A file was read to its end.
+    pub(crate) fn was_read(&self) {
+        self.in_a_row.store(0, Ordering::SeqCst);
+    }
+
+    /// A file could not be read.
+    pub(crate) fn unread(&self, path: &Path, error: &io::Error) {
+        log::info!("{}: cannot be read: {error}", path.display());
+        self.update(|tally| {
+            tally.unread.push(path, error.to_string());
+            tally.progress.unread += 1;
+        });
+        let in_a_row = self.in_a_row.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        if self.max_in_a_row > 0 && in_a_row >= self.max_in_a_row {
+            self.unreadable.store(true, Ordering::SeqCst);
+            self.halt();
+        }
+    }
+
+    /// Changes the tally, and tells the observer.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Tally)) {
+        let progress = {
+            let mut tally = self.tally();
+            change(&mut tally);
+            tally.progress
+        };
+        if let Some(observer) = &self.observer {
+            observer.progress(&progress);
+        }
+    }
+
+    /// The tally as it stands.
+    pub(crate) fn tally_now(&self) -> Tally {
+        self.tally().clone()
+    }
+
+    // A tally is whole after every statement that changes it, so a panic elsewhere does not spoil it.
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(shared: &Shared, times: usize) {
+        for _ in 0..times {
+            shared.unread(Path::new("x.jpg"), &io::Error::from(io::ErrorKind::NotFound));
+        }
+    }
+
+    #[test]
+    fn read_failures_stop_a_run_only_in_a_row() {
+        let shared = Shared::new(StopFlag::default(), 3, 9, None);
+        fail(&shared, 2);
+        shared.was_read();
+        fail(&shared, 2);
+        assert!(shared.is_going());
+        fail(&shared, 1);
+        assert!(!shared.is_going() && shared.had_read_failures());
+        assert_eq!(shared.tally_now().unread.count(), 5);
+        let patient = Shared::new(StopFlag::default(), 0, 9, None);
+        fail(&patient, 500);
+        assert!(patient.is_going());
+        assert_eq!(patient.tally_now().unread.first().len(), FirstFew::KEPT);
+    }
+}

@@ -1,0 +1,54 @@
+//! How a run ended.
+
+use std::time::Duration;
+
+use crate::progress::FirstFew;
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// It came to the end of the folder.
+    Finished,
+    /// It was asked to stop.
+    Stopped,
+    /// Too many files in a row could not be read.
+    ReadFailures,
+}
+
+/// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and `unread`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Why it ended.
+    pub ended: Ended,
+    /// Inputs found: files that are pictures, or are called so. Of a run that stopped early, those it came to.
+    pub found: u64,
+    /// In the store before, or put there by somebody else meanwhile.
+    pub already: u64,
+    /// Embedded and committed.
+    pub embedded: u64,
+    /// Recorded as rejected, because their content is bad.
+    pub rejected: u64,
+    /// The first of the rejected ones, with their reasons.
+    pub rejections: FirstFew,
+    /// Files and folders that could not be read. They stay missing; a later run tries them again.
+    pub unread: FirstFew,
+    /// Inputs a run that stopped early left undone, as far as it had counted.
+    pub left: u64,
+    /// Other files: not pictures by extension, nor by content.
+    pub ignored: u64,
+    /// Symbolic links, and things that are no files. They are not followed.
+    pub skipped: u64,
+    /// Commits made.
+    pub commits: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Summary {
+    /// True when every input is accounted for, so that another run would find nothing to do.
+    pub fn is_complete(&self) -> bool {
+        self.ended == Ended::Finished && self.unread.count() == 0
+    }
+}

@@ -1,0 +1,132 @@
+//! The store a run writes to: opened where there is one, created when there is something to put in it.
+
+use std::path::{Path, PathBuf};
+
+use vecstore::{DType, OpenOptions, Store, StoreConfig};
+
+use crate::model::Model;
+use crate::roots::{FIRST_ROOT, RootArg, Roots};
+use crate::{Error, Result};
+
+/// The store, and the roots a run goes by: those that are recorded, changed as the run's options say.
+pub(crate) struct Target<'a> {
+    path: &'a Path,
+    options: &'a OpenOptions,
+    /// What to record beside the roots.
+    settings: &'a [(String, String)],
+    pub(crate) store: Option<Store>,
+    pub(crate) roots: Roots,
+}
+
+impl<'a> Target<'a> {
+    /// Opens the store, if there is one, and finds the roots for a run over `folder`. Nothing is written.
+    pub(crate) fn open(
+        path: &'a Path,
+        options: &'a OpenOptions,
+        settings: &'a [(String, String)],
+        folder: &Path,
+        root_args: &[RootArg],
+    ) -> Result<Self> {
+        let store = match options.open(path) {
+            Ok(store) => Some(store),
+            Err(vecstore::Error::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let recorded = store.as_ref().map(Store::settings).unwrap_or_default();
+        let mut roots = Roots::from_settings(&recorded)?;
+        if roots.lacks_first() && !root_args.iter().any(|arg| arg.name() == FIRST_ROOT) {
+            roots.point(&RootArg::new(FIRST_ROOT, folder)?)?;
+        }
+        for arg in root_args {
+            roots.point(&arg.canonical()?)?;
+        }
+        Ok(Target { path, options, settings, store, roots })
+    }
+
+    /// Where the store is or will be, as a walk through the folders around it meets it. `None` where it cannot be
+    /// created either.
+    pub(crate) fn place(&self) -> Option<PathBuf> {
+        let absolute = std::path::absolute(self.path).ok()?;
+        absolute
+            .canonicalize()
+            .ok()
+            .or_else(|| Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?)))
+    }
+
+    /// Refuses a folder that is part of the store.
+    pub(crate) fn check_folder(&self, folder: &Path) -> Result<()> {
+        match self.place() {
+            Some(place) if self.store.is_some() && folder.starts_with(&place) => {
+                Err(Error::FolderInStore { folder: folder.to_owned(), store: self.path.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a model that did not make the store's vectors, and another element type than the store's.
+    pub(crate) fn check(&self, model: &Model, dtype: Option<DType>) -> Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if store.fingerprint().is_some() {
+            store.set_fingerprint(model.fingerprint())?;
+        }
+        match dtype {
+            Some(found) if found != store.dtype() => {
+                Err(Error::WrongDType { store: self.path.to_owned(), expected: store.dtype(), found })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Creates the store if there is none, and records fingerprint, roots and settings.
+    pub(crate) fn prepare(
+        &mut self,
+        model: &Model,
+        dim: usize,
+        dtype: Option<DType>,
+    ) -> Result<(&Store, &Roots)> {
+        let store = match self.store.take() {
+            None => self.create(model, dim, dtype)?,
+            Some(store) if store.dim() != dim => {
+                return Err(Error::WrongDimension {
+                    store: self.path.to_owned(),
+                    expected: store.dim(),
+                    model: model.name().to_owned(),
+                    found: dim,
+                });
+            }
+            Some(store) => {
+                store.set_fingerprint(model.fingerprint())?;
+                store
+            }
+        };
+        self.record_in(&store)?;
+        Ok((self.store.insert(store), &self.roots))
+    }
+
+    fn create(&self, model: &Model, dim: usize, dtype: Option<DType>) -> Result<Store> {
+        let mut config =
+            StoreConfig::new(dim).fingerprint(model.fingerprint().clone()).dtype(dtype.unwrap_or(DType::F32));
+        for (name, value) in self.roots.to_settings().iter().chain(self.settings) {
+            config = config.setting(name, value);
+        }
+        Ok(self.options.create(self.path, config)?)
+    }
+
+    /// Records the roots and settings that differ from the recorded ones. Does nothing where there is no store.
+    pub(crate) fn record(&self) -> Result<()> {
+        self.store.as_ref().map_or(Ok(()), |store| self.record_in(store))
+    }
+
+    fn record_in(&self, store: &Store) -> Result<()> {
+        for (name, value) in self.roots.to_settings().iter().chain(self.settings) {
+            let recorded = store.setting(name);
+            if recorded.as_ref() != Some(value) {
+                if let Some(recorded) = recorded {
+                    log::info!("{}: {name} was {recorded}, and is {value} from now on", self.path.display());
+                }
+                store.set_setting(name, value)?;
+            }
+        }
+        Ok(())
+    }
+}

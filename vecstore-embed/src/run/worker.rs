@@ -1,0 +1,147 @@
+//! Second stage, on many threads: a file becomes pixels as the model wants them, or a reason why not.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::panic::{self, AssertUnwindSafe};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::budget::Budget;
+use super::feed::{HEAD, Job};
+use super::shared::Shared;
+use crate::picture::{self, DecodeLimits};
+use crate::preprocess::Preprocess;
+
+/// Bytes of memory one pixel may take at once: the decoder's own image and its converted or turned copy.
+const BYTES_PER_PIXEL: u64 = 8;
+
+/// What a worker made of an input that could be read.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) job: Job,
+    /// The model's input, or why the content is bad.
+    pub(crate) pixels: Result<Vec<f32>, String>,
+}
+
+/// What the workers share.
+pub(crate) struct Prepare<'a> {
+    pub(crate) preprocess: &'a Preprocess,
+    pub(crate) limits: DecodeLimits,
+    pub(crate) max_file: u64,
+    // Two budgets, always taken in this order: nobody who holds decoded bytes waits for a file's, so they cannot
+    // wait for each other in a circle.
+    pub(crate) files: Budget,
+    pub(crate) decoded: Budget,
+    pub(crate) pool: Pool,
+}
+
+enum Outcome {
+    Sample(Result<Vec<f32>, String>),
+    NotAPicture,
+    Unread(io::Error),
+}
+
+/// Works until there are no more jobs, or nobody wants samples any more.
+pub(crate) fn work(jobs: &Receiver<Job>, samples: &Sender<Sample>, prepare: &Prepare<'_>, shared: &Shared) {
+    for job in jobs {
+        if !shared.is_going() {
+            // Emptying the queue lets the stage before finish; these inputs stay missing.
+            shared.left_out();
+            continue;
+        }
+        match prepare.prepare(&job, shared) {
+            Outcome::NotAPicture => shared.ignored(),
+            Outcome::Unread(error) => shared.unread(&job.path, &error),
+            Outcome::Sample(pixels) => {
+                if samples.send(Sample { job, pixels }).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Prepare<'_> {
+    fn prepare(&self, job: &Job, shared: &Shared) -> Outcome {
+        let (mut file, length, mut bytes) = match open(job) {
+            Ok(opened) => opened,
+            Err(error) => return Outcome::Unread(error),
+        };
+        if job.by_content {
+            if picture::sniff(&bytes).is_none() {
+                shared.was_read();
+                return Outcome::NotAPicture;
+            }
+            shared.one_more();
+        }
+        if length > self.max_file {
+            shared.was_read();
+            let limit = self.max_file;
+            return Outcome::Sample(Err(format!(
+                "the file has {length} bytes, more than the limit of {limit}"
+            )));
+        }
+        let _file_bytes = self.files.take(length);
+        if let Err(error) = file.by_ref().take(self.max_file).read_to_end(&mut bytes) {
+            return Outcome::Unread(error);
+        }
+        shared.was_read();
+        // A decoder that panics is a decoder that could not make sense of the content.
+        let pixels = panic::catch_unwind(AssertUnwindSafe(|| self.pixels(&bytes)));
+        Outcome::Sample(pixels.unwrap_or_else(|_| Err("the decoder failed on this content".to_owned())))
+    }
+
+    fn pixels(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
+        let _decoded_bytes = self.decoded.take(self.decoded_size(bytes));
+        let picture = picture::decode(bytes, &self.limits).map_err(|rejected| rejected.to_string())?;
+        let mut pixels = self.pool.get(self.preprocess.tensor_len());
+        match self.preprocess.apply(&picture, &mut pixels) {
+            Ok(()) => Ok(pixels),
+            Err(error) => {
+                self.pool.put(pixels);
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// Bytes decoding will take, from the header; nothing for what will be rejected by its header.
+    fn decoded_size(&self, bytes: &[u8]) -> u64 {
+        let reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+        let dimensions = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+        let pixels = dimensions.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+        if pixels > self.limits.max_pixels { 0 } else { pixels.saturating_mul(BYTES_PER_PIXEL) }
+    }
+}
+
+/// Opens the file. Of one whose name does not say that it is a picture, reads the first bytes.
+fn open(job: &Job) -> io::Result<(File, u64, Vec<u8>)> {
+    let mut file = File::open(&job.path)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    if job.by_content {
+        file.by_ref().take(HEAD).read_to_end(&mut bytes)?;
+    }
+    Ok((file, length, bytes))
+}
+
+/// Buffers that go round between the workers and the model, so that none is allocated per picture.
+pub(crate) struct Pool {
+    put: Sender<Vec<f32>>,
+    get: Receiver<Vec<f32>>,
+}
+
+impl Pool {
+    pub(crate) fn new(most: usize) -> Self {
+        let (put, get) = bounded(most);
+        Pool { put, get }
+    }
+
+    fn get(&self, length: usize) -> Vec<f32> {
+        self.get.try_recv().unwrap_or_else(|_| vec![0.0; length])
+    }
+
+    /// Gives a buffer back; it is freed when enough are waiting.
+    pub(crate) fn put(&self, buffer: Vec<f32>) {
+        let _ = self.put.try_send(buffer);
+    }
+}

@@ -1,0 +1,290 @@
+//! The built program: what it prints, and what it exits with.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vecstore::{Fingerprint, Store, StoreConfig};
+
+use crate::common::{Place, assert_same, contents, picture, write_picture};
+
+/// The program with its arguments.
+pub fn program(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    command.args(arguments.iter().map(|argument| argument.as_ref()));
+    // What the machine has installed must not decide what is tested.
+    command.env_remove("ORT_DYLIB_PATH").env_remove("RUST_LOG").args(
+        matches!(arguments.first(), Some(first) if first.as_ref() != "status").then_some("--backend=tract"),
+    );
+    command
+}
+
+/// `run --folder photos --store store --recursive` with more arguments.
+pub fn run(photos: &Path, store: &Path, more: &[&str]) -> Command {
+    let mut command = program(&[&"run", &"--recursive", &"--folder", &photos, &"--store", &store]);
+    command.args(more);
+    command
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn said(mut command: Command) -> Said {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    Said {
+        code: status.code().unwrap(),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+fn json(command: Command) -> Value {
+    let said = said(command);
+    serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {} {}", said.out, said.err))
+}
+
+#[test]
+fn run_status_and_search_tell_one_story() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(5), place.join("photos.vecs"));
+    picture(2).save(photos.join("a/002-copy.jpg")).unwrap();
+    fs::write(photos.join("a/bad.jpg"), "Dear diary").unwrap();
+
+    let first = said(run(&photos, &store, &["--batch-size", "4"]));
+    assert_eq!(first.code, 0, "{}", first.err);
+    assert!(first.out.contains("6 embedded, 1 rejected, 0 already stored"), "{}", first.out);
+    assert!(first.out.contains("a/bad.jpg: not a picture"), "{}", first.out);
+    assert!(first.err.contains("7 pictures, 0 already stored, 7 to do; about "), "{}", first.err);
+    assert!(first.err.contains(" free\n"), "{}", first.err);
+
+    let again = json(run(&photos, &store, &["--json", "--quiet"]));
+    assert_eq!(
+        (&again["ended"], &again["already"], &again["embedded"]),
+        (&"finished".into(), &7.into(), &0.into())
+    );
+
+    let status = json(program(&[&"status", &"--json", &"--rejected", &"--store", &store]));
+    for (name, value) in
+        [("done", 6), ("empty", 0), ("rejected", 1), ("rows", 6), ("dim", 512), ("commits", 2)]
+    {
+        assert_eq!(status[name], Value::from(value), "{name} in {status}");
+    }
+    let model = Store::open_read_only(&store).unwrap().fingerprint().unwrap();
+    assert_eq!(status["model"], model.description());
+    assert_eq!(status["roots"][0]["dir"], photos.to_str().unwrap());
+    assert_eq!(status["rejected_list"][0]["key"], "a/bad.jpg");
+    let shown = said(program(&[&"status", &"--store", &store]));
+    assert!(shown.out.contains("done      6\n") && shown.out.contains(model.description()), "{}", shown.out);
+
+    let image = photos.join("a/002.png");
+    let hits = said(program(&[&"search", &"--store", &store, &"--image", &image, &"-k", &"3"]));
+    assert_eq!(hits.code, 0, "{}", hits.err);
+    let keys: Vec<&str> = hits.out.lines().map(|line| line.split_once("  ").unwrap().1).collect();
+    assert_eq!(keys[..2], ["a/002.png", "a/002-copy.jpg"], "{}", hits.out);
+    assert_eq!(keys.len(), 3);
+    let hits = json(program(&[&"search", &"--json", &"--store", &store, &"--image", &image, &"-k", &"1"]));
+    assert_eq!(hits["hits"][0]["key"], "a/002.png");
+    assert!(hits["hits"][0]["score"].as_f64().unwrap() > 0.9999);
+}
+
+#[test]
+fn mistakes_are_answered_with_a_message_and_a_code() {
+    let place = Place::new();
+    let (photos, store, empty) = (place.photos(1), place.join("photos.vecs"), place.join("empty"));
+    fs::create_dir(&empty).unwrap();
+    fs::write(place.join("file"), "precious").unwrap();
+    let other = StoreConfig::new(512).fingerprint(Fingerprint::new([1; 32], "somebody's CLIP"));
+    Store::create(place.join("other.vecs"), other).unwrap().close().unwrap();
+    Store::create(place.join("small.vecs"), StoreConfig::new(64)).unwrap().close().unwrap();
+
+    for (command, code, message) in [
+        (run(&place.join("nowhere"), &store, &[]), 1, "nowhere: there is no such folder"),
+        (run(&photos.join("a/000.png"), &store, &[]), 1, "000.png: expected a folder"),
+        (run(&photos, &place.join("file"), &[]), 1, "file: this is not a store"),
+        (run(&photos, &place.join("other.vecs"), &[]), 1, "holds vectors of \"somebody's CLIP\""),
+        (run(&photos, &place.join("small.vecs"), &[]), 1, "has dimension 64, the model"),
+        (run(&photos, &store, &["--root", "x"]), 2, "expected NAME=DIR"),
+        (run(&photos, &store, &["--batch-size", "0"]), 2, "--batch-size"),
+        (run(&photos, &store, &["--size", "224"]), 2, "--model"),
+        (run(&photos, &store, &["--model", "/nowhere.onnx"]), 1, "/nowhere.onnx"),
+        (run(&photos, &store, &["--dtype", "f64"]), 2, "f32 or f16"),
+        (program(&[&"run"]), 2, "--folder"),
+        (program(&[&"status", &"--store", &store]), 1, "there is no store here"),
+        (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
+    ] {
+        let said = said(command);
+        assert_eq!(said.code, code, "{}", said.err);
+        assert!(said.err.contains(message), "{message:?} is not in {:?}", said.err);
+        assert_eq!(said.out, "");
+    }
+    let nothing = said(run(&empty, &store, &[]));
+    assert_eq!(
+        (nothing.code, nothing.out.contains("no pictures in this folder")),
+        (0, true),
+        "{}",
+        nothing.out
+    );
+    assert!(!store.exists());
+    assert_eq!(fs::read(place.join("file")).unwrap(), b"precious");
+}
+
+#[test]
+fn what_may_not_be_read_is_listed_and_asks_for_another_run() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(4), place.join("out/photos.vecs"));
+    fs::create_dir(place.join("out")).unwrap();
+    write_picture(&photos.join("c/1.png"), 1);
+    let forbid = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    forbid(&photos.join("a/000.png"), 0);
+    forbid(&photos.join("c"), 0);
+    // The superuser may read everything, and so becomes nobody, who has to be let in first.
+    let nobody = (fs::metadata(&photos).unwrap().uid() == 0).then_some(65_534);
+    let as_user = |mut command: Command| {
+        if let Some(nobody) = nobody {
+            command.uid(nobody).gid(nobody);
+        }
+        said(command)
+    };
+    forbid(place.path.as_path(), 0o755);
+    forbid(&place.join("out"), 0o777);
+
+    let partly = as_user(run(&photos, &store, &[]));
+    assert_eq!(partly.code, 75, "{}{}", partly.out, partly.err);
+    assert!(
+        partly.out.contains("3 embedded, 0 rejected, 0 already stored, 2 could not be read"),
+        "{}",
+        partly.out
+    );
+    for path in ["a/000.png", "c"] {
+        let listed = format!("  {}: Permission denied", photos.join(path).display());
+        assert!(partly.out.contains(&listed), "{listed} is not in {}", partly.out);
+    }
+    assert!(partly.out.contains("run the same command again:\n  "), "{}", partly.out);
+
+    let closed = as_user(run(&photos.join("c"), &store, &[]));
+    assert_eq!(closed.code, 1);
+    assert!(closed.err.contains("c: this folder cannot be read: Permission denied"), "{}", closed.err);
+
+    forbid(&place.join("out"), 0o555);
+    let no_store = as_user(run(&photos, &place.join("out/more.vecs"), &[]));
+    assert_eq!(no_store.code, 1);
+    assert!(
+        no_store.err.contains("more.vecs") && no_store.err.contains("Permission denied"),
+        "{}",
+        no_store.err
+    );
+
+    forbid(&place.join("out"), 0o777);
+    forbid(&photos.join("a/000.png"), 0o644);
+    forbid(&photos.join("c"), 0o755);
+    let whole = as_user(run(&photos, &store, &[]));
+    assert_eq!(whole.code, 0, "{}", whole.err);
+    assert!(whole.out.contains("2 embedded, 0 rejected, 3 already stored"), "{}", whole.out);
+}
+
+fn commits(store: &Path) -> u64 {
+    Store::open_read_only(store).map_or(0, |store| store.snapshot().last_commit())
+}
+
+/// Waits until the store holds more commits than `before`.
+pub fn wait_for_a_commit(store: &Path, before: u64) {
+    let began = Instant::now();
+    while commits(store) <= before {
+        assert!(began.elapsed() < Duration::from_secs(120), "no commit came");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn signals_finish_what_is_in_flight_and_the_same_command_goes_on() {
+    let place = Place::new();
+    let (photos, store, undisturbed) =
+        (place.photos(60), place.join("photos.vecs"), place.join("undisturbed.vecs"));
+    let more = ["--batch-size=2", "--workers=1"];
+    for name in ["INT", "TERM"] {
+        let before = commits(&store);
+        let mut command = run(&photos, &store, &more);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_a_commit(&store, before);
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let (out, err) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(75), "{out}{err}");
+        assert!(
+            out.contains("stopped before the end") && out.contains("run the same command again:\n"),
+            "{out}"
+        );
+        assert!(out.contains(env!("CARGO_BIN_EXE_vecstore-embed")), "{out}");
+        assert!(!contents(&store).is_empty());
+    }
+    assert!(contents(&store).len() < 60);
+    let last = said(run(&photos, &store, &more));
+    assert_eq!(last.code, 0, "{}", last.err);
+    assert_eq!(said(run(&photos, &undisturbed, &more)).code, 0);
+    assert_same(&contents(&store), &contents(&undisturbed));
+}
+
+#[test]
+fn a_second_signal_ends_the_run_at_once() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(60), place.join("photos.vecs"));
+    let mut command = run(&photos, &store, &["--batch-size=30", "--workers=1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // The store appears before the first batch is embedded, which takes a while.
+    while !store.exists() {
+        thread::sleep(Duration::from_millis(2));
+    }
+    signal(&child, "TERM");
+    signal(&child, "INT");
+    let code = child.wait().unwrap().code();
+    // The kernel may deliver the two in either order.
+    assert!(matches!(code, Some(130 | 143)), "{code:?}");
+}
+
+#[test]
+fn quiet_is_quiet_and_a_closed_pipe_is_no_failure() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(2), place.join("photos.vecs"));
+    let quiet = said(run(&photos, &store, &["--quiet"]));
+    assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
+    assert!(quiet.out.contains("2 embedded"), "{}", quiet.out);
+
+    write_picture(&photos.join("more.png"), 9);
+    let mut command = run(&photos, &store, &[]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(contents(&store).len(), 3);
+}
+
+#[test]
+fn the_model_of_a_store_is_asked_for_when_it_has_moved() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(1), place.join("photos.vecs"));
+    assert_eq!(said(run(&photos, &store, &["--quiet"])).code, 0);
+    let opened = Store::open(&store).unwrap();
+    opened.set_setting("model", "/gone/model.onnx").unwrap();
+    opened.close().unwrap();
+    let image = photos.join("a/000.png");
+    let moved = said(program(&[&"search", &"--store", &store, &"--image", &image]));
+    assert_eq!(moved.code, 1);
+    assert!(
+        moved.err.contains("/gone/model.onnx, and is no longer there; say where it is with --model"),
+        "{}",
+        moved.err
+    );
+}

@@ -1,0 +1,140 @@
+//! What the scenarios share: pictures, a backend that is quick, and what a store holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::{Rgb, RgbImage};
+use vecstore::{Kind, Store};
+use vecstore_embed::{Backend, Result};
+
+/// A folder that goes away at the end of the test, and where it is.
+pub struct Place {
+    _dir: tempfile::TempDir,
+    pub path: PathBuf,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        Place { _dir: dir, path }
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// A folder in it that holds pictures `0.png` ... in `a` and `b`.
+    pub fn photos(&self, count: u32) -> PathBuf {
+        let photos = self.join("photos");
+        for at in 0..count {
+            write_picture(&photos.join(format!("{}/{at:03}.png", if at % 2 == 0 { "a" } else { "b" })), at);
+        }
+        photos
+    }
+}
+
+/// A picture of soft blobs that is unlike the ones of other seeds.
+pub fn picture(seed: u32) -> RgbImage {
+    let wave = |x: u32, scale: u32| {
+        let phase = f64::from(seed.wrapping_mul(scale).wrapping_mul(2_654_435_761) % 1000) / 150.0;
+        ((f64::from(x) / f64::from(3 + (seed * scale) % 11) + phase).sin() * 100.0 + 128.0) as u8
+    };
+    RgbImage::from_fn(48, 40, |x, y| {
+        Rgb([wave(x + y / 2, 1), wave(y, 3) / 2 + wave(x, 5) / 2, wave(x.abs_diff(y), 7)])
+    })
+}
+
+/// Writes one, in the format its name says, and its folder.
+pub fn write_picture(path: &Path, seed: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    picture(seed).save(path).unwrap();
+}
+
+/// What a store accounts for a key with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Stored {
+    Vector(Vec<f32>),
+    Rejected(String),
+}
+
+/// Everything in a store. Fails when a key is there twice.
+pub fn contents(store: &Path) -> BTreeMap<String, Stored> {
+    let store = Store::open_read_only(store).unwrap();
+    let snapshot = store.snapshot();
+    let mut contents = BTreeMap::new();
+    for entry in snapshot.iter() {
+        let entry = entry.unwrap();
+        let stored = match entry.kind() {
+            Kind::Rows => Stored::Vector(entry.to_f32().unwrap()),
+            Kind::Rejected => Stored::Rejected(entry.reason().unwrap().to_owned()),
+            other => panic!("{other:?}"),
+        };
+        let key = String::from_utf8_lossy(entry.key()).into_owned();
+        assert_eq!(contents.insert(key.clone(), stored), None, "{key} is there twice");
+    }
+    let totals = snapshot.totals();
+    assert_eq!(totals.entries + totals.rejected, contents.len() as u64);
+    assert_eq!(totals.tombstones, 0);
+    contents
+}
+
+pub fn keys(store: &Path) -> Vec<String> {
+    contents(store).into_keys().collect()
+}
+
+/// Asserts that two stores account for the same keys, with vectors that differ by 1e-6 at most.
+pub fn assert_same(left: &BTreeMap<String, Stored>, right: &BTreeMap<String, Stored>) {
+    assert!(left.keys().eq(right.keys()), "{} and {} keys", left.len(), right.len());
+    for (key, stored) in left {
+        match (stored, &right[key]) {
+            (Stored::Vector(left), Stored::Vector(right)) => {
+                assert_eq!(left.len(), right.len(), "{key}");
+                let apart = left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(apart <= 1e-6, "{key}: {apart}");
+            }
+            (left, right) => assert_eq!(left, right, "{key}"),
+        }
+    }
+}
+
+/// Eight numbers per picture, in no time: means of eight strips.
+pub struct Strips {
+    pub dim: usize,
+    /// Called with the number of the batch before it is embedded.
+    pub before: Box<dyn FnMut(usize) -> Result<()> + Send>,
+    pub batches: usize,
+}
+
+impl Strips {
+    pub fn boxed() -> Box<dyn Backend> {
+        Strips::before(|_| Ok(()))
+    }
+
+    pub fn before(before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Backend> {
+        Box::new(Strips { dim: 8, before: Box::new(before), batches: 0 })
+    }
+}
+
+impl Backend for Strips {
+    fn name(&self) -> &str {
+        "strips"
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn preferred_batch(&self) -> usize {
+        4
+    }
+
+    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+        (self.before)(self.batches)?;
+        self.batches += 1;
+        let mean = |strip: &[f32]| strip.iter().sum::<f32>() / strip.len() as f32;
+        let picture = |pixels: &[f32]| pixels.chunks(pixels.len() / self.dim).map(mean).collect::<Vec<f32>>();
+        Ok(pixels.chunks(pixels.len() / batch).flat_map(picture).collect())
+    }
+}

@@ -1,0 +1,189 @@
+//! Runs that something happens to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vecstore::DType;
+use vecstore_embed::{Backend, Ended, Error, Model, Observer, Progress, Run, StopFlag};
+
+use crate::common::{Place, Stored, Strips, assert_same, contents};
+
+fn undisturbed(photos: &Path, place: &Place) -> PathBuf {
+    let store = place.join("undisturbed.vecs");
+    let run = Run::new(photos, &store).with_recursive(true).with_batch_size(4);
+    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    store
+}
+
+/// Raises the flag once something is committed.
+struct StopAfter(StopFlag, u64);
+
+impl Observer for StopAfter {
+    fn progress(&self, progress: &Progress) {
+        if progress.embedded >= self.1 {
+            self.0.raise();
+        }
+    }
+}
+
+#[test]
+fn a_stopped_run_keeps_what_was_in_flight_and_goes_on_to_the_same_store() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(120), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let (mut runs, mut embedded) = (0, 0);
+    loop {
+        let stop = StopFlag::default();
+        let observer = Arc::new(StopAfter(stop.clone(), 8));
+        let summary =
+            run.clone().with_stop(stop).with_observer(observer).run_on(&model, Strips::boxed()).unwrap();
+        runs += 1;
+        embedded += summary.embedded;
+        assert_eq!(contents(&store).len() as u64, embedded, "what is reported is stored");
+        if summary.is_complete() {
+            break;
+        }
+        assert_eq!(summary.ended, Ended::Stopped);
+        assert_eq!(summary.left, 120 - embedded);
+        assert!(summary.embedded >= 8);
+    }
+    assert!(runs > 1, "stopped before the end at least once");
+    assert_same(&contents(&store), &contents(&undisturbed(&photos, &place)));
+}
+
+#[test]
+fn a_flag_that_is_up_from_the_start_leaves_everything_for_later() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(5), place.join("photos.vecs"));
+    let stop = StopFlag::default();
+    stop.raise();
+    let run = Run::new(&photos, &store).with_recursive(true).with_stop(stop);
+    let summary = run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    assert_eq!((summary.ended, summary.embedded), (Ended::Stopped, 0));
+    assert!(!summary.is_complete());
+}
+
+#[test]
+fn a_model_that_fails_ends_the_run_and_keeps_what_was_committed() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(30), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let out_of_memory = || Error::Inference {
+        backend: "strips".to_owned(),
+        model: "descriptor".to_owned(),
+        found: "out of memory".to_owned(),
+    };
+    let failing = Strips::before(move |batch| if batch == 3 { Err(out_of_memory()) } else { Ok(()) });
+    let error = run.run_on(&model, failing).unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    assert_eq!(contents(&store).len(), 12);
+    let summary = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((summary.already, summary.embedded), (12, 18));
+    assert_same(&contents(&store), &contents(&undisturbed(&photos, &place)));
+}
+
+/// Embeds into vectors of which every third is spoiled.
+struct Spoiled(Box<dyn Backend>, f32, u64);
+
+impl Backend for Spoiled {
+    fn name(&self) -> &str {
+        "spoiled"
+    }
+
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+
+    fn preferred_batch(&self) -> usize {
+        self.0.preferred_batch()
+    }
+
+    fn embed(&mut self, batch: usize, pixels: &[f32]) -> vecstore_embed::Result<Vec<f32>> {
+        let dim = self.dim();
+        let mut vectors = self.0.embed(batch, pixels)?;
+        for vector in vectors.chunks_mut(dim) {
+            if self.2 % 3 == 0 {
+                vector[dim - 1] = self.1;
+            }
+            self.2 += 1;
+        }
+        Ok(vectors)
+    }
+}
+
+#[test]
+fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
+    for (value, dtype, reason) in [
+        (f32::NAN, DType::F32, "not finite"),
+        (f32::INFINITY, DType::F16, "not finite"),
+        (1e30, DType::F16, "beyond the range of f16"),
+    ] {
+        let place = Place::new();
+        let (photos, store) = (place.photos(9), place.join("photos.vecs"));
+        let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_dtype(dtype);
+        let spoiled = Box::new(Spoiled(Strips::boxed(), value, 0));
+        let summary = run.run_on(&Model::builtin().unwrap(), spoiled).unwrap();
+        assert_eq!((summary.embedded, summary.rejected), (6, 3), "{value}");
+        assert!(summary.is_complete());
+        let rejected = contents(&store).into_values().filter(|stored| match stored {
+            Stored::Rejected(why) => why.contains(reason),
+            Stored::Vector(_) => false,
+        });
+        assert_eq!(rejected.count(), 3, "{value}");
+    }
+}
+
+/// Takes the last pictures away when the first batch is embedded: all are listed by then, and few are read.
+fn vanishing(photos: &Path, from: u32) -> Box<dyn Backend> {
+    let (photos, away) = (photos.join("a"), photos.with_extension("away"));
+    fs::create_dir_all(&away).unwrap();
+    Strips::before(move |batch| {
+        for entry in fs::read_dir(&photos).unwrap().filter(|_| batch == 0) {
+            let name = entry.unwrap().file_name();
+            if name.to_str().unwrap() >= format!("{from:03}.png").as_str() {
+                fs::rename(photos.join(&name), away.join(&name)).unwrap();
+            }
+        }
+        Ok(())
+    })
+}
+
+fn bring_back(photos: &Path) {
+    for entry in fs::read_dir(photos.with_extension("away")).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), photos.join("a").join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(80), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1);
+    let summary = run.run_on(&model, vanishing(&photos, 50)).unwrap();
+    assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::Finished, 25, 15));
+    assert!(!summary.is_complete());
+    assert_eq!(summary.unread.first()[0].path, photos.join("a/050.png"));
+    assert_eq!(contents(&store).len(), 25, "nothing is recorded for them");
+    bring_back(&photos);
+    let again = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((again.already, again.embedded), (25, 15));
+    assert!(again.is_complete());
+}
+
+#[test]
+fn many_read_failures_in_a_row_stop_the_run() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(120), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1).with_max_read_failures(5);
+    let summary = run.run_on(&model, vanishing(&photos, 60)).unwrap();
+    assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::ReadFailures, 30, 5));
+    assert_eq!((summary.left, summary.is_complete()), (25, false));
+    bring_back(&photos);
+    assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 30);
+}

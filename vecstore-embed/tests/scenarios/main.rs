@@ -1,0 +1,9 @@
+//! Scenarios of a run, one file each. One program, because linking the inference engine is what takes time.
+
+mod bad_inputs;
+mod command;
+mod common;
+mod interrupted;
+mod kills;
+mod ordinary;
+mod roots;

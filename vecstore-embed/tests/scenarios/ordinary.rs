@@ -1,0 +1,158 @@
+//! Runs that nothing happens to.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::{Arc, Mutex};
+
+use vecstore::{DType, Store};
+use vecstore_embed::{Ended, Error, Model, Observer, Plan, Progress, Run};
+
+use crate::common::{Place, Strips, contents, keys, write_picture};
+
+#[test]
+fn a_run_embeds_everything_once_and_another_finds_nothing_to_do() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(11), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let summary = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((summary.found, summary.embedded, summary.commits), (11, 11, 3));
+    assert!(summary.is_complete());
+    assert_eq!(contents(&store).len(), 11);
+
+    let before = Store::open_read_only(&store).unwrap().snapshot().last_commit();
+    let again = run.run_on(&model, Strips::before(|_| panic!("the model is not needed"))).unwrap();
+    assert_eq!((again.found, again.already, again.embedded, again.commits), (11, 11, 0, 0));
+    assert!(again.is_complete());
+    assert_eq!(Store::open_read_only(&store).unwrap().snapshot().last_commit(), before);
+
+    write_picture(&photos.join("c/new.webp"), 99);
+    let third = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((third.already, third.embedded), (11, 1));
+    assert!(keys(&store).contains(&"c/new.webp".to_owned()));
+}
+
+#[test]
+fn pictures_are_known_by_content_and_other_files_are_left_alone() {
+    let place = Place::new();
+    let (photos, store) = (place.join("photos"), place.join("photos.vecs"));
+    write_picture(&photos.join("0.png"), 0);
+    fs::rename(photos.join("0.png"), photos.join("no-extension")).unwrap();
+    write_picture(&photos.join("1.gif"), 1);
+    fs::rename(photos.join("1.gif"), photos.join("called.jpg")).unwrap();
+    fs::write(photos.join("notes.txt"), "not a picture").unwrap();
+    symlink(photos.join("called.jpg"), photos.join("link.jpg")).unwrap();
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store);
+    let summary = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((summary.found, summary.embedded, summary.ignored, summary.skipped), (2, 2, 1, 1));
+    assert_eq!(keys(&store), ["called.jpg", "no-extension"]);
+    let again = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((again.found, again.already, again.ignored, again.skipped), (2, 2, 1, 1));
+}
+
+#[test]
+fn the_only_picture_may_be_one_without_an_extension() {
+    let place = Place::new();
+    let (photos, store) = (place.join("photos"), place.join("photos.vecs"));
+    write_picture(&photos.join("0.png"), 0);
+    fs::rename(photos.join("0.png"), photos.join("IMG_0001")).unwrap();
+    let summary = Run::new(&photos, &store).run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    assert_eq!((summary.found, summary.embedded, summary.left), (1, 1, 0));
+}
+
+#[test]
+fn a_folder_without_pictures_makes_no_store() {
+    let place = Place::new();
+    let (photos, store) = (place.join("photos"), place.join("photos.vecs"));
+    fs::create_dir(&photos).unwrap();
+    fs::write(photos.join("notes.txt"), "not a picture").unwrap();
+    let summary = Run::new(&photos, &store).run(&Model::builtin().unwrap()).unwrap();
+    assert_eq!((summary.found, summary.ignored, summary.ended), (0, 1, Ended::Finished));
+    assert!(!store.exists());
+}
+
+#[test]
+fn a_store_inside_its_folder_is_not_taken_for_pictures() {
+    let place = Place::new();
+    let photos = place.photos(3);
+    let store = photos.join("a/photos.vecs");
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store).with_recursive(true);
+    assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().found, 3);
+    // Something in the store that looks like an input.
+    write_picture(&store.join("quarantine/1.png"), 1);
+    let again = run.run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!((again.found, again.already, again.ignored), (3, 3, 0));
+    let inside = Run::new(store.join("quarantine"), &store).run_on(&model, Strips::boxed()).unwrap_err();
+    assert!(matches!(inside, Error::FolderInStore { .. }), "{inside}");
+}
+
+#[derive(Default)]
+struct Watcher(Mutex<(Vec<Plan>, Vec<Progress>)>);
+
+impl Observer for Watcher {
+    fn planned(&self, plan: &Plan) {
+        self.0.lock().unwrap().0.push(plan.clone());
+    }
+
+    fn progress(&self, progress: &Progress) {
+        self.0.lock().unwrap().1.push(*progress);
+    }
+}
+
+#[test]
+fn the_forecast_covers_what_the_store_grows_by_and_not_much_more() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(100), place.join("photos.vecs"));
+    let watcher = Arc::new(Watcher::default());
+    let run = Run::new(&photos, &store)
+        .with_recursive(true)
+        .with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
+    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    let (plans, progress) = &*watcher.0.lock().unwrap();
+    let [plan] = &plans[..] else { panic!("planned once") };
+    assert_eq!((plan.found, plan.already, plan.to_do), (100, 0, 100));
+    let size = |dir: &str| -> u64 {
+        fs::read_dir(store.join(dir)).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    let bytes = size("segments");
+    assert!(plan.forecast.needed >= bytes && plan.forecast.needed < bytes * 3, "{plan:?}: {bytes}");
+    assert!(plan.forecast.free.is_some());
+    // Progress is told per commit, and only grows.
+    assert_eq!(progress.iter().map(|progress| progress.done()).collect::<Vec<_>>(), [32, 64, 96, 100]);
+}
+
+#[test]
+fn half_precision_is_chosen_once() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(2), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    let run = Run::new(&photos, &store).with_recursive(true);
+    run.clone().with_dtype(DType::F16).run_on(&model, Strips::boxed()).unwrap();
+    assert_eq!(Store::open_read_only(&store).unwrap().dtype(), DType::F16);
+    write_picture(&photos.join("more.png"), 5);
+    // Not asked for again, it stays what it is.
+    assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 1);
+    let error = run.with_dtype(DType::F32).run_on(&model, Strips::boxed()).unwrap_err();
+    assert!(matches!(error, Error::WrongDType { .. }), "{error}");
+}
+
+#[test]
+fn two_runs_at_once_store_each_picture_once() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(60), place.join("photos.vecs"));
+    let model = Model::builtin().unwrap();
+    // The store is there, so that both begin at the same place.
+    write_picture(&photos.join("first.png"), 7);
+    let run = Run::new(&photos, &store).with_batch_size(3);
+    run.run_on(&model, Strips::boxed()).unwrap();
+    let run = run.with_recursive(true);
+    let both = std::thread::scope(|scope| {
+        let other = scope.spawn(|| run.run_on(&model, Strips::boxed()).unwrap());
+        [run.run_on(&model, Strips::boxed()).unwrap(), other.join().unwrap()]
+    });
+    assert_eq!(both[0].embedded + both[1].embedded, 60);
+    assert!(both.iter().all(|summary| summary.is_complete() && summary.found == 61), "{both:?}");
+    assert_eq!(contents(&store).len(), 61);
+}
