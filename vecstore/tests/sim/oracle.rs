@@ -1,0 +1,200 @@
+//! What a store must hold, kept in memory, and the comparison with what the real code reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vecstore::{Kind, OnDuplicate, Snapshot, Store};
+
+/// Elements per vector of the stores in these tests.
+pub const DIM: usize = 2;
+
+/// What a key stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// Bits of the rows' elements, and the payload.
+    Rows(Vec<u32>, Vec<u8>),
+    Empty(Vec<u8>),
+    Rejected(String),
+}
+
+impl Value {
+    /// A value that depends on one number only: mostly one row, sometimes several, none, or a rejection.
+    pub fn number(number: u32) -> Self {
+        match number % 8 {
+            6 => Value::Empty(number.to_le_bytes().to_vec()),
+            7 => Value::Rejected(format!("reason {number}")),
+            kind => {
+                let rows = if kind == 5 { 3 } else { 1 };
+                let elements = (0..rows * DIM as u32).map(|at| ((number * 16 + at) as f32 + 0.5).to_bits());
+                let payload = if kind == 4 { vec![number as u8; 5] } else { Vec::new() };
+                Value::Rows(elements.collect(), payload)
+            }
+        }
+    }
+}
+
+/// Something that changes a store as a whole or not at all.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Create,
+    /// Entries; `None` deletes.
+    Append(OnDuplicate, Vec<(String, Option<Value>)>),
+    Setting(String, String),
+    Fingerprint(u8),
+}
+
+/// What a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct State {
+    pub exists: bool,
+    pub commits: u64,
+    pub entries: BTreeMap<String, Value>,
+    pub settings: BTreeMap<String, String>,
+    pub fingerprint: Option<u8>,
+}
+
+impl State {
+    /// The state after a change.
+    pub fn after(&self, change: &Change) -> State {
+        let mut state = self.clone();
+        match change {
+            Change::Create => state.exists = true,
+            // Nothing happens to a store that is not there.
+            _ if !self.exists => {}
+            Change::Setting(name, value) => {
+                state.settings.insert(name.clone(), value.clone());
+            }
+            Change::Fingerprint(id) => state.fingerprint = Some(*id),
+            Change::Append(policy, entries) => {
+                let present = |key: &String| self.entries.contains_key(key);
+                let refused = *policy == OnDuplicate::Error
+                    && entries.iter().any(|(key, value)| value.is_some() && present(key));
+                let mut written = false;
+                for (key, value) in entries.iter().filter(|_| !refused) {
+                    match value {
+                        Some(_) if present(key) && *policy == OnDuplicate::Skip => {}
+                        Some(value) => {
+                            state.entries.insert(key.clone(), value.clone());
+                            written = true;
+                        }
+                        None => written |= state.entries.remove(key).is_some(),
+                    }
+                }
+                state.commits += u64::from(written);
+            }
+        }
+        state
+    }
+
+    /// What the real store holds; everything a reader can ask is asked and must agree with itself.
+    pub fn read(store: &Store) -> Result<State, String> {
+        let mut state = Self::read_snapshot(&store.snapshot())?;
+        state.settings = store.settings();
+        state.fingerprint = store.fingerprint().map(|fingerprint| fingerprint.id()[0]);
+        Ok(state)
+    }
+
+    /// The same without what only the handle knows.
+    pub fn read_snapshot(snapshot: &Snapshot) -> Result<State, String> {
+        let mut state = State { exists: true, commits: snapshot.last_commit(), ..State::default() };
+        let (mut rows, mut keys) = (0, Vec::new());
+        for entry in snapshot.iter() {
+            let entry = entry.map_err(|error| format!("reading an entry: {error}"))?;
+            let key = String::from_utf8(entry.key().to_vec()).map_err(|error| error.to_string())?;
+            let value = match entry.kind() {
+                Kind::Rows => {
+                    let elements: &[f32] = entry.rows().map_err(|error| error.to_string())?;
+                    rows += entry.row_count() as u64;
+                    let first = snapshot.at(entry.address()).map_err(|error| error.to_string())?;
+                    if first.as_deref() != elements.get(..DIM) {
+                        return Err(format!("{key}: its address leads to {first:?}"));
+                    }
+                    Value::Rows(elements.iter().map(|x| x.to_bits()).collect(), entry.payload().to_vec())
+                }
+                Kind::Empty => Value::Empty(entry.payload().to_vec()),
+                Kind::Rejected => Value::Rejected(entry.reason().unwrap_or_default().to_owned()),
+                other => return Err(format!("{key}: an entry of kind {other}")),
+            };
+            match snapshot.get(&key) {
+                Ok(Some(found)) if found.address() == entry.address() => {}
+                other => return Err(format!("{key}: iterated at {}, got {other:?}", entry.address())),
+            }
+            if state.entries.insert(key.clone(), value).is_some() {
+                return Err(format!("{key} is there twice"));
+            }
+            keys.push(key);
+        }
+        let totals = snapshot.totals();
+        let counted = totals.entries + totals.empty + totals.rejected;
+        if (counted, totals.rows) != (keys.len() as u64, rows) {
+            return Err(format!("totals say {totals:?}, there are {} entries and {rows} rows", keys.len()));
+        }
+        let hits = snapshot.search(&[1.0; DIM], usize::MAX).map_err(|error| error.to_string())?;
+        if hits.len() as u64 != rows {
+            return Err(format!("a search sees {} of {rows} rows", hits.len()));
+        }
+        keys.push("never stored".to_owned());
+        let missing = snapshot.missing(&keys).map_err(|error| error.to_string())?;
+        if missing != [keys.len() - 1] {
+            return Err(format!("of the keys just read these are missing: {missing:?}"));
+        }
+        Ok(state)
+    }
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was acknowledged when the disk had seen this many changes.
+    Acknowledged(usize),
+    /// It failed, or its process died: it may be there or not.
+    Unknown,
+    /// It failed in a way that promises that it is not there.
+    Refused,
+}
+
+/// What happened, in order.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Change { change: Change, started: usize, outcome: Outcome },
+    /// A writing handle has shown this state: what it shows, somebody may rely on.
+    Shown { at: usize, state: State },
+}
+
+/// The states that are right after the first `prefix` changes of the disk.
+pub fn right_states(start: &BTreeSet<State>, steps: &[Step], prefix: usize) -> BTreeSet<State> {
+    let mut states = start.clone();
+    for step in steps {
+        match step {
+            Step::Change { started, .. } if *started >= prefix => {}
+            Step::Change { change, outcome, .. } => match outcome {
+                Outcome::Acknowledged(at) if *at <= prefix => {
+                    states = states.iter().map(|state| state.after(change)).collect();
+                }
+                Outcome::Refused => {}
+                Outcome::Acknowledged(_) | Outcome::Unknown => {
+                    let after: Vec<State> = states.iter().map(|state| state.after(change)).collect();
+                    states.extend(after);
+                }
+            },
+            Step::Shown { at, state } if *at <= prefix => states.retain(|candidate| candidate == state),
+            Step::Shown { .. } => {}
+        }
+    }
+    states
+}
+
+/// Says where the read state differs from the nearest right one.
+pub fn difference(found: &State, right: &BTreeSet<State>) -> String {
+    let short = |state: &State| {
+        format!(
+            "exists {}, {} commits, keys {:?}, settings {:?}, fingerprint {:?}",
+            state.exists,
+            state.commits,
+            state.entries.keys().collect::<Vec<_>>(),
+            state.settings,
+            state.fingerprint
+        )
+    };
+    let right: Vec<String> = right.iter().map(short).collect();
+    format!("found {}\nright would be one of:\n  {}", short(found), right.join("\n  "))
+}
