@@ -43,7 +43,9 @@ impl Writer {
         change(&mut manifest)?;
         // Names that the manifest lists were flushed before: our own when they were committed, those of others in
         // `catch_up`.
-        manifest.write(&*vfs, &self.dir)?;
+        manifest.replace(&*vfs, &self.dir)?;
+        let dir = self.dir.clone();
+        self.flush_names(&dir, view.manifest_last + 1)?;
         let bytes: u64 = manifest.body.segments.iter().filter(|s| s.first >= from).map(|s| s.file_len).sum();
         if from <= manifest.body.last_commit() {
             log::info!(

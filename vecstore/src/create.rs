@@ -20,7 +20,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
         return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
     }
     refuse_existing(vfs, dir)?;
-    let (parent, sibling) = sibling(dir)?;
+    let sibling = sibling(dir)?;
     let (store_id, epoch) = (random_id()?, random_id()?);
     let manifest = Manifest {
         generation: 1,
@@ -50,7 +50,21 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
         refuse_existing(vfs, dir)?;
         return Err(Error::io(dir, "create the store", source));
     }
-    vfs.flush_dir(&parent).at(&parent, "flush the directory")
+    flush_name(vfs, dir)
+}
+
+/// Makes the store's own name durable. Whoever opens it for writing does this too: its creator may have died between
+/// giving the name and flushing it.
+pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    match vfs.flush_dir(parent) {
+        // A directory that may be passed but not read cannot be opened, and so not be flushed, by this user.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            log::debug!("{}: not flushed: {error}", parent.display());
+            Ok(())
+        }
+        flushed => flushed.at(parent, "flush the directory"),
+    }
 }
 
 fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
@@ -75,16 +89,15 @@ fn exists(dir: &Path, found: &str) -> Result<()> {
     Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
 }
 
-/// The parent directory, and the name under which the store is built beside its final place.
-fn sibling(dir: &Path) -> Result<(PathBuf, PathBuf)> {
+/// The name under which the store is built beside its final place.
+fn sibling(dir: &Path) -> Result<PathBuf> {
     let Some(name) = dir.file_name() else {
         return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
     };
-    let parent = dir.parent().unwrap_or(Path::new("")).to_owned();
     let mut hidden = OsStr::new(".").to_owned();
     hidden.push(name);
     hidden.push(format!(".creating-{}", hex(&random_id()?)));
-    Ok((parent.clone(), parent.join(hidden)))
+    Ok(dir.with_file_name(hidden))
 }
 
 fn build(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {

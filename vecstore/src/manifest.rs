@@ -234,6 +234,12 @@ impl Manifest {
     ///
     /// The caller holds the manifest lock (or the directory is not yet a store).
     pub fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        self.replace(vfs, dir)?;
+        vfs.flush_dir(dir).at(dir, "flush the directory")
+    }
+
+    /// The same but for the last step: the manifest is visible, not yet durable.
+    pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
         let bytes = self.encode()?;
         let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
         let path = dir.join(MANIFEST);
@@ -255,7 +261,7 @@ impl Manifest {
             remove_own(vfs, &tmp);
             return Err(Error::io(&path, "replace the manifest", source));
         }
-        vfs.flush_dir(dir).at(dir, "flush the directory")
+        Ok(())
     }
 }
 

@@ -110,6 +110,7 @@ impl OpenOptions {
             }
             let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout, self.verify_saves)?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
+            create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;
             if watch.suspect() != 0 {
                 writer.locked(&mut view, |_, _| Ok(()))?;

@@ -86,6 +86,8 @@ impl Writer {
         let segments = self.segments();
         // Before anything is built on a name that somebody else published, that name is made durable.
         self.flush_names(&segments, view.manifest_last + 1)?;
+        let dir = self.dir.clone();
+        self.flush_names(&dir, view.manifest_last + 1)?;
         self.remove_temporaries(&segments, TMP_PREFIX);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
         if suspect != 0 {
@@ -135,7 +137,10 @@ impl Writer {
             let segments = self.segments();
             self.flush_names(&segments, view.manifest_last + 1)?;
             *view = load::load(&*self.vfs, &self.dir, None)?;
-            self.checkpoint(view)?;
+        }
+        // Always: the name that is in doubt may be the manifest's.
+        self.checkpoint(view)?;
+        if !old.is_empty() {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
             log::warn!("{}: wrote {} segment(s) anew after a failed flush", self.dir.display(), old.len());
         }
@@ -143,18 +148,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Flushes the directory of segments. If that fails nobody knows what will survive: the handle stops writing,
-    /// and a mark in LOCK makes the next writer copy what is above the last checkpoint.
-    pub(crate) fn flush_names(&mut self, segments: &Path, first: u64) -> Result<()> {
-        let Err(source) = self.vfs.flush_dir(segments) else { return Ok(()) };
+    /// Flushes the directory of segments, or the store's own. If that fails nobody knows what will survive: the
+    /// handle stops writing, and a mark in LOCK makes the next writer copy what is above the last checkpoint.
+    pub(crate) fn flush_names(&mut self, dir: &Path, first: u64) -> Result<()> {
+        let Err(source) = self.vfs.flush_dir(dir) else { return Ok(()) };
         self.lock.mark_suspect(first);
         self.lock.raise();
-        Err(self.latch(source))
+        Err(self.latch(dir, source))
     }
 
     /// Makes names durable that a reader of this handle has seen, outside the commit lock.
     pub fn flush_seen(&mut self, view: &View) -> Result<()> {
-        let Err(source) = self.vfs.flush_dir(&self.segments()) else { return Ok(()) };
+        // The names of segments, and the manifest's: whoever replaced it may have died before flushing it.
+        let flushed = [self.segments(), self.dir.clone()]
+            .into_iter()
+            .find_map(|dir| self.vfs.flush_dir(&dir).err().map(|source| (dir, source)));
+        let Some((dir, source)) = flushed else { return Ok(()) };
         // The kernel reports a failure once. The next flush may claim success, so the mark must be left.
         match self.lock.acquire(self.timeout) {
             Ok(_) => {
@@ -164,12 +173,12 @@ impl Writer {
             }
             Err(error) => log::error!("cannot mark commits as suspect after a failed flush: {error}"),
         }
-        Err(self.latch(source))
+        Err(self.latch(&dir, source))
     }
 
-    fn latch(&mut self, source: std::io::Error) -> Error {
+    fn latch(&mut self, dir: &Path, source: std::io::Error) -> Error {
         self.counter = None;
-        let error = Error::OutcomeUnknown { path: self.segments(), source };
+        let error = Error::OutcomeUnknown { path: dir.to_owned(), source };
         self.latched = Some(error.to_string());
         error
     }
