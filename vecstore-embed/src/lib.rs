@@ -51,10 +51,14 @@
 //! The `vecstore-embed` command is a thin layer over this library.
 
 pub mod backend;
+pub mod descriptor;
 mod error;
+mod fingerprint;
 pub mod forecast;
 pub mod model;
 mod model_spec;
+mod onnx_graph;
+mod onnx_writer;
 pub mod picture;
 pub mod preprocess;
 pub mod progress;

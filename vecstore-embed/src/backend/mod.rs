@@ -1,0 +1,232 @@
+//! What runs a model: ONNX Runtime where it is installed, `tract` everywhere.
+//!
+//! Both are in every build. `tract` is part of the program and needs nothing; ONNX Runtime is a shared library that is
+//! loaded when the program runs, two to four times faster on convolutions.
+//!
+//! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the variable
+//! `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was *named* has to
+//! work: what is wrong with it is an error. One that was merely *found* and does not work is a warning in the log.
+//!
+//! ```
+//! use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
+//! use vecstore_embed::model::Model;
+//!
+//! let model = Model::builtin()?;
+//! let options = BackendOptions { choice: BackendChoice::Tract, ..BackendOptions::default() };
+//! let mut backend = open_backend(&model, &options)?;
+//!
+//! let picture = image::RgbImage::from_fn(100, 80, |x, y| image::Rgb([(x * 2) as u8, (y * 3) as u8, 99]));
+//! let mut pixels = vec![0.0; model.preprocess().tensor_len()];
+//! model.preprocess().apply(&picture, &mut pixels)?;
+//! let vector = backend.embed(1, &pixels)?;
+//! assert_eq!(vector.len(), 512);
+//! # Ok::<(), vecstore_embed::Error>(())
+//! ```
+
+mod library;
+mod onnxruntime;
+mod tract;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// Which backend to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendChoice {
+    /// ONNX Runtime if there is one, else `tract`.
+    #[default]
+    Auto,
+    /// The one that is part of the program.
+    Tract,
+    /// The shared library, or an error.
+    OnnxRuntime,
+}
+
+impl fmt::Display for BackendChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BackendChoice::Auto => "auto",
+            BackendChoice::Tract => "tract",
+            BackendChoice::OnnxRuntime => "onnxruntime",
+        })
+    }
+}
+
+impl FromStr for BackendChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(BackendChoice::Auto),
+            "tract" => Ok(BackendChoice::Tract),
+            "onnxruntime" => Ok(BackendChoice::OnnxRuntime),
+            _ => Err(Error::BadValue {
+                what: "backend",
+                expected: "auto, tract or onnxruntime",
+                found: text.to_owned(),
+            }),
+        }
+    }
+}
+
+/// How a backend is opened.
+#[derive(Clone, Debug, Default)]
+pub struct BackendOptions {
+    /// Which one.
+    pub choice: BackendChoice,
+    /// The ONNX Runtime library to load. Before `ORT_DYLIB_PATH`, before the usual places.
+    pub ort_lib: Option<PathBuf>,
+    /// Threads that compute; 0 means one per core.
+    pub threads: usize,
+}
+
+impl BackendOptions {
+    fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+
+    /// The library somebody asked for by name.
+    fn named_library(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.ort_lib.clone().or_else(variable)
+    }
+}
+
+/// A model that is loaded and ready. Owned and called by one thread at a time; open several for several.
+pub trait Backend: Send {
+    /// Name and version, and the library file where there is one.
+    fn name(&self) -> &str;
+
+    /// Numbers per vector.
+    fn dim(&self) -> usize;
+
+    /// A number of pictures per call that suits this backend. Any number works.
+    fn preferred_batch(&self) -> usize;
+
+    /// Embeds `batch` pictures, prepared by the model's [`Preprocess`](crate::preprocess::Preprocess) and laid one
+    /// behind the other in `pixels`. Gives `batch` x [`dim`](Self::dim) numbers, each vector brought to length 1.
+    /// Vectors with a number that is not finite, or with nothing but zeros, are given as the model made them.
+    ///
+    /// # Errors
+    /// [`Error::Inference`] with the backend's words; the backend stays usable.
+    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>>;
+}
+
+/// Loads `model` into the backend that `options` ask for, and runs it once to see that it works and how long its
+/// vectors are.
+///
+/// # Errors
+/// If the library asked for cannot be used, or the backend cannot run the model.
+pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+    match options.choice {
+        BackendChoice::Tract => tract::open(model, options.threads()),
+        BackendChoice::OnnxRuntime => match options.named_library() {
+            Some(library) => onnxruntime::open(model, &library, options.threads()),
+            None => first_that_works(model, options, &library::find())?.ok_or_else(library::none_found),
+        },
+        BackendChoice::Auto => match options.named_library() {
+            Some(library) => onnxruntime::open(model, &library, options.threads()),
+            None => match first_that_works(model, options, &library::find())? {
+                Some(backend) => Ok(backend),
+                None => tract::open(model, options.threads()),
+            },
+        },
+    }
+}
+
+/// Tries libraries that nobody asked for by name, in order.
+fn first_that_works(
+    model: &Model,
+    options: &BackendOptions,
+    libraries: &[PathBuf],
+) -> Result<Option<Box<dyn Backend>>> {
+    for library in libraries {
+        match onnxruntime::open(model, library, options.threads()) {
+            Ok(backend) => return Ok(Some(backend)),
+            // The library is no use. What else fails (the model, most likely) is not its fault.
+            Err(unusable @ Error::RuntimeLibrary { .. }) => log::warn!("{unusable}"),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(None)
+}
+
+/// Brings each vector to length 1.
+fn normalise(vectors: &mut [f32], dim: usize) {
+    for vector in vectors.chunks_exact_mut(dim) {
+        // In f64 the squares of any f32 add up without overflow or loss.
+        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+        if length.is_finite() && length > 0.0 {
+            for x in vector {
+                #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant; it is at most 1")]
+                let scaled = (f64::from(*x) / length) as f32;
+                *x = scaled;
+            }
+        }
+    }
+}
+
+/// Checks the shape of what came out of `batch` pictures; gives the length of a vector.
+fn vector_length(model: &Model, batch: usize, shape: &[usize]) -> Result<usize> {
+    match *shape {
+        [rows, dim] if rows == batch && dim > 0 => Ok(dim),
+        _ => Err(model.unusable(
+            format!("output {} of [{batch}, D] for {batch} pictures", model.output()),
+            format!("{shape:?}"),
+            "name another output with --output, or export the model with its pooling",
+        )),
+    }
+}
+
+/// Checks the length of what a caller gives.
+fn check_pixels(model: &Model, batch: usize, pixels: &[f32]) -> Result<()> {
+    match batch.checked_mul(model.preprocess().tensor_len()) {
+        Some(length) if length == pixels.len() => Ok(()),
+        _ => Err(Error::BadValue {
+            what: "pixels to embed",
+            expected: "batch x 3 x input height x input width numbers",
+            found: format!("{} numbers for {batch} pictures", pixels.len()),
+        }),
+    }
+}
+
+/// The text of a panic, which libraries now and then have for a model they do not understand.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic").to_owned()
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_get_length_one_and_nothing_is_made_up() {
+        let mut vectors = [3.0, 4.0, 0.0, 0.0, f32::NAN, 1.0, 1e-30, 0.0, 3e38, 3e38];
+        normalise(&mut vectors, 2);
+        assert_eq!(vectors[..4], [0.6, 0.8, 0.0, 0.0]);
+        assert!(vectors[4].is_nan() && vectors[5] == 1.0);
+        assert_eq!(vectors[6..8], [1.0, 0.0]);
+        assert!((vectors[8] - 0.5f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn choices_read_as_they_are_written() {
+        for choice in [BackendChoice::Auto, BackendChoice::Tract, BackendChoice::OnnxRuntime] {
+            assert_eq!(choice.to_string().parse::<BackendChoice>().unwrap(), choice);
+        }
+        assert!("cuda".parse::<BackendChoice>().is_err());
+    }
+}

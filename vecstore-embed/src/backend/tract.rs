@@ -1,0 +1,139 @@
+//! The backend that is part of the program.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::format_err;
+use tract_onnx::tract_core::plan::SimpleState;
+
+use super::{Backend, check_pixels, normalise, panic_text, vector_length};
+use crate::error::{Error, Result};
+use crate::model::{Model, Source};
+
+const NAME: &str = "tract 0.23";
+
+type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
+
+struct Tract {
+    model: Model,
+    dim: usize,
+    /// One per thread; they share the optimised graph and its weights.
+    states: Vec<State>,
+}
+
+pub(super) fn open(model: &Model, threads: usize) -> Result<Box<dyn Backend>> {
+    // The reader of graphs indexes by names that it takes from the file.
+    let plan = catch_unwind(AssertUnwindSafe(|| load(model).map_err(|e| format!("{e:#}"))))
+        .unwrap_or_else(|panic| Err(panic_text(&*panic)));
+    let cannot = |found: String| {
+        let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name its \
+                      library with --ort-lib";
+        model.unusable(format!("a model that {NAME} can run"), found, remedy)
+    };
+    let plan = plan.map_err(cannot)?;
+    let states: TractResult<Vec<State>> = (0..threads.max(1)).map(|_| plan.spawn()).collect();
+    let mut backend =
+        Tract { model: model.clone(), dim: 0, states: states.map_err(|e| cannot(format!("{e:#}")))? };
+
+    // One run tells the length of the vectors, and whether it runs at all.
+    let blank = vec![0.0; model.preprocess().tensor_len()];
+    let state = backend.states.first_mut().ok_or_else(|| cannot("no thread".to_owned()))?;
+    let (shape, _) = run(state, model, &blank).map_err(cannot)?;
+    backend.dim = vector_length(model, 1, &shape)?;
+    Ok(Box::new(backend))
+}
+
+/// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch are
+/// slower picture by picture, up to 18 times.
+fn load(model: &Model) -> TractResult<Arc<TypedRunnableModel>> {
+    // Exporters write shapes of intermediate values for the batch they exported with; they contradict any other.
+    let reader = tract_onnx::onnx().with_ignore_value_info(true);
+    let mut graph = match model.source() {
+        Source::Builtin(bytes) => reader.model_for_read(&mut &**bytes)?,
+        Source::File(path) => reader.model_for_path(path)?,
+    };
+    // Several outputs: the others need not be computed.
+    let outputs = graph.output_outlets()?.to_vec();
+    let wanted = outputs.iter().find(|outlet| graph.outlet_label(**outlet) == Some(model.output()));
+    let wanted = *wanted.ok_or_else(|| format_err!("no output {}", model.output()))?;
+    graph.select_output_outlets(&[wanted])?;
+    graph.with_input_fact(0, f32::fact(shape(model)).into())?.into_optimized()?.into_runnable()
+}
+
+fn shape(model: &Model) -> [usize; 4] {
+    let preprocess = model.preprocess();
+    [1, 3, preprocess.input_height() as usize, preprocess.input_width() as usize]
+}
+
+/// One picture; gives the shape and the numbers of the output.
+fn run(state: &mut State, model: &Model, pixels: &[f32]) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
+    let mut run = || -> TractResult<_> {
+        let input = Tensor::from_shape(&shape(model), pixels)?;
+        let outputs = state.run(tvec!(input.into_tvalue()))?;
+        let output = outputs.first().ok_or_else(|| format_err!("the model gave nothing"))?;
+        Ok((output.shape().to_vec(), output.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()))
+    };
+    // Taken with its causes: the plain text is only the outermost of them.
+    catch_unwind(AssertUnwindSafe(|| run().map_err(|e| format!("{e:#}"))))
+        .unwrap_or_else(|panic| Err(panic_text(&*panic)))
+}
+
+impl Tract {
+    fn failed(&self, found: String) -> Error {
+        Error::Inference { backend: NAME.to_owned(), model: self.model.name().to_owned(), found }
+    }
+}
+
+impl Backend for Tract {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn preferred_batch(&self) -> usize {
+        32
+    }
+
+    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+        check_pixels(&self.model, batch, pixels)?;
+        if batch == 0 {
+            return Ok(Vec::new());
+        }
+        let dim = self.dim;
+        let mut vectors = vec![0.0; batch * dim];
+        let picture_len = self.model.preprocess().tensor_len();
+        let share = batch.div_ceil(self.states.len());
+        let model = &self.model;
+        let work = |state: &mut State, pixels: &[f32], vectors: &mut [f32]| {
+            for (pixels, vector) in pixels.chunks_exact(picture_len).zip(vectors.chunks_exact_mut(dim)) {
+                let (shape, numbers) = run(state, model, pixels)?;
+                if numbers.len() != dim {
+                    return Err(format!("the output became {shape:?}"));
+                }
+                vector.copy_from_slice(&numbers);
+            }
+            Ok(())
+        };
+        let done: std::result::Result<(), String> = thread::scope(|scope| {
+            let parts = pixels.chunks(share * picture_len).zip(vectors.chunks_mut(share * dim));
+            let threads: Vec<_> = self
+                .states
+                .iter_mut()
+                .zip(parts)
+                .map(|(state, (pixels, vectors))| scope.spawn(move || work(state, pixels, vectors)))
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| Err(panic_text(&*panic)))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        done.map_err(|found| self.failed(found))?;
+        normalise(&mut vectors, dim);
+        Ok(vectors)
+    }
+}

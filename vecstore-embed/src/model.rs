@@ -1,0 +1,277 @@
+//! A model: which graph, how pictures reach it, which of its outputs is the vector.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use vecstore::Fingerprint;
+
+use crate::descriptor;
+use crate::error::{Error, Result};
+use crate::fingerprint::Ingredients;
+use crate::onnx_graph::{Declared, Port, declared};
+use crate::preprocess::{Preprocess, PreprocessOverrides};
+
+/// The file that is looked for beside a model.
+const CONFIG: &str = "preprocessor_config.json";
+
+/// A model that a [backend](crate::backend) can be opened for.
+///
+/// ```
+/// use vecstore_embed::model::Model;
+///
+/// let model = Model::builtin()?;
+/// assert_eq!(model.name(), "descriptor-1");
+/// assert_eq!(model.preprocess().input_height(), 224);
+/// println!("vectors of {}", model.fingerprint().description());
+/// # Ok::<(), vecstore_embed::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Model {
+    name: String,
+    source: Source,
+    preprocess: Preprocess,
+    fingerprint: Fingerprint,
+    input: String,
+    output: String,
+    batch: BatchShape,
+}
+
+/// Where the graph is.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Builtin(&'static [u8]),
+    /// Backends read it again, because weights may lie in files beside it.
+    File(PathBuf),
+}
+
+/// How many pictures the graph takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BatchShape {
+    Any,
+    One,
+}
+
+impl Model {
+    /// The [descriptor](crate::descriptor) that is part of this crate.
+    ///
+    /// # Errors
+    /// None in a program that was built as it is; the graph goes through the same checks as any other.
+    pub fn builtin() -> Result<Self> {
+        let declared = declared(descriptor::NAME, descriptor::FILE)?;
+        let parts = Parts {
+            name: descriptor::NAME.to_owned(),
+            source: Source::Builtin(descriptor::FILE),
+            bytes: descriptor::FILE,
+            weights: Vec::new(),
+            preprocess: Preprocess::descriptor(),
+        };
+        parts.model(&declared, None)
+    }
+
+    /// An ONNX file with one f32 input `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
+    ///
+    /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single values
+    /// replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they do, a file of a
+    /// family that is not known here does not matter either.
+    ///
+    /// `output` names the output to take. Without it the only one is taken, or the only one `[N, D]`.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how to
+    /// prepare pictures. Each says what was expected, what was found and what to do.
+    pub fn from_file(path: &Path, overrides: &PreprocessOverrides, output: Option<&str>) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io {
+            path: path.to_owned(),
+            action: "read the model",
+            source,
+        })?;
+        let declared = declared(&path.display().to_string(), &bytes)?;
+        let parts = Parts {
+            name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            source: Source::File(path.to_owned()),
+            weights: hash_weights(path, &declared)?,
+            bytes: &bytes,
+            preprocess: preprocess(path, overrides)?,
+        };
+        parts.model(&declared, output)
+    }
+
+    /// What the model is called: its file name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How pictures are prepared for it.
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    /// Equal exactly when vectors are comparable: over the model's bytes and weight files, the preparation of
+    /// pictures, the output taken and the normalisation.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn input(&self) -> &str {
+        &self.input
+    }
+
+    pub(crate) fn output(&self) -> &str {
+        &self.output
+    }
+
+    pub(crate) fn batch(&self) -> BatchShape {
+        self.batch
+    }
+
+    /// An error about this model.
+    pub(crate) fn unusable(&self, expected: impl Into<String>, found: String, remedy: impl Into<String>) -> Error {
+        Error::Model { model: self.source.to_string(), expected: expected.into(), found, remedy: remedy.into() }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Builtin(_) => f.write_str(descriptor::NAME),
+            Source::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// All that a model is made from, before it is known to fit together.
+struct Parts<'a> {
+    name: String,
+    source: Source,
+    bytes: &'a [u8],
+    weights: Vec<(String, blake3::Hash)>,
+    preprocess: Preprocess,
+}
+
+impl Parts<'_> {
+    fn model(self, declared: &Declared, output: Option<&str>) -> Result<Model> {
+        let (input, batch) = self.input(&declared.inputs)?;
+        let output = self.output(&declared.outputs, output)?;
+        let fingerprint = Ingredients {
+            name: &self.name,
+            model: self.bytes,
+            weights: &self.weights,
+            preprocess: &self.preprocess.canonical(),
+            output: &output,
+        }
+        .fingerprint();
+        let Parts { name, source, preprocess, .. } = self;
+        Ok(Model { name, source, preprocess, fingerprint, input, output, batch })
+    }
+
+    fn refuse<T>(&self, expected: String, found: String, remedy: &str) -> Result<T> {
+        let model = self.source.to_string();
+        Err(Error::Model { model, expected, found, remedy: remedy.to_owned() })
+    }
+
+    /// The one input, if it takes what the preprocessing makes.
+    fn input(&self, inputs: &[Port]) -> Result<(String, BatchShape)> {
+        let (height, width) =
+            (u64::from(self.preprocess.input_height()), u64::from(self.preprocess.input_width()));
+        let expected = format!("one f32 input [N, 3, {height}, {width}]");
+        let [input] = inputs else {
+            let found = format!("{} inputs ({})", inputs.len(), list(inputs));
+            return self.refuse(expected, found, "export the part of the model that embeds pictures alone");
+        };
+        if !input.is_f32 {
+            return self.refuse(expected, input.to_string(), "export the model with f32 inputs");
+        }
+        let Some(dims) = &input.dims else { return Ok((input.name.clone(), BatchShape::Any)) };
+        let [batch, channels, rows, columns] = dims[..] else {
+            return self.refuse(expected, input.to_string(), "export a model that takes pictures as [N, 3, H, W]");
+        };
+        if channels.is_some_and(|channels| channels != 3) {
+            let remedy = "export a model that takes three colour planes before height and width";
+            return self.refuse(expected, input.to_string(), remedy);
+        }
+        if rows.is_some_and(|rows| rows != height) || columns.is_some_and(|columns| columns != width) {
+            let remedy = "give the --size and --crop that the model was trained with";
+            return self.refuse(expected, input.to_string(), remedy);
+        }
+        match batch {
+            None => Ok((input.name.clone(), BatchShape::Any)),
+            Some(1) => Ok((input.name.clone(), BatchShape::One)),
+            Some(_) => self.refuse(expected, input.to_string(), "export the model with a free batch dimension"),
+        }
+    }
+
+    /// The output wanted, or the one that suggests itself.
+    fn output(&self, outputs: &[Port], wanted: Option<&str>) -> Result<String> {
+        const REMEDY: &str = "name one [N, D] with --output, or export the model with its pooling";
+        let expected = "an f32 output [N, D]: one vector per picture".to_owned();
+        let found = match wanted {
+            Some(name) => match outputs.iter().find(|output| output.name == name) {
+                Some(output) => output,
+                None => return self.refuse(format!("an output {name}"), list(outputs), REMEDY),
+            },
+            None => {
+                let flat: Vec<&Port> = outputs.iter().filter(|output| output.rank() == Some(2)).collect();
+                match (outputs, &flat[..]) {
+                    ([only], _) => only,
+                    (_, [only]) => only,
+                    _ => return self.refuse(expected, list(outputs), REMEDY),
+                }
+            }
+        };
+        match found.is_f32 && found.rank().is_none_or(|rank| rank == 2) {
+            true => Ok(found.name.clone()),
+            false => self.refuse(expected, list(outputs), REMEDY),
+        }
+    }
+}
+
+fn list(ports: &[Port]) -> String {
+    let words: Vec<String> = ports.iter().map(Port::to_string).collect();
+    words.join(", ")
+}
+
+fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preprocess> {
+    let config = model.with_file_name(CONFIG);
+    let exists = config.try_exists().map_err(|source| Error::Io {
+        path: config.clone(),
+        action: "look for",
+        source,
+    })?;
+    if exists {
+        return match (Preprocess::from_config_file_with(&config, overrides), overrides.is_complete()) {
+            (Err(unclear), true) => {
+                log::warn!("{unclear}; the options given say all that is needed, so the file is not used");
+                Preprocess::from_overrides(overrides)?.ok_or(unclear)
+            }
+            (result, _) => result,
+        };
+    }
+    Preprocess::from_overrides(overrides)?.ok_or_else(|| Error::PreprocessUnknown {
+        model: model.to_owned(),
+        missing: format!("there is no {}, and of the options {} not given", config.display(), absent(overrides)),
+    })
+}
+
+fn absent(overrides: &PreprocessOverrides) -> String {
+    let missing = overrides.missing();
+    let verb = if missing.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", missing.join(", "))
+}
+
+fn hash_weights(model: &Path, declared: &Declared) -> Result<Vec<(String, blake3::Hash)>> {
+    let folder = model.parent().unwrap_or(Path::new(""));
+    let hash = |file: &PathBuf| {
+        let path = folder.join(file);
+        let mut hasher = blake3::Hasher::new();
+        let read = File::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
+        match read {
+            Ok(()) => Ok((file.to_string_lossy().into_owned(), hasher.finalize())),
+            Err(source) => Err(Error::Io { path, action: "read the weights", source }),
+        }
+    };
+    declared.weight_files.iter().map(hash).collect()
+}

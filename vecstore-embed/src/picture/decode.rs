@@ -1,0 +1,98 @@
+//! Bytes in, upright RGB out.
+
+use std::io::{Cursor, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::error::ImageError;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+
+use super::{Class, DecodeLimits, Format, Rejected, format, jpeg, whole};
+
+/// Decodes a whole file into upright 8-bit RGB; see the [module](super) for the rules.
+///
+/// # Errors
+/// [`Rejected`] says why the content gives no picture. Every cut of a valid file is refused.
+pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
+    if bytes.is_empty() {
+        return Err(Rejected::new(Class::Empty, ""));
+    }
+    let Some(format) = format::sniff(bytes) else { return Err(format::unknown(bytes)) };
+    let whole = whole::check(format, bytes)?;
+    // Decoders of six formats are a lot of code that meets hostile bytes. A panic in one of them costs that one
+    // picture, not the run; nothing that outlives the call is shared with it.
+    let decoded = catch_unwind(AssertUnwindSafe(|| match format {
+        Format::Jpeg => jpeg::decode(bytes, whole, limits),
+        Format::Png => other(bytes, format, ImageFormat::Png, limits),
+        Format::WebP => other(bytes, format, ImageFormat::WebP, limits),
+        Format::Gif => other(bytes, format, ImageFormat::Gif, limits),
+        Format::Bmp => other(bytes, format, ImageFormat::Bmp, limits),
+        Format::Tiff => other(bytes, format, ImageFormat::Tiff, limits),
+    }));
+    decoded.unwrap_or_else(|_| Err(Rejected::new(Class::Damaged, format!("the {format} decoder gave up on it"))))
+}
+
+/// The formats that the `image` crate decodes without swallowing errors.
+fn other(bytes: &[u8], format: Format, codec: ImageFormat, limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
+    let rejected = |error: ImageError| rejected(format, error);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
+    let mut allowed = Limits::no_limits();
+    allowed.max_alloc = Some(limits.max_alloc());
+    reader.limits(allowed);
+    let mut decoder = reader.into_decoder().map_err(rejected)?;
+    let (width, height) = decoder.dimensions();
+    limits.check(width.into(), height.into())?;
+    // Metadata that cannot be read say nothing about the pixels.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(rejected)?;
+    picture.apply_orientation(orientation);
+    Ok(match picture.color().has_alpha() {
+        true => over_white(picture),
+        false => picture.into_rgb8(),
+    })
+}
+
+/// What is transparent shows a white page, as it would in print; dropping the alpha channel instead shows whatever
+/// colour the program that made the file left in pixels nobody sees.
+fn over_white(picture: DynamicImage) -> RgbImage {
+    let rgba = picture.into_rgba8();
+    let mut rgb = RgbImage::new(rgba.width(), rgba.height());
+    for (to, from) in rgb.pixels_mut().zip(rgba.pixels()) {
+        let [r, g, b, alpha] = from.0;
+        to.0 = [r, g, b].map(|colour| blend(colour, alpha));
+    }
+    rgb
+}
+
+/// `colour` at `alpha` over white, rounded to the nearest level.
+fn blend(colour: u8, alpha: u8) -> u8 {
+    let (colour, alpha) = (u16::from(colour), u16::from(alpha));
+    // At most 255 * 255 + 127, divided by 255: always fits.
+    u8::try_from((colour * alpha + 255 * (255 - alpha) + 127) / 255).unwrap_or(u8::MAX)
+}
+
+fn rejected(format: Format, error: ImageError) -> Rejected {
+    let class = match &error {
+        ImageError::Limits(_) => Class::TooLarge,
+        ImageError::Unsupported(_) => Class::Unsupported,
+        ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Class::Truncated,
+        _ => Class::Damaged,
+    };
+    // Some of these texts run over several lines; a reason is one line.
+    let text = error.to_string();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    Rejected::new(class, format!("{format}: {}", words.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transparency_shows_white() {
+        assert_eq!(blend(0, 0), 255);
+        assert_eq!(blend(200, 255), 200);
+        assert_eq!(blend(0, 128), 127);
+        assert_eq!(blend(255, 7), 255);
+    }
+}

@@ -1,0 +1,266 @@
+//! The four steps themselves.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use super::{ChannelOrder, Filter, Preprocess, Resize, Sides};
+use crate::error::{Error, Result};
+
+thread_local! {
+    // A resizer keeps its scratch memory; a worker thread prepares thousands of pictures.
+    static RESIZER: RefCell<Resizer> = RefCell::new(Resizer::new());
+}
+
+impl Preprocess {
+    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with `[3, height, width]`.
+    ///
+    /// # Errors
+    /// If `out` has another length, or the picture has no pixels.
+    pub fn apply(&self, picture: &RgbImage, out: &mut [f32]) -> Result<()> {
+        let bad = |what, expected, found| Err(Error::BadValue { what, expected, found });
+        if out.len() != self.tensor_len() {
+            let what = "length of the tensor a picture is prepared into";
+            return bad(what, "3 x input height x input width", out.len().to_string());
+        }
+        let (width, height) = picture.dimensions();
+        if width == 0 || height == 0 {
+            return bad("picture", "1 pixel or more on each side", format!("{width}x{height}"));
+        }
+        let pixels = self.resize_and_crop(picture)?;
+        self.write_planes(&pixels, out);
+        Ok(())
+    }
+
+    /// The side lengths a picture is resized to, width first. One of them may be huge for a picture that is a line.
+    fn resized_sides(&self, width: u32, height: u32) -> (u64, u64) {
+        match self.resize {
+            Resize::Exact(sides) => (sides.width.into(), sides.height.into()),
+            Resize::ShortestEdge(edge) => {
+                let (edge, width, height) = (u64::from(edge), u64::from(width), u64::from(height));
+                // Cut, not rounded, to a whole number, as `int(size * long / short)` does.
+                match width <= height {
+                    true => (edge, edge * height / width),
+                    false => (edge * width / height, edge),
+                }
+            }
+        }
+    }
+
+    /// Only the part that the crop keeps is computed: the window of the resized picture is traced back to the part
+    /// of the source that it comes from. Filters still see the pixels around that part, so the result is the one of
+    /// resizing all and cutting afterwards.
+    fn resize_and_crop<'a>(&self, picture: &'a RgbImage) -> Result<Cow<'a, [u8]>> {
+        let (width, height) = picture.dimensions();
+        let (resized_width, resized_height) = self.resized_sides(width, height);
+        let Sides { height: input_height, width: input_width } = self.input;
+        let same_size = (u64::from(width), u64::from(height)) == (resized_width, resized_height);
+        if same_size && (width, height) == (input_width, input_height) {
+            return Ok(Cow::Borrowed(picture.as_raw()));
+        }
+        let columns = Window::new(width, resized_width, input_width);
+        let rows = Window::new(height, resized_height, input_height);
+        match kernel(self.filter) {
+            None => Ok(Cow::Owned(nearest(picture, columns, rows))),
+            Some(kernel) => convolve(picture, kernel, columns, rows).map(Cow::Owned).map_err(|found| {
+                Error::Preprocess {
+                    origin: format!("a picture of {width}x{height}"),
+                    expected: format!("to become {input_width}x{input_height}"),
+                    found,
+                    remedy: "this is a fault of the program, please report it".to_owned(),
+                }
+            }),
+        }
+    }
+
+    /// Looks up what each level becomes and takes the channels apart.
+    fn write_planes(&self, pixels: &[u8], out: &mut [f32]) {
+        let channels = match self.order {
+            ChannelOrder::Rgb => [0, 1, 2],
+            ChannelOrder::Bgr => [2, 1, 0],
+        };
+        let planes = out.chunks_exact_mut(self.tensor_len() / 3);
+        for ((plane, channel), levels) in planes.zip(channels).zip(self.levels.iter()) {
+            for (to, level) in plane.iter_mut().zip(pixels.iter().skip(channel).step_by(3)) {
+                *to = levels[usize::from(*level)];
+            }
+        }
+    }
+}
+
+/// The centred window that a crop keeps of one side, seen from the source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Window {
+    /// Pixels of the source.
+    source: u32,
+    /// Pixels kept.
+    kept: u32,
+    /// Resized pixels before the first one kept.
+    offset: u64,
+    /// Source pixels per resized pixel.
+    step: f64,
+}
+
+impl Window {
+    #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^53")]
+    fn new(source: u32, resized: u64, kept: u32) -> Self {
+        let offset = resized.saturating_sub(kept.into()) / 2;
+        Window { source, kept, offset, step: f64::from(source) / resized as f64 }
+    }
+
+    /// Where the window begins in the source and how much of it it covers.
+    #[expect(clippy::cast_precision_loss, reason = "offsets are far below 2^53")]
+    fn span(&self) -> (f64, f64) {
+        let begin = self.offset as f64 * self.step;
+        (begin, (f64::from(self.kept) * self.step).min(f64::from(self.source) - begin))
+    }
+
+    /// Whole source pixels, first and end, that a filter of this support may look at.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=source before")]
+    fn reach(&self, support: f64) -> (u32, u32) {
+        let (begin, length) = self.span();
+        // One more on each side, so that rounding never moves the edge that the filter itself cuts off at.
+        let radius = support * self.step.max(1.0) + 1.0;
+        let first = (begin - radius).floor().max(0.0);
+        let end = (begin + length + radius).ceil().min(f64::from(self.source));
+        (first as u32, end as u32)
+    }
+
+    /// The source pixel below the centre of each pixel kept. Summed up step by step like Pillow does, whose
+    /// rounding decides where a centre falls between two pixels.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, and is clamped")]
+    fn centres(&self) -> Vec<u32> {
+        let mut at = self.step * 0.5;
+        for _ in 0..self.offset {
+            at += self.step;
+        }
+        let next = |_| {
+            let pixel = (at as u32).min(self.source - 1);
+            at += self.step;
+            pixel
+        };
+        (0..self.kept).map(next).collect()
+    }
+}
+
+/// A filter's kernel and how many pixels to each side it reaches at the original size.
+fn kernel(filter: Filter) -> Option<(FilterType, f64)> {
+    match filter {
+        Filter::Nearest => None,
+        Filter::Lanczos3 => Some((FilterType::Lanczos3, 3.0)),
+        Filter::Bilinear => Some((FilterType::Bilinear, 1.0)),
+        Filter::Bicubic => Some((FilterType::CatmullRom, 2.0)),
+        Filter::Box => Some((FilterType::Box, 0.5)),
+        Filter::Hamming => Some((FilterType::Hamming, 1.0)),
+    }
+}
+
+/// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it: at hard
+/// edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are swapped, which the
+/// resizer left to itself would do. So it is called once per pass. What is left are roundings: the levels of Pillow
+/// 11.3 to within one where pictures are reduced, in rare pixels two where tiny ones are enlarged.
+fn convolve(
+    picture: &RgbImage,
+    (kernel, support): (FilterType, f64),
+    columns: Window,
+    rows: Window,
+) -> std::result::Result<Vec<u8>, String> {
+    let (first_row, end_row) = rows.reach(support);
+    let (left, wide) = columns.span();
+    let (top, high) = rows.span();
+    let algorithm = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kernel));
+    let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
+        .map_err(|e| e.to_string())?;
+    let mut narrowed = Image::new(columns.kept, end_row - first_row, PixelType::U8x3);
+    let mut target = Image::new(columns.kept, rows.kept, PixelType::U8x3);
+    // A pass is left out by the resizer when the window on that side is whole and keeps its size.
+    let across = algorithm.crop(left, first_row.into(), wide, (end_row - first_row).into());
+    let down = algorithm.crop(0.0, top - f64::from(first_row), columns.kept.into(), high);
+    RESIZER
+        .with_borrow_mut(|resizer| {
+            resizer.resize(&source, &mut narrowed, &across)?;
+            resizer.resize(&narrowed, &mut target, &down)
+        })
+        .map_err(|e| e.to_string())?;
+    Ok(target.into_vec())
+}
+
+fn nearest(picture: &RgbImage, columns: Window, rows: Window) -> Vec<u8> {
+    let columns = columns.centres();
+    let pick = |y: u32| columns.iter().flat_map(move |x| picture.get_pixel(*x, y).0);
+    rows.centres().into_iter().flat_map(pick).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preprocess::PreprocessOverrides;
+
+    fn shortest(edge: u32, crop: &str) -> Preprocess {
+        let options = PreprocessOverrides {
+            size: Some(Resize::ShortestEdge(edge)),
+            crop: Some(crop.parse().unwrap()),
+            mean: Some([0.0; 3]),
+            std: Some([1.0; 3]),
+            ..PreprocessOverrides::default()
+        };
+        Preprocess::from_overrides(&options).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_longer_side_is_cut_to_a_whole_number() {
+        let preprocess = shortest(224, "224");
+        assert_eq!(preprocess.resized_sides(640, 427), (335, 224)); // 335.7
+        assert_eq!(preprocess.resized_sides(427, 640), (224, 335));
+        assert_eq!(preprocess.resized_sides(100, 100), (224, 224));
+    }
+
+    #[test]
+    fn windows_lie_in_the_middle_and_inside() {
+        assert_eq!(Window::new(100, 100, 51).span(), (24.0, 51.0));
+        assert_eq!(Window::new(200, 100, 100).span(), (0.0, 200.0));
+        assert_eq!(Window::new(200, 100, 50).reach(2.0), (45, 155));
+        for source in 1..200 {
+            for resized in [7u64, 224, 225, 1000] {
+                let window = Window::new(source, resized, 7);
+                let (begin, length) = window.span();
+                let (first, end) = window.reach(0.5);
+                assert!(begin >= 0.0 && begin + length <= f64::from(source), "{source} {resized}");
+                assert!(f64::from(first) <= begin && begin + length <= f64::from(end) && end <= source);
+                assert!(window.centres().iter().all(|pixel| (first..end).contains(pixel)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_a_picture_too() {
+        let preprocess = shortest(256, "224");
+        let mut out = vec![-1.0; preprocess.tensor_len()];
+        for (width, height) in [(1, 65_535), (65_535, 1), (1, 1)] {
+            let line = RgbImage::from_pixel(width, height, image::Rgb([51, 102, 153]));
+            preprocess.apply(&line, &mut out).unwrap();
+            let wanted = [0.2, 0.4, 0.6].map(|colour: f32| vec![colour; 224 * 224]).concat();
+            assert!(out.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-6), "{width}x{height}");
+        }
+    }
+
+    #[test]
+    fn channels_come_in_the_order_of_the_model() {
+        let picture = RgbImage::from_pixel(2, 2, image::Rgb([0, 51, 255]));
+        let options = PreprocessOverrides {
+            size: Some("2x2".parse().unwrap()),
+            mean: Some([0.5, 0.0, 0.0]),
+            std: Some([0.5, 1.0, 1.0]),
+            channel_order: Some(ChannelOrder::Bgr),
+            ..PreprocessOverrides::default()
+        };
+        let preprocess = Preprocess::from_overrides(&options).unwrap().unwrap();
+        let mut out = [9.0; 12];
+        preprocess.apply(&picture, &mut out).unwrap();
+        assert_eq!(out, [1.0, 1.0, 1.0, 1.0, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.0]);
+        assert!(preprocess.apply(&picture, &mut [0.0; 11]).is_err());
+    }
+}
