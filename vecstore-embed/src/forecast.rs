@@ -9,7 +9,10 @@ const ENTRY_OVERHEAD: u64 = 64;
 
 /// Bytes a commit takes beside its entries: the padded header, the checksums and the footer, rounded up to the
 /// blocks of a file system.
-const COMMIT_OVERHEAD: u64 = 12 << 10;
+const COMMIT_OVERHEAD: u64 = 8 << 10;
+
+/// Bytes a store takes beside its segments: the manifest, the one that replaces it, and the locks.
+const STORE_OVERHEAD: u64 = 16 << 10;
 
 /// What a run will need on the store's file system, and what is free there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +41,8 @@ impl Forecast {
         let needed = pictures
             .saturating_mul(row.saturating_add(ENTRY_OVERHEAD))
             .saturating_add(key_bytes)
-            .saturating_add(commits.saturating_mul(COMMIT_OVERHEAD));
+            .saturating_add(commits.saturating_mul(COMMIT_OVERHEAD))
+            .saturating_add(STORE_OVERHEAD);
         Forecast { pictures, needed, free }
     }
 
@@ -64,7 +68,7 @@ mod tests {
     #[test]
     fn counts_rows_keys_and_commits() {
         let forecast = Forecast::new(33, 330, 512, DType::F32, 32, Some(1 << 30));
-        assert_eq!(forecast.needed, 33 * (2048 + ENTRY_OVERHEAD) + 330 + 2 * COMMIT_OVERHEAD);
+        assert_eq!(forecast.needed, 33 * (2048 + ENTRY_OVERHEAD) + 330 + 2 * COMMIT_OVERHEAD + STORE_OVERHEAD);
         let half = Forecast::new(33, 330, 512, DType::F16, 32, None);
         assert_eq!(forecast.needed - half.needed, 33 * 1024);
     }

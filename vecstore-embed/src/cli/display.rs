@@ -1,12 +1,15 @@
 //! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use vecstore_embed::{Observer, Plan, Progress, StopFlag};
 
 /// Time between lines where there is no terminal.
@@ -15,7 +18,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How often the stop flag is looked at, so that Ctrl-C is answered.
 const TICK: Duration = Duration::from_millis(100);
 
-const BAR: &str = "{bar:30} {human_pos}/{human_len}  {per_sec}  {eta} left{msg}";
+const BAR: &str = "{bar:30} {human_pos}/{human_len}  {rate}  {eta} left{msg}";
 
 /// The bar, or the lines. Clones are the same display.
 #[derive(Clone)]
@@ -74,6 +77,12 @@ impl Display {
         self.0.bar.finish_and_clear();
     }
 
+    /// Pictures that this run has committed so far.
+    pub(crate) fn committed(&self) -> u64 {
+        let state = self.state();
+        state.progress.embedded + state.progress.rejected
+    }
+
     /// Writes a line to stderr, unless quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.state().quiet {
@@ -122,7 +131,10 @@ impl Observer for Display {
             let bar = &self.0.bar;
             bar.set_draw_target(ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(BAR) {
-                bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+                let rate = |state: &ProgressState, to: &mut dyn fmt::Write| {
+                    let _ = write!(to, "{:.1}/s", state.per_sec());
+                };
+                bar.set_style(style.with_key("rate", rate).progress_chars("█▉▊▋▌▍▎▏ "));
             }
             bar.set_length(plan.to_do);
             bar.reset();

@@ -34,7 +34,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "FILTER")]
     filter: Option<Filter>,
     /// Name of the output that holds the vectors, where the model has several
-    #[arg(long, requires = "model", value_name = "NAME")]
+    #[arg(long, alias = "output", requires = "model", value_name = "NAME")]
     output_name: Option<String>,
 }
 

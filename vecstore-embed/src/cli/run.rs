@@ -109,7 +109,15 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
         .with_observer(Arc::new(display.clone()));
     let summary = summary.run(&model);
     display.close();
-    let summary = summary?;
+    let summary = summary.inspect_err(|_| {
+        let committed = display.committed();
+        if committed > 0 {
+            let committed = HumanCount(committed);
+            display.say(&format!(
+                "{committed} of this run are stored, and stay; the same command goes on from there"
+            ));
+        }
+    })?;
     match args.json {
         true => print_json(&json_summary(&summary))?,
         false => print(&text_summary(args, &summary))?,
@@ -148,17 +156,18 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         let _ =
             writeln!(text, "{}: no pictures in this folder{deeper}: nothing to do", args.folder.display());
     } else {
-        let _ = writeln!(
+        let _ = write!(
             text,
-            "{}: {} embedded, {} rejected, {} already stored, {} could not be read; {} found in {:.1} s",
+            "{}: {} embedded, {} rejected, {} already stored",
             args.store.display(),
             count(summary.embedded),
             count(summary.rejected),
             count(summary.already),
-            count(summary.unread.count()),
-            count(summary.found),
-            summary.elapsed.as_secs_f64(),
         );
+        if summary.unread.count() > 0 {
+            let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
+        }
+        let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
     }
     list(&mut text, "rejected:", &summary.rejections);
     if summary.rejections.count() > summary.rejections.first().len() as u64 {

@@ -7,6 +7,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use crossbeam_channel::bounded;
+use indicatif::HumanBytes;
 use vecstore::Store;
 
 use super::budget::Budget;
@@ -73,11 +74,12 @@ impl Run {
         let (store, roots) = target.prepare(model, backend.dim(), self.dtype)?;
         let plan = self.plan(&count, &folder, model, store, backend.as_ref());
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
-            let needed = plan.forecast.needed;
             log::warn!(
-                "{}: about {needed} bytes will be needed, and {free} are free: this run will not fit; it stores what \
-                 it can, and goes on when there is room",
-                self.store.display()
+                "{}: this run will not fit: about {} will be needed, and {} are free; it stores what it can, and \
+                 goes on when there is room",
+                self.store.display(),
+                HumanBytes(plan.forecast.needed),
+                HumanBytes(free),
             );
         }
         if let Some(observer) = &self.observer {
@@ -181,17 +183,9 @@ impl Run {
                 scope.spawn(move || work(&jobs, &to_infer, prepare, shared));
             }
             drop((jobs, to_infer));
-            let inferring = scope.spawn(move || {
-                let result = infer(&samples, &to_commit, backend.as_mut(), self.batch_size, &prepare.pool);
-                if result.is_err() {
-                    shared.halt();
-                }
-                result
-            });
+            let inferring = scope
+                .spawn(move || infer(&samples, &to_commit, backend.as_mut(), self.batch_size, &prepare.pool));
             let committed = commit(outputs, store, shared);
-            if committed.is_err() {
-                shared.halt();
-            }
             let inferred = join(inferring);
             let fed = join(feeder);
             committed.and(inferred).and(fed)

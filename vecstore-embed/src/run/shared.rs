@@ -11,9 +11,7 @@ use crate::progress::{FirstFew, Observer, Progress};
 /// Counters and flags of one run.
 pub(crate) struct Shared {
     stop: StopFlag,
-    /// Raised by a stage that cannot go on.
-    halted: AtomicBool,
-    /// Raised with `halted` when too many files in a row could not be read.
+    /// Raised when too many files in a row could not be read.
     unreadable: AtomicBool,
     in_a_row: AtomicU32,
     max_in_a_row: u32,
@@ -43,7 +41,6 @@ impl Shared {
         let progress = Progress { to_do, ..Progress::default() };
         Shared {
             stop,
-            halted: AtomicBool::new(false),
             unreadable: AtomicBool::new(false),
             in_a_row: AtomicU32::new(0),
             max_in_a_row,
@@ -54,16 +51,11 @@ impl Shared {
 
     /// False once inputs that were not begun yet should be left for the next run.
     pub(crate) fn is_going(&self) -> bool {
-        !self.stop.is_raised() && !self.halted.load(Ordering::SeqCst)
+        !self.stop.is_raised() && !self.had_read_failures()
     }
 
     pub(crate) fn had_read_failures(&self) -> bool {
         self.unreadable.load(Ordering::SeqCst)
-    }
-
-    /// A stage cannot go on.
-    pub(crate) fn halt(&self) {
-        self.halted.store(true, Ordering::SeqCst);
     }
 
     /// A file turned out to be a picture that was not counted beforehand.
@@ -96,7 +88,6 @@ impl Shared {
         let in_a_row = self.in_a_row.fetch_add(1, Ordering::SeqCst).saturating_add(1);
         if self.max_in_a_row > 0 && in_a_row >= self.max_in_a_row {
             self.unreadable.store(true, Ordering::SeqCst);
-            self.halt();
         }
     }
 
