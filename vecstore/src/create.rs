@@ -120,10 +120,11 @@ fn discard(vfs: &dyn Vfs, dir: &Path) {
             remove_own(vfs, &dir.join(name));
         }
     }
-    let removed = vfs.remove_dir(&dir.join(SEGMENTS)).and_then(|()| vfs.remove_dir(dir));
-    if let Err(error) = removed
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        log::warn!("{}: cannot remove an unfinished store: {error}", dir.display());
+    for dir in [&dir.join(SEGMENTS), dir] {
+        if let Err(error) = vfs.remove_dir(dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("{}: cannot remove an unfinished store: {error}", dir.display());
+        }
     }
 }

@@ -228,13 +228,18 @@ impl Lock {
 
     /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that
     /// could not be written makes the next holder look at the directory.
-    pub fn release(&mut self) {
+    ///
+    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a later one
+    /// may reach that count with other commits.
+    pub fn release(&mut self) -> bool {
         self.record.pid = 0;
         let written = self.write();
         let unlocked = self.file.unlock().at(&self.path, "unlock");
+        let told = written.is_ok();
         if let Err(error) = written.and(unlocked) {
             log::warn!("{error}");
         }
+        told
     }
 }
 
@@ -257,16 +262,21 @@ impl Watch {
 
     /// The counter; `None` when it cannot be told.
     pub fn counter(&self) -> Option<u64> {
-        let file = self.file.as_deref()?;
-        Some(Record::read(file).ok()??.counter)
+        Some(self.record()?.counter)
+    }
+
+    fn record(&self) -> Option<Record> {
+        Record::read(self.file.as_deref()?).ok().flatten()
     }
 
     /// The suspect mark; 0: none.
     pub fn suspect(&self) -> u64 {
-        self.file
-            .as_deref()
-            .and_then(|file| Record::read(file).ok().flatten())
-            .map_or(0, |record| record.suspect)
+        self.record().map_or(0, |record| record.suspect)
+    }
+
+    /// Somebody holds the lock, or died holding it.
+    pub fn is_held(&self) -> bool {
+        self.record().is_some_and(|record| record.pid != 0)
     }
 }
 

@@ -112,9 +112,7 @@ impl OpenOptions {
             // What this handle reports as stored, somebody will skip: make visible names durable first.
             create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;
-            if watch.suspect() != 0 {
-                writer.locked(&mut view, |_, _| Ok(()))?;
-            }
+            writer.recover(&mut view, &watch)?;
             Some(writer)
         };
         Ok(Store::assemble(path, vfs, view, writer, watch, seen))

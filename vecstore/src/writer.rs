@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
-use crate::lock::Lock;
+use crate::lock::{Found, Lock, Watch};
 use crate::manifest::remove_own;
 use crate::segment::SegmentName;
 use crate::vfs::Vfs;
@@ -66,23 +66,53 @@ impl Writer {
             return Err(Error::Latched { path: self.dir.clone(), reason: reason.clone() });
         }
         let found = self.lock.acquire(self.timeout)?;
+        self.holding(found, view, work)
+    }
+
+    /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or the last holder
+    /// of the lock died holding it.
+    pub fn recover(&mut self, view: &mut View, watch: &Watch) -> Result<()> {
+        if watch.suspect() != 0 {
+            return self.locked(view, |_, _| Ok(()));
+        }
+        if watch.is_held() {
+            // Unless nobody has the lock, its holder is alive and has done this when it took it.
+            if let Some(found) = self.lock.try_acquire()? {
+                return self.holding(found, view, |_, _| Ok(()));
+            }
+        }
+        Ok(())
+    }
+
+    fn holding<T>(
+        &mut self,
+        found: Found,
+        view: &mut View,
+        work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
+    ) -> Result<T> {
         let current = found.counter.is_some() && found.counter == self.counter;
-        let ready = if current && !found.died && found.suspect == 0 {
+        // Who died holding the lock may have died of a failed flush, before the mark could be left. (So do those
+        // look whose record could not be written when they gave the lock back.)
+        let in_doubt = found.died || found.suspect != 0;
+        // Such a holder may have committed and not counted it. Without a raise here, a third handle that knows the
+        // same count would take its view for complete, and give a commit number twice.
+        if in_doubt {
+            self.lock.raise();
+        }
+        let ready = if current && !in_doubt {
             Ok(())
         } else {
             self.counter = None;
-            self.catch_up(view, found.suspect)
+            self.catch_up(view, in_doubt)
         };
         let result = ready.and_then(|()| work(self, view));
-        if self.counter.is_some() {
-            self.counter = Some(self.lock.counter());
-        }
-        self.lock.release();
+        let told = self.lock.release();
+        self.counter = self.counter.filter(|_| told).map(|_| self.lock.counter());
         result
     }
 
     /// Learns what others did since this handle last held the lock, or what a writer left that died.
-    fn catch_up(&mut self, view: &mut View, suspect: u64) -> Result<()> {
+    fn catch_up(&mut self, view: &mut View, in_doubt: bool) -> Result<()> {
         let segments = self.segments();
         // Before anything is built on a name that somebody else published, that name is made durable.
         self.flush_names(&segments, view.manifest_last + 1)?;
@@ -90,7 +120,7 @@ impl Writer {
         self.flush_names(&dir, view.manifest_last + 1)?;
         self.remove_temporaries(&segments, TMP_PREFIX);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
-        if suspect != 0 {
+        if in_doubt {
             self.rewrite_suspects(view)?;
         }
         self.counter = Some(self.lock.counter());
@@ -114,8 +144,11 @@ impl Writer {
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
             let (_, faults) =
                 crate::segment::check_file(&*self.vfs, live.segment.path(), live.segment.name());
+            // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
             if let Some(fault) = faults.first() {
-                return Err(Error::damaged(live.segment.path(), fault.section.clone(), fault.detail.clone()));
+                let path = live.segment.path().display();
+                log::error!("{path}: damaged, not written anew: {}: {}", fault.section, fault.detail);
+                continue;
             }
             let mut footer = *live.segment.footer();
             let range = (footer.first, footer.last);
