@@ -77,6 +77,11 @@ impl Run {
         Run { fs, steps, errors, stores: BTreeMap::new(), keys: 0, values: 0, oldest: 0 }
     }
 
+    /// Numbers its keys and values from here on, away from those of an earlier run on the same disk.
+    pub fn skip_keys(&mut self, number: u32) {
+        (self.keys, self.values, self.oldest) = (number, number, number);
+    }
+
     /// Goes on as another process.
     pub fn into_process(self, fs: SimFs) -> Self {
         let Run { steps, errors, stores, keys, values, oldest, .. } = self;
@@ -209,8 +214,7 @@ impl Run {
 /// reads it again. `steps` gets what this run did, so that it can be crashed in turn.
 pub fn check(fs: &SimFs, right: &BTreeSet<State>) -> Result<Vec<Step>, String> {
     let mut run = Run::new(fs.clone());
-    run.keys = 1_000_000;
-    run.values = 1_000_000;
+    run.skip_keys(1_000_000);
     match options(fs).open(STORE) {
         Ok(store) => {
             let found = State::read(&store)?;
