@@ -283,11 +283,12 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         if !was_open {
             run.show(2).expect("the survivor reads what it opened");
         }
-        // A handle shows what it knew when it last wrote: the one that wrote last knows everything.
-        for (action, handle) in [(Do::Append(2), 2), (Do::Append(3), 3), (Do::Fingerprint(2), 2)] {
-            run.act(action);
+        // A handle that has just written knows everything.
+        for handle in [2, 3] {
+            run.act(Do::Append(handle));
             run.show(handle).expect("the survivor reads what it wrote");
         }
+        run.act(Do::Fingerprint(2));
         run.act(Do::Close(2));
         if let Some((action, error)) = run.errors.first() {
             panic!("{actions:?} killed before call {dies_at}, then {action:?}: {error}");
@@ -327,19 +328,21 @@ fn the_checkpoint_after_64_commits_may_be_interrupted() {
 #[test]
 fn batches_of_several_threads_survive_together() {
     let tally = Tally::default();
+    let mut shared = 0;
     for seed in 0..4 {
         let mut together = Run::new(SimFs::new());
         together.act(Do::Create(0));
         let created = together.fs.changes();
-        together.fs.slow_flushes(Duration::from_millis(3));
+        together.fs.slow_flushes(Duration::from_millis(10));
         together.append_together(0, 3);
         together.append_together(0, 3);
         let commits = together.stores[&0].snapshot().last_commit();
         let files = together.fs.names("/d/s/segments").len();
         assert_eq!(commits, 6);
-        assert!(files < 6, "some of them met at the lock");
+        shared += 6 - files;
         Crashes::new("three threads", seed, 32, &tally).everywhere(together, created..);
     }
     tally.line("batches of three threads");
+    assert!(shared > 0, "some of them met at the lock");
     assert!(tally.distinct() > 100);
 }

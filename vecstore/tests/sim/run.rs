@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use vecstore::{Error, Fingerprint, OnDuplicate, OpenOptions, Store, StoreConfig};
@@ -185,11 +185,14 @@ impl Run {
         let Some(store) = self.stores.get(&handle) else { return };
         let fs = &self.fs;
         let started = fs.changes();
+        let start = Barrier::new(threads);
+        let start = &start;
         let acknowledged: Vec<usize> = std::thread::scope(|scope| {
             let appends: Vec<_> = batches
                 .iter()
                 .map(|entries| {
                     scope.spawn(move || {
+                        start.wait();
                         append(store, OnDuplicate::Error, entries).expect("nothing fails here");
                         fs.changes()
                     })
