@@ -77,7 +77,8 @@ fn is_clean(error: &Error) -> Result<(), String> {
 fn one_fault(start: &SimFs, right: &BTreeSet<State>, fault: Fault) -> Result<(), String> {
     let history = start.history();
     let fs = SimFs::from_image(history.image(0, &Default::default(), &mut Rng(1)));
-    let reader = options(&fs.other_process()).read_only(true).open(STORE).map_err(|error| error.to_string())?;
+    let reader =
+        options(&fs.other_process()).read_only(true).open(STORE).map_err(|error| error.to_string())?;
     let before = State::read(&reader)?;
     let mut run = workload(fs.clone(), Some(fault));
     fs.set_fault(None);

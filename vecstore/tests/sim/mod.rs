@@ -270,8 +270,7 @@ impl SimFs {
             return (disk, Err(io::Error::other("this process was killed")));
         }
         process.calls.push(Call { what, path: path.to_owned() });
-        let failed =
-            process.fault.filter(|fault| fault.at == number || fault.lasting && fault.at < number);
+        let failed = process.fault.filter(|fault| fault.at == number || fault.lasting && fault.at < number);
         let result = failed.map_or(Ok(()), |fault| Err(io::Error::from_raw_os_error(fault.errno)));
         (disk, result)
     }

@@ -155,9 +155,16 @@ pub enum Outcome {
 /// What happened, in order.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Change { change: Change, started: usize, outcome: Outcome },
+    Change {
+        change: Change,
+        started: usize,
+        outcome: Outcome,
+    },
     /// A writing handle has shown this state: what it shows, somebody may rely on.
-    Shown { at: usize, state: State },
+    Shown {
+        at: usize,
+        state: State,
+    },
 }
 
 /// The states that are right after the first `prefix` changes of the disk.

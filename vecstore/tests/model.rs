@@ -1,0 +1,184 @@
+//! Random operations on two handles, held against a map in memory after each of them.
+
+mod sim;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sim::SimFs;
+use sim::oracle::{Change, DIM, State, Value};
+use sim::run::append;
+use vecstore::{Appended, Error, Fingerprint, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Handle, policy, and entries (key number, value number; no value deletes).
+    Append(bool, OnDuplicate, Vec<(u8, Option<u32>)>),
+    Setting(bool, u8, u8),
+    Fingerprint(bool, u8),
+    Checkpoint(bool),
+    Reopen(bool),
+    /// Looks for what the other handle did.
+    Refresh(bool),
+    /// Keeps a snapshot; it must be the same at the end.
+    Keep(bool),
+}
+
+fn policy() -> impl Strategy<Value = OnDuplicate> {
+    prop_oneof![Just(OnDuplicate::Skip), Just(OnDuplicate::Replace), Just(OnDuplicate::Error)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let entries = prop::collection::btree_map(0u8..12, prop::option::weighted(0.8, 0u32..1000), 1..5);
+    prop_oneof![
+        6 => (any::<bool>(), policy(), entries)
+            .prop_map(|(handle, policy, entries)| Op::Append(handle, policy, entries.into_iter().collect())),
+        1 => (any::<bool>(), 0u8..3, any::<u8>()).prop_map(|(handle, name, value)| Op::Setting(handle, name, value)),
+        1 => (any::<bool>(), 1u8..3).prop_map(|(handle, id)| Op::Fingerprint(handle, id)),
+        1 => any::<bool>().prop_map(Op::Checkpoint),
+        1 => any::<bool>().prop_map(Op::Reopen),
+        2 => any::<bool>().prop_map(Op::Refresh),
+        1 => any::<bool>().prop_map(Op::Keep),
+    ]
+}
+
+/// What an append must say it did.
+fn expected(
+    before: &State,
+    after: &State,
+    policy: OnDuplicate,
+    entries: &[(String, Option<Value>)],
+) -> Appended {
+    let present = |key: &String| before.entries.contains_key(key);
+    let mut said = Appended::default();
+    for (key, value) in entries {
+        match value {
+            Some(_) if present(key) && policy == OnDuplicate::Skip => {
+                said.skipped += 1;
+                continue;
+            }
+            Some(Value::Rows(bits, _)) => said.rows += (bits.len() / DIM) as u64,
+            Some(_) => {}
+            None if present(key) => said.deleted += 1,
+            None => {
+                said.skipped += 1;
+                continue;
+            }
+        }
+        said.entries += 1;
+        said.replaced += u64::from(value.is_some() && present(key));
+    }
+    said.commit = (after.commits > before.commits).then_some(after.commits);
+    said
+}
+
+fn run(options: &OpenOptions, path: &Path, ops: Vec<Op>) -> Result<(), TestCaseError> {
+    let fail = |wrong: String| TestCaseError::fail(wrong);
+    let mut model = State::default().after(&Change::Create);
+    let first = options.create(path, StoreConfig::new(DIM)).unwrap();
+    let mut stores: [Store; 2] = [first, options.open(path).unwrap()];
+    let mut kept: Vec<(Snapshot, State)> = Vec::new();
+    for op in ops {
+        let wrote = match op.clone() {
+            Op::Append(handle, policy, entries) => {
+                let entries: Vec<(String, Option<Value>)> = entries
+                    .into_iter()
+                    .map(|(key, value)| (format!("k{key}"), value.map(Value::number)))
+                    .collect();
+                let after = model.after(&Change::Append(policy, entries.clone()));
+                let duplicates = entries
+                    .iter()
+                    .filter(|(key, value)| value.is_some() && model.entries.contains_key(key))
+                    .count();
+                match append(&stores[usize::from(handle)], policy, &entries) {
+                    Ok(said) => {
+                        prop_assert!(policy != OnDuplicate::Error || duplicates == 0, "{op:?} was accepted");
+                        prop_assert_eq!(said, expected(&model, &after, policy, &entries));
+                    }
+                    Err(Error::DuplicateKey { count, .. }) => {
+                        prop_assert_eq!((policy, count), (OnDuplicate::Error, duplicates));
+                    }
+                    Err(error) => return Err(fail(error.to_string())),
+                }
+                model = after;
+                Some(handle)
+            }
+            Op::Setting(handle, name, value) => {
+                let (name, value) = (name.to_string(), value.to_string());
+                stores[usize::from(handle)].set_setting(&name, &value).unwrap();
+                model = model.after(&Change::Setting(name, value));
+                Some(handle)
+            }
+            Op::Fingerprint(handle, id) => {
+                let fingerprint = Fingerprint::new([id; 32], "a model");
+                match (stores[usize::from(handle)].set_fingerprint(&fingerprint), model.fingerprint) {
+                    (Ok(()), None) => model.fingerprint = Some(id),
+                    (Ok(()), Some(recorded)) => prop_assert_eq!(recorded, id),
+                    (Err(Error::FingerprintMismatch { .. }), Some(recorded)) => prop_assert_ne!(recorded, id),
+                    (other, recorded) => return Err(fail(format!("{other:?}, recorded: {recorded:?}"))),
+                }
+                None
+            }
+            Op::Checkpoint(handle) => {
+                stores[usize::from(handle)].checkpoint().unwrap();
+                Some(handle)
+            }
+            Op::Reopen(handle) => {
+                stores[usize::from(handle)] = options.open(path).unwrap();
+                Some(handle)
+            }
+            Op::Refresh(handle) => {
+                stores[usize::from(handle)].refresh().unwrap();
+                Some(handle)
+            }
+            Op::Keep(handle) => {
+                let snapshot = stores[usize::from(handle)].snapshot();
+                let state = State::read_snapshot(&snapshot).map_err(fail)?;
+                kept.push((snapshot, state));
+                None
+            }
+        };
+        // A handle that has just written or looked knows everything.
+        if let Some(handle) = wrote {
+            prop_assert_eq!(
+                &State::read(&stores[usize::from(handle)]).map_err(fail)?,
+                &model,
+                "after {:?}",
+                op
+            );
+        }
+    }
+    for (snapshot, state) in kept {
+        prop_assert_eq!(State::read_snapshot(&snapshot).map_err(fail)?, state, "a snapshot changed");
+    }
+    drop(stores);
+    let reader = options.clone().read_only(true).open(path).unwrap();
+    prop_assert_eq!(State::read(&reader).map_err(fail)?, model);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_handles_agree_with_a_map(ops in prop::collection::vec(op(), 1..40)) {
+        let fs = SimFs::new();
+        run(&OpenOptions::new().vfs(Arc::new(fs.clone())), Path::new(sim::run::STORE), ops)?;
+        sim::run::whole(&fs).map_err(TestCaseError::fail)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same on the real file system.
+    #[test]
+    fn two_handles_agree_with_a_map_on_a_real_disk(ops in prop::collection::vec(op(), 1..30)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join("s");
+        run(&OpenOptions::new().verify_saves(true), &path, ops)?;
+        let report = vecstore::verify(&path, |_| {}).unwrap();
+        prop_assert!(report.is_whole(), "{:?}", report.faults);
+    }
+}
