@@ -99,11 +99,13 @@ impl Writer {
         let meta = Arc::clone(&view.meta);
         let first = view.last_commit() + 1;
         let last = view.last_commit() + batches.len() as u64;
-        let mut builder = SegmentBuilder::new(meta.dim, meta.dtype);
+        let row_bytes = meta.dim * meta.dtype.size();
+        let mut builder = SegmentBuilder::new();
         for (commit, batch) in (first..).zip(batches) {
-            builder.begin_commit(commit);
+            builder.begin_run(commit, 0, 0);
             for entry in &batch.written {
-                builder.push(entry.key, entry.kind, entry.rows, entry.payload);
+                builder.push(entry.key, entry.kind, (entry.rows.len() / row_bytes) as u64, entry.payload);
+                builder.add_rows(entry.rows);
             }
             batch.kills.iter().for_each(|kill| builder.kill(*kill));
         }
@@ -121,8 +123,8 @@ impl Writer {
         identity.metric = meta.metric.code();
         let encoded = builder.finish(identity, meta.dtype, segment_settings(&meta)?);
         let name = SegmentName { first, last, generation: 0 };
-        let path = self.write_file(&name, encoded.file_len(), |file| encoded.write(file))?;
         let segments = self.segments();
+        let path = self.target(&segments, name, encoded.file_len()).publish(|file| encoded.write(file))?;
         self.flush_names(&segments, first)?;
         self.lock.raise();
 

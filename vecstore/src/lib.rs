@@ -57,18 +57,22 @@
     )
 )]
 
+mod background;
 mod batch;
 mod checkpoint;
 mod commit;
+mod compact;
 mod config;
 mod create;
 mod dtype;
 mod entry;
 mod error;
 mod format;
+mod inner;
 mod load;
 mod lock;
 mod manifest;
+mod merge;
 mod metric;
 mod open;
 mod publish;
@@ -80,6 +84,7 @@ mod snapshot;
 mod store;
 mod tiling;
 mod verify;
+mod versions;
 #[doc(hidden)]
 pub mod vfs;
 mod view;
@@ -87,13 +92,14 @@ mod writer;
 
 pub use batch::Batch;
 pub use commit::Appended;
+pub use compact::{CheckpointInfo, Compacted};
 pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};
 pub use dtype::{DType, Element};
 pub use entry::{Address, Entry, Kind};
 pub use error::{Error, Result};
 pub use lock::Holder;
 pub use metric::Metric;
-pub use open::OpenOptions;
+pub use open::{Merging, OpenOptions};
 #[doc(hidden)]
 pub use repair::repair_with;
 pub use repair::{RepairReport, repair};

@@ -93,6 +93,20 @@ fn try_load(
     Ok(view)
 }
 
+/// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.
+pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
+    let mut view = View::empty(manifest);
+    for record in &manifest.body.segments {
+        let path = dir.join(SEGMENTS).join(record.name().to_string());
+        let segment = match known.and_then(|known| known.open_segment(&path)) {
+            Some(segment) => segment,
+            None => Arc::new(Segment::open(vfs, &path, record.name())?),
+        };
+        view.add(segment, Some(record))?;
+    }
+    Ok(view)
+}
+
 /// True when the chosen files begin with those of the known view, of the same store.
 fn continues(known: &View, new: &View, chosen: &[SegmentName]) -> bool {
     known.meta.store_id == new.meta.store_id

@@ -4,14 +4,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::inner::Inner;
 use crate::load;
 use crate::lock::Watch;
 use crate::vfs::{RealFs, Vfs};
 use crate::writer::{LOCK, Writer};
-use crate::{Error, Result, Store, StoreConfig, create};
+use crate::{Error, Result, Store, StoreConfig, create, versions};
 
 /// How long an operation waits for the lock of another process, unless told otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// When a handle merges segments. Whatever is chosen, a handle that finds far too many files merges some of them itself
+/// after an append, so that programs that append once and end leave a tidy store too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Merging {
+    /// In a thread of its own, which leaves at least half of a core and of the disk to others.
+    Background,
+    /// Only when told to ([`Store::compact`]), or when there are far too many files.
+    OnDemand,
+}
+
 /// How a store is opened.
 ///
 /// ```
@@ -30,6 +43,8 @@ pub struct OpenOptions {
     read_only: bool,
     lock_timeout: Duration,
     verify_saves: bool,
+    merging: Merging,
+    checkpoint: Option<String>,
     vfs: Arc<dyn Vfs>,
 }
 
@@ -39,6 +54,8 @@ impl Default for OpenOptions {
             read_only: false,
             lock_timeout: LOCK_TIMEOUT,
             verify_saves: false,
+            merging: Merging::Background,
+            checkpoint: None,
             vfs: Arc::new(RealFs),
         }
     }
@@ -66,6 +83,20 @@ impl OpenOptions {
     /// logged.
     pub fn verify_saves(mut self, verify: bool) -> Self {
         self.verify_saves = verify;
+        self
+    }
+
+    /// When segments are merged: in the background unless told otherwise.
+    pub fn merging(mut self, merging: Merging) -> Self {
+        self.merging = merging;
+        self
+    }
+
+    /// Opens the store as it was when this checkpoint was [created](Store::create_checkpoint), read-only. Nothing that
+    /// came later is seen, now or on refresh.
+    pub fn at_checkpoint(mut self, name: &str) -> Self {
+        self.checkpoint = Some(name.to_owned());
+        self.read_only = true;
         self
     }
 
@@ -97,6 +128,11 @@ impl OpenOptions {
         let vfs = Arc::clone(&self.vfs);
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
+        if let Some(name) = &self.checkpoint {
+            let manifest = versions::read(&*vfs, path, name)?;
+            let view = load::listed(&*vfs, path, &manifest, None)?;
+            return Ok(Store::assemble(Inner::fixed(path, vfs, view, watch), self.merging));
+        }
         let mut view = load::load(&*vfs, path, None)?;
         let writer = if self.read_only {
             None
@@ -115,6 +151,7 @@ impl OpenOptions {
             writer.recover(&mut view, &watch)?;
             Some(writer)
         };
-        Ok(Store::assemble(path, vfs, view, writer, watch, seen))
+        let inner = Inner::new(path, vfs, view, writer, watch, seen);
+        Ok(Store::assemble(inner, self.merging))
     }
 }

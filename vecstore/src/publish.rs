@@ -1,5 +1,6 @@
 //! Writing one segment file: temporary name, flush, final name.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::is_no_space;
@@ -7,20 +8,28 @@ use crate::format::footer::Footer;
 use crate::format::{hex, random_id};
 use crate::manifest::remove_own;
 use crate::segment::SegmentName;
-use crate::writer::{TMP_PREFIX, Writer};
+use crate::vfs::{Vfs, VfsFile};
 use crate::{Error, Result};
 
-impl Writer {
+/// Where a new segment goes, and how carefully.
+pub(crate) struct Target<'a> {
+    pub vfs: &'a dyn Vfs,
+    /// The directory of segments.
+    pub dir: &'a Path,
+    /// Prefix of the temporary name: says under which lock the file is made.
+    pub prefix: &'a str,
+    pub name: SegmentName,
+    /// Length of the file to be, for the message of a full disk.
+    pub len: u64,
+    /// Read it back before it gets its name.
+    pub verify: bool,
+}
+
+impl Target<'_> {
     /// Writes a temporary file, flushes it, and gives it its final name. The name is not yet durable.
-    pub(crate) fn write_file(
-        &self,
-        name: &SegmentName,
-        len: u64,
-        write: impl FnOnce(&mut dyn crate::vfs::VfsFile) -> std::io::Result<Footer>,
-    ) -> Result<PathBuf> {
-        let segments = self.segments();
-        let tmp = segments.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
-        let path = segments.join(name.to_string());
+    pub fn publish(&self, write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>) -> Result<PathBuf> {
+        let tmp = self.dir.join(format!("{}{}", self.prefix, hex(&random_id()?)));
+        let path = self.dir.join(self.name.to_string());
         let written = (|| {
             let mut file = self.vfs.create_new(&tmp)?;
             let footer = write(&mut *file)?;
@@ -29,52 +38,56 @@ impl Writer {
         })();
         let footer = match written {
             Ok(footer) => footer,
-            // A failed flush of a temporary file only fails this batch: the file goes, and a later attempt writes
+            // A failed flush of a temporary file only fails this attempt: the file goes, and a later attempt writes
             // another one. It is never flushed again, because the kernel reports a lost page only once.
             Err(source) => {
-                remove_own(&*self.vfs, &tmp);
-                return Err(self.write_error(tmp, len, source));
+                remove_own(self.vfs, &tmp);
+                return Err(self.write_error(tmp, source));
             }
         };
-        if self.verify_saves
-            && let Err(error) = self.read_back(&tmp, name, &footer)
+        if self.verify
+            && let Err(error) = self.read_back(&tmp, &footer)
         {
-            remove_own(&*self.vfs, &tmp);
+            remove_own(self.vfs, &tmp);
             return Err(error);
         }
         if let Err(source) = self.vfs.rename_noreplace(&tmp, &path) {
-            remove_own(&*self.vfs, &tmp);
+            remove_own(self.vfs, &tmp);
             return Err(match source.kind() {
-                std::io::ErrorKind::AlreadyExists => Error::ForeignSegment {
+                io::ErrorKind::AlreadyExists => Error::ForeignSegment {
                     path,
-                    detail: "the next commit's name is taken by a file that is not part of the store"
+                    detail: "its name is needed for a new segment, but it is not part of the store"
                         .to_owned(),
                 },
-                _ => self.write_error(path, len, source),
+                _ => self.write_error(path, source),
             });
         }
         Ok(path)
     }
 
-    fn write_error(&self, path: PathBuf, needed: u64, source: std::io::Error) -> Error {
+    fn write_error(&self, path: PathBuf, source: io::Error) -> Error {
         if is_no_space(&source) {
-            return Error::NoSpace { path, needed, free: self.vfs.free_space(&self.dir).ok(), source };
+            return Error::NoSpace {
+                path,
+                needed: self.len,
+                free: self.vfs.free_space(self.dir).ok(),
+                source,
+            };
         }
         Error::Io { path, op: "write the segment", source }
     }
 
     /// Reads a written file again and compares all checksums, before it gets its name.
-    fn read_back(&self, tmp: &Path, name: &SegmentName, footer: &Footer) -> Result<()> {
-        let (segment, faults) = crate::segment::check_file(&*self.vfs, tmp, *name);
+    fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
+        let (segment, faults) = crate::segment::check_file(self.vfs, tmp, self.name);
+        let wrong = |section: &str, detail: &str| {
+            Err(Error::damaged(tmp, section, format!("read back after writing: {detail}")))
+        };
         if let Some(fault) = faults.first() {
-            return Err(Error::damaged(
-                tmp,
-                fault.section.clone(),
-                format!("read back after writing: {}", fault.detail),
-            ));
+            return wrong(&fault.section, &fault.detail);
         }
         if segment.is_none_or(|segment| segment.footer().crc != footer.crc) {
-            return Err(Error::damaged(tmp, "footer", "read back after writing: it is not what was written"));
+            return wrong("footer", "it is not what was written");
         }
         log::info!(
             "save verified: commits {} to {}, {} entries, {} rows, {} bytes read back and compared",

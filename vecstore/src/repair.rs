@@ -17,7 +17,7 @@ use crate::writer::{LOCK, LOCK_MANIFEST};
 use crate::{Error, Result};
 
 /// Where damaged files are moved; nothing in it is ever deleted.
-const QUARANTINE: &str = "quarantine";
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// What a repair did.
 #[derive(Clone, Debug, Default)]

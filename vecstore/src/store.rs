@@ -1,25 +1,16 @@
 //! The handle on a store.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
-use crate::commit::Request;
+use crate::background::Merger;
 use crate::config::check_settings;
-use crate::load;
-use crate::lock::Watch;
+use crate::inner::Inner;
 use crate::manifest::FingerprintRecord;
-use crate::open::OpenOptions;
-use crate::vfs::Vfs;
-use crate::view::View;
-use crate::writer::Writer;
+use crate::open::{Merging, OpenOptions};
 use crate::{Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Result, Snapshot, StoreConfig};
-
-/// A group of batches is cut at this many bytes, so that no one waits for a giant file.
-const GROUP_BYTES: usize = 32 << 20;
 
 /// A store: a directory of immutable segments.
 ///
@@ -43,53 +34,22 @@ const GROUP_BYTES: usize = 32 << 20;
 /// # Ok::<(), vecstore::Error>(())
 /// ```
 pub struct Store {
-    path: PathBuf,
-    vfs: Arc<dyn Vfs>,
-    view: RwLock<Arc<View>>,
-    queue: Mutex<VecDeque<Arc<Ticket>>>,
-    side: Mutex<Side>,
-}
-
-/// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
-#[derive(Debug)]
-struct Side {
-    writer: Option<Writer>,
-    watch: Watch,
-    /// LOCK's counter when the view was last read.
-    seen: Option<u64>,
-}
-
-/// A batch that waits to be committed, and its outcome.
-#[derive(Debug)]
-struct Ticket {
-    batch: Batch,
-    policy: OnDuplicate,
-    outcome: Mutex<Option<Result<Appended>>>,
+    pub(crate) inner: Arc<Inner>,
+    merger: Option<Merger>,
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Store").field("path", &self.inner.path).finish_non_exhaustive()
     }
 }
 
 impl Store {
-    /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
-    pub(crate) fn assemble(
-        path: &Path,
-        vfs: Arc<dyn Vfs>,
-        view: View,
-        writer: Option<Writer>,
-        watch: Watch,
-        seen: Option<u64>,
-    ) -> Self {
-        Store {
-            path: path.to_owned(),
-            vfs,
-            view: RwLock::new(Arc::new(view)),
-            queue: Mutex::new(VecDeque::new()),
-            side: Mutex::new(Side { writer, watch, seen }),
-        }
+    /// A handle from its parts.
+    pub(crate) fn assemble(inner: Inner, merging: Merging) -> Self {
+        let inner = Arc::new(inner);
+        let background = merging == Merging::Background && inner.is_writable();
+        Store { merger: background.then(|| Merger::start(&inner)), inner }
     }
 
     /// Creates a store with default options; see [`OpenOptions::create`].
@@ -118,42 +78,42 @@ impl Store {
 
     /// The store's directory, as it was given.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.inner.path
     }
 
     /// Elements per vector.
     pub fn dim(&self) -> usize {
-        self.view.read().meta.dim
+        self.inner.view.read().meta.dim
     }
 
     /// Type of the elements.
     pub fn dtype(&self) -> DType {
-        self.view.read().meta.dtype
+        self.inner.view.read().meta.dtype
     }
 
     /// How vectors are compared.
     pub fn metric(&self) -> Metric {
-        self.view.read().meta.metric
+        self.inner.view.read().meta.metric
     }
 
     /// What makes the vectors, once it is recorded.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.view.read().meta.fingerprint.clone()
+        self.inner.view.read().meta.fingerprint.clone()
     }
 
     /// A named text of the store.
     pub fn setting(&self, name: &str) -> Option<String> {
-        self.view.read().meta.settings.get(name).cloned()
+        self.inner.view.read().meta.settings.get(name).cloned()
     }
 
     /// All named texts of the store.
     pub fn settings(&self) -> BTreeMap<String, String> {
-        self.view.read().meta.settings.clone()
+        self.inner.view.read().meta.settings.clone()
     }
 
     /// An empty batch of the store's dimension and element type.
     pub fn batch(&self) -> Batch {
-        let view = self.view.read();
+        let view = self.inner.view.read();
         Batch::new(view.meta.dim, view.meta.dtype)
     }
 
@@ -183,7 +143,7 @@ impl Store {
             None => Ok(false),
             Some(recorded) if recorded == given => Ok(true),
             Some(recorded) => Err(Error::FingerprintMismatch {
-                path: self.path.clone(),
+                path: self.inner.path.clone(),
                 expected: recorded.description().to_owned(),
                 expected_id: recorded.short_id(),
                 found: given.description().to_owned(),
@@ -214,30 +174,13 @@ impl Store {
         action: &'static str,
         change: impl FnOnce(&mut crate::manifest::Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.with_writer(action, |writer, view| {
+        self.inner.with_writer(action, |writer, view| {
             writer.locked(view, |writer, view| {
                 writer.update_manifest(view, change)?;
                 writer.raise();
                 Ok(())
             })
         })
-    }
-
-    /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome: even a
-    /// failed commit may have learnt what others did.
-    fn with_writer<T>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T> {
-        let mut side = self.side.lock();
-        let Some(writer) = side.writer.as_mut() else {
-            return Err(Error::ReadOnly { path: self.path.clone(), action });
-        };
-        let mut view = View::clone(&self.view.read());
-        let result = work(writer, &mut view);
-        *self.view.write() = Arc::new(view);
-        result
     }
 
     /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error nothing of
@@ -267,55 +210,24 @@ impl Store {
         if batch.is_empty() {
             return Ok(Appended::default());
         }
-        let ticket = Arc::new(Ticket { batch, policy: on_duplicate, outcome: Mutex::new(None) });
-        self.queue.lock().push_back(Arc::clone(&ticket));
-        // Whoever gets the writer commits what is waiting, in order; by the time this thread gets it, its batch may
-        // be done.
-        loop {
-            let done = self.with_writer("append", |writer, view| {
-                if ticket.outcome.lock().is_some() {
-                    return Ok(());
-                }
-                let group = self.next_group();
-                if group.is_empty() {
-                    let reason = "the thread that was committing it ended in a panic".to_owned();
-                    return Err(Error::GroupFailed { reason });
-                }
-                let requests: Vec<Request<'_>> =
-                    group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
-                let outcomes = writer.commit_group(view, &requests);
-                for (ticket, outcome) in group.iter().zip(outcomes) {
-                    *ticket.outcome.lock() = Some(outcome);
-                }
-                Ok(())
-            });
-            if let Err(error) = done {
-                self.queue.lock().retain(|waiting| !Arc::ptr_eq(waiting, &ticket));
-                return Err(error);
-            }
-            if let Some(outcome) = ticket.outcome.lock().take() {
-                return outcome;
-            }
+        let outcome = self.inner.append(batch, on_duplicate);
+        if outcome.is_ok() {
+            self.after_commit();
         }
+        outcome
     }
 
-    fn next_group(&self) -> Vec<Arc<Ticket>> {
-        let mut queue = self.queue.lock();
-        let mut bytes = 0;
-        let mut group: Vec<Arc<Ticket>> = Vec::new();
-        while let Some(ticket) = queue.front() {
-            bytes += ticket.batch.byte_len();
-            if !group.is_empty() && bytes > GROUP_BYTES {
-                break;
-            }
-            group.extend(queue.pop_front());
+    /// Wakes the merger, or merges here when files pile up faster than it works.
+    fn after_commit(&self) {
+        if let Some(merger) = &self.merger {
+            merger.wake();
         }
-        group
+        self.inner.merge_backlog();
     }
 
     /// The state this handle knows: its own commits, and those of others up to its last append or refresh.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(Arc::clone(&self.view.read()))
+        Snapshot::new(Arc::clone(&self.inner.view.read()))
     }
 
     /// Looks for commits of other processes first. Costs one small read when there are none.
@@ -323,20 +235,7 @@ impl Store {
     /// # Errors
     /// As for opening, when the directory cannot be read any more.
     pub fn refresh(&self) -> Result<Snapshot> {
-        let mut side = self.side.lock();
-        let counter = side.watch.counter();
-        if counter.is_none() || counter != side.seen {
-            let known = Arc::clone(&self.view.read());
-            let view = load::load(&*self.vfs, &self.path, Some(&known))?;
-            if view.last_commit() > known.last_commit()
-                && let Some(writer) = side.writer.as_mut()
-            {
-                writer.flush_seen(&view)?;
-            }
-            *self.view.write() = Arc::new(view);
-            side.seen = counter;
-        }
-        drop(side);
+        self.inner.refresh()?;
         Ok(self.snapshot())
     }
 
@@ -346,7 +245,7 @@ impl Store {
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
     pub fn checkpoint(&self) -> Result<()> {
-        self.with_writer("write a checkpoint", |writer, view| {
+        self.inner.with_writer("write a checkpoint", |writer, view| {
             writer.locked(view, |writer, view| writer.checkpoint(view))
         })
     }
@@ -356,25 +255,24 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::checkpoint`].
-    pub fn close(self) -> Result<()> {
+    pub fn close(mut self) -> Result<()> {
         self.finish()
     }
 
-    fn finish(&self) -> Result<()> {
-        let wanted = self
-            .side
-            .lock()
-            .writer
-            .as_ref()
-            .is_some_and(|writer| writer.since_checkpoint() > 0 && !writer.is_latched());
-        if wanted { self.checkpoint() } else { Ok(()) }
+    fn finish(&mut self) -> Result<()> {
+        // The merger ends first: it may be about to write a checkpoint itself.
+        if let Some(merger) = self.merger.take() {
+            merger.stop();
+        }
+        if self.inner.wants_checkpoint() { self.checkpoint() } else { Ok(()) }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         if let Err(error) = self.finish() {
-            log::warn!("{}: no checkpoint when closing (nothing is lost): {error}", self.path.display());
+            let path = self.inner.path.display();
+            log::warn!("{path}: no checkpoint when closing (nothing is lost): {error}");
         }
     }
 }

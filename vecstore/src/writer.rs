@@ -8,6 +8,7 @@ use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
 use crate::lock::{Found, Lock, Watch};
 use crate::manifest::remove_own;
+use crate::publish::Target;
 use crate::segment::SegmentName;
 use crate::vfs::Vfs;
 use crate::view::View;
@@ -19,6 +20,8 @@ pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 pub(crate) const LOCK: &str = "LOCK";
 /// The manifest lock's file.
 pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
+/// The merge lock's file.
+pub(crate) const LOCK_MERGE: &str = "LOCK.merge";
 
 /// The writing side of a handle. One thread at a time has it.
 #[derive(Debug)]
@@ -127,6 +130,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Where a segment written under the commit lock goes.
+    pub(crate) fn target<'a>(&'a self, dir: &'a Path, name: SegmentName, len: u64) -> Target<'a> {
+        Target { vfs: &*self.vfs, dir, prefix: TMP_PREFIX, name, len, verify: self.verify_saves }
+    }
+
     /// Removes what a dead holder of our lock left behind.
     pub(crate) fn remove_temporaries(&self, dir: &Path, prefix: &str) {
         for name in self.vfs.list(dir).unwrap_or_default() {
@@ -142,12 +150,9 @@ impl Writer {
         let names = load::list_segments(&*self.vfs, &self.dir)?;
         let mut old = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
-            let (_, faults) =
-                crate::segment::check_file(&*self.vfs, live.segment.path(), live.segment.name());
             // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
-            if let Some(fault) = faults.first() {
-                let path = live.segment.path().display();
-                log::error!("{path}: damaged, not written anew: {}: {}", fault.section, fault.detail);
+            if let Err(error) = crate::segment::check_open(&live.segment) {
+                log::error!("not written anew: {error}");
                 continue;
             }
             let mut footer = *live.segment.footer();
@@ -159,7 +164,7 @@ impl Writer {
             let body_len = live.segment.bytes().len() - footer.bytes().len();
             let body = live.segment.bytes().get(..body_len).unwrap_or_default();
             let name = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
-            self.write_file(&name, footer.file_len, |file| {
+            self.target(&self.segments(), name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;
                 Ok(footer)

@@ -59,6 +59,21 @@ pub(crate) fn check_file(
     }
 }
 
+/// Checks every byte of a segment that is open; the error names the first fault.
+pub(crate) fn check_open(segment: &Segment) -> crate::Result<()> {
+    let mut faults = check_bytes(segment.bytes(), segment.footer());
+    if faults.is_empty() {
+        faults = check_tables(segment);
+    }
+    match faults.into_iter().next() {
+        None => Ok(()),
+        Some(fault) => {
+            let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
+            Err(Error::damaged(segment.path(), format!("{}{block}", fault.section), fault.detail))
+        }
+    }
+}
+
 fn fault(section: &str, block: Option<u64>, detail: impl Into<String>) -> SegmentFault {
     SegmentFault { section: section.to_owned(), block, detail: detail.into(), keys: Vec::new() }
 }

@@ -21,7 +21,6 @@ type Pieces<'a> = Vec<(Tag, Vec<Cow<'a, [u8]>>)>;
 /// Collects the entries of one segment. Rows are borrowed until they are written.
 #[derive(Debug)]
 pub(crate) struct SegmentBuilder<'a> {
-    row_bytes: usize,
     rows: Vec<&'a [u8]>,
     row_count: u64,
     keys: Vec<u8>,
@@ -37,10 +36,9 @@ pub(crate) struct SegmentBuilder<'a> {
 }
 
 impl<'a> SegmentBuilder<'a> {
-    /// An empty segment for rows of `dim` elements.
-    pub fn new(dim: usize, dtype: DType) -> Self {
+    /// An empty segment.
+    pub fn new() -> Self {
         SegmentBuilder {
-            row_bytes: dim * dtype.size(),
             rows: Vec::new(),
             row_count: 0,
             keys: Vec::new(),
@@ -56,20 +54,20 @@ impl<'a> SegmentBuilder<'a> {
         }
     }
 
-    /// The entries pushed from here on belong to `commit`.
-    pub fn begin_commit(&mut self, commit: u64) {
+    /// The entries pushed from here on belong to `commit`, and begin with these numbers within its batch.
+    pub fn begin_run(&mut self, commit: u64, entry: u64, row: u64) {
         self.runs.push(Run {
             commit,
-            entry: 0,
-            row: 0,
+            entry,
+            row,
             segment_entry: self.kinds.len() as u64,
             segment_row: self.row_count,
         });
     }
 
-    /// Adds an entry. `rows` is a whole number of rows.
-    pub fn push(&mut self, key: &[u8], kind: Kind, rows: &'a [u8], payload: &[u8]) {
-        // A batch holds fewer than 2^32 entries (checked when it is appended).
+    /// Adds an entry that has `rows` rows; their bytes come with [`SegmentBuilder::add_rows`].
+    pub fn push(&mut self, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
+        // A segment holds fewer than 2^32 entries: checked when a batch is appended and when a merge is planned.
         self.hashes.push((key_hash(key), u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
         self.keys.extend_from_slice(key);
         self.key_ends.push(self.keys.len() as u64);
@@ -77,13 +75,17 @@ impl<'a> SegmentBuilder<'a> {
         if let Some(count) = self.kind_counts.get_mut(usize::from(kind.code())) {
             *count += 1;
         }
-        if !rows.is_empty() {
-            self.rows.push(rows);
-            self.row_count += (rows.len() / self.row_bytes) as u64;
-        }
+        self.row_count += rows;
         self.row_ends.push(self.row_count);
         self.payloads.extend_from_slice(payload);
         self.payload_ends.push(self.payloads.len() as u64);
+    }
+
+    /// Adds the bytes of rows, in the order of the entries they belong to.
+    pub fn add_rows(&mut self, bytes: &'a [u8]) {
+        if !bytes.is_empty() {
+            self.rows.push(bytes);
+        }
     }
 
     /// Records that an older entry is replaced or deleted.

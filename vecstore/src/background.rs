@@ -1,0 +1,96 @@
+//! The merger: a thread that keeps files few while others append.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::inner::Inner;
+use crate::merge::Pace;
+
+/// Time rested per time worked: at most half of a core and of the disk.
+const REST: f64 = 1.0;
+/// After a failure the merger waits, longer each time, before it tries again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The merger of a handle.
+#[derive(Debug)]
+pub(crate) struct Merger {
+    signal: Arc<Signal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    wanted: Mutex<bool>,
+    changed: Condvar,
+    stop: Arc<AtomicBool>,
+}
+
+impl Merger {
+    /// Starts the thread. A machine that gives no further thread still merges inline.
+    pub fn start(inner: &Arc<Inner>) -> Self {
+        let signal = Arc::new(Signal::default());
+        let (theirs, inner) = (Arc::clone(&signal), Arc::clone(inner));
+        let spawned =
+            std::thread::Builder::new().name("vecstore-merge".to_owned()).spawn(move || run(&inner, &theirs));
+        if let Err(error) = &spawned {
+            log::warn!("no thread for merging, files are merged when there are too many: {error}");
+        }
+        Merger { signal, thread: spawned.ok() }
+    }
+
+    /// Says that there may be something to merge.
+    pub fn wake(&self) {
+        *self.signal.wanted.lock() = true;
+        self.signal.changed.notify_one();
+    }
+
+    /// Ends the thread; a merge under way is given up and leaves nothing behind.
+    pub fn stop(mut self) {
+        self.signal.stop.store(true, Ordering::Relaxed);
+        self.wake();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the merger ended in a panic; appended data is not affected");
+        }
+    }
+}
+
+fn run(inner: &Inner, signal: &Signal) {
+    let mut wait = RETRY.0;
+    let mut failures = 0u32;
+    loop {
+        {
+            let mut wanted = signal.wanted.lock();
+            while !*wanted && !signal.stop.load(Ordering::Relaxed) {
+                signal.changed.wait(&mut wanted);
+            }
+            *wanted = false;
+        }
+        let pace = Pace { rest: REST, stop: Arc::clone(&signal.stop) };
+        let outcome = inner.merge_in_background(&pace);
+        if signal.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        match outcome {
+            Ok(()) => (wait, failures) = (RETRY.0, 0),
+            Err(error) => {
+                failures += 1;
+                let path = inner.path.display();
+                let level = if failures < 3 { log::Level::Warn } else { log::Level::Error };
+                log::log!(
+                    level,
+                    "{path}: merging failed {failures} time(s), appends are not affected: {error}"
+                );
+                let mut wanted = signal.wanted.lock();
+                signal.changed.wait_for(&mut wanted, wait);
+                *wanted = true;
+                wait = (wait * 2).min(RETRY.1);
+            }
+        }
+    }
+}

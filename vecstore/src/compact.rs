@@ -1,0 +1,150 @@
+//! What a user asks of a whole store: compaction and named checkpoints.
+
+use crate::lock::Lock;
+use crate::manifest::Manifest;
+use crate::merge::MAX_SEGMENT;
+use crate::writer::LOCK_MANIFEST;
+use crate::{Appended, OnDuplicate, Result, Store, versions};
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Segments before.
+    pub segments_before: usize,
+    /// Segments after.
+    pub segments_after: usize,
+    /// Merges it took.
+    pub merges: u64,
+    /// Superseded and deleted entries that went.
+    pub entries_dropped: u64,
+    /// Bytes of the inputs.
+    pub bytes_read: u64,
+    /// Bytes of the outputs.
+    pub bytes_written: u64,
+}
+
+/// A named checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckpointInfo {
+    /// Its name.
+    pub name: String,
+    /// Last commit it holds.
+    pub last_commit: u64,
+    /// Segments it pins.
+    pub segments: usize,
+    /// Bytes of these segments.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Merges neighbouring segments up to 4 GiB and drops superseded and deleted entries. Appends go on meanwhile;
+    /// addresses do not change.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # for key in ["a", "b"] {
+    /// #     let mut batch = store.batch();
+    /// #     batch.push(key, &[1.0f32])?;
+    /// #     store.append(batch, OnDuplicate::Skip)?;
+    /// # }
+    /// let done = store.compact()?;
+    /// assert_eq!((done.segments_before, done.segments_after), (2, 1));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is never copied.
+    /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Busy`](crate::Error::Busy),
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
+    pub fn compact(&self) -> Result<Compacted> {
+        self.inner.compact(Some(MAX_SEGMENT))
+    }
+
+    /// Merges everything into one segment: one `.npy` file of all live rows, in commit order.
+    ///
+    /// # Errors
+    /// As [`Store::compact`].
+    pub fn compact_full(&self) -> Result<Compacted> {
+        self.inner.compact(None)
+    }
+
+    /// Deletes keys, durably and as a whole. Keys that are not stored are counted as skipped.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn delete<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Appended> {
+        let mut batch = self.batch();
+        for key in keys {
+            batch.delete(key)?;
+        }
+        self.append(batch, OnDuplicate::Skip)
+    }
+
+    /// Keeps the store as it is now under a name, until it is [dropped](Store::drop_checkpoint): open it with
+    /// [`OpenOptions::at_checkpoint`](crate::OpenOptions::at_checkpoint). Merges leave its files alone.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`](crate::Error::BadInput) for a name that is taken or not possible; otherwise as
+    /// [`Store::checkpoint`].
+    pub fn create_checkpoint(&self, name: &str) -> Result<CheckpointInfo> {
+        versions::check_name(name)?;
+        self.inner.with_writer("create a checkpoint", |writer, view| {
+            writer.locked(view, |writer, view| {
+                writer.update_manifest(view, |_| Ok(()))?;
+                Ok(())
+            })
+        })?;
+        self.under_manifest_lock("create a checkpoint", |store| {
+            let manifest = Manifest::read(&*store.inner.vfs, &store.inner.path)?;
+            versions::write(&*store.inner.vfs, &store.inner.path, name, &manifest)?;
+            Ok(info(name, &manifest))
+        })
+    }
+
+    /// The named checkpoints, by name.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`](crate::Error::Damaged) when one cannot be read; nothing is removed by merges until it is
+    /// dropped.
+    pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
+        let all = versions::read_all(&*self.inner.vfs, &self.inner.path)?;
+        Ok(all.iter().map(|version| info(&version.name, &version.manifest)).collect())
+    }
+
+    /// Drops a named checkpoint; files that only it needed are removed.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`](crate::Error::BadInput) when there is none of that name.
+    pub fn drop_checkpoint(&self, name: &str) -> Result<()> {
+        self.under_manifest_lock("drop a checkpoint", |store| {
+            versions::drop_named(&*store.inner.vfs, &store.inner.path, name)
+        })?;
+        self.inner.tidy()
+    }
+
+    fn under_manifest_lock<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&Store) -> Result<T>,
+    ) -> Result<T> {
+        let timeout = self.inner.with_writer(action, |writer, _| Ok(writer.timeout))?;
+        let mut lock = Lock::open(&*self.inner.vfs, &self.inner.path.join(LOCK_MANIFEST), "manifest")?;
+        lock.acquire(timeout)?;
+        let result = work(self);
+        lock.release();
+        result
+    }
+}
+
+fn info(name: &str, manifest: &Manifest) -> CheckpointInfo {
+    CheckpointInfo {
+        name: name.to_owned(),
+        last_commit: manifest.body.last_commit(),
+        segments: manifest.body.segments.len(),
+        bytes: manifest.body.segments.iter().map(|record| record.file_len).sum(),
+    }
+}

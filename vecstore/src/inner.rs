@@ -1,0 +1,184 @@
+//! What the threads of one handle share: the view, the writer, and the batches that wait.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::commit::Request;
+use crate::load;
+use crate::lock::Watch;
+use crate::vfs::Vfs;
+use crate::view::View;
+use crate::writer::Writer;
+use crate::{Appended, Batch, Error, OnDuplicate, Result};
+
+/// A group of batches is cut at this many bytes, so that no one waits for a giant file.
+const GROUP_BYTES: usize = 32 << 20;
+
+/// The shared part of a handle.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub path: PathBuf,
+    pub vfs: Arc<dyn Vfs>,
+    pub view: RwLock<Arc<View>>,
+    queue: Mutex<VecDeque<Arc<Ticket>>>,
+    side: Mutex<Side>,
+    /// The view is that of a named checkpoint: it never changes.
+    fixed: bool,
+}
+
+/// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
+#[derive(Debug)]
+struct Side {
+    writer: Option<Writer>,
+    watch: Watch,
+    /// LOCK's counter when the view was last read.
+    seen: Option<u64>,
+}
+
+/// A batch that waits to be committed, and its outcome.
+#[derive(Debug)]
+struct Ticket {
+    batch: Batch,
+    policy: OnDuplicate,
+    outcome: Mutex<Option<Result<Appended>>>,
+}
+
+impl Inner {
+    /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
+    pub fn new(
+        path: &Path,
+        vfs: Arc<dyn Vfs>,
+        view: View,
+        writer: Option<Writer>,
+        watch: Watch,
+        seen: Option<u64>,
+    ) -> Self {
+        Inner {
+            path: path.to_owned(),
+            vfs,
+            view: RwLock::new(Arc::new(view)),
+            queue: Mutex::new(VecDeque::new()),
+            side: Mutex::new(Side { writer, watch, seen }),
+            fixed: false,
+        }
+    }
+
+    /// A read-only handle whose view never changes.
+    pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
+        Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None) }
+    }
+
+    /// True when the handle was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        self.side.lock().writer.is_some()
+    }
+
+    /// True when commits came after the last checkpoint of this handle, and it still writes.
+    pub fn wants_checkpoint(&self) -> bool {
+        let side = self.side.lock();
+        side.writer.as_ref().is_some_and(|writer| writer.since_checkpoint() > 0 && !writer.is_latched())
+    }
+
+    /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome: even a
+    /// failed commit may have learnt what others did.
+    pub fn with_writer<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let mut side = self.side.lock();
+        let Some(writer) = side.writer.as_mut() else {
+            return Err(Error::ReadOnly { path: self.path.clone(), action });
+        };
+        let mut view = View::clone(&self.view.read());
+        let result = work(writer, &mut view);
+        *self.view.write() = Arc::new(view);
+        result
+    }
+
+    /// Commits a batch, together with those of other threads that wait.
+    pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+        let ticket = Arc::new(Ticket { batch, policy: on_duplicate, outcome: Mutex::new(None) });
+        self.queue.lock().push_back(Arc::clone(&ticket));
+        // Whoever gets the writer commits what is waiting, in order; by the time this thread gets it, its batch may
+        // be done.
+        loop {
+            let done = self.with_writer("append", |writer, view| {
+                if ticket.outcome.lock().is_some() {
+                    return Ok(());
+                }
+                let group = self.next_group();
+                if group.is_empty() {
+                    let reason = "the thread that was committing it ended in a panic".to_owned();
+                    return Err(Error::GroupFailed { reason });
+                }
+                let requests: Vec<Request<'_>> =
+                    group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
+                let outcomes = writer.commit_group(view, &requests);
+                for (ticket, outcome) in group.iter().zip(outcomes) {
+                    *ticket.outcome.lock() = Some(outcome);
+                }
+                Ok(())
+            });
+            if let Err(error) = done {
+                self.queue.lock().retain(|waiting| !Arc::ptr_eq(waiting, &ticket));
+                return Err(error);
+            }
+            if let Some(outcome) = ticket.outcome.lock().take() {
+                return outcome;
+            }
+        }
+    }
+
+    fn next_group(&self) -> Vec<Arc<Ticket>> {
+        let mut queue = self.queue.lock();
+        let mut bytes = 0;
+        let mut group: Vec<Arc<Ticket>> = Vec::new();
+        while let Some(ticket) = queue.front() {
+            bytes += ticket.batch.byte_len();
+            if !group.is_empty() && bytes > GROUP_BYTES {
+                break;
+            }
+            group.extend(queue.pop_front());
+        }
+        group
+    }
+
+    /// Looks for commits of other processes.
+    pub fn refresh(&self) -> Result<()> {
+        if self.fixed {
+            return Ok(());
+        }
+        let mut side = self.side.lock();
+        let counter = side.watch.counter();
+        if counter.is_none() || counter != side.seen {
+            let known = Arc::clone(&self.view.read());
+            let view = load::load(&*self.vfs, &self.path, Some(&known))?;
+            if view.last_commit() > known.last_commit()
+                && let Some(writer) = side.writer.as_mut()
+            {
+                writer.flush_seen(&view)?;
+            }
+            *self.view.write() = Arc::new(view);
+            side.seen = counter;
+        }
+        Ok(())
+    }
+
+    /// Reads the directory again, after a merge of this handle has changed which files there are.
+    pub fn reload(&self) -> Result<()> {
+        let mut side = self.side.lock();
+        let known = Arc::clone(&self.view.read());
+        let view = load::load(&*self.vfs, &self.path, Some(&known))?;
+        if view.last_commit() > known.last_commit()
+            && let Some(writer) = side.writer.as_mut()
+        {
+            writer.flush_seen(&view)?;
+        }
+        *self.view.write() = Arc::new(view);
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Which files are there, which of them somebody needs, and which are left over.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::run::TMP_PREFIX;
+use crate::Result;
+use crate::load::{self, SEGMENTS};
+use crate::lock::Lock;
+use crate::manifest::{Manifest, SegmentRecord, remove_own};
+use crate::segment::SegmentName;
+use crate::versions;
+use crate::vfs::Vfs;
+use crate::writer::LOCK_MANIFEST;
+
+/// The files of a store, as far as removing and naming segments is concerned.
+///
+/// What it says about removal only holds under the manifest lock: named checkpoints are made under it too.
+#[derive(Debug)]
+pub(super) struct Files {
+    dir: PathBuf,
+    present: Vec<SegmentName>,
+    listed: HashSet<SegmentName>,
+    pinned: HashSet<SegmentName>,
+    listed_last: u64,
+    highest: BTreeMap<(u64, u64), u32>,
+}
+
+impl Files {
+    /// Reads directory, manifest and named checkpoints. An unreadable checkpoint is an error, for nobody knows what it
+    /// needs.
+    pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
+        let manifest = Manifest::read(vfs, dir)?;
+        let present = load::list_segments(vfs, dir)?;
+        let names = |records: &[SegmentRecord]| -> Vec<SegmentName> {
+            records.iter().map(SegmentRecord::name).collect()
+        };
+        let listed: HashSet<SegmentName> = names(&manifest.body.segments).into_iter().collect();
+        let mut pinned = HashSet::new();
+        for version in versions::read_all(vfs, dir)? {
+            pinned.extend(names(&version.manifest.body.segments));
+        }
+        let mut highest = BTreeMap::new();
+        let quarantined = vfs.list(&dir.join(crate::repair::QUARANTINE)).unwrap_or_default();
+        let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
+        for name in present.iter().chain(&listed).chain(&pinned).copied().chain(quarantined) {
+            let best = highest.entry((name.first, name.last)).or_insert(name.generation);
+            *best = name.generation.max(*best);
+        }
+        Ok(Files {
+            dir: dir.join(SEGMENTS),
+            present,
+            listed,
+            pinned,
+            listed_last: manifest.body.last_commit(),
+            highest,
+        })
+    }
+
+    /// A generation that no file of this range has had, as far as anybody can see.
+    pub fn next_generation(&self, first: u64, last: u64) -> u32 {
+        self.highest.get(&(first, last)).map_or(0, |highest| highest.saturating_add(1))
+    }
+
+    /// Removes those of `names` that the manifest does not list and nothing pins; says how many went.
+    pub fn remove_unlisted(&self, vfs: &dyn Vfs, names: impl Iterator<Item = SegmentName>) -> usize {
+        let gone = names.filter(|name| !self.listed.contains(name) && !self.pinned.contains(name));
+        gone.map(|name| remove_own(vfs, &self.dir.join(name.to_string()))).count()
+    }
+
+    /// Files within the manifest's range that it does not list: inputs of a merge whose removal was interrupted, or
+    /// an output whose listing was.
+    fn leftovers(&self) -> impl Iterator<Item = SegmentName> + '_ {
+        self.present.iter().copied().filter(|name| name.last <= self.listed_last)
+    }
+
+    /// Listed files are all there, so that what is not listed is superseded.
+    fn is_complete(&self) -> bool {
+        let present: HashSet<&SegmentName> = self.present.iter().collect();
+        self.listed.iter().all(|name| present.contains(name))
+    }
+}
+
+/// Removes what interrupted merges left behind. Called under the merge lock.
+pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Result<()> {
+    let segments = dir.join(SEGMENTS);
+    for name in vfs.list(&segments).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
+            remove_own(vfs, &segments.join(name));
+        }
+    }
+    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    lock.acquire(timeout)?;
+    let result = Files::read(vfs, dir).map(|files| {
+        // With a listed file gone, an unlisted one may be all that is left of its rows.
+        if files.is_complete() { files.remove_unlisted(vfs, files.leftovers()) } else { 0 }
+    });
+    lock.release();
+    let removed = result?;
+    if removed > 0 {
+        log::info!("removed {removed} file(s) that an interrupted merge had left");
+    }
+    Ok(())
+}

@@ -1,0 +1,20 @@
+//! Merging: neighbouring segments become one, superseded entries go.
+//!
+//! One merge at a time, under the merge lock, while appends go on:
+//!
+//! 1. Checkpoint, so that every segment to be merged, and whatever kills entries in it, is listed.
+//! 2. Choose neighbours; check every byte of them.
+//! 3. Write what is live into a temporary file, flushing as it grows; give it its final name; flush the directory.
+//! 4. Under the manifest lock: put the output in place of the inputs in the manifest; then remove the inputs, unless a
+//!    named checkpoint needs them.
+//!
+//! A crash before 4 leaves a file that nobody lists: the next merger removes it. A crash within 4 leaves inputs that
+//! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
+
+mod copy;
+mod housekeeping;
+pub(crate) mod plan;
+mod run;
+mod throttle;
+
+pub(crate) use run::{MAX_SEGMENT, Pace};

@@ -1,0 +1,248 @@
+//! One merge, from the choice of inputs to their removal.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::copy::merged;
+use super::housekeeping::{self, Files};
+use super::plan::{self, Limits};
+use super::throttle::Throttled;
+use crate::format::{random_id, settings};
+use crate::inner::Inner;
+use crate::load::{self, SEGMENTS};
+use crate::lock::Lock;
+use crate::manifest::{Manifest, SegmentRecord};
+use crate::publish::Target;
+use crate::segment::{Segment, SegmentName, check_open};
+use crate::view::{LiveSegment, View};
+use crate::writer::{LOCK_MANIFEST, LOCK_MERGE};
+use crate::{Compacted, Error, Result};
+
+/// Temporary outputs begin with this; only the holder of the merge lock may remove them.
+pub(super) const TMP_PREFIX: &str = "tmp-merge-";
+/// Segments are merged up to this size, unless asked otherwise.
+pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
+/// Files from which on an append merges some itself.
+const BACKLOG: usize = 160;
+
+/// How considerate a merge is, and how it is stopped.
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
+    /// Time rested per time worked.
+    pub rest: f64,
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Pace {
+    fn full_speed() -> Self {
+        Pace { rest: 0.0, stop: Arc::default() }
+    }
+}
+
+/// What is to be achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Files few, work little.
+    Background,
+    /// Neighbours joined up to a size, superseded entries gone.
+    Compact { max_bytes: u64 },
+    /// One segment.
+    Full,
+}
+
+impl Inner {
+    /// Merges while the background policy finds something to do; nothing when somebody else is merging.
+    pub fn merge_in_background(&self, pace: &Pace) -> Result<()> {
+        let mut lock = self.merge_lock()?;
+        if !self.has_plan() || lock.try_acquire()?.is_none() {
+            return Ok(());
+        }
+        let result = self.merge_all(Goal::Background, pace);
+        lock.release();
+        result.map(drop)
+    }
+
+    /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
+    pub fn merge_backlog(&self) {
+        if self.view.read().segments.len() < BACKLOG {
+            return;
+        }
+        if let Err(error) = self.merge_in_background(&Pace::full_speed()) {
+            log::warn!("{}: merging failed, appends are not affected: {error}", self.path.display());
+        }
+    }
+
+    /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
+    pub fn tidy(&self) -> Result<()> {
+        let mut lock = self.merge_lock()?;
+        if lock.try_acquire()?.is_none() {
+            return Ok(());
+        }
+        let result = self
+            .lock_timeout()
+            .and_then(|timeout| housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout));
+        lock.release();
+        result
+    }
+
+    /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
+    pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
+        let timeout = self.lock_timeout()?;
+        let mut lock = self.merge_lock()?;
+        lock.acquire(timeout)?;
+        let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
+        let result = self.merge_all(goal, &Pace::full_speed());
+        lock.release();
+        result
+    }
+
+    fn merge_lock(&self) -> Result<Lock> {
+        Lock::open(&*self.vfs, &self.path.join(LOCK_MERGE), "merge")
+    }
+
+    /// A look at the view, without any file operation.
+    fn has_plan(&self) -> bool {
+        plan::background(&sizes(&self.view.read()), Limits { max_bytes: MAX_SEGMENT }).is_some()
+    }
+
+    fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
+        let mut total = Compacted::default();
+        let mut first = true;
+        loop {
+            let view = self.listed_view()?;
+            if std::mem::take(&mut first) {
+                total.segments_before = view.segments.len();
+                housekeeping::remove_leftovers(&*self.vfs, &self.path, self.lock_timeout()?)?;
+            }
+            let Some(range) = choose(goal, &view) else {
+                total.segments_after = view.segments.len();
+                return Ok(total);
+            };
+            self.merge(&view, range, pace, &mut total)?;
+            self.reload()?;
+        }
+    }
+
+    fn lock_timeout(&self) -> Result<std::time::Duration> {
+        self.with_writer("merge", |writer, _| Ok(writer.timeout))
+    }
+
+    /// The state that the manifest lists, after a checkpoint: everything in it is durable and listed, and so is
+    /// whatever kills entries in it.
+    fn listed_view(&self) -> Result<View> {
+        self.with_writer("merge", |writer, view| {
+            writer.locked(view, |writer, view| {
+                if view.last_commit() > view.manifest_last { writer.checkpoint(view) } else { Ok(()) }
+            })
+        })?;
+        let manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let known = Arc::clone(&self.view.read());
+        load::listed(&*self.vfs, &self.path, &manifest, Some(&known))
+    }
+
+    /// Merges a range of listed segments into one.
+    fn merge(&self, view: &View, range: Range<usize>, pace: &Pace, total: &mut Compacted) -> Result<()> {
+        let inputs = view.segments.get(range).unwrap_or_default();
+        let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
+        for live in inputs {
+            check_open(&live.segment)?;
+        }
+        let dir = self.path.join(SEGMENTS);
+        let files = Files::read(&*self.vfs, &self.path)?;
+        let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
+        let generation = files.next_generation(first_commit, last_commit);
+        let name = SegmentName { first: first_commit, last: last_commit, generation };
+        let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
+        self.check_space(&dir, encoded.file_len())?;
+        let target = Target {
+            vfs: &*self.vfs,
+            dir: &dir,
+            prefix: TMP_PREFIX,
+            name,
+            len: encoded.file_len(),
+            verify: false,
+        };
+        let path = target
+            .publish(|file| encoded.write(&mut Throttled::new(file, pace.rest, Arc::clone(&pace.stop))))?;
+        self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
+        let output = Segment::open(&*self.vfs, &path, name)?;
+        let removed = self.swap(inputs, &output)?;
+        total.merges += 1;
+        total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
+        total.bytes_written += output.footer().file_len;
+        let entries = |segment: &Segment| segment.footer().entries;
+        let before: u64 = inputs.iter().map(|live| entries(&live.segment)).sum();
+        total.entries_dropped += before.saturating_sub(entries(&output));
+        log::info!(
+            "merged {} segments into {name} ({} bytes, {} of {before} entries), {removed} file(s) removed",
+            inputs.len(),
+            output.footer().file_len,
+            entries(&output)
+        );
+        Ok(())
+    }
+
+    fn check_space(&self, dir: &Path, needed: u64) -> Result<()> {
+        match self.vfs.free_space(dir) {
+            Ok(free) if free < needed => Err(Error::NoSpace {
+                path: dir.to_owned(),
+                needed,
+                free: Some(free),
+                source: std::io::ErrorKind::StorageFull.into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the output in place of the inputs in the manifest, then removes the inputs that nothing pins.
+    fn swap(&self, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
+        let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
+        lock.acquire(self.lock_timeout()?)?;
+        let result = self.swap_locked(inputs, output);
+        lock.release();
+        result
+    }
+
+    fn swap_locked(&self, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
+        let mut manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let records: Vec<SegmentRecord> =
+            inputs.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+        let listed = &mut manifest.body.segments;
+        let at = listed.iter().position(|record| Some(record) == records.first());
+        let range = at.map(|at| at..at + records.len());
+        match range.filter(|range| listed.get(range.clone()) == Some(records.as_slice())) {
+            Some(range) => drop(listed.splice(range, [SegmentRecord::of(output)])),
+            // Only a repair or restore under our feet: the output stays unlisted and the next merger removes it.
+            None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
+        }
+        manifest.generation += 1;
+        manifest.write(&*self.vfs, &self.path)?;
+        let files = Files::read(&*self.vfs, &self.path)?;
+        Ok(files.remove_unlisted(&*self.vfs, records.iter().map(SegmentRecord::name)))
+    }
+}
+
+fn sizes(view: &View) -> Vec<u64> {
+    view.segments.iter().map(|live| live.segment.footer().file_len).collect()
+}
+
+fn choose(goal: Goal, view: &View) -> Option<Range<usize>> {
+    let sizes = sizes(view);
+    let range = match goal {
+        Goal::Background => plan::background(&sizes, Limits { max_bytes: MAX_SEGMENT }),
+        Goal::Compact { max_bytes } => {
+            let dead: Vec<bool> = view.segments.iter().map(|live| live.dead.is_some()).collect();
+            plan::compact(&sizes, &dead, Limits { max_bytes })
+        }
+        Goal::Full => {
+            let untidy = view.totals.tombstones > 0 || view.segments.iter().any(|live| live.dead.is_some());
+            (view.segments.len() > 1 || untidy).then_some(0..view.segments.len())
+        }
+    }?;
+    // Entry numbers within a segment have 32 bits.
+    let entries: u64 =
+        view.segments.get(range.clone())?.iter().map(|live| live.segment.footer().entries).sum();
+    (entries < u64::from(u32::MAX)).then_some(range)
+}

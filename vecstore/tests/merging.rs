@@ -1,0 +1,289 @@
+//! Merging: what stays, what goes, and who notices.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use vecstore::{Address, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+fn create(path: &Path) -> Store {
+    OpenOptions::new().merging(Merging::OnDemand).create(path, StoreConfig::new(2)).unwrap()
+}
+
+fn put(store: &Store, key: &str, x: f32) -> Address {
+    let mut batch = store.batch();
+    batch.push(key, &[x, -x]).unwrap();
+    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.snapshot().get(key).unwrap().unwrap().address()
+}
+
+fn contents(store: &Store) -> BTreeMap<String, Vec<f32>> {
+    let snapshot = store.snapshot();
+    snapshot
+        .iter()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (String::from_utf8_lossy(entry.key()).into_owned(), entry.to_f32().unwrap())
+        })
+        .collect()
+}
+
+fn segment_files(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(path.join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_full_compaction_leaves_one_file_of_live_rows_in_commit_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..50 {
+        put(&store, &format!("{}", i % 20), i as f32);
+    }
+    store.delete(&["3", "4", "not there"]).unwrap();
+    let before = contents(&store);
+    let order: Vec<Vec<u8>> = store.snapshot().iter().map(|e| e.unwrap().key().to_vec()).collect();
+    let old = store.snapshot();
+
+    let done = store.compact_full().unwrap();
+    assert_eq!((done.segments_before, done.segments_after, done.merges), (51, 1, 1));
+    assert_eq!(done.entries_dropped, 30 + 2 + 2, "superseded, deleted, and their tombstones");
+    assert_eq!(segment_files(&path), ["0000000001-0000000051.0.npy"]);
+    assert_eq!(contents(&store), before);
+    let after: Vec<Vec<u8>> = store.snapshot().iter().map(|e| e.unwrap().key().to_vec()).collect();
+    assert_eq!(after, order);
+    assert_eq!(old.iter().count(), before.len(), "an old snapshot still reads the removed files");
+    assert_eq!(store.compact_full().unwrap().merges, 0, "nothing left to do");
+    drop(store);
+    let store = create_again(&path);
+    assert_eq!(contents(&store), before);
+    let totals = store.snapshot().totals();
+    assert_eq!((totals.entries, totals.tombstones, totals.rows), (18, 0, 18));
+    let segment = store.snapshot().segments().next().unwrap();
+    assert_eq!((segment.rows, segment.entries), (18, 18));
+    put(&store, "new", 1.0);
+    assert_eq!(store.snapshot().last_commit(), 52);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+fn create_again(path: &Path) -> Store {
+    OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap()
+}
+
+#[test]
+fn addresses_survive_merges_and_deletes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    let mut kept: Vec<(Address, f32)> = Vec::new();
+    for round in 0..6 {
+        for i in 0..30 {
+            let x = (round * 30 + i) as f32;
+            let mut batch = store.batch();
+            batch.push(format!("{x}a"), &[x, -x]).unwrap();
+            batch.push(format!("{x}b"), &[x + 0.5, -x, 7.0, 8.0]).unwrap();
+            store.append(batch, OnDuplicate::Error).unwrap();
+            let address = store.snapshot().get(format!("{x}b")).unwrap().unwrap().address();
+            assert_eq!(address, Address { commit: store.snapshot().last_commit(), row: 1 });
+            if i % 10 == 0 {
+                kept.push((address, x + 0.5));
+            } else {
+                store.delete(&[format!("{x}a")]).unwrap();
+            }
+        }
+        if round % 2 == 0 {
+            store.compact().unwrap()
+        } else {
+            store.compact_full().unwrap()
+        };
+        for (address, x) in &kept {
+            assert_eq!(store.snapshot().at(*address).unwrap().unwrap()[0], *x, "{address}");
+            let second = Address { row: address.row + 1, ..*address };
+            assert_eq!(store.snapshot().at(second).unwrap().unwrap(), [7.0, 8.0]);
+        }
+    }
+    drop(store);
+    let store = create_again(&path);
+    for (address, x) in kept {
+        assert_eq!(store.snapshot().at(address).unwrap().unwrap()[0], x);
+    }
+}
+
+#[test]
+fn a_tombstone_stays_while_something_older_is_outside_the_merge() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    put(&store, "a", 1.0);
+    store.compact_full().unwrap();
+    // A checkpoint pins the file that holds "a", but what matters is the range: merge commits 2 and 3 alone by making
+    // the first segment too large to be joined.
+    store.delete(&["a"]).unwrap();
+    put(&store, "b", 2.0);
+    drop(store);
+    for _ in 0..2 {
+        let store = create_again(&path);
+        assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(store.snapshot().totals().tombstones, 1);
+    }
+    let store = create_again(&path);
+    store.compact_full().unwrap();
+    assert_eq!(store.snapshot().totals().tombstones, 0, "from commit 1 on it may go");
+    assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn background_merging_keeps_files_few_while_threads_append_and_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(2)).unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
+    let most = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (store, most, path) = (&store, &most, &path);
+            scope.spawn(move || {
+                for i in 0..400 {
+                    put(store, &format!("{thread}/{}", i % 150), i as f32);
+                    if i % 10 == 0 {
+                        store.delete(&[format!("{thread}/{}", (i + 75) % 150)]).unwrap();
+                    }
+                    if i % 50 == 0 {
+                        most.fetch_max(segment_files(path).len(), std::sync::atomic::Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..50 {
+                let snapshot = reader.refresh().unwrap();
+                let mut keys: Vec<Vec<u8>> = snapshot.iter().map(|e| e.unwrap().key().to_vec()).collect();
+                let count = keys.len();
+                keys.sort();
+                keys.dedup();
+                assert_eq!(keys.len(), count, "no key twice in any snapshot");
+            }
+        });
+    });
+    let expected = contents(&store);
+    for (key, row) in &expected {
+        let i: usize = key.split('/').nth(1).unwrap().parse().unwrap();
+        assert_eq!(row[0] as usize % 150, i);
+    }
+    drop(store);
+    assert!(most.into_inner() < 200, "files stay few");
+    assert!(segment_files(&path).len() < 200);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert_eq!(contents(&create_again(&path)), expected);
+}
+
+#[test]
+fn one_shot_writers_leave_a_tidy_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(create(&path));
+    for i in 0..400 {
+        put(&create_again(&path), &i.to_string(), 1.0);
+    }
+    assert!(segment_files(&path).len() <= 200, "{}", segment_files(&path).len());
+    assert_eq!(contents(&create_again(&path)).len(), 400);
+}
+
+#[test]
+fn what_an_interrupted_merge_left_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..4 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    drop(store);
+    let inputs: Vec<(String, Vec<u8>)> = segment_files(&path)
+        .into_iter()
+        .map(|name| (name.clone(), std::fs::read(path.join("segments").join(name)).unwrap()))
+        .collect();
+    let manifest = std::fs::read(path.join("MANIFEST")).unwrap();
+    let store = create_again(&path);
+    store.compact_full().unwrap();
+    drop(store);
+    let output = segment_files(&path).remove(0);
+    let restore = || {
+        for (name, bytes) in &inputs {
+            std::fs::write(path.join("segments").join(name), bytes).unwrap();
+        }
+    };
+
+    // The kill came after listing the output, before removing the inputs.
+    restore();
+    std::fs::write(path.join("segments/tmp-merge-00"), "x").unwrap();
+    let store = create_again(&path);
+    assert_eq!(contents(&store).len(), 4);
+    store.compact().unwrap();
+    drop(store);
+    assert_eq!(segment_files(&path), [output.clone()]);
+
+    // The kill came before listing the output.
+    restore();
+    std::fs::write(path.join("MANIFEST"), manifest).unwrap();
+    let store = create_again(&path);
+    assert_eq!(store.snapshot().segments().count(), 4, "the inputs serve");
+    store.compact_full().unwrap();
+    drop(store);
+    assert_eq!(segment_files(&path).len(), 1);
+    assert_eq!(contents(&create_again(&path)).len(), 4);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+#[test]
+fn damage_is_never_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..3 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    drop(store);
+    let victim = path.join("segments").join(&segment_files(&path)[1]);
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[4097] ^= 4;
+    std::fs::write(&victim, bytes).unwrap();
+    let store = create_again(&path);
+    let error = store.compact_full().unwrap_err();
+    assert!(matches!(&error, Error::Damaged { section, .. } if section == "ROWS, block 0"), "{error}");
+    assert_eq!(segment_files(&path).len(), 3, "nothing was removed or added");
+    put(&store, "still writable", 1.0);
+}
+
+#[test]
+fn a_named_checkpoint_shows_the_store_as_it_was_until_it_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..5 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    let then = contents(&store);
+    let made = store.create_checkpoint("before").unwrap();
+    assert_eq!((made.last_commit, made.segments), (5, 5));
+    assert!(store.create_checkpoint("before").unwrap_err().to_string().contains("already"));
+    put(&store, "0", 100.0);
+    store.delete(&["1"]).unwrap();
+    store.compact_full().unwrap();
+    assert_eq!(segment_files(&path).len(), 6, "five pinned, one merged");
+
+    let past = OpenOptions::new().at_checkpoint("before").open(&path).unwrap();
+    assert_eq!(contents(&past), then);
+    assert_eq!(past.refresh().unwrap().last_commit(), 5);
+    assert!(matches!(past.compact(), Err(Error::ReadOnly { .. })));
+    assert_eq!(store.checkpoints().unwrap(), [made]);
+
+    store.drop_checkpoint("before").unwrap();
+    assert_eq!(segment_files(&path).len(), 1);
+    assert_eq!(contents(&past), then, "an open handle goes on");
+    assert!(OpenOptions::new().at_checkpoint("before").open(&path).is_err());
+    assert!(store.drop_checkpoint("before").unwrap_err().to_string().contains("no checkpoint"));
+}
