@@ -74,6 +74,10 @@ impl Writer {
             if resolved.is_empty() {
                 return Ok(());
             }
+            // What is written to a backup is a history of its own, and says so before its first commit.
+            if view.meta.is_backup {
+                writer.update_manifest(view, |manifest| manifest.body.begin_epoch())?;
+            }
             if let Err(error) = writer.publish(view, &resolved) {
                 // A rename may have happened although it reported an error: look before the next commit.
                 writer.counter = None;

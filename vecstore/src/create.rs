@@ -19,8 +19,6 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
     if config.settings.keys().any(|name| name.starts_with(crate::format::settings::RESERVED)) {
         return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
     }
-    refuse_existing(vfs, dir)?;
-    let sibling = sibling(dir)?;
     let (store_id, epoch) = (random_id()?, random_id()?);
     let manifest = Manifest {
         generation: 1,
@@ -39,7 +37,19 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
             extra: std::collections::BTreeMap::new(),
         },
     };
-    if let Err(error) = build(vfs, &sibling, &manifest) {
+    place(vfs, dir, &manifest, |_| Ok(()))
+}
+
+/// Builds a store beside its final place, lets `fill` add segments to it, and renames it into place.
+pub(crate) fn place(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    refuse_existing(vfs, dir)?;
+    let sibling = sibling(dir)?;
+    if let Err(error) = build(vfs, &sibling, manifest, fill) {
         discard(vfs, &sibling);
         return Err(error);
     }
@@ -67,7 +77,8 @@ pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     }
 }
 
-fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+/// Refuses a path at which there is anything but an empty directory.
+pub(crate) fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let found = match vfs.metadata(dir) {
         Ok(found) => found,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -100,7 +111,12 @@ fn sibling(dir: &Path) -> Result<PathBuf> {
     Ok(dir.with_file_name(hidden))
 }
 
-fn build(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
+fn build(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let segments = dir.join(SEGMENTS);
     vfs.create_dir(dir).at(dir, "create the store's directory")?;
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
@@ -108,6 +124,7 @@ fn build(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
         let path = dir.join(lock);
         vfs.open_lock(&path, true).at(&path, "create the lock file")?;
     }
+    fill(dir)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     // Flushes the directory too.
     manifest.write(vfs, dir)
@@ -115,12 +132,15 @@ fn build(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
 
 /// Removes what [`build`] made; it is ours alone, for its name is random.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
-    for name in vfs.list(dir).unwrap_or_default() {
-        if name != OsStr::new(SEGMENTS) {
-            remove_own(vfs, &dir.join(name));
+    let segments = dir.join(SEGMENTS);
+    for folder in [segments.as_path(), dir] {
+        for name in vfs.list(folder).unwrap_or_default() {
+            if name != OsStr::new(SEGMENTS) {
+                remove_own(vfs, &folder.join(name));
+            }
         }
     }
-    for dir in [&dir.join(SEGMENTS), dir] {
+    for dir in [segments.as_path(), dir] {
         if let Err(error) = vfs.remove_dir(dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {

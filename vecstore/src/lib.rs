@@ -58,6 +58,7 @@
 )]
 
 mod background;
+mod backup;
 mod batch;
 mod checkpoint;
 mod commit;
@@ -90,6 +91,9 @@ pub mod vfs;
 mod view;
 mod writer;
 
+#[doc(hidden)]
+pub use backup::restore_with;
+pub use backup::{BackupReport, restore};
 pub use batch::Batch;
 pub use commit::Appended;
 pub use compact::{CheckpointInfo, Compacted};

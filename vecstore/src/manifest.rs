@@ -21,6 +21,9 @@ pub(crate) const MANIFEST: &str = "MANIFEST";
 /// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 
+/// In `extra`: the store is a backup that nothing has been written to. The value is zero bytes long.
+pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
+
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
 /// No manifest is longer: 2^24 segments would have to be unmerged.
@@ -120,6 +123,14 @@ impl Body {
     /// Last commit number the manifest lists; 0 for none.
     pub fn last_commit(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.last)
+    }
+
+    /// Begins a history: commits from here on carry a new epoch.
+    pub fn begin_epoch(&mut self) -> Result<()> {
+        let parent = self.epochs.last().map_or([0; 16], |epoch| epoch.id);
+        self.epochs.push(EpochRecord { id: random_id()?, parent, first: self.last_commit() + 1 });
+        self.extra.remove(BACKUP_RECORD);
+        Ok(())
     }
 
     pub fn fingerprint(&self) -> Option<Fingerprint> {

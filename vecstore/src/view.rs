@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::entry::Entry;
 use crate::format::{Id, key_hash};
-use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
+use crate::manifest::{BACKUP_RECORD, Body, EpochRecord, Manifest, SegmentRecord};
 use crate::segment::Segment;
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
 
@@ -52,6 +52,8 @@ pub(crate) struct Meta {
     pub fingerprint: Option<Fingerprint>,
     pub settings: BTreeMap<String, String>,
     pub epochs: Vec<EpochRecord>,
+    /// Nothing has been written since this store was made as a backup.
+    pub is_backup: bool,
 }
 
 impl Meta {
@@ -64,6 +66,7 @@ impl Meta {
             fingerprint: body.fingerprint(),
             settings: body.settings.clone(),
             epochs: body.epochs.clone(),
+            is_backup: body.extra.contains_key(BACKUP_RECORD),
         }
     }
 
@@ -181,7 +184,7 @@ impl View {
             Some(record) if *record != SegmentRecord::of(&segment) => {
                 return foreign("it is not the file that the manifest lists under this name".to_owned());
             }
-            None if footer.epoch != self.meta.epoch() => {
+            None if !self.may_follow(footer.first, footer.epoch) => {
                 return foreign("it was written in another epoch (before a restore, say)".to_owned());
             }
             _ => {}
@@ -198,6 +201,14 @@ impl View {
             self.apply_kill(kill.commit, kill.entry)?;
         }
         Ok(())
+    }
+
+    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it knows.
+    fn may_follow(&self, first: u64, epoch: Id) -> bool {
+        if first > self.manifest_last {
+            return epoch == self.meta.epoch();
+        }
+        self.meta.epochs.iter().any(|known| known.id == epoch)
     }
 
     /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.

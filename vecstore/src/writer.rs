@@ -20,6 +20,8 @@ pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 pub(crate) const LOCK: &str = "LOCK";
 /// The manifest lock's file.
 pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
+/// The backup lock's file: one backup at a time.
+pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
 /// The merge lock's file.
 pub(crate) const LOCK_MERGE: &str = "LOCK.merge";
 

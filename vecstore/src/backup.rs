@@ -1,0 +1,377 @@
+//! Backups: a consistent copy that is itself a store, and restoring one.
+//!
+//! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
+//! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::create::{self, flush_name};
+use crate::error::{IoContext, is_no_space};
+use crate::format::{hex, random_id};
+use crate::load::{self, SEGMENTS};
+use crate::lock::Lock;
+use crate::manifest::{BACKUP_RECORD, Manifest, SegmentRecord, remove_own};
+use crate::segment::{Segment, check_open};
+use crate::vfs::{FileKind, RealFs, Vfs};
+use crate::view::View;
+use crate::writer::LOCK_BACKUP;
+use crate::{Error, Result, Store, versions};
+
+/// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
+const PIN_PREFIX: &str = "backup-";
+/// Temporary copies in a backup begin with this.
+const TMP_PREFIX: &str = "tmp-backup-";
+
+/// What a backup or restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// The directory it went to.
+    pub path: PathBuf,
+    /// Last commit it holds.
+    pub last_commit: u64,
+    /// Segments that were there already.
+    pub kept: usize,
+    /// Segments linked: no bytes copied.
+    pub linked: usize,
+    /// Segments copied.
+    pub copied: usize,
+    /// Bytes copied.
+    pub bytes_copied: u64,
+    /// Older dated backups removed.
+    pub removed: usize,
+}
+
+impl Store {
+    /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are transferred.
+    /// The result is a store; opened for writing it becomes a history of its own, and is refused as the destination of
+    /// further backups.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] when `dest` holds another store, or one that was written to or is ahead;
+    /// [`Error::AlreadyExists`] when it is not empty and no store; [`Error::NoSpace`], [`Error::Io`],
+    /// [`Error::Busy`] when another backup is under way.
+    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport> {
+        self.pinned(|source| source.transfer(dest.as_ref(), None))
+    }
+
+    /// The same into a new directory below `parent`, named after the time (UTC). Files the last dated backup has are
+    /// linked from it. Afterwards only the newest `keep` dated backups of this store stay.
+    ///
+    /// # Errors
+    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0.
+    pub fn backup_dated(&self, parent: impl AsRef<Path>, keep: usize) -> Result<BackupReport> {
+        let parent = parent.as_ref();
+        if keep == 0 {
+            return Err(Error::bad_input("a backup that keeps nothing is none; keep at least 1"));
+        }
+        let vfs = &*self.inner.vfs;
+        match vfs.create_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(parent, "create the directory", error));
+            }
+            _ => flush_name(vfs, parent)?,
+        }
+        self.pinned(|source| {
+            let before = source.dated(parent)?;
+            let dest = parent.join(free_name(vfs, parent)?);
+            let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
+            let all = source.dated(parent)?;
+            for old in all.iter().take(all.len().saturating_sub(keep)) {
+                remove_store(vfs, old)?;
+                report.removed += 1;
+            }
+            Ok(report)
+        })
+    }
+
+    /// Runs `work` with everything that is committed now pinned.
+    fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+        let inner = &self.inner;
+        let timeout = inner.with_writer("back up", |writer, _| Ok(writer.timeout))?;
+        let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
+        lock.acquire(timeout)?;
+        let result = self.pin_and(work);
+        lock.release();
+        result
+    }
+
+    fn pin_and<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+        // Pins of backups that were killed: nobody else can hold the lock now.
+        for version in self.checkpoints()?.iter().filter(|version| version.name.starts_with(PIN_PREFIX)) {
+            self.drop_checkpoint(&version.name)?;
+        }
+        let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
+        self.create_checkpoint(&name)?;
+        let manifest = versions::read(&*self.inner.vfs, &self.inner.path, &name);
+        let result = manifest
+            .and_then(|manifest| work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest }));
+        let dropped = self.drop_checkpoint(&name);
+        let result = result?;
+        dropped.map(|()| result)
+    }
+}
+
+/// A pinned state to be copied.
+struct Source<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    manifest: Manifest,
+}
+
+impl Source<'_> {
+    /// Brings `dest` to the pinned state. Files that `sibling` (another backup) has are linked from there.
+    fn transfer(&self, dest: &Path, sibling: Option<&Path>) -> Result<BackupReport> {
+        let mut report = BackupReport {
+            path: dest.to_owned(),
+            last_commit: self.manifest.body.last_commit(),
+            ..BackupReport::default()
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
+        match Manifest::read(self.vfs, dest) {
+            Ok(there) => {
+                self.may_continue(dest, &there)?;
+                manifest.generation = manifest.generation.max(there.generation + 1);
+                self.fill(dest, sibling, &mut report)?;
+                manifest.write(self.vfs, dest)?;
+                self.remove_superseded(dest, &manifest);
+            }
+            Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
+                create::place(self.vfs, dest, &manifest, |building| {
+                    self.fill(building, sibling, &mut report)
+                })?;
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(report)
+    }
+
+    /// Refuses a destination whose content is not an earlier state of this store.
+    fn may_continue(&self, dest: &Path, there: &Manifest) -> Result<()> {
+        let (ours, theirs) = (&self.manifest.body, &there.body);
+        let reason = if ours.store_id != theirs.store_id {
+            "it holds another store"
+        } else if !theirs.extra.contains_key(BACKUP_RECORD) {
+            "it has been written to, and is no backup any more"
+        } else if !ours.epochs.starts_with(&theirs.epochs) || theirs.last_commit() > ours.last_commit() {
+            "it holds commits that this store does not have (was this store restored?)"
+        } else {
+            return Ok(());
+        };
+        Err(Error::bad_input(format!(
+            "{}: cannot back up into this directory: {reason}; choose another one",
+            dest.display()
+        )))
+    }
+
+    /// Gives `dest` every file the pinned state lists.
+    fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
+        let segments = dest.join(SEGMENTS);
+        for record in &self.manifest.body.segments {
+            let name = record.name().to_string();
+            let to = segments.join(&name);
+            match self.vfs.metadata(&to) {
+                Ok(_) if self.is_same(&to, record) => {
+                    report.kept += 1;
+                    continue;
+                }
+                Ok(_) => {
+                    return Err(Error::ForeignSegment {
+                        path: to,
+                        detail: "the backup has another file of this name than the store".to_owned(),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(&to, "look at the file", error)),
+            }
+            let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
+            let from = self.dir.join(SEGMENTS).join(&name);
+            let linked = [Some(&from), beside.as_ref()].into_iter().flatten().any(|source| {
+                (source == &from || self.is_same(source, record)) && self.vfs.link(source, &to).is_ok()
+            });
+            if linked {
+                report.linked += 1;
+            } else {
+                copy(self.vfs, &from, &segments, &to)?;
+                report.copied += 1;
+                report.bytes_copied += record.file_len;
+            }
+        }
+        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
+    }
+
+    fn is_same(&self, path: &Path, record: &SegmentRecord) -> bool {
+        Segment::open(self.vfs, path, record.name())
+            .is_ok_and(|segment| SegmentRecord::of(&segment) == *record)
+    }
+
+    /// Removes what only the backup's former manifest needed.
+    fn remove_superseded(&self, dest: &Path, manifest: &Manifest) {
+        let listed: Vec<_> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+        for name in load::list_segments(self.vfs, dest).unwrap_or_default() {
+            if !listed.contains(&name) {
+                remove_own(self.vfs, &dest.join(SEGMENTS).join(name.to_string()));
+            }
+        }
+    }
+
+    /// Dated backups of this store below `parent`, oldest first.
+    fn dated(&self, parent: &Path) -> Result<Vec<PathBuf>> {
+        let names = self.vfs.list(parent).at(parent, "list the backups")?;
+        let mut found: Vec<PathBuf> = names
+            .iter()
+            .filter(|name| name.to_str().is_some_and(is_dated))
+            .map(|name| parent.join(name))
+            .filter(|path| {
+                Manifest::read(self.vfs, path).is_ok_and(|manifest| {
+                    manifest.body.store_id == self.manifest.body.store_id
+                        && manifest.body.extra.contains_key(BACKUP_RECORD)
+                })
+            })
+            .collect();
+        found.sort_unstable();
+        Ok(found)
+    }
+}
+
+/// Copies a file under a temporary name, flushed before it gets its own.
+fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
+    let bytes = vfs.map(from).at(from, "read the segment")?;
+    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+    let written = (|| {
+        let mut file = vfs.create_new(&tmp)?;
+        for piece in bytes.chunks(4 << 20) {
+            file.write_all(piece)?;
+        }
+        file.flush()
+    })();
+    if let Err(source) = written {
+        remove_own(vfs, &tmp);
+        return Err(if is_no_space(&source) {
+            let needed = bytes.len() as u64;
+            Error::NoSpace { path: tmp, needed, free: vfs.free_space(dir).ok(), source }
+        } else {
+            Error::io(&tmp, "copy the segment", source)
+        });
+    }
+    vfs.rename_noreplace(&tmp, to).at(to, "name the copy")
+}
+
+/// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store
+/// begins an epoch of its own, so that later segments of the two can never be mixed up.
+///
+/// # Errors
+/// [`Error::AlreadyExists`] when something is at `dir`; [`Error::Damaged`] when the backup is, with nothing left at
+/// `dir`; otherwise as for opening and creating.
+pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<BackupReport> {
+    restore_with(&RealFs, backup.as_ref(), dir.as_ref())
+}
+
+/// [`restore`] through another file system; for tests.
+#[doc(hidden)]
+pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupReport> {
+    create::refuse_existing(vfs, dir)?;
+    let view: View = load::load(vfs, backup, None)?;
+    let mut manifest = Manifest::read(vfs, backup)?;
+    manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+    manifest.body.begin_epoch()?;
+    manifest.generation += 1;
+    let mut report = BackupReport {
+        path: dir.to_owned(),
+        last_commit: manifest.body.last_commit(),
+        ..BackupReport::default()
+    };
+    create::place(vfs, dir, &manifest, |building| {
+        let segments = building.join(SEGMENTS);
+        for live in &view.segments {
+            check_open(&live.segment)?;
+            copy(vfs, live.segment.path(), &segments, &segments.join(live.segment.name().to_string()))?;
+            report.copied += 1;
+            report.bytes_copied += live.segment.footer().file_len;
+        }
+        vfs.flush_dir(&segments).at(&segments, "flush the directory")
+    })?;
+    Ok(report)
+}
+
+/// Removes a dated backup: the manifest first, so that what is left after a crash is no store.
+fn remove_store(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let manifest = dir.join(crate::manifest::MANIFEST);
+    vfs.remove_file(&manifest).at(&manifest, "remove the old backup")?;
+    vfs.flush_dir(dir).at(dir, "flush the directory")?;
+    remove_tree(vfs, dir, 3)
+}
+
+fn remove_tree(vfs: &dyn Vfs, dir: &Path, depth: u32) -> Result<()> {
+    for name in vfs.list(dir).at(dir, "list the old backup")? {
+        let path = dir.join(name);
+        let found = vfs.metadata(&path).at(&path, "look at the old backup")?;
+        if found.kind == FileKind::Dir && depth > 0 {
+            remove_tree(vfs, &path, depth - 1)?;
+        } else {
+            vfs.remove_file(&path).at(&path, "remove the old backup")?;
+        }
+    }
+    vfs.remove_dir(dir).at(dir, "remove the old backup")
+}
+
+/// Seconds since 1970 as `2026-11-20T23-05-09Z`, by the civil calendar (days from era, Howard Hinnant's
+/// `civil_from_days`).
+fn date(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}-{:02}-{:02}Z", time / 3_600, time / 60 % 60, time % 60)
+}
+
+/// True for names that [`free_name`] gives.
+fn is_dated(name: &str) -> bool {
+    let pattern = |pattern: &str, text: &str| {
+        pattern.len() == text.len()
+            && pattern
+                .bytes()
+                .zip(text.bytes())
+                .all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == t })
+    };
+    pattern("0000-00-00T00-00-00Z", name) || pattern("0000-00-00T00-00-00Z.000", name)
+}
+
+/// A name after the present time, and after every dated name there is: names ascend even when the clock does not.
+fn free_name(vfs: &dyn Vfs, parent: &Path) -> Result<String> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let date = date(since.map_or(0, |since| since.as_secs()));
+    let names = vfs.list(parent).at(parent, "list the backups")?;
+    let newest = names.iter().filter_map(|name| name.to_str()).filter(|name| is_dated(name)).max();
+    let Some(newest) = newest.filter(|newest| **newest >= *date) else { return Ok(date) };
+    let (date, number) = newest.split_once('.').unwrap_or((newest, "0"));
+    let next = number.parse::<u32>().unwrap_or(0) + 1;
+    if next > 999 {
+        return Err(Error::bad_input(format!(
+            "{}: there are a thousand backups of {date} already; wait for the next second, or correct the clock",
+            parent.display()
+        )));
+    }
+    Ok(format!("{date}.{next:03}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(date(0), "1970-01-01T00-00-00Z");
+        assert_eq!(date(951_782_400), "2000-02-29T00-00-00Z");
+        assert_eq!(date(1_795_219_509), "2026-11-21T00-05-09Z");
+        assert!(is_dated(&date(0)) && is_dated("2026-11-21T00-05-09Z.001"));
+        assert!(!is_dated("2026-11-21") && !is_dated("xxxx-11-21T00-05-09Z"));
+    }
+}

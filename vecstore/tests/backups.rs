@@ -1,0 +1,198 @@
+//! Backups and restores.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use vecstore::{Address, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+fn create(path: &Path) -> Store {
+    OpenOptions::new().merging(Merging::OnDemand).create(path, StoreConfig::new(1)).unwrap()
+}
+
+fn put(store: &Store, key: &str, x: f32) {
+    let mut batch = store.batch();
+    batch.push(key, &[x]).unwrap();
+    store.append(batch, OnDuplicate::Replace).unwrap();
+}
+
+fn contents(store: &Store) -> BTreeMap<String, f32> {
+    let snapshot = store.snapshot();
+    snapshot
+        .iter()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (String::from_utf8_lossy(entry.key()).into_owned(), entry.to_f32().unwrap()[0])
+        })
+        .collect()
+}
+
+fn assert_whole(path: &Path) {
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    assert!(report.is_whole(), "{:?}", report.faults);
+}
+
+#[test]
+fn the_second_backup_transfers_only_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let dest = dir.path().join("backup");
+    for i in 0..5 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    let first = store.backup(&dest).unwrap();
+    assert_eq!((first.linked, first.copied, first.kept, first.last_commit), (5, 0, 0, 5));
+    put(&store, "0", 50.0);
+    let second = store.backup(&dest).unwrap();
+    assert_eq!((second.linked, second.kept), (1, 5));
+    assert_eq!(contents(&Store::open_read_only(&dest).unwrap()), contents(&store));
+    assert_whole(&dest);
+
+    // After a merge the backup takes the merged file and lets go of its inputs.
+    store.compact_full().unwrap();
+    let third = store.backup(&dest).unwrap();
+    assert_eq!((third.linked, third.kept), (1, 0));
+    assert_eq!(std::fs::read_dir(dest.join("segments")).unwrap().count(), 1);
+    assert_eq!(contents(&Store::open_read_only(&dest).unwrap()), contents(&store));
+    assert!(store.checkpoints().unwrap().is_empty(), "no pin stays behind");
+}
+
+#[test]
+fn a_backup_that_was_written_to_is_refused_as_a_destination() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let dest = dir.path().join("backup");
+    put(&store, "a", 1.0);
+    store.backup(&dest).unwrap();
+    let branch = Store::open(&dest).unwrap();
+    put(&branch, "b", 2.0);
+    drop(branch);
+    assert_whole(&dest);
+    let error = store.backup(&dest).unwrap_err().to_string();
+    assert!(error.contains("written to") && error.contains("choose another"), "{error}");
+    assert_eq!(contents(&Store::open(&dest).unwrap()).len(), 2);
+
+    // A segment of one history does not fit into the other, although number and link are right.
+    put(&store, "c", 3.0);
+    drop(store);
+    let name = "segments/0000000002-0000000002.0.npy";
+    std::fs::copy(dest.join(name), dir.path().join("s").join(name)).unwrap();
+    std::fs::remove_file(dir.path().join("s/MANIFEST")).ok();
+    assert!(Store::open(dir.path().join("s")).is_err());
+}
+
+#[test]
+fn other_stores_and_other_things_are_refused_as_a_destination() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let other = dir.path().join("other");
+    create(&other).close().unwrap();
+    assert!(store.backup(&other).unwrap_err().to_string().contains("another store"));
+    let full = dir.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("letter"), "dear").unwrap();
+    assert!(matches!(store.backup(&full), Err(Error::AlreadyExists { .. })));
+    assert_eq!(std::fs::read(full.join("letter")).unwrap(), b"dear");
+}
+
+#[test]
+fn a_restored_store_is_whole_and_has_a_history_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..4 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    let dest = dir.path().join("backup");
+    store.backup(&dest).unwrap();
+    let then = contents(&store);
+    put(&store, "after the backup", 9.0);
+
+    let again = dir.path().join("restored");
+    let report = vecstore::restore(&dest, &again).unwrap();
+    assert_eq!((report.copied, report.last_commit), (4, 4));
+    assert!(matches!(vecstore::restore(&dest, &again), Err(Error::AlreadyExists { .. })));
+    let restored = Store::open(&again).unwrap();
+    assert_eq!(contents(&restored), then);
+    assert_eq!(restored.snapshot().at(Address { commit: 3, row: 0 }).unwrap().unwrap(), [2.0]);
+    put(&restored, "new", 1.0);
+    restored.compact_full().unwrap();
+    assert_eq!(restored.snapshot().at(Address { commit: 3, row: 0 }).unwrap().unwrap(), [2.0]);
+    drop(restored);
+    assert_whole(&again);
+
+    // The commit of the old history does not continue the restored one.
+    let foreign = "segments/0000000005-0000000005.0.npy";
+    let third = dir.path().join("third");
+    vecstore::restore(&dest, &third).unwrap();
+    std::fs::copy(path.join(foreign), third.join(foreign)).unwrap();
+    assert!(matches!(Store::open(&third), Err(Error::ForeignSegment { .. })));
+
+    // A damaged backup is not restored, and leaves nothing.
+    let victim = dest.join("segments/0000000002-0000000002.0.npy");
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::remove_file(&victim).unwrap();
+    std::fs::write(&victim, bytes).unwrap();
+    let nowhere = dir.path().join("nowhere");
+    assert!(matches!(vecstore::restore(&dest, &nowhere), Err(Error::Damaged { .. })));
+    assert!(!nowhere.exists());
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("creating")), "{left:?}");
+}
+
+#[test]
+fn dated_backups_share_files_and_only_the_newest_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let parent = dir.path().join("backups");
+    for i in 0..4 {
+        put(&store, &i.to_string(), i as f32);
+        let report = store.backup_dated(&parent, 2).unwrap();
+        assert_eq!(report.copied, 0);
+        assert_eq!(report.removed, usize::from(i >= 2));
+    }
+    let mut left: Vec<_> = std::fs::read_dir(&parent).unwrap().map(|e| e.unwrap().path()).collect();
+    left.sort();
+    assert_eq!(left.len(), 2);
+    let counts: Vec<usize> =
+        left.iter().map(|p| contents(&Store::open_read_only(p).unwrap()).len()).collect();
+    assert_eq!(counts, [3, 4]);
+    left.iter().for_each(|path| assert_whole(path));
+    assert!(store.backup_dated(&parent, 0).is_err());
+}
+
+#[test]
+fn a_backup_is_consistent_while_writers_and_merges_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (store, done) = (&store, &done);
+        scope.spawn(move || {
+            for i in 0..300 {
+                // Two keys in one batch: a backup has both or none.
+                let mut batch = store.batch();
+                batch.push(format!("{i}a"), &[i as f32]).unwrap();
+                batch.push(format!("{i}b"), &[i as f32]).unwrap();
+                store.append(batch, OnDuplicate::Error).unwrap();
+                if i % 100 == 50 {
+                    store.compact().unwrap();
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut last = 0;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let dest = dir.path().join("backup");
+            let report = store.backup(&dest).unwrap();
+            let found = contents(&Store::open_read_only(&dest).unwrap());
+            assert_eq!(found.len() as u64, 2 * report.last_commit);
+            for i in 0..report.last_commit {
+                assert!(found.contains_key(&format!("{i}a")) && found.contains_key(&format!("{i}b")));
+            }
+            assert!(report.last_commit >= last);
+            last = report.last_commit;
+            assert_whole(&dest);
+        }
+    });
+}
