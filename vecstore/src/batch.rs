@@ -1,6 +1,7 @@
 //! A batch: entries that become durable and visible as a whole or not at all.
 
 use crate::config::{MAX_KEY_LEN, MAX_PAYLOAD_LEN};
+use crate::dtype::narrow_into;
 use crate::{DType, Element, Error, Kind, Result};
 
 /// Entries to be appended together.
@@ -21,6 +22,7 @@ pub struct Batch {
     dtype: DType,
     allow_non_finite: bool,
     rows: Vec<u8>,
+    scales: Vec<f32>,
     keys: Vec<u8>,
     payloads: Vec<u8>,
     entries: Vec<Ends>,
@@ -41,6 +43,8 @@ pub(crate) struct BatchEntry<'a> {
     pub key: &'a [u8],
     pub kind: Kind,
     pub rows: &'a [u8],
+    /// One per row, for element types that have scales.
+    pub scales: &'a [f32],
     pub payload: &'a [u8],
 }
 
@@ -53,6 +57,7 @@ impl Batch {
             dtype,
             allow_non_finite: false,
             rows: Vec::new(),
+            scales: Vec::new(),
             keys: Vec::new(),
             payloads: Vec::new(),
             entries: Vec::new(),
@@ -92,7 +97,7 @@ impl Batch {
 
     /// Bytes of rows, keys and payloads.
     pub(crate) fn byte_len(&self) -> usize {
-        self.rows.len() + self.keys.len() + self.payloads.len()
+        self.rows.len() + self.scales.len() * 4 + self.keys.len() + self.payloads.len()
     }
 
     /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
@@ -118,24 +123,89 @@ impl Batch {
         if T::DTYPE != self.dtype {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
         }
-        if rows.is_empty() || self.dim == 0 || !rows.len().is_multiple_of(self.dim) {
+        self.check_rows(key, rows)?;
+        self.add_rows(key, bytemuck::cast_slice(rows), &[], payload)
+    }
+
+    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a scale per row
+    /// of its largest magnitude over 127.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(3, DType::I8);
+    /// batch.push_converted("a", &[0.1, 0.2, -0.4], b"")?;
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Batch::push_with_payload`], and for values beyond what the element type can hold (`f16`: 65504).
+    pub fn push_converted(&mut self, key: impl AsRef<[u8]>, rows: &[f32], payload: &[u8]) -> Result<()> {
+        let key = key.as_ref();
+        self.check_rows(key, rows)?;
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        narrow_into(self.dtype, self.dim, rows, &mut bytes, &mut scales);
+        if !self.allow_non_finite && self.dtype == DType::F16 {
+            let narrow: Vec<half::f16> = rows.iter().map(|value| half::f16::from_f32(*value)).collect();
+            self.check_rows(key, &narrow)?;
+        }
+        self.add_rows(key, &bytes, &scales, payload)
+    }
+
+    /// Adds rows of `i8` with one scale per row: element times scale is the value.
+    ///
+    /// # Errors
+    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and for as many scales as there are not
+    /// rows.
+    pub fn push_quantized(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        rows: &[i8],
+        scales: &[f32],
+        payload: &[u8],
+    ) -> Result<()> {
+        let key = key.as_ref();
+        if self.dtype != DType::I8 {
+            return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: DType::I8 });
+        }
+        self.check_shape(rows.len())?;
+        if scales.len() != rows.len() / self.dim
+            || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite()))
+        {
+            return Err(Error::bad_input(format!(
+                "key \"{}\": {} rows need as many finite scales, found {}",
+                String::from_utf8_lossy(key),
+                rows.len() / self.dim,
+                scales.len()
+            )));
+        }
+        self.add_rows(key, bytemuck::cast_slice(rows), scales, payload)
+    }
+
+    fn check_shape(&self, elements: usize) -> Result<()> {
+        if elements == 0 || self.dim == 0 || !elements.is_multiple_of(self.dim) {
             return Err(Error::DimensionMismatch {
                 what: "an entry's rows",
                 expected: self.dim,
-                found: rows.len(),
+                found: elements,
             });
         }
+        Ok(())
+    }
+
+    fn check_rows<T: Element>(&self, key: &[u8], rows: &[T]) -> Result<()> {
+        self.check_shape(rows.len())?;
         if !self.allow_non_finite
             && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
         {
             return Err(Error::bad_input(format!(
-                "key \"{}\": element {} of row {} is not finite; find out what made it, or allow such values",
+                "key \"{}\": element {} of row {} is not finite (as {}); find out what made it, or allow such values",
                 String::from_utf8_lossy(key),
                 at % self.dim,
-                at / self.dim
+                at / self.dim,
+                T::DTYPE
             )));
         }
-        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), payload)
+        Ok(())
     }
 
     /// Adds an entry that says "done, and nothing was found".
@@ -160,6 +230,12 @@ impl Batch {
     /// As for [`Batch::push`] on the key.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
         self.add(key.as_ref(), Kind::Tombstone, &[], &[])
+    }
+
+    fn add_rows(&mut self, key: &[u8], rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
+        self.add(key, Kind::Rows, rows, payload)?;
+        self.scales.extend_from_slice(scales);
+        Ok(())
     }
 
     fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], payload: &[u8]) -> Result<()> {
@@ -194,11 +270,14 @@ impl Batch {
     /// The entries in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
         let mut before = Ends::default();
+        let row_bytes = (self.dim * self.dtype.size()).max(1);
         self.entries.iter().map(move |ends| {
+            let scales = before.rows / row_bytes..ends.rows / row_bytes;
             let entry = BatchEntry {
                 key: self.keys.get(before.key..ends.key).unwrap_or_default(),
                 kind: Kind::from_code(ends.kind).unwrap_or(Kind::Empty),
                 rows: self.rows.get(before.rows..ends.rows).unwrap_or_default(),
+                scales: self.scales.get(scales).unwrap_or_default(),
                 payload: self.payloads.get(before.payload..ends.payload).unwrap_or_default(),
             };
             before = *ends;

@@ -109,7 +109,7 @@ impl Writer {
             builder.begin_run(commit, 0, 0);
             for entry in &batch.written {
                 builder.push(entry.key, entry.kind, (entry.rows.len() / row_bytes) as u64, entry.payload);
-                builder.add_rows(entry.rows);
+                builder.add_rows(entry.rows, entry.scales);
             }
             batch.kills.iter().for_each(|kill| builder.kill(*kill));
         }

@@ -122,11 +122,30 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// [`Error::Damaged`] when the file's tables contradict each other.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        Ok(crate::dtype::widen_bytes(self.segment.dtype(), self.row_bytes()?))
+        self.segment.rows_f32(self.span())
+    }
+
+    /// All rows of an `i8` store, straight from the mapped file, and the scale of each.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    pub fn quantized(&self) -> Result<(&'a [i8], &'a [f32])> {
+        if self.segment.dtype() != DType::I8 {
+            return Err(Error::DTypeMismatch {
+                what: "the rows asked for",
+                expected: self.segment.dtype(),
+                found: DType::I8,
+            });
+        }
+        Ok((bytemuck::cast_slice(self.row_bytes()?), self.segment.row_scales(self.span())))
+    }
+
+    fn span(&self) -> std::ops::Range<usize> {
+        self.first_row..self.first_row + self.row_count
     }
 
     fn row_bytes(&self) -> Result<&'a [u8]> {
-        self.segment.row_bytes(self.first_row..self.first_row + self.row_count)
+        self.segment.row_bytes(self.span())
     }
 
     /// The payload; empty when there is none.

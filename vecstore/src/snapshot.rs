@@ -153,8 +153,7 @@ impl Snapshot {
         if !live.is_row_live(row) {
             return Ok(None);
         }
-        let bytes = live.segment.row_bytes(row..row + 1)?;
-        Ok(Some(crate::dtype::widen_bytes(live.segment.dtype(), bytes)))
+        live.segment.rows_f32(row..row + 1).map(Some)
     }
 
     /// The `k` live rows nearest to `query`, nearest first, by comparing with every row (exact). Uses all cores

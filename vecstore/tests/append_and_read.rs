@@ -135,7 +135,7 @@ fn missing_is_right_over_many_segments() {
 #[test]
 fn search_agrees_with_a_plain_loop_for_every_metric_and_type() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
-        for dtype in [DType::F32, DType::F16] {
+        for dtype in DType::ALL {
             let dir = tempfile::tempdir().unwrap();
             let config = StoreConfig::new(5).metric(metric).dtype(dtype);
             let store = Store::create(dir.path().join("s"), config).unwrap();
@@ -147,20 +147,16 @@ fn search_agrees_with_a_plain_loop_for_every_metric_and_type() {
             for first in (0..300).step_by(50) {
                 let mut batch = store.batch();
                 for i in first..first + 50 {
-                    match dtype {
-                        DType::F32 => batch.push(format!("{i}"), &row(i)).unwrap(),
-                        _ => {
-                            let narrow: Vec<half::f16> =
-                                row(i).into_iter().map(half::f16::from_f32).collect();
-                            batch.push(format!("{i}"), &narrow).unwrap();
-                        }
-                    }
+                    batch.push_converted(format!("{i}"), &row(i), b"").unwrap();
                 }
                 store.append(batch, OnDuplicate::Error).unwrap();
             }
             let query = [0.3, -0.2, 0.9, 0.1, -0.7];
+            let snapshot = store.snapshot();
             let score = |i: usize| -> f64 {
-                let row = row(i);
+                let stored = snapshot.get(format!("{i}")).unwrap().unwrap().to_f32().unwrap();
+                assert!(stored.iter().zip(row(i)).all(|(a, b)| (a - b).abs() < 0.005), "{dtype}");
+                let row = stored;
                 let pairs = || query.iter().zip(&row).map(|(a, b)| (f64::from(*a), f64::from(*b)));
                 let dot: f64 = pairs().map(|(a, b)| a * b).sum();
                 let norms: f64 =
@@ -245,4 +241,35 @@ fn verified_saves_are_read_back() {
     let store = options.create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
     store.append(one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
     assert!(store.snapshot().contains("a").unwrap());
+}
+
+#[test]
+fn quantized_rows_keep_their_scales_through_merges() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path().join("s"), StoreConfig::new(3).dtype(DType::I8)).unwrap();
+    for i in 0..5i8 {
+        let mut batch = store.batch();
+        batch.push_quantized(format!("{i}"), &[i, 2, 3, -i, 5, 6], &[0.5, f32::from(i)], b"").unwrap();
+        store.append(batch, OnDuplicate::Error).unwrap();
+    }
+    store.delete(&["1"]).unwrap();
+    store.compact_full().unwrap();
+    let snapshot = store.snapshot();
+    let entry = snapshot.get("3").unwrap().unwrap();
+    assert_eq!(entry.quantized().unwrap(), (&[3, 2, 3, -3, 5, 6][..], &[0.5, 3.0][..]));
+    assert_eq!(entry.to_f32().unwrap(), [1.5, 1.0, 1.5, -9.0, 15.0, 18.0]);
+    assert!(matches!(entry.rows::<f32>(), Err(Error::DTypeMismatch { .. })));
+    let mut batch = store.batch();
+    assert!(batch.push("x", &[1.0f32; 3]).is_err(), "conversion is explicit");
+    assert!(batch.push_quantized("x", &[1, 2, 3], &[], b"").is_err());
+    assert!(batch.push_quantized("x", &[1, 2, 3], &[f32::NAN], b"").is_err());
+    assert!(vecstore::verify(store.path(), |_| {}).unwrap().is_whole());
+}
+
+#[test]
+fn conversion_refuses_what_the_type_cannot_hold() {
+    let mut batch = Batch::new(1, DType::F16);
+    assert!(batch.push_converted("x", &[70_000.0], b"").unwrap_err().to_string().contains("as f16"));
+    let mut batch = Batch::new(1, DType::BF16);
+    batch.push_converted("x", &[70_000.0], b"").unwrap();
 }

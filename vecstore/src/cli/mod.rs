@@ -42,7 +42,7 @@ enum Command {
         /// Elements per vector, 1 to 65536.
         #[arg(long)]
         dim: usize,
-        /// Element type: f32 or f16.
+        /// Element type: f32, f16, bf16, or i8 (with a scale per row).
         #[arg(long, default_value = "f32")]
         dtype: DType,
         /// How vectors are compared: cosine, dot or l2.

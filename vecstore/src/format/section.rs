@@ -12,6 +12,8 @@ pub(crate) type Tag = [u8; 4];
 pub(crate) const HEAD: Tag = *b"HEAD";
 /// The rows, C order.
 pub(crate) const ROWS: Tag = *b"ROWS";
+/// The scale of each row (f32), for element types that have scales.
+pub(crate) const SCAL: Tag = *b"SCAL";
 /// Key bytes of all entries, one after the other.
 pub(crate) const KEYS: Tag = *b"KEYS";
 /// For each entry, where its key ends in KEYS (u64).

@@ -74,10 +74,10 @@ fn copy_entries<'a>(
         if span.start == rows.end {
             rows.end = span.end;
         } else {
-            builder.add_rows(segment.row_bytes(rows)?);
+            builder.add_rows(segment.row_bytes(rows.clone())?, segment.row_scales(rows));
             rows = span;
         }
     }
-    builder.add_rows(segment.row_bytes(rows)?);
+    builder.add_rows(segment.row_bytes(rows.clone())?, segment.row_scales(rows));
     Ok(())
 }

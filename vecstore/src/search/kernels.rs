@@ -3,9 +3,6 @@
 //! Plain loops over fixed-width lanes that the compiler turns into vector instructions; on x86-64 they are compiled
 //! a second time for AVX2 and FMA and chosen at run time.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::Metric;
 
 /// Independent sums per row: enough to hide the latency of a fused multiply-add on current machines.
@@ -19,12 +16,18 @@ pub(super) fn closeness(metric: Metric, query: &[f32], rows: &[f32], offer: &mut
     }
 }
 
-/// The same for half precision: each row is widened first.
-pub(super) fn closeness_f16(metric: Metric, query: &[f32], rows: &[f16], offer: &mut dyn FnMut(usize, f32)) {
+/// The same for rows of another type: each row is widened first, by `widen(row, to, number of the row)`.
+pub(super) fn widened<T>(
+    metric: Metric,
+    query: &[f32],
+    rows: &[T],
+    widen: impl Fn(&[T], &mut [f32], usize),
+    offer: &mut dyn FnMut(usize, f32),
+) {
     let norm = norm(query);
     let mut wide = vec![0.0; query.len()];
     for (index, row) in rows.chunks_exact(query.len()).enumerate() {
-        row.convert_to_f32_slice(&mut wide);
+        widen(row, &mut wide, index);
         offer(index, one(metric, query, norm, &wide));
     }
 }

@@ -6,7 +6,8 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::num::NonZeroUsize;
 
-use half::f16;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use crate::view::{LiveSegment, View};
 use crate::{Address, DType, Metric, Result};
@@ -155,7 +156,20 @@ fn scan_chunk(
     match live.segment.dtype() {
         DType::F32 => kernels::closeness(metric, query, bytemuck::cast_slice::<u8, f32>(bytes), &mut offer),
         DType::F16 => {
-            kernels::closeness_f16(metric, query, bytemuck::cast_slice::<u8, f16>(bytes), &mut offer)
+            let widen = |row: &[f16], wide: &mut [f32], _| row.convert_to_f32_slice(wide);
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
+        }
+        DType::BF16 => {
+            let widen = |row: &[bf16], wide: &mut [f32], _| row.convert_to_f32_slice(wide);
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
+        }
+        DType::I8 => {
+            let scales = live.segment.row_scales(first..last);
+            let widen = |row: &[i8], wide: &mut [f32], index: usize| {
+                let scale = scales.get(index).copied().unwrap_or_default();
+                wide.iter_mut().zip(row).for_each(|(wide, q)| *wide = f32::from(*q) * scale);
+            };
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
         }
     }
     Ok(())

@@ -32,6 +32,7 @@ pub(crate) struct Segment {
 #[derive(Debug, Default)]
 struct Tables {
     rows: Range<usize>,
+    scales: Range<usize>,
     keys: Range<usize>,
     key_ends: Range<usize>,
     kinds: Range<usize>,
@@ -181,6 +182,17 @@ impl Segment {
             .zip(end)
             .and_then(|(start, end)| self.rows().get(start..end))
             .ok_or_else(|| Error::damaged(&self.path, "ROWS", format!("rows {rows:?} are not in the file")))
+    }
+
+    /// Scales of a range of rows; empty for element types without.
+    pub fn row_scales(&self, rows: Range<usize>) -> &[f32] {
+        self.records(&self.tables.scales).get(rows).unwrap_or_default()
+    }
+
+    /// A range of rows as `f32`.
+    pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        let bytes = self.row_bytes(rows.clone())?;
+        Ok(crate::dtype::widen_bytes(self.dtype, self.footer.dim as usize, bytes, self.row_scales(rows)))
     }
 
     /// Payload of an entry; empty when there is none.
@@ -358,6 +370,10 @@ impl Tables {
                 return Err(wrong(format!("section {} is missing", String::from_utf8_lossy(&tag))));
             }
         }
+        let scaled = DType::from_code(footer.dtype).is_some_and(DType::has_scales);
+        if seen.contains(&section::SCAL) != scaled {
+            return Err(wrong("SCAL is there for element types with scales, and only then".to_owned()));
+        }
         if seen.contains(&section::PAYL) != seen.contains(&section::PEND) {
             return Err(wrong("PAYL and PEND belong together".to_owned()));
         }
@@ -383,6 +399,7 @@ impl Tables {
                 return right.then_some(()).ok_or_else(|| "HEAD is not the first page".to_owned());
             }
             section::ROWS => (&mut self.rows, footer.rows.checked_mul(row_bytes)),
+            section::SCAL => (&mut self.scales, footer.rows.checked_mul(4)),
             section::KEYS => (&mut self.keys, Some(line.len)),
             section::KEND => (&mut self.key_ends, per_entry(8)),
             section::KIND => (&mut self.kinds, per_entry(1)),

@@ -22,6 +22,7 @@ type Pieces<'a> = Vec<(Tag, Vec<Cow<'a, [u8]>>)>;
 #[derive(Debug)]
 pub(crate) struct SegmentBuilder<'a> {
     rows: Vec<&'a [u8]>,
+    scales: Vec<f32>,
     row_count: u64,
     keys: Vec<u8>,
     key_ends: Vec<u64>,
@@ -40,6 +41,7 @@ impl<'a> SegmentBuilder<'a> {
     pub fn new() -> Self {
         SegmentBuilder {
             rows: Vec::new(),
+            scales: Vec::new(),
             row_count: 0,
             keys: Vec::new(),
             key_ends: Vec::new(),
@@ -81,8 +83,10 @@ impl<'a> SegmentBuilder<'a> {
         self.payload_ends.push(self.payloads.len() as u64);
     }
 
-    /// Adds the bytes of rows, in the order of the entries they belong to.
-    pub fn add_rows(&mut self, bytes: &'a [u8]) {
+    /// Adds the bytes of rows, in the order of the entries they belong to, and their scales where the element type has
+    /// them.
+    pub fn add_rows(&mut self, bytes: &'a [u8], scales: &[f32]) {
+        self.scales.extend_from_slice(scales);
         if !bytes.is_empty() {
             self.rows.push(bytes);
         }
@@ -113,11 +117,16 @@ impl<'a> SegmentBuilder<'a> {
         let mut pieces: Pieces<'a> = vec![
             (section::HEAD, vec![Cow::Owned(header)]),
             (section::ROWS, self.rows.into_iter().map(Cow::Borrowed).collect()),
+        ];
+        if dtype.has_scales() {
+            pieces.push((section::SCAL, vec![bytes_of(&self.scales)]));
+        }
+        pieces.extend([
             (section::KEYS, vec![Cow::Owned(self.keys)]),
             (section::KEND, vec![bytes_of(&self.key_ends)]),
             (section::KIND, vec![Cow::Owned(self.kinds)]),
             (section::REND, vec![bytes_of(&self.row_ends)]),
-        ];
+        ]);
         if !self.payloads.is_empty() {
             pieces.push((section::PAYL, vec![Cow::Owned(self.payloads)]));
             pieces.push((section::PEND, vec![bytes_of(&self.payload_ends)]));
