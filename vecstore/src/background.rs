@@ -71,7 +71,7 @@ fn run(inner: &Inner, signal: &Signal) {
             }
             *wanted = false;
         }
-        let pace = Pace { rest: REST, stop: Arc::clone(&signal.stop) };
+        let pace = Pace { rest: REST, stop: Arc::clone(&signal.stop), hurry: Arc::clone(&inner.hurry) };
         let outcome = inner.merge_in_background(&pace);
         if signal.stop.load(Ordering::Relaxed) {
             return;

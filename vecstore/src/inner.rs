@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -27,6 +28,10 @@ pub(crate) struct Inner {
     side: Mutex<Side>,
     /// The view is that of a named checkpoint: it never changes.
     fixed: bool,
+    /// An append waits for the merger.
+    pub hurry: Arc<AtomicBool>,
+    /// After a failed merge: how many files there must be before an append tries again.
+    pub merge_again_at: AtomicUsize,
 }
 
 /// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
@@ -63,6 +68,8 @@ impl Inner {
             queue: Mutex::new(VecDeque::new()),
             side: Mutex::new(Side { writer, watch, seen }),
             fixed: false,
+            hurry: Arc::default(),
+            merge_again_at: AtomicUsize::new(0),
         }
     }
 

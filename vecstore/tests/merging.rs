@@ -287,3 +287,23 @@ fn a_named_checkpoint_shows_the_store_as_it_was_until_it_is_dropped() {
     assert!(OpenOptions::new().at_checkpoint("before").open(&path).is_err());
     assert!(store.drop_checkpoint("before").unwrap_err().to_string().contains("no checkpoint"));
 }
+
+#[test]
+fn a_merge_that_cannot_succeed_does_not_hold_up_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..3 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    let victim = path.join("segments").join(&segment_files(&path)[1]);
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[4097] ^= 4;
+    std::fs::write(&victim, bytes).unwrap();
+    for i in 3..300 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    assert_eq!(contents(&store).len(), 300);
+    drop(store);
+    assert!(segment_files(&path).len() >= 300, "damage is not merged away");
+}

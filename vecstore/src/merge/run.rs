@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::copy::merged;
 use super::housekeeping::{self, Files};
@@ -24,20 +24,27 @@ use crate::{Compacted, Error, Result};
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
-/// Files from which on an append merges some itself.
-const BACKLOG: usize = 160;
+/// Files from which on an append merges some itself, if nobody else does.
+const BACKLOG: usize = 128;
+/// Files from which on an append waits for whoever merges, so that files stay few whatever the speeds.
+const FULL_STOP: usize = 160;
+/// Files that come in after a failed attempt before an append tries again.
+const RETRY_AFTER: usize = 64;
 
 /// How considerate a merge is, and how it is stopped.
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
     /// Time rested per time worked.
     pub rest: f64,
+    /// Give up.
     pub stop: Arc<AtomicBool>,
+    /// Do not rest any more: an append waits.
+    pub hurry: Arc<AtomicBool>,
 }
 
 impl Pace {
     fn full_speed() -> Self {
-        Pace { rest: 0.0, stop: Arc::default() }
+        Pace { rest: 0.0, stop: Arc::default(), hurry: Arc::default() }
     }
 }
 
@@ -66,12 +73,35 @@ impl Inner {
 
     /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
-        if self.view.read().segments.len() < BACKLOG {
+        let files = self.view.read().segments.len();
+        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) {
             return;
         }
-        if let Err(error) = self.merge_in_background(&Pace::full_speed()) {
+        let merged = if files < FULL_STOP {
+            self.merge_in_background(&Pace::full_speed())
+        } else {
+            self.wait_for_merge()
+        };
+        // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
+        let again_at = if merged.is_ok() { 0 } else { files + RETRY_AFTER };
+        self.merge_again_at.store(again_at, Ordering::Relaxed);
+        if let Err(error) = merged {
             log::warn!("{}: merging failed, appends are not affected: {error}", self.path.display());
         }
+    }
+
+    /// Lets whoever merges finish, at full speed, and merges what is left.
+    fn wait_for_merge(&self) -> Result<()> {
+        self.hurry.store(true, Ordering::Relaxed);
+        let result = self.lock_timeout().and_then(|timeout| {
+            let mut lock = self.merge_lock()?;
+            lock.acquire(timeout)?;
+            let result = self.merge_all(Goal::Background, &Pace::full_speed());
+            lock.release();
+            result.map(drop)
+        });
+        self.hurry.store(false, Ordering::Relaxed);
+        result
     }
 
     /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
@@ -118,6 +148,10 @@ impl Inner {
             }
             let Some(range) = choose(goal, &view) else {
                 total.segments_after = view.segments.len();
+                // Another process may have merged what this handle still sees as many files.
+                if self.view.read().segments.len() > view.segments.len() {
+                    self.reload()?;
+                }
                 return Ok(total);
             };
             self.merge(&view, range, pace, &mut total)?;
@@ -164,8 +198,7 @@ impl Inner {
             len: encoded.file_len(),
             verify: false,
         };
-        let path = target
-            .publish(|file| encoded.write(&mut Throttled::new(file, pace.rest, Arc::clone(&pace.stop))))?;
+        let path = target.publish(|file| encoded.write(&mut Throttled::new(file, pace)))?;
         self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(&*self.vfs, &path, name)?;
         let removed = self.swap(inputs, &output)?;

@@ -1,10 +1,10 @@
 //! A file whose writer leaves disk and processor to others.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Pace;
 use crate::vfs::VfsFile;
 
 /// Bytes between two flushes and rests.
@@ -14,24 +14,24 @@ const STEP: usize = 4 << 20;
 /// resting as long as the step took times `rest`.
 pub(crate) struct Throttled<'f> {
     file: &'f mut dyn VfsFile,
-    rest: f64,
-    stop: Arc<AtomicBool>,
+    pace: &'f Pace,
     pending: usize,
     since: Instant,
 }
 
 impl<'f> Throttled<'f> {
-    /// `rest` is the time rested per time worked: 1.0 uses half of a core and disk at most, 0 never rests.
-    pub fn new(file: &'f mut dyn VfsFile, rest: f64, stop: Arc<AtomicBool>) -> Self {
-        Throttled { file, rest, stop, pending: 0, since: Instant::now() }
+    /// Writes to `file` at a pace.
+    pub fn new(file: &'f mut dyn VfsFile, pace: &'f Pace) -> Self {
+        Throttled { file, pace, pending: 0, since: Instant::now() }
     }
 
     fn step(&mut self) -> io::Result<()> {
         self.pending = 0;
         self.file.flush()?;
         let worked = self.since.elapsed();
-        let rest = worked.mul_f64(self.rest).min(Duration::from_millis(500));
-        if !rest.is_zero() && !self.stop.load(Ordering::Relaxed) {
+        let rest = worked.mul_f64(self.pace.rest).min(Duration::from_millis(500));
+        let hurry = self.pace.stop.load(Ordering::Relaxed) || self.pace.hurry.load(Ordering::Relaxed);
+        if !rest.is_zero() && !hurry {
             std::thread::sleep(rest);
         }
         self.since = Instant::now();
@@ -42,7 +42,7 @@ impl<'f> Throttled<'f> {
 impl VfsFile for Throttled<'_> {
     fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         for piece in data.chunks(STEP) {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.pace.stop.load(Ordering::Relaxed) {
                 return Err(io::Error::other("the merge was stopped because the store is being closed"));
             }
             self.file.write_all(piece)?;
