@@ -66,6 +66,19 @@ impl fmt::Display for Address {
     }
 }
 
+impl std::str::FromStr for Address {
+    type Err = Error;
+
+    /// Reads `COMMIT:ROW`, as [`Address`] is displayed.
+    fn from_str(text: &str) -> Result<Self> {
+        text.split_once(':')
+            .and_then(|(commit, row)| Some(Address { commit: commit.parse().ok()?, row: row.parse().ok()? }))
+            .ok_or_else(|| {
+                Error::bad_input(format!("\"{text}\" is no address; write COMMIT:ROW, as in 17:3"))
+            })
+    }
+}
+
 /// One entry of a snapshot; it borrows everything from the mapped segment.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {

@@ -97,7 +97,7 @@ fn errors_say_what_to_do() {
         (vec!["verify", dir.path().to_str().unwrap()], 1, "without a manifest"),
         (vec!["create", path, "--dim", "2"], 1, "a store is there"),
         (vec!["create", missing.to_str().unwrap(), "--dim", "0"], 1, "use 1 to 65536"),
-        (vec!["create", missing.to_str().unwrap(), "--dim", "2", "--dtype", "f8"], 2, "use f32 or f16"),
+        (vec!["create", missing.to_str().unwrap(), "--dim", "2", "--dtype", "f8"], 2, "use f32, f16, bf16 or i8"),
         (vec!["get", path, "nothing"], 1, "no entry has the key"),
         (vec!["search", path, "--like", "bad"], 1, "there is no row 0"),
         (vec!["frobnicate"], 2, "unrecognized subcommand"),
@@ -124,4 +124,50 @@ fn a_closed_pipe_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_store_is_changed_kept_and_copied_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let path = path.to_str().unwrap();
+    let backup = dir.path().join("backup");
+    let restored = dir.path().join("restored");
+    let (backup, restored) = (backup.to_str().unwrap(), restored.to_str().unwrap());
+    assert!(ok(&["get", path, "--address", "3:0"]).contains("9.00000"));
+    assert!(ok(&["checkpoint", path, "before"]).starts_with("before  up to commit 4, 4 segment(s)"));
+    assert!(ok(&["delete", path, "far", "nothing"]).contains("1 key(s) deleted, 1 not stored"));
+    assert!(text(&vecstore(&["get", path, "--address", "3:0"])).contains("no row at 3:0"));
+    assert!(ok(&["compact", path, "--full"]).starts_with("1 segment(s), before 5; 2 superseded"));
+    assert_eq!(ok(&["files", path]).lines().count(), 1);
+    assert_eq!(ok(&["keys", path]).lines().count(), 4);
+    assert_eq!(ok(&["keys", path, "--at", "before"]).lines().count(), 5);
+    assert!(ok(&["get", path, "--address", "2:0"]).contains("0.50000"), "addresses survive");
+    assert!(ok(&["checkpoint", "list", path, "--json"]).contains("\"last_commit\":4"));
+    assert!(ok(&["checkpoint", "drop", path, "before"]).contains("dropped before"));
+    assert_eq!(ok(&["checkpoint", "list", path]), "");
+    assert!(ok(&["backup", path, backup]).contains("1 linked"));
+    assert!(ok(&["backup", path, backup, "--json"]).contains("\"kept\":1"));
+    assert!(ok(&["restore", backup, restored]).contains("1 copied"));
+    assert_eq!(ok(&["keys", restored]), ok(&["keys", path]));
+    for store in [path, backup, restored] {
+        assert!(ok(&["verify", store]).starts_with("whole"), "{store}");
+    }
+    let dated = dir.path().join("dated");
+    for _ in 0..3 {
+        ok(&["backup", path, dated.to_str().unwrap(), "--keep", "2"]);
+    }
+    assert_eq!(std::fs::read_dir(&dated).unwrap().count(), 2);
+    for (args, code, part) in [
+        (vec!["get", path], 2, "required"),
+        (vec!["get", path, "--address", "x"], 2, "write COMMIT:ROW"),
+        (vec!["keys", path, "--at", "never"], 1, "there is no checkpoint"),
+        (vec!["checkpoint", path, "a/b"], 1, "cannot name a checkpoint"),
+        (vec!["restore", backup, path], 1, "a store is there"),
+        (vec!["restore", restored, "/dev/null"], 1, "cannot create a store here"),
+    ] {
+        let output = vecstore(&args);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
+        assert!(text(&output).contains(part), "{args:?}: {}", text(&output));
+    }
 }

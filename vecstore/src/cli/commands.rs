@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vecstore::{DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
+use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
 
 use super::output::{Failure, bytes, json_line, keyed, line, text_key};
-use super::{Command, Target};
+use super::{CheckpointAction, Command, Source, Target, manage};
 
-type Answer = Result<ExitCode, Failure>;
+pub type Answer = Result<ExitCode, Failure>;
 
 /// Runs one command, with stdout buffered.
 pub fn run(command: Command) -> Answer {
@@ -21,10 +21,27 @@ pub fn run(command: Command) -> Answer {
         Command::Info(target) => info(&mut out, &target),
         Command::Verify(target) => verify(&mut out, &target),
         Command::Repair(target) => repair(&mut out, &target),
-        Command::Get { target, key } => get(&mut out, &target, key.as_bytes()),
-        Command::Keys { target, kind } => keys(&mut out, &target, kind.as_deref()),
-        Command::Files(target) => files(&mut out, &target),
-        Command::Search { target, like, row, k } => search(&mut out, &target, like.as_bytes(), row, k),
+        Command::Get { source, key, address } => match address {
+            Some(address) => row_at(&mut out, &source, address),
+            None => get(&mut out, &source, key.unwrap_or_default().as_bytes()),
+        },
+        Command::Keys { source, kind } => keys(&mut out, &source, kind.as_deref()),
+        Command::Files(source) => files(&mut out, &source),
+        Command::Search { source, like, row, k } => search(&mut out, &source, like.as_bytes(), row, k),
+        Command::Delete { target, keys } => manage::delete(&mut out, &target, &keys),
+        Command::Compact { target, full } => manage::compact(&mut out, &target, full),
+        Command::Checkpoint { action, dir, name, json } => match action {
+            Some(CheckpointAction::List(target)) => manage::list_checkpoints(&mut out, &target),
+            Some(CheckpointAction::Drop { target, name }) => {
+                manage::drop_checkpoint(&mut out, &target, &name)
+            }
+            None => {
+                let target = Target { dir: dir.unwrap_or_default(), json };
+                manage::checkpoint(&mut out, &target, &name.unwrap_or_default())
+            }
+        },
+        Command::Backup { target, dest, keep } => manage::backup(&mut out, &target, &dest, keep),
+        Command::Restore { backup, target } => manage::restore(&mut out, &backup, &target),
     }?;
     out.flush()?;
     Ok(code)
@@ -43,15 +60,15 @@ fn create(out: &mut impl Write, target: &Target, dim: usize, dtype: DType, metri
     Ok(ExitCode::SUCCESS)
 }
 
-fn info(out: &mut impl Write, target: &Target) -> Answer {
-    let store = Store::open_read_only(&target.dir)?;
+fn info(out: &mut impl Write, source: &Source) -> Answer {
+    let store = source.open()?;
     let snapshot = store.snapshot();
     let totals = snapshot.totals();
     let fingerprint = store.fingerprint();
     let segments = snapshot.segments().count();
-    if target.json {
+    if source.target.json {
         let answer = json!({
-            "store": target.dir.to_string_lossy(),
+            "store": source.target.dir.to_string_lossy(),
             "dim": store.dim(),
             "dtype": store.dtype().to_string(),
             "metric": store.metric().to_string(),
@@ -70,7 +87,7 @@ fn info(out: &mut impl Write, target: &Target) -> Answer {
         json_line(out, &answer)?;
         return Ok(ExitCode::SUCCESS);
     }
-    line(out, format_args!("{}", target.dir.display()))?;
+    line(out, format_args!("{}", source.target.dir.display()))?;
     line(out, format_args!("  vectors   {} x {}, {}", store.dim(), store.dtype(), store.metric()))?;
     if let Some(fingerprint) = &fingerprint {
         let id = fingerprint.short_id();
@@ -169,11 +186,11 @@ fn repair(out: &mut impl Write, target: &Target) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-fn get(out: &mut impl Write, target: &Target, key: &[u8]) -> Answer {
-    let store = Store::open_read_only(&target.dir)?;
+fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
+    let store = source.open()?;
     let snapshot = store.snapshot();
-    let Some(entry) = snapshot.get(key)? else { return Err(no_such_key(&target.dir, key)) };
-    if target.json {
+    let Some(entry) = snapshot.get(key)? else { return Err(no_such_key(&source.target.dir, key)) };
+    if source.target.json {
         let rows = entry.to_f32()?;
         let rows: Vec<&[f32]> = rows.chunks(store.dim()).collect();
         let mut answer = described(&entry);
@@ -192,15 +209,36 @@ fn get(out: &mut impl Write, target: &Target, key: &[u8]) -> Answer {
         None => {}
     }
     for (number, row) in entry.to_f32()?.chunks(store.dim()).enumerate() {
-        let first: Vec<String> = row.iter().take(8).map(|element| format!("{element:.5}")).collect();
-        let rest = if row.len() > 8 {
-            format!(" … ({} elements; --json prints all)", row.len())
-        } else {
-            String::new()
-        };
-        line(out, format_args!("row {number}    {}{rest}", first.join(" ")))?;
+        line(out, format_args!("row {number}    {}", elements(row)))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
+    let store = source.open()?;
+    let Some(row) = store.snapshot().at(address)? else {
+        return Err(Failure::Message(format!(
+            "{}: there is no row at {address} (never written, superseded or deleted)",
+            source.target.dir.display()
+        )));
+    };
+    if source.target.json {
+        json_line(out, &json!({"address": address.to_string(), "row": row}))?;
+    } else {
+        line(out, format_args!("address  {address}"))?;
+        line(out, format_args!("row      {}", elements(&row)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The beginning of a row, for people.
+fn elements(row: &[f32]) -> String {
+    let first: Vec<String> = row.iter().take(8).map(|element| format!("{element:.5}")).collect();
+    let rest = match row.len() {
+        0..=8 => String::new(),
+        len => format!(" … ({len} elements; --json prints all)"),
+    };
+    format!("{}{rest}", first.join(" "))
 }
 
 fn described(entry: &Entry<'_>) -> serde_json::Map<String, Value> {
@@ -224,14 +262,14 @@ fn no_such_key(dir: &Path, key: &[u8]) -> Failure {
     ))
 }
 
-fn keys(out: &mut impl Write, target: &Target, kind: Option<&str>) -> Answer {
-    let store = Store::open_read_only(&target.dir)?;
+fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
+    let store = source.open()?;
     for entry in store.snapshot().iter() {
         let entry = entry?;
         if kind.is_some_and(|kind| entry.kind().to_string() != kind) {
             continue;
         }
-        if target.json {
+        if source.target.json {
             json_line(out, &Value::Object(described(&entry)))?;
         } else {
             out.write_all(entry.key())?;
@@ -241,10 +279,10 @@ fn keys(out: &mut impl Write, target: &Target, kind: Option<&str>) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-fn files(out: &mut impl Write, target: &Target) -> Answer {
-    let store = Store::open_read_only(&target.dir)?;
+fn files(out: &mut impl Write, source: &Source) -> Answer {
+    let store = source.open()?;
     for segment in store.snapshot().segments() {
-        if target.json {
+        if source.target.json {
             let answer = json!({"file": segment.path.to_string_lossy(), "first_commit": segment.first_commit,
                 "last_commit": segment.last_commit, "entries": segment.entries, "rows": segment.rows,
                 "bytes": segment.bytes});
@@ -256,14 +294,14 @@ fn files(out: &mut impl Write, target: &Target) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-fn search(out: &mut impl Write, target: &Target, like: &[u8], row: usize, k: usize) -> Answer {
-    let store = Store::open_read_only(&target.dir)?;
+fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usize) -> Answer {
+    let store = source.open()?;
     let snapshot = store.snapshot();
-    let query = query_row(&target.dir, &snapshot, like, row)?;
+    let query = query_row(&source.target.dir, &snapshot, like, row)?;
     let own = snapshot.get(like)?.map_or(0, |entry| entry.row_count());
     let hits = snapshot.search(&query, k.saturating_add(own))?;
     for hit in hits.iter().filter(|hit| hit.key != like).take(k) {
-        if target.json {
+        if source.target.json {
             let mut answer = keyed(&hit.key);
             answer.insert("row".to_owned(), json!(hit.row));
             answer.insert("address".to_owned(), json!(hit.address.to_string()));

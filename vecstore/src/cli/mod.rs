@@ -3,6 +3,7 @@
 //! Exit codes: 0 done (for `verify`: whole), 1 failed (for `verify`: faults, for `get`: no such key), 2 wrong use.
 
 mod commands;
+mod manage;
 mod output;
 
 use std::ffi::OsString;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use vecstore::{DType, Metric};
+use vecstore::{Address, DType, Metric, OpenOptions, Store};
 
 /// A durable store for embeddings.
 #[derive(Debug, Parser)]
@@ -51,7 +52,7 @@ enum Command {
     },
     /// Show what a store holds.
     #[command(after_help = "Example:\n  vecstore info photos.vecs --json")]
-    Info(Target),
+    Info(Source),
     /// Read everything and check every byte; exit 0 when whole, 1 with each fault otherwise.
     #[command(after_help = "Example:\n  vecstore verify photos.vecs && echo whole")]
     Verify(Target),
@@ -59,13 +60,85 @@ enum Command {
     #[command(after_help = "Nothing is deleted: a damaged manifest is moved to quarantine/.\n\nExample:\n  \
                             vecstore repair photos.vecs")]
     Repair(Target),
-    /// Show the entry of a key; exit 1 when there is none.
-    #[command(after_help = "Example:\n  vecstore get photos.vecs holiday/beach.jpg --json")]
+    /// Show the entry of a key, or the row at an address; exit 1 when there is none.
+    #[command(after_help = "Examples:\n  vecstore get photos.vecs holiday/beach.jpg --json\n  \
+                            vecstore get photos.vecs --address 17:3")]
     Get {
         #[command(flatten)]
-        target: Target,
+        source: Source,
         /// The key.
-        key: OsString,
+        #[arg(required_unless_present = "address", conflicts_with = "address")]
+        key: Option<OsString>,
+        /// The address COMMIT:ROW of a row, as searches and entries show it.
+        #[arg(long, value_name = "COMMIT:ROW")]
+        address: Option<Address>,
+    },
+    /// Delete keys, all in one durable commit; keys that are not stored are counted, not an error.
+    #[command(after_help = "Example:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg")]
+    Delete {
+        #[command(flatten)]
+        target: Target,
+        /// The keys.
+        #[arg(required = true)]
+        keys: Vec<OsString>,
+    },
+    /// Merge segments: few files, superseded and deleted entries gone.
+    #[command(
+        after_help = "Writers and readers may go on meanwhile; addresses do not change.\n\nExamples:\n  \
+                            vecstore compact photos.vecs\n  \
+                            vecstore compact photos.vecs --full   # one .npy of all live rows, in commit order"
+    )]
+    Compact {
+        #[command(flatten)]
+        target: Target,
+        /// Leave one segment, whatever its size.
+        #[arg(long)]
+        full: bool,
+    },
+    /// Keep the store as it is now under a name; list such checkpoints; drop one.
+    #[command(
+        subcommand_negates_reqs = true,
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  vecstore checkpoint photos.vecs before-cleanup\n  \
+                            vecstore checkpoint list photos.vecs\n  \
+                            vecstore checkpoint drop photos.vecs before-cleanup\n  \
+                            vecstore keys photos.vecs --at before-cleanup"
+    )]
+    Checkpoint {
+        #[command(subcommand)]
+        action: Option<CheckpointAction>,
+        /// The store's directory.
+        #[arg(required = true)]
+        dir: Option<PathBuf>,
+        /// Name of the new checkpoint.
+        #[arg(required = true)]
+        name: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy the store to a backup; the second time only what is new.
+    #[command(
+        after_help = "On the same file system files are linked, not copied. Writers may go on meanwhile.\n\n\
+                            Examples:\n  vecstore backup photos.vecs /mnt/backup/photos.vecs\n  \
+                            vecstore backup photos.vecs /mnt/backup/photos --keep 7"
+    )]
+    Backup {
+        #[command(flatten)]
+        target: Target,
+        /// The backup's directory (with --keep: the directory that holds the dated backups).
+        dest: PathBuf,
+        /// Make a dated backup below DEST, and keep the newest N of them.
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+    },
+    /// Make a store from a backup: every byte is checked and copied.
+    #[command(after_help = "Example:\n  vecstore restore /mnt/backup/photos.vecs photos.vecs")]
+    Restore {
+        /// The backup.
+        backup: PathBuf,
+        #[command(flatten)]
+        target: Target,
     },
     /// List all keys in commit order, one per line.
     #[command(
@@ -73,19 +146,19 @@ enum Command {
     )]
     Keys {
         #[command(flatten)]
-        target: Target,
+        source: Source,
         /// Only entries of this kind: rows, empty or rejected.
         #[arg(long, value_parser = ["rows", "empty", "rejected"])]
         kind: Option<String>,
     },
     /// List the segment files in reading order: each is a NumPy array.
     #[command(after_help = "Example (Python):\n  rows = [numpy.load(f, mmap_mode=\"r\") for f in files]")]
-    Files(Target),
+    Files(Source),
     /// Find the rows nearest to a stored one.
     #[command(after_help = "Example:\n  vecstore search photos.vecs --like holiday/beach.jpg -k 5")]
     Search {
         #[command(flatten)]
-        target: Target,
+        source: Source,
         /// Key whose row is the query; it is left out of the result.
         #[arg(long)]
         like: OsString,
@@ -96,6 +169,41 @@ enum Command {
         #[arg(short, default_value_t = 10)]
         k: usize,
     },
+}
+
+/// What to do about named checkpoints.
+#[derive(Debug, Subcommand)]
+enum CheckpointAction {
+    /// List the named checkpoints.
+    List(Target),
+    /// Drop a checkpoint; files that only it needed are removed.
+    Drop {
+        #[command(flatten)]
+        target: Target,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A store to read, now or as of a named checkpoint.
+#[derive(Debug, Args)]
+struct Source {
+    #[command(flatten)]
+    target: Target,
+    /// Read the store as of this named checkpoint.
+    #[arg(long, value_name = "CHECKPOINT")]
+    at: Option<String>,
+}
+
+impl Source {
+    fn open(&self) -> vecstore::Result<Store> {
+        let options = OpenOptions::new().read_only(true);
+        let options = match &self.at {
+            Some(name) => options.at_checkpoint(name),
+            None => options,
+        };
+        options.open(&self.target.dir)
+    }
 }
 
 /// The store, and how to answer.
