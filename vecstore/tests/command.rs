@@ -97,7 +97,11 @@ fn errors_say_what_to_do() {
         (vec!["verify", dir.path().to_str().unwrap()], 1, "without a manifest"),
         (vec!["create", path, "--dim", "2"], 1, "a store is there"),
         (vec!["create", missing.to_str().unwrap(), "--dim", "0"], 1, "use 1 to 65536"),
-        (vec!["create", missing.to_str().unwrap(), "--dim", "2", "--dtype", "f8"], 2, "use f32, f16, bf16 or i8"),
+        (
+            vec!["create", missing.to_str().unwrap(), "--dim", "2", "--dtype", "f8"],
+            2,
+            "use f32, f16, bf16 or i8",
+        ),
         (vec!["get", path, "nothing"], 1, "no entry has the key"),
         (vec!["search", path, "--like", "bad"], 1, "there is no row 0"),
         (vec!["frobnicate"], 2, "unrecognized subcommand"),

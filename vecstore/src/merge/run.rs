@@ -62,8 +62,11 @@ enum Goal {
 impl Inner {
     /// Merges while the background policy finds something to do; nothing when somebody else is merging.
     pub fn merge_in_background(&self, pace: &Pace) -> Result<()> {
+        if !self.has_plan() {
+            return Ok(());
+        }
         let mut lock = self.merge_lock()?;
-        if !self.has_plan() || lock.try_acquire()?.is_none() {
+        if lock.try_acquire()?.is_none() {
             return Ok(());
         }
         let result = self.merge_all(Goal::Background, pace);
