@@ -120,7 +120,8 @@ impl Cosines {
         order.truncate(self.count);
         let places = order.iter().map(|(_, u, v)| (u * self.side + v) as i64).collect();
         // The mean has frequency zero; it counts as half.
-        let weights = order.iter().map(|(square, _, _)| (*square as f64).sqrt().max(0.5).powf(self.power) as f32);
+        let weights =
+            order.iter().map(|(square, _, _)| (*square as f64).sqrt().max(0.5).powf(self.power) as f32);
         (places, weights.collect())
     }
 

@@ -52,8 +52,13 @@ mod tests {
     #[test]
     fn every_ingredient_counts() {
         let weights = [("w.bin".to_owned(), blake3::hash(b"w"))];
-        let base =
-            || Ingredients { name: "a.onnx", model: b"model", weights: &weights, preprocess: "p", output: "o" };
+        let base = || Ingredients {
+            name: "a.onnx",
+            model: b"model",
+            weights: &weights,
+            preprocess: "p",
+            output: "o",
+        };
         let id = |ingredients: Ingredients| *ingredients.fingerprint().id();
         assert_eq!(id(base()), id(Ingredients { name: "renamed.onnx", ..base() }));
         let others = [
@@ -73,8 +78,13 @@ mod tests {
 
     #[test]
     fn the_description_is_for_people() {
-        let ingredients =
-            Ingredients { name: "a.onnx", model: b"", weights: &[], preprocess: "resize 224", output: "embeds" };
+        let ingredients = Ingredients {
+            name: "a.onnx",
+            model: b"",
+            weights: &[],
+            preprocess: "resize 224",
+            output: "embeds",
+        };
         assert_eq!(ingredients.fingerprint().description(), "a.onnx af1349b9, output embeds; resize 224");
     }
 }

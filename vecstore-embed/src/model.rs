@@ -52,7 +52,7 @@ pub(crate) enum BatchShape {
 }
 
 impl Model {
-    /// The [descriptor](crate::descriptor) that is part of this crate.
+    /// The [`descriptor`] that is part of this crate.
     ///
     /// # Errors
     /// None in a program that was built as it is; the graph goes through the same checks as any other.
@@ -129,8 +129,18 @@ impl Model {
     }
 
     /// An error about this model.
-    pub(crate) fn unusable(&self, expected: impl Into<String>, found: String, remedy: impl Into<String>) -> Error {
-        Error::Model { model: self.source.to_string(), expected: expected.into(), found, remedy: remedy.into() }
+    pub(crate) fn unusable(
+        &self,
+        expected: impl Into<String>,
+        found: String,
+        remedy: impl Into<String>,
+    ) -> Error {
+        Error::Model {
+            model: self.source.to_string(),
+            expected: expected.into(),
+            found,
+            remedy: remedy.into(),
+        }
     }
 }
 
@@ -187,7 +197,11 @@ impl Parts<'_> {
         }
         let Some(dims) = &input.dims else { return Ok((input.name.clone(), BatchShape::Any)) };
         let [batch, channels, rows, columns] = dims[..] else {
-            return self.refuse(expected, input.to_string(), "export a model that takes pictures as [N, 3, H, W]");
+            return self.refuse(
+                expected,
+                input.to_string(),
+                "export a model that takes pictures as [N, 3, H, W]",
+            );
         };
         if channels.is_some_and(|channels| channels != 3) {
             let remedy = "export a model that takes three colour planes before height and width";
@@ -200,7 +214,9 @@ impl Parts<'_> {
         match batch {
             None => Ok((input.name.clone(), BatchShape::Any)),
             Some(1) => Ok((input.name.clone(), BatchShape::One)),
-            Some(_) => self.refuse(expected, input.to_string(), "export the model with a free batch dimension"),
+            Some(_) => {
+                self.refuse(expected, input.to_string(), "export the model with a free batch dimension")
+            }
         }
     }
 
@@ -252,7 +268,11 @@ fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preproces
     }
     Preprocess::from_overrides(overrides)?.ok_or_else(|| Error::PreprocessUnknown {
         model: model.to_owned(),
-        missing: format!("there is no {}, and of the options {} not given", config.display(), absent(overrides)),
+        missing: format!(
+            "there is no {}, and of the options {} not given",
+            config.display(),
+            absent(overrides)
+        ),
     })
 }
 

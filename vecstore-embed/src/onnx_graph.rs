@@ -34,10 +34,8 @@ pub(crate) struct Port {
 
 impl Port {
     fn new(info: &ValueInfoProto) -> Self {
-        let tensor = match info.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
-            Some(TypeValue::TensorType(tensor)) => Some(tensor),
-            None => None,
-        };
+        let kind = info.r#type.as_ref().and_then(|kind| kind.value.as_ref());
+        let tensor = kind.map(|TypeValue::TensorType(tensor)| tensor);
         let length = |value: &Option<DimValue>| match value {
             Some(DimValue::DimValue(length)) => u64::try_from(*length).ok(),
             _ => None,
@@ -61,7 +59,8 @@ impl Port {
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(dims) = &self.dims else { return write!(f, "{} of undeclared shape", self.name) };
-        let dims: Vec<String> = dims.iter().map(|dim| dim.map_or("N".to_owned(), |d| d.to_string())).collect();
+        let dims: Vec<String> =
+            dims.iter().map(|dim| dim.map_or("N".to_owned(), |d| d.to_string())).collect();
         write!(f, "{} [{}]", self.name, dims.join(", "))?;
         if self.is_f32 { Ok(()) } else { f.write_str(" not of f32") }
     }
@@ -86,7 +85,8 @@ pub(crate) fn declared(name: &str, bytes: &[u8]) -> Result<Declared> {
     let weights: BTreeSet<&str> = graph.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
     let mut locations = BTreeSet::new();
     collect_locations(&graph, &mut locations);
-    let weight_files = locations.into_iter().map(|location| inside(name, &location)).collect::<Result<_>>()?;
+    let weight_files =
+        locations.into_iter().map(|location| inside(name, &location)).collect::<Result<_>>()?;
     Ok(Declared {
         inputs: graph.input.iter().filter(|input| !weights.contains(&*input.name)).map(Port::new).collect(),
         outputs: graph.output.iter().map(Port::new).collect(),
@@ -134,14 +134,17 @@ mod tests {
     #[test]
     fn the_descriptor_declares_what_it_documents() {
         let declared = declared("descriptor", crate::descriptor::FILE).unwrap();
-        let words: Vec<String> = declared.inputs.iter().chain(&declared.outputs).map(Port::to_string).collect();
+        let words: Vec<String> =
+            declared.inputs.iter().chain(&declared.outputs).map(Port::to_string).collect();
         assert_eq!(words, ["pixels [N, 3, 224, 224]", "embedding [N, 512]"]);
         assert!(declared.weight_files.is_empty());
     }
 
     #[test]
     fn other_files_are_named_as_such() {
-        assert!(declared("x", b"Dear diary").unwrap_err().to_string().contains("model x: expected an ONNX model"));
+        assert!(
+            declared("x", b"Dear diary").unwrap_err().to_string().contains("model x: expected an ONNX model")
+        );
         assert!(declared("x", b"").unwrap_err().to_string().contains("without a graph"));
     }
 

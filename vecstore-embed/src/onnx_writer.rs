@@ -19,7 +19,6 @@ struct Message(Vec<u8>);
 impl Message {
     fn varint(&mut self, mut value: u64) {
         loop {
-            #[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
             let low = (value & 0x7f) as u8;
             value >>= 7;
             if value == 0 {
@@ -109,7 +108,13 @@ impl Constant {
 
 impl Graph {
     /// Adds a node with one output, and gives the output's name back.
-    pub(crate) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: &[Attribute]) -> String {
+    pub(crate) fn node(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: &[Attribute],
+    ) -> String {
         let node = Message::default()
             .each(inputs, |m, input| m.text(1, input))
             .text(2, output)

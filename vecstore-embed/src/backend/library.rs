@@ -61,7 +61,8 @@ pub(super) fn check(path: &Path) -> Result<Checked> {
             Ok(Elf::Complete) => {}
             Ok(Elf::Other) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
             Ok(Elf::Short) => {
-                let found = format!("a file that ends after {} bytes, before its last section", metadata.len());
+                let found =
+                    format!("a file that ends after {} bytes, before its last section", metadata.len());
                 return Err(unusable(path, found));
             }
             Err(e) => return Err(unusable(path, e.to_string())),
@@ -211,7 +212,8 @@ fn places() -> Vec<PathBuf> {
 /// The folder of the `onnxruntime` package of each Python under `library`, newest Python first.
 fn python_packages(library: &Path) -> Vec<PathBuf> {
     let Ok(entries) = library.read_dir() else { return Vec::new() };
-    let minor = |name: &str| name.strip_prefix("python3").map(|v| v.trim_start_matches('.').parse().unwrap_or(0u32));
+    let minor =
+        |name: &str| name.strip_prefix("python3").map(|v| v.trim_start_matches('.').parse().unwrap_or(0u32));
     let mut pythons: Vec<(u32, PathBuf)> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter_map(|name| Some((minor(&name)?, library.join(name))))
@@ -233,7 +235,8 @@ mod tests {
     fn a_library_cut_short_is_noticed_before_it_is_loaded() {
         let program = std::env::current_exe().unwrap();
         let bytes = std::fs::read(program).unwrap();
-        let state = |length: usize| elf_is_complete(&mut Cursor::new(&bytes[..length]), length as u64).unwrap();
+        let state =
+            |length: usize| elf_is_complete(&mut Cursor::new(&bytes[..length]), length as u64).unwrap();
         assert_eq!(state(bytes.len()), Elf::Complete);
         for length in [64, 1000, bytes.len() / 2, bytes.len() - 1] {
             assert_eq!(state(length), Elf::Short, "{length}");
@@ -254,7 +257,9 @@ mod tests {
     #[test]
     fn the_plain_name_comes_first_and_then_the_newest() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime.so", "libother.so"] {
+        for name in
+            ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.31.1", "libonnxruntime.so", "libother.so"]
+        {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         let found = in_folder(folder.path());

@@ -95,7 +95,8 @@ impl BackendOptions {
 
     /// The library somebody asked for by name.
     fn named_library(&self) -> Option<PathBuf> {
-        let variable = || std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let variable =
+            || std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.ort_lib.clone().or_else(variable)
     }
 }
@@ -166,7 +167,10 @@ fn normalise(vectors: &mut [f32], dim: usize) {
         let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
         if length.is_finite() && length > 0.0 {
             for x in vector {
-                #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant; it is at most 1")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "rounding to f32 is meant; it is at most 1"
+                )]
                 let scaled = (f64::from(*x) / length) as f32;
                 *x = scaled;
             }
@@ -200,7 +204,8 @@ fn check_pixels(model: &Model, batch: usize, pixels: &[f32]) -> Result<()> {
 
 /// The text of a panic, which libraries now and then have for a model they do not understand.
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic").to_owned()
 }
 

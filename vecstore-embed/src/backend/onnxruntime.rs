@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
@@ -35,7 +35,8 @@ fn runtime(path: &Path) -> Result<Runtime> {
         return match path.canonicalize().is_ok_and(|path| path == runtime.path) {
             true => Ok(runtime.clone()),
             false => {
-                let found = format!("{} already loaded, and a process can have only one", display(&runtime.path));
+                let found =
+                    format!("{} already loaded, and a process can have only one", display(&runtime.path));
                 Err(library::unusable(path, found))
             }
         };
@@ -46,7 +47,8 @@ fn runtime(path: &Path) -> Result<Runtime> {
         builder.with_name("vecstore-embed").with_telemetry(false).build().map_err(|e| e.to_string())
     };
     let environment = catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|panic| Err(panic_text(&*panic)));
-    let environment = environment.map_err(|found| library::unusable(path, format!("one that fails: {found}")))?;
+    let environment =
+        environment.map_err(|found| library::unusable(path, format!("one that fails: {found}")))?;
     let runtime = Runtime { path: checked.path.clone(), version: checked.version.clone(), environment };
     *loaded = Some(runtime.clone());
     Ok(runtime)
@@ -75,15 +77,15 @@ pub(super) fn open(model: &Model, library: &Path, threads: usize) -> Result<Box<
 }
 
 fn session(model: &Model, runtime: &Runtime, threads: usize) -> std::result::Result<Session, String> {
+    // The errors of these carry the builder; only their text is of use here.
+    let text = |e: ort::Error<SessionBuilder>| e.to_string();
     let builder = Session::builder(&runtime.environment).map_err(|e| e.to_string())?;
-    let mut builder = builder
-        .with_intra_threads(threads)
-        .and_then(|b| b.with_optimization_level(GraphOptimizationLevel::All))
-        // Models of older exporters make hundreds of harmless warnings.
-        .and_then(|b| b.with_log_level(LogLevel::Error))
-        // Threads that wait by spinning take the cores that decode the next pictures.
-        .and_then(|b| b.with_intra_op_spinning(false))
-        .map_err(|e| e.to_string())?;
+    let builder = builder.with_intra_threads(threads).map_err(text)?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
+    // Models of older exporters make hundreds of harmless warnings.
+    let builder = builder.with_log_level(LogLevel::Error).map_err(text)?;
+    // Threads that wait by spinning take the cores that decode the next pictures.
+    let mut builder = builder.with_intra_op_spinning(false).map_err(text)?;
     match model.source() {
         Source::Builtin(bytes) => builder.commit_from_memory(bytes),
         Source::File(path) => builder.commit_from_file(path),

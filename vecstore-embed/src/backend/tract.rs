@@ -68,7 +68,11 @@ fn shape(model: &Model) -> [usize; 4] {
 }
 
 /// One picture; gives the shape and the numbers of the output.
-fn run(state: &mut State, model: &Model, pixels: &[f32]) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
+fn run(
+    state: &mut State,
+    model: &Model,
+    pixels: &[f32],
+) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
     let mut run = || -> TractResult<_> {
         let input = Tensor::from_shape(&shape(model), pixels)?;
         let outputs = state.run(tvec!(input.into_tvalue()))?;
@@ -130,7 +134,9 @@ impl Backend for Tract {
             let join = |thread: thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|panic| Err(panic_text(&*panic)))
             };
-            threads.into_iter().map(join).collect()
+            // All are waited for, also after one has failed.
+            let results: Vec<_> = threads.into_iter().map(join).collect();
+            results.into_iter().find(|result| result.is_err()).unwrap_or(Ok(()))
         });
         done.map_err(|found| self.failed(found))?;
         normalise(&mut vectors, dim);

@@ -29,11 +29,17 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected>
         Format::Bmp => other(bytes, format, ImageFormat::Bmp, limits),
         Format::Tiff => other(bytes, format, ImageFormat::Tiff, limits),
     }));
-    decoded.unwrap_or_else(|_| Err(Rejected::new(Class::Damaged, format!("the {format} decoder gave up on it"))))
+    decoded
+        .unwrap_or_else(|_| Err(Rejected::new(Class::Damaged, format!("the {format} decoder gave up on it"))))
 }
 
 /// The formats that the `image` crate decodes without swallowing errors.
-fn other(bytes: &[u8], format: Format, codec: ImageFormat, limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
+fn other(
+    bytes: &[u8],
+    format: Format,
+    codec: ImageFormat,
+    limits: &DecodeLimits,
+) -> Result<RgbImage, Rejected> {
     let rejected = |error: ImageError| rejected(format, error);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), codec);
     let mut allowed = Limits::no_limits();

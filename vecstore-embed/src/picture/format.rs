@@ -59,7 +59,9 @@ pub(super) fn unknown(bytes: &[u8]) -> Rejected {
     let known_elsewhere = match head {
         [_, _, _, _, b'f', b't', b'y', b'p', brand @ ..] => match brand {
             [b'a', b'v', b'i', b'f' | b's', ..] => Some("AVIF"),
-            [b'h', b'e', b'i' | b'v', ..] | [b'm', b'i', b'f', b'1', ..] | [b'm', b's', b'f', b'1', ..] => Some("HEIC"),
+            [b'h', b'e', b'i' | b'v', ..] | [b'm', b'i', b'f', b'1', ..] | [b'm', b's', b'f', b'1', ..] => {
+                Some("HEIC")
+            }
             _ => None,
         },
         [0xff, 0x0a, ..] | [0, 0, 0, 0x0c, b'J', b'X', b'L', b' ', ..] => Some("JPEG XL"),
@@ -68,7 +70,8 @@ pub(super) fn unknown(bytes: &[u8]) -> Rejected {
         _ => None,
     };
     if let Some(name) = known_elsewhere {
-        let reason = format!("{name} pictures are not decoded; convert it to JPEG, PNG, WebP, GIF, BMP or TIFF");
+        let reason =
+            format!("{name} pictures are not decoded; convert it to JPEG, PNG, WebP, GIF, BMP or TIFF");
         return Rejected::new(Class::Unsupported, reason);
     }
     // A character cut in half at the end of `head` still counts as text.

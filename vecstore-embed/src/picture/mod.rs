@@ -160,10 +160,7 @@ mod tests {
     #[test]
     fn a_rejection_reads_as_one_line() {
         let over = DecodeLimits::default().check(20_000, 20_000).unwrap_err();
-        assert_eq!(
-            over.to_string(),
-            "too large: 20000x20000 is 400000000 pixels, the limit is 200000000"
-        );
+        assert_eq!(over.to_string(), "too large: 20000x20000 is 400000000 pixels, the limit is 200000000");
         assert_eq!(Rejected::new(Class::Empty, "").to_string(), "empty file");
     }
 }

@@ -101,7 +101,8 @@ impl File<'_> {
             };
             lists.push((tag, list));
         }
-        let find = |wanted: u16| lists.iter().find(|(tag, _)| *tag == u64::from(wanted)).map(|(_, list)| list);
+        let find =
+            |wanted: u16| lists.iter().find(|(tag, _)| *tag == u64::from(wanted)).map(|(_, list)| list);
         for (offsets, lengths) in PIXELS {
             let (Some(offsets), Some(lengths)) = (find(offsets), find(lengths)) else { continue };
             for i in 0..offsets.count.min(lengths.count) {

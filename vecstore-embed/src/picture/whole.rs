@@ -69,7 +69,8 @@ fn png(bytes: &[u8]) -> Option<&'static str> {
         let header = bytes.get(at..).and_then(|rest| rest.get(..8));
         let Some([a, b, c, d, kind @ ..]) = header else { return Some("its IEND chunk") };
         let length = u32::from_be_bytes([*a, *b, *c, *d]);
-        let next = usize::try_from(length).ok().and_then(|n| n.checked_add(12)).and_then(|n| at.checked_add(n));
+        let next =
+            usize::try_from(length).ok().and_then(|n| n.checked_add(12)).and_then(|n| at.checked_add(n));
         match next {
             Some(next) if next <= bytes.len() => at = next,
             _ => return Some("the end of a chunk"),
@@ -144,7 +145,8 @@ mod tests {
     use super::*;
 
     /// Start of image, a comment, a scan with a stuffed 0xff and a restart marker, end of image.
-    const JPEG: &[u8] = b"\xff\xd8\xff\xfe\x00\x06\xff\xd9\xff\xd9\xff\xda\x00\x02abc\xff\x00d\xff\xd0e\xff\xff\xd9";
+    const JPEG: &[u8] =
+        b"\xff\xd8\xff\xfe\x00\x06\xff\xd9\xff\xd9\xff\xda\x00\x02abc\xff\x00d\xff\xd0e\xff\xff\xd9";
 
     #[test]
     fn an_end_marker_inside_a_segment_is_not_the_end() {
@@ -173,7 +175,10 @@ mod tests {
         let mut png = b"\x89PNG\r\n\x1a\n\xff\xff\xff\xffIDAT".to_vec();
         png.extend([0; 64]);
         let refused = check(Format::Png, &png).unwrap_err();
-        assert_eq!(refused.to_string(), "truncated: the PNG file ends after 80 bytes, before the end of a chunk");
+        assert_eq!(
+            refused.to_string(),
+            "truncated: the PNG file ends after 80 bytes, before the end of a chunk"
+        );
     }
 
     #[test]

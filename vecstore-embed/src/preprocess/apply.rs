@@ -65,14 +65,14 @@ impl Preprocess {
         let rows = Window::new(height, resized_height, input_height);
         match kernel(self.filter) {
             None => Ok(Cow::Owned(nearest(picture, columns, rows))),
-            Some(kernel) => convolve(picture, kernel, columns, rows).map(Cow::Owned).map_err(|found| {
-                Error::Preprocess {
+            Some(kernel) => {
+                convolve(picture, kernel, columns, rows).map(Cow::Owned).map_err(|found| Error::Preprocess {
                     origin: format!("a picture of {width}x{height}"),
                     expected: format!("to become {input_width}x{input_height}"),
                     found,
                     remedy: "this is a fault of the program, please report it".to_owned(),
-                }
-            }),
+                })
+            }
         }
     }
 
@@ -119,7 +119,11 @@ impl Window {
     }
 
     /// Whole source pixels, first and end, that a filter of this support may look at.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=source before")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to 0..=source before"
+    )]
     fn reach(&self, support: f64) -> (u32, u32) {
         let (begin, length) = self.span();
         // One more on each side, so that rounding never moves the edge that the filter itself cuts off at.
@@ -131,7 +135,11 @@ impl Window {
 
     /// The source pixel below the centre of each pixel kept. Summed up step by step like Pillow does, whose
     /// rounding decides where a centre falls between two pixels.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates, and is clamped")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` saturates, and is clamped"
+    )]
     fn centres(&self) -> Vec<u32> {
         let mut at = self.step * 0.5;
         for _ in 0..self.offset {

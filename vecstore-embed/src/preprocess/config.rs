@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use super::{ChannelOrder, Filter, Plan, Resize, Sides};
 use crate::error::{Error, Result};
 
+// As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in f32.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// A family of processors that share rules and defaults.
 struct Family {
@@ -88,8 +89,9 @@ impl<'a> Config<'a> {
             origin: self.origin.to_owned(),
             expected: expected.to_owned(),
             found,
-            remedy: "give --size, --mean and --std (and --crop, --filter, --channel-order) to do without the file"
-                .to_owned(),
+            remedy:
+                "give --size, --mean and --std (and --crop, --filter, --channel-order) to do without the file"
+                    .to_owned(),
         })
     }
 
@@ -110,7 +112,8 @@ impl<'a> Config<'a> {
         const EXPECTED: &str = "a processor of the CLIP, Siglip, Bit or ViT family";
         let name = self.get("image_processor_type").or_else(|| self.get("feature_extractor_type"));
         let Some(name) = name.and_then(Value::as_str) else {
-            return self.refuse(EXPECTED, "neither image_processor_type nor feature_extractor_type".to_owned());
+            return self
+                .refuse(EXPECTED, "neither image_processor_type nor feature_extractor_type".to_owned());
         };
         let stem = name.strip_suffix("Fast").unwrap_or(name);
         let stem = stem.strip_suffix("ImageProcessor").or_else(|| stem.strip_suffix("FeatureExtractor"));
@@ -165,7 +168,8 @@ impl<'a> Config<'a> {
         match (side("shortest_edge"), sides(size)) {
             (Some(edge), None) if size.get("longest_edge").is_none() => Ok(Resize::ShortestEdge(edge)),
             (None, Some(sides)) => Ok(Resize::Exact(sides)),
-            _ => self.refuse("size: a number, shortest_edge alone, or height and width", format!("size: {size}")),
+            _ => self
+                .refuse("size: a number, shortest_edge alone, or height and width", format!("size: {size}")),
         }
     }
 
@@ -176,7 +180,9 @@ impl<'a> Config<'a> {
                 let square = pixels(crop).map(|side| Sides { height: side, width: side });
                 match square.or_else(|| sides(crop)) {
                     Some(sides) => Ok(sides),
-                    None => self.refuse("crop_size: a number, or height and width", format!("crop_size: {crop}")),
+                    None => {
+                        self.refuse("crop_size: a number, or height and width", format!("crop_size: {crop}"))
+                    }
                 }
             }
         }
@@ -210,7 +216,10 @@ impl<'a> Config<'a> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "models compute in f32, so that is what the numbers become")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "models compute in f32, so that is what the numbers become"
+)]
 fn float(value: &Value) -> Option<f32> {
     value.as_f64().map(|number| number as f32)
 }
@@ -299,7 +308,10 @@ mod tests {
             (r#"{"image_processor_type": "CLIPImageProcessor", "do_pad": true}"#, "do_pad"),
             (r#"{"image_processor_type": "CLIPImageProcessor", "crop_pct": 0.9}"#, "crop_pct"),
             (r#"{"image_processor_type": "CLIPImageProcessor", "do_resize": false}"#, "do_resize"),
-            (r#"{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 9}}"#, "longest_edge"),
+            (
+                r#"{"image_processor_type": "CLIPImageProcessor", "size": {"longest_edge": 9}}"#,
+                "longest_edge",
+            ),
             (r#"{"image_processor_type": "CLIPImageProcessor", "size": -1}"#, "size: -1"),
             (r#"{"image_processor_type": "CLIPImageProcessor", "crop_size": [1]}"#, "crop_size"),
             (r#"{"image_processor_type": "CLIPImageProcessor", "image_mean": [1, 2]}"#, "image_mean"),

@@ -213,7 +213,10 @@ impl Plan {
                 "give a larger size or a smaller crop",
             );
         }
-        if [room.height, room.width, input.height, input.width].iter().any(|s| !(1..=Self::MAX_SIDE).contains(s)) {
+        if [room.height, room.width, input.height, input.width]
+            .iter()
+            .any(|s| !(1..=Self::MAX_SIDE).contains(s))
+        {
             let found = format!("size {} and input {input}", self.resize);
             return fail("sides of 1 to 16384 pixels", found, "correct the size or the crop");
         }

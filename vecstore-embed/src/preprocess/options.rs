@@ -157,7 +157,9 @@ impl FromStr for ChannelOrder {
         match text {
             "rgb" => Ok(ChannelOrder::Rgb),
             "bgr" => Ok(ChannelOrder::Bgr),
-            _ => Err(Error::BadValue { what: "channel order", expected: "rgb or bgr", found: text.to_owned() }),
+            _ => {
+                Err(Error::BadValue { what: "channel order", expected: "rgb or bgr", found: text.to_owned() })
+            }
         }
     }
 }

@@ -1,0 +1,267 @@
+//! Models of all shapes through both backends.
+//!
+//! ONNX Runtime is taken from `ORT_DYLIB_PATH`. Without it those halves say that they were left out; everything else
+//! runs.
+
+use std::path::{Path, PathBuf};
+
+use image::{Rgb, RgbImage};
+use vecstore_embed::Error;
+use vecstore_embed::backend::{Backend, BackendChoice, BackendOptions, open_backend};
+use vecstore_embed::model::Model;
+use vecstore_embed::preprocess::PreprocessOverrides;
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name)
+}
+
+/// 8 x 8, levels from 0 to 1.
+fn eight() -> PreprocessOverrides {
+    PreprocessOverrides {
+        size: Some("8x8".parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0; 3]),
+        ..PreprocessOverrides::default()
+    }
+}
+
+fn model(name: &str) -> Result<Model, Error> {
+    Model::from_file(&path(name), &eight(), None)
+}
+
+fn tract() -> BackendOptions {
+    BackendOptions { choice: BackendChoice::Tract, ort_lib: None, threads: 2 }
+}
+
+/// How to open ONNX Runtime, if a library was given.
+fn onnxruntime(test: &str) -> Option<BackendOptions> {
+    let library = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    if library.is_none() {
+        eprintln!("{test}: ORT_DYLIB_PATH is not set, ONNX Runtime is left out");
+    }
+    let choice = BackendChoice::OnnxRuntime;
+    Some(BackendOptions { choice, ort_lib: Some(library?.into()), threads: 1 })
+}
+
+fn every_backend(test: &str) -> Vec<BackendOptions> {
+    [Some(tract()), onnxruntime(test)].into_iter().flatten().collect()
+}
+
+fn prepare(model: &Model, pictures: &[RgbImage]) -> Vec<f32> {
+    let length = model.preprocess().tensor_len();
+    let mut pixels = vec![0.0; pictures.len() * length];
+    for (picture, pixels) in pictures.iter().zip(pixels.chunks_mut(length)) {
+        model.preprocess().apply(picture, pixels).unwrap();
+    }
+    pixels
+}
+
+fn embed(model: &Model, backend: &mut dyn Backend, pictures: &[RgbImage]) -> Vec<f32> {
+    backend.embed(pictures.len(), &prepare(model, pictures)).unwrap()
+}
+
+fn colour(levels: [u8; 3]) -> RgbImage {
+    RgbImage::from_pixel(20, 10, Rgb(levels))
+}
+
+/// Waves and blocks of seven kinds; the first is one even grey.
+fn pictures() -> Vec<RgbImage> {
+    let wave = |n: u32, x: u32| (f64::from(n * x) / 40.0).sin() * 120.0 + 127.0;
+    let pixel = |n: u32, x: u32, y: u32| match n {
+        0 => [128; 3],
+        1 | 2 => [wave(n, x) as u8, wave(n + 1, y) as u8, 90],
+        3 | 4 => [if (x / (n * 7) + y / 20).is_multiple_of(2) { 230 } else { 20 }; 3],
+        _ => [wave(n, x + y) as u8, wave(n, x * y / 60) as u8, (x * n) as u8],
+    };
+    (0..7).map(|n| RgbImage::from_fn(150 + n * 31, 120, |x, y| Rgb(pixel(n, x, y)))).collect()
+}
+
+#[test]
+fn the_numbers_are_those_of_the_graph() {
+    // Mean colour (r, g, b), times a matrix that gives (r, g, b, r + g + b), brought to length 1.
+    let wanted = |[r, g, b]: [f32; 3]| {
+        let length = (r * r + g * g + b * b + (r + g + b).powi(2)).sqrt();
+        [r / length, g / length, b / length, (r + g + b) / length]
+    };
+    let colours = [[255, 0, 0], [0, 255, 0], [51, 102, 153], [0, 0, 0], [1, 2, 3]];
+    let pictures: Vec<RgbImage> = colours.iter().map(|levels| colour(*levels)).collect();
+    for options in every_backend("the_numbers_are_those_of_the_graph") {
+        for name in ["plain.onnx", "one-at-a-time.onnx", "external.onnx", "open-shapes.onnx"] {
+            let model = model(name).unwrap();
+            let mut backend = open_backend(&model, &options).unwrap();
+            assert_eq!(backend.dim(), 4, "{name}");
+            let vectors = embed(&model, backend.as_mut(), &pictures);
+            for (vector, levels) in vectors.chunks(4).zip(colours) {
+                let wanted = match levels {
+                    [0, 0, 0] => [0.0; 4], // no direction, and none is made up
+                    levels => wanted(levels.map(|level| f32::from(level) / 255.0)),
+                };
+                let off = vector.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off < 1e-6, "{} {name} {levels:?}: {vector:?} is not {wanted:?}", backend.name());
+            }
+            assert!(backend.embed(0, &[]).unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn both_backends_agree_on_the_descriptor() {
+    let Some(options) = onnxruntime("both_backends_agree_on_the_descriptor") else { return };
+    let model = Model::builtin().unwrap();
+    let mut one = open_backend(&model, &tract()).unwrap();
+    let mut other = open_backend(&model, &options).unwrap();
+    assert_eq!((one.dim(), other.dim()), (512, 512));
+    assert_eq!(one.name(), "tract 0.23");
+    assert!(other.name().starts_with("onnxruntime 1."), "{}", other.name());
+
+    let pictures = pictures();
+    let (a, b) = (embed(&model, one.as_mut(), &pictures), embed(&model, other.as_mut(), &pictures));
+    for (n, (a, b)) in a.chunks(512).zip(b.chunks(512)).enumerate() {
+        let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
+        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        println!("picture {n}: cosine {cosine}, largest difference {off:e}");
+        assert!(cosine > 0.999 && off < 1e-3, "picture {n}: cosine {cosine}, largest difference {off}");
+    }
+}
+
+#[test]
+fn several_backends_work_at_once() {
+    let model = Model::builtin().unwrap();
+    let pictures = pictures();
+    let options = every_backend("several_backends_work_at_once");
+    let wanted: Vec<Vec<f32>> = options
+        .iter()
+        .map(|options| embed(&model, open_backend(&model, options).unwrap().as_mut(), &pictures))
+        .collect();
+    std::thread::scope(|scope| {
+        for (options, wanted) in options.iter().zip(&wanted).cycle().take(4) {
+            let (model, pictures) = (&model, &pictures);
+            scope.spawn(move || {
+                let mut backend = open_backend(model, options).unwrap();
+                for _ in 0..2 {
+                    assert_eq!(&embed(model, backend.as_mut(), pictures), wanted, "{}", backend.name());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_backend_stays_usable_after_a_refusal() {
+    let model = model("plain.onnx").unwrap();
+    for options in every_backend("a_backend_stays_usable_after_a_refusal") {
+        let mut backend = open_backend(&model, &options).unwrap();
+        let pixels = prepare(&model, &[colour([9, 9, 9])]);
+        let error = backend.embed(2, &pixels).unwrap_err();
+        assert!(matches!(error, Error::BadValue { .. }), "{error}");
+        assert_eq!(backend.embed(1, &pixels).unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn the_output_is_the_one_that_is_a_vector() {
+    for options in every_backend("the_output_is_the_one_that_is_a_vector") {
+        let model = model("two-outputs.onnx").unwrap();
+        let mut backend = open_backend(&model, &options).unwrap();
+        let vector = embed(&model, backend.as_mut(), &[colour([200, 0, 0])]);
+        assert_eq!(vector, [1.0, 0.0, 0.0], "{}", backend.name());
+    }
+    let by_name = |output| Model::from_file(&path("two-outputs.onnx"), &eight(), Some(output));
+    assert_eq!(
+        by_name("pooler_output").unwrap().fingerprint(),
+        model("two-outputs.onnx").unwrap().fingerprint()
+    );
+    let states = by_name("last_hidden_state").unwrap_err().to_string();
+    assert!(states.contains("--output") && states.contains("pooler_output [N, 3]"), "{states}");
+    let nothing = by_name("nothing").unwrap_err().to_string();
+    assert!(nothing.contains("expected an output nothing"), "{nothing}");
+}
+
+#[test]
+fn models_that_cannot_be_used_say_why() {
+    let text = |name| model(name).unwrap_err().to_string();
+    let refused = [
+        ("tokens.onnx", "found last_hidden_state [N, 64, 3]; name one [N, D] with --output"),
+        ("two-inputs.onnx", "found 2 inputs (input_ids [N, 77] not of f32, pixel_values [N, 3, 8, 8])"),
+        ("flat-input.onnx", "expected one f32 input [N, 3, 8, 8], found pixel_values [N, 3]"),
+        ("half.onnx", "found pixel_values [N, 3, 8, 8] not of f32; export the model with f32 inputs"),
+        ("make.py", "expected an ONNX model"),
+        ("missing.onnx", "cannot read the model"),
+    ];
+    for (name, words) in refused {
+        let text = text(name);
+        assert!(text.contains(words) && text.contains(name), "{name}: {text}");
+    }
+    let other_size = PreprocessOverrides { size: Some("9x8".parse().unwrap()), ..eight() };
+    let other_size = Model::from_file(&path("plain.onnx"), &other_size, None).unwrap_err().to_string();
+    assert!(other_size.contains("expected one f32 input [N, 3, 9, 8], found pixel_values [N, 3, 8, 8]"));
+
+    for options in every_backend("models_that_cannot_be_used_say_why") {
+        let unknown = model("unknown-operator.onnx").unwrap();
+        let Err(error) = open_backend(&unknown, &options) else { panic!("an operator nobody has was run") };
+        let error = error.to_string();
+        assert!(error.contains("unknown-operator.onnx") && error.contains("Frobnicate"), "{error}");
+    }
+}
+
+#[test]
+fn the_description_beside_a_model_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("plain.onnx");
+    std::fs::copy(path("plain.onnx"), &copy).unwrap();
+    let none = PreprocessOverrides::default();
+
+    let error = Model::from_file(&copy, &none, None).unwrap_err().to_string();
+    for words in
+        ["plain.onnx", "put the preprocessor_config.json that was", "--size, --mean, --std are not given"]
+    {
+        assert!(error.contains(words), "{error}");
+    }
+    let only_size = PreprocessOverrides { size: eight().size, ..none };
+    let error = Model::from_file(&copy, &only_size, None).unwrap_err().to_string();
+    assert!(error.contains("--mean, --std are not given"), "{error}");
+
+    let config = folder.path().join("preprocessor_config.json");
+    std::fs::write(&config, r#"{"image_processor_type": "ViTImageProcessor", "size": 8}"#).unwrap();
+    let read = Model::from_file(&copy, &none, None).unwrap();
+    assert!(
+        read.preprocess().canonical().contains("resize 8x8 bilinear"),
+        "{}",
+        read.preprocess().canonical()
+    );
+
+    // One that is not understood is no obstacle when the options say all.
+    std::fs::write(&config, r#"{"image_processor_type": "Frobnicator"}"#).unwrap();
+    let error = Model::from_file(&copy, &only_size, None).unwrap_err().to_string();
+    assert!(error.contains("Frobnicator") && error.contains("--size, --mean and --std"), "{error}");
+    assert!(Model::from_file(&copy, &eight(), None).is_ok());
+}
+
+#[test]
+fn the_fingerprint_follows_what_vectors_depend_on() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["external.onnx", "external.bin"] {
+        std::fs::copy(path(name), folder.path().join(name)).unwrap();
+    }
+    let copy = folder.path().join("external.onnx");
+    let moved = Model::from_file(&copy, &eight(), None).unwrap();
+    let original = model("external.onnx").unwrap();
+    assert_eq!(moved.fingerprint(), original.fingerprint(), "the place does not matter");
+    assert_ne!(original.fingerprint().id(), model("plain.onnx").unwrap().fingerprint().id());
+    assert!(original.fingerprint().description().starts_with("external.onnx "));
+
+    let box_filter = PreprocessOverrides { filter: Some("box".parse().unwrap()), ..eight() };
+    let filtered = Model::from_file(&copy, &box_filter, None).unwrap();
+    assert_ne!(filtered.fingerprint().id(), original.fingerprint().id(), "the filter matters");
+
+    let weights = folder.path().join("external.bin");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    bytes[3] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let changed = Model::from_file(&copy, &eight(), None).unwrap();
+    assert_ne!(changed.fingerprint().id(), original.fingerprint().id(), "weights beside the model matter");
+
+    std::fs::remove_file(&weights).unwrap();
+    let error = Model::from_file(&copy, &eight(), None).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == weights), "{error}");
+}

@@ -1,0 +1,94 @@
+//! What reaches a model, against what Pillow would have sent it.
+
+use std::path::Path;
+
+use image::{Rgb, RgbImage};
+use vecstore_embed::Error;
+use vecstore_embed::preprocess::{Preprocess, PreprocessOverrides};
+
+/// The picture of `pillow-levels.py`.
+fn picture(width: u32, height: u32) -> RgbImage {
+    let level = |n: u32| u8::try_from(n).unwrap();
+    RgbImage::from_fn(width, height, |x, y| {
+        let red = if (x / 3 + y / 2).is_multiple_of(2) { 255 } else { 0 };
+        let ramp = if x * height > y * width { x * 255 / width } else { 255 - y * 255 / height };
+        Rgb([red, level((x * 37 + y * 11) % 256), level(ramp)])
+    })
+}
+
+/// Mean and deviation that leave levels as they are.
+fn levels(size: &str, crop: &str, filter: &str) -> PreprocessOverrides {
+    PreprocessOverrides {
+        size: Some(size.parse().unwrap()),
+        crop: Some(crop.parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0 / 255.0; 3]),
+        filter: Some(filter.parse().unwrap()),
+        channel_order: None,
+    }
+}
+
+#[test]
+fn levels_are_pillows_to_within_one() {
+    let mut compared = 0;
+    for line in include_str!("pillow-levels.txt").lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [source, size, crop, filter, wanted @ ..] = &words[..] else { panic!("{line}") };
+        let (width, height) = source.split_once('x').unwrap();
+        let picture = picture(width.parse().unwrap(), height.parse().unwrap());
+        let preprocess = Preprocess::from_overrides(&levels(size, crop, filter)).unwrap().unwrap();
+        let mut found = vec![0.0; preprocess.tensor_len()];
+        preprocess.apply(&picture, &mut found).unwrap();
+        assert_eq!(found.len(), wanted.len(), "{source} {size} {crop} {filter}");
+
+        let off: Vec<f32> =
+            found.iter().zip(wanted).map(|(a, b)| (a - b.parse::<f32>().unwrap()).abs()).collect();
+        let worst = off.iter().fold(0f32, |worst, off| worst.max(*off));
+        let unequal = off.iter().filter(|off| **off > 0.01).count();
+        let allowed = if *filter == "nearest" { 0.01 } else { 1.01 };
+        assert!(worst < allowed, "{source} to {size} {crop} {filter}: off by {worst}");
+        assert!(
+            unequal * 5 <= off.len(),
+            "{source} to {size} {crop} {filter}: {unequal} of {} differ",
+            off.len()
+        );
+        compared += wanted.len();
+    }
+    assert!(compared > 4000, "{compared} levels compared");
+}
+
+#[test]
+fn a_published_description_is_followed_to_the_last_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("preprocessor_config.json");
+    let clip = r#"{"crop_size": 4, "do_center_crop": true, "do_normalize": true, "do_resize": true,
+        "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 4,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
+    std::fs::write(&file, clip).unwrap();
+    let preprocess = Preprocess::from_config_file(&file).unwrap();
+    assert_eq!((preprocess.input_height(), preprocess.input_width(), preprocess.tensor_len()), (4, 4, 48));
+
+    let even = RgbImage::from_pixel(30, 20, Rgb([255, 128, 0]));
+    let mut found = vec![0.0; 48];
+    preprocess.apply(&even, &mut found).unwrap();
+    // (level / 255 - mean) / std, as published for black and white: 1.9303 and -1.7921 / -1.4802.
+    let wanted = [1.930_336_2f32, 0.168_897_2, -1.480_219_7];
+    for (plane, wanted) in found.chunks(16).zip(wanted) {
+        assert!(plane.iter().all(|value| (value - wanted).abs() < 1e-5), "{plane:?} is not {wanted}");
+    }
+
+    // An option replaces one value and leaves the others.
+    let bgr =
+        PreprocessOverrides { channel_order: Some("bgr".parse().unwrap()), ..PreprocessOverrides::default() };
+    let swapped = Preprocess::from_config_file_with(&file, &bgr).unwrap();
+    swapped.apply(&even, &mut found).unwrap();
+    assert!((found[0] - (0.0 - 0.481_454_66) / 0.268_629_54).abs() < 1e-6, "blue comes first: {}", found[0]);
+    assert_ne!(swapped.canonical(), preprocess.canonical());
+}
+
+#[test]
+fn a_missing_description_is_named() {
+    let missing = Path::new("/nowhere/preprocessor_config.json");
+    let error = Preprocess::from_config_file(missing).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if path == missing), "{error}");
+}
