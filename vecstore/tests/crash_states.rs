@@ -163,7 +163,7 @@ fn run(actions: &[Do]) -> Run {
 }
 
 /// Operations that workloads are made of; handle 1 is a second one on the same store.
-const ALPHABET: [&[Do]; 10] = [
+const ALPHABET: [&[Do]; 11] = [
     &[Do::Append(0)],
     &[Do::Replace(0)],
     &[Do::Skip(0)],
@@ -174,6 +174,7 @@ const ALPHABET: [&[Do]; 10] = [
     &[Do::Setting(0)],
     &[Do::Fingerprint(0)],
     &[Do::Checkpoint(1)],
+    &[Do::Merge(1)],
 ];
 
 fn workload(mut number: usize, operations: usize) -> Vec<Do> {

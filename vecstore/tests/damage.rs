@@ -133,7 +133,9 @@ fn every_other_length_is_found() {
         // Every length near the interesting ones, every 61st in between, and some that are too long.
         let near = |len: usize| {
             len.is_multiple_of(61)
-                || [0, 4096, good.len().saturating_sub(1024), good.len()].iter().any(|edge| len.abs_diff(*edge) < 9)
+                || [0, 4096, good.len().saturating_sub(1024), good.len()]
+                    .iter()
+                    .any(|edge| len.abs_diff(*edge) < 9)
         };
         for len in (0..good.len() + 70).filter(|len| *len != good.len() && near(*len)) {
             for filler in [0u8, 0xFF] {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use vecstore::{Error, Fingerprint, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 use super::SimFs;
 use super::oracle::{Change, DIM, Outcome, State, Step, Value, difference, right_states};
@@ -14,8 +14,9 @@ use super::oracle::{Change, DIM, Outcome, State, Step, Value, difference, right_
 pub const STORE: &str = "/d/s";
 
 /// Options for a store on this disk. Nobody waits for a lock: the tests that use them have no concurrent processes.
+/// Nothing is merged in the background, so that a run is the same each time.
 pub fn options(fs: &SimFs) -> OpenOptions {
-    OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO)
+    OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO).merging(Merging::OnDemand)
 }
 
 /// Adds entries to a batch of this store and appends it.
@@ -55,6 +56,8 @@ pub enum Do {
     Setting(usize),
     Fingerprint(usize),
     Checkpoint(usize),
+    /// Merges everything into one file.
+    Merge(usize),
     Close(usize),
 }
 
@@ -145,6 +148,10 @@ impl Run {
             Do::Checkpoint(handle) => {
                 let Some(store) = self.stores.get(&handle) else { return };
                 (None, store.checkpoint())
+            }
+            Do::Merge(handle) => {
+                let Some(store) = self.stores.get(&handle) else { return };
+                (None, store.compact_full().map(|_| ()))
             }
             Do::Close(handle) => {
                 let Some(store) = self.stores.remove(&handle) else { return };
