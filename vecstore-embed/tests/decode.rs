@@ -61,6 +61,32 @@ fn encoded() -> Vec<Sample> {
     .into()
 }
 
+/// A bitmap with run lengths, where a decoder reads as far as it comes: each row one run of one grey.
+fn runs() -> (RgbImage, Vec<u8>) {
+    let rows: Vec<u8> = (0..32u8).rev().flat_map(|row| [48, row * 8, 0, 0]).chain([0, 1]).collect();
+    let word = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+    let start = 54 + 1024;
+    let header = [
+        word(40),
+        word(48),
+        word(32),
+        [1, 0, 8, 0],
+        word(1),
+        word(rows.len()),
+        [0; 4],
+        [0; 4],
+        [0; 4],
+        [0; 4],
+    ];
+    let palette = (0..=255u8).flat_map(|grey| [grey, grey, grey, 0]);
+    let mut bytes = b"BM".to_vec();
+    bytes.extend([word(start + rows.len()), [0; 4], word(start)].concat());
+    bytes.extend(header.concat());
+    bytes.extend(palette);
+    bytes.extend(rows);
+    (RgbImage::from_fn(48, 32, |_, y| Rgb([u8::try_from(y * 8).unwrap(); 3])), bytes)
+}
+
 static ALL: LazyLock<Vec<Sample>> = LazyLock::new(|| [files(), encoded()].concat());
 
 #[track_caller]
@@ -97,6 +123,16 @@ fn every_cut_of_every_file_is_refused() {
             }
             assert!(cut < 32 || refused.class() == Class::Truncated, "{name} cut at {cut}");
         }
+    }
+}
+
+#[test]
+fn a_bitmap_of_runs_is_whole_or_refused() {
+    let (wanted, bytes) = runs();
+    assert_close("runs", &open(&bytes).unwrap(), &wanted, 0);
+    for cut in 18..bytes.len() {
+        let refused = open(&bytes[..cut]).map(|picture| picture.dimensions()).unwrap_err();
+        assert_eq!(refused.class(), Class::Truncated, "cut at {cut}: {refused}");
     }
 }
 

@@ -79,8 +79,8 @@ fn libraries_that_are_not_the_right_one() {
     assert_refused(&compile(folder, "nothing", nothing), "offers no interface");
     let needs = "extern int missing_symbol; int *use(void) { return &missing_symbol; }";
     assert_refused(&compile(folder, "needs", needs), "undefined symbol: missing_symbol");
-    assert_refused(&stub(folder, "old", "\"1.16.3\""), "version 1.16.3");
-    assert_refused(&stub(folder, "ancient", "\"0.5.0\""), "version 0.5.0");
+    assert_refused(&stub(folder, "old", "\"1.16.3\""), "found version 1.16.3;");
+    assert_refused(&stub(folder, "ancient", "\"0.5.0\""), "found version 0.5.0;");
     assert_refused(&stub(folder, "strange", "\"one\""), "version one");
     assert_refused(&stub(folder, "mute", "0"), "without a version");
     assert_refused(

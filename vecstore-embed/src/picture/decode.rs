@@ -84,10 +84,7 @@ fn rejected(format: Format, error: ImageError) -> Rejected {
         ImageError::IoError(io) if io.kind() == ErrorKind::UnexpectedEof => Class::Truncated,
         _ => Class::Damaged,
     };
-    // Some of these texts run over several lines; a reason is one line.
-    let text = error.to_string();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    Rejected::new(class, format!("{format}: {}", words.join(" ")))
+    Rejected::new(class, format!("{format}: {error}"))
 }
 
 #[cfg(test)]

@@ -118,8 +118,14 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    pub(crate) fn new(class: Class, reason: impl Into<String>) -> Self {
-        Rejected { class, reason: reason.into() }
+    pub(crate) fn new(class: Class, reason: impl AsRef<str>) -> Self {
+        // Decoders have texts of several lines, and some with what they found in the file; a reason is one line.
+        let words: Vec<&str> = reason
+            .as_ref()
+            .split(|c: char| c.is_whitespace() || c.is_control())
+            .filter(|w| !w.is_empty())
+            .collect();
+        Rejected { class, reason: words.join(" ") }
     }
 
     /// The kind of badness.
@@ -162,5 +168,9 @@ mod tests {
         let over = DecodeLimits::default().check(20_000, 20_000).unwrap_err();
         assert_eq!(over.to_string(), "too large: 20000x20000 is 400000000 pixels, the limit is 200000000");
         assert_eq!(Rejected::new(Class::Empty, "").to_string(), "empty file");
+        assert_eq!(
+            Rejected::new(Class::Damaged, "PNG: two\n\tlines\0").to_string(),
+            "damaged: PNG: two lines"
+        );
     }
 }
