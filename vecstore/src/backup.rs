@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::create::{self, flush_name};
 use crate::error::{IoContext, is_no_space};
@@ -251,7 +252,7 @@ fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
         remove_own(vfs, &tmp);
         return Err(if is_no_space(&source) {
             let needed = bytes.len() as u64;
-            Error::NoSpace { path: tmp, needed, free: vfs.free_space(dir).ok(), source }
+            Error::NoSpace { path: tmp, needed, free: vfs.free_space(dir).ok(), source: Arc::new(source) }
         } else {
             Error::io(&tmp, "copy the segment", source)
         });

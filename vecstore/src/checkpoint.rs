@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::Result;
 use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::view::View;
 use crate::writer::Writer;
+use crate::{Error, Result};
 
 impl Writer {
     /// Writes the manifest: the list on disk, read again, plus the commits after it.
@@ -35,6 +35,9 @@ impl Writer {
         let vfs = Arc::clone(&self.vfs);
         self.remove_temporaries(&self.dir, crate::manifest::TMP_PREFIX);
         let mut manifest = Manifest::read(&*vfs, &self.dir)?;
+        if manifest.body.store_id != view.meta.store_id {
+            return Err(Error::Moved { path: self.dir.clone(), found: "another store was put in its place" });
+        }
         let from = manifest.body.last_commit() + 1;
         for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
             manifest.body.segments.push(SegmentRecord::of(&live.segment));

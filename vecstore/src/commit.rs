@@ -78,11 +78,7 @@ impl Writer {
             if view.meta.is_backup {
                 writer.update_manifest(view, |manifest| manifest.body.begin_epoch())?;
             }
-            if let Err(error) = writer.publish(view, &resolved) {
-                // A rename may have happened although it reported an error: look before the next commit.
-                writer.counter = None;
-                return Err(error);
-            }
+            writer.publish(view, &resolved)?;
             writer.since_checkpoint += resolved.len() as u64;
             if writer.since_checkpoint >= CHECKPOINT_EVERY
                 && let Err(error) = writer.checkpoint(view)
@@ -128,7 +124,8 @@ impl Writer {
         let encoded = builder.finish(identity, meta.dtype, segment_settings(&meta)?);
         let name = SegmentName { first, last, generation: 0 };
         let segments = self.segments();
-        let path = self.target(&segments, name, encoded.file_len()).publish(|file| encoded.write(file))?;
+        let written = self.target(&segments, name, encoded.file_len()).publish(|file| encoded.write(file));
+        let path = written.map_err(|error| self.in_doubt(first, error))?;
         self.flush_names(&segments, first)?;
         self.lock.raise();
 
@@ -153,18 +150,16 @@ fn segment_settings(meta: &crate::view::Meta) -> Result<Vec<u8>> {
     settings::encode(&all)
 }
 
-/// A failure of the group: the first batch that would have been written gets the error itself, the others its text;
-/// batches that had failed on their own keep their own error.
-fn fail_all(error: Error, count: usize, mut outcomes: Vec<Result<Appended>>) -> Vec<Result<Appended>> {
-    let reason = error.to_string();
-    let mut error = Some(error);
-    while outcomes.len() < count {
-        outcomes.push(Ok(Appended::default()));
-    }
-    for outcome in &mut outcomes {
-        if outcome.is_ok() {
-            *outcome = Err(error.take().unwrap_or_else(|| Error::GroupFailed { reason: reason.clone() }));
-        }
-    }
-    outcomes
+/// A failure of the group is that of every batch in it, whatever was decided for it: a key that was refused, or skipped,
+/// for a batch of the same group is not stored after all. Only what is wrong with a batch itself stays.
+fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<Result<Appended>> {
+    let mut failed: Vec<Result<Appended>> = outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            Err(own @ Error::BadInput { .. }) => Err(own),
+            _ => Err(error.clone()),
+        })
+        .collect();
+    failed.resize_with(count, || Err(error.clone()));
+    failed
 }

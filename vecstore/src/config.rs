@@ -107,6 +107,9 @@ impl StoreConfig {
 
     pub(crate) fn check(&self) -> Result<()> {
         check_dim(self.dim)?;
+        if let Some(fingerprint) = &self.fingerprint {
+            check_description(fingerprint)?;
+        }
         check_settings(&self.settings)
     }
 }
@@ -114,6 +117,18 @@ impl StoreConfig {
 pub(crate) fn check_dim(dim: usize) -> Result<()> {
     if dim == 0 || dim > MAX_DIM {
         return Err(Error::bad_input(format!("dimension {dim} is not possible; use 1 to {MAX_DIM}")));
+    }
+    Ok(())
+}
+
+/// Every segment carries the description.
+pub(crate) fn check_description(fingerprint: &Fingerprint) -> Result<()> {
+    const LIMIT: usize = 4096;
+    let len = fingerprint.description().len();
+    if len > LIMIT {
+        return Err(Error::bad_input(format!(
+            "a fingerprint's description of {len} bytes is too long; the limit is {LIMIT}"
+        )));
     }
     Ok(())
 }

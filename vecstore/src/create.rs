@@ -8,6 +8,7 @@ use crate::config::StoreConfig;
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
 use crate::load::SEGMENTS;
+use crate::lock::Lock;
 use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
 use crate::vfs::{FileKind, Vfs};
 use crate::writer::{LOCK, LOCK_MANIFEST};
@@ -22,6 +23,8 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
     let (store_id, epoch) = (random_id()?, random_id()?);
     let manifest = Manifest {
         generation: 1,
+        ro_compat: 0,
+        compat: 0,
         body: Body {
             store_id,
             dim: u32::try_from(config.dim).unwrap_or(u32::MAX),
@@ -122,7 +125,7 @@ fn build(
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
     for lock in [LOCK, LOCK_MANIFEST] {
         let path = dir.join(lock);
-        vfs.open_lock(&path, true).at(&path, "create the lock file")?;
+        Lock::open(vfs, &path, "new")?.prepare()?;
     }
     fill(dir)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;

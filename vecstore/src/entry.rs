@@ -86,6 +86,7 @@ pub struct Entry<'a> {
     pub(crate) index: usize,
     key: &'a [u8],
     kind: Kind,
+    payload: &'a [u8],
     first_row: usize,
     row_count: usize,
 }
@@ -96,7 +97,8 @@ impl<'a> Entry<'a> {
         let key = segment.key(index)?;
         let kind = segment.kind(index)?;
         let span = segment.row_span(index)?;
-        Ok(Entry { segment, index, key, kind, first_row: span.start, row_count: span.len() })
+        let payload = segment.payload(index)?;
+        Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
     }
 
     /// The key.
@@ -163,7 +165,7 @@ impl<'a> Entry<'a> {
 
     /// The payload; empty when there is none.
     pub fn payload(&self) -> &'a [u8] {
-        self.segment.payload(self.index)
+        self.payload
     }
 
     /// Why the input was rejected, for [`Kind::Rejected`].
@@ -174,6 +176,11 @@ impl<'a> Entry<'a> {
     /// Address of the entry's first row. For an entry without rows: where its first row would be.
     pub fn address(&self) -> Address {
         self.segment.address_of_entry(self.index, self.first_row)
+    }
+
+    /// The segment file that holds the entry, and the number of its first row in that file's array.
+    pub fn location(&self) -> (&'a std::path::Path, usize) {
+        (self.segment.path(), self.first_row)
     }
 
     /// Element type of the rows.

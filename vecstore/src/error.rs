@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::{DType, Holder};
 
@@ -11,10 +12,11 @@ use crate::{DType, Holder};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong, with the path it went wrong at and the remedy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is nothing at this path.
+    #[non_exhaustive]
     #[error("{}: there is no store here; create one with `vecstore create` or `Store::create`", path.display())]
     NotFound {
         /// The path that was to be opened.
@@ -22,6 +24,7 @@ pub enum Error {
     },
 
     /// There is something at this path, but it is not a store.
+    #[non_exhaustive]
     #[error("{}: this is not a store: {found}; give the path of a directory made by `vecstore create`", path.display())]
     NotAStore {
         /// The path that was to be opened.
@@ -31,6 +34,7 @@ pub enum Error {
     },
 
     /// A store cannot be created over something that exists.
+    #[non_exhaustive]
     #[error("{}: cannot create a store here: {found}; open it instead, or choose another path", path.display())]
     AlreadyExists {
         /// The path of the store to be.
@@ -40,6 +44,7 @@ pub enum Error {
     },
 
     /// Segments are there, but the manifest is gone. Nothing is lost: segments describe themselves.
+    #[non_exhaustive]
     #[error(
         "{}: the manifest is missing, but segments/ holds {segments} segment file(s); nothing is lost: \
          `vecstore repair` rebuilds the manifest from them",
@@ -53,6 +58,7 @@ pub enum Error {
     },
 
     /// The commit lock is held by somebody else and was not released in time.
+    #[non_exhaustive]
     #[error(
         "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
          wait for it, stop it, or raise the lock time-out",
@@ -70,6 +76,7 @@ pub enum Error {
     },
 
     /// The handle was opened read-only.
+    #[non_exhaustive]
     #[error("{}: the store was opened read-only; open it with `Store::open` to {action}", path.display())]
     ReadOnly {
         /// The store.
@@ -79,6 +86,7 @@ pub enum Error {
     },
 
     /// The vectors come from another model, or from other preprocessing.
+    #[non_exhaustive]
     #[error(
         "{}: the store holds vectors of \"{expected}\" (fingerprint {expected_id}), not of \"{found}\" \
          (fingerprint {found_id}); use the model the store was made with, or another store",
@@ -98,6 +106,7 @@ pub enum Error {
     },
 
     /// A vector, batch or query of another dimension.
+    #[non_exhaustive]
     #[error("{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements")]
     DimensionMismatch {
         /// What had the wrong dimension.
@@ -109,6 +118,7 @@ pub enum Error {
     },
 
     /// Elements of another type than the store's.
+    #[non_exhaustive]
     #[error("{what} has elements of type {found}, the store has {expected}; convert them explicitly")]
     DTypeMismatch {
         /// What had the wrong type.
@@ -120,18 +130,21 @@ pub enum Error {
     },
 
     /// The append asked for an error on keys that are stored already.
+    #[non_exhaustive]
     #[error(
-        "{count} key(s) are stored already, the first is \"{key}\"; nothing of this batch was written; \
-         append with OnDuplicate::Skip or OnDuplicate::Replace to accept them"
+        "{count} key(s) are stored already, the first is \"{}\"; nothing of this batch was written; \
+         append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
+        String::from_utf8_lossy(key)
     )]
     DuplicateKey {
-        /// The first such key, lossily as text.
-        key: String,
+        /// The first such key.
+        key: Vec<u8>,
         /// How many there are.
         count: usize,
     },
 
     /// An argument that cannot be used, and why.
+    #[non_exhaustive]
     #[error("{what}")]
     BadInput {
         /// What was wrong, what was expected, and what to do.
@@ -139,6 +152,7 @@ pub enum Error {
     },
 
     /// The disk, or the quota, is full. Nothing of the batch is visible; readers go on.
+    #[non_exhaustive]
     #[error(
         "{}: no space left: {needed} bytes were needed, {} free; the batch was not written and nothing else was \
          touched; make room and append it again",
@@ -153,10 +167,11 @@ pub enum Error {
         free: Option<u64>,
         /// What the operating system said.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 
     /// Bytes of a file are not what was written.
+    #[non_exhaustive]
     #[error("{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is", path.display())]
     Damaged {
         /// The damaged file.
@@ -168,6 +183,7 @@ pub enum Error {
     },
 
     /// A segment that should be there is not.
+    #[non_exhaustive]
     #[error(
         "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a backup; \
          every other file is untouched",
@@ -181,6 +197,7 @@ pub enum Error {
     },
 
     /// A segment that does not belong into this chain: of another store, or of another history of this one.
+    #[non_exhaustive]
     #[error("{}: this segment does not belong here: {detail}; move it out of the store to go on without it", path.display())]
     ForeignSegment {
         /// The file.
@@ -190,6 +207,7 @@ pub enum Error {
     },
 
     /// The file was written by a later version of the format.
+    #[non_exhaustive]
     #[error("{}: written by format version {found}, this program reads up to {expected}; use a newer vecstore", path.display())]
     UnsupportedVersion {
         /// The file.
@@ -200,9 +218,10 @@ pub enum Error {
         found: String,
     },
 
-    /// The flush of a directory failed, so nobody can know whether the commit survives a power cut.
+    /// Naming a segment, or flushing its name, failed in a way that leaves open whether the commit survives.
+    #[non_exhaustive]
     #[error(
-        "{}: flushing the directory failed, so it is unknown whether the last commit survives a power cut; \
+        "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({source}); \
          this handle accepts no more writes; open the store again: that writes the commits concerned anew",
         path.display()
     )]
@@ -211,10 +230,11 @@ pub enum Error {
         path: PathBuf,
         /// What the operating system said.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 
     /// An earlier write of this handle ended in [`Error::OutcomeUnknown`].
+    #[non_exhaustive]
     #[error("{}: this handle stopped writing after an earlier failure ({reason}); open the store again", path.display())]
     Latched {
         /// The store.
@@ -223,15 +243,39 @@ pub enum Error {
         reason: String,
     },
 
-    /// A batch of the same group could not be written, and so this one was not either.
-    #[error("the batch was not written, because the group it was in failed: {reason}; append it again")]
-    GroupFailed {
-        /// The failure of the group.
-        reason: String,
+    /// The name that the next segment needs is taken.
+    #[non_exhaustive]
+    #[error(
+        "{}: the name of the next segment is taken, so this handle does not know the store's present state; nothing \
+         was written; open the store again (`vecstore verify` says whether the file belongs to it)",
+        path.display()
+    )]
+    NameTaken {
+        /// The file that has the name.
+        path: PathBuf,
+    },
+
+    /// The store's directory was moved or replaced while this handle was open.
+    #[non_exhaustive]
+    #[error("{}: {found} since this handle was opened; nothing was written; open the store again", path.display())]
+    Moved {
+        /// The path at which the store was opened.
+        path: PathBuf,
+        /// What happened to it.
+        found: &'static str,
+    },
+
+    /// Another thread that was committing this batch ended in a panic.
+    #[non_exhaustive]
+    #[error("{}: the thread that was committing the batch ended in a panic; open the store again", path.display())]
+    Abandoned {
+        /// The store.
+        path: PathBuf,
     },
 
     /// A file operation failed.
-    #[error("{}: cannot {op}: {source}", path.display())]
+    #[non_exhaustive]
+    #[error("{}: cannot {op}: {source}{}", path.display(), remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -239,13 +283,34 @@ pub enum Error {
         op: &'static str,
         /// What the operating system said.
         #[source]
-        source: io::Error,
+        source: Arc<io::Error>,
     },
+}
+
+/// What a person can do about an error of the operating system.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; check the owner and the rights of the file and its directory",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is read-only: open the store read-only, or elsewhere"
+        }
+        io::ErrorKind::NotFound => "; it was removed or moved: open the store again",
+        io::ErrorKind::OutOfMemory => {
+            "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            "; raise the limit on open files (ulimit -n)"
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) => {
+            "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
+        }
+        _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
+    }
 }
 
 impl Error {
     pub(crate) fn io(path: &Path, op: &'static str, source: io::Error) -> Self {
-        Error::Io { path: path.to_owned(), op, source }
+        Error::Io { path: path.to_owned(), op, source: Arc::new(source) }
     }
 
     pub(crate) fn damaged(path: &Path, section: impl Into<String>, detail: impl Into<String>) -> Self {

@@ -46,7 +46,7 @@ struct Side {
 /// A batch that waits to be committed, and its outcome.
 #[derive(Debug)]
 struct Ticket {
-    batch: Batch,
+    batch: Arc<Batch>,
     policy: OnDuplicate,
     outcome: Mutex<Option<Result<Appended>>>,
 }
@@ -83,6 +83,13 @@ impl Inner {
         self.side.lock().writer.is_some()
     }
 
+    /// From here on locks of other processes are only tried.
+    pub fn do_not_wait(&self) {
+        if let Some(writer) = self.side.lock().writer.as_mut() {
+            writer.timeout = std::time::Duration::ZERO;
+        }
+    }
+
     /// True when commits came after the last checkpoint of this handle, and it still writes.
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
@@ -103,11 +110,15 @@ impl Inner {
         let mut view = View::clone(&self.view.read());
         let result = work(writer, &mut view);
         *self.view.write() = Arc::new(view);
+        // The view knows everything up to this count: refreshing need not look for our own commits.
+        if let Some(counter) = writer.counter {
+            side.seen = Some(counter);
+        }
         result
     }
 
     /// Commits a batch, together with those of other threads that wait.
-    pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+    pub fn append(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Appended> {
         let ticket = Arc::new(Ticket { batch, policy: on_duplicate, outcome: Mutex::new(None) });
         self.queue.lock().push_back(Arc::clone(&ticket));
         // Whoever gets the writer commits what is waiting, in order; by the time this thread gets it, its batch may
@@ -119,8 +130,7 @@ impl Inner {
                 }
                 let group = self.next_group();
                 if group.is_empty() {
-                    let reason = "the thread that was committing it ended in a panic".to_owned();
-                    return Err(Error::GroupFailed { reason });
+                    return Err(Error::Abandoned { path: self.path.clone() });
                 }
                 let requests: Vec<Request<'_>> =
                     group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
@@ -164,10 +174,14 @@ impl Inner {
         if counter.is_none() || counter != side.seen {
             let known = Arc::clone(&self.view.read());
             let view = load::load(&*self.vfs, &self.path, Some(&known))?;
-            if view.last_commit() > known.last_commit()
-                && let Some(writer) = side.writer.as_mut()
-            {
-                writer.flush_seen(&view)?;
+            let mut view = view;
+            let Side { writer, watch, .. } = &mut *side;
+            if let Some(writer) = writer.as_mut() {
+                // Whoever writes will skip what is visible now: it must be durable, and not in doubt.
+                if view.last_commit() > known.last_commit() {
+                    writer.flush_seen(&view)?;
+                }
+                writer.recover(&mut view, watch)?;
             }
             *self.view.write() = Arc::new(view);
             side.seen = counter;

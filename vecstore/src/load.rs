@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::error::IoContext;
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName};
-use crate::tiling::{self, Tiling};
+use crate::tiling::{self, StandIn, Tiling};
 use crate::vfs::Vfs;
 use crate::view::View;
 use crate::{Error, Result};
@@ -34,11 +34,19 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
 /// it a fault.
 pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<View> {
     let mut before: Option<(u64, Vec<SegmentName>)> = None;
+    let mut horizon: Option<u64> = None;
     let mut attempt = 0;
     loop {
         attempt += 1;
         let manifest = Manifest::read(vfs, dir)?;
-        let names = list_segments(vfs, dir)?;
+        let mut names = list_segments(vfs, dir)?;
+        // What a listing shows beyond a gap may be newer than the listing itself. Whatever the first one showed was
+        // there before the second began, so up to that point the second has no gaps but real ones.
+        let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
+        let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
+        if attempt > 1 {
+            names.retain(|name| name.last <= horizon);
+        }
         let seen = (manifest.generation, names);
         let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
         match try_load(vfs, dir, &manifest, &seen.1, known) {
@@ -69,10 +77,10 @@ fn try_load(
 ) -> Result<View> {
     let records = &manifest.body.segments;
     let lists: Vec<SegmentName> = records.iter().map(SegmentRecord::name).collect();
-    let chosen = match tiling::choose(&lists, names) {
-        Tiling::Whole(chosen) => chosen,
-        Tiling::Gap(commit) => return Err(Error::MissingSegment { path: dir.join(SEGMENTS), commit }),
-    };
+    if known.is_some_and(|known| known.meta.store_id != manifest.body.store_id) {
+        return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
+    }
+    let chosen = choose(dir, &lists, names, StandIn::Listed)?;
     let listed: HashMap<SegmentName, &SegmentRecord> =
         records.iter().map(|record| (record.name(), record)).collect();
 
@@ -90,7 +98,30 @@ fn try_load(
         };
         view.add(segment, listed.get(&name).copied())?;
     }
+    // Commits never go away; a file that did is missing even if nothing was named after it.
+    if let Some(known) = known.filter(|known| known.last_commit() > view.last_commit()) {
+        log::debug!("{}: commit {} was there and is not any more", dir.display(), known.last_commit());
+        return Err(Error::MissingSegment { path: dir.join(SEGMENTS), commit: view.last_commit() + 1 });
+    }
     Ok(view)
+}
+
+/// The files to read, in order, or the error that says which is missing or too many.
+pub(crate) fn choose(
+    dir: &Path,
+    lists: &[SegmentName],
+    names: &[SegmentName],
+    stand_in: StandIn,
+) -> Result<Vec<SegmentName>> {
+    let segments = dir.join(SEGMENTS);
+    match tiling::choose(lists, names, stand_in) {
+        Tiling::Whole(chosen) => Ok(chosen),
+        Tiling::Gap(commit) => Err(Error::MissingSegment { path: segments, commit }),
+        Tiling::Overlap(name) => Err(Error::ForeignSegment {
+            path: segments.join(name.to_string()),
+            detail: "it overlaps other segments and is no merge of them".to_owned(),
+        }),
+    }
 }
 
 /// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.

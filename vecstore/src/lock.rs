@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::error::IoContext;
+use crate::error::{IoContext, is_no_space};
 use crate::vfs::{LockFile, Vfs};
 use crate::{Error, Result};
 
@@ -18,7 +19,7 @@ const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
 /// Length of the record.
 const RECORD_LEN: usize = 256;
 /// How long to sleep between two attempts: short at first, then longer.
-const SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(10));
+const SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(1));
 
 /// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +171,7 @@ impl Lock {
         if !self.file.try_lock().at(&self.path, "lock")? {
             return Ok(None);
         }
-        match self.note_holder() {
+        match self.check_place().and_then(|()| self.note_holder()) {
             Ok(found) => Ok(Some(found)),
             // A lock whose record cannot be written is given back at once, or it would be held for nothing.
             Err(error) => {
@@ -178,6 +179,27 @@ impl Lock {
                 Err(error)
             }
         }
+    }
+
+    /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
+    fn check_place(&self) -> Result<()> {
+        let moved = |found| Err(Error::Moved { path: self.path.clone(), found });
+        match self.file.is_at(&self.path) {
+            Ok(true) => Ok(()),
+            Ok(false) => moved("the store was replaced, or its lock file was"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                moved("the store was moved or removed, or its lock file was")
+            }
+            Err(error) => Err(Error::io(&self.path, "look at the lock file", error)),
+        }
+    }
+
+    /// Finds out whether this file system has locks at all, before hours of work end at the first append.
+    pub fn probe(&mut self) -> Result<()> {
+        if self.file.try_lock().at(&self.path, "lock")? {
+            self.file.unlock().at(&self.path, "unlock")?;
+        }
+        Ok(())
     }
 
     /// Reads the record, and writes into it who holds the lock now.
@@ -201,7 +223,24 @@ impl Lock {
 
     fn write(&mut self) -> Result<()> {
         self.record.crc = self.record.computed_crc();
-        self.file.write_record(bytemuck::bytes_of(&self.record)).at(&self.path, "write the lock's record")
+        self.file.write_record(bytemuck::bytes_of(&self.record)).map_err(|source| {
+            if is_no_space(&source) {
+                let source = Arc::new(source);
+                return Error::NoSpace {
+                    path: self.path.clone(),
+                    needed: RECORD_LEN as u64,
+                    free: None,
+                    source,
+                };
+            }
+            Error::io(&self.path, "write the lock's record", source)
+        })
+    }
+
+    /// Writes an empty record into a new lock file, so that later ones need no space.
+    pub fn prepare(&mut self) -> Result<()> {
+        self.record.counter = random_count()?;
+        self.write()
     }
 
     /// The counter as this holder last wrote it.

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{IoContext, is_no_space};
-use crate::format::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
+use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
 use crate::segment::{Segment, SegmentName};
 use crate::vfs::Vfs;
 use crate::{DType, Error, Fingerprint, Metric, Result};
@@ -28,6 +29,8 @@ const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
 /// No manifest is longer: 2^24 segments would have to be unmerged.
 const MAX_LEN: u64 = 1 << 30;
+/// Up to here, 300,000 segments, a body is decoded with little memory whatever it claims.
+const SMALL_LEN: usize = 16 << 20;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -53,6 +56,10 @@ const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
 pub(crate) struct Manifest {
     /// Grows with every replacement.
     pub generation: u64,
+    /// Flags of later versions: kept when the manifest is rewritten.
+    pub ro_compat: u64,
+    /// Likewise.
+    pub compat: u64,
     pub body: Body,
 }
 
@@ -150,7 +157,7 @@ impl Body {
         }
         let mut next = 1u64;
         for segment in &self.segments {
-            if segment.first != next || segment.last < segment.first || segment.last == u64::MAX {
+            if segment.first != next || segment.last < segment.first || segment.last > MAX_COMMIT {
                 return Err(format!(
                     "segments do not tile: expected commit {next}, found {}",
                     segment.name()
@@ -162,19 +169,36 @@ impl Body {
     }
 }
 
-fn config() -> impl bincode::config::Config {
-    bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<{ 1 << 30 }>()
+/// `LIMIT` bounds what a length inside the body may claim before it is read.
+fn config<const LIMIT: usize>() -> impl bincode::config::Config {
+    bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
+}
+
+/// Decodes a body. A text is allocated before it is read, so a length that lies must not be allowed more than a file
+/// of this size could justify; the limit is a constant of the type, hence the two cases.
+fn decode_body(body: &[u8]) -> Result<(Body, usize), bincode::error::DecodeError> {
+    if body.len() <= SMALL_LEN {
+        bincode::serde::decode_from_slice(body, config::<{ 2 * SMALL_LEN }>())
+    } else {
+        bincode::serde::decode_from_slice(body, config::<{ MAX_LEN as usize }>())
+    }
 }
 
 impl Manifest {
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let body = bincode::serde::encode_to_vec(&self.body, config())
+        // What could not be read again is never written.
+        self.body
+            .check()
+            .map_err(|detail| Error::bad_input(format!("the manifest would be wrong: {detail}")))?;
+        let body = bincode::serde::encode_to_vec(&self.body, config::<{ MAX_LEN as usize }>())
             .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))?;
         let mut envelope = Envelope {
             magic: MAGIC,
             version_major: VERSION_MAJOR,
             version_minor: VERSION_MINOR,
+            ro_compat: self.ro_compat,
+            compat: self.compat,
             generation: self.generation,
             body_len: body.len() as u64,
             ..Envelope::zeroed()
@@ -218,13 +242,22 @@ impl Manifest {
         if envelope.padding != 0 || envelope.tail != 0 {
             return Err(damaged("reserved bytes are not zero".to_owned()));
         }
-        let (decoded, used): (Body, usize) = bincode::serde::decode_from_slice(body, config())
-            .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
+        // It only grows, and must be able to.
+        if envelope.generation > u64::MAX / 2 {
+            return Err(damaged(format!("generation {} is not possible", envelope.generation)));
+        }
+        let (decoded, used): (Body, usize) =
+            decode_body(body).map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
         if used != body.len() {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
         decoded.check().map_err(damaged)?;
-        Ok(Manifest { generation: envelope.generation, body: decoded })
+        Ok(Manifest {
+            generation: envelope.generation,
+            ro_compat: envelope.ro_compat,
+            compat: envelope.compat,
+            body: decoded,
+        })
     }
 
     /// Reads a store's manifest.
@@ -263,7 +296,7 @@ impl Manifest {
             remove_own(vfs, &tmp);
             return Err(if is_no_space(&source) {
                 let free = vfs.free_space(dir).ok();
-                Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source }
+                Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source: Arc::new(source) }
             } else {
                 Error::io(&tmp, "write the manifest", source)
             });
@@ -326,6 +359,8 @@ mod tests {
         };
         Manifest {
             generation: 3,
+            ro_compat: 0,
+            compat: 5,
             body: Body {
                 store_id: [1; 16],
                 dim: 512,
@@ -360,8 +395,7 @@ mod tests {
         let mut gap = manifest();
         gap.body.segments[1].first = 66;
         gap.body.segments[1].last = 66;
-        let bytes = gap.encode().unwrap();
-        let error = Manifest::decode(Path::new("m"), &bytes).unwrap_err().to_string();
+        let error = gap.encode().unwrap_err().to_string();
         assert!(error.contains("do not tile"), "{error}");
     }
 }

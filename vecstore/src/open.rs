@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::IoContext;
 use crate::inner::Inner;
 use crate::load;
 use crate::lock::Watch;
 use crate::vfs::{RealFs, Vfs};
 use crate::writer::{LOCK, Writer};
-use crate::{Error, Result, Store, StoreConfig, create, versions};
+use crate::{Result, Store, StoreConfig, create, versions};
 
 /// How long an operation waits for the lock of another process, unless told otherwise.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -124,7 +125,8 @@ impl OpenOptions {
     /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`], [`Error::Io`]; and
     /// [`Error::Busy`] when commits have to be written anew after a failed flush and another process holds the lock.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
-        let path = path.as_ref();
+        // A relative path would lead elsewhere after a change of directory.
+        let path = &std::path::absolute(path.as_ref()).at(path.as_ref(), "find the store's absolute path")?;
         let vfs = Arc::clone(&self.vfs);
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
@@ -137,13 +139,7 @@ impl OpenOptions {
         let writer = if self.read_only {
             None
         } else {
-            if let Some(live) = view.segments.iter().find(|live| !live.segment.footer().writable()) {
-                return Err(Error::UnsupportedVersion {
-                    path: live.segment.path().to_owned(),
-                    expected: "ro-compat flags 0x0 to write (open read-only to read)".to_owned(),
-                    found: format!("ro-compat flags {:#x}", live.segment.footer().ro_compat),
-                });
-            }
+            view.check_writable()?;
             let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout, self.verify_saves)?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
             create::flush_name(&*vfs, path)?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::is_no_space;
 use crate::format::footer::Footer;
@@ -52,14 +53,19 @@ impl Target<'_> {
             return Err(error);
         }
         if let Err(source) = self.vfs.rename_noreplace(&tmp, &path) {
-            remove_own(self.vfs, &tmp);
+            let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+            let absent = self.vfs.metadata(&path).is_err_and(missing);
             return Err(match source.kind() {
-                io::ErrorKind::AlreadyExists => Error::ForeignSegment {
-                    path,
-                    detail: "its name is needed for a new segment, but it is not part of the store"
-                        .to_owned(),
-                },
-                _ => self.write_error(path, source),
+                io::ErrorKind::AlreadyExists => {
+                    remove_own(self.vfs, &tmp);
+                    Error::NameTaken { path }
+                }
+                _ if absent => {
+                    remove_own(self.vfs, &tmp);
+                    self.write_error(path, source)
+                }
+                // Reported as failed, yet there: a network file system that repeated the request, say.
+                _ => Error::OutcomeUnknown { path, source: Arc::new(source) },
             });
         }
         Ok(path)
@@ -71,10 +77,10 @@ impl Target<'_> {
                 path,
                 needed: self.len,
                 free: self.vfs.free_space(self.dir).ok(),
-                source,
+                source: Arc::new(source),
             };
         }
-        Error::Io { path, op: "write the segment", source }
+        Error::io(&path, "write the segment", source)
     }
 
     /// Reads a written file again and compares all checksums, before it gets its name.

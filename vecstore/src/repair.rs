@@ -10,7 +10,7 @@ use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord};
 use crate::segment::Segment;
-use crate::tiling::{self, Tiling};
+use crate::tiling::StandIn;
 use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
 use crate::writer::{LOCK, LOCK_MANIFEST};
@@ -34,7 +34,8 @@ pub struct RepairReport {
 }
 
 /// Rebuilds a missing or damaged manifest from the footers of the segments, under a new epoch. A damaged manifest
-/// is moved to `quarantine/`. Does nothing when the manifest is sound.
+/// is moved to `quarantine/`. Does nothing when the manifest is sound. No entry is lost; settings that were recorded
+/// after the last commit are, for no segment carries them yet.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -71,7 +72,10 @@ pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
     }
     let mut commit_lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     let mut manifest_lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    commit_lock.acquire(timeout)?;
+    // Commits of a writer that died are in doubt until the next one has written them anew.
+    if commit_lock.acquire(timeout)?.died {
+        commit_lock.mark_suspect(1);
+    }
     let result = manifest_lock.acquire(timeout).and_then(|_| {
         let result = locked(vfs, dir);
         manifest_lock.release();
@@ -98,15 +102,13 @@ fn locked(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
     let segments_dir = dir.join(SEGMENTS);
     vfs.flush_dir(&segments_dir).at(&segments_dir, "flush the directory")?;
     let names = load::list_segments(vfs, dir)?;
-    let chosen = match tiling::choose(&[], &names) {
-        Tiling::Whole(chosen) => chosen,
-        Tiling::Gap(commit) => return Err(Error::MissingSegment { path: segments_dir, commit }),
-    };
+    let chosen = load::choose(dir, &[], &names, StandIn::Any)?;
     let mut segments = Vec::new();
     for name in chosen {
         segments.push(Arc::new(Segment::open(vfs, &segments_dir.join(name.to_string()), name)?));
     }
-    let manifest = rebuild(dir, &segments)?;
+    let mut manifest = rebuild(dir, &segments)?;
+    manifest.generation = manifest.generation.max(damaged_generation(vfs, dir).saturating_add(1));
     // The rebuilt manifest must carry exactly these segments.
     let mut view = View::empty(&manifest);
     for (segment, record) in segments.iter().zip(&manifest.body.segments) {
@@ -120,6 +122,13 @@ fn locked(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
         segments: segments.len(),
         last_commit: manifest.body.last_commit(),
     })
+}
+
+/// The generation a damaged manifest claims, as far as it can be believed; generations only grow.
+fn damaged_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
+    let bytes = vfs.read(&dir.join(MANIFEST), 1 << 30).unwrap_or_default();
+    let claimed = bytes.get(40..48).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    if claimed < 1 << 56 { claimed } else { 0 }
 }
 
 /// A manifest that lists these segments, with what their footers say of the store.
@@ -151,6 +160,8 @@ fn rebuild(dir: &Path, segments: &[Arc<Segment>]) -> Result<Manifest> {
     let generation = ((epochs.len() as u64) << 40).saturating_add(footer.last);
     Ok(Manifest {
         generation,
+        ro_compat: 0,
+        compat: 0,
         body: Body {
             store_id: footer.store_id,
             dim: footer.dim,
@@ -172,7 +183,7 @@ fn quarantine(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(Error::io(&folder, "create the directory", error));
         }
-        _ => {}
+        _ => vfs.flush_dir(dir).at(dir, "flush the directory")?,
     }
     let from = dir.join(MANIFEST);
     let to = folder.join(format!("{MANIFEST}.{}", hex(&random_id()?)));

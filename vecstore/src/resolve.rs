@@ -119,10 +119,7 @@ pub(crate) fn resolve<'a>(
         written.push(entry);
     }
     if duplicates.0 > 0 {
-        return Err(Error::DuplicateKey {
-            key: String::from_utf8_lossy(duplicates.1).into_owned(),
-            count: duplicates.0,
-        });
+        return Err(Error::DuplicateKey { key: duplicates.1.to_vec(), count: duplicates.0 });
     }
     overlay.0.extend(fresh);
     outcome.entries = written.len() as u64;

@@ -73,7 +73,9 @@ impl Snapshot {
         self.view.totals
     }
 
-    /// The segment files, in commit order: reading them one after the other gives all rows.
+    /// The segment files, in commit order: reading them one after the other gives all rows, superseded ones included
+    /// (after [`Store::compact_full`](crate::Store::compact_full) there are none). Which row is whose:
+    /// [`Entry::location`].
     pub fn segments(&self) -> impl Iterator<Item = SegmentInfo> + '_ {
         self.view.segments.iter().map(|live| {
             let footer = live.segment.footer();
@@ -122,18 +124,18 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn missing<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<usize>> {
-        let mut wanted: Vec<(u64, usize)> =
-            keys.iter().enumerate().map(|(position, key)| (key_hash(key.as_ref()), position)).collect();
-        wanted.sort_unstable();
+        let hashed = keys.iter().enumerate().map(|(position, key)| (key_hash(key.as_ref()), position));
+        let mut wanted = Wanted::new(hashed.collect());
         let mut missing = Vec::new();
         // From the newest segment to the oldest: the first entry found for a key decides.
         for live in self.view.segments.iter().rev() {
-            if wanted.is_empty() {
+            if wanted.open == 0 {
                 break;
             }
-            retain_undecided(live, keys, &mut wanted, &mut missing)?;
+            wanted.ask(live, keys, &mut missing)?;
         }
-        missing.extend(wanted.into_iter().map(|(_, position)| position));
+        let undecided = wanted.keys.iter().zip(&wanted.decided).filter(|(_, decided)| !**decided);
+        missing.extend(undecided.map(|((_, position), _)| *position));
         missing.sort_unstable();
         Ok(missing)
     }
@@ -177,49 +179,60 @@ impl Snapshot {
     }
 }
 
-/// Takes out of `wanted` (sorted by hash) what this segment decides.
-fn retain_undecided<K: AsRef<[u8]>>(
-    live: &LiveSegment,
-    keys: &[K],
-    wanted: &mut Vec<(u64, usize)>,
-    missing: &mut Vec<usize>,
-) -> Result<()> {
-    let segment = &live.segment;
-    let hashes = segment.hashes();
-    let mut decided = Vec::new();
-    let mut from = 0;
-    let mut at = 0;
-    // Leapfrog: each side skips ahead to the other's next hash, so that a small segment costs little against many
-    // keys and the other way round.
-    while let (Some((hash, _)), Some(rest)) = (wanted.get(at), hashes.get(from..)) {
-        from += gallop(rest, |candidate| candidate < hash);
-        let Some(found) = hashes.get(from) else { break };
-        if found != hash {
-            at += gallop(wanted.get(at..).unwrap_or_default(), |(wanted, _)| wanted < found);
-            continue;
-        }
-        let hash = *hash;
-        while let Some((_, position)) = wanted.get(at).filter(|(wanted, _)| *wanted == hash) {
-            let key = keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
-            if let Some(entry) = segment.newest_at(from, hash, key)? {
-                if segment.kind(entry)? == Kind::Tombstone {
-                    missing.push(*position);
-                }
-                decided.push(at);
+/// Keys that no segment has decided yet, sorted by hash.
+struct Wanted {
+    keys: Vec<(u64, usize)>,
+    decided: Vec<bool>,
+    open: usize,
+}
+
+impl Wanted {
+    fn new(mut keys: Vec<(u64, usize)>) -> Self {
+        keys.sort_unstable();
+        Wanted { decided: vec![false; keys.len()], open: keys.len(), keys }
+    }
+
+    /// Decides what this segment knows; positions of keys that it says are deleted go to `missing`.
+    fn ask<K: AsRef<[u8]>>(
+        &mut self,
+        live: &LiveSegment,
+        keys: &[K],
+        missing: &mut Vec<usize>,
+    ) -> Result<()> {
+        let segment = &live.segment;
+        let hashes = segment.hashes();
+        let (mut from, mut at) = (0, 0);
+        // Leapfrog: each side skips ahead to the other's next hash, so that a small segment costs little against many
+        // keys and the other way round.
+        while let (Some((hash, _)), Some(rest)) = (self.keys.get(at), hashes.get(from..)) {
+            from += gallop(rest, |candidate| candidate < hash);
+            let Some(found) = hashes.get(from) else { break };
+            if found != hash {
+                at += gallop(self.keys.get(at..).unwrap_or_default(), |(wanted, _)| wanted < found);
+                continue;
             }
-            at += 1;
+            let hash = *hash;
+            while let Some((_, position)) = self.keys.get(at).filter(|(wanted, _)| *wanted == hash) {
+                let key = keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
+                if let Some(decided) = self.decided.get_mut(at).filter(|decided| !**decided)
+                    && let Some(entry) = segment.newest_at(from, hash, key)?
+                {
+                    *decided = true;
+                    self.open -= 1;
+                    if segment.kind(entry)? == Kind::Tombstone {
+                        missing.push(*position);
+                    }
+                }
+                at += 1;
+            }
         }
+        // Forgetting the decided ones only now and then keeps the sum of all this linear in the number of keys.
+        if self.open < self.keys.len() / 2 {
+            let mut decided = std::mem::replace(&mut self.decided, vec![false; self.open]).into_iter();
+            self.keys.retain(|_| !decided.next().unwrap_or(false));
+        }
+        Ok(())
     }
-    if !decided.is_empty() {
-        let mut decided = decided.into_iter().peekable();
-        let mut index = 0;
-        wanted.retain(|_| {
-            let gone = decided.next_if_eq(&index).is_some();
-            index += 1;
-            !gone
-        });
-    }
-    Ok(())
 }
 
 /// Number of leading elements that satisfy `before`, found by doubling steps and then bisection.

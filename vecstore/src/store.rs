@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::background::Merger;
-use crate::config::check_settings;
+use crate::config::{check_description, check_settings};
 use crate::inner::Inner;
 use crate::manifest::FingerprintRecord;
 use crate::open::{Merging, OpenOptions};
@@ -76,7 +76,7 @@ impl Store {
         OpenOptions::new().read_only(true).open(path)
     }
 
-    /// The store's directory, as it was given.
+    /// The store's directory, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
@@ -125,6 +125,7 @@ impl Store {
         if self.check_fingerprint(self.fingerprint().as_ref(), fingerprint)? {
             return Ok(());
         }
+        check_description(fingerprint)?;
         self.change_manifest("record a fingerprint", |manifest| {
             let recorded = manifest.body.fingerprint();
             if !self.check_fingerprint(recorded.as_ref(), fingerprint)? {
@@ -191,8 +192,10 @@ impl Store {
     /// # Errors
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`] and [`Error::BadInput`] for
     /// the batch itself; [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`],
-    /// [`Error::OutcomeUnknown`], [`Error::Latched`], [`Error::GroupFailed`] from writing it.
-    pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+    /// [`Error::OutcomeUnknown`], [`Error::Latched`], [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`] from
+    /// writing it. To append again after an error keep the batch as an `Arc<Batch>`, which this accepts too.
+    pub fn append(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Appended> {
+        let batch = batch.into();
         if batch.dim() != self.dim() {
             return Err(Error::DimensionMismatch {
                 what: "the batch",
@@ -230,7 +233,8 @@ impl Store {
         Snapshot::new(Arc::clone(&self.inner.view.read()))
     }
 
-    /// Looks for commits of other processes first. Costs one small read when there are none.
+    /// Looks for commits of other processes first. Costs one small read when there are none (and waits for a commit of
+    /// another thread of this handle that is under way).
     ///
     /// # Errors
     /// As for opening, when the directory cannot be read any more.
@@ -270,6 +274,8 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        // Nothing depends on this checkpoint, so nobody shall wait for another process's lock here.
+        self.inner.do_not_wait();
         if let Err(error) = self.finish() {
             let path = self.inner.path.display();
             log::warn!("{path}: no checkpoint when closing (nothing is lost): {error}");

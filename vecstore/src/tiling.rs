@@ -14,10 +14,21 @@ pub(crate) enum Tiling {
     Whole(Vec<SegmentName>),
     /// No file covers this commit, though the manifest or later files say that it exists.
     Gap(u64),
+    /// This file overlaps others without being a merge of them: two histories in one directory.
+    Overlap(SegmentName),
 }
 
-/// Chooses files: those the manifest `lists` as far as it goes, then the commits after it.
-pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
+/// Which files may stand in for smaller ones that do not reach on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StandIn {
+    /// Only those within the manifest's range: only what is listed is ever merged.
+    Listed,
+    /// Any: the manifest is gone.
+    Any,
+}
+
+/// Chooses files: those the manifest `lists` as far as it goes, then the commits after it. `present` is sorted.
+pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName], stand_in: StandIn) -> Tiling {
     let mut newest: BTreeMap<(u64, u64), SegmentName> = BTreeMap::new();
     for name in present {
         let best = newest.entry((name.first, name.last)).or_insert(*name);
@@ -31,7 +42,7 @@ pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
     loop {
         // Within the manifest's range the manifest decides, while its file is there.
         let listed = lists.binary_search_by_key(&next, |name| name.first).ok().and_then(|at| lists.get(at));
-        let found = match listed.filter(|name| present.contains(name)) {
+        let found = match listed.filter(|name| present.binary_search(name).is_ok()) {
             Some(name) => Some(*name),
             None => newest.range((next, 0)..=(next, u64::MAX)).next().map(|(_, name)| *name),
         };
@@ -47,6 +58,9 @@ pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
             .filter(|name| name.first < next && next <= name.last)
             .min_by_key(|name| name.last - name.first);
         match container {
+            Some(container) if stand_in == StandIn::Listed && container.last > listed_last => {
+                return Tiling::Overlap(*container);
+            }
             Some(container) => {
                 while chosen.last().is_some_and(|name| name.first >= container.first) {
                     chosen.pop();
@@ -68,22 +82,34 @@ mod tests {
         SegmentName { first, last, generation }
     }
 
+    fn chosen(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
+        let mut present = present.to_vec();
+        present.sort_unstable();
+        choose(lists, &present, StandIn::Listed)
+    }
+
+    #[test]
+    fn a_group_that_overlaps_another_commit_is_refused() {
+        let present = [name(1, 1, 0), name(2, 2, 0), name(2, 3, 0)];
+        assert_eq!(chosen(&[name(1, 1, 0)], &present), Tiling::Overlap(name(2, 3, 0)));
+    }
+
     #[test]
     fn single_commits_follow_the_manifest() {
         let listed = [name(1, 4, 2)];
         let present = [name(6, 6, 0), name(1, 4, 2), name(5, 5, 0), name(1, 1, 0)];
         assert_eq!(
-            choose(&listed, &present),
+            chosen(&listed, &present),
             Tiling::Whole(vec![name(1, 4, 2), name(5, 5, 0), name(6, 6, 0)])
         );
-        assert_eq!(choose(&[], &[]), Tiling::Whole(vec![]));
+        assert_eq!(chosen(&[], &[]), Tiling::Whole(vec![]));
     }
 
     #[test]
     fn a_gap_is_named() {
-        assert_eq!(choose(&[], &[name(1, 1, 0), name(3, 3, 0)]), Tiling::Gap(2));
-        assert_eq!(choose(&[name(1, 2, 0)], &[]), Tiling::Gap(1));
-        assert_eq!(choose(&[], &[name(2, 2, 0)]), Tiling::Gap(1));
+        assert_eq!(chosen(&[], &[name(1, 1, 0), name(3, 3, 0)]), Tiling::Gap(2));
+        assert_eq!(chosen(&[name(1, 2, 0)], &[]), Tiling::Gap(1));
+        assert_eq!(chosen(&[], &[name(2, 2, 0)]), Tiling::Gap(1));
     }
 
     #[test]
@@ -91,16 +117,18 @@ mod tests {
         let inputs = [name(1, 1, 0), name(2, 2, 0), name(3, 3, 0)];
         let mut present = inputs.to_vec();
         present.push(name(1, 3, 1));
-        assert_eq!(choose(&inputs, &present), Tiling::Whole(inputs.to_vec()));
-        assert_eq!(choose(&[], &present), Tiling::Whole(inputs.to_vec()));
+        assert_eq!(chosen(&inputs, &present), Tiling::Whole(inputs.to_vec()));
+        assert_eq!(chosen(&[], &present), Tiling::Whole(inputs.to_vec()));
         present.remove(1);
-        assert_eq!(choose(&[], &present), Tiling::Whole(vec![name(1, 3, 1)]), "an input is gone");
-        assert_eq!(choose(&[name(1, 3, 1)], &inputs), Tiling::Whole(inputs.to_vec()), "the output is gone");
+        assert_eq!(chosen(&inputs, &present), Tiling::Whole(vec![name(1, 3, 1)]), "an input is gone");
+        let sorted = [name(1, 1, 0), name(1, 3, 1), name(3, 3, 0)];
+        assert_eq!(choose(&[], &sorted, StandIn::Any), Tiling::Whole(vec![name(1, 3, 1)]));
+        assert_eq!(chosen(&[name(1, 3, 1)], &inputs), Tiling::Whole(inputs.to_vec()), "the output is gone");
     }
 
     #[test]
     fn the_highest_generation_of_a_range_wins() {
         let present = [name(1, 1, 0), name(1, 1, 1)];
-        assert_eq!(choose(&[], &present), Tiling::Whole(vec![name(1, 1, 1)]));
+        assert_eq!(chosen(&[], &present), Tiling::Whole(vec![name(1, 1, 1)]));
     }
 }

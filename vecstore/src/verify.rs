@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::load::SEGMENTS;
+use crate::load::{self, SEGMENTS};
 use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName, check_file};
-use crate::tiling::{self, Tiling};
+use crate::tiling::StandIn;
 use crate::vfs::{FileKind, RealFs, Vfs};
 use crate::view::{Totals, View};
 use crate::{Error, Result};
@@ -111,27 +111,81 @@ pub fn verify_with(
     mut progress: impl FnMut(VerifyProgress),
 ) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
-    let manifest = match Manifest::read(vfs, dir) {
-        Ok(manifest) => Some(manifest),
-        Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) => return Err(error),
-        Err(error) => {
-            report.fault(&dir.join(MANIFEST), "manifest", error);
-            None
+    let mut seen = Seen::default();
+    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what took their
+    // place.
+    for _ in 0..ROUNDS {
+        let manifest = match Manifest::read(vfs, dir) {
+            Ok(manifest) => Some(manifest),
+            Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) => return Err(error),
+            Err(error) => {
+                report.fault(&dir.join(MANIFEST), "manifest", error);
+                None
+            }
+        };
+        let newest =
+            load::list_segments(vfs, dir).ok().and_then(|names| names.iter().map(|name| name.last).max());
+        report.notes.clear();
+        let mut names = segment_names(vfs, dir, &mut report);
+        // Whatever the first listing showed was there before the second began: below its newest file there is no gap
+        // but a real one.
+        names.retain(|name| Some(name.last) <= newest);
+        let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
+        let Some(manifest) = manifest else { break };
+        let moved = Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
+        if vanished.is_empty() || !moved {
+            for path in vanished {
+                let gone = std::io::ErrorKind::NotFound.into();
+                report.fault(&path, "file", Error::io(&path, "read the segment", gone));
+            }
+            check_ranges(dir, &names, &mut report);
+            check_chain(dir, &manifest, &names, &seen, &mut report);
+            break;
         }
-    };
-    report.files += 1;
-    report.bytes += vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
+    }
+    let manifest_len = vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
+    report.files = seen.read + 1;
+    report.bytes = seen.bytes + manifest_len;
+    Ok(report)
+}
 
-    let names = segment_names(vfs, dir, &mut report);
-    let mut opened: HashMap<SegmentName, Arc<Segment>> = HashMap::new();
-    let mut faulty: HashSet<SegmentName> = HashSet::new();
-    for name in &names {
+/// How often a moving directory is looked at.
+const ROUNDS: usize = 10;
+
+/// Segments read so far.
+#[derive(Debug, Default)]
+struct Seen {
+    opened: HashMap<SegmentName, Arc<Segment>>,
+    faulty: HashSet<SegmentName>,
+    read: u64,
+    bytes: u64,
+}
+
+/// Reads the segments that were not read yet; returns those that went away.
+fn read_segments(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    names: &[SegmentName],
+    seen: &mut Seen,
+    report: &mut VerifyReport,
+    progress: &mut impl FnMut(VerifyProgress),
+) -> Vec<PathBuf> {
+    let mut vanished = Vec::new();
+    for name in names {
+        if seen.opened.contains_key(name) || seen.faulty.contains(name) {
+            continue;
+        }
         let path = dir.join(SEGMENTS).join(name.to_string());
+        let gone = || vfs.metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         let (segment, faults) = check_file(vfs, &path, *name);
-        report.bytes += vfs.metadata(&path).map_or(0, |found| found.len);
-        report.files += 1;
+        if segment.is_none() && gone() {
+            vanished.push(path);
+            continue;
+        }
+        seen.read += 1;
+        seen.bytes += vfs.metadata(&path).map_or(0, |found| found.len);
         if !faults.is_empty() {
-            faulty.insert(*name);
+            seen.faulty.insert(*name);
         }
         report.faults.extend(faults.into_iter().map(|fault| Fault {
             path: path.clone(),
@@ -141,18 +195,28 @@ pub fn verify_with(
             keys: fault.keys,
         }));
         if let Some(segment) = segment {
-            opened.insert(*name, Arc::new(segment));
+            seen.opened.insert(*name, Arc::new(segment));
         }
-        progress(VerifyProgress {
-            files: report.files,
-            total_files: names.len() as u64 + 1,
-            bytes: report.bytes,
-        });
+        progress(VerifyProgress { files: seen.read, total_files: names.len() as u64 + 1, bytes: seen.bytes });
     }
-    if let Some(manifest) = manifest {
-        check_chain(dir, &manifest, &names, &opened, &faulty, &mut report);
+    vanished
+}
+
+/// Published ranges are nested or disjoint.
+fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut VerifyReport) {
+    // Sorted by first commit, the larger first: what is open when a range begins must contain all of it.
+    let mut open: Vec<SegmentName> = Vec::new();
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable_by_key(|name| (name.first, std::cmp::Reverse(name.last)));
+    for name in sorted {
+        open.retain(|outer| outer.last >= name.first);
+        if let Some(outer) = open.iter().find(|outer| outer.last < name.last) {
+            let path = dir.join(SEGMENTS).join(name.to_string());
+            let detail = format!("its range overlaps that of {outer}; ranges are nested or disjoint");
+            report.fault(&path, "chain", Error::ForeignSegment { path: path.clone(), detail });
+        }
+        open.push(name);
     }
-    Ok(report)
 }
 
 /// Names of the segment files; whatever else lies there is a note, or a fault where it takes a segment's name.
@@ -184,30 +248,35 @@ fn check_chain(
     dir: &Path,
     manifest: &Manifest,
     names: &[SegmentName],
-    opened: &HashMap<SegmentName, Arc<Segment>>,
-    faulty: &HashSet<SegmentName>,
+    seen: &Seen,
     report: &mut VerifyReport,
 ) {
     let records: HashMap<SegmentName, &SegmentRecord> =
         manifest.body.segments.iter().map(|record| (record.name(), record)).collect();
     let lists: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
-    let chosen = match tiling::choose(&lists, names) {
-        Tiling::Whole(chosen) => chosen,
-        Tiling::Gap(commit) => {
-            let path = dir.join(SEGMENTS);
-            report.fault(&path, "chain", Error::MissingSegment { path: path.clone(), commit });
+    let chosen = match load::choose(dir, &lists, names, StandIn::Listed) {
+        Ok(chosen) => chosen,
+        Err(error) => {
+            report.fault(&dir.join(SEGMENTS), "chain", error);
             return;
         }
     };
     let mut view = View::empty(manifest);
     for name in chosen {
         // A file that cannot be opened is reported already, and the chain cannot be followed across it.
-        let Some(segment) = opened.get(&name) else { return };
+        let Some(segment) = seen.opened.get(&name) else { return };
         if let Err(error) = view.add(Arc::clone(segment), records.get(&name).copied()) {
-            if !faulty.contains(&name) {
+            if !seen.faulty.contains(&name) {
                 report.fault(segment.path(), "chain", error);
             }
             return;
+        }
+        for kill in segment.kills() {
+            if !seen.faulty.contains(&name) && !view.kill_agrees(kill).unwrap_or(true) {
+                let detail =
+                    format!("a kill does not agree with entry {} of commit {}", kill.entry, kill.commit);
+                report.fault(segment.path(), "KILL", Error::damaged(segment.path(), "KILL", detail));
+            }
         }
         report.last_commit = view.last_commit();
         report.totals = view.totals;

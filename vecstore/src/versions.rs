@@ -4,6 +4,7 @@
 //! pinned; merges leave them alone.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id};
@@ -92,7 +93,12 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     if let Err(source) = written {
         remove_own(vfs, &tmp);
         return Err(if is_no_space(&source) {
-            Error::NoSpace { path: tmp, needed: bytes.len() as u64, free: vfs.free_space(dir).ok(), source }
+            Error::NoSpace {
+                path: tmp,
+                needed: bytes.len() as u64,
+                free: vfs.free_space(dir).ok(),
+                source: Arc::new(source),
+            }
         } else {
             Error::io(&tmp, "write the checkpoint", source)
         });

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::entry::Entry;
-use crate::format::{Id, key_hash};
+use crate::format::records::Kill;
+use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::manifest::{BACKUP_RECORD, Body, EpochRecord, Manifest, SegmentRecord};
 use crate::segment::Segment;
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
@@ -130,6 +131,8 @@ pub(crate) struct View {
     pub manifest_generation: u64,
     /// Last commit that manifest lists.
     pub manifest_last: u64,
+    /// The manifest's ro-compat flags.
+    pub ro_compat: u64,
     pub segments: Vec<LiveSegment>,
     pub totals: Totals,
 }
@@ -141,6 +144,7 @@ impl View {
             meta: Arc::new(Meta::of(&manifest.body)),
             manifest_generation: manifest.generation,
             manifest_last: manifest.body.last_commit(),
+            ro_compat: manifest.ro_compat,
             segments: Vec::new(),
             totals: Totals::default(),
         }
@@ -198,7 +202,7 @@ impl View {
         self.totals.bytes = self.totals.bytes.saturating_add(footer.file_len);
         self.segments.push(LiveSegment { segment: Arc::clone(&segment), dead: None });
         for kill in segment.kills() {
-            self.apply_kill(kill.commit, kill.entry)?;
+            self.apply_kill(kill);
         }
         Ok(())
     }
@@ -212,13 +216,14 @@ impl View {
     }
 
     /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.
-    fn apply_kill(&mut self, commit: u64, entry: u64) -> Result<()> {
-        let after = self.segments.partition_point(|live| live.segment.footer().first <= commit);
-        let Some(live) = after.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else { return Ok(()) };
+    ///
+    /// Kind and rows come from the kill, whose checksum was verified on opening, not from the tables of the segment that
+    /// is hit.
+    fn apply_kill(&mut self, kill: &Kill) {
+        let after = self.segments.partition_point(|live| live.segment.footer().first <= kill.commit);
+        let Some(live) = after.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else { return };
         let segment = Arc::clone(&live.segment);
-        let Some(index) = segment.locate_entry(commit, entry) else { return Ok(()) };
-        let kind = segment.kind(index)?;
-        let rows = segment.row_span(index)?;
+        let Some(index) = segment.locate_entry(kill.commit, kill.entry) else { return };
         let dead = Arc::make_mut(live.dead.get_or_insert_with(|| {
             Arc::new(Dead {
                 entries: Bits::with_len(segment.entry_count()),
@@ -226,15 +231,44 @@ impl View {
             })
         }));
         if dead.entries.insert(index) {
-            self.totals.rows = self.totals.rows.saturating_sub(rows.len() as u64);
-            rows.for_each(|row| {
-                dead.rows.insert(row);
-            });
-            if let Some(total) = self.totals.of_kind(usize::from(kind.code())) {
+            if let Some(first) = segment.locate_row(kill.commit, kill.row) {
+                for row in first..first.saturating_add(kill.rows as usize).min(segment.row_count()) {
+                    dead.rows.insert(row);
+                }
+            }
+            self.totals.rows = self.totals.rows.saturating_sub(u64::from(kill.rows));
+            if let Some(total) = self.totals.of_kind(usize::from(kill.kind)) {
                 *total = total.saturating_sub(1);
             }
         }
-        Ok(())
+    }
+
+    /// True when a kill agrees with the entry it names, if that is still there; for `verify`.
+    pub fn kill_agrees(&self, kill: &Kill) -> Result<bool> {
+        let Some(live) = self.segment_of(kill.commit) else { return Ok(false) };
+        let Some(index) = live.segment.locate_entry(kill.commit, kill.entry) else { return Ok(true) };
+        let rows = live.segment.row_span(index)?;
+        Ok(live.segment.kind(index)?.code() == kill.kind
+            && rows.len() == kill.rows as usize
+            && (rows.is_empty() || live.segment.locate_row(kill.commit, kill.row) == Some(rows.start)))
+    }
+
+    /// Refuses to write to a store with features that this program only knows how to read.
+    pub fn check_writable(&self) -> Result<()> {
+        let refuse = |path: &Path, flags: u64| {
+            Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write (open read-only to read)"),
+                found: format!("ro-compat flags {flags:#x}"),
+            })
+        };
+        if self.ro_compat & !KNOWN_RO_COMPAT != 0 {
+            return refuse(Path::new(crate::manifest::MANIFEST), self.ro_compat);
+        }
+        match self.segments.iter().find(|live| !live.segment.footer().writable()) {
+            Some(live) => refuse(live.segment.path(), live.segment.footer().ro_compat),
+            None => Ok(()),
+        }
     }
 
     /// The newest entry with this key, tombstones included, and the position of its segment.

@@ -42,8 +42,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Duration, verify_saves: bool) -> Result<Self> {
-        let lock = Lock::open(&*vfs, &dir.join(LOCK), "commit")?;
+        let mut lock = Lock::open(&*vfs, &dir.join(LOCK), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+        lock.probe()?;
         Ok(Writer {
             vfs,
             dir: dir.to_owned(),
@@ -103,6 +104,8 @@ impl Writer {
         // same count would take its view for complete, and give a commit number twice.
         if in_doubt {
             self.lock.raise();
+            // Stays until the commits have been written anew, even if that fails this time.
+            self.lock.mark_suspect(view.manifest_last + 1);
         }
         let ready = if current && !in_doubt {
             Ok(())
@@ -111,6 +114,11 @@ impl Writer {
             self.catch_up(view, in_doubt)
         };
         let result = ready.and_then(|()| work(self, view));
+        // What failed may have left something: nobody may take a view from before for complete.
+        if result.is_err() {
+            self.lock.raise();
+            self.counter = None;
+        }
         let told = self.lock.release();
         self.counter = self.counter.filter(|_| told).map(|_| self.lock.counter());
         result
@@ -125,6 +133,7 @@ impl Writer {
         self.flush_names(&dir, view.manifest_last + 1)?;
         self.remove_temporaries(&segments, TMP_PREFIX);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
+        view.check_writable()?;
         if in_doubt {
             self.rewrite_suspects(view)?;
         }
@@ -218,8 +227,17 @@ impl Writer {
 
     fn latch(&mut self, dir: &Path, source: std::io::Error) -> Error {
         self.counter = None;
-        let error = Error::OutcomeUnknown { path: dir.to_owned(), source };
+        let error = Error::OutcomeUnknown { path: dir.to_owned(), source: Arc::new(source) };
         self.latched = Some(error.to_string());
+        error
+    }
+
+    /// Latches, and leaves the mark, when an error says that a name may be there or not.
+    pub(crate) fn in_doubt(&mut self, first: u64, error: Error) -> Error {
+        if matches!(error, Error::OutcomeUnknown { .. }) {
+            self.lock.mark_suspect(first);
+            self.latched = Some(error.to_string());
+        }
         error
     }
 

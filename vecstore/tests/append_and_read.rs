@@ -61,7 +61,7 @@ fn each_policy_treats_a_stored_key_its_way() {
     let mut batch = one(&store, "b", &[5.0]);
     batch.push("a", &[2.0f32]).unwrap();
     let error = store.append(batch, OnDuplicate::Error).unwrap_err();
-    assert!(matches!(&error, Error::DuplicateKey { key, count: 1 } if key == "a"), "{error}");
+    assert!(matches!(&error, Error::DuplicateKey { key, count: 1, .. } if key == b"a"), "{error}");
     assert!(!store.snapshot().contains("b").unwrap(), "nothing of the batch was written");
 
     let replaced = store.append(one(&store, "a", &[3.0]), OnDuplicate::Replace).unwrap();

@@ -246,6 +246,11 @@ fn described(entry: &Entry<'_>) -> serde_json::Map<String, Value> {
     object.insert("kind".to_owned(), json!(entry.kind().to_string()));
     object.insert("address".to_owned(), json!(entry.address().to_string()));
     object.insert("row_count".to_owned(), json!(entry.row_count()));
+    if entry.row_count() > 0 {
+        let (file, first_row) = entry.location();
+        object.insert("file".to_owned(), json!(file.to_string_lossy()));
+        object.insert("file_row".to_owned(), json!(first_row));
+    }
     if let Some(reason) = entry.reason() {
         object.insert("reason".to_owned(), json!(reason));
     } else if !entry.payload().is_empty() {

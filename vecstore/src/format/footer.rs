@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use std::path::Path;
 
 use super::section::Section;
-use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, VERSION_MAJOR, VERSION_MINOR};
+use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR};
 use crate::{DType, Error, Metric, Result};
 
 /// First eight bytes of the footer.
@@ -154,7 +154,7 @@ impl Footer {
         if footer.dim == 0 || footer.dim as usize > crate::MAX_DIM {
             return wrong(format!("dimension {} is not possible", footer.dim));
         }
-        if footer.first == 0 || footer.first > footer.last {
+        if footer.first == 0 || footer.first > footer.last || footer.last > MAX_COMMIT {
             return wrong(format!("commits {} to {} are no range", footer.first, footer.last));
         }
         Ok(footer)

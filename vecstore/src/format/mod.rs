@@ -24,6 +24,9 @@ pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Feature flags that do not stop a reader.
 pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
 
+/// Commit numbers end here, so that the next one can always be computed.
+pub(crate) const MAX_COMMIT: u64 = u64::MAX / 2;
+
 /// A 128-bit random number: ids of stores, epochs, nonces and links.
 pub(crate) type Id = [u8; 16];
 

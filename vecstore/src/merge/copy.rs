@@ -69,7 +69,7 @@ fn copy_entries<'a>(
             builder.begin_run(commit, entry, row);
         }
         expected = Some((commit, entry + 1, row + span.len() as u64));
-        builder.push(segment.key(index)?, kind, span.len() as u64, segment.payload(index));
+        builder.push(segment.key(index)?, kind, span.len() as u64, segment.payload(index)?);
         // Neighbouring rows are written in one piece.
         if span.start == rows.end {
             rows.end = span.end;

@@ -226,7 +226,7 @@ impl Inner {
                 path: dir.to_owned(),
                 needed,
                 free: Some(free),
-                source: std::io::ErrorKind::StorageFull.into(),
+                source: Arc::new(std::io::ErrorKind::StorageFull.into()),
             }),
             _ => Ok(()),
         }

@@ -46,13 +46,36 @@ fn norm(vector: &[f32]) -> f32 {
 
 fn one(metric: Metric, query: &[f32], norm: f32, row: &[f32]) -> f32 {
     match metric {
-        Metric::Dot => dot(query, row),
+        Metric::Dot => {
+            let product = dot(query, row);
+            if product.is_finite() { product } else { in_double(metric, query, row) }
+        }
         Metric::L2 => -squared_distance(query, row),
         Metric::Cosine => {
             let (product, squared) = dot_and_square(query, row);
             let length = norm * squared.sqrt();
-            if length > 0.0 { product / length } else { 0.0 }
+            // Sums that leave the range of `f32` (vectors of length 1e20, or 1e-23) are done again in `f64`.
+            if product.is_finite() && length.is_normal() {
+                product / length
+            } else {
+                in_double(metric, query, row)
+            }
         }
+    }
+}
+
+/// Cosine or inner product in double precision, for sums that `f32` cannot hold.
+#[cold]
+fn in_double(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
+    let sum =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    let product = sum(query, row);
+    let length = sum(query, query).sqrt() * sum(row, row).sqrt();
+    #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest f32 is what is wanted")]
+    match metric {
+        Metric::Cosine if length > 0.0 => (product / length) as f32,
+        Metric::Cosine => 0.0,
+        _ => product as f32,
     }
 }
 
@@ -183,6 +206,21 @@ mod tests {
         let mut found = Vec::new();
         closeness(Metric::Cosine, &[1.0, 0.0], &[0.0, 0.0, 3.0, 0.0, -2.0, 0.0], &mut |_, c| found.push(c));
         assert_eq!(found, [0.0, 1.0, -1.0]);
+    }
+
+    #[test]
+    fn very_long_and_very_short_vectors_have_a_cosine() {
+        for length in [1e20, 1e-23, 3e38] {
+            let mut found = Vec::new();
+            let rows = [length, length, length, -length, 1.0, 1.0];
+            closeness(Metric::Cosine, &[length, length], &rows, &mut |_, c| found.push(c));
+            for (found, expected) in found.iter().zip([1.0, 0.0, 1.0]) {
+                assert!((found - expected).abs() < 1e-6, "{length}: {found} {expected}");
+            }
+        }
+        let mut found = Vec::new();
+        closeness(Metric::Dot, &[3e38, -3e38], &[3e38, 3e38], &mut |_, c| found.push(c));
+        assert_eq!(found, [0.0]);
     }
 
     #[test]

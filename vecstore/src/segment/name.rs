@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::fmt;
 
+use crate::format::MAX_COMMIT;
+
 /// The commit numbers a segment covers and its generation, as its file name says.
 ///
 /// Numbers are decimal, the commits padded with zeros to ten digits so that a listing is in order.
@@ -24,7 +26,8 @@ impl SegmentName {
             last: last.parse().ok()?,
             generation: generation.parse().ok()?,
         };
-        (name.first >= 1 && name.first <= name.last && name.to_string() == text).then_some(name)
+        let possible = name.first >= 1 && name.first <= name.last && name.last <= MAX_COMMIT;
+        (possible && name.to_string() == text).then_some(name)
     }
 }
 
@@ -51,6 +54,7 @@ mod tests {
             "+000000007-0000000008.0.npy",
             "0000000007-0000000008.0.npy.tmp",
             "tmp-commit-00",
+            "0000000001-18446744073709551615.0.npy",
         ] {
             assert_eq!(SegmentName::parse(OsStr::new(wrong)), None, "{wrong}");
         }

@@ -148,9 +148,14 @@ impl Segment {
 
     /// Key of an entry.
     pub fn key(&self, index: usize) -> Result<&[u8]> {
-        span(self.records(&self.tables.key_ends), index)
+        self.key_span(index)
             .and_then(|range| self.slice(&self.tables.keys).get(range))
             .ok_or_else(|| self.damaged("KEND", index))
+    }
+
+    /// Where an entry's key lies in KEYS.
+    pub fn key_span(&self, index: usize) -> Option<Range<usize>> {
+        span(self.records(&self.tables.key_ends), index)
     }
 
     /// Kind of an entry.
@@ -196,10 +201,18 @@ impl Segment {
     }
 
     /// Payload of an entry; empty when there is none.
-    pub fn payload(&self, index: usize) -> &[u8] {
-        span(self.records(&self.tables.payload_ends), index)
+    pub fn payload(&self, index: usize) -> Result<&[u8]> {
+        if self.tables.payload_ends.is_empty() {
+            return Ok(&[]);
+        }
+        self.payload_span(index)
             .and_then(|range| self.slice(&self.tables.payloads).get(range))
-            .unwrap_or_default()
+            .ok_or_else(|| self.damaged("PEND", index))
+    }
+
+    /// Where an entry's payload lies in PAYL.
+    pub fn payload_span(&self, index: usize) -> Option<Range<usize>> {
+        span(self.records(&self.tables.payload_ends), index)
     }
 
     /// The newest entry of this segment with this key.
@@ -397,6 +410,9 @@ impl Tables {
             section::HEAD => {
                 let right = line.offset == 0 && len == npy::HEADER_LEN;
                 return right.then_some(()).ok_or_else(|| "HEAD is not the first page".to_owned());
+            }
+            section::ROWS if start != npy::HEADER_LEN => {
+                return Err("ROWS do not begin at byte 4096".to_owned());
             }
             section::ROWS => (&mut self.rows, footer.rows.checked_mul(row_bytes)),
             section::SCAL => (&mut self.scales, footer.rows.checked_mul(4)),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, RenameFlags};
@@ -92,7 +92,11 @@ impl Vfs for RealFs {
             // atomically; the temporary name then goes.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 fs::hard_link(from, to)?;
-                fs::remove_file(from)
+                // The file has its name; that it also keeps the temporary one is no failure.
+                if let Err(error) = fs::remove_file(from) {
+                    log::warn!("{}: cannot remove a temporary name: {error}", from.display());
+                }
+                Ok(())
             }
             Err(errno) => Err(errno.into()),
         }
@@ -188,6 +192,11 @@ impl LockFile for RealLock {
 
     fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
         self.0.write_all_at(record, 0)
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let (mine, there) = (self.0.metadata()?, fs::symlink_metadata(path)?);
+        Ok((mine.dev(), mine.ino()) == (there.dev(), there.ino()))
     }
 }
 

@@ -1,0 +1,242 @@
+//! A world that lies or moves: operations that report failure and happened, stores that are replaced while they are
+//! open, flags of later versions.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
+use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+/// The real file system, but for what is switched on.
+#[derive(Debug, Default)]
+struct LyingFs {
+    /// The next rename of a segment happens and reports an I/O error.
+    rename: AtomicBool,
+    /// The next flush of a directory of segments reports an I/O error.
+    flush: AtomicBool,
+}
+
+impl Vfs for LyingFs {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        RealFs.create_new(path)
+    }
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        RealFs.read(path, max_len)
+    }
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        RealFs.map(path)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        RealFs.metadata(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        RealFs.list(path)
+    }
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.rename_noreplace(from, to)?;
+        if self.rename.swap(false, Ordering::SeqCst) { Err(io::Error::other("a lie")) } else { Ok(()) }
+    }
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.replace(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.link(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_file(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_dir(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.create_dir(path)
+    }
+    fn flush_dir(&self, path: &Path) -> io::Result<()> {
+        if path.ends_with("segments") && self.flush.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("a failed flush"));
+        }
+        RealFs.flush_dir(path)
+    }
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
+        RealFs.open_lock(path, create)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        RealFs.free_space(path)
+    }
+}
+
+fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
+    let mut batch = store.batch();
+    batch.push(key, &[1.0f32]).unwrap();
+    store.append(batch, OnDuplicate::Skip)
+}
+
+fn lying(path: &Path) -> (Arc<LyingFs>, Store) {
+    let fs = Arc::new(LyingFs::default());
+    let store = OpenOptions::new().vfs(fs.clone()).create(path, StoreConfig::new(1)).unwrap();
+    (fs, store)
+}
+
+fn assert_whole(path: &Path) {
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    assert!(report.is_whole(), "{:?}", report.faults);
+}
+
+#[test]
+fn a_rename_that_reports_failure_and_happened_loses_nobodys_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (fs, first) = lying(&path);
+    let second = Store::open(&path).unwrap();
+    put(&first, "a").unwrap();
+    put(&second, "b").unwrap();
+    fs.rename.store(true, Ordering::SeqCst);
+    assert!(matches!(put(&first, "c"), Err(Error::OutcomeUnknown { .. })));
+    assert!(matches!(put(&first, "d"), Err(Error::Latched { .. })));
+    // The other handle knew the same commits; it must notice the third.
+    let appended = put(&second, "e").unwrap();
+    assert_eq!(appended.commit, Some(4));
+    drop((first, second));
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.snapshot().missing(&["a", "b", "c", "e"]).unwrap(), Vec::<usize>::new());
+    assert_whole(&path);
+}
+
+#[test]
+fn every_batch_of_a_failed_group_is_told_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (fs, store) = lying(&path);
+    put(&store, "first").unwrap();
+    fs.flush.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|i| {
+                scope.spawn({
+                    let store = &store;
+                    move || put(store, &format!("{i}"))
+                })
+            })
+            .collect();
+        for thread in threads {
+            let outcome = thread.join().unwrap();
+            assert!(
+                matches!(outcome, Err(Error::OutcomeUnknown { .. } | Error::Latched { .. })),
+                "{outcome:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (fs, first) = lying(&path);
+    let second = Store::open(&path).unwrap();
+    put(&first, "a").unwrap();
+    fs.flush.store(true, Ordering::SeqCst);
+    assert!(matches!(put(&first, "b"), Err(Error::OutcomeUnknown { .. })));
+    // Whoever is told that "b" is stored will skip it: so it must have been written anew by then.
+    assert_eq!(second.refresh().unwrap().missing(&["a", "b"]).unwrap(), Vec::<usize>::new());
+    let names: Vec<_> =
+        std::fs::read_dir(path.join("segments")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name.to_string_lossy().ends_with(".1.npy")), "{names:?}");
+    assert_whole(&path);
+}
+
+#[test]
+fn a_store_that_is_replaced_while_open_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, old) = (dir.path().join("s"), dir.path().join("old"));
+    let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+    put(&store, "a").unwrap();
+    std::fs::rename(&path, &old).unwrap();
+    assert!(matches!(put(&store, "b"), Err(Error::Moved { .. })), "moved");
+    let other = Store::create(&path, StoreConfig::new(1)).unwrap();
+    assert!(matches!(put(&store, "c"), Err(Error::Moved { .. })), "replaced");
+    assert!(matches!(store.refresh(), Err(Error::Moved { .. })) || store.snapshot().contains("a").unwrap());
+    drop(store);
+    put(&other, "x").unwrap();
+    drop(other);
+    for (path, keys) in [(&path, 1), (&old, 1)] {
+        assert_whole(path);
+        assert_eq!(Store::open(path).unwrap().snapshot().iter().count(), keys);
+    }
+}
+
+#[test]
+fn a_lock_file_that_was_deleted_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+    put(&store, "a").unwrap();
+    std::fs::remove_file(path.join("LOCK")).unwrap();
+    let second = Store::open(&path).unwrap();
+    put(&second, "b").unwrap();
+    let error = put(&store, "c").unwrap_err();
+    assert!(matches!(error, Error::Moved { .. }), "{error}");
+    assert_whole(&path);
+}
+
+#[test]
+fn a_commit_that_went_away_is_not_numbered_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+    let other = Store::open(&path).unwrap();
+    put(&store, "a").unwrap();
+    put(&store, "b").unwrap();
+    assert_eq!(other.refresh().unwrap().last_commit(), 2);
+    std::fs::remove_file(path.join("segments/0000000002-0000000002.0.npy")).unwrap();
+    std::fs::remove_file(path.join("LOCK")).unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
+    assert_eq!(reader.snapshot().last_commit(), 1, "who never saw it cannot know");
+    assert!(matches!(other.refresh(), Ok(_) | Err(Error::MissingSegment { .. })));
+    assert!(put(&other, "c").is_err());
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().count(), 1, "the number is not used again");
+}
+
+/// Sets a flags word of MANIFEST and repairs its checksum.
+fn set_flags(path: &Path, offset: usize, flags: u64) {
+    let file = path.join("MANIFEST");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[offset..offset + 8].copy_from_slice(&flags.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..60]);
+    hasher.update(&bytes[64..]);
+    let crc = hasher.finalize();
+    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&file, bytes).unwrap();
+}
+
+fn flags(path: &Path, offset: usize) -> u64 {
+    let bytes = std::fs::read(path.join("MANIFEST")).unwrap();
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
+}
+
+#[test]
+fn flags_of_later_versions_are_honoured_and_kept() {
+    const INCOMPAT: usize = 16;
+    const RO_COMPAT: usize = 24;
+    const COMPAT: usize = 32;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();
+
+    set_flags(&path, COMPAT, 4);
+    let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+    put(&store, "a").unwrap();
+    store.close().unwrap();
+    assert_eq!(flags(&path, COMPAT), 4, "what is for information is kept");
+
+    set_flags(&path, RO_COMPAT, 2);
+    assert!(matches!(Store::open(&path), Err(Error::UnsupportedVersion { .. })));
+    assert!(Store::open_read_only(&path).unwrap().snapshot().contains("a").unwrap());
+
+    set_flags(&path, INCOMPAT, 1);
+    assert!(matches!(Store::open_read_only(&path), Err(Error::UnsupportedVersion { .. })));
+}
