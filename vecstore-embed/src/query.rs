@@ -49,15 +49,5 @@ pub fn embed_picture(
 
 /// Refuses a model that did not make the vectors of `store`: its distances to them would mean nothing.
 pub fn check_model(store: &Store, model: &Model) -> Result<()> {
-    let found = model.fingerprint();
-    match store.fingerprint() {
-        Some(expected) if expected != *found => Err(Error::Store(vecstore::Error::FingerprintMismatch {
-            path: store.path().to_owned(),
-            expected: expected.description().to_owned(),
-            expected_id: expected.short_id(),
-            found: found.description().to_owned(),
-            found_id: found.short_id(),
-        })),
-        _ => Ok(()),
-    }
+    Ok(store.check_fingerprint(model.fingerprint())?)
 }

@@ -122,13 +122,13 @@ impl Store {
     /// # Errors
     /// [`Error::FingerprintMismatch`] when another one is; otherwise as for [`Store::set_setting`].
     pub fn set_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
-        if self.check_fingerprint(self.fingerprint().as_ref(), fingerprint)? {
+        if self.is_recorded(self.fingerprint().as_ref(), fingerprint)? {
             return Ok(());
         }
         check_description(fingerprint)?;
         self.change_manifest("record a fingerprint", |manifest| {
             let recorded = manifest.body.fingerprint();
-            if !self.check_fingerprint(recorded.as_ref(), fingerprint)? {
+            if !self.is_recorded(recorded.as_ref(), fingerprint)? {
                 manifest.body.fingerprint = Some(FingerprintRecord {
                     id: *fingerprint.id(),
                     description: fingerprint.description().to_owned(),
@@ -138,8 +138,17 @@ impl Store {
         })
     }
 
+    /// Refuses a fingerprint other than the recorded one: distances between vectors of two models mean nothing. Any is
+    /// fine while none is recorded.
+    ///
+    /// # Errors
+    /// [`Error::FingerprintMismatch`].
+    pub fn check_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
+        self.is_recorded(self.fingerprint().as_ref(), fingerprint).map(drop)
+    }
+
     /// True when this fingerprint is recorded, false when none is.
-    fn check_fingerprint(&self, recorded: Option<&Fingerprint>, given: &Fingerprint) -> Result<bool> {
+    fn is_recorded(&self, recorded: Option<&Fingerprint>, given: &Fingerprint) -> Result<bool> {
         match recorded {
             None => Ok(false),
             Some(recorded) if recorded == given => Ok(true),

@@ -208,7 +208,7 @@ fn creation_may_fail_anywhere() {
         run.act(Do::Create(0));
         run.fs.calls()
     };
-    for at in 0..calls.len() {
+    for (at, call) in calls.iter().enumerate() {
         for errno in [ENOSPC, EIO, EMFILE] {
             for lasting in [false, true] {
                 let fs = SimFs::new();
@@ -216,7 +216,7 @@ fn creation_may_fail_anywhere() {
                 let mut run = Run::new(fs.clone());
                 run.act(Do::Create(0));
                 fs.set_fault(None);
-                let context = format!("call {at} ({:?}), errno {errno}, lasting {lasting}", calls[at]);
+                let context = format!("call {at} ({:?}), errno {errno}, lasting {lasting}", call);
                 for (_, error) in &run.errors {
                     is_clean(error).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
                 }
@@ -234,7 +234,7 @@ fn creation_may_fail_anywhere() {
                 whole(&fs).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
                 if !lasting {
                     let beside: Vec<String> = fs.names("/d").into_iter().filter(|name| name != "s").collect();
-                    assert_eq!(beside, [String::new(); 0], "{context}: left beside the store");
+                    assert!(beside.is_empty(), "{context}: left beside the store: {beside:?}");
                 }
             }
         }

@@ -224,7 +224,7 @@ fn what_an_interrupted_merge_left_is_removed() {
     assert_eq!(contents(&store).len(), 4);
     store.compact().unwrap();
     drop(store);
-    assert_eq!(segment_files(&path), [output.clone()]);
+    assert_eq!(segment_files(&path), std::slice::from_ref(&output));
 
     // The kill came before listing the output.
     restore();
