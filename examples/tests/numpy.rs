@@ -7,15 +7,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use half::f16;
-use vecstore::{DType, Element, Kind, OnDuplicate, Store, StoreConfig};
+use half::{bf16, f16};
+use vecstore::{DType, Entry, Kind, OnDuplicate, Store, StoreConfig};
 use vecstore_examples::random::SplitMix64;
 
 fn python() -> String {
     std::env::var("PYTHON").unwrap_or_else(|_| String::from("python3"))
 }
 
-/// Writes down what Rust sees of every segment, and lets Python compare. The store must have no replaced entries.
+/// What NumPy calls the elements.
+fn numpy_dtype(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "<f4",
+        DType::F16 => "<f2",
+        DType::BF16 => "<u2",
+        DType::I8 => "|i1",
+        other => panic!("no NumPy type is known for {other}"),
+    }
+}
+
+/// The rows of an entry as bytes.
+fn row_bytes(entry: &Entry<'_>) -> Vec<u8> {
+    match entry.dtype() {
+        DType::F32 => entry.rows::<f32>().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::F16 => entry.rows::<f16>().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect(),
+        DType::BF16 => entry.rows::<bf16>().unwrap().iter().flat_map(|value| value.to_le_bytes()).collect(),
+        _ => entry.quantized().unwrap().0.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    }
+}
+
+/// Writes down what Rust sees of every segment, and lets Python compare. No entry of the store may be superseded:
+/// its rows would be in the file, but not in what Rust sees.
 fn compare(dir: &Path, scratch: &Path) {
     let store = Store::open_read_only(dir).unwrap();
     let snapshot = store.snapshot();
@@ -23,30 +45,16 @@ fn compare(dir: &Path, scratch: &Path) {
     for (number, segment) in snapshot.segments().enumerate() {
         let (mut expected, mut rows) = (Vec::new(), 0);
         for entry in snapshot.iter().map(Result::unwrap) {
-            if entry.kind() == Kind::Rows
-                && (segment.first_commit..=segment.last_commit).contains(&entry.address().commit)
-            {
+            if entry.kind() == Kind::Rows && entry.location().0 == segment.path {
+                assert_eq!(entry.location().1, rows);
                 rows += entry.row_count();
-                match store.dtype() {
-                    DType::F32 => {
-                        expected.extend(
-                            entry.rows::<f32>().unwrap().iter().flat_map(|value| value.to_le_bytes()),
-                        );
-                    }
-                    DType::F16 => {
-                        expected.extend(
-                            entry.rows::<f16>().unwrap().iter().flat_map(|value| value.to_le_bytes()),
-                        );
-                    }
-                    other => panic!("no NumPy type is known for {other}"),
-                }
+                expected.extend(row_bytes(&entry));
             }
         }
         let file = scratch.join(format!("expected-{number}"));
         fs::write(&file, expected).unwrap();
-        let dtype = if store.dtype() == DType::F16 { "<f2" } else { "<f4" };
-        let (segment, file) = (segment.path.display(), file.display());
-        plan.push_str(&format!("{segment}\t{dtype}\t{rows}\t{}\t{file}\n", store.dim()));
+        let (path, file, dtype) = (segment.path.display(), file.display(), numpy_dtype(store.dtype()));
+        plan.push_str(&format!("{path}\t{dtype}\t{rows}\t{}\t{file}\n", store.dim()));
     }
     assert!(!plan.is_empty(), "{} has no segments", dir.display());
     let file = scratch.join("plan");
@@ -59,36 +67,38 @@ fn compare(dir: &Path, scratch: &Path) {
     println!("{printed}");
 }
 
-/// Batches of 1, 1000 and 0 rows, entries with several, and the kinds that have none.
-fn fill<T: Element>(dir: &Path, dim: usize, convert: impl Fn(f32) -> T) {
-    let store = Store::create(dir, StoreConfig::new(dim).dtype(T::DTYPE)).unwrap();
+/// Batches of 1, 995 and 0 rows, entries with several, and the kinds that have none.
+fn fill(store: &Store) {
+    let dim = store.dim();
     let mut random = SplitMix64::new(dim as u64);
-    let mut rows = |count: usize| (0..count * dim).map(|_| convert(random.next_signed())).collect::<Vec<T>>();
+    let mut rows = |count: usize| (0..count * dim).map(|_| random.next_signed()).collect::<Vec<f32>>();
     let mut batch = store.batch();
-    batch.push("one", &rows(1)).unwrap();
+    batch.push_converted("one", &rows(1), b"").unwrap();
     store.append(batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     for number in 0..250 {
-        batch.push(format!("many {number}"), &rows(1 + number % 7)).unwrap();
+        batch.push_converted(format!("many {number}"), &rows(1 + number % 7), b"").unwrap();
         batch.push_empty(format!("empty {number}"), b"nothing found").unwrap();
     }
     store.append(batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     batch.push_rejected("bad", "cannot be read").unwrap();
     store.append(batch, OnDuplicate::Error).unwrap();
-    store.close().unwrap();
 }
 
 #[test]
 #[ignore = "needs a Python with NumPy: scripts/check-numpy"]
 fn numpy_sees_the_same_bits() {
     let place = tempfile::tempdir().unwrap();
-    for dim in [1, 3, 512] {
-        let dir = place.path().join(format!("f32-{dim}.vecs"));
-        fill::<f32>(&dir, dim, |value| value);
+    for (dtype, dim) in DType::ALL.into_iter().flat_map(|dtype| [1, 3, 512].map(|dim| (dtype, dim))) {
+        let dir = place.path().join(format!("{dtype}-{dim}.vecs"));
+        let store = Store::create(&dir, StoreConfig::new(dim).dtype(dtype)).unwrap();
+        fill(&store);
         compare(&dir, place.path());
-        let dir = place.path().join(format!("f16-{dim}.vecs"));
-        fill::<f16>(&dir, dim, f16::from_f32);
+        // And the same in one file, without what was deleted.
+        store.delete(&["many 3", "empty 7"]).unwrap();
+        assert_eq!(store.compact_full().unwrap().segments_after, 1);
+        store.close().unwrap();
         compare(&dir, place.path());
     }
 }
