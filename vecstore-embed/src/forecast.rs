@@ -68,7 +68,10 @@ mod tests {
     #[test]
     fn counts_rows_keys_and_commits() {
         let forecast = Forecast::new(33, 330, 512, DType::F32, 32, Some(1 << 30));
-        assert_eq!(forecast.needed, 33 * (2048 + ENTRY_OVERHEAD) + 330 + 2 * COMMIT_OVERHEAD + STORE_OVERHEAD);
+        assert_eq!(
+            forecast.needed,
+            33 * (2048 + ENTRY_OVERHEAD) + 330 + 2 * COMMIT_OVERHEAD + STORE_OVERHEAD
+        );
         let half = Forecast::new(33, 330, 512, DType::F16, 32, None);
         assert_eq!(forecast.needed - half.needed, 33 * 1024);
     }

@@ -66,9 +66,7 @@ impl<'a> Target<'a> {
     /// Refuses a model that did not make the store's vectors, and another element type than the store's.
     pub(crate) fn check(&self, model: &Model, dtype: Option<DType>) -> Result<()> {
         let Some(store) = &self.store else { return Ok(()) };
-        if store.fingerprint().is_some() {
-            store.set_fingerprint(model.fingerprint())?;
-        }
+        store.check_fingerprint(model.fingerprint())?;
         match dtype {
             Some(found) if found != store.dtype() => {
                 Err(Error::WrongDType { store: self.path.to_owned(), expected: store.dtype(), found })
