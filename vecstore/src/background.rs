@@ -62,7 +62,6 @@ impl Merger {
 
 fn run(inner: &Inner, signal: &Signal) {
     let mut wait = RETRY.0;
-    let mut failures = 0u32;
     loop {
         {
             let mut wanted = signal.wanted.lock();
@@ -76,16 +75,10 @@ fn run(inner: &Inner, signal: &Signal) {
         if signal.stop.load(Ordering::Relaxed) {
             return;
         }
+        inner.note_merge(&outcome);
         match outcome {
-            Ok(()) => (wait, failures) = (RETRY.0, 0),
-            Err(error) => {
-                failures += 1;
-                let path = inner.path.display();
-                let level = if failures < 3 { log::Level::Warn } else { log::Level::Error };
-                log::log!(
-                    level,
-                    "{path}: merging failed {failures} time(s), appends are not affected: {error}"
-                );
+            Ok(()) => wait = RETRY.0,
+            Err(_) => {
                 let mut wanted = signal.wanted.lock();
                 signal.changed.wait_for(&mut wanted, wait);
                 *wanted = true;

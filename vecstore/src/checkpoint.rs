@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
+use crate::error::IoContext;
+use crate::event::Event;
+use crate::manifest::{Manifest, SegmentRecord};
 use crate::view::View;
 use crate::writer::Writer;
 use crate::{Error, Result};
@@ -11,6 +13,19 @@ impl Writer {
     /// Writes the manifest: the list on disk, read again, plus the commits after it.
     pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
         self.update_manifest(view, |_| Ok(()))
+    }
+
+    /// A checkpoint that nobody asked for: its failure is told, louder each time, and repeated after the next commit.
+    /// The commits are durable without it.
+    pub fn routine_checkpoint(&mut self, view: &mut View) {
+        match self.checkpoint(view) {
+            Ok(()) => self.failed_checkpoints = 0,
+            Err(error) => {
+                self.failed_checkpoints += 1;
+                let event = Event::CheckpointFailed { attempts: self.failed_checkpoints, error };
+                self.observer.tell(&self.dir, &event);
+            }
+        }
     }
 
     /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is applied.
@@ -39,9 +54,21 @@ impl Writer {
             return Err(Error::Moved { path: self.dir.clone(), found: "another store was put in its place" });
         }
         let from = manifest.body.last_commit() + 1;
+        let mut fresh_rows = 0;
+        let mut fresh = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
-            manifest.body.segments.push(SegmentRecord::of(&live.segment));
+            let record = SegmentRecord::of(&live.segment);
+            // What is listed is there, as it was written.
+            let path = live.segment.path();
+            let found = vfs.metadata(path).at(path, "look at the segment")?;
+            if found.len != record.file_len {
+                let detail = format!("expected a file of {} bytes, found {}", record.file_len, found.len);
+                return Err(Error::damaged(path, "file", detail));
+            }
+            fresh_rows += live.segment.footer().rows;
+            fresh.push(record);
         }
+        manifest.body.segments.extend_from_slice(&fresh);
         manifest.generation += 1;
         change(&mut manifest)?;
         // Names that the manifest lists were flushed before: our own when they were committed, those of others in
@@ -49,13 +76,14 @@ impl Writer {
         manifest.replace(&*vfs, &self.dir)?;
         let dir = self.dir.clone();
         self.flush_names(&dir, view.manifest_last + 1)?;
-        let bytes: u64 = manifest.body.segments.iter().filter(|s| s.first >= from).map(|s| s.file_len).sum();
-        if from <= manifest.body.last_commit() {
-            log::info!(
-                "checkpoint {}: commits {from} to {} ({bytes} bytes) are in {MANIFEST}",
-                manifest.generation,
-                manifest.body.last_commit()
-            );
+        if let Some(last) = fresh.last() {
+            let event = Event::Checkpoint {
+                first: from,
+                last: last.last,
+                rows: fresh_rows,
+                bytes: fresh.iter().map(|record| record.file_len).sum(),
+            };
+            self.observer.tell(&self.dir, &event);
         }
         view.manifest_generation = manifest.generation;
         view.manifest_last = manifest.body.last_commit();

@@ -80,11 +80,8 @@ impl Writer {
             }
             writer.publish(view, &resolved)?;
             writer.since_checkpoint += resolved.len() as u64;
-            if writer.since_checkpoint >= CHECKPOINT_EVERY
-                && let Err(error) = writer.checkpoint(view)
-            {
-                // The commits are durable without it; it is tried again after the next one.
-                log::warn!("the checkpoint failed and will be repeated: {error}");
+            if writer.since_checkpoint >= CHECKPOINT_EVERY {
+                writer.routine_checkpoint(view);
             }
             Ok(())
         });

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Request;
+use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
 use crate::vfs::Vfs;
@@ -32,6 +33,8 @@ pub(crate) struct Inner {
     pub hurry: Arc<AtomicBool>,
     /// After a failed merge: how many files there must be before an append tries again.
     pub merge_again_at: AtomicUsize,
+    /// Merges that failed one after the other.
+    pub failed_merges: AtomicU32,
 }
 
 /// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
@@ -70,12 +73,19 @@ impl Inner {
             fixed: false,
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
+            failed_merges: AtomicU32::new(0),
         }
     }
 
     /// A read-only handle whose view never changes.
     pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
         Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None) }
+    }
+
+    /// Tells the handle's observer.
+    pub fn tell(&self, event: &Event) {
+        let observer = self.side.lock().writer.as_ref().map(|writer| writer.observer.clone());
+        observer.unwrap_or_default().tell(&self.path, event);
     }
 
     /// True when the handle was opened for writing.

@@ -68,6 +68,7 @@ mod create;
 mod dtype;
 mod entry;
 mod error;
+mod event;
 mod format;
 mod inner;
 mod load;
@@ -101,6 +102,7 @@ pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig
 pub use dtype::{DType, Element};
 pub use entry::{Address, Entry, Kind};
 pub use error::{Error, Result};
+pub use event::Event;
 pub use lock::Holder;
 pub use metric::Metric;
 pub use open::{Merging, OpenOptions};

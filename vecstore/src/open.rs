@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::IoContext;
+use crate::event::{Event, Observer};
 use crate::inner::Inner;
 use crate::load;
 use crate::lock::Watch;
@@ -46,6 +47,7 @@ pub struct OpenOptions {
     verify_saves: bool,
     merging: Merging,
     checkpoint: Option<String>,
+    observer: Observer,
     vfs: Arc<dyn Vfs>,
 }
 
@@ -57,6 +59,7 @@ impl Default for OpenOptions {
             verify_saves: false,
             merging: Merging::Background,
             checkpoint: None,
+            observer: Observer::default(),
             vfs: Arc::new(RealFs),
         }
     }
@@ -90,6 +93,26 @@ impl OpenOptions {
     /// When segments are merged: in the background unless told otherwise.
     pub fn merging(mut self, merging: Merging) -> Self {
         self.merging = merging;
+        self
+    }
+
+    /// Calls back for every checkpoint and merge, and for their failures, from whichever thread it happened in. The
+    /// callback must not use the store.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{Event, OpenOptions, StoreConfig};
+    /// let options = OpenOptions::new().on_event(|event| {
+    ///     if let Event::CheckpointFailed { attempts, error, .. } = event {
+    ///         eprintln!("saving is in trouble ({attempts}): {error}");
+    ///     }
+    /// });
+    /// let store = options.create(dir.path().join("s"), StoreConfig::new(4))?;
+    /// # drop(store);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn on_event(mut self, callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observer = Observer::new(callback);
         self
     }
 
@@ -140,7 +163,13 @@ impl OpenOptions {
             None
         } else {
             view.check_writable()?;
-            let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout, self.verify_saves)?;
+            let mut writer = Writer::open(
+                Arc::clone(&vfs),
+                path,
+                self.lock_timeout,
+                self.verify_saves,
+                self.observer.clone(),
+            )?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
             create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;

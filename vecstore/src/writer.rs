@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::event::Observer;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
 use crate::lock::{Found, Lock, Watch};
@@ -37,11 +38,19 @@ pub(crate) struct Writer {
     /// LOCK's counter when the view was last known to be complete; `None`: look.
     pub(crate) counter: Option<u64>,
     pub(crate) since_checkpoint: u64,
+    pub(crate) failed_checkpoints: u32,
+    pub(crate) observer: Observer,
     latched: Option<String>,
 }
 
 impl Writer {
-    pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Duration, verify_saves: bool) -> Result<Self> {
+    pub fn open(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        timeout: Duration,
+        verify_saves: bool,
+        observer: Observer,
+    ) -> Result<Self> {
         let mut lock = Lock::open(&*vfs, &dir.join(LOCK), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
         lock.probe()?;
@@ -54,6 +63,8 @@ impl Writer {
             verify_saves,
             counter: None,
             since_checkpoint: 0,
+            failed_checkpoints: 0,
+            observer,
             latched: None,
         })
     }

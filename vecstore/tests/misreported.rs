@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 /// The real file system, but for what is switched on.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ struct LyingFs {
     rename: AtomicBool,
     /// The next flush of a directory of segments reports an I/O error.
     flush: AtomicBool,
+    /// The manifest cannot be replaced, as long as this is set.
+    manifest: AtomicBool,
 }
 
 impl Vfs for LyingFs {
@@ -40,6 +42,9 @@ impl Vfs for LyingFs {
         if self.rename.swap(false, Ordering::SeqCst) { Err(io::Error::other("a lie")) } else { Ok(()) }
     }
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.ends_with("MANIFEST") && self.manifest.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         RealFs.replace(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -239,4 +244,40 @@ fn flags_of_later_versions_are_honoured_and_kept() {
 
     set_flags(&path, INCOMPAT, 1);
     assert!(matches!(Store::open_read_only(&path), Err(Error::UnsupportedVersion { .. })));
+}
+
+#[test]
+fn failed_checkpoints_are_told_each_time_and_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Arc::new(LyingFs::default());
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let listener = told.clone();
+    let store = OpenOptions::new()
+        .vfs(fs.clone())
+        .merging(Merging::OnDemand)
+        .on_event(move |event| listener.lock().unwrap().push(event.clone()))
+        .create(&path, StoreConfig::new(1))
+        .unwrap();
+    fs.manifest.store(true, Ordering::SeqCst);
+    for i in 0..66 {
+        put(&store, &i.to_string()).unwrap();
+    }
+    let attempts: Vec<u32> = told
+        .lock()
+        .unwrap()
+        .drain(..)
+        .map(|event| match event {
+            Event::CheckpointFailed { attempts, error, .. } => {
+                assert!(error.to_string().contains("MANIFEST"), "{error}");
+                attempts
+            }
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!(attempts, [1, 2, 3], "after the 64th commit and each one that follows");
+    fs.manifest.store(false, Ordering::SeqCst);
+    put(&store, "66").unwrap();
+    let events = told.lock().unwrap().clone();
+    assert!(matches!(&events[..], [Event::Checkpoint { first: 1, last: 67, rows: 67, .. }]), "{events:?}");
 }

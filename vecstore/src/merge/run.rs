@@ -9,6 +9,7 @@ use super::copy::merged;
 use super::housekeeping::{self, Files};
 use super::plan::{self, Limits};
 use super::throttle::Throttled;
+use crate::event::Event;
 use crate::format::{random_id, settings};
 use crate::inner::Inner;
 use crate::load::{self, SEGMENTS};
@@ -88,9 +89,17 @@ impl Inner {
         // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
         let again_at = if merged.is_ok() { 0 } else { files + RETRY_AFTER };
         self.merge_again_at.store(again_at, Ordering::Relaxed);
-        if let Err(error) = merged {
-            log::warn!("{}: merging failed, appends are not affected: {error}", self.path.display());
-        }
+        self.note_merge(&merged);
+    }
+
+    /// Tells of a failed merge, louder each time.
+    pub fn note_merge(&self, merged: &Result<()>) {
+        let Err(error) = merged else {
+            self.failed_merges.store(0, Ordering::Relaxed);
+            return;
+        };
+        let attempts = self.failed_merges.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
     /// Lets whoever merges finish, at full speed, and merges what is left.
@@ -211,12 +220,13 @@ impl Inner {
         let entries = |segment: &Segment| segment.footer().entries;
         let before: u64 = inputs.iter().map(|live| entries(&live.segment)).sum();
         total.entries_dropped += before.saturating_sub(entries(&output));
-        log::info!(
-            "merged {} segments into {name} ({} bytes, {} of {before} entries), {removed} file(s) removed",
-            inputs.len(),
-            output.footer().file_len,
-            entries(&output)
-        );
+        log::debug!("{before} entries before, {} after; {removed} file(s) removed", entries(&output));
+        self.tell(&Event::Merged {
+            first: first_commit,
+            last: last_commit,
+            segments: inputs.len(),
+            bytes: output.footer().file_len,
+        });
         Ok(())
     }
 
