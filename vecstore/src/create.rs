@@ -11,7 +11,7 @@ use crate::load::SEGMENTS;
 use crate::lock::Lock;
 use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
 use crate::vfs::{FileKind, Vfs};
-use crate::writer::{LOCK, LOCK_MANIFEST};
+use crate::writer::{LOCK, LOCK_MANIFEST, LOCK_TURN};
 use crate::{Error, Result};
 
 /// Creates the store's directory. Nothing may be there, or an empty directory.
@@ -123,7 +123,7 @@ fn build(
     let segments = dir.join(SEGMENTS);
     vfs.create_dir(dir).at(dir, "create the store's directory")?;
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
-    for lock in [LOCK, LOCK_MANIFEST] {
+    for lock in [LOCK, LOCK_TURN, LOCK_MANIFEST] {
         let path = dir.join(lock);
         Lock::open(vfs, &path, "new")?.prepare()?;
     }

@@ -93,9 +93,11 @@ impl Event {
     }
 }
 
+type Callback = dyn Fn(&Event) + Send + Sync;
+
 /// Where events go: the log, and a callback.
 #[derive(Clone, Default)]
-pub(crate) struct Observer(Option<Arc<dyn Fn(&Event) + Send + Sync>>);
+pub(crate) struct Observer(Option<Arc<Callback>>);
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

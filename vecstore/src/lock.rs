@@ -111,11 +111,26 @@ fn host_name() -> [u8; 64] {
     host
 }
 
+/// How long somebody has waited, and will.
+struct Patience {
+    start: Instant,
+    timeout: Duration,
+    sleep: Duration,
+}
+
+impl Patience {
+    fn new(timeout: Duration) -> Self {
+        Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
+    }
+}
+
 /// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
 pub(crate) struct Lock {
     path: PathBuf,
     what: &'static str,
     file: Box<dyn LockFile>,
+    /// Whoever waits for the lock holds this one meanwhile.
+    turn: Option<Box<dyn LockFile>>,
     record: Record,
 }
 
@@ -140,30 +155,63 @@ impl Lock {
     /// Opens the lock file, creating it when it is missing (a backup may come without).
     pub fn open(vfs: &dyn Vfs, path: &Path, what: &'static str) -> Result<Self> {
         let file = vfs.open_lock(path, true).at(path, "open the lock file")?;
-        Ok(Lock { path: path.to_owned(), what, file, record: Record::void() })
+        Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void() })
+    }
+
+    /// The same with a turnstile: a second lock that is taken before this one and given back once this one is had.
+    ///
+    /// Without it a process that commits without pause would take the lock again microseconds after giving it back, and
+    /// those that wait, and look every now and then, would hardly ever find it free. With it, the one who waits has the
+    /// turnstile, so the other has to wait for a turn.
+    pub fn open_fair(vfs: &dyn Vfs, path: &Path, turnstile: &Path, what: &'static str) -> Result<Self> {
+        let turn = vfs.open_lock(turnstile, true).at(turnstile, "open the lock file")?;
+        Ok(Lock { turn: Some(turn), ..Self::open(vfs, path, what)? })
     }
 
     /// Takes the lock, waiting up to `timeout`.
     pub fn acquire(&mut self, timeout: Duration) -> Result<Found> {
-        let start = Instant::now();
-        let mut sleep = SLEEP.0;
+        let mut patience = Patience::new(timeout);
+        while let Some(turn) = self.turn.as_mut() {
+            if turn.try_lock().at(&self.path, "take a turn at the lock")? {
+                break;
+            }
+            self.wait(&mut patience, SLEEP.1)?;
+        }
+        let found = self.acquire_in_turn(&mut patience);
+        if let Some(turn) = self.turn.as_mut()
+            && let Err(error) = turn.unlock()
+        {
+            log::warn!("{}: cannot give the turn back: {error}", self.path.display());
+        }
+        found
+    }
+
+    fn acquire_in_turn(&mut self, patience: &mut Patience) -> Result<Found> {
+        // Only one process at a time looks so often.
+        let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
         loop {
             if let Some(found) = self.try_acquire()? {
                 return Ok(found);
             }
-            let waited = start.elapsed();
-            if waited >= timeout {
-                let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
-                return Err(Error::Busy {
-                    path: self.path.clone(),
-                    lock: self.what,
-                    holder: record.unwrap_or_else(Record::void).holder(),
-                    waited_secs: waited.as_secs(),
-                });
-            }
-            std::thread::sleep(sleep.min(timeout.saturating_sub(waited)));
-            sleep = (sleep * 2).min(SLEEP.1);
+            self.wait(patience, longest)?;
         }
+    }
+
+    /// Sleeps a little, or says who is in the way.
+    fn wait(&self, patience: &mut Patience, longest: Duration) -> Result<()> {
+        let waited = patience.start.elapsed();
+        if waited < patience.timeout {
+            std::thread::sleep(patience.sleep.min(patience.timeout - waited));
+            patience.sleep = (patience.sleep * 2).min(longest);
+            return Ok(());
+        }
+        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+        Err(Error::Busy {
+            path: self.path.clone(),
+            lock: self.what,
+            holder: record.unwrap_or_else(Record::void).holder(),
+            waited_secs: waited.as_secs(),
+        })
     }
 
     /// Takes the lock if nobody has it, and writes into the record who did.
@@ -358,6 +406,31 @@ mod tests {
         assert_eq!((found.counter, found.suspect), (Some(before + 1), 7));
         drop(second); // as a kill would
         assert!(lock(dir.path()).acquire(Duration::ZERO).unwrap().died);
+    }
+
+    #[test]
+    fn who_waits_gets_a_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            Lock::open_fair(&RealFs, &dir.path().join("LOCK"), &dir.path().join("TURN"), "commit").unwrap()
+        };
+        let (mut first, mut second) = (open(), open());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Holds the lock nearly all the time.
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    first.acquire(Duration::from_secs(60)).unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                    first.release();
+                }
+            });
+            for _ in 0..50 {
+                second.acquire(Duration::from_secs(5)).unwrap();
+                second.release();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::{Error, Result};
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 /// The commit lock's file.
 pub(crate) const LOCK: &str = "LOCK";
+/// The turnstile before the commit lock.
+pub(crate) const LOCK_TURN: &str = "LOCK.turn";
 /// The manifest lock's file.
 pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
 /// The backup lock's file: one backup at a time.
@@ -51,7 +53,7 @@ impl Writer {
         verify_saves: bool,
         observer: Observer,
     ) -> Result<Self> {
-        let mut lock = Lock::open(&*vfs, &dir.join(LOCK), "commit")?;
+        let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
         lock.probe()?;
         Ok(Writer {

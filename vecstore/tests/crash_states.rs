@@ -305,6 +305,42 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
     assert!(tally.distinct() > 1_000);
 }
 
+/// A process is stopped before each of its calls and keeps its locks; another one opens the store and shows what is in
+/// it, for somebody to skip what is there; then the power fails.
+#[test]
+fn what_was_shown_beside_a_stopped_writer_survives() {
+    let tally = Tally::default();
+    let actions =
+        [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Fingerprint(0), Do::Delete(0), Do::Merge(0)];
+    let calls = run(&actions).fs.calls().len();
+    let created = run(&actions[..1]).fs.calls().len();
+    let mut shown = 0;
+    for stops_at in created..calls {
+        let mut run = Run::new(SimFs::new());
+        run.fs.stop_at(stops_at);
+        actions.iter().for_each(|action| run.act(*action));
+        let other = run.fs.other_process();
+        run.errors.clear();
+        let stopped = other.changes();
+        let mut run = run.into_process(other);
+        run.act(Do::Open(2));
+        match run.errors.first() {
+            None => {
+                run.show(2).expect("it reads what it opened");
+                shown += 1;
+            }
+            Some((_, vecstore::Error::Busy { .. })) => {}
+            Some((_, error)) => panic!("stopped before call {stops_at}: {error}"),
+        }
+        let name = format!("{actions:?} stopped before call {stops_at}");
+        let mut crashes = Crashes::new(&name, stops_at as u64, 0, &tally);
+        crashes.combinations = FEW_COMBINATIONS;
+        crashes.everywhere(run, stopped..);
+    }
+    tally.line("a process stopped and another one reading");
+    assert!(shown > 20, "only {shown} of {calls} could be opened");
+}
+
 /// The checkpoint that comes by itself, with a store large enough to have one.
 #[test]
 fn the_checkpoint_after_64_commits_may_be_interrupted() {

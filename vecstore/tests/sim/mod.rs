@@ -66,6 +66,8 @@ struct Process {
     fault: Option<Fault>,
     /// Dies instead of making this call.
     dies_at: Option<usize>,
+    /// It is stopped instead, and keeps its locks.
+    stops: bool,
     dead: bool,
 }
 
@@ -224,7 +226,15 @@ impl SimFs {
         self.disk().processes[self.process].dies_at = Some(at);
     }
 
-    /// True when this process was killed.
+    /// This process stops for ever when it is about to make call number `at`: it makes no call any more, and keeps
+    /// the locks it has.
+    pub fn stop_at(&self, at: usize) {
+        let mut disk = self.disk();
+        let process = &mut disk.processes[self.process];
+        (process.dies_at, process.stops) = (Some(at), true);
+    }
+
+    /// True when this process was killed or stopped.
     pub fn is_dead(&self) -> bool {
         self.disk().processes[self.process].dead
     }
@@ -266,7 +276,9 @@ impl SimFs {
             process.dead = true;
         }
         if process.dead {
-            disk.locks.retain(|_, (holder, _)| *holder != self.process);
+            if !process.stops {
+                disk.locks.retain(|_, (holder, _)| *holder != self.process);
+            }
             return (disk, Err(io::Error::other("this process was killed")));
         }
         process.calls.push(Call { what, path: path.to_owned() });
@@ -477,6 +489,9 @@ impl Drop for SimLock {
     fn drop(&mut self) {
         let holder = (self.fs.process, self.handle);
         let mut disk = self.fs.disk();
+        if disk.processes[self.fs.process].stops {
+            return;
+        }
         if disk.locks.get(&self.ino) == Some(&holder) {
             disk.locks.remove(&self.ino);
         }
