@@ -98,9 +98,9 @@ pub enum Error {
         found: String,
     },
 
-    /// The store said no.
+    /// The store said no. Boxed, because it has much to say and every result would have to make room for it.
     #[error(transparent)]
-    Store(#[from] vecstore::Error),
+    Store(Box<vecstore::Error>),
 
     /// The folder to run over is not there.
     #[error("{}: there is no such folder; check its name, and whether its drive is there", path.display())]
@@ -150,13 +150,11 @@ pub enum Error {
 
     /// Two roots that would give the same picture two keys.
     #[error(
-        "root {name}: {} (root {inner}) lies in {} (root {outer}), whose pictures have keys already; \
+        "{} (root {inner}) lies in {} (root {outer}), whose pictures have keys already; \
          leave this --root away, or choose a folder outside",
         inner_dir.display(), outer_dir.display()
     )]
     RootsOverlap {
-        /// The root that was to be added or moved.
-        name: String,
         /// Name of the root that was recorded earlier.
         outer: String,
         /// Its folder.
@@ -259,6 +257,12 @@ pub enum Error {
         /// Where the model was.
         model: PathBuf,
     },
+}
+
+impl From<vecstore::Error> for Error {
+    fn from(error: vecstore::Error) -> Self {
+        Error::Store(Box::new(error))
+    }
 }
 
 fn and_more(count: u64) -> String {

@@ -144,7 +144,6 @@ impl Roots {
         for (at, earlier) in list.iter().enumerate() {
             if let Some(later) = list.iter().skip(at + 1).find(|later| later.dir.starts_with(&earlier.dir)) {
                 return Err(Error::RootsOverlap {
-                    name: arg.name.clone(),
                     outer: earlier.name.clone(),
                     outer_dir: earlier.dir.clone(),
                     inner: later.name.clone(),

@@ -9,12 +9,16 @@ use serde_json::{Map, Value, json};
 pub(crate) enum Failure {
     #[error(transparent)]
     Embed(#[from] vecstore_embed::Error),
-    #[error(transparent)]
-    Store(#[from] vecstore::Error),
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
+}
+
+impl From<vecstore::Error> for Failure {
+    fn from(error: vecstore::Error) -> Self {
+        Failure::Embed(error.into())
+    }
 }
 
 /// An exit code, or what went wrong.

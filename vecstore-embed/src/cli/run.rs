@@ -70,7 +70,7 @@ pub(crate) struct RunArgs {
     /// Threads that read and decode; as many as processors unless given
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// Element type of a new store: f32 or f16
+    /// Element type of a new store: f32 (unless given), f16, bf16 or i8
     #[arg(long, value_name = "TYPE")]
     dtype: Option<DType>,
     /// Stop after this many files in a row that cannot be read; 0 for never

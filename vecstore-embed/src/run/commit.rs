@@ -4,8 +4,7 @@
 //! [`Store::append`] has returned, so what the progress shows is what a power cut leaves.
 
 use crossbeam_channel::Receiver;
-use half::f16;
-use vecstore::{Batch, DType, OnDuplicate, Store};
+use vecstore::{Batch, OnDuplicate, Store};
 
 use super::feed::Job;
 use super::infer::Output;
@@ -34,23 +33,24 @@ pub(crate) fn commit(outputs: Receiver<Output>, store: &Store, shared: &Shared) 
     Ok(())
 }
 
-/// The batch for the store. Vectors that it cannot hold (not finite, or beyond f16) make rejected inputs.
+/// The batch for the store. Vectors that it cannot hold (not finite, or beyond the range of its elements) make rejected inputs.
 fn batch(store: &Store, output: Output) -> Result<(Batch, Vec<(Job, String)>)> {
     let mut batch = store.batch();
     let mut rejected = output.rejected;
     for (job, vector) in output.embedded.into_iter().zip(output.vectors.chunks(store.dim().max(1))) {
         if !vector.iter().all(|element| element.is_finite()) {
             rejected.push((job, "the model's output for it is not finite".to_owned()));
-        } else if store.dtype() != DType::F16 {
-            batch.push(&job.key, vector)?;
-        } else {
-            let half: Vec<f16> = vector.iter().copied().map(f16::from_f32).collect();
-            match half.iter().all(|element| element.is_finite()) {
-                true => batch.push(&job.key, &half)?,
-                false => {
-                    rejected.push((job, "the model's output for it is beyond the range of f16".to_owned()))
-                }
+            continue;
+        }
+        match batch.push_converted(&job.key, vector, b"") {
+            Ok(()) => {}
+            Err(vecstore::Error::BadInput { .. }) => {
+                rejected.push((
+                    job,
+                    format!("the model's output for it is beyond the range of {}", store.dtype()),
+                ));
             }
+            Err(error) => return Err(error.into()),
         }
     }
     for (job, reason) in &mut rejected {

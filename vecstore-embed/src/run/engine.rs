@@ -156,7 +156,7 @@ impl Run {
     ) -> Result<Fed> {
         let prepare = Prepare {
             preprocess: model.preprocess(),
-            limits: self.limits.clone(),
+            limits: self.limits,
             max_file: self.max_file,
             files: Budget::new(self.max_decoded),
             decoded: Budget::new(self.max_decoded),

@@ -26,6 +26,9 @@ pub(crate) struct Job {
     pub(crate) by_content: bool,
 }
 
+/// Answers which of these keys the store lacks, as positions.
+pub(crate) type Missing<'a> = dyn FnMut(&[Vec<u8>]) -> Result<Vec<usize>> + 'a;
+
 /// What the walk saw besides the jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Fed {
@@ -42,13 +45,12 @@ pub(crate) struct Fed {
 }
 
 /// Walks the folder and gives every input that is missing to `sink`, until the end or until `sink` breaks.
-///
-/// `missing` answers which of the keys the store lacks, as positions. `going` is asked between chunks.
+/// `going` is asked between chunks.
 pub(crate) fn feed(
     scan: Scan,
     roots: &Roots,
     going: &dyn Fn() -> bool,
-    missing: &mut dyn FnMut(&[Vec<u8>]) -> Result<Vec<usize>>,
+    missing: &mut Missing<'_>,
     sink: &mut dyn FnMut(Job) -> ControlFlow<()>,
 ) -> Result<Fed> {
     let mut fed = Fed::default();
@@ -95,7 +97,7 @@ impl Chunk {
     fn flush(
         &mut self,
         fed: &mut Fed,
-        missing: &mut dyn FnMut(&[Vec<u8>]) -> Result<Vec<usize>>,
+        missing: &mut Missing<'_>,
         sink: &mut dyn FnMut(Job) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         let mut wanted = missing(&self.keys)?.into_iter().peekable();

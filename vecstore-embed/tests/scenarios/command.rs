@@ -115,7 +115,7 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(&photos, &store, &["--batch-size", "0"]), 2, "--batch-size"),
         (run(&photos, &store, &["--size", "224"]), 2, "--model"),
         (run(&photos, &store, &["--model", "/nowhere.onnx"]), 1, "/nowhere.onnx"),
-        (run(&photos, &store, &["--dtype", "f64"]), 2, "f32 or f16"),
+        (run(&photos, &store, &["--dtype", "f64"]), 2, "use f32, f16"),
         (program(&[&"run"]), 2, "--folder"),
         (program(&[&"status", &"--store", &store]), 1, "there is no store here"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),

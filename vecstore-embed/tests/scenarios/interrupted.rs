@@ -105,7 +105,7 @@ impl Backend for Spoiled {
         let dim = self.dim();
         let mut vectors = self.0.embed(batch, pixels)?;
         for vector in vectors.chunks_mut(dim) {
-            if self.2 % 3 == 0 {
+            if self.2.is_multiple_of(3) {
                 vector[dim - 1] = self.1;
             }
             self.2 += 1;
@@ -145,7 +145,7 @@ fn vanishing(photos: &Path, from: u32, every_other: bool) -> Box<dyn Backend> {
         for entry in fs::read_dir(&photos).unwrap().filter(|_| batch == 0) {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let number: u32 = name.trim_end_matches(".png").parse().unwrap();
-            if number >= from && (number % 4 == 0 || !every_other) {
+            if number >= from && (number.is_multiple_of(4) || !every_other) {
                 fs::rename(photos.join(&name), away.join(&name)).unwrap();
             }
         }

@@ -132,18 +132,20 @@ fn the_forecast_covers_what_the_store_grows_by_and_not_much_more() {
 }
 
 #[test]
-fn half_precision_is_chosen_once() {
-    let place = Place::new();
-    let (photos, store) = (place.photos(2), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
-    let run = Run::new(&photos, &store).with_recursive(true);
-    run.clone().with_dtype(DType::F16).run_on(&model, Strips::boxed()).unwrap();
-    assert_eq!(Store::open_read_only(&store).unwrap().dtype(), DType::F16);
-    write_picture(&photos.join("more.png"), 5);
-    // Not asked for again, it stays what it is.
-    assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 1);
-    let error = run.with_dtype(DType::F32).run_on(&model, Strips::boxed()).unwrap_err();
-    assert!(matches!(error, Error::WrongDType { .. }), "{error}");
+fn the_element_type_is_chosen_once() {
+    for dtype in [DType::F16, DType::BF16, DType::I8] {
+        let place = Place::new();
+        let (photos, store) = (place.photos(2), place.join("photos.vecs"));
+        let model = Model::builtin().unwrap();
+        let run = Run::new(&photos, &store).with_recursive(true);
+        run.clone().with_dtype(dtype).run_on(&model, Strips::boxed()).unwrap();
+        assert_eq!(Store::open_read_only(&store).unwrap().dtype(), dtype);
+        write_picture(&photos.join("more.png"), 5);
+        // Not asked for again, it stays what it is.
+        assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 1);
+        let error = run.with_dtype(DType::F32).run_on(&model, Strips::boxed()).unwrap_err();
+        assert!(matches!(error, Error::WrongDType { .. }), "{error}");
+    }
 }
 
 #[test]
