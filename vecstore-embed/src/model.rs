@@ -222,7 +222,7 @@ impl Parts<'_> {
 
     /// The output wanted, or the one that suggests itself.
     fn output(&self, outputs: &[Port], wanted: Option<&str>) -> Result<String> {
-        const REMEDY: &str = "name one [N, D] with --output, or export the model with its pooling";
+        const REMEDY: &str = "name one [N, D] with --output-name, or export the model with its pooling";
         let expected = "an f32 output [N, D]: one vector per picture".to_owned();
         let found = match wanted {
             Some(name) => match outputs.iter().find(|output| output.name == name) {

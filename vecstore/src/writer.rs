@@ -204,7 +204,11 @@ impl Writer {
         self.checkpoint(view)?;
         if !old.is_empty() {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
-            log::warn!("{}: wrote {} segment(s) anew after a failed flush", self.dir.display(), old.len());
+            log::warn!(
+                "{}: wrote the last {} segment(s) anew: a writer died, or a flush failed, while they were being named",
+                self.dir.display(),
+                old.len()
+            );
         }
         self.lock.clear_suspect();
         Ok(())

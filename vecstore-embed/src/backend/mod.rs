@@ -185,7 +185,7 @@ fn vector_length(model: &Model, batch: usize, shape: &[usize]) -> Result<usize> 
         _ => Err(model.unusable(
             format!("output {} of [{batch}, D] for {batch} pictures", model.output()),
             format!("{shape:?}"),
-            "name another output with --output, or export the model with its pooling",
+            "name another output with --output-name, or export the model with its pooling",
         )),
     }
 }
