@@ -77,7 +77,7 @@ impl OpenOptions {
         self
     }
 
-    /// How long to wait for another process that holds a lock before giving up with [`Error::Busy`].
+    /// How long to wait for another process that holds a lock before giving up with [`Error::Busy`](crate::Error::Busy).
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
@@ -134,8 +134,8 @@ impl OpenOptions {
     /// Creates a store and opens it.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when something is there that is not an empty directory; [`Error::BadInput`] for a
-    /// configuration that is not possible; [`Error::Io`] and [`Error::NoSpace`] from the disk.
+    /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) when something is there that is not an empty directory; [`Error::BadInput`](crate::Error::BadInput) for a
+    /// configuration that is not possible; [`Error::Io`](crate::Error::Io) and [`Error::NoSpace`](crate::Error::NoSpace) from the disk.
     pub fn create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
         create::create(&*self.vfs, path.as_ref(), &config)?;
         self.open(path)
@@ -144,9 +144,9 @@ impl OpenOptions {
     /// Opens a store. The cost grows with the number of files, not of rows.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::ManifestMissing`], [`Error::Damaged`],
-    /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`], [`Error::Io`]; and
-    /// [`Error::Busy`] when commits have to be written anew after a failed flush and another process holds the lock.
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::ManifestMissing`](crate::Error::ManifestMissing), [`Error::Damaged`](crate::Error::Damaged),
+    /// [`Error::MissingSegment`](crate::Error::MissingSegment), [`Error::ForeignSegment`](crate::Error::ForeignSegment), [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion), [`Error::Io`](crate::Error::Io); and
+    /// [`Error::Busy`](crate::Error::Busy) when commits have to be written anew after a failed flush and another process holds the lock.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         // A relative path would lead elsewhere after a change of directory.
         let path = &std::path::absolute(path.as_ref()).at(path.as_ref(), "find the store's absolute path")?;

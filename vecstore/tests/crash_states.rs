@@ -178,7 +178,7 @@ const ALPHABET: [&[Do]; 11] = [
 ];
 
 fn workload(mut number: usize, operations: usize) -> Vec<Do> {
-    let mut actions = vec![Do::Create(0), Do::Open(1), Do::Append(0)];
+    let mut actions = vec![Do::Create(0), Do::Open(1), Do::Append(0), Do::Replace(0)];
     for _ in 0..operations {
         actions.extend(ALPHABET[number % ALPHABET.len()]);
         number /= ALPHABET.len();

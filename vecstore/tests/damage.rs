@@ -122,6 +122,32 @@ fn files_of(image: &[Node], at: usize, path: &Path) -> Vec<(PathBuf, usize)> {
     }
 }
 
+/// In a segment of many blocks the fault is placed: section, block, and the keys whose rows lie in it.
+#[test]
+fn a_fault_is_placed_to_the_block_and_its_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(1024)).unwrap();
+    // A row has 4096 bytes, a block of 64 KiB sixteen of them.
+    let mut batch = store.batch();
+    for number in 0..64 {
+        batch.push(format!("key {number:02}"), &[number as f32; 1024]).unwrap();
+    }
+    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.close().unwrap();
+    let file = segment(&path, 1);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[4096 + 2 * 65536 + 5 * 4096 + 17] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let report = verify(&path);
+    let [fault] = report.faults.as_slice() else { panic!("{:?}", report.faults) };
+    assert_eq!((&fault.path, fault.section.as_str(), fault.block), (&file, "ROWS", Some(2)));
+    let expected: Vec<Vec<u8>> = (32..48).map(|number| format!("key {number:02}").into_bytes()).collect();
+    assert_eq!(fault.keys, expected);
+    let text = fault.to_string();
+    assert!(text.contains("block 2") && text.contains("key 32"), "{text}");
+}
+
 #[test]
 fn every_other_length_is_found() {
     let dir = tempfile::tempdir().unwrap();
