@@ -2,6 +2,7 @@
 
 mod sim;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +10,9 @@ use proptest::prelude::*;
 use sim::SimFs;
 use sim::oracle::{Change, DIM, State, Value};
 use sim::run::append;
-use vecstore::{Appended, Error, Fingerprint, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
+use vecstore::{
+    Appended, Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig,
+};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -23,6 +26,16 @@ enum Op {
     Refresh(bool),
     /// Keeps a snapshot; it must be the same at the end.
     Keep(bool),
+    /// Merges what fits, or everything.
+    Compact(bool, bool),
+    /// Makes the named checkpoint of this number, if there is none.
+    Name(bool, u8),
+    /// Drops it, if there is one.
+    DropName(bool, u8),
+    /// Brings the backup up to date.
+    Backup(bool),
+    /// Makes a store from the backup, if there is one, and goes on with that.
+    Restore,
 }
 
 fn policy() -> impl Strategy<Value = OnDuplicate> {
@@ -40,6 +53,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(Op::Reopen),
         2 => any::<bool>().prop_map(Op::Refresh),
         1 => any::<bool>().prop_map(Op::Keep),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(handle, full)| Op::Compact(handle, full)),
+        1 => (any::<bool>(), 0u8..2).prop_map(|(handle, name)| Op::Name(handle, name)),
+        1 => (any::<bool>(), 0u8..2).prop_map(|(handle, name)| Op::DropName(handle, name)),
+        1 => any::<bool>().prop_map(Op::Backup),
+        1 => Just(Op::Restore),
     ]
 }
 
@@ -73,11 +91,23 @@ fn expected(
     said
 }
 
-fn run(options: &OpenOptions, path: &Path, ops: Vec<Op>) -> Result<(), TestCaseError> {
+/// Runs the operations; says where the store is at the end (a restore moves it).
+fn run(
+    options: &OpenOptions,
+    restore: impl Fn(&Path, &Path) -> vecstore::Result<vecstore::BackupReport>,
+    path: &Path,
+    ops: Vec<Op>,
+) -> Result<PathBuf, TestCaseError> {
     let fail = |wrong: String| TestCaseError::fail(wrong);
+    let options = &options.clone().merging(Merging::OnDemand);
+    let first_path = path.to_owned();
+    let mut copies = 0;
+    let mut path = path.to_owned();
+    let mut named: BTreeMap<String, State> = BTreeMap::new();
+    let mut backup: Option<(PathBuf, State)> = None;
     let mut model = State::default().after(&Change::Create);
-    let first = options.create(path, StoreConfig::new(DIM)).unwrap();
-    let mut stores: [Store; 2] = [first, options.open(path).unwrap()];
+    let first = options.create(&path, StoreConfig::new(DIM)).unwrap();
+    let mut stores: [Store; 2] = [first, options.open(&path).unwrap()];
     let mut kept: Vec<(Snapshot, State)> = Vec::new();
     for op in ops {
         let wrote = match op.clone() {
@@ -125,12 +155,68 @@ fn run(options: &OpenOptions, path: &Path, ops: Vec<Op>) -> Result<(), TestCaseE
                 Some(handle)
             }
             Op::Reopen(handle) => {
-                stores[usize::from(handle)] = options.open(path).unwrap();
+                stores[usize::from(handle)] = options.open(&path).unwrap();
                 Some(handle)
             }
             Op::Refresh(handle) => {
                 stores[usize::from(handle)].refresh().unwrap();
                 Some(handle)
+            }
+            Op::Compact(handle, full) => {
+                let store = &stores[usize::from(handle)];
+                let done = if full { store.compact_full() } else { store.compact() }.unwrap();
+                prop_assert!(done.segments_after <= 1 || !full);
+                Some(handle)
+            }
+            Op::Name(handle, name) => {
+                let store = &stores[usize::from(handle)];
+                let name = format!("v{name}");
+                match (store.create_checkpoint(&name), named.contains_key(&name)) {
+                    (Ok(made), false) => {
+                        prop_assert_eq!(made.last_commit, model.commits);
+                        named.insert(name, model.clone());
+                    }
+                    (Err(Error::BadInput { .. }), true) => {}
+                    (other, there) => return Err(fail(format!("{other:?}, there: {there}"))),
+                }
+                Some(handle)
+            }
+            Op::DropName(handle, name) => {
+                let name = format!("v{name}");
+                let dropped = stores[usize::from(handle)].drop_checkpoint(&name);
+                prop_assert_eq!(dropped.is_ok(), named.remove(&name).is_some());
+                None
+            }
+            Op::Backup(handle) => {
+                let store = &stores[usize::from(handle)];
+                let dest = match &backup {
+                    Some((dest, _)) => dest.clone(),
+                    None => {
+                        copies += 1;
+                        first_path.with_extension(format!("backup{copies}"))
+                    }
+                };
+                prop_assert_eq!(store.backup(&dest).unwrap().last_commit, model.commits);
+                let state =
+                    State::read(&options.clone().read_only(true).open(&dest).unwrap()).map_err(fail)?;
+                prop_assert_eq!(&state, &model, "the backup");
+                backup = Some((dest, state));
+                None
+            }
+            Op::Restore => {
+                if let Some((from, state)) = backup.take() {
+                    copies += 1;
+                    let to = first_path.with_extension(format!("restored{copies}"));
+                    restore(&from, &to).unwrap();
+                    stores = [options.open(&to).unwrap(), options.open(&to).unwrap()];
+                    path = to;
+                    model = state;
+                    // Checkpoints belong to the store that was left.
+                    named.clear();
+                    Some(true)
+                } else {
+                    None
+                }
             }
             Op::Keep(handle) => {
                 let snapshot = stores[usize::from(handle)].snapshot();
@@ -152,10 +238,17 @@ fn run(options: &OpenOptions, path: &Path, ops: Vec<Op>) -> Result<(), TestCaseE
     for (snapshot, state) in kept {
         prop_assert_eq!(State::read_snapshot(&snapshot).map_err(fail)?, state, "a snapshot changed");
     }
+    for (name, state) in named {
+        let mut then =
+            State::read(&options.clone().at_checkpoint(&name).open(&path).unwrap()).map_err(fail)?;
+        // Settings and fingerprint are those of the moment, too.
+        then.commits = state.commits;
+        prop_assert_eq!(then, state, "checkpoint {}", name);
+    }
     drop(stores);
-    let reader = options.clone().read_only(true).open(path).unwrap();
+    let reader = options.clone().read_only(true).open(&path).unwrap();
     prop_assert_eq!(State::read(&reader).map_err(fail)?, model);
-    Ok(())
+    Ok(path)
 }
 
 proptest! {
@@ -164,8 +257,11 @@ proptest! {
     #[test]
     fn two_handles_agree_with_a_map(ops in prop::collection::vec(op(), 1..40)) {
         let fs = SimFs::new();
-        run(&OpenOptions::new().vfs(Arc::new(fs.clone())), Path::new(sim::run::STORE), ops)?;
-        sim::run::whole(&fs).map_err(TestCaseError::fail)?;
+        let options = OpenOptions::new().vfs(Arc::new(fs.clone()));
+        let restore = |from: &Path, to: &Path| vecstore::restore_with(&fs, from, to);
+        let path = run(&options, restore, Path::new(sim::run::STORE), ops)?;
+        let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+        prop_assert!(report.is_whole(), "{:?}", report.faults);
     }
 }
 
@@ -177,7 +273,8 @@ proptest! {
     fn two_handles_agree_with_a_map_on_a_real_disk(ops in prop::collection::vec(op(), 1..30)) {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("s");
-        run(&OpenOptions::new().verify_saves(true), &path, ops)?;
+        let restore = |from: &Path, to: &Path| vecstore::restore(from, to);
+        let path = run(&OpenOptions::new().verify_saves(true), restore, &path, ops)?;
         let report = vecstore::verify(&path, |_| {}).unwrap();
         prop_assert!(report.is_whole(), "{:?}", report.faults);
     }
