@@ -7,30 +7,44 @@
 
 use crate::random::{SplitMix64, mix};
 
-/// How a batch was made. Every entry carries it as its payload: seed (8 bytes) and rows (4 bytes), little-endian.
+/// How a batch was made. Every entry carries it as its payload: seed (8 bytes), rows (4 bytes) and how often batches
+/// are deleted (4 bytes), little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// Where the vectors come from.
     pub seed: u64,
     /// Entries per batch, never 0.
     pub rows: u32,
+    /// Once batch `n * delete_every` is durable, the batch before it is deleted; 0 for never.
+    pub delete_every: u32,
 }
 
 impl Recipe {
     /// The payload of every entry of a batch made this way.
-    pub fn to_payload(self) -> [u8; 12] {
-        let mut payload = [0; 12];
+    pub fn to_payload(self) -> [u8; 16] {
+        let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.seed.to_le_bytes());
-        payload[8..].copy_from_slice(&self.rows.to_le_bytes());
+        payload[8..12].copy_from_slice(&self.rows.to_le_bytes());
+        payload[12..].copy_from_slice(&self.delete_every.to_le_bytes());
         payload
     }
 
     /// Reads a payload; `None` if it is not one of these.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
-        let (seed, rows) = payload.split_first_chunk::<8>()?;
-        let rows: [u8; 4] = rows.try_into().ok()?;
-        let recipe = Self { seed: u64::from_le_bytes(*seed), rows: u32::from_le_bytes(rows) };
-        (recipe.rows > 0).then_some(recipe)
+        let (seed, rest) = payload.split_first_chunk::<8>()?;
+        let (rows, delete_every) = rest.split_first_chunk::<4>()?;
+        let recipe = Self {
+            seed: u64::from_le_bytes(*seed),
+            rows: u32::from_le_bytes(*rows),
+            delete_every: u32::from_le_bytes(delete_every.try_into().ok()?),
+        };
+        (recipe.rows > 0 && recipe.delete_every != 1).then_some(recipe)
+    }
+
+    /// The batch that is deleted once batch `number` is durable.
+    pub fn victim_of(self, number: u64) -> Option<u64> {
+        let every = u64::from(self.delete_every);
+        (every > 1 && number > 0 && number.is_multiple_of(every)).then(|| number - 1)
     }
 }
 
@@ -114,11 +128,12 @@ mod tests {
         for wrong in ["W", "W/1/0", "W/00000001/0000/0", "W/00000001/-001", "W/000000001/0000"] {
             assert_eq!(parse_key(wrong.as_bytes()), None, "{wrong}");
         }
-        let recipe = Recipe { seed: 0x0123_4567_89AB_CDEF, rows: 32 };
+        let recipe = Recipe { seed: 0x0123_4567_89AB_CDEF, rows: 32, delete_every: 5 };
         assert_eq!(Recipe::from_payload(&recipe.to_payload()), Some(recipe));
-        for wrong in [&[1; 11][..], &[1; 13], &[0; 12]] {
+        for wrong in [&[1; 15][..], &[1; 17], &[0; 16]] {
             assert_eq!(Recipe::from_payload(wrong), None, "{wrong:?}");
         }
+        assert_eq!((recipe.victim_of(10), recipe.victim_of(11)), (Some(9), None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use vecstore::{OnDuplicate, Store, StoreConfig};
 use vecstore_examples::crash::{Recipe, fill_vector, key};
 
 const DIM: usize = 4;
-const RECIPE: Recipe = Recipe { seed: 1, rows: 2 };
+const RECIPE: Recipe = Recipe { seed: 1, rows: 2, delete_every: 0 };
 
 /// One entry to be: writer, batch, row.
 type Row = (&'static str, u64, u32);
@@ -70,7 +70,7 @@ fn a_torn_batch_is_refused() {
             append(store, &[("V", 1, 0)]);
             append(store, &[("V", 1, 1)]);
         },
-        "expected at commit 1, row 1",
+        "expected behind commit 1, at row 1 of one commit",
     );
 }
 
@@ -91,7 +91,7 @@ fn rows_of_two_batches_in_one_commit_are_refused() {
     refused(|store| append(store, &[("V", 1, 0), ("W", 1, 1)]), "expected batch 1 of V, row 1");
     refused(
         |store| append(store, &[("V", 1, 0), ("V", 1, 1), ("V", 2, 0), ("V", 2, 1)]),
-        "expected at commit 2, row 0",
+        "expected behind commit 1, at row 0 of one commit",
     );
 }
 
@@ -102,7 +102,7 @@ fn a_batch_that_was_written_twice_is_refused() {
             append(store, &[("V", 1, 0), ("V", 1, 1)]);
             append(store, &[("V", 1, 0), ("V", 1, 1)]);
         },
-        "expected at commit 1, row 0",
+        "there are 2 commits, but 1 batches and 0 deletions",
     );
     refused(
         |store| {

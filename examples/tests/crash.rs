@@ -131,15 +131,24 @@ fn no_store_is_an_empty_store() {
 
 #[test]
 fn a_killed_writer_loses_nothing_it_acknowledged() {
+    kill_again_and_again(&[], 26);
+}
+
+#[test]
+fn a_writer_killed_while_it_deletes_and_merges_loses_nothing_either() {
+    kill_again_and_again(&["--merge-every", "7", "--delete-every", "3"], 26);
+}
+
+fn kill_again_and_again(options: &[&str], rounds: u32) {
     let (_place, dir) = dir();
     let mut random = SplitMix64::new(3);
     let mut acknowledged = 0;
-    for round in 0..26 {
+    for round in 0..rounds {
         let moment = match round % 2 {
             0 => Moment::Time(Duration::from_micros(random.below(40_000))),
             _ => Moment::Acks(1 + random.below(20), Duration::from_micros(random.below(5_000))),
         };
-        let last = write_and_kill(writer(&dir, 1_000_000, &[]), moment);
+        let last = write_and_kill(writer(&dir, 1_000_000, options), moment);
         if last > 0 {
             assert!(last > acknowledged, "{last} again, after {acknowledged}");
             acknowledged = last;
