@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of every fallible call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -168,8 +168,8 @@ pub enum Error {
     /// Pictures that have no key, because they lie in none of the store's roots.
     #[error(
         "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder, for \
-         example --root more={}; if the pictures moved, say --root .={} instead",
-        example.display(), and_more(*count), folder.display(), folder.display()
+         example --root more={}{}",
+        example.display(), and_more(*count), folder.display(), if_moved(*holds_root, folder)
     )]
     OutsideRoots {
         /// The folder of the run.
@@ -180,6 +180,23 @@ pub enum Error {
         count: u64,
         /// The roots, as `name=folder`.
         roots: String,
+        /// A root lies in the folder, where its pictures still are.
+        holds_root: bool,
+    },
+
+    /// A root that was to be pointed at a folder around its own, or in it.
+    #[error(
+        "{}: root {name} is {}, which is still there, and its pictures would get second keys: --root {name}=DIR says \
+         that they moved; {}",
+        new_dir.display(), old_dir.display(), instead(old_dir, new_dir)
+    )]
+    RootStillThere {
+        /// Name of the root.
+        name: String,
+        /// Its folder.
+        old_dir: PathBuf,
+        /// The folder it was to be pointed at.
+        new_dir: PathBuf,
     },
 
     /// A setting of the store that this crate did not write like that.
@@ -262,6 +279,25 @@ pub enum Error {
 impl From<vecstore::Error> for Error {
     fn from(error: vecstore::Error) -> Self {
         Error::Store(Box::new(error))
+    }
+}
+
+fn if_moved(holds_root: bool, folder: &Path) -> String {
+    if holds_root {
+        String::new()
+    } else {
+        format!("; if the pictures moved, say --root .={} instead", folder.display())
+    }
+}
+
+fn instead(old_dir: &Path, new_dir: &Path) -> String {
+    if new_dir.starts_with(old_dir) {
+        "to run over these pictures, leave this --root away".to_owned()
+    } else {
+        format!(
+            "to add the pictures around them, name their folder, for example --root more={}",
+            new_dir.display()
+        )
     }
 }
 

@@ -38,6 +38,11 @@ impl Root {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// True when one of the two folders lies in the other, and they are not the same.
+    fn nests(&self, other: &Root) -> bool {
+        self.dir != other.dir && (self.dir.starts_with(&other.dir) || other.dir.starts_with(&self.dir))
+    }
 }
 
 /// `NAME=DIR`, as given to `--root`: adds a root, or says where the pictures of a recorded one are now.
@@ -132,11 +137,19 @@ impl Roots {
     /// Adds the root, or points the one of that name at another folder. `arg`'s folder must be canonical.
     ///
     /// Refused where it would give pictures a second key: when the folder lies in a root recorded earlier (its
-    /// pictures have keys already), or would contain one recorded later (it would take its pictures over).
+    /// pictures have keys already), or would contain one recorded later (it would take its pictures over); and when
+    /// a root would grow or shrink in place, because its pictures have not moved and keep their old keys.
     pub(crate) fn point(&mut self, arg: &RootArg) -> Result<()> {
         let root = Root { name: arg.name.clone(), dir: arg.dir.clone() };
         let mut list = self.list.clone();
         match list.iter_mut().find(|known| known.name == root.name) {
+            Some(known) if known.nests(&root) && known.dir.is_dir() => {
+                return Err(Error::RootStillThere {
+                    name: root.name,
+                    old_dir: known.dir.clone(),
+                    new_dir: root.dir,
+                });
+            }
             Some(known) => *known = root,
             None if root.name == FIRST_ROOT => list.insert(0, root),
             None => list.push(root),
@@ -163,6 +176,11 @@ impl Roots {
     /// True when keys for (some of) the files below `folder` exist: it lies in a root, or a root lies in it.
     pub(crate) fn touch(&self, folder: &Path) -> bool {
         self.list.iter().any(|root| folder.starts_with(&root.dir) || root.dir.starts_with(folder))
+    }
+
+    /// True when a root that still exists lies in `folder`: its pictures have not moved there.
+    pub(crate) fn any_in(&self, folder: &Path) -> bool {
+        self.list.iter().any(|root| root.dir.starts_with(folder) && root.dir.is_dir())
     }
 
     /// The key of a file, given its canonical path; `None` when it lies outside every root.

@@ -55,12 +55,7 @@ impl Run {
     ) -> Result<Summary> {
         let began = Instant::now();
         let folder = canonical_folder(&self.folder)?;
-        let mut target = Target::open(&self.store, &self.open, &self.settings, &folder, &self.roots)?;
-        target.check_folder(&folder)?;
-        target.check(model, self.dtype)?;
-        if !target.roots.touch(&folder) {
-            return Err(outside(&folder, folder.clone(), 1, &target.roots));
-        }
+        let mut target = self.target(&folder, model)?;
         let place = target.place();
         let scan = || Scan::new(&folder, self.recursive).skipping(place.clone());
         let count = self.count(scan(), &target)?;
@@ -71,7 +66,11 @@ impl Run {
         }
 
         let backend = backend()?;
-        let (store, roots) = target.prepare(model, backend.dim(), self.dtype)?;
+        if !target.create(model, backend.dim(), self.dtype)? {
+            log::info!("{}: another run created the store at this moment", self.store.display());
+            target = self.target(&folder, model)?;
+        }
+        let (store, roots) = target.prepare(model, backend.dim())?;
         let plan = self.plan(&count, &folder, model, store, backend.as_ref());
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
             log::warn!(
@@ -91,6 +90,17 @@ impl Run {
         store.checkpoint()?;
         refuse_outside(&folder, &fed, roots)?;
         Ok(summary(fed, &shared, began))
+    }
+
+    /// The store, if there is one, with everything checked that can be before the model is loaded.
+    fn target(&self, folder: &Path, model: &Model) -> Result<Target<'_>> {
+        let target = Target::open(&self.store, &self.open, &self.settings, folder, &self.roots)?;
+        target.check_folder(folder)?;
+        target.check(model, self.dtype)?;
+        if !target.roots.touch(folder) {
+            return Err(outside(folder, folder.to_owned(), 1, &target.roots));
+        }
+        Ok(target)
     }
 
     /// Counts what there is to do, by name and key; looks into files only if there is nothing else to do.
@@ -206,7 +216,8 @@ fn refuse_outside(folder: &Path, fed: &Fed, roots: &Roots) -> Result<()> {
 }
 
 fn outside(folder: &Path, example: PathBuf, count: u64, roots: &Roots) -> Error {
-    Error::OutsideRoots { folder: folder.to_owned(), example, count, roots: roots.to_string() }
+    let holds_root = roots.any_in(folder);
+    Error::OutsideRoots { folder: folder.to_owned(), example, count, roots: roots.to_string(), holds_root }
 }
 
 /// The summary of a run that found nothing to do, or was stopped while it counted.

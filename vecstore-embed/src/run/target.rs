@@ -75,15 +75,33 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Creates the store if there is none, and records fingerprint, roots and settings.
-    pub(crate) fn prepare(
-        &mut self,
-        model: &Model,
-        dim: usize,
-        dtype: Option<DType>,
-    ) -> Result<(&Store, &Roots)> {
+    /// Creates the store if there was none. False when somebody else has created it since: then the target has to
+    /// be opened and checked again, by the roots that are recorded now.
+    pub(crate) fn create(&mut self, model: &Model, dim: usize, dtype: Option<DType>) -> Result<bool> {
+        if self.store.is_some() {
+            return Ok(true);
+        }
+        let mut config =
+            StoreConfig::new(dim).fingerprint(model.fingerprint().clone()).dtype(dtype.unwrap_or(DType::F32));
+        for (name, value) in self.roots.to_settings().iter().chain(self.settings) {
+            config = config.setting(name, value);
+        }
+        match self.options.create(self.path, config) {
+            Ok(store) => self.store = Some(store),
+            // A store has a manifest from the moment it can be seen; what else may be in the way does not open.
+            Err(vecstore::Error::AlreadyExists { .. }) if self.options.open(self.path).is_ok() => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
+    }
+
+    /// Records fingerprint, roots and settings in the store, which has to be there.
+    pub(crate) fn prepare(&mut self, model: &Model, dim: usize) -> Result<(&Store, &Roots)> {
         let store = match self.store.take() {
-            None => self.create(model, dim, dtype)?,
+            // Opened again, so this can only be a store that somebody is taking away: opening says so.
+            None => self.options.open(self.path)?,
             Some(store) if store.dim() != dim => {
                 return Err(Error::WrongDimension {
                     store: self.path.to_owned(),
@@ -99,15 +117,6 @@ impl<'a> Target<'a> {
         };
         self.record_in(&store)?;
         Ok((self.store.insert(store), &self.roots))
-    }
-
-    fn create(&self, model: &Model, dim: usize, dtype: Option<DType>) -> Result<Store> {
-        let mut config =
-            StoreConfig::new(dim).fingerprint(model.fingerprint().clone()).dtype(dtype.unwrap_or(DType::F32));
-        for (name, value) in self.roots.to_settings().iter().chain(self.settings) {
-            config = config.setting(name, value);
-        }
-        Ok(self.options.create(self.path, config)?)
     }
 
     /// Records the roots and settings that differ from the recorded ones. Does nothing where there is no store.

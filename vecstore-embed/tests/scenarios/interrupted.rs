@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use vecstore::DType;
-use vecstore_embed::{Backend, Ended, Error, Model, Observer, Progress, Run, StopFlag};
+use vecstore_embed::{Backend, Ended, Error, Model, Observer, Progress, Result, Run, StopFlag};
 
 use crate::common::{Place, Stored, Strips, assert_same, contents};
 
@@ -189,4 +191,62 @@ fn many_read_failures_in_a_row_stop_the_run() {
     assert_eq!((summary.left, summary.is_complete()), (25, false));
     bring_back(&photos);
     assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 30);
+}
+
+/// A backend that waits for others when it is first asked for its dimension: just before a store is created.
+struct Meets {
+    barrier: Arc<Barrier>,
+    met: AtomicBool,
+    inner: Box<dyn Backend>,
+}
+
+impl Backend for Meets {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn dim(&self) -> usize {
+        if !self.met.swap(true, Ordering::SeqCst) {
+            self.barrier.wait();
+        }
+        self.inner.dim()
+    }
+
+    fn preferred_batch(&self) -> usize {
+        self.inner.preferred_batch()
+    }
+
+    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+        self.inner.embed(batch, pixels)
+    }
+}
+
+#[test]
+fn of_two_first_runs_at_once_both_fill_the_one_store() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(24), place.join("photos.vecs"));
+    let barrier = Arc::new(Barrier::new(2));
+    let first_run = |folder: PathBuf| {
+        let backend = Meets { barrier: barrier.clone(), met: AtomicBool::new(false), inner: Strips::boxed() };
+        let run = Run::new(folder, &store).with_recursive(true).with_batch_size(4);
+        move || run.run_on(&Model::builtin()?, Box::new(backend))
+    };
+    let both = |left: PathBuf, right: PathBuf| {
+        let (left, right) = (thread::spawn(first_run(left)), thread::spawn(first_run(right)));
+        [left.join().unwrap(), right.join().unwrap()]
+    };
+    for summary in both(photos.clone(), photos.clone()) {
+        let summary = summary.unwrap();
+        assert!(summary.is_complete());
+        assert_eq!(summary.already + summary.embedded, 24);
+    }
+    assert_same(&contents(&store), &contents(&undisturbed(&photos, &place)));
+
+    // One folder became the root; the run over the other one learns that.
+    fs::remove_dir_all(&store).unwrap();
+    let results = both(photos.join("a"), photos.join("b"));
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    let refused = results.into_iter().find_map(Result::err).unwrap();
+    assert!(matches!(refused, Error::OutsideRoots { .. }), "{refused}");
+    assert_eq!(contents(&store).len(), 12);
 }

@@ -97,6 +97,35 @@ fn pictures_that_moved_are_found_by_pointing_their_root_at_the_new_place() {
 }
 
 #[test]
+fn a_root_does_not_grow_or_shrink_while_its_pictures_are_where_they_were() {
+    let place = tree();
+    let (all, store) = (place.join("all"), place.join("photos.vecs"));
+    let mine = all.join("mine");
+    run(&mine, &store, &[]).unwrap();
+    // Nothing suggests it: the advice to point the root elsewhere is for folders that its pictures can be in.
+    let outside = run(&all, &store, &[]).unwrap_err().to_string();
+    assert!(outside.contains("--root more=") && !outside.contains("moved"), "{outside}");
+    let elsewhere = run(&all.join("yours"), &store, &[]).unwrap_err().to_string();
+    assert!(elsewhere.contains(&format!("--root .={}", all.join("yours").display())), "{elsewhere}");
+    let more = format!("--root more={}", all.display());
+    for (folder, advice) in [(&all, &more[..]), (&mine.join("people"), "leave this --root away")] {
+        let refused = run(folder, &store, &[(".", folder)]).unwrap_err();
+        assert!(matches!(refused, Error::RootStillThere { .. }), "{refused}");
+        assert!(refused.to_string().contains(advice), "{refused}");
+    }
+    // The same folder again is no change.
+    assert_eq!(run(&mine, &store, &[(".", &mine)]).unwrap().already, 2);
+    assert_eq!(keys(&store), ["2.png", "people/1.png"]);
+    // They did move, one folder higher.
+    for name in ["people", "2.png"] {
+        fs::rename(mine.join(name), all.join(name)).unwrap();
+    }
+    fs::remove_dir(&mine).unwrap();
+    let moved = run(&all, &store, &[(".", &all)]).unwrap();
+    assert_eq!((moved.already, moved.embedded), (2, 1));
+}
+
+#[test]
 fn a_root_that_is_refused_changes_nothing() {
     let place = tree();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
