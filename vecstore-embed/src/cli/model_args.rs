@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, value_parser};
 use vecstore_embed::preprocess::{ChannelOrder, Filter, Resize, Sides, parse_triple};
 use vecstore_embed::{BackendChoice, BackendOptions, DecodeLimits, ModelSpec, PreprocessOverrides};
 
@@ -25,7 +25,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Then divide each channel by: three numbers, or one
-    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple)]
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations, allow_hyphen_values = true)]
     std: Option<[f32; 3]>,
     /// Order of the channels: rgb or bgr
     #[arg(long, requires = "model", value_name = "ORDER")]
@@ -55,14 +55,15 @@ impl ModelArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// What runs the model: auto, tract (built in, needs nothing) or onnxruntime (faster; GPUs)
+    /// What runs the model: auto, tract (built in, needs nothing) or onnxruntime (faster; a library of its own)
     #[arg(long, default_value = "auto", value_name = "NAME")]
     backend: BackendChoice,
-    /// The ONNX Runtime library; otherwise it is looked for in the usual places
-    #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
+    /// The ONNX Runtime library; without it ORT_DYLIB_PATH says where it is, or it is in one of the usual places
+    #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
     /// Pictures with more pixels than this are rejected
-    #[arg(long, default_value_t = DecodeLimits::default().max_pixels, value_name = "PIXELS")]
+    #[arg(long, default_value_t = DecodeLimits::default().max_pixels, value_name = "PIXELS",
+          value_parser = value_parser!(u64).range(1..))]
     max_pixels: u64,
 }
 
@@ -78,4 +79,17 @@ impl MachineArgs {
 
 fn triple(text: &str) -> Result<[f32; 3], vecstore_embed::Error> {
     parse_triple(text)
+}
+
+/// Channels are divided by them.
+fn deviations(text: &str) -> Result<[f32; 3], vecstore_embed::Error> {
+    let numbers = triple(text)?;
+    if numbers.iter().all(|number| *number > 0.0) {
+        return Ok(numbers);
+    }
+    Err(vecstore_embed::Error::BadValue {
+        what: "std",
+        expected: "numbers above zero such as 0.229,0.224,0.225",
+        found: text.to_owned(),
+    })
 }

@@ -2,13 +2,12 @@
 
 use std::env;
 use std::fmt::Write as _;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +45,12 @@ Stopping:
   Neither loses anything that was committed. The same command goes on where the run stopped.
 ";
 
+/// Larger batches gain nothing: the model is busy long before, and a commit is lost for more pictures.
+const MAX_BATCH: i64 = 4096;
+
+/// More threads than this only wait for each other.
+const MAX_WORKERS: i64 = 256;
+
 /// Embed a folder of pictures into a store: what the store lacks, and nothing twice
 ///
 /// Creates the store on first use. Each batch is durable before it counts as done.
@@ -65,11 +70,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME=DIR", value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
     /// Pictures per inference, and per commit
-    #[arg(long, default_value = "32", value_name = "N")]
-    batch_size: NonZeroUsize,
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
+    batch_size: u16,
     /// Threads that read and decode; as many as processors unless given
-    #[arg(long, value_name = "N")]
-    workers: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
+    workers: Option<u16>,
     /// Element type of a new store: f32 (unless given), f16, bf16 or i8
     #[arg(long, value_name = "TYPE")]
     dtype: Option<DType>,
@@ -131,7 +136,7 @@ fn builder(args: &RunArgs) -> Run {
         .lock_timeout(Duration::from_secs(args.lock_timeout));
     let mut run = Run::new(&args.folder, &args.store)
         .with_recursive(args.recursive)
-        .with_batch_size(args.batch_size.get())
+        .with_batch_size(args.batch_size.into())
         .with_roots(args.root.iter().cloned())
         .with_limits(args.machine.limits())
         .with_max_read_failures(args.max_read_failures)
@@ -139,7 +144,7 @@ fn builder(args: &RunArgs) -> Run {
         .with_backend(args.machine.backend())
         .with_open_options(options);
     if let Some(workers) = args.workers {
-        run = run.with_workers(workers.get());
+        run = run.with_workers(workers.into());
     }
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);
@@ -182,16 +187,19 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         let (ignored, skipped) = (count(summary.ignored), count(summary.skipped));
         let _ = writeln!(text, "not looked at: {ignored} other files, {skipped} links and special files");
     }
-    let why = match summary.ended {
-        Ended::Stopped => format!("stopped before the end, {} left", count(summary.left)),
-        Ended::ReadFailures => format!(
-            "stopped: {} in a row could not be read; is the drive still there?",
-            args.max_read_failures
+    let (why, or) = match summary.ended {
+        Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
+        Ended::ReadFailures => (
+            format!(
+                "stopped: {} in a row could not be read (is the drive still there?)",
+                args.max_read_failures
+            ),
+            ", or with `--max-read-failures 0` to go past them",
         ),
-        _ if summary.unread.count() > 0 => "some files could not be read".to_owned(),
+        _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
         _ => return text,
     };
-    let _ = writeln!(text, "{why}; to go on, run the same command again:\n  {}", command_line());
+    let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
     text
 }
 

@@ -32,6 +32,9 @@ const OUTPUTS_WAITING: usize = 2;
 /// Jobs per worker that may wait, so that none idles while the next keys are looked up.
 const JOBS_WAITING: usize = 4;
 
+/// Samples that may wait for the model, and two more per worker.
+const SAMPLES_WAITING: usize = 32;
+
 /// Files without a picture's extension that are looked into before the store and the model are prepared for them.
 const OTHERS_REMEMBERED: usize = 10_000;
 
@@ -164,18 +167,19 @@ impl Run {
         store: &Store,
         shared: &Shared,
     ) -> Result<Fed> {
+        // One batch is made ready while the model works on another, but a large one not from so far ahead.
+        let waiting = self.batch_size.min(self.workers.saturating_mul(2).saturating_add(SAMPLES_WAITING));
         let prepare = Prepare {
             preprocess: model.preprocess(),
             limits: self.limits,
             max_file: self.max_file,
             files: Budget::new(self.max_decoded),
             decoded: Budget::new(self.max_decoded),
-            pool: Pool::new(self.batch_size.saturating_add(self.workers)),
+            pool: Pool::new(waiting.saturating_add(self.workers)),
         };
         let prepare = &prepare;
         let (to_worker, jobs) = bounded(self.workers.saturating_mul(JOBS_WAITING));
-        // One batch is made ready while the model works on another.
-        let (to_infer, samples) = bounded(self.batch_size);
+        let (to_infer, samples) = bounded(waiting);
         let (to_commit, outputs) = bounded(OUTPUTS_WAITING);
         thread::scope(|scope| {
             let feeder = scope.spawn(move || {

@@ -113,6 +113,17 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(&photos, &place.join("small.vecs"), &[]), 1, "has dimension 64, the model"),
         (run(&photos, &store, &["--root", "x"]), 2, "expected NAME=DIR"),
         (run(&photos, &store, &["--batch-size", "0"]), 2, "--batch-size"),
+        (run(&photos, &store, &["--batch-size", "4097"]), 2, "1..=4096"),
+        (run(&photos, &store, &["--workers", "0"]), 2, "1..=256"),
+        (run(&photos, &store, &["--workers", "257"]), 2, "1..=256"),
+        (run(&photos, &store, &["--max-pixels", "0"]), 2, "--max-pixels"),
+        (
+            run(&photos, &store, &["--model", "m.onnx", "--std", "-0.2,0.2,0.2"]),
+            2,
+            "expected numbers above zero",
+        ),
+        (run(&photos, &store, &["--model", "m.onnx", "--std", "0"]), 2, "expected numbers above zero"),
+        (run(&photos, &store, &["--model", "m.onnx", "--mean", "-0.2", "--std", "0.2"]), 1, "m.onnx"),
         (run(&photos, &store, &["--size", "224"]), 2, "--model"),
         (run(&photos, &store, &["--model", "/nowhere.onnx"]), 1, "/nowhere.onnx"),
         (run(&photos, &store, &["--dtype", "f64"]), 2, "use f32, f16"),
@@ -168,6 +179,13 @@ fn what_may_not_be_read_is_listed_and_asks_for_another_run() {
         assert!(partly.out.contains(&listed), "{listed} is not in {}", partly.out);
     }
     assert!(partly.out.contains("run the same command again:\n  "), "{}", partly.out);
+
+    let failures =
+        as_user(run(&photos, &place.join("out/failures.vecs"), &["--max-read-failures=1", "--workers=1"]));
+    assert_eq!(failures.code, 75, "{}", failures.err);
+    let past = "stopped: 1 in a row could not be read (is the drive still there?); to go on, run the same command \
+                again, or with `--max-read-failures 0` to go past them:\n  ";
+    assert!(failures.out.contains(past), "{}", failures.out);
 
     let closed = as_user(run(&photos.join("c"), &store, &[]));
     assert_eq!(closed.code, 1);
@@ -287,4 +305,19 @@ fn the_model_of_a_store_is_asked_for_when_it_has_moved() {
         "{}",
         moved.err
     );
+}
+
+#[test]
+fn numbers_at_their_limits_and_an_empty_variable_are_no_mistakes() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(3), place.join("photos.vecs"));
+    let mut command = run(&photos, &store, &["--batch-size=4096", "--workers=256", "--max-pixels=1"]);
+    command.env("ORT_DYLIB_PATH", "");
+    let run = said(command);
+    assert_eq!(run.code, 0, "{}", run.err);
+    assert!(run.out.contains("0 embedded, 3 rejected"), "{}", run.out);
+    for help in ["run", "search"] {
+        let help = said(program(&[&help, &"--help"])).out;
+        assert!(help.contains("ORT_DYLIB_PATH") && !help.contains("GPU"), "{help}");
+    }
 }
