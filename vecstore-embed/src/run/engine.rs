@@ -35,19 +35,17 @@ const JOBS_WAITING: usize = 4;
 /// Samples that may wait for the model, and two more per worker.
 const SAMPLES_WAITING: usize = 32;
 
-/// Files without a picture's extension that are looked into before the store and the model are prepared for them.
-const OTHERS_REMEMBERED: usize = 10_000;
-
 /// What there is to do, counted beforehand.
 #[derive(Default)]
 struct Count {
     fed: Fed,
-    /// Inputs by extension that the store lacks.
+    /// Inputs that the store lacks.
     to_do: u64,
     key_bytes: u64,
-    /// Files that only their content could make inputs.
+    /// Files whose name does not make them inputs, nor does their content.
     others: u64,
-    any_work: bool,
+    /// Files that could be inputs by their content, which cannot be read.
+    unread: FirstFew,
 }
 
 impl Run {
@@ -63,7 +61,7 @@ impl Run {
         let scan = || Scan::new(&folder, self.recursive).skipping(place.clone());
         let count = self.count(scan(), &target)?;
         refuse_outside(&folder, &count.fed, &target.roots)?;
-        if !count.any_work || !count.fed.complete {
+        if count.to_do == 0 || !count.fed.complete {
             target.record()?;
             return Ok(nothing_done(count, began));
         }
@@ -106,7 +104,7 @@ impl Run {
         Ok(target)
     }
 
-    /// Counts what there is to do, by name and key; looks into files only if there is nothing else to do.
+    /// Counts what there is to do: by name and key, and where the name does not tell, by the first bytes.
     fn count(&self, scan: Scan, target: &Target<'_>) -> Result<Count> {
         let snapshot = target.store.as_ref().map(Store::refresh).transpose()?;
         let mut missing = |keys: &[Vec<u8>]| match &snapshot {
@@ -115,22 +113,27 @@ impl Run {
         };
         let going = || !self.stop.is_raised();
         let mut count = Count::default();
-        let mut others: Vec<PathBuf> = Vec::new();
         count.fed = feed(scan, &target.roots, &going, &mut missing, &mut |job| {
-            if !job.by_content {
-                count.to_do += 1;
-                count.key_bytes += job.key.len() as u64;
-            } else {
-                count.others += 1;
-                if others.len() < OTHERS_REMEMBERED {
-                    others.push(job.path);
+            if job.by_content {
+                if !going() {
+                    return ControlFlow::Break(());
+                }
+                match has_picture_content(&job.path) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        count.others += 1;
+                        return ControlFlow::Continue(());
+                    }
+                    Err(error) => {
+                        count.unread.push(&job.path, error.to_string());
+                        return ControlFlow::Continue(());
+                    }
                 }
             }
+            count.to_do += 1;
+            count.key_bytes += job.key.len() as u64;
             ControlFlow::Continue(())
         })?;
-        count.any_work = count.to_do > 0
-            || count.others > others.len() as u64
-            || others.iter().any(|path| has_picture_content(path));
         Ok(count)
     }
 
@@ -143,10 +146,12 @@ impl Run {
         backend: &dyn Backend,
     ) -> Plan {
         let (dim, dtype, free) = (store.dim(), store.dtype(), free_space(&self.store));
+        // What cannot be read is tried again, and settled by that for this run.
+        let to_do = count.to_do + count.unread.count();
         Plan {
-            found: count.fed.already + count.to_do,
+            found: count.fed.already + to_do,
             already: count.fed.already,
-            to_do: count.to_do,
+            to_do,
             forecast: Forecast::new(count.to_do, count.key_bytes, dim, dtype, self.batch_size, free),
             model: model.name().to_owned(),
             backend: backend.name().to_owned(),
@@ -226,9 +231,11 @@ fn outside(folder: &Path, example: PathBuf, count: u64, roots: &Roots) -> Error 
 
 /// The summary of a run that found nothing to do, or was stopped while it counted.
 fn nothing_done(count: Count, began: Instant) -> Summary {
+    let mut unread = count.fed.unreadable;
+    unread.extend(count.unread);
     Summary {
         ended: if count.fed.complete { Ended::Finished } else { Ended::Stopped },
-        found: count.fed.already + count.fed.unreadable.count(),
+        found: count.fed.already + unread.count(),
         already: count.fed.already,
         embedded: 0,
         rejected: 0,
@@ -236,7 +243,7 @@ fn nothing_done(count: Count, began: Instant) -> Summary {
         left: count.to_do,
         ignored: count.fed.ignored + count.others,
         skipped: count.fed.skipped,
-        unread: count.fed.unreadable,
+        unread,
         commits: 0,
         elapsed: began.elapsed(),
     }

@@ -1,7 +1,7 @@
 //! First stage: which files are inputs, and which of those the store lacks.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,11 @@ pub(crate) fn feed(
         };
         match roots.key(&path) {
             Some(key) => chunk.push(key, path, by_content),
-            None if by_content && !has_picture_content(&path) => fed.ignored += 1,
+            None if by_content => match has_picture_content(&path) {
+                Ok(true) => fed.outside.push(&path, "outside every root of the store"),
+                Ok(false) => fed.ignored += 1,
+                Err(error) => fed.unreadable.push(&path, error.to_string()),
+            },
             None => fed.outside.push(&path, "outside every root of the store"),
         }
         if chunk.keys.len() >= CHUNK && (!going() || chunk.flush(&mut fed, missing, sink)?.is_break()) {
@@ -113,12 +117,11 @@ impl Chunk {
     }
 }
 
-/// True when the file begins like a picture. A file that cannot be opened is none: it is not called like one
-/// either.
-pub(crate) fn has_picture_content(path: &Path) -> bool {
+/// True when the file begins like a picture. One that cannot be read may be one.
+pub(crate) fn has_picture_content(path: &Path) -> io::Result<bool> {
     let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-    read.is_ok() && sniff(&head).is_some()
+    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(sniff(&head).is_some())
 }
 
 #[cfg(test)]

@@ -58,11 +58,6 @@ impl Shared {
         self.unreadable.load(Ordering::SeqCst)
     }
 
-    /// A file turned out to be a picture that was not counted beforehand.
-    pub(crate) fn one_more(&self) {
-        self.tally().progress.to_do += 1;
-    }
-
     /// A file turned out to be no picture.
     pub(crate) fn ignored(&self) {
         self.tally().ignored += 1;

@@ -1,6 +1,6 @@
 //! Second stage, on many threads: a file becomes pixels as the model wants them, or a reason why not.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read};
 use std::panic::{self, AssertUnwindSafe};
 
@@ -63,7 +63,7 @@ pub(crate) fn work(jobs: &Receiver<Job>, samples: &Sender<Sample>, prepare: &Pre
 
 impl Prepare<'_> {
     fn prepare(&self, job: &Job, shared: &Shared) -> Outcome {
-        let (mut file, length, mut bytes) = match open(job) {
+        let (mut file, before, mut bytes) = match open(job) {
             Ok(opened) => opened,
             Err(error) => return Outcome::Unread(error),
         };
@@ -72,8 +72,8 @@ impl Prepare<'_> {
                 shared.was_read();
                 return Outcome::NotAPicture;
             }
-            shared.one_more();
         }
+        let length = before.len();
         if length > self.max_file {
             shared.was_read();
             let limit = self.max_file;
@@ -82,7 +82,7 @@ impl Prepare<'_> {
             )));
         }
         let _file_bytes = self.files.take(length);
-        if let Err(error) = file.by_ref().take(self.max_file).read_to_end(&mut bytes) {
+        if let Err(error) = read_rest(&mut file, &before, self.max_file, &mut bytes) {
             return Outcome::Unread(error);
         }
         shared.was_read();
@@ -114,14 +114,25 @@ impl Prepare<'_> {
 }
 
 /// Opens the file. Of one whose name does not say that it is a picture, reads the first bytes.
-fn open(job: &Job) -> io::Result<(File, u64, Vec<u8>)> {
+fn open(job: &Job) -> io::Result<(File, Metadata, Vec<u8>)> {
     let mut file = File::open(&job.path)?;
-    let length = file.metadata()?.len();
+    let before = file.metadata()?;
     let mut bytes = Vec::new();
     if job.by_content {
         file.by_ref().take(HEAD).read_to_end(&mut bytes)?;
     }
-    Ok((file, length, bytes))
+    Ok((file, before, bytes))
+}
+
+/// Reads what is left of the file. One that is being written while it is read is not judged by what was read of it.
+fn read_rest(file: &mut File, before: &Metadata, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    file.by_ref().take(most).read_to_end(bytes)?;
+    let after = file.metadata()?;
+    let whole = bytes.len() as u64 == before.len() && after.len() == before.len();
+    if !whole || after.modified()? != before.modified()? {
+        return Err(io::Error::other("changed while it was read"));
+    }
+    Ok(())
 }
 
 /// Buffers that go round between the workers and the model, so that none is allocated per picture.
@@ -143,5 +154,37 @@ impl Pool {
     /// Gives a buffer back; it is freed when enough are waiting.
     pub(crate) fn put(&self, buffer: Vec<f32>) {
         let _ = self.put.try_send(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let change: [(&str, &dyn Fn(&File)); 3] = [
+            ("longer", &|file| (&mut &*file).write_all(b"more").unwrap()),
+            ("shorter", &|file| file.set_len(3).unwrap()),
+            ("same length", &|file| file.set_modified(std::time::UNIX_EPOCH).unwrap()),
+        ];
+        for by_content in [false, true] {
+            let job = Job { key: b"a".to_vec(), path: path.clone(), by_content };
+            for (name, change) in change {
+                fs::write(&path, vec![7; 100]).unwrap();
+                let (mut file, before, mut bytes) = open(&job).unwrap();
+                change(&OpenOptions::new().append(true).open(&path).unwrap());
+                let error = read_rest(&mut file, &before, 1000, &mut bytes).unwrap_err();
+                assert_eq!(error.to_string(), "changed while it was read", "{name}");
+            }
+            fs::write(&path, vec![7; 100]).unwrap();
+            let (mut file, before, mut bytes) = open(&job).unwrap();
+            read_rest(&mut file, &before, 1000, &mut bytes).unwrap();
+            assert_eq!(bytes, [7; 100]);
+        }
     }
 }

@@ -187,6 +187,27 @@ fn what_may_not_be_read_is_listed_and_asks_for_another_run() {
                 again, or with `--max-read-failures 0` to go past them:\n  ";
     assert!(failures.out.contains(past), "{}", failures.out);
 
+    // Without a picture's extension it may be one all the same, whether or not there is anything else to do.
+    let album = place.join("album");
+    write_picture(&album.join("1.png"), 1);
+    fs::copy(album.join("1.png"), album.join("scan")).unwrap();
+    forbid(&album.join("scan"), 0);
+    for already in [0, 1] {
+        let unread = as_user(run(&album, &place.join("out/album.vecs"), &[]));
+        assert_eq!(unread.code, 75, "{}{}", unread.out, unread.err);
+        let said =
+            format!("{} embedded, 0 rejected, {already} already stored, 1 could not be read", 1 - already);
+        assert!(
+            unread.out.contains(&said) && unread.out.contains("scan: Permission denied"),
+            "{}",
+            unread.out
+        );
+    }
+    forbid(&album.join("scan"), 0o644);
+    let read = as_user(run(&album, &place.join("out/album.vecs"), &[]));
+    assert_eq!(read.code, 0, "{}", read.err);
+    assert!(read.err.contains("2 pictures, 1 already stored, 1 to do"), "{}", read.err);
+
     let closed = as_user(run(&photos.join("c"), &store, &[]));
     assert_eq!(closed.code, 1);
     assert!(closed.err.contains("c: this folder cannot be read: Permission denied"), "{}", closed.err);
