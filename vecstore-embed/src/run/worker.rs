@@ -67,11 +67,9 @@ impl Prepare<'_> {
             Ok(opened) => opened,
             Err(error) => return Outcome::Unread(error),
         };
-        if job.by_content {
-            if picture::sniff(&bytes).is_none() {
-                shared.was_read();
-                return Outcome::NotAPicture;
-            }
+        if job.by_content && picture::sniff(&bytes).is_none() {
+            shared.was_read();
+            return Outcome::NotAPicture;
         }
         let length = before.len();
         if length > self.max_file {
@@ -167,19 +165,18 @@ mod tests {
     fn a_file_that_changes_while_it_is_read_is_not_taken_for_what_was_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let change: [(&str, &dyn Fn(&File)); 3] = [
-            ("longer", &|file| (&mut &*file).write_all(b"more").unwrap()),
-            ("shorter", &|file| file.set_len(3).unwrap()),
-            ("same length", &|file| file.set_modified(std::time::UNIX_EPOCH).unwrap()),
-        ];
+        let longer = |file: &mut File| file.write_all(b"more").unwrap();
+        let shorter = |file: &mut File| file.set_len(3).unwrap();
+        let same_length = |file: &mut File| file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let changes: [fn(&mut File); 3] = [longer, shorter, same_length];
         for by_content in [false, true] {
             let job = Job { key: b"a".to_vec(), path: path.clone(), by_content };
-            for (name, change) in change {
+            for (at, change) in changes.iter().enumerate() {
                 fs::write(&path, vec![7; 100]).unwrap();
                 let (mut file, before, mut bytes) = open(&job).unwrap();
-                change(&OpenOptions::new().append(true).open(&path).unwrap());
+                change(&mut OpenOptions::new().append(true).open(&path).unwrap());
                 let error = read_rest(&mut file, &before, 1000, &mut bytes).unwrap_err();
-                assert_eq!(error.to_string(), "changed while it was read", "{name}");
+                assert_eq!(error.to_string(), "changed while it was read", "{at}");
             }
             fs::write(&path, vec![7; 100]).unwrap();
             let (mut file, before, mut bytes) = open(&job).unwrap();
