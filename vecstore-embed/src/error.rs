@@ -109,6 +109,18 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The folder that a store would be created in is not there.
+    #[error(
+        "{}: cannot create the store: there is no folder {}; create it, or choose another path",
+        store.display(), folder.display()
+    )]
+    StoreFolderMissing {
+        /// The store, as it was given.
+        store: PathBuf,
+        /// The folder it would be in.
+        folder: PathBuf,
+    },
+
     /// The folder to run over is a file.
     #[error("{}: expected a folder, found something else; give the folder that holds the pictures", path.display())]
     NotAFolder {

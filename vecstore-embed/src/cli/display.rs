@@ -12,6 +12,8 @@ use indicatif::{
 };
 use vecstore_embed::{Observer, Plan, Progress, StopFlag};
 
+use super::output::shown;
+
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -87,7 +89,7 @@ impl Display {
     pub(crate) fn say(&self, line: &str) {
         if !self.state().quiet {
             // With stderr closed there is nobody to tell, and the run goes on.
-            let _ = self.above_bar(|| writeln!(io::stderr(), "{line}"));
+            let _ = self.above_bar(|| writeln!(io::stderr(), "{}", shown(line.as_bytes())));
         }
     }
 

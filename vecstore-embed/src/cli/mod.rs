@@ -59,7 +59,7 @@ pub(crate) fn main() -> ExitCode {
     let code = result.unwrap_or_else(|error| {
         display.close();
         // With stderr closed there is nobody to tell; the exit code still says it.
-        let _ = writeln!(io::stderr(), "error: {error}");
+        let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
         EXIT_FAILED
     });
     ExitCode::from(code)

@@ -1,8 +1,10 @@
 //! What commands print on stdout.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
+use vecstore::Store;
 
 /// A failure of a command: the library's, or that stdout cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +13,8 @@ pub(crate) enum Failure {
     Embed(#[from] vecstore_embed::Error),
     #[error("cannot write to stdout: {0}")]
     Stdout(io::Error),
+    #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
+    NoStore(PathBuf),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }
@@ -23,6 +27,14 @@ impl From<vecstore::Error> for Failure {
 
 /// An exit code, or what went wrong.
 pub(crate) type Outcome = Result<u8, Failure>;
+
+/// Opens a store to look into it.
+pub(crate) fn open_to_read(path: &Path) -> Result<Store, Failure> {
+    Store::open_read_only(path).map_err(|error| match error {
+        vecstore::Error::NotFound { .. } => Failure::NoStore(path.to_owned()),
+        error => error.into(),
+    })
+}
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {

@@ -30,7 +30,8 @@ Examples:
 
 What is an input:
   Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like one.
-  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not retried.
+  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not retried;
+  to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected lists the keys).
   One that cannot be read stays missing, and is tried again by the next run.
   Symbolic links are not followed. Other files are ignored.
 

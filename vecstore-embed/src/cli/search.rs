@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vecstore::Store;
 use vecstore_embed::{Error, ModelSpec, check_model, embed_picture, open_backend};
 
 use super::model_args::{MachineArgs, ModelArgs};
-use super::output::{Outcome, named, print, print_json, shown};
+use super::output::{Outcome, named, open_to_read, print, print_json, shown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,7 +47,7 @@ pub(crate) struct SearchArgs {
 }
 
 pub(crate) fn search(args: &SearchArgs) -> Outcome {
-    let store = Store::open_read_only(&args.store)?;
+    let store = open_to_read(&args.store)?;
     let spec = match args.model.model {
         Some(_) => args.model.spec(),
         None => ModelSpec::from_settings(&store.settings())?,

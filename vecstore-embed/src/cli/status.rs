@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
-use vecstore::{Kind, Snapshot, Store};
+use vecstore::{Kind, Snapshot};
 use vecstore_embed::Roots;
 
-use super::output::{Failure, Outcome, named, print, print_json, shown};
+use super::output::{Failure, Outcome, named, open_to_read, print, print_json, shown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +37,7 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Outcome {
-    let store = Store::open_read_only(&args.store)?;
+    let store = open_to_read(&args.store)?;
     let snapshot = store.snapshot();
     let totals = snapshot.totals();
     let roots = Roots::from_settings(&store.settings())?;
@@ -94,8 +94,12 @@ pub(crate) fn status(args: &StatusArgs) -> Outcome {
     for root in roots.iter() {
         line("root", format!("{}={}", root.name(), shown(root.dir().as_os_str().as_bytes())));
     }
-    for (key, reason) in rejected {
-        let _ = writeln!(text, "  {}: {reason}", shown(&key));
+    for (key, reason) in &rejected {
+        let _ = writeln!(text, "  {}: {reason}", shown(key));
+    }
+    if !rejected.is_empty() {
+        let store = shown(args.store.as_os_str().as_bytes());
+        let _ = writeln!(text, "to try one again: vecstore delete {store} KEY, and run again");
     }
     print(&text)?;
     Ok(0)

@@ -29,7 +29,16 @@ impl<'a> Target<'a> {
     ) -> Result<Self> {
         let store = match options.open(path) {
             Ok(store) => Some(store),
-            Err(vecstore::Error::NotFound { .. }) => None,
+            Err(vecstore::Error::NotFound { .. }) => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                if let Some(folder) = folder.filter(|folder| matches!(folder.try_exists(), Ok(false))) {
+                    return Err(Error::StoreFolderMissing {
+                        store: path.to_owned(),
+                        folder: folder.to_owned(),
+                    });
+                }
+                None
+            }
             Err(error) => return Err(error.into()),
         };
         let recorded = store.as_ref().map(Store::settings).unwrap_or_default();

@@ -84,6 +84,9 @@ fn run_status_and_search_tell_one_story() {
     let shown = said(program(&[&"status", &"--store", &store]));
     assert!(shown.out.contains("done      6\n") && shown.out.contains(model.description()), "{}", shown.out);
 
+    let shown = said(program(&[&"status", &"--rejected", &"--store", &store]));
+    assert!(shown.out.contains(&format!("vecstore delete {} KEY", store.display())), "{}", shown.out);
+
     let image = photos.join("a/002.png");
     let hits = said(program(&[&"search", &"--store", &store, &"--image", &image, &"-k", &"3"]));
     assert_eq!(hits.code, 0, "{}", hits.err);
@@ -128,7 +131,9 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(&photos, &store, &["--model", "/nowhere.onnx"]), 1, "/nowhere.onnx"),
         (run(&photos, &store, &["--dtype", "f64"]), 2, "use f32, f16"),
         (program(&[&"run"]), 2, "--folder"),
-        (program(&[&"status", &"--store", &store]), 1, "there is no store here"),
+        (run(&photos, Path::new("no/such/photos.vecs"), &[]), 1, "there is no folder no/such;"),
+        (run(Path::new("no\x1b[2J"), &store, &[]), 1, "no\u{fffd}[2J: there is no such folder"),
+        (program(&[&"status", &"--store", &store]), 1, "`vecstore-embed run` creates one"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
     ] {
         let said = said(command);
@@ -302,12 +307,21 @@ fn quiet_is_quiet_and_a_closed_pipe_is_no_failure() {
     assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
     assert!(quiet.out.contains("2 embedded"), "{}", quiet.out);
 
+    fs::write(photos.join("a\x1b[2J\n.png"), "").unwrap();
+    let told = said(run(&photos, &store, &["-v"]));
+    assert!(
+        told.err.contains("a\u{fffd}[2J\u{fffd}.png: rejected") && !told.err.contains('\x1b'),
+        "{}",
+        told.err
+    );
+    fs::remove_file(photos.join("a\x1b[2J\n.png")).unwrap();
+
     write_picture(&photos.join("more.png"), 9);
     let mut command = run(&photos, &store, &[]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert_eq!(contents(&store).len(), 3);
+    assert_eq!(contents(&store).len(), 4);
 }
 
 #[test]
