@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -76,11 +76,19 @@ fn run(inner: &Inner, signal: &Signal) {
             return;
         }
         inner.note_merge(&outcome);
+        if inner.is_latched() {
+            return;
+        }
         match outcome {
             Ok(()) => wait = RETRY.0,
             Err(_) => {
+                // Appends wake this thread; they must not cut the wait short. Only the end of the handle does, and it
+                // sets the flag before it takes the mutex.
+                let deadline = Instant::now() + wait;
                 let mut wanted = signal.wanted.lock();
-                signal.changed.wait_for(&mut wanted, wait);
+                while !signal.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    signal.changed.wait_until(&mut wanted, deadline);
+                }
                 *wanted = true;
                 wait = (wait * 2).min(RETRY.1);
             }

@@ -6,21 +6,22 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::create::{self, flush_name};
 use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id};
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
-use crate::manifest::{BACKUP_RECORD, Manifest, SegmentRecord, remove_own};
-use crate::segment::{Segment, check_open};
+use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
+use crate::segment::{Segment, SegmentName, check_open};
 use crate::vfs::{FileKind, RealFs, Vfs};
 use crate::view::View;
-use crate::writer::LOCK_BACKUP;
+use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
 use crate::{Error, Result, Store, versions};
 
 /// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
-const PIN_PREFIX: &str = "backup-";
+pub(crate) const PIN_PREFIX: &str = "backup-";
 /// Temporary copies in a backup begin with this.
 const TMP_PREFIX: &str = "tmp-backup-";
 
@@ -93,21 +94,22 @@ impl Store {
         let timeout = inner.with_writer("back up", |writer, _| Ok(writer.timeout))?;
         let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
         lock.acquire(timeout)?;
-        let result = self.pin_and(work);
+        let result = self.pin_and(timeout, work);
         lock.release();
         result
     }
 
-    fn pin_and<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    fn pin_and<T>(&self, timeout: Duration, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
         // Pins of backups that were killed: nobody else can hold the lock now.
         for version in self.checkpoints()?.iter().filter(|version| version.name.starts_with(PIN_PREFIX)) {
             self.drop_checkpoint(&version.name)?;
         }
         let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
-        self.create_checkpoint(&name)?;
+        self.pin(&name)?;
         let manifest = versions::read(&*self.inner.vfs, &self.inner.path, &name);
-        let result = manifest
-            .and_then(|manifest| work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest }));
+        let result = manifest.and_then(|manifest| {
+            work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest, timeout })
+        });
         let dropped = self.drop_checkpoint(&name);
         let result = result?;
         dropped.map(|()| result)
@@ -119,6 +121,7 @@ struct Source<'a> {
     vfs: &'a dyn Vfs,
     dir: &'a Path,
     manifest: Manifest,
+    timeout: Duration,
 }
 
 impl Source<'_> {
@@ -134,10 +137,15 @@ impl Source<'_> {
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
-                manifest.generation = manifest.generation.max(there.generation + 1);
-                self.fill(dest, sibling, &mut report)?;
-                manifest.write(self.vfs, dest)?;
-                self.remove_superseded(dest, &manifest);
+                // One backup at a time into a destination; and a store is no backup of itself.
+                let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
+                lock.acquire(Duration::ZERO)?;
+                remove_temporaries(self.vfs, &dest.join(SEGMENTS));
+                let result = self
+                    .fill(dest, sibling, &mut report)
+                    .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
+                lock.release();
+                result?;
             }
             Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
                 create::place(self.vfs, dest, &manifest, |building| {
@@ -149,14 +157,36 @@ impl Source<'_> {
         Ok(report)
     }
 
+    /// Runs `work` while nobody else changes the destination, and tells its readers afterwards.
+    fn under_locks_of(&self, dest: &Path, work: impl FnOnce(&Target<'_>) -> Result<()>) -> Result<()> {
+        let open = |name: &str, what| Lock::open(self.vfs, &dest.join(name), what);
+        let mut merge = open(LOCK_MERGE, "merge")?;
+        let mut commit = open(LOCK, "commit")?;
+        let mut manifest = open(LOCK_MANIFEST, "manifest")?;
+        merge.acquire(self.timeout)?;
+        let found = commit.acquire(self.timeout)?;
+        if found.died {
+            commit.mark_suspect(1);
+        }
+        let result = manifest.acquire(self.timeout).and_then(|_| {
+            let result = work(&Target { source: self, dest });
+            manifest.release();
+            result
+        });
+        commit.raise();
+        commit.release();
+        merge.release();
+        result
+    }
+
     /// Refuses a destination whose content is not an earlier state of this store.
     fn may_continue(&self, dest: &Path, there: &Manifest) -> Result<()> {
         let (ours, theirs) = (&self.manifest.body, &there.body);
         let reason = if ours.store_id != theirs.store_id {
             "it holds another store"
-        } else if !theirs.extra.contains_key(BACKUP_RECORD) {
+        } else if !theirs.is_backup() {
             "it has been written to, and is no backup any more"
-        } else if !ours.epochs.starts_with(&theirs.epochs) || theirs.last_commit() > ours.last_commit() {
+        } else if self.has_other_commits(theirs) {
             "it holds commits that this store does not have (was this store restored?)"
         } else {
             return Ok(());
@@ -165,6 +195,24 @@ impl Source<'_> {
             "{}: cannot back up into this directory: {reason}; choose another one",
             dest.display()
         )))
+    }
+
+    /// True when a backup holds commits of a history that is not this store's.
+    fn has_other_commits(&self, theirs: &Body) -> bool {
+        let ours = &self.manifest.body;
+        // This store went on in a new epoch from an earlier commit than the backup's last.
+        let left =
+            ours.epochs.get(theirs.epochs.len()).is_some_and(|epoch| theirs.last_commit() >= epoch.first);
+        let link = |body: &Body, last: u64| {
+            body.segments.iter().find(|record| record.last == last).map(|record| record.link_out)
+        };
+        let differs = theirs
+            .segments
+            .iter()
+            .any(|record| link(ours, record.last).is_some_and(|link_out| link_out != record.link_out));
+        left || differs
+            || !ours.epochs.starts_with(&theirs.epochs)
+            || theirs.last_commit() > ours.last_commit()
     }
 
     /// Gives `dest` every file the pinned state lists.
@@ -195,7 +243,8 @@ impl Source<'_> {
             if linked {
                 report.linked += 1;
             } else {
-                copy(self.vfs, &from, &segments, &to)?;
+                let bytes = self.vfs.map(&from).at(&from, "read the segment")?;
+                copy(self.vfs, &bytes, &segments, &to)?;
                 report.copied += 1;
                 report.bytes_copied += record.file_len;
             }
@@ -208,16 +257,6 @@ impl Source<'_> {
             .is_ok_and(|segment| SegmentRecord::of(&segment) == *record)
     }
 
-    /// Removes what only the backup's former manifest needed.
-    fn remove_superseded(&self, dest: &Path, manifest: &Manifest) {
-        let listed: Vec<_> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
-        for name in load::list_segments(self.vfs, dest).unwrap_or_default() {
-            if !listed.contains(&name) {
-                remove_own(self.vfs, &dest.join(SEGMENTS).join(name.to_string()));
-            }
-        }
-    }
-
     /// Dated backups of this store below `parent`, oldest first.
     fn dated(&self, parent: &Path) -> Result<Vec<PathBuf>> {
         let names = self.vfs.list(parent).at(parent, "list the backups")?;
@@ -227,8 +266,7 @@ impl Source<'_> {
             .map(|name| parent.join(name))
             .filter(|path| {
                 Manifest::read(self.vfs, path).is_ok_and(|manifest| {
-                    manifest.body.store_id == self.manifest.body.store_id
-                        && manifest.body.extra.contains_key(BACKUP_RECORD)
+                    manifest.body.store_id == self.manifest.body.store_id && manifest.body.is_backup()
                 })
             })
             .collect();
@@ -237,9 +275,36 @@ impl Source<'_> {
     }
 }
 
+/// A destination, while all its locks are held.
+struct Target<'a> {
+    source: &'a Source<'a>,
+    dest: &'a Path,
+}
+
+impl Target<'_> {
+    /// Replaces the destination's manifest, and removes what only the former one needed.
+    fn list(&self, manifest: &mut Manifest) -> Result<()> {
+        let vfs = self.source.vfs;
+        // Somebody may have written to it while its files were brought.
+        let there = Manifest::read(vfs, self.dest)?;
+        self.source.may_continue(self.dest, &there)?;
+        manifest.generation = manifest.generation.max(there.generation + 1);
+        let mut needed: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+        for version in versions::read_all(vfs, self.dest)? {
+            needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
+        }
+        manifest.write(vfs, self.dest)?;
+        for name in load::list_segments(vfs, self.dest)? {
+            if !needed.contains(&name) {
+                remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Copies a file under a temporary name, flushed before it gets its own.
-fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
-    let bytes = vfs.map(from).at(from, "read the segment")?;
+fn copy(vfs: &dyn Vfs, bytes: &[u8], dir: &Path, to: &Path) -> Result<()> {
     let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
     let written = (|| {
         let mut file = vfs.create_new(&tmp)?;
@@ -257,7 +322,19 @@ fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
             Error::io(&tmp, "copy the segment", source)
         });
     }
-    vfs.rename_noreplace(&tmp, to).at(to, "name the copy")
+    vfs.rename_noreplace(&tmp, to).map_err(|source| {
+        remove_own(vfs, &tmp);
+        Error::io(to, "name the copy", source)
+    })
+}
+
+/// Removes copies that a backup was killed in. Called under the destination's backup lock.
+fn remove_temporaries(vfs: &dyn Vfs, dir: &Path) {
+    for name in vfs.list(dir).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
+            remove_own(vfs, &dir.join(name));
+        }
+    }
 }
 
 /// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store
@@ -288,7 +365,7 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
         let segments = building.join(SEGMENTS);
         for live in &view.segments {
             check_open(&live.segment)?;
-            copy(vfs, live.segment.path(), &segments, &segments.join(live.segment.name().to_string()))?;
+            copy(vfs, live.segment.bytes(), &segments, &segments.join(live.segment.name().to_string()))?;
             report.copied += 1;
             report.bytes_copied += live.segment.footer().file_len;
         }

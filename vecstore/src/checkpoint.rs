@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::IoContext;
 use crate::event::Event;
+use crate::load;
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::view::View;
 use crate::writer::Writer;
@@ -53,6 +54,12 @@ impl Writer {
         if manifest.body.store_id != view.meta.store_id {
             return Err(Error::Moved { path: self.dir.clone(), found: "another store was put in its place" });
         }
+        if manifest.body.is_backup() {
+            // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
+            // of it.
+            self.set_aside_beyond(manifest.body.last_commit())?;
+            manifest.body.begin_epoch()?;
+        }
         let from = manifest.body.last_commit() + 1;
         let mut fresh_rows = 0;
         let mut fresh = Vec::new();
@@ -90,5 +97,16 @@ impl Writer {
         view.meta = Arc::new(crate::view::Meta::of(&manifest.body));
         self.since_checkpoint = 0;
         Ok(())
+    }
+
+    /// Moves segments after a commit to quarantine/: no manifest ever listed them.
+    fn set_aside_beyond(&self, last: u64) -> Result<()> {
+        let segments = self.segments();
+        for name in load::list_segments(&*self.vfs, &self.dir)?.into_iter().filter(|name| name.last > last) {
+            let folder = crate::repair::quarantine_folder(&*self.vfs, &self.dir)?;
+            let (from, to) = (segments.join(name.to_string()), folder.join(name.to_string()));
+            self.vfs.replace(&from, &to).at(&from, "move the segment to quarantine")?;
+        }
+        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 }

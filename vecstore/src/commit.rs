@@ -76,7 +76,7 @@ impl Writer {
             }
             // What is written to a backup is a history of its own, and says so before its first commit.
             if view.meta.is_backup {
-                writer.update_manifest(view, |manifest| manifest.body.begin_epoch())?;
+                writer.checkpoint(view)?;
             }
             writer.publish(view, &resolved)?;
             writer.since_checkpoint += resolved.len() as u64;

@@ -1,10 +1,11 @@
 //! What a user asks of a whole store: compaction and named checkpoints.
 
+use crate::backup::PIN_PREFIX;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::merge::MAX_SEGMENT;
 use crate::writer::LOCK_MANIFEST;
-use crate::{Appended, OnDuplicate, Result, Store, versions};
+use crate::{Appended, Error, OnDuplicate, Result, Store, versions};
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +93,16 @@ impl Store {
     /// [`Store::checkpoint`].
     pub fn create_checkpoint(&self, name: &str) -> Result<CheckpointInfo> {
         versions::check_name(name)?;
+        if name.starts_with(PIN_PREFIX) {
+            return Err(Error::bad_input(format!(
+                "\"{name}\" cannot name a checkpoint: names that begin with \"{PIN_PREFIX}\" are those of backups under way"
+            )));
+        }
+        self.pin(name)
+    }
+
+    /// Makes a named checkpoint, or the pin of a backup.
+    pub(crate) fn pin(&self, name: &str) -> Result<CheckpointInfo> {
         self.inner.with_writer("create a checkpoint", |writer, view| {
             writer.locked(view, |writer, view| {
                 writer.update_manifest(view, |_| Ok(()))?;

@@ -1,6 +1,7 @@
 //! What a store does besides appending, told to whoever wants to know.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::Error;
@@ -113,7 +114,10 @@ impl Observer {
     pub fn tell(&self, store: &std::path::Path, event: &Event) {
         log::log!(event.level(), "{}: {event}", store.display());
         if let Some(callback) = &self.0 {
-            callback(event);
+            // A panic here would unwind through locks that other processes wait for.
+            if std::panic::catch_unwind(AssertUnwindSafe(|| callback(event))).is_err() {
+                log::error!("{}: the callback for events ended in a panic", store.display());
+            }
         }
     }
 }

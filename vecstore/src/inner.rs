@@ -100,6 +100,11 @@ impl Inner {
         }
     }
 
+    /// True when the handle writes nothing more, after a failed flush.
+    pub fn is_latched(&self) -> bool {
+        self.side.lock().writer.as_ref().is_some_and(Writer::is_latched)
+    }
+
     /// True when commits came after the last checkpoint of this handle, and it still writes.
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();

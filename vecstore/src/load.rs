@@ -42,6 +42,7 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
         let mut names = list_segments(vfs, dir)?;
         // What a listing shows beyond a gap may be newer than the listing itself. Whatever the first one showed was
         // there before the second began, so up to that point the second has no gaps but real ones.
+        count_for(&manifest, &mut names);
         let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
         let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
         if attempt > 1 {
@@ -54,6 +55,13 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
             Err(error) if again || !is_motion(&error) => return Err(error),
             Err(_) => before = Some(seen),
         }
+    }
+}
+
+/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was interrupted.
+pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
+    if manifest.body.is_backup() {
+        names.retain(|name| name.last <= manifest.body.last_commit());
     }
 }
 

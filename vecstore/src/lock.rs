@@ -201,6 +201,8 @@ impl Lock {
     fn wait(&self, patience: &mut Patience, longest: Duration) -> Result<()> {
         let waited = patience.start.elapsed();
         if waited < patience.timeout {
+            // After a while nobody is about to give the lock back: no need to look so often.
+            let longest = if waited > Duration::from_millis(20) { SLEEP.1 } else { longest };
             std::thread::sleep(patience.sleep.min(patience.timeout - waited));
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());

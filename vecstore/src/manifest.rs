@@ -132,6 +132,11 @@ impl Body {
         self.segments.last().map_or(0, |segment| segment.last)
     }
 
+    /// True while nothing has been written to a store that was made as a backup.
+    pub fn is_backup(&self) -> bool {
+        self.extra.contains_key(BACKUP_RECORD)
+    }
+
     /// Begins a history: commits from here on carry a new epoch.
     pub fn begin_epoch(&mut self) -> Result<()> {
         let parent = self.epochs.last().map_or([0; 16], |epoch| epoch.id);

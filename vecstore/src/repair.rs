@@ -176,15 +176,20 @@ fn rebuild(dir: &Path, segments: &[Arc<Segment>]) -> Result<Manifest> {
     })
 }
 
-/// Moves the damaged manifest aside, under a name of its own.
-fn quarantine(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+/// The store's quarantine/, made if it is missing, its name durable.
+pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
     let folder = dir.join(QUARANTINE);
     match vfs.create_dir(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io(&folder, "create the directory", error));
+            Err(Error::io(&folder, "create the directory", error))
         }
-        _ => vfs.flush_dir(dir).at(dir, "flush the directory")?,
+        _ => vfs.flush_dir(dir).at(dir, "flush the directory").map(|()| folder),
     }
+}
+
+/// Moves the damaged manifest aside, under a name of its own.
+fn quarantine(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+    let folder = quarantine_folder(vfs, dir)?;
     let from = dir.join(MANIFEST);
     let to = folder.join(format!("{MANIFEST}.{}", hex(&random_id()?)));
     vfs.link(&from, &to).at(&to, "move the damaged manifest")?;

@@ -130,6 +130,9 @@ pub fn verify_with(
         // Whatever the first listing showed was there before the second began: below its newest file there is no gap
         // but a real one.
         names.retain(|name| Some(name.last) <= newest);
+        if let Some(manifest) = &manifest {
+            load::count_for(manifest, &mut names);
+        }
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
         let Some(manifest) = manifest else { break };
         let moved = Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);

@@ -53,7 +53,7 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     let mut names: Vec<String> = names
         .into_iter()
         .filter_map(|name| name.into_string().ok())
-        .filter(|name| !name.starts_with(TMP_PREFIX))
+        .filter(|name| check_name(name).is_ok())
         .collect();
     names.sort_unstable();
     names.into_iter().map(|name| Ok(Version { manifest: read(vfs, dir, &name)?, name })).collect()

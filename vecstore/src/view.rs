@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
-use crate::manifest::{BACKUP_RECORD, Body, EpochRecord, Manifest, SegmentRecord};
+use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
 use crate::segment::Segment;
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
 
@@ -67,7 +67,7 @@ impl Meta {
             fingerprint: body.fingerprint(),
             settings: body.settings.clone(),
             epochs: body.epochs.clone(),
-            is_backup: body.extra.contains_key(BACKUP_RECORD),
+            is_backup: body.is_backup(),
         }
     }
 

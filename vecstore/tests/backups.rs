@@ -196,3 +196,97 @@ fn a_backup_is_consistent_while_writers_and_merges_run() {
         }
     });
 }
+
+#[test]
+fn a_backup_that_was_interrupted_is_the_previous_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..6 {
+        put(&store, &i.to_string(), i as f32);
+    }
+    let dest = dir.path().join("backup");
+    store.backup(&dest).unwrap();
+    let then = contents(&store);
+    // The source goes on, and merges across the end of the backup; the next backup gets as far as this file.
+    put(&store, "6", 6.0);
+    put(&store, "7", 7.0);
+    store.compact_full().unwrap();
+    let merged = "segments/0000000001-0000000008.0.npy";
+    std::fs::hard_link(path.join(merged), dest.join(merged)).unwrap();
+    std::fs::write(dest.join("segments/tmp-backup-00"), "x").unwrap();
+
+    assert_eq!(contents(&Store::open_read_only(&dest).unwrap()), then);
+    assert_whole(&dest);
+    let restored = dir.path().join("restored");
+    vecstore::restore(&dest, &restored).unwrap();
+    assert_eq!(contents(&Store::open(&restored).unwrap()), then);
+
+    // The next one carries on and cleans up; or, on another copy, somebody writes to it.
+    let written = dir.path().join("written");
+    copy_dir(&dest, &written);
+    let report = store.backup(&dest).unwrap();
+    assert_eq!((report.kept, report.linked), (1, 0));
+    assert_eq!(std::fs::read_dir(dest.join("segments")).unwrap().count(), 1);
+    assert_eq!(contents(&Store::open_read_only(&dest).unwrap()), contents(&store));
+    let branch = create_again(&written);
+    put(&branch, "x", 1.0);
+    assert_eq!(contents(&branch).len(), 7);
+    drop(branch);
+    assert_whole(&written);
+    assert_eq!(std::fs::read_dir(written.join("quarantine")).unwrap().count(), 1, "nothing is deleted");
+}
+
+fn create_again(path: &Path) -> Store {
+    OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_backup_of_a_history_that_was_left_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    let (early, late) = (dir.path().join("early"), dir.path().join("late"));
+    put(&store, "1", 1.0);
+    store.backup(&early).unwrap();
+    put(&store, "2", 2.0);
+    store.backup(&late).unwrap();
+    // The store is lost, and restored from the early backup; it grows beyond the late one.
+    let again = dir.path().join("again");
+    vecstore::restore(&early, &again).unwrap();
+    let again = create_again(&again);
+    for i in 0..5 {
+        put(&again, &format!("new {i}"), 1.0);
+    }
+    let error = again.backup(&late).unwrap_err().to_string();
+    assert!(error.contains("commits that this store does not have"), "{error}");
+    assert!(contents(&Store::open_read_only(&late).unwrap()).contains_key("2"), "it is untouched");
+    again.backup(&early).unwrap();
+    assert_whole(&early);
+}
+
+#[test]
+fn what_a_backup_pins_for_itself_and_for_its_user() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = create(&dir.path().join("s"));
+    put(&store, "1", 1.0);
+    assert!(store.create_checkpoint("backup-mine").unwrap_err().to_string().contains("under way"));
+    // A checkpoint made in a backup is a change: the backup is a store of its own from then on.
+    let dest = dir.path().join("backup");
+    store.backup(&dest).unwrap();
+    create_again(&dest).create_checkpoint("kept").unwrap();
+    assert!(store.backup(&dest).unwrap_err().to_string().contains("written to"));
+    assert!(store.backup(store.path()).is_err(), "a store is no backup of itself");
+}

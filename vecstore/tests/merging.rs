@@ -307,3 +307,28 @@ fn a_merge_that_cannot_succeed_does_not_hold_up_appends() {
     drop(store);
     assert!(segment_files(&path).len() >= 300, "damage is not merged away");
 }
+
+#[test]
+fn a_compaction_ends_although_somebody_appends_all_the_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..20 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (store, done) = (&store, &done);
+        scope.spawn(move || {
+            let mut i = 20;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                put(store, &i.to_string(), 1.0);
+                i += 1;
+            }
+        });
+        let merges = store.compact_full().unwrap().merges + store.compact().unwrap().merges;
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(merges <= 4, "{merges}");
+    });
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::run::TMP_PREFIX;
 use crate::Result;
+use crate::error::IoContext;
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{Manifest, SegmentRecord, remove_own};
@@ -92,7 +93,9 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> 
     }
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     lock.acquire(timeout)?;
-    let result = Files::read(vfs, dir).map(|files| {
+    // The manifest that says what is superseded may be visible and not yet durable: its writer may have died.
+    let durable = vfs.flush_dir(dir).at(dir, "flush the directory");
+    let result = durable.and_then(|()| Files::read(vfs, dir)).map(|files| {
         // With a listed file gone, an unlisted one may be all that is left of its rows.
         if files.is_complete() { files.remove_unlisted(vfs, files.leftovers()) } else { 0 }
     });

@@ -1,5 +1,6 @@
 //! One merge, from the choice of inputs to their removal.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl Inner {
     /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
         let files = self.view.read().segments.len();
-        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) {
+        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) || !self.has_plan() {
             return;
         }
         let merged = if files < FULL_STOP {
@@ -151,14 +152,18 @@ impl Inner {
 
     fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
         let mut total = Compacted::default();
-        let mut first = true;
+        // Commits that come in meanwhile are left to the next time: with a steady writer this would never end.
+        let mut horizon = None;
+        // What others supersede meanwhile in a segment that was just written is left to the next time too.
+        let mut rewritten = HashSet::new();
         loop {
             let view = self.listed_view()?;
-            if std::mem::take(&mut first) {
+            if horizon.is_none() {
                 total.segments_before = view.segments.len();
                 housekeeping::remove_leftovers(&*self.vfs, &self.path, self.lock_timeout()?)?;
             }
-            let Some(range) = choose(goal, &view) else {
+            let horizon = *horizon.get_or_insert(view.last_commit());
+            let Some(range) = choose(goal, &view, horizon, &rewritten) else {
                 total.segments_after = view.segments.len();
                 // Another process may have merged what this handle still sees as many files.
                 if self.view.read().segments.len() > view.segments.len() {
@@ -166,6 +171,10 @@ impl Inner {
                 }
                 return Ok(total);
             };
+            let commits = view.segments.get(range.clone()).unwrap_or_default();
+            if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
+                rewritten.insert((first.segment.name().first, last.segment.name().last));
+            }
             self.merge(&view, range, pace, &mut total)?;
             self.reload()?;
         }
@@ -208,7 +217,8 @@ impl Inner {
             prefix: TMP_PREFIX,
             name,
             len: encoded.file_len(),
-            verify: false,
+            // The inputs go afterwards: what takes their place is read back first.
+            verify: true,
         };
         let path = target.publish(|file| encoded.write(&mut Throttled::new(file, pace)))?;
         self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
@@ -263,6 +273,9 @@ impl Inner {
             // Only a repair or restore under our feet: the output stays unlisted and the next merger removes it.
             None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
         }
+        if manifest.body.is_backup() {
+            manifest.body.begin_epoch()?;
+        }
         manifest.generation += 1;
         manifest.write(&*self.vfs, &self.path)?;
         let files = Files::read(&*self.vfs, &self.path)?;
@@ -274,17 +287,24 @@ fn sizes(view: &View) -> Vec<u64> {
     view.segments.iter().map(|live| live.segment.footer().file_len).collect()
 }
 
-fn choose(goal: Goal, view: &View) -> Option<Range<usize>> {
-    let sizes = sizes(view);
+/// The next merge of segments up to a commit.
+fn choose(goal: Goal, view: &View, horizon: u64, rewritten: &HashSet<(u64, u64)>) -> Option<Range<usize>> {
+    let count = view.segments.partition_point(|live| live.segment.name().last <= horizon);
+    let segments = view.segments.get(..count)?;
+    let sizes: Vec<u64> = segments.iter().map(|live| live.segment.footer().file_len).collect();
+    let fresh =
+        |live: &LiveSegment| !rewritten.contains(&(live.segment.name().first, live.segment.name().last));
     let range = match goal {
         Goal::Background => plan::background(&sizes, Limits { max_bytes: MAX_SEGMENT }),
         Goal::Compact { max_bytes } => {
-            let dead: Vec<bool> = view.segments.iter().map(|live| live.dead.is_some()).collect();
+            let dead: Vec<bool> = segments.iter().map(|live| fresh(live) && live.dead.is_some()).collect();
             plan::compact(&sizes, &dead, Limits { max_bytes })
         }
         Goal::Full => {
-            let untidy = view.totals.tombstones > 0 || view.segments.iter().any(|live| live.dead.is_some());
-            (view.segments.len() > 1 || untidy).then_some(0..view.segments.len())
+            let tombstones =
+                |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
+            let untidy = segments.iter().any(|live| fresh(live) && (live.dead.is_some() || tombstones(live)));
+            (segments.len() > 1 || untidy && !segments.is_empty()).then_some(0..segments.len())
         }
     }?;
     // Entry numbers within a segment have 32 bits.
