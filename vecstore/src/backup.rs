@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::create::{self, flush_name};
 use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id};
+use crate::live;
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
@@ -134,6 +135,7 @@ impl Source<'_> {
         };
         let mut manifest = self.manifest.clone();
         manifest.body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
+        live::forget(&mut manifest.body);
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
@@ -355,6 +357,7 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     let mut manifest = Manifest::read(vfs, backup)?;
     manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
     manifest.body.begin_epoch()?;
+    live::forget(&mut manifest.body);
     manifest.generation += 1;
     let mut report = BackupReport {
         path: dir.to_owned(),

@@ -4,22 +4,42 @@ use std::sync::Arc;
 
 use crate::error::IoContext;
 use crate::event::Event;
+use crate::live::{self, BitmapName, LIVE, LiveRecord};
 use crate::load;
-use crate::manifest::{Manifest, SegmentRecord};
+use crate::manifest::{Manifest, SegmentRecord, TMP_PREFIX};
+use crate::versions::CHECKPOINTS;
 use crate::view::View;
 use crate::writer::Writer;
 use crate::{Error, Result};
 
+/// Kills that are not in any bitmap yet, from which on a checkpoint that nobody asked for writes bitmaps too. Replaying
+/// this many takes some milliseconds; a bitmap costs a flush, and they can be as many as segments.
+const MANY_KILLS: u64 = 1 << 16;
+
+/// What a checkpoint does with liveness bitmaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bitmaps {
+    /// Brings all of them up to date.
+    All,
+    /// Leaves them as they are while few kills came since: the record says up to where they go.
+    WhenMany,
+}
+
 impl Writer {
-    /// Writes the manifest: the list on disk, read again, plus the commits after it.
+    /// Writes the manifest: the list on disk, read again, plus the commits after it; and liveness bitmaps.
     pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
-        self.update_manifest(view, |_| Ok(()))
+        self.write_manifest(view, Bitmaps::All, |_| Ok(()))
+    }
+
+    /// Writes the manifest, and bitmaps only when there is much to gain.
+    pub fn list_commits(&mut self, view: &mut View) -> Result<()> {
+        self.write_manifest(view, Bitmaps::WhenMany, |_| Ok(()))
     }
 
     /// A checkpoint that nobody asked for: its failure is told, louder each time, and repeated after the next commit.
     /// The commits are durable without it.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
-        match self.checkpoint(view) {
+        match self.list_commits(view) {
             Ok(()) => self.failed_checkpoints = 0,
             Err(error) => {
                 self.failed_checkpoints += 1;
@@ -37,8 +57,17 @@ impl Writer {
         view: &mut View,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.manifest_lock.acquire(self.timeout)?;
-        let result = self.replace_manifest(view, change);
+        self.write_manifest(view, Bitmaps::WhenMany, change)
+    }
+
+    fn write_manifest(
+        &mut self,
+        view: &mut View,
+        bitmaps: Bitmaps,
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
+    ) -> Result<()> {
+        self.manifest_lock.acquire_named(self.timeout)?;
+        let result = self.replace_manifest(view, bitmaps, change);
         self.manifest_lock.release();
         result
     }
@@ -46,10 +75,13 @@ impl Writer {
     fn replace_manifest(
         &mut self,
         view: &mut View,
+        bitmaps: Bitmaps,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
         let vfs = Arc::clone(&self.vfs);
-        self.remove_temporaries(&self.dir, crate::manifest::TMP_PREFIX);
+        for dir in [self.dir.clone(), self.dir.join(LIVE), self.dir.join(CHECKPOINTS)] {
+            self.remove_temporaries(&dir, TMP_PREFIX);
+        }
         let mut manifest = Manifest::read(&*vfs, &self.dir)?;
         if manifest.body.store_id != view.meta.store_id {
             return Err(Error::Moved { path: self.dir.clone(), found: "another store was put in its place" });
@@ -78,11 +110,24 @@ impl Writer {
         manifest.body.segments.extend_from_slice(&fresh);
         manifest.generation += 1;
         change(&mut manifest)?;
+        let superseded = live::named(&manifest.body);
+        let written = self.bring_bitmaps(view, &mut manifest, bitmaps);
         // Names that the manifest lists were flushed before: our own when they were committed, those of others in
-        // `catch_up`.
-        manifest.replace(&*vfs, &self.dir)?;
+        // `catch_up`, those of bitmaps just now.
+        if let Err(error) = manifest.replace(&*vfs, &self.dir) {
+            live::discard_unlisted(&*vfs, &self.dir, &manifest, written.as_deref().unwrap_or_default());
+            return Err(error);
+        }
         let dir = self.dir.clone();
-        self.flush_names(&dir, view.manifest_last + 1)?;
+        if let Err(error) = self.flush_names(&dir, view.manifest_last + 1) {
+            self.manifest_lock.mark_suspect(1);
+            return Err(error);
+        }
+        self.manifest_lock.clear_suspect();
+        // Only now: had the new manifest not been durable, a power cut would bring back the one that needs them.
+        if let Err(error) = live::remove_unlisted(&*vfs, &self.dir, &manifest, superseded) {
+            log::warn!("superseded liveness bitmaps stay where they are: {error}");
+        }
         if let Some(last) = fresh.last() {
             let event = Event::Checkpoint {
                 first: from,
@@ -92,10 +137,53 @@ impl Writer {
             };
             self.observer.tell(&self.dir, &event);
         }
+        view.covered = LiveRecord::of(&manifest.body).map_or(0, |record| record.last);
+        view.distrusts_bitmaps &= written.is_none();
         view.manifest_generation = manifest.generation;
         view.manifest_last = manifest.body.last_commit();
         view.meta = Arc::new(crate::view::Meta::of(&manifest.body));
         self.since_checkpoint = 0;
+        Ok(())
+    }
+
+    /// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote; `None` when
+    /// they are left as they are. They can be derived, so that they cannot be written is no failure of the checkpoint: the
+    /// record that the manifest has says itself how far it goes.
+    fn bring_bitmaps(
+        &self,
+        view: &mut View,
+        manifest: &mut Manifest,
+        bitmaps: Bitmaps,
+    ) -> Option<Vec<BitmapName>> {
+        let covered = LiveRecord::of(&manifest.body).map_or(0, |record| record.last);
+        let many = view.distrusts_bitmaps || view.kills_after(covered) > MANY_KILLS;
+        if bitmaps == Bitmaps::WhenMany && !many {
+            return None;
+        }
+        let brought = self.as_listed(view, manifest).and_then(|()| {
+            let (segments, last) = (view.segments.iter(), view.last_commit());
+            let trust = !view.distrusts_bitmaps;
+            let published = live::publish(&*self.vfs, &self.dir, &manifest.body, segments, last, trust)?;
+            published.record.put(&mut manifest.body)?;
+            Ok(published.written)
+        });
+        brought
+            .inspect_err(|error| {
+                log::warn!("no liveness bitmaps with this checkpoint, opening reads more instead: {error}");
+            })
+            .ok()
+    }
+
+    /// Makes the view consist of the very files that the manifest lists: another handle may have merged some that this
+    /// one still reads, and bitmaps are about files.
+    fn as_listed(&self, view: &mut View, manifest: &Manifest) -> Result<()> {
+        let ours = view.segments.iter().map(|live| SegmentRecord::of(&live.segment));
+        if !ours.eq(manifest.body.segments.iter().copied()) {
+            let listed = load::listed(&*self.vfs, &self.dir, manifest, Some(view))?;
+            view.segments = listed.segments;
+            view.totals = listed.totals;
+            view.distrusts_bitmaps = listed.distrusts_bitmaps;
+        }
         Ok(())
     }
 

@@ -104,10 +104,7 @@ impl Store {
     /// Makes a named checkpoint, or the pin of a backup.
     pub(crate) fn pin(&self, name: &str) -> Result<CheckpointInfo> {
         self.inner.with_writer("create a checkpoint", |writer, view| {
-            writer.locked(view, |writer, view| {
-                writer.update_manifest(view, |_| Ok(()))?;
-                Ok(())
-            })
+            writer.locked(view, |writer, view| writer.checkpoint(view))
         })?;
         self.under_manifest_lock("create a checkpoint", |store| {
             let manifest = Manifest::read(&*store.inner.vfs, &store.inner.path)?;
@@ -144,7 +141,7 @@ impl Store {
     ) -> Result<T> {
         let timeout = self.inner.with_writer(action, |writer, _| Ok(writer.timeout))?;
         let mut lock = Lock::open(&*self.inner.vfs, &self.inner.path.join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire(timeout)?;
+        lock.acquire_named(timeout)?;
         let result = work(self);
         lock.release();
         result

@@ -105,10 +105,14 @@ impl Inner {
         self.side.lock().writer.as_ref().is_some_and(Writer::is_latched)
     }
 
-    /// True when commits came after the last checkpoint of this handle, and it still writes.
+    /// True when a checkpoint would spare the next who opens the store some work, and this handle still writes: commits
+    /// came after its last one, or their kills are in no bitmap yet.
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
-        side.writer.as_ref().is_some_and(|writer| writer.since_checkpoint() > 0 && !writer.is_latched())
+        side.writer.as_ref().is_some_and(|writer| {
+            let wanted = writer.since_checkpoint() > 0 || self.view.read().wants_bitmaps();
+            wanted && !writer.is_latched()
+        })
     }
 
     /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome: even a

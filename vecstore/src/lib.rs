@@ -71,6 +71,7 @@ mod error;
 mod event;
 mod format;
 mod inner;
+mod live;
 mod load;
 mod lock;
 mod manifest;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::IoContext;
+use crate::live::{self, Covered};
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName};
 use crate::tiling::{self, StandIn, Tiling};
@@ -50,7 +51,7 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
         }
         let seen = (manifest.generation, names);
         let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
-        match try_load(vfs, dir, &manifest, &seen.1, known) {
+        match try_load(vfs, dir, &manifest, &seen.1, known, again) {
             Ok(view) => return Ok(view),
             Err(error) if again || !is_motion(&error) => return Err(error),
             Err(_) => before = Some(seen),
@@ -82,6 +83,7 @@ fn try_load(
     manifest: &Manifest,
     names: &[SegmentName],
     known: Option<&View>,
+    last_look: bool,
 ) -> Result<View> {
     let records = &manifest.body.segments;
     let lists: Vec<SegmentName> = records.iter().map(SegmentRecord::name).collect();
@@ -97,15 +99,13 @@ fn try_load(
     if let Some(known) = known.filter(|known| continues(known, &view, &chosen)) {
         view.segments = known.segments.clone();
         view.totals = known.totals;
+        view.distrusts_bitmaps = known.distrusts_bitmaps;
     }
+    let mut segments = Vec::new();
     for name in chosen.into_iter().skip(view.segments.len()) {
-        let path = dir.join(SEGMENTS).join(name.to_string());
-        let segment = match known.and_then(|known| known.open_segment(&path)) {
-            Some(segment) => segment,
-            None => Arc::new(Segment::open(vfs, &path, name)?),
-        };
-        view.add(segment, listed.get(&name).copied())?;
+        segments.push((open(vfs, dir, name, known)?, listed.get(&name).copied()));
     }
+    fill(vfs, dir, manifest, &mut view, segments, last_look)?;
     // Commits never go away; a file that did is missing even if nothing was named after it.
     if let Some(known) = known.filter(|known| known.last_commit() > view.last_commit()) {
         log::debug!("{}: commit {} was there and is not any more", dir.display(), known.last_commit());
@@ -134,21 +134,56 @@ pub(crate) fn choose(
 
 /// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.
 pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
-    let mut view = View::empty(manifest);
+    let mut segments = Vec::new();
     for record in &manifest.body.segments {
-        let path = dir.join(SEGMENTS).join(record.name().to_string());
-        let segment = match known.and_then(|known| known.open_segment(&path)) {
-            Some(segment) => segment,
-            None => Arc::new(Segment::open(vfs, &path, record.name())?),
-        };
-        view.add(segment, Some(record))?;
+        segments.push((open(vfs, dir, record.name(), known)?, Some(record)));
     }
+    let mut view = View::empty(manifest);
+    fill(vfs, dir, manifest, &mut view, segments, true)?;
     Ok(view)
 }
 
-/// True when the chosen files begin with those of the known view, of the same store.
+/// The segment of this name: that of a known view, or mapped now.
+fn open(vfs: &dyn Vfs, dir: &Path, name: SegmentName, known: Option<&View>) -> Result<Arc<Segment>> {
+    let path = dir.join(SEGMENTS).join(name.to_string());
+    match known.and_then(|known| known.open_segment(&path)) {
+        Some(segment) => Ok(segment),
+        None => Segment::open(vfs, &path, name).map(Arc::new),
+    }
+}
+
+/// Adds segments to a view, with what is superseded: from the manifest's bitmaps as far as they go, from kills after
+/// that. A view that is not empty knows what is superseded in its segments, so new ones are only replayed.
+fn fill(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    view: &mut View,
+    segments: Vec<(Arc<Segment>, Option<&SegmentRecord>)>,
+    last_look: bool,
+) -> Result<()> {
+    let covered = if view.segments.is_empty() {
+        let opened: Vec<Arc<Segment>> = segments.iter().map(|(segment, _)| Arc::clone(segment)).collect();
+        live::covered(vfs, dir, &manifest.body, &opened, last_look)?
+    } else {
+        Covered::Nothing
+    };
+    view.distrusts_bitmaps |= matches!(covered, Covered::Distrusted);
+    let dead = if let Covered::Known(dead) = covered { dead } else { Vec::new() };
+    let mut dead = dead.into_iter();
+    for (segment, listed) in segments {
+        match dead.next() {
+            Some(dead) => view.add_covered(segment, listed, dead)?,
+            None => view.add(segment, listed)?,
+        }
+    }
+    Ok(())
+}
+
+/// True when the chosen files begin with those of the known view, of the same store, and there are any.
 fn continues(known: &View, new: &View, chosen: &[SegmentName]) -> bool {
-    known.meta.store_id == new.meta.store_id
+    !known.segments.is_empty()
+        && known.meta.store_id == new.meta.store_id
         && known.meta.epochs == new.meta.epochs
         && known.segments.len() <= chosen.len()
         && known.segments.iter().zip(chosen).all(|(live, name)| live.segment.name() == *name)

@@ -186,6 +186,16 @@ impl Lock {
         found
     }
 
+    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush failed,
+    /// or the last holder died and cannot be asked. It stays so until [`Lock::clear_suspect`].
+    pub fn acquire_named(&mut self, timeout: Duration) -> Result<bool> {
+        let found = self.acquire(timeout)?;
+        if found.died {
+            self.mark_suspect(1);
+        }
+        Ok(found.died || found.suspect != 0)
+    }
+
     fn acquire_in_turn(&mut self, patience: &mut Patience) -> Result<Found> {
         // Only one process at a time looks so often.
         let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };

@@ -189,6 +189,18 @@ fn decode_body(body: &[u8]) -> Result<(Body, usize), bincode::error::DecodeError
     }
 }
 
+/// Encodes the value of a record of [`Body::extra`].
+pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
+    bincode::serde::encode_to_vec(value, config::<SMALL_LEN>())
+        .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
+}
+
+/// Decodes the value of a record of [`Body::extra`]; `None` when it is not what was expected.
+pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config::<SMALL_LEN>()).ok()?;
+    (used == bytes.len()).then_some(value)
+}
+
 impl Manifest {
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
@@ -289,23 +301,8 @@ impl Manifest {
 
     /// The same but for the last step: the manifest is visible, not yet durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        let bytes = self.encode()?;
-        let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
         let path = dir.join(MANIFEST);
-        let written = (|| {
-            let mut file = vfs.create_new(&tmp)?;
-            file.write_all(&bytes)?;
-            file.flush()
-        })();
-        if let Err(source) = written {
-            remove_own(vfs, &tmp);
-            return Err(if is_no_space(&source) {
-                let free = vfs.free_space(dir).ok();
-                Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source: Arc::new(source) }
-            } else {
-                Error::io(&tmp, "write the manifest", source)
-            });
-        }
+        let tmp = write_temporary(vfs, dir, &self.encode()?, "write the manifest")?;
         if let Err(source) = vfs.replace(&tmp, &path) {
             remove_own(vfs, &tmp);
             return Err(Error::io(&path, "replace the manifest", source));
@@ -319,6 +316,25 @@ fn checksum(envelope: &Envelope, body: &[u8]) -> u32 {
     hasher.update(bytemuck::bytes_of(envelope).get(..ENVELOPE_LEN - 4).unwrap_or_default());
     hasher.update(body);
     hasher.finalize()
+}
+
+/// Writes a file whole under a temporary name in the directory it will be named in, and flushes it. The caller holds the
+/// manifest lock. A failed flush only fails this attempt: the file goes, and a later attempt writes another one.
+pub(crate) fn write_temporary(vfs: &dyn Vfs, dir: &Path, bytes: &[u8], op: &'static str) -> Result<PathBuf> {
+    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+    let written = (|| {
+        let mut file = vfs.create_new(&tmp)?;
+        file.write_all(bytes)?;
+        file.flush()
+    })();
+    let Err(source) = written else { return Ok(tmp) };
+    remove_own(vfs, &tmp);
+    Err(if is_no_space(&source) {
+        let free = vfs.free_space(dir).ok();
+        Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source: Arc::new(source) }
+    } else {
+        Error::io(&tmp, op, source)
+    })
 }
 
 /// Removes a temporary file of our own; that it stays behind is worth a line in the log and nothing more.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::live::{self, Checked, LIVE};
 use crate::load::{self, SEGMENTS};
 use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName, check_file};
@@ -86,7 +87,7 @@ pub struct VerifyProgress {
 }
 
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of segments, the
-/// manifest. Takes no lock and changes nothing.
+/// manifest, named checkpoints, liveness bitmaps. Takes no lock and changes nothing.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -135,16 +136,22 @@ pub fn verify_with(
         }
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
         let Some(manifest) = manifest else { break };
-        let moved = Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
-        if vanished.is_empty() || !moved {
-            for path in vanished {
-                let gone = std::io::ErrorKind::NotFound.into();
-                report.fault(&path, "file", Error::io(&path, "read the segment", gone));
-            }
-            check_ranges(dir, &names, &mut report);
-            check_chain(dir, &manifest, &names, &seen, &mut report);
-            break;
+        let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
+        if !vanished.is_empty() && moved() {
+            continue;
         }
+        let bitmaps = live::check(vfs, dir, &manifest, &seen.opened);
+        if bitmaps.missing && moved() {
+            continue;
+        }
+        for path in vanished {
+            let gone = std::io::ErrorKind::NotFound.into();
+            report.fault(&path, "file", Error::io(&path, "read the segment", gone));
+        }
+        check_ranges(dir, &names, &mut report);
+        check_chain(dir, &manifest, &names, &seen, &mut report);
+        report.add(vfs, dir, bitmaps, &mut seen);
+        break;
     }
     let manifest_len = vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
     report.files = seen.read + 1;
@@ -287,6 +294,17 @@ fn check_chain(
 }
 
 impl VerifyReport {
+    fn add(&mut self, vfs: &dyn Vfs, dir: &Path, bitmaps: Checked, seen: &mut Seen) {
+        for (path, section, error) in bitmaps.faults {
+            self.fault(&path, section, error);
+        }
+        self.notes.extend(bitmaps.notes);
+        for name in bitmaps.read {
+            seen.read += 1;
+            seen.bytes += vfs.metadata(&dir.join(LIVE).join(name.to_string())).map_or(0, |found| found.len);
+        }
+    }
+
     fn fault(&mut self, path: &Path, section: &str, error: Error) {
         let detail = match error {
             Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail,

@@ -4,18 +4,14 @@
 //! pinned; merges leave them alone.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use crate::error::{IoContext, is_no_space};
-use crate::format::{hex, random_id};
-use crate::manifest::{Manifest, remove_own};
+use crate::error::IoContext;
+use crate::manifest::{Manifest, remove_own, write_temporary};
 use crate::vfs::Vfs;
 use crate::{Error, Result};
 
 /// Directory of the named checkpoints within a store.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
-/// Temporary checkpoints begin with this; only the holder of the manifest lock may remove them.
-const TMP_PREFIX: &str = "tmp-manifest-";
 const MAX_LEN: u64 = 1 << 30;
 
 /// A named checkpoint.
@@ -42,8 +38,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// All named checkpoints, by name.
-pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
+/// Names of all named checkpoints, ascending.
+pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
     let folder = dir.join(CHECKPOINTS);
     let names = match vfs.list(&folder) {
         Ok(names) => names,
@@ -56,6 +52,12 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
         .filter(|name| check_name(name).is_ok())
         .collect();
     names.sort_unstable();
+    Ok(names)
+}
+
+/// All named checkpoints, by name.
+pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
+    let names = names(vfs, dir)?;
     names.into_iter().map(|name| Ok(Version { manifest: read(vfs, dir, &name)?, name })).collect()
 }
 
@@ -82,27 +84,8 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Error::io(&folder, "create the directory", error)),
     }
-    let bytes = manifest.encode()?;
-    let tmp = folder.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
     let path = folder.join(name);
-    let written = (|| {
-        let mut file = vfs.create_new(&tmp)?;
-        file.write_all(&bytes)?;
-        file.flush()
-    })();
-    if let Err(source) = written {
-        remove_own(vfs, &tmp);
-        return Err(if is_no_space(&source) {
-            Error::NoSpace {
-                path: tmp,
-                needed: bytes.len() as u64,
-                free: vfs.free_space(dir).ok(),
-                source: Arc::new(source),
-            }
-        } else {
-            Error::io(&tmp, "write the checkpoint", source)
-        });
-    }
+    let tmp = write_temporary(vfs, &folder, &manifest.encode()?, "write the checkpoint")?;
     if let Err(source) = vfs.rename_noreplace(&tmp, &path) {
         remove_own(vfs, &tmp);
         return Err(match source.kind() {

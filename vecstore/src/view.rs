@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
+use crate::live::{Dead, LiveRecord};
 use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
 use crate::segment::Segment;
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
@@ -76,36 +77,6 @@ impl Meta {
     }
 }
 
-/// A set of positions, one bit each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Bits(Vec<u64>);
-
-impl Bits {
-    fn with_len(len: usize) -> Self {
-        Bits(vec![0; len.div_ceil(64)])
-    }
-
-    pub fn contains(&self, index: usize) -> bool {
-        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    /// Adds a position; says whether it was new.
-    fn insert(&mut self, index: usize) -> bool {
-        let Some(word) = self.0.get_mut(index / 64) else { return false };
-        let mask = 1 << (index % 64);
-        let new = *word & mask == 0;
-        *word |= mask;
-        new
-    }
-}
-
-/// Superseded entries of a segment, and their rows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dead {
-    pub entries: Bits,
-    pub rows: Bits,
-}
-
 /// A segment and what of it is superseded.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveSegment {
@@ -135,6 +106,10 @@ pub(crate) struct View {
     pub ro_compat: u64,
     pub segments: Vec<LiveSegment>,
     pub totals: Totals,
+    /// Last commit whose kills, and all before it, are in the bitmaps that the manifest lists.
+    pub covered: u64,
+    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of them anew.
+    pub distrusts_bitmaps: bool,
 }
 
 impl View {
@@ -147,6 +122,8 @@ impl View {
             ro_compat: manifest.ro_compat,
             segments: Vec::new(),
             totals: Totals::default(),
+            covered: LiveRecord::of(&manifest.body).map_or(0, |record| record.last),
+            distrusts_bitmaps: false,
         }
     }
 
@@ -162,9 +139,24 @@ impl View {
         }
     }
 
-    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the
-    /// manifest lists it, the very file.
+    /// Adds the next segment, after checking that it belongs here, and what it supersedes.
     pub fn add(&mut self, segment: Arc<Segment>, listed: Option<&SegmentRecord>) -> Result<()> {
+        let kills = segment.checked_kills()?;
+        self.add_covered(Arc::clone(&segment), listed, None)?;
+        for kill in kills {
+            self.apply_kill(kill);
+        }
+        Ok(())
+    }
+
+    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the manifest
+    /// lists it, the very file. What of it is superseded is known, and its own kills are: bitmaps have them.
+    pub fn add_covered(
+        &mut self,
+        segment: Arc<Segment>,
+        listed: Option<&SegmentRecord>,
+        dead: Option<Arc<Dead>>,
+    ) -> Result<()> {
         let footer = segment.footer();
         let foreign = |detail: String| Err(Error::ForeignSegment { path: segment.path().to_owned(), detail });
         if footer.store_id != self.meta.store_id {
@@ -193,17 +185,15 @@ impl View {
             }
             _ => {}
         }
-        for (kind, count) in footer.kinds.iter().enumerate() {
+        let (dead_kinds, dead_rows) = dead.as_ref().map_or(([0; 4], 0), |dead| (dead.kinds, dead.row_count));
+        for (kind, (count, dead)) in footer.kinds.iter().zip(dead_kinds).enumerate() {
             if let Some(total) = self.totals.of_kind(kind) {
-                *total = total.saturating_add(*count);
+                *total = total.saturating_add(count.saturating_sub(dead));
             }
         }
-        self.totals.rows = self.totals.rows.saturating_add(footer.rows);
+        self.totals.rows = self.totals.rows.saturating_add(footer.rows.saturating_sub(dead_rows));
         self.totals.bytes = self.totals.bytes.saturating_add(footer.file_len);
-        self.segments.push(LiveSegment { segment: Arc::clone(&segment), dead: None });
-        for kill in segment.kills() {
-            self.apply_kill(kill);
-        }
+        self.segments.push(LiveSegment { segment, dead });
         Ok(())
     }
 
@@ -216,31 +206,35 @@ impl View {
     }
 
     /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.
-    ///
-    /// Kind and rows come from the kill, whose checksum was verified on opening, not from the tables of the segment that
-    /// is hit.
     fn apply_kill(&mut self, kill: &Kill) {
         let after = self.segments.partition_point(|live| live.segment.footer().first <= kill.commit);
         let Some(live) = after.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else { return };
-        let segment = Arc::clone(&live.segment);
+        let segment = &live.segment;
         let Some(index) = segment.locate_entry(kill.commit, kill.entry) else { return };
-        let dead = Arc::make_mut(live.dead.get_or_insert_with(|| {
-            Arc::new(Dead {
-                entries: Bits::with_len(segment.entry_count()),
-                rows: Bits::with_len(segment.row_count()),
-            })
-        }));
-        if dead.entries.insert(index) {
-            if let Some(first) = segment.locate_row(kill.commit, kill.row) {
-                for row in first..first.saturating_add(kill.rows as usize).min(segment.row_count()) {
-                    dead.rows.insert(row);
-                }
-            }
-            self.totals.rows = self.totals.rows.saturating_sub(u64::from(kill.rows));
-            if let Some(total) = self.totals.of_kind(usize::from(kill.kind)) {
-                *total = total.saturating_sub(1);
-            }
+        if live.dead.as_ref().is_some_and(|dead| dead.entries.contains(index)) {
+            return;
         }
+        let rows = segment
+            .locate_row(kill.commit, kill.row)
+            .map_or(0..0, |first| first..first.saturating_add(kill.rows as usize).min(segment.row_count()));
+        let dead = live.dead.get_or_insert_with(|| Arc::new(Dead::none(segment)));
+        Arc::make_mut(dead).add(index, rows, kill);
+        self.totals.rows = self.totals.rows.saturating_sub(u64::from(kill.rows));
+        if let Some(total) = self.totals.of_kind(usize::from(kill.kind)) {
+            *total = total.saturating_sub(1);
+        }
+    }
+
+    /// Kills that whoever opens the store replays, when its bitmaps are complete up to a commit.
+    pub fn kills_after(&self, commit: u64) -> u64 {
+        let after = self.segments.iter().filter(|live| live.segment.footer().last > commit);
+        after.flat_map(|live| live.segment.footer().killed).fold(0, u64::saturating_add)
+    }
+
+    /// True when the next who opens the store has kills to replay that a checkpoint would spare him. A backup stays as it
+    /// is: whatever changes it makes it a store of its own.
+    pub fn wants_bitmaps(&self) -> bool {
+        !self.meta.is_backup && (self.distrusts_bitmaps || self.kills_after(self.covered) > 0)
     }
 
     /// True when a kill agrees with the entry it names, if that is still there; for `verify`.
@@ -296,19 +290,5 @@ impl View {
     /// Segments by path, to use them again in a later view.
     pub fn open_segment(&self, path: &Path) -> Option<Arc<Segment>> {
         self.segments.iter().find(|live| live.segment.path() == path).map(|live| Arc::clone(&live.segment))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bits_count_once() {
-        let mut bits = Bits::with_len(65);
-        assert!(bits.insert(64));
-        assert!(!bits.insert(64));
-        assert!(bits.contains(64) && !bits.contains(63) && !bits.contains(1000));
-        assert!(!bits.insert(1000), "outside");
     }
 }

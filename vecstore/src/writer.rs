@@ -230,16 +230,21 @@ impl Writer {
             .into_iter()
             .find_map(|dir| self.vfs.flush_dir(&dir).err().map(|source| (dir, source)));
         let Some((dir, source)) = flushed else { return Ok(()) };
+        Err(self.flush_failed(&dir, view.manifest_last + 1, source))
+    }
+
+    /// Stops writing, and leaves the mark, after a failed flush of a directory outside the commit lock.
+    pub fn flush_failed(&mut self, dir: &Path, first: u64, source: std::io::Error) -> Error {
         // The kernel reports a failure once. The next flush may claim success, so the mark must be left.
         match self.lock.acquire(self.timeout) {
             Ok(_) => {
-                self.lock.mark_suspect(view.manifest_last + 1);
+                self.lock.mark_suspect(first);
                 self.lock.raise();
                 self.lock.release();
             }
             Err(error) => log::error!("cannot mark commits as suspect after a failed flush: {error}"),
         }
-        Err(self.latch(&dir, source))
+        self.latch(dir, source)
     }
 
     fn latch(&mut self, dir: &Path, source: std::io::Error) -> Error {

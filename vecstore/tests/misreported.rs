@@ -19,6 +19,9 @@ struct LyingFs {
     flush: AtomicBool,
     /// The manifest cannot be replaced, as long as this is set.
     manifest: AtomicBool,
+    /// After the next time the manifest is replaced, flushing the store's directory reports an I/O error, once.
+    swap: AtomicBool,
+    swapped: AtomicBool,
 }
 
 impl Vfs for LyingFs {
@@ -45,6 +48,9 @@ impl Vfs for LyingFs {
         if to.ends_with("MANIFEST") && self.manifest.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::StorageFull.into());
         }
+        if to.ends_with("MANIFEST") && self.swap.swap(false, Ordering::SeqCst) {
+            self.swapped.store(true, Ordering::SeqCst);
+        }
         RealFs.replace(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -62,6 +68,10 @@ impl Vfs for LyingFs {
     fn flush_dir(&self, path: &Path) -> io::Result<()> {
         if path.ends_with("segments") && self.flush.swap(false, Ordering::SeqCst) {
             return Err(io::Error::other("a failed flush"));
+        }
+        let of_segments = path.ends_with("segments") || path.ends_with("live");
+        if !of_segments && self.swapped.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::other("a failed flush of the manifest's name"));
         }
         RealFs.flush_dir(path)
     }
@@ -203,6 +213,90 @@ fn a_commit_that_went_away_is_not_numbered_again() {
     assert!(matches!(other.refresh(), Ok(_) | Err(Error::MissingSegment { .. })));
     assert!(put(&other, "c").is_err());
     assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().count(), 1, "the number is not used again");
+}
+
+fn files(path: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(path.join("segments")).unwrap();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The manifest's generation.
+fn generation(path: &Path) -> u64 {
+    flags(path, 40)
+}
+
+/// The suspect mark of a lock's record.
+fn mark(path: &Path, lock: &str) -> u64 {
+    let bytes = std::fs::read(path.join(lock)).unwrap();
+    u64::from_le_bytes(bytes[16..24].try_into().unwrap())
+}
+
+/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more, and whoever
+/// comes next writes the manifest anew before anything is built on it.
+#[test]
+fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Arc::new(LyingFs::default());
+    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    let other = options.open(&path).unwrap();
+    for key in ["a", "b", "c"] {
+        put(&store, key).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let inputs = files(&path);
+    fs.swap.store(true, Ordering::SeqCst);
+    let error = store.compact_full().unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert!(matches!(put(&store, "d"), Err(Error::Latched { .. })));
+    let left = files(&path);
+    assert!(inputs.iter().all(|input| left.contains(input)) && left.len() == 4, "{left:?}");
+    assert!(mark(&path, "LOCK") != 0 && mark(&path, "LOCK.manifest") != 0, "both say so");
+
+    // Who only removes leftovers does not ask the commit lock: the mark of the manifest's own stops it.
+    let visible = generation(&path);
+    other.create_checkpoint("x").unwrap();
+    assert!(generation(&path) > visible, "written anew");
+    assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (0, 0), "and no longer in doubt");
+    put(&other, "d").unwrap();
+    other.drop_checkpoint("x").unwrap();
+    assert_eq!(files(&path).len(), 2, "the output and what came after: {:?}", files(&path));
+    assert_eq!(other.snapshot().missing(&["a", "b", "c", "d"]).unwrap(), Vec::<usize>::new());
+    assert_whole(&path);
+}
+
+/// Removing what nobody needs rests on the manifest alone. While its name is in doubt, it is written anew first.
+#[test]
+fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Arc::new(LyingFs::default());
+    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    for key in ["a", "b", "c"] {
+        put(&store, key).unwrap();
+    }
+    store.create_checkpoint("x").unwrap();
+    let other = options.open(&path).unwrap();
+    // The commit lock's mark is lost, as if that process had died before it could leave it.
+    fs.swap.store(true, Ordering::SeqCst);
+    assert!(store.compact_full().is_err());
+    drop(store);
+    let mut lock = std::fs::read(path.join("LOCK")).unwrap();
+    lock[16..24].fill(0);
+    let crc = crc32fast::hash(&lock[..252]).to_le_bytes();
+    lock[252..256].copy_from_slice(&crc);
+    std::fs::write(path.join("LOCK"), lock).unwrap();
+    let visible = generation(&path);
+    other.drop_checkpoint("x").unwrap();
+    assert!(generation(&path) > visible, "written anew before the inputs went");
+    assert_eq!(files(&path).len(), 1);
+    assert_eq!(mark(&path, "LOCK.manifest"), 0);
+    assert_whole(&path);
 }
 
 /// Sets a flags word of MANIFEST and repairs its checksum.

@@ -3,6 +3,7 @@
 //! All integers are little-endian; the records are cast straight from the file, so this crate builds for
 //! little-endian machines only.
 
+pub(crate) mod bitmap;
 pub(crate) mod blocks;
 pub(crate) mod footer;
 pub(crate) mod npy;

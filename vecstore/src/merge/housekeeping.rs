@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::run::TMP_PREFIX;
 use crate::Result;
 use crate::error::IoContext;
+use crate::live::{self, LIVE};
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
-use crate::manifest::{Manifest, SegmentRecord, remove_own};
+use crate::manifest::{self, Manifest, SegmentRecord, remove_own};
 use crate::segment::SegmentName;
-use crate::versions;
+use crate::versions::{self, CHECKPOINTS};
 use crate::vfs::Vfs;
 use crate::writer::LOCK_MANIFEST;
 
@@ -85,24 +86,49 @@ impl Files {
 
 /// Removes what interrupted merges left behind. Called under the merge lock.
 pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Result<()> {
-    let segments = dir.join(SEGMENTS);
-    for name in vfs.list(&segments).unwrap_or_default() {
-        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
-            remove_own(vfs, &segments.join(name));
-        }
-    }
+    remove_temporaries(vfs, &dir.join(SEGMENTS), TMP_PREFIX);
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    lock.acquire(timeout)?;
-    // The manifest that says what is superseded may be visible and not yet durable: its writer may have died.
-    let durable = vfs.flush_dir(dir).at(dir, "flush the directory");
-    let result = durable.and_then(|()| Files::read(vfs, dir)).map(|files| {
+    let in_doubt = lock.acquire_named(timeout)?;
+    let durable = durable_manifest(vfs, dir, in_doubt);
+    match &durable {
+        Ok(_) => lock.clear_suspect(),
+        Err(_) => lock.mark_suspect(1),
+    }
+    for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+        remove_temporaries(vfs, folder, manifest::TMP_PREFIX);
+    }
+    let result = durable.and_then(|manifest| {
+        let files = Files::read(vfs, dir)?;
         // With a listed file gone, an unlisted one may be all that is left of its rows.
-        if files.is_complete() { files.remove_unlisted(vfs, files.leftovers()) } else { 0 }
+        let segments = if files.is_complete() { files.remove_unlisted(vfs, files.leftovers()) } else { 0 };
+        Ok(segments + live::remove_unlisted(vfs, dir, &manifest, live::list(vfs, dir))?)
     });
     lock.release();
     let removed = result?;
     if removed > 0 {
-        log::info!("removed {removed} file(s) that an interrupted merge had left");
+        log::info!("removed {removed} file(s) that an interrupted merge or checkpoint had left");
     }
     Ok(())
+}
+
+/// Removes what holders of a lock that we hold now left behind.
+fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
+    for name in vfs.list(dir).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
+            remove_own(vfs, &dir.join(name));
+        }
+    }
+}
+
+/// The manifest that says what is superseded, once its name is durable: a visible one need not be, for its writer may
+/// have died before flushing it. One whose flush failed is never flushed again, but written anew.
+fn durable_manifest(vfs: &dyn Vfs, dir: &Path, in_doubt: bool) -> Result<Manifest> {
+    let mut manifest = Manifest::read(vfs, dir)?;
+    if in_doubt {
+        manifest.generation += 1;
+        manifest.write(vfs, dir)?;
+    } else {
+        vfs.flush_dir(dir).at(dir, "flush the directory")?;
+    }
+    Ok(manifest)
 }

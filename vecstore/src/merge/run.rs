@@ -13,6 +13,7 @@ use super::throttle::Throttled;
 use crate::event::Event;
 use crate::format::{random_id, settings};
 use crate::inner::Inner;
+use crate::live::{self, LiveRecord};
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{Manifest, SegmentRecord};
@@ -189,7 +190,7 @@ impl Inner {
     fn listed_view(&self) -> Result<View> {
         self.with_writer("merge", |writer, view| {
             writer.locked(view, |writer, view| {
-                if view.last_commit() > view.manifest_last { writer.checkpoint(view) } else { Ok(()) }
+                if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
             })
         })?;
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
@@ -223,7 +224,7 @@ impl Inner {
         let path = target.publish(|file| encoded.write(&mut Throttled::new(file, pace)))?;
         self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(&*self.vfs, &path, name)?;
-        let removed = self.swap(inputs, &output)?;
+        let removed = self.swap(view, inputs, &output)?;
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
         total.bytes_written += output.footer().file_len;
@@ -253,16 +254,30 @@ impl Inner {
     }
 
     /// Puts the output in place of the inputs in the manifest, then removes the inputs that nothing pins.
-    fn swap(&self, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
+    fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
         let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire(self.lock_timeout()?)?;
-        let result = self.swap_locked(inputs, output);
+        lock.acquire_named(self.lock_timeout()?)?;
+        let swapped = self.swap_locked(&mut lock, view, inputs, output);
         lock.release();
-        result
+        // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
+        match swapped? {
+            Swapped::Removed(count) => Ok(count),
+            Swapped::InDoubt(source) => self.with_writer("merge", |writer, known| {
+                Err(writer.flush_failed(&self.path, known.manifest_last + 1, source))
+            }),
+        }
     }
 
-    fn swap_locked(&self, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
+    fn swap_locked(
+        &self,
+        lock: &mut Lock,
+        view: &View,
+        inputs: &[LiveSegment],
+        output: &Segment,
+    ) -> Result<Swapped> {
         let mut manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let bitmaps = LiveRecord::of(&manifest.body);
+        let superseded = live::named(&manifest.body);
         let records: Vec<SegmentRecord> =
             inputs.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
         let listed = &mut manifest.body.segments;
@@ -277,10 +292,28 @@ impl Inner {
             manifest.body.begin_epoch()?;
         }
         manifest.generation += 1;
-        manifest.write(&*self.vfs, &self.path)?;
+        live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
+        manifest.replace(&*self.vfs, &self.path)?;
+        // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
+        // is to rely on what the directory shows.
+        if let Err(source) = self.vfs.flush_dir(&self.path) {
+            lock.mark_suspect(1);
+            return Ok(Swapped::InDoubt(source));
+        }
+        lock.clear_suspect();
         let files = Files::read(&*self.vfs, &self.path)?;
-        Ok(files.remove_unlisted(&*self.vfs, records.iter().map(SegmentRecord::name)))
+        let removed = files.remove_unlisted(&*self.vfs, records.iter().map(SegmentRecord::name));
+        live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
+        Ok(Swapped::Removed(removed))
     }
+}
+
+/// What became of the exchange of inputs for an output.
+enum Swapped {
+    /// It is durable; so many inputs were removed.
+    Removed(usize),
+    /// The new manifest is visible, but flushing its name failed.
+    InDoubt(std::io::Error),
 }
 
 fn sizes(view: &View) -> Vec<u64> {

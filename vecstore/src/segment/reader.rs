@@ -1,7 +1,7 @@
 //! A mapped segment and its tables.
 //!
-//! Opening one costs the same whatever its size: footer, section table, runs and kills are checked; keys, rows and
-//! the other tables are only bounds-checked when they are used, and fully by `verify`.
+//! Opening one costs the same whatever its size: footer, section table and runs are checked, kills when they are
+//! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -123,8 +123,16 @@ impl Segment {
         entries.get(position).map(|entry| *entry as usize)
     }
 
+    /// What it supersedes. Its checksum was not compared: see [`Segment::checked_kills`].
     pub fn kills(&self) -> &[Kill] {
         self.records(&self.tables.kills)
+    }
+
+    /// What it supersedes, after comparing the checksum. Opening does not, for kills that a checkpoint's bitmaps know are
+    /// never read.
+    pub fn checked_kills(&self) -> Result<&[Kill]> {
+        self.check_section(section::KILL, &self.tables.kills)?;
+        Ok(self.kills())
     }
 
     pub fn runs(&self) -> &[Run] {
@@ -280,21 +288,22 @@ impl Segment {
         (found < end).then(|| usize::try_from(found).ok()).flatten()
     }
 
+    /// Compares the checksum of a section that is small, or read as a whole.
+    fn check_section(&self, tag: Tag, range: &Range<usize>) -> Result<()> {
+        let crcs: Vec<u32> =
+            self.slice(range).chunks(crate::format::blocks::BLOCK_LEN).map(crc32fast::hash).collect();
+        let expected = self.footer.sections().iter().find(|line| line.tag == tag).map(|line| line.crc);
+        if expected.is_some_and(|expected| expected != section_crc(&crcs)) {
+            let name = String::from_utf8_lossy(&tag).into_owned();
+            return Err(Error::damaged(&self.path, name, "its checksum does not match"));
+        }
+        Ok(())
+    }
+
     /// Checks the tables that opening relies on: their checksums, and that runs ascend and stay inside.
     fn check_small_tables(&self) -> Result<()> {
-        for (tag, range) in [
-            (section::RUNS, &self.tables.runs),
-            (section::KILL, &self.tables.kills),
-            (section::SETT, &self.tables.settings),
-        ] {
-            let crcs: Vec<u32> =
-                self.slice(range).chunks(crate::format::blocks::BLOCK_LEN).map(crc32fast::hash).collect();
-            let expected = self.footer.sections().iter().find(|line| line.tag == tag).map(|line| line.crc);
-            if expected.is_some_and(|expected| expected != section_crc(&crcs)) {
-                let name = String::from_utf8_lossy(&tag).into_owned();
-                return Err(Error::damaged(&self.path, name, "its checksum does not match"));
-            }
-        }
+        self.check_section(section::RUNS, &self.tables.runs)?;
+        self.check_section(section::SETT, &self.tables.settings)?;
         let (mut last, mut entry, mut row) = (None, 0, 0);
         for (number, run) in self.runs().iter().enumerate() {
             let sound = run.commit >= self.name.first

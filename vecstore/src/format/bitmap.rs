@@ -1,0 +1,183 @@
+//! The file of a liveness bitmap: which entries and rows of one segment are superseded.
+//!
+//! A fixed header, then one bit for each entry, then one for each row, both in whole words of 64.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR};
+
+const MAGIC: [u8; 8] = *b"\x89VECLIV\n";
+/// Length of the header.
+pub(crate) const HEADER_LEN: usize = 160;
+
+/// The header, as it lies in the file. `docs/FORMAT.md` has the offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Header {
+    magic: [u8; 8],
+    version_major: u16,
+    version_minor: u16,
+    header_len: u32,
+    incompat: u64,
+    ro_compat: u64,
+    compat: u64,
+    /// Of the store.
+    pub store_id: Id,
+    /// The segment it is about: commits, generation, checksum of the footer.
+    pub first: u64,
+    pub last: u64,
+    pub generation: u32,
+    pub footer_crc: u32,
+    /// Tells the bitmaps of one segment apart; in the file's name too.
+    pub version: u64,
+    /// Entries and rows of the segment.
+    pub entries: u64,
+    pub rows: u64,
+    /// Superseded entries of each kind, by code.
+    pub dead: [u64; 4],
+    /// Their rows.
+    pub dead_rows: u64,
+    /// Length of the whole file.
+    file_len: u64,
+    padding: u32,
+    /// CRC-32 of the header before this field, then of the rest of the file.
+    pub crc: u32,
+}
+
+const _: () = assert!(size_of::<Header>() == HEADER_LEN);
+
+/// Bytes of a bitmap of this many positions.
+fn bitmap_len(positions: u64) -> Option<usize> {
+    usize::try_from(positions.div_ceil(64)).ok()?.checked_mul(8)
+}
+
+impl Header {
+    /// A header with magic and version set, and nothing else.
+    pub fn empty() -> Self {
+        Header {
+            magic: MAGIC,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            header_len: 160,
+            ..Header::zeroed()
+        }
+    }
+
+    /// The bytes of the file; sets length and checksum.
+    pub fn encode(&mut self, entries: &[u8], rows: &[u8]) -> Vec<u8> {
+        let len = HEADER_LEN + entries.len() + rows.len();
+        self.file_len = len as u64;
+        self.crc = self.checksum(entries, rows);
+        let mut bytes = Vec::with_capacity(len);
+        bytes.extend_from_slice(bytemuck::bytes_of(self));
+        bytes.extend_from_slice(entries);
+        bytes.extend_from_slice(rows);
+        bytes
+    }
+
+    fn checksum(&self, entries: &[u8], rows: &[u8]) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(bytemuck::bytes_of(self).get(..HEADER_LEN - 4).unwrap_or_default());
+        hasher.update(entries);
+        hasher.update(rows);
+        hasher.finalize()
+    }
+
+    /// Reads the bytes of the file, trusting none of them; the error says what was expected and found.
+    pub fn parse(file: &[u8]) -> Result<Self, String> {
+        let Some((head, body)) = file.split_at_checked(HEADER_LEN) else {
+            return Err(format!("expected at least {HEADER_LEN} bytes, found {}", file.len()));
+        };
+        let header: Header = bytemuck::pod_read_unaligned(head);
+        if header.magic != MAGIC {
+            return Err("expected the magic number of a liveness bitmap, found other bytes".to_owned());
+        }
+        if header.crc != header.checksum(body, &[]) {
+            return Err("its checksum does not match".to_owned());
+        }
+        if header.version_major != VERSION_MAJOR || header.incompat & !KNOWN_INCOMPAT != 0 {
+            return Err(format!(
+                "expected version {VERSION_MAJOR}, found {}.{} with incompat flags {:#x}",
+                header.version_major, header.version_minor, header.incompat
+            ));
+        }
+        let expected = header.row_bits().map(|rows| rows.end);
+        if expected != Some(file.len())
+            || header.file_len != file.len() as u64
+            || header.header_len as usize != HEADER_LEN
+        {
+            return Err(format!("it has {} bytes, which is not what its header says", file.len()));
+        }
+        let spare = |range: Option<Range<usize>>, positions: u64| {
+            let last = range.and_then(|range| file.get(range)).and_then(<[u8]>::last_chunk::<8>);
+            last.is_some_and(|word| {
+                let used = positions % 64;
+                used != 0 && u64::from_le_bytes(*word) >> used != 0
+            })
+        };
+        if header.padding != 0
+            || spare(header.entry_bits(), header.entries)
+            || spare(header.row_bits(), header.rows)
+        {
+            return Err("bits that stand for nothing are not zero".to_owned());
+        }
+        Ok(header)
+    }
+
+    /// Where the bits of the entries lie in the file.
+    pub fn entry_bits(&self) -> Option<Range<usize>> {
+        Some(HEADER_LEN..HEADER_LEN.checked_add(bitmap_len(self.entries)?)?)
+    }
+
+    /// Where the bits of the rows lie in the file.
+    pub fn row_bits(&self) -> Option<Range<usize>> {
+        let start = self.entry_bits()?.end;
+        Some(start..start.checked_add(bitmap_len(self.rows)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let mut header = Header::empty();
+        (header.first, header.last, header.entries, header.rows) = (1, 1, 3, 64);
+        header.encode(&4u64.to_le_bytes(), &(1u64 << 63).to_le_bytes())
+    }
+
+    #[test]
+    fn round_trip_and_every_flipped_bit_and_length() {
+        let good = file();
+        let header = Header::parse(&good).unwrap();
+        assert_eq!((header.entry_bits(), header.row_bits()), (Some(160..168), Some(168..176)));
+        for bit in 0..good.len() * 8 {
+            let mut flipped = good.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Header::parse(&flipped).is_err(), "bit {bit}");
+        }
+        for cut in 0..good.len() {
+            assert!(Header::parse(&good[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// What an enemy writes has the right checksum.
+    #[test]
+    fn lengths_and_spare_bits_are_checked() {
+        let forged = |change: fn(&mut Header), entries: u64| {
+            let mut header = Header::parse(&file()).unwrap();
+            change(&mut header);
+            Header::parse(&header.encode(&entries.to_le_bytes(), &0u64.to_le_bytes()))
+        };
+        assert!(forged(|_| {}, 7).is_ok());
+        assert!(forged(|_| {}, 8).unwrap_err().contains("stand for nothing"));
+        assert!(forged(|header| header.padding = 1, 7).unwrap_err().contains("stand for nothing"));
+        assert!(forged(|header| header.rows = u64::MAX, 7).unwrap_err().contains("176 bytes"));
+        assert!(forged(|header| header.entries = 65, 7).unwrap_err().contains("176 bytes"));
+        assert!(forged(|header| header.header_len = 0, 7).unwrap_err().contains("176 bytes"));
+        assert!(forged(|header| header.incompat = 1, 7).unwrap_err().contains("incompat"));
+        assert!(forged(|header| header.version_minor = 9, 7).is_ok());
+    }
+}
