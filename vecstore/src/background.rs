@@ -10,8 +10,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::inner::Inner;
 use crate::merge::Pace;
 
-/// Time rested per time worked: at most half of a core and of the disk.
-const REST: f64 = 1.0;
+/// Time rested per time worked: at most a third of a core and of the disk.
+const REST: f64 = 2.0;
 /// After a failure the merger waits, longer each time, before it tries again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -70,7 +70,12 @@ fn run(inner: &Inner, signal: &Signal) {
             }
             *wanted = false;
         }
-        let pace = Pace { rest: REST, stop: Arc::clone(&signal.stop), hurry: Arc::clone(&inner.hurry) };
+        let pace = Pace {
+            rest: REST,
+            commits: None,
+            stop: Arc::clone(&signal.stop),
+            hurry: Arc::clone(&inner.hurry),
+        };
         let outcome = inner.merge_in_background(&pace);
         if signal.stop.load(Ordering::Relaxed) {
             return;

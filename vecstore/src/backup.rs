@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::create::{self, flush_name};
+use crate::create;
 use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id};
 use crate::live;
@@ -16,7 +16,7 @@ use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
 use crate::segment::{Segment, SegmentName, check_open};
-use crate::vfs::{FileKind, RealFs, Vfs};
+use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
 use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
 use crate::{Error, Result, Store, versions};
@@ -59,38 +59,8 @@ impl Store {
         self.pinned(|source| source.transfer(dest.as_ref(), None))
     }
 
-    /// The same into a new directory below `parent`, named after the time (UTC). Files the last dated backup has are
-    /// linked from it. Afterwards only the newest `keep` dated backups of this store stay.
-    ///
-    /// # Errors
-    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0.
-    pub fn backup_dated(&self, parent: impl AsRef<Path>, keep: usize) -> Result<BackupReport> {
-        let parent = parent.as_ref();
-        if keep == 0 {
-            return Err(Error::bad_input("a backup that keeps nothing is none; keep at least 1"));
-        }
-        let vfs = &*self.inner.vfs;
-        match vfs.create_dir(parent) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io(parent, "create the directory", error));
-            }
-            _ => flush_name(vfs, parent)?,
-        }
-        self.pinned(|source| {
-            let before = source.dated(parent)?;
-            let dest = parent.join(free_name(vfs, parent)?);
-            let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
-            let all = source.dated(parent)?;
-            for old in all.iter().take(all.len().saturating_sub(keep)) {
-                remove_store(vfs, old)?;
-                report.removed += 1;
-            }
-            Ok(report)
-        })
-    }
-
     /// Runs `work` with everything that is committed now pinned.
-    fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    pub(crate) fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
         let inner = &self.inner;
         let timeout = inner.with_writer("back up", |writer, _| Ok(writer.timeout))?;
         let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
@@ -118,16 +88,16 @@ impl Store {
 }
 
 /// A pinned state to be copied.
-struct Source<'a> {
-    vfs: &'a dyn Vfs,
+pub(crate) struct Source<'a> {
+    pub vfs: &'a dyn Vfs,
     dir: &'a Path,
-    manifest: Manifest,
+    pub manifest: Manifest,
     timeout: Duration,
 }
 
 impl Source<'_> {
     /// Brings `dest` to the pinned state. Files that `sibling` (another backup) has are linked from there.
-    fn transfer(&self, dest: &Path, sibling: Option<&Path>) -> Result<BackupReport> {
+    pub fn transfer(&self, dest: &Path, sibling: Option<&Path>) -> Result<BackupReport> {
         let mut report = BackupReport {
             path: dest.to_owned(),
             last_commit: self.manifest.body.last_commit(),
@@ -258,23 +228,6 @@ impl Source<'_> {
         Segment::open(self.vfs, path, record.name())
             .is_ok_and(|segment| SegmentRecord::of(&segment) == *record)
     }
-
-    /// Dated backups of this store below `parent`, oldest first.
-    fn dated(&self, parent: &Path) -> Result<Vec<PathBuf>> {
-        let names = self.vfs.list(parent).at(parent, "list the backups")?;
-        let mut found: Vec<PathBuf> = names
-            .iter()
-            .filter(|name| name.to_str().is_some_and(is_dated))
-            .map(|name| parent.join(name))
-            .filter(|path| {
-                Manifest::read(self.vfs, path).is_ok_and(|manifest| {
-                    manifest.body.store_id == self.manifest.body.store_id && manifest.body.is_backup()
-                })
-            })
-            .collect();
-        found.sort_unstable();
-        Ok(found)
-    }
 }
 
 /// A destination, while all its locks are held.
@@ -367,7 +320,7 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     create::place(vfs, dir, &manifest, |building| {
         let segments = building.join(SEGMENTS);
         for live in &view.segments {
-            check_open(&live.segment)?;
+            check_open(&live.segment, &|_| ())?;
             copy(vfs, live.segment.bytes(), &segments, &segments.join(live.segment.name().to_string()))?;
             report.copied += 1;
             report.bytes_copied += live.segment.footer().file_len;
@@ -375,84 +328,4 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
         vfs.flush_dir(&segments).at(&segments, "flush the directory")
     })?;
     Ok(report)
-}
-
-/// Removes a dated backup: the manifest first, so that what is left after a crash is no store.
-fn remove_store(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let manifest = dir.join(crate::manifest::MANIFEST);
-    vfs.remove_file(&manifest).at(&manifest, "remove the old backup")?;
-    vfs.flush_dir(dir).at(dir, "flush the directory")?;
-    remove_tree(vfs, dir, 3)
-}
-
-fn remove_tree(vfs: &dyn Vfs, dir: &Path, depth: u32) -> Result<()> {
-    for name in vfs.list(dir).at(dir, "list the old backup")? {
-        let path = dir.join(name);
-        let found = vfs.metadata(&path).at(&path, "look at the old backup")?;
-        if found.kind == FileKind::Dir && depth > 0 {
-            remove_tree(vfs, &path, depth - 1)?;
-        } else {
-            vfs.remove_file(&path).at(&path, "remove the old backup")?;
-        }
-    }
-    vfs.remove_dir(dir).at(dir, "remove the old backup")
-}
-
-/// Seconds since 1970 as `2026-11-20T23-05-09Z`, by the civil calendar (days from era, Howard Hinnant's
-/// `civil_from_days`).
-fn date(seconds: u64) -> String {
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}-{:02}-{:02}Z", time / 3_600, time / 60 % 60, time % 60)
-}
-
-/// True for names that [`free_name`] gives.
-fn is_dated(name: &str) -> bool {
-    let pattern = |pattern: &str, text: &str| {
-        pattern.len() == text.len()
-            && pattern
-                .bytes()
-                .zip(text.bytes())
-                .all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == t })
-    };
-    pattern("0000-00-00T00-00-00Z", name) || pattern("0000-00-00T00-00-00Z.000", name)
-}
-
-/// A name after the present time, and after every dated name there is: names ascend even when the clock does not.
-fn free_name(vfs: &dyn Vfs, parent: &Path) -> Result<String> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let date = date(since.map_or(0, |since| since.as_secs()));
-    let names = vfs.list(parent).at(parent, "list the backups")?;
-    let newest = names.iter().filter_map(|name| name.to_str()).filter(|name| is_dated(name)).max();
-    let Some(newest) = newest.filter(|newest| **newest >= *date) else { return Ok(date) };
-    let (date, number) = newest.split_once('.').unwrap_or((newest, "0"));
-    let next = number.parse::<u32>().unwrap_or(0) + 1;
-    if next > 999 {
-        return Err(Error::bad_input(format!(
-            "{}: there are a thousand backups of {date} already; wait for the next second, or correct the clock",
-            parent.display()
-        )));
-    }
-    Ok(format!("{date}.{next:03}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_are_civil() {
-        assert_eq!(date(0), "1970-01-01T00-00-00Z");
-        assert_eq!(date(951_782_400), "2000-02-29T00-00-00Z");
-        assert_eq!(date(1_795_219_509), "2026-11-21T00-05-09Z");
-        assert!(is_dated(&date(0)) && is_dated("2026-11-21T00-05-09Z.001"));
-        assert!(!is_dated("2026-11-21") && !is_dated("xxxx-11-21T00-05-09Z"));
-    }
 }

@@ -119,7 +119,7 @@ impl Store {
     /// [`Error::Damaged`](crate::Error::Damaged) when one cannot be read; nothing is removed by merges until it is
     /// dropped.
     pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
-        let all = versions::read_all(&*self.inner.vfs, &self.inner.path)?;
+        let all = versions::list(&*self.inner.vfs, &self.inner.path)?;
         Ok(all.iter().map(|version| info(&version.name, &version.manifest)).collect())
     }
 

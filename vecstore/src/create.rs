@@ -10,9 +10,12 @@ use crate::format::{hex, random_id};
 use crate::load::SEGMENTS;
 use crate::lock::Lock;
 use crate::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
-use crate::vfs::{FileKind, Vfs};
+use crate::vfs::{FileKind, LockFile, Vfs};
 use crate::writer::{LOCK, LOCK_MANIFEST, LOCK_TURN};
 use crate::{Error, Result};
+
+/// Follows the name of a store in the name of the directory it is built in.
+const CREATING: &str = ".creating-";
 
 /// Creates the store's directory. Nothing may be there, or an empty directory.
 pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<()> {
@@ -51,11 +54,17 @@ pub(crate) fn place(
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
     refuse_existing(vfs, dir)?;
-    let sibling = sibling(dir)?;
-    if let Err(error) = build(vfs, &sibling, manifest, fill) {
-        discard(vfs, &sibling);
-        return Err(error);
+    if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(OsStr::to_str)) {
+        sweep(vfs, parent, |other| other == name);
     }
+    let sibling = sibling(dir)?;
+    let _alive = match build(vfs, &sibling, manifest, fill) {
+        Ok(alive) => alive,
+        Err(error) => {
+            discard(vfs, &sibling);
+            return Err(error);
+        }
+    };
     // Renaming a directory succeeds over nothing or an empty directory, and fails over a store somebody else has
     // created in the meantime: a store is never empty.
     if let Err(source) = vfs.replace(&sibling, dir) {
@@ -63,7 +72,16 @@ pub(crate) fn place(
         refuse_existing(vfs, dir)?;
         return Err(Error::io(dir, "create the store", source));
     }
-    flush_name(vfs, dir)
+    let flushed = flush_name(vfs, dir);
+    if flushed.is_err() {
+        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the name goes
+        // again: whoever tries again gives a new one.
+        match vfs.replace(dir, &sibling) {
+            Ok(()) => discard(vfs, &sibling),
+            Err(error) => log::warn!("{}: not taken back: {error}", dir.display()),
+        }
+    }
+    flushed
 }
 
 /// Makes the store's own name durable. Whoever opens it for writing does this too: its creator may have died between
@@ -110,27 +128,49 @@ fn sibling(dir: &Path) -> Result<PathBuf> {
     };
     let mut hidden = OsStr::new(".").to_owned();
     hidden.push(name);
-    hidden.push(format!(".creating-{}", hex(&random_id()?)));
+    hidden.push(format!("{CREATING}{}", hex(&random_id()?)));
     Ok(dir.with_file_name(hidden))
 }
 
+/// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
+/// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays.
+pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
+    for name in vfs.list(parent).unwrap_or_default() {
+        let base = name.to_str().and_then(|name| Some(name.strip_prefix('.')?.split_once(CREATING)?.0));
+        if base.is_none_or(|base| !is_ours(base)) {
+            continue;
+        }
+        let dir = parent.join(&name);
+        let lock = vfs.open_lock(&dir.join(LOCK_TURN), false);
+        if lock.is_ok_and(|mut lock| lock.try_lock().is_ok_and(|locked| locked)) {
+            log::info!("{}: removed, a store was being built there when its builder died", dir.display());
+            discard(vfs, &dir);
+        }
+    }
+}
+
+/// The lock it returns says that the builder is alive.
 fn build(
     vfs: &dyn Vfs,
     dir: &Path,
     manifest: &Manifest,
     fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
+) -> Result<Box<dyn LockFile>> {
     let segments = dir.join(SEGMENTS);
     vfs.create_dir(dir).at(dir, "create the store's directory")?;
+    let turn = dir.join(LOCK_TURN);
+    let mut alive = vfs.open_lock(&turn, true).at(&turn, "create the lock file")?;
+    alive.try_lock().at(&turn, "lock")?;
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
-    for lock in [LOCK, LOCK_TURN, LOCK_MANIFEST] {
+    for lock in [LOCK, LOCK_MANIFEST] {
         let path = dir.join(lock);
         Lock::open(vfs, &path, "new")?.prepare()?;
     }
     fill(dir)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     // Flushes the directory too.
-    manifest.write(vfs, dir)
+    manifest.write(vfs, dir)?;
+    Ok(alive)
 }
 
 /// Removes what [`build`] made; it is ours alone, for its name is random.

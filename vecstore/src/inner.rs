@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,8 +29,8 @@ pub(crate) struct Inner {
     side: Mutex<Side>,
     /// The view is that of a named checkpoint: it never changes.
     fixed: bool,
-    /// An append waits for the merger.
-    pub hurry: Arc<AtomicBool>,
+    /// Appends that wait for the merger.
+    pub hurry: Arc<AtomicUsize>,
     /// After a failed merge: how many files there must be before an append tries again.
     pub merge_again_at: AtomicUsize,
     /// Merges that failed one after the other.

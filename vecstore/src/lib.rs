@@ -65,6 +65,7 @@ mod commit;
 mod compact;
 mod config;
 mod create;
+mod dated;
 mod dtype;
 mod entry;
 mod error;

@@ -111,6 +111,11 @@ fn host_name() -> [u8; 64] {
     host
 }
 
+/// Gives a lock back; asks twice, because a lock that is kept for nothing holds up everybody until its handle ends.
+fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
+    file.unlock().or_else(|_| file.unlock())
+}
+
 /// How long somebody has waited, and will.
 struct Patience {
     start: Instant,
@@ -179,7 +184,7 @@ impl Lock {
         }
         let found = self.acquire_in_turn(&mut patience);
         if let Some(turn) = self.turn.as_mut()
-            && let Err(error) = turn.unlock()
+            && let Err(error) = unlock(&mut **turn)
         {
             log::warn!("{}: cannot give the turn back: {error}", self.path.display());
         }
@@ -235,7 +240,7 @@ impl Lock {
             Ok(found) => Ok(Some(found)),
             // A lock whose record cannot be written is given back at once, or it would be held for nothing.
             Err(error) => {
-                let _ = self.file.unlock();
+                let _ = unlock(&mut *self.file);
                 Err(error)
             }
         }
@@ -257,7 +262,7 @@ impl Lock {
     /// Finds out whether this file system has locks at all, before hours of work end at the first append.
     pub fn probe(&mut self) -> Result<()> {
         if self.file.try_lock().at(&self.path, "lock")? {
-            self.file.unlock().at(&self.path, "unlock")?;
+            unlock(&mut *self.file).at(&self.path, "unlock")?;
         }
         Ok(())
     }
@@ -333,7 +338,7 @@ impl Lock {
     pub fn release(&mut self) -> bool {
         self.record.pid = 0;
         let written = self.write();
-        let unlocked = self.file.unlock().at(&self.path, "unlock");
+        let unlocked = unlock(&mut *self.file).at(&self.path, "unlock");
         let told = written.is_ok();
         if let Err(error) = written.and(unlocked) {
             log::warn!("{error}");

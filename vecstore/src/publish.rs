@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::is_no_space;
+use crate::error::{IoContext, is_no_space};
 use crate::format::footer::Footer;
 use crate::format::{hex, random_id};
 use crate::manifest::remove_own;
@@ -24,6 +24,8 @@ pub(crate) struct Target<'a> {
     pub len: u64,
     /// Read it back before it gets its name.
     pub verify: bool,
+    /// Told of every few bytes that were read back; may rest.
+    pub step: &'a dyn Fn(usize),
 }
 
 impl Target<'_> {
@@ -85,7 +87,9 @@ impl Target<'_> {
 
     /// Reads a written file again and compares all checksums, before it gets its name.
     fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
-        let (segment, faults) = crate::segment::check_file(self.vfs, tmp, self.name);
+        // That it cannot be read now says nothing about what was written.
+        let map = self.vfs.map(tmp).at(tmp, "read the segment back")?;
+        let (segment, faults) = crate::segment::check_mapping(tmp, self.name, map, self.step);
         let wrong = |section: &str, detail: &str| {
             Err(Error::damaged(tmp, section, format!("read back after writing: {detail}")))
         };

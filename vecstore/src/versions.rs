@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::error::IoContext;
-use crate::manifest::{Manifest, remove_own, write_temporary};
+use crate::manifest::{Manifest, TMP_PREFIX, remove_own, write_temporary};
 use crate::vfs::Vfs;
 use crate::{Error, Result};
 
@@ -38,6 +38,25 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// All named checkpoints, by name, for whoever removes what none of them needs. Called under the manifest lock.
+pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
+    // One that was dropped may come back in a power cut, if who dropped it died before the name was flushed; and then
+    // it needs its files.
+    let folder = dir.join(CHECKPOINTS);
+    match vfs.flush_dir(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(&folder, "flush the directory", error))
+        }
+        _ => list(vfs, dir),
+    }
+}
+
+/// All named checkpoints, by name.
+pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
+    let names = names(vfs, dir)?;
+    names.into_iter().map(|name| Ok(Version { manifest: read(vfs, dir, &name)?, name })).collect()
+}
+
 /// Names of all named checkpoints, ascending.
 pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
     let folder = dir.join(CHECKPOINTS);
@@ -53,12 +72,6 @@ pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
         .collect();
     names.sort_unstable();
     Ok(names)
-}
-
-/// All named checkpoints, by name.
-pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    let names = names(vfs, dir)?;
-    names.into_iter().map(|name| Ok(Version { manifest: read(vfs, dir, &name)?, name })).collect()
 }
 
 /// Reads one named checkpoint.
@@ -84,8 +97,10 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Error::io(&folder, "create the directory", error)),
     }
+    remove_temporaries(vfs, &folder);
+    let bytes = manifest.encode()?;
+    let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
     let path = folder.join(name);
-    let tmp = write_temporary(vfs, &folder, &manifest.encode()?, "write the checkpoint")?;
     if let Err(source) = vfs.rename_noreplace(&tmp, &path) {
         remove_own(vfs, &tmp);
         return Err(match source.kind() {
@@ -96,20 +111,44 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
             _ => Error::io(&path, "name the checkpoint", source),
         });
     }
+    if vfs.flush_dir(&folder).is_ok() {
+        return Ok(());
+    }
+    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is given anew.
+    let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
+    vfs.replace(&tmp, &path).at(&path, "name the checkpoint")?;
     vfs.flush_dir(&folder).at(&folder, "flush the directory")
 }
 
 /// Removes a named checkpoint. Called under the manifest lock.
 pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
-    read(vfs, dir, name).map(drop).or_else(|error| match error {
+    let manifest = match read(vfs, dir, name) {
+        Ok(manifest) => Some(manifest),
         // A damaged checkpoint may be dropped: that is how merging goes on.
-        Error::Damaged { .. } => Ok(()),
-        other => Err(other),
-    })?;
+        Err(Error::Damaged { .. }) => None,
+        Err(other) => return Err(other),
+    };
     let folder = dir.join(CHECKPOINTS);
+    remove_temporaries(vfs, &folder);
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
-    vfs.flush_dir(&folder).at(&folder, "flush the directory")
+    let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
+    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its files.
+    if let (Err(_), Some(manifest)) = (&flushed, manifest)
+        && let Err(error) = write(vfs, dir, name, &manifest)
+    {
+        log::warn!("{}: neither dropped for good nor put back: {error}", path.display());
+    }
+    flushed
+}
+
+/// Removes checkpoints that somebody died writing. Called under the manifest lock.
+fn remove_temporaries(vfs: &dyn Vfs, folder: &Path) {
+    for name in vfs.list(folder).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
+            remove_own(vfs, &folder.join(name));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -123,8 +123,11 @@ impl Writer {
         let ready = if current && !in_doubt {
             Ok(())
         } else {
+            // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
+            // cannot say so, or this handle does not know from when on, names are flushed again.
+            let vouched = !in_doubt && found.counter.is_some() && self.counter.is_some();
             self.counter = None;
-            self.catch_up(view, in_doubt)
+            self.catch_up(view, in_doubt, vouched)
         };
         let result = ready.and_then(|()| work(self, view));
         // What failed may have left something: nobody may take a view from before for complete.
@@ -138,12 +141,14 @@ impl Writer {
     }
 
     /// Learns what others did since this handle last held the lock, or what a writer left that died.
-    fn catch_up(&mut self, view: &mut View, in_doubt: bool) -> Result<()> {
+    fn catch_up(&mut self, view: &mut View, in_doubt: bool, vouched: bool) -> Result<()> {
         let segments = self.segments();
         // Before anything is built on a name that somebody else published, that name is made durable.
-        self.flush_names(&segments, view.manifest_last + 1)?;
-        let dir = self.dir.clone();
-        self.flush_names(&dir, view.manifest_last + 1)?;
+        if !vouched {
+            self.flush_names(&segments, view.manifest_last + 1)?;
+            let dir = self.dir.clone();
+            self.flush_names(&dir, view.manifest_last + 1)?;
+        }
         self.remove_temporaries(&segments, TMP_PREFIX);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
         view.check_writable()?;
@@ -156,7 +161,15 @@ impl Writer {
 
     /// Where a segment written under the commit lock goes.
     pub(crate) fn target<'a>(&'a self, dir: &'a Path, name: SegmentName, len: u64) -> Target<'a> {
-        Target { vfs: &*self.vfs, dir, prefix: TMP_PREFIX, name, len, verify: self.verify_saves }
+        Target {
+            vfs: &*self.vfs,
+            dir,
+            prefix: TMP_PREFIX,
+            name,
+            len,
+            verify: self.verify_saves,
+            step: &|_| (),
+        }
     }
 
     /// Removes what a dead holder of our lock left behind.
@@ -175,7 +188,7 @@ impl Writer {
         let mut old = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
             // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
-            if let Err(error) = crate::segment::check_open(&live.segment) {
+            if let Err(error) = crate::segment::check_open(&live.segment, &|_| ()) {
                 log::error!("not written anew: {error}");
                 continue;
             }

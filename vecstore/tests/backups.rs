@@ -290,3 +290,47 @@ fn what_a_backup_pins_for_itself_and_for_its_user() {
     assert!(store.backup(&dest).unwrap_err().to_string().contains("written to"));
     assert!(store.backup(store.path()).is_err(), "a store is no backup of itself");
 }
+
+#[test]
+fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, parent) = (dir.path().join("s"), dir.path().join("dated"));
+    let store = create(&path);
+    put(&store, "a", 1.0);
+    let first = store.backup_dated(&parent, 5).unwrap().path;
+    // As a kill leaves them: one was being built, one is being built, one was being removed.
+    let (dead, alive) = (
+        parent.join(".2026-01-01T00-00-00Z.creating-0123456789abcdef"),
+        parent.join(".2026-01-02T00-00-00Z.creating-0123456789abcdef"),
+    );
+    let removing = parent.join(".2025-01-01T00-00-00Z.removing-0123456789abcdef");
+    let others = parent.join(".notes.creating-0123456789abcdef");
+    for left in [&dead, &alive, &removing, &others] {
+        copy_dir(&first, left);
+    }
+    let builder = std::fs::File::open(alive.join("LOCK.turn")).unwrap();
+    builder.lock().unwrap();
+    // And its pin in the store.
+    let pin = path.join("checkpoints").join("backup-0123456789abcdef");
+    std::fs::copy(path.join("MANIFEST"), &pin).unwrap();
+
+    put(&store, "b", 2.0);
+    assert!(pin.exists());
+    store.compact().unwrap();
+    assert!(!pin.exists(), "a merge drops it too");
+    assert_eq!(store.backup_dated(&parent, 5).unwrap().kept, 0);
+    let there = [&dead, &alive, &removing, &others].map(|path| path.exists());
+    assert_eq!(there, [false, true, false, true]);
+    drop(builder);
+    store.backup_dated(&parent, 5).unwrap();
+    assert!(!alive.exists());
+    assert_whole(&first);
+
+    // A first backup into one place likewise.
+    let dest = dir.path().join("copy");
+    let dead = dir.path().join(".copy.creating-0123456789abcdef");
+    copy_dir(&first, &dead);
+    store.backup(&dest).unwrap();
+    assert!(!dead.exists());
+    assert_whole(&dest);
+}

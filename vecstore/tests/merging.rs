@@ -332,3 +332,51 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
     });
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
+
+#[test]
+fn files_stay_few_while_a_long_merge_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dim = 1 << 15;
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(dim)).unwrap();
+    let row = vec![0.5f32; dim];
+    let put = |number: usize, rows: usize| {
+        let mut batch = store.batch();
+        for i in 0..rows {
+            batch.push(format!("{number}/{i}"), &row).unwrap();
+        }
+        store.append(batch, OnDuplicate::Error).unwrap();
+    };
+    // Six files of 16 MiB: many steps of the merge below.
+    (0..6).for_each(|number| put(number, 128));
+
+    let merged = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&merged);
+    let other = OpenOptions::new()
+        .merging(Merging::OnDemand)
+        .on_event(move |event| {
+            if let vecstore::Event::Merged { first, segments, .. } = event {
+                seen.lock().unwrap().push((*first, *segments));
+            }
+        })
+        .open(&path)
+        .unwrap();
+    let most = std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| other.compact_full().unwrap());
+        let (mut number, mut most) = (6, 0);
+        while !compaction.is_finished() {
+            put(number, 1);
+            number += 1;
+            most = most.max(segment_files(&path).len());
+        }
+        assert_eq!(compaction.join().unwrap().merges, 1);
+        most
+    });
+    let merged = merged.lock().unwrap();
+    let outer = merged.iter().position(|(first, _)| *first == 1).unwrap();
+    assert!(outer >= 1, "smaller merges of newer files went first: {merged:?}");
+    assert!(merged[..outer].iter().all(|(first, segments)| *first > 6 && *segments >= 32), "{merged:?}");
+    assert!(most < 200, "{most} files");
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::run::TMP_PREFIX;
 use crate::Result;
+use crate::backup::PIN_PREFIX;
 use crate::error::IoContext;
 use crate::live::{self, LIVE};
 use crate::load::{self, SEGMENTS};
@@ -14,7 +15,7 @@ use crate::manifest::{self, Manifest, SegmentRecord, remove_own};
 use crate::segment::SegmentName;
 use crate::versions::{self, CHECKPOINTS};
 use crate::vfs::Vfs;
-use crate::writer::LOCK_MANIFEST;
+use crate::writer::{LOCK_BACKUP, LOCK_MANIFEST};
 
 /// The files of a store, as far as removing and naming segments is concerned.
 ///
@@ -82,6 +83,32 @@ impl Files {
         let present: HashSet<&SegmentName> = self.present.iter().collect();
         self.listed.iter().all(|name| present.contains(name))
     }
+}
+
+/// Drops the pins of backups that were killed: a backup that is alive holds the backup lock.
+///
+/// That lock comes before the merge lock, which the caller holds; it is only tried.
+pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Result<()> {
+    let pins = versions::names(vfs, dir)?;
+    if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
+        return Ok(());
+    }
+    let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
+    if backup.try_acquire()?.is_none() {
+        return Ok(());
+    }
+    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    let result = lock.acquire(timeout).and_then(|_| {
+        // Read again: a backup may have begun and ended in between.
+        let dropped = versions::names(vfs, dir).and_then(|names| {
+            let pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
+            pins.map(|name| versions::drop_named(vfs, dir, name)).collect()
+        });
+        lock.release();
+        dropped
+    });
+    backup.release();
+    result
 }
 
 /// Removes what interrupted merges left behind. Called under the merge lock.

@@ -17,4 +17,5 @@ pub(crate) mod plan;
 mod run;
 mod throttle;
 
-pub(crate) use run::{MAX_SEGMENT, Pace};
+pub(crate) use run::MAX_SEGMENT;
+pub(crate) use throttle::Pace;

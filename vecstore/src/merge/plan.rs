@@ -31,19 +31,27 @@ fn tier(bytes: u64) -> u32 {
 
 /// The next merge that keeps the number of files bounded; `None` when there is nothing to do.
 ///
-/// Looks at the tail, where no segment is of a higher tier than `level`: once enough of them are of that very tier, they
+/// Looks at the newest segments, where no segment is of a higher tier than `level`: once enough of them are of that very tier, they
 /// (and smaller ones between them) become one of the tier above. So a byte is rewritten once per tier.
+///
+/// The highest tier goes first: with a steady writer there is always something to merge at the lowest, and a long merge
+/// lets shorter ones of newer files go in between.
 pub(crate) fn background(sizes: &[u64], limits: Limits) -> Option<Range<usize>> {
+    tail(sizes, FRESH_FAN_IN, limits)
+}
+
+/// The same with another number of fresh segments that are worth a merge: fewer, while a long merge keeps its inputs.
+pub(crate) fn tail(sizes: &[u64], fresh: usize, limits: Limits) -> Option<Range<usize>> {
     // More than half full: joining such a segment would rewrite much to gain little.
     let full = |bytes: u64| bytes > limits.max_bytes / 2;
     let tiers: Vec<Option<u32>> = sizes.iter().map(|bytes| (!full(*bytes)).then(|| tier(*bytes))).collect();
     let highest = tiers.iter().flatten().copied().max()?;
-    for level in 0..=highest {
+    for level in (0..=highest).rev() {
         let above = |tier: &Option<u32>| tier.is_none_or(|tier| tier > level);
         let start = tiers.iter().rposition(above).map_or(0, |position| position + 1);
         let same = |tier: &Option<u32>| *tier == Some(level);
         let tail = tiers.get(start..).unwrap_or_default();
-        let wanted = if level == 0 { FRESH_FAN_IN } else { FAN_IN as usize };
+        let wanted = if level == 0 { fresh } else { FAN_IN as usize };
         if tail.iter().filter(|tier| same(tier)).count() >= wanted {
             let end = start + tail.iter().rposition(same).map_or(0, |position| position + 1);
             return within(sizes, start..end, limits);

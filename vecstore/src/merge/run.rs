@@ -4,52 +4,47 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::copy::merged;
 use super::housekeeping::{self, Files};
 use super::plan::{self, Limits};
-use super::throttle::Throttled;
+use super::throttle::{Pace, Pacer, Throttled};
 use crate::event::Event;
 use crate::format::{random_id, settings};
 use crate::inner::Inner;
 use crate::live::{self, LiveRecord};
 use crate::load::{self, SEGMENTS};
-use crate::lock::Lock;
+use crate::lock::{Lock, Watch};
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::view::{LiveSegment, View};
-use crate::writer::{LOCK_MANIFEST, LOCK_MERGE};
+use crate::writer::{LOCK, LOCK_MANIFEST, LOCK_MERGE};
 use crate::{Compacted, Error, Result};
 
 /// Temporary outputs begin with this; only the holder of the merge lock may remove them.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
+const LIMITS: Limits = Limits { max_bytes: MAX_SEGMENT };
 /// Files from which on an append merges some itself, if nobody else does.
 const BACKLOG: usize = 128;
 /// Files from which on an append waits for whoever merges, so that files stay few whatever the speeds.
-const FULL_STOP: usize = 160;
+const FULL_STOP: usize = 180;
 /// Files that come in after a failed attempt before an append tries again.
 const RETRY_AFTER: usize = 64;
-
-/// How considerate a merge is, and how it is stopped.
-#[derive(Clone, Debug)]
-pub(crate) struct Pace {
-    /// Time rested per time worked.
-    pub rest: f64,
-    /// Give up.
-    pub stop: Arc<AtomicBool>,
-    /// Do not rest any more: an append waits.
-    pub hurry: Arc<AtomicBool>,
-}
-
-impl Pace {
-    fn full_speed() -> Self {
-        Pace { rest: 0.0, stop: Arc::default(), hurry: Arc::default() }
-    }
-}
+/// New files from which on a merge that takes longer lets a smaller one go first.
+const TAIL: usize = 32;
+/// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
+const DEPTH: usize = 4;
+/// Time rested per time worked, by somebody who compacts a store that others append to.
+const COURTESY: f64 = 2.0;
+/// Files that come in between two looks at what another process's merger has done.
+const LOOK_EVERY: usize = 8;
+/// How often an append that waits for another process's merger looks.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What is to be achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +79,10 @@ impl Inner {
             return;
         }
         let merged = if files < FULL_STOP {
-            self.merge_in_background(&Pace::full_speed())
+            self.merge_in_background(&Pace::full_speed()).and_then(|()| {
+                // Another process may be merging what this handle still sees as many files.
+                if files.is_multiple_of(LOOK_EVERY) { self.reload_if_fewer().map(drop) } else { Ok(()) }
+            })
         } else {
             self.wait_for_merge()
         };
@@ -104,18 +102,43 @@ impl Inner {
         self.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
-    /// Lets whoever merges finish, at full speed, and merges what is left.
+    /// Waits until whoever merges has made files few, at full speed, or merges them here.
     fn wait_for_merge(&self) -> Result<()> {
-        self.hurry.store(true, Ordering::Relaxed);
+        self.hurry.fetch_add(1, Ordering::Relaxed);
         let result = self.lock_timeout().and_then(|timeout| {
+            let start = Instant::now();
             let mut lock = self.merge_lock()?;
-            lock.acquire(timeout)?;
-            let result = self.merge_all(Goal::Background, &Pace::full_speed());
-            lock.release();
-            result.map(drop)
+            loop {
+                if lock.try_acquire()?.is_some() {
+                    let result = self.merge_all(Goal::Background, &Pace::full_speed());
+                    lock.release();
+                    return result.map(drop);
+                }
+                if self.reload_if_fewer()? {
+                    return Ok(());
+                }
+                if start.elapsed() >= timeout {
+                    // Says who holds the lock.
+                    return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
+                }
+                std::thread::sleep(LOOK.min(timeout));
+            }
         });
-        self.hurry.store(false, Ordering::Relaxed);
+        self.hurry.fetch_sub(1, Ordering::Relaxed);
         result
+    }
+
+    /// Takes over what another merger has achieved. Says whether files are few enough to go on.
+    fn reload_if_fewer(&self) -> Result<bool> {
+        let known = self.view.read().segments.len();
+        // The merger of this very handle publishes a view itself.
+        if known < FULL_STOP {
+            return Ok(true);
+        }
+        if load::list_segments(&*self.vfs, &self.path)?.len() < FULL_STOP {
+            self.reload()?;
+        }
+        Ok(self.view.read().segments.len() < FULL_STOP)
     }
 
     /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
@@ -137,7 +160,9 @@ impl Inner {
         let mut lock = self.merge_lock()?;
         lock.acquire(timeout)?;
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
-        let result = self.merge_all(goal, &Pace::full_speed());
+        let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
+        let pace = Pace { rest: COURTESY, commits: Some(Arc::new(watch)), ..Pace::full_speed() };
+        let result = self.merge_all(goal, &pace);
         lock.release();
         result
     }
@@ -148,7 +173,7 @@ impl Inner {
 
     /// A look at the view, without any file operation.
     fn has_plan(&self) -> bool {
-        plan::background(&sizes(&self.view.read()), Limits { max_bytes: MAX_SEGMENT }).is_some()
+        plan::background(&sizes(&self.view.read()), LIMITS).is_some()
     }
 
     fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
@@ -161,7 +186,9 @@ impl Inner {
             let view = self.listed_view()?;
             if horizon.is_none() {
                 total.segments_before = view.segments.len();
-                housekeeping::remove_leftovers(&*self.vfs, &self.path, self.lock_timeout()?)?;
+                let timeout = self.lock_timeout()?;
+                housekeeping::drop_dead_pins(&*self.vfs, &self.path, timeout)?;
+                housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout)?;
             }
             let horizon = *horizon.get_or_insert(view.last_commit());
             let Some(range) = choose(goal, &view, horizon, &rewritten) else {
@@ -176,9 +203,25 @@ impl Inner {
             if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
                 rewritten.insert((first.segment.name().first, last.segment.name().last));
             }
-            self.merge(&view, range, pace, &mut total)?;
+            self.merge(&view, range, pace, DEPTH, &mut total)?;
             self.reload()?;
         }
+    }
+
+    /// Keeps the files after a commit few, while a merge of older ones is under way in this thread.
+    fn merge_tail(&self, after: u64, pace: &Pace, depth: usize) -> Result<()> {
+        let newer = |name: &&SegmentName| name.first > after;
+        if load::list_segments(&*self.vfs, &self.path)?.iter().filter(newer).count() < TAIL {
+            return Ok(());
+        }
+        let view = self.listed_view()?;
+        let start = view.segments.partition_point(|live| live.segment.name().last <= after);
+        let Some(range) = plan::tail(sizes(&view).get(start..).unwrap_or_default(), TAIL, LIMITS) else {
+            return Ok(());
+        };
+        let range = range.start + start..range.end + start;
+        self.merge(&view, range, pace, depth, &mut Compacted::default())?;
+        self.reload()
     }
 
     fn lock_timeout(&self) -> Result<std::time::Duration> {
@@ -198,12 +241,31 @@ impl Inner {
         load::listed(&*self.vfs, &self.path, &manifest, Some(&known))
     }
 
-    /// Merges a range of listed segments into one.
-    fn merge(&self, view: &View, range: Range<usize>, pace: &Pace, total: &mut Compacted) -> Result<()> {
+    /// Merges a range of listed segments into one; up to `depth` smaller merges of newer ones go first meanwhile.
+    fn merge(
+        &self,
+        view: &View,
+        range: Range<usize>,
+        pace: &Pace,
+        depth: usize,
+        total: &mut Compacted,
+    ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
+        let mut depth = depth;
+        let mut between = || {
+            if let Some(within) = depth.checked_sub(1)
+                && let Err(error) = self.merge_tail(last.segment.name().last, pace, within)
+            {
+                // The outer merge may still succeed; it does not try this again.
+                log::warn!("{}: newer files stay unmerged for now: {error}", self.path.display());
+                depth = 0;
+            }
+        };
+        let pacer = Pacer::new(pace, &mut between);
+        let step = |bytes| pacer.worked(bytes);
         for live in inputs {
-            check_open(&live.segment)?;
+            check_open(&live.segment, &step)?;
         }
         let dir = self.path.join(SEGMENTS);
         let files = Files::read(&*self.vfs, &self.path)?;
@@ -220,8 +282,9 @@ impl Inner {
             len: encoded.file_len(),
             // The inputs go afterwards: what takes their place is read back first.
             verify: true,
+            step: &step,
         };
-        let path = target.publish(|file| encoded.write(&mut Throttled::new(file, pace)))?;
+        let path = target.publish(|file| encoded.write(&mut Throttled::new(file, &pacer)))?;
         self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(&*self.vfs, &path, name)?;
         let removed = self.swap(view, inputs, &output)?;
@@ -328,7 +391,7 @@ fn choose(goal: Goal, view: &View, horizon: u64, rewritten: &HashSet<(u64, u64)>
     let fresh =
         |live: &LiveSegment| !rewritten.contains(&(live.segment.name().first, live.segment.name().last));
     let range = match goal {
-        Goal::Background => plan::background(&sizes, Limits { max_bytes: MAX_SEGMENT }),
+        Goal::Background => plan::background(&sizes, LIMITS),
         Goal::Compact { max_bytes } => {
             let dead: Vec<bool> = segments.iter().map(|live| fresh(live) && live.dead.is_some()).collect();
             plan::compact(&sizes, &dead, Limits { max_bytes })

@@ -8,7 +8,7 @@ use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
-use crate::vfs::Vfs;
+use crate::vfs::{Mapping, Vfs};
 use crate::{Error, Kind};
 
 /// One fault of a segment file.
@@ -30,15 +30,24 @@ pub(crate) fn check_file(
     path: &Path,
     name: SegmentName,
 ) -> (Option<Segment>, Vec<SegmentFault>) {
-    let map = match vfs.map(path) {
-        Ok(map) => map,
-        Err(error) => return (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
-    };
+    match vfs.map(path) {
+        Ok(map) => check_mapping(path, name, map, &|_| ()),
+        Err(error) => (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
+    }
+}
+
+/// The same for the bytes of a file. `step` is told of every few bytes that were checked, and may rest.
+pub(crate) fn check_mapping(
+    path: &Path,
+    name: SegmentName,
+    map: Mapping,
+    step: &dyn Fn(usize),
+) -> (Option<Segment>, Vec<SegmentFault>) {
     let footer = match Footer::parse(path, &map) {
         Ok(footer) => footer,
         Err(error) => return (None, vec![from_error(error)]),
     };
-    let mut faults = check_bytes(&map, &footer);
+    let mut faults = check_bytes(&map, &footer, step);
     match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
             for fault in &mut faults {
@@ -59,9 +68,9 @@ pub(crate) fn check_file(
     }
 }
 
-/// Checks every byte of a segment that is open; the error names the first fault.
-pub(crate) fn check_open(segment: &Segment) -> crate::Result<()> {
-    let mut faults = check_bytes(segment.bytes(), segment.footer());
+/// Checks every byte of a segment that is open; the error names the first fault. `step` as for [`check_mapping`].
+pub(crate) fn check_open(segment: &Segment, step: &dyn Fn(usize)) -> crate::Result<()> {
+    let mut faults = check_bytes(segment.bytes(), segment.footer(), step);
     if faults.is_empty() {
         faults = check_tables(segment);
     }
@@ -87,7 +96,7 @@ fn from_error(error: Error) -> SegmentFault {
 }
 
 /// Block checksums of every section, and zeros between them. Trusts nothing but the footer's own checksum.
-fn check_bytes(file: &[u8], footer: &Footer) -> Vec<SegmentFault> {
+fn check_bytes(file: &[u8], footer: &Footer, step: &dyn Fn(usize)) -> Vec<SegmentFault> {
     let mut faults = Vec::new();
     let body = file.get(..file.len() - FOOTER_LEN).unwrap_or_default();
     let bytes_of = |line: &Section| -> Option<&[u8]> {
@@ -122,7 +131,13 @@ fn check_bytes(file: &[u8], footer: &Footer) -> Vec<SegmentFault> {
             }
             continue;
         }
-        let found: Vec<u32> = bytes.chunks(BLOCK_LEN).map(crc32fast::hash).collect();
+        let found: Vec<u32> = bytes
+            .chunks(BLOCK_LEN)
+            .map(|block| {
+                step(block.len());
+                crc32fast::hash(block)
+            })
+            .collect();
         // The footer's checksum over them says that they are right: then it is CRCS that is damaged, if anything.
         if section_crc(&found) == line.crc {
             continue;

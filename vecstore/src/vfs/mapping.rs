@@ -30,8 +30,8 @@ impl Mapping {
     /// Copies bytes to aligned heap memory.
     pub fn heap(bytes: &[u8]) -> Self {
         let mut chunks = vec![Chunk([0; 64]); bytes.len().div_ceil(64)];
-        for (to, from) in bytemuck::cast_slice_mut::<Chunk, u8>(&mut chunks).iter_mut().zip(bytes) {
-            *to = *from;
+        if let Some(to) = bytemuck::cast_slice_mut::<Chunk, u8>(&mut chunks).get_mut(..bytes.len()) {
+            to.copy_from_slice(bytes);
         }
         Mapping(Inner::Heap { chunks, len: bytes.len() })
     }

@@ -73,7 +73,7 @@ pub trait Vfs: Send + Sync + Debug {
 }
 
 /// A file being written. Dropping it closes it; nothing is flushed by that.
-pub trait VfsFile: Send {
+pub trait VfsFile {
     /// Writes all of `data` at the end of what was written.
     fn write_all(&mut self, data: &[u8]) -> io::Result<()>;
     /// Makes the data and length durable.
