@@ -1,25 +1,36 @@
-//! Every state that a power cut may leave, opened by the real code and held against what was acknowledged.
+//! Every state that a power cut may leave, opened by the real code and held against what was acknowledged: of the store,
+//! of its named checkpoints, of its backups and of what was restored from them.
 //!
-//! `VECSTORE_CRASH_STATES` is the number of distinct states to try (6,000 unless set); `VECSTORE_CRASH_SEED` begins
-//! elsewhere.
+//! `VECSTORE_CRASH_STATES` is the number of distinct states that the enumerated workloads shall reach; more than the
+//! default also tries more combinations of what is lost. `VECSTORE_CRASH_SEED` begins elsewhere. Workloads that once
+//! failed are kept in `regressions/crash_states.txt` and tried first.
 
 mod sim;
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sim::SimFs;
+use sim::check::check;
 use sim::crash::{Fates, History, Rng, digest};
-use sim::oracle::{State, Step, right_states};
-use sim::run::{Do, Run, check};
+use sim::run::{Do, Run};
+use sim::world::{World, nothing, right_worlds};
+use vecstore::{Event, Merging};
 
+/// Distinct states that the enumerated workloads reach, unless told otherwise.
+const STATES: u64 = 11_000;
 /// Combinations of fates that are tried exhaustively; beyond it a sample of this size.
 const COMBINATIONS: usize = 96;
 /// The same where there are as many runs as calls.
 const FEW_COMBINATIONS: usize = 3;
+/// The same for workloads of one operation.
+const SOME_COMBINATIONS: usize = 16;
+/// Every so many states one is crashed again while it is recovered.
+const DEEPER: usize = 48;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
@@ -59,17 +70,13 @@ impl Tally {
 /// One run's crash states, tried one after the other.
 struct Crashes<'a> {
     workload: &'a str,
-    seed: u64,
+    rng: Rng,
     /// Every so many states one is crashed again while it is recovered; 0: never.
     deeper: usize,
+    combinations: usize,
     tally: &'a Tally,
     /// Images tried, with what was right then: the same image may be right at one moment and wrong at a later one.
     seen: HashSet<(u64, u64)>,
-    combinations: usize,
-}
-
-fn nothing() -> BTreeSet<State> {
-    BTreeSet::from([State::default()])
 }
 
 fn hash_of(value: &impl Hash) -> u64 {
@@ -79,60 +86,57 @@ fn hash_of(value: &impl Hash) -> u64 {
 }
 
 impl<'a> Crashes<'a> {
-    fn new(workload: &'a str, seed: u64, deeper: usize, tally: &'a Tally) -> Self {
-        Crashes { workload, seed, deeper, tally, seen: HashSet::new(), combinations: COMBINATIONS }
+    fn new(workload: &'a str, seed: u64, deeper: usize, combinations: usize, tally: &'a Tally) -> Self {
+        Crashes { workload, rng: Rng(seed), deeper, combinations, tally, seen: HashSet::new() }
     }
 
-    /// Crashes a run after each of these changes, and checks what is left.
+    /// Crashes a run after each of these changes and at its end, and checks what is left.
     fn everywhere(&mut self, run: Run, prefixes: impl Iterator<Item = usize>) {
         let history = run.fs.history();
         let Run { steps, stores, .. } = run;
         drop(stores);
         self.tally.workloads.fetch_add(1, Ordering::Relaxed);
-        let mut rng = Rng(self.seed);
-        for prefix in prefixes.take_while(|prefix| *prefix <= history.log.len()) {
-            let right = right_states(&nothing(), &steps, prefix);
-            for fates in history.fates(prefix, self.combinations, &mut rng) {
-                self.once(&history, prefix, &fates, &right, &mut rng);
-            }
+        let end = history.log.len();
+        for prefix in prefixes.take_while(|prefix| *prefix < end).chain([end]) {
+            self.after(&history, prefix, &right_worlds(&nothing(), &steps, prefix));
         }
     }
 
-    fn once(
-        &mut self,
-        history: &History,
-        prefix: usize,
-        fates: &Fates,
-        right: &BTreeSet<State>,
-        rng: &mut Rng,
-    ) {
-        let image = history.image(prefix, fates, rng);
+    /// Crashes after this many changes, in several ways.
+    fn after(&mut self, history: &History, prefix: usize, right: &BTreeSet<World>) {
+        for fates in history.fates(prefix, self.combinations, &mut self.rng) {
+            self.once(history, prefix, &fates, right);
+        }
+    }
+
+    fn once(&mut self, history: &History, prefix: usize, fates: &Fates, right: &BTreeSet<World>) {
+        let image = history.image(prefix, fates, &mut self.rng);
         let key = digest(&image);
         if !self.seen.insert((key, hash_of(right))) {
             return;
         }
         self.tally.add(key);
         let fs = SimFs::from_image(image);
-        let recovered = check(&fs, right)
+        let recovered = check(&fs, right, self.rng.next())
             .unwrap_or_else(|wrong| panic!("{}", self.story(history, prefix, fates, &wrong)));
         if self.deeper == 0 || !self.seen.len().is_multiple_of(self.deeper) {
             return;
         }
         let again = fs.history();
         for second in 0..=again.log.len() {
-            let right = right_states(right, &recovered, second);
-            let all = again.fates(second, COMBINATIONS, rng);
+            let right = right_worlds(right, &recovered, second);
+            let all = again.fates(second, COMBINATIONS, &mut self.rng);
             // A few of each: the first two are all lost and all whole.
-            for number in [0, 1, rng.below(all.len()), rng.below(all.len())] {
+            for number in [0, 1, self.rng.below(all.len()), self.rng.below(all.len())] {
                 let Some(fates_again) = all.get(number) else { continue };
-                let image = again.image(second, fates_again, rng);
+                let image = again.image(second, fates_again, &mut self.rng);
                 let key = digest(&image);
                 if !self.seen.insert((key, hash_of(&right))) {
                     continue;
                 }
                 self.tally.add(key);
                 self.tally.second.fetch_add(1, Ordering::Relaxed);
-                if let Err(wrong) = check(&SimFs::from_image(image), &right) {
+                if let Err(wrong) = check(&SimFs::from_image(image), &right, self.rng.next()) {
                     panic!(
                         "{}\nand then, while recovering: {}",
                         self.story(history, prefix, fates, ""),
@@ -144,12 +148,7 @@ impl<'a> Crashes<'a> {
     }
 
     fn story(&self, history: &History, prefix: usize, fates: &Fates, wrong: &str) -> String {
-        format!(
-            "{}, seed {}, crash after {prefix} changes: {wrong}\n{}",
-            self.workload,
-            self.seed,
-            history.tell(prefix, fates)
-        )
+        format!("{}, crash after {prefix} changes: {wrong}\n{}", self.workload, history.tell(prefix, fates))
     }
 }
 
@@ -162,29 +161,107 @@ fn run(actions: &[Do]) -> Run {
     run
 }
 
-/// Operations that workloads are made of; handle 1 is a second one on the same store.
-const ALPHABET: [&[Do]; 11] = [
-    &[Do::Append(0)],
-    &[Do::Replace(0)],
-    &[Do::Skip(0)],
-    &[Do::Delete(0)],
-    &[Do::Append(1)],
-    &[Do::Replace(1)],
-    &[Do::Close(0), Do::Open(0)],
-    &[Do::Setting(0)],
-    &[Do::Fingerprint(0)],
-    &[Do::Checkpoint(1)],
-    &[Do::Merge(1)],
+/// Operations that workloads are made of, with their names in regression files; handle 1 is a second writer on the same
+/// store, handle 8 one on what was restored.
+const ALPHABET: [(&str, &[Do]); 20] = [
+    ("append", &[Do::Append(0)]),
+    ("append-together", &[Do::Together(0)]),
+    ("replace", &[Do::Replace(0)]),
+    ("skip", &[Do::Skip(0)]),
+    ("delete", &[Do::Delete(0)]),
+    ("other-append", &[Do::Append(1)]),
+    ("other-replace", &[Do::Replace(1)]),
+    ("close", &[Do::Close(0)]),
+    ("reopen", &[Do::Open(0)]),
+    ("setting", &[Do::Setting(0)]),
+    ("fingerprint", &[Do::Fingerprint(1)]),
+    ("checkpoint", &[Do::Checkpoint(1)]),
+    ("merge", &[Do::Merge(0)]),
+    ("other-merge", &[Do::Merge(1)]),
+    ("full-merge", &[Do::FullMerge(1)]),
+    ("name", &[Do::Name(1)]),
+    ("drop-name", &[Do::DropName(1)]),
+    ("backup", &[Do::Backup(1)]),
+    ("dated-backup", &[Do::Dated(1)]),
+    ("restore", &[Do::Restore(8), Do::Append(8)]),
 ];
 
-fn workload(mut number: usize, operations: usize) -> Vec<Do> {
-    let mut actions = vec![Do::Create(0), Do::Open(1), Do::Append(0), Do::Replace(0)];
-    for _ in 0..operations {
-        actions.extend(ALPHABET[number % ALPHABET.len()]);
-        number /= ALPHABET.len();
+/// What comes before every workload.
+const BEGINNING: [Do; 4] = [Do::Create(0), Do::Open(1), Do::Append(0), Do::Replace(0)];
+
+/// A workload and how its crash states are chosen: what a line of a regression file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Case {
+    seed: u64,
+    combinations: usize,
+    /// Numbers of operations in the alphabet.
+    operations: Vec<usize>,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.seed, self.combinations)?;
+        self.operations.iter().try_for_each(|at| write!(f, " {}", ALPHABET[*at].0))
     }
-    actions.push(Do::Close(0));
-    actions
+}
+
+impl Case {
+    /// Reads a line; `None` for an empty one or a remark.
+    fn read(line: &str) -> Option<Self> {
+        let line = line.split('#').next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        let seed = words.next()?.parse().expect("a seed");
+        let combinations = words.next().and_then(|word| word.parse().ok()).expect("a number of combinations");
+        let find = |word: &str| ALPHABET.iter().position(|(name, _)| *name == word).expect("an operation");
+        Some(Case { seed, combinations, operations: words.map(find).collect() })
+    }
+
+    /// False when an operation has nothing to act on: then a shorter workload does the same.
+    fn makes_sense(&self) -> bool {
+        let (mut open, mut names, mut backup) = (true, 0, false);
+        self.operations.iter().all(|at| match ALPHABET[*at].1[0] {
+            Do::Close(_) => std::mem::replace(&mut open, false),
+            Do::Open(_) => {
+                open = true;
+                true
+            }
+            Do::Name(_) => {
+                names += 1;
+                true
+            }
+            Do::DropName(_) => {
+                names -= 1;
+                names >= 0
+            }
+            Do::Backup(_) => {
+                backup = true;
+                true
+            }
+            Do::Restore(_) => backup,
+            Do::Append(0) | Do::Together(0) | Do::Replace(0) | Do::Skip(0) | Do::Delete(0) => open,
+            Do::Setting(0) | Do::Merge(0) => open,
+            _ => true,
+        })
+    }
+
+    /// Runs the workload, and crashes it everywhere in its last operation: what comes before is the last operation of a
+    /// shorter workload.
+    fn try_all(&self, deeper: usize, tally: &Tally) {
+        let mut run = Run::new(SimFs::new());
+        let mut last = 0;
+        BEGINNING.iter().for_each(|action| run.act(*action));
+        run.hold(0).expect("it reads what it wrote");
+        for at in &self.operations {
+            last = run.fs.changes();
+            ALPHABET[*at].1.iter().for_each(|action| run.act(*action));
+        }
+        if let Some((action, error)) = run.errors.first() {
+            panic!("{self}: {action:?}: {error}");
+        }
+        run.let_go().unwrap_or_else(|wrong| panic!("{self}: {wrong}"));
+        let name = format!("add this line to tests/regressions/crash_states.txt:\n{self}\n");
+        Crashes::new(&name, self.seed, deeper, self.combinations, tally).everywhere(run, last..);
+    }
 }
 
 /// Runs jobs 0, 1, 2, … on all cores until one says that it was the last.
@@ -198,35 +275,56 @@ fn in_parallel(job: impl Fn(usize) -> bool + Sync) {
     });
 }
 
-/// All workloads of one operation, those of two, then random ones of up to four until the number is reached.
+/// Workloads that once failed, the empty one (what comes before all others), all of one operation, all of two, then
+/// random ones of three and four until the number is reached.
 #[test]
 fn what_was_acknowledged_survives_every_power_cut() {
-    let wanted = setting("VECSTORE_CRASH_STATES", 6_000) as usize;
+    let wanted = setting("VECSTORE_CRASH_STATES", STATES);
     let seed = setting("VECSTORE_CRASH_SEED", 1);
+    let combinations = |usual: usize| if wanted > STATES { COMBINATIONS } else { usual };
+    let regressions = include_str!("regressions/crash_states.txt");
+    let mut cases: Vec<Case> = regressions.lines().filter_map(Case::read).collect();
+    let known = cases.len();
+    let case = |combinations: usize, operations: Vec<usize>| Case {
+        seed: seed.wrapping_mul(1_000_003) ^ hash_of(&operations),
+        combinations,
+        operations,
+    };
+    let count = ALPHABET.len();
+    cases.push(case(COMBINATIONS, Vec::new()));
+    cases.extend((0..count).map(|at| case(combinations(SOME_COMBINATIONS), vec![at])));
+    cases.extend(
+        (0..count * count).map(|at| case(combinations(FEW_COMBINATIONS), vec![at / count, at % count])),
+    );
+    cases.retain(Case::makes_sense);
     let tally = Tally::default();
-    let jobs = ALPHABET.len() + ALPHABET.len().pow(2);
     in_parallel(|number| {
-        if number >= ALPHABET.len() && tally.distinct() >= wanted {
+        if let Some(case) = cases.get(number) {
+            case.try_all(DEEPER, &tally);
+            return true;
+        }
+        if tally.distinct() as u64 >= wanted {
             return false;
         }
         let mut rng = Rng(seed.wrapping_mul(1_000_003).wrapping_add(number as u64));
-        let actions = match number {
-            _ if number < ALPHABET.len() => workload(number, 1),
-            _ if number < jobs => workload(number - ALPHABET.len(), 2),
-            _ => workload(rng.below(usize::MAX), 3 + rng.below(2)),
-        };
-        let run = run(&actions);
-        // Creation is the same in all of them.
-        let created = match run.steps.first() {
-            Some(Step::Change { outcome: sim::oracle::Outcome::Acknowledged(at), .. }) if number > 0 => *at,
-            _ => 0,
-        };
-        let name = format!("{actions:?}");
-        Crashes::new(&name, rng.next(), 16, &tally).everywhere(run, created..);
+        let operations = (0..3 + rng.below(2)).map(|_| rng.below(count)).collect();
+        let case = case(combinations(FEW_COMBINATIONS), operations);
+        if case.makes_sense() {
+            case.try_all(DEEPER, &tally);
+        }
         true
     });
-    tally.line("workloads of one to four operations");
-    assert!(tally.distinct() >= wanted);
+    tally.line(&format!("workloads of up to four operations ({known} that once failed)"));
+    assert!(tally.distinct() as u64 >= wanted);
+}
+
+#[test]
+fn regression_lines_are_read_as_they_are_written() {
+    let line = "17 3 append backup restore";
+    let case = Case::read(line).expect("a case");
+    assert_eq!((case.to_string().as_str(), case.makes_sense()), (line, true));
+    assert_eq!(Case::read("# a remark"), None);
+    assert!(!Case::read("1 1 close append").expect("a case").makes_sense());
 }
 
 /// A process is killed before each of its calls; another one opens the store, shows what is in it and goes on; then
@@ -236,11 +334,13 @@ fn what_was_acknowledged_survives_every_power_cut() {
 fn a_survivor_builds_on_nothing_that_may_vanish() {
     let tally = Tally::default();
     let seed = setting("VECSTORE_CRASH_SEED", 1);
-    let workloads: [&[Do]; 4] = [
+    let workloads: [&[Do]; 6] = [
         &[Do::Create(0), Do::Append(0), Do::Replace(0), Do::Close(0)],
         &[Do::Create(0), Do::Setting(0), Do::Append(0), Do::Fingerprint(0), Do::Delete(0)],
         &[Do::Create(0), Do::Append(0), Do::Open(1), Do::Append(1), Do::Replace(0), Do::Checkpoint(1)],
         &[Do::Create(0), Do::Append(0), Do::Close(0), Do::Open(0), Do::Skip(0), Do::Close(0)],
+        &[Do::Create(0), Do::Append(0), Do::Name(0), Do::Replace(0), Do::FullMerge(0), Do::DropName(0)],
+        &[Do::Create(0), Do::Append(0), Do::Backup(0), Do::Replace(0), Do::Merge(0), Do::Backup(0)],
     ];
     let jobs: Vec<(&[Do], usize, bool)> = workloads
         .iter()
@@ -291,14 +391,19 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
             run.show(handle).expect("the survivor reads what it wrote");
         }
         run.act(Do::Fingerprint(2));
+        // What the one that died made of the store, the survivor goes on with.
+        let mut step = 2;
+        if actions.iter().any(|action| matches!(action, Do::Backup(_) | Do::Name(_))) {
+            run.act(Do::FullMerge(3));
+            step = 16;
+        }
         run.act(Do::Close(2));
         if let Some((action, error)) = run.errors.first() {
             panic!("{actions:?} killed before call {dies_at}, then {action:?}: {error}");
         }
         let name = format!("{actions:?} killed before call {dies_at}, survivor open before: {was_open}");
-        let mut crashes = Crashes::new(&name, seed.wrapping_add(number as u64), 0, &tally);
-        crashes.combinations = FEW_COMBINATIONS;
-        crashes.everywhere(run, killed..);
+        Crashes::new(&name, seed.wrapping_add(number as u64), 0, FEW_COMBINATIONS, &tally)
+            .everywhere(run, (killed + number % step..).step_by(step));
         true
     });
     tally.line("a process killed and another one going on");
@@ -311,7 +416,7 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
 fn what_was_shown_beside_a_stopped_writer_survives() {
     let tally = Tally::default();
     let actions =
-        [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Fingerprint(0), Do::Delete(0), Do::Merge(0)];
+        [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Fingerprint(0), Do::Delete(0), Do::FullMerge(0)];
     let calls = run(&actions).fs.calls().len();
     let created = run(&actions[..1]).fs.calls().len();
     let mut shown = 0;
@@ -333,12 +438,120 @@ fn what_was_shown_beside_a_stopped_writer_survives() {
             Some((_, error)) => panic!("stopped before call {stops_at}: {error}"),
         }
         let name = format!("{actions:?} stopped before call {stops_at}");
-        let mut crashes = Crashes::new(&name, stops_at as u64, 0, &tally);
-        crashes.combinations = FEW_COMBINATIONS;
-        crashes.everywhere(run, stopped..);
+        Crashes::new(&name, stops_at as u64, 0, FEW_COMBINATIONS, &tally).everywhere(run, stopped..);
     }
     tally.line("a process stopped and another one reading");
     assert!(shown > 20, "only {shown} of {calls} could be opened");
+}
+
+/// Two processes at once: before each call of one, the other does something of its own, whole; then the power fails.
+#[test]
+fn two_writers_may_interleave_anywhere() {
+    const OUTER: [Do; 9] = [
+        Do::Append(0),
+        Do::Merge(0),
+        Do::FullMerge(0),
+        Do::Name(0),
+        Do::DropName(0),
+        Do::Backup(0),
+        Do::Dated(0),
+        Do::Restore(8),
+        Do::Close(0),
+    ];
+    const INNER: [Do; 5] = [Do::Append(5), Do::Merge(5), Do::Replace(5), Do::Name(5), Do::Backup(5)];
+    let begin = || {
+        let mut run = Run::new(SimFs::new());
+        let beginning =
+            [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Name(0), Do::Backup(0), Do::Append(0)];
+        beginning.iter().for_each(|action| run.act(*action));
+        let mut other = Run::new(run.fs.other_process());
+        other.skip_keys(500);
+        other.act(Do::Open(5));
+        (run, other)
+    };
+    let jobs: Vec<(Do, usize)> = OUTER
+        .iter()
+        .flat_map(|outer| {
+            let (mut run, _other) = begin();
+            let before = run.fs.calls().len();
+            run.act(*outer);
+            (before..run.fs.calls().len()).map(|at| (*outer, at))
+        })
+        .collect();
+    let (tally, went_through) = (Tally::default(), AtomicUsize::new(0));
+    in_parallel(|number| {
+        let Some((outer, at)) = jobs.get(number).copied() else { return false };
+        let inner = INNER[number % INNER.len()];
+        let (mut run, other) = begin();
+        let before = run.steps.len();
+        let started = run.fs.changes();
+        let other = Arc::new(Mutex::new(other));
+        let meanwhile = Arc::clone(&other);
+        run.fs.before(at, move || meanwhile.lock().expect("no panic").act(inner));
+        run.act(outer);
+        let mut other = other.lock().expect("no panic");
+        for (action, error) in run.errors.iter().chain(&other.errors) {
+            assert!(
+                *action == inner && matches!(error, vecstore::Error::Busy { .. }),
+                "{inner:?} before call {at} of {outer:?}: {action:?}: {error}"
+            );
+        }
+        went_through.fetch_add(usize::from(other.errors.is_empty()), Ordering::Relaxed);
+        let (before, ours) = run.steps.split_at(before);
+        // Each is a moment within the time it took, so either may be taken for the first.
+        let orders = [[before, ours, &other.steps].concat(), [before, &other.steps, ours].concat()];
+        other.stores.clear();
+        run.stores.clear();
+        tally.workloads.fetch_add(1, Ordering::Relaxed);
+        let history = run.fs.history();
+        let name = format!("{inner:?} before call {at} of {outer:?}");
+        let mut crashes = Crashes::new(&name, number as u64, 0, FEW_COMBINATIONS, &tally);
+        let end = history.log.len();
+        let sample: BTreeSet<usize> =
+            (0..4).map(|_| started + crashes.rng.below(end - started + 1)).chain([end]).collect();
+        for prefix in sample {
+            let right = orders.iter().flat_map(|steps| right_worlds(&nothing(), steps, prefix)).collect();
+            crashes.after(&history, prefix, &right);
+        }
+        true
+    });
+    tally.line("two writers interleaved");
+    let went_through = went_through.into_inner();
+    assert!(went_through > jobs.len() / 4, "only {went_through} of {} were not busy", jobs.len());
+    assert!(tally.distinct() > 1_000);
+}
+
+/// The merger at work in its own thread while its store is appended to.
+#[test]
+fn a_merge_in_the_background_may_be_interrupted() {
+    let tally = Tally::default();
+    let mut all = Run::new(SimFs::new());
+    all.act(Do::Create(0));
+    for number in 0..62 {
+        all.act([Do::Append(0), Do::Replace(0), Do::Delete(0)][number % 3]);
+    }
+    all.act(Do::Name(0));
+    all.act(Do::Close(0));
+    let began = all.fs.changes();
+    let (merged, heard) = std::sync::mpsc::channel();
+    let options = sim::run::options(&all.fs)
+        .merging(Merging::Background)
+        .lock_timeout(Duration::from_secs(60))
+        .on_event(move |event| {
+            if matches!(event, Event::Merged { .. }) {
+                merged.send(()).expect("somebody waits");
+            }
+        });
+    all.stores.insert(0, options.open(sim::run::STORE).expect("it opens"));
+    for _ in 0..6 {
+        all.act(Do::Append(0));
+    }
+    heard.recv_timeout(Duration::from_secs(60)).expect("it merges by itself");
+    all.act(Do::Append(0));
+    assert!(all.errors.is_empty(), "{:?}", all.errors);
+    Crashes::new("a merge in the background", 1, 0, FEW_COMBINATIONS, &tally).everywhere(all, began..);
+    tally.line("a merge in the background");
+    assert!(tally.distinct() > 30);
 }
 
 /// The checkpoint that comes by itself, with a store large enough to have one.
@@ -357,7 +570,7 @@ fn the_checkpoint_after_64_commits_may_be_interrupted() {
     assert!(all.errors.is_empty(), "{:?}", all.errors);
     let replaced = all.fs.calls().iter().filter(|call| call.what == "replace").count();
     assert!(replaced >= 2, "a checkpoint was written");
-    Crashes::new("66 commits", 1, 24, &tally).everywhere(all, checkpoint..);
+    Crashes::new("66 commits", 1, 24, COMBINATIONS, &tally).everywhere(all, checkpoint..);
     tally.line("the checkpoint after 64 commits");
     assert!(tally.distinct() > 30);
 }
@@ -378,7 +591,7 @@ fn batches_of_several_threads_survive_together() {
         let files = together.fs.names("/d/s/segments").len();
         assert_eq!(commits, 6);
         shared += 6 - files;
-        Crashes::new("three threads", seed, 32, &tally).everywhere(together, created..);
+        Crashes::new("three threads", seed, 32, COMBINATIONS, &tally).everywhere(together, created..);
     }
     tally.line("batches of three threads");
     assert!(shared > 0, "some of them met at the lock");

@@ -1,6 +1,6 @@
 //! What a store must hold, kept in memory, and the comparison with what the real code reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use vecstore::{Kind, OnDuplicate, Snapshot, Store};
 
@@ -139,69 +139,4 @@ impl State {
         }
         Ok(state)
     }
-}
-
-/// What became of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was acknowledged when the disk had seen this many changes.
-    Acknowledged(usize),
-    /// It failed, or its process died: it may be there or not.
-    Unknown,
-    /// It failed in a way that promises that it is not there.
-    Refused,
-}
-
-/// What happened, in order.
-#[derive(Clone, Debug)]
-pub enum Step {
-    Change {
-        change: Change,
-        started: usize,
-        outcome: Outcome,
-    },
-    /// A writing handle has shown this state: what it shows, somebody may rely on.
-    Shown {
-        at: usize,
-        state: State,
-    },
-}
-
-/// The states that are right after the first `prefix` changes of the disk.
-pub fn right_states(start: &BTreeSet<State>, steps: &[Step], prefix: usize) -> BTreeSet<State> {
-    let mut states = start.clone();
-    for step in steps {
-        match step {
-            Step::Change { started, .. } if *started >= prefix => {}
-            Step::Change { change, outcome, .. } => match outcome {
-                Outcome::Acknowledged(at) if *at <= prefix => {
-                    states = states.iter().map(|state| state.after(change)).collect();
-                }
-                Outcome::Refused => {}
-                Outcome::Acknowledged(_) | Outcome::Unknown => {
-                    let after: Vec<State> = states.iter().map(|state| state.after(change)).collect();
-                    states.extend(after);
-                }
-            },
-            Step::Shown { at, state } if *at <= prefix => states.retain(|candidate| candidate == state),
-            Step::Shown { .. } => {}
-        }
-    }
-    states
-}
-
-/// Says where the read state differs from the nearest right one.
-pub fn difference(found: &State, right: &BTreeSet<State>) -> String {
-    let short = |state: &State| {
-        format!(
-            "exists {}, {} commits, keys {:?}, settings {:?}, fingerprint {:?}",
-            state.exists,
-            state.commits,
-            state.entries.keys().collect::<Vec<_>>(),
-            state.settings,
-            state.fingerprint
-        )
-    };
-    let right: Vec<String> = right.iter().map(short).collect();
-    format!("found {}\nright would be one of:\n  {}", short(found), right.join("\n  "))
 }

@@ -1,23 +1,40 @@
 //! Runs operations on the real store over a simulated disk and writes down what was acknowledged when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
 
 use super::SimFs;
-use super::oracle::{Change, DIM, Outcome, State, Step, Value, difference, right_states};
+use super::oracle::{Change, DIM, State, Value};
+use super::world::{Deed, Outcome, Step};
 
 /// Where the store of these tests lies.
 pub const STORE: &str = "/d/s";
+/// Where its backup lies.
+pub const BACKUP: &str = "/d/b";
+/// Where its dated backups lie.
+pub const DATED: &str = "/d/dated";
+/// How many of them are kept.
+pub const KEEP: usize = 1;
+/// How many batches are under way at the same time.
+const TOGETHER: usize = 3;
+
+/// Where the store lies that was restored under this name.
+pub fn restored(name: &str) -> String {
+    format!("/d/{name}")
+}
 
 /// Options for a store on this disk. Nobody waits for a lock: the tests that use them have no concurrent processes.
 /// Nothing is merged in the background, so that a run is the same each time.
 pub fn options(fs: &SimFs) -> OpenOptions {
     OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO).merging(Merging::OnDemand)
 }
+
+/// What a batch holds: entries; `None` deletes.
+type Entries = Vec<(String, Option<Value>)>;
 
 /// Adds entries to a batch of this store and appends it.
 pub fn append(
@@ -47,6 +64,8 @@ pub enum Do {
     Open(usize),
     /// Two keys nobody has used.
     Append(usize),
+    /// The same from several threads at once.
+    Together(usize),
     /// The newest key again, and one nobody has used.
     Replace(usize),
     /// The same, keeping what is stored.
@@ -56,8 +75,22 @@ pub enum Do {
     Setting(usize),
     Fingerprint(usize),
     Checkpoint(usize),
-    /// Merges everything into one file.
+    /// Looks for what others did.
+    Refresh(usize),
+    /// Merges what fits together.
     Merge(usize),
+    /// Merges everything into one file.
+    FullMerge(usize),
+    /// Makes a named checkpoint.
+    Name(usize),
+    /// Drops the oldest one.
+    DropName(usize),
+    /// Brings the backup up to date.
+    Backup(usize),
+    /// Makes a dated backup; the one before it goes.
+    Dated(usize),
+    /// Makes a store from the backup, and opens it as this handle.
+    Restore(usize),
     Close(usize),
 }
 
@@ -68,28 +101,43 @@ pub struct Run {
     pub steps: Vec<Step>,
     pub errors: Vec<(Do, Error)>,
     pub stores: BTreeMap<usize, Store>,
+    /// Names of the restored stores that handles are open on; the others are on the store itself.
+    places: BTreeMap<usize, String>,
+    /// Named checkpoints that were made, oldest first.
+    named: Vec<String>,
+    /// Snapshots, and what they showed when they were taken.
+    held: Vec<(Snapshot, State)>,
     keys: u32,
     values: u32,
     oldest: u32,
 }
 
 impl Run {
-    /// Begins on this disk. Keys begin with a number, so that two runs on one disk can be told apart.
+    /// Begins on this disk.
     pub fn new(fs: SimFs) -> Self {
-        let (steps, errors) = (Vec::new(), Vec::new());
-        Run { fs, steps, errors, stores: BTreeMap::new(), keys: 0, values: 0, oldest: 0 }
+        Run {
+            fs,
+            steps: Vec::new(),
+            errors: Vec::new(),
+            stores: BTreeMap::new(),
+            places: BTreeMap::new(),
+            named: Vec::new(),
+            held: Vec::new(),
+            keys: 0,
+            values: 0,
+            oldest: 0,
+        }
     }
 
-    /// Numbers its keys and values from here on, away from those of an earlier run on the same disk.
+    /// Numbers its keys, values and names from here on, away from those of an earlier run on the same disk.
     pub fn skip_keys(&mut self, number: u32) {
         (self.keys, self.values, self.oldest) = (number, number, number);
     }
 
     /// Goes on as another process.
     pub fn into_process(self, fs: SimFs) -> Self {
-        let Run { steps, errors, stores, keys, values, oldest, .. } = self;
-        drop(stores);
-        Run { fs, steps, errors, stores: BTreeMap::new(), keys, values, oldest }
+        let Run { steps, errors, named, keys, values, oldest, .. } = self;
+        Run { steps, errors, named, keys, values, oldest, ..Run::new(fs) }
     }
 
     fn fresh(&mut self) -> (String, Option<Value>) {
@@ -98,7 +146,12 @@ impl Run {
         (format!("key {}", self.keys), Some(Value::number(self.values)))
     }
 
-    fn entries(&mut self, what: Do) -> (OnDuplicate, Vec<(String, Option<Value>)>) {
+    fn fresh_name(&mut self, what: &str) -> String {
+        self.values += 1;
+        format!("{what}{}", self.values)
+    }
+
+    fn entries(&mut self, what: Do) -> (OnDuplicate, Entries) {
         match what {
             Do::Replace(_) | Do::Skip(_) => {
                 let again = format!("key {}", self.keys.max(1));
@@ -116,148 +169,188 @@ impl Run {
         }
     }
 
+    /// A change of whatever store the handle is open on.
+    fn deed(&self, handle: usize, change: Change) -> Deed {
+        match self.places.get(&handle) {
+            Some(name) => Deed::Restored(name.clone(), change),
+            None => Deed::Store(change),
+        }
+    }
+
     /// Does it, on a handle that may be missing (then nothing happens).
     pub fn act(&mut self, what: Do) {
         let started = self.fs.changes();
-        let (change, result) = match what {
+        let (deed, result) = match what {
             Do::Create(handle) => {
                 let created = options(&self.fs).create(STORE, StoreConfig::new(DIM));
-                (Some(Change::Create), created.map(|store| self.keep(handle, store)))
+                (Some(Deed::Store(Change::Create)), created.map(|store| self.keep(handle, store)))
             }
             Do::Open(handle) => {
                 let opened = options(&self.fs).open(STORE).map(|store| self.keep(handle, store));
                 (None, opened)
             }
+            Do::Restore(handle) => return self.restore(handle, started),
+            Do::Together(handle) => return self.append_together(handle, TOGETHER),
+            Do::Close(handle) => {
+                let Some(store) = self.stores.remove(&handle) else { return };
+                self.places.remove(&handle);
+                (None, store.close())
+            }
             Do::Append(handle) | Do::Replace(handle) | Do::Skip(handle) | Do::Delete(handle) => {
                 let (policy, entries) = self.entries(what);
                 let Some(store) = self.stores.get(&handle) else { return };
-                let result = append(store, policy, &entries).map(|_| ());
-                (Some(Change::Append(policy, entries)), result)
+                let result = append(store, policy, &entries).map(drop);
+                (Some(self.deed(handle, Change::Append(policy, entries))), result)
             }
             Do::Setting(handle) => {
+                let value = self.fresh_name("value ");
                 let Some(store) = self.stores.get(&handle) else { return };
-                self.values += 1;
-                let value = self.values.to_string();
                 let result = store.set_setting("root", &value);
-                (Some(Change::Setting("root".to_owned(), value)), result)
+                (Some(self.deed(handle, Change::Setting("root".to_owned(), value))), result)
             }
             Do::Fingerprint(handle) => {
                 let Some(store) = self.stores.get(&handle) else { return };
-                (Some(Change::Fingerprint(7)), store.set_fingerprint(&Fingerprint::new([7; 32], "a model")))
+                let result = store.set_fingerprint(&Fingerprint::new([7; 32], "a model"));
+                (Some(self.deed(handle, Change::Fingerprint(7))), result)
             }
-            Do::Checkpoint(handle) => {
+            Do::Name(handle) => {
+                let name = self.fresh_name("v");
                 let Some(store) = self.stores.get(&handle) else { return };
-                (None, store.checkpoint())
+                let result = store.create_checkpoint(&name).map(drop);
+                self.named.extend(result.is_ok().then(|| name.clone()));
+                (Some(Deed::Name(name)), result)
             }
-            Do::Merge(handle) => {
+            Do::DropName(handle) => {
+                let Some(store) = self.stores.get(&handle).filter(|_| !self.named.is_empty()) else { return };
+                let name = self.named.remove(0);
+                let result = store.drop_checkpoint(&name);
+                (Some(Deed::DropName(name)), result)
+            }
+            Do::Checkpoint(handle)
+            | Do::Refresh(handle)
+            | Do::Merge(handle)
+            | Do::FullMerge(handle)
+            | Do::Backup(handle)
+            | Do::Dated(handle) => {
                 let Some(store) = self.stores.get(&handle) else { return };
-                (None, store.compact_full().map(|_| ()))
-            }
-            Do::Close(handle) => {
-                let Some(store) = self.stores.remove(&handle) else { return };
-                (None, store.close())
+                match what {
+                    Do::Checkpoint(_) => (None, store.checkpoint()),
+                    Do::Refresh(_) => (None, store.refresh().map(drop)),
+                    Do::Merge(_) => (None, store.compact().map(drop)),
+                    Do::FullMerge(_) => (None, store.compact_full().map(drop)),
+                    Do::Backup(_) => (Some(Deed::Backup), store.backup(BACKUP).map(drop)),
+                    _ => (Some(Deed::Dated(KEEP)), store.backup_dated(DATED, KEEP).map(drop)),
+                }
             }
         };
-        let outcome = match (&result, what) {
+        self.note(what, deed, started, result);
+    }
+
+    /// Writes down what came of an operation.
+    fn note(&mut self, what: Do, deed: Option<Deed>, started: usize, result: Result<(), Error>) {
+        let outcome = match (&result, &deed) {
             (Ok(()), _) => Outcome::Acknowledged(self.fs.changes()),
             (Err(_), _) if self.fs.is_dead() => Outcome::Unknown,
             // An append says what it leaves behind; the others replace one file, and may have done so.
             (Err(Error::OutcomeUnknown { .. }), _) => Outcome::Unknown,
-            (Err(_), Do::Append(_) | Do::Replace(_) | Do::Skip(_) | Do::Delete(_)) => Outcome::Refused,
+            (Err(_), Some(Deed::Store(Change::Append(..)) | Deed::Restored(_, Change::Append(..)))) => {
+                Outcome::Refused
+            }
             (Err(_), _) => Outcome::Unknown,
         };
-        if let Some(change) = change {
-            self.steps.push(Step::Change { change, started, outcome });
-        }
-        if let Err(error) = result {
-            self.errors.push((what, error));
-        }
+        self.steps.extend(deed.map(|deed| Step::Deed { deed, started, outcome }));
+        self.errors.extend(result.err().map(|error| (what, error)));
     }
 
     fn keep(&mut self, handle: usize, store: Store) {
+        self.places.remove(&handle);
         self.stores.insert(handle, store);
     }
 
-    /// Writes down what this handle shows: it must never be lost again.
+    fn restore(&mut self, handle: usize, started: usize) {
+        if !self.fs.exists(BACKUP) {
+            return;
+        }
+        let mut name = self.fresh_name("r");
+        while self.fs.exists(&restored(&name)) {
+            name = self.fresh_name("r");
+        }
+        let path = restored(&name);
+        let done = vecstore::restore_with(&self.fs, Path::new(BACKUP), Path::new(&path)).map(drop);
+        let is_there = done.is_ok();
+        self.note(Do::Restore(handle), Some(Deed::Restore(name.clone())), started, done);
+        if is_there {
+            match options(&self.fs).open(&path) {
+                Ok(store) => {
+                    self.keep(handle, store);
+                    self.places.insert(handle, name);
+                }
+                Err(error) => self.errors.push((Do::Restore(handle), error)),
+            }
+        }
+    }
+
+    /// Writes down what this handle shows of the store: it must never be lost again.
     pub fn show(&mut self, handle: usize) -> Result<(), String> {
-        let Some(store) = self.stores.get(&handle) else { return Ok(()) };
-        self.steps.push(Step::Shown { at: self.fs.changes(), state: State::read(store)? });
+        if let Some(store) = self.stores.get(&handle)
+            && !self.places.contains_key(&handle)
+        {
+            self.steps.push(Step::Shown { at: self.fs.changes(), state: State::read(store)? });
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot and keeps it.
+    pub fn hold(&mut self, handle: usize) -> Result<(), String> {
+        if let Some(store) = self.stores.get(&handle) {
+            let snapshot = store.snapshot();
+            let state = State::read_snapshot(&snapshot)?;
+            self.held.push((snapshot, state));
+        }
+        Ok(())
+    }
+
+    /// Drops the snapshots that were kept, each after a look whether it still shows what it showed.
+    pub fn let_go(&mut self) -> Result<(), String> {
+        for (snapshot, state) in self.held.drain(..) {
+            if State::read_snapshot(&snapshot)? != state {
+                return Err(format!("a snapshot of {} commits changed", state.commits));
+            }
+        }
         Ok(())
     }
 
     /// Appends from several threads at once.
     pub fn append_together(&mut self, handle: usize, threads: usize) {
-        let batches: Vec<Vec<(String, Option<Value>)>> =
-            (0..threads).map(|_| vec![self.fresh(), self.fresh()]).collect();
+        let batches: Vec<Entries> = (0..threads).map(|_| vec![self.fresh(), self.fresh()]).collect();
         let Some(store) = self.stores.get(&handle) else { return };
         let fs = &self.fs;
         let started = fs.changes();
         let start = Barrier::new(threads);
         let start = &start;
-        let acknowledged: Vec<usize> = std::thread::scope(|scope| {
+        // Whoever comes first is still at work when the others have come.
+        fs.slow_flushes(Duration::from_millis(1));
+        let appended: Vec<(Entries, Result<(), Error>, usize)> = std::thread::scope(|scope| {
             let appends: Vec<_> = batches
-                .iter()
+                .into_iter()
                 .map(|entries| {
                     scope.spawn(move || {
                         start.wait();
-                        append(store, OnDuplicate::Error, entries).expect("nothing fails here");
-                        fs.changes()
+                        let result = append(store, OnDuplicate::Error, &entries).map(drop);
+                        (entries, result, fs.changes())
                     })
                 })
                 .collect();
             appends.into_iter().map(|append| append.join().expect("no panic")).collect()
         });
-        let mut steps: Vec<Step> = batches
-            .into_iter()
-            .zip(acknowledged)
-            .map(|(entries, at)| Step::Change {
-                change: Change::Append(OnDuplicate::Error, entries),
-                started,
-                outcome: Outcome::Acknowledged(at),
-            })
-            .collect();
-        self.steps.append(&mut steps);
-    }
-}
-
-/// Opens the store as after a start of the machine, holds it against what is right, verifies it, appends to it and
-/// reads it again. `steps` gets what this run did, so that it can be crashed in turn.
-pub fn check(fs: &SimFs, right: &BTreeSet<State>) -> Result<Vec<Step>, String> {
-    let mut run = Run::new(fs.clone());
-    run.skip_keys(1_000_000);
-    match options(fs).open(STORE) {
-        Ok(store) => {
-            let found = State::read(&store)?;
-            if !right.contains(&found) {
-                return Err(difference(&found, right));
+        fs.slow_flushes(Duration::ZERO);
+        for (entries, result, at) in appended {
+            let deed = self.deed(handle, Change::Append(OnDuplicate::Error, entries));
+            self.note(Do::Together(handle), Some(deed), started, result);
+            // Earlier than when the last of them was done.
+            if let Some(Step::Deed { outcome: Outcome::Acknowledged(when), .. }) = self.steps.last_mut() {
+                *when = at;
             }
-            run.keep(0, store);
-            run.show(0)?;
         }
-        Err(Error::NotFound { .. }) if right.iter().any(|state| !state.exists) => run.act(Do::Create(0)),
-        Err(error) => return Err(format!("opening: {error}")),
-    }
-    whole(fs)?;
-    run.act(Do::Replace(0));
-    run.act(Do::Close(0));
-    if let Some((what, error)) = run.errors.first() {
-        return Err(format!("{what:?} after opening: {error}"));
-    }
-    let end = right_states(right, &run.steps, usize::MAX);
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| format!("reopening: {error}"))?;
-    let found = State::read(&store)?;
-    if !end.contains(&found) {
-        return Err(format!("after one more append: {}", difference(&found, &end)));
-    }
-    whole(fs)?;
-    Ok(run.steps)
-}
-
-/// Verifies the store; an error names the first fault.
-pub fn whole(fs: &SimFs) -> Result<(), String> {
-    let report = vecstore::verify_with(fs, Path::new(STORE), |_| {}).map_err(|error| error.to_string())?;
-    match report.faults.first() {
-        Some(fault) => Err(format!("verify: {fault}")),
-        None => Ok(()),
     }
 }

@@ -1,0 +1,233 @@
+//! What a process may ask of the disk.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vecstore::vfs::{FileKind, LockFile, Mapping, Metadata, Vfs, VfsFile};
+
+use super::disk::error;
+use super::{Ino, Node, Op, SHORT, SimFs};
+
+impl Vfs for SimFs {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        let (mut disk, may) = self.call("create", path);
+        may?;
+        let ino = disk.add(path, Node::File(Arc::default()))?;
+        Ok(Box::new(SimFile { fs: self.clone(), path: path.to_owned(), ino, written: 0 }))
+    }
+
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        let (disk, may) = self.call("read", path);
+        may?;
+        let bytes = disk.file(path)?;
+        if bytes.len() as u64 > max_len {
+            return Err(io::Error::new(ErrorKind::InvalidData, "longer than allowed"));
+        }
+        Ok(bytes.to_vec())
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        let (disk, may) = self.call("map", path);
+        may?;
+        Ok(Mapping::heap(&disk.file(path)?))
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        let (disk, may) = self.call("metadata", path);
+        may?;
+        Ok(match &disk.now[disk.find(path)?] {
+            Node::File(bytes) => Metadata { kind: FileKind::File, len: bytes.len() as u64 },
+            Node::Dir(_) => Metadata { kind: FileKind::Dir, len: 0 },
+        })
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let (disk, may) = self.call("list", path);
+        may?;
+        match &disk.now[disk.find(path)?] {
+            Node::Dir(names) => Ok(names.keys().cloned().collect()),
+            Node::File(_) => Err(error(ErrorKind::NotADirectory)),
+        }
+    }
+
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("rename", to);
+        may?;
+        disk.rename(from, to, false)
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("replace", to);
+        may?;
+        disk.rename(from, to, true)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("link", to);
+        may?;
+        let ino = disk.find(from)?;
+        let (dir, name) = disk.place(to)?;
+        if disk.names(dir).contains_key(&name) {
+            return Err(error(ErrorKind::AlreadyExists));
+        }
+        disk.record(Op::Add { dir, name, ino });
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("remove", path);
+        may?;
+        disk.file(path)?;
+        let (dir, name) = disk.place(path)?;
+        disk.record(Op::Remove { dir, name });
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("remove directory", path);
+        may?;
+        match &disk.now[disk.find(path)?] {
+            Node::Dir(names) if names.is_empty() => {}
+            Node::Dir(_) => return Err(error(ErrorKind::DirectoryNotEmpty)),
+            Node::File(_) => return Err(error(ErrorKind::NotADirectory)),
+        }
+        let (dir, name) = disk.place(path)?;
+        disk.record(Op::Remove { dir, name });
+        Ok(())
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("create directory", path);
+        may?;
+        disk.add(path, Node::Dir(BTreeMap::new())).map(|_| ())
+    }
+
+    fn flush_dir(&self, path: &Path) -> io::Result<()> {
+        let (mut disk, may) = self.call("flush directory", path);
+        let dir = disk.find(path)?;
+        if !disk.processes[self.process].dead {
+            disk.record(Op::FlushDir { dir, ok: may.is_ok() });
+        }
+        may
+    }
+
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
+        let (mut disk, may) = self.call("open lock", path);
+        may?;
+        let ino = match disk.find(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound && create => {
+                disk.add(path, Node::File(Arc::default()))?
+            }
+            found => found?,
+        };
+        disk.file(path)?;
+        disk.lock_files.insert(ino);
+        disk.handles += 1;
+        Ok(Box::new(SimLock { fs: self.clone(), path: path.to_owned(), ino, handle: disk.handles }))
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let (disk, may) = self.call("free space", path);
+        may.map(|()| disk.free_space())
+    }
+}
+
+struct SimFile {
+    fs: SimFs,
+    path: PathBuf,
+    ino: Ino,
+    written: usize,
+}
+
+impl VfsFile for SimFile {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        let (mut disk, may) = self.fs.call("write", &self.path);
+        if disk.processes[self.fs.process].dead {
+            return may;
+        }
+        // A write that fails may have written a part: a full disk does that.
+        let room = usize::try_from(disk.room_left()).unwrap_or(usize::MAX);
+        let fits = if may.is_ok() { data.len() } else { data.len() / 2 }.min(room);
+        let offset = self.written;
+        self.written += fits;
+        disk.record(Op::Write { ino: self.ino, offset, data: Arc::new(data[..fits].to_vec()) });
+        match may {
+            Ok(()) if fits < data.len() => Err(disk.no_room()),
+            other => other,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let (mut disk, may) = self.fs.call("flush", &self.path);
+        if disk.processes[self.fs.process].dead {
+            return may;
+        }
+        let takes = disk.flush_takes;
+        disk.record(Op::Flush { ino: self.ino, ok: may.is_ok() });
+        drop(disk);
+        std::thread::sleep(takes);
+        may
+    }
+}
+
+struct SimLock {
+    fs: SimFs,
+    path: PathBuf,
+    ino: Ino,
+    handle: u64,
+}
+
+impl LockFile for SimLock {
+    fn try_lock(&mut self) -> io::Result<bool> {
+        let (mut disk, may) = self.fs.call("lock", &self.path);
+        may?;
+        let holder = (self.fs.process, self.handle);
+        Ok(*disk.locks.entry(self.ino).or_insert(holder) == holder)
+    }
+
+    fn unlock(&mut self) -> io::Result<()> {
+        let (mut disk, may) = self.fs.call("unlock", &self.path);
+        may?;
+        disk.locks.remove(&self.ino);
+        Ok(())
+    }
+
+    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let (disk, may) = self.fs.call("read record", &self.path);
+        let short = may.as_ref().is_err_and(|error| error.raw_os_error() == Some(SHORT));
+        if !short {
+            may?;
+        }
+        let Node::File(bytes) = &disk.now[self.ino] else { return Ok(0) };
+        let len = bytes.len().min(buf.len()) / if short { 2 } else { 1 };
+        buf[..len].copy_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
+        let (mut disk, may) = self.fs.call("write record", &self.path);
+        may?;
+        let grows = disk.len(self.ino) < record.len();
+        if grows && disk.room_left() < record.len() as u64 {
+            return Err(disk.no_room());
+        }
+        disk.record(Op::Write { ino: self.ino, offset: 0, data: Arc::new(record.to_vec()) });
+        Ok(())
+    }
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let holder = (self.fs.process, self.handle);
+        let mut disk = self.fs.disk();
+        if disk.processes[self.fs.process].stops {
+            return;
+        }
+        if disk.locks.get(&self.ino) == Some(&holder) {
+            disk.locks.remove(&self.ino);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The disk behind all processes: what programs see, what was durable at the beginning, and every change since.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Ino, Node, Op, Process, Room, crash};
+
+#[derive(Debug)]
+pub(super) struct Disk {
+    /// What was durable at the beginning.
+    pub base: Vec<Node>,
+    /// What programs see.
+    pub now: Vec<Node>,
+    pub log: Vec<Op>,
+    /// Lock holder: process and handle.
+    pub locks: HashMap<Ino, (usize, u64)>,
+    pub lock_files: HashSet<Ino>,
+    pub handles: u64,
+    pub processes: Vec<Process>,
+    pub flush_takes: Duration,
+    pub room: Option<Room>,
+}
+
+pub(super) fn error(kind: ErrorKind) -> io::Error {
+    kind.into()
+}
+
+impl Disk {
+    /// After a start of the machine: everything there is durable, nobody holds a lock.
+    pub fn new(image: Vec<Node>) -> Self {
+        Disk {
+            base: image.clone(),
+            now: image,
+            log: Vec::new(),
+            locks: HashMap::new(),
+            lock_files: HashSet::new(),
+            handles: 0,
+            processes: vec![Process::default()],
+            flush_takes: Duration::ZERO,
+            room: None,
+        }
+    }
+
+    pub fn find(&self, path: &Path) -> io::Result<Ino> {
+        let mut at = 0;
+        for part in path.components() {
+            match part {
+                Component::RootDir | Component::CurDir => {}
+                Component::Normal(name) => match self.now.get(at) {
+                    Some(Node::Dir(names)) => at = *names.get(name).ok_or(error(ErrorKind::NotFound))?,
+                    _ => return Err(error(ErrorKind::NotADirectory)),
+                },
+                _ => return Err(error(ErrorKind::Unsupported)),
+            }
+        }
+        Ok(at)
+    }
+
+    /// The directory a path's last name is in, and that name.
+    pub fn place(&self, path: &Path) -> io::Result<(Ino, OsString)> {
+        let name = path.file_name().ok_or(error(ErrorKind::InvalidInput))?;
+        let dir = self.find(path.parent().unwrap_or(Path::new("")))?;
+        match self.now.get(dir) {
+            Some(Node::Dir(_)) => Ok((dir, name.to_owned())),
+            _ => Err(error(ErrorKind::NotADirectory)),
+        }
+    }
+
+    pub fn names(&self, dir: Ino) -> &BTreeMap<OsString, Ino> {
+        match &self.now[dir] {
+            Node::Dir(names) => names,
+            Node::File(_) => panic!("{dir} is a file"),
+        }
+    }
+
+    pub fn file(&self, path: &Path) -> io::Result<Arc<Vec<u8>>> {
+        match &self.now[self.find(path)?] {
+            Node::File(bytes) => Ok(Arc::clone(bytes)),
+            Node::Dir(_) => Err(io::Error::new(ErrorKind::InvalidInput, "expected a regular file")),
+        }
+    }
+
+    pub fn record(&mut self, op: Op) {
+        crash::apply(&mut self.now, &op);
+        self.log.push(op);
+    }
+
+    /// Adds a file or directory under a new name.
+    pub fn add(&mut self, path: &Path, node: Node) -> io::Result<Ino> {
+        let (dir, name) = self.place(path)?;
+        if self.names(dir).contains_key(&name) {
+            return Err(error(ErrorKind::AlreadyExists));
+        }
+        let ino = self.now.len();
+        self.now.push(node);
+        self.record(Op::Add { dir, name, ino });
+        Ok(ino)
+    }
+
+    pub fn rename(&mut self, from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+        let (dir, from) = self.place(from)?;
+        let (to_dir, to) = self.place(to)?;
+        let ino = *self.names(dir).get(&from).ok_or(error(ErrorKind::NotFound))?;
+        if let Some(there) = self.names(to_dir).get(&to) {
+            match (&self.now[*there], &self.now[ino]) {
+                _ if !replace => return Err(error(ErrorKind::AlreadyExists)),
+                (Node::Dir(names), Node::Dir(_)) if !names.is_empty() => {
+                    return Err(error(ErrorKind::DirectoryNotEmpty));
+                }
+                (Node::Dir(_), Node::File(_)) => return Err(error(ErrorKind::IsADirectory)),
+                (Node::File(_), Node::Dir(_)) => return Err(error(ErrorKind::NotADirectory)),
+                _ => {}
+            }
+        }
+        if dir == to_dir {
+            self.record(Op::Rename { dir, from, to, ino });
+        } else {
+            // Between directories nothing says that the two halves become durable together.
+            self.record(Op::Add { dir: to_dir, name: to, ino });
+            self.record(Op::Remove { dir, name: from });
+        }
+        Ok(())
+    }
+
+    /// Bytes of all files that have a name.
+    pub fn used(&self) -> u64 {
+        let (mut dirs, mut files, mut bytes) = (vec![0], HashSet::new(), 0);
+        while let Some(dir) = dirs.pop() {
+            for ino in self.names(dir).values() {
+                match &self.now[*ino] {
+                    Node::Dir(_) => dirs.push(*ino),
+                    Node::File(data) if files.insert(*ino) => bytes += data.len() as u64,
+                    Node::File(_) => {}
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Bytes that may still be written.
+    pub fn room_left(&self) -> u64 {
+        self.room.map_or(1 << 40, |room| room.bytes.saturating_sub(self.used()))
+    }
+
+    /// The error of a write that does not fit.
+    pub fn no_room(&self) -> io::Error {
+        let quota = self.room.is_some_and(|room| room.is_quota);
+        error(if quota { ErrorKind::QuotaExceeded } else { ErrorKind::StorageFull })
+    }
+
+    pub fn len(&self, ino: Ino) -> usize {
+        match &self.now[ino] {
+            Node::File(bytes) => bytes.len(),
+            Node::Dir(_) => 0,
+        }
+    }
+
+    /// What `statvfs` says: it knows the disk, not the quota.
+    pub fn free_space(&self) -> u64 {
+        if self.room.is_some_and(|room| room.is_quota) { 1 << 40 } else { self.room_left() }
+    }
+}

@@ -1,0 +1,168 @@
+//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what was
+//! restored from them. And which worlds are right after a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::oracle::{Change, State};
+
+/// What is on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct World {
+    /// The store; one that does not exist is the default.
+    pub store: State,
+    /// Its named checkpoints.
+    pub named: BTreeMap<String, State>,
+    /// Its backup.
+    pub backup: Option<State>,
+    /// Its dated backups, oldest first.
+    pub dated: Vec<State>,
+    /// Stores that were restored from the backup.
+    pub restored: BTreeMap<String, State>,
+}
+
+/// Something that changes the world as a whole or not at all.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    /// Of the store.
+    Store(Change),
+    /// Of a restored store.
+    Restored(String, Change),
+    Name(String),
+    DropName(String),
+    Backup,
+    /// A dated backup, of which so many are kept.
+    Dated(usize),
+    /// The backup becomes a store of this name.
+    Restore(String),
+}
+
+impl World {
+    /// The world after a deed.
+    pub fn after(&self, deed: &Deed) -> World {
+        let mut world = self.clone();
+        // Nothing comes of a store that is not there.
+        let exists = self.store.exists;
+        match deed {
+            Deed::Store(change) => world.store = self.store.after(change),
+            Deed::Restored(name, change) => {
+                if let Some(state) = world.restored.get_mut(name) {
+                    *state = state.after(change);
+                }
+            }
+            Deed::Name(name) if exists => {
+                world.named.insert(name.clone(), self.store.clone());
+            }
+            Deed::DropName(name) => {
+                world.named.remove(name);
+            }
+            Deed::Backup if exists => world.backup = Some(self.store.clone()),
+            Deed::Dated(keep) if exists => {
+                world.dated.push(self.store.clone());
+                world.dated.drain(..world.dated.len().saturating_sub(*keep));
+            }
+            Deed::Restore(name) => {
+                if let Some(backup) = &self.backup {
+                    world.restored.insert(name.clone(), backup.clone());
+                }
+            }
+            Deed::Name(_) | Deed::Backup | Deed::Dated(_) => {}
+        }
+        world
+    }
+
+    /// The worlds that a deed may leave that was interrupted, or of which nobody knows whether it happened.
+    fn in_doubt(&self, deed: &Deed) -> Vec<World> {
+        let mut worlds = vec![self.clone(), self.after(deed)];
+        if let Deed::Dated(keep) = deed {
+            // Older backups go one by one, once the new one is there.
+            for kept in *keep + 1..=self.dated.len() + 1 {
+                worlds.push(self.after(&Deed::Dated(kept)));
+            }
+        }
+        worlds
+    }
+}
+
+/// What became of a deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was acknowledged when the disk had seen this many changes.
+    Acknowledged(usize),
+    /// It failed, or its process died: it may be there or not.
+    Unknown,
+    /// It failed in a way that promises that it is not there.
+    Refused,
+}
+
+/// What happened, in order.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Deed {
+        deed: Deed,
+        started: usize,
+        outcome: Outcome,
+    },
+    /// A writing handle has shown this state of the store: what it shows, somebody may rely on.
+    Shown {
+        at: usize,
+        state: State,
+    },
+}
+
+/// Where every run begins.
+pub fn nothing() -> BTreeSet<World> {
+    BTreeSet::from([World::default()])
+}
+
+/// The worlds that are right after the first `prefix` changes of the disk.
+pub fn right_worlds(start: &BTreeSet<World>, steps: &[Step], prefix: usize) -> BTreeSet<World> {
+    let mut worlds = start.clone();
+    for step in steps {
+        match step {
+            Step::Deed { started, .. } if *started >= prefix => {}
+            Step::Deed { deed, outcome, .. } => match outcome {
+                Outcome::Acknowledged(at) if *at <= prefix => {
+                    worlds = worlds.iter().map(|world| world.after(deed)).collect();
+                }
+                Outcome::Refused => {}
+                Outcome::Acknowledged(_) | Outcome::Unknown => {
+                    worlds = worlds.iter().flat_map(|world| world.in_doubt(deed)).collect();
+                }
+            },
+            Step::Shown { at, state } if *at <= prefix => worlds.retain(|world| world.store == *state),
+            Step::Shown { .. } => {}
+        }
+    }
+    worlds
+}
+
+fn short(state: &State) -> String {
+    if !state.exists {
+        return "nothing".to_owned();
+    }
+    format!(
+        "{} commits, keys {:?}, settings {:?}, fingerprint {:?}",
+        state.commits,
+        state.entries.keys().collect::<Vec<_>>(),
+        state.settings,
+        state.fingerprint
+    )
+}
+
+fn told(world: &World) -> String {
+    let mut text = short(&world.store);
+    let named = world.named.iter().map(|(name, state)| (format!("checkpoint {name}"), state));
+    let backup = world.backup.iter().map(|state| ("backup".to_owned(), state));
+    let dated = world.dated.iter().enumerate().map(|(at, state)| (format!("dated backup {at}"), state));
+    let restored = world.restored.iter().map(|(name, state)| (format!("restored {name}"), state));
+    for (what, state) in named.chain(backup).chain(dated).chain(restored) {
+        text.push_str(&format!("\n    {what}: {}", short(state)));
+    }
+    text
+}
+
+/// Says where the world that was read differs from the right ones.
+pub fn difference(found: &World, right: &BTreeSet<World>) -> String {
+    let right: Vec<String> = right.iter().map(told).collect();
+    format!("found {}\nright would be one of:\n  {}", told(found), right.join("\n  "))
+}
