@@ -380,3 +380,28 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
     assert!(most < 200, "{most} files");
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
+
+#[test]
+fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dim = 4096;
+    let store = Store::create(&path, StoreConfig::new(dim)).unwrap();
+    let mut batch = store.batch();
+    for i in 0..200 {
+        batch.push(format!("{i}"), &vec![i as f32; dim]).unwrap();
+    }
+    store.append(batch, OnDuplicate::Error).unwrap();
+    let bytes = |store: &Store| store.refresh().unwrap().totals().bytes;
+    let before = bytes(&store);
+    let keys: Vec<String> = (0..120).map(|i| format!("{i}")).collect();
+    store.delete(&keys).unwrap();
+    let start = std::time::Instant::now();
+    while bytes(&store) > before / 2 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{} of {before} bytes", bytes(&store));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(contents(&store).len(), 80);
+    drop(store);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}

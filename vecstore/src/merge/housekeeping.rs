@@ -101,8 +101,8 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Re
     let result = lock.acquire(timeout).and_then(|_| {
         // Read again: a backup may have begun and ended in between.
         let dropped = versions::names(vfs, dir).and_then(|names| {
-            let pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
-            pins.map(|name| versions::drop_named(vfs, dir, name)).collect()
+            let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
+            pins.try_for_each(|name| versions::drop_named(vfs, dir, name))
         });
         lock.release();
         dropped

@@ -12,10 +12,11 @@
 //! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
 
 mod copy;
+mod drive;
 mod housekeeping;
 pub(crate) mod plan;
 mod run;
 mod throttle;
 
-pub(crate) use run::MAX_SEGMENT;
+pub(crate) use drive::MAX_SEGMENT;
 pub(crate) use throttle::Pace;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 /// Bytes up to which a segment counts as fresh, whatever wrote it.
-const FRESH: u64 = 1 << 20;
+pub(super) const FRESH: u64 = 1 << 20;
 /// How many fresh segments are merged at once.
 const FRESH_FAN_IN: usize = 64;
 /// How many segments of a higher tier are merged at once; each tier is this much larger than the one below.

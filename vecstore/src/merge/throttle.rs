@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub(crate) struct Pace {
     /// Time rested per time worked.
     pub rest: f64,
     /// Rest only while somebody commits, which this tells.
-    pub commits: Option<Arc<Watch>>,
+    pub commits: Option<Rc<Watch>>,
     /// Give up.
     pub stop: Arc<AtomicBool>,
     /// Appends that wait: do not rest as long as there are any.
@@ -190,8 +191,8 @@ mod tests {
         let mut lock =
             crate::lock::Lock::open(&crate::vfs::RealFs, &dir.path().join("LOCK"), "commit").unwrap();
         lock.prepare().unwrap();
-        let watch = Arc::new(Watch::open(&crate::vfs::RealFs, &dir.path().join("LOCK")));
-        hour(Pace { rest: long, commits: Some(Arc::clone(&watch)), ..Pace::full_speed() });
+        let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &dir.path().join("LOCK")));
+        hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), ..Pace::full_speed() });
         assert!(start.elapsed() < LONGEST_REST);
 
         let pace = Pace { rest: long, commits: Some(watch), ..Pace::full_speed() };

@@ -1,0 +1,267 @@
+//! When to merge what: in the background, inline when files pile up, or because somebody asks.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::housekeeping;
+use super::plan::{self, Limits};
+use super::throttle::Pace;
+use crate::event::Event;
+use crate::inner::Inner;
+use crate::load;
+use crate::lock::{Lock, Watch};
+use crate::segment::SegmentName;
+use crate::view::{LiveSegment, View};
+use crate::writer::{LOCK, LOCK_MERGE};
+use crate::{Compacted, Result};
+
+/// Segments are merged up to this size, unless asked otherwise.
+pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
+const LIMITS: Limits = Limits { max_bytes: MAX_SEGMENT };
+/// Files from which on an append merges some itself, if nobody else does.
+const BACKLOG: usize = 128;
+/// Files from which on an append waits for whoever merges, so that files stay few whatever the speeds.
+const FULL_STOP: usize = 180;
+/// Files that come in after a failed attempt before an append tries again.
+const RETRY_AFTER: usize = 64;
+/// New files from which on a merge that takes longer lets a smaller one go first.
+const TAIL: usize = 32;
+/// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
+const DEPTH: usize = 4;
+/// Time rested per time worked, by somebody who compacts a store that others append to.
+const COURTESY: f64 = 2.0;
+/// Files that come in between two looks at what another process's merger has done.
+const LOOK_EVERY: usize = 8;
+/// How often an append that waits for another process's merger looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What is to be achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// Files few, work little.
+    Background,
+    /// Neighbours joined up to a size, superseded entries gone.
+    Compact { max_bytes: u64 },
+    /// One segment.
+    Full,
+}
+
+impl Inner {
+    /// Merges while the background policy finds something to do; nothing when somebody else is merging.
+    pub fn merge_in_background(&self, pace: &Pace) -> Result<()> {
+        if !self.has_plan() {
+            return Ok(());
+        }
+        let mut lock = self.merge_lock()?;
+        if lock.try_acquire()?.is_none() {
+            return Ok(());
+        }
+        let result = self.merge_all(Goal::Background, pace);
+        lock.release();
+        result.map(drop)
+    }
+
+    /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
+    pub fn merge_backlog(&self) {
+        let files = self.view.read().segments.len();
+        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) || !self.has_plan() {
+            return;
+        }
+        let merged = if files < FULL_STOP {
+            self.merge_in_background(&Pace::full_speed()).and_then(|()| {
+                // Another process may be merging what this handle still sees as many files.
+                if files.is_multiple_of(LOOK_EVERY) { self.reload_if_fewer().map(drop) } else { Ok(()) }
+            })
+        } else {
+            self.wait_for_merge()
+        };
+        // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
+        let again_at = if merged.is_ok() { 0 } else { files + RETRY_AFTER };
+        self.merge_again_at.store(again_at, Ordering::Relaxed);
+        self.note_merge(&merged);
+    }
+
+    /// Tells of a failed merge, louder each time.
+    pub fn note_merge(&self, merged: &Result<()>) {
+        let Err(error) = merged else {
+            self.failed_merges.store(0, Ordering::Relaxed);
+            return;
+        };
+        let attempts = self.failed_merges.fetch_add(1, Ordering::Relaxed) + 1;
+        self.tell(&Event::MergeFailed { attempts, error: error.clone() });
+    }
+
+    /// Waits until whoever merges has made files few, at full speed, or merges them here.
+    fn wait_for_merge(&self) -> Result<()> {
+        self.hurry.fetch_add(1, Ordering::Relaxed);
+        let result = self.lock_timeout().and_then(|timeout| {
+            let start = Instant::now();
+            let mut lock = self.merge_lock()?;
+            loop {
+                if lock.try_acquire()?.is_some() {
+                    let result = self.merge_all(Goal::Background, &Pace::full_speed());
+                    lock.release();
+                    return result.map(drop);
+                }
+                if self.reload_if_fewer()? {
+                    return Ok(());
+                }
+                if start.elapsed() >= timeout {
+                    // Says who holds the lock.
+                    return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
+                }
+                std::thread::sleep(LOOK.min(timeout));
+            }
+        });
+        self.hurry.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    /// Takes over what another merger has achieved. Says whether files are few enough to go on.
+    fn reload_if_fewer(&self) -> Result<bool> {
+        let known = self.view.read().segments.len();
+        // The merger of this very handle publishes a view itself.
+        if known < FULL_STOP {
+            return Ok(true);
+        }
+        if load::list_segments(&*self.vfs, &self.path)?.len() < FULL_STOP {
+            self.reload()?;
+        }
+        Ok(self.view.read().segments.len() < FULL_STOP)
+    }
+
+    /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
+    pub fn tidy(&self) -> Result<()> {
+        let mut lock = self.merge_lock()?;
+        if lock.try_acquire()?.is_none() {
+            return Ok(());
+        }
+        let result = self
+            .lock_timeout()
+            .and_then(|timeout| housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout));
+        lock.release();
+        result
+    }
+
+    /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
+    pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
+        let timeout = self.lock_timeout()?;
+        let mut lock = self.merge_lock()?;
+        lock.acquire(timeout)?;
+        let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
+        let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
+        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), ..Pace::full_speed() };
+        let result = self.merge_all(goal, &pace);
+        lock.release();
+        result
+    }
+
+    fn merge_lock(&self) -> Result<Lock> {
+        Lock::open(&*self.vfs, &self.path.join(LOCK_MERGE), "merge")
+    }
+
+    /// A look at the view, without any file operation.
+    fn has_plan(&self) -> bool {
+        let view = Arc::clone(&self.view.read());
+        choose(Goal::Background, &view, view.last_commit(), &HashSet::new()).is_some()
+    }
+
+    fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
+        let mut total = Compacted::default();
+        // Commits that come in meanwhile are left to the next time: with a steady writer this would never end.
+        let mut horizon = None;
+        // What others supersede meanwhile in a segment that was just written is left to the next time too.
+        let mut rewritten = HashSet::new();
+        loop {
+            let view = self.listed_view()?;
+            if horizon.is_none() {
+                total.segments_before = view.segments.len();
+                let timeout = self.lock_timeout()?;
+                housekeeping::drop_dead_pins(&*self.vfs, &self.path, timeout)?;
+                housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout)?;
+            }
+            let horizon = *horizon.get_or_insert(view.last_commit());
+            let Some(range) = choose(goal, &view, horizon, &rewritten) else {
+                total.segments_after = view.segments.len();
+                // Another process may have merged what this handle still sees as many files.
+                if self.view.read().segments.len() > view.segments.len() {
+                    self.reload()?;
+                }
+                return Ok(total);
+            };
+            let commits = view.segments.get(range.clone()).unwrap_or_default();
+            if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
+                rewritten.insert((first.segment.name().first, last.segment.name().last));
+            }
+            self.merge(&view, range, pace, DEPTH, &mut total)?;
+            self.reload()?;
+        }
+    }
+
+    /// Keeps the files after a commit few, while a merge of older ones is under way in this thread.
+    pub(super) fn merge_tail(&self, after: u64, pace: &Pace, depth: usize) -> Result<()> {
+        let newer = |name: &&SegmentName| name.first > after;
+        if load::list_segments(&*self.vfs, &self.path)?.iter().filter(newer).count() < TAIL {
+            return Ok(());
+        }
+        let view = self.listed_view()?;
+        let start = view.segments.partition_point(|live| live.segment.name().last <= after);
+        let Some(range) = plan::tail(sizes(&view).get(start..).unwrap_or_default(), TAIL, LIMITS) else {
+            return Ok(());
+        };
+        let range = range.start + start..range.end + start;
+        self.merge(&view, range, pace, depth, &mut Compacted::default())?;
+        self.reload()
+    }
+}
+
+fn sizes(view: &View) -> Vec<u64> {
+    view.segments.iter().map(|live| live.segment.footer().file_len).collect()
+}
+
+/// The next merge of segments up to a commit.
+fn choose(goal: Goal, view: &View, horizon: u64, rewritten: &HashSet<(u64, u64)>) -> Option<Range<usize>> {
+    let count = view.segments.partition_point(|live| live.segment.name().last <= horizon);
+    let segments = view.segments.get(..count)?;
+    let sizes: Vec<u64> = segments.iter().map(|live| live.segment.footer().file_len).collect();
+    let fresh =
+        |live: &LiveSegment| !rewritten.contains(&(live.segment.name().first, live.segment.name().last));
+    let range = match goal {
+        Goal::Background => plan::background(&sizes, LIMITS).or_else(|| {
+            segments.iter().position(|live| fresh(live) && is_mostly_dead(live)).map(|at| at..at + 1)
+        }),
+        Goal::Compact { max_bytes } => {
+            let dead: Vec<bool> = segments.iter().map(|live| fresh(live) && live.dead.is_some()).collect();
+            plan::compact(&sizes, &dead, Limits { max_bytes })
+        }
+        Goal::Full => {
+            let tombstones =
+                |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
+            let untidy = segments.iter().any(|live| fresh(live) && (live.dead.is_some() || tombstones(live)));
+            (segments.len() > 1 || untidy && !segments.is_empty()).then_some(0..segments.len())
+        }
+    }?;
+    // Entry numbers within a segment have 32 bits.
+    let entries: u64 =
+        view.segments.get(range.clone())?.iter().map(|live| live.segment.footer().entries).sum();
+    (entries < u64::from(u32::MAX)).then_some(range)
+}
+
+/// Worth rewriting alone: what goes is at least as much as what is copied.
+fn is_mostly_dead(live: &LiveSegment) -> bool {
+    let footer = live.segment.footer();
+    let half = |dead: u64, all: u64| dead > 0 && dead >= all - dead.min(all);
+    // Fresh segments are merged soon anyway.
+    footer.file_len > plan::FRESH
+        && live.dead.as_ref().is_some_and(|dead| {
+            if footer.rows > 0 {
+                half(dead.row_count, footer.rows)
+            } else {
+                half(dead.entry_count(), footer.entries)
+            }
+        })
+}
