@@ -21,7 +21,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Merging {
-    /// In a thread of its own, which leaves at least half of a core and of the disk to others.
+    /// In a thread of its own, which rests twice as long as it works.
     Background,
     /// Only when told to ([`Store::compact`]), or when there are far too many files.
     OnDemand,
