@@ -22,7 +22,7 @@ use sim::world::{World, nothing, right_worlds};
 use vecstore::{Event, Merging};
 
 /// Distinct states that the enumerated workloads reach, unless told otherwise.
-const STATES: u64 = 11_000;
+const STATES: u64 = 9_000;
 /// Combinations of fates that are tried exhaustively; beyond it a sample of this size.
 const COMBINATIONS: usize = 96;
 /// The same where there are as many runs as calls.
@@ -346,7 +346,9 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         .iter()
         .flat_map(|actions| {
             let calls = run(actions).fs.calls().len();
-            (0..calls).flat_map(|at| [(*actions, at, false), (*actions, at, true)])
+            let jobs = (0..calls).flat_map(|at| [(*actions, at, false), (*actions, at, true)]);
+            // Of long workloads one of the two, in turn.
+            jobs.filter(move |(_, at, was_open)| calls < 150 || (at % 2 == 0) == *was_open)
         })
         .collect();
     in_parallel(|number| {
@@ -395,7 +397,7 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         let mut step = 2;
         if actions.iter().any(|action| matches!(action, Do::Backup(_) | Do::Name(_))) {
             run.act(Do::FullMerge(3));
-            step = 16;
+            step = 40;
         }
         run.act(Do::Close(2));
         if let Some((action, error)) = run.errors.first() {

@@ -1,4 +1,8 @@
 //! The operating system's file system.
+//!
+//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a directory) or
+//! here, but for two. A flush of a file that was interrupted has failed, for nobody knows which pages it lost: no file
+//! is flushed twice. And a name that was to be given may have been given: whoever asked looks.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,10 +19,20 @@ use super::{FileKind, LockFile, Mapping, Metadata, Vfs, VfsFile};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
+/// Makes a call again as long as signals interrupt it.
+fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Opens for reading whatever is a regular file; never follows a link, never waits for a FIFO's writer.
 fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
         Ok(fd) => File::from(fd),
         Err(Errno::LOOP) => return Err(not_regular("a symbolic link")),
         Err(errno) => return Err(errno.into()),
@@ -82,7 +96,7 @@ impl Vfs for RealFs {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect()
+        again(|| fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect())
     }
 
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -132,7 +146,7 @@ impl Vfs for RealFs {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let flags = if create { flags | OFlags::CREATE } else { flags };
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
-        let file = match rustix::fs::open(path, flags, mode) {
+        let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode)) {
             // Readers may have no right to write: the record can still be read.
             Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if !create => open_regular(path)?,
             Err(errno) => return Err(errno.into()),
@@ -145,7 +159,7 @@ impl Vfs for RealFs {
     }
 
     fn free_space(&self, path: &Path) -> io::Result<u64> {
-        let found = rustix::fs::statvfs(path)?;
+        let found = rustix::io::retry_on_intr(|| rustix::fs::statvfs(path))?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
@@ -157,8 +171,13 @@ impl VfsFile for RealFile {
         self.0.write_all(data)
     }
 
+    /// Not by the standard library where that makes an interrupted flush again; on Apple's systems it asks for more than
+    /// `fdatasync` does.
     fn flush(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        #[cfg(target_vendor = "apple")]
+        return self.0.sync_data();
+        #[cfg(not(target_vendor = "apple"))]
+        Ok(rustix::fs::fdatasync(&self.0)?)
     }
 }
 
@@ -166,15 +185,15 @@ struct RealLock(File);
 
 impl LockFile for RealLock {
     fn try_lock(&mut self) -> io::Result<bool> {
-        match self.0.try_lock() {
+        again(|| match self.0.try_lock() {
             Ok(()) => Ok(true),
             Err(fs::TryLockError::WouldBlock) => Ok(false),
             Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        })
     }
 
     fn unlock(&mut self) -> io::Result<()> {
-        self.0.unlock()
+        again(|| self.0.unlock())
     }
 
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
@@ -203,6 +222,18 @@ impl LockFile for RealLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_signal_interrupts_is_made_again() {
+        let mut calls = 0;
+        let done = again(|| {
+            calls += 1;
+            if calls < 3 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(calls) }
+        });
+        assert_eq!(done.unwrap(), 3);
+        let failed: io::Result<()> = again(|| Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
 
     #[test]
     fn rename_noreplace_refuses_an_existing_name() {
