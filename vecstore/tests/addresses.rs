@@ -57,7 +57,7 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
                     .collect();
                 batch.push(&key, values.as_flattened()).unwrap();
                 for row in values {
-                    if row[0] as u32 % 10 == 0 {
+                    if (row[0] as u32).is_multiple_of(10) {
                         of_batch.push((row_in_batch, key.clone(), row));
                     }
                     row_in_batch += 1;
