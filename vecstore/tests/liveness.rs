@@ -313,6 +313,24 @@ fn a_compacted_and_closed_store_opens_without_reading_a_kill() {
     assert_eq!(state(&read_only(&path).unwrap().snapshot()).0, right.0, "{spoiled} spoiled");
 }
 
+/// Where the listed file is gone and others stand in for it, what is superseded in them is read from kills.
+#[test]
+fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = small(&path);
+    store.create_checkpoint("pin").unwrap();
+    store.compact_full().unwrap();
+    put(&store, &["d", "z"], 9.0);
+    let right = state(&store.snapshot());
+    store.close().unwrap();
+    let output =
+        segments(&path).into_iter().find(|file| file.ends_with("0000000001-0000000004.0.npy")).unwrap();
+    fs::remove_file(output).unwrap();
+    let found = state(&read_only(&path).unwrap().snapshot());
+    assert_eq!((found.0, found.2), (right.0, right.2));
+}
+
 /// A program that does not know the record keeps it and changes the segments under it.
 #[test]
 fn a_record_that_an_older_program_kept_is_not_believed() {

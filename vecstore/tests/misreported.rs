@@ -299,6 +299,44 @@ fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     assert_whole(&path);
 }
 
+/// Until a manifest that lists new bitmaps is durable, a power cut may bring back the one that lists the former ones.
+#[test]
+fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Arc::new(LyingFs::default());
+    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    let mut batch = store.batch();
+    ["a", "b", "c"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
+    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.delete(&["a"]).unwrap();
+    store.checkpoint().unwrap();
+    let bitmaps = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(path.join("live")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let former = bitmaps();
+    assert_eq!(former.len(), 1);
+    store.delete(&["b"]).unwrap();
+    fs.manifest.store(true, Ordering::SeqCst);
+    assert!(store.checkpoint().is_err());
+    assert_eq!(bitmaps(), former, "what was written for it is gone again");
+    fs.manifest.store(false, Ordering::SeqCst);
+    fs.swap.store(true, Ordering::SeqCst);
+    assert!(matches!(store.checkpoint(), Err(Error::OutcomeUnknown { .. })));
+    let both = bitmaps();
+    assert!(both.len() == 2 && both.contains(&former[0]), "{both:?}");
+    assert!(mark(&path, "LOCK.manifest") != 0);
+    drop(store);
+    let store = options.open(&path).unwrap();
+    assert_eq!(store.snapshot().missing(&["a", "b", "c"]).unwrap(), [0, 1]);
+    assert_eq!(mark(&path, "LOCK.manifest"), 0);
+    assert_whole(&path);
+}
+
 /// Sets a flags word of MANIFEST and repairs its checksum.
 fn set_flags(path: &Path, offset: usize, flags: u64) {
     let file = path.join("MANIFEST");

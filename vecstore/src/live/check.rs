@@ -36,12 +36,9 @@ pub(crate) fn check(
     let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
     let mut check = Check { vfs, dir, opened, checked: &mut checked };
     check.manifest(&dir.join(MANIFEST), manifest, None);
-    for (name, read) in versions::names(vfs, dir).unwrap_or_default().into_iter().map(|name| {
-        let read = versions::read(vfs, dir, &name);
-        (name, read)
-    }) {
+    for name in versions::names(vfs, dir).unwrap_or_default() {
         let path = dir.join(versions::CHECKPOINTS).join(&name);
-        match read {
+        match versions::read(vfs, dir, &name) {
             Ok(version) => {
                 needed.extend(named(&version.body));
                 check.manifest(&path, &version, Some(&name));
