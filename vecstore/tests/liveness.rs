@@ -322,7 +322,9 @@ fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
     store.create_checkpoint("pin").unwrap();
     store.compact_full().unwrap();
     // Nothing in the output is superseded, but something in what will stand in for it is.
-    put(&store, &["z"], 9.0);
+    for key in ["w", "x", "y", "z"] {
+        put(&store, &[key], 9.0);
+    }
     let right = state(&store.snapshot());
     store.close().unwrap();
     let output =
