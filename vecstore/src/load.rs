@@ -146,7 +146,7 @@ pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Opti
 /// The segment of this name: that of a known view, or mapped now.
 fn open(vfs: &dyn Vfs, dir: &Path, name: SegmentName, known: Option<&View>) -> Result<Arc<Segment>> {
     let path = dir.join(SEGMENTS).join(name.to_string());
-    match known.and_then(|known| known.open_segment(&path)) {
+    match known.and_then(|known| known.open_segment(name, &path)) {
         Some(segment) => Ok(segment),
         None => Segment::open(vfs, &path, name).map(Arc::new),
     }

@@ -11,7 +11,7 @@ use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::live::{Dead, LiveRecord};
 use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentName};
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
 
 /// Counts over the live entries of a snapshot.
@@ -288,7 +288,9 @@ impl View {
     }
 
     /// Segments by path, to use them again in a later view.
-    pub fn open_segment(&self, path: &Path) -> Option<Arc<Segment>> {
-        self.segments.iter().find(|live| live.segment.path() == path).map(|live| Arc::clone(&live.segment))
+    pub fn open_segment(&self, name: SegmentName, path: &Path) -> Option<Arc<Segment>> {
+        let at = self.segments.partition_point(|live| live.segment.name().first < name.first);
+        let live = self.segments.get(at).filter(|live| live.segment.name() == name)?;
+        (live.segment.path() == path).then(|| Arc::clone(&live.segment))
     }
 }

@@ -10,10 +10,15 @@ use crate::load::{self, SEGMENTS};
 use crate::lock::{Found, Lock, Watch};
 use crate::manifest::remove_own;
 use crate::publish::Target;
-use crate::segment::SegmentName;
+use crate::segment::{Segment, SegmentName};
 use crate::vfs::Vfs;
 use crate::view::View;
 use crate::{Error, Result};
+
+/// So many commits of others are looked for by name; more are listed.
+const FOLLOWED: u64 = 16;
+/// From so many segments on the directory is listed: others may have merged them.
+const MANY: usize = 96;
 
 /// Temporary segments begin with this; only the holder of the commit lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
@@ -125,9 +130,16 @@ impl Writer {
         } else {
             // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
             // cannot say so, or this handle does not know from when on, names are flushed again.
-            let vouched = !in_doubt && found.counter.is_some() && self.counter.is_some();
-            self.counter = None;
-            self.catch_up(view, in_doubt, vouched)
+            let raised = match (found.counter, self.counter.take()) {
+                (Some(now), Some(then)) if !in_doubt => Some(now.wrapping_sub(then)),
+                _ => None,
+            };
+            if raised.is_some_and(|raised| self.follow(view, raised)) {
+                self.counter = Some(self.lock.counter());
+                view.check_writable()
+            } else {
+                self.catch_up(view, in_doubt, raised.is_some())
+            }
         };
         let result = ready.and_then(|()| work(self, view));
         // What failed may have left something: nobody may take a view from before for complete.
@@ -140,6 +152,23 @@ impl Writer {
         result
     }
 
+    /// Maps the commits of others by their names, without a look at the directory. Says whether that is all there is to
+    /// know: every commit raises the counter by one, so as many commits as raises leave room for nothing else.
+    fn follow(&self, view: &mut View, raised: u64) -> bool {
+        // Now and then what others have merged must be taken over.
+        if raised > FOLLOWED || view.segments.len() >= MANY {
+            return false;
+        }
+        let segments = self.segments();
+        (0..raised).all(|_| {
+            let commit = view.last_commit() + 1;
+            let name = SegmentName { first: commit, last: commit, generation: 0 };
+            Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
+                .and_then(|segment| view.add(Arc::new(segment), None))
+                .is_ok()
+        })
+    }
+
     /// Learns what others did since this handle last held the lock, or what a writer left that died.
     fn catch_up(&mut self, view: &mut View, in_doubt: bool, vouched: bool) -> Result<()> {
         let segments = self.segments();
@@ -149,7 +178,9 @@ impl Writer {
             let dir = self.dir.clone();
             self.flush_names(&dir, view.manifest_last + 1)?;
         }
-        self.remove_temporaries(&segments, TMP_PREFIX);
+        if !vouched {
+            self.remove_temporaries(&segments, TMP_PREFIX);
+        }
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
         view.check_writable()?;
         if in_doubt {

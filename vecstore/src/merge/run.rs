@@ -57,7 +57,9 @@ impl Inner {
         let mut between = || {
             // Merges of newer files get at most half of the time: this one has to end too. (If files come in faster
             // than that, appends wait.)
-            let Some(within) = depth.checked_sub(1).filter(|_| elsewhere * 2 <= start.elapsed()) else { return };
+            let Some(within) = depth.checked_sub(1).filter(|_| elsewhere * 2 <= start.elapsed()) else {
+                return;
+            };
             let began = Instant::now();
             if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
                 // The outer merge may still succeed; it does not try this again.

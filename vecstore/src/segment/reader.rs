@@ -234,7 +234,8 @@ impl Segment {
     pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
         let mut newest = None;
         let rest = self.hashes().get(start..).unwrap_or_default();
-        for offset in 0..rest.partition_point(|candidate| *candidate <= hash) {
+        // Hardly ever more than one.
+        for offset in 0..rest.iter().take_while(|candidate| **candidate == hash).count() {
             let Some(entry) = self.hash_entry(start + offset) else { continue };
             if newest.is_none_or(|newest| entry > newest) && self.key(entry)? == key {
                 newest = Some(entry);
