@@ -172,7 +172,11 @@ pub enum Error {
 
     /// Bytes of a file are not what was written.
     #[non_exhaustive]
-    #[error("{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is", path.display())]
+    #[error(
+        "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` keeps what is \
+         intact and makes the store whole",
+        path.display()
+    )]
     Damaged {
         /// The damaged file.
         path: PathBuf,
@@ -185,8 +189,8 @@ pub enum Error {
     /// A segment that should be there is not.
     #[non_exhaustive]
     #[error(
-        "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a backup; \
-         every other file is untouched",
+        "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a backup, or go on \
+         without it after `vecstore repair`; every other file is untouched",
         path.display()
     )]
     MissingSegment {
@@ -198,7 +202,11 @@ pub enum Error {
 
     /// A segment that does not belong into this chain: of another store, or of another history of this one.
     #[non_exhaustive]
-    #[error("{}: this segment does not belong here: {detail}; move it out of the store to go on without it", path.display())]
+    #[error(
+        "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and makes the store \
+         whole without it",
+        path.display()
+    )]
     ForeignSegment {
         /// The file.
         path: PathBuf,

@@ -108,9 +108,9 @@ pub use event::Event;
 pub use lock::Holder;
 pub use metric::Metric;
 pub use open::{Merging, OpenOptions};
+pub use repair::{Finding, RepairReport, repair, repair_dry_run};
 #[doc(hidden)]
-pub use repair::repair_with;
-pub use repair::{RepairReport, repair};
+pub use repair::{repair_dry_run_with, repair_with};
 pub use resolve::OnDuplicate;
 pub use search::Hit;
 pub use snapshot::{Iter, SegmentInfo, Snapshot};

@@ -8,7 +8,7 @@ use crate::error::IoContext;
 use crate::live::{self, Covered};
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName};
-use crate::tiling::{self, StandIn, Tiling};
+use crate::tiling::{self, Tiling};
 use crate::vfs::Vfs;
 use crate::view::View;
 use crate::{Error, Result};
@@ -90,7 +90,7 @@ fn try_load(
     if known.is_some_and(|known| known.meta.store_id != manifest.body.store_id) {
         return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
     }
-    let chosen = choose(dir, &lists, names, StandIn::Listed)?;
+    let chosen = choose(dir, &lists, names)?;
     let listed: HashMap<SegmentName, &SegmentRecord> =
         records.iter().map(|record| (record.name(), record)).collect();
 
@@ -115,14 +115,9 @@ fn try_load(
 }
 
 /// The files to read, in order, or the error that says which is missing or too many.
-pub(crate) fn choose(
-    dir: &Path,
-    lists: &[SegmentName],
-    names: &[SegmentName],
-    stand_in: StandIn,
-) -> Result<Vec<SegmentName>> {
+pub(crate) fn choose(dir: &Path, lists: &[SegmentName], names: &[SegmentName]) -> Result<Vec<SegmentName>> {
     let segments = dir.join(SEGMENTS);
-    match tiling::choose(lists, names, stand_in) {
+    match tiling::choose(lists, names) {
         Tiling::Whole(chosen) => Ok(chosen),
         Tiling::Gap(commit) => Err(Error::MissingSegment { path: segments, commit }),
         Tiling::Overlap(name) => Err(Error::ForeignSegment {

@@ -18,17 +18,8 @@ pub(crate) enum Tiling {
     Overlap(SegmentName),
 }
 
-/// Which files may stand in for smaller ones that do not reach on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StandIn {
-    /// Only those within the manifest's range: only what is listed is ever merged.
-    Listed,
-    /// Any: the manifest is gone.
-    Any,
-}
-
 /// Chooses files: those the manifest `lists` as far as it goes, then the commits after it. `present` is sorted.
-pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName], stand_in: StandIn) -> Tiling {
+pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
     let mut newest: BTreeMap<(u64, u64), SegmentName> = BTreeMap::new();
     for name in present {
         let best = newest.entry((name.first, name.last)).or_insert(*name);
@@ -58,9 +49,8 @@ pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName], stand_in: S
             .filter(|name| name.first < next && next <= name.last)
             .min_by_key(|name| name.last - name.first);
         match container {
-            Some(container) if stand_in == StandIn::Listed && container.last > listed_last => {
-                return Tiling::Overlap(*container);
-            }
+            // Only what is listed is ever merged.
+            Some(container) if container.last > listed_last => return Tiling::Overlap(*container),
             Some(container) => {
                 while chosen.last().is_some_and(|name| name.first >= container.first) {
                     chosen.pop();
@@ -85,7 +75,7 @@ mod tests {
     fn chosen(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
         let mut present = present.to_vec();
         present.sort_unstable();
-        choose(lists, &present, StandIn::Listed)
+        choose(lists, &present)
     }
 
     #[test]
@@ -121,8 +111,6 @@ mod tests {
         assert_eq!(chosen(&[], &present), Tiling::Whole(inputs.to_vec()));
         present.remove(1);
         assert_eq!(chosen(&inputs, &present), Tiling::Whole(vec![name(1, 3, 1)]), "an input is gone");
-        let sorted = [name(1, 1, 0), name(1, 3, 1), name(3, 3, 0)];
-        assert_eq!(choose(&[], &sorted, StandIn::Any), Tiling::Whole(vec![name(1, 3, 1)]));
         assert_eq!(chosen(&[name(1, 3, 1)], &inputs), Tiling::Whole(inputs.to_vec()), "the output is gone");
     }
 

@@ -9,7 +9,6 @@ use crate::live::{self, Checked, LIVE};
 use crate::load::{self, SEGMENTS};
 use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName, check_file};
-use crate::tiling::StandIn;
 use crate::vfs::{FileKind, RealFs, Vfs};
 use crate::view::{Totals, View};
 use crate::{Error, Result};
@@ -264,7 +263,7 @@ fn check_chain(
     let records: HashMap<SegmentName, &SegmentRecord> =
         manifest.body.segments.iter().map(|record| (record.name(), record)).collect();
     let lists: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
-    let chosen = match load::choose(dir, &lists, names, StandIn::Listed) {
+    let chosen = match load::choose(dir, &lists, names) {
         Ok(chosen) => chosen,
         Err(error) => {
             report.fault(&dir.join(SEGMENTS), "chain", error);

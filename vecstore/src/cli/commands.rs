@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
 
 use super::output::{Failure, bytes, json_line, keyed, line, text_key};
-use super::{CheckpointAction, Command, Source, Target, manage};
+use super::{CheckpointAction, Command, Source, Target, manage, repair};
 
 pub type Answer = Result<ExitCode, Failure>;
 
@@ -20,7 +20,7 @@ pub fn run(command: Command) -> Answer {
         Command::Create { target, dim, dtype, metric } => create(&mut out, &target, dim, dtype, metric),
         Command::Info(target) => info(&mut out, &target),
         Command::Verify(target) => verify(&mut out, &target),
-        Command::Repair(target) => repair(&mut out, &target),
+        Command::Repair { target, dry_run } => repair::repair(&mut out, &target, dry_run),
         Command::Get { source, key, address } => match address {
             Some(address) => row_at(&mut out, &source, address),
             None => get(&mut out, &source, key.unwrap_or_default().as_bytes()),
@@ -164,26 +164,6 @@ fn show_progress(progress: VerifyProgress) {
     let read = bytes(progress.bytes);
     let _ =
         write!(io::stderr(), "\rverifying {}/{} files, {read}\x1b[K", progress.files, progress.total_files);
-}
-
-fn repair(out: &mut impl Write, target: &Target) -> Answer {
-    let report = vecstore::repair(&target.dir)?;
-    if target.json {
-        let answer = json!({"rebuilt": report.rebuilt, "segments": report.segments, "commits": report.last_commit,
-            "quarantined": report.quarantined.as_ref().map(|path| path.to_string_lossy())});
-        json_line(out, &answer)?;
-    } else if report.rebuilt {
-        line(
-            out,
-            format_args!(
-                "manifest rebuilt: {} segment(s), {} commit(s); run `vecstore verify` to check all bytes",
-                report.segments, report.last_commit
-            ),
-        )?;
-    } else {
-        line(out, "the manifest is sound; nothing to do (`vecstore verify` checks the segments)")?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {

@@ -5,6 +5,7 @@
 mod commands;
 mod manage;
 mod output;
+mod repair;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   vecstore create photos.vecs --dim 512 --dtype f16
   vecstore info photos.vecs
-  vecstore verify photos.vecs && echo whole
+  vecstore verify photos.vecs || vecstore repair photos.vecs --dry-run
   vecstore search photos.vecs --like holiday/beach.jpg -k 5 --json
 
 Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use.";
@@ -56,10 +57,23 @@ enum Command {
     /// Read everything and check every byte; exit 0 when whole, 1 with each fault otherwise.
     #[command(after_help = "Example:\n  vecstore verify photos.vecs && echo whole")]
     Verify(Target),
-    /// Rebuild a missing or damaged manifest from the segments.
-    #[command(after_help = "Nothing is deleted: a damaged manifest is moved to quarantine/.\n\nExample:\n  \
-                            vecstore repair photos.vecs")]
-    Repair(Target),
+    /// Make a damaged store whole: keep everything intact, move what is damaged to quarantine/, list lost keys.
+    #[command(
+        after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never deleted; files\n\
+                            with everything that is intact take their place; a missing manifest is rebuilt. Lost keys are\n\
+                            printed, and listed beside the damaged file, one per line, to be embedded again. Stop whoever\n\
+                            writes to the store before.\n\n\
+                            Examples:\n  vecstore repair photos.vecs --dry-run   # only say what would be done\n  \
+                            vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
+                            vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
+    )]
+    Repair {
+        #[command(flatten)]
+        target: Target,
+        /// Say what would be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show the entry of a key, or the row at an address; exit 1 when there is none.
     #[command(after_help = "Examples:\n  vecstore get photos.vecs holiday/beach.jpg --json\n  \
                             vecstore get photos.vecs --address 17:3")]

@@ -110,6 +110,11 @@ impl Footer {
                 format!("expected at least {FOOTER_LEN} bytes, found {}", file.len()),
             )
         })?;
+        Self::parse_bytes(path, bytes, file.len() as u64)
+    }
+
+    /// The same for the footer's own bytes, in a file of this length.
+    pub fn parse_bytes(path: &Path, bytes: &[u8; FOOTER_LEN], file_len: u64) -> Result<Self> {
         let footer: Footer = bytemuck::pod_read_unaligned(bytes);
         if footer.magic != MAGIC {
             return Err(Error::damaged(
@@ -136,8 +141,8 @@ impl Footer {
             });
         }
         let wrong = |detail: String| Err(Error::damaged(path, "footer", detail));
-        if footer.file_len != file.len() as u64 {
-            return wrong(format!("expected a file of {} bytes, found {}", footer.file_len, file.len()));
+        if footer.file_len != file_len {
+            return wrong(format!("expected a file of {} bytes, found {file_len}", footer.file_len));
         }
         if footer.footer_len as usize != FOOTER_LEN
             || footer.block_len_log2 != super::blocks::BLOCK_LEN_LOG2

@@ -20,10 +20,12 @@ pub(crate) const VERSION_MAJOR: u16 = 1;
 pub(crate) const VERSION_MINOR: u16 = 0;
 
 /// Feature flags (incompat: may not be read without knowing them; ro-compat: may not be written; compat: for
-/// information). Version 1.0 defines none.
+/// information). Version 1.0 defines none of the first two.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Feature flags that do not stop a reader.
 pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
+/// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a damaged one.
+pub(crate) const COMPAT_LOST: u64 = 1;
 
 /// Commit numbers end here, so that the next one can always be computed.
 pub(crate) const MAX_COMMIT: u64 = u64::MAX / 2;

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 
 pub(crate) use check::{Checked, check};
 pub(crate) use dead::Dead;
-pub(crate) use read::{Covered, covered};
+pub(crate) use read::{Covered, covered, known};
 pub(crate) use write::{discard_unlisted, publish, remove_unlisted};
 
 /// Directory of the bitmaps within a store.

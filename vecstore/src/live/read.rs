@@ -102,6 +102,11 @@ pub(crate) fn covered(
     Ok(Covered::Known(dead))
 }
 
+/// What the bitmaps of a manifest say of one segment, whatever has become of the others; for repairs.
+pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Segment) -> Option<Dead> {
+    open(vfs, dir, LiveRecord::of(body)?.bitmap_of(segment.name())?, segment).ok()
+}
+
 pub(super) fn is_absent(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
 }

@@ -1,0 +1,603 @@
+//! Makes a damaged store whole, and loses nothing that is intact.
+//!
+//! * `survey`: reads every byte of every segment: which are sound, and which belong here.
+//! * `chain`: which files make up commits 1 to N with the least loss.
+//! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
+//! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
+//! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
+
+mod carry_out;
+mod chain;
+mod mend;
+mod rebuild;
+mod remains;
+mod report;
+mod rescue;
+mod survey;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::IoContext;
+use crate::live::{self, LIVE};
+use crate::load::SEGMENTS;
+use crate::lock::Lock;
+use crate::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
+use crate::segment::{Segment, SegmentName};
+use crate::versions::{self, CHECKPOINTS};
+use crate::vfs::{FileKind, RealFs, Vfs};
+use crate::view::View;
+use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
+use crate::{Error, Kind, Result};
+
+use carry_out::{Move, Plan, carry_out};
+use chain::{Chain, Piece, cheapest};
+use mend::Mender;
+pub use report::{Finding, RepairReport};
+use survey::{Found, Identity, State};
+
+/// Where damaged files are moved; nothing in it is ever deleted.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// How long to wait for whoever writes.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced by what is
+/// intact of it, and moved to `quarantine/`, never deleted:
+///
+/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are lost with it.
+/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
+/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. A missing one is
+///   replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
+/// * Files of other stores or histories, and damaged named checkpoints, go to quarantine. Files that were swapped get
+///   their names back.
+///
+/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no longer be mixed
+/// up with what comes after. The store must not be written to meanwhile; a crash leaves a store that can be repaired
+/// again.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// # use vecstore::{OnDuplicate, Store, StoreConfig};
+/// # let store = Store::create(&path, StoreConfig::new(1))?;
+/// # let mut batch = store.batch();
+/// # batch.push("a", &[1.0f32])?;
+/// # store.append(batch, OnDuplicate::Skip)?;
+/// # drop(store);
+/// std::fs::remove_file(path.join("MANIFEST")).unwrap();
+/// assert!(Store::open(&path).is_err());
+/// let report = vecstore::repair(&path)?;
+/// assert!(report.rebuilt && report.lost_keys().next().is_none());
+/// assert!(Store::open(&path)?.snapshot().contains("a")?);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from; [`Error::UnsupportedVersion`] for a
+/// store of a later version; [`Error::Busy`], [`Error::Io`], [`Error::NoSpace`].
+pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
+    repair_with(&RealFs, path.as_ref())
+}
+
+/// What [`repair`] would do; changes nothing and takes no lock. What would be written is held in memory.
+///
+/// # Errors
+/// As [`repair`].
+pub fn repair_dry_run(path: impl AsRef<Path>) -> Result<RepairReport> {
+    repair_dry_run_with(&RealFs, path.as_ref())
+}
+
+/// [`repair_dry_run`] through another file system; for tests.
+#[doc(hidden)]
+pub fn repair_dry_run_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
+    Repair { vfs, dir, dry_run: true, in_doubt: false }.run()
+}
+
+/// [`repair`] through another file system; for tests.
+#[doc(hidden)]
+pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
+    // Whatever is no store at all is refused before a lock file is created in it.
+    if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
+        return Err(error);
+    }
+    let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
+    let mut merge = Lock::open(vfs, &dir.join(LOCK_MERGE), "merge")?;
+    let mut commit = Lock::open(vfs, &dir.join(LOCK), "commit")?;
+    let mut manifest = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    with_lock(&mut backup, |_, _| {
+        with_lock(&mut merge, |_, _| {
+            with_lock(&mut commit, |commit, found| {
+                // Commits of a writer that died are in doubt until the next one has written them anew.
+                if found.died {
+                    commit.mark_suspect(1);
+                }
+                let in_doubt = found.died || found.suspect != 0;
+                let result = with_lock(&mut manifest, |manifest, found| {
+                    if found.died {
+                        manifest.mark_suspect(1);
+                    }
+                    Repair { vfs, dir, dry_run: false, in_doubt }.run()
+                });
+                commit.raise();
+                result
+            })
+        })
+    })
+}
+
+/// Runs `work` under a lock.
+fn with_lock<T>(lock: &mut Lock, work: impl FnOnce(&mut Lock, crate::lock::Found) -> Result<T>) -> Result<T> {
+    let found = lock.acquire(TIMEOUT)?;
+    let result = work(lock, found);
+    lock.release();
+    result
+}
+
+struct Repair<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    dry_run: bool,
+    /// Names above the last checkpoint are in doubt: a flush failed, or a writer died.
+    in_doubt: bool,
+}
+
+/// What is read before anything is decided.
+struct Before {
+    /// `None` when it is missing or damaged.
+    manifest: Option<Manifest>,
+    /// The damaged manifest is there, and why it counts as damaged.
+    bad_manifest: Option<String>,
+    versions: Vec<(String, Manifest)>,
+    bad_versions: Vec<(String, String)>,
+}
+
+impl Repair<'_> {
+    fn run(&self) -> Result<RepairReport> {
+        let before = self.read()?;
+        let segments = self.dir.join(SEGMENTS);
+        if !self.dry_run {
+            // Nothing is built on a name that is merely visible.
+            self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+        }
+        let listed: Vec<SegmentRecord> =
+            before.manifest.iter().flat_map(|manifest| &manifest.body.segments).copied().collect();
+        let mut all = listed.clone();
+        all.extend(before.versions.iter().flat_map(|(_, version)| &version.body.segments));
+        let mut found = survey::survey(self.vfs, self.dir, &all)?;
+        let identity = match &before.manifest {
+            Some(manifest) => Some(Identity::of(&manifest.body)),
+            None => Identity::of_most(&found),
+        };
+        if let Some(identity) = &identity {
+            survey::refuse_foreign(&mut found, identity, &all);
+        }
+        let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
+        let listed_last = listed.last().map_or(0, |record| record.last);
+        let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
+        let last = match is_backup {
+            true => listed_last,
+            false => chain::last_commit(&listed, &found, len),
+        };
+        let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
+        let pieces = cheapest(&found, &listed, last, start, Chain::Store);
+        let chain_is_whole = is_as_listed(&found, &pieces, &listed);
+        refuse_overlapping(&mut found, &pieces, is_backup.then_some(listed_last).filter(|_| !chain_is_whole));
+
+        let mut manifest = match &before.manifest {
+            Some(manifest) => manifest.clone(),
+            None => rebuild::rebuilt(self.vfs, self.dir, &found, &pieces, last)?,
+        };
+        let mut mender = Mender {
+            vfs: self.vfs,
+            dir: self.dir,
+            found: &found,
+            generations: self.generations(&found, &all),
+            superseded: self.superseded(&found, &manifest.body),
+            doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
+            dry_run: self.dry_run,
+            made: Vec::new(),
+        };
+        let result = self.mend(&before, &mut mender, &mut manifest, &pieces, chain_is_whole);
+        if result.is_err() {
+            mender.discard();
+        }
+        result
+    }
+
+    fn read(&self) -> Result<Before> {
+        let mut before =
+            Before { manifest: None, bad_manifest: None, versions: Vec::new(), bad_versions: Vec::new() };
+        match Manifest::read(self.vfs, self.dir) {
+            Ok(manifest) => {
+                survey::check_flags(&self.dir.join(MANIFEST), manifest.ro_compat)?;
+                before.manifest = Some(manifest);
+            }
+            Err(Error::ManifestMissing { .. }) => {}
+            Err(error) => before.bad_manifest = Some(self.damage(&self.dir.join(MANIFEST), error)?),
+        }
+        for name in versions::names(self.vfs, self.dir)? {
+            match versions::read(self.vfs, self.dir, &name) {
+                Ok(version) => before.versions.push((name, version)),
+                Err(error) => {
+                    let why = self.damage(&self.dir.join(CHECKPOINTS).join(&name), error)?;
+                    before.bad_versions.push((name, why));
+                }
+            }
+        }
+        Ok(before)
+    }
+
+    /// What is wrong with a file that is damaged; other errors stay errors.
+    fn damage(&self, path: &Path, error: Error) -> Result<String> {
+        match error {
+            Error::Damaged { detail, .. } => Ok(detail),
+            Error::Io { .. } if self.vfs.metadata(path).is_ok_and(|found| found.kind != FileKind::File) => {
+                Ok("expected a regular file, found something else".to_owned())
+            }
+            other => Err(other),
+        }
+    }
+
+    /// The highest generation of each range that anybody has seen.
+    fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> BTreeMap<(u64, u64), u32> {
+        let quarantined = self.vfs.list(&self.dir.join(QUARANTINE)).unwrap_or_default();
+        let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
+        let names = found.iter().flat_map(|file| [file.called, file.name]).chain(quarantined);
+        let mut highest = BTreeMap::new();
+        for name in names.chain(records.iter().map(SegmentRecord::name)) {
+            let best = highest.entry((name.first, name.last)).or_insert(name.generation);
+            *best = name.generation.max(*best);
+        }
+        highest
+    }
+
+    /// What the manifest's bitmaps say is superseded, in files that are whole.
+    fn superseded(&self, found: &[Found], body: &Body) -> HashSet<(u64, u64)> {
+        let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
+            State::Sound(segment) => Some(segment),
+            _ => None,
+        });
+        let mut superseded = HashSet::new();
+        for segment in sound {
+            if let Some(dead) = live::known(self.vfs, self.dir, body, segment) {
+                superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
+            }
+        }
+        superseded
+    }
+
+    fn mend(
+        &self,
+        before: &Before,
+        mender: &mut Mender<'_>,
+        manifest: &mut Manifest,
+        pieces: &[Piece],
+        chain_is_whole: bool,
+    ) -> Result<RepairReport> {
+        let view = mender.mend(manifest, pieces)?;
+        let rebuilt = before.manifest.is_none();
+        let mut report = RepairReport {
+            rebuilt,
+            segments: view.segments.len(),
+            last_commit: view.last_commit(),
+            dry_run: self.dry_run,
+            ..RepairReport::default()
+        };
+        let mut plan = Plan::default();
+        if let Some(problem) = &before.bad_manifest {
+            let path = self.dir.join(MANIFEST);
+            let wanted = format!("{MANIFEST}.{:016x}", manifest.generation);
+            let moved = Move { is_replaced: true, ..Move::choose(self.vfs, self.dir, &path, &wanted)? };
+            report.quarantined = Some(moved.to.clone());
+            report.findings.push(Finding {
+                path,
+                problem: problem.clone(),
+                moved_to: Some(moved.to.clone()),
+                replaced_by: Some(self.dir.join(MANIFEST)),
+                ..Finding::default()
+            });
+            plan.moves.push(moved);
+        } else if rebuilt {
+            report.findings.push(Finding {
+                path: self.dir.join(MANIFEST),
+                problem: "it is missing".to_owned(),
+                replaced_by: Some(self.dir.join(MANIFEST)),
+                ..Finding::default()
+            });
+        }
+        let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan, &mut report)?;
+        self.mend_versions(before, mender, &bad_bitmaps, &mut plan, &mut report)?;
+        self.tell(mender, manifest, pieces, &view, &mut plan, &mut report)?;
+
+        let forgets = live::named(&manifest.body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
+        if rebuilt || !chain_is_whole {
+            manifest.body.segments =
+                view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+            live::forget(&mut manifest.body);
+            manifest.body.begin_epoch()?;
+        } else if forgets {
+            live::forget(&mut manifest.body);
+        }
+        if rebuilt || !chain_is_whole || forgets {
+            manifest.generation += 1;
+            plan.manifest = Some(manifest.clone());
+        }
+        if !self.dry_run && !report.was_whole() {
+            carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
+        }
+        Ok(report)
+    }
+
+    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine.
+    fn check_bitmaps(
+        &self,
+        before: &Before,
+        found: &[Found],
+        manifest: &Manifest,
+        plan: &mut Plan,
+        report: &mut RepairReport,
+    ) -> Result<HashSet<String>> {
+        if before.manifest.is_none() {
+            return Ok(HashSet::new());
+        }
+        let opened: HashMap<SegmentName, Arc<Segment>> = found
+            .iter()
+            .filter_map(|file| match &file.state {
+                State::Sound(segment) if file.is_whole() => Some((file.name, Arc::clone(segment))),
+                _ => None,
+            })
+            .collect();
+        let mut bad = HashSet::new();
+        for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
+            let Some(name) = path.file_name().filter(|_| path.parent() == Some(&self.dir.join(LIVE))) else {
+                // Of a record that is not about its segments nothing is used.
+                bad.extend(live::named(&manifest.body).iter().map(ToString::to_string));
+                continue;
+            };
+            let name = name.to_string_lossy().into_owned();
+            let mut finding = Finding { path: path.clone(), problem: said(&error), ..Finding::default() };
+            finding.notes.push("bitmaps only save time: the next checkpoint writes it anew".to_owned());
+            if self.vfs.metadata(&path).is_ok() {
+                let moved = Move::choose(self.vfs, self.dir, &path, &name)?;
+                finding.moved_to = Some(moved.to.clone());
+                plan.moves.push(moved);
+            }
+            bad.insert(name);
+            report.findings.push(finding);
+        }
+        Ok(bad)
+    }
+
+    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their place.
+    fn mend_versions(
+        &self,
+        before: &Before,
+        mender: &mut Mender<'_>,
+        bad_bitmaps: &HashSet<String>,
+        plan: &mut Plan,
+        report: &mut RepairReport,
+    ) -> Result<()> {
+        let folder = self.dir.join(CHECKPOINTS);
+        for (name, problem) in &before.bad_versions {
+            let path = folder.join(name);
+            let moved = Move::choose(self.vfs, self.dir, &path, &format!("checkpoint-{name}"))?;
+            report.findings.push(Finding {
+                path,
+                problem: problem.clone(),
+                moved_to: Some(moved.to.clone()),
+                notes: vec!["the named checkpoint is lost; the store itself is not affected".to_owned()],
+                ..Finding::default()
+            });
+            plan.moves.push(moved);
+        }
+        for (name, version) in &before.versions {
+            let body = &version.body;
+            let start = body.epochs.first().map(|epoch| epoch.id);
+            let pieces = cheapest(mender.found, &body.segments, body.last_commit(), start, Chain::Named);
+            let whole = is_as_listed(mender.found, &pieces, &body.segments);
+            let forgets = live::named(body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
+            if whole && !forgets {
+                continue;
+            }
+            let mut mended = version.clone();
+            mended.generation += 1;
+            live::forget(&mut mended.body);
+            if !whole {
+                let doubt = mender.doubt_after.take();
+                let view = mender.mend(version, &pieces)?;
+                mender.doubt_after = doubt;
+                mended.body.segments =
+                    view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+            }
+            let mut finding = Finding {
+                path: folder.join(name),
+                problem: "it needs files that are damaged or missing".to_owned(),
+                ..Finding::default()
+            };
+            finding.replaced_by = Some(finding.path.clone());
+            report.findings.push(finding);
+            plan.versions.push((name.clone(), mended));
+        }
+        Ok(())
+    }
+
+    /// What became of each file that is not whole, and of what is missing.
+    fn tell(
+        &self,
+        mender: &mut Mender<'_>,
+        manifest: &Manifest,
+        pieces: &[Piece],
+        view: &View,
+        plan: &mut Plan,
+        report: &mut RepairReport,
+    ) -> Result<()> {
+        let folder = self.dir.join(SEGMENTS);
+        let path_of = |segment: &Segment| folder.join(segment.name().to_string());
+        for (number, file) in mender.found.iter().enumerate().filter(|(_, file)| !file.is_whole()) {
+            let moved = Move::choose(self.vfs, self.dir, &file.path, &file.called.to_string())?;
+            let mut finding = Finding {
+                path: file.path.clone(),
+                problem: file.problem.clone(),
+                moved_to: Some(moved.to.clone()),
+                ..Finding::default()
+            };
+            match mender.made.iter_mut().find(|made| made.piece == Piece::File(number)) {
+                Some(made) => {
+                    finding.replaced_by = Some(path_of(&made.segment));
+                    match made.rescued.take() {
+                        Some(rescued) => finding.take(rescued, view)?,
+                        None => finding.kept = made.segment.footer().entries,
+                    }
+                    finding.lost_unknown = matches!(file.state, State::Nothing);
+                }
+                None if file.footer().is_some() && !file.is_misplaced() => {
+                    finding.notes.push("other files hold its commits, whole".to_owned());
+                }
+                None => {}
+            }
+            finding.list(&moved.to, plan);
+            plan.moves.push(moved);
+            report.findings.push(finding);
+        }
+        let here: HashSet<SegmentName> = mender.found.iter().map(|file| file.called).collect();
+        let holes: Vec<(u64, u64)> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Hole { first, last } => Some((*first, *last)),
+                Piece::File(_) => None,
+            })
+            .collect();
+        for record in &manifest.body.segments {
+            let in_hole = holes.iter().any(|(first, last)| *first <= record.last && record.first <= *last);
+            if !here.contains(&record.name()) && !in_hole {
+                report.findings.push(Finding {
+                    path: folder.join(record.name().to_string()),
+                    problem: "it is missing".to_owned(),
+                    notes: vec!["other files hold its commits, whole".to_owned()],
+                    ..Finding::default()
+                });
+            }
+        }
+        for made in &mut mender.made {
+            let Piece::Hole { first, last } = made.piece else { continue };
+            let listed =
+                manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
+            let path = match listed {
+                Some(record) => folder.join(record.name().to_string()),
+                None => folder.join(SegmentName { first, last, generation: 0 }.to_string()),
+            };
+            let problem = match (pieces.contains(&made.piece), first == last) {
+                (_, true) => format!("the segment of commit {first} is missing"),
+                (_, false) => format!("the segments of commits {first} to {last} are missing"),
+            };
+            let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
+            finding.replaced_by = Some(path_of(&made.segment));
+            if let Some(rescued) = made.rescued.take() {
+                finding.take(rescued, view)?;
+            }
+            finding.list(&self.dir.join(QUARANTINE).join(made.segment.name().to_string()), plan);
+            report.findings.push(finding);
+        }
+        Ok(())
+    }
+}
+
+impl Finding {
+    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost.
+    fn take(&mut self, rescued: rescue::Rescued, view: &View) -> Result<()> {
+        self.kept = rescued.kept;
+        self.readdressed = rescued.readdressed;
+        self.lost_unnamed = rescued.unnamed;
+        for key in rescued.lost_keys {
+            if view.find(&key)?.is_none_or(|(_, entry)| entry.kind() == Kind::Tombstone) {
+                self.lost_keys.push(key);
+            }
+        }
+        if rescued.readdressed > 0 {
+            self.notes.push("the run table was hit: its entries have new addresses".to_owned());
+        }
+        if rescued.kills_lost {
+            self.notes.push(
+                "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be there again"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Lists lost keys in a file beside the one in quarantine.
+    fn list(&mut self, beside: &Path, plan: &mut Plan) {
+        if self.lost_keys.is_empty() {
+            return;
+        }
+        let name = beside.file_name().unwrap_or_default().to_string_lossy();
+        let path = beside.with_file_name(format!("{name}.lost-keys.txt"));
+        let lines: Vec<String> = self.lost_keys.iter().map(|key| report::escaped(key) + "\n").collect();
+        plan.lists.push((path.clone(), lines.concat()));
+        self.list = Some(path);
+    }
+}
+
+/// True when a chain begins with the listed files, and goes on with files as they are.
+fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentRecord]) -> bool {
+    let records: Option<Vec<SegmentRecord>> = pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::File(number) => match found.get(*number) {
+                Some(Found { state: State::Sound(segment), problem, .. }) if problem.is_empty() => {
+                    Some(SegmentRecord::of(segment))
+                }
+                _ => None,
+            },
+            Piece::Hole { .. } => None,
+        })
+        .collect();
+    records.is_some_and(|records| records.starts_with(listed))
+}
+
+/// Ranges are nested or disjoint: what overlaps the chain cannot stay, nor what an interrupted backup brought.
+fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option<u64>) {
+    let ranges: Vec<(u64, u64)> = pieces
+        .iter()
+        .filter_map(|piece| match piece {
+            Piece::File(number) => found.get(*number).map(|file| (file.name.first, file.name.last)),
+            Piece::Hole { first, last } => Some((*first, *last)),
+        })
+        .collect();
+    for file in found.iter_mut().filter(|file| file.is_whole()) {
+        let (first, last) = (file.name.first, file.name.last);
+        let crosses = |(from, to): &(u64, u64)| {
+            first <= *to
+                && *from <= last
+                && !(first <= *from && *to <= last)
+                && !(*from <= first && last <= *to)
+        };
+        if ranges.iter().any(crosses) {
+            file.problem = "its range overlaps that of others; ranges are nested or disjoint".to_owned();
+        } else if backup_ends.is_some_and(|end| first > end) {
+            file.problem = "a backup that was interrupted brought it; the store does not list it".to_owned();
+        }
+    }
+}
+
+/// The detail of an error, without the path.
+fn said(error: &Error) -> String {
+    match error {
+        Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The store's quarantine/, made if it is missing, its name durable.
+pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+    let folder = dir.join(QUARANTINE);
+    match vfs.create_dir(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(&folder, "create the directory", error))
+        }
+        _ => vfs.flush_dir(dir).at(dir, "flush the directory").map(|()| folder),
+    }
+}

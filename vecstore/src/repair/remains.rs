@@ -1,0 +1,469 @@
+//! What is left of a damaged segment: which of its blocks are intact, and what can be read from those.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use crate::format::blocks::{BLOCK_LEN, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer, MAGIC};
+use crate::format::records::{Kill, Run};
+use crate::format::section::{self, Tag};
+use crate::format::{key_hash, settings};
+use crate::manifest::SegmentRecord;
+use crate::segment::SegmentName;
+use crate::vfs::Mapping;
+use crate::{Kind, MAX_KEY_LEN};
+
+/// Where an end of a key is lost, keys are looked for by their hash up to this length.
+const LONGEST_SEARCHED: usize = 4096;
+
+/// A damaged segment whose footer can be read.
+#[derive(Debug)]
+pub(super) struct Remains {
+    map: Mapping,
+    pub footer: Footer,
+    parts: HashMap<Tag, Part>,
+    runs: Option<Vec<Run>>,
+    hashes: Vec<Option<u64>>,
+    key_ends: Vec<Option<u64>>,
+    row_ends: Vec<Option<u64>>,
+    kinds: Vec<Option<Kind>>,
+}
+
+/// A section: where it lies, and which of its blocks have the right checksum.
+#[derive(Debug)]
+struct Part {
+    range: Range<usize>,
+    sound: Vec<bool>,
+    crc: u32,
+}
+
+/// Where an entry was made: its commit, its number in the batch, and that of its first row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub commit: u64,
+    pub entry: u64,
+    pub row: u64,
+}
+
+/// What can be read of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Remnant<'a> {
+    pub key: Option<&'a [u8]>,
+    pub kind: Option<Kind>,
+    /// Everything else, when all of it is intact.
+    pub content: Option<Content<'a>>,
+}
+
+/// The intact content of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Content<'a> {
+    pub rows: Range<u64>,
+    pub row_bytes: &'a [u8],
+    pub scales: &'a [u8],
+    pub payload: &'a [u8],
+}
+
+impl Content<'_> {
+    pub fn row_count(&self) -> u64 {
+        self.rows.end - self.rows.start
+    }
+}
+
+impl Remains {
+    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it says which
+    /// footer is the right one.
+    pub fn read(
+        path: &Path,
+        name: SegmentName,
+        map: Mapping,
+        record: Option<&SegmentRecord>,
+    ) -> Option<Self> {
+        let footer = find_footer(path, name, &map, record)?;
+        let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
+        let parts = sections(map.get(..body)?, &footer);
+        let mut remains = Remains {
+            map,
+            footer,
+            parts,
+            runs: None,
+            hashes: Vec::new(),
+            key_ends: Vec::new(),
+            row_ends: Vec::new(),
+            kinds: Vec::new(),
+        };
+        let entries = remains.parts.get(&section::KIND).map_or(0, |part| part.range.len());
+        if entries as u64 != footer.entries {
+            return None;
+        }
+        remains.runs = remains.read_runs();
+        remains.read_tables(entries);
+        Some(remains)
+    }
+
+    pub fn entry_count(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// True when the entries' addresses are known.
+    pub fn has_addresses(&self) -> bool {
+        self.runs.is_some() || self.entry_count() == 0
+    }
+
+    /// How many entries are not intact.
+    pub fn lost(&self) -> u64 {
+        (0..self.entry_count()).filter(|index| !self.entry(*index).is_intact()).count() as u64
+    }
+
+    /// What can be read of an entry.
+    pub fn entry(&self, index: usize) -> Remnant<'_> {
+        let kind = self.kinds.get(index).copied().flatten();
+        let key = span(&self.key_ends, index)
+            .filter(|span| !span.is_empty() && span.len() <= MAX_KEY_LEN)
+            .and_then(|span| self.intact(section::KEYS, span));
+        Remnant { key, kind, content: kind.and_then(|kind| self.content(index, kind)) }
+    }
+
+    fn content(&self, index: usize, kind: Kind) -> Option<Content<'_>> {
+        let rows = span(&self.row_ends, index)?;
+        if rows.is_empty() == (kind == Kind::Rows) {
+            return None;
+        }
+        let width = self.row_width();
+        let bytes = |rows: &Range<usize>, width: usize| -> Option<Range<usize>> {
+            Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?)
+        };
+        let row_bytes = self.intact(section::ROWS, bytes(&rows, width)?)?;
+        let scales = match self.parts.contains_key(&section::SCAL) {
+            true => self.intact(section::SCAL, bytes(&rows, 4)?)?,
+            false => &[],
+        };
+        let payload = match self.parts.contains_key(&section::PAYL) {
+            true => self.intact(section::PAYL, self.end(section::PEND, index)?)?,
+            false => &[],
+        };
+        Some(Content { rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
+    }
+
+    /// False when the index says that an entry has another key.
+    pub fn may_have(&self, index: usize, key: &[u8]) -> bool {
+        self.hashes.get(index).copied().flatten().is_none_or(|hash| hash == key_hash(key))
+    }
+
+    /// Where an entry was made; `None` when RUNS is damaged. `first_row` is its first row within the segment.
+    pub fn origin(&self, index: usize, first_row: Option<u64>) -> Option<Origin> {
+        let runs = self.runs.as_ref()?;
+        let after = runs.partition_point(|run| run.segment_entry <= index as u64);
+        let run = runs.get(after.checked_sub(1)?)?;
+        let row = first_row.map_or(0, |row| row.saturating_sub(run.segment_row));
+        Some(Origin {
+            commit: run.commit,
+            entry: run.entry + (index as u64 - run.segment_entry),
+            row: run.row + row,
+        })
+    }
+
+    /// Kills in intact blocks, and whether that is all of them.
+    pub fn kills(&self) -> (Vec<Kill>, bool) {
+        let count = self.parts.get(&section::KILL).map_or(0, |part| part.range.len() / size_of::<Kill>());
+        let read = |number: usize| {
+            let start = number * size_of::<Kill>();
+            let bytes = self.intact(section::KILL, start..start + size_of::<Kill>())?;
+            bytemuck::try_pod_read_unaligned::<Kill>(bytes).ok()
+        };
+        let kills: Vec<Kill> = (0..count).filter_map(read).collect();
+        let all = kills.len() == count;
+        (kills, all)
+    }
+
+    /// The settings it carries, if they are intact.
+    pub fn settings(&self) -> Option<std::collections::BTreeMap<String, String>> {
+        let len = self.parts.get(&section::SETT)?.range.len();
+        settings::decode(self.intact(section::SETT, 0..len)?)
+    }
+
+    fn row_width(&self) -> usize {
+        let size = crate::DType::from_code(self.footer.dtype).map_or(1, crate::DType::size);
+        self.footer.dim as usize * size
+    }
+
+    /// Bytes of a section, if all blocks they lie in are sound.
+    fn intact(&self, tag: Tag, range: Range<usize>) -> Option<&[u8]> {
+        let part = self.parts.get(&tag)?;
+        if range.start > range.end || range.end > part.range.len() {
+            return None;
+        }
+        if range.is_empty() {
+            return Some(&[]);
+        }
+        let blocks = range.start / BLOCK_LEN..(range.end - 1) / BLOCK_LEN + 1;
+        let sound = part.sound.get(blocks)?.iter().all(|sound| *sound);
+        let start = part.range.start;
+        if sound { self.map.get(start + range.start..start + range.end) } else { None }
+    }
+
+    fn number(&self, tag: Tag, index: usize) -> Option<u64> {
+        let start = index.checked_mul(8)?;
+        let bytes = self.intact(tag, start..start.checked_add(8)?)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// Element `index` of a table of ends, as a range.
+    fn end(&self, tag: Tag, index: usize) -> Option<Range<usize>> {
+        let end = usize::try_from(self.number(tag, index)?).ok()?;
+        let start = match index.checked_sub(1) {
+            Some(before) => usize::try_from(self.number(tag, before)?).ok()?,
+            None => 0,
+        };
+        (start <= end).then_some(start..end)
+    }
+
+    fn read_runs(&self) -> Option<Vec<Run>> {
+        let part = self.parts.get(&section::RUNS)?;
+        let len = part.range.len();
+        let name = (self.footer.first, self.footer.last);
+        let runs: Vec<Run> = match self.intact(section::RUNS, 0..len) {
+            Some(bytes) => bytes
+                .chunks_exact(size_of::<Run>())
+                .filter_map(|bytes| bytemuck::try_pod_read_unaligned(bytes).ok())
+                .collect(),
+            // A batch that nothing was merged with has one run, and the checksum says whether this is it.
+            None => {
+                let run = Run { commit: name.0, entry: 0, row: 0, segment_entry: 0, segment_row: 0 };
+                let crc = section_crc(&[crc32fast::hash(bytemuck::bytes_of(&run))]);
+                if crc != part.crc || len != size_of::<Run>() {
+                    return None;
+                }
+                vec![run]
+            }
+        };
+        let in_range = |run: &Run| {
+            (name.0..=name.1).contains(&run.commit)
+                && run.entry.checked_add(self.footer.entries).is_some()
+                && run.row.checked_add(self.footer.rows).is_some()
+        };
+        let ascend = |pair: &[Run]| match pair {
+            [a, b] => {
+                (a.commit, a.entry) < (b.commit, b.entry)
+                    && a.segment_entry <= b.segment_entry
+                    && a.segment_row <= b.segment_row
+            }
+            _ => true,
+        };
+        let begins = runs.first().is_some_and(|run| run.segment_entry == 0 && run.segment_row == 0);
+        (begins && runs.iter().all(in_range) && runs.windows(2).all(ascend)).then_some(runs)
+    }
+
+    /// Reads the tables of ends and kinds. What is damaged in one of them often follows from the others.
+    fn read_tables(&mut self, entries: usize) {
+        self.hashes = self.read_hashes(entries);
+        self.key_ends = (0..entries).map(|index| self.number(section::KEND, index)).collect();
+        self.find_keys_by_hash();
+        self.row_ends = (0..entries).map(|index| self.number(section::REND, index)).collect();
+        self.kinds = (0..entries)
+            .map(|index| {
+                let code = self.intact(section::KIND, index..index + 1)?.first()?;
+                Kind::from_code(*code)
+            })
+            .collect();
+        // Where each entry with rows has one, rows are counted by kinds.
+        if self.footer.kinds.first() == Some(&self.footer.rows) {
+            let mut rows = Some(0);
+            for (end, kind) in self.row_ends.iter_mut().zip(&self.kinds) {
+                let counted = rows.zip(*kind).map(|(rows, kind)| rows + u64::from(kind == Kind::Rows));
+                *end = end.or(counted);
+                rows = *end;
+            }
+        }
+        // Only entries with rows have rows; of those without, the footer may count but one kind.
+        let mut bare = [Kind::Empty, Kind::Rejected, Kind::Tombstone]
+            .into_iter()
+            .filter(|kind| self.footer.kinds.get(usize::from(kind.code())).is_some_and(|count| *count > 0));
+        let only = bare.next().filter(|_| bare.next().is_none());
+        let kinds = (0..entries).map(|index| {
+            self.kinds.get(index).copied().flatten().or_else(|| {
+                match span(&self.row_ends, index)?.is_empty() {
+                    true => only,
+                    false => Some(Kind::Rows),
+                }
+            })
+        });
+        self.kinds = kinds.collect();
+    }
+
+    /// Hashes of the keys by entry, as far as the index is intact.
+    fn read_hashes(&self, entries: usize) -> Vec<Option<u64>> {
+        let mut hashes: Vec<Option<u64>> = vec![None; entries];
+        for position in 0..entries {
+            let start = position * 4;
+            let entry = self.intact(section::HENT, start..start + 4).and_then(|bytes| bytes.try_into().ok());
+            let entry = entry.map(u32::from_le_bytes).and_then(|entry| usize::try_from(entry).ok());
+            let place = entry.and_then(|entry| hashes.get_mut(entry));
+            if let (Some(hash), Some(place)) = (self.number(section::HASH, position), place) {
+                *place = Some(hash);
+            }
+        }
+        hashes
+    }
+
+    /// Fills gaps in the ends of keys: the index has each key's hash.
+    fn find_keys_by_hash(&mut self) {
+        if self.key_ends.iter().all(Option::is_some) {
+            return;
+        }
+        let all = self.parts.get(&section::KEYS).map_or(0, |part| part.range.len());
+        let mut start = Some(0usize);
+        let mut ends = std::mem::take(&mut self.key_ends);
+        for (end, hash) in ends.iter_mut().zip(&self.hashes) {
+            if end.is_none() {
+                let found = start.zip(*hash).and_then(|(start, hash)| {
+                    let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
+                    (start + 1..=start + longest).find(|end| {
+                        self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
+                    })
+                });
+                *end = found.map(|end| end as u64);
+            }
+            start = end.and_then(|end| usize::try_from(end).ok());
+        }
+        self.key_ends = ends;
+    }
+}
+
+impl Remnant<'_> {
+    /// Nothing of the entry was hit.
+    pub fn is_intact(&self) -> bool {
+        self.key.is_some() && self.kind.is_some() && self.content.is_some()
+    }
+}
+
+fn span(ends: &[Option<u64>], index: usize) -> Option<Range<usize>> {
+    let end = usize::try_from((*ends.get(index)?)?).ok()?;
+    let start = match index.checked_sub(1) {
+        Some(before) => usize::try_from((*ends.get(before)?)?).ok()?,
+        None => 0,
+    };
+    (start <= end).then_some(start..end)
+}
+
+/// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
+fn sections(body: &[u8], footer: &Footer) -> HashMap<Tag, Part> {
+    let range_of = |line: &section::Section| -> Option<Range<usize>> {
+        let range = usize::try_from(line.offset).ok()?..usize::try_from(line.end()?).ok()?;
+        body.get(range.clone()).map(|_| range)
+    };
+    let crcs: Vec<u32> = footer
+        .sections()
+        .iter()
+        .find(|line| line.tag == section::CRCS)
+        .and_then(range_of)
+        .and_then(|range| body.get(range))
+        .map(|bytes| {
+            bytes.chunks_exact(4).filter_map(|c| c.try_into().ok()).map(u32::from_le_bytes).collect()
+        })
+        .unwrap_or_default();
+    let mut parts = HashMap::new();
+    for line in footer.sections() {
+        let Some(range) = range_of(line) else { continue };
+        let bytes = body.get(range.clone()).unwrap_or_default();
+        let found: Vec<u32> = bytes.chunks(BLOCK_LEN).map(crc32fast::hash).collect();
+        let whole = section_crc(&found) == line.crc;
+        let first = line.first_block as usize;
+        let sound =
+            found.iter().enumerate().map(|(block, crc)| whole || crcs.get(first + block) == Some(crc));
+        parts.insert(line.tag, Part { range, sound: sound.collect(), crc: line.crc });
+    }
+    parts
+}
+
+/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
+/// was extended, or with one wrong byte put right.
+fn find_footer(
+    path: &Path,
+    name: SegmentName,
+    file: &[u8],
+    record: Option<&SegmentRecord>,
+) -> Option<Footer> {
+    let right = |footer: &Footer| {
+        (footer.first, footer.last, footer.generation) == (name.first, name.last, name.generation)
+            && record
+                .is_none_or(|record| (footer.crc, footer.file_len) == (record.footer_crc, record.file_len))
+    };
+    let listed = record.and_then(|record| file.get(..usize::try_from(record.file_len).ok()?));
+    for bytes in [Some(file), listed].into_iter().flatten() {
+        if let Some(footer) = Footer::parse(path, bytes).ok().filter(right) {
+            return Some(footer);
+        }
+    }
+    // Footers begin at multiples of 64.
+    let starts = (0..file.len().saturating_sub(FOOTER_LEN - 1)).step_by(section::ALIGN as usize).rev();
+    let extended = starts
+        .filter(|start| file.get(*start..start + MAGIC.len()) == Some(&MAGIC))
+        .find_map(|start| Footer::parse(path, file.get(..start + FOOTER_LEN)?).ok().filter(right));
+    extended.or_else(|| {
+        [listed, Some(file)].into_iter().flatten().find_map(|bytes| {
+            let fixed = with_one_byte_right(bytes.last_chunk::<FOOTER_LEN>()?)?;
+            let fixed: &[u8; FOOTER_LEN] = fixed.as_slice().try_into().ok()?;
+            Footer::parse_bytes(path, fixed, bytes.len() as u64).ok().filter(right)
+        })
+    })
+}
+
+/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all else that
+/// is known of the file.
+fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (content, stored) = bytes.split_at_checked(FOOTER_LEN - 4)?;
+    let stored = u32::from_le_bytes(stored.try_into().ok()?);
+    let wrong = stored ^ crc32fast::hash(content);
+    let mut fixed = bytes.to_vec();
+    // The checksum itself may be what is wrong.
+    if let Some(at) = (0..4).find(|at| wrong != 0 && wrong & !(0xFF << (at * 8)) == 0) {
+        let byte = fixed.get_mut(content.len() + at)?;
+        *byte ^= wrong.to_le_bytes().get(at)?;
+        return Some(fixed);
+    }
+    // CRC-32 is linear: what a flipped bit does to it depends on the place alone.
+    let zeros = vec![0; content.len()];
+    let of_zeros = crc32fast::hash(&zeros);
+    let mut probe = zeros;
+    for place in 0..content.len() {
+        let mut bits = [0u32; 8];
+        for (bit, difference) in bits.iter_mut().enumerate() {
+            *probe.get_mut(place)? = 1 << bit;
+            *difference = crc32fast::hash(&probe) ^ of_zeros;
+        }
+        *probe.get_mut(place)? = 0;
+        let flips = (1..=u8::MAX).find(|flips| {
+            let set = bits.iter().enumerate().filter(|(bit, _)| flips >> bit & 1 == 1);
+            set.fold(0, |sum, (_, difference)| sum ^ difference) == wrong
+        });
+        if let Some(flips) = flips {
+            *fixed.get_mut(place)? ^= flips;
+            return Some(fixed);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_byte_of_a_footer_is_put_right() {
+        let mut footer = Footer::empty();
+        (footer.first, footer.last, footer.dim, footer.dtype, footer.metric) = (3, 3, 2, 1, 1);
+        footer.file_len = FOOTER_LEN as u64;
+        footer.seal();
+        for place in (0..FOOTER_LEN).step_by(7).chain(1018..1024) {
+            for flips in [1u8, 0x80, 0xFF] {
+                let mut bytes = footer.bytes().to_vec();
+                bytes[place] ^= flips;
+                assert_eq!(with_one_byte_right(&bytes).as_deref(), Some(footer.bytes()), "byte {place}");
+                bytes[(place + 100) % FOOTER_LEN] ^= 0x11;
+                let other = with_one_byte_right(&bytes);
+                assert!(other.is_none_or(|other| other != footer.bytes()), "two wrong bytes, {place}");
+            }
+        }
+    }
+}
