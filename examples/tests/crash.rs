@@ -139,6 +139,25 @@ fn a_writer_killed_while_it_deletes_and_merges_loses_nothing_either() {
     kill_again_and_again(&["--merge-every", "7", "--delete-every", "3"], 26);
 }
 
+#[test]
+fn a_writer_killed_while_it_backs_up_loses_nothing_and_the_backup_is_whole() {
+    let options =
+        ["--merge-every", "9", "--delete-every", "4", "--checkpoint-every", "3", "--backup-every", "2"];
+    let (_place, dir) = dir();
+    let backup = dir.with_file_name("crash.vecs.backup-W");
+    let mut random = SplitMix64::new(6);
+    let mut acknowledged = 0;
+    for _ in 0..20 {
+        let moment = Moment::Acks(1 + random.below(9), Duration::from_micros(random.below(8_000)));
+        let last = write_and_kill(writer(&dir, 1_000_000, &options), moment);
+        assert!(last > acknowledged, "{last} again, after {acknowledged}");
+        // What follows the last acknowledged batch need not have happened; what follows those of this run before it has.
+        let backed_up = (last - 1) / 2 * 2;
+        check_ok(&backup, if backed_up > acknowledged { backed_up } else { 0 });
+        acknowledged = check_ok(&dir, last).1;
+    }
+}
+
 fn kill_again_and_again(options: &[&str], rounds: u32) {
     let (_place, dir) = dir();
     let mut random = SplitMix64::new(3);
