@@ -140,7 +140,7 @@ impl Source<'_> {
         if found.died {
             commit.mark_suspect(1);
         }
-        let result = manifest.acquire(self.timeout).and_then(|_| {
+        let result = manifest.acquire_named(self.timeout).and_then(|_| {
             let result = work(&Target { source: self, dest });
             manifest.release();
             result
@@ -187,8 +187,25 @@ impl Source<'_> {
             || theirs.last_commit() > ours.last_commit()
     }
 
-    /// Gives `dest` every file the pinned state lists.
+    /// Gives `dest` every file the pinned state lists, durably.
     fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
+        let mut given = Vec::new();
+        let filled = self.give(dest, sibling, report, &mut given);
+        if filled.is_err() {
+            // The kernel reports a lost name once. The next attempt would find these names, and its flush would claim
+            // that they are durable; so it shall give them anew.
+            given.iter().for_each(|path| remove_own(self.vfs, path));
+        }
+        filled
+    }
+
+    fn give(
+        &self,
+        dest: &Path,
+        sibling: Option<&Path>,
+        report: &mut BackupReport,
+        given: &mut Vec<PathBuf>,
+    ) -> Result<()> {
         let segments = dest.join(SEGMENTS);
         for record in &self.manifest.body.segments {
             let name = record.name().to_string();
@@ -212,6 +229,8 @@ impl Source<'_> {
             let linked = [Some(&from), beside.as_ref()].into_iter().flatten().any(|source| {
                 (source == &from || self.is_same(source, record)) && self.vfs.link(source, &to).is_ok()
             });
+            // Also where it fails: the name may have been given.
+            given.push(to.clone());
             if linked {
                 report.linked += 1;
             } else {

@@ -188,13 +188,14 @@ impl Writer {
     }
 
     /// Moves segments after a commit to quarantine/: no manifest ever listed them.
-    fn set_aside_beyond(&self, last: u64) -> Result<()> {
+    fn set_aside_beyond(&mut self, last: u64) -> Result<()> {
         let segments = self.segments();
         for name in load::list_segments(&*self.vfs, &self.dir)?.into_iter().filter(|name| name.last > last) {
             let folder = crate::repair::quarantine_folder(&*self.vfs, &self.dir)?;
             let (from, to) = (segments.join(name.to_string()), folder.join(name.to_string()));
             self.vfs.replace(&from, &to).at(&from, "move the segment to quarantine")?;
         }
-        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
+        // Should they come back, they would follow the manifest in another epoch.
+        self.flush_names(&segments, last + 1)
     }
 }

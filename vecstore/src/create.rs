@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// Follows the name of a store in the name of the directory it is built in.
 const CREATING: &str = ".creating-";
+/// How often a builder tries to claim a directory that others take for a leftover.
+const CLAIMS: u32 = 8;
 
 /// Creates the store's directory. Nothing may be there, or an empty directory.
 pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<()> {
@@ -57,14 +59,11 @@ pub(crate) fn place(
     if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(OsStr::to_str)) {
         sweep(vfs, parent, |other| other == name);
     }
-    let sibling = sibling(dir)?;
-    let _alive = match build(vfs, &sibling, manifest, fill) {
-        Ok(alive) => alive,
-        Err(error) => {
-            discard(vfs, &sibling);
-            return Err(error);
-        }
-    };
+    let (sibling, _alive) = claim(vfs, dir)?;
+    if let Err(error) = build(vfs, &sibling, manifest, fill) {
+        discard(vfs, &sibling);
+        return Err(error);
+    }
     // Renaming a directory succeeds over nothing or an empty directory, and fails over a store somebody else has
     // created in the meantime: a store is never empty.
     if let Err(source) = vfs.replace(&sibling, dir) {
@@ -135,32 +134,64 @@ fn sibling(dir: &Path) -> Result<PathBuf> {
 /// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
 /// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays.
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
+    // A relative path's parent is the current directory.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     for name in vfs.list(parent).unwrap_or_default() {
         let base = name.to_str().and_then(|name| Some(name.strip_prefix('.')?.split_once(CREATING)?.0));
         if base.is_none_or(|base| !is_ours(base)) {
             continue;
         }
         let dir = parent.join(&name);
-        let lock = vfs.open_lock(&dir.join(LOCK_TURN), false);
-        if lock.is_ok_and(|mut lock| lock.try_lock().is_ok_and(|locked| locked)) {
+        if vfs.metadata(&dir).is_ok_and(|found| found.kind != FileKind::Dir) {
+            continue;
+        }
+        let turn = dir.join(LOCK_TURN);
+        let Ok(mut lock) = vfs.open_lock(&turn, false) else { continue };
+        // Held until everything is gone, so that its builder, should it only just begin, notices.
+        if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
             log::info!("{}: removed, a store was being built there when its builder died", dir.display());
             discard(vfs, &dir);
         }
     }
 }
 
-/// The lock it returns says that the builder is alive.
+/// Makes the directory a store is built in. The lock says that its builder is alive.
+fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let sibling = sibling(dir)?;
+        vfs.create_dir(&sibling).at(&sibling, "create the store's directory")?;
+        let turn = sibling.join(LOCK_TURN);
+        let locked = vfs.open_lock(&turn, true).and_then(|mut lock| {
+            let ours = lock.try_lock()? && lock.is_at(&turn)?;
+            Ok(ours.then_some(lock))
+        });
+        match locked {
+            Ok(Some(lock)) => return Ok((sibling, lock)),
+            // Somebody who clears away what dead builders left took it for that, in the moment it was not locked.
+            Ok(None) if attempts < CLAIMS => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempts < CLAIMS => {}
+            Ok(None) => {
+                discard(vfs, &sibling);
+                return Err(Error::io(&turn, "lock", std::io::ErrorKind::WouldBlock.into()));
+            }
+            Err(error) => {
+                discard(vfs, &sibling);
+                return Err(Error::io(&turn, "create the lock file", error));
+            }
+        }
+        discard(vfs, &sibling);
+    }
+}
+
 fn build(
     vfs: &dyn Vfs,
     dir: &Path,
     manifest: &Manifest,
     fill: impl FnOnce(&Path) -> Result<()>,
-) -> Result<Box<dyn LockFile>> {
+) -> Result<()> {
     let segments = dir.join(SEGMENTS);
-    vfs.create_dir(dir).at(dir, "create the store's directory")?;
-    let turn = dir.join(LOCK_TURN);
-    let mut alive = vfs.open_lock(&turn, true).at(&turn, "create the lock file")?;
-    alive.try_lock().at(&turn, "lock")?;
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
     for lock in [LOCK, LOCK_MANIFEST] {
         let path = dir.join(lock);
@@ -169,8 +200,7 @@ fn build(
     fill(dir)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     // Flushes the directory too.
-    manifest.write(vfs, dir)?;
-    Ok(alive)
+    manifest.write(vfs, dir)
 }
 
 /// Removes what [`build`] made; it is ours alone, for its name is random.
@@ -178,16 +208,20 @@ fn discard(vfs: &dyn Vfs, dir: &Path) {
     let segments = dir.join(SEGMENTS);
     for folder in [segments.as_path(), dir] {
         for name in vfs.list(folder).unwrap_or_default() {
-            if name != OsStr::new(SEGMENTS) {
+            // Without the lock file nobody could tell that what is left belongs to nobody: it goes last.
+            if name != OsStr::new(SEGMENTS) && name != OsStr::new(LOCK_TURN) {
                 remove_own(vfs, &folder.join(name));
             }
         }
     }
-    for dir in [segments.as_path(), dir] {
-        if let Err(error) = vfs.remove_dir(dir)
+    for path in [segments.as_path(), dir] {
+        if path == dir {
+            remove_own(vfs, &dir.join(LOCK_TURN));
+        }
+        if let Err(error) = vfs.remove_dir(path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
-            log::warn!("{}: cannot remove an unfinished store: {error}", dir.display());
+            log::warn!("{}: cannot remove an unfinished store: {error}", path.display());
         }
     }
 }

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::backup::{BackupReport, Source};
 use crate::create::{flush_name, sweep};
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
+use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::vfs::{FileKind, Vfs};
+use crate::writer::LOCK;
 use crate::{Error, Result, Store};
 
 /// Follows the hidden name of an old backup that is being removed.
@@ -74,7 +77,15 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     hidden.push(dir.file_name().unwrap_or_default());
     hidden.push(format!("{REMOVING}{}", hex(&random_id()?)));
     let hidden = parent.join(hidden);
-    vfs.replace(dir, &hidden).at(dir, "remove the old backup")?;
+    // Somebody may have begun to write to it: then it is no backup any more, and stays.
+    let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
+    lock.acquire(Duration::ZERO)?;
+    let renamed = Manifest::read(vfs, dir).and_then(|manifest| match manifest.body.is_backup() {
+        true => vfs.replace(dir, &hidden).at(dir, "remove the old backup"),
+        false => Err(Error::bad_input(format!("{}: it was written to meanwhile", dir.display()))),
+    });
+    lock.release();
+    renamed?;
     vfs.flush_dir(parent).at(parent, "flush the directory")?;
     remove_tree(vfs, &hidden, 3)
 }

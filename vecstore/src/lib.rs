@@ -107,7 +107,7 @@ pub use error::{Error, Result};
 pub use event::Event;
 pub use lock::Holder;
 pub use metric::Metric;
-pub use open::{Merging, OpenOptions};
+pub use open::{Merging, OpenOptions, Reading};
 pub use repair::{Finding, RepairReport, repair, repair_dry_run};
 #[doc(hidden)]
 pub use repair::{repair_dry_run_with, repair_with};

@@ -9,7 +9,7 @@ use crate::event::{Event, Observer};
 use crate::inner::Inner;
 use crate::load;
 use crate::lock::Watch;
-use crate::vfs::{RealFs, Vfs};
+use crate::vfs::{Copying, RealFs, Vfs};
 use crate::writer::{LOCK, Writer};
 use crate::{Result, Store, StoreConfig, create, versions};
 
@@ -25,6 +25,18 @@ pub enum Merging {
     Background,
     /// Only when told to ([`Store::compact`]), or when there are far too many files.
     OnDemand,
+}
+
+/// How the bytes of segments come into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reading {
+    /// Mapped: nothing is copied, and what is not needed is not read. A file that another program truncates, or a sector
+    /// that the disk cannot read, ends the process with SIGBUS.
+    Mapped,
+    /// Read when the store is opened, and when segments are added. A file that cannot be read is an error. Takes as much
+    /// memory as the segments have bytes.
+    Copied,
 }
 
 /// How a store is opened.
@@ -46,6 +58,7 @@ pub struct OpenOptions {
     lock_timeout: Duration,
     verify_saves: bool,
     merging: Merging,
+    reading: Reading,
     checkpoint: Option<String>,
     observer: Observer,
     vfs: Arc<dyn Vfs>,
@@ -58,6 +71,7 @@ impl Default for OpenOptions {
             lock_timeout: LOCK_TIMEOUT,
             verify_saves: false,
             merging: Merging::Background,
+            reading: Reading::Mapped,
             checkpoint: None,
             observer: Observer::default(),
             vfs: Arc::new(RealFs),
@@ -93,6 +107,24 @@ impl OpenOptions {
     /// When segments are merged: in the background unless told otherwise.
     pub fn merging(mut self, merging: Merging) -> Self {
         self.merging = merging;
+        self
+    }
+
+    /// Whether segments are mapped, as they are unless told otherwise, or read into memory.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("photos.vecs");
+    /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(4))?;
+    /// use vecstore::{OpenOptions, Reading};
+    ///
+    /// // From a disk that is failing, or a network drive that others write to.
+    /// let store = OpenOptions::new().read_only(true).reading(Reading::Copied).open(&path)?;
+    /// # assert_eq!(store.snapshot().totals().rows, 0);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn reading(mut self, reading: Reading) -> Self {
+        self.reading = reading;
         self
     }
 
@@ -150,7 +182,10 @@ impl OpenOptions {
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         // A relative path would lead elsewhere after a change of directory.
         let path = &std::path::absolute(path.as_ref()).at(path.as_ref(), "find the store's absolute path")?;
-        let vfs = Arc::clone(&self.vfs);
+        let vfs: Arc<dyn Vfs> = match self.reading {
+            Reading::Mapped => Arc::clone(&self.vfs),
+            Reading::Copied => Arc::new(Copying(Arc::clone(&self.vfs))),
+        };
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
         if let Some(name) = &self.checkpoint {

@@ -181,7 +181,13 @@ impl Writer {
         if !vouched {
             self.remove_temporaries(&segments, TMP_PREFIX);
         }
+        let before = Arc::clone(&view.meta);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
+        // An epoch is in the manifest, durably, before its first commit.
+        if vouched && view.meta.epochs != before.epochs {
+            let dir = self.dir.clone();
+            self.flush_names(&dir, view.manifest_last + 1)?;
+        }
         view.check_writable()?;
         if in_doubt {
             self.rewrite_suspects(view)?;

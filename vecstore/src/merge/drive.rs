@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::inner::Inner;
 use crate::load;
 use crate::lock::{Lock, Watch};
-use crate::segment::SegmentName;
+use crate::manifest::Manifest;
 use crate::view::{LiveSegment, View};
 use crate::writer::{LOCK, LOCK_MERGE};
 use crate::{Compacted, Result};
@@ -74,7 +74,11 @@ impl Inner {
         let merged = if files < FULL_STOP {
             self.merge_in_background(&Pace::full_speed()).and_then(|()| {
                 // Another process may be merging what this handle still sees as many files.
-                if files.is_multiple_of(LOOK_EVERY) { self.reload_if_fewer().map(drop) } else { Ok(()) }
+                if files.is_multiple_of(LOOK_EVERY) {
+                    self.reload_if_fewer(BACKLOG).map(drop)
+                } else {
+                    Ok(())
+                }
             })
         } else {
             self.wait_for_merge()
@@ -107,7 +111,7 @@ impl Inner {
                     lock.release();
                     return result.map(drop);
                 }
-                if self.reload_if_fewer()? {
+                if self.reload_if_fewer(FULL_STOP)? {
                     return Ok(());
                 }
                 if start.elapsed() >= timeout {
@@ -121,17 +125,24 @@ impl Inner {
         result
     }
 
-    /// Takes over what another merger has achieved. Says whether files are few enough to go on.
-    fn reload_if_fewer(&self) -> Result<bool> {
-        let known = self.view.read().segments.len();
+    /// Takes over what another merger has achieved. Says whether there are fewer live segments now.
+    fn reload_if_fewer(&self, than: usize) -> Result<bool> {
         // The merger of this very handle publishes a view itself.
-        if known < FULL_STOP {
+        let few = || self.view.read().segments.len() < than;
+        if few() {
             return Ok(true);
         }
-        if load::list_segments(&*self.vfs, &self.path)?.len() < FULL_STOP {
+        let manifest = Manifest::read(&*self.vfs, &self.path)?;
+        if manifest.body.segments.len() + self.count_after(manifest.body.last_commit())? < than {
             self.reload()?;
         }
-        Ok(self.view.read().segments.len() < FULL_STOP)
+        Ok(few())
+    }
+
+    /// How many files there are after a commit.
+    fn count_after(&self, commit: u64) -> Result<usize> {
+        let names = load::list_segments(&*self.vfs, &self.path)?;
+        Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
     /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
@@ -167,7 +178,8 @@ impl Inner {
     /// A look at the view, without any file operation.
     fn has_plan(&self) -> bool {
         let view = Arc::clone(&self.view.read());
-        choose(Goal::Background, &view, view.last_commit(), &HashSet::new()).is_some()
+        // A backup that nothing was written to stays one.
+        !view.meta.is_backup && choose(Goal::Background, &view, view.last_commit(), &HashSet::new()).is_some()
     }
 
     fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
@@ -187,12 +199,22 @@ impl Inner {
             let horizon = *horizon.get_or_insert(view.last_commit());
             let Some(range) = choose(goal, &view, horizon, &rewritten) else {
                 total.segments_after = view.segments.len();
-                // Another process may have merged what this handle still sees as many files.
-                if self.view.read().segments.len() > view.segments.len() {
+                // Another process may have merged what this handle still sees as it was, and would want to merge.
+                let known = Arc::clone(&self.view.read());
+                let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
+                if !known.segments.iter().zip(&view.segments).all(|(known, listed)| same(known, listed)) {
                     self.reload()?;
                 }
                 return Ok(total);
             };
+            // What is written to a backup is a history of its own, which begins under the commit lock, and without the
+            // files that an interrupted backup brought.
+            if view.meta.is_backup {
+                self.with_writer("merge", |writer, view| {
+                    writer.locked(view, |writer, view| writer.list_commits(view))
+                })?;
+                continue;
+            }
             let commits = view.segments.get(range.clone()).unwrap_or_default();
             if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
                 rewritten.insert((first.segment.name().first, last.segment.name().last));
@@ -204,8 +226,13 @@ impl Inner {
 
     /// Keeps the files after a commit few, while a merge of older ones is under way in this thread.
     pub(super) fn merge_tail(&self, after: u64, pace: &Pace, depth: usize) -> Result<()> {
-        let newer = |name: &&SegmentName| name.first > after;
-        if load::list_segments(&*self.vfs, &self.path)?.iter().filter(newer).count() < TAIL {
+        if self.count_after(after)? < TAIL {
+            return Ok(());
+        }
+        // Files may be there that named checkpoints alone need: only what the manifest lists counts, and what is newer.
+        let manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let listed = manifest.body.segments.iter().filter(|record| record.first > after).count();
+        if listed + self.count_after(manifest.body.last_commit().max(after))? < TAIL {
             return Ok(());
         }
         let view = self.listed_view()?;

@@ -98,7 +98,7 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Re
         return Ok(());
     }
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    let result = lock.acquire(timeout).and_then(|_| {
+    let result = lock.acquire_named(timeout).and_then(|_| {
         // Read again: a backup may have begun and ended in between.
         let dropped = versions::names(vfs, dir).and_then(|names| {
             let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));

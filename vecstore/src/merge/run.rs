@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::copy::merged;
@@ -60,6 +61,9 @@ impl Inner {
             let Some(within) = depth.checked_sub(1).filter(|_| elsewhere * 2 <= start.elapsed()) else {
                 return;
             };
+            if pace.stop.load(Ordering::Relaxed) {
+                return;
+            }
             let began = Instant::now();
             if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
                 // The outer merge may still succeed; it does not try this again.
@@ -72,6 +76,9 @@ impl Inner {
         let step = |bytes| pacer.worked(bytes);
         for live in inputs {
             check_open(&live.segment, &step)?;
+            if pacer.is_stopped() {
+                return Err(Error::bad_input("the merge was stopped because the store is being closed"));
+            }
         }
         let dir = self.path.join(SEGMENTS);
         let files = Files::read(&*self.vfs, &self.path)?;
@@ -157,8 +164,11 @@ impl Inner {
             // Only a repair or restore under our feet: the output stays unlisted and the next merger removes it.
             None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
         }
+        // An epoch is only begun under the commit lock: see `merge_all`.
         if manifest.body.is_backup() {
-            manifest.body.begin_epoch()?;
+            return Err(Error::bad_input(
+                "a backup was put in the store's place during a merge; compact again",
+            ));
         }
         manifest.generation += 1;
         live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());

@@ -29,11 +29,24 @@ impl Mapping {
 
     /// Copies bytes to aligned heap memory.
     pub fn heap(bytes: &[u8]) -> Self {
-        let mut chunks = vec![Chunk([0; 64]); bytes.len().div_ceil(64)];
-        if let Some(to) = bytemuck::cast_slice_mut::<Chunk, u8>(&mut chunks).get_mut(..bytes.len()) {
-            to.copy_from_slice(bytes);
+        let mut mapping = Self::zeroed(bytes.len());
+        mapping.heap_mut().copy_from_slice(bytes);
+        mapping
+    }
+
+    /// Aligned heap memory that is still to be filled.
+    pub(super) fn zeroed(len: usize) -> Self {
+        Mapping(Inner::Heap { chunks: vec![Chunk([0; 64]); len.div_ceil(64)], len })
+    }
+
+    /// The bytes of heap memory; none of what is mapped.
+    pub(super) fn heap_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Inner::Mapped(_) => &mut [],
+            Inner::Heap { chunks, len } => {
+                bytemuck::cast_slice_mut::<Chunk, u8>(chunks).get_mut(..*len).unwrap_or_default()
+            }
         }
-        Mapping(Inner::Heap { chunks, len: bytes.len() })
     }
 }
 

@@ -4,6 +4,7 @@
 //! and names are durable. The seam is public so that test crates can implement it, and hidden because it is not a
 //! stable interface.
 
+mod copying;
 mod mapping;
 mod real;
 
@@ -12,6 +13,7 @@ use std::fmt::Debug;
 use std::io;
 use std::path::Path;
 
+pub(crate) use copying::Copying;
 pub use mapping::Mapping;
 pub use real::RealFs;
 
@@ -48,6 +50,10 @@ pub trait Vfs: Send + Sync + Debug {
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>>;
     /// Maps a whole regular file for reading.
     fn map(&self, path: &Path) -> io::Result<Mapping>;
+    /// Reads a whole regular file into memory, aligned as a mapped one is.
+    fn copy(&self, path: &Path) -> io::Result<Mapping> {
+        self.read(path, u64::MAX).map(|bytes| Mapping::heap(&bytes))
+    }
     /// Kind and length of what has this name.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// The names in a directory, in no particular order.

@@ -83,6 +83,14 @@ impl Vfs for RealFs {
         Ok(Mapping::mapped(map))
     }
 
+    fn copy(&self, path: &Path) -> io::Result<Mapping> {
+        let mut file = open_regular(path)?;
+        let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut bytes = Mapping::zeroed(len);
+        file.read_exact(bytes.heap_mut())?;
+        Ok(bytes)
+    }
+
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let found = fs::symlink_metadata(path)?;
         let kind = if found.is_file() {
