@@ -7,24 +7,21 @@
 
 mod sim;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim::SimFs;
-use sim::check::check;
-use sim::crash::{Fates, History, Rng, digest};
+use sim::crash::Rng;
+use sim::crashes::{COMBINATIONS, Crashes, Tally, hash_of, in_parallel};
 use sim::run::{Do, Run};
-use sim::world::{World, nothing, right_worlds};
+use sim::world::{nothing, right_worlds};
 use vecstore::{Event, Merging};
 
 /// Distinct states that the enumerated workloads reach, unless told otherwise.
 const STATES: u64 = 9_000;
-/// Combinations of fates that are tried exhaustively; beyond it a sample of this size.
-const COMBINATIONS: usize = 96;
 /// The same where there are as many runs as calls.
 const FEW_COMBINATIONS: usize = 3;
 /// The same for workloads of one operation.
@@ -34,122 +31,6 @@ const DEEPER: usize = 48;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// Counts over all workloads.
-#[derive(Debug, Default)]
-struct Tally {
-    distinct: Mutex<HashSet<u64>>,
-    tried: AtomicUsize,
-    second: AtomicUsize,
-    workloads: AtomicUsize,
-}
-
-impl Tally {
-    fn add(&self, image: u64) {
-        self.tried.fetch_add(1, Ordering::Relaxed);
-        self.distinct.lock().unwrap_or_else(PoisonError::into_inner).insert(image);
-    }
-
-    fn distinct(&self) -> usize {
-        self.distinct.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    fn line(&self, what: &str) {
-        println!(
-            "crash states, {what}: {} distinct ({} tried, {} of them crashed again while recovering) after {} \
-             workloads",
-            self.distinct(),
-            self.tried.load(Ordering::Relaxed),
-            self.second.load(Ordering::Relaxed),
-            self.workloads.load(Ordering::Relaxed)
-        );
-    }
-}
-
-/// One run's crash states, tried one after the other.
-struct Crashes<'a> {
-    workload: &'a str,
-    rng: Rng,
-    /// Every so many states one is crashed again while it is recovered; 0: never.
-    deeper: usize,
-    combinations: usize,
-    tally: &'a Tally,
-    /// Images tried, with what was right then: the same image may be right at one moment and wrong at a later one.
-    seen: HashSet<(u64, u64)>,
-}
-
-fn hash_of(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-impl<'a> Crashes<'a> {
-    fn new(workload: &'a str, seed: u64, deeper: usize, combinations: usize, tally: &'a Tally) -> Self {
-        Crashes { workload, rng: Rng(seed), deeper, combinations, tally, seen: HashSet::new() }
-    }
-
-    /// Crashes a run after each of these changes and at its end, and checks what is left.
-    fn everywhere(&mut self, run: Run, prefixes: impl Iterator<Item = usize>) {
-        let history = run.fs.history();
-        let Run { steps, stores, .. } = run;
-        drop(stores);
-        self.tally.workloads.fetch_add(1, Ordering::Relaxed);
-        let end = history.log.len();
-        for prefix in prefixes.take_while(|prefix| *prefix < end).chain([end]) {
-            self.after(&history, prefix, &right_worlds(&nothing(), &steps, prefix));
-        }
-    }
-
-    /// Crashes after this many changes, in several ways.
-    fn after(&mut self, history: &History, prefix: usize, right: &BTreeSet<World>) {
-        for fates in history.fates(prefix, self.combinations, &mut self.rng) {
-            self.once(history, prefix, &fates, right);
-        }
-    }
-
-    fn once(&mut self, history: &History, prefix: usize, fates: &Fates, right: &BTreeSet<World>) {
-        let image = history.image(prefix, fates, &mut self.rng);
-        let key = digest(&image);
-        if !self.seen.insert((key, hash_of(right))) {
-            return;
-        }
-        self.tally.add(key);
-        let fs = SimFs::from_image(image);
-        let recovered = check(&fs, right, self.rng.next())
-            .unwrap_or_else(|wrong| panic!("{}", self.story(history, prefix, fates, &wrong)));
-        if self.deeper == 0 || !self.seen.len().is_multiple_of(self.deeper) {
-            return;
-        }
-        let again = fs.history();
-        for second in 0..=again.log.len() {
-            let right = right_worlds(right, &recovered, second);
-            let all = again.fates(second, COMBINATIONS, &mut self.rng);
-            // A few of each: the first two are all lost and all whole.
-            for number in [0, 1, self.rng.below(all.len()), self.rng.below(all.len())] {
-                let Some(fates_again) = all.get(number) else { continue };
-                let image = again.image(second, fates_again, &mut self.rng);
-                let key = digest(&image);
-                if !self.seen.insert((key, hash_of(&right))) {
-                    continue;
-                }
-                self.tally.add(key);
-                self.tally.second.fetch_add(1, Ordering::Relaxed);
-                if let Err(wrong) = check(&SimFs::from_image(image), &right, self.rng.next()) {
-                    panic!(
-                        "{}\nand then, while recovering: {}",
-                        self.story(history, prefix, fates, ""),
-                        self.story(&again, second, fates_again, &wrong)
-                    );
-                }
-            }
-        }
-    }
-
-    fn story(&self, history: &History, prefix: usize, fates: &Fates, wrong: &str) -> String {
-        format!("{}, crash after {prefix} changes: {wrong}\n{}", self.workload, history.tell(prefix, fates))
-    }
 }
 
 fn run(actions: &[Do]) -> Run {
@@ -262,17 +143,6 @@ impl Case {
         let name = format!("add this line to tests/regressions/crash_states.txt:\n{self}\n");
         Crashes::new(&name, self.seed, deeper, self.combinations, tally).everywhere(run, last..);
     }
-}
-
-/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last.
-fn in_parallel(job: impl Fn(usize) -> bool + Sync) {
-    let next = AtomicUsize::new(0);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| while job(next.fetch_add(1, Ordering::Relaxed)) {});
-        }
-    });
 }
 
 /// Workloads that once failed, the empty one (what comes before all others), all of one operation, all of two, then

@@ -10,6 +10,7 @@
 mod calls;
 pub mod check;
 pub mod crash;
+pub mod crashes;
 mod disk;
 pub mod oracle;
 pub mod run;
