@@ -103,8 +103,8 @@ pub(crate) fn covered(
 }
 
 /// What the bitmaps of a manifest say of one segment, whatever has become of the others; for repairs.
-pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Segment) -> Option<Dead> {
-    open(vfs, dir, LiveRecord::of(body)?.bitmap_of(segment.name())?, segment).ok()
+pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Segment) -> Option<Result<Dead>> {
+    Some(open(vfs, dir, LiveRecord::of(body)?.bitmap_of(segment.name())?, segment))
 }
 
 pub(super) fn is_absent(error: &Error) -> bool {

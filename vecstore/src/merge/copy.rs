@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::format::Id;
 use crate::format::footer::Footer;
+use crate::format::{COMPAT_LOST, Id};
 use crate::segment::{EncodedSegment, SegmentBuilder, SegmentName};
 use crate::view::LiveSegment;
 use crate::{Error, Kind, Result};
@@ -42,6 +42,8 @@ pub(crate) fn merged<'a>(
     identity.dim = newest.dim;
     identity.dtype = newest.dtype;
     identity.metric = newest.metric;
+    // That entries were lost stays said.
+    identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_LOST);
     Ok(builder.finish(identity, last.segment.dtype(), settings))
 }
 

@@ -4,33 +4,35 @@
 //! * `chain`: which files make up commits 1 to N with the least loss.
 //! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
+//! * `beside`: bitmaps and named checkpoints. `tell`: the report.
 //! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
 
+mod beside;
 mod carry_out;
 mod chain;
+mod footer;
 mod mend;
 mod rebuild;
 mod remains;
 mod report;
 mod rescue;
 mod survey;
+mod tell;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::IoContext;
-use crate::live::{self, LIVE};
+use crate::live;
 use crate::load::SEGMENTS;
 use crate::lock::Lock;
 use crate::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
-use crate::segment::{Segment, SegmentName};
-use crate::versions::{self, CHECKPOINTS};
+use crate::segment::SegmentName;
+use crate::versions;
 use crate::vfs::{FileKind, RealFs, Vfs};
-use crate::view::View;
 use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
-use crate::{Error, Kind, Result};
+use crate::{Error, Result};
 
 use carry_out::{Move, Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
@@ -194,8 +196,8 @@ impl Repair<'_> {
             vfs: self.vfs,
             dir: self.dir,
             found: &found,
-            generations: self.generations(&found, &all),
-            superseded: self.superseded(&found, &manifest.body),
+            generations: self.generations(&found, &all)?,
+            superseded: self.superseded(&found, &manifest.body)?,
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
             made: Vec::new(),
@@ -216,13 +218,13 @@ impl Repair<'_> {
                 before.manifest = Some(manifest);
             }
             Err(Error::ManifestMissing { .. }) => {}
-            Err(error) => before.bad_manifest = Some(self.damage(&self.dir.join(MANIFEST), error)?),
+            Err(error) => before.bad_manifest = Some(self.damage(error)?),
         }
         for name in versions::names(self.vfs, self.dir)? {
             match versions::read(self.vfs, self.dir, &name) {
                 Ok(version) => before.versions.push((name, version)),
                 Err(error) => {
-                    let why = self.damage(&self.dir.join(CHECKPOINTS).join(&name), error)?;
+                    let why = self.damage(error)?;
                     before.bad_versions.push((name, why));
                 }
             }
@@ -230,20 +232,29 @@ impl Repair<'_> {
         Ok(before)
     }
 
-    /// What is wrong with a file that is damaged; other errors stay errors.
-    fn damage(&self, path: &Path, error: Error) -> Result<String> {
+    /// What is wrong with a file that is damaged, missing or no file. That it cannot be read now is an error: nobody can
+    /// say what it holds.
+    fn damage(&self, error: Error) -> Result<String> {
         match error {
             Error::Damaged { detail, .. } => Ok(detail),
-            Error::Io { .. } if self.vfs.metadata(path).is_ok_and(|found| found.kind != FileKind::File) => {
-                Ok("expected a regular file, found something else".to_owned())
-            }
+            Error::Io { path, op, source } => match self.vfs.metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok("it is missing".to_owned()),
+                Ok(found) if found.kind != FileKind::File => {
+                    Ok("expected a regular file, found something else".to_owned())
+                }
+                _ => Err(Error::Io { path, op, source }),
+            },
             other => Err(other),
         }
     }
 
     /// The highest generation of each range that anybody has seen.
-    fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> BTreeMap<(u64, u64), u32> {
-        let quarantined = self.vfs.list(&self.dir.join(QUARANTINE)).unwrap_or_default();
+    fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> Result<BTreeMap<(u64, u64), u32>> {
+        let folder = self.dir.join(QUARANTINE);
+        let quarantined = match self.vfs.list(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.at(&folder, "list the quarantined files")?,
+        };
         let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
         let names = found.iter().flat_map(|file| [file.called, file.name]).chain(quarantined);
         let mut highest = BTreeMap::new();
@@ -251,22 +262,26 @@ impl Repair<'_> {
             let best = highest.entry((name.first, name.last)).or_insert(name.generation);
             *best = name.generation.max(*best);
         }
-        highest
+        Ok(highest)
     }
 
     /// What the manifest's bitmaps say is superseded, in files that are whole.
-    fn superseded(&self, found: &[Found], body: &Body) -> HashSet<(u64, u64)> {
+    fn superseded(&self, found: &[Found], body: &Body) -> Result<HashSet<(u64, u64)>> {
         let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
             State::Sound(segment) => Some(segment),
             _ => None,
         });
         let mut superseded = HashSet::new();
         for segment in sound {
-            if let Some(dead) = live::known(self.vfs, self.dir, body, segment) {
-                superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
+            match live::known(self.vfs, self.dir, body, segment) {
+                Some(Ok(dead)) => {
+                    superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
+                }
+                Some(Err(error)) => drop(self.damage(error)?),
+                None => {}
             }
         }
-        superseded
+        Ok(superseded)
     }
 
     fn mend(
@@ -325,219 +340,11 @@ impl Repair<'_> {
             manifest.generation += 1;
             plan.manifest = Some(manifest.clone());
         }
-        if !self.dry_run && !report.was_whole() {
+        let changes = plan.manifest.is_some() || !report.was_whole();
+        if !self.dry_run && changes {
             carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
         }
         Ok(report)
-    }
-
-    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine.
-    fn check_bitmaps(
-        &self,
-        before: &Before,
-        found: &[Found],
-        manifest: &Manifest,
-        plan: &mut Plan,
-        report: &mut RepairReport,
-    ) -> Result<HashSet<String>> {
-        if before.manifest.is_none() {
-            return Ok(HashSet::new());
-        }
-        let opened: HashMap<SegmentName, Arc<Segment>> = found
-            .iter()
-            .filter_map(|file| match &file.state {
-                State::Sound(segment) if file.is_whole() => Some((file.name, Arc::clone(segment))),
-                _ => None,
-            })
-            .collect();
-        let mut bad = HashSet::new();
-        for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
-            let Some(name) = path.file_name().filter(|_| path.parent() == Some(&self.dir.join(LIVE))) else {
-                // Of a record that is not about its segments nothing is used.
-                bad.extend(live::named(&manifest.body).iter().map(ToString::to_string));
-                continue;
-            };
-            let name = name.to_string_lossy().into_owned();
-            let mut finding = Finding { path: path.clone(), problem: said(&error), ..Finding::default() };
-            finding.notes.push("bitmaps only save time: the next checkpoint writes it anew".to_owned());
-            if self.vfs.metadata(&path).is_ok() {
-                let moved = Move::choose(self.vfs, self.dir, &path, &name)?;
-                finding.moved_to = Some(moved.to.clone());
-                plan.moves.push(moved);
-            }
-            bad.insert(name);
-            report.findings.push(finding);
-        }
-        Ok(bad)
-    }
-
-    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their place.
-    fn mend_versions(
-        &self,
-        before: &Before,
-        mender: &mut Mender<'_>,
-        bad_bitmaps: &HashSet<String>,
-        plan: &mut Plan,
-        report: &mut RepairReport,
-    ) -> Result<()> {
-        let folder = self.dir.join(CHECKPOINTS);
-        for (name, problem) in &before.bad_versions {
-            let path = folder.join(name);
-            let moved = Move::choose(self.vfs, self.dir, &path, &format!("checkpoint-{name}"))?;
-            report.findings.push(Finding {
-                path,
-                problem: problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                notes: vec!["the named checkpoint is lost; the store itself is not affected".to_owned()],
-                ..Finding::default()
-            });
-            plan.moves.push(moved);
-        }
-        for (name, version) in &before.versions {
-            let body = &version.body;
-            let start = body.epochs.first().map(|epoch| epoch.id);
-            let pieces = cheapest(mender.found, &body.segments, body.last_commit(), start, Chain::Named);
-            let whole = is_as_listed(mender.found, &pieces, &body.segments);
-            let forgets = live::named(body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
-            if whole && !forgets {
-                continue;
-            }
-            let mut mended = version.clone();
-            mended.generation += 1;
-            live::forget(&mut mended.body);
-            if !whole {
-                let doubt = mender.doubt_after.take();
-                let view = mender.mend(version, &pieces)?;
-                mender.doubt_after = doubt;
-                mended.body.segments =
-                    view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
-            }
-            let mut finding = Finding {
-                path: folder.join(name),
-                problem: "it needs files that are damaged or missing".to_owned(),
-                ..Finding::default()
-            };
-            finding.replaced_by = Some(finding.path.clone());
-            report.findings.push(finding);
-            plan.versions.push((name.clone(), mended));
-        }
-        Ok(())
-    }
-
-    /// What became of each file that is not whole, and of what is missing.
-    fn tell(
-        &self,
-        mender: &mut Mender<'_>,
-        manifest: &Manifest,
-        pieces: &[Piece],
-        view: &View,
-        plan: &mut Plan,
-        report: &mut RepairReport,
-    ) -> Result<()> {
-        let folder = self.dir.join(SEGMENTS);
-        let path_of = |segment: &Segment| folder.join(segment.name().to_string());
-        for (number, file) in mender.found.iter().enumerate().filter(|(_, file)| !file.is_whole()) {
-            let moved = Move::choose(self.vfs, self.dir, &file.path, &file.called.to_string())?;
-            let mut finding = Finding {
-                path: file.path.clone(),
-                problem: file.problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                ..Finding::default()
-            };
-            match mender.made.iter_mut().find(|made| made.piece == Piece::File(number)) {
-                Some(made) => {
-                    finding.replaced_by = Some(path_of(&made.segment));
-                    match made.rescued.take() {
-                        Some(rescued) => finding.take(rescued, view)?,
-                        None => finding.kept = made.segment.footer().entries,
-                    }
-                    finding.lost_unknown = matches!(file.state, State::Nothing);
-                }
-                None if file.footer().is_some() && !file.is_misplaced() => {
-                    finding.notes.push("other files hold its commits, whole".to_owned());
-                }
-                None => {}
-            }
-            finding.list(&moved.to, plan);
-            plan.moves.push(moved);
-            report.findings.push(finding);
-        }
-        let here: HashSet<SegmentName> = mender.found.iter().map(|file| file.called).collect();
-        let holes: Vec<(u64, u64)> = pieces
-            .iter()
-            .filter_map(|piece| match piece {
-                Piece::Hole { first, last } => Some((*first, *last)),
-                Piece::File(_) => None,
-            })
-            .collect();
-        for record in &manifest.body.segments {
-            let in_hole = holes.iter().any(|(first, last)| *first <= record.last && record.first <= *last);
-            if !here.contains(&record.name()) && !in_hole {
-                report.findings.push(Finding {
-                    path: folder.join(record.name().to_string()),
-                    problem: "it is missing".to_owned(),
-                    notes: vec!["other files hold its commits, whole".to_owned()],
-                    ..Finding::default()
-                });
-            }
-        }
-        for made in &mut mender.made {
-            let Piece::Hole { first, last } = made.piece else { continue };
-            let listed =
-                manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
-            let path = match listed {
-                Some(record) => folder.join(record.name().to_string()),
-                None => folder.join(SegmentName { first, last, generation: 0 }.to_string()),
-            };
-            let problem = match (pieces.contains(&made.piece), first == last) {
-                (_, true) => format!("the segment of commit {first} is missing"),
-                (_, false) => format!("the segments of commits {first} to {last} are missing"),
-            };
-            let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
-            finding.replaced_by = Some(path_of(&made.segment));
-            if let Some(rescued) = made.rescued.take() {
-                finding.take(rescued, view)?;
-            }
-            finding.list(&self.dir.join(QUARANTINE).join(made.segment.name().to_string()), plan);
-            report.findings.push(finding);
-        }
-        Ok(())
-    }
-}
-
-impl Finding {
-    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost.
-    fn take(&mut self, rescued: rescue::Rescued, view: &View) -> Result<()> {
-        self.kept = rescued.kept;
-        self.readdressed = rescued.readdressed;
-        self.lost_unnamed = rescued.unnamed;
-        for key in rescued.lost_keys {
-            if view.find(&key)?.is_none_or(|(_, entry)| entry.kind() == Kind::Tombstone) {
-                self.lost_keys.push(key);
-            }
-        }
-        if rescued.readdressed > 0 {
-            self.notes.push("the run table was hit: its entries have new addresses".to_owned());
-        }
-        if rescued.kills_lost {
-            self.notes.push(
-                "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be there again"
-                    .to_owned(),
-            );
-        }
-        Ok(())
-    }
-
-    /// Lists lost keys in a file beside the one in quarantine.
-    fn list(&mut self, beside: &Path, plan: &mut Plan) {
-        if self.lost_keys.is_empty() {
-            return;
-        }
-        let name = beside.file_name().unwrap_or_default().to_string_lossy();
-        let path = beside.with_file_name(format!("{name}.lost-keys.txt"));
-        let lines: Vec<String> = self.lost_keys.iter().map(|key| report::escaped(key) + "\n").collect();
-        plan.lists.push((path.clone(), lines.concat()));
-        self.list = Some(path);
     }
 }
 
@@ -580,14 +387,6 @@ fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option
         } else if backup_ends.is_some_and(|end| first > end) {
             file.problem = "a backup that was interrupted brought it; the store does not list it".to_owned();
         }
-    }
-}
-
-/// The detail of an error, without the path.
-fn said(error: &Error) -> String {
-    match error {
-        Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail.clone(),
-        other => other.to_string(),
     }
 }
 

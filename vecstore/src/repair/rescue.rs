@@ -192,6 +192,7 @@ impl<'a> Rescue<'a, '_> {
                 && Kind::from_code(kill.kind).is_some()
                 && self.range.contains(&kill.killer)
                 && kill.commit < limit
+                && kill.commit <= *self.range.end()
         };
         self.kills = kills.into_iter().filter(fits).collect();
         self.result.kills_lost = !all;
@@ -240,10 +241,11 @@ impl<'a> Rescue<'a, '_> {
             if here.is_some_and(|here| here > (kill.commit, kill.entry)) || self.around.newer.has(&key)? {
                 continue;
             }
+            let hash = key_hash(&key);
             let fits = |index: &usize| {
                 let of_commit =
                     !self.has_addresses() || self.result.kills_lost || self.origin(*index).0 == kill.killer;
-                of_commit && self.remains.is_some_and(|remains| remains.may_have(*index, &key))
+                of_commit && self.remains.is_some_and(|remains| remains.may_have(*index, hash))
             };
             match free.iter().position(fits) {
                 Some(at) => drop(named.at.insert(free.remove(at), key)),
@@ -370,7 +372,7 @@ fn lay_out<'a>(items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
         if expected != Some(origin) {
             builder.begin_run(origin.commit, origin.entry, origin.row);
         }
-        expected = Some(Origin { entry: origin.entry + 1, row: origin.row + rows, ..origin });
+        expected = Some(Origin { entry: origin.entry + 1, row: origin.row.saturating_add(rows), ..origin });
         let payload = item.content.as_ref().map_or(&[][..], |content| content.payload);
         builder.push(&item.key, item.kind, rows, payload);
         if let Some(content) = &item.content {
