@@ -306,6 +306,9 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::OutOfMemory => {
             "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
         }
+        io::ErrorKind::InvalidInput if error.to_string().starts_with("expected a regular file") => {
+            "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
+        }
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             "; raise the limit on open files (ulimit -n)"
         }

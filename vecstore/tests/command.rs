@@ -118,6 +118,32 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
+fn a_repair_says_what_was_lost_and_a_dry_run_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let files = ok(&["files", path.to_str().unwrap()]);
+    let segment = Path::new(files.lines().next().unwrap());
+    let mut bytes = std::fs::read(segment).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(segment, &bytes).unwrap();
+    let path = path.to_str().unwrap();
+    let said = ok(&["repair", path, "--dry-run"]);
+    assert!(said.contains("section ROWS, block 0") && said.contains("nothing was changed"), "{said}");
+    assert_eq!(std::fs::read(segment).unwrap(), bytes);
+    let dry: serde_json::Value = serde_json::from_str(&ok(&["repair", path, "--dry-run", "--json"])).unwrap();
+    let done: serde_json::Value = serde_json::from_str(&ok(&["repair", path, "--json"])).unwrap();
+    assert_eq!((&dry["dry_run"], &done["dry_run"]), (&true.into(), &false.into()));
+    assert_eq!(dry["lost_keys"], done["lost_keys"]);
+    let lost = done["lost_keys"][0]["key"].as_str().unwrap();
+    let list = std::fs::read_to_string(done["findings"][0]["list"].as_str().unwrap()).unwrap();
+    assert_eq!(list.lines().next(), Some(lost));
+    assert_eq!(std::fs::read(done["findings"][0]["moved_to"].as_str().unwrap()).unwrap(), bytes);
+    assert!(!ok(&["keys", path]).lines().any(|key| key == lost));
+    assert!(ok(&["verify", path]).starts_with("whole"));
+    assert!(ok(&["repair", path]).contains("nothing to do"));
+}
+
+#[test]
 fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());

@@ -181,6 +181,7 @@ fn every_other_length_is_found() {
                 assert!(report.faults.iter().any(|fault| fault.path == file), "{}: {len}", file.display());
                 let error = read_everything(vecstore::OpenOptions::new(), &path).unwrap_err();
                 assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+                assert!(error.to_string().contains("vecstore repair"), "{error}");
                 tried += 1;
             }
         }
@@ -214,6 +215,7 @@ fn missing_files_and_other_things_are_found() {
             assert!(!report.is_whole(), "{}: {kind}", file.display());
             let error = read_everything(vecstore::OpenOptions::new(), &path).unwrap_err();
             assert!(error.to_string().contains(path.to_str().unwrap()), "{kind}: {error}");
+            assert!(error.to_string().contains("vecstore repair"), "{kind}: {error}");
             let error = Store::open(&path).unwrap_err();
             assert!(error.to_string().contains(path.to_str().unwrap()), "{kind}: {error}");
             match kind {
