@@ -351,17 +351,7 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
     // Six files of 16 MiB: many steps of the merge below.
     (0..6).for_each(|number| put(number, 128));
 
-    let merged = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let seen = std::sync::Arc::clone(&merged);
-    let other = OpenOptions::new()
-        .merging(Merging::OnDemand)
-        .on_event(move |event| {
-            if let vecstore::Event::Merged { first, segments, .. } = event {
-                seen.lock().unwrap().push((*first, *segments));
-            }
-        })
-        .open(&path)
-        .unwrap();
+    let other = options.open(&path).unwrap();
     let most = std::thread::scope(|scope| {
         let compaction = scope.spawn(|| other.compact_full().unwrap());
         let (mut number, mut most) = (6, 0);
@@ -373,11 +363,8 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
         assert_eq!(compaction.join().unwrap().merges, 1);
         most
     });
-    let merged = merged.lock().unwrap();
-    let outer = merged.iter().position(|(first, _)| *first == 1).unwrap();
-    assert!(outer >= 1, "smaller merges of newer files went first: {merged:?}");
-    assert!(merged[..outer].iter().all(|(first, segments)| *first > 6 && *segments >= 32), "{merged:?}");
-    assert!(most < 200, "{most} files");
+    // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
+    assert!(most < 180 + 64 + 4, "{most} files");
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
