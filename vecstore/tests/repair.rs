@@ -552,6 +552,29 @@ fn a_lone_input_is_kept() {
     }));
 }
 
+/// After a repair, what was written to the store it was made from does not fit any more, though the links would.
+#[test]
+fn a_repair_begins_an_epoch() {
+    let bench = Bench::new();
+    let path = bench.fresh();
+    let twin = bench.dir.path().join("twin");
+    copy_dir(&path, &twin);
+    let store = quiet().open(&twin).unwrap();
+    let mut batch = store.batch();
+    batch.push_converted("from before", &[1.0, 2.0], b"").unwrap();
+    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.close().unwrap();
+    fs::remove_file(file(&path, SIX)).unwrap();
+    vecstore::repair(&path).unwrap();
+    let seven = "0000000007-0000000007.0.npy";
+    fs::copy(file(&twin, seven), file(&path, seven)).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, Error::ForeignSegment { .. }), "{error}");
+    let report = vecstore::repair(&path).unwrap();
+    assert_eq!((report.findings.len(), report.last_commit), (1, 6), "{report:#?}");
+    assert!(Store::open(&path).is_ok());
+}
+
 /// Bitmaps and named checkpoints: none of them is the store.
 #[test]
 fn damaged_bitmaps_and_checkpoints_are_set_aside() {

@@ -15,6 +15,9 @@ use sim::{Fault, Node, SimFs};
 /// Combinations of fates after each change.
 const COMBINATIONS: usize = 32;
 
+/// At the end of the names of damages that cost nothing.
+const NO_LOSS: &str = "nothing is lost";
+
 /// Live entries: kind, rows, payload, address.
 type Contents = BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>, String)>;
 
@@ -110,11 +113,18 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
     }
     let segments: Vec<&PathBuf> =
         paths.iter().filter(|path| path.extension().is_some_and(|e| e == "npy")).collect();
+    for path in &segments {
+        case(format!("{} longer, {NO_LOSS}", path.display()), &|image| {
+            let ino = files(image)[*path];
+            let Node::File(bytes) = &mut image[ino] else { panic!("a file") };
+            Arc::make_mut(bytes).extend([9; 100]);
+        });
+    }
     case("all segments hit, and the manifest".to_owned(), &|image| {
         segments.iter().for_each(|path| flip(image, path, 4097));
         flip(image, &Path::new(STORE).join("MANIFEST"), 70);
     });
-    case("the last two swapped".to_owned(), &|image| {
+    case(format!("the last two swapped, {NO_LOSS}"), &|image| {
         let [.., a, b] = segments.as_slice() else { panic!("two segments") };
         let (a, b) = (files(image)[*a], files(image)[*b]);
         image.swap(a, b);
@@ -177,6 +187,7 @@ struct Tally {
 #[test]
 fn an_interrupted_repair_is_repaired() {
     let whole = image();
+    let before = contents(&SimFs::from_image(whole.clone())).unwrap();
     let cases = damaged(&whole);
     let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
     std::thread::scope(|scope| {
@@ -185,7 +196,7 @@ fn an_interrupted_repair_is_repaired() {
                 while let Some((what, image)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let hit = what_was_hit(&whole, image);
                     let mut mine = Tally::default();
-                    let right = crashes(what, image, &hit, &mut mine);
+                    let right = crashes(what, image, &before, &hit, &mut mine);
                     failing_calls(what, image, &hit, &right, &mut mine);
                     let mut all = tally.lock().unwrap();
                     all.states.extend(mine.states);
@@ -205,12 +216,21 @@ fn an_interrupted_repair_is_repaired() {
 }
 
 /// Every state that a power cut may leave of a repair; returns what is right.
-fn crashes(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], tally: &mut Tally) -> Contents {
+fn crashes(
+    what: &str,
+    image: &[Node],
+    before: &Contents,
+    hit: &[Arc<Vec<u8>>],
+    tally: &mut Tally,
+) -> Contents {
     let fs = SimFs::from_image(image.to_vec());
     let report =
         vecstore::repair_with(&fs, Path::new(STORE)).unwrap_or_else(|error| panic!("{what}: {error}"));
     let history = fs.history();
     let right = contents(&fs).unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
+    if what.ends_with(NO_LOSS) {
+        assert_eq!(right, *before, "{what}: {report:#?}");
+    }
     repaired(&fs, &right, hit).unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
     let mut rng = Rng(7);
     for prefix in 0..=history.log.len() {
