@@ -20,7 +20,9 @@ class Fault(Exception):
 def require_programs():
     for program in (WRITER, CHECKER):
         if not os.access(program, os.X_OK):
-            raise SystemExit(f"{program} is not there; cargo build --release -p vecstore-examples (TARGET names another target directory)")
+            raise SystemExit(
+                f"{program} is not there; cargo build --release -p vecstore-examples (TARGET names another target directory)"
+            )
 
 
 def check(store, least):
@@ -33,7 +35,9 @@ def check(store, least):
 
 def write(store, batches, options):
     """Runs a writer to its end; it must succeed. How many batches it acknowledged."""
-    done = subprocess.run([WRITER, store, str(batches), *options], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [WRITER, store, str(batches), *options], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0 or done.stderr:
         raise Fault(f"a writer that was to succeed ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout.count("\n")

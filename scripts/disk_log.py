@@ -22,7 +22,19 @@ import sys
 IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")
 GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, INTERRUPT, DESTROY = (
-    3, 4, 14, 15, 16, 17, 18, 20, 25, 26, 36, 38)  # fmt: skip
+    3,
+    4,
+    14,
+    15,
+    16,
+    17,
+    18,
+    20,
+    25,
+    26,
+    36,
+    38,
+)
 FORGET, BATCH_FORGET = 2, 42
 FOPEN_DIRECT_IO = 1
 BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
@@ -75,7 +87,9 @@ def serve(fuse, image, log, acks, life):
     """Answers requests until the disk is unmounted or the other end of `life` is closed."""
     image = os.open(image, os.O_RDWR)
     size = os.fstat(image).st_size
-    attributes = struct.pack("<QII6Q10I", 1, 0, 0, 1, size, size // 512, 0, 0, 0, 0, 0, 0, 0o100600, 1, 0, 0, 0, 4096, 0)
+    attributes = struct.pack(
+        "<QII6Q10I", 1, 0, 0, 1, size, size // 512, 0, 0, 0, 0, 0, 0, 0o100600, 1, 0, 0, 0, 4096, 0
+    )
     with open(log, "wb", buffering=1 << 20) as log:
         waiting = select.poll()
         for descriptor in (fuse, acks, life):
@@ -102,7 +116,18 @@ def serve(fuse, image, log, acks, life):
                 _, minor, readahead, flags = struct.unpack_from("<4I", body)
                 flags &= BIG_WRITES | MAX_PAGES
                 answer = struct.pack(
-                    "<4IHHIIHHI28x", 7, min(minor, 31), readahead, flags, 16, 12, MAX_WRITE, 1, MAX_WRITE // 4096, 0, 0
+                    "<4IHHIIHHI28x",
+                    7,
+                    min(minor, 31),
+                    readahead,
+                    flags,
+                    16,
+                    12,
+                    MAX_WRITE,
+                    1,
+                    MAX_WRITE // 4096,
+                    0,
+                    0,
                 )
             elif opcode == WRITE:
                 _, offset, length = struct.unpack_from("<QQI", body)
@@ -160,9 +185,6 @@ class Cuts:
     def behind_acks(self):
         """The places right behind an acknowledgement."""
         return [at + 1 for at, record in enumerate(self.records) if record[0] == b"A"]
-
-    def flushes(self):
-        return sum(record[0] == b"F" for record in self.records)
 
     def cut(self, place, random, into):
         """Writes to `into` what a cut before record `place` may leave, and returns how many acknowledgements were
