@@ -214,6 +214,17 @@ impl Bench {
                 String::from_utf8_lossy(key)
             );
         }
+        // A file that lacks something says so in its footer.
+        for finding in
+            report.findings.iter().filter(|finding| finding.path.starts_with(path.join("segments")))
+        {
+            let Some(by) = &finding.replaced_by else { continue };
+            let bytes = fs::read(by).unwrap();
+            let lacks = !finding.lost_keys.is_empty() || finding.lost_unnamed > 0 || finding.lost_unknown;
+            let told = bytes[bytes.len() - 1024 + 32] & 1 == 1;
+            assert!(told || !lacks, "{what}: {report:#?}");
+            assert!(!told || lacks || !finding.notes.is_empty(), "{what}: {report:#?}");
+        }
         // Lists beside the quarantined files.
         for finding in report.findings.iter().filter(|finding| !finding.lost_keys.is_empty()) {
             let list = fs::read_to_string(finding.list.as_ref().unwrap()).unwrap();
@@ -550,6 +561,41 @@ fn a_lone_input_is_kept() {
     assert!(report.findings.iter().any(|finding| {
         finding.moved_to.as_ref().is_some_and(|to| to.ends_with(Path::new("quarantine").join(input)))
     }));
+}
+
+/// Two that went on from one store, without a backup: the epoch is the same, the links are not.
+#[test]
+fn links_tell_histories_of_one_epoch_apart() {
+    let bench = Bench::new();
+    for without_manifest in [false, true] {
+        let path = bench.fresh();
+        let twin = bench.dir.path().join("twin");
+        let _ = fs::remove_dir_all(&twin);
+        copy_dir(&path, &twin);
+        let append = |path: &Path, keys: &[&str]| {
+            let store = quiet().open(path).unwrap();
+            for key in keys {
+                let mut batch = store.batch();
+                batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
+                store.append(batch, OnDuplicate::Skip).unwrap();
+            }
+            store.close().unwrap();
+        };
+        append(&path, &["ours"]);
+        append(&twin, &["theirs", "theirs too"]);
+        let eight = "0000000008-0000000008.0.npy";
+        fs::copy(file(&twin, eight), file(&path, eight)).unwrap();
+        if without_manifest {
+            fs::remove_file(path.join("MANIFEST")).unwrap();
+        }
+        assert!(Store::open(&path).is_err());
+        let report = vecstore::repair(&path).unwrap();
+        assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole(), "{report:#?}");
+        assert!(path.join("quarantine").join(eight).exists());
+        let snapshot = Store::open_read_only(&path).unwrap().snapshot();
+        assert!(snapshot.contains("ours").unwrap() && !snapshot.contains("theirs too").unwrap());
+        assert_eq!(contents(&snapshot).len(), bench.before.len() + 1);
+    }
 }
 
 /// After a repair, what was written to the store it was made from does not fit any more, though the links would.

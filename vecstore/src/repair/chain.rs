@@ -80,7 +80,9 @@ pub(super) fn cheapest(
         if let [first, next] = *pair {
             let len = u128::from(next - first);
             let piece = Piece::Hole { first, last: next - 1 };
-            edges.push(Edge { piece, first, last: next - 1, cost: (HOLE * len, 0), links: None });
+            // Of two files that exclude each other the earlier one is liked better: a hole at the end is not one.
+            let liking = if next > last { 0 } else { len.saturating_mul(len).saturating_mul(2) };
+            edges.push(Edge { piece, first, last: next - 1, cost: (HOLE * len, liking), links: None });
         }
     }
     edges.sort_by_key(|edge| edge.first);
@@ -117,7 +119,11 @@ pub(super) fn cheapest(
         at = at.and_then(|number| best.get(number).copied().flatten()).and_then(|(_, before)| before);
     }
     pieces.reverse();
-    join_holes(pieces)
+    let mut pieces = join_holes(pieces);
+    // Files that fit nowhere are no evidence of commits after the last one.
+    let listed_last = records.last().map_or(0, |record| record.last);
+    pieces.pop_if(|piece| matches!(piece, Piece::Hole { first, .. } if *first > listed_last));
+    pieces
 }
 
 /// One file for neighbouring holes.

@@ -186,7 +186,7 @@ impl Repair<'_> {
         let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
         let pieces = cheapest(&found, &listed, last, start, Chain::Store);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed);
-        refuse_useless(&mut found, &pieces, &before.versions);
+        refuse_useless(&mut found, &pieces, &before.versions, is_backup);
         refuse_overlapping(&mut found, &pieces, is_backup.then_some(listed_last).filter(|_| !chain_is_whole));
 
         let mut manifest = match &before.manifest {
@@ -367,8 +367,8 @@ fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentRecord]) -> 
 }
 
 /// A sound file that does not fit into the chain, although commits of it are lost or had to be rescued, may be all that is
-/// left of something: it must not stay where the next merge removes what is superseded.
-fn refuse_useless(found: &mut [Found], pieces: &[Piece], versions: &[(String, Manifest)]) {
+/// left of something: it must not stay where the next merge removes what is superseded. Nor may one that would follow it.
+fn refuse_useless(found: &mut [Found], pieces: &[Piece], versions: &[(String, Manifest)], is_backup: bool) {
     let records = versions.iter().flat_map(|(_, version)| &version.body.segments);
     let pinned: HashSet<SegmentName> = records.map(SegmentRecord::name).collect();
     let mended = |piece: &Piece| match piece {
@@ -380,9 +380,15 @@ fn refuse_useless(found: &mut [Found], pieces: &[Piece], versions: &[(String, Ma
         }
     };
     let ranges: Vec<(u64, u64)> = pieces.iter().filter_map(mended).collect();
+    let end = pieces.last().map_or(0, |piece| match piece {
+        Piece::Hole { last, .. } => *last,
+        Piece::File(number) => found.get(*number).map_or(0, |file| file.name.last),
+    });
     for (number, file) in found.iter_mut().enumerate().filter(|(_, file)| file.is_whole()) {
         let (first, last) = (file.name.first, file.name.last);
-        let meets = ranges.iter().any(|(from, to)| first <= *to && *from <= last);
+        // Readers would take what comes after the chain for its continuation.
+        let follows = last > end && !is_backup;
+        let meets = follows || ranges.iter().any(|(from, to)| first <= *to && *from <= last);
         if meets && !pieces.contains(&Piece::File(number)) && !pinned.contains(&file.name) {
             file.problem = "it does not fit into the chain of commits".to_owned();
         }

@@ -103,10 +103,17 @@ impl Finding {
         self.kept = rescued.kept;
         self.readdressed = rescued.readdressed;
         self.lost_unnamed = rescued.unnamed;
+        let lost = rescued.lost_keys.len();
         for key in rescued.lost_keys {
             if view.find(&key)?.is_none_or(|(_, entry)| entry.kind() == Kind::Tombstone) {
                 self.lost_keys.push(key);
             }
+        }
+        let elsewhere = lost - self.lost_keys.len();
+        if elsewhere > 0 {
+            self.notes.push(format!(
+                "{elsewhere} lost entries are missing from named checkpoints; the store has their keys"
+            ));
         }
         if rescued.readdressed > 0 {
             self.notes.push("the run table was hit: its entries have new addresses".to_owned());
