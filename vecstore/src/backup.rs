@@ -109,6 +109,8 @@ impl Source<'_> {
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
+                // Whoever made it may have died before its name was flushed.
+                create::flush_name(self.vfs, dest)?;
                 // One backup at a time into a destination; and a store is no backup of itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.acquire(Duration::ZERO)?;
@@ -211,7 +213,7 @@ impl Source<'_> {
             let name = record.name().to_string();
             let to = segments.join(&name);
             match self.vfs.metadata(&to) {
-                Ok(_) if self.is_same(&to, record) => {
+                Ok(_) if self.is_same(&to, record)? => {
                     report.kept += 1;
                     continue;
                 }
@@ -227,7 +229,8 @@ impl Source<'_> {
             let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
             let from = self.dir.join(SEGMENTS).join(&name);
             let linked = [Some(&from), beside.as_ref()].into_iter().flatten().any(|source| {
-                (source == &from || self.is_same(source, record)) && self.vfs.link(source, &to).is_ok()
+                (source == &from || self.is_same(source, record).unwrap_or(false))
+                    && self.vfs.link(source, &to).is_ok()
             });
             // Also where it fails: the name may have been given.
             given.push(to.clone());
@@ -243,9 +246,13 @@ impl Source<'_> {
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
-    fn is_same(&self, path: &Path, record: &SegmentRecord) -> bool {
-        Segment::open(self.vfs, path, record.name())
-            .is_ok_and(|segment| SegmentRecord::of(&segment) == *record)
+    /// An error when the file cannot be read: that says nothing about what is in it.
+    fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
+        match Segment::open(self.vfs, path, record.name()) {
+            Ok(segment) => Ok(SegmentRecord::of(&segment) == *record),
+            Err(error @ Error::Io { .. }) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 }
 

@@ -29,11 +29,18 @@ impl Store {
             return Err(Error::bad_input("a backup that keeps nothing is none; keep at least 1"));
         }
         let vfs = &*self.inner.vfs;
-        match vfs.create_dir(parent) {
+        let created = match vfs.create_dir(parent) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Error::io(parent, "create the directory", error));
             }
-            _ => flush_name(vfs, parent)?,
+            created => created.is_ok(),
+        };
+        if let Err(error) = flush_name(vfs, parent) {
+            // A later flush of this name would claim success, whatever became of it: the next attempt gives a new one.
+            if created && let Err(error) = vfs.remove_dir(parent) {
+                log::warn!("{}: not taken back: {error}", parent.display());
+            }
+            return Err(error);
         }
         self.pinned(|source| {
             sweep(vfs, parent, is_dated);

@@ -165,10 +165,9 @@ fn dated_backups_share_files_and_only_the_newest_stay() {
 fn a_backup_is_consistent_while_writers_and_merges_run() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (store, done) = (&store, &done);
-        scope.spawn(move || {
+        let store = &store;
+        let writer = scope.spawn(move || {
             for i in 0..300 {
                 // Two keys in one batch: a backup has both or none.
                 let mut batch = store.batch();
@@ -179,10 +178,9 @@ fn a_backup_is_consistent_while_writers_and_merges_run() {
                     store.compact().unwrap();
                 }
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         let mut last = 0;
-        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        while !writer.is_finished() {
             let dest = dir.path().join("backup");
             let report = store.backup(&dest).unwrap();
             let found = contents(&Store::open_read_only(&dest).unwrap());

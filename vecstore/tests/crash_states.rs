@@ -204,13 +204,14 @@ fn regression_lines_are_read_as_they_are_written() {
 fn a_survivor_builds_on_nothing_that_may_vanish() {
     let tally = Tally::default();
     let seed = setting("VECSTORE_CRASH_SEED", 1);
-    let workloads: [&[Do]; 6] = [
+    let workloads: [&[Do]; 7] = [
         &[Do::Create(0), Do::Append(0), Do::Replace(0), Do::Close(0)],
         &[Do::Create(0), Do::Setting(0), Do::Append(0), Do::Fingerprint(0), Do::Delete(0)],
         &[Do::Create(0), Do::Append(0), Do::Open(1), Do::Append(1), Do::Replace(0), Do::Checkpoint(1)],
         &[Do::Create(0), Do::Append(0), Do::Close(0), Do::Open(0), Do::Skip(0), Do::Close(0)],
         &[Do::Create(0), Do::Append(0), Do::Name(0), Do::Replace(0), Do::FullMerge(0), Do::DropName(0)],
         &[Do::Create(0), Do::Append(0), Do::Backup(0), Do::Replace(0), Do::Merge(0), Do::Backup(0)],
+        &[Do::Create(0), Do::Append(0), Do::Dated(0), Do::Replace(0), Do::Dated(0)],
     ];
     let jobs: Vec<(&[Do], usize, bool)> = workloads
         .iter()
@@ -265,8 +266,10 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         run.act(Do::Fingerprint(2));
         // What the one that died made of the store, the survivor goes on with.
         let mut step = 2;
-        if actions.iter().any(|action| matches!(action, Do::Backup(_) | Do::Name(_))) {
+        if actions.iter().any(|action| matches!(action, Do::Backup(_) | Do::Dated(_) | Do::Name(_))) {
             run.act(Do::FullMerge(3));
+            run.act(Do::Backup(3));
+            run.act(Do::Dated(3));
             step = 40;
         }
         run.act(Do::Close(2));

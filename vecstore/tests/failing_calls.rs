@@ -8,7 +8,6 @@
 mod sim;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -110,8 +109,7 @@ fn workload(fs: SimFs, actions: &[Do], fault: Option<Fault>) -> (Run, Vec<usize>
 fn is_clean(error: &Error) -> Result<(), String> {
     let text = error.to_string();
     let says_where = text.starts_with('/');
-    let beside = text.contains("the backup has another file of this name");
-    let damage = matches!(error, Error::Damaged { .. } | Error::ForeignSegment { .. }) && !beside;
+    let damage = matches!(error, Error::Damaged { .. } | Error::ForeignSegment { .. });
     if !says_where || damage {
         return Err(format!("not a clean error: {text}"));
     }
@@ -190,7 +188,7 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     if let Some((what, error)) = run.errors.get(count) {
         return Err(format!("a new handle does not go on: {what:?}: {error}"));
     }
-    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/d/b/segments"] {
+    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/b/segments"] {
         let left = fs.names(dir);
         if let Some(name) = left.iter().find(|name| sim::is_temporary(name.as_ref())) {
             return Err(format!("{dir}/{name} was left behind"));
@@ -214,9 +212,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
         call.what == "flush directory" && !within
     };
     // And a dated backup that was being removed may come back whole.
-    let beside = failed.path == Path::new("/d");
     let dated = failed.path.starts_with(DATED) && !failed.path.to_string_lossy().contains("/.");
-    if fault.lasting && calls[fault.at..].iter().any(unmarked) || unmarked(failed) && (dated || beside) {
+    if fault.lasting && calls[fault.at..].iter().any(unmarked) || unmarked(failed) && dated {
         return Ok(());
     }
     let history = fs.history();

@@ -36,7 +36,7 @@ pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Ste
     }
     whole(fs)?;
     run.act(Do::Replace(0));
-    let had_backup = fs.exists(BACKUP) || fs.names("/d").iter().any(|name| name.starts_with(".b."));
+    let had_backup = fs.exists(BACKUP) || fs.names("/").iter().any(|name| name.starts_with(".b."));
     if had_backup || !fs.names("/d/s/checkpoints").is_empty() {
         run.act(Do::Backup(0));
         if let Some(name) = fs.names("/d/s/checkpoints").iter().find(|name| name.starts_with(PIN)) {
@@ -137,7 +137,7 @@ pub fn whole(fs: &SimFs) -> Result<(), String> {
 
 /// Nothing temporary is left in the store or its backup, now that somebody has written to both.
 fn tidy(fs: &SimFs) -> Result<(), String> {
-    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/d/b/segments"] {
+    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/b/segments"] {
         // What an interrupted merge left, the next merge removes, not the next append.
         let names = fs.names(dir).into_iter().filter(|name| !name.starts_with("tmp-merge-"));
         if let Some(name) = names.into_iter().find(|name| is_temporary(name.as_ref())) {
