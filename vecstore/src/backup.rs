@@ -19,7 +19,7 @@ use crate::segment::{Segment, SegmentName, check_open};
 use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
 use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
-use crate::{Error, Result, Store, versions};
+use crate::{Error, Result, Store, repair, versions};
 
 /// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
 pub(crate) const PIN_PREFIX: &str = "backup-";
@@ -275,10 +275,20 @@ impl Target<'_> {
             needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
         }
         manifest.write(vfs, self.dest)?;
-        for name in load::list_segments(vfs, self.dest)? {
-            if !needed.contains(&name) {
-                remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
-            }
+        let mut gone = load::list_segments(vfs, self.dest)?;
+        gone.retain(|name| !needed.contains(name));
+        // Where the source has lost entries, the backup may have the only copy.
+        let missing = repair::with_what_is_missing(vfs, self.dest, &manifest.body.segments, &gone);
+        repair::set_aside(vfs, self.dest, &missing)?;
+        for name in gone.iter().filter(|name| !missing.contains(name)) {
+            remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
+        }
+        if !missing.is_empty() {
+            log::warn!(
+                "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to give up",
+                self.dest.display(),
+                missing.len()
+            );
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::live::{self, LIVE};
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{self, Manifest, SegmentRecord, remove_own};
+use crate::repair;
 use crate::segment::SegmentName;
 use crate::versions::{self, CHECKPOINTS};
 use crate::vfs::Vfs;
@@ -66,9 +67,14 @@ impl Files {
         self.highest.get(&(first, last)).map_or(0, |highest| highest.saturating_add(1))
     }
 
+    /// Neither the manifest lists it nor anything pins it.
+    fn is_free(&self, name: &SegmentName) -> bool {
+        !self.listed.contains(name) && !self.pinned.contains(name)
+    }
+
     /// Removes those of `names` that the manifest does not list and nothing pins; says how many went.
     pub fn remove_unlisted(&self, vfs: &dyn Vfs, names: impl Iterator<Item = SegmentName>) -> usize {
-        let gone = names.filter(|name| !self.listed.contains(name) && !self.pinned.contains(name));
+        let gone = names.filter(|name| self.is_free(name));
         gone.map(|name| remove_own(vfs, &self.dir.join(name.to_string()))).count()
     }
 
@@ -127,7 +133,15 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> 
     let result = durable.and_then(|manifest| {
         let files = Files::read(vfs, dir)?;
         // With a listed file gone, an unlisted one may be all that is left of its rows.
-        let segments = if files.is_complete() { files.remove_unlisted(vfs, files.leftovers()) } else { 0 };
+        let segments = if files.is_complete() {
+            let leftovers: Vec<SegmentName> = files.leftovers().filter(|name| files.is_free(name)).collect();
+            // What a repair could not find may have been put back by hand.
+            let missing = repair::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
+            repair::set_aside(vfs, dir, &missing)?;
+            files.remove_unlisted(vfs, leftovers.into_iter().filter(|name| !missing.contains(name)))
+        } else {
+            0
+        };
         Ok(segments + live::remove_unlisted(vfs, dir, &manifest, live::list(vfs, dir))?)
     });
     lock.release();

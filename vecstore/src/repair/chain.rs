@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::survey::{Found, State};
-use crate::format::Id;
+use crate::format::{COMPAT_LOST, Id};
 use crate::manifest::SegmentRecord;
-use crate::segment::SegmentName;
+use crate::segment::{Segment, SegmentName};
 
 /// A stretch of the repaired chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(super) fn last_commit(records: &[SegmentRecord], found: &[Found], len: impl 
     let mut last = told.unwrap_or(0).max(listed);
     for file in found.iter().filter(|file| file.damaged) {
         let name = file.called;
-        if name.first == last + 1 && name.last - name.first < len(file) {
+        if name.first == last + 1 && name.last - name.first <= len(file) {
             last = name.last;
         }
     }
@@ -157,7 +157,8 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
                 (0, u128::from(file.is_misplaced()))
             }
             State::Sound(_) if newest.get(&(name.first, name.last)) != Some(&name.generation) => return None,
-            State::Sound(segment) if segment.footer().compat & crate::format::COMPAT_LOST != 0 => (1, size),
+            // Nobody knows what an earlier repair had to leave out: whatever has content of its own is better.
+            State::Sound(segment) if is_lossy(segment) => (HOLE * len - 2, size),
             State::Sound(_) if of == Chain::Named && !is_input(name, records) => (OTHER_MOMENT, size),
             State::Sound(_) => (0, size),
             State::Remains(remains) => (u128::from(remains.lost().max(1)), size.saturating_mul(4)),
@@ -169,6 +170,11 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
         (name.last <= last).then_some(Edge { piece, first: name.first, last: name.last, cost, links })
     };
     found.iter().enumerate().filter_map(edge).collect()
+}
+
+/// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
+pub(crate) fn is_lossy(segment: &Segment) -> bool {
+    segment.footer().compat & COMPAT_LOST != 0
 }
 
 /// True for a file that was there before a listed one that covers its commits.

@@ -99,6 +99,7 @@ impl Mender<'_> {
             (Piece::Hole { first, last }, _) => (first, last),
             (Piece::File(_), file) => file.map_or((1, 1), |file| (file.name.first, file.name.last)),
         };
+        // What is written anew never has the name of what was lost: handles may still have that mapped, and it may turn up.
         let generation = self.next_generation(first, last);
         let name = SegmentName { first, last, generation };
         if let Some(State::Sound(segment)) = file.map(|file| &file.state) {
@@ -134,7 +135,7 @@ impl Mender<'_> {
 
     /// A generation that no file of this range has had.
     fn next_generation(&mut self, first: u64, last: u64) -> u32 {
-        let generation = self.generations.get(&(first, last)).map_or(0, |highest| highest.saturating_add(1));
+        let generation = self.generations.get(&(first, last)).map_or(1, |highest| highest.saturating_add(1));
         self.generations.insert((first, last), generation);
         generation
     }

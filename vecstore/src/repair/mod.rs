@@ -12,6 +12,7 @@ mod carry_out;
 mod chain;
 mod footer;
 mod mend;
+mod quarantine;
 mod rebuild;
 mod remains;
 mod report;
@@ -20,7 +21,7 @@ mod survey;
 mod tell;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::IoContext;
@@ -37,6 +38,7 @@ use crate::{Error, Result};
 use carry_out::{Move, Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use mend::Mender;
+pub(crate) use quarantine::{quarantine_folder, set_aside, with_what_is_missing};
 pub use report::{Finding, RepairReport};
 use survey::{Found, Identity, State};
 
@@ -185,7 +187,9 @@ impl Repair<'_> {
         };
         let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
         let pieces = cheapest(&found, &listed, last, start, Chain::Store);
-        let chain_is_whole = is_as_listed(&found, &pieces, &listed);
+        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
+        let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
+        let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
         refuse_useless(&mut found, &pieces, &before.versions, is_backup);
         refuse_overlapping(&mut found, &pieces, is_backup.then_some(listed_last).filter(|_| !chain_is_whole));
 
@@ -417,16 +421,5 @@ fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option
         } else if backup_ends.is_some_and(|end| first > end) {
             file.problem = "a backup that was interrupted brought it; the store does not list it".to_owned();
         }
-    }
-}
-
-/// The store's quarantine/, made if it is missing, its name durable.
-pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
-    let folder = dir.join(QUARANTINE);
-    match vfs.create_dir(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::io(&folder, "create the directory", error))
-        }
-        _ => vfs.flush_dir(dir).at(dir, "flush the directory").map(|()| folder),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::carry_out::{Move, Plan};
-use super::chain::Piece;
+use super::chain::{Piece, is_lossy};
 use super::mend::Mender;
 use super::rescue::Rescued;
 use super::survey::State;
@@ -44,6 +44,20 @@ impl Repair<'_> {
                         None => finding.kept = made.segment.footer().entries,
                     }
                     finding.lost_unknown = matches!(file.state, State::Nothing);
+                }
+                None if file.damaged && file.called.last > view.last_commit() => {
+                    finding.lost_unknown = true;
+                    finding
+                        .notes
+                        .push("it may have held commits after the last one that can be told".to_owned());
+                }
+                None if self.is_held_by_lossy(view, file.name) => {
+                    finding.lost_unknown = true;
+                    finding.notes.push(
+                        "an earlier repair, perhaps interrupted, wrote what it rescued of these commits to another file; \
+                         look for its .lost-keys.txt in quarantine/"
+                            .to_owned(),
+                    );
                 }
                 None if file.footer().is_some() && !file.is_misplaced() => {
                     finding.notes.push("other files hold its commits, whole".to_owned());
@@ -94,6 +108,13 @@ impl Repair<'_> {
             report.findings.push(finding);
         }
         Ok(())
+    }
+
+    /// True when the store's file for some of these commits lacks entries.
+    fn is_held_by_lossy(&self, view: &View, name: SegmentName) -> bool {
+        view.segments.iter().map(|live| &live.segment).any(|segment| {
+            segment.name().first <= name.last && name.first <= segment.name().last && is_lossy(segment)
+        })
     }
 }
 

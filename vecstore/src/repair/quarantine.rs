@@ -1,0 +1,63 @@
+//! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing in it is ever
+//! deleted.
+
+use std::path::{Path, PathBuf};
+
+use super::QUARANTINE;
+use super::carry_out::Move;
+use super::chain::is_lossy;
+use crate::error::IoContext;
+use crate::load::SEGMENTS;
+use crate::manifest::SegmentRecord;
+use crate::segment::{Segment, SegmentName};
+use crate::vfs::Vfs;
+use crate::{Error, Result};
+
+/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is missing,
+/// and are not to be removed.
+pub(crate) fn with_what_is_missing(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    listed: &[SegmentRecord],
+    names: &[SegmentName],
+) -> Vec<SegmentName> {
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let segments = dir.join(SEGMENTS);
+    let meets = |a: &SegmentName, b: &SegmentName| a.first <= b.last && b.first <= a.last;
+    let lossy: Vec<SegmentName> = listed
+        .iter()
+        .map(SegmentRecord::name)
+        .filter(|listed| names.iter().any(|name| meets(listed, name)))
+        .filter(|name| {
+            Segment::open(vfs, &segments.join(name.to_string()), *name).is_ok_and(|s| is_lossy(&s))
+        })
+        .collect();
+    names.iter().copied().filter(|name| lossy.iter().any(|lossy| meets(lossy, name))).collect()
+}
+
+/// Moves segments to quarantine/, durably.
+pub(crate) fn set_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (segments, folder) = (dir.join(SEGMENTS), quarantine_folder(vfs, dir)?);
+    for name in names {
+        let moved = Move::choose(vfs, dir, &segments.join(name.to_string()), &name.to_string())?;
+        vfs.rename_noreplace(&moved.from, &moved.to).at(&moved.from, "move the segment to quarantine")?;
+    }
+    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")
+}
+
+/// The store's quarantine/, made if it is missing, its name durable.
+pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+    let folder = dir.join(QUARANTINE);
+    match vfs.create_dir(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(&folder, "create the directory", error))
+        }
+        _ => vfs.flush_dir(dir).at(dir, "flush the directory").map(|()| folder),
+    }
+}

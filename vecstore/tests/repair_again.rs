@@ -1,0 +1,201 @@
+//! What happens after a repair, or in a second one: nothing that may still be needed goes, and nothing is called whole
+//! that is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vecstore::{Merging, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
+
+fn on_demand() -> OpenOptions {
+    OpenOptions::new().merging(Merging::OnDemand)
+}
+
+fn segment(path: &Path, first: u64, last: u64, generation: u32) -> PathBuf {
+    path.join("segments").join(format!("{first:010}-{last:010}.{generation}.npy"))
+}
+
+/// Flips a bit in this section of a segment: its place is in the footer (docs/FORMAT.md).
+fn hit(path: &Path, section: &str) {
+    let mut bytes = fs::read(path).unwrap();
+    let footer = bytes[bytes.len() - 1024..].to_vec();
+    let lines = (0..usize::from(footer[179])).map(|line| &footer[376 + 32 * line..][..32]);
+    let line = lines.into_iter().find(|line| &line[..4] == section.as_bytes()).unwrap();
+    let at = u64::from_le_bytes(line[8..16].try_into().unwrap());
+    bytes[at as usize] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+fn put(store: &Store, key: &str) {
+    let mut batch = store.batch();
+    batch.push(key, &[1.0f32, 2.0]).unwrap();
+    store.append(batch, OnDuplicate::Replace).unwrap();
+}
+
+/// A store with commits 1 to `commits`, one key each.
+fn filled(path: &Path, commits: u64) -> Store {
+    let store = on_demand().create(path, StoreConfig::new(2)).unwrap();
+    (1..=commits).for_each(|commit| put(&store, &format!("k{commit}")));
+    store
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn says_loss(report: &RepairReport) -> bool {
+    report.findings.iter().any(|finding| finding.lost_unknown || !finding.lost_keys.is_empty())
+}
+
+fn assert_whole(path: &Path) {
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    assert!(report.is_whole(), "{:?}", report.faults);
+}
+
+/// Whether this file lies in quarantine/ under any name.
+fn is_quarantined(path: &Path, bytes: &[u8]) -> bool {
+    let names = fs::read_dir(path.join("quarantine")).unwrap();
+    names.map(|entry| entry.unwrap().path()).any(|path| fs::read(path).unwrap() == bytes)
+}
+
+#[test]
+fn what_has_content_is_better_than_what_a_repair_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = filled(&path, 3);
+    store.create_checkpoint("p").unwrap();
+    store.compact_full().unwrap();
+    store.close().unwrap();
+    // First an input that only the checkpoint needs; then the index of the output, which costs no entry.
+    hit(&segment(&path, 2, 2, 0), "ROWS");
+    vecstore::repair(&path).unwrap();
+    hit(&segment(&path, 1, 3, 0), "HASH");
+    vecstore::repair(&path).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.snapshot().missing(&["k1", "k2", "k3"]).unwrap(), Vec::<usize>::new());
+    drop(store);
+    assert_whole(&path);
+}
+
+#[test]
+fn a_number_that_may_have_been_given_is_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    writer.checkpoint().unwrap();
+    put(&writer, "k4");
+    // Another file of the same name: the writer still has the whole one mapped.
+    let last = segment(&path, 4, 4, 0);
+    fs::remove_file(&last).unwrap();
+    fs::write(&last, b"").unwrap();
+    assert!(says_loss(&vecstore::repair(&path).unwrap()));
+    let other = on_demand().open(&path).unwrap();
+    put(&other, "other");
+    assert_eq!(other.snapshot().last_commit(), 5);
+    drop(other);
+    // Whatever becomes of the writer, the store stays whole.
+    let mut batch = writer.batch();
+    batch.push("k5", &[1.0f32, 2.0]).unwrap();
+    let appended = writer.append(batch, OnDuplicate::Skip);
+    drop(writer);
+    assert_whole(&path);
+    let store = Store::open_read_only(&path).unwrap();
+    assert_eq!(store.snapshot().contains("k5").unwrap(), appended.is_ok());
+    assert!(store.snapshot().contains("other").unwrap());
+}
+
+#[test]
+fn a_file_beyond_a_gap_that_cannot_be_told_is_no_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = filled(&path, 6);
+    store.checkpoint().unwrap();
+    put(&store, "k7");
+    put(&store, "k8");
+    let killed = dir.path().join("killed");
+    copy_dir(&path, &killed);
+    fs::remove_file(segment(&killed, 7, 7, 0)).unwrap();
+    fs::write(segment(&killed, 8, 8, 0), [1; 4500]).unwrap();
+    assert!(says_loss(&vecstore::repair(&killed).unwrap()));
+    put(&Store::open(&killed).unwrap(), "new");
+    assert_whole(&killed);
+}
+
+#[test]
+fn an_interrupted_repair_does_not_make_the_next_one_say_that_nothing_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 3).close().unwrap();
+    hit(&segment(&path, 2, 2, 0), "ROWS");
+    let done = dir.path().join("done");
+    copy_dir(&path, &done);
+    assert_eq!(vecstore::repair(&done).unwrap().findings[0].lost_keys, [b"k2"]);
+    // As a kill leaves it before the manifest lists the new file, and before the bad one goes.
+    fs::copy(segment(&done, 2, 2, 1), segment(&path, 2, 2, 1)).unwrap();
+    copy_dir(&done.join("quarantine"), &path.join("quarantine"));
+    let listed = dir.path().join("listed");
+    copy_dir(&path, &listed);
+    fs::copy(done.join("MANIFEST"), listed.join("MANIFEST")).unwrap();
+    for path in [path, listed] {
+        assert!(says_loss(&vecstore::repair(&path).unwrap()), "{}", path.display());
+        assert_whole(&path);
+    }
+}
+
+#[test]
+fn a_backup_keeps_what_the_store_has_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, linked, copied) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("other-disk"));
+    let store = filled(&path, 3);
+    store.backup(&linked).unwrap();
+    store.close().unwrap();
+    copy_dir(&linked, &copied);
+    let good = fs::read(segment(&copied, 2, 2, 0)).unwrap();
+    hit(&segment(&path, 2, 2, 0), "ROWS");
+    vecstore::repair(&path).unwrap();
+    let store = on_demand().open(&path).unwrap();
+    store.backup(&copied).unwrap();
+    assert_whole(&copied);
+    assert!(is_quarantined(&copied, &good), "the only copy of k2");
+}
+
+#[test]
+fn what_is_put_back_by_hand_is_not_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 3).close().unwrap();
+    let file = segment(&path, 2, 2, 0);
+    let good = fs::read(&file).unwrap();
+    hit(&file, "ROWS");
+    vecstore::repair(&path).unwrap();
+    fs::write(&file, &good).unwrap();
+    on_demand().open(&path).unwrap().compact_full().unwrap();
+    assert!(is_quarantined(&path, &good));
+    assert_whole(&path);
+}
+
+#[test]
+fn a_hole_never_has_the_name_of_what_was_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
+    let writer = filled(&path, 5);
+    writer.backup(&dest).unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
+    fs::remove_file(segment(&path, 3, 3, 0)).unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    vecstore::repair(&path).unwrap();
+    assert!(!segment(&path, 3, 3, 0).exists());
+    assert!(segment(&path, 3, 3, 1).exists());
+    reader.refresh().unwrap();
+    put(&writer, "k6");
+    writer.close().unwrap();
+    assert_whole(&path);
+}
