@@ -114,7 +114,7 @@ impl Source<'_> {
                 // One backup at a time into a destination; and a store is no backup of itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.acquire(Duration::ZERO)?;
-                remove_temporaries(self.vfs, &dest.join(SEGMENTS));
+                remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
                 let result = self
                     .fill(dest, sibling, &mut report)
                     .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
@@ -274,6 +274,8 @@ impl Target<'_> {
         for version in versions::read_all(vfs, self.dest)? {
             needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
         }
+        // Manifests that a backup was killed in; its lock is ours now.
+        remove_temporaries(vfs, self.dest, crate::manifest::TMP_PREFIX);
         manifest.write(vfs, self.dest)?;
         let mut gone = load::list_segments(vfs, self.dest)?;
         gone.retain(|name| !needed.contains(name));
@@ -319,10 +321,10 @@ fn copy(vfs: &dyn Vfs, bytes: &[u8], dir: &Path, to: &Path) -> Result<()> {
     })
 }
 
-/// Removes copies that a backup was killed in. Called under the destination's backup lock.
-fn remove_temporaries(vfs: &dyn Vfs, dir: &Path) {
+/// Removes what a backup was killed in. Called under the lock of the destination that such names are made under.
+fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
     for name in vfs.list(dir).unwrap_or_default() {
-        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
+        if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
             remove_own(vfs, &dir.join(name));
         }
     }

@@ -132,7 +132,8 @@ fn sibling(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
-/// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays.
+/// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays, but for a directory with
+/// nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
     // A relative path's parent is the current directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -146,7 +147,15 @@ pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool
             continue;
         }
         let turn = dir.join(LOCK_TURN);
-        let Ok(mut lock) = vfs.open_lock(&turn, false) else { continue };
+        let mut lock = match vfs.open_lock(&turn, false) {
+            Ok(lock) => lock,
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::NotFound && vfs.remove_dir(&dir).is_ok() {
+                    log::info!("{}: removed, it was empty", dir.display());
+                }
+                continue;
+            }
+        };
         // Held until everything is gone, so that its builder, should it only just begin, notices.
         if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
             log::info!("{}: removed, a store was being built there when its builder died", dir.display());

@@ -294,7 +294,7 @@ impl Lock {
                 return Error::NoSpace {
                     path: self.path.clone(),
                     needed: RECORD_LEN as u64,
-                    free: None,
+                    free: self.file.free_space(),
                     source,
                 };
             }

@@ -284,10 +284,18 @@ impl Manifest {
     /// there.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        match vfs.read(&path, MAX_LEN) {
-            Ok(bytes) => Self::decode(&path, &bytes),
-            Err(error) if is_absent(&error) => Err(why_absent(vfs, dir, path)),
-            Err(error) => Err(Error::io(&path, "read the manifest", error)),
+        let read = |path: &Path| match vfs.read(path, MAX_LEN) {
+            Ok(bytes) => Self::decode(path, &bytes).map(Some),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(Error::io(path, "read the manifest", error)),
+        };
+        if let Some(manifest) = read(&path)? {
+            return Ok(manifest);
+        }
+        match why_absent(vfs, dir, path.clone()) {
+            missing @ Error::NotFound { .. } => Err(missing),
+            // The store may have been renamed into place between the two looks.
+            other => read(&path)?.ok_or(other),
         }
     }
 

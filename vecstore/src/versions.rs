@@ -51,10 +51,16 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     }
 }
 
-/// All named checkpoints, by name.
+/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and being read; it
+/// is left out then.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    let names = names(vfs, dir)?;
-    names.into_iter().map(|name| Ok(Version { manifest: read(vfs, dir, &name)?, name })).collect()
+    let mut versions = Vec::new();
+    for name in names(vfs, dir)? {
+        if let Some(manifest) = read_if_there(vfs, dir, &name)? {
+            versions.push(Version { manifest, name });
+        }
+    }
+    Ok(versions)
 }
 
 /// Names of all named checkpoints, ascending.
@@ -76,14 +82,20 @@ pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
 
 /// Reads one named checkpoint.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
+    read_if_there(vfs, dir, name)?.ok_or_else(|| {
+        Error::bad_input(format!(
+            "{}: there is no checkpoint \"{name}\"; `vecstore checkpoint list` names those there are",
+            dir.display()
+        ))
+    })
+}
+
+fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifest>> {
     check_name(name)?;
     let path = dir.join(CHECKPOINTS).join(name);
     match vfs.read(&path, MAX_LEN) {
-        Ok(bytes) => Manifest::decode(&path, &bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::bad_input(format!(
-            "{}: there is no checkpoint \"{name}\"; `vecstore checkpoint list` names those there are",
-            dir.display()
-        ))),
+        Ok(bytes) => Manifest::decode(&path, &bytes).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(&path, "read the checkpoint", error)),
     }
 }

@@ -103,4 +103,9 @@ pub trait LockFile: Send {
     fn is_at(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
+    /// Bytes free for this user where the file is; `None` where that is not known. Even a file that is overwritten in
+    /// place may need room on file systems that copy on write.
+    fn free_space(&self) -> Option<u64> {
+        None
+    }
 }

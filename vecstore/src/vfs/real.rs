@@ -225,6 +225,11 @@ impl LockFile for RealLock {
         let (mine, there) = (self.0.metadata()?, fs::symlink_metadata(path)?);
         Ok((mine.dev(), mine.ino()) == (there.dev(), there.ino()))
     }
+
+    fn free_space(&self) -> Option<u64> {
+        let found = rustix::io::retry_on_intr(|| rustix::fs::fstatvfs(&self.0)).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
 }
 
 #[cfg(test)]
