@@ -19,7 +19,9 @@ const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
 /// Length of the record.
 const RECORD_LEN: usize = 256;
 /// How long to sleep between two attempts: short at first, then longer.
-const SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(1));
+const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
+/// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
+const TURN_SLEEP: Duration = Duration::from_micros(100);
 
 /// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,7 +182,7 @@ impl Lock {
             if turn.try_lock().at(&self.path, "take a turn at the lock")? {
                 break;
             }
-            self.wait(&mut patience, SLEEP.1)?;
+            self.wait(&mut patience, TURN_SLEEP)?;
         }
         let found = self.acquire_in_turn(&mut patience);
         if let Some(turn) = self.turn.as_mut()
