@@ -18,7 +18,7 @@ use crate::{Error, Result, Store};
 const REMOVING: &str = ".removing-";
 
 impl Store {
-    /// The same into a new directory below `parent`, named after the time (UTC). Files the last dated backup has are
+    /// [Backs up](Store::backup) into a new directory below `parent`, named after the time (UTC). Files the last dated backup has are
     /// linked from it. Afterwards only the newest `keep` dated backups of this store stay.
     ///
     /// # Errors

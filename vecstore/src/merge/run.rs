@@ -67,7 +67,7 @@ impl Inner {
             let began = Instant::now();
             if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
                 // The outer merge may still succeed; it does not try this again.
-                log::warn!("{}: newer files stay unmerged for now: {error}", self.path.display());
+                log::warn!("{}: newer files are left to the next merge: {error}", self.path.display());
                 depth = 0;
             }
             elsewhere += began.elapsed();
