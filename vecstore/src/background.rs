@@ -1,14 +1,13 @@
 //! The merger: a thread that keeps files few while others append.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::inner::Inner;
 use crate::merge::Pace;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// Time rested per time worked: at most a third of a core and of the disk.
 const REST: f64 = 2.0;
@@ -35,7 +34,7 @@ impl Merger {
         let signal = Arc::new(Signal::default());
         let (theirs, inner) = (Arc::clone(&signal), Arc::clone(inner));
         let spawned =
-            std::thread::Builder::new().name("vecstore-merge".to_owned()).spawn(move || run(&inner, &theirs));
+            thread::Builder::new().name("vecstore-merge".to_owned()).spawn(move || run(&inner, &theirs));
         if let Err(error) = &spawned {
             log::warn!("no thread for merging, files are merged when there are too many: {error}");
         }

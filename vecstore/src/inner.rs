@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
+use crate::sync::atomic::{AtomicU32, AtomicUsize};
+use crate::sync::{Mutex, RwLock};
 use crate::vfs::Vfs;
 use crate::view::View;
 use crate::writer::Writer;

@@ -86,6 +86,7 @@ mod search;
 mod segment;
 mod snapshot;
 mod store;
+mod sync;
 mod tiling;
 mod verify;
 mod versions;

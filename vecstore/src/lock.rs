@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytemuck::{Pod, Zeroable};
 
 use crate::error::{IoContext, is_no_space};
+use crate::sync::nap;
 use crate::vfs::{LockFile, Vfs};
 use crate::{Error, Result};
 
@@ -220,7 +221,7 @@ impl Lock {
         if waited < patience.timeout {
             // After a while nobody is about to give the lock back: no need to look so often.
             let longest = if waited > Duration::from_millis(20) { SLEEP.1 } else { longest };
-            std::thread::sleep(patience.sleep.min(patience.timeout - waited));
+            nap(patience.sleep.min(patience.timeout - waited));
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());
         }

@@ -41,7 +41,7 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
 /// A fresh random id.
 pub(crate) fn random_id() -> crate::Result<Id> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| {
+    crate::sync::fill_random(&mut id).map_err(|error| {
         crate::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
     })?;
     Ok(id)

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::housekeeping;
@@ -15,6 +14,8 @@ use crate::inner::Inner;
 use crate::load;
 use crate::lock::{Lock, Watch};
 use crate::manifest::Manifest;
+use crate::sync::atomic::Ordering;
+use crate::sync::nap;
 use crate::view::{LiveSegment, View};
 use crate::writer::{LOCK, LOCK_MERGE};
 use crate::{Compacted, Result};
@@ -118,7 +119,7 @@ impl Inner {
                     // Says who holds the lock.
                     return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
                 }
-                std::thread::sleep(LOOK.min(timeout));
+                nap(LOOK.min(timeout));
             }
         });
         self.hurry.fetch_sub(1, Ordering::Relaxed);

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::copy::merged;
@@ -18,6 +17,7 @@ use crate::lock::Lock;
 use crate::manifest::{Manifest, SegmentRecord};
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName, check_open};
+use crate::sync::atomic::Ordering;
 use crate::view::{LiveSegment, View};
 use crate::writer::LOCK_MANIFEST;
 use crate::{Compacted, Error, Result};

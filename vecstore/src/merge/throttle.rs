@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::lock::Watch;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::nap;
 use crate::vfs::VfsFile;
 
 /// Bytes between two flushes and rests, when commits of others wait meanwhile: a commit's flush has to wait for the
@@ -97,7 +98,7 @@ impl<'p> Pacer<'p> {
             if left.is_zero() {
                 return;
             }
-            std::thread::sleep(left.min(Duration::from_millis(10)));
+            nap(left.min(Duration::from_millis(10)));
         }
     }
 

@@ -190,6 +190,11 @@ impl SimFs {
         self.disk().log.len()
     }
 
+    /// What programs see now, to begin anew from.
+    pub fn image(&self) -> Vec<Node> {
+        self.disk().now.clone()
+    }
+
     /// Everything that was recorded, to build crash states from.
     pub fn history(&self) -> crash::History {
         let disk = self.disk();

@@ -1,0 +1,124 @@
+//! What threads meet at: mutexes, flags, threads and naps.
+//!
+//! Everything by which threads of this crate can see, wake or wait for each other comes from here. So a test build
+//! (`--cfg vecstore_shuttle`) can put a scheduler in between that decides at each of these points who goes on, and tries
+//! thousands of orders: see `tests/shuttle.rs`.
+
+#[cfg(not(vecstore_shuttle))]
+mod system {
+    use std::time::Duration;
+
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread;
+
+    pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
+
+    /// Sleeps.
+    pub(crate) fn nap(time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// Fills a buffer with random bytes.
+    pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+        getrandom::fill(bytes)
+    }
+}
+
+#[cfg(not(vecstore_shuttle))]
+pub(crate) use system::*;
+
+/// The same on the test's scheduler. Guards are not poisoned, as those of `parking_lot` are not; nobody waits until a
+/// time, because the scheduler has no clock.
+#[cfg(vecstore_shuttle)]
+mod scheduled {
+    use std::ops::{Deref, DerefMut};
+    use std::sync::PoisonError;
+    use std::time::{Duration, Instant};
+
+    use shuttle::rand::RngCore;
+    use shuttle::sync;
+    pub(crate) use shuttle::sync::atomic;
+    pub(crate) use shuttle::thread;
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(sync::Mutex<T>);
+
+    /// Empty only while its thread waits at a [`Condvar`].
+    pub(crate) struct MutexGuard<'a, T>(Option<sync::MutexGuard<'a, T>>);
+
+    impl<T> Mutex<T> {
+        pub fn new(value: T) -> Self {
+            Mutex(sync::Mutex::new(value))
+        }
+
+        pub fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        #[expect(clippy::expect_used, reason = "a test build; a thread that waits runs no code")]
+        fn deref(&self) -> &T {
+            self.0.as_ref().expect("a guard in use")
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        #[expect(clippy::expect_used, reason = "a test build; a thread that waits runs no code")]
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("a guard in use")
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct RwLock<T>(sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub fn new(value: T) -> Self {
+            RwLock(sync::RwLock::new(value))
+        }
+
+        pub fn read(&self) -> sync::RwLockReadGuard<'_, T> {
+            self.0.read().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub fn write(&self) -> sync::RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(sync::Condvar, atomic::AtomicUsize);
+
+    impl Condvar {
+        pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+            // Whoever wakes without the mutex may do so between the last look and the wait.
+            self.1.load(atomic::Ordering::SeqCst);
+            guard.0 = guard.0.take().map(|held| self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
+        }
+
+        pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _deadline: Instant) {
+            self.wait(guard);
+        }
+
+        pub fn notify_one(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    /// Lets the others go first: who naps waits for somebody.
+    pub(crate) fn nap(_time: Duration) {
+        thread::yield_now();
+    }
+
+    /// The scheduler's random numbers, so that a schedule can be run again.
+    pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+        shuttle::rand::thread_rng().fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(vecstore_shuttle)]
+pub(crate) use scheduled::*;
