@@ -37,7 +37,7 @@ impl Repair<'_> {
             .collect();
         let mut bad = HashSet::new();
         for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
-            let problem = self.damage(error)?;
+            let problem = self.bitmap_damage(error)?;
             let folder = path.parent().and_then(Path::file_name);
             let Some(name) = path.file_name().filter(|_| folder == Some(LIVE.as_ref())) else {
                 // A damaged checkpoint is known already. Of a record that is wrong no bitmap is used.

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
+use crate::format::blocks::BLOCK_LEN;
 use crate::format::footer::{FOOTER_LEN, Footer, MAGIC};
 use crate::format::section;
 use crate::manifest::SegmentRecord;
-use crate::segment::SegmentName;
+use crate::segment::{Pieces, SegmentName};
 
 /// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
 /// was extended, or with one wrong byte put right.
 pub(super) fn find_footer(
     path: &Path,
     name: SegmentName,
-    file: &[u8],
+    file: &mut Pieces,
     record: Option<&SegmentRecord>,
 ) -> Option<Footer> {
     let right = |footer: &Footer| {
@@ -20,24 +21,38 @@ pub(super) fn find_footer(
             && record
                 .is_none_or(|record| (footer.crc, footer.file_len) == (record.footer_crc, record.file_len))
     };
-    let listed = record.and_then(|record| file.get(..usize::try_from(record.file_len).ok()?));
-    for bytes in [Some(file), listed].into_iter().flatten() {
-        if let Some(footer) = Footer::parse(path, bytes).ok().filter(right) {
+    // Where the file should end, if it has a footer there.
+    let listed =
+        record.and_then(|record| usize::try_from(record.file_len).ok()).filter(|len| *len <= file.len());
+    for end in [Some(file.len()), listed].into_iter().flatten() {
+        if let Some(footer) = ending_at(path, file, end).filter(right) {
             return Some(footer);
         }
     }
-    // Footers begin at multiples of 64.
-    let starts = (0..file.len().saturating_sub(FOOTER_LEN - 1)).step_by(section::ALIGN as usize).rev();
-    let extended = starts
-        .filter(|start| file.get(*start..start + MAGIC.len()) == Some(&MAGIC))
-        .find_map(|start| Footer::parse(path, file.get(..start + FOOTER_LEN)?).ok().filter(right));
-    extended.or_else(|| {
-        [listed, Some(file)].into_iter().flatten().find_map(|bytes| {
-            let fixed = with_one_byte_right(bytes.last_chunk::<FOOTER_LEN>()?)?;
-            let fixed: &[u8; FOOTER_LEN] = fixed.as_slice().try_into().ok()?;
-            Footer::parse_bytes(path, fixed, bytes.len() as u64).ok().filter(right)
-        })
+    // Footers begin at multiples of 64, and so do blocks: no magic number lies across two of them.
+    for block in (0..file.len().div_ceil(BLOCK_LEN)).rev() {
+        let start = block * BLOCK_LEN;
+        let Ok(bytes) = file.read(start..(start + BLOCK_LEN).min(file.len())) else { continue };
+        let magics =
+            bytes.chunks(section::ALIGN as usize).enumerate().filter(|(_, line)| line.starts_with(&MAGIC));
+        let places: Vec<usize> = magics.map(|(line, _)| start + line * section::ALIGN as usize).collect();
+        let footers = places.into_iter().rev().filter_map(|place| ending_at(path, file, place + FOOTER_LEN));
+        if let Some(footer) = footers.into_iter().find(right) {
+            return Some(footer);
+        }
+    }
+    [listed, Some(file.len())].into_iter().flatten().find_map(|end| {
+        let fixed = with_one_byte_right(file.read(end.checked_sub(FOOTER_LEN)?..end).ok()?)?;
+        let fixed: &[u8; FOOTER_LEN] = fixed.as_slice().try_into().ok()?;
+        Footer::parse_bytes(path, fixed, end as u64).ok().filter(right)
     })
+}
+
+/// The footer of the file's first `end` bytes.
+fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
+    let range = end.checked_sub(FOOTER_LEN)?..end;
+    let bytes: &[u8; FOOTER_LEN] = file.read(range).ok()?.try_into().ok()?;
+    Footer::parse_bytes(path, bytes, end as u64).ok()
 }
 
 /// A footer with the one byte changed that makes its checksum right. The caller holds the result against all else that

@@ -15,11 +15,14 @@ use crate::format::{Id, hex, random_id, settings};
 use crate::live;
 use crate::load::SEGMENTS;
 use crate::manifest::{Manifest, SegmentRecord, remove_own};
-use crate::segment::{Segment, SegmentName, check_mapping};
+use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 use crate::view::View;
 use crate::writer::TMP_PREFIX;
 use crate::{Error, Result};
+
+/// How much is copied at once.
+const COPY_LEN: usize = 1 << 20;
 
 /// A file that was written in place of another one, or of none.
 #[derive(Debug)]
@@ -175,10 +178,14 @@ impl Mender<'_> {
         footer.generation = name.generation;
         footer.nonce = random_id()?;
         footer.seal();
-        let body_len = segment.bytes().len().saturating_sub(footer.bytes().len());
-        let body = segment.bytes().get(..body_len).unwrap_or_default();
+        let body_len = footer.file_len.saturating_sub(footer.bytes().len() as u64);
+        let from = self.vfs.open(segment.path()).at(segment.path(), "read the segment")?;
         self.write(name, footer.file_len, |file| {
-            for piece in body.chunks(4 << 20) {
+            let mut buffer = vec![0; COPY_LEN];
+            for start in (0..body_len).step_by(COPY_LEN) {
+                let len = usize::try_from(body_len - start).unwrap_or(COPY_LEN).min(COPY_LEN);
+                let piece = buffer.get_mut(..len).unwrap_or_default();
+                from.read_at(piece, start)?;
                 file.write_all(piece)?;
             }
             file.write_all(footer.bytes())?;
@@ -198,7 +205,8 @@ impl Mender<'_> {
             let path = segments.join(name.to_string());
             let mut memory = Memory(Vec::new());
             write(&mut memory).at(&path, "lay out the segment")?;
-            return read_back(&path, name, Mapping::heap(&memory.0)).map(|segment| (None, segment));
+            let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| ());
+            return sound(&path, checked).map(|segment| (None, segment));
         }
         let tmp = segments.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
         let written = (|| {
@@ -207,11 +215,7 @@ impl Mender<'_> {
             file.flush()
         })();
         let segment = match written {
-            Ok(()) => self
-                .vfs
-                .map(&tmp)
-                .at(&tmp, "read the segment back")
-                .and_then(|map| read_back(&tmp, name, map)),
+            Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),
             Err(source) if is_no_space(&source) => {
                 let free = self.vfs.free_space(&segments).ok();
                 Err(Error::NoSpace { path: tmp.clone(), needed: len, free, source: Arc::new(source) })
@@ -227,8 +231,8 @@ impl Mender<'_> {
     }
 }
 
-fn read_back(path: &Path, name: SegmentName, map: Mapping) -> Result<Arc<Segment>> {
-    let (segment, faults) = check_mapping(path, name, map, &|_| ());
+/// What was read back after writing, if it is right.
+fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -> Result<Arc<Segment>> {
     match (segment, faults.first()) {
         (Some(segment), None) => Ok(Arc::new(segment)),
         (_, fault) => {

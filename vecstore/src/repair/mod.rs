@@ -17,6 +17,7 @@ mod rebuild;
 mod remains;
 mod report;
 mod rescue;
+mod rows;
 mod survey;
 mod tell;
 
@@ -31,7 +32,7 @@ use crate::lock::Lock;
 use crate::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
 use crate::segment::SegmentName;
 use crate::versions;
-use crate::vfs::{FileKind, RealFs, Vfs};
+use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
 use crate::{Error, Result};
 
@@ -53,8 +54,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 ///
 /// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are lost with it.
 /// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
-/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. A missing one is
-///   replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
+/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the disk cannot
+///   read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
 /// * Files of other stores or histories, and damaged named checkpoints, go to quarantine. Files that were swapped get
 ///   their names back.
 ///
@@ -97,12 +98,14 @@ pub fn repair_dry_run(path: impl AsRef<Path>) -> Result<RepairReport> {
 /// [`repair_dry_run`] through another file system; for tests.
 #[doc(hidden)]
 pub fn repair_dry_run_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
-    Repair { vfs, dir, dry_run: true, in_doubt: false }.run()
+    Repair { vfs: &Copying(vfs), dir, dry_run: true, in_doubt: false }.run()
 }
 
 /// [`repair`] through another file system; for tests.
 #[doc(hidden)]
 pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
+    // A sector that cannot be read would end a process that has mapped it.
+    let vfs: &dyn Vfs = &Copying(vfs);
     // Whatever is no store at all is refused before a lock file is created in it.
     if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
         return Err(error);
@@ -202,7 +205,7 @@ impl Repair<'_> {
             dir: self.dir,
             found: &found,
             generations: self.generations(&found, &all)?,
-            superseded: self.superseded(&found, &manifest.body)?,
+            superseded: self.superseded(&found, &manifest.body, chain_is_whole)?,
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
             made: Vec::new(),
@@ -253,6 +256,14 @@ impl Repair<'_> {
         }
     }
 
+    /// The same of a bitmap, once it is known that what it holds is not needed: that it cannot be read is damage too.
+    fn bitmap_damage(&self, error: Error) -> Result<String> {
+        match self.damage(error) {
+            Err(Error::Io { source, .. }) => Ok(format!("it cannot be read: {source}")),
+            other => other,
+        }
+    }
+
     /// The highest generation of each range that anybody has seen.
     fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> Result<BTreeMap<(u64, u64), u32>> {
         let folder = self.dir.join(QUARANTINE);
@@ -271,7 +282,7 @@ impl Repair<'_> {
     }
 
     /// What the manifest's bitmaps say is superseded, in files that are whole.
-    fn superseded(&self, found: &[Found], body: &Body) -> Result<HashSet<(u64, u64)>> {
+    fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
         let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
             State::Sound(segment) => Some(segment),
             _ => None,
@@ -282,6 +293,8 @@ impl Repair<'_> {
                 Some(Ok(dead)) => {
                     superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
                 }
+                // Where nothing is lost, what a bitmap holds follows from the segments.
+                Some(Err(_)) if chain_is_whole => {}
                 Some(Err(error)) => drop(self.damage(error)?),
                 None => {}
             }

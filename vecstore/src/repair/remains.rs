@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::footer::find_footer;
+use super::rows::StoredRows;
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
 use crate::format::{key_hash, settings};
 use crate::manifest::SegmentRecord;
-use crate::segment::SegmentName;
+use crate::segment::{Pieces, SegmentName, block_crcs, blocks_of, range_of};
 use crate::vfs::Mapping;
 use crate::{Kind, MAX_KEY_LEN};
 
@@ -21,7 +22,9 @@ const LONGEST_SEARCHED: usize = 4096;
 /// A damaged segment whose footer can be read.
 #[derive(Debug)]
 pub(super) struct Remains {
+    /// Everything that could be read but the rows, at its place in the file.
     map: Mapping,
+    rows: StoredRows,
     pub footer: Footer,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
@@ -35,7 +38,8 @@ pub(super) struct Remains {
 #[derive(Debug)]
 struct Part {
     range: Range<usize>,
-    sound: Vec<bool>,
+    /// The checksums of those blocks that are intact.
+    sound: Vec<Option<u32>>,
     crc: u32,
 }
 
@@ -60,7 +64,8 @@ pub(super) struct Remnant<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Content<'a> {
     pub rows: Range<u64>,
-    pub row_bytes: &'a [u8],
+    /// Where its rows lie in ROWS.
+    pub row_bytes: Range<usize>,
     pub scales: &'a [u8],
     pub payload: &'a [u8],
 }
@@ -77,14 +82,20 @@ impl Remains {
     pub fn read(
         path: &Path,
         name: SegmentName,
-        map: Mapping,
+        mut pieces: Pieces,
         record: Option<&SegmentRecord>,
     ) -> Option<Self> {
-        let footer = find_footer(path, name, &map, record)?;
+        let footer = find_footer(path, name, &mut pieces, record)?;
         let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
-        let parts = sections(map.get(..body)?, &footer);
+        let parts = sections(&mut pieces, body, &footer);
+        let (range, crcs) = parts
+            .get(&section::ROWS)
+            .map(|part| (part.range.clone(), part.sound.clone()))
+            .unwrap_or_default();
+        let (map, file) = pieces.into_parts();
         let mut remains = Remains {
             map,
+            rows: StoredRows::new(path, file, range, crcs),
             footer,
             parts,
             runs: None,
@@ -109,6 +120,11 @@ impl Remains {
 
     pub fn entry_count(&self) -> usize {
         self.kinds.len()
+    }
+
+    /// Where rows can be read that an entry's content names.
+    pub fn rows(&self) -> &StoredRows {
+        &self.rows
     }
 
     /// True when the entries' addresses are known.
@@ -139,7 +155,8 @@ impl Remains {
         let bytes = |rows: &Range<usize>, width: usize| -> Option<Range<usize>> {
             Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?)
         };
-        let row_bytes = self.intact(section::ROWS, bytes(&rows, width)?)?;
+        let row_bytes = bytes(&rows, width)?;
+        self.is_intact(section::ROWS, &row_bytes)?;
         let scales = match self.parts.contains_key(&section::SCAL) {
             true => self.intact(section::SCAL, bytes(&rows, 4)?)?,
             false => &[],
@@ -195,17 +212,19 @@ impl Remains {
 
     /// Bytes of a section, if all blocks they lie in are sound.
     fn intact(&self, tag: Tag, range: Range<usize>) -> Option<&[u8]> {
+        let start = self.is_intact(tag, &range)?;
+        self.map.get(start + range.start..start + range.end)
+    }
+
+    /// Where a section begins, if all blocks are sound that bytes of it lie in.
+    fn is_intact(&self, tag: Tag, range: &Range<usize>) -> Option<usize> {
         let part = self.parts.get(&tag)?;
         if range.start > range.end || range.end > part.range.len() {
             return None;
         }
-        if range.is_empty() {
-            return Some(&[]);
-        }
-        let blocks = range.start / BLOCK_LEN..(range.end - 1) / BLOCK_LEN + 1;
-        let sound = part.sound.get(blocks)?.iter().all(|sound| *sound);
-        let start = part.range.start;
-        if sound { self.map.get(start + range.start..start + range.end) } else { None }
+        let blocks = range.start / BLOCK_LEN..range.end.div_ceil(BLOCK_LEN);
+        let sound = range.is_empty() || part.sound.get(blocks)?.iter().all(Option::is_some);
+        sound.then_some(part.range.start)
     }
 
     fn number(&self, tag: Tag, index: usize) -> Option<u64> {
@@ -353,31 +372,28 @@ fn span(ends: &[Option<u64>], index: usize) -> Option<Range<usize>> {
     (start <= end).then_some(start..end)
 }
 
-/// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
-fn sections(body: &[u8], footer: &Footer) -> HashMap<Tag, Part> {
-    let range_of = |line: &section::Section| -> Option<Range<usize>> {
-        let range = usize::try_from(line.offset).ok()?..usize::try_from(line.end()?).ok()?;
-        body.get(range.clone()).map(|_| range)
-    };
-    let crcs: Vec<u32> = footer
-        .sections()
-        .iter()
-        .find(|line| line.tag == section::CRCS)
-        .and_then(range_of)
-        .and_then(|range| body.get(range))
-        .map(|bytes| {
-            bytes.chunks_exact(4).filter_map(|c| c.try_into().ok()).map(u32::from_le_bytes).collect()
-        })
-        .unwrap_or_default();
+/// The sections that lie within the file, each block held against CRCS, and all of them against the footer. What cannot
+/// be read is not intact.
+fn sections(pieces: &mut Pieces, body: usize, footer: &Footer) -> HashMap<Tag, Part> {
+    let crcs = block_crcs(pieces, body, footer);
     let mut parts = HashMap::new();
     for line in footer.sections() {
-        let Some(range) = range_of(line) else { continue };
-        let bytes = body.get(range.clone()).unwrap_or_default();
-        let found: Vec<u32> = bytes.chunks(BLOCK_LEN).map(crc32fast::hash).collect();
-        let whole = section_crc(&found) == line.crc;
+        let Some(range) = range_of(line, body) else { continue };
+        let mut found: Vec<Option<u32>> = Vec::new();
+        for block in blocks_of(range.clone()) {
+            let bytes = match line.tag {
+                section::ROWS | section::CRCS => pieces.read(block),
+                _ => pieces.load(block),
+            };
+            found.push(bytes.ok().map(crc32fast::hash));
+        }
+        let all: Option<Vec<u32>> = found.iter().copied().collect();
+        let whole = all.is_some_and(|all| section_crc(&all) == line.crc);
         let first = line.first_block as usize;
-        let sound =
-            found.iter().enumerate().map(|(block, crc)| whole || crcs.get(first + block) == Some(crc));
+        let sound = found
+            .iter()
+            .enumerate()
+            .map(|(block, crc)| crc.filter(|crc| whole || crcs.get(first + block) == Some(&Some(*crc))));
         parts.insert(line.tag, Part { range, sound: sound.collect(), crc: line.crc });
     }
     parts

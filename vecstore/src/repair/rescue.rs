@@ -124,7 +124,7 @@ pub(super) fn rescue<'a>(
         footer.compat |= COMPAT_LOST;
     }
     let dtype = crate::DType::from_code(footer.dtype).unwrap_or(crate::DType::F32);
-    Ok((lay_out(&items, kills).finish(footer, dtype, settings), result))
+    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings), result))
 }
 
 struct Rescue<'a, 'b> {
@@ -358,7 +358,7 @@ fn kill(killer: u64, of: Origin, rows: u32, kind: Kind) -> Kill {
 }
 
 /// Entries in order, in runs that keep their addresses.
-fn lay_out<'a>(items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
+fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
     let mut builder = SegmentBuilder::new();
     let mut expected: Option<Origin> = None;
     for item in items {
@@ -375,10 +375,10 @@ fn lay_out<'a>(items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
         expected = Some(Origin { entry: origin.entry + 1, row: origin.row.saturating_add(rows), ..origin });
         let payload = item.content.as_ref().map_or(&[][..], |content| content.payload);
         builder.push(&item.key, item.kind, rows, payload);
-        if let Some(content) = &item.content {
+        if let (Some(content), Some(remains)) = (&item.content, remains) {
             let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
             let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
-            builder.add_rows(content.row_bytes, &scales);
+            builder.add_stored_rows(remains.rows(), content.row_bytes.clone(), &scales);
         }
     }
     kills.into_iter().for_each(|kill| builder.kill(kill));

@@ -9,7 +9,7 @@ use crate::format::footer::Footer;
 use crate::format::{Id, KNOWN_RO_COMPAT};
 use crate::load::{self, SEGMENTS};
 use crate::manifest::{Body, EpochRecord, SegmentRecord};
-use crate::segment::{Segment, SegmentName, check_mapping};
+use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
 use crate::vfs::{FileKind, Vfs};
 use crate::{Error, Result};
 
@@ -123,7 +123,7 @@ impl Identity {
 /// Reads every byte of every segment. `records` are those of the manifest and of the named checkpoints.
 ///
 /// # Errors
-/// Files that a later version wrote, and files that cannot be read for another reason than what they are.
+/// Files that a later version wrote, and files of which nothing can be read.
 pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, records: &[SegmentRecord]) -> Result<Vec<Found>> {
     let names = load::list_segments(vfs, dir)?;
     names.into_iter().map(|name| look(vfs, dir, name, records)).collect()
@@ -146,9 +146,10 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
         FileKind::Dir => return Ok(nothing("expected a regular file, found a directory".to_owned())),
         FileKind::Other => return Ok(nothing("expected a regular file, found something else".to_owned())),
     }
-    let map = || vfs.map(&path).at(&path, "read the segment");
-    let bytes = map()?;
-    let name = match Footer::parse(&path, &bytes) {
+    let open = || Pieces::open(vfs, &path).at(&path, "open the segment");
+    let mut pieces = open()?;
+    let unreadable = pieces.load_footer().err();
+    let name = match Footer::parse(&path, pieces.kept()) {
         Ok(footer) => {
             check_flags(&path, footer.ro_compat)?;
             SegmentName { first: footer.first, last: footer.last, generation: footer.generation }
@@ -156,7 +157,7 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
         Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
         Err(_) => called,
     };
-    let (segment, faults) = check_mapping(&path, name, bytes, &|_| ());
+    let (segment, faults) = check_pieces(&path, name, pieces);
     let problem = faults.first().map(|fault| {
         let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
         let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
@@ -173,7 +174,12 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
         let state = State::Sound(Arc::new(segment));
         return Ok(Found { path, called, name, state, problem, listed, damaged: false });
     };
-    let remains = Remains::read(&path, called, map()?, record);
+    let mut pieces = open()?;
+    // A drive that vanished is no damage of this file.
+    if let Some(unreadable) = unreadable.filter(|_| pieces.is_lost()) {
+        return Err(Error::io(&path, "read the segment", unreadable.into_error()));
+    }
+    let remains = Remains::read(&path, called, pieces, record);
     Ok(match remains {
         Some(remains) => Found {
             path,

@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::pieces::{Pieces, Unreadable};
 use super::{Segment, SegmentName};
 use crate::format::blocks::{BLOCK_LEN, section_crc};
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
 use crate::vfs::{Mapping, Vfs};
@@ -24,19 +25,64 @@ pub(crate) struct SegmentFault {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// Checks a whole segment file. Returns the segment, where it can be opened at all, and the faults.
+/// Where the bytes under check come from.
+pub(crate) trait Source {
+    /// A block that lies within the file.
+    fn block(&mut self, tag: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable>;
+}
+
+/// Bytes that are in memory.
+struct Whole<'a>(&'a [u8]);
+
+impl Source for Whole<'_> {
+    fn block(&mut self, _: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable> {
+        Ok(self.0.get(range).unwrap_or_default())
+    }
+}
+
+impl Source for Pieces {
+    /// Keeps the tables; rows and what goes with them are only looked at.
+    fn block(&mut self, tag: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable> {
+        match tag {
+            None | Some(section::ROWS | section::SCAL | section::PAYL | section::CRCS) => self.read(range),
+            Some(_) => self.load(range),
+        }
+    }
+}
+
+/// Checks a whole segment file, reading it block by block: what cannot be read is a fault like any other. Returns the
+/// segment, where it can be opened at all, and the faults. The segment has its tables; its rows, scales and payloads are
+/// zeros.
 pub(crate) fn check_file(
     vfs: &dyn Vfs,
     path: &Path,
     name: SegmentName,
 ) -> (Option<Segment>, Vec<SegmentFault>) {
-    match vfs.map(path) {
-        Ok(map) => check_mapping(path, name, map, &|_| ()),
+    match Pieces::open(vfs, path) {
+        Ok(pieces) => check_pieces(path, name, pieces),
         Err(error) => (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
     }
 }
 
-/// The same for the bytes of a file. `step` is told of every few bytes that were checked, and may rest.
+/// The same for a file that is open.
+pub(crate) fn check_pieces(
+    path: &Path,
+    name: SegmentName,
+    mut pieces: Pieces,
+) -> (Option<Segment>, Vec<SegmentFault>) {
+    if let Err(unreadable) = pieces.load_footer() {
+        return (None, vec![fault("footer", None, unreadable.to_string())]);
+    }
+    let footer = match Footer::parse(path, pieces.kept()) {
+        Ok(footer) => footer,
+        Err(error) => return (None, vec![from_error(error)]),
+    };
+    let len = pieces.len();
+    let faults = check_bytes(&mut pieces, len, &footer, &|_| ());
+    open_checked(path, name, pieces.into_parts().0, faults)
+}
+
+/// The same for the bytes of a file, all of which the segment then has. `step` is told of every few bytes that were checked, and may rest.
 pub(crate) fn check_mapping(
     path: &Path,
     name: SegmentName,
@@ -47,7 +93,17 @@ pub(crate) fn check_mapping(
         Ok(footer) => footer,
         Err(error) => return (None, vec![from_error(error)]),
     };
-    let mut faults = check_bytes(&map, &footer, step);
+    let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step);
+    open_checked(path, name, map, faults)
+}
+
+/// Opens what was checked, says which keys the faults hit, and where there are none, checks the tables.
+fn open_checked(
+    path: &Path,
+    name: SegmentName,
+    map: Mapping,
+    mut faults: Vec<SegmentFault>,
+) -> (Option<Segment>, Vec<SegmentFault>) {
     match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
             for fault in &mut faults {
@@ -70,7 +126,8 @@ pub(crate) fn check_mapping(
 
 /// Checks every byte of a segment that is open; the error names the first fault. `step` as for [`check_mapping`].
 pub(crate) fn check_open(segment: &Segment, step: &dyn Fn(usize)) -> crate::Result<()> {
-    let mut faults = check_bytes(segment.bytes(), segment.footer(), step);
+    let bytes = segment.bytes();
+    let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step);
     if faults.is_empty() {
         faults = check_tables(segment);
     }
@@ -96,56 +153,58 @@ fn from_error(error: Error) -> SegmentFault {
 }
 
 /// Block checksums of every section, and zeros between them. Trusts nothing but the footer's own checksum.
-fn check_bytes(file: &[u8], footer: &Footer, step: &dyn Fn(usize)) -> Vec<SegmentFault> {
+fn check_bytes(
+    source: &mut dyn Source,
+    file_len: usize,
+    footer: &Footer,
+    step: &dyn Fn(usize),
+) -> Vec<SegmentFault> {
     let mut faults = Vec::new();
-    let body = file.get(..file.len() - FOOTER_LEN).unwrap_or_default();
-    let bytes_of = |line: &Section| -> Option<&[u8]> {
-        let start = usize::try_from(line.offset).ok()?;
-        let end = usize::try_from(line.end()?).ok()?;
-        body.get(start..end)
-    };
-    let crcs: Vec<u32> = footer
-        .sections()
-        .iter()
-        .find(|line| line.tag == section::CRCS)
-        .and_then(bytes_of)
-        .map(|bytes| {
-            bytes.chunks_exact(4).filter_map(|c| c.try_into().ok()).map(u32::from_le_bytes).collect()
-        })
-        .unwrap_or_default();
-
+    let body = file_len.saturating_sub(FOOTER_LEN);
+    let crcs = block_crcs(source, body, footer);
     let mut covered = 0usize;
     for line in footer.sections() {
-        let Some(bytes) = bytes_of(line) else {
+        let Some(range) = range_of(line, body) else {
             faults.push(fault(&line.name(), None, "the section lies outside the file"));
             continue;
         };
-        let start = line.offset as usize;
-        if body.get(covered..start).is_some_and(|gap| gap.iter().any(|byte| *byte != 0)) {
-            faults.push(fault("padding", None, format!("bytes before section {} are not zero", line.name())));
+        check_padding(source, covered..range.start, &format!("before section {}", line.name()), &mut faults);
+        covered = range.end;
+        let before = faults.len();
+        let mut whole = crc32fast::Hasher::new();
+        let mut found: Vec<Option<u32>> = Vec::new();
+        for (block, bytes) in blocks_of(range).enumerate() {
+            found.push(match source.block(Some(line.tag), bytes) {
+                Ok(bytes) => {
+                    if line.tag == section::CRCS {
+                        whole.update(bytes);
+                    } else {
+                        step(bytes.len());
+                    }
+                    Some(crc32fast::hash(bytes))
+                }
+                Err(unreadable) => {
+                    faults.push(fault(&line.name(), Some(block as u64), unreadable.to_string()));
+                    None
+                }
+            });
         }
-        covered = start + bytes.len();
+        let is_readable = faults.len() == before;
         if line.tag == section::CRCS {
-            if crc32fast::hash(bytes) != line.crc {
+            if is_readable && whole.finalize() != line.crc {
                 faults.push(fault("CRCS", None, "the table of block checksums does not match its own"));
             }
             continue;
         }
-        let found: Vec<u32> = bytes
-            .chunks(BLOCK_LEN)
-            .map(|block| {
-                step(block.len());
-                crc32fast::hash(block)
-            })
-            .collect();
         // The footer's checksum over them says that they are right: then it is CRCS that is damaged, if anything.
-        if section_crc(&found) == line.crc {
+        let readable: Vec<u32> = found.iter().flatten().copied().collect();
+        if is_readable && section_crc(&readable) == line.crc {
             continue;
         }
-        let before = faults.len();
-        for (block, crc) in found.iter().enumerate() {
-            let expected = crcs.get(line.first_block as usize + block);
-            if expected != Some(crc) {
+        for (block, crc) in found.iter().enumerate().filter_map(|(block, crc)| Some((block, (*crc)?))) {
+            let expected = crcs.get(line.first_block as usize + block).copied().flatten();
+            // Where CRCS cannot be read either, nothing can be said of a single block.
+            if expected != Some(crc) && (is_readable || expected.is_some()) {
                 let expected = expected.map_or_else(|| "none".to_owned(), |crc| format!("{crc:08x}"));
                 let detail = format!("expected checksum {expected}, found {crc:08x}");
                 faults.push(fault(&line.name(), Some(block as u64), detail));
@@ -155,10 +214,51 @@ fn check_bytes(file: &[u8], footer: &Footer, step: &dyn Fn(usize)) -> Vec<Segmen
             faults.push(fault(&line.name(), None, "the section's checksum does not match the footer"));
         }
     }
-    if body.get(covered..).is_some_and(|gap| gap.iter().any(|byte| *byte != 0)) {
-        faults.push(fault("padding", None, "bytes before the footer are not zero"));
-    }
+    check_padding(source, covered..body, "before the footer", &mut faults);
     faults
+}
+
+/// Where a section lies, if that is within the file's first `body` bytes.
+pub(crate) fn range_of(line: &Section, body: usize) -> Option<Range<usize>> {
+    let range = usize::try_from(line.offset).ok()?..usize::try_from(line.end()?).ok()?;
+    (range.start <= range.end && range.end <= body).then_some(range)
+}
+
+/// A range in blocks from its start.
+pub(crate) fn blocks_of(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(BLOCK_LEN).map(move |start| start..start.saturating_add(BLOCK_LEN).min(end))
+}
+
+/// The table of block checksums, as far as a file of this length can have blocks; `None` for those that cannot be read.
+pub(crate) fn block_crcs(source: &mut dyn Source, body: usize, footer: &Footer) -> Vec<Option<u32>> {
+    let line = footer.sections().iter().find(|line| line.tag == section::CRCS);
+    let most = (body / BLOCK_LEN + MAX_SECTIONS) * 4;
+    let range = line.and_then(|line| range_of(line, body)).unwrap_or_default();
+    let mut crcs = Vec::new();
+    for block in blocks_of(range.start..range.end.min(range.start.saturating_add(most))) {
+        let count = block.len() / 4;
+        match source.block(Some(section::CRCS), block) {
+            Ok(bytes) => {
+                let all = bytes.chunks_exact(4).filter_map(|four| four.try_into().ok());
+                crcs.extend(all.map(|four| Some(u32::from_le_bytes(four))));
+            }
+            Err(_) => crcs.extend(std::iter::repeat_n(None, count)),
+        }
+    }
+    crcs
+}
+
+/// Bytes between sections are zero.
+fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faults: &mut Vec<SegmentFault>) {
+    for block in blocks_of(range) {
+        match source.block(None, block) {
+            Ok(bytes) if bytes.iter().all(|byte| *byte == 0) => continue,
+            Ok(_) => faults.push(fault("padding", None, format!("bytes {place} are not zero"))),
+            Err(unreadable) => faults.push(fault("padding", None, unreadable.to_string())),
+        }
+        return;
+    }
 }
 
 /// Keys of the entries whose bytes lie in the damaged block.

@@ -2,10 +2,14 @@
 
 mod check;
 mod name;
+mod pieces;
 mod reader;
 mod writer;
 
-pub(crate) use check::{check_file, check_mapping, check_open};
+pub(crate) use check::{
+    SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, range_of,
+};
 pub(crate) use name::SegmentName;
+pub(crate) use pieces::Pieces;
 pub(crate) use reader::Segment;
-pub(crate) use writer::{EncodedSegment, SegmentBuilder};
+pub(crate) use writer::{EncodedSegment, SegmentBuilder, Stored};

@@ -71,6 +71,19 @@ impl Segment {
         Ok(segment)
     }
 
+    /// The same without keys, their index and ends of payloads, for whoever only looks at how segments follow each other.
+    /// Gives their memory back where the segment was not mapped.
+    pub fn without_keys(self) -> Self {
+        let Segment { map, tables, .. } = &self;
+        let footer = map.len().saturating_sub(FOOTER_LEN)..map.len();
+        let kept = [&tables.kinds, &tables.row_ends, &tables.kills, &tables.runs, &tables.settings, &footer];
+        let Ok(mut less) = Mapping::blank(map.len()) else { return self };
+        for range in kept {
+            less.put(range.start, map.get(range.clone()).unwrap_or_default());
+        }
+        Segment { map: less, ..self }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,7 +1,9 @@
 //! Writes a segment: rows first, then the tables, the block checksums and the footer.
 
 use std::borrow::Cow;
+use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 
 use crate::format::blocks::{BlockHasher, block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
@@ -15,13 +17,42 @@ use crate::{DType, Kind};
 /// one or two writes.
 const BUFFER_LEN: usize = 256 << 10;
 
-/// A section to be written: its name and its bytes, in pieces.
-type Pieces<'a> = Vec<(Tag, Vec<Cow<'a, [u8]>>)>;
+/// A section to be written: its name and its bytes, in parts.
+type Sections<'a> = Vec<(Tag, Vec<Part<'a>>)>;
+
+/// Bytes that are still in another file, and are checked when they are read there.
+pub(crate) trait Stored: Debug {
+    /// Gives the bytes of a range to `sink`, one piece after the other.
+    fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+}
+
+/// Bytes of a section.
+#[derive(Clone, Debug)]
+enum Part<'a> {
+    Bytes(Cow<'a, [u8]>),
+    Stored(&'a dyn Stored, Range<usize>),
+}
+
+impl Part<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Part::Bytes(bytes) => bytes.len() as u64,
+            Part::Stored(_, range) => range.len() as u64,
+        }
+    }
+
+    fn read(&self, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        match self {
+            Part::Bytes(bytes) => sink(bytes),
+            Part::Stored(stored, range) => stored.read(range.clone(), &mut sink),
+        }
+    }
+}
 
 /// Collects the entries of one segment. Rows are borrowed until they are written.
 #[derive(Debug)]
 pub(crate) struct SegmentBuilder<'a> {
-    rows: Vec<&'a [u8]>,
+    rows: Vec<Part<'a>>,
     scales: Vec<f32>,
     row_count: u64,
     keys: Vec<u8>,
@@ -88,7 +119,17 @@ impl<'a> SegmentBuilder<'a> {
     pub fn add_rows(&mut self, bytes: &'a [u8], scales: &[f32]) {
         self.scales.extend_from_slice(scales);
         if !bytes.is_empty() {
-            self.rows.push(bytes);
+            self.rows.push(Part::Bytes(Cow::Borrowed(bytes)));
+        }
+    }
+
+    /// The same for rows that are read when the segment is written. All of them lie in the same file.
+    pub fn add_stored_rows(&mut self, stored: &'a dyn Stored, range: Range<usize>, scales: &[f32]) {
+        self.scales.extend_from_slice(scales);
+        match self.rows.last_mut() {
+            Some(Part::Stored(_, last)) if last.end == range.start => last.end = range.end,
+            _ if range.is_empty() => {}
+            _ => self.rows.push(Part::Stored(stored, range)),
         }
     }
 
@@ -114,53 +155,55 @@ impl<'a> SegmentBuilder<'a> {
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
 
         let header = npy::header(dtype, self.row_count, footer.dim as usize);
-        let mut pieces: Pieces<'a> = vec![
-            (section::HEAD, vec![Cow::Owned(header)]),
-            (section::ROWS, self.rows.into_iter().map(Cow::Borrowed).collect()),
-        ];
+        let mut sections: Sections<'a> =
+            vec![(section::HEAD, vec![owned(header)]), (section::ROWS, self.rows)];
         if dtype.has_scales() {
-            pieces.push((section::SCAL, vec![bytes_of(&self.scales)]));
+            sections.push((section::SCAL, vec![bytes_of(&self.scales)]));
         }
-        pieces.extend([
-            (section::KEYS, vec![Cow::Owned(self.keys)]),
+        sections.extend([
+            (section::KEYS, vec![owned(self.keys)]),
             (section::KEND, vec![bytes_of(&self.key_ends)]),
-            (section::KIND, vec![Cow::Owned(self.kinds)]),
+            (section::KIND, vec![owned(self.kinds)]),
             (section::REND, vec![bytes_of(&self.row_ends)]),
         ]);
         if !self.payloads.is_empty() {
-            pieces.push((section::PAYL, vec![Cow::Owned(self.payloads)]));
-            pieces.push((section::PEND, vec![bytes_of(&self.payload_ends)]));
+            sections.push((section::PAYL, vec![owned(self.payloads)]));
+            sections.push((section::PEND, vec![bytes_of(&self.payload_ends)]));
         }
-        pieces.push((section::HASH, vec![bytes_of(&hashes)]));
-        pieces.push((section::HENT, vec![bytes_of(&hash_entries)]));
+        sections.push((section::HASH, vec![bytes_of(&hashes)]));
+        sections.push((section::HENT, vec![bytes_of(&hash_entries)]));
         if !self.kills.is_empty() {
-            pieces.push((section::KILL, vec![bytes_of(&self.kills)]));
+            sections.push((section::KILL, vec![bytes_of(&self.kills)]));
         }
-        pieces.push((section::RUNS, vec![bytes_of(&self.runs)]));
-        pieces.push((section::SETT, vec![Cow::Owned(settings)]));
-        EncodedSegment::lay_out(footer, pieces)
+        sections.push((section::RUNS, vec![bytes_of(&self.runs)]));
+        sections.push((section::SETT, vec![owned(settings)]));
+        EncodedSegment::lay_out(footer, sections)
     }
 }
 
-fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Cow<'a, [u8]> {
-    Cow::Owned(bytemuck::cast_slice(records).to_vec())
+fn owned<'a>(bytes: Vec<u8>) -> Part<'a> {
+    Part::Bytes(Cow::Owned(bytes))
+}
+
+fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Part<'a> {
+    owned(bytemuck::cast_slice(records).to_vec())
 }
 
 /// A segment whose layout is fixed, ready to be written.
 #[derive(Debug)]
 pub(crate) struct EncodedSegment<'a> {
     footer: Footer,
-    pieces: Pieces<'a>,
+    sections: Sections<'a>,
 }
 
 impl<'a> EncodedSegment<'a> {
-    fn lay_out(mut footer: Footer, pieces: Pieces<'a>) -> Self {
-        debug_assert!(pieces.len() < MAX_SECTIONS);
+    fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Self {
+        debug_assert!(sections.len() < MAX_SECTIONS);
         let mut offset = 0u64;
         let mut blocks = 0u64;
         let mut table = footer.sections.iter_mut();
-        for (tag, bytes) in &pieces {
-            let len: u64 = bytes.iter().map(|piece| piece.len() as u64).sum();
+        for (tag, parts) in &sections {
+            let len: u64 = parts.iter().map(Part::len).sum();
             if let Some(line) = table.next() {
                 let first_block = u32::try_from(blocks).unwrap_or(u32::MAX);
                 *line = Section { tag: *tag, flags: 0, offset, len, crc: 0, first_block };
@@ -172,9 +215,9 @@ impl<'a> EncodedSegment<'a> {
         if let Some(line) = table.next() {
             *line = crcs;
         }
-        footer.section_count = u8::try_from(pieces.len() + 1).unwrap_or(u8::MAX);
+        footer.section_count = u8::try_from(sections.len() + 1).unwrap_or(u8::MAX);
         footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
-        EncodedSegment { footer, pieces }
+        EncodedSegment { footer, sections }
     }
 
     /// Length of the file to be.
@@ -187,18 +230,20 @@ impl<'a> EncodedSegment<'a> {
         let mut out = Buffered { file, buffer: Vec::with_capacity(BUFFER_LEN), written: 0 };
         let mut hasher = BlockHasher::default();
         let mut all_crcs: Vec<u32> = Vec::new();
-        for ((_, bytes), line) in self.pieces.iter().zip(self.footer.sections.iter_mut()) {
+        for ((_, parts), line) in self.sections.iter().zip(self.footer.sections.iter_mut()) {
             out.pad_to(line.offset)?;
-            for piece in bytes {
-                hasher.update(piece);
-                out.write(piece)?;
+            for part in parts {
+                part.read(|bytes| {
+                    hasher.update(bytes);
+                    out.write(bytes)
+                })?;
             }
             let crcs = hasher.finish();
             line.crc = section_crc(&crcs);
             all_crcs.extend_from_slice(&crcs);
         }
         let crc_bytes: &[u8] = bytemuck::cast_slice(&all_crcs);
-        if let Some(line) = self.footer.sections.get_mut(self.pieces.len()) {
+        if let Some(line) = self.footer.sections.get_mut(self.sections.len()) {
             line.crc = crc32fast::hash(crc_bytes);
             out.pad_to(line.offset)?;
             out.write(crc_bytes)?;

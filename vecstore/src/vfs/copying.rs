@@ -1,23 +1,31 @@
 //! Files read into memory instead of being mapped.
 
 use std::ffi::OsString;
+use std::fmt::Debug;
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
 
-use super::{LockFile, Mapping, Metadata, Vfs, VfsFile};
+use super::{LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
 /// Another file system whose files are copied into memory where they would be mapped: a sector that cannot be read, or
 /// a file that somebody truncates meanwhile, is an error then, not the end of the process.
 #[derive(Clone, Debug)]
-pub(crate) struct Copying(pub Arc<dyn Vfs>);
+pub(crate) struct Copying<V>(pub V);
 
-impl Vfs for Copying {
+impl<V> Vfs for Copying<V>
+where
+    V: Deref + Debug + Send + Sync,
+    V::Target: Vfs,
+{
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         self.0.copy(path)
     }
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
         self.0.copy(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        self.0.open(path)
     }
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
         self.0.create_new(path)

@@ -1,8 +1,14 @@
 //! Read-only bytes of a whole file, from a memory map or from the heap.
 
+use std::io;
 use std::ops::Deref;
 
 use bytemuck::{Pod, Zeroable};
+
+use super::ReadAt;
+
+/// From this length on, blank bytes are the operating system's: those that stay blank cost no memory.
+const LARGE: usize = 1 << 20;
 
 /// Bytes of a file, aligned to at least 64 bytes at the start.
 ///
@@ -15,6 +21,7 @@ pub struct Mapping(Inner);
 enum Inner {
     Mapped(memmap2::Mmap),
     Heap { chunks: Vec<Chunk>, len: usize },
+    Blank(memmap2::MmapMut),
 }
 
 /// 64 bytes aligned like a cache line, so that heap bytes can be cast as mapped ones can.
@@ -30,7 +37,7 @@ impl Mapping {
     /// Copies bytes to aligned heap memory.
     pub fn heap(bytes: &[u8]) -> Self {
         let mut mapping = Self::zeroed(bytes.len());
-        mapping.heap_mut().copy_from_slice(bytes);
+        mapping.bytes_mut().copy_from_slice(bytes);
         mapping
     }
 
@@ -39,10 +46,35 @@ impl Mapping {
         Mapping(Inner::Heap { chunks: vec![Chunk([0; 64]); len.div_ceil(64)], len })
     }
 
-    /// The bytes of heap memory; none of what is mapped.
-    pub(super) fn heap_mut(&mut self) -> &mut [u8] {
+    /// Zeros, of which only those that are overwritten take memory.
+    pub(crate) fn blank(len: usize) -> io::Result<Self> {
+        if len < LARGE {
+            return Ok(Self::zeroed(len));
+        }
+        memmap2::MmapOptions::new()
+            .len(len)
+            .no_reserve_swap()
+            .map_anon()
+            .map(|map| Mapping(Inner::Blank(map)))
+    }
+
+    /// Puts bytes at their place. Zeros are there already: a file of holes takes no memory.
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+        let places = self.bytes_mut().get_mut(at..).unwrap_or_default().chunks_mut(LARGE >> 4);
+        for (place, bytes) in places.zip(bytes.chunks(LARGE >> 4)) {
+            if bytes.iter().any(|byte| *byte != 0)
+                && let Some(place) = place.get_mut(..bytes.len())
+            {
+                place.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The bytes, where they are not those of a file.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Inner::Mapped(_) => &mut [],
+            Inner::Blank(map) => map,
             Inner::Heap { chunks, len } => {
                 bytemuck::cast_slice_mut::<Chunk, u8>(chunks).get_mut(..*len).unwrap_or_default()
             }
@@ -56,10 +88,24 @@ impl Deref for Mapping {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Inner::Mapped(map) => map,
+            Inner::Blank(map) => map,
             Inner::Heap { chunks, len } => {
                 bytemuck::cast_slice::<Chunk, u8>(chunks).get(..*len).unwrap_or_default()
             }
         }
+    }
+}
+
+impl ReadAt for Mapping {
+    fn byte_len(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let bytes = start.checked_add(buf.len()).and_then(|end| self.get(start..end));
+        buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
     }
 }
 
@@ -74,6 +120,21 @@ mod tests {
             let mapping = Mapping::heap(&bytes);
             assert_eq!(&*mapping, &bytes[..]);
             assert_eq!(mapping.as_ptr() as usize % 64, 0);
+        }
+    }
+
+    #[test]
+    fn blank_bytes_are_zeros_that_can_be_overwritten() {
+        for len in [0, 100, LARGE, LARGE + 100] {
+            let mut mapping = Mapping::blank(len).unwrap();
+            assert_eq!(mapping.len(), len);
+            assert!(mapping.iter().all(|byte| *byte == 0));
+            assert_eq!(mapping.as_ptr() as usize % 64, 0);
+            mapping.put(len.saturating_sub(1), &[7, 8, 9][..len.min(1)]);
+            let mut read = vec![0; len.min(3)];
+            mapping.read_at(&mut read, (len - len.min(3)) as u64).unwrap();
+            assert_eq!(read.last().copied(), (len > 0).then_some(7));
+            assert!(mapping.read_at(&mut [0], len as u64).is_err(), "after the end");
         }
     }
 }

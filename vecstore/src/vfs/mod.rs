@@ -41,7 +41,7 @@ pub struct Metadata {
 ///
 /// Contracts that the rules of the store rest on:
 /// * `create_new` fails when the name exists; `rename_noreplace` fails with `AlreadyExists`, atomically.
-/// * `map` and `read` refuse whatever is not a regular file, and never follow a symbolic link at the last step.
+/// * `map`, `read` and `open` refuse whatever is not a regular file, and never follow a symbolic link at the last step.
 /// * `VfsFile::flush` makes the data of a file durable, not its name; `flush_dir` makes names durable.
 pub trait Vfs: Send + Sync + Debug {
     /// Creates a file for writing; the name must not exist.
@@ -53,6 +53,10 @@ pub trait Vfs: Send + Sync + Debug {
     /// Reads a whole regular file into memory, aligned as a mapped one is.
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
         self.read(path, u64::MAX).map(|bytes| Mapping::heap(&bytes))
+    }
+    /// Opens a regular file that is to be read in pieces.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        Ok(Box::new(self.copy(path)?))
     }
     /// Kind and length of what has this name.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
@@ -76,6 +80,14 @@ pub trait Vfs: Send + Sync + Debug {
     fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>>;
     /// Bytes free for this user on the file system that holds `path`.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+}
+
+/// A file that is read in pieces, so that a piece that cannot be read is an error of its own.
+pub trait ReadAt: Debug + Send + Sync {
+    /// Length of the file when it was opened.
+    fn byte_len(&self) -> u64;
+    /// Fills all of `buf` with the bytes from `offset` on.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 /// A file being written. Dropping it closes it; nothing is flushed by that.

@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use super::{FileKind, LockFile, Mapping, Metadata, Vfs, VfsFile};
+use super::{FileKind, LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,8 +87,14 @@ impl Vfs for RealFs {
         let mut file = open_regular(path)?;
         let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut bytes = Mapping::zeroed(len);
-        file.read_exact(bytes.heap_mut())?;
+        file.read_exact(bytes.bytes_mut())?;
         Ok(bytes)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        let file = open_regular(path)?;
+        let len = file.metadata()?.len();
+        Ok(Box::new(RealPieces { file, len }))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -169,6 +175,22 @@ impl Vfs for RealFs {
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let found = rustix::io::retry_on_intr(|| rustix::fs::statvfs(path))?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+}
+
+#[derive(Debug)]
+struct RealPieces {
+    file: File,
+    len: u64,
+}
+
+impl ReadAt for RealPieces {
+    fn byte_len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
     }
 }
 

@@ -1,0 +1,56 @@
+//! Rows of a damaged segment: read once to see which blocks are intact, and again when they are written anew.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::format::blocks::BLOCK_LEN;
+use crate::segment::Stored;
+use crate::vfs::ReadAt;
+
+/// The rows of a damaged segment.
+#[derive(Debug)]
+pub(super) struct StoredRows {
+    path: PathBuf,
+    file: Box<dyn ReadAt>,
+    /// Where ROWS lies in the file.
+    section: Range<usize>,
+    /// What each intact block had when it was first read.
+    crcs: Vec<Option<u32>>,
+}
+
+impl StoredRows {
+    pub fn new(path: &Path, file: Box<dyn ReadAt>, section: Range<usize>, crcs: Vec<Option<u32>>) -> Self {
+        StoredRows { path: path.to_owned(), file, section, crcs }
+    }
+}
+
+impl Stored for StoredRows {
+    /// Whole blocks are read and compared: a disk that is failing must not have its last lie sealed with a new checksum.
+    fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        let mut start = range.start;
+        while start < range.end {
+            let block = start / BLOCK_LEN;
+            let first = block * BLOCK_LEN;
+            let end = (first + BLOCK_LEN).min(self.section.len());
+            buffer.resize(end.saturating_sub(first), 0);
+            let offset = self.section.start + first;
+            let told = |detail: String| {
+                let place =
+                    format!("{}: bytes {offset} to {}", self.path.display(), offset + end - first - 1);
+                io::Error::new(io::ErrorKind::InvalidData, format!("{place} {detail}; repair again"))
+            };
+            self.file
+                .read_at(&mut buffer, offset as u64)
+                .map_err(|error| told(format!("can no longer be read: {error}")))?;
+            if self.crcs.get(block).copied().flatten() != Some(crc32fast::hash(&buffer)) {
+                return Err(told("are not what they were a moment ago".to_owned()));
+            }
+            let wanted = start - first..range.end.min(end) - first;
+            sink(buffer.get(wanted).unwrap_or_default())?;
+            start = end;
+        }
+        Ok(())
+    }
+}
