@@ -39,7 +39,7 @@ FORGET, BATCH_FORGET = 2, 42
 FOPEN_DIRECT_IO = 1
 BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
 MAX_WRITE = 1 << 20
-ENOSYS = 38
+EIO, ENOSYS = 5, 38
 
 # One record of the log: what it is, and for a write where and how much. The bytes follow.
 RECORD = struct.Struct("<cQI")
@@ -47,9 +47,10 @@ RECORD = struct.Struct("<cQI")
 
 class Disk:
     """`with Disk(image, log, mountpoint, acks) as disk:` serves `image` under `mountpoint`, an existing empty file,
-    from a process of its own. `acks` is the reading end of a pipe; each line that comes out is an acknowledgement."""
+    from a process of its own. `acks` is the reading end of a pipe; each line that comes out is an acknowledgement.
+    `bad` are ranges of bytes that cannot be read."""
 
-    def __init__(self, image, log, mountpoint, acks):
+    def __init__(self, image, log, mountpoint, acks, bad=()):
         self.mountpoint = mountpoint
         fuse = os.open("/dev/fuse", os.O_RDWR)
         options = f"fd={fuse},rootmode=100000,user_id=0,group_id=0"
@@ -63,7 +64,7 @@ class Disk:
             status = 1
             try:
                 os.close(self.alive)
-                serve(fuse, image, log, acks, life)
+                serve(fuse, image, log, acks, life, bad)
                 status = 0
             except BaseException as error:  # the child must end here, whatever happened
                 print(f"disk-log: {error!r}", file=sys.stderr, flush=True)
@@ -83,7 +84,7 @@ class Disk:
             raise RuntimeError(f"the process that served {self.mountpoint} ended with status {status}")
 
 
-def serve(fuse, image, log, acks, life):
+def serve(fuse, image, log, acks, life, bad):
     """Answers requests until the disk is unmounted or the other end of `life` is closed."""
     image = os.open(image, os.O_RDWR)
     size = os.fstat(image).st_size
@@ -138,7 +139,10 @@ def serve(fuse, image, log, acks, life):
                 answer = struct.pack("<II", length, 0)
             elif opcode == READ:
                 _, offset, length = struct.unpack_from("<QQI", body)
-                answer = os.pread(image, length, offset)
+                if any(start < offset + length and offset < end for start, end in bad):
+                    error = -EIO
+                else:
+                    answer = os.pread(image, length, offset)
             elif opcode == FSYNC:
                 log.write(RECORD.pack(b"F", 0, 0))
             elif opcode in (GETATTR, SETATTR):
