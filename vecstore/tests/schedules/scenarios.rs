@@ -26,7 +26,7 @@ fn open(disk: &Disk) -> Arc<Store> {
 
 /// A store with so many segments of one entry each, `old-1` and so on.
 fn stored(segments: usize) -> Vec<Node> {
-    let made = once(move || {
+    once(move || {
         let sim = SimFs::new();
         let options = OpenOptions::new().vfs(Arc::new(sim.clone())).merging(Merging::OnDemand);
         let store = options.create(STORE, StoreConfig::new(DIM)).unwrap();
@@ -35,8 +35,7 @@ fn stored(segments: usize) -> Vec<Node> {
         }
         store.close().unwrap();
         sim.image()
-    });
-    made
+    })
 }
 
 fn two() -> Vec<Node> {
