@@ -71,9 +71,20 @@ impl Journal {
 
     /// Appends a batch of keys that nobody else appends, notes the answer, and looks for it.
     pub fn append(&self, store: &Store, these: &[&str]) -> Result<Appended, Error> {
+        self.append_until(store, these, || false)
+    }
+
+    /// The same in a process that may be dead by the time the answer comes: then nobody is told anything.
+    pub fn append_until(
+        &self,
+        store: &Store,
+        these: &[&str],
+        is_dead: impl Fn() -> bool,
+    ) -> Result<Appended, Error> {
         let result = store.append(batch(store, these), OnDuplicate::Error);
         let names = these.iter().map(|key| (*key).to_owned());
         match &result {
+            _ if is_dead() => self.seen().unknown.extend(names),
             Ok(appended) => {
                 assert_eq!(appended.entries, these.len() as u64);
                 let commit = appended.commit.expect("something was written");

@@ -437,6 +437,47 @@ fn two_handles() {
     });
 }
 
+/// A process dies at any of its calls, another one appends meanwhile and goes on.
+#[test]
+fn one_of_two_handles_dies() {
+    static DIED: AtomicU64 = AtomicU64::new(0);
+    two();
+    explore("two handles that append, one of which dies", || {
+        let disk = Disk::new(two());
+        let first = open(&disk);
+        let mortal = disk.other_process();
+        let second = open(&mortal);
+        let journal = Arc::new(Journal::new(&disk, &first));
+        mortal.sim.die_at(mortal.sim.calls().len() + shuttle::rand::thread_rng().gen_range(0..45));
+        let dying = {
+            let (second, journal, sim) = (Arc::clone(&second), Arc::clone(&journal), mortal.sim.clone());
+            thread::spawn(move || {
+                let append = |key| journal.append_until(&second, &[key], || sim.is_dead());
+                if append("b0").is_ok() && append("b1").is_ok() {
+                    let _ = second.checkpoint();
+                }
+            })
+        };
+        let living = {
+            let (first, journal) = (Arc::clone(&first), Arc::clone(&journal));
+            thread::spawn(move || {
+                journal.append(&first, &["a0"]).unwrap();
+                journal.refresh(&first).unwrap();
+                journal.append(&first, &["a1"]).unwrap();
+            })
+        };
+        [dying, living].into_iter().for_each(|thread| thread.join().unwrap());
+        DIED.fetch_add(u64::from(mortal.sim.is_dead()), Ordering::Relaxed);
+        drop(second);
+        // Whoever comes next clears up behind the dead.
+        journal.append(&first, &["a2"]).unwrap();
+        close(first).unwrap();
+        end(&disk, &journal);
+    });
+    println!("the process died {} times", DIED.load(Ordering::Relaxed));
+    assert_ne!(DIED.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn one_handle_merges_and_another_appends() {
     two();
