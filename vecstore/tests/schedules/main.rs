@@ -13,6 +13,7 @@
 //! * the view read anew beside the writer after a merge [a snapshot goes back, a name is taken]
 //! * LOCK's counter read after the view it is to vouch for [another handle's commit is never seen]
 //! * the merger woken before it is told to stop, or without the mutex [closing waits for ever]
+//! * a holder of the lock that died and is not noticed [a name is taken, temporary files stay]
 //! * a merge that swaps files without the manifest lock [a checkpoint lists files that are gone]
 //!
 //! `VECSTORE_SCHEDULES` says how many schedules each scenario gets (half of them random, half PCT). A failure prints its
