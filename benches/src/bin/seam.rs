@@ -254,7 +254,7 @@ fn directly(place: &Place, calls: &[Call], count: usize) -> io::Result<()> {
                     file = Some(File::options().write(true).create_new(true).open(&place.tmp)?);
                 }
                 (Call::Write(len), Some(file)) => file.write_all(place.part(*len))?,
-                (Call::Flush, Some(file)) => rustix::fs::fdatasync(file)?,
+                (Call::Flush, Some(file)) => file.sync_data()?,
                 (Call::Rename, _) => {
                     file = None;
                     let at = rustix::fs::CWD;
