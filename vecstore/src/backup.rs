@@ -144,6 +144,11 @@ impl Source<'_> {
         }
         let result = manifest.acquire_named(self.timeout).and_then(|_| {
             let result = work(&Target { source: self, dest });
+            // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
+            match &result {
+                Ok(()) => manifest.clear_suspect(),
+                Err(_) => manifest.mark_suspect(1),
+            }
             manifest.release();
             result
         });

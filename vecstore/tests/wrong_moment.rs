@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sim::crash::Rng;
 use sim::run::{BACKUP, STORE, options};
 use sim::{Fault, SimFs};
+use vecstore::vfs::Vfs;
 use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 fn put(store: &Store, key: &str) -> vecstore::Result<()> {
@@ -291,4 +292,215 @@ fn what_was_left_beside_a_relative_path_goes() {
     drop(Store::create("s", StoreConfig::new(2)).unwrap());
     assert!(!Path::new(".s.creating-00").exists());
     assert!(Path::new(".s.creating-01").exists(), "not made by a builder");
+}
+
+/// What happens while an append is about to make the call that `wanted` describes: `meanwhile` gets the disk as another
+/// process sees it, and the store as it was opened there before.
+fn during_an_append(
+    wanted: impl Fn(&sim::Call) -> bool,
+    meanwhile: impl FnOnce(&SimFs, &Store) + Send + 'static,
+) -> (SimFs, vecstore::Result<()>) {
+    let begin = || {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        let theirs = fs.other_process();
+        let other = options(&theirs).open(STORE).unwrap();
+        put(&other, "0").unwrap();
+        let from = fs.calls().len();
+        (fs, store, theirs, other, from)
+    };
+    let (dry, store, _theirs, _other, from) = begin();
+    put(&store, "1").unwrap();
+    let at = dry.calls().iter().enumerate().position(|(at, call)| at >= from && wanted(call)).unwrap();
+    let (fs, store, theirs, other, _) = begin();
+    let (done, is_done) = channel();
+    fs.before(at, move || {
+        meanwhile(&theirs, &other);
+        std::mem::forget(other);
+        done.send(()).unwrap();
+    });
+    let appended = put(&store, "1");
+    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+    (fs, appended)
+}
+
+/// Between a commit's name and the flush of that name nobody else gets the lock, to skip what may still vanish.
+#[test]
+fn nobody_builds_on_a_commit_whose_name_is_being_flushed() {
+    let flush = |call: &sim::Call| call.what == "flush directory" && call.path.ends_with("segments");
+    let (_, appended) = during_an_append(flush, |_, other| {
+        let skipped = put(other, "1");
+        assert!(matches!(skipped, Err(vecstore::Error::Busy { .. })), "{skipped:?}");
+    });
+    appended.unwrap();
+}
+
+/// Somebody who does not ask for the lock puts a file where a commit is about to go: it is not replaced.
+#[test]
+fn a_name_that_is_taken_is_not_taken_away() {
+    const NAME: &str = "segments/0000000002-0000000002.0.npy";
+    let rename = |call: &sim::Call| call.what == "rename" && call.path.ends_with(NAME);
+    let (fs, appended) = during_an_append(rename, |theirs, _| {
+        let mut file = theirs.create_new(&Path::new(STORE).join(NAME)).unwrap();
+        file.write_all(b"somebody else's").unwrap();
+    });
+    assert!(matches!(appended, Err(vecstore::Error::NameTaken { .. })), "{appended:?}");
+    assert_eq!(fs.read(&Path::new(STORE).join(NAME), 1 << 20).unwrap(), b"somebody else's");
+}
+
+/// A writer dies between a name and its flush. Who comes next, and only looks, brings the commit out of doubt; a third
+/// one, who knows LOCK's counter from before, must notice, or it would give the same number to another commit.
+#[test]
+fn whoever_finds_a_dead_writer_tells_the_others() {
+    let begin = || {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        let others = [0, 1].map(|_| {
+            let other = options(&fs.other_process()).open(STORE).unwrap();
+            put(&other, "0").unwrap();
+            other
+        });
+        let from = fs.calls().len();
+        (fs, store, others, from)
+    };
+    let (dry, store, _others, from) = begin();
+    put(&store, "1").unwrap();
+    for at in from..dry.calls().len() {
+        let (fs, store, [second, third], _) = begin();
+        fs.die_at(at);
+        // Once its name is flushed, the commit is acknowledged whatever becomes of the process.
+        let acknowledged = put(&store, "1").is_ok();
+        std::mem::forget(store);
+        second.delete(&["nobody's"]).unwrap();
+        let shown = second.refresh().unwrap().contains("1").unwrap();
+        assert!(shown || !acknowledged, "killed before call {at}");
+        put(&third, "2").unwrap();
+        let last = options(&fs.other_process()).open(STORE).unwrap();
+        assert!(last.snapshot().contains("2").unwrap(), "killed before call {at}");
+        assert_eq!(last.snapshot().contains("1").unwrap(), shown, "killed before call {at}");
+    }
+}
+
+/// Dropping a named checkpoint is durable also when nobody can look for files that only it needed.
+#[test]
+fn a_dropped_checkpoint_stays_dropped_while_somebody_merges() {
+    let fs = SimFs::new();
+    let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+    put(&store, "0").unwrap();
+    store.create_checkpoint("x").unwrap();
+    let mut merging = fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
+    assert!(merging.try_lock().unwrap());
+    store.drop_checkpoint("x").unwrap();
+    power_cut(&fs, |image| {
+        let store = options(image).open(STORE).map_err(|error| error.to_string())?;
+        let left = store.checkpoints().map_err(|error| error.to_string())?;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} came back")) }
+    });
+}
+
+/// Somebody dies after removing a named checkpoint, before that is durable; another one merges. Where the power cut that
+/// follows brings the checkpoint back, its files are there.
+#[test]
+fn a_checkpoint_that_comes_back_has_its_files() {
+    let run = |die_at: Option<usize>| {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        put(&store, "1").unwrap();
+        store.create_checkpoint("x").unwrap();
+        let dropping = fs.other_process();
+        let dropper = options(&dropping).open(STORE).unwrap();
+        if let Some(at) = die_at {
+            dropping.die_at(at);
+        }
+        assert_eq!(dropper.drop_checkpoint("x").is_ok(), die_at.is_none());
+        let calls = dropping.calls();
+        std::mem::forget(dropper);
+        put(&store, "2").unwrap();
+        assert_eq!(store.compact_full().unwrap().merges, 1);
+        (fs, calls)
+    };
+    let (_, calls) = run(None);
+    let removed = calls.iter().position(|call| call.what == "remove" && call.path.ends_with("x")).unwrap();
+    let (fs, _) = run(Some(removed + 1));
+    let came_back = std::cell::Cell::new(0);
+    power_cut(&fs, |image| {
+        let store = options(image).open(STORE).map_err(|error| error.to_string())?;
+        for checkpoint in store.checkpoints().map_err(|error| error.to_string())? {
+            let opened = options(image).at_checkpoint(&checkpoint.name).open(STORE);
+            let snapshot = opened.map_err(|error| error.to_string())?.snapshot();
+            assert_eq!(snapshot.missing(&["0", "1"]).unwrap(), [0usize; 0]);
+            came_back.set(came_back.get() + 1);
+        }
+        Ok(())
+    });
+    assert_eq!(came_back.get(), 0, "whoever removes its files makes sure first that it stays away");
+}
+
+/// The first flush of a named checkpoint's name fails. It is given anew, and what was acknowledged is there.
+#[test]
+fn a_named_checkpoint_whose_flush_failed_is_named_anew() {
+    let run = |fault: Option<Fault>| {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        fs.set_fault(fault);
+        store.create_checkpoint("x").unwrap();
+        fs
+    };
+    let calls = run(None).calls();
+    let flush = |call: &sim::Call| call.what == "flush directory" && call.path.ends_with("checkpoints");
+    let at = calls.iter().position(flush).unwrap();
+    let fs = run(Some(Fault { at, errno: 5, lasting: false }));
+    power_cut(&fs, |image| {
+        let opened = options(image).at_checkpoint("x").open(STORE).map_err(|error| error.to_string())?;
+        if opened.snapshot().contains("0").unwrap() { Ok(()) } else { Err("it lists nothing".to_owned()) }
+    });
+}
+
+/// A backup's new manifest may not be durable, because flushing its name failed. Whoever merges in the backup then does
+/// not remove what only the former one lists.
+#[test]
+fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {
+    let run = |fault: Option<Fault>| {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        put(&store, "1").unwrap();
+        store.backup(BACKUP).unwrap();
+        put(&store, "2").unwrap();
+        store.compact_full().unwrap();
+        let from = fs.calls().len();
+        fs.set_fault(fault);
+        let backed_up = store.backup(BACKUP);
+        fs.set_fault(None);
+        assert_eq!(backed_up.is_ok(), fault.is_none());
+        let other = fs.other_process();
+        let backup = options(&other).open(BACKUP).unwrap();
+        let began = other.changes();
+        backup.compact_full().unwrap();
+        std::mem::forget(backup);
+        (fs, from, began)
+    };
+    let (fs, from, _) = run(None);
+    let calls = fs.calls();
+    let replace = |at: &usize| calls[*at].what == "replace" && calls[*at].path.starts_with(BACKUP);
+    let replaced = (from..calls.len()).find(replace).unwrap();
+    let flush = |at: &usize| calls[*at].what == "flush directory" && calls[*at].path == Path::new(BACKUP);
+    let at = (replaced..calls.len()).find(flush).unwrap();
+    let (fs, _, began) = run(Some(Fault { at, errno: 5, lasting: false }));
+    let history = fs.history();
+    let mut rng = Rng(3);
+    for prefix in began..=history.log.len() {
+        for fates in history.fates(prefix, 64, &mut rng) {
+            let image = SimFs::from_image(history.image(prefix, &fates, &mut rng));
+            let opened = options(&image).read_only(true).open(BACKUP);
+            let tell = || history.tell(prefix, &fates);
+            let backup = opened.unwrap_or_else(|error| panic!("{error}\n{}", tell()));
+            let missing = backup.snapshot().missing(&["0", "1"]).unwrap();
+            assert!(missing.is_empty(), "{missing:?} gone\n{}", tell());
+        }
+    }
 }
