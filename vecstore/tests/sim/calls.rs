@@ -223,7 +223,8 @@ impl Drop for SimLock {
     fn drop(&mut self) {
         let holder = (self.fs.process, self.handle);
         let mut disk = self.fs.disk();
-        if disk.processes[self.fs.process].stops {
+        let process = &disk.processes[self.fs.process];
+        if process.stops && process.dead {
             return;
         }
         if disk.locks.get(&self.ino) == Some(&holder) {
