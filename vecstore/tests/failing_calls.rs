@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use sim::check::{check, read, whole};
 use sim::crash::{History, Rng};
+use sim::crashes::in_parallel;
 use sim::oracle::State;
 use sim::run::{DATED, Do, Run, STORE, options};
 use sim::world::{Deed, Outcome, Step, World, difference, nothing, right_worlds};
@@ -242,20 +243,8 @@ fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
     errors
 }
 
-/// Does a job for each number below `count`, on all cores.
-fn for_each_in_parallel(count: usize, job: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while let Some(number) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|at| *at < count) {
-                    job(number);
-                }
-            });
-        }
-    });
-}
+/// So many wrong outcomes are enough to look at; no more faults are tried then.
+const ENOUGH: usize = 20;
 
 /// Every call of a workload fails, in every way or in `some`.
 fn every_call_fails(what: &str, actions: &[Do], some: bool) {
@@ -273,12 +262,13 @@ fn every_call_fails(what: &str, actions: &[Do], some: bool) {
         .collect();
     let cuts = if some { 2 } else { 6 };
     let wrong = Mutex::new(Vec::new());
-    for_each_in_parallel(jobs.len(), |number| {
-        let fault = jobs[number];
-        if let Err(text) = one_fault(&start, actions, fault, cuts) {
-            let call = &calls[fault.at];
-            wrong.lock().expect("no panic").push(format!("{fault:?} {call:?}: {text}"));
-        }
+    in_parallel(|number| {
+        let Some(fault) = jobs.get(number).copied() else { return false };
+        let Err(text) = one_fault(&start, actions, fault, cuts) else { return true };
+        let call = &calls[fault.at];
+        let mut wrong = wrong.lock().expect("no panic");
+        wrong.push(format!("{fault:?} {call:?}: {text}"));
+        wrong.len() < ENOUGH
     });
     let wrong = wrong.into_inner().expect("no panic");
     println!(
@@ -335,8 +325,8 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
         })
         .collect();
     let at_that_moment = AtomicUsize::new(0);
-    for_each_in_parallel(jobs.len(), |number| {
-        let (action, fault, call) = &jobs[number];
+    in_parallel(|number| {
+        let Some((action, fault, call)) = jobs.get(number) else { return false };
         let context = format!("{action:?}, {fault:?}, {call:?}");
         let (run, mut other) = begin();
         let (before, run) = (run.steps.len(), Arc::new(Mutex::new(run)));
@@ -365,6 +355,7 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
         let found = read(&run.fs).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
         assert!(right.contains(&found), "{context}: {}", difference(&found, &right));
         whole(&run.fs).unwrap_or_else(|wrong| panic!("{context}: {wrong}"));
+        true
     });
     let at_that_moment = at_that_moment.into_inner();
     println!(
@@ -442,6 +433,40 @@ fn reading_may_fail_anywhere() {
         }
     }
     assert_eq!(fs.changes(), 0, "a reader writes nothing");
+}
+
+/// Commits in doubt are written anew, and the power fails while that is done: after every change, in every way.
+#[test]
+fn writing_commits_in_doubt_anew_may_be_interrupted() {
+    let start = Start::new();
+    let fs = start.disk();
+    let mut run = Run::new(fs.clone());
+    run.skip_keys(100);
+    [Do::Open(0), Do::Append(0), Do::Append(0)].into_iter().for_each(|action| run.act(action));
+    let calls = fs.calls();
+    run.act(Do::Append(0));
+    let flush = fs.calls()[calls.len()..].iter().position(|call| call.what == "flush directory");
+    let at = fs.calls().len() + flush.expect("there is one");
+    fs.set_fault(Some(Fault { at, errno: EIO, lasting: false }));
+    run.act(Do::Append(0));
+    assert!(matches!(run.errors[..], [(_, Error::OutcomeUnknown { .. })]), "{:?}", run.errors);
+    let before = fs.changes();
+    run.act(Do::Open(1));
+    run.show(1).expect("it reads what it wrote anew");
+    let history = fs.history();
+    let mut states = 0;
+    let mut rng = Rng(11);
+    for prefix in before..=history.log.len() {
+        let right = right_worlds(&start.right, &run.steps, prefix);
+        for fates in history.fates(prefix, 32, &mut rng) {
+            states += 1;
+            let image = history.image(prefix, &fates, &mut rng);
+            check(&SimFs::from_image(image), &right, rng.next())
+                .unwrap_or_else(|wrong| panic!("after {prefix}: {wrong}\n{}", history.tell(prefix, &fates)));
+        }
+    }
+    println!("commits in doubt written anew: {states} crash states");
+    assert!(states > 200, "{states}");
 }
 
 /// A failed directory flush: the outcome is unknown, the handle is latched, and the next one writes the commits in

@@ -5,10 +5,11 @@ mod sim;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+
 use std::sync::{Arc, Mutex};
 
 use sim::crash::{Rng, digest};
+use sim::crashes::in_parallel;
 use sim::run::{Do, Run, STORE, options};
 use sim::{Fault, Node, SimFs};
 use vecstore::vfs::Vfs;
@@ -18,6 +19,9 @@ const COMBINATIONS: usize = 32;
 
 /// At the end of the names of damages that cost nothing.
 const NO_LOSS: &str = "nothing is lost";
+
+/// What is right: live entries, and the named checkpoints there are.
+type Right = (Contents, Vec<String>);
 
 /// Live entries: kind, rows, payload, address.
 type Contents = BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>, String)>;
@@ -36,6 +40,19 @@ fn contents(fs: &SimFs) -> Result<Contents, String> {
         }
     }
     Ok(contents)
+}
+
+/// The named checkpoints, each of which can be read. (How much of a damaged one is left depends on whether bitmaps could
+/// be read: they say what of it was superseded later.)
+fn named(fs: &SimFs) -> Result<Vec<String>, String> {
+    let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
+    let all = store.checkpoints().map_err(|error| error.to_string())?;
+    let opened = |name: String| {
+        let opened = options(fs).at_checkpoint(&name).open(STORE).map_err(|error| error.to_string())?;
+        opened.snapshot().iter().try_for_each(|entry| entry.map(drop)).map_err(|error| error.to_string())?;
+        Ok(name)
+    };
+    all.into_iter().map(|checkpoint| opened(checkpoint.name)).collect()
 }
 
 /// A store with merged and single segments, a named checkpoint, bitmaps, and commits that the manifest does not list.
@@ -134,11 +151,11 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
 }
 
 /// Repairs what an interrupted repair has left, and holds it against the undisturbed one.
-fn repaired(fs: &SimFs, right: &Contents, hit: &[Arc<Vec<u8>>]) -> Result<(), String> {
+fn repaired(fs: &SimFs, right: &Right, hit: &[Arc<Vec<u8>>]) -> Result<(), String> {
     // Whoever opens it before gets an error, or entries that are right.
     if let Ok(found) = contents(fs) {
         for (key, value) in &found {
-            if right.get(key).is_some_and(|right| right.3 == value.3 && right != value) {
+            if right.0.get(key).is_some_and(|right| right.3 == value.3 && right != value) {
                 return Err(format!("{:?} was read wrong", String::from_utf8_lossy(key)));
             }
         }
@@ -148,7 +165,7 @@ fn repaired(fs: &SimFs, right: &Contents, hit: &[Arc<Vec<u8>>]) -> Result<(), St
     if let Some(fault) = report.faults.first() {
         return Err(format!("not whole after it: {fault}"));
     }
-    let found = contents(fs)?;
+    let found = (contents(fs)?, named(fs)?);
     if found != *right {
         return Err(format!("found {found:?}\nright {right:?}"));
     }
@@ -190,22 +207,18 @@ fn an_interrupted_repair_is_repaired() {
     let whole = image();
     let before = contents(&SimFs::from_image(whole.clone())).unwrap();
     let cases = damaged(&whole);
-    let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some((what, image)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let hit = what_was_hit(&whole, image);
-                    let mut mine = Tally::default();
-                    let right = crashes(what, image, &before, &hit, &mut mine);
-                    failing_calls(what, image, &hit, &right, &mut mine);
-                    let mut all = tally.lock().unwrap();
-                    all.states.extend(mine.states);
-                    all.tried += mine.tried;
-                    all.faults += mine.faults;
-                }
-            });
-        }
+    let tally = Mutex::new(Tally::default());
+    in_parallel(|number| {
+        let Some((what, image)) = cases.get(number) else { return false };
+        let hit = what_was_hit(&whole, image);
+        let mut mine = Tally::default();
+        let right = crashes(what, image, &before, &hit, &mut mine);
+        failing_calls(what, image, &hit, &right, &mut mine);
+        let mut all = tally.lock().unwrap();
+        all.states.extend(mine.states);
+        all.tried += mine.tried;
+        all.faults += mine.faults;
+        true
     });
     let Tally { states, tried, faults } = tally.into_inner().unwrap();
     println!(
@@ -217,20 +230,15 @@ fn an_interrupted_repair_is_repaired() {
 }
 
 /// Every state that a power cut may leave of a repair; returns what is right.
-fn crashes(
-    what: &str,
-    image: &[Node],
-    before: &Contents,
-    hit: &[Arc<Vec<u8>>],
-    tally: &mut Tally,
-) -> Contents {
+fn crashes(what: &str, image: &[Node], before: &Contents, hit: &[Arc<Vec<u8>>], tally: &mut Tally) -> Right {
     let fs = SimFs::from_image(image.to_vec());
     let report =
         vecstore::repair_with(&fs, Path::new(STORE)).unwrap_or_else(|error| panic!("{what}: {error}"));
     let history = fs.history();
-    let right = contents(&fs).unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
+    let read = contents(&fs).and_then(|contents| Ok((contents, named(&fs)?)));
+    let right = read.unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
     if what.ends_with(NO_LOSS) {
-        assert_eq!(right, *before, "{what}: {report:#?}");
+        assert_eq!(right.0, *before, "{what}: {report:#?}");
     }
     repaired(&fs, &right, hit).unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
     let mut rng = Rng(7);
@@ -266,7 +274,7 @@ fn crashes(
 }
 
 /// Every call that changes something fails, once or from then on; of those that read, some.
-fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Contents, tally: &mut Tally) {
+fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right, tally: &mut Tally) {
     let fs = SimFs::from_image(image.to_vec());
     vecstore::repair_with(&fs, Path::new(STORE)).unwrap();
     for (at, call) in fs.calls().iter().enumerate() {

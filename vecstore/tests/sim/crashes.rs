@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::SimFs;
@@ -130,13 +130,27 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last.
+/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last, or panics: then the others begin no more.
 pub fn in_parallel(job: impl Fn(usize) -> bool + Sync) {
-    let next = AtomicUsize::new(0);
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
-            scope.spawn(|| while job(next.fetch_add(1, Ordering::Relaxed)) {});
+            scope.spawn(|| {
+                let _stop = Stop(&stop);
+                let mut is_more = true;
+                while is_more && !stop.load(Ordering::Relaxed) {
+                    is_more = job(next.fetch_add(1, Ordering::Relaxed));
+                }
+            });
         }
     });
 }
