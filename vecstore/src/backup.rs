@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bug::{Bug, unless};
 use crate::create;
 use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id};
@@ -115,6 +116,9 @@ impl Source<'_> {
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.acquire(Duration::ZERO)?;
                 remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
+                if Bug::BackupListsFirst.is_on() {
+                    self.under_locks_of(dest, |target| target.list(&mut manifest.clone()))?;
+                }
                 let result = self
                     .fill(dest, sibling, &mut report)
                     .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
@@ -147,6 +151,7 @@ impl Source<'_> {
             // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
             match &result {
                 Ok(()) => manifest.clear_suspect(),
+                Err(_) if Bug::NoBackupMark.is_on() => {}
                 Err(_) => manifest.mark_suspect(1),
             }
             manifest.release();
@@ -198,7 +203,7 @@ impl Source<'_> {
     fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        if filled.is_err() {
+        if filled.is_err() && !Bug::KeepGiven.is_on() {
             // The kernel reports a lost name once. The next attempt would find these names, and its flush would claim
             // that they are durable; so it shall give them anew.
             given.iter().for_each(|path| remove_own(self.vfs, path));
@@ -248,7 +253,7 @@ impl Source<'_> {
                 report.bytes_copied += record.file_len;
             }
         }
-        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
+        unless(Bug::BackupNames, || self.vfs.flush_dir(&segments).at(&segments, "flush the directory"))
     }
 
     /// An error when the file cannot be read: that says nothing about what is in it.
@@ -281,7 +286,10 @@ impl Target<'_> {
         }
         // Manifests that a backup was killed in; its lock is ours now.
         remove_temporaries(vfs, self.dest, crate::manifest::TMP_PREFIX);
-        manifest.write(vfs, self.dest)?;
+        match Bug::BackupManifestName.is_on() {
+            true => manifest.replace(vfs, self.dest)?,
+            false => manifest.write(vfs, self.dest)?,
+        }
         let mut gone = load::list_segments(vfs, self.dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
@@ -309,7 +317,7 @@ fn copy(vfs: &dyn Vfs, bytes: &[u8], dir: &Path, to: &Path) -> Result<()> {
         for piece in bytes.chunks(4 << 20) {
             file.write_all(piece)?;
         }
-        file.flush()
+        unless(Bug::CopiedData, || file.flush())
     })();
     if let Err(source) = written {
         remove_own(vfs, &tmp);
@@ -352,7 +360,9 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     let view: View = load::load(vfs, backup, None)?;
     let mut manifest = Manifest::read(vfs, backup)?;
     manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
-    manifest.body.begin_epoch()?;
+    if !Bug::NoEpochRestored.is_on() {
+        manifest.body.begin_epoch()?;
+    }
     live::forget(&mut manifest.body);
     manifest.generation += 1;
     let mut report = BackupReport {
@@ -363,12 +373,13 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     create::place(vfs, dir, &manifest, |building| {
         let segments = building.join(SEGMENTS);
         for live in &view.segments {
-            check_open(&live.segment, &|_| ())?;
+            unless(Bug::TrustBackup, || check_open(&live.segment, &|_| ()))?;
             copy(vfs, live.segment.bytes(), &segments, &segments.join(live.segment.name().to_string()))?;
             report.copied += 1;
             report.bytes_copied += live.segment.footer().file_len;
         }
-        vfs.flush_dir(&segments).at(&segments, "flush the directory")
+        // Their names are flushed with those of the rest.
+        Ok(())
     })?;
     Ok(report)
 }

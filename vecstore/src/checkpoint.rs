@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::event::Event;
 use crate::live::{self, BitmapName, LIVE, LiveRecord};
@@ -90,7 +91,10 @@ impl Writer {
             // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
             // of it.
             self.set_aside_beyond(manifest.body.last_commit())?;
-            manifest.body.begin_epoch()?;
+            match Bug::NoEpochBackup.is_on() {
+                true => drop(manifest.body.extra.remove(crate::manifest::BACKUP_RECORD)),
+                false => manifest.body.begin_epoch()?,
+            }
         }
         let from = manifest.body.last_commit() + 1;
         let mut fresh_rows = 0;
@@ -112,6 +116,9 @@ impl Writer {
         change(&mut manifest)?;
         let superseded = live::named(&manifest.body);
         let written = self.bring_bitmaps(view, &mut manifest, bitmaps);
+        if Bug::RemoveBitmapsEarly.is_on() {
+            let _ = live::remove_unlisted(&*vfs, &self.dir, &manifest, superseded.clone());
+        }
         // Names that the manifest lists were flushed before: our own when they were committed, those of others in
         // `catch_up`, those of bitmaps just now.
         if let Err(error) = manifest.replace(&*vfs, &self.dir) {
@@ -119,8 +126,10 @@ impl Writer {
             return Err(error);
         }
         let dir = self.dir.clone();
-        if let Err(error) = self.flush_names(&dir, view.manifest_last + 1) {
-            self.manifest_lock.mark_suspect(1);
+        if let Err(error) = unless(Bug::ManifestName, || self.flush_names(&dir, view.manifest_last + 1)) {
+            if !Bug::NoManifestMark.is_on() {
+                self.manifest_lock.mark_suspect(1);
+            }
             return Err(error);
         }
         self.manifest_lock.clear_suspect();

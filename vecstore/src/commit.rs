@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use crate::bug::{Bug, unless};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
 use crate::resolve::{Overlay, Resolved, resolve};
@@ -87,6 +88,7 @@ impl Writer {
         });
         match committed {
             Ok(()) => outcomes,
+            Err(_) if Bug::AcknowledgeFailed.is_on() => outcomes,
             Err(error) => fail_all(error, group.len(), outcomes),
         }
     }
@@ -121,9 +123,18 @@ impl Writer {
         let encoded = builder.finish(identity, meta.dtype, segment_settings(&meta)?);
         let name = SegmentName { first, last, generation: 0 };
         let segments = self.segments();
+        if Bug::FlushBeforeName.is_on() {
+            self.flush_names(&segments, first)?;
+        }
         let written = self.target(&segments, name, encoded.file_len()).publish(|file| encoded.write(file));
         let path = written.map_err(|error| self.in_doubt(first, error))?;
-        self.flush_names(&segments, first)?;
+        if Bug::UnlockBeforeFlush.is_on() {
+            self.lock.raise();
+            self.lock.release();
+        }
+        if !Bug::FlushBeforeName.is_on() {
+            unless(Bug::SegmentName, || self.flush_names(&segments, first))?;
+        }
         self.lock.raise();
 
         // Durable from here on: whatever happens now, the batches are acknowledged. A segment that cannot be

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backup::{BackupReport, Source};
+use crate::bug::{Bug, unless};
 use crate::create::{flush_name, sweep};
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
@@ -84,6 +85,9 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     hidden.push(dir.file_name().unwrap_or_default());
     hidden.push(format!("{REMOVING}{}", hex(&random_id()?)));
     let hidden = parent.join(hidden);
+    if Bug::RemoveInPlace.is_on() {
+        return remove_tree(vfs, dir, 3);
+    }
     // Somebody may have begun to write to it: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     lock.acquire(Duration::ZERO)?;
@@ -93,7 +97,7 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     });
     lock.release();
     renamed?;
-    vfs.flush_dir(parent).at(parent, "flush the directory")?;
+    unless(Bug::HiddenName, || vfs.flush_dir(parent).at(parent, "flush the directory"))?;
     remove_tree(vfs, &hidden, 3)
 }
 

@@ -60,6 +60,7 @@
 mod background;
 mod backup;
 mod batch;
+mod bug;
 mod checkpoint;
 mod commit;
 mod compact;

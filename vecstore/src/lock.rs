@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::bug::Bug;
 use crate::error::{IoContext, is_no_space};
 use crate::sync::nap;
 use crate::vfs::{LockFile, Vfs};
@@ -83,7 +84,8 @@ impl Record {
             return Ok(None);
         }
         let record: Record = bytemuck::pod_read_unaligned(&bytes);
-        Ok((record.magic == MAGIC && record.crc == record.computed_crc()).then_some(record))
+        let is_right = record.crc == record.computed_crc() || Bug::TrustRecord.is_on();
+        Ok((record.magic == MAGIC && is_right).then_some(record))
     }
 
     fn holder(&self) -> Holder {
@@ -254,6 +256,7 @@ impl Lock {
         let moved = |found| Err(Error::Moved { path: self.path.clone(), found });
         match self.file.is_at(&self.path) {
             Ok(true) => Ok(()),
+            _ if Bug::LockAnything.is_on() => Ok(()),
             Ok(false) => moved("the store was replaced, or its lock file was"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 moved("the store was moved or removed, or its lock file was")

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::manifest::{Manifest, TMP_PREFIX, remove_own, write_temporary};
 use crate::vfs::Vfs;
@@ -43,7 +44,7 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     // One that was dropped may come back in a power cut, if who dropped it died before the name was flushed; and then
     // it needs its files.
     let folder = dir.join(CHECKPOINTS);
-    match vfs.flush_dir(&folder) {
+    match unless(Bug::FoundDropped, || vfs.flush_dir(&folder)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(&folder, "flush the directory", error))
         }
@@ -105,7 +106,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     check_name(name)?;
     let folder = dir.join(CHECKPOINTS);
     match vfs.create_dir(&folder) {
-        Ok(()) => vfs.flush_dir(dir).at(dir, "flush the directory")?,
+        Ok(()) => unless(Bug::NamedFolder, || vfs.flush_dir(dir).at(dir, "flush the directory"))?,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(Error::io(&folder, "create the directory", error)),
     }
@@ -123,8 +124,11 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
             _ => Error::io(&path, "name the checkpoint", source),
         });
     }
-    if vfs.flush_dir(&folder).is_ok() {
+    if unless(Bug::NamedName, || vfs.flush_dir(&folder)).is_ok() {
         return Ok(());
+    }
+    if Bug::FlushNamedAgain.is_on() {
+        return vfs.flush_dir(&folder).at(&folder, "flush the directory");
     }
     // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is given anew.
     let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
@@ -144,7 +148,7 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     remove_temporaries(vfs, &folder);
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
-    let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
+    let flushed = unless(Bug::DroppedName, || vfs.flush_dir(&folder).at(&folder, "flush the directory"));
     // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its files.
     if let (Err(_), Some(manifest)) = (&flushed, manifest)
         && let Err(error) = write(vfs, dir, name, &manifest)

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bug::{Bug, once_unless, unless};
 use crate::event::Observer;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
@@ -117,11 +118,14 @@ impl Writer {
         let current = found.counter.is_some() && found.counter == self.counter;
         // Who died holding the lock may have died of a failed flush, before the mark could be left. (So do those
         // look whose record could not be written when they gave the lock back.)
-        let in_doubt = found.died || found.suspect != 0;
+        let in_doubt =
+            found.died && !Bug::IgnoreDied.is_on() || found.suspect != 0 && !Bug::IgnoreMark.is_on();
         // Such a holder may have committed and not counted it. Without a raise here, a third handle that knows the
         // same count would take its view for complete, and give a commit number twice.
         if in_doubt {
-            self.lock.raise();
+            if !Bug::NoRaise.is_on() {
+                self.lock.raise();
+            }
             // Stays until the commits have been written anew, even if that fails this time.
             self.lock.mark_suspect(view.manifest_last + 1);
         }
@@ -131,7 +135,9 @@ impl Writer {
             // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
             // cannot say so, or this handle does not know from when on, names are flushed again.
             let raised = match (found.counter, self.counter.take()) {
-                (Some(now), Some(then)) if !in_doubt => Some(now.wrapping_sub(then)),
+                (Some(now), Some(then)) if !in_doubt || Bug::FollowUnvouched.is_on() => {
+                    Some(now.wrapping_sub(then))
+                }
                 _ => None,
             };
             if raised.is_some_and(|raised| self.follow(view, raised)) {
@@ -189,7 +195,7 @@ impl Writer {
             self.flush_names(&dir, view.manifest_last + 1)?;
         }
         view.check_writable()?;
-        if in_doubt {
+        if in_doubt && !Bug::NoRewrite.is_on() {
             self.rewrite_suspects(view)?;
         }
         self.counter = Some(self.lock.counter());
@@ -247,7 +253,7 @@ impl Writer {
         }
         if !old.is_empty() {
             let segments = self.segments();
-            self.flush_names(&segments, view.manifest_last + 1)?;
+            unless(Bug::RewrittenName, || self.flush_names(&segments, view.manifest_last + 1))?;
             *view = load::load(&*self.vfs, &self.dir, None)?;
         }
         // Always: the name that is in doubt may be the manifest's.
@@ -267,8 +273,11 @@ impl Writer {
     /// Flushes the directory of segments, or the store's own. If that fails nobody knows what will survive: the
     /// handle stops writing, and a mark in LOCK makes the next writer copy what is above the last checkpoint.
     pub(crate) fn flush_names(&mut self, dir: &Path, first: u64) -> Result<()> {
-        let Err(source) = self.vfs.flush_dir(dir) else { return Ok(()) };
-        self.lock.mark_suspect(first);
+        let flushed = once_unless(Bug::RetryDirectory, || self.vfs.flush_dir(dir));
+        let Err(source) = flushed else { return Ok(()) };
+        if !Bug::NoMark.is_on() {
+            self.lock.mark_suspect(first);
+        }
         self.lock.raise();
         Err(self.latch(dir, source))
     }
@@ -300,7 +309,7 @@ impl Writer {
     fn latch(&mut self, dir: &Path, source: std::io::Error) -> Error {
         self.counter = None;
         let error = Error::OutcomeUnknown { path: dir.to_owned(), source: Arc::new(source) };
-        self.latched = Some(error.to_string());
+        self.latched = Some(error.to_string()).filter(|_| !Bug::NoLatch.is_on());
         error
     }
 

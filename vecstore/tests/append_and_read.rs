@@ -74,6 +74,35 @@ fn each_policy_treats_a_stored_key_its_way() {
     assert_eq!(snapshot.at(Address { commit: 1, row: 0 }).unwrap(), None);
 }
 
+/// What an append says it did, and what it supersedes, where entries have no, one or many rows.
+#[test]
+fn an_append_counts_entries_and_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir, 5);
+    let batch = |rows: [(&str, usize); 3]| {
+        let mut batch = store.batch();
+        for (key, rows) in rows {
+            match rows {
+                0 => batch.push_empty(key, b"").unwrap(),
+                rows => batch.push(key, &vec![0.5f32; 5 * rows]).unwrap(),
+            }
+        }
+        batch
+    };
+    let counts = |appended: vecstore::Appended| (appended.entries, appended.rows, appended.replaced);
+    let appended = store.append(batch([("a", 7), ("b", 0), ("c", 1)]), OnDuplicate::Replace).unwrap();
+    assert_eq!(counts(appended), (3, 8, 0));
+    let appended = store.append(batch([("a", 2), ("c", 9), ("d", 3)]), OnDuplicate::Replace).unwrap();
+    assert_eq!(counts(appended), (3, 14, 2));
+    let totals = store.snapshot().totals();
+    assert_eq!((totals.entries, totals.empty, totals.rows), (3, 1, 14));
+    let snapshot = store.snapshot();
+    for (key, address) in [("a", (2, 0)), ("c", (2, 2)), ("d", (2, 11))] {
+        let found = snapshot.get(key).unwrap().unwrap().address();
+        assert_eq!((found.commit, found.row), address, "{key}");
+    }
+}
+
 #[test]
 fn a_deleted_key_is_absent_and_may_come_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -249,6 +249,7 @@ fn segments_that_do_not_chain_are_refused() {
         assert!(report.faults.iter().any(|fault| fault.path == file), "{what}: {:?}", report.faults);
         let error = Store::open(&path).unwrap_err();
         assert!(matches!(error, Error::ForeignSegment { .. }), "{what}: {error}");
+        error.to_string()
     };
 
     let swap = || {
@@ -268,7 +269,8 @@ fn segments_that_do_not_chain_are_refused() {
     fs::remove_file(&three).unwrap();
     let keep = fs::read(&two).unwrap();
     fs::copy(segment(&other, 2), &two).unwrap();
-    refused("another store's segment in place of ours", &two);
+    let text = refused("another store's segment in place of ours", &two);
+    assert!(text.contains("of another store"), "{text}");
     fs::write(&two, keep).unwrap();
     fs::copy(&two, &three).unwrap();
     refused("a segment twice", &three);
@@ -305,6 +307,63 @@ fn a_segment_of_another_history_is_refused() {
     let error = Store::open(&path).unwrap_err();
     assert!(matches!(&error, Error::ForeignSegment { path, .. } if *path == four), "{error}");
     assert!(verify(&path).faults.iter().any(|fault| fault.path == four));
+}
+
+/// Two copies of a store merge the same commits: the outputs have the same name, links and rows, and yet are two files. A
+/// manifest lists one of them.
+#[test]
+fn a_file_that_only_looks_like_the_listed_one_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
+    closed_store(&path);
+    fs::create_dir_all(copy.join("segments")).unwrap();
+    fs::copy(path.join("MANIFEST"), copy.join("MANIFEST")).unwrap();
+    for commit in [1, 2] {
+        fs::copy(segment(&path, commit), segment(&copy, commit)).unwrap();
+    }
+    let merged = |path: &Path| {
+        let options = vecstore::OpenOptions::new().merging(vecstore::Merging::OnDemand);
+        options.open(path).unwrap().compact_full().unwrap();
+        path.join("segments/0000000001-0000000002.0.npy")
+    };
+    let (ours, theirs) = (merged(&path), merged(&copy));
+    assert!(verify(&path).is_whole());
+    fs::copy(&theirs, &ours).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(&error, Error::ForeignSegment { path, .. } if *path == ours), "{error}");
+    assert!(verify(&path).faults.iter().any(|fault| fault.path == ours));
+}
+
+/// Every bit of the tables that opening relies on: opening notices by itself.
+#[test]
+fn a_flipped_bit_in_a_small_table_is_noticed_when_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    closed_store(&path);
+    let file = segment(&path, 2);
+    let good = fs::read(&file).unwrap();
+    let footer = &good[good.len() - 1024..];
+    let number = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().unwrap()) as usize;
+    let mut bits = 0;
+    for line in (0..usize::from(footer[179])).map(|line| 376 + 32 * line) {
+        let name = &footer[line..line + 4];
+        if name != b"RUNS" && name != b"SETT" {
+            continue;
+        }
+        let (offset, len) = (number(line + 8), number(line + 16));
+        assert!(len > 0);
+        for bit in offset * 8..(offset + len) * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, bad).unwrap();
+            let error = Store::open_read_only(&path).unwrap_err();
+            let is_here = matches!(&error, Error::Damaged { path, section, .. } if *path == file && section.as_bytes() == name);
+            assert!(is_here, "bit {bit}: {error}");
+            bits += 1;
+        }
+    }
+    println!("small tables: {bits} bits flipped, each noticed when opening");
+    assert!(bits > 500, "{bits}");
 }
 
 /// An old copy of the manifest is no harm: what came after it is in segments that continue it.

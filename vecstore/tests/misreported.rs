@@ -22,11 +22,29 @@ struct LyingFs {
     /// After the next time the manifest is replaced, flushing the store's directory reports an I/O error, once.
     swap: AtomicBool,
     swapped: AtomicBool,
+    /// A bit of every new segment's data is written wrong, as long as this is set.
+    garble: AtomicBool,
+}
+
+/// Writes the first byte of every piece wrong.
+struct Garbling(Box<dyn VfsFile>);
+
+impl VfsFile for Garbling {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut data = data.to_vec();
+        data[0] ^= 1;
+        self.0.write_all(&data)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl Vfs for LyingFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        RealFs.create_new(path)
+        let file = RealFs.create_new(path)?;
+        let of_segment = path.parent().is_some_and(|dir| dir.ends_with("segments"));
+        Ok(if of_segment && self.garble.load(Ordering::SeqCst) { Box::new(Garbling(file)) } else { file })
     }
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
         RealFs.read(path, max_len)
@@ -412,4 +430,32 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     put(&store, "66").unwrap();
     let events = told.lock().unwrap().clone();
     assert!(matches!(&events[..], [Event::Checkpoint { first: 1, last: 67, rows: 67, .. }]), "{events:?}");
+}
+
+/// The disk does not keep what it was given. Who reads back what was saved notices; so does every merge, before anything
+/// goes that it was made from.
+#[test]
+fn what_was_written_wrong_is_noticed_before_it_gets_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Arc::new(LyingFs::default());
+    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand).verify_saves(true);
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    put(&store, "a").unwrap();
+    put(&store, "b").unwrap();
+    let before = files(&path);
+    let read_back = |error: Error| {
+        assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("read back after writing"), "{error}");
+        assert_eq!(files(&path), before, "nothing of it is left");
+    };
+    fs.garble.store(true, Ordering::SeqCst);
+    read_back(put(&store, "c").unwrap_err());
+    read_back(store.compact_full().unwrap_err());
+    fs.garble.store(false, Ordering::SeqCst);
+    put(&store, "c").unwrap();
+    store.compact_full().unwrap();
+    assert_eq!(files(&path).len(), 1);
+    assert_eq!(store.snapshot().missing(&["a", "b", "c"]).unwrap(), Vec::<usize>::new());
+    assert_whole(&path);
 }

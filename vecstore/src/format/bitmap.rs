@@ -7,6 +7,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR};
+use crate::bug::Bug;
 
 const MAGIC: [u8; 8] = *b"\x89VECLIV\n";
 /// Length of the header.
@@ -94,7 +95,7 @@ impl Header {
         if header.magic != MAGIC {
             return Err("expected the magic number of a liveness bitmap, found other bytes".to_owned());
         }
-        if header.crc != header.checksum(body, &[]) {
+        if header.crc != header.checksum(body, &[]) && !Bug::TrustBitmap.is_on() {
             return Err("its checksum does not match".to_owned());
         }
         if header.version_major != VERSION_MAJOR || header.incompat & !KNOWN_INCOMPAT != 0 {

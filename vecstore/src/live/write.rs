@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::dead::Dead;
 use super::{BitmapName, BitmapRecord, LIVE, LiveRecord, named};
+use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::format::bitmap::Header;
 use crate::manifest::{Body, Manifest, remove_own, write_temporary};
@@ -72,7 +73,7 @@ impl Files<'_> {
             // A manifest only lists names that are durable. If this fails they are never listed: the next attempt
             // gives other names.
             let live = self.dir.join(LIVE);
-            self.vfs.flush_dir(&live).at(&live, "flush the directory")?;
+            unless(Bug::BitmapName, || self.vfs.flush_dir(&live).at(&live, "flush the directory"))?;
         }
         Ok(bitmaps)
     }
@@ -124,7 +125,8 @@ impl Files<'_> {
         if !made && !named(self.body).is_empty() {
             return Ok(());
         }
-        let flushed = self.vfs.flush_dir(self.dir).at(self.dir, "flush the directory");
+        let flush = || self.vfs.flush_dir(self.dir).at(self.dir, "flush the directory");
+        let flushed = unless(Bug::BitmapFolder, flush);
         if flushed.is_err() {
             // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
             let _ = self.vfs.remove_dir(live);

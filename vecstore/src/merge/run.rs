@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::copy::merged;
 use super::housekeeping::Files;
 use super::throttle::{Pace, Pacer, Throttled};
+use crate::bug::{Bug, unless};
 use crate::event::Event;
 use crate::format::{random_id, settings};
 use crate::inner::Inner;
@@ -75,7 +76,7 @@ impl Inner {
         let pacer = Pacer::new(pace, &mut between);
         let step = |bytes| pacer.worked(bytes);
         for live in inputs {
-            check_open(&live.segment, &step)?;
+            unless(Bug::TrustInputs, || check_open(&live.segment, &step))?;
             if pacer.is_stopped() {
                 return Err(Error::bad_input("the merge was stopped because the store is being closed"));
             }
@@ -98,9 +99,15 @@ impl Inner {
             step: &step,
         };
         let path = target.publish(|file| encoded.write(&mut Throttled::new(file, &pacer)))?;
-        self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
+        let flush = || self.with_writer("merge", |writer, view| writer.flush_seen(view));
+        if !Bug::ListBeforeName.is_on() {
+            unless(Bug::MergedName, flush)?;
+        }
         let output = Segment::open(&*self.vfs, &path, name)?;
         let removed = self.swap(view, inputs, &output)?;
+        if Bug::ListBeforeName.is_on() {
+            flush()?;
+        }
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
         total.bytes_written += output.footer().file_len;
@@ -172,11 +179,18 @@ impl Inner {
         }
         manifest.generation += 1;
         live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
+        if Bug::RemoveBeforeList.is_on() {
+            let inputs =
+                records.iter().map(|record| self.path.join(SEGMENTS).join(record.name().to_string()));
+            inputs.for_each(|path| crate::manifest::remove_own(&*self.vfs, &path));
+        }
         manifest.replace(&*self.vfs, &self.path)?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
         // is to rely on what the directory shows.
-        if let Err(source) = self.vfs.flush_dir(&self.path) {
-            lock.mark_suspect(1);
+        if let Err(source) = unless(Bug::MergeManifestName, || self.vfs.flush_dir(&self.path)) {
+            if !Bug::NoManifestMark.is_on() {
+                lock.mark_suspect(1);
+            }
             return Ok(Swapped::InDoubt(source));
         }
         lock.clear_suspect();

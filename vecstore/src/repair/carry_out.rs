@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::QUARANTINE;
 use super::mend::Made;
+use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
 use crate::load::SEGMENTS;
@@ -79,7 +80,11 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         }
         made.pop();
     }
-    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+    unless(Bug::RepairedName, || vfs.flush_dir(&segments).at(&segments, "flush the directory"))?;
+    if Bug::RepairRemovesFirst.is_on() {
+        let linked = plan.moves.iter().zip(&linked).filter(|(moved, linked)| !moved.is_replaced && **linked);
+        linked.for_each(|(moved, _)| remove_own(vfs, &moved.from));
+    }
     if let Some(manifest) = &plan.manifest {
         // What could not be given a second name must not be replaced: a directory, say.
         let path = dir.join(MANIFEST);
@@ -95,7 +100,9 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
     }
     for (moved, linked) in plan.moves.iter().zip(linked).filter(|(moved, _)| !moved.is_replaced) {
-        if linked {
+        if linked && Bug::RepairRemovesFirst.is_on() {
+            // Done already.
+        } else if linked {
             vfs.remove_file(&moved.from).at(&moved.from, "remove the damaged file's former name")?;
         } else {
             vfs.replace(&moved.from, &moved.to).at(&moved.from, "move it to quarantine")?;
@@ -126,7 +133,7 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     for (path, text) in &plan.lists {
         replace_file(vfs, &folder, path, text.as_bytes())?;
     }
-    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
+    unless(Bug::QuarantinedName, || vfs.flush_dir(&folder).at(&folder, "flush the directory"))?;
     Ok(linked)
 }
 

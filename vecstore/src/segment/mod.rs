@@ -1,6 +1,8 @@
 //! One immutable segment file: writing it, mapping it, finding things in it.
 
 mod check;
+#[cfg(test)]
+mod forged;
 mod name;
 mod pieces;
 mod reader;
