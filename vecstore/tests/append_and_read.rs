@@ -224,7 +224,11 @@ fn threads_that_append_together_lose_nothing() {
                         .push(format!("{thread}/{number}"), &[thread as f32, number as f32, 0.0, 1.0])
                         .unwrap();
                     batch.push(format!("shared {number}"), &[0.0f32; 4]).unwrap();
-                    store.append(batch, OnDuplicate::Skip).unwrap();
+                    // Also where several share a file, each is told the number that its entries have.
+                    let told = store.append(batch, OnDuplicate::Skip).unwrap().commit;
+                    let snapshot = store.snapshot();
+                    let entry = snapshot.get(format!("{thread}/{number}")).unwrap().unwrap();
+                    assert_eq!(told, Some(entry.address().commit));
                 }
             });
         }
