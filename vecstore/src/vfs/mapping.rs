@@ -60,9 +60,10 @@ impl Mapping {
 
     /// Puts bytes at their place. Zeros are there already: a file of holes takes no memory.
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
-        let places = self.bytes_mut().get_mut(at..).unwrap_or_default().chunks_mut(LARGE >> 4);
-        for (place, bytes) in places.zip(bytes.chunks(LARGE >> 4)) {
-            if bytes.iter().any(|byte| *byte != 0)
+        static ZEROS: [u8; 4096] = [0; 4096];
+        let places = self.bytes_mut().get_mut(at..).unwrap_or_default().chunks_mut(ZEROS.len());
+        for (place, bytes) in places.zip(bytes.chunks(ZEROS.len())) {
+            if ZEROS.get(..bytes.len()) != Some(bytes)
                 && let Some(place) = place.get_mut(..bytes.len())
             {
                 place.copy_from_slice(bytes);
