@@ -10,6 +10,8 @@ pub const MAX_DIM: usize = 65_536;
 pub const MAX_KEY_LEN: usize = 65_536;
 /// Largest payload of one entry, in bytes.
 pub const MAX_PAYLOAD_LEN: usize = 16 << 20;
+/// The longest description of a fingerprint, in bytes: every segment carries it.
+pub(crate) const MAX_DESCRIPTION_LEN: usize = 4096;
 /// Settings (names and values together) may not grow beyond this many bytes: every segment carries them.
 pub(crate) const MAX_SETTINGS_LEN: usize = 64 << 10;
 
@@ -123,11 +125,10 @@ pub(crate) fn check_dim(dim: usize) -> Result<()> {
 
 /// Every segment carries the description.
 pub(crate) fn check_description(fingerprint: &Fingerprint) -> Result<()> {
-    const LIMIT: usize = 4096;
     let len = fingerprint.description().len();
-    if len > LIMIT {
+    if len > MAX_DESCRIPTION_LEN {
         return Err(Error::bad_input(format!(
-            "a fingerprint's description of {len} bytes is too long; the limit is {LIMIT}"
+            "a fingerprint's description of {len} bytes is too long; the limit is {MAX_DESCRIPTION_LEN}"
         )));
     }
     Ok(())

@@ -12,6 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
 use crate::bug::{Bug, once_unless, unless};
+use crate::config::{check_description, check_settings};
 use crate::error::{IoContext, is_no_space};
 use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
 use crate::segment::{Segment, SegmentName};
@@ -28,10 +29,11 @@ pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
 
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
-/// No manifest is longer: 2^24 segments would have to be unmerged.
-const MAX_LEN: u64 = 1 << 30;
-/// Up to here, 300,000 segments, a body is decoded with little memory whatever it claims.
-const SMALL_LEN: usize = 16 << 20;
+/// No manifest is longer: some 80,000 segments with their bitmaps, more than Linux lets one process map (65,530). What a
+/// length inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
+pub(crate) const MAX_LEN: u64 = 8 << 20;
+/// Named records in [`Body::extra`]; two names are in use.
+const MAX_EXTRA: usize = 1024;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
@@ -161,6 +163,14 @@ impl Body {
         if self.epochs.is_empty() {
             return Err("no epoch".to_owned());
         }
+        if self.extra.len() > MAX_EXTRA {
+            return Err(format!("{} named records; there may be {MAX_EXTRA}", self.extra.len()));
+        }
+        // Whatever is longer, no reader would accept in the segments that carry it.
+        check_settings(&self.settings).map_err(|error| error.to_string())?;
+        if let Some(fingerprint) = self.fingerprint() {
+            check_description(&fingerprint).map_err(|error| error.to_string())?;
+        }
         let mut next = 1u64;
         for segment in &self.segments {
             if segment.first != next || segment.last < segment.first || segment.last > MAX_COMMIT {
@@ -175,30 +185,22 @@ impl Body {
     }
 }
 
-/// `LIMIT` bounds what a length inside the body may claim before it is read.
-fn config<const LIMIT: usize>() -> impl bincode::config::Config {
+/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole manifest has,
+/// because names and texts count for more in memory than in the file.
+fn config() -> impl bincode::config::Config {
+    const LIMIT: usize = 2 * MAX_LEN as usize;
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
-}
-
-/// Decodes a body. A text is allocated before it is read, so a length that lies must not be allowed more than a file
-/// of this size could justify; the limit is a constant of the type, hence the two cases.
-fn decode_body(body: &[u8]) -> Result<(Body, usize), bincode::error::DecodeError> {
-    if body.len() <= SMALL_LEN {
-        bincode::serde::decode_from_slice(body, config::<{ 2 * SMALL_LEN }>())
-    } else {
-        bincode::serde::decode_from_slice(body, config::<{ MAX_LEN as usize }>())
-    }
 }
 
 /// Encodes the value of a record of [`Body::extra`].
 pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
-    bincode::serde::encode_to_vec(value, config::<SMALL_LEN>())
+    bincode::serde::encode_to_vec(value, config())
         .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
 }
 
 /// Decodes the value of a record of [`Body::extra`]; `None` when it is not what was expected.
 pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config::<SMALL_LEN>()).ok()?;
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
     (used == bytes.len()).then_some(value)
 }
 
@@ -209,8 +211,16 @@ impl Manifest {
         self.body
             .check()
             .map_err(|detail| Error::bad_input(format!("the manifest would be wrong: {detail}")))?;
-        let body = bincode::serde::encode_to_vec(&self.body, config::<{ MAX_LEN as usize }>())
+        let body = bincode::serde::encode_to_vec(&self.body, config())
             .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))?;
+        let len = (ENVELOPE_LEN + body.len()) as u64;
+        if len > MAX_LEN {
+            return Err(Error::bad_input(format!(
+                "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge segments with \
+                 `vecstore compact` or `Store::compact`",
+                self.body.segments.len()
+            )));
+        }
         let mut envelope = Envelope {
             magic: MAGIC,
             version_major: VERSION_MAJOR,
@@ -230,6 +240,9 @@ impl Manifest {
     /// Reads the bytes of the file, trusting none of them.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: String| Error::damaged(path, "manifest", detail);
+        if bytes.len() as u64 > MAX_LEN {
+            return Err(damaged(format!("expected at most {MAX_LEN} bytes, found {}", bytes.len())));
+        }
         let Some((head, body)) = bytes.split_at_checked(ENVELOPE_LEN) else {
             return Err(damaged(format!("expected at least {ENVELOPE_LEN} bytes, found {}", bytes.len())));
         };
@@ -264,12 +277,15 @@ impl Manifest {
         if envelope.generation > u64::MAX / 2 {
             return Err(damaged(format!("generation {} is not possible", envelope.generation)));
         }
-        let (decoded, used): (Body, usize) =
-            decode_body(body).map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
+        let (mut decoded, used): (Body, usize) = bincode::serde::decode_from_slice(body, config())
+            .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
         if used != body.len() {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
         decoded.check().map_err(damaged)?;
+        // Named checkpoints are held in memory all at once; what a list grew beyond its end is not.
+        decoded.segments.shrink_to_fit();
+        decoded.epochs.shrink_to_fit();
         Ok(Manifest {
             generation: envelope.generation,
             ro_compat: envelope.ro_compat,
@@ -288,7 +304,7 @@ impl Manifest {
         let read = |path: &Path| match vfs.read(path, MAX_LEN) {
             Ok(bytes) => Self::decode(path, &bytes).map(Some),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(Error::io(path, "read the manifest", error)),
+            Err(error) => Err(not_read(path, "read the manifest", error)),
         };
         if let Some(manifest) = read(&path)? {
             return Ok(manifest);
@@ -358,6 +374,14 @@ pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
         && error.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!("{}: cannot remove a temporary file: {error}", path.display());
+    }
+}
+
+/// A file that is longer than any manifest is damaged; what else goes wrong says nothing of its bytes.
+pub(crate) fn not_read(path: &Path, op: &'static str, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => Error::damaged(path, "manifest", error.to_string()),
+        _ => Error::io(path, op, error),
     }
 }
 
@@ -433,5 +457,31 @@ mod tests {
         gap.body.segments[1].last = 66;
         let error = gap.encode().unwrap_err().to_string();
         assert!(error.contains("do not tile"), "{error}");
+    }
+
+    #[test]
+    fn what_takes_too_much_memory_is_refused() {
+        let long = || "x".repeat(70_000);
+        let cases: [(&str, fn(&mut Body, String)); 4] = [
+            ("segments in", |body, _| {
+                let record = |commit| SegmentRecord { first: commit, last: commit, ..body.segments[0] };
+                body.segments = (1..=180_000).map(record).collect();
+            }),
+            ("settings of", |body, long| drop(body.settings.insert(long, String::new()))),
+            ("description", |body, long| {
+                body.fingerprint = Some(FingerprintRecord { id: [1; 32], description: long });
+            }),
+            ("named records", |body, _| {
+                body.extra = (0..=MAX_EXTRA).map(|number| (number.to_string(), Vec::new())).collect();
+            }),
+        ];
+        for (expected, change) in cases {
+            let mut bad = manifest();
+            change(&mut bad.body, long());
+            let error = bad.encode().unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let error = Manifest::decode(Path::new("m"), &vec![0; MAX_LEN as usize + 1]).unwrap_err().to_string();
+        assert!(error.contains("at most"), "{error}");
     }
 }

@@ -7,13 +7,12 @@ use std::path::Path;
 
 use crate::bug::{Bug, unless};
 use crate::error::IoContext;
-use crate::manifest::{Manifest, TMP_PREFIX, remove_own, write_temporary};
+use crate::manifest::{MAX_LEN, Manifest, TMP_PREFIX, not_read, remove_own, write_temporary};
 use crate::vfs::Vfs;
 use crate::{Error, Result};
 
 /// Directory of the named checkpoints within a store.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
-const MAX_LEN: u64 = 1 << 30;
 
 /// A named checkpoint.
 #[derive(Clone, Debug)]
@@ -97,7 +96,7 @@ fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifes
     match vfs.read(&path, MAX_LEN) {
         Ok(bytes) => Manifest::decode(&path, &bytes).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(&path, "read the checkpoint", error)),
+        Err(error) => Err(not_read(&path, "read the checkpoint", error)),
     }
 }
 

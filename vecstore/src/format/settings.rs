@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, Result};
+use crate::config::{MAX_SETTINGS_LEN, check_description};
+use crate::{Error, Fingerprint, Result};
 
 /// Name under which the fingerprint's description is stored.
 pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";
@@ -30,14 +31,24 @@ fn length(len: usize) -> Result<[u8; 4]> {
     Ok(len.to_le_bytes())
 }
 
-/// Decodes settings; `None` when the bytes are not what [`encode`] writes.
+/// Decodes settings; `None` when the bytes are not what [`encode`] writes, or more than a store may have.
 pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let mut rest = bytes;
     let count = take_u32(&mut rest)?;
     let mut settings = BTreeMap::new();
+    let mut len = 0;
     for _ in 0..count {
         let name = take_text(&mut rest)?;
         let value = take_text(&mut rest)?;
+        if name == FINGERPRINT {
+            check_description(&Fingerprint::new([0; 32], value.as_str())).ok()?;
+        } else {
+            len += name.len() + value.len() + 8;
+        }
+        // In time: short texts take more memory than the file has bytes.
+        if len > MAX_SETTINGS_LEN {
+            return None;
+        }
         settings.insert(name, value);
     }
     rest.is_empty().then_some(settings)
@@ -73,5 +84,16 @@ mod tests {
         longer.push(0);
         assert_eq!(decode(&longer), None);
         assert_eq!(decode(&[0xFF; 12]), None, "absurd lengths");
+    }
+
+    #[test]
+    fn no_more_than_a_store_may_have() {
+        let short: BTreeMap<String, String> =
+            (0..10_000).map(|number| (format!("{number:04}"), String::new())).collect();
+        let long = BTreeMap::from([("a".to_owned(), "x".repeat(MAX_SETTINGS_LEN))]);
+        let described = BTreeMap::from([(FINGERPRINT.to_owned(), "x".repeat(4097))]);
+        for settings in [short, long, described] {
+            assert_eq!(decode(&encode(&settings).unwrap()), None);
+        }
     }
 }
