@@ -190,7 +190,8 @@ impl Inner {
         }
         let mut side = self.side.lock();
         let counter = side.watch.counter();
-        if counter.is_none() || counter != side.seen {
+        // Who holds the lock, or could not say that it gave the lock back, may have committed and not counted it.
+        if counter.is_none() || counter != side.seen || side.watch.is_held() {
             let known = Arc::clone(&self.view.read());
             let view = load::load(&*self.vfs, &self.path, Some(&known))?;
             let mut view = view;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sim::check::{check, read, whole};
+use sim::check::{check, is_clean, read, whole};
 use sim::crash::{History, Rng};
 use sim::crashes::in_parallel;
 use sim::oracle::State;
@@ -104,17 +104,6 @@ fn workload(fs: SimFs, actions: &[Do], fault: Option<Fault>) -> (Run, Vec<usize>
     });
     let ends = ends.collect();
     (run, ends)
-}
-
-/// An error says where and what.
-fn is_clean(error: &Error) -> Result<(), String> {
-    let text = error.to_string();
-    let says_where = text.starts_with('/');
-    let damage = matches!(error, Error::Damaged { .. } | Error::ForeignSegment { .. });
-    if !says_where || damage {
-        return Err(format!("not a clean error: {text}"));
-    }
-    Ok(())
 }
 
 fn is_latched(error: &Error) -> bool {

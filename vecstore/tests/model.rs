@@ -10,9 +10,7 @@ use proptest::prelude::*;
 use sim::SimFs;
 use sim::oracle::{Change, DIM, State, Value};
 use sim::run::append;
-use vecstore::{
-    Appended, Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig,
-};
+use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -61,36 +59,6 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What an append must say it did.
-fn expected(
-    before: &State,
-    after: &State,
-    policy: OnDuplicate,
-    entries: &[(String, Option<Value>)],
-) -> Appended {
-    let present = |key: &String| before.entries.contains_key(key);
-    let mut said = Appended::default();
-    for (key, value) in entries {
-        match value {
-            Some(_) if present(key) && policy == OnDuplicate::Skip => {
-                said.skipped += 1;
-                continue;
-            }
-            Some(Value::Rows(bits, _)) => said.rows += (bits.len() / DIM) as u64,
-            Some(_) => {}
-            None if present(key) => said.deleted += 1,
-            None => {
-                said.skipped += 1;
-                continue;
-            }
-        }
-        said.entries += 1;
-        said.replaced += u64::from(value.is_some() && present(key));
-    }
-    said.commit = (after.commits > before.commits).then_some(after.commits);
-    said
-}
-
 /// Runs the operations; says where the store is at the end (a restore moves it).
 fn run(
     options: &OpenOptions,
@@ -117,17 +85,12 @@ fn run(
                     .map(|(key, value)| (format!("k{key}"), value.map(Value::number)))
                     .collect();
                 let after = model.after(&Change::Append(policy, entries.clone()));
-                let duplicates = entries
-                    .iter()
-                    .filter(|(key, value)| value.is_some() && model.entries.contains_key(key))
-                    .count();
                 match append(&stores[usize::from(handle)], policy, &entries) {
-                    Ok(said) => {
-                        prop_assert!(policy != OnDuplicate::Error || duplicates == 0, "{op:?} was accepted");
-                        prop_assert_eq!(said, expected(&model, &after, policy, &entries));
-                    }
+                    Ok(said) => prop_assert_eq!(Some(said), model.appended(policy, &entries)),
                     Err(Error::DuplicateKey { count, .. }) => {
+                        let duplicates = model.duplicates(&entries);
                         prop_assert_eq!((policy, count), (OnDuplicate::Error, duplicates));
+                        prop_assert!(duplicates > 0);
                     }
                     Err(error) => return Err(fail(error.to_string())),
                 }

@@ -11,7 +11,18 @@ use super::world::{Step, World, difference, right_worlds};
 use super::{SimFs, is_temporary};
 
 /// Pins of backups under way: nobody's named checkpoints.
-const PIN: &str = "backup-";
+pub const PIN: &str = "backup-";
+
+/// An error says where and what.
+pub fn is_clean(error: &Error) -> Result<(), String> {
+    let text = error.to_string();
+    let says_where = text.starts_with('/');
+    let damage = matches!(error, Error::Damaged { .. } | Error::ForeignSegment { .. });
+    if !says_where || damage {
+        return Err(format!("not a clean error: {text}"));
+    }
+    Ok(())
+}
 
 /// Opens the store as after a start of the machine, holds it and what belongs to it against what is right, verifies it,
 /// goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed in turn; `choice`

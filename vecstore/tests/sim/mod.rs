@@ -7,6 +7,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
+pub mod act;
 mod calls;
 pub mod check;
 pub mod crash;
@@ -14,6 +15,7 @@ pub mod crashes;
 mod disk;
 pub mod oracle;
 pub mod run;
+pub mod trial;
 pub mod world;
 
 use std::collections::BTreeMap;
@@ -160,6 +162,11 @@ impl SimFs {
         self.disk().processes[self.process].before = Some((at, Box::new(work)));
     }
 
+    /// Forgets what was to happen before a call that was not made.
+    pub fn never_mind(&self) {
+        self.disk().processes[self.process].before = None;
+    }
+
     /// Limits how much fits on the disk; `None` lifts the limit.
     pub fn set_room(&self, room: Option<Room>) {
         self.disk().room = room;
@@ -178,6 +185,16 @@ impl SimFs {
     /// The calls this process has made.
     pub fn calls(&self) -> Vec<Call> {
         self.disk().processes[self.process].calls.clone()
+    }
+
+    /// How many calls this process has made.
+    pub fn call_count(&self) -> usize {
+        self.disk().processes[self.process].calls.len()
+    }
+
+    /// The calls this process has made from this one on, by number.
+    pub fn calls_from(&self, first: usize) -> Vec<Call> {
+        self.disk().processes[self.process].calls.get(first..).unwrap_or_default().to_vec()
     }
 
     /// Makes flushes of files slow, so that threads meet at the commit lock.
@@ -235,7 +252,10 @@ impl SimFs {
             return (disk, Err(io::Error::other("this process was killed")));
         }
         process.calls.push(Call { what, path: path.to_owned() });
-        let failed = process.fault.filter(|fault| fault.at == number || fault.lasting && fault.at < number);
+        let hit = |fault: &Fault| fault.at == number || fault.lasting && fault.at < number;
+        // Only a record can be read in part: everything else is read whole or not at all.
+        let fits = |fault: &Fault| fault.errno != SHORT || what == "read record";
+        let failed = process.fault.filter(|fault| hit(fault) && fits(fault));
         let result = failed.map_or(Ok(()), |fault| Err(io::Error::from_raw_os_error(fault.errno)));
         (disk, result)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vecstore::{Kind, OnDuplicate, Snapshot, Store};
+use vecstore::{Appended, Kind, OnDuplicate, Snapshot, Store};
 
 /// Elements per vector of the stores in these tests.
 pub const DIM: usize = 2;
@@ -83,6 +83,40 @@ impl State {
             }
         }
         state
+    }
+
+    /// What an append must say that it did; `None` when it must be refused because of keys that are there.
+    pub fn appended(&self, policy: OnDuplicate, entries: &[(String, Option<Value>)]) -> Option<Appended> {
+        let present = |key: &String| self.entries.contains_key(key);
+        if policy == OnDuplicate::Error && self.duplicates(entries) > 0 {
+            return None;
+        }
+        let mut said = Appended::default();
+        for (key, value) in entries {
+            match value {
+                Some(_) if present(key) && policy == OnDuplicate::Skip => {
+                    said.skipped += 1;
+                    continue;
+                }
+                Some(Value::Rows(bits, _)) => said.rows += (bits.len() / DIM) as u64,
+                Some(_) => {}
+                None if present(key) => said.deleted += 1,
+                None => {
+                    said.skipped += 1;
+                    continue;
+                }
+            }
+            said.entries += 1;
+            said.replaced += u64::from(value.is_some() && present(key));
+        }
+        let after = self.after(&Change::Append(policy, entries.to_vec()));
+        said.commit = (after.commits > self.commits).then_some(after.commits);
+        Some(said)
+    }
+
+    /// How many of the entries, deletions apart, have keys that are there.
+    pub fn duplicates(&self, entries: &[(String, Option<Value>)]) -> usize {
+        entries.iter().filter(|(key, value)| value.is_some() && self.entries.contains_key(key)).count()
     }
 
     /// What the real store holds; everything a reader can ask is asked and must agree with itself.

@@ -154,7 +154,8 @@ impl Run {
     fn entries(&mut self, what: Do) -> (OnDuplicate, Entries) {
         match what {
             Do::Replace(_) | Do::Skip(_) => {
-                let again = format!("key {}", self.keys.max(1));
+                self.keys = self.keys.max(1);
+                let again = format!("key {}", self.keys);
                 self.values += 1;
                 let again = (again, Some(Value::number(self.values)));
                 let policy =
@@ -260,6 +261,33 @@ impl Run {
         };
         self.steps.extend(deed.map(|deed| Step::Deed { deed, started, outcome }));
         self.errors.extend(result.err().map(|error| (what, error)));
+    }
+
+    /// Appends these entries; says what the store said of it.
+    pub fn write(
+        &mut self,
+        handle: usize,
+        policy: OnDuplicate,
+        entries: &[(String, Option<Value>)],
+    ) -> Option<vecstore::Appended> {
+        let started = self.fs.changes();
+        let (said, result) = match append(self.stores.get(&handle)?, policy, entries) {
+            Ok(said) => (Some(said), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let deed = self.deed(handle, Change::Append(policy, entries.to_vec()));
+        self.note(Do::Append(handle), Some(deed), started, result);
+        said
+    }
+
+    /// Named checkpoints that it may drop, oldest first.
+    pub fn named(&mut self) -> &mut Vec<String> {
+        &mut self.named
+    }
+
+    /// The restored store that this handle is open on; `None`: the store itself.
+    pub fn place(&self, handle: usize) -> Option<&str> {
+        self.places.get(&handle).map(String::as_str)
     }
 
     fn keep(&mut self, handle: usize, store: Store) {

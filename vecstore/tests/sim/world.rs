@@ -107,6 +107,8 @@ pub enum Step {
         at: usize,
         state: State,
     },
+    /// Histories of which any may be taken for what happened: what two processes did at the same time, in either order.
+    Either(Vec<Vec<Step>>),
 }
 
 /// Where every run begins.
@@ -131,6 +133,10 @@ pub fn right_worlds(start: &BTreeSet<World>, steps: &[Step], prefix: usize) -> B
             },
             Step::Shown { at, state } if *at <= prefix => worlds.retain(|world| world.store == *state),
             Step::Shown { .. } => {}
+            Step::Either(histories) => {
+                worlds =
+                    histories.iter().flat_map(|history| right_worlds(&worlds, history, prefix)).collect();
+            }
         }
     }
     worlds
