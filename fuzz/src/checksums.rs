@@ -58,3 +58,20 @@ pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
     file[footer + 1020..].copy_from_slice(&crc.to_le_bytes());
     file
 }
+
+/// A liveness bitmap with the right magic number, length and checksum.
+pub fn fix_bitmap(bytes: &[u8]) -> Vec<u8> {
+    const HEADER: usize = 160;
+    let mut file = bytes.to_vec();
+    if file.len() < HEADER {
+        file.resize(HEADER, 0);
+    }
+    file[..8].copy_from_slice(b"\x89VECLIV\n");
+    let len = file.len() as u64;
+    file[144..152].copy_from_slice(&len.to_le_bytes());
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&file[..156]);
+    hasher.update(&file[HEADER..]);
+    file[156..160].copy_from_slice(&hasher.finalize().to_le_bytes());
+    file
+}

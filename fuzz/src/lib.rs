@@ -1,44 +1,45 @@
 //! What the fuzz targets check, as plain functions of bytes: files made by an enemy give an error or a right answer,
 //! never a panic, and never more memory than the files justify.
 //!
-//! A file that only fails its checksum teaches little: [`manifest`] and [`segment`] put every checksum right first,
-//! so that the bytes reach what lies behind them.
+//! A file that only fails its checksum teaches little: [`manifest`], [`segment`], [`npy`] and [`store_dir`] put checksums
+//! right first, so that the bytes reach what lies behind them.
 
 mod checksums;
+mod files;
+mod literal;
+mod memory;
+mod npy;
+mod operations;
 #[path = "../../vecstore/tests/sim/mod.rs"]
 mod sim;
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::Path;
-use std::sync::Arc;
 
 use sim::run::{STORE, options};
-use sim::{Node, SimFs};
 use vecstore::{Error, OnDuplicate, Store};
 
-pub use checksums::{fix_manifest, fix_segment};
+pub use checksums::{fix_bitmap, fix_manifest, fix_segment};
+pub use files::{Files, files, folder, read};
+pub use memory::{ALLOWED, bounded, most_beyond};
+pub use npy::{Header, header, npy};
+pub use operations::operations;
 
-/// The store that the targets change: name and bytes of its files, as `seeds/store` holds them.
-pub const FILES: [(&str, &[u8]); 4] = [
-    ("MANIFEST", include_bytes!("../seeds/store/MANIFEST")),
-    ("0000000001-0000000001.0.npy", include_bytes!("../seeds/store/segments/0000000001-0000000001.0.npy")),
-    ("0000000002-0000000002.0.npy", include_bytes!("../seeds/store/segments/0000000002-0000000002.0.npy")),
-    ("0000000003-0000000004.0.npy", include_bytes!("../seeds/store/segments/0000000003-0000000004.0.npy")),
+/// A target's name, and what it checks.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    ("manifest", manifest),
+    ("segment", segment),
+    ("store_dir", store_dir),
+    ("npy", npy),
+    ("operations", operations),
 ];
-
-/// Files of a store by name; all but the manifest lie in `segments/`.
-pub type Files = BTreeMap<String, Vec<u8>>;
-
-/// The unchanged store.
-pub fn files() -> Files {
-    FILES.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect()
-}
 
 /// The bytes as a manifest of the store, checksum and length put right.
 pub fn manifest(data: &[u8]) {
     let mut files = files();
-    files.insert(FILES[0].0.to_owned(), fix_manifest(data));
+    files.insert("MANIFEST".to_owned(), fix_manifest(data));
     check(&files);
 }
 
@@ -46,7 +47,8 @@ pub fn manifest(data: &[u8]) {
 pub fn segment(data: &[u8]) {
     let Some((which, bytes)) = data.split_first() else { return };
     let mut files = files();
-    files.insert(FILES[1 + usize::from(*which) % 3].0.to_owned(), fix_segment(bytes));
+    let segments: Vec<String> = files.keys().filter(|path| path.starts_with("segments/")).cloned().collect();
+    files.insert(segments[usize::from(*which) % segments.len()].clone(), fix_segment(bytes));
     check(&files);
 }
 
@@ -75,71 +77,76 @@ pub fn store_dir(data: &[u8]) {
             }
             4 => continue,
             5 | 6 => {
-                let other = match bytes.first() {
-                    Some(first) => {
-                        format!("{first:010}-{:010}.{}.npy", bytes.last().unwrap_or(first), action / 64)
-                    }
-                    None => "LOCK".to_owned(),
-                };
                 if action % 8 == 6 {
                     files.insert(name.clone(), file.clone());
                 }
-                files.insert(other, file);
+                files.insert(another_name(action / 64, bytes), file);
                 continue;
             }
-            _ if name == "MANIFEST" => file = fix_manifest(&file),
-            _ => file = fix_segment(&file),
+            _ => file = fix(&name, &file),
         }
         files.insert(name, file);
     }
     check(&files);
 }
 
-/// A simulated disk with these files.
-fn disk(files: &Files) -> SimFs {
-    // Numbers of nodes: the root, its directory, the store, its segments; then files.
-    let mut nodes = vec![
-        Node::Dir(BTreeMap::from([(OsString::from("d"), 1)])),
-        Node::Dir(BTreeMap::from([(OsString::from("s"), 2)])),
-    ];
-    let mut store = BTreeMap::from([(OsString::from("segments"), 3)]);
-    let mut segments = BTreeMap::new();
-    for (number, name) in (4..).zip(files.keys()) {
-        let place = if name.ends_with(".npy") { &mut segments } else { &mut store };
-        place.insert(OsString::from(name), number);
+/// A name for a file in the store, wherever names are looked at.
+fn another_name(generation: u8, bytes: &[u8]) -> String {
+    let Some((first, rest)) = bytes.split_first() else { return "LOCK".to_owned() };
+    let last = rest.first().unwrap_or(first);
+    match rest.get(1).map(|kind| kind % 4) {
+        Some(0) => "MANIFEST".to_owned(),
+        Some(1) => format!("checkpoints/v{last}"),
+        Some(2) => format!("live/{first:010}-{last:010}.{generation}.{last:016x}.live"),
+        _ => format!("segments/{first:010}-{last:010}.{generation}.npy"),
     }
-    nodes.extend([Node::Dir(store), Node::Dir(segments)]);
-    nodes.extend(files.values().map(|bytes| Node::File(Arc::new(bytes.clone()))));
-    SimFs::from_image(nodes)
 }
 
-/// Verifies, reads, appends and repairs. What `verify` calls whole must be readable without an error.
+/// The file with its checksums put right, for what its name says that it is.
+fn fix(name: &str, file: &[u8]) -> Vec<u8> {
+    if name.ends_with(".npy") {
+        fix_segment(file)
+    } else if name.ends_with(".live") {
+        fix_bitmap(file)
+    } else {
+        fix_manifest(file)
+    }
+}
+
+/// Verifies, reads, appends, merges and repairs, each within the memory that the files justify. What `verify` calls whole
+/// must be readable without an error.
 pub fn check(files: &Files) {
-    let fs = disk(files);
-    let whole = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).is_ok_and(|report| report.is_whole());
-    let read = options(&fs).read_only(true).open(STORE).and_then(|store| read_everything(&store));
+    let fs = files::disk(files);
+    let total: usize = files.values().map(Vec::len).sum();
+    let report = bounded(total, "verifying", || vecstore::verify_with(&fs, Path::new(STORE), |_| {}));
+    let whole = report.is_ok_and(|report| report.is_whole());
+    let read = bounded(total, "reading", || {
+        options(&fs).read_only(true).open(STORE).and_then(|store| read_everything(&store))
+    });
     if let (true, Err(error)) = (whole, &read) {
         panic!("verify calls this whole, and reading it fails: {error}");
     }
     assert_eq!(fs.changes(), 0, "verifying and reading change nothing");
 
-    let appended = options(&fs).open(STORE).and_then(|store| {
+    let changed = bounded(total, "appending and merging", || {
+        let store = options(&fs).open(STORE)?;
         let mut batch = store.batch();
         batch.push_empty("appended by the check", b"")?;
-        store.append(batch, OnDuplicate::Replace)
+        store.append(batch, OnDuplicate::Replace)?;
+        store.compact_full()
     });
     if whole {
-        if let Err(error) = &appended {
+        if let Err(error) = &changed {
             // Flags that forbid writing are valid ones.
             let may = matches!(error, Error::UnsupportedVersion { .. });
-            assert!(may, "verify calls this whole, and appending fails: {error}");
+            assert!(may, "verify calls this whole, and appending or merging fails: {error}");
         }
         let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).expect("it was a store before");
-        assert!(report.is_whole(), "after one more append: {:?}", report.faults);
+        assert!(report.is_whole(), "after one more append and a merge: {:?}", report.faults);
     }
 
-    let fs = disk(files);
-    let repaired = vecstore::repair_with(&fs, Path::new(STORE));
+    let fs = files::disk(files);
+    let repaired = bounded(total, "repairing", || vecstore::repair_with(&fs, Path::new(STORE)));
     if repaired.is_ok_and(|report| report.rebuilt) {
         let opened = options(&fs).read_only(true).open(STORE);
         assert!(opened.is_ok(), "repaired, and opening fails: {opened:?}");
@@ -149,18 +156,24 @@ pub fn check(files: &Files) {
 /// Everything that reading can ask for.
 fn read_everything(store: &Store) -> Result<(), Error> {
     let snapshot = store.snapshot();
-    let mut keys: Vec<Vec<u8>> = vec![b"never stored".to_vec()];
+    let mut keys: Vec<&[u8]> = vec![b"never stored"];
     for entry in snapshot.iter() {
         let entry = entry?;
         entry.to_f32()?;
         let (_payload, _reason) = (entry.payload(), entry.reason());
         snapshot.at(entry.address())?;
         snapshot.get(entry.key())?;
-        keys.push(entry.key().to_vec());
+        // The keys that a caller holds are the caller's memory.
+        if keys.len() < 1000 {
+            keys.push(entry.key());
+        }
     }
     snapshot.missing(&keys)?;
     // A dimension the enemy chose: as long as the store says, at most 65,536.
     snapshot.search(&vec![1.0; snapshot.dim()], 3)?;
     let (_settings, _fingerprint) = (store.settings(), store.fingerprint());
+    for checkpoint in store.checkpoints()? {
+        let _ = (checkpoint.name, checkpoint.last_commit);
+    }
     Ok(())
 }

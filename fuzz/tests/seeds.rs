@@ -1,46 +1,17 @@
 //! The seeds, and random changes of them, as ordinary tests: no fuzzer is needed.
 //!
-//! `VECSTORE_FUZZ_MUTATIONS` is the number of changes per target (3,000 unless set).
+//! `VECSTORE_FUZZ_MUTATIONS` is the number of changes per target.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 
 use vecstore::{Fingerprint, OnDuplicate, Store, StoreConfig};
-
-/// Counts what is allocated at any moment, and the most there ever was.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator with the same arguments.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        MOST.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promises are those that System asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above; the pointer is from System.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
+use vecstore_fuzz::{Files, TARGETS, fix_bitmap, fix_manifest, fix_segment, folder, most_beyond};
 
 /// Memory is counted for the whole process: one test at a time.
 static ONE: Mutex<()> = Mutex::new(());
-
-/// What a check may take beyond the bytes it was given.
-const ALLOWED: usize = 64 << 20;
 
 struct Rng(u64);
 
@@ -81,30 +52,23 @@ impl Rng {
     }
 }
 
-fn folder(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target)
-}
-
-fn target(name: &str, check: fn(&[u8])) {
+/// Runs the seeds of a target and as many changes of them as told, or as asked for.
+fn target(name: &str, mutations: usize) {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (_, check) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
     let mut seeds: Vec<PathBuf> =
         fs::read_dir(folder(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
     seeds.sort();
     assert!(!seeds.is_empty());
     let mutations: usize =
-        std::env::var("VECSTORE_FUZZ_MUTATIONS").map_or(3_000, |text| text.parse().expect("a number"));
-    let mut most = 0;
-    let mut run = |what: &str, bytes: &[u8]| {
-        let before = NOW.load(Ordering::Relaxed);
-        MOST.store(before, Ordering::Relaxed);
+        std::env::var("VECSTORE_FUZZ_MUTATIONS").map_or(mutations, |text| text.parse().expect("a number"));
+    most_beyond();
+    let run = |what: &str, bytes: &[u8]| {
         if catch_unwind(AssertUnwindSafe(|| check(bytes))).is_err() {
             let path = std::env::temp_dir().join(format!("vecstore-fuzz-{name}"));
             fs::write(&path, bytes).unwrap();
             panic!("{what}: see above; the input is in {}", path.display());
         }
-        let took = MOST.load(Ordering::Relaxed).saturating_sub(before);
-        assert!(took <= ALLOWED + bytes.len(), "{what}: took {took} bytes of memory");
-        most = most.max(took);
     };
     for seed in &seeds {
         let bytes = fs::read(seed).unwrap();
@@ -114,22 +78,36 @@ fn target(name: &str, check: fn(&[u8])) {
             run(&format!("{}, change {number}", seed.display()), &rng.mutate(&bytes));
         }
     }
-    println!("fuzz {name}: {} seeds, {mutations} changes, at most {most} bytes of memory", seeds.len());
+    println!(
+        "fuzz {name}: {} seeds, {mutations} changes, at most {} bytes of memory beyond the files",
+        seeds.len(),
+        most_beyond()
+    );
 }
 
 #[test]
 fn manifest() {
-    target("manifest", vecstore_fuzz::manifest);
+    target("manifest", 3_000);
 }
 
 #[test]
 fn segment() {
-    target("segment", vecstore_fuzz::segment);
+    target("segment", 3_000);
 }
 
 #[test]
 fn store_dir() {
-    target("store_dir", vecstore_fuzz::store_dir);
+    target("store_dir", 3_000);
+}
+
+#[test]
+fn npy() {
+    target("npy", 2_000);
+}
+
+#[test]
+fn operations() {
+    target("operations", 1_500);
 }
 
 /// The store that everything starts from is whole, and putting its checksums right changes nothing.
@@ -137,62 +115,202 @@ fn store_dir() {
 fn the_seed_store_is_whole() {
     let report = vecstore::verify(folder("store"), |_| {}).unwrap();
     assert!(report.is_whole(), "{:?}; make the seeds again, see README.md", report.faults);
-    assert_eq!(report.last_commit, 4);
-    for (name, bytes) in vecstore_fuzz::files() {
-        let fixed = if name == "MANIFEST" {
-            vecstore_fuzz::fix_manifest(&bytes)
-        } else {
-            vecstore_fuzz::fix_segment(&bytes)
+    assert_eq!(report.last_commit, 5);
+    let files = vecstore_fuzz::files();
+    assert_eq!(files.len(), 7, "{:?}", files.keys());
+    for (name, bytes) in &files {
+        let fix = match name.rsplit('.').next() {
+            Some("npy") => fix_segment,
+            Some("live") => fix_bitmap,
+            _ => fix_manifest,
         };
-        assert_eq!(fixed, bytes, "{name}");
+        assert_eq!(fix(bytes), *bytes, "{name}");
+        // A checksum that is wrong is put right: the one in the last bytes of a segment, or near the beginning.
+        let mut bad = bytes.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        let changed = bad.len() - 1100.min(bad.len() - 1);
+        bad[changed] ^= 1;
+        assert_ne!(fix(&bad), *bytes, "{name}");
+        assert_eq!(fix(&bad)[changed], bad[changed], "{name}");
     }
-    // A checksum that is wrong is put right.
-    let (_, good) = vecstore_fuzz::FILES[1];
-    let mut bad = good.to_vec();
-    bad[4100] ^= 1;
-    let fixed = vecstore_fuzz::fix_segment(&bad);
-    assert_eq!(fixed[4100], bad[4100]);
-    assert_ne!(fixed[fixed.len() - 4..], good[good.len() - 4..]);
 }
 
 /// Makes the seeds again, after a change of the format; see README.md.
 #[test]
 #[ignore = "writes the seeds"]
 fn make_seeds() {
-    for name in ["store", "manifest", "segment", "store_dir"] {
+    for (name, _) in TARGETS {
         let _ = fs::remove_dir_all(folder(name));
         fs::create_dir_all(folder(name)).unwrap();
     }
-    let path = folder("store");
-    while !make_store(&path) {}
-    fs::write(folder("manifest").join("one-segment"), fs::read(path.join("MANIFEST")).unwrap()).unwrap();
-    for (number, name) in vecstore_fuzz::FILES.iter().skip(1).map(|(name, _)| name).enumerate() {
-        let mut seed = vec![number as u8];
-        seed.extend(fs::read(path.join("segments").join(name)).unwrap());
-        fs::write(folder("segment").join(name), seed).unwrap();
+    let path = std::env::temp_dir().join(format!("vecstore-fuzz-seeds-{}", std::process::id()));
+    let files = loop {
+        if let Some(files) = make_store(&path) {
+            break files;
+        }
+    };
+    let _ = fs::remove_dir_all(folder("store"));
+    write(&files, &folder("store"));
+    let seed = |target: &str, name: &str, bytes: &[u8]| fs::write(folder(target).join(name), bytes).unwrap();
+    seed("manifest", "two-segments", &files["MANIFEST"]);
+    seed("manifest", "one-segment", &files["checkpoints/v1"]);
+    // A manifest that lists every segment; the store keeps the one that lists the first two only.
+    Store::open(&path).unwrap().close().unwrap();
+    seed("manifest", "all-segments", &vecstore_fuzz::read(&path)["MANIFEST"]);
+    fs::remove_dir_all(&path).unwrap();
+    for (number, name) in files.keys().filter(|name| name.starts_with("segments/")).enumerate() {
+        seed("segment", name.rsplit('/').next().unwrap(), &[&[number as u8][..], &files[name]].concat());
     }
-    // A manifest that lists every segment; the store keeps the one that lists the first only.
-    let first = fs::read(path.join("MANIFEST")).unwrap();
-    Store::open(&path).unwrap().checkpoint().unwrap();
-    fs::copy(path.join("MANIFEST"), folder("manifest").join("all-segments")).unwrap();
-    fs::write(path.join("MANIFEST"), first).unwrap();
-    for lock in ["LOCK", "LOCK.manifest"] {
-        fs::remove_file(path.join(lock)).unwrap();
-    }
-    let edits: [(&str, &[u8]); 5] = [
+    // The files of the store, as their names ascend: MANIFEST, checkpoint, bitmap, four segments.
+    let edits: [(&str, &[u8]); 8] = [
         ("nothing", &[]),
-        ("overwrite", &[1, 0, 0x84, 0x00, 4, 1, 2, 3, 4, 1, 7, 0, 0, 0]),
+        ("overwrite", &[3, 0, 0x84, 0x00, 4, 1, 2, 3, 4, 3, 7, 0, 0, 0]),
         ("without-manifest", &[0, 4, 0, 0, 0]),
-        ("renamed", &[3, 5, 0, 0, 2, 3, 3]),
-        ("copied-and-cut", &[2, 6, 0, 0, 2, 5, 5, 3, 2, 0x80, 9, 0]),
+        ("renamed", &[6, 5, 0, 0, 2, 3, 3]),
+        ("copied-and-cut", &[5, 6, 0, 0, 2, 6, 6, 6, 2, 0x80, 9, 0]),
+        ("bitmap", &[2, 0, 0, 160, 1, 255, 2, 7, 0, 0, 0]),
+        ("old-manifest", &[1, 6, 0, 0, 3, 1, 1, 0]),
+        ("checkpoint", &[1, 0, 0, 70, 2, 1, 1, 1, 7, 0, 0, 0]),
     ];
-    for (name, bytes) in edits {
-        fs::write(folder("store_dir").join(name), bytes).unwrap();
+    edits.iter().for_each(|(name, bytes)| seed("store_dir", name, bytes));
+    let headers: [(&str, &[u8]); 6] = [
+        ("unchanged", &[0, 3, 4, 2]),
+        ("other-shape", b"\x00\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f{'descr': '<f4', 'fortran_order': False, 'shape': (9, 5), }"),
+        ("fortran", b"\x01\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f{'descr': '<f2', 'fortran_order': True, 'shape': (3, 5), }"),
+        ("version-2", b"\x02\x03\x04\x02\x93NUMPY\x02\x00\xf4\x0f\x00\x00{'descr': '<u2', 'fortran_order': False, 'shape': (3, 5), }"),
+        ("a-byte", &[3, 39, 23, 3, 0, 20, b'8']),
+        ("checksum", &[3, 0, 0, 1, 0, 20, b'8']),
+    ];
+    headers.iter().for_each(|(name, bytes)| seed("npy", name, bytes));
+    trials().iter().for_each(|(name, acts)| seed("operations", name, &acts.concat()));
+}
+
+/// Bytes of operations: see `vecstore/tests/sim/act.rs`.
+fn trials() -> Vec<(&'static str, Vec<[u8; 8]>)> {
+    let write = |handle: u8, policy: u8, keys: [u8; 4]| {
+        [0, handle, policy, 3, 0x30 | keys[0], 0x50 | keys[1], 0x60 | keys[2], 0x70 | keys[3]]
+    };
+    let delete = |handle: u8, key: u8| [0, handle, 0, 0, key, 0, 0, 0];
+    let operation = |handle: u8, number: u8| [10, handle, number, 0, 0, 0, 0, 0];
+    let restored = |number: u8| [17, 0, number, 0, 0, 0, 0, 0];
+    let fault = |handle: u8, after: u8, errno: u8, lasting: u8| [23, handle, after, errno, lasting, 0, 0, 0];
+    let kill = |handle: u8, after: u8| [28, handle, after, 0, 0, 0, 0, 0];
+    let cut = |back: u8, fates: u8| [31, back, fates, 7, 0, 0, 0, 0];
+    let meanwhile = |handle: u8, outer: u8, inner: u8, after: u8| [19, handle, outer, inner, after, 0, 0, 0];
+    let (merge, full_merge, name, drop_name, backup, dated, close) = (8, 9, 10, 11, 12, 13, 14);
+    let begin =
+        [write(0, 1, [0, 1, 2, 3]), write(2, 0, [3, 4, 5, 6]), delete(1, 2), write(3, 2, [7, 8, 9, 10])];
+    let then = |rest: &[[u8; 8]]| [&begin[..], rest].concat();
+    vec![
+        (
+            "plain",
+            then(&[
+                [21, 0, 0, 0, 0, 0, 0, 0],
+                operation(0, close),
+                operation(0, 15),
+                [22; 8],
+                write(0, 2, [0; 4]),
+            ]),
+        ),
+        (
+            "merges",
+            then(&[operation(0, merge), write(2, 1, [0, 1, 2, 3]), operation(3, full_merge), delete(0, 0)]),
+        ),
+        (
+            "versions",
+            then(&[
+                operation(0, name),
+                operation(1, backup),
+                delete(2, 1),
+                operation(2, dated),
+                operation(3, full_merge),
+                operation(0, drop_name),
+                operation(0, backup),
+                restored(0),
+                restored(1),
+                restored(6),
+            ]),
+        ),
+        (
+            "fault-once",
+            then(&[fault(0, 9, 0, 0), write(0, 1, [0, 1, 2, 3]), write(1, 1, [4, 5, 6, 7]), cut(3, 2)]),
+        ),
+        (
+            "fault-lasting",
+            then(&[
+                fault(2, 30, 1, 1),
+                operation(2, full_merge),
+                operation(2, backup),
+                write(2, 1, [0; 4]),
+                [26; 8],
+            ]),
+        ),
+        (
+            "full",
+            then(&[
+                [27, 0, 100, 0, 0, 0, 0, 0],
+                write(0, 1, [0, 1, 2, 3]),
+                operation(1, backup),
+                delete(2, 0),
+            ]),
+        ),
+        (
+            "kill",
+            then(&[
+                kill(0, 12),
+                write(0, 1, [0, 1, 2, 3]),
+                write(2, 0, [4, 5, 6, 7]),
+                kill(2, 20),
+                operation(2, merge),
+                write(0, 1, [1; 4]),
+            ]),
+        ),
+        (
+            "power-cuts",
+            then(&[
+                cut(9, 3),
+                write(0, 1, [0, 1, 2, 3]),
+                operation(0, name),
+                cut(30, 5),
+                operation(0, full_merge),
+                cut(2, 1),
+            ]),
+        ),
+        (
+            "interleaved",
+            then(&[
+                meanwhile(0, 0, 1, 9),
+                meanwhile(2, full_merge, 0, 40),
+                meanwhile(1, backup, 3, 30),
+                cut(5, 4),
+            ]),
+        ),
+        (
+            "on-top-of-each-other",
+            then(&[
+                fault(0, 14, 0, 0),
+                write(0, 1, [0, 1, 2, 3]),
+                kill(2, 3),
+                write(2, 1, [0; 4]),
+                cut(4, 6),
+                fault(0, 4, 0, 0),
+                write(0, 1, [9; 4]),
+                cut(1, 0),
+            ]),
+        ),
+    ]
+}
+
+fn write(files: &Files, to: &Path) {
+    for (name, bytes) in files {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 }
 
-/// Makes the store; says whether two threads shared a file, as commits 3 and 4 of the seeds do.
-fn make_store(path: &Path) -> bool {
+/// Makes the store, and reads its files; `None` unless two threads shared a file, as commits 4 and 5 of the seeds do.
+fn make_store(path: &Path) -> Option<Files> {
     let _ = fs::remove_dir_all(path);
     let store = Store::create(path, StoreConfig::new(2).setting("root", "/pictures")).unwrap();
     let mut batch = store.batch();
@@ -201,12 +319,18 @@ fn make_store(path: &Path) -> bool {
     batch.push_rejected("c", "truncated").unwrap();
     store.append(batch, OnDuplicate::Skip).unwrap();
     store.set_fingerprint(&Fingerprint::new([7; 32], "a model")).unwrap();
+    store.create_checkpoint("v1").unwrap();
+    let replace = |rows: &[f32], key: &str| {
+        let mut batch = store.batch();
+        batch.push("a", rows).unwrap();
+        batch.delete(key).unwrap();
+        store.append(batch, OnDuplicate::Replace).unwrap();
+    };
+    replace(&[5.0, 6.0], "b");
+    // With a bitmap of what the second segment supersedes.
     store.checkpoint().unwrap();
-    let mut batch = store.batch();
-    batch.push("a", &[5.0f32, 6.0]).unwrap();
-    batch.delete("b").unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
-    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+    let checkpointed = vecstore_fuzz::read(path);
+    replace(&[7.0, 8.0, 9.0, 10.0], "c");
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
         for key in ["d", "e"] {
@@ -220,6 +344,8 @@ fn make_store(path: &Path) -> bool {
         }
     });
     store.close().unwrap();
-    fs::write(path.join("MANIFEST"), manifest).unwrap();
-    path.join("segments").join(vecstore_fuzz::FILES[3].0).exists()
+    let mut files = vecstore_fuzz::read(path);
+    files.retain(|name, _| !name.starts_with("live/"));
+    files.extend(checkpointed);
+    files.contains_key("segments/0000000004-0000000005.0.npy").then_some(files)
 }

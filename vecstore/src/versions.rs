@@ -104,11 +104,7 @@ fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifes
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) -> Result<()> {
     check_name(name)?;
     let folder = dir.join(CHECKPOINTS);
-    match vfs.create_dir(&folder) {
-        Ok(()) => unless(Bug::NamedFolder, || vfs.flush_dir(dir).at(dir, "flush the directory"))?,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Error::io(&folder, "create the directory", error)),
-    }
+    prepare(vfs, dir, &folder)?;
     remove_temporaries(vfs, &folder);
     let bytes = manifest.encode()?;
     let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
@@ -133,6 +129,28 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
     vfs.replace(&tmp, &path).at(&path, "name the checkpoint")?;
     vfs.flush_dir(&folder).at(&folder, "flush the directory")
+}
+
+/// Makes the directory, its name durable, unless checkpoints rely on it already.
+fn prepare(vfs: &dyn Vfs, dir: &Path, folder: &Path) -> Result<()> {
+    if !names(vfs, dir)?.is_empty() {
+        return Ok(());
+    }
+    // One that is there and empty may have been made by somebody who died or failed before its name was durable, and then
+    // no flush of that name can be believed.
+    let _ = vfs.remove_dir(folder);
+    match vfs.create_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(folder, "create the directory", error));
+        }
+        _ => {}
+    }
+    let flushed = unless(Bug::NamedFolder, || vfs.flush_dir(dir).at(dir, "flush the directory"));
+    if flushed.is_err() {
+        // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
+        let _ = vfs.remove_dir(folder);
+    }
+    flushed
 }
 
 /// Removes a named checkpoint. Called under the manifest lock.

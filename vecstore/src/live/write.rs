@@ -117,13 +117,20 @@ impl Files<'_> {
 
     /// Makes the directory if there is none, and its name durable if no manifest relies on it yet.
     fn prepare(&self, live: &Path) -> Result<()> {
-        let made = match self.vfs.create_dir(live) {
-            Ok(()) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+        let is_relied_on = !named(self.body).is_empty();
+        if !is_relied_on {
+            // One that is there may have been made by somebody who died or failed before its name was durable, and then
+            // no flush of that name can be believed.
+            let _ = self.vfs.remove_dir(live);
+        }
+        match self.vfs.create_dir(live) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                if is_relied_on {
+                    return Ok(());
+                }
+            }
             Err(error) => return Err(Error::io(live, "create the directory", error)),
-        };
-        if !made && !named(self.body).is_empty() {
-            return Ok(());
         }
         let flush = || self.vfs.flush_dir(self.dir).at(self.dir, "flush the directory");
         let flushed = unless(Bug::BitmapFolder, flush);

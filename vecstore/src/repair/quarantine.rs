@@ -59,7 +59,15 @@ pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             Err(Error::io(&folder, "create the directory", error))
         }
-        _ => unless(Bug::QuarantineFolder, || vfs.flush_dir(dir).at(dir, "flush the directory"))
-            .map(|()| folder),
+        _ => {
+            let flush = || vfs.flush_dir(dir).at(dir, "flush the directory");
+            let flushed = unless(Bug::QuarantineFolder, flush);
+            if flushed.is_err() {
+                // Its name may never become durable, whatever a later flush says: unless something is in it, the next
+                // attempt makes another one.
+                let _ = vfs.remove_dir(&folder);
+            }
+            flushed.map(|()| folder)
+        }
     }
 }

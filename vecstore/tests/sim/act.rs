@@ -12,8 +12,9 @@ use super::run::Do;
 pub const LEN: usize = 8;
 /// The handle on what was restored.
 pub const RESTORED: usize = 4;
+pub const EACCES: i32 = 13;
 /// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read in part.
-const ERRORS: [i32; 9] = [5, 28, 122, 24, 13, 30, 37, 4, SHORT];
+const ERRORS: [i32; 9] = [5, 28, 122, 24, EACCES, 30, 37, 4, SHORT];
 
 /// What two processes, of two handles each, do to a store, and what happens to them.
 #[derive(Clone, Debug)]

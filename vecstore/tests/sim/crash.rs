@@ -123,7 +123,8 @@ impl History {
     fn possible(&self, number: usize, rng: &mut Rng) -> Vec<Fate> {
         let mut fates = vec![Fate::Lost, Fate::Whole];
         match &self.log[number] {
-            Op::Rename { .. } => fates.push(Fate::BothNames),
+            // A directory never has two names.
+            Op::Rename { ino, .. } if !self.kinds[*ino] => fates.push(Fate::BothNames),
             Op::Write { data, .. } => {
                 fates.push(Fate::Zeros);
                 fates.extend([1, 512, 4096].into_iter().filter(|n| *n < data.len()).map(Fate::Torn));

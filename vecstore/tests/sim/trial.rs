@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use vecstore::{Appended, Error, OnDuplicate};
 
-use super::act::{Act, RESTORED};
+use super::act::{Act, EACCES, RESTORED};
 use super::check::{PIN, check, is_clean, read, whole};
 use super::crash::{Fates, Rng};
 use super::oracle::{State, Value};
 use super::run::{DATED, Do, Run, STORE, options};
-use super::world::{Step, World, difference, nothing, right_worlds};
+use super::world::{Deed, Step, World, difference, nothing, right_worlds};
 use super::{Call, Fault, Room, SHORT, SimFs};
 
 /// Acts of a trial; what follows is not done.
@@ -279,13 +279,23 @@ impl Trial {
         };
         self.tally.operations += 1;
         let before = self.now.clone();
-        self.fold();
         let errors = take(&mut self.run.errors);
         self.story.push(format!(
             "  {what:?}: {}",
             errors.first().map_or("done".to_owned(), |(_, error)| error.to_string())
         ));
         let met = self.note_failed_calls(process, first);
+        if let (true, What::Do(Do::Dated(_))) = (met, what)
+            && let Some(step) = self.run.steps.pop()
+        {
+            // An older backup that could not be looked at stays until the next one is made.
+            let mut more = step.clone();
+            if let Step::Deed { deed, .. } = &mut more {
+                *deed = Deed::Dated(ACTS);
+            }
+            self.run.steps.push(Step::Either(vec![vec![step], vec![more]]));
+        }
+        self.fold();
         if fs.is_dead() {
             self.bury(process);
             return Ok(());
@@ -332,8 +342,10 @@ impl Trial {
             // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named checkpoint, the name
             // is given anew; where that fails too nobody can do anything. A dated backup that is removed may come back.
             let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
+            // And a directory that a user may not open, that user need not flush.
+            let is_hopeless = fault.lasting || fault.errno == EACCES || call.path.starts_with(DATED);
             if call.what == "flush directory" && !within {
-                self.lost_names += if call.path.starts_with(DATED) { 2 } else { 1 };
+                self.lost_names += if is_hopeless { 2 } else { 1 };
             }
         }
         true
@@ -427,7 +439,9 @@ impl Trial {
             let found = World { store: state, ..World::default() };
             return Err(format!("handle {handle}: {}", difference(&found, &self.now)));
         }
-        if what.shows() {
+        // Beside a holder that lives and cannot give its lock back, nobody can tell what that holder failed to flush.
+        let is_stuck = self.trouble.iter().any(|trouble| trouble.is_stuck);
+        if what.shows() && !is_stuck {
             self.run.show(handle)?;
             self.fold();
         }
@@ -453,7 +467,11 @@ impl Trial {
         self.processes[process].set_fault(None);
         let trouble = &mut self.trouble[process];
         trouble.fault = None;
-        if take(&mut trouble.met) > 0 {
+        if trouble.is_stuck {
+            // A lock that could not be given back ends with its handle.
+            self.run.stores.retain(|handle, _| process_of(*handle) != process);
+            self.latched.retain(|handle| process_of(*handle) != process);
+        } else if take(&mut trouble.met) > 0 {
             self.all_go_on(|handle| process_of(handle) == process)?;
         }
         self.trouble[process] = Trouble::default();
