@@ -140,7 +140,9 @@ pub fn verify_with(
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
         let Some(manifest) = manifest else { break };
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
-        if !vanished.is_empty() && moved() {
+        let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
+        let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
+        if !(vanished.is_empty() && missing.is_empty()) && moved() {
             continue;
         }
         let bitmaps = live::check(vfs, dir, &manifest, &seen.opened);
@@ -152,6 +154,15 @@ pub fn verify_with(
             report.fault(&path, "file", Error::io(&path, "read the segment", gone));
         }
         check_ranges(dir, &names, &mut report);
+        // Others may stand in for it, so that all can be read; but nothing is merged any more.
+        for record in missing {
+            let path = dir.join(SEGMENTS).join(record.name().to_string());
+            report.fault(
+                &path,
+                "file",
+                Error::damaged(&path, "file", "the manifest lists it, and it is missing"),
+            );
+        }
         check_chain(dir, &manifest, &names, &seen, &mut report);
         report.add(vfs, dir, bitmaps, &mut seen);
         break;

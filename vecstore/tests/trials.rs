@@ -58,15 +58,3 @@ fn whatever_happens_the_store_agrees_with_a_map() {
             && all.power_cuts > few
     );
 }
-
-#[test]
-#[ignore]
-fn dbg_many() {
-    let line = std::env::var("LINE").unwrap();
-    for _ in 0..std::env::var("N").map_or(3, |n| n.parse().unwrap()) {
-        if let Err(wrong) = trial(&from_hex(&line)) {
-            println!("{wrong}");
-            break;
-        }
-    }
-}
