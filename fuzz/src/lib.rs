@@ -113,6 +113,9 @@ fn fix(name: &str, file: &[u8]) -> Vec<u8> {
     }
 }
 
+/// A merge holds the tables of its inputs and of its output, and the simulated disk both files.
+const MERGING: usize = 4;
+
 /// Verifies, reads, appends, merges and repairs, each within the memory that the files justify. What `verify` calls whole
 /// must be readable without an error.
 pub fn check(files: &Files) {
@@ -128,13 +131,16 @@ pub fn check(files: &Files) {
     }
     assert_eq!(fs.changes(), 0, "verifying and reading change nothing");
 
-    let changed = bounded(total, "appending and merging", || {
+    let appended = bounded(total, "appending", || {
         let store = options(&fs).open(STORE)?;
         let mut batch = store.batch();
         batch.push_empty("appended by the check", b"")?;
         store.append(batch, OnDuplicate::Replace)?;
-        store.compact_full()
+        Ok(store)
     });
+    let used = usize::try_from(fs.used()).unwrap_or(usize::MAX);
+    let changed =
+        appended.and_then(|store| bounded(used * MERGING, "merging", || store.compact_full().map(drop)));
     if whole {
         if let Err(error) = &changed {
             // Flags that forbid writing are valid ones.

@@ -102,8 +102,10 @@ fn text(rest: &mut &str) -> Option<String> {
     let quote = rest.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
     let (text, after) = rest.get(1..)?.split_once(quote)?;
     *rest = after;
-    let plain = !text.contains(['\\', '\n', '\r', '\0']) && !(text.is_empty() && after.starts_with(quote));
-    plain.then(|| text.to_owned())
+    // Three quotes begin a text of several lines.
+    let is_long = text.is_empty() && after.starts_with(quote);
+    let is_odd = text.contains(['\\', '\n', '\r', '\0']);
+    (!is_long && !is_odd).then(|| text.to_owned())
 }
 
 /// A whole number in decimal digits.

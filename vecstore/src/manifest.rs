@@ -29,9 +29,9 @@ pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
 
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
-/// No manifest is longer: some 80,000 segments with their bitmaps, more than Linux lets one process map (65,530). What a
-/// length inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
-pub(crate) const MAX_LEN: u64 = 8 << 20;
+/// No manifest is longer: some 40,000 segments with their bitmaps. Linux lets one process map 65,530 files. What a length
+/// inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
+pub(crate) const MAX_LEN: u64 = 4 << 20;
 /// Named records in [`Body::extra`]; two names are in use.
 const MAX_EXTRA: usize = 1024;
 
@@ -462,7 +462,8 @@ mod tests {
     #[test]
     fn what_takes_too_much_memory_is_refused() {
         let long = || "x".repeat(70_000);
-        let cases: [(&str, fn(&mut Body, String)); 4] = [
+        type Change = fn(&mut Body, String);
+        let cases: [(&str, Change); 4] = [
             ("segments in", |body, _| {
                 let record = |commit| SegmentRecord { first: commit, last: commit, ..body.segments[0] };
                 body.segments = (1..=180_000).map(record).collect();
