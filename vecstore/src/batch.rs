@@ -30,11 +30,21 @@ pub struct Batch {
 
 /// Where an entry's pieces end.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ends {
-    kind: u8,
-    key: usize,
-    rows: usize,
-    payload: usize,
+pub(crate) struct Ends {
+    pub kind: u8,
+    pub key: usize,
+    pub rows: usize,
+    pub payload: usize,
+}
+
+/// What a batch consists of, borrowed.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub rows: &'a [u8],
+    pub scales: &'a [f32],
+    pub keys: &'a [u8],
+    pub payloads: &'a [u8],
+    pub entries: &'a [Ends],
 }
 
 /// An entry of a batch, borrowed.
@@ -265,6 +275,44 @@ impl Batch {
             payload: self.payloads.len(),
         });
         Ok(())
+    }
+
+    /// What it consists of, to be told to another process.
+    pub(crate) fn parts(&self) -> Parts<'_> {
+        let Batch { rows, scales, keys, payloads, entries, .. } = self;
+        Parts { rows, scales, keys, payloads, entries }
+    }
+
+    /// A batch from what another process told; `None` when the pieces do not fit together.
+    pub(crate) fn from_parts(
+        dim: usize,
+        dtype: DType,
+        rows: Vec<u8>,
+        scales: Vec<f32>,
+        keys: Vec<u8>,
+        payloads: Vec<u8>,
+        entries: Vec<Ends>,
+    ) -> Option<Self> {
+        let row_bytes = (dim * dtype.size()).max(1);
+        let mut before = Ends::default();
+        for ends in &entries {
+            let key = ends.key.checked_sub(before.key)?;
+            let payload = ends.payload.checked_sub(before.payload)?;
+            let rows = ends.rows.checked_sub(before.rows)?;
+            let has_rows = Kind::from_code(ends.kind)? == Kind::Rows;
+            let is_possible = (1..=MAX_KEY_LEN).contains(&key)
+                && payload <= MAX_PAYLOAD_LEN
+                && rows.is_multiple_of(row_bytes)
+                && has_rows == (rows > 0);
+            if !is_possible {
+                return None;
+            }
+            before = *ends;
+        }
+        let count = if dtype.has_scales() { rows.len() / row_bytes } else { 0 };
+        let fits = (before.key, before.rows, before.payload) == (keys.len(), rows.len(), payloads.len())
+            && scales.len() == count;
+        fits.then_some(Batch { dim, dtype, allow_non_finite: true, rows, scales, keys, payloads, entries })
     }
 
     /// The entries in order.

@@ -11,18 +11,25 @@
 //! `docs/DURABILITY.md` argues each step crash point by crash point.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bug::{Bug, unless};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
+use crate::load;
+use crate::lock::{Found, Span};
+use crate::mailbox::{self, Mailbox, Taken};
+use crate::offer::Promised;
 use crate::resolve::{Overlay, Resolved, resolve};
-use crate::segment::{Segment, SegmentBuilder, SegmentName};
+use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::view::View;
 use crate::writer::Writer;
 use crate::{Batch, Error, OnDuplicate, Result};
 
 /// Commits between two checkpoints of the manifest.
 const CHECKPOINT_EVERY: u64 = 64;
+/// How long to wait for another process that has begun to commit for this one, after the handle's patience is at an end.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,48 +50,100 @@ pub struct Appended {
 }
 
 /// A batch on its way, as the group sees it.
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub batch: &'a Batch,
     pub policy: OnDuplicate,
 }
 
+/// Decides what becomes of each batch of a group, and what is left to write.
+fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
+    let mut overlay = Overlay::default();
+    let mut resolved: Vec<Resolved<'_>> = Vec::new();
+    let mut next = view.last_commit() + 1;
+    let mut outcomes = Vec::with_capacity(group.len());
+    for request in group {
+        outcomes.push(resolve(view, &mut overlay, request.batch, request.policy, next).map(|mut batch| {
+            if batch.written.is_empty() {
+                return batch.outcome;
+            }
+            batch.outcome.commit = Some(next);
+            next += 1;
+            let outcome = batch.outcome;
+            resolved.push(batch);
+            outcome
+        }));
+    }
+    (outcomes, resolved)
+}
+
+/// Lays out the segment that follows the last one of the view.
+fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a>> {
+    let meta = &view.meta;
+    let first = view.last_commit() + 1;
+    let row_bytes = meta.dim * meta.dtype.size();
+    let mut builder = SegmentBuilder::new();
+    for (commit, batch) in (first..).zip(batches) {
+        builder.begin_run(commit, 0, 0);
+        for entry in &batch.written {
+            builder.push(entry.key, entry.kind, (entry.rows.len() / row_bytes) as u64, entry.payload);
+            builder.add_rows(entry.rows, entry.scales);
+        }
+        batch.kills.iter().for_each(|kill| builder.kill(*kill));
+    }
+    let mut identity = Footer::empty();
+    identity.store_id = meta.store_id;
+    identity.epoch = meta.epoch();
+    identity.nonce = random_id()?;
+    identity.link_in = view.link();
+    identity.link_out = random_id()?;
+    identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
+    identity.first = first;
+    identity.last = view.last_commit() + batches.len() as u64;
+    identity.dim = u32::try_from(meta.dim).unwrap_or(u32::MAX);
+    identity.dtype = meta.dtype.code();
+    identity.metric = meta.metric.code();
+    Ok(builder.finish(identity, meta.dtype, segment_settings(meta)?))
+}
+
+/// How a group comes to its turn.
+enum Entered {
+    /// This handle has the commit lock. `offered`: somebody may have committed the group before.
+    Locked { found: Found, offered: bool },
+    /// Another process has committed the group.
+    Committed(Vec<Appended>),
+}
+
 impl Writer {
-    /// Commits a group of batches as one segment. Each batch gets its own outcome; a failure of the file fails all
-    /// that were part of it.
+    /// Commits a group of batches as one segment, or has it committed by whoever holds the commit lock. Each batch gets its
+    /// own outcome; a failure of the file fails all that were part of it.
     pub fn commit_group(&mut self, view: &mut View, group: &[Request<'_>]) -> Vec<Result<Appended>> {
         let mut outcomes: Vec<Result<Appended>> = Vec::with_capacity(group.len());
-        let committed = self.locked(view, |writer, view| {
-            let mut overlay = Overlay::default();
-            let mut resolved: Vec<Resolved<'_>> = Vec::new();
-            let mut next = view.last_commit() + 1;
-            for request in group {
-                outcomes.push(resolve(view, &mut overlay, request.batch, request.policy, next).map(
-                    |mut batch| {
-                        let outcome = batch.outcome;
-                        if batch.written.is_empty() {
-                            return outcome;
-                        }
-                        batch.outcome.commit = Some(next);
-                        next += 1;
-                        let outcome = batch.outcome;
-                        resolved.push(batch);
-                        outcome
-                    },
-                ));
+        let committed = self.enter(view, group).and_then(|entered| match entered {
+            Entered::Locked { found, offered } => {
+                if !self.mailbox.as_mut().is_none_or(Mailbox::retract) {
+                    self.mailbox = None;
+                }
+                let committed = self
+                    .holding(found, view, |writer, view| writer.commit(view, group, offered, &mut outcomes));
+                self.take_in(view);
+                match (committed, &self.mailbox) {
+                    // What others did for this handle has happened, whatever went wrong then.
+                    (Err(error), Some(mailbox)) if offered => mailbox.done().map_or_else(
+                        || Err(if mailbox.is_taken() { mailbox.in_doubt() } else { error }),
+                        |answer| {
+                            outcomes = answer.outcomes().into_iter().map(Ok).collect();
+                            Ok(())
+                        },
+                    ),
+                    (committed, _) => committed,
+                }
             }
-            if resolved.is_empty() {
-                return Ok(());
+            Entered::Committed(all) => {
+                self.learn(view, &all);
+                outcomes.extend(all.into_iter().map(Ok));
+                Ok(())
             }
-            // What is written to a backup is a history of its own, and says so before its first commit.
-            if view.meta.is_backup {
-                writer.checkpoint(view)?;
-            }
-            writer.publish(view, &resolved)?;
-            writer.since_checkpoint += resolved.len() as u64;
-            if writer.since_checkpoint >= CHECKPOINT_EVERY {
-                writer.routine_checkpoint(view);
-            }
-            Ok(())
         });
         match committed {
             Ok(()) => outcomes,
@@ -93,60 +152,208 @@ impl Writer {
         }
     }
 
-    /// Writes, names and flushes the segment of a group, and adds it to the view.
-    fn publish(&mut self, view: &mut View, batches: &[Resolved<'_>]) -> Result<()> {
-        let meta = Arc::clone(&view.meta);
-        let first = view.last_commit() + 1;
-        let last = view.last_commit() + batches.len() as u64;
-        let row_bytes = meta.dim * meta.dtype.size();
-        let mut builder = SegmentBuilder::new();
-        for (commit, batch) in (first..).zip(batches) {
-            builder.begin_run(commit, 0, 0);
-            for entry in &batch.written {
-                builder.push(entry.key, entry.kind, (entry.rows.len() / row_bytes) as u64, entry.payload);
-                builder.add_rows(entry.rows, entry.scales);
-            }
-            batch.kills.iter().for_each(|kill| builder.kill(*kill));
+    /// Takes the commit lock. Whoever has to wait for it offers the group meanwhile, and may find it committed.
+    fn enter(&mut self, view: &View, group: &[Request<'_>]) -> Result<Entered> {
+        self.check_latch()?;
+        if let Some(found) = self.lock.try_acquire_in_turn()? {
+            return Ok(Entered::Locked { found, offered: false });
         }
-        let mut identity = Footer::empty();
-        identity.store_id = meta.store_id;
-        identity.epoch = meta.epoch();
-        identity.nonce = random_id()?;
-        identity.link_in = view.link();
-        identity.link_out = random_id()?;
-        identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
-        identity.first = first;
-        identity.last = last;
-        identity.dim = u32::try_from(meta.dim).unwrap_or(u32::MAX);
-        identity.dtype = meta.dtype.code();
-        identity.metric = meta.metric.code();
-        let encoded = builder.finish(identity, meta.dtype, segment_settings(&meta)?);
-        let name = SegmentName { first, last, generation: 0 };
+        // What is to be read back must be written by this handle.
+        if self.mailbox.is_none() && !self.verify_saves {
+            self.mailbox = Mailbox::open(&self.vfs, &self.dir);
+        }
+        let offered = self.mailbox.as_mut().is_some_and(|mailbox| mailbox.offer(view.meta.store_id, group));
+        let Some(mailbox) = self.mailbox.as_mut().filter(|_| offered) else {
+            let found = self.lock.acquire(self.timeout)?;
+            return Ok(Entered::Locked { found, offered: false });
+        };
+        let done = |mailbox: &Mailbox| mailbox.done().map(|answer| Entered::Committed(answer.outcomes()));
+        let mut timeout = self.timeout;
+        loop {
+            match self.lock.acquire_unless(timeout, || mailbox.done().is_some()) {
+                Ok(Some(found)) => return Ok(Entered::Locked { found, offered: true }),
+                Ok(None) => {
+                    if let Some(committed) = done(mailbox) {
+                        return Ok(committed);
+                    }
+                }
+                Err(error) => {
+                    if let Err(error) = mailbox.withdraw() {
+                        self.mailbox = None;
+                        return Err(error);
+                    }
+                    // Taken at the very last moment: whoever has it is at work.
+                    if !mailbox.is_taken() {
+                        return done(mailbox).ok_or(error);
+                    }
+                    if timeout == LAST_PATIENCE {
+                        return Err(mailbox.in_doubt());
+                    }
+                    timeout = LAST_PATIENCE;
+                }
+            }
+        }
+    }
+
+    /// Adds what another process has committed for this handle to the view. As in [`Writer::take_in`] nothing can fail any
+    /// more.
+    fn learn(&mut self, view: &mut View, outcomes: &[Appended]) {
+        let last = outcomes.iter().filter_map(|outcome| outcome.commit).max().unwrap_or(0);
+        self.follow_early(view);
+        let counter = self.counter.take();
+        if view.last_commit() < last {
+            match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
+                Ok(newer) => *view = newer,
+                Err(error) => {
+                    log::warn!("the commit is durable, but reading it failed and will be repeated: {error}");
+                    return;
+                }
+            }
+        }
+        self.counter = counter;
+    }
+
+    /// Under the commit lock: writes the group, unless it was written, together with what others offer.
+    fn commit(
+        &mut self,
+        view: &mut View,
+        group: &[Request<'_>],
+        offered: bool,
+        outcomes: &mut Vec<Result<Appended>>,
+    ) -> Result<()> {
+        if offered
+            && let Some(mailbox) = self.mailbox.as_mut()
+            && let Some(committed) = mailbox.settle(view, group)?
+        {
+            outcomes.extend(committed.into_iter().map(Ok));
+            return Ok(());
+        }
+        let mut offers = Vec::new();
+        if offered || self.lock.is_wanted() {
+            let own = self.mailbox.as_ref().map(Mailbox::path);
+            offers = mailbox::take(&*self.vfs, &self.dir, own, &view.meta);
+        }
+        let batches: Vec<Vec<(Batch, OnDuplicate)>> =
+            offers.iter_mut().map(|offer| std::mem::take(&mut offer.batches)).collect();
+        let mut offers: Vec<Option<Taken>> = offers.into_iter().map(Some).collect();
+        let written = self.write_group(view, group, &mut offers, &batches, outcomes);
+        let offers = offers.into_iter().flatten();
+        match &written {
+            Ok(()) => {
+                if !batches.is_empty() {
+                    // They look there for the name of the segment.
+                    self.lock.tell();
+                }
+                offers.for_each(Taken::done);
+            }
+            // What nobody knows their owners find out as soon as they have the lock.
+            Err(Error::OutcomeUnknown { .. }) => {}
+            Err(_) => offers.for_each(Taken::refuse),
+        }
+        written?;
+        if self.since_checkpoint >= CHECKPOINT_EVERY {
+            self.take_in(view);
+            self.routine_checkpoint(view);
+        }
+        Ok(())
+    }
+
+    /// Writes a group, and the batches of others, as one segment. Offers that cannot be part of it are refused.
+    fn write_group(
+        &mut self,
+        view: &mut View,
+        group: &[Request<'_>],
+        offers: &mut [Option<Taken>],
+        batches: &[Vec<(Batch, OnDuplicate)>],
+        outcomes: &mut Vec<Result<Appended>>,
+    ) -> Result<()> {
+        let encoded = loop {
+            let of_others = offers.iter().zip(batches).filter(|(offer, _)| offer.is_some());
+            let of_others = of_others.flat_map(|(_, batches)| batches);
+            let of_others = of_others.map(|(batch, policy)| Request { batch, policy: *policy });
+            let requests: Vec<Request<'_>> = group.iter().copied().chain(of_others).collect();
+            let (mut decided, resolved) = resolve_group(view, &requests);
+            let encoded = if resolved.is_empty() {
+                None
+            } else {
+                self.begin_history(view)?;
+                Some(encode(view, &resolved)?)
+            };
+            let theirs = decided.split_off(group.len().min(decided.len()));
+            if promise(offers, batches, theirs, encoded.as_ref()) {
+                outcomes.extend(decided);
+                break encoded;
+            }
+        };
+        let Some(encoded) = encoded else { return Ok(()) };
+        let name = encoded.name();
         let segments = self.segments();
         if Bug::FlushBeforeName.is_on() {
-            self.flush_names(&segments, first)?;
+            self.flush_names(&segments, name.first)?;
         }
-        let written = self.target(&segments, name, encoded.file_len()).publish(|file| encoded.write(file));
-        let path = written.map_err(|error| self.in_doubt(first, error))?;
+        let target = self.target(&segments, name, encoded.file_len());
+        let written = target.publish(|file| encoded.write(file));
+        let path = written.map_err(|error| self.in_doubt(name.first, error))?;
         if Bug::UnlockBeforeFlush.is_on() {
             self.lock.raise();
             self.lock.release();
         }
         if !Bug::FlushBeforeName.is_on() {
-            unless(Bug::SegmentName, || self.flush_names(&segments, first))?;
+            unless(Bug::SegmentName, || self.flush_names(&segments, name.first))?;
         }
-        self.lock.raise();
-
-        // Durable from here on: whatever happens now, the batches are acknowledged. A segment that cannot be
-        // mapped at this moment (too many open files, say) is picked up by the next look at the directory.
-        let added =
-            Segment::open(&*self.vfs, &path, name).and_then(|segment| view.add(Arc::new(segment), None));
-        if let Err(error) = added {
-            log::warn!("the commit is durable, but reading it back failed and will be repeated: {error}");
-            self.counter = None;
-        }
+        self.lock.raise_by(Span { first: name.first, last: name.last });
+        self.committed = Some((path, name));
+        self.since_checkpoint += name.last - name.first + 1;
         Ok(())
     }
+
+    /// What is written to a backup is a history of its own, and says so before its first commit.
+    fn begin_history(&mut self, view: &mut View) -> Result<()> {
+        if view.meta.is_backup { self.checkpoint(view) } else { Ok(()) }
+    }
+
+    /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
+    /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
+    fn take_in(&mut self, view: &mut View) {
+        let Some((path, name)) = self.committed.take() else { return };
+        // Until it is part of the view the view is not complete, whatever happens here.
+        let counter = self.counter.take();
+        let added =
+            Segment::open(&*self.vfs, &path, name).and_then(|segment| view.add(Arc::new(segment), None));
+        match added {
+            Ok(()) => self.counter = counter,
+            Err(error) => {
+                log::warn!("the commit is durable, but reading it back failed and will be repeated: {error}");
+            }
+        }
+    }
+}
+
+/// Tells the owners of offers what is about to be committed for them. An offer that has an error of its own, or whose owner
+/// cannot be told, is refused: false, and the rest is to be decided anew.
+fn promise(
+    offers: &mut [Option<Taken>],
+    batches: &[Vec<(Batch, OnDuplicate)>],
+    outcomes: Vec<Result<Appended>>,
+    encoded: Option<&EncodedSegment<'_>>,
+) -> bool {
+    let segment = encoded.map(EncodedSegment::footer).map(|footer| Promised {
+        first: footer.first,
+        last: footer.last,
+        link_out: footer.link_out,
+    });
+    let mut outcomes = outcomes.into_iter();
+    let mut all = true;
+    for (slot, batches) in offers.iter_mut().zip(batches) {
+        let Some(offer) = slot.as_mut() else { continue };
+        let own: Result<Vec<Appended>> = outcomes.by_ref().take(batches.len()).collect();
+        let promised = own.is_ok_and(|own| offer.promise(segment, &own));
+        if !promised {
+            all = false;
+            slot.take().into_iter().for_each(Taken::refuse);
+        }
+    }
+    all
 }
 
 /// The settings section of a segment: the user's settings, and the fingerprint's description.

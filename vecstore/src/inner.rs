@@ -1,6 +1,5 @@
 //! What the threads of one handle share: the view, the writer, and the batches that wait.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
+use crate::queue::{Queue, Ticket, Turn};
 use crate::sync::atomic::{AtomicU32, AtomicUsize};
 use crate::sync::{Mutex, RwLock};
 use crate::vfs::Vfs;
@@ -16,16 +16,13 @@ use crate::view::View;
 use crate::writer::Writer;
 use crate::{Appended, Batch, Error, OnDuplicate, Result};
 
-/// A group of batches is cut at this many bytes, so that no one waits for a giant file.
-const GROUP_BYTES: usize = 32 << 20;
-
 /// The shared part of a handle.
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub path: PathBuf,
     pub vfs: Arc<dyn Vfs>,
     pub view: RwLock<Arc<View>>,
-    queue: Mutex<VecDeque<Arc<Ticket>>>,
+    queue: Queue,
     side: Mutex<Side>,
     /// The view is that of a named checkpoint: it never changes.
     fixed: bool,
@@ -46,14 +43,6 @@ struct Side {
     seen: Option<u64>,
 }
 
-/// A batch that waits to be committed, and its outcome.
-#[derive(Debug)]
-struct Ticket {
-    batch: Arc<Batch>,
-    policy: OnDuplicate,
-    outcome: Mutex<Option<Result<Appended>>>,
-}
-
 impl Inner {
     /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
     pub fn new(
@@ -68,7 +57,7 @@ impl Inner {
             path: path.to_owned(),
             vfs,
             view: RwLock::new(Arc::new(view)),
-            queue: Mutex::new(VecDeque::new()),
+            queue: Queue::default(),
             side: Mutex::new(Side { writer, watch, seen }),
             fixed: false,
             hurry: Arc::default(),
@@ -138,49 +127,33 @@ impl Inner {
 
     /// Commits a batch, together with those of other threads that wait.
     pub fn append(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Appended> {
-        let ticket = Arc::new(Ticket { batch, policy: on_duplicate, outcome: Mutex::new(None) });
-        self.queue.lock().push_back(Arc::clone(&ticket));
-        // Whoever gets the writer commits what is waiting, in order; by the time this thread gets it, its batch may
-        // be done.
+        let ticket = Ticket::new(batch, on_duplicate);
+        self.queue.push(&ticket);
         loop {
-            let done = self.with_writer("append", |writer, view| {
-                if ticket.outcome.lock().is_some() {
-                    return Ok(());
-                }
-                let group = self.next_group();
-                if group.is_empty() {
-                    return Err(Error::Abandoned { path: self.path.clone() });
-                }
+            let leading = match self.queue.wait(&ticket) {
+                Turn::Done(outcome) => return outcome,
+                Turn::Lead(leading) => leading,
+            };
+            // Who led before, and panicked, had it in his hands.
+            if !leading.has(&ticket) {
+                return Err(Error::Abandoned { path: self.path.clone() });
+            }
+            let committed = self.with_writer("append", |writer, view| {
+                let group = leading.group();
                 let requests: Vec<Request<'_>> =
                     group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
                 let outcomes = writer.commit_group(view, &requests);
-                for (ticket, outcome) in group.iter().zip(outcomes) {
-                    *ticket.outcome.lock() = Some(outcome);
-                }
-                Ok(())
+                Ok(group.into_iter().zip(outcomes).collect::<Vec<_>>())
             });
-            if let Err(error) = done {
-                self.queue.lock().retain(|waiting| !Arc::ptr_eq(waiting, &ticket));
-                return Err(error);
-            }
-            if let Some(outcome) = ticket.outcome.lock().take() {
-                return outcome;
+            // Answered only now: whoever has an answer sees what he appended.
+            match committed {
+                Ok(answered) => answered.into_iter().for_each(|(ticket, outcome)| ticket.answer(outcome)),
+                Err(error) => {
+                    leading.forget(&ticket);
+                    return Err(error);
+                }
             }
         }
-    }
-
-    fn next_group(&self) -> Vec<Arc<Ticket>> {
-        let mut queue = self.queue.lock();
-        let mut bytes = 0;
-        let mut group: Vec<Arc<Ticket>> = Vec::new();
-        while let Some(ticket) = queue.front() {
-            bytes += ticket.batch.byte_len();
-            if !group.is_empty() && bytes > GROUP_BYTES {
-                break;
-            }
-            group.extend(queue.pop_front());
-        }
-        group
     }
 
     /// Looks for commits of other processes.

@@ -35,6 +35,11 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
 /// away between listing and mapping, therefore means "list again"; only when manifest and listing stay the same is
 /// it a fault.
 pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<View> {
+    load_until(vfs, dir, known, u64::MAX)
+}
+
+/// The same without the commits after `until`, unless the manifest lists them.
+pub(crate) fn load_until(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64) -> Result<View> {
     let mut before: Option<(u64, Vec<SegmentName>)> = None;
     let mut horizon: Option<u64> = None;
     let mut attempt = 0;
@@ -45,6 +50,7 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
         // What a listing shows beyond a gap may be newer than the listing itself. Whatever the first one showed was
         // there before the second began, so up to that point the second has no gaps but real ones.
         count_for(&manifest, &mut names);
+        names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
         let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
         let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
         if attempt > 1 {

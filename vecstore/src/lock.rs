@@ -20,6 +20,8 @@ use crate::{Error, Result};
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
 /// Length of the record.
 const RECORD_LEN: usize = 256;
+/// Raises of the counter that the record explains.
+const SPANS: usize = 9;
 /// How long to sleep between two attempts: short at first, then longer.
 const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 /// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
@@ -61,12 +63,21 @@ pub(crate) struct Record {
     pub pid: u32,
     padding: u32,
     host: [u8; 64],
-    reserved: [[u8; 16]; 9],
+    /// What the last raises of the counter were, the last one at the end.
+    spans: [Span; SPANS],
     tail: [u8; 4],
     crc: u32,
 }
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
+
+/// The commits of one raise of the counter; zeros for one that was no commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Span {
+    pub first: u64,
+    pub last: u64,
+}
 
 impl Record {
     fn void() -> Self {
@@ -88,6 +99,14 @@ impl Record {
         Ok((record.magic == MAGIC && is_right).then_some(record))
     }
 
+    /// The commits since the counter was `then`; `None` when something else happened too, or more than is told.
+    fn since(&self, then: u64) -> Option<Vec<Span>> {
+        let raised =
+            usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
+        let spans = self.spans.get(SPANS - raised..)?;
+        spans.iter().all(|span| span.first != 0).then(|| spans.to_vec())
+    }
+
     fn holder(&self) -> Holder {
         let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
         Holder {
@@ -107,7 +126,8 @@ fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn host_name() -> [u8; 64] {
+/// This machine's name, padded with zeros.
+pub(crate) fn host_name() -> [u8; 64] {
     let name = rustix::system::uname();
     let mut host = [0; 64];
     for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
@@ -131,6 +151,38 @@ struct Patience {
 impl Patience {
     fn new(timeout: Duration) -> Self {
         Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
+    }
+}
+
+/// While this lives the thread sleeps no longer than it asks to: usually the system adds some 50 us, which are many next to
+/// the time that a commit takes.
+struct Punctual {
+    #[cfg(target_os = "linux")]
+    slack: Option<std::num::NonZeroU64>,
+}
+
+impl Punctual {
+    #[cfg(target_os = "linux")]
+    fn new() -> Self {
+        let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
+        if slack.is_some() {
+            let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        }
+        Punctual { slack }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn new() -> Self {
+        Punctual {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Punctual {
+    fn drop(&mut self) {
+        if self.slack.is_some() {
+            let _ = rustix::thread::set_current_timer_slack(self.slack);
+        }
     }
 }
 
@@ -180,20 +232,59 @@ impl Lock {
 
     /// Takes the lock, waiting up to `timeout`.
     pub fn acquire(&mut self, timeout: Duration) -> Result<Found> {
+        loop {
+            if let Some(found) = self.acquire_unless(timeout, || false)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The same until `is_done` says that the lock is not needed any more: `None`.
+    pub fn acquire_unless(&mut self, timeout: Duration, is_done: impl Fn() -> bool) -> Result<Option<Found>> {
+        let _punctual = Punctual::new();
         let mut patience = Patience::new(timeout);
         while let Some(turn) = self.turn.as_mut() {
             if turn.try_lock().at(&self.path, "take a turn at the lock")? {
                 break;
             }
+            if is_done() {
+                return Ok(None);
+            }
             self.wait(&mut patience, TURN_SLEEP)?;
         }
-        let found = self.acquire_in_turn(&mut patience);
+        let found = self.acquire_next(&mut patience, is_done);
+        self.give_turn_back();
+        found
+    }
+
+    /// Takes the lock if nobody has it and nobody waits for it.
+    pub fn try_acquire_in_turn(&mut self) -> Result<Option<Found>> {
+        if let Some(turn) = self.turn.as_mut()
+            && !turn.try_lock().at(&self.path, "take a turn at the lock")?
+        {
+            return Ok(None);
+        }
+        let found = self.try_acquire();
+        self.give_turn_back();
+        found
+    }
+
+    fn give_turn_back(&mut self) {
         if let Some(turn) = self.turn.as_mut()
             && let Err(error) = unlock(&mut **turn)
         {
             log::warn!("{}: cannot give the turn back: {error}", self.path.display());
         }
-        found
+    }
+
+    /// True when somebody waits for the lock, as far as can be told.
+    pub fn is_wanted(&mut self) -> bool {
+        let Some(turn) = self.turn.as_mut() else { return false };
+        let free = turn.try_lock().unwrap_or(true);
+        if free {
+            self.give_turn_back();
+        }
+        !free
     }
 
     /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush failed,
@@ -206,12 +297,16 @@ impl Lock {
         Ok(found.died || found.suspect != 0)
     }
 
-    fn acquire_in_turn(&mut self, patience: &mut Patience) -> Result<Found> {
+    fn acquire_next(&mut self, patience: &mut Patience, is_done: impl Fn() -> bool) -> Result<Option<Found>> {
         // Only one process at a time looks so often.
         let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
+        patience.sleep = SLEEP.0;
         loop {
             if let Some(found) = self.try_acquire()? {
-                return Ok(found);
+                return Ok(Some(found));
+            }
+            if is_done() {
+                return Ok(None);
             }
             self.wait(patience, longest)?;
         }
@@ -321,7 +416,16 @@ impl Lock {
 
     /// Tells readers that something changed. Written together with [`Lock::release`].
     pub fn raise(&mut self) {
+        self.raise_by(Span::default());
+    }
+
+    /// The same when it is nothing but a segment of these commits, generation 0.
+    pub fn raise_by(&mut self, span: Span) {
         self.record.counter = self.record.counter.wrapping_add(1);
+        self.record.spans.rotate_left(1);
+        if let Some(newest) = self.record.spans.last_mut() {
+            *newest = span;
+        }
     }
 
     /// Marks commits from here on as suspect; an earlier mark stays.
@@ -334,6 +438,25 @@ impl Lock {
     /// Clears the suspect mark.
     pub fn clear_suspect(&mut self) {
         self.record.suspect = 0;
+    }
+
+    /// What happened since the counter was `then`, as the record has it, without taking the lock: the counter, and the
+    /// commits. `None` when the record cannot be relied on, or does not say.
+    pub fn news(&self, then: u64) -> Option<(u64, Vec<Span>)> {
+        let record = Record::read(&*self.file).ok().flatten().filter(|record| record.suspect == 0)?;
+        Some((record.counter, record.since(then)?))
+    }
+
+    /// The same under the lock.
+    pub fn since(&self, then: u64) -> Option<Vec<Span>> {
+        self.record.since(then)
+    }
+
+    /// Writes the record now, for those who are about to be told that something was committed for them.
+    pub fn tell(&mut self) {
+        if let Err(error) = self.write() {
+            log::debug!("{error}");
+        }
     }
 
     /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that

@@ -194,9 +194,10 @@ impl Store {
     }
 
     /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error nothing of
-    /// it is, except after [`Error::OutcomeUnknown`].
+    /// it is, except after [`Error::OutcomeUnknown`]. (Durable in any case; should the new file not be readable at that
+    /// moment, because too many are open, say, it is visible from the next append or refresh on.)
     ///
-    /// Threads that append at the same time share one file and its flushes.
+    /// Threads that append at the same time share one file and its flushes; so do processes that wait for each other.
     ///
     /// # Errors
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`] and [`Error::BadInput`] for

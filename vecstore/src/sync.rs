@@ -106,6 +106,10 @@ mod scheduled {
         pub fn notify_one(&self) {
             self.0.notify_one();
         }
+
+        pub fn notify_all(&self) {
+            self.0.notify_all();
+        }
     }
 
     /// Lets the others go first: who naps waits for somebody.

@@ -8,7 +8,8 @@ use crate::bug::{Bug, once_unless, unless};
 use crate::event::Observer;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
-use crate::lock::{Found, Lock, Watch};
+use crate::lock::{Found, Lock, Span, Watch};
+use crate::mailbox::{self, Mailbox};
 use crate::manifest::remove_own;
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName};
@@ -16,10 +17,9 @@ use crate::vfs::Vfs;
 use crate::view::View;
 use crate::{Error, Result};
 
-/// So many commits of others are looked for by name; more are listed.
-const FOLLOWED: u64 = 16;
-/// From so many segments on the directory is listed: others may have merged them.
+/// From so many segments on the directory is listed: others may have merged them. Again when so many more have come.
 const MANY: usize = 96;
+const MORE: usize = 32;
 
 /// Temporary segments begin with this; only the holder of the commit lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
@@ -48,6 +48,12 @@ pub(crate) struct Writer {
     pub(crate) since_checkpoint: u64,
     pub(crate) failed_checkpoints: u32,
     pub(crate) observer: Observer,
+    /// Where batches are offered to whoever holds the commit lock; made when it is needed.
+    pub(crate) mailbox: Option<Mailbox>,
+    /// A segment that is committed, and not yet part of the view.
+    pub(crate) committed: Option<(PathBuf, SegmentName)>,
+    /// From so many segments on the directory is listed.
+    many: usize,
     latched: Option<String>,
 }
 
@@ -73,6 +79,9 @@ impl Writer {
             since_checkpoint: 0,
             failed_checkpoints: 0,
             observer,
+            mailbox: None,
+            committed: None,
+            many: MANY,
             latched: None,
         })
     }
@@ -87,11 +96,17 @@ impl Writer {
         view: &mut View,
         work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
     ) -> Result<T> {
-        if let Some(reason) = &self.latched {
-            return Err(Error::Latched { path: self.dir.clone(), reason: reason.clone() });
-        }
+        self.check_latch()?;
         let found = self.lock.acquire(self.timeout)?;
         self.holding(found, view, work)
+    }
+
+    /// Refuses once the handle has stopped writing.
+    pub(crate) fn check_latch(&self) -> Result<()> {
+        match &self.latched {
+            Some(reason) => Err(Error::Latched { path: self.dir.clone(), reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or the last holder
@@ -109,7 +124,8 @@ impl Writer {
         Ok(())
     }
 
-    fn holding<T>(
+    /// Runs `work` under the commit lock, which this process has just taken, and gives the lock back.
+    pub(crate) fn holding<T>(
         &mut self,
         found: Found,
         view: &mut View,
@@ -134,17 +150,16 @@ impl Writer {
         } else {
             // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
             // cannot say so, or this handle does not know from when on, names are flushed again.
-            let raised = match (found.counter, self.counter.take()) {
-                (Some(now), Some(then)) if !in_doubt || Bug::FollowUnvouched.is_on() => {
-                    Some(now.wrapping_sub(then))
-                }
-                _ => None,
-            };
-            if raised.is_some_and(|raised| self.follow(view, raised)) {
+            let then = self
+                .counter
+                .take()
+                .filter(|_| found.counter.is_some() && (!in_doubt || Bug::FollowUnvouched.is_on()));
+            let spans = then.and_then(|then| self.lock.since(then));
+            if view.segments.len() < self.many && spans.is_some_and(|spans| self.follow(view, &spans)) {
                 self.counter = Some(self.lock.counter());
                 view.check_writable()
             } else {
-                self.catch_up(view, in_doubt, raised.is_some())
+                self.catch_up(view, in_doubt, then.is_some())
             }
         };
         let result = ready.and_then(|()| work(self, view));
@@ -158,21 +173,36 @@ impl Writer {
         result
     }
 
-    /// Maps the commits of others by their names, without a look at the directory. Says whether that is all there is to
-    /// know: every commit raises the counter by one, so as many commits as raises leave room for nothing else.
-    fn follow(&self, view: &mut View, raised: u64) -> bool {
-        // Now and then what others have merged must be taken over.
-        if raised > FOLLOWED || view.segments.len() >= MANY {
-            return false;
-        }
+    /// Maps the commits of others by their names, without a look at the directory. Says whether all of them are known now.
+    fn follow(&self, view: &mut View, spans: &[Span]) -> bool {
         let segments = self.segments();
-        (0..raised).all(|_| {
-            let commit = view.last_commit() + 1;
-            let name = SegmentName { first: commit, last: commit, generation: 0 };
-            Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
-                .and_then(|segment| view.add(Arc::new(segment), None))
-                .is_ok()
+        spans.iter().all(|Span { first, last }| {
+            let name = SegmentName { first: *first, last: *last, generation: 0 };
+            *last <= view.last_commit()
+                || *first == view.last_commit() + 1
+                    && Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
+                        .and_then(|segment| view.add(Arc::new(segment), None))
+                        .is_ok()
         })
+    }
+
+    /// The same before this handle has the lock, so that it holds it for a shorter time: whoever counted his commit in the
+    /// record has flushed its name.
+    pub(crate) fn follow_early(&mut self, view: &mut View) {
+        let Some(then) = self.counter.take() else { return };
+        let counter = match self.lock.news(then) {
+            Some((now, spans)) if self.follow(view, &spans) => now,
+            _ => then,
+        };
+        // Now and then what others have merged must be taken over.
+        if view.segments.len() >= self.many
+            && let Ok(merged) = load::load_until(&*self.vfs, &self.dir, Some(view), view.last_commit())
+            && merged.meta.epochs == view.meta.epochs
+        {
+            *view = merged;
+            self.many = MANY.max(view.segments.len() + MORE);
+        }
+        self.counter = Some(counter);
     }
 
     /// Learns what others did since this handle last held the lock, or what a writer left that died.
@@ -186,6 +216,7 @@ impl Writer {
         }
         if !vouched {
             self.remove_temporaries(&segments, TMP_PREFIX);
+            mailbox::sweep(&*self.vfs, &self.dir);
         }
         let before = Arc::clone(&view.meta);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
@@ -195,6 +226,7 @@ impl Writer {
             self.flush_names(&dir, view.manifest_last + 1)?;
         }
         view.check_writable()?;
+        self.many = MANY.max(view.segments.len() + MORE);
         if in_doubt && !Bug::NoRewrite.is_on() {
             self.rewrite_suspects(view)?;
         }

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
 
+use super::SegmentName;
 use crate::format::blocks::{BlockHasher, block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::records::{Kill, Run};
@@ -218,6 +219,17 @@ impl<'a> EncodedSegment<'a> {
         footer.section_count = u8::try_from(sections.len() + 1).unwrap_or(u8::MAX);
         footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
         EncodedSegment { footer, sections }
+    }
+
+    /// The name it is to get.
+    pub fn name(&self) -> SegmentName {
+        let Footer { first, last, generation, .. } = self.footer;
+        SegmentName { first, last, generation }
+    }
+
+    /// Who it is; not sealed yet.
+    pub fn footer(&self) -> &Footer {
+        &self.footer
     }
 
     /// Length of the file to be.

@@ -196,25 +196,49 @@ impl LockFile for SimLock {
     }
 
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let (disk, may) = self.fs.call("read record", &self.path);
+        self.read("read record", 0, buf)
+    }
+
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
+        self.write("write record", 0, record)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.read("read letter", offset, buf)
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write("write letter", offset, data)
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        Ok(self.fs.disk().find(path).is_ok_and(|ino| ino == self.ino))
+    }
+}
+
+impl SimLock {
+    fn read(&self, what: &'static str, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let (disk, may) = self.fs.call(what, &self.path);
         let short = may.as_ref().is_err_and(|error| error.raw_os_error() == Some(SHORT));
         if !short {
             may?;
         }
         let Node::File(bytes) = &disk.now[self.ino] else { return Ok(0) };
+        let bytes = bytes.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default();
         let len = bytes.len().min(buf.len()) / if short { 2 } else { 1 };
         buf[..len].copy_from_slice(&bytes[..len]);
         Ok(len)
     }
 
-    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
-        let (mut disk, may) = self.fs.call("write record", &self.path);
+    fn write(&self, what: &'static str, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (mut disk, may) = self.fs.call(what, &self.path);
         may?;
-        let grows = disk.len(self.ino) < record.len();
-        if grows && disk.room_left() < record.len() as u64 {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let grows = (offset + data.len()).saturating_sub(disk.len(self.ino));
+        if disk.room_left() < grows as u64 {
             return Err(disk.no_room());
         }
-        disk.record(Op::Write { ino: self.ino, offset: 0, data: Arc::new(record.to_vec()) });
+        disk.record(Op::Write { ino: self.ino, offset, data: Arc::new(data.to_vec()) });
         Ok(())
     }
 }

@@ -79,14 +79,29 @@ pub struct Room {
     pub is_quota: bool,
 }
 
+/// What befalls a process.
+#[derive(Clone, Copy, Debug)]
+pub enum Misfortune {
+    Dies,
+    /// A call fails with this error; `true`: and every later one.
+    Fails(i32, bool),
+}
+
 /// What happens before a call is made, and its number.
-type Before = (usize, Box<dyn FnOnce() + Send>);
+type Before = (usize, Work);
+
+/// What another process does meanwhile.
+type Work = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Process {
     calls: Vec<Call>,
     fault: Option<Fault>,
     before: Option<Before>,
+    /// What befalls it so many calls after the next one of this kind.
+    armed: Option<(&'static str, usize, Misfortune)>,
+    /// What happens before the next call of this kind.
+    before_kind: Option<(&'static str, Work)>,
     /// Dies instead of making this call.
     dies_at: Option<usize>,
     /// It is stopped instead, and keeps its locks.
@@ -157,6 +172,12 @@ impl SimFs {
         (process.dies_at, process.stops) = (Some(at), true);
     }
 
+    /// The call that comes so many calls after the next one of a kind, counted from 0 for that one itself, is the last this
+    /// process makes, or fails.
+    pub fn arm(&self, kind: &'static str, after: usize, what: Misfortune) {
+        self.disk().processes[self.process].armed = Some((kind, after, what));
+    }
+
     /// Runs `work` when this process is about to make call number `at`: what another process does meanwhile.
     pub fn before(&self, at: usize, work: impl FnOnce() + Send + 'static) {
         self.disk().processes[self.process].before = Some((at, Box::new(work)));
@@ -165,6 +186,11 @@ impl SimFs {
     /// Forgets what was to happen before a call that was not made.
     pub fn never_mind(&self) {
         self.disk().processes[self.process].before = None;
+    }
+
+    /// The same before its next call of a kind.
+    pub fn before_next(&self, kind: &'static str, work: impl FnOnce() + Send + 'static) {
+        self.disk().processes[self.process].before_kind = Some((kind, Box::new(work)));
     }
 
     /// Limits how much fits on the disk; `None` lifts the limit.
@@ -240,8 +266,22 @@ impl SimFs {
             work();
             disk = self.disk();
         }
+        let before = &mut disk.processes[self.process].before_kind;
+        if let Some((_, work)) = before.take_if(|(kind, _)| *kind == what) {
+            drop(disk);
+            work();
+            disk = self.disk();
+        }
         let process = &mut disk.processes[self.process];
         let number = process.calls.len();
+        if let Some((_, after, misfortune)) = process.armed.take_if(|(kind, ..)| *kind == what) {
+            match misfortune {
+                Misfortune::Dies => process.dies_at = Some(number + after),
+                Misfortune::Fails(errno, lasting) => {
+                    process.fault = Some(Fault { at: number + after, errno, lasting });
+                }
+            }
+        }
         if process.dies_at == Some(number) {
             process.dead = true;
         }

@@ -1,0 +1,284 @@
+//! How processes commit for each other: whoever waits for the commit lock offers its batches in a file of its own, the
+//! mailbox; whoever has the lock takes what is offered, commits it together with its own in one segment, and answers.
+//!
+//! Only the owner writes the offer, and only while no answer is due. The answer is written by the owner when it offers,
+//! and from then on by the holder of the commit lock alone. Should a holder die between taking and answering, the owner
+//! finds out what became of its batches once it has the lock itself.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::commit::Request;
+use crate::format::{Id, hex, random_id};
+use crate::manifest::remove_own;
+use crate::offer::{
+    self, ANSWER_LEN, Answer, HEAD_LEN, Head, MAX_BYTES, OFFER_AT, Promised, State, WITHDRAWN_AT,
+};
+use crate::vfs::{LockFile, Vfs};
+use crate::view::{Meta, View};
+use crate::{Appended, Batch, Error, OnDuplicate, Result};
+
+/// Names of mailboxes begin with this.
+const PREFIX: &str = "LOCK.offer-";
+/// Bytes of all offers that one commit takes.
+const TAKEN_BYTES: usize = 8 << 20;
+
+/// The mailbox of a handle that writes. Its owner holds a lock on it as long as it lives.
+pub(crate) struct Mailbox {
+    vfs: Arc<dyn Vfs>,
+    path: PathBuf,
+    file: Box<dyn LockFile>,
+    /// Number of the last offer.
+    seq: u64,
+    /// Number of the last one that was withdrawn.
+    withdrawn: u64,
+    buffer: Vec<u8>,
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        remove_own(&*self.vfs, &self.path);
+    }
+}
+
+impl Mailbox {
+    /// Makes a mailbox. Without one a handle commits for itself only, so that nothing is lost if it cannot be made.
+    pub fn open(vfs: &Arc<dyn Vfs>, dir: &Path) -> Option<Self> {
+        let path = dir.join(format!("{PREFIX}{}", hex(&random_id().ok()?)));
+        let file = vfs.open_lock(&path, true).inspect_err(|error| log::debug!("no mailbox: {error}")).ok()?;
+        let mut mailbox =
+            Mailbox { vfs: Arc::clone(vfs), path, file, seq: 0, withdrawn: 0, buffer: Vec::new() };
+        // Whoever saw it before it was locked took it for that of a dead process, and has removed it.
+        let locked = mailbox.file.try_lock().is_ok_and(|locked| locked);
+        (locked && mailbox.file.is_at(&mailbox.path).is_ok_and(|there| there)).then_some(mailbox)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Offers a group. False when it cannot be: it is too large, or the file cannot be written.
+    pub fn offer(&mut self, store_id: Id, group: &[Request<'_>]) -> bool {
+        self.seq += 1;
+        if offer::encode(self.seq, self.withdrawn, store_id, group, &mut self.buffer).is_none() {
+            return false;
+        }
+        let written = self.file.write_at(WITHDRAWN_AT, &self.buffer);
+        let offered = written.and_then(|()| self.say(Answer::new(self.seq, State::Offered)));
+        offered.inspect_err(|error| log::debug!("not offered: {error}")).is_ok()
+    }
+
+    fn say(&mut self, answer: Answer) -> std::io::Result<()> {
+        self.file.write_at(0, &answer.to_bytes())
+    }
+
+    /// What has become of the offer so far.
+    fn answer(&self) -> Option<Answer> {
+        read_answer(&*self.file).filter(|answer| answer.seq == self.seq)
+    }
+
+    /// Under the commit lock: takes the offer off the table if nobody has taken it. False when that cannot be done; then
+    /// the mailbox must go, for others would find the offer there.
+    pub fn retract(&mut self) -> bool {
+        match self.answer().map(|answer| answer.state()) {
+            Some(State::Offered) => self.say(Answer::new(self.seq, State::None)).is_ok(),
+            _ => true,
+        }
+    }
+
+    /// The outcomes, once the offer is committed.
+    pub fn done(&self) -> Option<Answer> {
+        self.answer().filter(|answer| answer.state() == State::Done)
+    }
+
+    /// True while somebody is committing the offer, or died doing so; also when that cannot be read.
+    pub fn is_taken(&self) -> bool {
+        self.answer().is_none_or(|answer| answer.state() == State::Taken)
+    }
+
+    /// Asks not to commit the offer any more. Whoever was about to take it sees this before he begins; who has begun goes
+    /// on, which [`Mailbox::is_taken`] says from now on.
+    ///
+    /// # Errors
+    /// When nobody can be asked: the offer may still be committed.
+    pub fn withdraw(&mut self) -> Result<()> {
+        self.withdrawn = self.seq;
+        self.file.write_at(WITHDRAWN_AT, &self.withdrawn.to_le_bytes()).map_err(|_| self.in_doubt())
+    }
+
+    /// The error when nobody can tell whether the offer was committed.
+    pub fn in_doubt(&self) -> Error {
+        let what = "another process was writing this batch, and nobody can tell whether it has committed it";
+        Error::OutcomeUnknown { path: self.path.clone(), source: Arc::new(std::io::Error::other(what)) }
+    }
+
+    /// Under the commit lock: what has become of the offer, with a view that knows every commit. `None` when it was not
+    /// committed; the offer is then taken back.
+    ///
+    /// # Errors
+    /// When nobody can tell: its taker died, and its commit may have been merged with later ones that replace all of it.
+    pub fn settle(&mut self, view: &View, group: &[Request<'_>]) -> Result<Option<Vec<Appended>>> {
+        let answer = self.answer().ok_or_else(|| self.in_doubt())?;
+        match answer.state() {
+            State::Done => return Ok(Some(answer.outcomes())),
+            State::Taken if answer.first != 0 => match was_committed(view, &answer, group)? {
+                Some(true) => return Ok(Some(answer.outcomes())),
+                Some(false) => {}
+                None => return Err(self.in_doubt()),
+            },
+            _ => {}
+        }
+        self.say(Answer::new(self.seq, State::None)).map_err(|_| self.in_doubt())?;
+        Ok(None)
+    }
+}
+
+fn read_answer(file: &dyn LockFile) -> Option<Answer> {
+    let mut bytes = [0; ANSWER_LEN];
+    let read = file.read_at(0, &mut bytes).ok()?;
+    if read < ANSWER_LEN { None } else { Answer::parse(&bytes) }
+}
+
+/// Whether the segment that was promised is in the store; `None` when nobody can tell.
+fn was_committed(view: &View, promised: &Answer, group: &[Request<'_>]) -> Result<Option<bool>> {
+    let Some(live) = view.segment_of(promised.first) else { return Ok(Some(false)) };
+    let (segment, footer) = (&live.segment, live.segment.footer());
+    if footer.link_out == promised.link_out {
+        return Ok(Some(true));
+    }
+    // A merge holds whole segments. What does not hold the whole of it holds nothing of it.
+    if footer.first > promised.first || footer.last < promised.last {
+        return Ok(Some(false));
+    }
+    if (footer.first, footer.last) == (promised.first, promised.last) {
+        return Ok(Some(false));
+    }
+    // A merge, or another group. What is stored under these numbers is the same as what was to be written, or it is not.
+    let mut found = false;
+    for (request, outcome) in group.iter().zip(promised.outcomes()) {
+        let Some(commit) = outcome.commit else { continue };
+        for number in 0..outcome.entries {
+            let Some(index) = segment.locate_entry(commit, number) else { continue };
+            let key = segment.key(index)?;
+            let rows = segment.row_span(index)?;
+            let same = request.batch.entries().find(|entry| entry.key == key);
+            let is_same = match same {
+                Some(entry) => {
+                    entry.kind == segment.kind(index)?
+                        && entry.rows == segment.row_bytes(rows.clone())?
+                        && entry.scales == segment.row_scales(rows)
+                        && entry.payload == segment.payload(index)?
+                }
+                None => false,
+            };
+            if !is_same {
+                return Ok(Some(false));
+            }
+            found = true;
+        }
+    }
+    Ok(found.then_some(true))
+}
+
+/// An offer that the holder of the commit lock has taken.
+pub(crate) struct Taken {
+    file: Box<dyn LockFile>,
+    seq: u64,
+    promise: Answer,
+    pub batches: Vec<(Batch, OnDuplicate)>,
+}
+
+impl Taken {
+    fn say(&mut self, answer: Answer) -> bool {
+        let said = self.file.write_at(0, &answer.to_bytes());
+        said.inspect_err(|error| log::warn!("no answer to an offer: {error}")).is_ok()
+    }
+
+    /// Says before the commit what it will be, so that the owner can find out if this process dies. False when it could
+    /// not be said: then the offer must not be committed.
+    pub fn promise(&mut self, segment: Option<Promised>, outcomes: &[Appended]) -> bool {
+        self.promise = Answer::promise(self.seq, segment, outcomes);
+        self.say(self.promise)
+    }
+
+    /// Says that it is committed, durably.
+    pub fn done(mut self) {
+        self.say(self.promise.become_state(State::Done));
+    }
+
+    /// Says that its owner must see to it himself.
+    pub fn refuse(mut self) {
+        self.say(Answer::new(self.seq, State::None));
+    }
+}
+
+/// Under the commit lock: takes what other processes offer to a store, but for those whose owner died. `own` is the
+/// taker's own mailbox.
+pub(crate) fn take(vfs: &dyn Vfs, dir: &Path, own: Option<&Path>, meta: &Meta) -> Vec<Taken> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    for name in vfs.list(dir).unwrap_or_default() {
+        let path = dir.join(&name);
+        let is_other = name.to_str().is_some_and(|name| name.starts_with(PREFIX)) && own != Some(&path);
+        if is_other
+            && bytes < TAKEN_BYTES
+            && let Some((offer, len)) = take_one(vfs, &path, meta)
+        {
+            bytes += len;
+            taken.push(offer);
+        }
+    }
+    taken
+}
+
+fn take_one(vfs: &dyn Vfs, path: &Path, meta: &Meta) -> Option<(Taken, usize)> {
+    let mut file = vfs.open_lock(path, false).ok()?;
+    if file.try_lock().ok()? {
+        // Nobody holds it: its owner died.
+        remove_own(vfs, path);
+        return None;
+    }
+    let answer = read_answer(&*file).filter(|answer| answer.state() == State::Offered)?;
+    let mut head = [0; HEAD_LEN];
+    if file.read_at(OFFER_AT, &mut head).ok()? < HEAD_LEN {
+        return None;
+    }
+    let head = Head::parse(&head, answer.seq, meta.store_id).filter(|head| head.len() <= 2 * MAX_BYTES)?;
+    let mut body = vec![0; head.len()];
+    if file.read_at(OFFER_AT + HEAD_LEN as u64, &mut body).ok()? < body.len() {
+        return None;
+    }
+    let batches = offer::decode(&head, &body, meta.dim, meta.dtype)?;
+    let promise = Answer::new(answer.seq, State::Taken);
+    let mut taken = Taken { file, seq: answer.seq, promise, batches };
+    if !taken.say(promise) {
+        return None;
+    }
+    // The owner marks first and looks then whether it was taken, here it is the other way round: one of the two sees it.
+    let mut withdrawn = [0xFF; 8];
+    if taken.file.read_at(WITHDRAWN_AT, &mut withdrawn).is_err() || u64::from_le_bytes(withdrawn) >= taken.seq
+    {
+        taken.refuse();
+        return None;
+    }
+    Some((taken, body.len()))
+}
+
+/// Removes the mailboxes of processes that died.
+pub(crate) fn sweep(vfs: &dyn Vfs, dir: &Path) {
+    for name in vfs.list(dir).unwrap_or_default() {
+        let path = dir.join(&name);
+        if name.to_str().is_some_and(|name| name.starts_with(PREFIX))
+            && let Ok(mut file) = vfs.open_lock(&path, false)
+            && file.try_lock().is_ok_and(|locked| locked)
+        {
+            remove_own(vfs, &path);
+        }
+    }
+}

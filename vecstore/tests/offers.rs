@@ -1,0 +1,317 @@
+//! Processes that commit for each other: whoever waits for the commit lock offers its batches, whoever has it commits
+//! them together with its own.
+
+mod sim;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sim::run::STORE;
+use sim::{Misfortune, SimFs};
+use vecstore::{Appended, Batch, Error, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+/// Errors of a disk, from linux/errno.h.
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Options for a store that several processes write to.
+fn options(fs: &SimFs) -> OpenOptions {
+    sim::run::options(fs).lock_timeout(Duration::from_secs(60))
+}
+
+fn batch(keys: &[&str], value: f32) -> Batch {
+    let mut batch = Batch::new(1, vecstore::DType::F32);
+    keys.iter().for_each(|key| batch.push(key, &[value]).unwrap());
+    batch
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// A process that has a store open.
+struct Process {
+    fs: SimFs,
+    store: Arc<Store>,
+}
+
+type Outcome = JoinHandle<vecstore::Result<Appended>>;
+
+impl Process {
+    fn new(fs: &SimFs, options: impl Fn(&SimFs) -> OpenOptions) -> Self {
+        let fs = fs.other_process();
+        let store = Arc::new(options(&fs).open(STORE).unwrap());
+        Process { fs, store }
+    }
+
+    fn letters(&self) -> usize {
+        self.fs.calls().iter().filter(|call| call.what == "write letter").count()
+    }
+
+    fn tries(&self) -> usize {
+        let is_lock = |path: &Path| path.ends_with("LOCK");
+        self.fs.calls().iter().filter(|call| call.what == "lock" && is_lock(&call.path)).count()
+    }
+
+    /// Begins an append that will have to wait, and has offered its batch when this returns.
+    fn offers(&self, batch: Batch, policy: OnDuplicate) -> Outcome {
+        let (before, store) = (self.letters(), Arc::clone(&self.store));
+        let outcome = std::thread::spawn(move || store.append(batch, policy));
+        until("an offer", || self.letters() >= before + 2);
+        outcome
+    }
+}
+
+/// A store whose commit lock a third process holds, in the middle of a commit, until it is told to go on.
+struct Scene {
+    fs: SimFs,
+    holder: Outcome,
+    go_on: Sender<()>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let fs = SimFs::new();
+        drop(options(&fs).create(STORE, StoreConfig::new(1)).unwrap());
+        Self::on(&fs)
+    }
+
+    fn on(fs: &SimFs) -> Self {
+        let process = Process::new(fs, options);
+        let before = process.fs.calls().len();
+        process.store.append(batch(&["first"], 0.0), OnDuplicate::Skip).unwrap();
+        let calls = process.fs.calls();
+        let of_rename = calls[before..].iter().position(|call| call.what == "rename").unwrap();
+        // The second append takes the lock as the first one did, or with less looking around.
+        let (wait, held) = channel();
+        let (go_on, may) = channel::<()>();
+        let at = calls.len() + of_rename.min(8);
+        process.fs.before(at, move || {
+            wait.send(()).unwrap();
+            may.recv().unwrap();
+        });
+        let holder =
+            std::thread::spawn(move || process.store.append(batch(&["second"], 0.0), OnDuplicate::Skip));
+        held.recv().unwrap();
+        Scene { fs: fs.clone(), holder, go_on }
+    }
+
+    /// Lets the holder finish.
+    fn go_on(self) -> SimFs {
+        self.go_on.send(()).unwrap();
+        self.holder.join().unwrap().unwrap();
+        self.fs
+    }
+}
+
+/// A waits next to the lock, B behind it; both have offered their batches.
+fn two(
+    scene: &Scene,
+    for_a: Batch,
+    for_b: Batch,
+    policy: OnDuplicate,
+) -> ((Process, Outcome), (Process, Outcome)) {
+    let a = Process::new(&scene.fs, options);
+    let tries = a.tries();
+    let of_a = a.offers(for_a, OnDuplicate::Skip);
+    until("a turn", || a.tries() > tries);
+    let b = Process::new(&scene.fs, options);
+    let of_b = b.offers(for_b, policy);
+    ((a, of_a), (b, of_b))
+}
+
+/// The value of a key, and the commit it is in.
+fn value(store: &Store, key: &str) -> Option<(f32, u64)> {
+    let snapshot = store.snapshot();
+    let entry = snapshot.get(key).unwrap()?;
+    Some((entry.to_f32().unwrap()[0], entry.address().commit))
+}
+
+fn assert_whole(fs: &SimFs) -> Store {
+    let process = Process::new(fs, options);
+    let report = vecstore::verify_with(&process.fs, Path::new(STORE), |_| {}).unwrap();
+    assert!(report.is_whole(), "{:?}", report.faults);
+    Arc::try_unwrap(process.store).unwrap()
+}
+
+#[test]
+fn whoever_has_the_lock_commits_what_others_offer() {
+    let scene = Scene::new();
+    let ((a, of_a), (b, of_b)) = two(&scene, batch(&["a"], 1.0), batch(&["b"], 2.0), OnDuplicate::Skip);
+    let fs = scene.go_on();
+    let (of_a, of_b) = (of_a.join().unwrap().unwrap(), of_b.join().unwrap().unwrap());
+    assert_eq!((of_a.commit, of_b.commit), (Some(3), Some(4)));
+    let names = fs.names(&format!("{STORE}/segments"));
+    assert!(names.iter().any(|name| name.starts_with("0000000003-0000000004.")), "{names:?}");
+    let created = b.fs.calls().iter().any(|call| call.what == "create");
+    assert!(!created, "the second process wrote nothing itself");
+    // Each sees what it was told is stored, and then goes on by itself.
+    assert_eq!(value(&a.store, "a"), Some((1.0, 3)));
+    assert_eq!(value(&b.store, "b"), Some((2.0, 4)));
+    for (process, key) in [(&b, "later 1"), (&a, "later 2"), (&b, "later 3")] {
+        process.store.append(batch(&[key], 3.0), OnDuplicate::Error).unwrap();
+    }
+    let store = assert_whole(&fs);
+    assert_eq!(store.snapshot().last_commit(), 7);
+    drop((a, b, store));
+    let left: Vec<String> = fs.names(STORE).into_iter().filter(|name| name.contains("offer")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn an_offer_that_cannot_be_committed_is_its_owners_affair() {
+    let scene = Scene::new();
+    let taken = batch(&["b", "first"], 2.0);
+    let ((_, of_a), (b, of_b)) = two(&scene, batch(&["a"], 1.0), taken, OnDuplicate::Error);
+    let fs = scene.go_on();
+    assert_eq!(of_a.join().unwrap().unwrap().commit, Some(3));
+    let error = of_b.join().unwrap().unwrap_err();
+    assert!(matches!(&error, Error::DuplicateKey { key, .. } if key == b"first"), "{error}");
+    assert_eq!(value(&b.store, "b"), None);
+    assert_eq!(assert_whole(&fs).snapshot().last_commit(), 3);
+}
+
+#[test]
+fn batches_of_one_key_in_one_commit_supersede_each_other_in_order() {
+    let scene = Scene::new();
+    let ((_, of_a), (b, of_b)) =
+        two(&scene, batch(&["k", "a"], 1.0), batch(&["k"], 2.0), OnDuplicate::Replace);
+    let fs = scene.go_on();
+    assert_eq!(of_a.join().unwrap().unwrap().commit, Some(3));
+    let of_b = of_b.join().unwrap().unwrap();
+    assert_eq!((of_b.commit, of_b.replaced), (Some(4), 1));
+    assert_eq!(value(&b.store, "k"), Some((2.0, 4)));
+    assert_eq!(value(&assert_whole(&fs), "k"), Some((2.0, 4)));
+}
+
+/// What befalls the process that has taken an offer must neither lose the offer nor write it twice.
+fn misfortunes(of: &dyn Fn() -> Misfortune) -> (usize, usize) {
+    let (mut tried, mut for_them) = (0, 0);
+    for after in 0.. {
+        let scene = Scene::new();
+        let ((a, of_a), (b, of_b)) =
+            two(&scene, batch(&["k", "a"], 1.0), batch(&["k", "b"], 2.0), OnDuplicate::Replace);
+        // It writes the record when it has taken the lock.
+        let before = a.fs.calls().len();
+        a.fs.arm("write record", after, of());
+        let fs = scene.go_on();
+        let of_a = of_a.join().unwrap();
+        // Where nothing works any more a lock is not given back either, until its handle ends.
+        let Process { fs: a, store } = a;
+        drop(store);
+        let of_b = of_b.join().unwrap().unwrap_or_else(|error| panic!("call {after}: {error}"));
+        let calls = a.calls();
+        let taken = calls.iter().skip(before).position(|call| call.what == "write record").unwrap_or(0);
+        let is_over = calls.len() < before + taken + after && of_a.is_ok();
+        tried += 1;
+        for_them += usize::from(!b.fs.calls().iter().any(|call| call.what == "create"));
+
+        let store = assert_whole(&fs);
+        for (key, of) in [("k", 2.0), ("b", 2.0)] {
+            let stored = value(&store, key);
+            assert_eq!(stored, Some((of, of_b.commit.unwrap())), "call {after}: {key}, {calls:?}");
+            assert_eq!(value(&b.store, key), stored, "call {after}: {key}");
+        }
+        match &of_a {
+            Ok(appended) => {
+                assert_eq!(value(&store, "a"), appended.commit.map(|commit| (1.0, commit)), "call {after}");
+            }
+            // Dead, or in doubt: whole or not at all.
+            Err(error) if a.is_dead() || matches!(error, Error::OutcomeUnknown { .. }) => {}
+            Err(error) => assert_eq!(value(&store, "a"), None, "call {after}: {error}"),
+        }
+        let rows = store.snapshot().iter().count();
+        assert_eq!(rows, 4 + usize::from(value(&store, "a").is_some()), "call {after}");
+        drop((a, b, store));
+        if is_over {
+            break;
+        }
+    }
+    (tried, for_them)
+}
+
+#[test]
+fn whoever_dies_with_an_offer_loses_nothing_of_it() {
+    let (tried, for_them) = misfortunes(&|| Misfortune::Dies);
+    println!("offers: died at {tried} calls, {for_them} times after the commit");
+    assert!(tried > 15 && for_them > 1, "{tried} {for_them}");
+}
+
+#[test]
+fn whoever_fails_with_an_offer_loses_nothing_of_it() {
+    let mut all = 0;
+    for errno in [EIO, ENOSPC] {
+        for lasting in [false, true] {
+            let (tried, for_them) = misfortunes(&|| Misfortune::Fails(errno, lasting));
+            assert!(tried > 15 && for_them > 1, "{tried} {for_them}");
+            all += tried;
+        }
+    }
+    println!("offers: {all} failing calls");
+}
+
+fn impatient(fs: &SimFs) -> OpenOptions {
+    options(fs).lock_timeout(Duration::from_millis(30))
+}
+
+#[test]
+fn whoever_gives_up_takes_the_offer_back() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, impatient);
+    let error = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip).join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    // Who comes next sees the offer, and that it was taken back.
+    let b = Process::new(&scene.fs, options);
+    let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
+    let fs = scene.go_on();
+    of_b.join().unwrap().unwrap();
+    let store = assert_whole(&fs);
+    assert_eq!((value(&store, "a"), value(&store, "b")), (None, Some((2.0, 3))));
+    a.store.append(batch(&["a"], 1.0), OnDuplicate::Error).unwrap();
+    assert_eq!(value(&a.store, "a"), Some((1.0, 4)));
+}
+
+#[test]
+fn whoever_gives_up_too_late_waits_for_the_outcome() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, options);
+    let tries = a.tries();
+    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
+    until("a turn", || a.tries() > tries);
+    let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(2)));
+    let offered = b.letters() + 2;
+    let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
+    // The first has taken the offer, and does not go on before the second has given up.
+    let (letters, (gave_up, may)) = (b.fs.clone(), channel::<()>());
+    a.fs.before_next("create", move || may.recv().unwrap());
+    let fs = scene.go_on();
+    let count = |fs: &SimFs| fs.calls().iter().filter(|call| call.what == "write letter").count();
+    until("it gives up", || count(&letters) > offered);
+    gave_up.send(()).unwrap();
+    of_a.join().unwrap().unwrap();
+    let of_b = of_b.join().unwrap().unwrap();
+    assert_eq!(value(&assert_whole(&fs), "b"), Some((2.0, of_b.commit.unwrap())));
+}
+
+#[test]
+fn mailboxes_of_the_dead_are_removed() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, impatient);
+    a.offers(batch(&["a"], 1.0), OnDuplicate::Skip).join().unwrap().unwrap_err();
+    a.fs.die_at(a.fs.calls().len());
+    drop(a);
+    let fs = scene.go_on();
+    let mailboxes = || fs.names(STORE).into_iter().filter(|name| name.contains("offer")).count();
+    assert_eq!(mailboxes(), 1);
+    let store = assert_whole(&fs);
+    store.append(batch(&["b"], 2.0), OnDuplicate::Skip).unwrap();
+    assert_eq!(mailboxes(), 0);
+    assert_eq!(value(&store, "a"), None);
+}
