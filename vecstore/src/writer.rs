@@ -176,14 +176,16 @@ impl Writer {
     /// Maps the commits of others by their names, without a look at the directory. Says whether all of them are known now.
     fn follow(&self, view: &mut View, spans: &[Span]) -> bool {
         let segments = self.segments();
-        spans.iter().all(|Span { first, last }| {
-            let name = SegmentName { first: *first, last: *last, generation: 0 };
-            *last <= view.last_commit()
-                || *first == view.last_commit() + 1
-                    && Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
-                        .and_then(|segment| view.add(Arc::new(segment), None))
-                        .is_ok()
-        })
+        // Files beyond the manifest of a backup are no commits: an interrupted backup may have left them.
+        !view.meta.is_backup
+            && spans.iter().all(|Span { first, last }| {
+                let name = SegmentName { first: *first, last: *last, generation: 0 };
+                *last <= view.last_commit()
+                    || *first == view.last_commit() + 1
+                        && Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
+                            .and_then(|segment| view.add(Arc::new(segment), None))
+                            .is_ok()
+            })
     }
 
     /// The same before this handle has the lock, so that it holds it for a shorter time: whoever counted his commit in the
