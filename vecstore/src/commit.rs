@@ -222,6 +222,7 @@ impl Writer {
         outcomes: &mut Vec<Result<Appended>>,
     ) -> Result<()> {
         if offered
+            && !Bug::NoSettle.is_on()
             && let Some(mailbox) = self.mailbox.as_mut()
             && let Some(committed) = mailbox.settle(view, group)?
         {

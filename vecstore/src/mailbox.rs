@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::bug::Bug;
 use crate::commit::Request;
 use crate::format::{Id, hex, random_id};
 use crate::manifest::remove_own;
@@ -205,6 +206,9 @@ impl Taken {
     /// not be said: then the offer must not be committed.
     pub fn promise(&mut self, segment: Option<Promised>, outcomes: &[Appended]) -> bool {
         self.promise = Answer::promise(self.seq, segment, outcomes);
+        if Bug::DoneEarly.is_on() {
+            return self.say(self.promise.become_state(State::Done));
+        }
         self.say(self.promise)
     }
 
@@ -262,7 +266,8 @@ fn take_one(vfs: &dyn Vfs, path: &Path, meta: &Meta) -> Option<(Taken, usize)> {
     }
     // The owner marks first and looks then whether it was taken, here it is the other way round: one of the two sees it.
     let mut withdrawn = [0xFF; 8];
-    if taken.file.read_at(WITHDRAWN_AT, &mut withdrawn).is_err() || u64::from_le_bytes(withdrawn) >= taken.seq
+    if taken.file.read_at(WITHDRAWN_AT, &mut withdrawn).is_err()
+        || u64::from_le_bytes(withdrawn) >= taken.seq && !Bug::TakeWithdrawn.is_on()
     {
         taken.refuse();
         return None;

@@ -150,10 +150,7 @@ impl Writer {
         } else {
             // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
             // cannot say so, or this handle does not know from when on, names are flushed again.
-            let then = self
-                .counter
-                .take()
-                .filter(|_| found.counter.is_some() && (!in_doubt || Bug::FollowUnvouched.is_on()));
+            let then = self.counter.take().filter(|_| found.counter.is_some() && !in_doubt);
             let spans = then.and_then(|then| self.lock.since(then));
             if view.segments.len() < self.many && spans.is_some_and(|spans| self.follow(view, &spans)) {
                 self.counter = Some(self.lock.counter());

@@ -213,6 +213,8 @@ fn misfortunes(of: &dyn Fn() -> Misfortune) -> (usize, usize) {
         tried += 1;
         for_them += usize::from(!b.fs.calls().iter().any(|call| call.what == "create"));
 
+        // Written twice it would have replaced itself.
+        assert!(of_b.replaced <= 1, "call {after}: {of_b:?}");
         let store = assert_whole(&fs);
         for (key, of) in [("k", 2.0), ("b", 2.0)] {
             let stored = value(&store, key);
