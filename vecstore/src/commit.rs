@@ -201,16 +201,20 @@ impl Writer {
         let last = outcomes.iter().filter_map(|outcome| outcome.commit).max().unwrap_or(0);
         self.follow_early(view);
         let counter = self.counter.take();
-        if view.last_commit() < last {
-            match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
-                Ok(newer) => *view = newer,
-                Err(error) => {
-                    log::warn!("the commit is durable, but reading it failed and will be repeated: {error}");
-                    return;
-                }
+        if view.last_commit() >= last || self.look_for(view, last) {
+            self.counter = counter;
+        }
+    }
+
+    /// Looks at the directory for a commit that is there; says whether the view has it now.
+    fn look_for(&self, view: &mut View, last: u64) -> bool {
+        match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
+            Ok(newer) => *view = newer,
+            Err(error) => {
+                log::warn!("the commit is durable, but reading it failed and will be repeated: {error}");
             }
         }
-        self.counter = counter;
+        view.last_commit() >= last
     }
 
     /// Under the commit lock: writes the group, unless it was written, together with what others offer.
@@ -321,11 +325,9 @@ impl Writer {
         let counter = self.counter.take();
         let added =
             Segment::open(&*self.vfs, &path, name).and_then(|segment| view.add(Arc::new(segment), None));
-        match added {
-            Ok(()) => self.counter = counter,
-            Err(error) => {
-                log::warn!("the commit is durable, but reading it back failed and will be repeated: {error}");
-            }
+        // Another process may have merged it already.
+        if added.is_ok() || self.look_for(view, name.last) {
+            self.counter = counter;
         }
     }
 }

@@ -259,6 +259,19 @@ fn whoever_fails_with_an_offer_loses_nothing_of_it() {
     println!("offers: {all} failing calls");
 }
 
+#[test]
+fn a_commit_that_is_merged_before_its_writer_maps_it_is_seen() {
+    let fs = SimFs::new();
+    drop(options(&fs).create(STORE, StoreConfig::new(1)).unwrap());
+    let (a, b) = (Process::new(&fs, options), Process::new(&fs, options));
+    a.store.append(batch(&["a"], 1.0), OnDuplicate::Skip).unwrap();
+    let merger = Arc::clone(&b.store);
+    a.fs.before_next("map", move || assert_eq!(merger.compact_full().unwrap().merges, 1));
+    let appended = a.store.append(batch(&["b"], 2.0), OnDuplicate::Skip).unwrap();
+    assert_eq!(value(&a.store, "b"), Some((2.0, appended.commit.unwrap())));
+    assert_eq!(fs.names(&format!("{STORE}/segments")).len(), 1);
+}
+
 fn impatient(fs: &SimFs) -> OpenOptions {
     options(fs).lock_timeout(Duration::from_millis(30))
 }
