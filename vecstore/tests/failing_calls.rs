@@ -8,6 +8,7 @@
 mod sim;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +19,7 @@ use sim::oracle::State;
 use sim::run::{DATED, Do, Run, STORE, options};
 use sim::world::{Deed, Outcome, Step, World, difference, nothing, right_worlds};
 use sim::{Call, Fault, SHORT, SimFs};
-use vecstore::Error;
+use vecstore::{Error, OnDuplicate, StoreConfig};
 
 const EINTR: i32 = 4;
 const EIO: i32 = 5;
@@ -396,6 +397,27 @@ fn creation_may_fail_anywhere() {
 }
 
 /// Whatever fails while opening for reading, the reader gets an error that names a path, or a right answer.
+#[test]
+fn reading_changes_nothing_on_the_disk() {
+    let fs = SimFs::new();
+    let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
+    for key in ["a", "b", "c"] {
+        let mut batch = store.batch();
+        batch.push(key, &[1.0f32]).unwrap();
+        store.append(batch, OnDuplicate::Skip).unwrap();
+    }
+    drop(store);
+    let (before, reader) = (fs.changes(), fs.other_process());
+    let store = options(&reader).read_only(true).open(STORE).unwrap();
+    let snapshot = store.refresh().unwrap();
+    assert_eq!(snapshot.iter().count(), 3);
+    assert!(snapshot.get("b").unwrap().is_some());
+    assert!(vecstore::verify_with(&reader, Path::new(STORE), |_| {}).unwrap().is_whole());
+    store.close().unwrap();
+    assert_eq!(fs.changes(), before, "{:?}", reader.calls());
+    assert!(reader.calls().iter().all(|call| call.what != "lock"), "{:?}", reader.calls());
+}
+
 #[test]
 fn reading_may_fail_anywhere() {
     let start = Start::new();
