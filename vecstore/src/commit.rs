@@ -110,8 +110,8 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
 enum Entered {
     /// This handle has the commit lock. `offered`: somebody may have committed the group before.
     Locked { found: Found, offered: bool },
-    /// Another process has committed the group.
-    Committed(Vec<Appended>),
+    /// Another process has committed the group; this handle must know the commits up to the last one.
+    Committed { outcomes: Vec<Appended>, last: u64 },
 }
 
 impl Writer {
@@ -131,16 +131,16 @@ impl Writer {
                     // What others did for this handle has happened, whatever went wrong then.
                     (Err(error), Some(mailbox)) if offered => mailbox.done().map_or_else(
                         || Err(if mailbox.is_taken() { mailbox.in_doubt() } else { error }),
-                        |answer| {
-                            outcomes = answer.outcomes().into_iter().map(Ok).collect();
+                        |(all, _)| {
+                            outcomes = all.into_iter().map(Ok).collect();
                             Ok(())
                         },
                     ),
                     (committed, _) => committed,
                 }
             }
-            Entered::Committed(all) => {
-                self.learn(view, &all);
+            Entered::Committed { outcomes: all, last } => {
+                self.learn(view, last);
                 outcomes.extend(all.into_iter().map(Ok));
                 Ok(())
             }
@@ -158,51 +158,59 @@ impl Writer {
         if let Some(found) = self.lock.try_acquire_in_turn()? {
             return Ok(Entered::Locked { found, offered: false });
         }
-        // What is to be read back must be written by this handle.
+        // What is to be read back must be written by this handle; and who does not wait need not offer.
         if self.mailbox.is_none() && !self.verify_saves {
             self.mailbox = Mailbox::open(&self.vfs, &self.dir);
         }
-        let offered = self.mailbox.as_mut().is_some_and(|mailbox| mailbox.offer(view.meta.store_id, group));
-        let Some(mailbox) = self.mailbox.as_mut().filter(|_| offered) else {
+        let offers = !self.timeout.is_zero();
+        let mailbox = self.mailbox.as_mut().filter(|_| offers);
+        let Some(mailbox) = mailbox.and_then(|m| m.offer(view.meta.store_id, group).then_some(m)) else {
             let found = self.lock.acquire(self.timeout)?;
             return Ok(Entered::Locked { found, offered: false });
         };
-        let done = |mailbox: &Mailbox| mailbox.done().map(|answer| Entered::Committed(answer.outcomes()));
-        let mut timeout = self.timeout;
-        loop {
-            match self.lock.acquire_unless(timeout, || mailbox.done().is_some()) {
+        let done =
+            |mailbox: &Mailbox| mailbox.done().map(|(outcomes, last)| Entered::Committed { outcomes, last });
+        let busy = loop {
+            match self.lock.acquire_unless(self.timeout, || mailbox.done().is_some()) {
                 Ok(Some(found)) => return Ok(Entered::Locked { found, offered: true }),
                 Ok(None) => {
                     if let Some(committed) = done(mailbox) {
                         return Ok(committed);
                     }
                 }
-                Err(error) => {
-                    if let Err(error) = mailbox.withdraw() {
-                        self.mailbox = None;
-                        return Err(error);
-                    }
-                    // Taken at the very last moment: whoever has it is at work.
-                    if !mailbox.is_taken() {
-                        return done(mailbox).ok_or(error);
-                    }
-                    if timeout == LAST_PATIENCE {
-                        return Err(mailbox.in_doubt());
-                    }
-                    timeout = LAST_PATIENCE;
-                }
+                Err(error) => break error,
             }
+        };
+        if let Err(error) = mailbox.withdraw() {
+            self.mailbox = None;
+            return Err(error);
+        }
+        // Taken at the very last moment: whoever has it is at work.
+        if mailbox.is_taken()
+            && let Ok(Some(found)) = self.lock.acquire_unless(LAST_PATIENCE, || !mailbox.is_taken())
+        {
+            return Ok(Entered::Locked { found, offered: true });
+        }
+        match done(mailbox) {
+            Some(committed) => Ok(committed),
+            None if mailbox.is_taken() => Err(mailbox.in_doubt()),
+            None => Err(busy),
         }
     }
 
     /// Adds what another process has committed for this handle to the view. As in [`Writer::take_in`] nothing can fail any
     /// more.
-    fn learn(&mut self, view: &mut View, outcomes: &[Appended]) {
-        let last = outcomes.iter().filter_map(|outcome| outcome.commit).max().unwrap_or(0);
+    fn learn(&mut self, view: &mut View, last: u64) {
         self.follow_early(view);
-        let counter = self.counter.take();
-        if view.last_commit() >= last || self.look_for(view, last) {
-            self.counter = counter;
+        if view.last_commit() >= last {
+            return;
+        }
+        // What is counted is durable. Who knows all of that by looking need not look again.
+        self.counter = None;
+        let counted = self.lock.counted();
+        let newest = counted.map_or(last, |(_, newest)| newest.max(last));
+        if self.look_for(view, newest) {
+            self.counter = counted.map(|(counter, _)| counter);
         }
     }
 
@@ -241,19 +249,22 @@ impl Writer {
         let batches: Vec<Vec<(Batch, OnDuplicate)>> =
             offers.iter_mut().map(|offer| std::mem::take(&mut offer.batches)).collect();
         let mut offers: Vec<Option<Taken>> = offers.into_iter().map(Some).collect();
-        let written = self.write_group(view, group, &mut offers, &batches, outcomes);
-        let offers = offers.into_iter().flatten();
-        match &written {
-            Ok(()) => {
-                if !batches.is_empty() {
-                    // They look there for the name of the segment.
-                    self.lock.tell();
-                }
-                offers.for_each(Taken::done);
+        let mut written = self.write_group(view, group, &mut offers, &batches, outcomes);
+        if offers.iter().any(Option::is_some)
+            && written.as_ref().is_err_and(|error| !matches!(error, Error::OutcomeUnknown { .. }))
+        {
+            // For lack of room for what others offered, perhaps: they see to it themselves.
+            offers.iter_mut().filter_map(Option::take).for_each(Taken::refuse);
+            outcomes.clear();
+            written = self.write_group(view, group, &mut [], &[], outcomes);
+        }
+        // What nobody knows their owners find out as soon as they have the lock.
+        if written.is_ok() {
+            if !batches.is_empty() {
+                // They look there for the name of the segment.
+                self.lock.tell();
             }
-            // What nobody knows their owners find out as soon as they have the lock.
-            Err(Error::OutcomeUnknown { .. }) => {}
-            Err(_) => offers.for_each(Taken::refuse),
+            offers.into_iter().flatten().for_each(Taken::done);
         }
         written?;
         if self.since_checkpoint >= CHECKPOINT_EVERY {
@@ -285,7 +296,14 @@ impl Writer {
                 Some(encode(view, &resolved)?)
             };
             let theirs = decided.split_off(group.len().min(decided.len()));
-            if promise(offers, batches, theirs, encoded.as_ref()) {
+            let promised =
+                encoded
+                    .as_ref()
+                    .map(EncodedSegment::footer)
+                    .map_or(Promised { last: view.last_commit(), ..Promised::default() }, |footer| {
+                        Promised { first: footer.first, last: footer.last, link_out: footer.link_out }
+                    });
+            if promise(offers, batches, theirs, promised) {
                 outcomes.extend(decided);
                 break encoded;
             }
@@ -338,20 +356,15 @@ fn promise(
     offers: &mut [Option<Taken>],
     batches: &[Vec<(Batch, OnDuplicate)>],
     outcomes: Vec<Result<Appended>>,
-    encoded: Option<&EncodedSegment<'_>>,
+    promised: Promised,
 ) -> bool {
-    let segment = encoded.map(EncodedSegment::footer).map(|footer| Promised {
-        first: footer.first,
-        last: footer.last,
-        link_out: footer.link_out,
-    });
     let mut outcomes = outcomes.into_iter();
     let mut all = true;
     for (slot, batches) in offers.iter_mut().zip(batches) {
         let Some(offer) = slot.as_mut() else { continue };
         let own: Result<Vec<Appended>> = outcomes.by_ref().take(batches.len()).collect();
-        let promised = own.is_ok_and(|own| offer.promise(segment, &own));
-        if !promised {
+        let told = own.is_ok_and(|own| offer.promise(promised, &own));
+        if !told {
             all = false;
             slot.take().into_iter().for_each(Taken::refuse);
         }

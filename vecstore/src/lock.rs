@@ -126,8 +126,20 @@ fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// What tells this run of this system from all others, padded with zeros; `None` where nothing does. Machines that share a
+/// disk may share a name, or be copies of each other.
+pub(crate) fn boot_id() -> Option<[u8; 64]> {
+    static ID: std::sync::OnceLock<Option<[u8; 64]>> = std::sync::OnceLock::new();
+    *ID.get_or_init(|| {
+        let text = std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|text| text.len() > 32)?;
+        let mut id = [0; 64];
+        id.iter_mut().zip(text).for_each(|(to, from)| *to = from);
+        Some(id)
+    })
+}
+
 /// This machine's name, padded with zeros.
-pub(crate) fn host_name() -> [u8; 64] {
+fn host_name() -> [u8; 64] {
     let name = rustix::system::uname();
     let mut host = [0; 64];
     for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
@@ -447,7 +459,15 @@ impl Lock {
         Some((record.counter, record.since(then)?))
     }
 
-    /// The same under the lock.
+    /// The counter as the record has it, and the last commit it counts; `None` when the record cannot be relied on, or the
+    /// last raise was no commit.
+    pub fn counted(&self) -> Option<(u64, u64)> {
+        let record = Record::read(&*self.file).ok().flatten().filter(|record| record.suspect == 0)?;
+        let newest = record.spans.last().filter(|span| span.first != 0)?;
+        Some((record.counter, newest.last))
+    }
+
+    /// The commits since the counter was `then`, under the lock.
     pub fn since(&self, then: u64) -> Option<Vec<Span>> {
         self.record.since(then)
     }

@@ -16,6 +16,7 @@ use crate::manifest::remove_own;
 use crate::offer::{
     self, ANSWER_LEN, Answer, HEAD_LEN, Head, MAX_BYTES, OFFER_AT, Promised, State, WITHDRAWN_AT,
 };
+use crate::segment::Segment;
 use crate::vfs::{LockFile, Vfs};
 use crate::view::{Meta, View};
 use crate::{Appended, Batch, Error, OnDuplicate, Result};
@@ -32,6 +33,8 @@ pub(crate) struct Mailbox {
     file: Box<dyn LockFile>,
     /// Number of the last offer.
     seq: u64,
+    /// Its batches.
+    count: usize,
     /// Number of the last one that was withdrawn.
     withdrawn: u64,
     buffer: Vec<u8>,
@@ -55,7 +58,7 @@ impl Mailbox {
         let path = dir.join(format!("{PREFIX}{}", hex(&random_id().ok()?)));
         let file = vfs.open_lock(&path, true).inspect_err(|error| log::debug!("no mailbox: {error}")).ok()?;
         let mut mailbox =
-            Mailbox { vfs: Arc::clone(vfs), path, file, seq: 0, withdrawn: 0, buffer: Vec::new() };
+            Mailbox { vfs: Arc::clone(vfs), path, file, seq: 0, count: 0, withdrawn: 0, buffer: Vec::new() };
         // Whoever saw it before it was locked took it for that of a dead process, and has removed it.
         let locked = mailbox.file.try_lock().is_ok_and(|locked| locked);
         (locked && mailbox.file.is_at(&mailbox.path).is_ok_and(|there| there)).then_some(mailbox)
@@ -67,22 +70,28 @@ impl Mailbox {
 
     /// Offers a group. False when it cannot be: it is too large, or the file cannot be written.
     pub fn offer(&mut self, store_id: Id, group: &[Request<'_>]) -> bool {
-        self.seq += 1;
+        (self.seq, self.count) = (self.seq + 1, group.len());
         if offer::encode(self.seq, self.withdrawn, store_id, group, &mut self.buffer).is_none() {
             return false;
         }
-        let written = self.file.write_at(WITHDRAWN_AT, &self.buffer);
-        let offered = written.and_then(|()| self.say(Answer::new(self.seq, State::Offered)));
-        offered.inspect_err(|error| log::debug!("not offered: {error}")).is_ok()
+        if let Err(error) = self.file.write_at(WITHDRAWN_AT, &self.buffer) {
+            log::debug!("not offered: {error}");
+            return false;
+        }
+        // An error does not say that nobody can read it.
+        let _ = self.say(Answer::new(self.seq, State::Offered));
+        true
     }
 
     fn say(&mut self, answer: Answer) -> std::io::Result<()> {
         self.file.write_at(0, &answer.to_bytes())
     }
 
-    /// What has become of the offer so far.
+    /// What has become of the offer so far; `None` when that cannot be read. An answer to an earlier offer that its taker
+    /// wrote late stands for none: he is the only one who answers.
     fn answer(&self) -> Option<Answer> {
-        read_answer(&*self.file).filter(|answer| answer.seq == self.seq)
+        let answer = read_answer(&*self.file)?;
+        Some(if answer.seq == self.seq { answer } else { Answer::new(self.seq, State::None) })
     }
 
     /// Under the commit lock: takes the offer off the table if nobody has taken it. False when that cannot be done; then
@@ -94,9 +103,10 @@ impl Mailbox {
         }
     }
 
-    /// The outcomes, once the offer is committed.
-    pub fn done(&self) -> Option<Answer> {
-        self.answer().filter(|answer| answer.state() == State::Done)
+    /// The outcomes, once the offer is committed, and the last commit that its owner must know.
+    pub fn done(&self) -> Option<(Vec<Appended>, u64)> {
+        let answer = self.answer().filter(|answer| answer.state() == State::Done)?;
+        Some((answer.outcomes(), answer.last)).filter(|(outcomes, _)| outcomes.len() == self.count)
     }
 
     /// True while somebody is committing the offer, or died doing so; also when that cannot be read.
@@ -128,7 +138,10 @@ impl Mailbox {
     pub fn settle(&mut self, view: &View, group: &[Request<'_>]) -> Result<Option<Vec<Appended>>> {
         let answer = self.answer().ok_or_else(|| self.in_doubt())?;
         match answer.state() {
-            State::Done => return Ok(Some(answer.outcomes())),
+            State::Done => {
+                let (outcomes, _) = self.done().ok_or_else(|| self.in_doubt())?;
+                return Ok(Some(outcomes));
+            }
             State::Taken if answer.first != 0 => match was_committed(view, &answer, group)? {
                 Some(true) => return Ok(Some(answer.outcomes())),
                 Some(false) => {}
@@ -149,43 +162,54 @@ fn read_answer(file: &dyn LockFile) -> Option<Answer> {
 
 /// Whether the segment that was promised is in the store; `None` when nobody can tell.
 fn was_committed(view: &View, promised: &Answer, group: &[Request<'_>]) -> Result<Option<bool>> {
+    let outcomes = promised.outcomes();
+    // What was only skipped is decided anew.
+    if outcomes.iter().all(|outcome| outcome.commit.is_none()) {
+        return Ok(Some(false));
+    }
     let Some(live) = view.segment_of(promised.first) else { return Ok(Some(false)) };
     let (segment, footer) = (&live.segment, live.segment.footer());
     if footer.link_out == promised.link_out {
         return Ok(Some(true));
     }
     // A merge holds whole segments. What does not hold the whole of it holds nothing of it.
-    if footer.first > promised.first || footer.last < promised.last {
-        return Ok(Some(false));
-    }
-    if (footer.first, footer.last) == (promised.first, promised.last) {
+    let (found, whole) = ((footer.first, footer.last), (promised.first, promised.last));
+    if found == whole || found.0 > whole.0 || found.1 < whole.1 {
         return Ok(Some(false));
     }
     // A merge, or another group. What is stored under these numbers is the same as what was to be written, or it is not.
-    let mut found = false;
-    for (request, outcome) in group.iter().zip(promised.outcomes()) {
+    let mut all = true;
+    for (request, outcome) in group.iter().zip(outcomes) {
         let Some(commit) = outcome.commit else { continue };
-        for number in 0..outcome.entries {
-            let Some(index) = segment.locate_entry(commit, number) else { continue };
-            let key = segment.key(index)?;
-            let rows = segment.row_span(index)?;
-            let same = request.batch.entries().find(|entry| entry.key == key);
-            let is_same = match same {
-                Some(entry) => {
-                    entry.kind == segment.kind(index)?
-                        && entry.rows == segment.row_bytes(rows.clone())?
-                        && entry.scales == segment.row_scales(rows)
-                        && entry.payload == segment.payload(index)?
-                }
-                None => false,
-            };
-            if !is_same {
-                return Ok(Some(false));
-            }
-            found = true;
+        match is_stored(segment, commit, request)? {
+            Some(true) => {}
+            Some(false) => return Ok(Some(false)),
+            None => all = false,
         }
     }
-    Ok(found.then_some(true))
+    Ok(all.then_some(true))
+}
+
+/// Whether what a segment has of a commit comes from this batch; `None` when it has nothing of it any more.
+fn is_stored(segment: &Segment, commit: u64, request: &Request<'_>) -> Result<Option<bool>> {
+    let mut any = None;
+    for number in 0..request.batch.len() as u64 {
+        let Some(index) = segment.locate_entry(commit, number) else { continue };
+        let (key, rows) = (segment.key(index)?, segment.row_span(index)?);
+        let Some(entry) = request.batch.entries().find(|entry| entry.key == key) else {
+            return Ok(Some(false));
+        };
+        let scales: &[u8] = bytemuck::cast_slice(segment.row_scales(rows.clone()));
+        let is_same = entry.kind == segment.kind(index)?
+            && entry.rows == segment.row_bytes(rows)?
+            && bytemuck::cast_slice::<f32, u8>(entry.scales) == scales
+            && entry.payload == segment.payload(index)?;
+        if !is_same {
+            return Ok(Some(false));
+        }
+        any = Some(true);
+    }
+    Ok(any)
 }
 
 /// An offer that the holder of the commit lock has taken.
@@ -204,8 +228,8 @@ impl Taken {
 
     /// Says before the commit what it will be, so that the owner can find out if this process dies. False when it could
     /// not be said: then the offer must not be committed.
-    pub fn promise(&mut self, segment: Option<Promised>, outcomes: &[Appended]) -> bool {
-        self.promise = Answer::promise(self.seq, segment, outcomes);
+    pub fn promise(&mut self, promised: Promised, outcomes: &[Appended]) -> bool {
+        self.promise = Answer::promise(self.seq, promised, outcomes);
         if Bug::DoneEarly.is_on() {
             return self.say(self.promise.become_state(State::Done));
         }

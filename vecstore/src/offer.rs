@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::batch::Ends;
 use crate::commit::Request;
 use crate::format::Id;
-use crate::lock::host_name;
+use crate::lock::boot_id;
 use crate::{Appended, Batch, DType, OnDuplicate};
 
 /// Batches in an offer, at most.
@@ -75,7 +75,7 @@ pub(crate) struct Answer {
     pub link_out: Id,
     /// First commit of that segment; 0: nothing is written.
     pub first: u64,
-    /// Its last commit.
+    /// Its last commit, or the last one that the decision rests on when nothing is written.
     pub last: u64,
     outcomes: [Outcome; MAX_BATCHES],
     tail: [u8; 4],
@@ -83,9 +83,11 @@ pub(crate) struct Answer {
 }
 
 /// The segment that will have the batches of an offer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Promised {
+    /// 0: nothing is written.
     pub first: u64,
+    /// Also when nothing is written: the last commit that is known.
     pub last: u64,
     pub link_out: Id,
 }
@@ -100,11 +102,9 @@ impl Answer {
     }
 
     /// The answer of somebody who is about to commit: the end of the segment, if there will be one, and all outcomes.
-    pub fn promise(seq: u64, segment: Option<Promised>, outcomes: &[Appended]) -> Self {
-        let mut answer = Answer::new(seq, State::Taken);
-        if let Some(Promised { first, last, link_out }) = segment {
-            (answer.first, answer.last, answer.link_out) = (first, last, link_out);
-        }
+    pub fn promise(seq: u64, promised: Promised, outcomes: &[Appended]) -> Self {
+        let Promised { first, last, link_out } = promised;
+        let mut answer = Answer { first, last, link_out, ..Answer::new(seq, State::Taken) };
         for (to, from) in answer.outcomes.iter_mut().zip(outcomes) {
             *to = Outcome {
                 commit: from.commit.unwrap_or(0),
@@ -169,8 +169,8 @@ pub(crate) struct Head {
     magic: [u8; 8],
     seq: u64,
     store_id: Id,
-    /// Its writer's machine: only there is what one process writes what another one reads at once.
-    host: [u8; 64],
+    /// The run of its writer's system: only within it is what one process writes what another one reads at once.
+    boot: [u8; 64],
     /// Bytes after the head.
     len: u64,
     count: u32,
@@ -188,14 +188,14 @@ impl Head {
         crc32fast::hash(bytemuck::bytes_of(self).get(..HEAD_LEN - 4).unwrap_or_default())
     }
 
-    /// Reads the head of offer number `seq` to this store, from this machine; `None` when it is none.
+    /// Reads the head of offer number `seq` to this store, written since this system was started; `None` when it is none.
     pub fn parse(bytes: &[u8; HEAD_LEN], seq: u64, store_id: Id) -> Option<Self> {
         let head: Head = bytemuck::pod_read_unaligned(bytes);
         let is_sound = head.magic == OFFER_MAGIC
             && head.crc == head.computed_crc()
             && head.len <= MAX_BYTES as u64 * 2
             && head.count as usize <= MAX_BATCHES;
-        let is_meant = head.seq == seq && head.store_id == store_id && head.host == host_name();
+        let is_meant = head.seq == seq && head.store_id == store_id && Some(head.boot) == boot_id();
         (is_sound && is_meant).then_some(head)
     }
 
@@ -268,7 +268,7 @@ pub(crate) fn encode(
         magic: OFFER_MAGIC,
         seq,
         store_id,
-        host: host_name(),
+        boot: boot_id()?,
         len: body.len() as u64,
         count: u32::try_from(group.len()).unwrap_or(u32::MAX),
         body_crc: crc32fast::hash(body),
@@ -393,7 +393,7 @@ mod tests {
                 head(&bytes, 7, [9; 16]).and_then(|head| decode(&head, &bytes[8 + HEAD_LEN..], 2, DType::I8));
             assert!(read.is_none(), "bit {bit}");
         }
-        let answer = Answer::promise(1, None, &[Appended::default()]).to_bytes();
+        let answer = Answer::promise(1, Promised::default(), &[Appended::default()]).to_bytes();
         assert!(Answer::parse(&answer).is_some());
         for bit in 0..answer.len() * 8 {
             let mut answer = answer.clone();
@@ -409,7 +409,7 @@ mod tests {
             Appended { commit: None, skipped: 9, ..Appended::default() },
         ];
         let segment = Promised { first: 4, last: 6, link_out: [5; 16] };
-        let answer = Answer::promise(3, Some(segment), &outcomes).become_state(State::Done);
+        let answer = Answer::promise(3, segment, &outcomes).become_state(State::Done);
         let back = Answer::parse(&answer.to_bytes()).unwrap();
         assert_eq!((back.seq, back.state(), back.link_out), (3, State::Done, [5; 16]));
         assert_eq!((back.first, back.last), (4, 6));

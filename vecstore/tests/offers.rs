@@ -187,6 +187,7 @@ fn batches_of_one_key_in_one_commit_supersede_each_other_in_order() {
     assert_eq!(of_a.join().unwrap().unwrap().commit, Some(3));
     let of_b = of_b.join().unwrap().unwrap();
     assert_eq!((of_b.commit, of_b.replaced), (Some(4), 1));
+    assert!(fs.exists(&format!("{STORE}/segments/0000000003-0000000004.0.npy")), "one commit");
     assert_eq!(value(&b.store, "k"), Some((2.0, 4)));
     assert_eq!(value(&assert_whole(&fs), "k"), Some((2.0, 4)));
 }
@@ -329,4 +330,84 @@ fn mailboxes_of_the_dead_are_removed() {
     store.append(batch(&["b"], 2.0), OnDuplicate::Skip).unwrap();
     assert_eq!(mailboxes(), 0);
     assert_eq!(value(&store, "a"), None);
+}
+
+#[test]
+fn the_middle_of_a_group_is_seen_by_its_owner() {
+    let scene = Scene::new();
+    let ((a, of_a), (b, of_b)) = two(&scene, batch(&["a"], 1.0), batch(&["b"], 2.0), OnDuplicate::Skip);
+    let c = Process::new(&scene.fs, options);
+    let of_c = c.offers(batch(&["c"], 3.0), OnDuplicate::Skip);
+    scene.go_on();
+    for ((process, outcome), (key, of)) in
+        [(a, of_a), (b, of_b), (c, of_c)].into_iter().zip([("a", 1.0), ("b", 2.0), ("c", 3.0)])
+    {
+        let commit = outcome.join().unwrap().unwrap().commit.unwrap();
+        assert_eq!(value(&process.store, key), Some((of, commit)), "{key}");
+    }
+}
+
+#[test]
+fn what_an_offer_was_skipped_for_is_seen_by_its_owner() {
+    let scene = Scene::new();
+    let ((_, of_a), (b, of_b)) = two(&scene, batch(&["k"], 1.0), batch(&["k"], 2.0), OnDuplicate::Skip);
+    scene.go_on();
+    of_a.join().unwrap().unwrap();
+    assert_eq!(of_b.join().unwrap().unwrap().skipped, 1);
+    assert_eq!(value(&b.store, "k"), Some((1.0, 3)));
+}
+
+/// The taker is between reading the first offer and saying that he took it while the owner gives up and offers again.
+#[test]
+fn an_answer_to_an_earlier_offer_is_none() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, options);
+    let tries = a.tries();
+    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
+    until("a turn", || a.tries() > tries);
+    let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(1)));
+    let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
+    // It writes twice that it takes its own offer back, and then that it takes the other one.
+    let ((told, at), (stop, may)) = (channel::<()>(), channel::<()>());
+    let (once, twice) = (a.fs.clone(), a.fs.clone());
+    a.fs.before_next("write letter", move || {
+        once.before_next("write letter", move || {
+            twice.before_next("write letter", move || {
+                told.send(()).unwrap();
+                may.recv().unwrap();
+            });
+        });
+    });
+    let fs = scene.go_on();
+    at.recv().unwrap();
+    let error = of_b.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    let of_b = b.offers(batch(&["b2"], 2.0), OnDuplicate::Skip);
+    stop.send(()).unwrap();
+    of_a.join().unwrap().unwrap();
+    let commit = of_b.join().unwrap().unwrap().commit.unwrap();
+    let store = assert_whole(&fs);
+    assert_eq!((value(&store, "b"), value(&store, "b2")), (None, Some((2.0, commit))));
+}
+
+#[test]
+fn a_full_disk_is_no_affair_of_those_whose_batches_fit() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, options);
+    let tries = a.tries();
+    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
+    until("a turn", || a.tries() > tries);
+    let b = Process::new(&scene.fs, options);
+    let mut large = Batch::new(1, vecstore::DType::F32);
+    large.push_with_payload("b", &[2.0f32], &vec![7; 1 << 20]).unwrap();
+    let of_b = b.offers(large, OnDuplicate::Skip);
+    let room = sim::Room { bytes: scene.fs.used() + (1 << 17), is_quota: false };
+    scene.fs.set_room(Some(room));
+    let fs = scene.go_on();
+    of_a.join().unwrap().unwrap();
+    let error = of_b.join().unwrap().unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    fs.set_room(None);
+    let store = assert_whole(&fs);
+    assert_eq!((value(&store, "a"), value(&store, "b")), (Some((1.0, 3)), None));
 }
