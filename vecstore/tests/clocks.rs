@@ -21,7 +21,7 @@ fn set_times(dir: &Path, seconds: u64, number: &mut u32) {
             continue;
         }
         *number += 1;
-        let seconds = if *number % 3 == 0 { 0 } else { seconds };
+        let seconds = if number.is_multiple_of(3) { 0 } else { seconds };
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         File::options().read(true).open(&path).unwrap().set_modified(time).unwrap();
     }
@@ -72,7 +72,7 @@ fn backups_of_a_clock_that_was_ahead_are_not_taken_for_the_newest() {
         put(&store, key);
         let newest = store.backup_dated(&parent, 1).unwrap();
         let left: Vec<_> = std::fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [newest.path.clone()], "the one just made stays, the one before goes");
+        assert_eq!(left, std::slice::from_ref(&newest.path), "the one just made stays, the one before goes");
         assert_eq!(Store::open_read_only(newest.path).unwrap().snapshot().totals().rows, rows);
     }
 }
