@@ -1,12 +1,13 @@
 //! The commit: how a group of batches becomes one durable, visible segment.
 //!
-//! 1. Take the commit lock (between processes).
+//! 1. Take the commit lock (between processes). Whoever has to wait for it offers his group to the one who has it, and may
+//!    find it committed: see `mailbox.rs`.
 //! 2. Look whether others committed, or died trying; if so list the directory and flush it, because a name that is
 //!    merely visible is not yet durable.
-//! 3. Decide numbers, duplicates, kills and the link to the predecessor.
+//! 3. Take what others offer. Decide numbers, duplicates, kills and the link to the predecessor.
 //! 4. Write a temporary file and flush its data.
 //! 5. Rename it to its final name, without replacing; flush the directory.
-//! 6. Raise LOCK's counter, release the lock, acknowledge.
+//! 6. Raise LOCK's counter, answer those whose groups were committed with it, release the lock, acknowledge.
 //!
 //! `docs/DURABILITY.md` argues each step crash point by crash point.
 
