@@ -87,8 +87,9 @@ fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochReco
 
 /// The generation a damaged manifest claims, as far as it can be believed; generations only grow.
 fn claimed_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
-    // Mapped, for it may be longer than any manifest.
-    let Ok(bytes) = vfs.map(&dir.join(MANIFEST)) else { return 0 };
-    let claimed = bytes.get(40..48).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    // No more of it is read, for it may be longer than any manifest.
+    let mut bytes = [0; 8];
+    let read = vfs.open(&dir.join(MANIFEST)).and_then(|file| file.read_at(&mut bytes, 40));
+    let claimed = read.map_or(0, |()| u64::from_le_bytes(bytes));
     if claimed < 1 << 56 { claimed } else { 0 }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vecstore::vfs::{FileKind, LockFile, Mapping, Metadata, Vfs, VfsFile};
+use vecstore::vfs::{FileKind, LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
 use super::disk::error;
 use super::{Ino, Node, Op, SHORT, SimFs};
@@ -27,6 +27,12 @@ impl Vfs for SimFs {
             return Err(io::Error::new(ErrorKind::InvalidData, "longer than allowed"));
         }
         Ok(bytes.to_vec())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        let (disk, may) = self.call("read", path);
+        may?;
+        Ok(Box::new(SimBytes(disk.file(path)?)))
     }
 
     fn map(&self, path: &Path) -> io::Result<Mapping> {
@@ -132,6 +138,23 @@ impl Vfs for SimFs {
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let (disk, may) = self.call("free space", path);
         may.map(|()| disk.free_space())
+    }
+}
+
+/// A file that is read in pieces: as on a real disk, none of it is copied by opening it.
+#[derive(Debug)]
+struct SimBytes(Arc<Vec<u8>>);
+
+impl ReadAt for SimBytes {
+    fn byte_len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = self.0.get(start..start.saturating_add(buf.len()));
+        buf.copy_from_slice(bytes.ok_or(error(ErrorKind::UnexpectedEof))?);
+        Ok(())
     }
 }
 
