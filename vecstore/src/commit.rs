@@ -160,6 +160,7 @@ impl Writer {
             return Ok(Entered::Locked { found, offered: false });
         }
         // What is to be read back must be written by this handle; and who does not wait need not offer.
+        self.mailbox.take_if(|mailbox| mailbox.is_used_up());
         if self.mailbox.is_none() && !self.verify_saves {
             self.mailbox = Mailbox::open(&self.vfs, &self.dir);
         }
@@ -182,10 +183,7 @@ impl Writer {
                 Err(error) => break error,
             }
         };
-        if let Err(error) = mailbox.withdraw() {
-            self.mailbox = None;
-            return Err(error);
-        }
+        mailbox.withdraw()?;
         // Taken at the very last moment: whoever has it is at work.
         if mailbox.is_taken()
             && let Ok(Some(found)) = self.lock.acquire_unless(LAST_PATIENCE, || !mailbox.is_taken())
@@ -245,7 +243,7 @@ impl Writer {
         let mut offers = Vec::new();
         if offered || self.lock.is_wanted() {
             let own = self.mailbox.as_ref().map(Mailbox::path);
-            offers = mailbox::take(&*self.vfs, &self.dir, own, &view.meta);
+            offers = mailbox::take(&self.vfs, &self.dir, own, &view.meta);
         }
         let batches: Vec<Vec<(Batch, OnDuplicate)>> =
             offers.iter_mut().map(|offer| std::mem::take(&mut offer.batches)).collect();

@@ -4,6 +4,10 @@
 //! Only the owner writes the offer, and only while no answer is due. The answer is written by the owner when it offers,
 //! and from then on by the holder of the commit lock alone. Should a holder die between taking and answering, the owner
 //! finds out what became of its batches once it has the lock itself.
+//!
+//! Nobody is left in doubt by a full disk, on which a file system that copies on write has no room even for a byte that is
+//! overwritten: who gives up gives back the lock that he has on his mailbox, and a last answer that cannot be written is
+//! given by renaming it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,9 +17,7 @@ use crate::bug::Bug;
 use crate::commit::Request;
 use crate::format::{Id, hex, random_id};
 use crate::manifest::remove_own;
-use crate::offer::{
-    self, ANSWER_LEN, Answer, HEAD_LEN, Head, MAX_BYTES, OFFER_AT, Promised, State, WITHDRAWN_AT,
-};
+use crate::offer::{self, ANSWER_LEN, Answer, HEAD_LEN, Head, MAX_BYTES, OFFER_AT, Promised, State};
 use crate::segment::Segment;
 use crate::vfs::{LockFile, Vfs};
 use crate::view::{Meta, View};
@@ -23,10 +25,12 @@ use crate::{Appended, Batch, Error, OnDuplicate, Result};
 
 /// Names of mailboxes begin with this.
 const PREFIX: &str = "LOCK.offer-";
+/// A mailbox is renamed to its name and this when that cannot be written into it.
+const SUFFIXES: [(State, &str); 2] = [(State::Done, ".done"), (State::None, ".none")];
 /// Bytes of all offers that one commit takes.
 const TAKEN_BYTES: usize = 8 << 20;
 
-/// The mailbox of a handle that writes. Its owner holds a lock on it as long as it lives.
+/// The mailbox of a handle that writes. Its owner holds a lock on it as long as what it offers may be taken.
 pub(crate) struct Mailbox {
     vfs: Arc<dyn Vfs>,
     path: PathBuf,
@@ -35,8 +39,8 @@ pub(crate) struct Mailbox {
     seq: u64,
     /// Its batches.
     count: usize,
-    /// Number of the last one that was withdrawn.
-    withdrawn: u64,
+    /// The last offer was withdrawn: this one serves for no other.
+    is_used_up: bool,
     buffer: Vec<u8>,
 }
 
@@ -48,7 +52,7 @@ impl fmt::Debug for Mailbox {
 
 impl Drop for Mailbox {
     fn drop(&mut self) {
-        remove_own(&*self.vfs, &self.path);
+        remove_own(&*self.vfs, &self.renamed().map_or_else(|| self.path.clone(), |(_, path)| path));
     }
 }
 
@@ -57,8 +61,8 @@ impl Mailbox {
     pub fn open(vfs: &Arc<dyn Vfs>, dir: &Path) -> Option<Self> {
         let path = dir.join(format!("{PREFIX}{}", hex(&random_id().ok()?)));
         let file = vfs.open_lock(&path, true).inspect_err(|error| log::debug!("no mailbox: {error}")).ok()?;
-        let mut mailbox =
-            Mailbox { vfs: Arc::clone(vfs), path, file, seq: 0, count: 0, withdrawn: 0, buffer: Vec::new() };
+        let (vfs, buffer) = (Arc::clone(vfs), Vec::new());
+        let mut mailbox = Mailbox { vfs, path, file, seq: 0, count: 0, is_used_up: false, buffer };
         // Whoever saw it before it was locked took it for that of a dead process, and has removed it.
         let locked = mailbox.file.try_lock().is_ok_and(|locked| locked);
         (locked && mailbox.file.is_at(&mailbox.path).is_ok_and(|there| there)).then_some(mailbox)
@@ -68,13 +72,27 @@ impl Mailbox {
         &self.path
     }
 
+    /// True when the next offer needs another mailbox.
+    pub fn is_used_up(&self) -> bool {
+        self.is_used_up || !self.file.is_at(&self.path).unwrap_or(false)
+    }
+
+    /// The last answer as the mailbox's name has it.
+    fn renamed(&self) -> Option<(State, PathBuf)> {
+        if self.file.is_at(&self.path).unwrap_or(true) {
+            return None;
+        }
+        let renamed = SUFFIXES.map(|(state, suffix)| (state, with_suffix(&self.path, suffix)));
+        renamed.into_iter().find(|(_, path)| self.file.is_at(path).unwrap_or(false))
+    }
+
     /// Offers a group. False when it cannot be: it is too large, or the file cannot be written.
     pub fn offer(&mut self, store_id: Id, group: &[Request<'_>]) -> bool {
         (self.seq, self.count) = (self.seq + 1, group.len());
-        if offer::encode(self.seq, self.withdrawn, store_id, group, &mut self.buffer).is_none() {
+        if offer::encode(self.seq, store_id, group, &mut self.buffer).is_none() {
             return false;
         }
-        if let Err(error) = self.file.write_at(WITHDRAWN_AT, &self.buffer) {
+        if let Err(error) = self.file.write_at(OFFER_AT, &self.buffer) {
             log::debug!("not offered: {error}");
             return false;
         }
@@ -91,7 +109,11 @@ impl Mailbox {
     /// wrote late stands for none: he is the only one who answers.
     fn answer(&self) -> Option<Answer> {
         let answer = read_answer(&*self.file)?;
-        Some(if answer.seq == self.seq { answer } else { Answer::new(self.seq, State::None) })
+        if answer.seq != self.seq {
+            return Some(Answer::new(self.seq, State::None));
+        }
+        let renamed = if answer.state() == State::Taken { self.renamed() } else { None };
+        Some(renamed.map_or(answer, |(state, _)| answer.become_state(state)))
     }
 
     /// Under the commit lock: takes the offer off the table if nobody has taken it. False when that cannot be done; then
@@ -120,8 +142,8 @@ impl Mailbox {
     /// # Errors
     /// When nobody can be asked: the offer may still be committed.
     pub fn withdraw(&mut self) -> Result<()> {
-        self.withdrawn = self.seq;
-        self.file.write_at(WITHDRAWN_AT, &self.withdrawn.to_le_bytes()).map_err(|_| self.in_doubt())
+        self.is_used_up = true;
+        self.file.unlock().map_err(|_| self.in_doubt())
     }
 
     /// The error when nobody can tell whether the offer was committed.
@@ -149,7 +171,9 @@ impl Mailbox {
             },
             _ => {}
         }
-        self.say(Answer::new(self.seq, State::None)).map_err(|_| self.in_doubt())?;
+        // It was not, and never will be: whoever took it is dead, or has the lock no more. His answer is one to an earlier
+        // offer from now on.
+        self.seq += 1;
         Ok(None)
     }
 }
@@ -214,6 +238,8 @@ fn is_stored(segment: &Segment, commit: u64, request: &Request<'_>) -> Result<Op
 
 /// An offer that the holder of the commit lock has taken.
 pub(crate) struct Taken {
+    vfs: Arc<dyn Vfs>,
+    path: PathBuf,
     file: Box<dyn LockFile>,
     seq: u64,
     promise: Answer,
@@ -223,7 +249,21 @@ pub(crate) struct Taken {
 impl Taken {
     fn say(&mut self, answer: Answer) -> bool {
         let said = self.file.write_at(0, &answer.to_bytes());
-        said.inspect_err(|error| log::warn!("no answer to an offer: {error}")).is_ok()
+        said.inspect_err(|error| log::debug!("{}: no answer written: {error}", self.path.display())).is_ok()
+    }
+
+    /// Says what is the last of this offer.
+    fn conclude(&mut self, answer: Answer) {
+        if self.say(answer) {
+            return;
+        }
+        for (state, suffix) in SUFFIXES {
+            if state == answer.state()
+                && let Err(error) = self.vfs.rename_noreplace(&self.path, &with_suffix(&self.path, suffix))
+            {
+                log::warn!("{}: no answer to an offer: {error}", self.path.display());
+            }
+        }
     }
 
     /// Says before the commit what it will be, so that the owner can find out if this process dies. False when it could
@@ -238,18 +278,24 @@ impl Taken {
 
     /// Says that it is committed, durably.
     pub fn done(mut self) {
-        self.say(self.promise.become_state(State::Done));
+        self.conclude(self.promise.become_state(State::Done));
     }
 
     /// Says that its owner must see to it himself.
     pub fn refuse(mut self) {
-        self.say(Answer::new(self.seq, State::None));
+        self.conclude(Answer::new(self.seq, State::None));
     }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Under the commit lock: takes what other processes offer to a store, but for those whose owner died. `own` is the
 /// taker's own mailbox.
-pub(crate) fn take(vfs: &dyn Vfs, dir: &Path, own: Option<&Path>, meta: &Meta) -> Vec<Taken> {
+pub(crate) fn take(vfs: &Arc<dyn Vfs>, dir: &Path, own: Option<&Path>, meta: &Meta) -> Vec<Taken> {
     let (mut taken, mut bytes) = (Vec::new(), 0);
     for name in vfs.list(dir).unwrap_or_default() {
         let path = dir.join(&name);
@@ -265,11 +311,11 @@ pub(crate) fn take(vfs: &dyn Vfs, dir: &Path, own: Option<&Path>, meta: &Meta) -
     taken
 }
 
-fn take_one(vfs: &dyn Vfs, path: &Path, meta: &Meta) -> Option<(Taken, usize)> {
+fn take_one(vfs: &Arc<dyn Vfs>, path: &Path, meta: &Meta) -> Option<(Taken, usize)> {
     let mut file = vfs.open_lock(path, false).ok()?;
     if file.try_lock().ok()? {
-        // Nobody holds it: its owner died.
-        remove_own(vfs, path);
+        // Nobody holds it: its owner died, or has given up.
+        remove_own(&**vfs, path);
         return None;
     }
     let answer = read_answer(&*file).filter(|answer| answer.state() == State::Offered)?;
@@ -284,15 +330,14 @@ fn take_one(vfs: &dyn Vfs, path: &Path, meta: &Meta) -> Option<(Taken, usize)> {
     }
     let batches = offer::decode(&head, &body, meta.dim, meta.dtype)?;
     let promise = Answer::new(answer.seq, State::Taken);
-    let mut taken = Taken { file, seq: answer.seq, promise, batches };
+    let mut taken =
+        Taken { vfs: Arc::clone(vfs), path: path.to_owned(), file, seq: answer.seq, promise, batches };
     if !taken.say(promise) {
         return None;
     }
-    // The owner marks first and looks then whether it was taken, here it is the other way round: one of the two sees it.
-    let mut withdrawn = [0xFF; 8];
-    if taken.file.read_at(WITHDRAWN_AT, &mut withdrawn).is_err()
-        || u64::from_le_bytes(withdrawn) >= taken.seq && !Bug::TakeWithdrawn.is_on()
-    {
+    // The owner gives his lock back first and looks then whether it was taken, here it is the other way round: one of the
+    // two sees it. Nobody but the holder of the commit lock tries to lock another's mailbox.
+    if taken.file.try_lock().map_or(true, |free| free) && !Bug::TakeWithdrawn.is_on() {
         taken.refuse();
         return None;
     }

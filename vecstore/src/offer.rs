@@ -15,10 +15,8 @@ use crate::{Appended, Batch, DType, OnDuplicate};
 pub(crate) const MAX_BATCHES: usize = 32;
 /// Bytes of an offer, at most: what is larger gains little from sharing a flush.
 pub(crate) const MAX_BYTES: usize = 4 << 20;
-/// Where the number of the last withdrawn offer lies. It never goes back.
-pub(crate) const WITHDRAWN_AT: u64 = 4096;
 /// Where the offer lies.
-pub(crate) const OFFER_AT: u64 = WITHDRAWN_AT + 8;
+pub(crate) const OFFER_AT: u64 = 4096;
 
 const ANSWER_MAGIC: [u8; 8] = *b"\x89VECANS\n";
 const OFFER_MAGIC: [u8; 8] = *b"\x89VECOFR\n";
@@ -227,21 +225,14 @@ struct EndsRecord {
     payload: u64,
 }
 
-/// Lays an offer out: the number of the last withdrawn one, the head, the batches. `None` when it would be too large.
-pub(crate) fn encode(
-    seq: u64,
-    withdrawn: u64,
-    store_id: Id,
-    group: &[Request<'_>],
-    out: &mut Vec<u8>,
-) -> Option<()> {
+/// Lays an offer out: the head, the batches. `None` when it would be too large.
+pub(crate) fn encode(seq: u64, store_id: Id, group: &[Request<'_>], out: &mut Vec<u8>) -> Option<()> {
     let size: usize = group.iter().map(|request| request.batch.byte_len() + request.batch.len() * 32).sum();
     if group.is_empty() || group.len() > MAX_BATCHES || size > MAX_BYTES {
         return None;
     }
     out.clear();
-    out.extend_from_slice(&withdrawn.to_le_bytes());
-    out.resize(8 + HEAD_LEN, 0);
+    out.resize(HEAD_LEN, 0);
     for request in group {
         let parts = request.batch.parts();
         let head = BatchHead {
@@ -263,7 +254,7 @@ pub(crate) fn encode(
             out.extend_from_slice(bytemuck::bytes_of(&record));
         }
     }
-    let body = out.get(8 + HEAD_LEN..).unwrap_or_default();
+    let body = out.get(HEAD_LEN..).unwrap_or_default();
     let mut head = Head {
         magic: OFFER_MAGIC,
         seq,
@@ -275,7 +266,7 @@ pub(crate) fn encode(
         ..Head::zeroed()
     };
     head.crc = head.computed_crc();
-    out.get_mut(8..8 + HEAD_LEN)?.copy_from_slice(bytemuck::bytes_of(&head));
+    out.get_mut(..HEAD_LEN)?.copy_from_slice(bytemuck::bytes_of(&head));
     Some(())
 }
 
@@ -360,20 +351,19 @@ mod tests {
         let requests: Vec<Request<'_>> =
             batches.iter().map(|batch| Request { batch, policy: OnDuplicate::Replace }).collect();
         let mut bytes = Vec::new();
-        encode(7, 0, [9; 16], &requests, &mut bytes).unwrap();
+        encode(7, [9; 16], &requests, &mut bytes).unwrap();
         bytes
     }
 
     fn head(bytes: &[u8], seq: u64, store_id: Id) -> Option<Head> {
-        Head::parse(bytes[8..8 + HEAD_LEN].try_into().unwrap(), seq, store_id)
+        Head::parse(bytes[..HEAD_LEN].try_into().unwrap(), seq, store_id)
     }
 
     #[test]
     fn batches_come_back_as_they_were() {
         let bytes = encoded();
-        assert_eq!(bytes[..8], [0; 8], "none was withdrawn");
         let head = head(&bytes, 7, [9; 16]).unwrap();
-        let back = decode(&head, &bytes[8 + HEAD_LEN..], 2, DType::I8).unwrap();
+        let back = decode(&head, &bytes[HEAD_LEN..], 2, DType::I8).unwrap();
         assert_eq!(back.len(), 2);
         for ((batch, policy), then) in back.iter().zip(group()) {
             assert_eq!(*policy, OnDuplicate::Replace);
@@ -386,11 +376,11 @@ mod tests {
         let bytes = encoded();
         assert!(head(&bytes, 8, [9; 16]).is_none(), "another number");
         assert!(head(&bytes, 7, [8; 16]).is_none(), "another store");
-        for bit in 64..bytes.len() * 8 {
+        for bit in 0..bytes.len() * 8 {
             let mut bytes = bytes.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let read =
-                head(&bytes, 7, [9; 16]).and_then(|head| decode(&head, &bytes[8 + HEAD_LEN..], 2, DType::I8));
+                head(&bytes, 7, [9; 16]).and_then(|head| decode(&head, &bytes[HEAD_LEN..], 2, DType::I8));
             assert!(read.is_none(), "bit {bit}");
         }
         let answer = Answer::promise(1, Promised::default(), &[Appended::default()]).to_bytes();

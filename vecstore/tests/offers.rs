@@ -302,14 +302,13 @@ fn whoever_gives_up_too_late_waits_for_the_outcome() {
     let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
     until("a turn", || a.tries() > tries);
     let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(2)));
-    let offered = b.letters() + 2;
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
     // The first has taken the offer, and does not go on before the second has given up.
     let (letters, (gave_up, may)) = (b.fs.clone(), channel::<()>());
     a.fs.before_next("create", move || may.recv().unwrap());
     let fs = scene.go_on();
-    let count = |fs: &SimFs| fs.calls().iter().filter(|call| call.what == "write letter").count();
-    until("it gives up", || count(&letters) > offered);
+    let gives_up = |call: &sim::Call| call.what == "unlock" && !call.path.ends_with("LOCK");
+    until("it gives up", || letters.calls().iter().any(gives_up));
     gave_up.send(()).unwrap();
     of_a.join().unwrap().unwrap();
     let of_b = of_b.join().unwrap().unwrap();
@@ -357,9 +356,9 @@ fn what_an_offer_was_skipped_for_is_seen_by_its_owner() {
     assert_eq!(value(&b.store, "k"), Some((1.0, 3)));
 }
 
-/// The taker is between reading the first offer and saying that he took it while the owner gives up and offers again.
+/// The owner gives up after the taker has seen that he is alive, and before he says that he took the offer.
 #[test]
-fn an_answer_to_an_earlier_offer_is_none() {
+fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
     let tries = a.tries();
@@ -367,27 +366,28 @@ fn an_answer_to_an_earlier_offer_is_none() {
     until("a turn", || a.tries() > tries);
     let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(1)));
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
-    // It writes twice that it takes its own offer back, and then that it takes the other one.
+    // It writes that it takes its own offer back, and then that it takes the other one.
     let ((told, at), (stop, may)) = (channel::<()>(), channel::<()>());
-    let (once, twice) = (a.fs.clone(), a.fs.clone());
+    let once = a.fs.clone();
     a.fs.before_next("write letter", move || {
         once.before_next("write letter", move || {
-            twice.before_next("write letter", move || {
-                told.send(()).unwrap();
-                may.recv().unwrap();
-            });
+            told.send(()).unwrap();
+            may.recv().unwrap();
         });
     });
     let fs = scene.go_on();
     at.recv().unwrap();
     let error = of_b.join().unwrap().unwrap_err();
     assert!(matches!(error, Error::Busy { .. }), "{error}");
+    // What it offers next is another offer.
     let of_b = b.offers(batch(&["b2"], 2.0), OnDuplicate::Skip);
     stop.send(()).unwrap();
     of_a.join().unwrap().unwrap();
     let commit = of_b.join().unwrap().unwrap().commit.unwrap();
     let store = assert_whole(&fs);
     assert_eq!((value(&store, "b"), value(&store, "b2")), (None, Some((2.0, commit))));
+    drop((a, b, store));
+    assert!(!fs.names(STORE).iter().any(|name| name.contains("offer")), "{:?}", fs.names(STORE));
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_full_disk_is_no_affair_of_those_whose_batches_fit() {
     let mut large = Batch::new(1, vecstore::DType::F32);
     large.push_with_payload("b", &[2.0f32], &vec![7; 1 << 20]).unwrap();
     let of_b = b.offers(large, OnDuplicate::Skip);
-    let room = sim::Room { bytes: scene.fs.used() + (1 << 17), is_quota: false };
+    let room = sim::Room { bytes: scene.fs.used() + (1 << 17), is_quota: false, copies: false };
     scene.fs.set_room(Some(room));
     let fs = scene.go_on();
     of_a.join().unwrap().unwrap();
@@ -410,4 +410,51 @@ fn a_full_disk_is_no_affair_of_those_whose_batches_fit() {
     fs.set_room(None);
     let store = assert_whole(&fs);
     assert_eq!((value(&store, "a"), value(&store, "b")), (Some((1.0, 3)), None));
+}
+
+/// From some call of the taker on nothing can be written, not even over what is there: that it took the offer, what it will
+/// be, that it is done, or that it gives it back. Everybody is told that the disk is full, and goes on when it is not.
+#[test]
+fn a_disk_that_has_no_room_for_answers_leaves_nobody_in_doubt() {
+    let (mut tried, mut full) = (0, 0);
+    for after in 0.. {
+        let scene = Scene::new();
+        let ((a, of_a), (b, of_b)) =
+            two(&scene, batch(&["a"], 1.0), batch(&["b"], 2.0), OnDuplicate::Replace);
+        let (first, disk) = (a.fs.call_count(), a.fs.clone());
+        let fills = a.fs.clone();
+        a.fs.before_next("write record", move || {
+            let room = sim::Room { bytes: disk.used(), is_quota: false, copies: true };
+            let (at, disk) = (fills.call_count() + after, disk.clone());
+            fills.before(at, move || disk.set_room(Some(room)));
+        });
+        let fs = scene.go_on();
+        let outcomes = [of_a.join().unwrap(), of_b.join().unwrap()];
+        fs.set_room(None);
+        tried += 1;
+        let store = assert_whole(&fs);
+        for ((process, key), outcome) in [(&a, "a"), (&b, "b")].into_iter().zip(outcomes) {
+            match outcome {
+                Ok(appended) => {
+                    assert!(value(&store, key).is_some_and(|(_, at)| Some(at) == appended.commit))
+                }
+                Err(error) => {
+                    full += 1;
+                    assert!(matches!(error, Error::NoSpace { .. }), "call {after} of {key}: {error}");
+                    assert_eq!(value(&store, key), None, "call {after} of {key}");
+                }
+            }
+            process.store.append(batch(&["later"], 3.0), OnDuplicate::Replace).unwrap();
+        }
+        assert_whole(&fs);
+        let calls = a.fs.calls_from(first);
+        let taken = calls.iter().position(|call| call.what == "write record").unwrap();
+        let gives_back = |call: &sim::Call| call.what == "unlock" && call.path.ends_with("LOCK");
+        let released = calls.iter().skip(taken).position(gives_back).unwrap();
+        if after > released {
+            break;
+        }
+    }
+    println!("offers: the disk full at {tried} calls, {full} batches refused");
+    assert!(tried > 15 && full > 15, "{tried} {full}");
 }

@@ -237,6 +237,10 @@ impl LockFile for SimLock {
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         Ok(self.fs.disk().find(path).is_ok_and(|ino| ino == self.ino))
     }
+
+    fn free_space(&self) -> Option<u64> {
+        Some(self.fs.disk().free_space())
+    }
 }
 
 impl SimLock {
@@ -258,7 +262,8 @@ impl SimLock {
         may?;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let grows = (offset + data.len()).saturating_sub(disk.len(self.ino));
-        if disk.room_left() < grows as u64 {
+        let needed = if disk.room.is_some_and(|room| room.copies) { data.len() } else { grows };
+        if disk.room_left() < needed as u64 {
             return Err(disk.no_room());
         }
         disk.record(Op::Write { ino: self.ino, offset, data: Arc::new(data.to_vec()) });

@@ -77,6 +77,8 @@ pub struct Room {
     pub bytes: u64,
     /// A quota, of which the free space that the disk reports says nothing.
     pub is_quota: bool,
+    /// What is overwritten is written elsewhere first, which needs as much room again for the moment.
+    pub copies: bool,
 }
 
 /// What befalls a process.

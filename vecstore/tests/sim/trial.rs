@@ -208,7 +208,11 @@ impl Trial {
             }
             Act::Relief => self.relief(),
             Act::Full { bytes, is_quota } => {
-                self.disk.set_room(Some(Room { bytes: self.disk.used() + bytes, is_quota: *is_quota }));
+                self.disk.set_room(Some(Room {
+                    bytes: self.disk.used() + bytes,
+                    is_quota: *is_quota,
+                    copies: true,
+                }));
                 self.full = Some(LASTS);
                 Ok(())
             }
