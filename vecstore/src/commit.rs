@@ -21,6 +21,7 @@ use crate::load;
 use crate::lock::{Found, Span};
 use crate::mailbox::{self, Mailbox, Taken};
 use crate::offer::Promised;
+use crate::recent::Recent;
 use crate::resolve::{Overlay, Resolved, resolve};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::view::View;
@@ -58,22 +59,29 @@ pub(crate) struct Request<'a> {
 }
 
 /// Decides what becomes of each batch of a group, and what is left to write.
-fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
+fn resolve_group<'a>(
+    view: &View,
+    recent: &mut Recent,
+    group: &[Request<'a>],
+) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
+    recent.update(view);
     let mut overlay = Overlay::default();
     let mut resolved: Vec<Resolved<'_>> = Vec::new();
     let mut next = view.last_commit() + 1;
     let mut outcomes = Vec::with_capacity(group.len());
     for request in group {
-        outcomes.push(resolve(view, &mut overlay, request.batch, request.policy, next).map(|mut batch| {
-            if batch.written.is_empty() {
-                return batch.outcome;
-            }
-            batch.outcome.commit = Some(next);
-            next += 1;
-            let outcome = batch.outcome;
-            resolved.push(batch);
-            outcome
-        }));
+        outcomes.push(resolve(view, recent, &mut overlay, request.batch, request.policy, next).map(
+            |mut batch| {
+                if batch.written.is_empty() {
+                    return batch.outcome;
+                }
+                batch.outcome.commit = Some(next);
+                next += 1;
+                let outcome = batch.outcome;
+                resolved.push(batch);
+                outcome
+            },
+        ));
     }
     (outcomes, resolved)
 }
@@ -287,7 +295,7 @@ impl Writer {
             let of_others = of_others.flat_map(|(_, batches)| batches);
             let of_others = of_others.map(|(batch, policy)| Request { batch, policy: *policy });
             let requests: Vec<Request<'_>> = group.iter().copied().chain(of_others).collect();
-            let (mut decided, resolved) = resolve_group(view, &requests);
+            let (mut decided, resolved) = resolve_group(view, &mut self.recent, &requests);
             let encoded = if resolved.is_empty() {
                 None
             } else {

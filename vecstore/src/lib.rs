@@ -84,6 +84,7 @@ mod offer;
 mod open;
 mod publish;
 mod queue;
+mod recent;
 mod repair;
 mod resolve;
 mod search;

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::batch::BatchEntry;
 use crate::format::records::Kill;
+use crate::recent::Recent;
 use crate::view::View;
 use crate::{Appended, Batch, Error, Kind, Result};
 
@@ -45,10 +46,11 @@ pub(crate) struct Resolved<'a> {
     pub outcome: Appended,
 }
 
-/// Resolves one batch that would become `commit`. The overlay is only changed when this succeeds and something is
+/// Resolves one batch that would become `commit`. `recent` knows the view. The overlay is only changed when this succeeds and something is
 /// left to write.
 pub(crate) fn resolve<'a>(
     view: &View,
+    recent: &Recent,
     overlay: &mut Overlay<'a>,
     batch: &'a Batch,
     policy: OnDuplicate,
@@ -72,7 +74,7 @@ pub(crate) fn resolve<'a>(
         }
         let existing = match overlay.0.get(entry.key) {
             Some(existing) => Some(*existing),
-            None => stored(view, entry.key)?,
+            None => stored(view, recent, entry.key)?,
         };
         let present = existing.is_some_and(|existing| View::is_present(existing.kind));
         let deletes = entry.kind == Kind::Tombstone;
@@ -128,8 +130,8 @@ pub(crate) fn resolve<'a>(
 }
 
 /// The newest stored entry of a key.
-fn stored(view: &View, key: &[u8]) -> Result<Option<Existing>> {
-    let Some((_, entry)) = view.find(key)? else { return Ok(None) };
+fn stored(view: &View, recent: &Recent, key: &[u8]) -> Result<Option<Existing>> {
+    let Some((_, entry)) = view.find_knowing(recent, key)? else { return Ok(None) };
     let Some((commit, number)) = entry.segment.origin(entry.index) else { return Ok(None) };
     Ok(Some(Existing {
         commit,

@@ -12,6 +12,7 @@ use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::live::{Dead, LiveRecord};
 use crate::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
+use crate::recent::Recent;
 use crate::segment::{Segment, SegmentName};
 use crate::{DType, Error, Fingerprint, Kind, Metric, Result};
 
@@ -268,8 +269,27 @@ impl View {
 
     /// The newest entry with this key, tombstones included, and the position of its segment.
     pub fn find(&self, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
+        self.find_in(0..self.segments.len(), key_hash(key), key)
+    }
+
+    /// The same for a writer, who knows what is recent.
+    pub fn find_knowing(&self, recent: &Recent, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
         let hash = key_hash(key);
-        for (position, live) in self.segments.iter().enumerate().rev() {
+        if recent.may_have(hash) {
+            return self.find_in(0..self.segments.len(), hash, key);
+        }
+        self.find_in(recent.large().iter().copied(), hash, key)
+    }
+
+    /// The same among segments at ascending positions.
+    fn find_in(
+        &self,
+        positions: impl DoubleEndedIterator<Item = usize>,
+        hash: u64,
+        key: &[u8],
+    ) -> Result<Option<(usize, Entry<'_>)>> {
+        for position in positions.rev() {
+            let Some(live) = self.segments.get(position) else { continue };
             if let Some(index) = live.segment.find(hash, key)? {
                 return Ok(Some((position, Entry::read(&live.segment, index)?)));
             }

@@ -12,6 +12,7 @@ use crate::lock::{Found, Lock, Span, Watch};
 use crate::mailbox::{self, Mailbox};
 use crate::manifest::remove_own;
 use crate::publish::Target;
+use crate::recent::Recent;
 use crate::segment::{Segment, SegmentName};
 use crate::vfs::Vfs;
 use crate::view::View;
@@ -52,6 +53,8 @@ pub(crate) struct Writer {
     pub(crate) mailbox: Option<Mailbox>,
     /// A segment that is committed, and not yet part of the view.
     pub(crate) committed: Option<(PathBuf, SegmentName)>,
+    /// The keys of small segments.
+    pub(crate) recent: Recent,
     /// From so many segments on the directory is listed.
     many: usize,
     latched: Option<String>,
@@ -81,6 +84,7 @@ impl Writer {
             observer,
             mailbox: None,
             committed: None,
+            recent: Recent::default(),
             many: MANY,
             latched: None,
         })

@@ -18,8 +18,9 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Times each comparison is repeated.
 const ROUNDS: usize = 5;
-/// Appends before and after a merge: few enough that nothing else is merged.
-const QUIET: usize = 60;
+/// Appends without a merge, and how often, before and after: each time one manifest is written.
+const QUIET: usize = 64;
+const AFTER: usize = 3;
 
 fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().collect();
@@ -114,10 +115,13 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
         first += count;
         store.close()?;
         let store = quiet.open(&path)?;
-        alone += timed(&store, &mut first)?;
+        for _ in 0..AFTER {
+            store.compact_full()?;
+            alone += timed(&store, &mut first)?;
+        }
         store.close()?;
         std::fs::remove_dir_all(&path)?;
-        let alone = (2 * QUIET) as f64 / alone.as_secs_f64();
+        let alone = ((1 + AFTER) * QUIET) as f64 / alone.as_secs_f64();
         let meanwhile = count as f64 / took.as_secs_f64();
         ratios.push(meanwhile / alone);
         println!(

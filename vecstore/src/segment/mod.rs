@@ -6,6 +6,7 @@ mod forged;
 mod name;
 mod pieces;
 mod reader;
+mod search;
 mod writer;
 
 pub(crate) use check::{

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::SegmentName;
+use super::search::lower_bound;
 use crate::bug::{Bug, unless};
 use crate::format::blocks::{block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer};
@@ -239,9 +240,7 @@ impl Segment {
 
     /// The newest entry of this segment with this key.
     pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<usize>> {
-        let hashes = self.hashes();
-        let start = hashes.partition_point(|candidate| *candidate < hash);
-        self.newest_at(start, hash, key)
+        self.newest_at(lower_bound(self.hashes(), hash), hash, key)
     }
 
     /// The newest entry with this key among those whose hash stands at `start` and after it.
