@@ -1,13 +1,16 @@
 //! The merger: a thread that keeps files few while others append.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::inner::Inner;
+use crate::lock::Watch;
 use crate::merge::Pace;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
+use crate::writer::LOCK;
 
 /// Time rested per time worked: at most a third of a core and of the disk.
 const REST: f64 = 2.0;
@@ -61,6 +64,13 @@ impl Merger {
 
 fn run(inner: &Inner, signal: &Signal) {
     let mut wait = RETRY.0;
+    let pace = Pace {
+        rest: REST,
+        commits: Some(Rc::new(Watch::open(&*inner.vfs, &inner.path.join(LOCK)))),
+        stop: Arc::clone(&signal.stop),
+        hurry: Arc::clone(&inner.hurry),
+        ..Pace::full_speed()
+    };
     loop {
         {
             let mut wanted = signal.wanted.lock();
@@ -69,12 +79,6 @@ fn run(inner: &Inner, signal: &Signal) {
             }
             *wanted = false;
         }
-        let pace = Pace {
-            rest: REST,
-            commits: None,
-            stop: Arc::clone(&signal.stop),
-            hurry: Arc::clone(&inner.hurry),
-        };
         let outcome = inner.merge_in_background(&pace);
         if signal.stop.load(Ordering::Relaxed) {
             return;

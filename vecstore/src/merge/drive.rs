@@ -166,7 +166,8 @@ impl Inner {
         lock.acquire(timeout)?;
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
-        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), ..Pace::full_speed() };
+        let pace =
+            Pace { rest: COURTESY, commits: Some(Rc::new(watch)), always: false, ..Pace::full_speed() };
         let result = self.merge_all(goal, &pace);
         lock.release();
         result

@@ -16,6 +16,7 @@ mod drive;
 mod housekeeping;
 pub(crate) mod plan;
 mod run;
+mod share;
 mod throttle;
 
 pub(crate) use drive::MAX_SEGMENT;

@@ -25,6 +25,8 @@ use crate::{Compacted, Error, Result};
 
 /// Temporary outputs begin with this; only the holder of the merge lock may remove them.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
+/// Bytes up to which a merge does not rest: it keeps files few, which whoever commits would have to wait for.
+const SMALL: u64 = 32 << 20;
 impl Inner {
     pub(super) fn lock_timeout(&self) -> Result<Duration> {
         self.with_writer("merge", |writer, _| Ok(writer.timeout))
@@ -54,6 +56,8 @@ impl Inner {
     ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
+        let size: u64 = inputs.iter().map(|live| live.segment.footer().file_len).sum();
+        let pace = &if size <= SMALL { Pace { rest: 0.0, ..pace.clone() } } else { pace.clone() };
         let mut depth = depth;
         let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
         let mut between = || {
@@ -105,6 +109,7 @@ impl Inner {
         }
         let output = Segment::open(&*self.vfs, &path, name)?;
         let removed = self.swap(view, inputs, &output)?;
+        pacer.pause();
         if Bug::ListBeforeName.is_on() {
             flush()?;
         }

@@ -6,15 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::share::Share;
 use crate::lock::Watch;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::nap;
 use crate::vfs::VfsFile;
 
-/// Bytes between two flushes and rests, when commits of others wait meanwhile: a commit's flush has to wait for the
-/// one that is under way.
+/// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
+/// to wait for what is under way.
 const SHORT_STEP: usize = 1 << 20;
-/// Bytes between two flushes when nobody commits.
+/// The same when nobody commits.
 const LONG_STEP: usize = 8 << 20;
 /// Who has committed within this time is likely to commit again.
 const RECENT: Duration = Duration::from_secs(1);
@@ -24,10 +25,14 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 /// How considerate a merge is, and how it is stopped.
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
-    /// Time rested per time worked.
+    /// Time rested per time worked, at least.
     pub rest: f64,
-    /// Rest only while somebody commits, which this tells.
+    /// Tells when somebody commits.
     pub commits: Option<Rc<Watch>>,
+    /// Rest even when nobody commits.
+    pub always: bool,
+    /// What this costs those who commit.
+    pub share: Rc<RefCell<Share>>,
     /// Give up.
     pub stop: Arc<AtomicBool>,
     /// Appends that wait: do not rest as long as there are any.
@@ -37,20 +42,26 @@ pub(crate) struct Pace {
 impl Pace {
     /// Never rests.
     pub fn full_speed() -> Self {
-        Pace { rest: 0.0, commits: None, stop: Arc::default(), hurry: Arc::default() }
+        Pace {
+            rest: 0.0,
+            commits: None,
+            always: true,
+            share: Rc::default(),
+            stop: Arc::default(),
+            hurry: Arc::default(),
+        }
     }
 }
 
-/// Counts what a merge has read and written, and rests every few MiB.
+/// Counts what a merge has read and written, and rests after every few MiB.
 pub(super) struct Pacer<'p> {
     pace: &'p Pace,
     /// Called at every step; may merge what has come in meanwhile.
     between: RefCell<&'p mut dyn FnMut()>,
     pending: Cell<usize>,
-    since: Cell<Instant>,
-    /// LOCK's counter at the last step.
-    counter: Cell<Option<u64>>,
-    /// When it was last seen to change.
+    /// Since when it has worked or rested, and LOCK's counter then.
+    since: Cell<(Instant, Option<u64>)>,
+    /// When that was last seen to change.
     commit: Cell<Option<Instant>>,
 }
 
@@ -60,10 +71,23 @@ impl<'p> Pacer<'p> {
             pace,
             between: RefCell::new(between),
             pending: Cell::new(0),
-            since: Cell::new(Instant::now()),
-            counter: Cell::new(pace.commits.as_ref().and_then(|watch| watch.counter())),
+            since: Cell::new((Instant::now(), pace.commits.as_ref().and_then(|watch| watch.counter()))),
             commit: Cell::new(None),
         }
+    }
+
+    /// The time since the last look, and the commits of others.
+    fn look(&self) -> (u64, Duration) {
+        let counter = self.pace.commits.as_ref().and_then(|watch| watch.counter());
+        let now = Instant::now();
+        let (then, before) = self.since.replace((now, counter));
+        if counter != before || counter.is_none() {
+            self.commit.set(Some(now));
+        } else if self.commit.get().is_some_and(|commit| now - commit >= RECENT) {
+            self.commit.set(None);
+        }
+        let commits = counter.zip(before).map_or(0, |(now, then)| now.wrapping_sub(then));
+        (commits, now - then)
     }
 
     /// So many bytes have been worked on.
@@ -72,22 +96,31 @@ impl<'p> Pacer<'p> {
         if self.pending.get() < self.step() {
             return;
         }
-        let worked = self.since.get().elapsed();
         self.pending.set(0);
+        self.pause();
+    }
+
+    /// Lets others go on for as long as what was done since the last time calls for.
+    pub fn pause(&self) {
+        let (commits, worked) = self.look();
+        self.pace.share.borrow_mut().worked(commits, worked);
         // Not while it is borrowed: a step within a step does nothing more.
         if let Ok(mut between) = self.between.try_borrow_mut() {
             between();
         }
-        if self.is_gentle() {
-            self.rest(worked.mul_f64(self.pace.rest).min(LONGEST_REST));
+        if !self.is_gentle() {
+            return;
         }
-        self.since.set(Instant::now());
+        self.look();
+        let rest = self.pace.share.borrow().rest(self.pace.rest);
+        self.rest(worked.mul_f64(rest).min(LONGEST_REST));
+        let (commits, rested) = self.look();
+        self.pace.share.borrow_mut().rested(commits, rested);
     }
 
     /// Bytes until the next rest.
     fn step(&self) -> usize {
-        let gentle = self.pace.rest > 0.0 && (self.pace.commits.is_none() || self.commit.get().is_some());
-        if gentle { SHORT_STEP } else { LONG_STEP }
+        if self.is_gentle() { SHORT_STEP } else { LONG_STEP }
     }
 
     /// Sleeps, but not longer than somebody wants it to.
@@ -108,20 +141,12 @@ impl<'p> Pacer<'p> {
 
     /// Somebody commits, or it cannot be told, or does not matter.
     fn is_gentle(&self) -> bool {
-        let Some(watch) = &self.pace.commits else { return self.pace.rest > 0.0 };
-        let counter = watch.counter();
-        if counter.is_none() || self.counter.replace(counter) != counter {
-            self.commit.set(Some(Instant::now()));
-        }
-        let recent = self.commit.get().is_some_and(|commit| commit.elapsed() < RECENT);
-        if !recent {
-            self.commit.set(None);
-        }
-        recent
+        self.pace.rest > 0.0 && (self.pace.always || self.commit.get().is_some())
     }
 }
 
-/// Passes writes on, flushing every few MiB: one flush of a gigabyte at the end would hold up every commit's flush.
+/// Passes writes on, handing them to the disk every few MiB: one flush of a gigabyte at the end would hold up every commit's
+/// flush.
 pub(super) struct Throttled<'f, 'p> {
     file: &'f mut dyn VfsFile,
     pacer: &'f Pacer<'p>,
@@ -145,11 +170,15 @@ impl VfsFile for Throttled<'_, '_> {
             self.pending += piece.len();
             if self.pending >= self.pacer.step() {
                 self.pending = 0;
-                self.file.flush()?;
+                self.file.write_out()?;
             }
             self.pacer.worked(piece.len());
         }
         Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.file.write_out()
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -193,10 +222,10 @@ mod tests {
             crate::lock::Lock::open(&crate::vfs::RealFs, &dir.path().join("LOCK"), "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &dir.path().join("LOCK")));
-        hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), ..Pace::full_speed() });
+        hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), always: false, ..Pace::full_speed() });
         assert!(start.elapsed() < LONGEST_REST);
 
-        let pace = Pace { rest: long, commits: Some(watch), ..Pace::full_speed() };
+        let pace = Pace { rest: long, commits: Some(watch), always: false, ..Pace::full_speed() };
         let mut between = || ();
         let pacer = Pacer::new(&pace, &mut between);
         lock.raise();

@@ -201,6 +201,31 @@ impl VfsFile for RealFile {
         self.0.write_all(data)
     }
 
+    /// A flush would do the same, and on a file system with a journal write that each time, in turn with the flushes of
+    /// those who commit.
+    #[cfg(target_os = "linux")]
+    fn write_out(&mut self) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: the descriptor is open as long as `self` lives, and the call touches no memory of this process.
+        if unsafe { libc::sync_file_range(self.0.as_raw_fd(), 0, 0, how) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Not every kernel, sandbox or file system has it.
+            Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::ESPIPE) => self.flush(),
+            _ => Err(error),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn write_out(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+
     /// Not by the standard library where that makes an interrupted flush again; on Apple's systems it asks for more than
     /// `fdatasync` does.
     fn flush(&mut self) -> io::Result<()> {

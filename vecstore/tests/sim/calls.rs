@@ -183,6 +183,11 @@ impl VfsFile for SimFile {
         }
     }
 
+    /// Nothing is durable after it.
+    fn write_out(&mut self) -> io::Result<()> {
+        self.fs.call("write out", &self.path).1
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         let (mut disk, may) = self.fs.call("flush", &self.path);
         if disk.processes[self.fs.process].dead {
