@@ -104,8 +104,11 @@ pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
         })
         .collect();
     let rows: usize = view.segments.iter().map(|live| live.segment.row_count()).sum();
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = cores.min(rows / ROWS_PER_THREAD).max(1);
+    let threads = match rows / ROWS_PER_THREAD {
+        // Counting the cores reads files of the system: it takes longer than searching a small store.
+        0 | 1 => 1,
+        useful => useful.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+    };
     let k = k.min(rows);
     let scan = |work: &[(usize, usize)]| -> Result<Best> {
         let mut best = Best::new(k);
