@@ -11,7 +11,7 @@ use crate::manifest::{Manifest, SegmentRecord, TMP_PREFIX};
 use crate::versions::CHECKPOINTS;
 use crate::view::View;
 use crate::writer::Writer;
-use crate::{Error, Result};
+use crate::{Error, Result, repair};
 
 /// Kills that are not in any bitmap yet, from which on a checkpoint that nobody asked for writes bitmaps too. Replaying
 /// this many takes some milliseconds; a bitmap costs a flush, and they can be as many as segments.
@@ -198,13 +198,10 @@ impl Writer {
 
     /// Moves segments after a commit to quarantine/: no manifest ever listed them.
     fn set_aside_beyond(&mut self, last: u64) -> Result<()> {
-        let segments = self.segments();
-        for name in load::list_segments(&*self.vfs, &self.dir)?.into_iter().filter(|name| name.last > last) {
-            let folder = crate::repair::quarantine_folder(&*self.vfs, &self.dir)?;
-            let (from, to) = (segments.join(name.to_string()), folder.join(name.to_string()));
-            self.vfs.replace(&from, &to).at(&from, "move the segment to quarantine")?;
-        }
+        let mut beyond = load::list_segments(&*self.vfs, &self.dir)?;
+        beyond.retain(|name| name.last > last);
+        repair::move_aside(&*self.vfs, &self.dir, &beyond)?;
         // Should they come back, they would follow the manifest in another epoch.
-        self.flush_names(&segments, last + 1)
+        self.flush_names(&self.segments(), last + 1)
     }
 }

@@ -182,6 +182,87 @@ fn what_is_put_back_by_hand_is_not_deleted() {
     assert_whole(&path);
 }
 
+/// What is in quarantine already, and in its old place again, is in nobody's way.
+#[test]
+fn what_was_quarantined_may_be_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
+    let store = filled(&path, 3);
+    store.backup(&dest).unwrap();
+    store.close().unwrap();
+    let file = segment(&path, 2, 2, 0);
+    hit(&file, "ROWS");
+    vecstore::repair(&path).unwrap();
+    let bad = path.join("quarantine").join(file.file_name().unwrap());
+    let bytes = fs::read(&bad).unwrap();
+    let store = on_demand().open(&path).unwrap();
+    // In the backup as a power cut leaves it that comes while the file is moved.
+    let linked = segment(&dest, 2, 2, 0);
+    fs::create_dir(dest.join("quarantine")).unwrap();
+    fs::hard_link(&linked, dest.join("quarantine").join(linked.file_name().unwrap())).unwrap();
+    store.backup(&dest).unwrap();
+    assert!(!linked.exists());
+    // In the store because somebody has copied it back.
+    fs::copy(&bad, &file).unwrap();
+    store.compact_full().unwrap();
+    assert!(!file.exists());
+    for path in [path, dest] {
+        assert_whole(&path);
+        assert!(is_quarantined(&path, &bytes));
+        assert_eq!(
+            fs::read_dir(path.join("quarantine"))
+                .unwrap()
+                .filter(|e| { e.as_ref().is_ok_and(|e| e.path().extension().is_some_and(|e| e == "npy")) })
+                .count(),
+            1
+        );
+    }
+}
+
+/// What an interrupted backup brought makes way for the first commit of its own, and takes no other file's place.
+#[test]
+fn what_lies_beyond_a_backup_displaces_nothing_in_quarantine() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
+    let store = filled(&path, 3);
+    store.backup(&dest).unwrap();
+    put(&store, "k4");
+    let beyond = segment(&dest, 4, 4, 0);
+    fs::copy(segment(&path, 4, 4, 0), &beyond).unwrap();
+    let bytes = fs::read(&beyond).unwrap();
+    let quarantine = dest.join("quarantine");
+    fs::create_dir(&quarantine).unwrap();
+    fs::write(quarantine.join(beyond.file_name().unwrap()), b"the only copy of something").unwrap();
+    put(&on_demand().open(&dest).unwrap(), "its own");
+    assert!(is_quarantined(&dest, b"the only copy of something"));
+    assert!(is_quarantined(&dest, &bytes));
+    assert_whole(&dest);
+    assert!(!Store::open(&dest).unwrap().snapshot().contains("k4").unwrap());
+}
+
+/// A merge of what a repair left, and one of its inputs that a power cut has brought back: without a manifest too the merge
+/// is what counts.
+#[test]
+fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 3).close().unwrap();
+    hit(&segment(&path, 1, 1, 0), "ROWS");
+    vecstore::repair(&path).unwrap();
+    for which in [segment(&path, 1, 1, 1), segment(&path, 2, 2, 0), segment(&path, 3, 3, 0)] {
+        let case = dir.path().join(which.file_name().unwrap());
+        copy_dir(&path, &case);
+        on_demand().open(&case).unwrap().compact_full().unwrap();
+        fs::copy(&which, case.join("segments").join(which.file_name().unwrap())).unwrap();
+        fs::remove_file(case.join("MANIFEST")).unwrap();
+        let report = vecstore::repair(&case).unwrap();
+        assert_whole(&case);
+        let store = Store::open(&case).unwrap();
+        assert_eq!(store.snapshot().missing(&["k1", "k2", "k3"]).unwrap(), [0], "{report:#?}");
+        assert_eq!(report.last_commit, 3);
+    }
+}
+
 #[test]
 fn a_hole_never_has_the_name_of_what_was_lost() {
     let dir = tempfile::tempdir().unwrap();

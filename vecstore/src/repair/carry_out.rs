@@ -57,7 +57,7 @@ impl Move {
 }
 
 /// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
-fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
+pub(super) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
     let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
     let len = a.len();
     len == b.len()

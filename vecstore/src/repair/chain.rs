@@ -37,6 +37,11 @@ const OTHER_MOMENT: u128 = 1 << 20;
 /// A hole loses everything: nobody knows how much that was.
 const HOLE: u128 = 1 << 40;
 
+/// What an earlier repair has left out of a file, for each commit that has no entry in it. Nobody knows how much it was, so
+/// whatever has content of its own is better; and it may be that nothing was, for a merge leaves out what is superseded: so
+/// a hole, or a file of which nothing can be used, is worse.
+const LEFT_OUT: u128 = HOLE / 4 * 3;
+
 #[derive(Clone, Copy, Debug)]
 struct Edge {
     piece: Piece,
@@ -157,11 +162,13 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
                 (0, u128::from(file.is_misplaced()))
             }
             State::Sound(_) if newest.get(&(name.first, name.last)) != Some(&name.generation) => return None,
-            // Nobody knows what an earlier repair had to leave out: whatever has content of its own is better.
-            State::Sound(segment) if is_lossy(segment) => (HOLE * len - 2, size),
+            State::Sound(segment) if is_lossy(segment) => (LEFT_OUT * without_entries(segment).max(1), size),
             State::Sound(_) if of == Chain::Named && !is_input(name, records) => (OTHER_MOMENT, size),
             State::Sound(_) => (0, size),
-            State::Remains(remains) => (u128::from(remains.lost().max(1)), size.saturating_mul(4)),
+            State::Remains(remains) => {
+                let left_out = if remains.footer.compat & COMPAT_LOST != 0 { LEFT_OUT } else { 0 };
+                (left_out + u128::from(remains.lost().max(1)), size.saturating_mul(4))
+            }
             State::Nothing if file.damaged => (HOLE * len - 1, size),
             State::Nothing => return None,
         };
@@ -175,6 +182,21 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
 /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
 pub(crate) fn is_lossy(segment: &Segment) -> bool {
     segment.footer().compat & COMPAT_LOST != 0
+}
+
+/// How many of a file's commits have no entry in it.
+fn without_entries(segment: &Segment) -> u128 {
+    let name = segment.name();
+    let mut with = 0u64;
+    let mut before = None;
+    for run in segment.runs() {
+        with += u64::from(before.replace(run.commit) != Some(run.commit));
+    }
+    // A batch that was never merged needs no run table.
+    if segment.runs().is_empty() && segment.entry_count() > 0 {
+        with = 1;
+    }
+    u128::from((name.last - name.first + 1).saturating_sub(with))
 }
 
 /// True for a file that was there before a listed one that covers its commits.

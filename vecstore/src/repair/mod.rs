@@ -39,7 +39,8 @@ use crate::{Error, Result};
 use carry_out::{Move, Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use mend::Mender;
-pub(crate) use quarantine::{quarantine_folder, set_aside, with_what_is_missing};
+use quarantine::quarantine_folder;
+pub(crate) use quarantine::{move_aside, set_aside, with_what_is_missing};
 pub use report::{Finding, RepairReport};
 use survey::{Found, Identity, State};
 

@@ -1,10 +1,11 @@
 //! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing in it is ever
 //! deleted.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::QUARANTINE;
-use super::carry_out::Move;
+use super::carry_out::{Move, same_bytes};
 use super::chain::is_lossy;
 use crate::bug::{Bug, unless};
 use crate::error::IoContext;
@@ -43,20 +44,42 @@ pub(crate) fn set_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Res
     if names.is_empty() {
         return Ok(());
     }
-    let (segments, folder) = (dir.join(SEGMENTS), quarantine_folder(vfs, dir)?);
-    for name in names {
-        let moved = Move::choose(vfs, dir, &segments.join(name.to_string()), &name.to_string())?;
-        vfs.rename_noreplace(&moved.from, &moved.to).at(&moved.from, "move the segment to quarantine")?;
-    }
-    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
+    move_aside(vfs, dir, names)?;
+    let segments = dir.join(SEGMENTS);
     vfs.flush_dir(&segments).at(&segments, "flush the directory")
 }
 
+/// The same for those who flush the directory of segments themselves.
+pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (segments, folder) = (dir.join(SEGMENTS), quarantine_folder(vfs, dir)?);
+    let mut there_already = Vec::new();
+    for name in names {
+        let moved = Move::choose(vfs, dir, &segments.join(name.to_string()), &name.to_string())?;
+        match vfs.rename_noreplace(&moved.from, &moved.to) {
+            // A power cut has left both names, or somebody has copied it back.
+            Err(error)
+                if error.kind() == ErrorKind::AlreadyExists && same_bytes(vfs, &moved.from, &moved.to) =>
+            {
+                there_already.push(moved.from);
+            }
+            renamed => renamed.at(&moved.from, "move the segment to quarantine")?,
+        }
+    }
+    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
+    for path in there_already {
+        vfs.remove_file(&path).at(&path, "remove the name of a file that is in quarantine")?;
+    }
+    Ok(())
+}
+
 /// The store's quarantine/, made if it is missing, its name durable.
-pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+pub(super) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
     let folder = dir.join(QUARANTINE);
     match vfs.create_dir(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
             Err(Error::io(&folder, "create the directory", error))
         }
         _ => {
