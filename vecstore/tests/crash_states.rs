@@ -16,13 +16,14 @@ use std::time::Duration;
 use sim::SimFs;
 use sim::crash::Rng;
 use sim::crashes::{COMBINATIONS, Crashes, Tally, hash_of, in_parallel};
+use sim::damage::Hit;
 use sim::oracle::State;
 use sim::run::{Do, Run};
 use sim::world::{nothing, right_worlds};
 use vecstore::{Event, Merging};
 
 /// Distinct states that the enumerated workloads reach, unless told otherwise.
-const STATES: u64 = 9_000;
+const STATES: u64 = 11_000;
 /// The same where there are as many runs as calls.
 const FEW_COMBINATIONS: usize = 3;
 /// The same for workloads of one operation.
@@ -45,7 +46,7 @@ fn run(actions: &[Do]) -> Run {
 
 /// Operations that workloads are made of, with their names in regression files; handle 1 is a second writer on the same
 /// store, handle 8 one on what was restored.
-const ALPHABET: [(&str, &[Do]); 20] = [
+const ALPHABET: [(&str, &[Do]); 25] = [
     ("append", &[Do::Append(0)]),
     ("append-together", &[Do::Together(0)]),
     ("replace", &[Do::Replace(0)]),
@@ -66,6 +67,11 @@ const ALPHABET: [(&str, &[Do]); 20] = [
     ("backup", &[Do::Backup(1)]),
     ("dated-backup", &[Do::Dated(1)]),
     ("restore", &[Do::Restore(8), Do::Append(8)]),
+    ("repair", &[Do::Repair]),
+    ("row-hit", &[Do::Hit(Hit::Oldest), Do::Repair]),
+    ("row-hit-unnoticed", &[Do::Hit(Hit::Newest), Do::Append(1), Do::Repair]),
+    ("manifest-hit", &[Do::Hit(Hit::Manifest), Do::Repair]),
+    ("manifest-gone-unnoticed", &[Do::Hit(Hit::NoManifest), Do::Append(0), Do::Append(1), Do::Repair]),
 ];
 
 /// What comes before every workload.

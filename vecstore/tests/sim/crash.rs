@@ -67,6 +67,11 @@ pub fn apply(nodes: &mut [Node], op: &Op) {
             names.remove(from);
             names.insert(to.clone(), *ino);
         }
+        Op::Rot { dir, name, now: Some((ino, bytes)) } => {
+            names(nodes, *dir).insert(name.clone(), *ino);
+            nodes[*ino] = Node::File(Arc::clone(bytes));
+        }
+        Op::Rot { dir, name, now: None } => drop(names(nodes, *dir).remove(name)),
         Op::Flush { .. } | Op::FlushDir { .. } => {}
     }
 }
@@ -113,6 +118,7 @@ impl History {
                         given_up.extend(changes);
                     }
                 }
+                Op::Rot { .. } => {}
             }
         }
         given_up.extend(open.into_values().flatten());
@@ -213,7 +219,7 @@ impl History {
         let first = prefix.saturating_sub(24);
         let lines = self.log[first..prefix].iter().enumerate().map(|(number, op)| {
             let mut op = format!("{op:?}");
-            if let Some(cut) = op.find(", data: ") {
+            if let Some(cut) = op.find(", data: ").or(op.find(", now: ")) {
                 op.truncate(cut);
             }
             let fate = fates.get(&(first + number)).map_or(String::new(), |fate| format!("   <- {fate:?}"));

@@ -12,6 +12,7 @@ mod calls;
 pub mod check;
 pub mod crash;
 pub mod crashes;
+pub mod damage;
 mod disk;
 pub mod oracle;
 pub mod run;
@@ -44,12 +45,40 @@ pub enum Node {
 /// A recorded change.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { ino: Ino, offset: usize, data: Arc<Vec<u8>> },
-    Flush { ino: Ino, ok: bool },
-    Add { dir: Ino, name: OsString, ino: Ino },
-    Remove { dir: Ino, name: OsString },
-    Rename { dir: Ino, from: OsString, to: OsString, ino: Ino },
-    FlushDir { dir: Ino, ok: bool },
+    Write {
+        ino: Ino,
+        offset: usize,
+        data: Arc<Vec<u8>>,
+    },
+    Flush {
+        ino: Ino,
+        ok: bool,
+    },
+    Add {
+        dir: Ino,
+        name: OsString,
+        ino: Ino,
+    },
+    Remove {
+        dir: Ino,
+        name: OsString,
+    },
+    Rename {
+        dir: Ino,
+        from: OsString,
+        to: OsString,
+        ino: Ino,
+    },
+    FlushDir {
+        dir: Ino,
+        ok: bool,
+    },
+    /// The disk has changed a file by itself, which is another file now, or none: that is durable.
+    Rot {
+        dir: Ino,
+        name: OsString,
+        now: Option<(Ino, Arc<Vec<u8>>)>,
+    },
 }
 
 /// Which call of a process fails, and how.

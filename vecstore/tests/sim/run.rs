@@ -8,6 +8,7 @@ use std::time::Duration;
 use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
 
 use super::SimFs;
+use super::damage::Hit;
 use super::oracle::{Change, DIM, State, Value};
 use super::world::{Deed, Outcome, Step};
 
@@ -35,6 +36,11 @@ pub fn options(fs: &SimFs) -> OpenOptions {
 
 /// What a batch holds: entries; `None` deletes.
 type Entries = Vec<(String, Option<Value>)>;
+
+/// What a commit of this handle carries beside its entries.
+fn settings(store: &Store) -> (BTreeMap<String, String>, Option<u8>) {
+    (store.settings(), store.fingerprint().map(|fingerprint| fingerprint.id()[0]))
+}
 
 /// Adds entries to a batch of this store and appends it.
 pub fn append(
@@ -92,6 +98,10 @@ pub enum Do {
     /// Makes a store from the backup, and opens it as this handle.
     Restore(usize),
     Close(usize),
+    /// The disk damages the store.
+    Hit(Hit),
+    /// The store is repaired.
+    Repair,
 }
 
 /// A run of operations, what came of them, and every error.
@@ -110,6 +120,10 @@ pub struct Run {
     keys: u32,
     values: u32,
     oldest: u32,
+    /// Settings and fingerprint that the last commit carries.
+    pub(super) told: (BTreeMap<String, String>, Option<u8>),
+    /// The disk has damaged the store: whoever meets that may say so.
+    pub(super) is_hurt: bool,
 }
 
 impl Run {
@@ -126,6 +140,8 @@ impl Run {
             keys: 0,
             values: 0,
             oldest: 0,
+            told: Default::default(),
+            is_hurt: false,
         }
     }
 
@@ -136,8 +152,8 @@ impl Run {
 
     /// Goes on as another process.
     pub fn into_process(self, fs: SimFs) -> Self {
-        let Run { steps, errors, named, keys, values, oldest, .. } = self;
-        Run { steps, errors, named, keys, values, oldest, ..Run::new(fs) }
+        let Run { steps, errors, named, keys, values, oldest, told, .. } = self;
+        Run { steps, errors, named, keys, values, oldest, told, ..Run::new(fs) }
     }
 
     fn fresh(&mut self) -> (String, Option<Value>) {
@@ -192,6 +208,8 @@ impl Run {
             }
             Do::Restore(handle) => return self.restore(handle, started),
             Do::Together(handle) => return self.append_together(handle, TOGETHER),
+            Do::Hit(what) => return self.hit(what),
+            Do::Repair => return self.repair(),
             Do::Close(handle) => {
                 let Some(store) = self.stores.remove(&handle) else { return };
                 self.places.remove(&handle);
@@ -200,8 +218,13 @@ impl Run {
             Do::Append(handle) | Do::Replace(handle) | Do::Skip(handle) | Do::Delete(handle) => {
                 let (policy, entries) = self.entries(what);
                 let Some(store) = self.stores.get(&handle) else { return };
-                let result = append(store, policy, &entries).map(drop);
-                (Some(self.deed(handle, Change::Append(policy, entries))), result)
+                let result = append(store, policy, &entries);
+                if result.as_ref().is_ok_and(|said| said.commit.is_some())
+                    && !self.places.contains_key(&handle)
+                {
+                    self.told = settings(store);
+                }
+                (Some(self.deed(handle, Change::Append(policy, entries))), result.map(drop))
             }
             Do::Setting(handle) => {
                 let value = self.fresh_name("value ");
@@ -248,7 +271,7 @@ impl Run {
     }
 
     /// Writes down what came of an operation.
-    fn note(&mut self, what: Do, deed: Option<Deed>, started: usize, result: Result<(), Error>) {
+    pub(super) fn note(&mut self, what: Do, deed: Option<Deed>, started: usize, result: Result<(), Error>) {
         let outcome = match (&result, &deed) {
             (Ok(()), _) => Outcome::Acknowledged(self.fs.changes()),
             (Err(_), _) if self.fs.is_dead() => Outcome::Unknown,
@@ -260,7 +283,9 @@ impl Run {
             (Err(_), _) => Outcome::Unknown,
         };
         self.steps.extend(deed.map(|deed| Step::Deed { deed, started, outcome }));
-        self.errors.extend(result.err().map(|error| (what, error)));
+        let says_so = |error: &Error| matches!(error, Error::Damaged { .. } | Error::ManifestMissing { .. });
+        let error = result.err().filter(|error| !(self.is_hurt && what != Do::Repair && says_so(error)));
+        self.errors.extend(error.map(|error| (what, error)));
     }
 
     /// Appends these entries; says what the store said of it.
@@ -379,6 +404,9 @@ impl Run {
             if let Some(Step::Deed { outcome: Outcome::Acknowledged(when), .. }) = self.steps.last_mut() {
                 *when = at;
             }
+        }
+        if let Some(store) = self.stores.get(&handle).filter(|_| !self.places.contains_key(&handle)) {
+            self.told = settings(store);
         }
     }
 }

@@ -156,6 +156,7 @@ fn handle_of(what: Do) -> usize {
         | Do::Dated(handle)
         | Do::Restore(handle)
         | Do::Close(handle) => handle,
+        Do::Hit(_) | Do::Repair => 0,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::damage::Loss;
 use super::oracle::{Change, State};
 
 /// What is on the disk.
@@ -18,6 +19,8 @@ pub struct World {
     pub dated: Vec<State>,
     /// Stores that were restored from the backup.
     pub restored: BTreeMap<String, State>,
+    /// The store is damaged: this is what it holds once it is repaired.
+    pub is_hurt: bool,
 }
 
 /// Something that changes the world as a whole or not at all.
@@ -34,6 +37,11 @@ pub enum Deed {
     Dated(usize),
     /// The backup becomes a store of this name.
     Restore(String),
+    /// The disk loses a part of the store.
+    Hit(Loss),
+    /// The disk loses the manifest, and with it all settings and the fingerprint but these.
+    Forget(BTreeMap<String, String>, Option<u8>),
+    Repair,
 }
 
 impl World {
@@ -65,6 +73,21 @@ impl World {
                     world.restored.insert(name.clone(), backup.clone());
                 }
             }
+            Deed::Hit(loss) => {
+                world.is_hurt = true;
+                world.store.entries.retain(|key, _| !loss.store.contains(key));
+                for (name, keys) in &loss.named {
+                    if let Some(state) = world.named.get_mut(name) {
+                        state.entries.retain(|key, _| !keys.contains(key));
+                    }
+                }
+            }
+            Deed::Forget(settings, fingerprint) => {
+                world.is_hurt = true;
+                world.store.settings = settings.clone();
+                world.store.fingerprint = *fingerprint;
+            }
+            Deed::Repair => world.is_hurt = false,
             Deed::Name(_) | Deed::Backup | Deed::Dated(_) => {}
         }
         world
