@@ -184,9 +184,12 @@ impl Source<'_> {
     /// True when a backup holds commits of a history that is not this store's.
     fn has_other_commits(&self, theirs: &Body) -> bool {
         let ours = &self.manifest.body;
+        let last = theirs.last_commit();
+        // An epoch that has no commit yet says nothing of any; and a manifest that had to be rebuilt cannot know of it.
+        let begun = theirs.epochs.iter().take_while(|epoch| epoch.first <= last).count();
+        let epochs = theirs.epochs.get(..begun).unwrap_or_default();
         // This store went on in a new epoch from an earlier commit than the backup's last.
-        let left =
-            ours.epochs.get(theirs.epochs.len()).is_some_and(|epoch| theirs.last_commit() >= epoch.first);
+        let left = ours.epochs.get(begun).is_some_and(|epoch| last >= epoch.first);
         let link = |body: &Body, last: u64| {
             body.segments.iter().find(|record| record.last == last).map(|record| record.link_out)
         };
@@ -194,9 +197,7 @@ impl Source<'_> {
             .segments
             .iter()
             .any(|record| link(ours, record.last).is_some_and(|link_out| link_out != record.link_out));
-        left || differs
-            || !ours.epochs.starts_with(&theirs.epochs)
-            || theirs.last_commit() > ours.last_commit()
+        left || differs || !ours.epochs.starts_with(epochs) || last > ours.last_commit()
     }
 
     /// Gives `dest` every file the pinned state lists, durably.

@@ -263,6 +263,25 @@ fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
     }
 }
 
+/// A rebuilt manifest cannot know of an epoch that has no commit yet; a backup that does goes on all the same.
+#[test]
+fn a_backup_goes_on_after_a_manifest_is_rebuilt_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
+    filled(&path, 3).close().unwrap();
+    for round in 0..3 {
+        fs::remove_file(path.join("MANIFEST")).unwrap();
+        assert!(vecstore::repair(&path).unwrap().rebuilt);
+        let store = on_demand().open(&path).unwrap();
+        store.backup(&dest).unwrap();
+        if round == 1 {
+            put(&store, "k4");
+        }
+    }
+    assert_whole(&dest);
+    assert!(Store::open_read_only(&dest).unwrap().snapshot().contains("k4").unwrap());
+}
+
 #[test]
 fn a_hole_never_has_the_name_of_what_was_lost() {
     let dir = tempfile::tempdir().unwrap();
