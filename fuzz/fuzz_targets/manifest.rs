@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| vecstore_fuzz::manifest(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| vecstore_fuzz::timely(vecstore_fuzz::manifest, data));

@@ -12,6 +12,7 @@ mod npy;
 mod operations;
 #[path = "../../vecstore/tests/sim/mod.rs"]
 mod sim;
+mod time;
 
 use std::path::Path;
 
@@ -23,6 +24,7 @@ pub use files::{Files, files, folder, read};
 pub use memory::{ALLOWED, bounded, most_beyond};
 pub use npy::{Header, header, npy};
 pub use operations::operations;
+pub use time::timely;
 
 /// A target's name, and what it checks.
 pub type Target = (&'static str, fn(&[u8]));
