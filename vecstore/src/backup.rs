@@ -11,12 +11,12 @@ use std::time::Duration;
 use crate::bug::{Bug, unless};
 use crate::create;
 use crate::error::{IoContext, is_no_space};
-use crate::format::{hex, random_id};
+use crate::format::{hex, random_id, section};
 use crate::live;
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
 use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
-use crate::segment::{Segment, SegmentName, check_open};
+use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
 use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
@@ -24,6 +24,8 @@ use crate::{Error, Result, Store, repair, versions};
 
 /// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
 pub(crate) const PIN_PREFIX: &str = "backup-";
+/// How much is copied at once.
+const COPY_LEN: usize = 1 << 20;
 /// Temporary copies in a backup begin with this.
 const TMP_PREFIX: &str = "tmp-backup-";
 
@@ -248,8 +250,7 @@ impl Source<'_> {
             if linked {
                 report.linked += 1;
             } else {
-                let bytes = self.vfs.map(&from).at(&from, "read the segment")?;
-                copy(self.vfs, &bytes, &segments, &to)?;
+                copy(self.vfs, &from, &segments, &to)?;
                 report.copied += 1;
                 report.bytes_copied += record.file_len;
             }
@@ -259,7 +260,7 @@ impl Source<'_> {
 
     /// An error when the file cannot be read: that says nothing about what is in it.
     fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
-        match Segment::open(self.vfs, path, record.name()) {
+        match open_unmapped(self.vfs, path, record.name(), &[section::RUNS, section::SETT]) {
             Ok(segment) => Ok(SegmentRecord::of(&segment) == *record),
             Err(error @ Error::Io { .. }) => Err(error),
             Err(_) => Ok(false),
@@ -310,24 +311,32 @@ impl Target<'_> {
     }
 }
 
-/// Copies a file under a temporary name, flushed before it gets its own.
-fn copy(vfs: &dyn Vfs, bytes: &[u8], dir: &Path, to: &Path) -> Result<()> {
+/// Copies a file under a temporary name, flushed before it gets its own. It is not mapped: a sector that cannot be read is
+/// an error that says which.
+fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
+    let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
+    let len = pieces.len();
     let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+    let not_written = |source| match is_no_space(&source) {
+        true => Error::NoSpace {
+            path: tmp.clone(),
+            needed: len as u64,
+            free: vfs.free_space(dir).ok(),
+            source: Arc::new(source),
+        },
+        false => Error::io(&tmp, "copy the segment", source),
+    };
     let written = (|| {
-        let mut file = vfs.create_new(&tmp)?;
-        for piece in bytes.chunks(4 << 20) {
-            file.write_all(piece)?;
+        let mut file = vfs.create_new(&tmp).map_err(not_written)?;
+        for start in (0..len).step_by(COPY_LEN) {
+            let piece = pieces.read(start..len.min(start.saturating_add(COPY_LEN)));
+            file.write_all(piece.map_err(|unreadable| unreadable.at(from))?).map_err(not_written)?;
         }
-        unless(Bug::CopiedData, || file.flush())
+        unless(Bug::CopiedData, || file.flush()).map_err(not_written)
     })();
-    if let Err(source) = written {
+    if let Err(error) = written {
         remove_own(vfs, &tmp);
-        return Err(if is_no_space(&source) {
-            let needed = bytes.len() as u64;
-            Error::NoSpace { path: tmp, needed, free: vfs.free_space(dir).ok(), source: Arc::new(source) }
-        } else {
-            Error::io(&tmp, "copy the segment", source)
-        });
+        return Err(error);
     }
     vfs.rename_noreplace(&tmp, to).map_err(|source| {
         remove_own(vfs, &tmp);
@@ -358,7 +367,7 @@ pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<Backup
 #[doc(hidden)]
 pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupReport> {
     create::refuse_existing(vfs, dir)?;
-    let view: View = load::load(vfs, backup, None)?;
+    let view: View = load::load_unmapped(vfs, backup)?;
     let mut manifest = Manifest::read(vfs, backup)?;
     manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
     if !Bug::NoEpochRestored.is_on() {
@@ -374,8 +383,10 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     create::place(vfs, dir, &manifest, |building| {
         let segments = building.join(SEGMENTS);
         for live in &view.segments {
-            unless(Bug::TrustBackup, || check_open(&live.segment, &|_| ()))?;
-            copy(vfs, live.segment.bytes(), &segments, &segments.join(live.segment.name().to_string()))?;
+            let (from, name) = (live.segment.path(), live.segment.name());
+            // What cannot be read is told by copying: that is no damage of the file.
+            copy(vfs, from, &segments, &segments.join(name.to_string()))?;
+            unless(Bug::TrustBackup, || check_unmapped(vfs, from, name))?;
             report.copied += 1;
             report.bytes_copied += live.segment.footer().file_len;
         }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::bug::Bug;
 use crate::error::IoContext;
+use crate::format::section::{self, Tag};
 use crate::live::{self, Covered};
 use crate::manifest::{Manifest, SegmentRecord};
-use crate::segment::{Segment, SegmentName};
+use crate::segment::{Segment, SegmentName, open_unmapped};
 use crate::tiling::{self, Tiling};
-use crate::vfs::Vfs;
+use crate::vfs::{Copying, Vfs};
 use crate::view::View;
 use crate::{Error, Result};
 
@@ -38,8 +39,22 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
     load_until(vfs, dir, known, u64::MAX)
 }
 
+/// The same without mapping a file, for whoever only copies the segments: of these no more is read than what says how they
+/// follow each other and what is superseded. A sector that cannot be read is an error.
+pub(crate) fn load_unmapped(vfs: &dyn Vfs, dir: &Path) -> Result<View> {
+    const TABLES: [Tag; 5] = [section::KIND, section::REND, section::KILL, section::RUNS, section::SETT];
+    load_by(&Copying(vfs), dir, None, u64::MAX, &|path, name| open_unmapped(vfs, path, name, &TABLES))
+}
+
+/// How a segment is opened.
+type Open<'a> = &'a dyn Fn(&Path, SegmentName) -> Result<Segment>;
+
 /// The same without the commits after `until`, unless the manifest lists them.
 pub(crate) fn load_until(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64) -> Result<View> {
+    load_by(vfs, dir, known, until, &|path, name| Segment::open(vfs, path, name))
+}
+
+fn load_by(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64, open: Open<'_>) -> Result<View> {
     let mut before: Option<(u64, Vec<SegmentName>)> = None;
     let mut horizon: Option<u64> = None;
     let mut attempt = 0;
@@ -58,7 +73,7 @@ pub(crate) fn load_until(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until:
         }
         let seen = (manifest.generation, names);
         let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
-        match try_load(vfs, dir, &manifest, &seen.1, known, again) {
+        match try_load(vfs, dir, &manifest, &seen.1, known, open, again) {
             Ok(view) => return Ok(view),
             Err(error) if again || !is_motion(&error) => return Err(error),
             Err(_) => before = Some(seen),
@@ -90,6 +105,7 @@ fn try_load(
     manifest: &Manifest,
     names: &[SegmentName],
     known: Option<&View>,
+    open: Open<'_>,
     last_look: bool,
 ) -> Result<View> {
     let records = &manifest.body.segments;
@@ -110,7 +126,7 @@ fn try_load(
     }
     let mut segments = Vec::new();
     for name in chosen.into_iter().skip(view.segments.len()) {
-        segments.push((open(vfs, dir, name, known)?, listed.get(&name).copied()));
+        segments.push((known_or(open, dir, name, known)?, listed.get(&name).copied()));
     }
     fill(vfs, dir, manifest, &mut view, segments, last_look)?;
     // Commits never go away; a file that did is missing even if nothing was named after it.
@@ -138,19 +154,20 @@ pub(crate) fn choose(dir: &Path, lists: &[SegmentName], names: &[SegmentName]) -
 pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
     let mut segments = Vec::new();
     for record in &manifest.body.segments {
-        segments.push((open(vfs, dir, record.name(), known)?, Some(record)));
+        let open = |path: &Path, name| Segment::open(vfs, path, name);
+        segments.push((known_or(&open, dir, record.name(), known)?, Some(record)));
     }
     let mut view = View::empty(manifest);
     fill(vfs, dir, manifest, &mut view, segments, true)?;
     Ok(view)
 }
 
-/// The segment of this name: that of a known view, or mapped now.
-fn open(vfs: &dyn Vfs, dir: &Path, name: SegmentName, known: Option<&View>) -> Result<Arc<Segment>> {
+/// The segment of this name: that of a known view, or opened now.
+fn known_or(open: Open<'_>, dir: &Path, name: SegmentName, known: Option<&View>) -> Result<Arc<Segment>> {
     let path = dir.join(SEGMENTS).join(name.to_string());
     match known.and_then(|known| known.open_segment(name, &path)) {
         Some(segment) => Ok(segment),
-        None => Segment::open(vfs, &path, name).map(Arc::new),
+        None => open(&path, name).map(Arc::new),
     }
 }
 

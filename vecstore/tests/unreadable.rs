@@ -1,4 +1,5 @@
-//! Sectors that cannot be read: `verify` and `repair` say which bytes they are, and go on with the others.
+//! Sectors that cannot be read: `verify` and `repair` say which bytes they are, and go on with the others; backups and
+//! restores end with an error that says so.
 //!
 //! Behind the seam the real file system, on a disk with bad sectors. A mapping of a file that has one ends the test, as the
 //! access would end the process.
@@ -18,6 +19,7 @@ use vecstore::{Error, OnDuplicate, OpenOptions, Reading, Store, StoreConfig, Ver
 
 const DIM: usize = 1024;
 const EIO: i32 = 5;
+const EXDEV: i32 = 18;
 const PAGE: u64 = 4096;
 
 /// Which bytes of a file cannot be read, whatever it is called: by its number.
@@ -31,6 +33,8 @@ struct Worn {
     most: Arc<AtomicU64>,
     /// After so many times that this byte of a file was read, it reads as another one.
     lie: Option<(u64, u64, Arc<AtomicU64>)>,
+    /// Files cannot have second names, as from one file system to another.
+    is_far: bool,
 }
 
 impl Worn {
@@ -115,6 +119,9 @@ impl Vfs for Worn {
         RealFs.replace(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.is_far {
+            return Err(io::Error::from_raw_os_error(EXDEV));
+        }
         RealFs.link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -400,4 +407,79 @@ fn copied_segments_give_errors() {
     assert_eq!(snapshot.get(key(79)).unwrap().unwrap().rows::<f32>().unwrap(), row(79));
     assert_eq!(snapshot.search(&row(5), 1).unwrap().len(), 1);
     assert!(!snapshot.contains(key(80)).unwrap());
+}
+
+/// The pages of all segments of a store, with the length of each.
+fn pages(path: &Path) -> Vec<(PathBuf, Range<u64>)> {
+    let page = |segment: &PathBuf, number: u64, len: u64| {
+        (segment.clone(), number * PAGE..((number + 1) * PAGE).min(len))
+    };
+    let all = segments(path).into_iter().flat_map(|segment| {
+        let len = fs::metadata(&segment).unwrap().len();
+        (0..len.div_ceil(PAGE)).map(move |number| page(&segment, number, len))
+    });
+    all.collect()
+}
+
+/// A backup to another disk reads what it copies. Each page of each segment in turn: the error names file, bytes and reason,
+/// nothing is left behind, and when the page can be read again the backup is made.
+#[test]
+fn a_backup_of_what_cannot_be_read_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
+    filled(&path);
+    let worn = Worn { is_far: true, ..Worn::default() };
+    let store = OpenOptions::new().vfs(Arc::new(worn.clone())).open(&path).unwrap();
+    for (segment, page) in pages(&path) {
+        worn.wear(&segment, page.clone());
+        let error = store.backup(&dest).unwrap_err();
+        worn.bad.lock().unwrap().clear();
+        let place = format!("cannot read the segment: bytes {} to {} of the file", page.start, page.end - 1);
+        assert!(matches!(&error, Error::Io { path, .. } if *path == segment), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&place) && text.contains("Input/output error"), "{place}: {text}");
+        assert!(text.contains("`vecstore repair` saves"), "{text}");
+        assert!(!dest.exists());
+    }
+    let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["s"], "what was begun is gone");
+    assert_eq!(store.backup(&dest).unwrap().copied, 2);
+    // A later one looks at the files that are there.
+    let there = segments(&dest)[1].clone();
+    worn.wear(&there, fs::metadata(&there).unwrap().len() - 1..1 << 40);
+    let error = store.backup(&dest).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == there), "{error}");
+    worn.bad.lock().unwrap().clear();
+    assert!(verify(&worn, &dest).is_whole());
+}
+
+/// A restore reads every byte of the backup, and maps none: each page of each segment in turn.
+#[test]
+fn a_restore_of_what_cannot_be_read_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, backup, restored) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("r"));
+    filled(&path);
+    Store::open(&path).unwrap().backup(&backup).unwrap();
+    let worn = Worn::default();
+    for (segment, page) in pages(&backup) {
+        worn.wear(&segment, page.clone());
+        let error = vecstore::restore_with(&worn, &backup, &restored).unwrap_err();
+        worn.bad.lock().unwrap().clear();
+        let text = error.to_string();
+        assert!(matches!(&error, Error::Io { path, .. } if *path == segment), "{text}");
+        assert!(text.contains("cannot be read: Input/output error"), "{text}");
+        assert!(text.contains("`vecstore repair`"), "{text}");
+        let told: Vec<u64> =
+            text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect();
+        assert!(
+            told.windows(2).any(|pair| pair[0] >= page.start && pair[0] <= pair[1] && pair[1] < page.end),
+            "{page:?}: {text}"
+        );
+        assert!(!restored.exists());
+    }
+    let report = vecstore::restore_with(&worn, &backup, &restored).unwrap();
+    assert_eq!(report.copied, 2);
+    assert!(worn.most.load(Ordering::Relaxed) <= 1 << 20);
+    let store = Store::open(&restored).unwrap();
+    assert_eq!(store.snapshot().get(key(79)).unwrap().unwrap().rows::<f32>().unwrap(), row(79));
 }

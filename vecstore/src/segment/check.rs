@@ -6,6 +6,7 @@ use std::path::Path;
 use super::pieces::{Pieces, Unreadable};
 use super::{Segment, SegmentName};
 use crate::bug::Bug;
+use crate::error::IoContext;
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::section::{self, Section, Tag};
@@ -132,11 +133,22 @@ pub(crate) fn check_open(segment: &Segment, step: &dyn Fn(usize)) -> crate::Resu
     if faults.is_empty() {
         faults = check_tables(segment);
     }
+    none_of(faults, segment.path())
+}
+
+/// The same for a file of which nothing is to be mapped.
+pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> crate::Result<()> {
+    let pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
+    none_of(check_pieces(path, name, pieces).1, path)
+}
+
+/// The first fault as an error.
+fn none_of(faults: Vec<SegmentFault>, path: &Path) -> crate::Result<()> {
     match faults.into_iter().next() {
         None => Ok(()),
         Some(fault) => {
             let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
-            Err(Error::damaged(segment.path(), format!("{}{block}", fault.section), fault.detail))
+            Err(Error::damaged(path, format!("{}{block}", fault.section), fault.detail))
         }
     }
 }

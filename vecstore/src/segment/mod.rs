@@ -10,9 +10,10 @@ mod search;
 mod writer;
 
 pub(crate) use check::{
-    SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, range_of,
+    SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, check_unmapped,
+    range_of,
 };
 pub(crate) use name::SegmentName;
-pub(crate) use pieces::Pieces;
+pub(crate) use pieces::{Pieces, Unreadable, open_unmapped};
 pub(crate) use reader::Segment;
 pub(crate) use writer::{EncodedSegment, SegmentBuilder, Stored};

@@ -5,9 +5,14 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use super::check::{blocks_of, range_of};
+use super::{Segment, SegmentName};
+use crate::error::IoContext;
 use crate::format::blocks::BLOCK_LEN;
-use crate::format::footer::FOOTER_LEN;
+use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::section::Tag;
 use crate::vfs::{Mapping, ReadAt, Vfs};
+use crate::{Error, Result};
 
 /// Where a block cannot be read, pieces of this length are tried by themselves.
 const PIECE: usize = 4096;
@@ -42,11 +47,40 @@ impl fmt::Display for Unreadable {
     }
 }
 
+impl std::error::Error for Unreadable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
 impl Unreadable {
     /// What the operating system said.
     pub fn into_error(self) -> io::Error {
         self.error
     }
+
+    /// The error of whoever needed these bytes.
+    pub fn at(self, path: &Path) -> Error {
+        Error::io(path, "read the segment", io::Error::new(self.error.kind(), self))
+    }
+}
+
+/// A segment of which only these tables are read, and nothing is mapped; the rest of it is zeros.
+pub(crate) fn open_unmapped(
+    vfs: &dyn Vfs,
+    path: &Path,
+    name: SegmentName,
+    tables: &[Tag],
+) -> Result<Segment> {
+    let mut pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
+    pieces.load_footer().map_err(|unreadable| unreadable.at(path))?;
+    let footer = Footer::parse(path, pieces.kept())?;
+    let body = pieces.len().saturating_sub(FOOTER_LEN);
+    let wanted = footer.sections().iter().filter(|line| tables.contains(&line.tag));
+    for block in wanted.filter_map(|line| range_of(line, body)).flat_map(blocks_of) {
+        pieces.load(block).map_err(|unreadable| unreadable.at(path))?;
+    }
+    Segment::from_mapping(path, name, pieces.into_parts().0)
 }
 
 impl Pieces {
