@@ -31,6 +31,18 @@ struct Signal {
     stop: Arc<AtomicBool>,
 }
 
+/// Wakes the merger of a handle.
+#[derive(Clone, Debug)]
+pub(crate) struct Waker(Arc<Signal>);
+
+impl Waker {
+    /// Says that there may be something to merge.
+    pub fn wake(&self) {
+        *self.0.wanted.lock() = true;
+        self.0.changed.notify_one();
+    }
+}
+
 impl Merger {
     /// Starts the thread. A machine that gives no further thread still merges inline.
     pub fn start(inner: &Arc<Inner>) -> Self {
@@ -44,16 +56,15 @@ impl Merger {
         Merger { signal, thread: spawned.ok() }
     }
 
-    /// Says that there may be something to merge.
-    pub fn wake(&self) {
-        *self.signal.wanted.lock() = true;
-        self.signal.changed.notify_one();
+    /// What others may wake it with.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.signal))
     }
 
     /// Ends the thread; a merge under way is given up and leaves nothing behind.
     pub fn stop(mut self) {
         self.signal.stop.store(true, Ordering::Relaxed);
-        self.wake();
+        self.waker().wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

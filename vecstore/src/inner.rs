@@ -8,7 +8,7 @@ use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
-use crate::queue::{Queue, Ticket, Turn};
+use crate::queue::{Leading, Queue, Turn, Waiting};
 use crate::sync::atomic::{AtomicU32, AtomicUsize};
 use crate::sync::{Mutex, RwLock};
 use crate::vfs::Vfs;
@@ -26,6 +26,8 @@ pub(crate) struct Inner {
     side: Mutex<Side>,
     /// The view is that of a named checkpoint: it never changes.
     fixed: bool,
+    /// The handle was opened for writing.
+    pub is_writable: bool,
     /// Appends that wait for the merger.
     pub hurry: Arc<AtomicUsize>,
     /// After a failed merge: how many files there must be before an append tries again.
@@ -53,6 +55,7 @@ impl Inner {
         watch: Watch,
         seen: Option<u64>,
     ) -> Self {
+        let is_writable = writer.is_some();
         Inner {
             path: path.to_owned(),
             vfs,
@@ -60,6 +63,7 @@ impl Inner {
             queue: Queue::default(),
             side: Mutex::new(Side { writer, watch, seen }),
             fixed: false,
+            is_writable,
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
             failed_merges: AtomicU32::new(0),
@@ -75,11 +79,6 @@ impl Inner {
     pub fn tell(&self, event: &Event) {
         let observer = self.side.lock().writer.as_ref().map(|writer| writer.observer.clone());
         observer.unwrap_or_default().tell(&self.path, event);
-    }
-
-    /// True when the handle was opened for writing.
-    pub fn is_writable(&self) -> bool {
-        self.side.lock().writer.is_some()
     }
 
     /// From here on locks of other processes are only tried.
@@ -127,33 +126,66 @@ impl Inner {
 
     /// Commits a batch, together with those of other threads that wait.
     pub fn append(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Appended> {
-        let ticket = Ticket::new(batch, on_duplicate);
-        self.queue.push(&ticket);
+        let waiting = Waiting::new(batch, on_duplicate);
+        self.queue.push(&waiting);
+        self.complete(&waiting)
+    }
+
+    /// Leaves a batch to the committer.
+    pub fn append_later(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
+        let waiting = Waiting::new(batch, on_duplicate);
+        while let Some(leading) = self.queue.push_for_later(&waiting) {
+            self.lead(&leading)?;
+        }
+        Ok(waiting)
+    }
+
+    /// Waits for the outcome of a batch that is in the queue, committing what is there when nobody else does.
+    pub fn complete(&self, waiting: &Arc<Waiting>) -> Result<Appended> {
         loop {
-            let leading = match self.queue.wait(&ticket) {
+            let leading = match self.queue.wait(waiting) {
                 Turn::Done(outcome) => return outcome,
                 Turn::Lead(leading) => leading,
             };
             // Who led before, and panicked, had it in his hands.
-            if !leading.has(&ticket) {
+            if !leading.has(waiting) {
                 return Err(Error::Abandoned { path: self.path.clone() });
             }
-            let committed = self.with_writer("append", |writer, view| {
-                let group = leading.group();
-                let requests: Vec<Request<'_>> =
-                    group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
-                let outcomes = writer.commit_group(view, &requests);
-                Ok(group.into_iter().zip(outcomes).collect::<Vec<_>>())
-            });
-            // Answered only now: whoever has an answer sees what he appended.
-            match committed {
-                Ok(answered) => answered.into_iter().for_each(|(ticket, outcome)| ticket.answer(outcome)),
-                Err(error) => {
-                    leading.forget(&ticket);
-                    return Err(error);
-                }
+            if let Err(error) = self.lead(&leading) {
+                leading.forget(waiting);
+                return Err(error);
             }
         }
+    }
+
+    /// Commits whatever comes into the queue, until that is closed and empty.
+    pub fn commit_queue(&self, after: impl Fn()) {
+        while let Some(leading) = self.queue.wait_for_any() {
+            if let Err(error) = self.lead(&leading) {
+                leading.fail_all(&error);
+            }
+            drop(leading);
+            after();
+        }
+    }
+
+    /// Lets [`Inner::commit_queue`] end.
+    pub fn close_queue(&self) {
+        self.queue.close();
+    }
+
+    /// Commits a group of what is in the queue.
+    fn lead(&self, leading: &Leading<'_>) -> Result<()> {
+        let answered = self.with_writer("append", |writer, view| {
+            let group = leading.group();
+            let requests: Vec<Request<'_>> =
+                group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
+            let outcomes = writer.commit_group(view, &requests);
+            Ok(group.into_iter().zip(outcomes).collect::<Vec<_>>())
+        })?;
+        // Answered only now: whoever has an answer sees what he appended.
+        answered.into_iter().for_each(|(waiting, outcome)| waiting.answer(outcome));
+        Ok(())
     }
 
     /// Looks for commits of other processes.

@@ -92,6 +92,7 @@ mod segment;
 mod snapshot;
 mod store;
 mod sync;
+mod ticket;
 mod tiling;
 mod verify;
 mod versions;
@@ -121,6 +122,7 @@ pub use resolve::OnDuplicate;
 pub use search::Hit;
 pub use snapshot::{Iter, SegmentInfo, Snapshot};
 pub use store::Store;
+pub use ticket::Ticket;
 #[doc(hidden)]
 pub use verify::verify_with;
 pub use verify::{Fault, VerifyProgress, VerifyReport, verify};

@@ -1,35 +1,42 @@
 //! The batches that threads of one handle want to commit: one thread at a time leads, and commits what waits, its own
-//! batch and those of the others; the others sleep until theirs are done.
+//! batch and those of the others; the others sleep until theirs are done, or go on and ask later.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sync::{Condvar, Mutex, nap};
-use crate::{Appended, Batch, OnDuplicate, Result};
+use crate::{Appended, Batch, Error, OnDuplicate, Result};
 
 /// A group of batches is cut at this many bytes, so that no one waits for a giant file.
 const GROUP_BYTES: usize = 32 << 20;
+/// Bytes that may wait for the committer before whoever appends has to wait too.
+const WAITING_BYTES: usize = 64 << 20;
 /// How often, and how long each time, whoever leads waits for a group as large as the last one: threads that were just
 /// answered are about to come back, and a flush that they miss costs them ten times as long.
 const LINGER: (u32, Duration) = (3, Duration::from_micros(20));
 
 /// A batch that waits to be committed, and its outcome.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct Waiting {
     pub batch: Arc<Batch>,
     pub policy: OnDuplicate,
     outcome: Mutex<Option<Result<Appended>>>,
 }
 
-impl Ticket {
+impl Waiting {
     pub fn new(batch: Arc<Batch>, policy: OnDuplicate) -> Arc<Self> {
-        Arc::new(Ticket { batch, policy, outcome: Mutex::new(None) })
+        Arc::new(Waiting { batch, policy, outcome: Mutex::new(None) })
     }
 
     /// Says what became of it.
     pub fn answer(&self, outcome: Result<Appended>) {
         *self.outcome.lock() = Some(outcome);
+    }
+
+    /// True when it has an outcome that was not told yet.
+    pub fn is_done(&self) -> bool {
+        self.outcome.lock().is_some()
     }
 
     /// What became of it, told once.
@@ -40,11 +47,24 @@ impl Ticket {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Arc<Ticket>>,
+    waiting: VecDeque<Arc<Waiting>>,
     /// Somebody leads.
     led: bool,
     /// Batches of the last group.
     last: usize,
+    /// The handle's committer is to end.
+    closing: bool,
+}
+
+impl State {
+    fn bytes(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.batch.byte_len()).sum()
+    }
+
+    fn lead<'a>(&mut self, queue: &'a Queue) -> Leading<'a> {
+        self.led = true;
+        Leading { queue }
+    }
 }
 
 /// The batches of a handle that wait.
@@ -54,7 +74,7 @@ pub(crate) struct Queue {
     changed: Condvar,
 }
 
-/// What a thread does with its ticket.
+/// What a thread does that waits for a batch of its own.
 pub(crate) enum Turn<'a> {
     /// Another thread has seen to it.
     Done(Result<Appended>),
@@ -63,24 +83,61 @@ pub(crate) enum Turn<'a> {
 }
 
 impl Queue {
-    /// Puts a batch into the queue.
-    pub fn push(&self, ticket: &Arc<Ticket>) {
-        self.state.lock().waiting.push_back(Arc::clone(ticket));
+    /// Puts a batch into the queue, for a thread that waits for it.
+    pub fn push(&self, waiting: &Arc<Waiting>) {
+        self.state.lock().waiting.push_back(Arc::clone(waiting));
     }
 
-    /// Waits until the ticket has an outcome, or nobody leads.
-    pub fn wait(&self, ticket: &Ticket) -> Turn<'_> {
+    /// Puts a batch into the queue, for the committer. Not when too many bytes wait already: then waits until they do not,
+    /// or gives the right to commit them.
+    pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
-        loop {
-            if let Some(outcome) = ticket.outcome() {
-                return Turn::Done(outcome);
-            }
+        while !state.waiting.is_empty() && state.bytes() + waiting.batch.byte_len() > WAITING_BYTES {
             if !state.led {
-                state.led = true;
-                return Turn::Lead(Leading { queue: self });
+                return Some(state.lead(self));
             }
             self.changed.wait(&mut state);
         }
+        state.waiting.push_back(Arc::clone(waiting));
+        drop(state);
+        self.changed.notify_all();
+        None
+    }
+
+    /// Waits until a batch has an outcome, or nobody leads.
+    pub fn wait(&self, waiting: &Waiting) -> Turn<'_> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(outcome) = waiting.outcome() {
+                return Turn::Done(outcome);
+            }
+            if !state.led {
+                return Turn::Lead(state.lead(self));
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Waits until there is something to commit, and nobody leads. `None` once the queue is empty after [`Queue::close`].
+    pub fn wait_for_any(&self) -> Option<Leading<'_>> {
+        let mut state = self.state.lock();
+        loop {
+            if !state.led {
+                if !state.waiting.is_empty() {
+                    return Some(state.lead(self));
+                }
+                if state.closing {
+                    return None;
+                }
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Lets [`Queue::wait_for_any`] end when nothing waits any more.
+    pub fn close(&self) {
+        self.state.lock().closing = true;
+        self.changed.notify_all();
     }
 }
 
@@ -92,7 +149,7 @@ pub(crate) struct Leading<'a> {
 
 impl Leading<'_> {
     /// Takes what is to be committed together, in order; empty when nothing waits.
-    pub fn group(&self) -> Vec<Arc<Ticket>> {
+    pub fn group(&self) -> Vec<Arc<Waiting>> {
         for _ in 0..LINGER.0 {
             let state = self.queue.state.lock();
             let enough = state.waiting.len() >= state.last;
@@ -104,9 +161,9 @@ impl Leading<'_> {
         }
         let mut state = self.queue.state.lock();
         let mut bytes = 0;
-        let mut group: Vec<Arc<Ticket>> = Vec::new();
-        while let Some(ticket) = state.waiting.front() {
-            bytes += ticket.batch.byte_len();
+        let mut group: Vec<Arc<Waiting>> = Vec::new();
+        while let Some(waiting) = state.waiting.front() {
+            bytes += waiting.batch.byte_len();
             if !group.is_empty() && bytes > GROUP_BYTES {
                 break;
             }
@@ -117,13 +174,19 @@ impl Leading<'_> {
     }
 
     /// True when this batch waits.
-    pub fn has(&self, ticket: &Arc<Ticket>) -> bool {
-        self.queue.state.lock().waiting.iter().any(|waiting| Arc::ptr_eq(waiting, ticket))
+    pub fn has(&self, batch: &Arc<Waiting>) -> bool {
+        self.queue.state.lock().waiting.iter().any(|waiting| Arc::ptr_eq(waiting, batch))
+    }
+
+    /// Answers whatever waits with an error.
+    pub fn fail_all(&self, error: &Error) {
+        let waiting = std::mem::take(&mut self.queue.state.lock().waiting);
+        waiting.iter().for_each(|waiting| waiting.answer(Err(error.clone())));
     }
 
     /// Takes a batch out of the queue that is not to be committed any more.
-    pub fn forget(&self, ticket: &Arc<Ticket>) {
-        self.queue.state.lock().waiting.retain(|waiting| !Arc::ptr_eq(waiting, ticket));
+    pub fn forget(&self, batch: &Arc<Waiting>) {
+        self.queue.state.lock().waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
     }
 }
 

@@ -10,6 +10,8 @@ use crate::config::{check_description, check_settings};
 use crate::inner::Inner;
 use crate::manifest::FingerprintRecord;
 use crate::open::{Merging, OpenOptions};
+use crate::sync::Mutex;
+use crate::ticket::{Committer, Ticket};
 use crate::{Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Result, Snapshot, StoreConfig};
 
 /// A store: a directory of immutable segments.
@@ -36,6 +38,8 @@ use crate::{Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Res
 pub struct Store {
     pub(crate) inner: Arc<Inner>,
     merger: Option<Merger>,
+    /// Started by the first append that does not wait.
+    committer: Mutex<Option<Committer>>,
 }
 
 impl fmt::Debug for Store {
@@ -48,8 +52,8 @@ impl Store {
     /// A handle from its parts.
     pub(crate) fn assemble(inner: Inner, merging: Merging) -> Self {
         let inner = Arc::new(inner);
-        let background = merging == Merging::Background && inner.is_writable();
-        Store { merger: background.then(|| Merger::start(&inner)), inner }
+        let background = merging == Merging::Background && inner.is_writable;
+        Store { merger: background.then(|| Merger::start(&inner)), inner, committer: Mutex::default() }
     }
 
     /// Creates a store with default options; see [`OpenOptions::create`].
@@ -206,6 +210,60 @@ impl Store {
     /// writing it. To append again after an error keep the batch as an `Arc<Batch>`, which this accepts too.
     pub fn append(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Appended> {
         let batch = batch.into();
+        self.check_shape(&batch)?;
+        if batch.is_empty() {
+            return Ok(Appended::default());
+        }
+        let outcome = self.inner.append(batch, on_duplicate);
+        if outcome.is_ok() {
+            self.after_commit();
+        }
+        outcome
+    }
+
+    /// Takes a batch on and returns at once: it is committed by a thread of its own, together with whatever else has come
+    /// in by then. The ticket says when it is durable. So one thread that computes batches need not wait for the disk
+    /// between them, and what it computes meanwhile shares one flush.
+    ///
+    /// Batches are committed in the order in which they were taken on. More than 64 MiB do not wait: then this does.
+    /// Closing or dropping the store commits all that wait first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let mut tickets = Vec::new();
+    /// for key in ["a", "b", "c"] {
+    ///     let mut batch = store.batch();
+    ///     batch.push(key, &[1.0f32])?;
+    ///     tickets.push(store.append_async(batch, OnDuplicate::Skip)?);
+    /// }
+    /// for ticket in tickets {
+    ///     ticket.wait()?; // durable from here on
+    /// }
+    /// assert_eq!(store.snapshot().totals().entries, 3);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::ReadOnly`]; all others come from [`Ticket::wait`].
+    pub fn append_async(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Ticket> {
+        let batch = batch.into();
+        self.check_shape(&batch)?;
+        if !self.inner.is_writable {
+            return Err(Error::ReadOnly { path: self.inner.path.clone(), action: "append" });
+        }
+        if batch.is_empty() {
+            return Ok(Ticket::done(&self.inner, Appended::default()));
+        }
+        let waiting = self.inner.append_later(batch, on_duplicate)?;
+        self.committer
+            .lock()
+            .get_or_insert_with(|| Committer::start(&self.inner, self.merger.as_ref().map(Merger::waker)));
+        Ok(Ticket::waiting(&self.inner, waiting))
+    }
+
+    fn check_shape(&self, batch: &Batch) -> Result<()> {
         if batch.dim() != self.dim() {
             return Err(Error::DimensionMismatch {
                 what: "the batch",
@@ -220,20 +278,13 @@ impl Store {
                 found: batch.dtype(),
             });
         }
-        if batch.is_empty() {
-            return Ok(Appended::default());
-        }
-        let outcome = self.inner.append(batch, on_duplicate);
-        if outcome.is_ok() {
-            self.after_commit();
-        }
-        outcome
+        Ok(())
     }
 
     /// Wakes the merger, or merges here when files pile up faster than it works.
     fn after_commit(&self) {
         if let Some(merger) = &self.merger {
-            merger.wake();
+            merger.waker().wake();
         }
         self.inner.merge_backlog();
     }
@@ -273,7 +324,15 @@ impl Store {
         self.finish()
     }
 
+    fn stop_committer(&mut self) {
+        let committer = self.committer.lock().take();
+        if let Some(committer) = committer {
+            committer.stop(&self.inner);
+        }
+    }
+
     fn finish(&mut self) -> Result<()> {
+        self.stop_committer();
         // The merger ends first: it may be about to write a checkpoint itself.
         if let Some(merger) = self.merger.take() {
             merger.stop();
@@ -284,6 +343,8 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
+        // What was taken on is written, however long that takes.
+        self.stop_committer();
         // Nothing depends on this checkpoint, so nobody shall wait for another process's lock here.
         self.inner.do_not_wait();
         if let Err(error) = self.finish() {

@@ -27,3 +27,4 @@ mod run;
 mod scenarios;
 #[path = "../sim/mod.rs"]
 mod sim;
+mod tickets;

@@ -16,11 +16,11 @@ use super::sim::{Fault, Node, SimFs};
 
 const STORE: &str = "/d/s";
 
-fn options(disk: &Disk) -> OpenOptions {
+pub(super) fn options(disk: &Disk) -> OpenOptions {
     OpenOptions::new().vfs(Arc::new(disk.clone())).merging(Merging::OnDemand)
 }
 
-fn open(disk: &Disk) -> Arc<Store> {
+pub(super) fn open(disk: &Disk) -> Arc<Store> {
     Arc::new(options(disk).open(STORE).unwrap())
 }
 
@@ -38,7 +38,7 @@ fn stored(segments: usize) -> Vec<Node> {
     })
 }
 
-fn two() -> Vec<Node> {
+pub(super) fn two() -> Vec<Node> {
     static IMAGE: OnceLock<Vec<Node>> = OnceLock::new();
     IMAGE.get_or_init(|| stored(2)).clone()
 }
@@ -51,7 +51,7 @@ fn many() -> Vec<Node> {
 
 /// What every scenario ends with: the store is opened anew, and has what was acknowledged; every byte is right, and
 /// nobody has left temporary files.
-fn end(disk: &Disk, journal: &Journal) {
+pub(super) fn end(disk: &Disk, journal: &Journal) {
     let store = options(disk).read_only(true).open(STORE).unwrap();
     journal.close(&store.snapshot());
     whole(disk);
@@ -62,7 +62,7 @@ fn whole(disk: &Disk) {
     assert!(report.is_whole() && report.notes.is_empty(), "{:?}, {:?}", report.faults, report.notes);
 }
 
-fn close(store: Arc<Store>) -> Result<(), Error> {
+pub(super) fn close(store: Arc<Store>) -> Result<(), Error> {
     Arc::into_inner(store).expect("all threads are done").close()
 }
 

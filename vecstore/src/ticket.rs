@@ -1,0 +1,94 @@
+//! Appends that do not wait: the committer, and the ticket by which its outcome is asked for.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::background::Waker;
+use crate::inner::Inner;
+use crate::queue::Waiting;
+use crate::sync::thread::{self, JoinHandle};
+use crate::{Appended, Result};
+
+/// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.
+///
+/// It is committed whether or not anybody waits for it. Until [`Ticket::wait`] has said so it may be lost in a crash.
+#[must_use = "an append that fails says so here only"]
+pub struct Ticket {
+    inner: Arc<Inner>,
+    state: State,
+}
+
+enum State {
+    Waiting(Arc<Waiting>),
+    Done(Appended),
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("is_done", &self.is_done()).finish_non_exhaustive()
+    }
+}
+
+impl Ticket {
+    pub(crate) fn waiting(inner: &Arc<Inner>, waiting: Arc<Waiting>) -> Self {
+        Ticket { inner: Arc::clone(inner), state: State::Waiting(waiting) }
+    }
+
+    /// For a batch of which nothing had to be written.
+    pub(crate) fn done(inner: &Arc<Inner>, appended: Appended) -> Self {
+        Ticket { inner: Arc::clone(inner), state: State::Done(appended) }
+    }
+
+    /// Waits until the batch is durable and visible, or could not be written.
+    ///
+    /// # Errors
+    /// As [`Store::append`](crate::Store::append).
+    pub fn wait(self) -> Result<Appended> {
+        match self.state {
+            State::Waiting(waiting) => self.inner.complete(&waiting),
+            State::Done(appended) => Ok(appended),
+        }
+    }
+
+    /// True when [`Ticket::wait`] would not wait.
+    pub fn is_done(&self) -> bool {
+        match &self.state {
+            State::Waiting(waiting) => waiting.is_done(),
+            State::Done(_) => true,
+        }
+    }
+}
+
+/// The thread that commits what nobody waits for.
+#[derive(Debug)]
+pub(crate) struct Committer(Option<JoinHandle<()>>);
+
+impl Committer {
+    /// Starts it. Where there is no further thread, whoever waits for a ticket commits.
+    pub fn start(inner: &Arc<Inner>, merger: Option<Waker>) -> Self {
+        let inner = Arc::clone(inner);
+        let run = move || {
+            inner.commit_queue(|| {
+                merger.iter().for_each(Waker::wake);
+                inner.merge_backlog();
+            });
+        };
+        let spawned = thread::Builder::new().name("vecstore-commit".to_owned()).spawn(run);
+        if let Err(error) = &spawned {
+            log::warn!("no thread for committing: {error}");
+        }
+        Committer(spawned.ok())
+    }
+
+    /// Ends the thread once everything is committed.
+    pub fn stop(self, inner: &Inner) {
+        inner.close_queue();
+        if let Committer(Some(thread)) = self
+            && thread.join().is_err()
+        {
+            log::error!("the committer ended in a panic; what it had acknowledged is stored");
+        }
+        // What is left if there was none, or it panicked.
+        inner.commit_queue(|| ());
+    }
+}

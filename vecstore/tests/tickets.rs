@@ -1,0 +1,180 @@
+//! Appends that do not wait, and their tickets.
+
+mod sim;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sim::run::STORE;
+use sim::{Room, SimFs};
+use vecstore::{Batch, DType, Error, OnDuplicate, OpenOptions, Store, StoreConfig, Ticket};
+
+/// A batch of one entry.
+fn one(key: &str) -> Batch {
+    let mut batch = Batch::new(1, DType::F32);
+    batch.push(key, &[1.0f32]).unwrap();
+    batch
+}
+
+fn store(fs: &SimFs) -> Store {
+    sim::run::options(fs).create(STORE, StoreConfig::new(1)).unwrap()
+}
+
+fn keys(store: &Store) -> Vec<String> {
+    let snapshot = store.snapshot();
+    snapshot.iter().map(|entry| String::from_utf8(entry.unwrap().key().to_vec()).unwrap()).collect()
+}
+
+#[test]
+fn batches_are_committed_in_order_and_share_flushes() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    // What comes in while the first flush lasts shares the second one.
+    fs.slow_flushes(Duration::from_millis(20));
+    let names: Vec<String> = (0..40).map(|number| format!("key {number:02}")).collect();
+    let tickets: Vec<Ticket> =
+        names.iter().map(|name| store.append_async(one(name), OnDuplicate::Error).unwrap()).collect();
+    for (number, ticket) in tickets.into_iter().enumerate() {
+        assert_eq!(ticket.wait().unwrap().commit, Some(number as u64 + 1));
+    }
+    assert_eq!(keys(&store), names);
+    let segments = fs.names(&format!("{STORE}/segments")).len();
+    assert!(segments < 10, "{segments} files for 40 batches");
+}
+
+#[test]
+fn nothing_is_said_to_be_done_before_it_is_durable() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    for number in 0..20 {
+        let key = format!("key {number}");
+        let before = fs.calls().len();
+        let ticket = store.append_async(one(&key), OnDuplicate::Error).unwrap();
+        while !ticket.is_done() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let calls = fs.calls_from(before);
+        let at = |what: &str| calls.iter().rposition(|call| call.what == what).unwrap();
+        assert!(at("flush") < at("rename") && at("rename") < at("flush directory"), "{calls:?}");
+        assert!(store.snapshot().contains(&key).unwrap(), "visible, too");
+        assert_eq!(ticket.wait().unwrap().entries, 1);
+    }
+}
+
+#[test]
+fn each_ticket_has_its_own_outcome() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    store.append(one("there"), OnDuplicate::Error).unwrap();
+    fs.slow_flushes(Duration::from_millis(20));
+    let again = store.append_async(one("there"), OnDuplicate::Error).unwrap();
+    let skipped = store.append_async(one("there"), OnDuplicate::Skip).unwrap();
+    let new = store.append_async(one("new"), OnDuplicate::Error).unwrap();
+    let empty = store.append_async(store.batch(), OnDuplicate::Error).unwrap();
+    assert!(empty.is_done());
+    assert!(matches!(again.wait(), Err(Error::DuplicateKey { .. })));
+    assert_eq!(skipped.wait().unwrap().skipped, 1);
+    assert_eq!(new.wait().unwrap().entries, 1);
+    assert_eq!(empty.wait().unwrap(), vecstore::Appended::default());
+
+    let wrong = store.append_async(Batch::new(2, DType::F32), OnDuplicate::Error);
+    assert!(matches!(wrong, Err(Error::DimensionMismatch { .. })));
+    let reader = sim::run::options(&fs).read_only(true).open(STORE).unwrap();
+    assert!(matches!(reader.append_async(one("x"), OnDuplicate::Error), Err(Error::ReadOnly { .. })));
+}
+
+#[test]
+fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    fs.set_room(Some(Room { bytes: fs.used() + 100, is_quota: false, copies: false }));
+    let ticket = store.append_async(one("a"), OnDuplicate::Error).unwrap();
+    assert!(matches!(ticket.wait(), Err(Error::NoSpace { .. })));
+    fs.set_room(None);
+    store.append_async(one("a"), OnDuplicate::Error).unwrap().wait().unwrap();
+    assert_eq!(keys(&store), ["a"]);
+}
+
+#[test]
+fn closing_and_dropping_commit_what_waits() {
+    for close in [false, true] {
+        let fs = SimFs::new();
+        let store = store(&fs);
+        fs.slow_flushes(Duration::from_millis(5));
+        let tickets: Vec<Ticket> = (0..10)
+            .map(|number| store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap())
+            .collect();
+        if close {
+            store.close().unwrap();
+        } else {
+            drop(store);
+        }
+        for ticket in tickets {
+            assert!(ticket.is_done());
+            ticket.wait().unwrap();
+        }
+        let store = sim::run::options(&fs).read_only(true).open(STORE).unwrap();
+        assert_eq!(store.snapshot().totals().entries, 10);
+    }
+}
+
+#[test]
+fn a_ticket_nobody_waits_for_is_committed_all_the_same() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    drop(store.append_async(one("a"), OnDuplicate::Error).unwrap());
+    let start = std::time::Instant::now();
+    while !store.snapshot().contains("a").unwrap() {
+        assert!(start.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn many_bytes_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let dim = 1 << 16;
+    let store = Arc::new(OpenOptions::new().create(dir.path().join("s"), StoreConfig::new(dim)).unwrap());
+    let row = vec![1.0f32; dim];
+    let mut tickets = Vec::new();
+    for number in 0..24 {
+        let mut batch = store.batch();
+        // 8 MiB each: nearly 200 MiB in all.
+        (0..32).for_each(|of| batch.push(format!("{number}-{of}"), &row).unwrap());
+        tickets.push(store.append_async(batch, OnDuplicate::Error).unwrap());
+        let waiting = tickets.iter().filter(|ticket| !ticket.is_done()).count();
+        // 64 MiB wait, at most 32 are being written.
+        assert!(waiting <= 8 + 4 + 1, "{waiting} of 8 MiB");
+    }
+    for ticket in tickets {
+        ticket.wait().unwrap();
+    }
+    assert_eq!(store.snapshot().totals().rows, 24 * 32);
+}
+
+#[test]
+fn threads_with_and_without_tickets_share_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = OpenOptions::new().create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for number in 0..30 {
+                    let batch = one(&format!("{thread}-{number}"));
+                    if thread % 2 == 0 {
+                        store.append(batch, OnDuplicate::Error).unwrap();
+                    } else {
+                        let ticket = store.append_async(batch, OnDuplicate::Error).unwrap();
+                        if number % 3 == 0 {
+                            ticket.wait().unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    store.close().unwrap();
+    let store = Store::open(dir.path().join("s")).unwrap();
+    assert_eq!((store.snapshot().totals().entries, store.snapshot().last_commit()), (120, 120));
+}
