@@ -1,52 +1,100 @@
-//! Finding keys: one, and which of many are missing.
+//! Finding keys: one, in a store of one segment and in one of a hundred, and which of a million are missing.
+
+use std::hint::black_box;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use vecstore::{Batch, DType, OnDuplicate, Store, StoreConfig};
-use vecstore_benches::{folder, key};
+use vecstore::{Batch, DType, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore_benches::{DIM, folder, key};
 
-const STORED: usize = 200_000;
+/// Rows of a store whose rows are looked up.
+const ROWS: usize = 100_000;
+/// Keys of a store that is asked for missing ones: every second one of those that are asked for.
+const KEYS: usize = 500_000;
 
 fn main() {
     divan::main();
 }
 
-/// A store of 200,000 keys in ten segments, every second number.
-fn store(dir: &tempfile::TempDir) -> Store {
-    let store = Store::create(dir.path().join("store.vecs"), StoreConfig::new(1)).expect("a store");
-    for part in 0..10 {
-        let mut batch = Batch::new(1, DType::F32);
-        for number in 0..STORED / 10 {
-            let number = part * STORED / 10 + number;
-            batch.push(key(number * 2), &[number as f32]).expect("a row");
+/// A store of so many rows in so many segments; every second number.
+fn store(dir: &tempfile::TempDir, rows: usize, dim: usize, segments: usize) -> Store {
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store = options.create(dir.path().join("store.vecs"), StoreConfig::new(dim)).expect("a store");
+    let row = vec![1.0f32; dim];
+    for part in 0..segments {
+        let mut batch = Batch::new(dim, DType::F32);
+        for number in part * rows / segments..(part + 1) * rows / segments {
+            batch.push(key(number * 2), &row).expect("a row");
         }
         store.append(batch, OnDuplicate::Error).expect("it is stored");
     }
     store
 }
 
-#[divan::bench]
-fn get(bencher: Bencher) {
+/// Looks rows up and copies them.
+fn get(bencher: Bencher, segments: usize) {
     let dir = folder().expect("a folder");
-    let store = store(&dir);
+    let store = store(&dir, ROWS, DIM, segments);
     let snapshot = store.snapshot();
+    let keys: Vec<String> = (0..ROWS).map(|number| key(number * 7919 % ROWS * 2)).collect();
+    // Once over everything, so that no page is touched for the first time.
+    for key in &keys {
+        black_box(
+            snapshot.get(key).expect("no damage").expect("it is stored").rows::<f32>().expect("f32")[DIM - 1],
+        );
+    }
+    let mut row = vec![0f32; DIM];
+    let mut next = keys.iter().cycle();
+    bencher.bench_local(|| {
+        let key = next.next().expect("a cycle");
+        let entry = snapshot.get(key).expect("no damage").expect("it is stored");
+        row.copy_from_slice(entry.rows().expect("f32"));
+        black_box(&mut row);
+    });
+}
+
+#[divan::bench(sample_count = 20, sample_size = 20_000)]
+fn get_of_one_segment(bencher: Bencher) {
+    get(bencher, 1);
+}
+
+#[divan::bench(sample_count = 20, sample_size = 20_000)]
+fn get_of_100_segments(bencher: Bencher) {
+    get(bencher, 100);
+}
+
+/// What a lookup cannot do without.
+#[divan::bench(sample_count = 20, sample_size = 20_000)]
+fn copy_a_row(bencher: Bencher) {
+    let rows = vec![1u8; ROWS * DIM * 4];
+    let mut row = vec![0u8; DIM * 4];
     let mut number = 0;
-    bencher
-        .with_inputs(|| {
-            number = (number + 7919) % (2 * STORED);
-            key(number)
-        })
-        .bench_local_values(|key| snapshot.get(key).expect("no damage").is_some());
+    bencher.bench_local(|| {
+        number = (number + 7919) % ROWS;
+        let start = number * DIM * 4;
+        row.copy_from_slice(&rows[start..start + DIM * 4]);
+        black_box(&mut row);
+    });
+}
+
+/// In random order.
+fn missing(bencher: Bencher, segments: usize) {
+    let dir = folder().expect("a folder");
+    let store = store(&dir, KEYS, 8, segments);
+    let snapshot = store.snapshot();
+    let keys: Vec<String> = (0..2 * KEYS).map(|number| key(number * 7919 % (2 * KEYS))).collect();
+    bencher.counter(ItemsCount::new(keys.len())).bench_local(|| {
+        let missing = snapshot.missing(&keys).expect("no damage");
+        assert_eq!(missing.len(), KEYS);
+    });
 }
 
 #[divan::bench(sample_count = 20)]
-fn missing_of_400_000(bencher: Bencher) {
-    let dir = folder().expect("a folder");
-    let store = store(&dir);
-    let snapshot = store.snapshot();
-    let keys: Vec<String> = (0..2 * STORED).map(key).collect();
-    bencher.counter(ItemsCount::new(keys.len())).bench_local(|| {
-        let missing = snapshot.missing(&keys).expect("no damage");
-        assert_eq!(missing.len(), STORED);
-    });
+fn missing_of_1_000_000(bencher: Bencher) {
+    missing(bencher, 1);
+}
+
+#[divan::bench(sample_count = 20)]
+fn missing_of_1_000_000_in_100_segments(bencher: Bencher) {
+    missing(bencher, 100);
 }

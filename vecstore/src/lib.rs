@@ -80,6 +80,7 @@ mod mailbox;
 mod manifest;
 mod merge;
 mod metric;
+mod missing;
 mod offer;
 mod open;
 mod publish;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::entry::Entry;
-use crate::format::key_hash;
+use crate::missing;
 use crate::search;
-use crate::view::{LiveSegment, Totals, View};
-use crate::{Address, DType, Error, Hit, Kind, Metric, Result};
+use crate::view::{Totals, View};
+use crate::{Address, DType, Error, Hit, Metric, Result};
 
 /// The store at one moment. Cloning it is cheap; it stays as it is while writers go on.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl Snapshot {
     }
 
     /// Positions of the keys that are not stored, ascending. One sorted merge per segment, whatever the number of
-    /// keys.
+    /// keys; many keys are divided among all cores.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -123,21 +123,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
-    pub fn missing<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<usize>> {
-        let hashed = keys.iter().enumerate().map(|(position, key)| (key_hash(key.as_ref()), position));
-        let mut wanted = Wanted::new(hashed.collect());
-        let mut missing = Vec::new();
-        // From the newest segment to the oldest: the first entry found for a key decides.
-        for live in self.view.segments.iter().rev() {
-            if wanted.open == 0 {
-                break;
-            }
-            wanted.ask(live, keys, &mut missing)?;
-        }
-        let undecided = wanted.keys.iter().zip(&wanted.decided).filter(|(_, decided)| !**decided);
-        missing.extend(undecided.map(|((_, position), _)| *position));
-        missing.sort_unstable();
-        Ok(missing)
+    pub fn missing<K: AsRef<[u8]> + Sync>(&self, keys: &[K]) -> Result<Vec<usize>> {
+        missing::missing(&self.view, keys)
     }
 
     /// All live entries in commit order. Deleted keys do not appear.
@@ -179,73 +166,6 @@ impl Snapshot {
     }
 }
 
-/// Keys that no segment has decided yet, sorted by hash.
-struct Wanted {
-    keys: Vec<(u64, usize)>,
-    decided: Vec<bool>,
-    open: usize,
-}
-
-impl Wanted {
-    fn new(mut keys: Vec<(u64, usize)>) -> Self {
-        keys.sort_unstable();
-        Wanted { decided: vec![false; keys.len()], open: keys.len(), keys }
-    }
-
-    /// Decides what this segment knows; positions of keys that it says are deleted go to `missing`.
-    fn ask<K: AsRef<[u8]>>(
-        &mut self,
-        live: &LiveSegment,
-        keys: &[K],
-        missing: &mut Vec<usize>,
-    ) -> Result<()> {
-        let segment = &live.segment;
-        let hashes = segment.hashes();
-        let (mut from, mut at) = (0, 0);
-        // Leapfrog: each side skips ahead to the other's next hash, so that a small segment costs little against many
-        // keys and the other way round.
-        while let (Some((hash, _)), Some(rest)) = (self.keys.get(at), hashes.get(from..)) {
-            from += gallop(rest, |candidate| candidate < hash);
-            let Some(found) = hashes.get(from) else { break };
-            if found != hash {
-                at += gallop(self.keys.get(at..).unwrap_or_default(), |(wanted, _)| wanted < found);
-                continue;
-            }
-            let hash = *hash;
-            while let Some((_, position)) = self.keys.get(at).filter(|(wanted, _)| *wanted == hash) {
-                let key = keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
-                if let Some(decided) = self.decided.get_mut(at).filter(|decided| !**decided)
-                    && let Some(entry) = segment.newest_at(from, hash, key)?
-                {
-                    *decided = true;
-                    self.open -= 1;
-                    if segment.kind(entry)? == Kind::Tombstone {
-                        missing.push(*position);
-                    }
-                }
-                at += 1;
-            }
-        }
-        // Forgetting the decided ones only now and then keeps the sum of all this linear in the number of keys.
-        if self.open < self.keys.len() / 2 {
-            let mut decided = std::mem::replace(&mut self.decided, vec![false; self.open]).into_iter();
-            self.keys.retain(|_| !decided.next().unwrap_or(false));
-        }
-        Ok(())
-    }
-}
-
-/// Number of leading elements that satisfy `before`, found by doubling steps and then bisection.
-fn gallop<T>(sorted: &[T], before: impl Fn(&T) -> bool) -> usize {
-    let mut bound = 1;
-    while sorted.get(bound - 1).is_some_and(&before) {
-        bound *= 2;
-    }
-    let low = bound / 2;
-    let high = bound.min(sorted.len());
-    low + sorted.get(low..high).unwrap_or_default().partition_point(before)
-}
-
 /// Live entries of a snapshot in commit order.
 #[derive(Debug)]
 pub struct Iter<'a> {
@@ -275,19 +195,5 @@ impl<'a> Iterator for Iter<'a> {
                 other => return Some(other),
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::gallop;
-
-    #[test]
-    fn gallop_is_partition_point() {
-        let sorted: Vec<u32> = (0..100).map(|x| x / 3 * 2).collect();
-        for limit in 0..80 {
-            assert_eq!(gallop(&sorted, |x| *x < limit), sorted.partition_point(|x| *x < limit));
-        }
-        assert_eq!(gallop::<u32>(&[], |_| true), 0);
     }
 }

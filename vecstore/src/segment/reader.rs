@@ -176,6 +176,11 @@ impl Segment {
             .ok_or_else(|| self.damaged("KEND", index))
     }
 
+    /// The bytes of all keys.
+    pub fn all_keys(&self) -> &[u8] {
+        self.slice(&self.tables.keys)
+    }
+
     /// Where an entry's key lies in KEYS.
     pub fn key_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.key_ends), index)
