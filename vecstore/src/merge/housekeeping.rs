@@ -21,7 +21,8 @@ use crate::writer::{LOCK_BACKUP, LOCK_MANIFEST};
 
 /// The files of a store, as far as removing and naming segments is concerned.
 ///
-/// What it says about removal only holds under the manifest lock: named checkpoints are made under it too.
+/// What it says about removal must be asked under the manifest lock: named checkpoints are made under it too. What is free
+/// then stays so, for they are copies of the manifest.
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
@@ -73,10 +74,16 @@ impl Files {
         !self.listed.contains(name) && (!self.pinned.contains(name) || Bug::IgnorePins.is_on())
     }
 
-    /// Removes those of `names` that the manifest does not list and nothing pins; says how many went.
+    /// Those of `names` that the manifest does not list and nothing pins.
+    pub fn unlisted(&self, names: impl Iterator<Item = SegmentName>) -> Vec<SegmentName> {
+        names.filter(|name| self.is_free(name)).collect()
+    }
+
+    /// Removes those; says how many went.
     pub fn remove_unlisted(&self, vfs: &dyn Vfs, names: impl Iterator<Item = SegmentName>) -> usize {
-        let gone = names.filter(|name| self.is_free(name));
-        gone.map(|name| remove_own(vfs, &self.dir.join(name.to_string()))).count()
+        let gone = self.unlisted(names);
+        gone.iter().for_each(|name| remove_own(vfs, &self.dir.join(name.to_string())));
+        gone.len()
     }
 
     /// Files within the manifest's range that it does not list: inputs of a merge whose removal was interrupted, or

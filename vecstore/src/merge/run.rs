@@ -15,7 +15,7 @@ use crate::inner::Inner;
 use crate::live::{self, LiveRecord};
 use crate::load::{self, SEGMENTS};
 use crate::lock::Lock;
-use crate::manifest::{Manifest, SegmentRecord};
+use crate::manifest::{Manifest, SegmentRecord, remove_own};
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::sync::atomic::Ordering;
@@ -108,7 +108,14 @@ impl Inner {
             unless(Bug::MergedName, flush)?;
         }
         let output = Segment::open(&*self.vfs, &path, name)?;
-        let removed = self.swap(view, inputs, &output)?;
+        let superseded = self.swap(view, inputs, &output)?;
+        // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
+        // makes this store that of a backup holds the merge lock, as this does.
+        let sizes = inputs.iter().map(|live| (live.segment.name(), live.segment.footer().file_len));
+        for (name, len) in sizes.filter(|(name, _)| superseded.contains(name)) {
+            remove_own(&*self.vfs, &dir.join(name.to_string()));
+            pacer.worked(usize::try_from(len).unwrap_or(usize::MAX));
+        }
         pacer.pause();
         if Bug::ListBeforeName.is_on() {
             flush()?;
@@ -119,7 +126,11 @@ impl Inner {
         let entries = |segment: &Segment| segment.footer().entries;
         let before: u64 = inputs.iter().map(|live| entries(&live.segment)).sum();
         total.entries_dropped += before.saturating_sub(entries(&output));
-        log::debug!("{before} entries before, {} after; {removed} file(s) removed", entries(&output));
+        log::debug!(
+            "{before} entries before, {} after; {} file(s) removed",
+            entries(&output),
+            superseded.len()
+        );
         self.tell(&Event::Merged {
             first: first_commit,
             last: last_commit,
@@ -141,15 +152,15 @@ impl Inner {
         }
     }
 
-    /// Puts the output in place of the inputs in the manifest, then removes the inputs that nothing pins.
-    fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<usize> {
+    /// Puts the output in place of the inputs in the manifest. Says which inputs nothing pins.
+    fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<Vec<SegmentName>> {
         let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
         lock.acquire_named(self.lock_timeout()?)?;
         let swapped = self.swap_locked(&mut lock, view, inputs, output);
         lock.release();
         // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
         match swapped? {
-            Swapped::Removed(count) => Ok(count),
+            Swapped::Durably(superseded) => Ok(superseded),
             Swapped::InDoubt(source) => self.with_writer("merge", |writer, known| {
                 Err(writer.flush_failed(&self.path, known.manifest_last + 1, source))
             }),
@@ -187,7 +198,7 @@ impl Inner {
         if Bug::RemoveBeforeList.is_on() {
             let inputs =
                 records.iter().map(|record| self.path.join(SEGMENTS).join(record.name().to_string()));
-            inputs.for_each(|path| crate::manifest::remove_own(&*self.vfs, &path));
+            inputs.for_each(|path| remove_own(&*self.vfs, &path));
         }
         manifest.replace(&*self.vfs, &self.path)?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
@@ -200,16 +211,15 @@ impl Inner {
         }
         lock.clear_suspect();
         let files = Files::read(&*self.vfs, &self.path)?;
-        let removed = files.remove_unlisted(&*self.vfs, records.iter().map(SegmentRecord::name));
         live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
-        Ok(Swapped::Removed(removed))
+        Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
 }
 
 /// What became of the exchange of inputs for an output.
 enum Swapped {
-    /// It is durable; so many inputs were removed.
-    Removed(usize),
+    /// It is durable; these inputs may go.
+    Durably(Vec<SegmentName>),
     /// The new manifest is visible, but flushing its name failed.
     InDoubt(std::io::Error),
 }
