@@ -155,9 +155,11 @@ pub fn check(files: &Files) {
 
     let fs = files::disk(files);
     let repaired = bounded(total, "repairing", || vecstore::repair_with(&fs, Path::new(STORE)));
-    if repaired.is_ok_and(|report| report.rebuilt) {
+    if repaired.is_ok() {
         let opened = options(&fs).read_only(true).open(STORE);
         assert!(opened.is_ok(), "repaired, and opening fails: {opened:?}");
+        let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).expect("it was repaired");
+        assert!(report.is_whole(), "repaired, and not whole: {:?}", report.faults);
     }
 }
 

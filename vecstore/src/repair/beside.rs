@@ -6,16 +6,64 @@ use std::sync::Arc;
 
 use super::carry_out::{Move, Plan};
 use super::chain::{Chain, cheapest};
+use super::fit::is_as_listed;
 use super::mend::Mender;
-use super::survey::{Found, State};
-use super::{Before, Finding, Repair, RepairReport, is_as_listed};
+use super::survey::{Found, Identity, State, survey};
+use super::{Before, Finding, Repair, RepairReport};
 use crate::Result;
 use crate::live::{self, LIVE};
 use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName};
 use crate::versions::CHECKPOINTS;
 
+impl Before {
+    pub(super) fn listed(&self) -> Vec<SegmentRecord> {
+        self.manifest.iter().flat_map(|manifest| &manifest.body.segments).copied().collect()
+    }
+
+    /// What the manifest lists, then what named checkpoints do.
+    pub(super) fn records(&self) -> Vec<SegmentRecord> {
+        let versions = self.versions.iter().flat_map(|(_, version)| &version.body.segments);
+        self.listed().into_iter().chain(versions.copied()).collect()
+    }
+
+    /// What files must agree with. Without a manifest only the segments say it.
+    pub(super) fn identity(&self, found: &[Found]) -> Option<Identity> {
+        match &self.manifest {
+            Some(manifest) => Some(Identity::of(&manifest.body)),
+            None => Identity::of_most(found),
+        }
+    }
+
+    /// Counts named checkpoints that are not the store's among the bad ones; says whether there were any.
+    fn refuse_versions(&mut self, identity: &Identity) -> bool {
+        let manifest = self.manifest.as_ref().map(|manifest| &manifest.body);
+        let bad = self.bad_versions.len();
+        self.versions.retain(|(name, version)| {
+            let why = identity.refuses_version(&version.body, manifest);
+            self.bad_versions.extend(why.map(|why| (name.clone(), why.to_owned())));
+            why.is_none()
+        });
+        self.bad_versions.len() > bad
+    }
+}
+
 impl Repair<'_> {
+    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it, segments of
+    /// the same names would be taken for somebody else's.
+    pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
+        if let Some(manifest) = &before.manifest {
+            before.refuse_versions(&Identity::of(&manifest.body));
+        }
+        let found = survey(self.vfs, self.dir, &before.records())?;
+        match before.identity(&found) {
+            Some(identity) if before.refuse_versions(&identity) => {
+                survey(self.vfs, self.dir, &before.records())
+            }
+            _ => Ok(found),
+        }
+    }
+
     /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine.
     pub(super) fn check_bitmaps(
         &self,

@@ -52,10 +52,9 @@ struct Edge {
     links: Option<(Id, Id)>,
 }
 
-/// The last commit there is reason to believe in: listed, or named by a file that belongs to the store. A file that
-/// cannot be told follows on directly, and is no smaller than its commits call for.
-pub(super) fn last_commit(records: &[SegmentRecord], found: &[Found], len: impl Fn(&Found) -> u64) -> u64 {
-    let listed = records.last().map_or(0, |record| record.last);
+/// The last commit there is reason to believe in: `listed` by the manifest or a named checkpoint, or named by a file that
+/// belongs to the store. A file that cannot be told follows on directly, and is no smaller than its commits call for.
+pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> u64) -> u64 {
     let told = found.iter().filter(|file| file.footer().is_some()).map(|file| file.name.last).max();
     let mut last = told.unwrap_or(0).max(listed);
     for file in found.iter().filter(|file| file.damaged) {
@@ -124,11 +123,12 @@ pub(super) fn cheapest(
         at = at.and_then(|number| best.get(number).copied().flatten()).and_then(|(_, before)| before);
     }
     pieces.reverse();
-    let mut pieces = join_holes(pieces);
-    // Files that fit nowhere are no evidence of commits after the last one.
-    let listed_last = records.last().map_or(0, |record| record.last);
-    pieces.pop_if(|piece| matches!(piece, Piece::Hole { first, .. } if *first > listed_last));
-    pieces
+    join_holes(pieces)
+}
+
+/// Files that fit nowhere are no evidence of commits after the last one that is `listed`.
+pub(super) fn drop_hole_after(listed: u64, pieces: &mut Vec<Piece>) {
+    pieces.pop_if(|piece| matches!(piece, Piece::Hole { first, .. } if *first > listed));
 }
 
 /// One file for neighbouring holes.

@@ -60,11 +60,12 @@ impl Mender<'_> {
         live::forget(&mut base.body);
         let mut view = View::empty(&base);
         for (at, piece) in chain.iter().enumerate() {
-            let segment = match (self.sound(*piece), self.made.iter().find(|made| made.piece == *piece)) {
+            let later = chain.get(at + 1..).unwrap_or_default();
+            let segment = match (self.sound(*piece), self.made_before(*piece, &view, later)) {
                 (Some(segment), _) => segment,
-                (None, Some(made)) => Arc::clone(&made.segment),
+                (None, Some(segment)) => segment,
                 (None, None) => {
-                    let made = self.make(manifest, &view, *piece, chain.get(at + 1..).unwrap_or_default())?;
+                    let made = self.make(manifest, &view, *piece, later)?;
                     let segment = Arc::clone(&made.segment);
                     self.made.push(made);
                     segment
@@ -74,6 +75,18 @@ impl Mender<'_> {
             view.add(segment, Some(&record))?;
         }
         Ok(view)
+    }
+
+    /// What was made of the same piece for another chain, where its links fit into this one too.
+    fn made_before(&self, piece: Piece, older: &View, later: &[Piece]) -> Option<Arc<Segment>> {
+        let next = later.first().and_then(|piece| self.file(*piece)).and_then(Found::footer);
+        let fits = |made: &&Made| {
+            let footer = made.segment.footer();
+            made.piece == piece
+                && footer.link_in == older.link()
+                && next.is_none_or(|next| next.link_in == footer.link_out)
+        };
+        self.made.iter().find(fits).map(|made| Arc::clone(&made.segment))
     }
 
     fn file(&self, piece: Piece) -> Option<&Found> {

@@ -3,6 +3,7 @@
 //! * `survey`: reads every byte of every segment: which are sound, and which belong here.
 //! * `chain`: which files make up commits 1 to N with the least loss.
 //! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
+//! * `fit`: which sound files the chain leaves no place for.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
 //! * `beside`: bitmaps and named checkpoints. `tell`: the report.
 //! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
@@ -10,6 +11,7 @@
 mod beside;
 mod carry_out;
 mod chain;
+mod fit;
 mod footer;
 mod mend;
 mod quarantine;
@@ -38,11 +40,12 @@ use crate::{Error, Result};
 
 use carry_out::{Move, Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
+use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::Mender;
 use quarantine::quarantine_folder;
 pub(crate) use quarantine::{move_aside, set_aside, with_what_is_missing};
 pub use report::{Finding, RepairReport};
-use survey::{Found, Identity, State};
+use survey::{Found, State};
 
 /// Where damaged files are moved; nothing in it is ever deleted.
 pub(crate) const QUARANTINE: &str = "quarantine";
@@ -57,8 +60,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
 /// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the disk cannot
 ///   read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
-/// * Files of other stores or histories, and damaged named checkpoints, go to quarantine. Files that were swapped get
-///   their names back.
+/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to quarantine. Files
+///   that were swapped get their names back.
 ///
 /// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no longer be mixed
 /// up with what comes after. The store must not be written to meanwhile; a crash leaves a store that can be repaired
@@ -164,33 +167,31 @@ struct Before {
 
 impl Repair<'_> {
     fn run(&self) -> Result<RepairReport> {
-        let before = self.read()?;
+        let mut before = self.read()?;
         let segments = self.dir.join(SEGMENTS);
         if !self.dry_run {
             // Nothing is built on a name that is merely visible.
             self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
         }
-        let listed: Vec<SegmentRecord> =
-            before.manifest.iter().flat_map(|manifest| &manifest.body.segments).copied().collect();
-        let mut all = listed.clone();
-        all.extend(before.versions.iter().flat_map(|(_, version)| &version.body.segments));
-        let mut found = survey::survey(self.vfs, self.dir, &all)?;
-        let identity = match &before.manifest {
-            Some(manifest) => Some(Identity::of(&manifest.body)),
-            None => Identity::of_most(&found),
-        };
+        let mut found = self.survey(&mut before)?;
+        let (listed, all) = (before.listed(), before.records());
+        let identity = before.identity(&found);
         if let Some(identity) = &identity {
             survey::refuse_foreign(&mut found, identity, &all);
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
         let listed_last = listed.last().map_or(0, |record| record.last);
+        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given again, and the file
+        // that takes the place of what is missing does not lie beyond the chain, where readers would take it for a commit.
+        let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
         let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
         let last = match is_backup {
             true => listed_last,
-            false => chain::last_commit(&listed, &found, len),
+            false => chain::last_commit(known, &found, len),
         };
         let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
-        let pieces = cheapest(&found, &listed, last, start, Chain::Store);
+        let mut pieces = cheapest(&found, &listed, last, start, Chain::Store);
+        chain::drop_hole_after(known, &mut pieces);
         // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
         let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
@@ -364,76 +365,5 @@ impl Repair<'_> {
             carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
         }
         Ok(report)
-    }
-}
-
-/// True when a chain begins with the listed files, and goes on with files as they are.
-fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentRecord]) -> bool {
-    let records: Option<Vec<SegmentRecord>> = pieces
-        .iter()
-        .map(|piece| match piece {
-            Piece::File(number) => match found.get(*number) {
-                Some(Found { state: State::Sound(segment), problem, .. }) if problem.is_empty() => {
-                    Some(SegmentRecord::of(segment))
-                }
-                _ => None,
-            },
-            Piece::Hole { .. } => None,
-        })
-        .collect();
-    records.is_some_and(|records| records.starts_with(listed))
-}
-
-/// A sound file that does not fit into the chain, although commits of it are lost or had to be rescued, may be all that is
-/// left of something: it must not stay where the next merge removes what is superseded. Nor may one that would follow it.
-fn refuse_useless(found: &mut [Found], pieces: &[Piece], versions: &[(String, Manifest)], is_backup: bool) {
-    let records = versions.iter().flat_map(|(_, version)| &version.body.segments);
-    let pinned: HashSet<SegmentName> = records.map(SegmentRecord::name).collect();
-    let mended = |piece: &Piece| match piece {
-        Piece::Hole { first, last } => Some((*first, *last)),
-        Piece::File(number) => {
-            let file = found.get(*number)?;
-            let stays = file.is_whole() && matches!(file.state, State::Sound(_));
-            (!stays).then_some((file.name.first, file.name.last))
-        }
-    };
-    let ranges: Vec<(u64, u64)> = pieces.iter().filter_map(mended).collect();
-    let end = pieces.last().map_or(0, |piece| match piece {
-        Piece::Hole { last, .. } => *last,
-        Piece::File(number) => found.get(*number).map_or(0, |file| file.name.last),
-    });
-    for (number, file) in found.iter_mut().enumerate().filter(|(_, file)| file.is_whole()) {
-        let (first, last) = (file.name.first, file.name.last);
-        // Readers would take what comes after the chain for its continuation.
-        let follows = last > end && !is_backup;
-        let meets = follows || ranges.iter().any(|(from, to)| first <= *to && *from <= last);
-        if meets && !pieces.contains(&Piece::File(number)) && !pinned.contains(&file.name) {
-            file.problem = "it does not fit into the chain of commits".to_owned();
-        }
-    }
-}
-
-/// Ranges are nested or disjoint: what overlaps the chain cannot stay, nor what an interrupted backup brought.
-fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option<u64>) {
-    let ranges: Vec<(u64, u64)> = pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::File(number) => found.get(*number).map(|file| (file.name.first, file.name.last)),
-            Piece::Hole { first, last } => Some((*first, *last)),
-        })
-        .collect();
-    for file in found.iter_mut().filter(|file| file.is_whole()) {
-        let (first, last) = (file.name.first, file.name.last);
-        let crosses = |(from, to): &(u64, u64)| {
-            first <= *to
-                && *from <= last
-                && !(first <= *from && *to <= last)
-                && !(*from <= first && last <= *to)
-        };
-        if ranges.iter().any(crosses) {
-            file.problem = "its range overlaps that of others; ranges are nested or disjoint".to_owned();
-        } else if backup_ends.is_some_and(|end| first > end) {
-            file.problem = "a backup that was interrupted brought it; the store does not list it".to_owned();
-        }
     }
 }

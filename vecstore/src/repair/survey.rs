@@ -105,18 +105,37 @@ impl Identity {
 
     /// Why a file does not belong here.
     fn refuses(&self, footer: &Footer) -> Option<&'static str> {
-        if footer.store_id != self.store_id {
-            return Some("it is of another store");
-        }
-        if (footer.dim, footer.dtype, footer.metric) != (self.dim, self.dtype, self.metric) {
-            return Some("its dimension, element type or metric is not the store's");
-        }
-        match self.epoch_at(footer.last) {
+        let shape = (footer.dim, footer.dtype, footer.metric);
+        self.differs(&footer.store_id, shape).or_else(|| match self.epoch_at(footer.last) {
             Some(epoch) if epoch != footer.epoch => {
                 Some("it was written in another epoch (before a restore, say)")
             }
             _ => None,
+        })
+    }
+
+    /// Why a named checkpoint does not belong here. `manifest` is the store's, if it can be read.
+    pub fn refuses_version(&self, version: &Body, manifest: Option<&Body>) -> Option<&'static str> {
+        let shape = (version.dim, version.dtype, version.metric);
+        if let Some(why) = self.differs(&version.store_id, shape) {
+            return Some(why);
         }
+        // The manifest lists what a named checkpoint does, unless an older one was put back.
+        let last = version.last_commit();
+        let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
+        if manifest.is_backup() {
+            return Some("it lists commits that this backup does not have");
+        }
+        (self.epoch_at(last) != Identity::of(version).epoch_at(last))
+            .then_some("it was made in another epoch (before a restore, say)")
+    }
+
+    fn differs(&self, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static str> {
+        if *store_id != self.store_id {
+            return Some("it is of another store");
+        }
+        let differs = shape != (self.dim, self.dtype, self.metric);
+        differs.then_some("its dimension, element type or metric is not the store's")
     }
 }
 
