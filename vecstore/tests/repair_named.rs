@@ -199,6 +199,37 @@ fn a_backup_stays_one_beside_a_checkpoint_of_its_source() {
     assert!(Store::open_read_only(&backup).unwrap().snapshot().contains("k3").unwrap());
 }
 
+/// The bitmap that a checkpoint lists is gone or damaged, with the manifest: the checkpoint does without.
+#[test]
+fn a_checkpoints_bitmap_is_looked_at_without_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
+    ["a", "k1", "a", "k2"].iter().for_each(|key| put(&store, key));
+    store.create_checkpoint("v4").unwrap();
+    store.close().unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    for how in ["gone", "cut"] {
+        let damaged = dir.path().join(how);
+        copy_dir(&path, &damaged);
+        let bitmaps: Vec<PathBuf> =
+            fs::read_dir(damaged.join("live")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!bitmaps.is_empty());
+        for bitmap in &bitmaps {
+            match how {
+                "gone" => fs::remove_file(bitmap).unwrap(),
+                _ => fs::write(bitmap, b"cut").unwrap(),
+            }
+        }
+        let report = vecstore::repair(&damaged).unwrap();
+        assert!(bitmaps.iter().all(|bitmap| report.findings.iter().any(|told| told.path == *bitmap)));
+        assert_whole(&damaged, how);
+        let named = OpenOptions::new().at_checkpoint("v4").open(&damaged).unwrap();
+        assert_eq!(named.snapshot().totals().entries, 3, "the first \"a\" is superseded");
+        assert!(vecstore::repair(&damaged).unwrap().was_whole());
+    }
+}
+
 /// A checkpoint alone is no store: nothing can be rescued.
 #[test]
 fn a_checkpoint_without_segments_is_nothing_to_rebuild_from() {

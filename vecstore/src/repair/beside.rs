@@ -64,7 +64,8 @@ impl Repair<'_> {
         }
     }
 
-    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine.
+    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest lists none, but
+    /// named checkpoints may.
     pub(super) fn check_bitmaps(
         &self,
         before: &Before,
@@ -73,9 +74,6 @@ impl Repair<'_> {
         plan: &mut Plan,
         report: &mut RepairReport,
     ) -> Result<HashSet<String>> {
-        if before.manifest.is_none() {
-            return Ok(HashSet::new());
-        }
         let opened: HashMap<SegmentName, Arc<Segment>> = found
             .iter()
             .filter_map(|file| match &file.state {
