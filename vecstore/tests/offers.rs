@@ -67,6 +67,15 @@ impl Process {
         until("an offer", || self.letters() >= before + 2);
         outcome
     }
+
+    /// The same, and it has the turn at the lock, so that nobody gets it before.
+    fn offers_next(&self, batch: Batch, policy: OnDuplicate) -> Outcome {
+        let outcome = self.offers(batch, policy);
+        // It has tried once before it offered.
+        let tries = self.tries();
+        until("a turn", || self.tries() > tries);
+        outcome
+    }
 }
 
 /// A store whose commit lock a third process holds, in the middle of a commit, until it is told to go on.
@@ -119,9 +128,7 @@ fn two(
     policy: OnDuplicate,
 ) -> ((Process, Outcome), (Process, Outcome)) {
     let a = Process::new(&scene.fs, options);
-    let tries = a.tries();
-    let of_a = a.offers(for_a, OnDuplicate::Skip);
-    until("a turn", || a.tries() > tries);
+    let of_a = a.offers_next(for_a, OnDuplicate::Skip);
     let b = Process::new(&scene.fs, options);
     let of_b = b.offers(for_b, policy);
     ((a, of_a), (b, of_b))
@@ -298,9 +305,7 @@ fn whoever_gives_up_takes_the_offer_back() {
 fn whoever_gives_up_too_late_waits_for_the_outcome() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
-    let tries = a.tries();
-    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
-    until("a turn", || a.tries() > tries);
+    let of_a = a.offers_next(batch(&["a"], 1.0), OnDuplicate::Skip);
     let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(2)));
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
     // The first has taken the offer, and does not go on before the second has given up.
@@ -361,9 +366,7 @@ fn what_an_offer_was_skipped_for_is_seen_by_its_owner() {
 fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
-    let tries = a.tries();
-    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
-    until("a turn", || a.tries() > tries);
+    let of_a = a.offers_next(batch(&["a"], 1.0), OnDuplicate::Skip);
     let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(1)));
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
     // It writes that it takes its own offer back, and then that it takes the other one.
@@ -394,9 +397,7 @@ fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
 fn a_full_disk_is_no_affair_of_those_whose_batches_fit() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
-    let tries = a.tries();
-    let of_a = a.offers(batch(&["a"], 1.0), OnDuplicate::Skip);
-    until("a turn", || a.tries() > tries);
+    let of_a = a.offers_next(batch(&["a"], 1.0), OnDuplicate::Skip);
     let b = Process::new(&scene.fs, options);
     let mut large = Batch::new(1, vecstore::DType::F32);
     large.push_with_payload("b", &[2.0f32], &vec![7; 1 << 20]).unwrap();
