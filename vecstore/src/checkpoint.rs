@@ -87,16 +87,16 @@ impl Writer {
         if manifest.body.store_id != view.meta.store_id {
             return Err(Error::Moved { path: self.dir.clone(), found: "another store was put in its place" });
         }
+        let from = manifest.body.last_commit() + 1;
         if manifest.body.is_backup() {
             // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
             // of it.
-            self.set_aside_beyond(manifest.body.last_commit())?;
+            self.set_aside_from(from)?;
             match Bug::NoEpochBackup.is_on() {
                 true => drop(manifest.body.extra.remove(crate::manifest::BACKUP_RECORD)),
                 false => manifest.body.begin_epoch()?,
             }
         }
-        let from = manifest.body.last_commit() + 1;
         let mut fresh_rows = 0;
         let mut fresh = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
@@ -126,7 +126,7 @@ impl Writer {
             return Err(error);
         }
         let dir = self.dir.clone();
-        if let Err(error) = unless(Bug::ManifestName, || self.flush_names(&dir, view.manifest_last + 1)) {
+        if let Err(error) = unless(Bug::ManifestName, || self.flush_names(&dir, view.first_unlisted())) {
             if !Bug::NoManifestMark.is_on() {
                 self.manifest_lock.mark_suspect(1);
             }
@@ -196,12 +196,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves segments after a commit to quarantine/: no manifest ever listed them.
-    fn set_aside_beyond(&mut self, last: u64) -> Result<()> {
+    /// Moves segments from a commit on to quarantine/: no manifest ever listed them.
+    fn set_aside_from(&mut self, first: u64) -> Result<()> {
         let mut beyond = load::list_segments(&*self.vfs, &self.dir)?;
-        beyond.retain(|name| name.last > last);
+        beyond.retain(|name| name.last >= first);
         repair::move_aside(&*self.vfs, &self.dir, &beyond)?;
         // Should they come back, they would follow the manifest in another epoch.
-        self.flush_names(&self.segments(), last + 1)
+        self.flush_names(&self.segments(), first)
     }
 }

@@ -68,9 +68,7 @@ fn load_by(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64, open: Op
         names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
         let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
         let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
-        if attempt > 1 {
-            names.retain(|name| name.last <= horizon);
-        }
+        names.retain(|name| name.last <= horizon);
         let seen = (manifest.generation, names);
         let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
         match try_load(vfs, dir, &manifest, &seen.1, known, open, again) {

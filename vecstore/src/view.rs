@@ -133,6 +133,11 @@ impl View {
         self.segments.last().map_or(0, |live| live.segment.footer().last)
     }
 
+    /// The first commit that the manifest does not list, or will not: what is in doubt begins there.
+    pub fn first_unlisted(&self) -> u64 {
+        self.manifest_last + 1
+    }
+
     /// What the next segment's `link_in` must be.
     pub fn link(&self) -> Id {
         match self.segments.last() {

@@ -147,7 +147,7 @@ impl Writer {
                 self.lock.raise();
             }
             // Stays until the commits have been written anew, even if that fails this time.
-            self.lock.mark_suspect(view.manifest_last + 1);
+            self.lock.mark_suspect(view.first_unlisted());
         }
         let ready = if current && !in_doubt {
             Ok(())
@@ -213,9 +213,9 @@ impl Writer {
         let segments = self.segments();
         // Before anything is built on a name that somebody else published, that name is made durable.
         if !vouched {
-            self.flush_names(&segments, view.manifest_last + 1)?;
+            self.flush_names(&segments, view.first_unlisted())?;
             let dir = self.dir.clone();
-            self.flush_names(&dir, view.manifest_last + 1)?;
+            self.flush_names(&dir, view.first_unlisted())?;
         }
         if !vouched {
             self.remove_temporaries(&segments, TMP_PREFIX);
@@ -226,7 +226,7 @@ impl Writer {
         // An epoch is in the manifest, durably, before its first commit.
         if vouched && view.meta.epochs != before.epochs {
             let dir = self.dir.clone();
-            self.flush_names(&dir, view.manifest_last + 1)?;
+            self.flush_names(&dir, view.first_unlisted())?;
         }
         view.check_writable()?;
         self.many = MANY.max(view.segments.len() + MORE);
@@ -288,7 +288,7 @@ impl Writer {
         }
         if !old.is_empty() {
             let segments = self.segments();
-            unless(Bug::RewrittenName, || self.flush_names(&segments, view.manifest_last + 1))?;
+            unless(Bug::RewrittenName, || self.flush_names(&segments, view.first_unlisted()))?;
             *view = load::load(&*self.vfs, &self.dir, None)?;
         }
         // Always: the name that is in doubt may be the manifest's.
@@ -324,7 +324,7 @@ impl Writer {
             .into_iter()
             .find_map(|dir| self.vfs.flush_dir(&dir).err().map(|source| (dir, source)));
         let Some((dir, source)) = flushed else { return Ok(()) };
-        Err(self.flush_failed(&dir, view.manifest_last + 1, source))
+        Err(self.flush_failed(&dir, view.first_unlisted(), source))
     }
 
     /// Stops writing, and leaves the mark, after a failed flush of a directory outside the commit lock.

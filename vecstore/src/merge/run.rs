@@ -162,7 +162,7 @@ impl Inner {
         match swapped? {
             Swapped::Durably(superseded) => Ok(superseded),
             Swapped::InDoubt(source) => self.with_writer("merge", |writer, known| {
-                Err(writer.flush_failed(&self.path, known.manifest_last + 1, source))
+                Err(writer.flush_failed(&self.path, known.first_unlisted(), source))
             }),
         }
     }
