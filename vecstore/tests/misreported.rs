@@ -287,6 +287,19 @@ fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     assert_whole(&path);
 }
 
+/// The first manifest that lists anything: its predecessor lists nothing, so that everything is in doubt.
+#[test]
+fn the_first_checkpoint_leaves_a_mark_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (fs, store) = lying(&path);
+    put(&store, "a").unwrap();
+    fs.swap.store(true, Ordering::SeqCst);
+    let error = store.checkpoint().unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (1, 1));
+}
+
 /// Removing what nobody needs rests on the manifest alone. While its name is in doubt, it is written anew first.
 #[test]
 fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {

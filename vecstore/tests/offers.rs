@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use sim::run::STORE;
 use sim::{Misfortune, SimFs};
+use vecstore::vfs::Vfs;
 use vecstore::{Appended, Batch, Error, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 /// Errors of a disk, from linux/errno.h.
@@ -458,4 +459,47 @@ fn a_disk_that_has_no_room_for_answers_leaves_nobody_in_doubt() {
     }
     println!("offers: the disk full at {tried} calls, {full} batches refused");
     assert!(tried > 15 && full > 15, "{tried} {full}");
+}
+
+/// Whoever is served maps what was committed meanwhile by its name. The directory is looked at only now and then, when there
+/// are many files: somebody may have merged them.
+#[test]
+fn who_is_served_need_not_look_around() {
+    let fs = SimFs::new();
+    drop(options(&fs).create(STORE, StoreConfig::new(1)).unwrap());
+    // Nothing is merged.
+    let mut merging = fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
+    assert!(merging.try_lock().unwrap());
+    let served = Process::new(&fs, options);
+    let mut keys = 0;
+    let mut commits = |count: usize| {
+        for _ in 0..count {
+            keys += 1;
+            served.store.append(batch(&[&format!("own {keys}")], 0.0), OnDuplicate::Skip).unwrap();
+        }
+    };
+    let looks = |key: &str| {
+        // The holder's keys of the time before.
+        served.store.delete(&["first", "second"]).unwrap();
+        let scene = Scene::on(&fs);
+        let next = Process::new(&fs, options);
+        let tries = next.tries();
+        let of_next = next.offers(batch(&[&format!("next {key}")], 0.0), OnDuplicate::Skip);
+        until("a turn", || next.tries() > tries);
+        let before = served.fs.calls().len();
+        let outcome = served.offers(batch(&[key], 0.0), OnDuplicate::Skip);
+        scene.go_on();
+        of_next.join().unwrap().unwrap();
+        outcome.join().unwrap().unwrap();
+        assert!(served.store.snapshot().contains(key).unwrap());
+        let calls = served.fs.calls_from(before);
+        calls.iter().filter(|call| call.what == "list" && call.path.ends_with("segments")).count()
+    };
+    commits(1);
+    assert_eq!(looks("few"), 0);
+    commits(95);
+    assert_eq!(looks("many"), 1);
+    assert_eq!(looks("not many more"), 0);
+    commits(32);
+    assert_eq!(looks("many more"), 1);
 }

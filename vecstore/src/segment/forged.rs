@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::{Segment, SegmentBuilder, SegmentName};
 use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::records::Kill;
 use crate::format::section;
-use crate::vfs::{Mapping, VfsFile};
-use crate::{DType, Error, Kind};
+use crate::vfs::{Mapping, RealFs, VfsFile};
+use crate::{DType, Error, Fault, Kind, Merging, OnDuplicate, OpenOptions, StoreConfig, load};
 
 struct Memory(Vec<u8>);
 
@@ -94,4 +95,62 @@ fn sections_that_lie_elsewhere_are_refused() {
 fn open_footer() -> Footer {
     let bytes = honest();
     bytemuck::pod_read_unaligned(&bytes[bytes.len() - FOOTER_LEN..])
+}
+
+/// What `verify` says of a store whose second commit kills the one entry of the first, after a change of that kill.
+fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(2)).unwrap();
+    let mut batch = store.batch();
+    batch.push("a", &[1.0f32, 2.0]).unwrap();
+    store.append(batch, OnDuplicate::Error).unwrap();
+    let view = load::load(&RealFs, &path, None).unwrap();
+    let mut kill = Kill { killer: 2, commit: 1, entry: 0, row: 0, rows: 1, kind: 0, padding: [0; 3] };
+    change(&mut kill);
+    let mut builder = SegmentBuilder::new();
+    builder.begin_run(2, 0, 0);
+    builder.push(b"a", Kind::Tombstone, 0, b"");
+    builder.kill(kill);
+    let first = view.segments[0].segment.footer();
+    let mut identity = Footer::empty();
+    identity.store_id = first.store_id;
+    identity.epoch = first.epoch;
+    identity.link_in = first.link_out;
+    identity.link_out = [7; 16];
+    (identity.first, identity.last) = (2, 2);
+    (identity.dim, identity.dtype, identity.metric) = (first.dim, first.dtype, first.metric);
+    let settings = crate::format::settings::encode(&std::collections::BTreeMap::new()).unwrap();
+    let encoded = builder.finish(identity, DType::F32, settings);
+    let mut file = Memory(Vec::new());
+    let name = path.join(load::SEGMENTS).join(encoded.name().to_string());
+    encoded.write(&mut file).unwrap();
+    std::fs::write(&name, file.0).unwrap();
+    let report = crate::verify(&path, |_| {}).unwrap();
+    assert_eq!(report.last_commit, 2);
+    assert!(report.faults.iter().all(|fault| fault.path == name), "{:?}", report.faults);
+    report.faults
+}
+
+#[test]
+fn a_kill_of_what_is_not_there_is_told() {
+    assert_eq!(faults_of_a_kill(|_| ()), []);
+    assert_eq!(faults_of_a_kill(|kill| kill.entry = 5), [], "a merge may have dropped it");
+    type Change = fn(&mut Kill);
+    let wrong: [(&str, Change); 4] = [
+        ("more rows", |kill| kill.rows = 2),
+        ("no rows", |kill| kill.rows = 0),
+        ("another kind", |kill| kill.kind = 1),
+        ("another row", |kill| kill.row = 1),
+    ];
+    for (what, change) in wrong {
+        let faults = faults_of_a_kill(change);
+        assert_eq!(faults.len(), 1, "{what}: {faults:?}");
+        assert_eq!(faults[0].section, "KILL", "{what}");
+        assert!(
+            faults[0].detail.contains("does not agree with entry 0 of commit 1"),
+            "{what}: {}",
+            faults[0].detail
+        );
+    }
 }
