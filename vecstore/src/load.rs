@@ -205,3 +205,43 @@ fn continues(known: &View, new: &View, chosen: &[SegmentName]) -> bool {
         && known.segments.len() <= chosen.len()
         && known.segments.iter().zip(chosen).all(|(live, name)| live.segment.name() == *name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+    use crate::{OnDuplicate, Store, StoreConfig};
+
+    /// What is known of the superseded entries of segments stays only while these are the first of the very same store.
+    #[test]
+    fn what_is_known_stays_while_commits_are_added() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        for key in ["a", "b"] {
+            let mut batch = store.batch();
+            batch.push(key, &[1.0f32]).unwrap();
+            store.append(batch, OnDuplicate::Error).unwrap();
+        }
+        let known = load(&RealFs, &path, None).unwrap();
+        let manifest = Manifest::read(&RealFs, &path).unwrap();
+        let empty = View::empty(&manifest);
+        let [one, two] = [1, 2].map(|commit| SegmentName { first: commit, last: commit, generation: 0 });
+        let three = SegmentName { first: 3, last: 3, generation: 0 };
+        assert!(continues(&known, &empty, &[one, two]));
+        assert!(continues(&known, &empty, &[one, two, three]));
+        assert!(!continues(&known, &empty, &[one]), "one is gone");
+        assert!(
+            !continues(&known, &empty, &[one, SegmentName { generation: 1, ..two }, three]),
+            "one was rewritten"
+        );
+        assert!(!continues(&empty, &empty, &[one, two]), "nothing is known");
+        let changed = |change: fn(&mut Manifest)| {
+            let mut manifest = manifest.clone();
+            change(&mut manifest);
+            continues(&known, &View::empty(&manifest), &[one, two])
+        };
+        assert!(!changed(|manifest| manifest.body.store_id[0] ^= 1), "another store");
+        assert!(!changed(|manifest| manifest.body.begin_epoch().unwrap()), "another history");
+    }
+}

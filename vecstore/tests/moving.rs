@@ -170,6 +170,24 @@ fn a_gap_is_an_error_in_the_end() {
     }
 }
 
+/// What no writer or merger at work can cause is told at once.
+#[test]
+fn damage_is_not_looked_at_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _writer = filled(&path, 3);
+    std::fs::write(path.join("segments").join(FIRST), "nothing").unwrap();
+    let looks = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&looks);
+    let fs = Moving::shown(move |names| {
+        *counted.lock().unwrap() += 1;
+        names
+    });
+    let error = read_only(&path, fs).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    assert_eq!(*looks.lock().unwrap(), 1);
+}
+
 /// Before the first call of this kind with such a path another handle does something.
 fn once(kind: &'static str, end: &'static str, mut work: impl FnMut() + Send + 'static) -> Moving {
     let mut is_done = false;
@@ -179,6 +197,17 @@ fn once(kind: &'static str, end: &'static str, mut work: impl FnMut() + Send + '
             work();
         }
     })
+}
+
+/// Commit 4 is of "x" and "y", commit 5 replaces "x"; a bitmap says so.
+fn two_of_one_batch_superseded_in_turn(path: &Path) -> Store {
+    let writer = filled(path, 3);
+    let mut batch = writer.batch();
+    ["x", "y"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
+    writer.append(batch, OnDuplicate::Error).unwrap();
+    put(&writer, "x");
+    writer.checkpoint().unwrap();
+    writer
 }
 
 const FIRST: &str = "0000000001-0000000001.0.npy";
@@ -247,12 +276,7 @@ fn what_goes_away_during_a_verification_is_no_damage() {
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let writer = filled(&path, 3);
-    let mut batch = writer.batch();
-    ["x", "y"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
-    writer.append(batch, OnDuplicate::Error).unwrap();
-    put(&writer, "x");
-    writer.checkpoint().unwrap();
+    let writer = two_of_one_batch_superseded_in_turn(&path);
     let work = move || {
         put(&writer, "y");
         writer.checkpoint().unwrap();
@@ -269,12 +293,47 @@ fn a_verification_beside_checkpoints_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = filled(&path, 3);
+    put(&writer, "0");
     let fs = Moving::before(move |called, path| {
         if called == "list" && path.ends_with("segments") {
             writer.checkpoint().unwrap();
         }
     });
-    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 3);
+    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 4);
+}
+
+/// A reader whose bitmaps a checkpoint replaces looks again, and sees what came meanwhile.
+#[test]
+fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = two_of_one_batch_superseded_in_turn(&path);
+    let work = move || {
+        put(&writer, "y");
+        writer.checkpoint().unwrap();
+    };
+    let store = read_only(&path, once("map", ".live", work)).unwrap();
+    assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
+}
+
+/// Neither is a named checkpoint that somebody drops meanwhile, with the bitmap that only it needed, damaged.
+#[test]
+fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = two_of_one_batch_superseded_in_turn(&path);
+    writer.create_checkpoint("x").unwrap();
+    let of_checkpoint = std::fs::read_dir(path.join("live")).unwrap().next().unwrap().unwrap().path();
+    put(&writer, "y");
+    writer.checkpoint().unwrap();
+    let looked_for = of_checkpoint.clone();
+    let fs = Moving::before(move |called, path| {
+        if called == "map" && path == looked_for {
+            let _ = writer.drop_checkpoint("x");
+        }
+    });
+    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 6);
+    assert!(!of_checkpoint.exists(), "it was dropped");
 }
 
 /// Every file is counted once, with all its bytes, and told of when it was read.

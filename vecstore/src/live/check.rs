@@ -177,3 +177,33 @@ impl Replayed {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+    use crate::{OnDuplicate, Store, StoreConfig};
+
+    /// A record that is about the right segments, and yet names a bitmap of one that is not among them.
+    #[test]
+    fn a_bitmap_of_a_segment_that_is_not_listed_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        for _ in 0..2 {
+            let mut batch = store.batch();
+            batch.push("a", &[1.0f32]).unwrap();
+            store.append(batch, OnDuplicate::Replace).unwrap();
+        }
+        store.close().unwrap();
+        let mut manifest = Manifest::read(&RealFs, &path).unwrap();
+        let mut record = LiveRecord::of(&manifest.body).unwrap();
+        record.bitmaps.push(BitmapRecord { first: 9, last: 9, ..record.bitmaps[0] });
+        record.put(&mut manifest.body).unwrap();
+        manifest.write(&RealFs, &path).unwrap();
+        let faults = crate::verify(&path, |_| {}).unwrap().faults;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].path, path.join(MANIFEST));
+        assert!(faults[0].detail.contains("of a segment it does not list"), "{}", faults[0].detail);
+    }
+}
