@@ -468,8 +468,10 @@ fn paths_that_are_no_store_are_refused() {
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let nothing = dir.path().join("nothing");
-    assert!(matches!(Store::open(&file).unwrap_err(), Error::NotAStore { .. }));
-    assert!(matches!(Store::open(&empty).unwrap_err(), Error::NotAStore { .. }));
+    for (path, expected) in [(&file, "a file"), (&empty, "a directory without a manifest")] {
+        let error = Store::open(path).unwrap_err();
+        assert!(matches!(&error, Error::NotAStore { found, .. } if found.starts_with(expected)), "{error}");
+    }
     assert!(matches!(Store::open(&nothing).unwrap_err(), Error::NotFound { .. }));
     assert!(matches!(vecstore::verify(&nothing, |_| {}).unwrap_err(), Error::NotFound { .. }));
     assert!(matches!(vecstore::repair(&nothing).unwrap_err(), Error::NotFound { .. }));
