@@ -488,9 +488,13 @@ fn who_is_served_need_not_look_around() {
         until("a turn", || next.tries() > tries);
         let before = served.fs.calls().len();
         let outcome = served.offers(batch(&[key], 0.0), OnDuplicate::Skip);
+        // Its turn ends when it has the lock; the lock it gives back only when the other one has been served.
+        let ((was_served, may), again) = (channel::<()>(), next.fs.clone());
+        next.fs.before_next("unlock", move || again.before_next("unlock", move || may.recv().unwrap()));
         scene.go_on();
-        of_next.join().unwrap().unwrap();
         outcome.join().unwrap().unwrap();
+        was_served.send(()).unwrap();
+        of_next.join().unwrap().unwrap();
         assert!(served.store.snapshot().contains(key).unwrap());
         let calls = served.fs.calls_from(before);
         calls.iter().filter(|call| call.what == "list" && call.path.ends_with("segments")).count()
