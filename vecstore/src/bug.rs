@@ -221,8 +221,8 @@ impl Bug {
     }
 
     /// The flush of a segment's data that is left out: of a commit, of a commit in doubt, or of a merge's output.
-    pub fn of_segment(is_commit: bool, generation: u32) -> Self {
-        match (is_commit, generation) {
+    pub fn of_segment(prefix: &str, generation: u32) -> Self {
+        match (prefix == crate::writer::TMP_PREFIX, generation) {
             (true, 0) => Bug::SegmentData,
             (true, _) => Bug::RewrittenData,
             (false, _) => Bug::MergedData,

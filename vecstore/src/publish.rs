@@ -40,7 +40,7 @@ impl Target<'_> {
             if Bug::NameBeforeData.is_on() {
                 self.give_name(&tmp, &path)?;
             }
-            unless(Bug::of_segment(self.prefix == crate::writer::TMP_PREFIX, self.name.generation), || {
+            unless(Bug::of_segment(self.prefix, self.name.generation), || {
                 once_unless(Bug::RetryFile, || file.flush())
             })?;
             Ok(footer)

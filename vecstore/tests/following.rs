@@ -80,6 +80,8 @@ fn many_files_are_looked_at_now_and_then() {
         let written = calls.iter().position(|call| call.what == "create").unwrap();
         if count(&calls[..written], "list") > 0 {
             looked_at.push(before);
+            let flushes = calls[..written].iter().filter(|call| call.what == "flush directory").count();
+            assert_eq!(flushes, 0, "whoever counted his commits has flushed what there is");
         }
     }
     // What was found there counts from then on, their newest commit too.

@@ -294,6 +294,7 @@ fn a_verification_beside_checkpoints_ends() {
     let path = dir.path().join("s");
     let writer = filled(&path, 3);
     put(&writer, "0");
+    writer.checkpoint().unwrap();
     let fs = Moving::before(move |called, path| {
         if called == "list" && path.ends_with("segments") {
             writer.checkpoint().unwrap();

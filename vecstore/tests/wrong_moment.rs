@@ -504,3 +504,56 @@ fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {
         }
     }
 }
+
+/// A writer dies before `call` of its second commit; another one knows LOCK's counter from before.
+fn dies_before(call: impl Fn(&sim::Call) -> bool) -> (SimFs, Store) {
+    let begin = || {
+        let fs = SimFs::new();
+        let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
+        put(&store, "0").unwrap();
+        let other = options(&fs.other_process()).open(STORE).unwrap();
+        put(&other, "0").unwrap();
+        let from = fs.calls().len();
+        (fs, store, other, from)
+    };
+    let (dry, store, _other, from) = begin();
+    put(&store, "1").unwrap();
+    let at = from + dry.calls()[from..].iter().position(call).unwrap();
+    let (fs, store, other, _) = begin();
+    fs.die_at(at);
+    assert!(put(&store, "1").is_err());
+    std::mem::forget(store);
+    (fs, other)
+}
+
+/// It dies before its name is durable, and its record of that is torn: whoever skips what it wrote makes the name durable.
+#[test]
+fn a_torn_record_vouches_for_nothing() {
+    let (fs, other) = dies_before(|call| call.what == "flush directory" && call.path.ends_with("segments"));
+    let mut lock = fs.other_process().open_lock(&Path::new(STORE).join("LOCK"), false).unwrap();
+    lock.write_record(&[7; 64]).unwrap();
+    drop(lock);
+    put(&other, "1").unwrap();
+    assert_eq!(other.snapshot().last_commit(), 2, "it was skipped");
+    power_cut(&fs, |image| {
+        let store = options(image).open(STORE).map_err(|error| error.to_string())?;
+        if store.snapshot().contains("1").unwrap() {
+            Ok(())
+        } else {
+            Err("what was skipped is gone".to_owned())
+        }
+    });
+}
+
+/// What the dead were writing goes with the next commit, also of somebody who knows everything that was committed.
+#[test]
+fn what_the_dead_were_writing_goes() {
+    let (fs, other) = dies_before(|call| call.what == "rename");
+    let temporaries = || {
+        let names = fs.names("/d/s/segments").into_iter();
+        names.filter(|name| name.starts_with("tmp-")).count()
+    };
+    assert_eq!(temporaries(), 1);
+    put(&other, "2").unwrap();
+    assert_eq!(temporaries(), 0);
+}
