@@ -144,7 +144,8 @@ fn every_field_of_the_envelope_counts() {
         let error = decode(change).unwrap_err();
         assert!(matches!(error, Error::UnsupportedVersion { .. }), "{error}");
     }
-    let damaged: [(&str, fn(&mut Envelope)); 5] = [
+    type Change = fn(&mut Envelope);
+    let damaged: [(&str, Change); 5] = [
         ("magic", |envelope| envelope.magic[7] = 0),
         ("a body of", |envelope| envelope.body_len += 1),
         ("reserved", |envelope| envelope.padding = 1),
