@@ -221,6 +221,15 @@ impl Writer {
         }
     }
 
+    /// Learns what others have committed before the lock is taken, so that it is held for a shorter time.
+    pub(crate) fn look_ahead(&mut self, view: &mut View) {
+        if let Some((counter, last)) = self.lock.counted()
+            && self.counter != Some(counter)
+        {
+            self.learn(view, last);
+        }
+    }
+
     /// Looks at the directory for a commit that is there; says whether the view has it now.
     fn look_for(&self, view: &mut View, last: u64) -> bool {
         match load::load_until(&*self.vfs, &self.dir, Some(view), last) {

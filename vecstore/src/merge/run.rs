@@ -36,6 +36,7 @@ impl Inner {
     /// whatever kills entries in it.
     pub(super) fn listed_view(&self) -> Result<View> {
         self.with_writer("merge", |writer, view| {
+            writer.look_ahead(view);
             writer.locked(view, |writer, view| {
                 if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
             })
