@@ -235,7 +235,7 @@ impl Writer {
         match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
             Ok(newer) => *view = newer,
             Err(error) => {
-                log::warn!("the commit is durable, but reading it failed and will be repeated: {error}");
+                log::warn!("what was committed could not be read, which will be repeated: {error}");
             }
         }
         view.last_commit() >= last

@@ -1,8 +1,9 @@
 //! What the threads of one handle share: the view, the writer, and the batches that wait.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::background::Waker;
 use crate::bug::{Bug, unless};
 use crate::commit::Request;
 use crate::event::Event;
@@ -28,12 +29,27 @@ pub(crate) struct Inner {
     fixed: bool,
     /// The handle was opened for writing.
     pub is_writable: bool,
+    /// Wakes the handle's merger.
+    pub merger: OnceLock<Waker>,
     /// Appends that wait for the merger.
     pub hurry: Arc<AtomicUsize>,
     /// After a failed merge: how many files there must be before an append tries again.
     pub merge_again_at: AtomicUsize,
     /// Merges that failed one after the other.
     pub failed_merges: AtomicU32,
+}
+
+/// Batches that somebody commits. Should he panic they are answered all the same.
+struct Group<'a> {
+    waiting: Vec<Arc<Waiting>>,
+    path: &'a Path,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        let abandoned = || Err(Error::Abandoned { path: self.path.to_owned() });
+        self.waiting.iter().for_each(|waiting| waiting.answer(abandoned()));
+    }
 }
 
 /// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
@@ -64,6 +80,7 @@ impl Inner {
             side: Mutex::new(Side { writer, watch, seen }),
             fixed: false,
             is_writable,
+            merger: OnceLock::new(),
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
             failed_merges: AtomicU32::new(0),
@@ -136,6 +153,8 @@ impl Inner {
         let waiting = Waiting::new(batch, on_duplicate);
         while let Some(leading) = self.queue.push_for_later(&waiting) {
             self.lead(&leading)?;
+            drop(leading);
+            self.after_commit();
         }
         Ok(waiting)
     }
@@ -158,14 +177,20 @@ impl Inner {
         }
     }
 
+    /// Wakes the merger, or merges here when files pile up faster than it works.
+    pub fn after_commit(&self) {
+        self.merger.get().into_iter().for_each(Waker::wake);
+        self.merge_backlog();
+    }
+
     /// Commits whatever comes into the queue, until that is closed and empty.
-    pub fn commit_queue(&self, after: impl Fn()) {
+    pub fn commit_queue(&self) {
         while let Some(leading) = self.queue.wait_for_any() {
             if let Err(error) = self.lead(&leading) {
                 leading.fail_all(&error);
             }
             drop(leading);
-            after();
+            self.after_commit();
         }
     }
 
@@ -177,14 +202,16 @@ impl Inner {
     /// Commits a group of what is in the queue.
     fn lead(&self, leading: &Leading<'_>) -> Result<()> {
         let answered = self.with_writer("append", |writer, view| {
-            let group = leading.group();
+            let group = Group { waiting: leading.group(), path: &self.path };
             let requests: Vec<Request<'_>> =
-                group.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
+                group.waiting.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
             let outcomes = writer.commit_group(view, &requests);
-            Ok(group.into_iter().zip(outcomes).collect::<Vec<_>>())
+            Ok((group, outcomes))
         })?;
         // Answered only now: whoever has an answer sees what he appended.
-        answered.into_iter().for_each(|(waiting, outcome)| waiting.answer(outcome));
+        let (mut group, outcomes) = answered;
+        let waiting = std::mem::take(&mut group.waiting);
+        waiting.into_iter().zip(outcomes).for_each(|(waiting, outcome)| waiting.answer(outcome));
         Ok(())
     }
 

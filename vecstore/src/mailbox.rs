@@ -79,8 +79,11 @@ impl Mailbox {
 
     /// The last answer as the mailbox's name has it.
     fn renamed(&self) -> Option<(State, PathBuf)> {
-        if self.file.is_at(&self.path).unwrap_or(true) {
-            return None;
+        match self.file.is_at(&self.path) {
+            Ok(true) => return None,
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return None,
+            // There is nothing under the name, or another file.
+            Ok(false) | Err(_) => {}
         }
         let renamed = SUFFIXES.map(|(state, suffix)| (state, with_suffix(&self.path, suffix)));
         renamed.into_iter().find(|(_, path)| self.file.is_at(path).unwrap_or(false))
@@ -353,6 +356,35 @@ pub(crate) fn sweep(vfs: &dyn Vfs, dir: &Path) {
             && file.try_lock().is_ok_and(|locked| locked)
         {
             remove_own(vfs, &path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DType;
+    use crate::vfs::RealFs;
+
+    #[test]
+    fn an_answer_given_by_a_name_is_read_on_a_real_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let vfs: Arc<dyn Vfs> = Arc::new(RealFs);
+        let mut batch = Batch::new(1, DType::F32);
+        batch.push("a", &[1.0f32]).unwrap();
+        let group = [Request { batch: &batch, policy: OnDuplicate::Skip }];
+        for (state, suffix) in SUFFIXES {
+            let mut mailbox = Mailbox::open(&vfs, dir.path()).unwrap();
+            assert!(mailbox.offer([1; 16], &group), "the system has a boot id");
+            let promised = Promised { first: 1, last: 1, link_out: [2; 16] };
+            let outcome = Appended { commit: Some(1), ..Appended::default() };
+            mailbox.say(Answer::promise(mailbox.seq, promised, &[outcome])).unwrap();
+            assert!(mailbox.is_taken() && mailbox.done().is_none() && !mailbox.is_used_up());
+            vfs.rename_noreplace(mailbox.path(), &with_suffix(mailbox.path(), suffix)).unwrap();
+            assert!(!mailbox.is_taken() && mailbox.is_used_up(), "{suffix}");
+            assert_eq!(mailbox.done().is_some(), state == State::Done, "{suffix}");
+            drop(mailbox);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{suffix}");
         }
     }
 }

@@ -35,11 +35,16 @@ pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<
             let threads: Vec<_> = keys
                 .chunks(each)
                 .enumerate()
-                .map(|(number, chunk)| scope.spawn(move || of_part(view, keys, part(number * each, chunk))))
+                .map(|(number, chunk)| {
+                    let run = move || of_part(view, keys, part(number * each, chunk));
+                    // Where the system gives no further thread this one does it.
+                    std::thread::Builder::new().spawn_scoped(scope, run).map_err(|_| run)
+                })
                 .collect();
-            let done = threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let done = threads.into_iter().map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(run) => run(),
+            });
             done.collect()
         })
     };
@@ -139,9 +144,9 @@ impl Wanted {
         for one in matches.iter_mut() {
             one.entry = segment.hash_entry(one.from).unwrap_or(usize::MAX);
         }
-        let mut spans = [(0, 0); TOGETHER];
+        let mut spans = [None; TOGETHER];
         for (span, one) in spans.iter_mut().zip(matches.iter()) {
-            *span = segment.key_span(one.entry).map_or((0, 0), |span| (span.start, span.end));
+            *span = segment.key_span(one.entry).map(|span| (span.start, span.end));
         }
         let mut wanted: [&[u8]; TOGETHER] = [&[]; TOGETHER];
         for (wanted, one) in wanted.iter_mut().zip(matches.iter()) {
@@ -149,11 +154,12 @@ impl Wanted {
             *wanted = keys.get(position).map(AsRef::as_ref).unwrap_or_default();
         }
         let bytes = segment.all_keys();
-        for ((one, (start, end)), key) in matches.drain(..).zip(spans).zip(wanted) {
+        for ((one, span), key) in matches.drain(..).zip(spans).zip(wanted) {
             let Some((hash, position)) = self.keys.get(one.at).copied() else { continue };
             // More than one entry with this hash, or another key: the newest that has the key, if any.
             let alone = hashes.get(one.from + 1) != Some(&hash);
-            let entry = if alone && bytes.get(start..end) == Some(key) {
+            let stored = span.and_then(|(start, end)| bytes.get(start..end));
+            let entry = if alone && stored == Some(key) {
                 Some(one.entry)
             } else {
                 segment.newest_at(one.from, hash, key)?

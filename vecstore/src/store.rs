@@ -53,7 +53,11 @@ impl Store {
     pub(crate) fn assemble(inner: Inner, merging: Merging) -> Self {
         let inner = Arc::new(inner);
         let background = merging == Merging::Background && inner.is_writable;
-        Store { merger: background.then(|| Merger::start(&inner)), inner, committer: Mutex::default() }
+        let merger = background.then(|| Merger::start(&inner));
+        if let Some(merger) = &merger {
+            let _ = inner.merger.set(merger.waker());
+        }
+        Store { merger, inner, committer: Mutex::default() }
     }
 
     /// Creates a store with default options; see [`OpenOptions::create`].
@@ -216,7 +220,7 @@ impl Store {
         }
         let outcome = self.inner.append(batch, on_duplicate);
         if outcome.is_ok() {
-            self.after_commit();
+            self.inner.after_commit();
         }
         outcome
     }
@@ -257,9 +261,11 @@ impl Store {
             return Ok(Ticket::done(&self.inner, Appended::default()));
         }
         let waiting = self.inner.append_later(batch, on_duplicate)?;
-        self.committer
-            .lock()
-            .get_or_insert_with(|| Committer::start(&self.inner, self.merger.as_ref().map(Merger::waker)));
+        let mut committer = self.committer.lock();
+        if committer.as_ref().is_none_or(Committer::is_gone) {
+            *committer = Some(Committer::start(&self.inner));
+        }
+        drop(committer);
         Ok(Ticket::waiting(&self.inner, waiting))
     }
 
@@ -279,14 +285,6 @@ impl Store {
             });
         }
         Ok(())
-    }
-
-    /// Wakes the merger, or merges here when files pile up faster than it works.
-    fn after_commit(&self) {
-        if let Some(merger) = &self.merger {
-            merger.waker().wake();
-        }
-        self.inner.merge_backlog();
     }
 
     /// The state this handle knows: its own commits, and those of others up to its last append or refresh.

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::background::Waker;
 use crate::inner::Inner;
 use crate::queue::Waiting;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::{Appended, Result};
 
@@ -45,7 +45,14 @@ impl Ticket {
     /// As [`Store::append`](crate::Store::append).
     pub fn wait(self) -> Result<Appended> {
         match self.state {
-            State::Waiting(waiting) => self.inner.complete(&waiting),
+            State::Waiting(waiting) => {
+                let outcome = self.inner.complete(&waiting);
+                // It may have been this thread that committed it.
+                if outcome.is_ok() {
+                    self.inner.after_commit();
+                }
+                outcome
+            }
             State::Done(appended) => Ok(appended),
         }
     }
@@ -61,34 +68,50 @@ impl Ticket {
 
 /// The thread that commits what nobody waits for.
 #[derive(Debug)]
-pub(crate) struct Committer(Option<JoinHandle<()>>);
+pub(crate) struct Committer {
+    thread: Option<JoinHandle<()>>,
+    gone: Arc<AtomicBool>,
+}
+
+/// Says that the thread has ended, also when it panicked.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Committer {
     /// Starts it. Where there is no further thread, whoever waits for a ticket commits.
-    pub fn start(inner: &Arc<Inner>, merger: Option<Waker>) -> Self {
-        let inner = Arc::clone(inner);
+    pub fn start(inner: &Arc<Inner>) -> Self {
+        let (inner, gone) = (Arc::clone(inner), Arc::new(AtomicBool::new(false)));
+        let running = Running(Arc::clone(&gone));
         let run = move || {
-            inner.commit_queue(|| {
-                merger.iter().for_each(Waker::wake);
-                inner.merge_backlog();
-            });
+            let _running = running;
+            inner.commit_queue();
         };
         let spawned = thread::Builder::new().name("vecstore-commit".to_owned()).spawn(run);
         if let Err(error) = &spawned {
             log::warn!("no thread for committing: {error}");
         }
-        Committer(spawned.ok())
+        Committer { thread: spawned.ok(), gone }
+    }
+
+    /// There is no such thread: it could not be started, or has panicked.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     /// Ends the thread once everything is committed.
     pub fn stop(self, inner: &Inner) {
         inner.close_queue();
-        if let Committer(Some(thread)) = self
+        if let Some(thread) = self.thread
             && thread.join().is_err()
         {
             log::error!("the committer ended in a panic; what it had acknowledged is stored");
         }
         // What is left if there was none, or it panicked.
-        inner.commit_queue(|| ());
+        inner.commit_queue();
     }
 }

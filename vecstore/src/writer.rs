@@ -150,7 +150,7 @@ impl Writer {
             self.lock.mark_suspect(view.first_unlisted());
         }
         let ready = if current && !in_doubt {
-            Ok(())
+            view.check_writable()
         } else {
             // Whoever gave the lock back and counted has flushed what it named, or left the mark. Only where the record
             // cannot say so, or this handle does not know from when on, names are flushed again.

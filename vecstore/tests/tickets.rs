@@ -178,3 +178,16 @@ fn threads_with_and_without_tickets_share_a_store() {
     let store = Store::open(dir.path().join("s")).unwrap();
     assert_eq!((store.snapshot().totals().entries, store.snapshot().last_commit()), (120, 120));
 }
+
+/// Whoever waits at once commits by himself; files stay few all the same.
+#[test]
+fn files_stay_few_for_those_who_wait_at_once() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    for number in 0..400 {
+        store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap().wait().unwrap();
+        let files = fs.names(&format!("{STORE}/segments")).len();
+        assert!(files < 200, "{files} files after {number} appends");
+    }
+    assert_eq!(store.snapshot().totals().entries, 400);
+}

@@ -111,12 +111,9 @@ impl Inner {
         let output = Segment::open(&*self.vfs, &path, name)?;
         let superseded = self.swap(view, inputs, &output)?;
         // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
-        // makes this store that of a backup holds the merge lock, as this does.
-        let sizes = inputs.iter().map(|live| (live.segment.name(), live.segment.footer().file_len));
-        for (name, len) in sizes.filter(|(name, _)| superseded.contains(name)) {
-            remove_own(&*self.vfs, &dir.join(name.to_string()));
-            pacer.worked(usize::try_from(len).unwrap_or(usize::MAX));
-        }
+        // makes this store that of a backup holds the merge lock, as this does. Without a rest, before anybody can put
+        // another store in the place of this one.
+        superseded.iter().for_each(|name| remove_own(&*self.vfs, &dir.join(name.to_string())));
         pacer.pause();
         if Bug::ListBeforeName.is_on() {
             flush()?;

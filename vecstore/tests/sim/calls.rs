@@ -240,7 +240,7 @@ impl LockFile for SimLock {
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {
-        Ok(self.fs.disk().find(path).is_ok_and(|ino| ino == self.ino))
+        self.fs.disk().find(path).map(|ino| ino == self.ino)
     }
 
     fn free_space(&self) -> Option<u64> {
