@@ -187,7 +187,8 @@ fn files_stay_few_for_those_who_wait_at_once() {
     for number in 0..400 {
         store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap().wait().unwrap();
         let files = fs.names(&format!("{STORE}/segments")).len();
-        assert!(files < 200, "{files} files after {number} appends");
+        // 180, and for a moment the inputs of a merge besides.
+        assert!(files < 260, "{files} files after {number} appends");
     }
     assert_eq!(store.snapshot().totals().entries, 400);
 }
