@@ -183,7 +183,9 @@ fn threads_with_and_without_tickets_share_a_store() {
 #[test]
 fn files_stay_few_for_those_who_wait_at_once() {
     let fs = SimFs::new();
-    let store = store(&fs);
+    // The committer and this thread may want the same locks.
+    let options = sim::run::options(&fs).lock_timeout(Duration::from_secs(60));
+    let store = options.create(STORE, StoreConfig::new(1)).unwrap();
     for number in 0..400 {
         store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap().wait().unwrap();
         let files = fs.names(&format!("{STORE}/segments")).len();
