@@ -246,12 +246,7 @@ impl View {
 
     /// True when a kill agrees with the entry it names, if that is still there; for `verify`.
     pub fn kill_agrees(&self, kill: &Kill) -> Result<bool> {
-        let Some(live) = self.segment_of(kill.commit) else { return Ok(false) };
-        let Some(index) = live.segment.locate_entry(kill.commit, kill.entry) else { return Ok(true) };
-        let rows = live.segment.row_span(index)?;
-        Ok(live.segment.kind(index)?.code() == kill.kind
-            && rows.len() == kill.rows as usize
-            && (rows.is_empty() || live.segment.locate_row(kill.commit, kill.row) == Some(rows.start)))
+        self.segment_of(kill.commit).map_or(Ok(false), |live| live.segment.agrees_with(kill))
     }
 
     /// Refuses to write to a store with features that this program only knows how to read.

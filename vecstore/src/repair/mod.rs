@@ -3,6 +3,7 @@
 //! * `survey`: reads every byte of every segment: which are sound, and which belong here.
 //! * `chain`: which files make up commits 1 to N with the least loss.
 //! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
+//! * `kills`: which files contradict what they supersede.
 //! * `fit`: which sound files the chain leaves no place for.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
 //! * `beside`: bitmaps and named checkpoints. `tell`: the report.
@@ -13,6 +14,7 @@ mod carry_out;
 mod chain;
 mod fit;
 mod footer;
+mod kills;
 mod mend;
 mod quarantine;
 mod rebuild;
@@ -190,8 +192,13 @@ impl Repair<'_> {
             false => chain::last_commit(known, &found, len),
         };
         let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
-        let mut pieces = cheapest(&found, &listed, last, start, Chain::Store);
-        chain::drop_hole_after(known, &mut pieces);
+        let pieces = loop {
+            let mut pieces = cheapest(&found, &listed, last, start, Chain::Store);
+            chain::drop_hole_after(known, &mut pieces);
+            if !kills::distrust(self.vfs, &mut found, &pieces, &all)? {
+                break pieces;
+            }
+        };
         // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
         let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;

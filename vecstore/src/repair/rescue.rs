@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::kills::{self, Killed};
 use super::remains::{Content, Origin, Remains, Remnant};
 use crate::format::footer::Footer;
 use crate::format::records::Kill;
@@ -27,7 +28,7 @@ pub(super) struct Newer {
     /// Keys that can be read in later damaged segments.
     pub keys: HashSet<Vec<u8>>,
     /// Entries that later segments supersede: commit, and number in the batch.
-    pub killed: HashSet<(u64, u64)>,
+    pub killed: Killed,
 }
 
 impl Newer {
@@ -43,13 +44,13 @@ impl Newer {
 
     /// Notes what a later sound segment has.
     pub fn add(&mut self, segment: &Arc<Segment>) {
-        self.killed.extend(segment.kills().iter().map(|kill| (kill.commit, kill.entry)));
+        segment.kills().iter().for_each(|kill| self.killed.add(kill));
         self.sound.push(Arc::clone(segment));
     }
 
     /// Notes what can be read of a later damaged segment.
     pub fn add_remains(&mut self, remains: &Remains) {
-        self.killed.extend(remains.kills().0.iter().map(|kill| (kill.commit, kill.entry)));
+        remains.kills().0.iter().for_each(|kill| self.killed.add(kill));
         let entries = (0..remains.entry_count()).filter_map(|index| remains.entry(index).key);
         self.keys.extend(entries.map(<[u8]>::to_vec));
     }
@@ -109,7 +110,7 @@ pub(super) fn rescue<'a>(
     };
     rescue.find_origins();
     rescue.note_keys();
-    rescue.take_kills();
+    rescue.take_kills()?;
     if rescue.result.kills_lost {
         rescue.kill_older()?;
     }
@@ -182,9 +183,9 @@ impl<'a> Rescue<'a, '_> {
         self.latest = keys.collect();
     }
 
-    /// Keeps the kills that can be read.
-    fn take_kills(&mut self) {
-        let (kills, all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
+    /// Keeps the kills that can be read, and agree with what they name.
+    fn take_kills(&mut self) -> Result<()> {
+        let (kills, mut all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
         // Without addresses nothing in this file can be pointed at.
         let limit = if self.has_addresses() { u64::MAX } else { *self.range.start() };
         let fits = |kill: &Kill| {
@@ -194,14 +195,41 @@ impl<'a> Rescue<'a, '_> {
                 && kill.commit < limit
                 && kill.commit <= *self.range.end()
         };
-        self.kills = kills.into_iter().filter(fits).collect();
+        self.kills.reserve(kills.len());
+        for kill in kills.into_iter().filter(fits) {
+            match self.agrees(&kill)? {
+                true => self.kills.push(kill),
+                false => all = false,
+            }
+        }
         self.result.kills_lost = !all;
+        Ok(())
+    }
+
+    /// False when an entry that is there, and intact, is not what a kill says of it.
+    fn agrees(&self, kill: &Kill) -> Result<bool> {
+        if !self.range.contains(&kill.commit) {
+            return self.around.older.kill_agrees(kill);
+        }
+        let Some(index) = self.places.get(&(kill.commit, kill.entry)) else { return Ok(true) };
+        let (Some(entry), Some(origin)) = (self.entries.get(*index), self.origins.get(*index)) else {
+            return Ok(true);
+        };
+        Ok(match (entry.kind, &entry.content) {
+            (Some(kind), Some(content)) => kills::says(kill, origin.row, content.row_count(), kind),
+            _ => true,
+        })
+    }
+
+    /// What the kills name.
+    fn killed(&self) -> HashSet<(u64, u64)> {
+        self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect()
     }
 
     /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a bitmap says so.
     fn kill_older(&mut self) -> Result<()> {
         let Around { older, newer, superseded } = self.around;
-        let known: HashSet<(u64, u64)> = self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect();
+        let known = self.killed();
         for live in &older.segments {
             for index in (0..live.segment.entry_count()).filter(|index| live.is_live(*index)) {
                 let entry = Entry::read(&live.segment, index)?;
@@ -230,10 +258,13 @@ impl<'a> Rescue<'a, '_> {
     /// What an entry superseded has its key: so keys of entries can be told that cannot be read themselves.
     fn stand_ins(&self) -> Result<StandIns> {
         let nameless = |index: &usize| self.entries.get(*index).is_some_and(|entry| entry.key.is_none());
-        let mut free: Vec<usize> = (0..self.entries.len())
-            .filter(nameless)
-            .filter(|index| !self.around.newer.killed.contains(&self.origin(*index)))
-            .collect();
+        let killed = self.killed();
+        let is_superseded = |index: &usize| {
+            let origin = self.origin(*index);
+            self.around.newer.killed.contains(&origin) || killed.contains(&origin)
+        };
+        let mut free: Vec<usize> =
+            (0..self.entries.len()).filter(nameless).filter(|index| !is_superseded(index)).collect();
         let mut named = StandIns::default();
         for kill in &self.kills {
             let Some(key) = self.key_of_killed(kill)? else { continue };
@@ -273,6 +304,7 @@ impl<'a> Rescue<'a, '_> {
         let newer = self.around.newer;
         let mut items: Vec<Item<'a>> = Vec::with_capacity(self.entries.len());
         let mut here: HashSet<&'a [u8]> = HashSet::new();
+        let killed = self.killed();
         for (index, entry) in self.entries.iter().enumerate() {
             let Some(origin) = self.origins.get(index).copied() else { continue };
             if let (Some(key), Some(kind), Some(content)) = (entry.key, entry.kind, &entry.content) {
@@ -283,12 +315,18 @@ impl<'a> Rescue<'a, '_> {
                     }
                     self.result.readdressed += 1;
                 }
+                // A file that is whole says that it is superseded, and was something else.
+                let (at, rows) = ((origin.commit, origin.entry), content.row_count());
+                if !newer.killed.agree(&at, origin.row, rows, kind) {
+                    continue;
+                }
                 self.result.kept += 1;
                 here.insert(key);
                 items.push(Item { origin, key: Cow::Borrowed(key), kind, content: Some(content.clone()) });
                 continue;
             }
-            if newer.killed.contains(&(origin.commit, origin.entry)) {
+            let at = (origin.commit, origin.entry);
+            if newer.killed.contains(&at) || killed.contains(&at) {
                 continue;
             }
             let was_deletion = entry.kind == Some(Kind::Tombstone);
@@ -323,9 +361,8 @@ impl<'a> Rescue<'a, '_> {
     /// The same as [`Rescue::kill_older`] for the entries of this very file.
     fn kill_here(&mut self, items: &[Item<'_>]) -> Result<()> {
         let newer = self.around.newer;
-        let mut known: HashSet<(u64, u64)> =
-            self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect();
-        known.extend(&newer.killed);
+        let mut known = self.killed();
+        known.extend(newer.killed.origins());
         let mut here: HashMap<&[u8], u64> = HashMap::new();
         for item in items.iter().rev() {
             let killer = match here.entry(&item.key) {

@@ -97,7 +97,8 @@ fn open_footer() -> Footer {
     bytemuck::pod_read_unaligned(&bytes[bytes.len() - FOOTER_LEN..])
 }
 
-/// What `verify` says of a store whose second commit kills the one entry of the first, after a change of that kill.
+/// What `verify` says of a store whose second commit kills the one entry of the first, after a change of that kill; and
+/// that a repair makes it whole, with what was deleted still deleted.
 fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -129,6 +130,20 @@ fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
     let report = crate::verify(&path, |_| {}).unwrap();
     assert_eq!(report.last_commit, 2);
     assert!(report.faults.iter().all(|fault| fault.path == name), "{:?}", report.faults);
+    let repaired = crate::repair(&path).unwrap();
+    assert_eq!(repaired.was_whole(), report.is_whole());
+    if let Some(finding) = repaired.findings.first() {
+        assert_eq!((&finding.path, finding.kept), (&name, 1));
+        assert_eq!(finding.problem, format!("section KILL: {}", report.faults[0].detail));
+    }
+    assert!(crate::verify(&path, |_| {}).unwrap().is_whole());
+    let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+    assert!(!store.snapshot().contains("a").unwrap());
+    if !report.is_whole() {
+        store.compact_full().unwrap();
+        assert!(!store.snapshot().contains("a").unwrap(), "its kill was found again");
+        assert!(crate::verify(&path, |_| {}).unwrap().is_whole());
+    }
     report.faults
 }
 

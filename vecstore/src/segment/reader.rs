@@ -296,6 +296,15 @@ impl Segment {
         self.locate(commit, row, |run| (run.row, run.segment_row), self.row_count() as u64)
     }
 
+    /// True when a kill of a commit in here says of its entry what this file does, or the entry is not there any more.
+    pub fn agrees_with(&self, kill: &Kill) -> Result<bool> {
+        let Some(index) = self.locate_entry(kill.commit, kill.entry) else { return Ok(true) };
+        let rows = self.row_span(index)?;
+        Ok(self.kind(index)?.code() == kill.kind
+            && rows.len() == kill.rows as usize
+            && (rows.is_empty() || self.locate_row(kill.commit, kill.row) == Some(rows.start)))
+    }
+
     fn locate(&self, commit: u64, number: u64, of: impl Fn(&Run) -> (u64, u64), total: u64) -> Option<usize> {
         let runs = self.runs();
         let after = runs.partition_point(|run| (run.commit, of(run).0) <= (commit, number));
