@@ -91,6 +91,9 @@ pub(super) fn distrust(
 /// A kill of the last file that does not agree with what is there.
 fn contradicting(segments: &[&Segment], last: &Segment) -> Result<Option<Kill>> {
     for kill in last.kills() {
+        if kill.commit == 0 || kill.commit > last.name().last {
+            return Ok(Some(*kill));
+        }
         let after = segments.partition_point(|segment| segment.name().first <= kill.commit);
         let target = after.checked_sub(1).and_then(|at| segments.get(at));
         // What is not sound is written anew, and agrees with what follows.

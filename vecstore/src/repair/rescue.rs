@@ -187,17 +187,16 @@ impl<'a> Rescue<'a, '_> {
     fn take_kills(&mut self) -> Result<()> {
         let (kills, mut all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
         // Without addresses nothing in this file can be pointed at.
-        let limit = if self.has_addresses() { u64::MAX } else { *self.range.start() };
+        let pointless = if self.has_addresses() { 1..=0 } else { self.range.clone() };
         let fits = |kill: &Kill| {
             kill.padding == [0; 3]
                 && Kind::from_code(kill.kind).is_some()
                 && self.range.contains(&kill.killer)
-                && kill.commit < limit
                 && kill.commit <= *self.range.end()
         };
         self.kills.reserve(kills.len());
-        for kill in kills.into_iter().filter(fits) {
-            match self.agrees(&kill)? {
+        for kill in kills.into_iter().filter(|kill| !pointless.contains(&kill.commit)) {
+            match fits(&kill) && self.agrees(&kill)? {
                 true => self.kills.push(kill),
                 false => all = false,
             }

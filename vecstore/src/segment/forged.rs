@@ -152,18 +152,20 @@ fn a_kill_of_what_is_not_there_is_told() {
     assert_eq!(faults_of_a_kill(|_| ()), []);
     assert_eq!(faults_of_a_kill(|kill| kill.entry = 5), [], "a merge may have dropped it");
     type Change = fn(&mut Kill);
-    let wrong: [(&str, Change); 4] = [
+    let wrong: [(&str, Change); 6] = [
         ("more rows", |kill| kill.rows = 2),
         ("no rows", |kill| kill.rows = 0),
         ("another kind", |kill| kill.kind = 1),
         ("another row", |kill| kill.row = 1),
+        ("a commit to come", |kill| kill.commit = 3),
+        ("no commit", |kill| kill.commit = 0),
     ];
     for (what, change) in wrong {
         let faults = faults_of_a_kill(change);
         assert_eq!(faults.len(), 1, "{what}: {faults:?}");
         assert_eq!(faults[0].section, "KILL", "{what}");
         assert!(
-            faults[0].detail.contains("does not agree with entry 0 of commit 1"),
+            faults[0].detail.contains("does not agree with entry 0 of commit"),
             "{what}: {}",
             faults[0].detail
         );
