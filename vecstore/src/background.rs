@@ -13,7 +13,7 @@ use crate::sync::{Condvar, Mutex};
 use crate::writer::LOCK;
 
 /// Time rested per time worked: at most a third of a core and of the disk.
-const REST: f64 = 2.0;
+const REST: f64 = 4.0;
 /// After a failure the merger waits, longer each time, before it tries again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -90,7 +90,7 @@ fn run(inner: &Inner, signal: &Signal) {
             }
             *wanted = false;
         }
-        let outcome = inner.merge_in_background(&pace);
+        let outcome = inner.merge_in_background(&pace).map(drop);
         if signal.stop.load(Ordering::Relaxed) {
             return;
         }

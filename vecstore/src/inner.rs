@@ -11,7 +11,7 @@ use crate::load;
 use crate::lock::Watch;
 use crate::queue::{Leading, Queue, Turn, Waiting};
 use crate::sync::atomic::{AtomicU32, AtomicUsize};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, RwLock, thread};
 use crate::vfs::Vfs;
 use crate::view::View;
 use crate::writer::Writer;
@@ -241,17 +241,33 @@ impl Inner {
         Ok(())
     }
 
-    /// Reads the directory again, after a merge of this handle has changed which files there are.
-    pub fn reload(&self) -> Result<()> {
+    /// Reads the directory again, after a merge has changed which files there are. Gives back the views that are
+    /// past: what only they have mapped goes with them.
+    pub fn reload(&self) -> Result<[Arc<View>; 2]> {
+        let before = Arc::clone(&self.view.read());
+        // Those who commit only wait for what comes in until this is done.
+        let ahead = load::load(&*self.vfs, &self.path, Some(&before))?;
         let mut side = self.side.lock();
         let known = Arc::clone(&self.view.read());
-        let view = load::load(&*self.vfs, &self.path, Some(&known))?;
+        let view = load::load(&*self.vfs, &self.path, Some(&ahead))?;
         if view.last_commit() > known.last_commit()
             && let Some(writer) = side.writer.as_mut()
         {
             writer.flush_seen(&view)?;
         }
         *self.view.write() = Arc::new(view);
+        Ok([before, known])
+    }
+
+    /// The same for somebody who has better to do than to let go of files. Where they have been removed, whoever unmaps them
+    /// last frees what they take on the disk: 0.2 ms for each.
+    pub fn reload_lightly(&self) -> Result<()> {
+        let past = self.reload()?;
+        // If there is no thread to be had, they go here.
+        if let Err(error) = thread::Builder::new().name("vecstore-unmap".to_owned()).spawn(move || drop(past))
+        {
+            log::debug!("no thread to unmap files: {error}");
+        }
         Ok(())
     }
 }

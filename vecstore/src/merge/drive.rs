@@ -29,16 +29,19 @@ const BACKLOG: usize = 128;
 const FULL_STOP: usize = 180;
 /// Files that come in after a failed attempt before an append tries again.
 const RETRY_AFTER: usize = 64;
-/// New files from which on a merge that takes longer lets a smaller one go first.
+/// New files that the manifest lists from which on a merge that takes longer lets a smaller one go first.
 const TAIL: usize = 32;
+/// New files from which on that one does not wait until they are listed: whoever commits lists them now and then, and would
+/// have to wait if the merge did.
+const LONG_TAIL: usize = 96;
 /// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
 const DEPTH: usize = 4;
 /// Time rested per time worked, by somebody who compacts a store that others append to.
-const COURTESY: f64 = 2.0;
+const COURTESY: f64 = 4.0;
 /// Files that come in between two looks at what another process's merger has done.
 const LOOK_EVERY: usize = 8;
 /// How often an append that waits for another process's merger looks.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(1);
 
 /// What is to be achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,18 +55,18 @@ enum Goal {
 }
 
 impl Inner {
-    /// Merges while the background policy finds something to do; nothing when somebody else is merging.
-    pub fn merge_in_background(&self, pace: &Pace) -> Result<()> {
+    /// Merges while the background policy finds something to do. False when somebody else is merging.
+    pub fn merge_in_background(&self, pace: &Pace) -> Result<bool> {
         if !self.has_plan() {
-            return Ok(());
+            return Ok(true);
         }
         let mut lock = self.merge_lock()?;
         if lock.try_acquire()?.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let result = self.merge_all(Goal::Background, pace);
         lock.release();
-        result.map(drop)
+        result.map(|_| true)
     }
 
     /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
@@ -73,19 +76,21 @@ impl Inner {
             return;
         }
         let merged = if files < FULL_STOP {
-            self.merge_in_background(&Pace::full_speed()).and_then(|()| {
-                // Another process may be merging what this handle still sees as many files.
-                if files.is_multiple_of(LOOK_EVERY) {
-                    self.reload_if_fewer(BACKLOG).map(drop)
-                } else {
-                    Ok(())
-                }
-            })
+            self.merge_in_background(&Pace::full_speed())
         } else {
-            self.wait_for_merge()
+            self.wait_for_merge().map(|()| true)
         };
-        // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
-        let again_at = if merged.is_ok() { 0 } else { files + RETRY_AFTER };
+        let (again_at, merged) = match merged {
+            Ok(true) => (0, Ok(())),
+            // Another process is merging what this handle still sees as many files.
+            Ok(false) => match self.reload_if_fewer(BACKLOG) {
+                Ok(true) => (0, Ok(())),
+                Ok(false) => (files + LOOK_EVERY, Ok(())),
+                Err(error) => (files + RETRY_AFTER, Err(error)),
+            },
+            // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
+            Err(error) => (files + RETRY_AFTER, Err(error)),
+        };
         self.merge_again_at.store(again_at, Ordering::Relaxed);
         self.note_merge(&merged);
     }
@@ -135,7 +140,7 @@ impl Inner {
         }
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
         if manifest.body.segments.len() + self.count_after(manifest.body.last_commit())? < than {
-            self.reload()?;
+            self.reload_lightly()?;
         }
         Ok(few())
     }
@@ -191,7 +196,12 @@ impl Inner {
         // What others supersede meanwhile in a segment that was just written is left to the next time too.
         let mut rewritten = HashSet::new();
         loop {
-            let view = self.listed_view()?;
+            let view = match horizon {
+                Some(_) => self.listed()?,
+                None => self.with_enough(|view| {
+                    goal == Goal::Background && choose(goal, view, view.last_commit(), &rewritten).is_some()
+                })?,
+            };
             if horizon.is_none() {
                 total.segments_before = view.segments.len();
                 let timeout = self.lock_timeout()?;
@@ -205,7 +215,7 @@ impl Inner {
                 let known = Arc::clone(&self.view.read());
                 let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
                 if !known.segments.iter().zip(&view.segments).all(|(known, listed)| same(known, listed)) {
-                    self.reload()?;
+                    self.reload_lightly()?;
                 }
                 return Ok(total);
             };
@@ -228,23 +238,22 @@ impl Inner {
 
     /// Keeps the files after a commit few, while a merge of older ones is under way in this thread.
     pub(super) fn merge_tail(&self, after: u64, pace: &Pace, depth: usize) -> Result<()> {
-        if self.count_after(after)? < TAIL {
-            return Ok(());
-        }
+        let tail = |view: &View| {
+            let start = view.segments.partition_point(|live| live.segment.name().last <= after);
+            let range = plan::tail(sizes(view).get(start..).unwrap_or_default(), TAIL, LIMITS)?;
+            Some(range.start + start..range.end + start)
+        };
         // Files may be there that named checkpoints alone need: only what the manifest lists counts, and what is newer.
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
         let listed = manifest.body.segments.iter().filter(|record| record.first > after).count();
-        if listed + self.count_after(manifest.body.last_commit().max(after))? < TAIL {
+        let unlisted = self.count_after(manifest.body.last_commit().max(after))?;
+        if listed < TAIL && listed + unlisted < LONG_TAIL {
             return Ok(());
         }
-        let view = self.listed_view()?;
-        let start = view.segments.partition_point(|live| live.segment.name().last <= after);
-        let Some(range) = plan::tail(sizes(&view).get(start..).unwrap_or_default(), TAIL, LIMITS) else {
-            return Ok(());
-        };
-        let range = range.start + start..range.end + start;
+        let view = self.with_enough(|view| tail(view).is_some() || listed + unlisted < LONG_TAIL)?;
+        let Some(range) = tail(&view) else { return Ok(()) };
         self.merge(&view, range, pace, depth, &mut Compacted::default())?;
-        self.reload()
+        self.reload().map(drop)
     }
 }
 

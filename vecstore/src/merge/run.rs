@@ -27,23 +27,34 @@ use crate::{Compacted, Error, Result};
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 /// Bytes up to which a merge does not rest: it keeps files few, which whoever commits would have to wait for.
 const SMALL: u64 = 32 << 20;
+/// Commits between two looks at how many files have come in meanwhile.
+const LOOK_EVERY: u64 = 8;
+
 impl Inner {
     pub(super) fn lock_timeout(&self) -> Result<Duration> {
         self.with_writer("merge", |writer, _| Ok(writer.timeout))
     }
 
-    /// The state that the manifest lists, after a checkpoint: everything in it is durable and listed, and so is
-    /// whatever kills entries in it.
-    pub(super) fn listed_view(&self) -> Result<View> {
+    /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
+    pub(super) fn listed(&self) -> Result<View> {
+        let manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let known = Arc::clone(&self.view.read());
+        load::listed(&*self.vfs, &self.path, &manifest, Some(&known))
+    }
+
+    /// The same if it is enough, else after a checkpoint, for which those who commit have to wait.
+    pub(super) fn with_enough(&self, is_enough: impl FnOnce(&View) -> bool) -> Result<View> {
+        let view = self.listed()?;
+        if is_enough(&view) {
+            return Ok(view);
+        }
         self.with_writer("merge", |writer, view| {
             writer.look_ahead(view);
             writer.locked(view, |writer, view| {
                 if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
             })
         })?;
-        let manifest = Manifest::read(&*self.vfs, &self.path)?;
-        let known = Arc::clone(&self.view.read());
-        load::listed(&*self.vfs, &self.path, &manifest, Some(&known))
+        self.listed()
     }
 
     /// Merges a range of listed segments into one; up to `depth` smaller merges of newer ones go first meanwhile.
@@ -61,6 +72,7 @@ impl Inner {
         let pace = &if size <= SMALL { Pace { rest: 0.0, ..pace.clone() } } else { pace.clone() };
         let mut depth = depth;
         let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
+        let mut looked_at = None;
         let mut between = || {
             // Merges of newer files get at most half of the time: this one has to end too. (If files come in faster
             // than that, appends wait.)
@@ -70,6 +82,12 @@ impl Inner {
             if pace.stop.load(Ordering::Relaxed) {
                 return;
             }
+            // To list the directory takes longer than a step.
+            let commits = pace.commits.as_ref().and_then(|watch| watch.counter());
+            if commits.zip(looked_at).is_some_and(|(now, then)| now.wrapping_sub(then) < LOOK_EVERY) {
+                return;
+            }
+            looked_at = commits;
             let began = Instant::now();
             if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
                 // The outer merge may still succeed; it does not try this again.

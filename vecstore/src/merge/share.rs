@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 /// What a merge may cost those who commit, as a part of their commits.
-const COST: f64 = 0.12;
+const COST: f64 = 0.08;
 /// No rest is longer than so many times the work before it: the merge has to end too.
-const MOST: f64 = 8.0;
+const MOST: f64 = 12.0;
 /// Time over which rates are averaged, roughly, in seconds.
 const MEMORY: f64 = 2.0;
 /// Below this time, in seconds, a rate is not known.

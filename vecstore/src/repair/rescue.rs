@@ -187,20 +187,21 @@ impl<'a> Rescue<'a, '_> {
     fn take_kills(&mut self) -> Result<()> {
         let (kills, mut all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
         // Without addresses nothing in this file can be pointed at.
-        let pointless = if self.has_addresses() { 1..=0 } else { self.range.clone() };
+        let dangling = |kill: &Kill| !self.has_addresses() && self.range.contains(&kill.commit);
         let fits = |kill: &Kill| {
             kill.padding == [0; 3]
                 && Kind::from_code(kill.kind).is_some()
                 && self.range.contains(&kill.killer)
                 && kill.commit <= *self.range.end()
         };
-        self.kills.reserve(kills.len());
-        for kill in kills.into_iter().filter(|kill| !pointless.contains(&kill.commit)) {
+        let mut fitting = Vec::with_capacity(kills.len());
+        for kill in kills.into_iter().filter(|kill| !dangling(kill)) {
             match fits(&kill) && self.agrees(&kill)? {
-                true => self.kills.push(kill),
+                true => fitting.push(kill),
                 false => all = false,
             }
         }
+        self.kills = fitting;
         self.result.kills_lost = !all;
         Ok(())
     }
