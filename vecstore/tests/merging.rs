@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use vecstore::{Address, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use std::sync::{Arc, Mutex};
+
+use vecstore::{Address, Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 fn create(path: &Path) -> Store {
     OpenOptions::new().merging(Merging::OnDemand).create(path, StoreConfig::new(2)).unwrap()
@@ -366,6 +368,35 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
     // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
     assert!(most < 180 + 64 + 4, "{most} files");
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+/// Whoever appends lists commits now and then. A merge takes what is listed, and does not make him wait for a list of its own.
+#[test]
+fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..10 {
+        put(&store, &format!("k{i}"), 1.0);
+    }
+    store.close().unwrap();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events);
+    let store = OpenOptions::new()
+        .merging(Merging::OnDemand)
+        .on_event(move |event| match event {
+            Event::Checkpoint { first, last, .. } => seen.lock().unwrap().push(("listed", *first, *last)),
+            Event::Merged { first, last, .. } => seen.lock().unwrap().push(("merged", *first, *last)),
+            _ => {}
+        })
+        .open(&path)
+        .unwrap();
+    for i in 10..130 {
+        put(&store, &format!("k{i}"), 1.0);
+    }
+    assert_eq!(*events.lock().unwrap(), [("listed", 11, 74), ("merged", 1, 74)]);
+    assert_eq!(segment_files(&path).len(), 1 + 56);
+    assert_eq!(contents(&store).len(), 130);
 }
 
 #[test]
