@@ -171,3 +171,54 @@ fn a_kill_of_what_is_not_there_is_told() {
         );
     }
 }
+
+/// A damaged file, of which everything can be read, says that an entry has two rows; a whole file that supersedes it says that
+/// it had one.
+#[test]
+fn what_a_whole_file_contradicts_is_left_out_of_a_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(2)).unwrap();
+    for keys in [&["a", "b"][..], &["a"]] {
+        let mut batch = store.batch();
+        keys.iter().for_each(|key| batch.push(key, &[keys.len() as f32, 2.0]).unwrap());
+        store.append(batch, OnDuplicate::Replace).unwrap();
+    }
+    let first = *load::load(&RealFs, &path, None).unwrap().segments[0].segment.footer();
+    let mut builder = SegmentBuilder::new();
+    builder.begin_run(1, 0, 0);
+    let row: Vec<u8> = [2.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    for (key, rows) in [(b"a", 2), (b"b", 1)] {
+        builder.push(key, Kind::Rows, rows, b"");
+        (0..rows).for_each(|_| builder.add_rows(&row, &[]));
+    }
+    let mut identity = Footer::empty();
+    identity.store_id = first.store_id;
+    identity.epoch = first.epoch;
+    (identity.link_in, identity.link_out, identity.nonce) = (first.link_in, first.link_out, first.nonce);
+    (identity.first, identity.last) = (1, 1);
+    (identity.dim, identity.dtype, identity.metric) = (first.dim, first.dtype, first.metric);
+    let settings = crate::format::settings::encode(&std::collections::BTreeMap::new()).unwrap();
+    let encoded = builder.finish(identity, DType::F32, settings);
+    let name = path.join(load::SEGMENTS).join(encoded.name().to_string());
+    let mut file = Memory(Vec::new());
+    let sections = encoded.write(&mut file).unwrap().sections;
+    // Padding, which says nothing.
+    let gap =
+        sections.iter().map(|section| (section.offset + section.len) as usize).find(|end| end % 64 != 0);
+    file.0[gap.unwrap()] = 1;
+    std::fs::write(&name, file.0).unwrap();
+
+    let repaired = crate::repair(&path).unwrap();
+    assert_eq!(repaired.findings.len(), 1, "{repaired:#?}");
+    assert_eq!((&repaired.findings[0].path, repaired.findings[0].kept), (&name, 1));
+    assert!(crate::verify(&path, |_| {}).unwrap().is_whole());
+    let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+    for _ in 0..2 {
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.get("a").unwrap().unwrap().to_f32().unwrap(), [1.0, 2.0]);
+        assert_eq!(snapshot.get("b").unwrap().unwrap().to_f32().unwrap(), [2.0, 2.0]);
+        assert_eq!(snapshot.iter().count(), 2);
+        store.compact_full().unwrap();
+    }
+}
