@@ -250,6 +250,11 @@ impl Inner {
         let mut side = self.side.lock();
         let known = Arc::clone(&self.view.read());
         let view = load::load(&*self.vfs, &self.path, Some(&ahead))?;
+        if view.last_commit() < known.last_commit() {
+            // This handle's own commit, between the two looks, is gone.
+            let commit = view.last_commit() + 1;
+            return Err(Error::MissingSegment { path: self.path.join(load::SEGMENTS), commit });
+        }
         if view.last_commit() > known.last_commit()
             && let Some(writer) = side.writer.as_mut()
         {

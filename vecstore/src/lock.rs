@@ -359,7 +359,7 @@ impl Lock {
     }
 
     /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
-    fn check_place(&self) -> Result<()> {
+    pub fn check_place(&self) -> Result<()> {
         let moved = |found| Err(Error::Moved { path: self.path.clone(), found });
         match self.file.is_at(&self.path) {
             Ok(true) => Ok(()),

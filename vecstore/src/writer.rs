@@ -105,6 +105,12 @@ impl Writer {
         self.holding(found, view, work)
     }
 
+    /// Refuses what is written outside the commit lock where [`Writer::locked`] would.
+    pub fn check_may_write(&self) -> Result<()> {
+        self.check_latch()?;
+        self.lock.check_place()
+    }
+
     /// Refuses once the handle has stopped writing.
     pub(crate) fn check_latch(&self) -> Result<()> {
         match &self.latched {

@@ -335,8 +335,9 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
-#[test]
-fn files_stay_few_while_a_long_merge_is_under_way() {
+/// Appends beside a full compaction of six files of 16 MiB and so many small ones. Says how many, how often newer files were
+/// merged meanwhile, and how many files there were at most.
+fn append_beside_a_long_merge(small: usize) -> (usize, usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 1 << 15;
@@ -350,24 +351,48 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
         }
         store.append(batch, OnDuplicate::Error).unwrap();
     };
-    // Six files of 16 MiB: many steps of the merge below.
+    // Many steps of the merge below.
     (0..6).for_each(|number| put(number, 128));
+    let first = 6 + small;
+    (6..first).for_each(|number| put(number, 1));
 
-    let other = options.open(&path).unwrap();
-    let most = std::thread::scope(|scope| {
+    let within = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&within);
+    let counting = options.clone().on_event(move |event| {
+        if let Event::Merged { first, .. } = event {
+            *counted.lock().unwrap() += usize::from(*first > 1);
+        }
+    });
+    let other = counting.open(&path).unwrap();
+    let (number, most) = std::thread::scope(|scope| {
         let compaction = scope.spawn(|| other.compact_full().unwrap());
-        let (mut number, mut most) = (6, 0);
+        let (mut number, mut most) = (first, 0);
         while !compaction.is_finished() {
             put(number, 1);
             number += 1;
             most = most.max(segment_files(&path).len());
         }
         assert_eq!(compaction.join().unwrap().merges, 1);
-        most
+        (number, most)
     });
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    let within = *within.lock().unwrap();
+    (number - first, within, most)
+}
+
+#[test]
+fn files_stay_few_while_a_long_merge_is_under_way() {
+    let (_, _, most) = append_beside_a_long_merge(0);
     // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
     assert!(most < 180 + 64 + 4, "{most} files");
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+/// What the long merge is about to take the place of counts too: newer files have to be merged before there are many.
+#[test]
+fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
+    let (appends, within, most) = append_beside_a_long_merge(104);
+    assert!(within > 0 || appends < 75, "{appends} appends, and nothing was merged meanwhile");
+    assert!(most < 180 + 64 + 4, "{most} files");
 }
 
 /// Whoever appends lists commits now and then. A merge takes what is listed, and does not make him wait for a list of its own.

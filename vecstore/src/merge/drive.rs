@@ -31,8 +31,8 @@ const FULL_STOP: usize = 180;
 const RETRY_AFTER: usize = 64;
 /// New files that the manifest lists from which on a merge that takes longer lets a smaller one go first.
 const TAIL: usize = 32;
-/// New files from which on that one does not wait until they are listed: whoever commits lists them now and then, and would
-/// have to wait if the merge did.
+/// New files from which on that one does not wait until they are listed (whoever commits lists them now and then, and would
+/// have to wait if the merge did), as long as there are fewer than [`BACKLOG`] files in all.
 const LONG_TAIL: usize = 96;
 /// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
 const DEPTH: usize = 4;
@@ -214,7 +214,10 @@ impl Inner {
                 // Another process may have merged what this handle still sees as it was, and would want to merge.
                 let known = Arc::clone(&self.view.read());
                 let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
-                if !known.segments.iter().zip(&view.segments).all(|(known, listed)| same(known, listed)) {
+                let is_known =
+                    known.segments.iter().zip(&view.segments).all(|(known, listed)| same(known, listed));
+                drop(known);
+                if !is_known {
                     self.reload_lightly()?;
                 }
                 return Ok(total);
@@ -247,10 +250,13 @@ impl Inner {
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
         let listed = manifest.body.segments.iter().filter(|record| record.first > after).count();
         let unlisted = self.count_after(manifest.body.last_commit().max(after))?;
-        if listed < TAIL && listed + unlisted < LONG_TAIL {
+        // Those that the outer merge keeps count too, where appends wait for files to become fewer.
+        let all = manifest.body.segments.len() + unlisted;
+        let long = if all < BACKLOG { LONG_TAIL } else { TAIL };
+        if listed < TAIL && listed + unlisted < long {
             return Ok(());
         }
-        let view = self.with_enough(|view| tail(view).is_some() || listed + unlisted < LONG_TAIL)?;
+        let view = self.with_enough(|view| tail(view).is_some() || listed + unlisted < long)?;
         let Some(range) = tail(&view) else { return Ok(()) };
         self.merge(&view, range, pace, depth, &mut Compacted::default())?;
         self.reload().map(drop)

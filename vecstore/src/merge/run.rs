@@ -27,8 +27,9 @@ use crate::{Compacted, Error, Result};
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 /// Bytes up to which a merge does not rest: it keeps files few, which whoever commits would have to wait for.
 const SMALL: u64 = 32 << 20;
-/// Commits between two looks at how many files have come in meanwhile.
-const LOOK_EVERY: u64 = 8;
+/// Commits between two looks at how many files have come in meanwhile, and the time between them when there are fewer: an
+/// append may be waiting for files to become fewer.
+const LOOK_EVERY: (u64, Duration) = (8, Duration::from_millis(50));
 
 impl Inner {
     pub(super) fn lock_timeout(&self) -> Result<Duration> {
@@ -36,10 +37,20 @@ impl Inner {
     }
 
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
+    ///
+    /// # Errors
+    /// As those who commit: this handle has stopped writing, the store was moved, or a later version has written to it.
     pub(super) fn listed(&self) -> Result<View> {
+        self.with_writer("merge", |writer, _| writer.check_may_write())?;
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
         let known = Arc::clone(&self.view.read());
-        load::listed(&*self.vfs, &self.path, &manifest, Some(&known))
+        if manifest.body.store_id != known.meta.store_id {
+            let found = "another store was put in its place";
+            return Err(Error::Moved { path: self.path.clone(), found });
+        }
+        let view = load::listed(&*self.vfs, &self.path, &manifest, Some(&known))?;
+        view.check_writable()?;
+        Ok(view)
     }
 
     /// The same if it is enough, else after a checkpoint, for which those who commit have to wait.
@@ -72,7 +83,7 @@ impl Inner {
         let pace = &if size <= SMALL { Pace { rest: 0.0, ..pace.clone() } } else { pace.clone() };
         let mut depth = depth;
         let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
-        let mut looked_at = None;
+        let mut looked: Option<(u64, Instant)> = None;
         let mut between = || {
             // Merges of newer files get at most half of the time: this one has to end too. (If files come in faster
             // than that, appends wait.)
@@ -84,11 +95,13 @@ impl Inner {
             }
             // To list the directory takes longer than a step.
             let commits = pace.commits.as_ref().and_then(|watch| watch.counter());
-            if commits.zip(looked_at).is_some_and(|(now, then)| now.wrapping_sub(then) < LOOK_EVERY) {
+            let began = Instant::now();
+            if commits.zip(looked).is_some_and(|(commits, (before, then))| {
+                commits.wrapping_sub(before) < LOOK_EVERY.0 && began - then < LOOK_EVERY.1
+            }) {
                 return;
             }
-            looked_at = commits;
-            let began = Instant::now();
+            looked = commits.map(|commits| (commits, began));
             if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
                 // The outer merge may still succeed; it does not try this again.
                 log::warn!("{}: newer files are left to the next merge: {error}", self.path.display());

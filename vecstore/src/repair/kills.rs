@@ -8,7 +8,7 @@ use super::survey::{Found, State};
 use crate::error::IoContext;
 use crate::format::records::Kill;
 use crate::manifest::SegmentRecord;
-use crate::segment::{Pieces, Segment};
+use crate::segment::{Pieces, Segment, SegmentName};
 use crate::vfs::Vfs;
 use crate::{Kind, Result};
 
@@ -19,60 +19,40 @@ fn said(kill: &Kill) -> Said {
     (if kill.rows == 0 { 0 } else { kill.row }, u64::from(kill.rows), kill.kind)
 }
 
-/// Entries that kills name, by commit and number in the batch, and what they say of them.
-#[derive(Debug, Default)]
-pub(super) struct Killed(HashMap<(u64, u64), Option<Said>>);
-
-impl Killed {
-    pub fn add(&mut self, kill: &Kill) {
-        let said = said(kill);
-        let known = self.0.entry((kill.commit, kill.entry)).or_insert(Some(said));
-        if *known != Some(said) {
-            *known = None;
-        }
-    }
-
-    pub fn contains(&self, origin: &(u64, u64)) -> bool {
-        self.0.contains_key(origin)
-    }
-
-    /// The entries named.
-    pub fn origins(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.0.keys().copied()
-    }
-
-    /// True when all kills of an entry, if there are any, say that it has these rows and this kind.
-    pub fn agree(&self, origin: &(u64, u64), row: u64, rows: u64, kind: Kind) -> bool {
-        let is = (if rows == 0 { 0 } else { row }, rows, kind.code());
-        self.0.get(origin).is_none_or(|said| *said == Some(is))
-    }
+fn as_said(row: u64, rows: u64, kind: Kind) -> Said {
+    (if rows == 0 { 0 } else { row }, rows, kind.code())
 }
 
 /// True when a kill says this of an entry.
 pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
-    said(kill) == (if rows == 0 { 0 } else { row }, rows, kind.code())
+    said(kill) == as_said(row, rows, kind)
 }
 
-/// Sound files of the chain whose kills do not agree with the sound files that they name are damaged: what they kill is
-/// told by keys, as if the section could not be read. True when there was one; the chain may go another way then.
+/// Sound files of the chain whose kills do not agree with what is there of the entries that they name are damaged: what they
+/// kill is told by keys, as if the section could not be read. True when there was one; the chain may go another way then.
 pub(super) fn distrust(
     vfs: &dyn Vfs,
     found: &mut [Found],
     pieces: &[Piece],
     records: &[SegmentRecord],
 ) -> Result<bool> {
-    let mut before: Vec<&Segment> = Vec::new();
+    let mut before: Vec<Target<'_>> = Vec::new();
     let mut wrong: Vec<(usize, String)> = Vec::new();
     for piece in pieces {
         let Piece::File(number) = *piece else { continue };
-        let Some(State::Sound(segment)) = found.get(number).map(|file| &file.state) else { continue };
-        before.push(segment);
-        if let Some(kill) = contradicting(&before, segment)? {
-            let Kill { entry, commit, .. } = kill;
-            wrong.push((
-                number,
-                format!("section KILL: a kill does not agree with entry {entry} of commit {commit}"),
-            ));
+        let Some(file) = found.get(number) else { continue };
+        match &file.state {
+            State::Sound(segment) => {
+                before.push(Target { name: file.name, content: There::Whole(segment) });
+                if let Some(Kill { entry, commit, .. }) = contradicting(&before, segment)? {
+                    let problem = "a kill does not agree with";
+                    wrong.push((number, format!("section KILL: {problem} entry {entry} of commit {commit}")));
+                }
+            }
+            State::Remains(remains) => {
+                before.push(Target { name: file.name, content: There::Intact(intact(remains)) });
+            }
+            State::Nothing => {}
         }
     }
     let any = !wrong.is_empty();
@@ -88,17 +68,45 @@ pub(super) fn distrust(
     Ok(any)
 }
 
+/// A file that kills may point to.
+struct Target<'a> {
+    name: SegmentName,
+    content: There<'a>,
+}
+
+/// What is there of a file's entries.
+enum There<'a> {
+    Whole(&'a Segment),
+    /// Those that are intact, by commit and number in the batch.
+    Intact(HashMap<(u64, u64), Said>),
+}
+
+fn intact(remains: &Remains) -> HashMap<(u64, u64), Said> {
+    let entries = (0..remains.entry_count()).filter_map(|index| {
+        let entry = remains.entry(index);
+        let (kind, content) = (entry.kind?, entry.content?);
+        let origin = remains.origin(index, Some(content.rows.start))?;
+        Some(((origin.commit, origin.entry), as_said(origin.row, content.row_count(), kind)))
+    });
+    entries.collect()
+}
+
 /// A kill of the last file that does not agree with what is there.
-fn contradicting(segments: &[&Segment], last: &Segment) -> Result<Option<Kill>> {
+fn contradicting(files: &[Target<'_>], last: &Segment) -> Result<Option<Kill>> {
     for kill in last.kills() {
         if kill.commit == 0 || kill.commit > last.name().last {
             return Ok(Some(*kill));
         }
-        let after = segments.partition_point(|segment| segment.name().first <= kill.commit);
-        let target = after.checked_sub(1).and_then(|at| segments.get(at));
-        // What is not sound is written anew, and agrees with what follows.
-        let Some(target) = target.filter(|segment| kill.commit <= segment.name().last) else { continue };
-        if !target.agrees_with(kill)? {
+        let after = files.partition_point(|file| file.name.first <= kill.commit);
+        let target = after.checked_sub(1).and_then(|at| files.get(at));
+        let Some(target) = target.filter(|file| kill.commit <= file.name.last) else { continue };
+        let agrees = match &target.content {
+            There::Whole(segment) => segment.agrees_with(kill)?,
+            There::Intact(entries) => {
+                entries.get(&(kill.commit, kill.entry)).is_none_or(|entry| *entry == said(kill))
+            }
+        };
+        if !agrees {
             return Ok(Some(*kill));
         }
     }

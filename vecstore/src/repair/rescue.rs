@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::kills::{self, Killed};
+use super::kills;
 use super::remains::{Content, Origin, Remains, Remnant};
 use crate::format::footer::Footer;
 use crate::format::records::Kill;
@@ -27,8 +27,11 @@ pub(super) struct Newer {
     pub sound: Vec<Arc<Segment>>,
     /// Keys that can be read in later damaged segments.
     pub keys: HashSet<Vec<u8>>,
-    /// Entries that later segments supersede: commit, and number in the batch.
-    pub killed: Killed,
+    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those of damaged ones
+    /// may turn out to be wrong.
+    pub killed: HashSet<(u64, u64)>,
+    /// The same of those that stay as they are.
+    pub surely_killed: HashSet<(u64, u64)>,
 }
 
 impl Newer {
@@ -44,13 +47,15 @@ impl Newer {
 
     /// Notes what a later sound segment has.
     pub fn add(&mut self, segment: &Arc<Segment>) {
-        segment.kills().iter().for_each(|kill| self.killed.add(kill));
+        let killed = segment.kills().iter().map(|kill| (kill.commit, kill.entry));
+        self.surely_killed.extend(killed.clone());
+        self.killed.extend(killed);
         self.sound.push(Arc::clone(segment));
     }
 
     /// Notes what can be read of a later damaged segment.
     pub fn add_remains(&mut self, remains: &Remains) {
-        remains.kills().0.iter().for_each(|kill| self.killed.add(kill));
+        self.killed.extend(remains.kills().0.iter().map(|kill| (kill.commit, kill.entry)));
         let entries = (0..remains.entry_count()).filter_map(|index| remains.entry(index).key);
         self.keys.extend(entries.map(<[u8]>::to_vec));
     }
@@ -195,8 +200,8 @@ impl<'a> Rescue<'a, '_> {
                 && kill.commit <= *self.range.end()
         };
         let mut fitting = Vec::with_capacity(kills.len());
-        for kill in kills.into_iter().filter(|kill| !dangling(kill)) {
-            match fits(&kill) && self.agrees(&kill)? {
+        for kill in kills {
+            match fits(&kill) && !dangling(&kill) && self.agrees(&kill)? {
                 true => fitting.push(kill),
                 false => all = false,
             }
@@ -234,7 +239,7 @@ impl<'a> Rescue<'a, '_> {
             for index in (0..live.segment.entry_count()).filter(|index| live.is_live(*index)) {
                 let entry = Entry::read(&live.segment, index)?;
                 let Some(origin) = live.segment.origin(index) else { continue };
-                if known.contains(&origin) || newer.killed.contains(&origin) {
+                if known.contains(&origin) || newer.surely_killed.contains(&origin) {
                     continue;
                 }
                 let killer = match self.latest.get(entry.key()) {
@@ -315,11 +320,6 @@ impl<'a> Rescue<'a, '_> {
                     }
                     self.result.readdressed += 1;
                 }
-                // A file that is whole says that it is superseded, and was something else.
-                let (at, rows) = ((origin.commit, origin.entry), content.row_count());
-                if !newer.killed.agree(&at, origin.row, rows, kind) {
-                    continue;
-                }
                 self.result.kept += 1;
                 here.insert(key);
                 items.push(Item { origin, key: Cow::Borrowed(key), kind, content: Some(content.clone()) });
@@ -362,7 +362,7 @@ impl<'a> Rescue<'a, '_> {
     fn kill_here(&mut self, items: &[Item<'_>]) -> Result<()> {
         let newer = self.around.newer;
         let mut known = self.killed();
-        known.extend(newer.killed.origins());
+        known.extend(&newer.surely_killed);
         let mut here: HashMap<&[u8], u64> = HashMap::new();
         for item in items.iter().rev() {
             let killer = match here.entry(&item.key) {
