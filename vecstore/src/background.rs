@@ -12,7 +12,7 @@ use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use crate::writer::LOCK;
 
-/// Time rested per time worked: at most a third of a core and of the disk.
+/// Time rested per time worked: at most a fifth of a core and of the disk.
 const REST: f64 = 4.0;
 /// After a failure the merger waits, longer each time, before it tries again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));

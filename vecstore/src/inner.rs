@@ -33,7 +33,7 @@ pub(crate) struct Inner {
     pub merger: OnceLock<Waker>,
     /// Appends that wait for the merger.
     pub hurry: Arc<AtomicUsize>,
-    /// After a failed merge: how many files there must be before an append tries again.
+    /// After a failed merge, or while somebody else merges: how many files there must be before an append looks again.
     pub merge_again_at: AtomicUsize,
     /// Merges that failed one after the other.
     pub failed_merges: AtomicU32,

@@ -22,7 +22,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Merging {
-    /// In a thread of its own. A large merge rests at least four times as long as it works while somebody commits.
+    /// In a thread of its own. A large merge rests at least four times as long as it works.
     Background,
     /// Only when told to ([`Store::compact`]), or when there are far too many files.
     OnDemand,
