@@ -37,9 +37,10 @@ const OTHER_MOMENT: u128 = 1 << 20;
 /// A hole loses everything: nobody knows how much that was.
 const HOLE: u128 = 1 << 40;
 
-/// What an earlier repair has left out of a file, for each commit that has no entry in it. Nobody knows how much it was, so
-/// whatever has content of its own is better; and it may be that nothing was, for a merge leaves out what is superseded: so
-/// a hole, or a file of which nothing can be used, is worse.
+/// What an earlier repair has left out of a file. Nobody knows how much it was, so whatever has content of its own is better.
+/// But a merge of such a file has all that was there when it was made: its inputs without one of them, which a power cut may
+/// leave, are worse. So is a file of which nothing can be used. A file without any entry, which a repair puts where there is
+/// nothing, counts so much for each commit.
 const LEFT_OUT: u128 = HOLE / 4 * 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +163,10 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
                 (0, u128::from(file.is_misplaced()))
             }
             State::Sound(_) if newest.get(&(name.first, name.last)) != Some(&name.generation) => return None,
-            State::Sound(segment) if is_lossy(segment) => (LEFT_OUT * without_entries(segment).max(1), size),
+            State::Sound(segment) if is_lossy(segment) => {
+                let commits = if segment.entry_count() == 0 { len } else { 1 };
+                (LEFT_OUT * commits, size)
+            }
             State::Sound(_) if of == Chain::Named && !is_input(name, records) => (OTHER_MOMENT, size),
             State::Sound(_) => (0, size),
             State::Remains(remains) => {
@@ -182,21 +186,6 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
 /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
 pub(crate) fn is_lossy(segment: &Segment) -> bool {
     segment.footer().compat & COMPAT_LOST != 0
-}
-
-/// How many of a file's commits have no entry in it.
-fn without_entries(segment: &Segment) -> u128 {
-    let name = segment.name();
-    let mut with = 0u64;
-    let mut before = None;
-    for run in segment.runs() {
-        with += u64::from(before.replace(run.commit) != Some(run.commit));
-    }
-    // A batch that was never merged needs no run table.
-    if segment.runs().is_empty() && segment.entry_count() > 0 {
-        with = 1;
-    }
-    u128::from((name.last - name.first + 1).saturating_sub(with))
 }
 
 /// True for a file that was there before a listed one that covers its commits.
