@@ -1,0 +1,43 @@
+//! What the machine can do at all: the least that any store does for the same work.
+
+use std::fs::{self, File};
+use std::hint::black_box;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::{Outcome, ROW};
+
+/// What any durable commit of a new file must do: write a temporary file, flush it, rename it, flush the directory.
+pub fn commit(dir: &Path, number: usize, bytes: &[u8]) -> io::Result<()> {
+    let tmp = dir.join("tmp");
+    let mut file = File::create_new(&tmp)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    drop(file);
+    fs::rename(&tmp, dir.join(format!("{number:010}")))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Appends to one open file and flushes it: what a log cannot do without.
+pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_data()
+}
+
+/// Time to copy rows from memory in random order, each.
+pub fn copy(rows: &[u8], order: &[usize]) -> Outcome<Duration> {
+    let mut row = vec![0; ROW];
+    let start = Instant::now();
+    for number in order {
+        row.copy_from_slice(rows.get(number * ROW..(number + 1) * ROW).ok_or("no such row")?);
+        black_box(&row);
+    }
+    Ok(start.elapsed() / u32::try_from(order.len())?)
+}
+
+/// Adds up bytes, eight at a time: the least that somebody does who looks at every row.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+    bytes.chunks_exact(8).fold(0u64, |sum, chunk| sum.wrapping_add(word(chunk)))
+}
