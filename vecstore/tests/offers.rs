@@ -362,6 +362,41 @@ fn what_an_offer_was_skipped_for_is_seen_by_its_owner() {
     assert_eq!(value(&b.store, "k"), Some((1.0, 3)));
 }
 
+/// Nothing is written where all is there already, though some of it came after anything that its owner knows.
+#[test]
+fn what_need_not_be_written_is_seen_by_its_owner() {
+    let fs = SimFs::new();
+    drop(options(&fs).create(STORE, StoreConfig::new(1)).unwrap());
+    let (b, other) = (Process::new(&fs, options), Process::new(&fs, options));
+    b.store.append(batch(&["b"], 1.0), OnDuplicate::Skip).unwrap();
+    // More than the lock's record tells.
+    for i in 0..12 {
+        other.store.append(batch(&[&format!("k{i}")], 2.0), OnDuplicate::Skip).unwrap();
+    }
+    let scene = Scene::on(&fs);
+    let a = Process::new(&fs, options);
+    let of_a = a.offers_next(batch(&["first"], 3.0), OnDuplicate::Skip);
+    let of_b = b.offers(batch(&["k11"], 3.0), OnDuplicate::Skip);
+    // It writes the record when it has taken the lock, before it answers, and when it gives the lock back: that only when the
+    // other one has been served.
+    let (was_served, may) = channel::<()>();
+    let (taken, told) = (a.fs.clone(), a.fs.clone());
+    a.fs.before_next("write record", move || {
+        taken.before_next("write record", move || {
+            told.before_next("write record", move || may.recv().unwrap());
+        });
+    });
+    scene.go_on();
+    let of_b = of_b.join().unwrap().unwrap();
+    was_served.send(()).unwrap();
+    let of_a = of_a.join().unwrap().unwrap();
+    for (appended, process, key, stored) in [(of_a, &a, "first", (0.0, 14)), (of_b, &b, "k11", (2.0, 13))] {
+        assert_eq!((appended.commit, appended.skipped), (None, 1), "{key}");
+        assert_eq!(value(&process.store, key), Some(stored), "{key}");
+    }
+    assert_eq!(fs.names(&format!("{STORE}/segments")).len(), 15);
+}
+
 /// The owner gives up after the taker has seen that he is alive, and before he says that he took the offer.
 #[test]
 fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
@@ -488,9 +523,14 @@ fn who_is_served_need_not_look_around() {
         until("a turn", || next.tries() > tries);
         let before = served.fs.calls().len();
         let outcome = served.offers(batch(&[key], 0.0), OnDuplicate::Skip);
-        // Its turn ends when it has the lock; the lock it gives back only when the other one has been served.
-        let ((was_served, may), again) = (channel::<()>(), next.fs.clone());
-        next.fs.before_next("unlock", move || again.before_next("unlock", move || may.recv().unwrap()));
+        // After it has answered, it does nothing before the other one has been served: what that one needs is there by then.
+        let (was_served, may) = channel::<()>();
+        let (named, answered) = (next.fs.clone(), next.fs.clone());
+        next.fs.before_next("rename", move || {
+            named.before_next("write letter", move || {
+                answered.before_next("write record", move || may.recv().unwrap());
+            });
+        });
         scene.go_on();
         outcome.join().unwrap().unwrap();
         was_served.send(()).unwrap();
@@ -506,4 +546,78 @@ fn who_is_served_need_not_look_around() {
     assert_eq!(looks("not many more"), 0);
     commits(32);
     assert_eq!(looks("many more"), 1);
+}
+
+/// What is to be read back before it gets its name is written by nobody else.
+#[test]
+fn who_reads_back_what_he_writes_does_not_offer() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, |fs| options(fs).verify_saves(true));
+    let (tries, store) = (a.tries(), Arc::clone(&a.store));
+    let of_a = std::thread::spawn(move || store.append(batch(&["a"], 1.0), OnDuplicate::Skip));
+    until("it waits", || a.tries() > tries + 1);
+    scene.go_on();
+    assert_eq!(of_a.join().unwrap().unwrap().commit, Some(3));
+    assert_eq!(a.letters(), 0);
+}
+
+/// That an offer was committed says nothing of what its owner commits himself later.
+#[test]
+fn what_was_served_before_is_not_the_outcome_of_what_fails_now() {
+    let scene = Scene::new();
+    let ((_a, of_a), (b, of_b)) = two(&scene, batch(&["a"], 1.0), batch(&["b"], 2.0), OnDuplicate::Skip);
+    scene.go_on();
+    of_a.join().unwrap().unwrap();
+    assert_eq!(of_b.join().unwrap().unwrap().commit, Some(4));
+    b.fs.arm("create", 0, Misfortune::Fails(EIO, false));
+    let error = b.store.append(batch(&["c"], 3.0), OnDuplicate::Skip).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+    assert_eq!(value(&b.store, "c"), None);
+    assert_eq!(b.store.append(batch(&["c"], 3.0), OnDuplicate::Skip).unwrap().commit, Some(5));
+}
+
+/// The owner gets the lock when his offer has been committed already: whatever he fails at then, it is.
+#[test]
+fn whoever_fails_when_he_was_served_is_told_of_the_commit() {
+    let mut tried = 0;
+    for after in 0.. {
+        let scene = Scene::new();
+        let ((_a, of_a), (b, of_b)) =
+            two(&scene, batch(&["a"], 1.0), batch(&["k", "b"], 2.0), OnDuplicate::Replace);
+        let (served, may) = channel::<()>();
+        b.fs.before_next("lock", move || may.recv().unwrap());
+        let fs = scene.go_on();
+        of_a.join().unwrap().unwrap();
+        // It writes the record when it has taken the lock.
+        let before = b.fs.calls().len();
+        b.fs.arm("write record", after, Misfortune::Fails(EIO, false));
+        served.send(()).unwrap();
+        let of_b = of_b.join().unwrap().unwrap_or_else(|error| panic!("call {after}: {error}"));
+        let calls = b.fs.calls_from(before);
+        let taken = calls.iter().position(|call| call.what == "write record").unwrap();
+        assert_eq!((of_b.commit, of_b.replaced), (Some(4), 0), "call {after}: {calls:?}");
+        drop(b);
+        assert_eq!(value(&assert_whole(&fs), "b"), Some((2.0, 4)), "call {after}");
+        if calls.len() <= taken + after {
+            break;
+        }
+        tried += 1;
+    }
+    println!("offers: {tried} calls failed when all was done");
+    assert!(tried > 5, "{tried}");
+}
+
+/// Whoever gives up, and cannot read whether his offer was taken, does not say that it was not.
+#[test]
+fn whoever_cannot_read_the_answer_when_giving_up_is_in_doubt() {
+    let scene = Scene::new();
+    let a = Process::new(&scene.fs, impatient);
+    // It gives its turn back when it has tried, and when it has waited; then the lock on its mailbox, which it reads.
+    let (tried, waited) = (a.fs.clone(), a.fs.clone());
+    a.fs.before_next("unlock", move || {
+        tried.before_next("unlock", move || waited.arm("unlock", 2, Misfortune::Fails(EIO, true)));
+    });
+    let error = a.store.append(batch(&["a"], 1.0), OnDuplicate::Skip).unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    scene.go_on();
 }

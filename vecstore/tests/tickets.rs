@@ -3,10 +3,11 @@
 mod sim;
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use sim::run::STORE;
-use sim::{Room, SimFs};
+use sim::{Fault, Room, SimFs};
 use vecstore::{Batch, DType, Error, OnDuplicate, OpenOptions, Store, StoreConfig, Ticket};
 
 /// A batch of one entry.
@@ -92,6 +93,41 @@ fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
     assert!(matches!(ticket.wait(), Err(Error::NoSpace { .. })));
     fs.set_room(None);
     store.append_async(one("a"), OnDuplicate::Error).unwrap().wait().unwrap();
+    assert_eq!(keys(&store), ["a"]);
+}
+
+/// Batches that share a file fail with it, also one that was refused for a key of another one's; but what is wrong with a
+/// batch itself is told all the same.
+#[test]
+fn batches_that_fail_together_are_told_their_own_mistakes() {
+    let fs = SimFs::new();
+    let store = store(&fs);
+    // While the first file is being made the others come in: theirs is the second.
+    let (held, is_held) = channel();
+    let (go_on, may) = channel::<()>();
+    let (second, fails) = (fs.clone(), fs.clone());
+    fs.before_next("create", move || {
+        held.send(()).unwrap();
+        may.recv().unwrap();
+        second.before_next("create", move || {
+            let at = fails.call_count();
+            fails.set_fault(Some(Fault { at, errno: 5, lasting: false }));
+        });
+    });
+    let first = store.append_async(one("a"), OnDuplicate::Error).unwrap();
+    is_held.recv().unwrap();
+    let mut twice = one("c");
+    twice.push("c", &[2.0f32]).unwrap();
+    let [good, refused, wrong] =
+        [one("b"), one("b"), twice].map(|batch| store.append_async(batch, OnDuplicate::Error).unwrap());
+    go_on.send(()).unwrap();
+    first.wait().unwrap();
+    for failed in [good, refused] {
+        let error = failed.wait().unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+    }
+    let error = wrong.wait().unwrap_err();
+    assert!(matches!(error, Error::BadInput { .. }), "{error}");
     assert_eq!(keys(&store), ["a"]);
 }
 

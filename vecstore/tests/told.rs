@@ -5,11 +5,12 @@ mod sim;
 use std::path::Path;
 
 use sim::run::{STORE, options};
-use sim::{Fault, SimFs};
+use sim::{Fault, Misfortune, SimFs};
 use vecstore::{Error, OnDuplicate, Store, StoreConfig};
 
 /// From linux/errno.h.
 const EIO: i32 = 5;
+const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
 fn put(store: &Store, key: &str) -> vecstore::Result<()> {
@@ -58,4 +59,21 @@ fn a_place_that_cannot_be_looked_at() {
     fs.set_fault(Some(Fault { at, errno: EIO, lasting: false }));
     let error = options(&fs).read_only(true).open(NOTHING).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+/// A commit whose file cannot be mapped, nor the directory read, is there all the same; the handle knows that it does not
+/// know it, and looks again.
+#[test]
+fn a_commit_that_cannot_be_mapped() {
+    let fs = SimFs::new();
+    let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
+    put(&store, "a").unwrap();
+    fs.arm("map", 0, Misfortune::Fails(EMFILE, true));
+    put(&store, "b").unwrap();
+    assert!(!store.snapshot().contains("b").unwrap(), "it was not mapped");
+    fs.set_fault(None);
+    let error = put(&store, "b").unwrap_err();
+    assert!(matches!(error, Error::DuplicateKey { .. }), "{error}");
+    put(&store, "c").unwrap();
+    assert_eq!(store.snapshot().last_commit(), 3);
 }
