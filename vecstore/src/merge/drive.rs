@@ -32,8 +32,10 @@ const RETRY_AFTER: usize = 64;
 /// New files that the manifest lists from which on a merge that takes longer lets a smaller one go first.
 const TAIL: usize = 32;
 /// New files from which on that one does not wait until they are listed (whoever commits lists them now and then, and would
-/// have to wait if the merge did), as long as there are fewer than [`BACKLOG`] files in all.
+/// have to wait if the merge did), as long as there are fewer than [`CROWDED`] files in all.
 const LONG_TAIL: usize = 96;
+/// Files from which on there is no time for that: a merge takes as long as 20 commits, and at [`FULL_STOP`] appends wait.
+const CROWDED: usize = 152;
 /// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
 const DEPTH: usize = 4;
 /// Time rested per time worked, by somebody who compacts a store that others append to.
@@ -252,7 +254,7 @@ impl Inner {
         let unlisted = self.count_after(manifest.body.last_commit().max(after))?;
         // Those that the outer merge keeps count too, where appends wait for files to become fewer.
         let all = manifest.body.segments.len() + unlisted;
-        let long = if all < BACKLOG { LONG_TAIL } else { TAIL };
+        let long = if all < CROWDED { LONG_TAIL } else { TAIL };
         if listed < TAIL && listed + unlisted < long {
             return Ok(());
         }
