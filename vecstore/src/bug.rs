@@ -106,7 +106,7 @@ bugs! {
     BackupListsFirst "backup-lists-first"
     /// The files of an old dated backup go under its own name.
     RemoveInPlace "remove-in-place"
-    /// A repair removes the damaged files before the new ones are listed.
+    /// A repair removes the damaged files before what takes their place has its name.
     RepairRemovesFirst "repair-removes-first"
     /// The manifest is written in place.
     ManifestInPlace "manifest-in-place"

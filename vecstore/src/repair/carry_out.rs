@@ -72,6 +72,10 @@ pub(super) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
 pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<Made>) -> Result<()> {
     let segments = dir.join(SEGMENTS);
     let linked = set_aside(vfs, dir, plan)?;
+    if Bug::RepairRemovesFirst.is_on() {
+        let linked = plan.moves.iter().zip(&linked).filter(|(moved, linked)| !moved.is_replaced && **linked);
+        linked.for_each(|(moved, _)| remove_own(vfs, &moved.from));
+    }
     // One at a time: whatever fails, only those that have no name yet are removed.
     while let Some(next) = made.last() {
         if let Some(tmp) = &next.tmp {
@@ -81,10 +85,6 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         made.pop();
     }
     unless(Bug::RepairedName, || vfs.flush_dir(&segments).at(&segments, "flush the directory"))?;
-    if Bug::RepairRemovesFirst.is_on() {
-        let linked = plan.moves.iter().zip(&linked).filter(|(moved, linked)| !moved.is_replaced && **linked);
-        linked.for_each(|(moved, _)| remove_own(vfs, &moved.from));
-    }
     if let Some(manifest) = &plan.manifest {
         // What could not be given a second name must not be replaced: a directory, say.
         let path = dir.join(MANIFEST);
