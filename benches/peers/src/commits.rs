@@ -26,7 +26,7 @@ pub fn run(dir: &Path) -> Outcome<()> {
                 let start = Instant::now();
                 match (who, who.checked_sub(2).and_then(|store| stores.get(store))) {
                     (_, Some(fresh)) => fresh.store.append(&batch)?,
-                    (0, None) => limits::commit(raw.path(), number, bytes)?,
+                    (0, None) => vecstore_benches::raw_commit(raw.path(), number, bytes)?,
                     _ => limits::append(&mut log, bytes)?,
                 }
                 if let Some(times) = times.get_mut(who) {

@@ -1,23 +1,12 @@
-//! What the machine can do at all: the least that any store does for the same work.
+//! What the machine can do at all: the least that any store does for the same work. (A new file that is durable:
+//! [`vecstore_benches::raw_commit`].)
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::{Outcome, ROW};
-
-/// What any durable commit of a new file must do: write a temporary file, flush it, rename it, flush the directory.
-pub fn commit(dir: &Path, number: usize, bytes: &[u8]) -> io::Result<()> {
-    let tmp = dir.join("tmp");
-    let mut file = File::create_new(&tmp)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    drop(file);
-    fs::rename(&tmp, dir.join(format!("{number:010}")))?;
-    File::open(dir)?.sync_all()
-}
 
 /// Appends to one open file and flushes it: what a log cannot do without.
 pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
