@@ -44,6 +44,13 @@ EIO, ENOSYS = 5, 38
 # One record of the log: what it is, and for a write where and how much. The bytes follow.
 RECORD = struct.Struct("<cQI")
 
+# What a disk writes whole or not at all. Disks of 512 bytes are hardly made any more, and file systems do not stand
+# them: XFS notices a metadata block that is torn inside, but its journal passes over it (the first sector says that
+# the block is newer), and ext4 its superblock of 1024 bytes. Torn at 512, 13 of 18 rounds of 80 cuts around an
+# unmounting left an XFS that could not be mounted; torn at 4096, none of 14. The simulated disk of
+# vecstore/tests/sim tears files, which no file system protects, at every byte.
+SECTOR = 4096
+
 
 class Disk:
     """`with Disk(image, log, mountpoint, acks) as disk:` serves `image` under `mountpoint`, an existing empty file,
@@ -216,15 +223,15 @@ class Cuts:
         return self.acks[place]
 
     def apply(self, target, write, tear=None):
-        """One write of the log; `tear` lets each of its sectors of 512 bytes arrive or not."""
+        """One write of the log; `tear` lets each of its sectors arrive or not."""
         _, offset, length, at = write
         bytes_ = os.pread(self.log, length, at)
         if tear is None:
             os.pwrite(target, bytes_, offset)
             return
-        for start in range(0, length, 512):
+        for start in range(0, length, SECTOR):
             if tear.random() < 0.5:
-                os.pwrite(target, bytes_[start : start + 512], offset + start)
+                os.pwrite(target, bytes_[start : start + SECTOR], offset + start)
 
     def close(self):
         os.close(self.image)
