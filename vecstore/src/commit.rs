@@ -138,13 +138,16 @@ impl Writer {
                 self.take_in(view);
                 match (committed, &self.mailbox) {
                     // What others did for this handle has happened, whatever went wrong then.
-                    (Err(error), Some(mailbox)) if offered => mailbox.done().map_or_else(
-                        || Err(if mailbox.is_taken() { mailbox.in_doubt() } else { error }),
-                        |(all, _)| {
-                            outcomes = all.into_iter().map(Ok).collect();
-                            Ok(())
-                        },
-                    ),
+                    (Err(error), Some(mailbox)) if offered => {
+                        let done = match mailbox.done() {
+                            None if mailbox.is_taken() => self.find_out(view, group)?,
+                            done => done,
+                        };
+                        let (all, last) = done.ok_or(error)?;
+                        self.learn(view, last);
+                        outcomes = all.into_iter().map(Ok).collect();
+                        Ok(())
+                    }
                     (committed, _) => committed,
                 }
             }
@@ -192,17 +195,36 @@ impl Writer {
             }
         };
         mailbox.withdraw()?;
-        // Taken at the very last moment: whoever has it is at work.
-        if mailbox.is_taken()
-            && let Ok(Some(found)) = self.lock.acquire_unless(LAST_PATIENCE, || !mailbox.is_taken())
-        {
-            return Ok(Entered::Locked { found, offered: true });
+        if mailbox.is_taken() {
+            // At the very last moment: whoever has it is at work.
+            match self.lock.acquire_unless(LAST_PATIENCE, || !mailbox.is_taken()) {
+                Ok(Some(found)) => return Ok(Entered::Locked { found, offered: true }),
+                Ok(None) => {}
+                Err(_) => {
+                    let (outcomes, last) = self.find_out(view, group)?.ok_or(busy)?;
+                    return Ok(Entered::Committed { outcomes, last });
+                }
+            }
         }
-        match done(mailbox) {
-            Some(committed) => Ok(committed),
-            None if mailbox.is_taken() => Err(mailbox.in_doubt()),
-            None => Err(busy),
-        }
+        done(mailbox).ok_or(busy)
+    }
+
+    /// Finds out what has become of an offer that was taken and not answered, where there may be no room to write that this
+    /// handle has the lock: the outcomes, and the last commit. `None`: it was not committed, and never will be.
+    ///
+    /// # Errors
+    /// When nobody can tell, which includes that the commit can be seen, and it is unknown whether its name is durable.
+    fn find_out(&mut self, view: &View, group: &[Request<'_>]) -> Result<Option<(Vec<Appended>, u64)>> {
+        let Some(mailbox) = self.mailbox.as_mut() else { return Ok(None) };
+        let (vfs, dir) = (&*self.vfs, &self.dir);
+        let in_doubt = mailbox.in_doubt();
+        let found = self.lock.hold_unrecorded(LAST_PATIENCE, |found| {
+            let now = load::load(vfs, dir, Some(view))?;
+            let committed = mailbox.settle(&now, group)?.map(|outcomes| (outcomes, now.last_commit()));
+            let is_durable = !found.died && found.suspect == 0;
+            Ok((committed.is_none() || is_durable).then_some(committed))
+        });
+        found.ok().flatten().flatten().ok_or(in_doubt)
     }
 
     /// Adds what another process has committed for this handle to the view. As in [`Writer::take_in`] nothing can fail any

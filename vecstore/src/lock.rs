@@ -358,6 +358,32 @@ impl Lock {
         }
     }
 
+    /// Takes the lock for a look around, and gives it back: nothing is written, not even who has it, because there may be no
+    /// room for that. `look` is told what the record says. `None`: somebody has it all the time.
+    pub fn hold_unrecorded<T>(
+        &mut self,
+        timeout: Duration,
+        look: impl FnOnce(Found) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let start = Instant::now();
+        while !self.file.try_lock().at(&self.path, "lock")? {
+            if start.elapsed() >= timeout {
+                return Ok(None);
+            }
+            nap(SLEEP.1);
+        }
+        let record = Record::read(&*self.file).at(&self.path, "read the lock's record");
+        let looked = self.check_place().and(record).and_then(|record| {
+            look(Found {
+                counter: record.map(|record| record.counter),
+                suspect: record.map_or(0, |record| record.suspect),
+                died: record.is_none_or(|record| record.pid != 0),
+            })
+        });
+        let _ = unlock(&mut *self.file);
+        looked.map(Some)
+    }
+
     /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
     pub fn check_place(&self) -> Result<()> {
         let moved = |found| Err(Error::Moved { path: self.path.clone(), found });

@@ -184,7 +184,12 @@ impl Mailbox {
 fn read_answer(file: &dyn LockFile) -> Option<Answer> {
     let mut bytes = [0; ANSWER_LEN];
     let read = file.read_at(0, &mut bytes).ok()?;
-    if read < ANSWER_LEN { None } else { Answer::parse(&bytes) }
+    match read {
+        // Nobody has written one: the owner could not announce his first offer.
+        ANSWER_LEN if bytes == [0; ANSWER_LEN] => Some(Answer::new(0, State::None)),
+        ANSWER_LEN => Answer::parse(&bytes),
+        _ => None,
+    }
 }
 
 /// Whether the segment that was promised is in the store; `None` when nobody can tell.

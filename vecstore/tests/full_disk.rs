@@ -29,12 +29,12 @@ fn append(store: &Store, key: usize) -> vecstore::Result<vecstore::Appended> {
 
 /// The disk holds so many bytes more than it does now, and needs some for what is overwritten.
 fn leave(fs: &SimFs, bytes: u64, is_quota: bool) {
-    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true }));
+    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true, names: false }));
 }
 
 /// The same on a disk that overwrites in place: a lock can be taken however full it is.
 fn leave_in_place(fs: &SimFs, bytes: u64) {
-    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota: false, copies: false }));
+    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota: false, copies: false, names: false }));
 }
 
 /// What a full disk's error says is needed and free.

@@ -62,12 +62,14 @@ impl Vfs for SimFs {
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (mut disk, may) = self.call("rename", to);
         may?;
+        disk.room_for_name()?;
         disk.rename(from, to, false)
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (mut disk, may) = self.call("replace", to);
         may?;
+        disk.room_for_name()?;
         disk.rename(from, to, true)
     }
 

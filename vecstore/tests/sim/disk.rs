@@ -152,6 +152,12 @@ impl Disk {
         error(if quota { ErrorKind::QuotaExceeded } else { ErrorKind::StorageFull })
     }
 
+    /// Whether a name can be made, or given to another file.
+    pub fn room_for_name(&self) -> io::Result<()> {
+        let fits = self.room.is_none_or(|room| !room.names) || self.room_left() > 0;
+        fits.then_some(()).ok_or_else(|| self.no_room())
+    }
+
     pub fn len(&self, ino: Ino) -> usize {
         match &self.now[ino] {
             Node::File(bytes) => bytes.len(),

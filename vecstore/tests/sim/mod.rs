@@ -100,7 +100,7 @@ pub struct Call {
 }
 
 /// How much fits on the disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Room {
     /// Bytes of all files together.
     pub bytes: u64,
@@ -108,6 +108,8 @@ pub struct Room {
     pub is_quota: bool,
     /// What is overwritten is written elsewhere first, which needs as much room again for the moment.
     pub copies: bool,
+    /// A name needs room, too, whether it is new or takes the place of another.
+    pub names: bool,
 }
 
 /// What befalls a process.

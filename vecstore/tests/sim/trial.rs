@@ -213,6 +213,7 @@ impl Trial {
                     bytes: self.disk.used() + bytes,
                     is_quota: *is_quota,
                     copies: true,
+                    names: false,
                 }));
                 self.full = Some(LASTS);
                 Ok(())
