@@ -4,8 +4,9 @@ use std::path::Path;
 
 use vecstore::DType;
 
-/// Bytes an entry takes beside its row and its key: its place in the tables of a segment.
-const ENTRY_OVERHEAD: u64 = 64;
+/// Bytes an entry takes beside its row and its key: its place in the tables of a segment, and what is remembered of
+/// its file.
+const ENTRY_OVERHEAD: u64 = 64 + 64;
 
 /// Bytes a commit takes beside its entries: the padded header, the checksums and the footer, rounded up to the
 /// blocks of a file system.

@@ -44,6 +44,7 @@
 //! |---|---|
 //! | [`run`] | the pipeline: which files, in which order, on which threads, until when |
 //! | [`scan`], [`roots`] | files of a folder; the key of a file |
+//! | [`record`] | what is remembered of a file beside its vector |
 //! | [`picture`], [`preprocess`] | bytes to pixels; pixels to the numbers a model wants |
 //! | [`model`], [`backend`] | what is to be computed, and its fingerprint; what computes it |
 //! | [`progress`], [`forecast`] | what a run tells while it works, and before |
@@ -51,10 +52,13 @@
 //! The `vecstore-embed` command is a thin layer over this library.
 
 pub mod backend;
+mod class;
 pub mod descriptor;
 mod error;
+mod filter;
 mod fingerprint;
 pub mod forecast;
+mod list;
 pub mod model;
 mod model_spec;
 mod onnx_graph;
@@ -63,12 +67,17 @@ pub mod picture;
 pub mod preprocess;
 pub mod progress;
 mod query;
+pub mod record;
 pub mod roots;
 pub mod run;
 pub mod scan;
+mod shard;
+mod tars;
 
 pub use backend::{Backend, BackendChoice, BackendOptions, open_backend};
+pub use class::Class;
 pub use error::{Error, Result};
+pub use filter::Filter;
 pub use forecast::Forecast;
 pub use model::Model;
 pub use model_spec::ModelSpec;
@@ -78,3 +87,5 @@ pub use progress::{Observer, Plan, Progress};
 pub use query::{check_model, embed_picture};
 pub use roots::{RootArg, Roots};
 pub use run::{Ended, Run, StopFlag, Summary};
+pub use shard::Shard;
+pub use tars::tar_files;

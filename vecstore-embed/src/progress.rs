@@ -28,6 +28,8 @@ pub struct Plan {
     pub already: u64,
     /// How many are to do.
     pub to_do: u64,
+    /// How many of those are in the store, but their files changed since.
+    pub changed: u64,
     /// The room they will need.
     pub forecast: Forecast,
     /// Name of the model.
@@ -36,6 +38,8 @@ pub struct Plan {
     pub backend: String,
     /// The folder, absolute.
     pub folder: PathBuf,
+    /// Files and folders that could not be read.
+    pub unread: FirstFew,
 }
 
 /// How far a run has come. Counts are of this run, and of what is durable.
@@ -52,6 +56,12 @@ pub struct Progress {
     pub unread: u64,
     /// Pictures that somebody else stored in the meantime.
     pub overtaken: u64,
+    /// Of those embedded: their entries took the place of older ones.
+    pub changed: u64,
+    /// Files that were touched, but hold what they held: their entries stay.
+    pub same: u64,
+    /// Pictures that other runs stored since this one counted, as far as it came across them.
+    pub others: u64,
     /// Commits made.
     pub commits: u64,
 }
@@ -59,7 +69,7 @@ pub struct Progress {
 impl Progress {
     /// Inputs that are settled for this run.
     pub fn done(&self) -> u64 {
-        self.embedded + self.rejected + self.unread + self.overtaken
+        self.embedded + self.rejected + self.unread + self.overtaken + self.same + self.others
     }
 }
 

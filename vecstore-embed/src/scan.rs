@@ -1,14 +1,19 @@
 //! Finds the files of a folder, in an order that does not depend on the file system.
 //!
-//! The walk is a stream: it holds the sorted names of one folder per level of depth, never a list of everything.
-//! Symbolic links are not followed (a link to a folder above would never end, and a picture would have two keys).
+//! The walk is a stream: it holds the sorted names of one folder per level of depth, never a list of everything. The
+//! files of a folder come first, in one piece, then the folders in it. Symbolic links are not followed unless asked
+//! for (a link to a folder above would never end, and a picture would have two keys).
 
-use std::ffi::OsStr;
-use std::fs::{self, FileType};
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, FileType, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::vec;
 
+use crate::filter::Filter;
+use crate::picture::sniff;
 use crate::{Error, Result};
 
 /// Extensions (lower case) of the formats that can be decoded.
@@ -17,15 +22,38 @@ const EXTENSIONS: [&str; 11] =
 
 /// What the walk came across.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Found {
     /// A regular file with a picture's extension. Whatever it holds, it is an input.
     Picture(PathBuf),
     /// Another regular file. It is an input when its first bytes are a picture's.
     Other(PathBuf),
-    /// A symbolic link, or something that is no file at all. Not an input.
+    /// A file with a picture's extension inside a tar file.
+    Member(Member),
+    /// A symbolic link that is not followed, or something that is no file at all. Not an input.
     Skipped(PathBuf),
+    /// A member of a tar file that is not called like a picture. Not an input.
+    Ignored(PathBuf),
+    /// A file, or a folder, that the run's options leave out.
+    Excluded(PathBuf),
+    /// A folder with fewer pictures than asked for, and their number. None of them is an input.
+    TooFew(PathBuf, u64),
     /// A folder, or an entry of one, that could not be read.
     Unreadable(PathBuf, io::Error),
+}
+
+/// A file inside a tar file, which is read where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Member {
+    /// The tar file.
+    pub tar: PathBuf,
+    /// The file's name in it.
+    pub name: Vec<u8>,
+    /// Where its bytes begin.
+    pub start: u64,
+    /// How many there are.
+    pub length: u64,
 }
 
 /// The files below a folder, sorted by name within each folder, as a stream.
@@ -42,38 +70,176 @@ pub enum Found {
 /// ```
 #[derive(Debug)]
 pub struct Scan {
+    folder: PathBuf,
     levels: Vec<Level>,
     recursive: bool,
-    skip: Option<PathBuf>,
-    unreadable: Option<(PathBuf, io::Error)>,
+    follow_links: bool,
+    min_pictures: u64,
+    filter: Arc<Filter>,
+    skip: Vec<PathBuf>,
+    /// What is to be said before the walk goes on.
+    first: Option<Found>,
+    begun: bool,
 }
 
 #[derive(Debug)]
 struct Level {
     dir: PathBuf,
-    entries: vec::IntoIter<(std::ffi::OsString, io::Result<FileType>)>,
+    /// Which folder this is, whatever it is called; known when links are followed.
+    id: Option<(u64, u64)>,
+    files: vec::IntoIter<(OsString, Seen)>,
+    folders: vec::IntoIter<OsString>,
+}
+
+/// What an entry of a folder is.
+#[derive(Debug)]
+enum Seen {
+    File,
+    Folder,
+    Excluded,
+    Neither,
+    Unreadable(io::Error),
 }
 
 impl Scan {
     /// Walks `folder`, and the folders in it if `recursive`.
     pub fn new(folder: &Path, recursive: bool) -> Self {
-        let mut scan = Scan { levels: Vec::new(), recursive, skip: None, unreadable: None };
-        scan.enter(folder.to_owned());
-        scan
+        Scan {
+            folder: folder.to_owned(),
+            levels: Vec::new(),
+            recursive,
+            follow_links: false,
+            min_pictures: 0,
+            filter: Arc::default(),
+            skip: Vec::new(),
+            first: None,
+            begun: false,
+        }
     }
 
-    /// Does not enter this folder. The walk compares paths as they are, so give it as the walk would meet it.
+    /// Does not enter these folders. The walk compares paths as they are, so give them as the walk would meet them.
     #[must_use]
-    pub fn skipping(mut self, folder: Option<PathBuf>) -> Self {
-        self.skip = folder;
+    pub fn skipping(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.skip = folders.into_iter().collect();
         self
     }
 
-    fn enter(&mut self, dir: PathBuf) {
-        match sorted_entries(&dir) {
-            Ok(entries) => self.levels.push(Level { dir, entries: entries.into_iter() }),
-            Err(error) => self.unreadable = Some((dir, error)),
+    /// Follows symbolic links, to files and to folders; one that leads to a folder around it is left out.
+    #[must_use]
+    pub fn following_links(mut self, follow: bool) -> Self {
+        self.follow_links = follow;
+        self
+    }
+
+    /// Leaves the pictures of a folder out where there are fewer of them.
+    #[must_use]
+    pub fn with_min_pictures(mut self, pictures: u64) -> Self {
+        self.min_pictures = pictures;
+        self
+    }
+
+    /// Leaves out what the filter does.
+    #[must_use]
+    pub fn filtered(mut self, filter: Arc<Filter>) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Walks this one of the folders that the walk would come through, and none below it.
+    pub(crate) fn only(mut self, folder: &Path) -> Self {
+        self.recursive = false;
+        self.begun = true;
+        self.enter(folder.to_owned(), false);
+        self
+    }
+
+    fn enter(&mut self, dir: PathBuf, by_link: bool) {
+        let id = self.follow_links.then(|| fs::metadata(&dir).ok()).flatten().map(|about| id(&about));
+        if by_link && (self.leads_up(id) || self.leads_to_skipped(&dir)) {
+            self.first = Some(Found::Skipped(dir));
+            return;
         }
+        match self.sorted_entries(&dir) {
+            Ok((files, folders)) => {
+                let mut files = files;
+                if let Some(pictures) = self.too_few(&dir, &files) {
+                    files.retain(|(_, seen)| !matches!(seen, Seen::File));
+                    self.first = Some(Found::TooFew(dir.clone(), pictures));
+                }
+                let (files, folders) = (files.into_iter(), folders.into_iter());
+                self.levels.push(Level { dir, id, files, folders });
+            }
+            Err(error) => self.first = Some(Found::Unreadable(dir, error)),
+        }
+    }
+
+    /// True when the link's folder is one of those that the walk is in.
+    fn leads_up(&self, target: Option<(u64, u64)>) -> bool {
+        target.is_none() || self.levels.iter().any(|level| level.id == target)
+    }
+
+    fn leads_to_skipped(&self, link: &Path) -> bool {
+        link.canonicalize().is_ok_and(|real| self.skip.iter().any(|skipped| real.starts_with(skipped)))
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "files with what they are, and folders: named where they are taken apart"
+    )]
+    fn sorted_entries(&self, dir: &Path) -> io::Result<(Vec<(OsString, Seen)>, Vec<OsString>)> {
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            match self.seen(dir, &name, entry.file_type()) {
+                Seen::Folder => folders.push(name),
+                seen => files.push((name, seen)),
+            }
+        }
+        files.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        folders.sort_unstable();
+        Ok((files, folders))
+    }
+
+    fn seen(&self, dir: &Path, name: &OsStr, kind: io::Result<FileType>) -> Seen {
+        let kind = match kind {
+            Ok(kind) if kind.is_symlink() && self.follow_links => match fs::metadata(dir.join(name)) {
+                Ok(target) => target.file_type(),
+                Err(error) => return Seen::Unreadable(error),
+            },
+            Ok(kind) => kind,
+            Err(error) => return Seen::Unreadable(error),
+        };
+        let excluded = !self.filter.is_empty() && {
+            let path = dir.join(name);
+            let relative = path.strip_prefix(&self.folder).unwrap_or(&path);
+            if kind.is_dir() { self.filter.excludes(relative) } else { !self.filter.takes(relative) }
+        };
+        match () {
+            () if excluded => Seen::Excluded,
+            () if kind.is_dir() => Seen::Folder,
+            () if kind.is_file() => Seen::File,
+            () => Seen::Neither,
+        }
+    }
+
+    /// The number of pictures among the files, when that is too few. Files whose name does not tell are looked into
+    /// only where it depends on them.
+    fn too_few(&self, dir: &Path, files: &[(OsString, Seen)]) -> Option<u64> {
+        let names =
+            || files.iter().filter(|(_, seen)| matches!(seen, Seen::File)).map(|(name, _)| Path::new(name));
+        if self.min_pictures <= 1 || names().next().is_none() {
+            return None;
+        }
+        let mut pictures = names().filter(|name| has_picture_extension(name)).count() as u64;
+        for name in names().filter(|name| !has_picture_extension(name)) {
+            if pictures >= self.min_pictures {
+                break;
+            }
+            // One that cannot be read may be one.
+            pictures += u64::from(has_picture_content(&dir.join(name)).unwrap_or(true));
+        }
+        (pictures < self.min_pictures && pictures > 0).then_some(pictures)
     }
 }
 
@@ -81,42 +247,56 @@ impl Iterator for Scan {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {
+        if !self.begun {
+            self.begun = true;
+            self.enter(self.folder.clone(), false);
+        }
         loop {
-            if let Some((dir, error)) = self.unreadable.take() {
-                return Some(Found::Unreadable(dir, error));
+            if let Some(found) = self.first.take() {
+                return Some(found);
             }
             let level = self.levels.last_mut()?;
-            let Some((name, kind)) = level.entries.next() else {
+            if let Some((name, seen)) = level.files.next() {
+                let path = level.dir.join(name);
+                return Some(match seen {
+                    Seen::Unreadable(error) => Found::Unreadable(path, error),
+                    Seen::Excluded => Found::Excluded(path),
+                    Seen::File if has_picture_extension(&path) => Found::Picture(path),
+                    Seen::File => Found::Other(path),
+                    Seen::Folder | Seen::Neither => Found::Skipped(path),
+                });
+            }
+            let Some(name) = level.folders.next().filter(|_| self.recursive) else {
                 self.levels.pop();
                 continue;
             };
             let path = level.dir.join(name);
-            match kind {
-                Err(error) => return Some(Found::Unreadable(path, error)),
-                Ok(kind) if kind.is_dir() => {
-                    if self.recursive && self.skip.as_ref() != Some(&path) {
-                        self.enter(path);
-                    }
-                }
-                Ok(kind) if !kind.is_file() => return Some(Found::Skipped(path)),
-                Ok(_) if has_picture_extension(&path) => return Some(Found::Picture(path)),
-                Ok(_) => return Some(Found::Other(path)),
+            if !self.skip.contains(&path) {
+                let by_link = self.follow_links && path.is_symlink();
+                self.enter(path, by_link);
             }
         }
     }
 }
 
-fn sorted_entries(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, io::Result<FileType>)>> {
-    let mut entries = fs::read_dir(dir)?
-        .map(|entry| entry.map(|entry| (entry.file_name(), entry.file_type())))
-        .collect::<io::Result<Vec<_>>>()?;
-    entries.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-    Ok(entries)
+fn id(about: &Metadata) -> (u64, u64) {
+    (about.dev(), about.ino())
 }
 
-fn has_picture_extension(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+/// Bytes read to recognise a picture.
+pub(crate) const HEAD: u64 = 64;
+
+/// True when the file begins like a picture. One that cannot be read may be one.
+pub(crate) fn has_picture_content(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    Ok(sniff(&head).is_some())
+}
+
+/// True when the file is called like a picture.
+pub(crate) fn has_picture_extension(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)))
 }
 
 /// The folder as an absolute path without symbolic links, or an error that says what is wrong with it.
@@ -145,6 +325,9 @@ mod tests {
             Found::Other(path) => format!("other {}", name(path)),
             Found::Skipped(path) => format!("skipped {}", name(path)),
             Found::Unreadable(path, error) => format!("unreadable {}: {:?}", name(path), error.kind()),
+            Found::Excluded(path) => format!("excluded {}", name(path)),
+            Found::TooFew(path, pictures) => format!("only {pictures} in {}", name(path)),
+            other => unreachable!("{other:?}"),
         })
         .collect()
     }
@@ -165,15 +348,15 @@ mod tests {
     #[test]
     fn walks_in_the_order_of_names_and_follows_no_links() {
         let dir = tree();
-        let scan = Scan::new(dir.path(), true).skipping(Some(dir.path().join("store.vecs")));
+        let scan = Scan::new(dir.path(), true).skipping([dir.path().join("store.vecs")]);
         let expected = [
+            "c.jpeg",
+            "z.jpg",
             "other a/notes.txt",
             "b/10.tiff",
             "b/2.PNG",
-            "other b/deep/x",
             "skipped b/loop",
-            "c.jpeg",
-            "z.jpg",
+            "other b/deep/x",
         ];
         assert_eq!(names(scan, dir.path()), expected);
     }
@@ -188,12 +371,66 @@ mod tests {
     fn a_folder_that_cannot_be_read_is_reported_and_the_walk_goes_on() {
         let dir = tree();
         let mut scan = Scan::new(dir.path(), true);
-        let first = scan.next();
-        assert!(matches!(first, Some(Found::Other(_))));
+        let first = scan.by_ref().take(3).last();
+        assert!(matches!(first, Some(Found::Other(_))), "{first:?}");
         // Gone between listing its parent and entering it.
         fs::remove_dir_all(dir.path().join("b")).unwrap();
-        let expected = ["unreadable b: NotFound", "c.jpeg", "store.vecs/1.jpg", "z.jpg"];
+        let expected = ["unreadable b: NotFound", "store.vecs/1.jpg"];
         assert_eq!(names(scan, dir.path()), expected);
+    }
+
+    #[test]
+    fn links_are_followed_when_asked_for_and_not_in_circles() {
+        let dir = tree();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("1.jpg"), "").unwrap();
+        symlink(elsewhere.path(), dir.path().join("a/album")).unwrap();
+        symlink(elsewhere.path().join("1.jpg"), dir.path().join("a/one.jpg")).unwrap();
+        symlink(elsewhere.path().join("2.jpg"), dir.path().join("a/broken.jpg")).unwrap();
+        symlink(dir.path().join("store.vecs"), dir.path().join("b/store")).unwrap();
+        let store = dir.path().canonicalize().unwrap().join("store.vecs");
+        let scan = Scan::new(dir.path(), true)
+            .skipping([store.clone(), dir.path().join("store.vecs")])
+            .following_links(true);
+        let expected = [
+            "c.jpeg",
+            "z.jpg",
+            "unreadable a/broken.jpg: NotFound",
+            "other a/notes.txt",
+            "a/one.jpg",
+            "a/album/1.jpg",
+            "b/10.tiff",
+            "b/2.PNG",
+            "other b/deep/x",
+            "skipped b/loop",
+            "skipped b/store",
+        ];
+        assert_eq!(names(scan, dir.path()), expected);
+    }
+
+    #[test]
+    fn folders_with_few_pictures_and_what_is_excluded_are_left_out() {
+        let dir = tree();
+        fs::write(dir.path().join("b/deep/y"), b"\x89PNG\r\n\x1a\n and so on").unwrap();
+        let scan = Scan::new(dir.path(), true).with_min_pictures(2);
+        let expected = [
+            "c.jpeg",
+            "z.jpg",
+            "other a/notes.txt",
+            "b/10.tiff",
+            "b/2.PNG",
+            "skipped b/loop",
+            "only 1 in b/deep",
+        ];
+        assert_eq!(names(scan, dir.path())[..7], expected);
+
+        let filter = Filter::new(&["*.jpeg", "b/**"], &["deep", "*.tiff", "store.vecs"]).unwrap();
+        let scan = Scan::new(dir.path(), true).filtered(Arc::new(filter));
+        let taken: Vec<String> = names(scan, dir.path())
+            .into_iter()
+            .filter(|name| !name.starts_with("excluded") && !name.starts_with("skipped"))
+            .collect();
+        assert_eq!(taken, ["c.jpeg", "b/2.PNG"]);
     }
 
     #[test]

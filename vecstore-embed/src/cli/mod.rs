@@ -3,19 +3,23 @@
 mod display;
 mod logging;
 mod model_args;
+mod models_dir;
 mod output;
 mod run;
 mod search;
+mod settings;
 mod status;
 
+use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Stopped before the end, or inputs are left that could not be read: run again. `EX_TEMPFAIL` of sysexits.h.
 const EXIT_RUN_AGAIN: u8 = 75;
 const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -48,7 +52,14 @@ enum Command {
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let variable = |name: &str| env::var_os(name);
+    let cli = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
+        Ok(arguments) => Cli::parse_from(arguments),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     let display = display::Display::new();
     logging::start(cli.verbose, &display);
     let result = match cli.command {
@@ -68,7 +79,6 @@ pub(crate) fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

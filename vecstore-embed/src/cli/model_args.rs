@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, value_parser};
 use vecstore_embed::preprocess::{ChannelOrder, Filter, Resize, Sides, parse_triple};
-use vecstore_embed::{BackendChoice, BackendOptions, DecodeLimits, ModelSpec, PreprocessOverrides};
+use vecstore_embed::{BackendChoice, BackendOptions, DecodeLimits, ModelSpec, PreprocessOverrides, Result};
+
+use super::models_dir;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
@@ -13,8 +15,11 @@ pub(crate) struct ModelArgs {
     ///
     /// Its preprocessing is read from a preprocessor_config.json beside it, or given by the options below. Without
     /// this option, a small descriptor that needs no weights is used: it finds near-duplicates, not meaning.
-    #[arg(long, value_name = "FILE.onnx")]
+    #[arg(long, value_name = "FILE.onnx|NAME")]
     pub(crate) model: Option<PathBuf>,
+    /// Where models are looked for by name: NAME is DIR/NAME.onnx, DIR/NAME/model.onnx, or the one in DIR/NAME
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
     /// Resize to this: 224 for the shortest edge, or HEIGHTxWIDTH for an exact size
     #[arg(long, requires = "model", value_name = "PIXELS")]
     size: Option<Resize>,
@@ -39,7 +44,9 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    pub(crate) fn spec(&self) -> ModelSpec {
+    pub(crate) fn spec(&self) -> Result<ModelSpec> {
+        let find = |asked: &PathBuf| models_dir::find(asked, self.models_dir.as_deref());
+        let file = self.model.as_ref().map(find).transpose()?;
         let overrides = PreprocessOverrides {
             size: self.size,
             crop: self.crop,
@@ -48,7 +55,7 @@ impl ModelArgs {
             channel_order: self.channel_order,
             filter: self.filter,
         };
-        ModelSpec { file: self.model.clone(), overrides, output: self.output_name.clone() }
+        Ok(ModelSpec { file, overrides, output: self.output_name.clone() })
     }
 }
 
@@ -77,12 +84,12 @@ impl MachineArgs {
     }
 }
 
-fn triple(text: &str) -> Result<[f32; 3], vecstore_embed::Error> {
+fn triple(text: &str) -> Result<[f32; 3]> {
     parse_triple(text)
 }
 
 /// Channels are divided by them.
-fn deviations(text: &str) -> Result<[f32; 3], vecstore_embed::Error> {
+fn deviations(text: &str) -> Result<[f32; 3]> {
     let numbers = triple(text)?;
     if numbers.iter().all(|number| *number > 0.0) {
         return Ok(numbers);

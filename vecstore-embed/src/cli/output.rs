@@ -15,6 +15,10 @@ pub(crate) enum Failure {
     Stdout(io::Error),
     #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
     NoStore(PathBuf),
+    #[error("cannot read standard input: {0}")]
+    Stdin(io::Error),
+    #[error("{0}")]
+    Setting(String),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
 }

@@ -2,23 +2,25 @@
 
 use std::env;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
-use indicatif::HumanCount;
+use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Value, json};
 use std::os::unix::ffi::OsStrExt;
+use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
 use vecstore_embed::progress::FirstFew;
-use vecstore_embed::{Ended, RootArg, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Filter, Plan, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::display::Display;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, named, print, print_json, shown};
-use super::{EXIT_CODES, EXIT_RUN_AGAIN};
+use super::{EXIT_CODES, EXIT_RUN_AGAIN, settings};
 use crate::signals;
 
 const EXAMPLES: &str = "\
@@ -27,13 +29,28 @@ Examples:
   vecstore-embed run --folder photos --store photos.vecs --batch-size 128 --workers 8
   vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --backend onnxruntime
   vecstore-embed run --folder /media/phone --recursive --store photos.vecs --root phone=/media/phone
+  vecstore-embed run --folder faces -r --store faces.vecs --min-images 5 --exclude '@eaDir' --exclude '*.gif'
+  find photos -newer last-week | vecstore-embed run --folder . --list - --store photos.vecs
+  vecstore-embed run --tar 'shards/{000..127}.tar' --shard 3/8 --store part3.vecs
+  vecstore-embed run --config job.toml --dry-run
 
 What is an input:
   Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like one.
   One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not retried;
   to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected lists the keys).
   One that cannot be read stays missing, and is tried again by the next run.
-  Symbolic links are not followed. Other files are ignored.
+  Symbolic links are not followed unless --follow-links says so. Other files are ignored.
+  Every folder counts, however few pictures are in it, unless --min-images says otherwise.
+  --list takes the files that a file, or standard input, names instead: one path per line, or one JSON object with a
+  \"path\". --tar takes the members of tar files that are called like a picture.
+
+Company:
+  Several runs may fill one store at once, started in one terminal or in several: they share the work by chunks of a
+  folder, and what one has begun when it dies is taken over by the others. --shard is for machines that do not share
+  the store: each fills one of its own.
+
+Changed files:
+  One whose length or time is not what it was is read again, and embedded again where its content is another.
 
 Keys:
   The key of a picture is its path relative to the store's root, which is the folder of the first run.
@@ -56,23 +73,53 @@ const MAX_WORKERS: i64 = 256;
 ///
 /// Creates the store on first use. Each batch is durable before it counts as done.
 #[derive(Debug, Args)]
-#[command(after_help = format!("{EXAMPLES}\n{EXIT_CODES}"))]
+#[command(after_help = format!("{EXAMPLES}\n{}\n{EXIT_CODES}", settings::HELP))]
 pub(crate) struct RunArgs {
     /// The folder that holds the pictures
-    #[arg(long, value_name = "DIR")]
-    folder: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["list", "tar"])]
+    folder: Option<PathBuf>,
     /// The store to fill; created on first use
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
     /// Also the folders in the folder
     #[arg(short, long)]
     recursive: bool,
+    /// Leave out folders with fewer pictures than this
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    min_images: u64,
+    /// Only files that match: '*.jpg' is about names, '2019/**' about paths in the folder; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+    /// No files or folders that match; may be given several times
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Follow symbolic links, to files and to folders
+    #[arg(long)]
+    follow_links: bool,
+    /// Take the files that FILE names, or standard input if it is '-', one path or JSON object per line
+    #[arg(long, value_name = "FILE|-", conflicts_with = "tar")]
+    list: Option<PathBuf>,
+    /// Take the pictures in these tar files; '{000..127}' stands for numbers
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    tar: Vec<String>,
+    /// Only the part I of N of the inputs, by their keys; I counts from 0
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Show what there is to do, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Read options from this TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Add the folder DIR to the store's roots as NAME, or say that the pictures of NAME are there now
     #[arg(long, value_name = "NAME=DIR", value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
     /// Pictures per inference, and per commit
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
     batch_size: u16,
+    /// Pictures of one folder that a run takes on at a time, when several share the work
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    chunk_size: u32,
     /// Threads that read and decode; as many as processors unless given
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
@@ -107,12 +154,17 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
     let stop = StopFlag::default();
     signals::install(&stop).map_err(Failure::Signals)?;
     display.open(args.quiet, stop.clone());
-    let spec = args.model.spec();
+    let spec = args.model.spec()?;
     let model = spec.load()?;
-    let summary = builder(args)
-        .with_settings(spec.to_settings())
-        .with_stop(stop)
-        .with_observer(Arc::new(display.clone()));
+    let stdin = args.list.as_ref().filter(|list| list.as_os_str() == "-").map(|_| spool()).transpose()?;
+    let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?;
+    if args.dry_run {
+        let plan = run.survey(&model)?;
+        display.close();
+        return dry_run(args, &plan);
+    }
+    let summary =
+        run.with_settings(spec.to_settings()).with_stop(stop).with_observer(Arc::new(display.clone()));
     let summary = summary.run(&model);
     display.close();
     let summary = summary.inspect_err(|_| {
@@ -131,12 +183,62 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
     Ok(if summary.is_complete() { 0 } else { EXIT_RUN_AGAIN })
 }
 
-fn builder(args: &RunArgs) -> Run {
+/// Standard input as a file: a list is read more than once.
+fn spool() -> Result<NamedTempFile, Failure> {
+    let mut file = NamedTempFile::new().map_err(Failure::Stdin)?;
+    io::copy(&mut io::stdin().lock(), &mut file).map_err(Failure::Stdin)?;
+    Ok(file)
+}
+
+fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
+    let forecast = &plan.forecast;
+    if args.json {
+        print_json(&json!({
+            "folder": plan.folder.to_string_lossy(),
+            "found": plan.found,
+            "already": plan.already,
+            "to_do": plan.to_do,
+            "changed": plan.changed,
+            "unread": plan.unread.count(),
+            "bytes_needed": forecast.needed,
+            "bytes_free": forecast.free,
+            "model": plan.model,
+            "backend": plan.backend,
+        }))?;
+        return Ok(0);
+    }
+    let mut text = String::new();
+    let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
+        plan.folder.display(),
+        HumanCount(plan.found),
+        HumanCount(plan.already),
+        HumanCount(plan.to_do),
+        HumanCount(plan.changed),
+        HumanBytes(forecast.needed),
+    );
+    let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
+    list(&mut text, "could not be read:", &plan.unread);
+    print(&text)?;
+    Ok(0)
+}
+
+fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
         .lock_timeout(Duration::from_secs(args.lock_timeout));
-    let mut run = Run::new(&args.folder, &args.store)
+    let tars: Vec<Vec<PathBuf>> =
+        args.tar.iter().map(|pattern| tar_files(pattern)).collect::<Result<_, _>>()?;
+    let tars = tars.concat();
+    let mut run = Run::new(args.folder(&tars), &args.store)
         .with_recursive(args.recursive)
+        .with_min_images(args.min_images)
+        .with_filter(Filter::new(&args.include, &args.exclude)?)
+        .with_follow_links(args.follow_links)
+        .with_chunk_size(usize::try_from(args.chunk_size).unwrap_or(usize::MAX))
         .with_batch_size(args.batch_size.into())
         .with_roots(args.root.iter().cloned())
         .with_limits(args.machine.limits())
@@ -150,7 +252,37 @@ fn builder(args: &RunArgs) -> Run {
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);
     }
-    run
+    if let Some(shard) = args.shard {
+        run = run.with_shard(shard);
+    }
+    if let Some(list) = stdin.or(args.list.as_deref()) {
+        run = run.with_list(list);
+    }
+    if !tars.is_empty() {
+        run = run.with_tars(tars.iter().map(|tar| real(tar)));
+    }
+    Ok(run)
+}
+
+/// The path that keys are made from. One that is not there is reported when it is read.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
+impl RunArgs {
+    /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar files, or the
+    /// one the command was started in.
+    fn folder(&self, tars: &[PathBuf]) -> PathBuf {
+        let given = || self.folder.clone();
+        let around = || {
+            let mut around = real(tars.first()?).parent()?.to_owned();
+            for tar in tars.iter().map(|tar| real(tar)) {
+                while !tar.starts_with(&around) && around.pop() {}
+            }
+            Some(around)
+        };
+        given().or_else(around).unwrap_or_else(|| PathBuf::from("."))
+    }
 }
 
 fn text_summary(args: &RunArgs, summary: &Summary) -> String {
@@ -159,8 +291,14 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     // Writing to a String cannot fail.
     if summary.found == 0 && summary.left == 0 {
         let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
-        let _ =
-            writeln!(text, "{}: no pictures in this folder{deeper}: nothing to do", args.folder.display());
+        let place = match (&args.folder, &args.list) {
+            (_, Some(list)) => format!("{}: no pictures in this list", list.display()),
+            (Some(folder), None) if args.tar.is_empty() => {
+                format!("{}: no pictures in this folder{deeper}", folder.display())
+            }
+            _ => "no pictures in these tar files".to_owned(),
+        };
+        let _ = writeln!(text, "{place}: nothing to do");
     } else {
         let _ = write!(
             text,
@@ -170,6 +308,9 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
             count(summary.rejected),
             count(summary.already),
         );
+        if summary.changed > 0 {
+            let _ = write!(text, ", {} of the embedded had changed", count(summary.changed));
+        }
         if summary.unread.count() > 0 {
             let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
         }
@@ -184,6 +325,11 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         );
     }
     list(&mut text, "could not be read, and stay missing:", &summary.unread);
+    if summary.too_few > 0 || summary.excluded > 0 {
+        let (few, excluded) = (count(summary.too_few), count(summary.excluded));
+        let _ =
+            writeln!(text, "left out: {few} in folders with fewer than --min-images, {excluded} by pattern");
+    }
     if summary.ignored > 0 || summary.skipped > 0 {
         let (ignored, skipped) = (count(summary.ignored), count(summary.skipped));
         let _ = writeln!(text, "not looked at: {ignored} other files, {skipped} links and special files");
@@ -238,6 +384,9 @@ fn json_summary(summary: &Summary) -> Value {
         "found": summary.found,
         "already": summary.already,
         "embedded": summary.embedded,
+        "changed": summary.changed,
+        "excluded": summary.excluded,
+        "too_few": summary.too_few,
         "rejected": summary.rejected,
         "unread": summary.unread.count(),
         "left": summary.left,

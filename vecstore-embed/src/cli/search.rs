@@ -49,7 +49,7 @@ pub(crate) struct SearchArgs {
 pub(crate) fn search(args: &SearchArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let spec = match args.model.model {
-        Some(_) => args.model.spec(),
+        Some(_) => args.model.spec()?,
         None => ModelSpec::from_settings(&store.settings())?,
     };
     if let (None, Some(file)) = (&args.model.model, spec.file.as_ref().filter(|file| !file.exists())) {

@@ -1,29 +1,33 @@
 //! What a [`Run`] does, in order: look, count, prepare the store, let the stages work, sum up.
 
 use std::ops::ControlFlow;
-use std::panic;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use std::{io, panic};
 
 use crossbeam_channel::bounded;
 use indicatif::HumanBytes;
-use vecstore::Store;
+use vecstore::{DType, Store};
 
 use super::budget::Budget;
+use super::claims::Claims;
 use super::commit::commit;
-use super::feed::{Fed, feed, has_picture_content};
+use super::feed::{Fed, Feed, Sink};
 use super::infer::infer;
+use super::lookup::InStore;
 use super::shared::Shared;
 use super::target::Target;
+use super::walk::Walk;
 use super::worker::{Pool, Prepare, work};
 use super::{Ended, Run, Summary};
-use crate::backend::Backend;
+use crate::backend::{Backend, open_backend};
 use crate::forecast::{Forecast, free_space};
 use crate::model::Model;
 use crate::progress::{FirstFew, Plan};
 use crate::roots::Roots;
-use crate::scan::{Scan, canonical_folder};
+use crate::scan::{canonical_folder, has_picture_content};
 use crate::{Error, Result};
 
 /// Batches that may wait for the committing thread.
@@ -34,6 +38,9 @@ const JOBS_WAITING: usize = 4;
 
 /// Samples that may wait for the model, and two more per worker.
 const SAMPLES_WAITING: usize = 32;
+
+/// How often is looked whether others have given chunks back.
+const WAIT: Duration = Duration::from_millis(50);
 
 /// What there is to do, counted beforehand.
 #[derive(Default)]
@@ -57,9 +64,8 @@ impl Run {
         let began = Instant::now();
         let folder = canonical_folder(&self.folder)?;
         let mut target = self.target(&folder, model)?;
-        let place = target.place();
-        let scan = || Scan::new(&folder, self.recursive).skipping(place.clone());
-        let count = self.count(scan(), &target)?;
+        let walk = self.walk(&folder, target.place());
+        let count = self.count(&walk, &target)?;
         refuse_outside(&folder, &count.fed, &target.roots)?;
         if count.to_do == 0 || !count.fed.complete {
             target.record()?;
@@ -72,7 +78,7 @@ impl Run {
             target = self.target(&folder, model)?;
         }
         let (store, roots) = target.prepare(model, backend.dim())?;
-        let plan = self.plan(&count, &folder, model, store, backend.as_ref());
+        let plan = self.plan(&count, &folder, model, store.dim(), store.dtype(), backend.as_ref());
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
             log::warn!(
                 "{}: this run will not fit: about {} will be needed, and {} are free; it stores what it can, and \
@@ -87,10 +93,25 @@ impl Run {
         }
         let shared =
             Shared::new(self.stop.clone(), self.max_read_failures, plan.to_do, self.observer.clone());
-        let fed = self.pipeline(scan(), roots, model, backend, store, &shared)?;
+        let fed = self.pipeline(&walk, roots, model, backend, store, &shared)?;
         store.checkpoint()?;
         refuse_outside(&folder, &fed, roots)?;
         Ok(summary(fed, &shared, began))
+    }
+
+    /// What [`Run::start`] would find to do. Nothing is written.
+    pub(super) fn survey_folder(&self, model: &Model) -> Result<Plan> {
+        let folder = canonical_folder(&self.folder)?;
+        let target = self.target(&folder, model)?;
+        let walk = self.walk(&folder, target.place());
+        let count = self.count(&walk, &target)?;
+        refuse_outside(&folder, &count.fed, &target.roots)?;
+        let backend = open_backend(model, &self.backend)?;
+        let (dim, dtype) = match &target.store {
+            Some(store) => (store.dim(), store.dtype()),
+            None => (backend.dim(), self.dtype.unwrap_or(DType::F32)),
+        };
+        Ok(self.plan(&count, &folder, model, dim, dtype, backend.as_ref()))
     }
 
     /// The store, if there is one, with everything checked that can be before the model is loaded.
@@ -104,17 +125,28 @@ impl Run {
         Ok(target)
     }
 
+    fn walk(&self, folder: &Path, store: Option<PathBuf>) -> Walk {
+        let beside = store.as_deref().map(runs_folder);
+        Walk {
+            source: self.source.clone(),
+            folder: folder.to_owned(),
+            recursive: self.recursive,
+            follow_links: self.follow_links,
+            min_images: self.min_images,
+            filter: Arc::clone(&self.filter),
+            skip: store.into_iter().chain(beside).collect(),
+        }
+    }
+
     /// Counts what there is to do: by name and key, and where the name does not tell, by the first bytes.
-    fn count(&self, scan: Scan, target: &Target<'_>) -> Result<Count> {
-        let snapshot = target.store.as_ref().map(Store::refresh).transpose()?;
-        let mut missing = |keys: &[Vec<u8>]| match &snapshot {
-            Some(snapshot) => Ok(snapshot.missing(keys)?),
-            None => Ok((0..keys.len()).collect()),
-        };
+    fn count(&self, walk: &Walk, target: &Target<'_>) -> Result<Count> {
+        let mut lookup = InStore::new(target.store.as_ref());
         let going = || !self.stop.is_raised();
         let mut count = Count::default();
-        count.fed = feed(scan, &target.roots, &going, &mut missing, &mut |job| {
-            if job.by_content {
+        let mut feed = Feed::new(&target.roots, &going, &mut lookup);
+        feed.shard = self.shard;
+        feed.walk(walk.all()?, &mut |job| {
+            if job.by_content && job.known.is_none() {
                 if !going() {
                     return ControlFlow::Break(());
                 }
@@ -134,6 +166,7 @@ impl Run {
             count.key_bytes += job.key.len() as u64;
             ControlFlow::Continue(())
         })?;
+        count.fed = feed.fed;
         Ok(count)
     }
 
@@ -142,20 +175,27 @@ impl Run {
         count: &Count,
         folder: &Path,
         model: &Model,
-        store: &Store,
+        dim: usize,
+        dtype: DType,
         backend: &dyn Backend,
     ) -> Plan {
-        let (dim, dtype, free) = (store.dim(), store.dtype(), free_space(&self.store));
+        let free = free_space(&self.store);
         // What cannot be read is tried again, and settled by that for this run.
         let to_do = count.to_do + count.unread.count();
         Plan {
             found: count.fed.already + to_do,
             already: count.fed.already,
             to_do,
+            changed: count.fed.changed,
             forecast: Forecast::new(count.to_do, count.key_bytes, dim, dtype, self.batch_size, free),
             model: model.name().to_owned(),
             backend: backend.name().to_owned(),
             folder: folder.to_owned(),
+            unread: {
+                let mut unread = count.fed.unreadable.clone();
+                unread.extend(count.unread.clone());
+                unread
+            },
         }
     }
 
@@ -165,7 +205,7 @@ impl Run {
     /// and ends; the stages after it finish what they have.
     fn pipeline(
         &self,
-        scan: Scan,
+        walk: &Walk,
         roots: &Roots,
         model: &Model,
         mut backend: Box<dyn Backend>,
@@ -188,9 +228,7 @@ impl Run {
         let (to_commit, outputs) = bounded(OUTPUTS_WAITING);
         thread::scope(|scope| {
             let feeder = scope.spawn(move || {
-                // Another process may be filling the same store: its commits are looked for with every lookup.
-                let mut missing = |keys: &[Vec<u8>]| Ok(store.refresh()?.missing(keys)?);
-                feed(scan, roots, &|| shared.is_going(), &mut missing, &mut |job| match shared.is_going()
+                self.feed(walk, roots, store, shared, &mut |job| match shared.is_going()
                     && to_worker.send(job).is_ok()
                 {
                     true => ControlFlow::Continue(()),
@@ -202,14 +240,76 @@ impl Run {
                 scope.spawn(move || work(&jobs, &to_infer, prepare, shared));
             }
             drop((jobs, to_infer));
-            let inferring = scope
-                .spawn(move || infer(&samples, &to_commit, backend.as_mut(), self.batch_size, &prepare.pool));
+            let inferring = scope.spawn(move || {
+                infer(&samples, &to_commit, backend.as_mut(), self.batch_size, &prepare.pool, &|| {
+                    shared.is_waiting()
+                })
+            });
             let committed = commit(outputs, store, shared);
             let inferred = join(inferring);
             let fed = join(feeder);
             committed.and(inferred).and(fed)
         })
     }
+
+    /// Walks the inputs, and then, until there are none, those that other runs had claimed and have given up.
+    fn feed(
+        &self,
+        walk: &Walk,
+        roots: &Roots,
+        store: &Store,
+        shared: &Shared,
+        sink: &mut Sink<'_>,
+    ) -> Result<Fed> {
+        let going = || shared.is_going();
+        let mut lookup = InStore::new(Some(store));
+        let mut feed = Feed::new(roots, &going, &mut lookup);
+        feed.shard = self.shard;
+        feed.chunk = self.chunk_size;
+        feed.in_order = walk.is_in_order();
+        feed.claims = self.claims();
+        feed.walk(walk.all()?, sink)?;
+        while feed.fed.complete && feed.has_deferred() {
+            shared.set_waiting(true);
+            let (chunks, units, taken) = feed.free().map_err(|source| self.io("look at", source))?;
+            if !chunks.is_empty() {
+                shared.set_waiting(false);
+                feed.again(Some(chunks));
+                feed.walk(walk.some(units)?, sink)?;
+            } else if taken == 0 && feed.take_forgotten() {
+                shared.set_waiting(false);
+                feed.again(None);
+                feed.walk(walk.all()?, sink)?;
+            } else {
+                feed.fed.complete = going();
+                thread::sleep(WAIT);
+            }
+        }
+        Ok(feed.fed)
+    }
+
+    /// The claims of this run. Without them it works all the same, only not in company.
+    fn claims(&self) -> Option<Arc<Claims>> {
+        let path = runs_folder(&self.store).join("claims");
+        match Claims::open(&path) {
+            Ok(claims) => Some(claims),
+            Err(error) => {
+                log::warn!("{}: {error}; runs at the same time may embed the same pictures", path.display());
+                None
+            }
+        }
+    }
+
+    fn io(&self, action: &'static str, source: io::Error) -> Error {
+        Error::Io { path: runs_folder(&self.store), action, source }
+    }
+}
+
+/// Where runs of a store leave what they tell each other and those who watch: beside it, under its name.
+pub(crate) fn runs_folder(store: &Path) -> PathBuf {
+    let mut name = store.file_name().unwrap_or(store.as_os_str()).to_owned();
+    name.push(".runs");
+    store.with_file_name(name)
 }
 
 /// The thread's result; a panic there goes on here.
@@ -238,11 +338,14 @@ fn nothing_done(count: Count, began: Instant) -> Summary {
         found: count.fed.already + unread.count(),
         already: count.fed.already,
         embedded: 0,
+        changed: 0,
         rejected: 0,
         rejections: FirstFew::default(),
         left: count.to_do,
         ignored: count.fed.ignored + count.others,
         skipped: count.fed.skipped,
+        excluded: count.fed.excluded,
+        too_few: count.fed.too_few,
         unread,
         commits: 0,
         elapsed: began.elapsed(),
@@ -260,17 +363,20 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         false if shared.had_read_failures() => Ended::ReadFailures,
         false => Ended::Stopped,
     };
-    let already = fed.already + progress.overtaken;
+    let already = fed.already + progress.overtaken + progress.same;
     Summary {
         ended,
         found: already + progress.embedded + progress.rejected + unread.count(),
         already,
         embedded: progress.embedded,
+        changed: progress.changed,
         rejected: progress.rejected,
         rejections: tally.rejections,
         left: progress.to_do.saturating_sub(progress.done()),
         ignored: fed.ignored + tally.ignored,
         skipped: fed.skipped,
+        excluded: fed.excluded,
+        too_few: fed.too_few,
         unread,
         commits: progress.commits,
         elapsed: began.elapsed(),

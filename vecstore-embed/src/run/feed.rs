@@ -1,42 +1,72 @@
-//! First stage: which files are inputs, and which of those the store lacks.
+//! First stage: which files are inputs, and which of those the store lacks, or holds as they were before they changed.
+//!
+//! Inputs come in chunks: neighbours in one folder. A chunk in which there is something to do is claimed before it is
+//! worked on; one that another run has claimed is left for later, and looked at again when it is free. So several runs
+//! share the work without doing anything twice, and what a dead one had claimed is taken over.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io, mem};
 
-use crate::Result;
-use crate::picture::sniff;
+use super::claims::{Claim, Claims};
+use super::lookup::Lookup;
 use crate::progress::FirstFew;
+use crate::record::{Record, Stamp};
 use crate::roots::Roots;
-use crate::scan::{Found, Scan};
+use crate::scan::{Found, Member, has_picture_content};
+use crate::shard::Shard;
+use crate::tars;
+use crate::{Class, Result};
 
 /// Keys looked up at a time: enough that a lookup is one sorted merge, few enough to hold and to start quickly.
-const CHUNK: usize = 1000;
+const LOOKED_UP: usize = 1000;
 
-/// Bytes read to recognise a picture.
-pub(crate) const HEAD: u64 = 64;
+/// Chunks of other runs that are remembered; when there are more, everything is walked again.
+const MOST_DEFERRED: usize = 100_000;
 
-/// An input that the store lacks.
-#[derive(Debug)]
+/// An input that the store lacks, or holds as it was.
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Job {
     pub(crate) key: Vec<u8>,
+    /// The file, for people. Of a member of a tar file: both names.
     pub(crate) path: PathBuf,
     /// Its name does not say that it is a picture: only its content can.
     pub(crate) by_content: bool,
+    /// Where it lies, if it is no file of its own.
+    pub(crate) member: Option<Member>,
+    /// What the store remembers of the file, which is not that file any more.
+    pub(crate) known: Option<Record>,
+    /// What to remember of it, once it was read.
+    pub(crate) record: Option<Record>,
+    /// Why it is rejected, where that is not for what the model made of it.
+    pub(crate) class: Option<Class>,
+    /// Keeps others away from it. To be dropped when what became of the job is in the store, or when it is given up.
+    pub(crate) claim: Option<Arc<Claim>>,
 }
 
-/// Answers which of these keys the store lacks, as positions.
-pub(crate) type Missing<'a> = dyn FnMut(&[Vec<u8>]) -> Result<Vec<usize>> + 'a;
+impl Job {
+    /// The file to read.
+    pub(crate) fn file(&self) -> &Path {
+        self.member.as_ref().map_or(&self.path, |member| &member.tar)
+    }
+}
 
 /// What the walk saw besides the jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Fed {
     /// Inputs the store accounts for.
     pub(crate) already: u64,
-    /// Files outside every root that are no pictures.
+    /// Files that changed since they were embedded, of those given as jobs.
+    pub(crate) changed: u64,
+    /// Files that are no pictures.
     pub(crate) ignored: u64,
     pub(crate) skipped: u64,
+    /// Files and folders left out by options.
+    pub(crate) excluded: u64,
+    /// Pictures in folders that have too few of them.
+    pub(crate) too_few: u64,
     pub(crate) unreadable: FirstFew,
     /// Pictures outside every root.
     pub(crate) outside: FirstFew,
@@ -44,113 +74,356 @@ pub(crate) struct Fed {
     pub(crate) complete: bool,
 }
 
-/// Walks the folder and gives every input that is missing to `sink`, until the end or until `sink` breaks.
-/// `going` is asked between chunks.
-pub(crate) fn feed(
-    scan: Scan,
-    roots: &Roots,
-    going: &dyn Fn() -> bool,
-    missing: &mut Missing<'_>,
-    sink: &mut dyn FnMut(Job) -> ControlFlow<()>,
-) -> Result<Fed> {
-    let mut fed = Fed::default();
-    let mut chunk = Chunk::default();
-    for found in scan {
-        let (path, by_content) = match found {
-            Found::Picture(path) => (path, false),
-            Found::Other(path) => (path, true),
+/// What to do with what a walk comes across.
+pub(crate) struct Feed<'a> {
+    pub(crate) roots: &'a Roots,
+    pub(crate) shard: Option<Shard>,
+    /// Inputs per chunk.
+    pub(crate) chunk: usize,
+    /// Chunks are the inputs in the order they come in, not the neighbours in a folder.
+    pub(crate) in_order: bool,
+    /// Without it every chunk is this run's.
+    pub(crate) claims: Option<Arc<Claims>>,
+    /// Asked between chunks.
+    pub(crate) going: &'a dyn Fn() -> bool,
+    pub(crate) lookup: &'a mut dyn Lookup,
+    pub(crate) fed: Fed,
+    /// Chunks that others have claimed, and the folder or tar file they are of.
+    deferred: Vec<(u64, PathBuf)>,
+    /// There were more of them.
+    forgotten: bool,
+    /// Only these chunks, when the walk goes through something again.
+    only: Option<HashSet<u64>>,
+    group: Group,
+}
+
+/// Where the jobs go.
+pub(crate) type Sink<'a> = dyn FnMut(Job) -> ControlFlow<()> + 'a;
+
+/// Inputs whose keys are looked up together: some chunks, the last of which may still grow.
+#[derive(Default)]
+struct Group {
+    keys: Vec<Vec<u8>>,
+    inputs: Vec<Input>,
+    /// Number, unit and first input of each chunk.
+    chunks: Vec<(u64, PathBuf, usize)>,
+    /// What the chunks of the last folder are numbered by: its part of the key, and how many there are.
+    folder: Vec<u8>,
+    in_folder: u64,
+}
+
+struct Input {
+    path: PathBuf,
+    by_content: bool,
+    member: Option<Member>,
+}
+
+/// What the store lacks of an input.
+enum Wanted {
+    Nothing,
+    All,
+    Newer(Record),
+}
+
+impl<'a> Feed<'a> {
+    pub(crate) fn new(roots: &'a Roots, going: &'a dyn Fn() -> bool, lookup: &'a mut dyn Lookup) -> Self {
+        Feed {
+            roots,
+            shard: None,
+            chunk: usize::MAX,
+            in_order: false,
+            claims: None,
+            going,
+            lookup,
+            fed: Fed::default(),
+            deferred: Vec::new(),
+            forgotten: false,
+            only: None,
+            group: Group::default(),
+        }
+    }
+
+    /// Walks, and gives every input that is missing to `sink`, until the end or until `sink` breaks.
+    pub(crate) fn walk(&mut self, found: impl Iterator<Item = Found>, sink: &mut Sink<'_>) -> Result<()> {
+        self.fed.complete = false;
+        for found in found {
+            if self.take(found) && (!(self.going)() || self.flush(sink, true)?.is_break()) {
+                return Ok(());
+            }
+        }
+        self.fed.complete = (self.going)() && self.flush(sink, false)?.is_continue();
+        Ok(())
+    }
+
+    /// Chunks that others have: those that are free by now, and how many are not.
+    pub(crate) fn free(&mut self) -> Result<(HashSet<u64>, HashSet<PathBuf>, usize), io::Error> {
+        let (mut chunks, mut units) = (HashSet::new(), HashSet::new());
+        let Some(claims) = &self.claims else { return Ok((chunks, units, 0)) };
+        for (chunk, unit) in mem::take(&mut self.deferred) {
+            if claims.is_taken(chunk)? {
+                self.deferred.push((chunk, unit));
+            } else {
+                chunks.insert(chunk);
+                units.insert(unit);
+            }
+        }
+        Ok((chunks, units, self.deferred.len()))
+    }
+
+    /// True when there are chunks that others have.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty() || self.forgotten
+    }
+
+    /// True once, when more chunks were left to others than can be remembered, and the others are settled.
+    pub(crate) fn take_forgotten(&mut self) -> bool {
+        self.deferred.is_empty() && mem::take(&mut self.forgotten)
+    }
+
+    /// From now on only these chunks are looked at, in walks through what was walked before.
+    pub(crate) fn again(&mut self, chunks: Option<HashSet<u64>>) {
+        self.only = Some(chunks.unwrap_or_default());
+    }
+
+    /// Takes something that was found in. True when it is time to look up what was gathered.
+    fn take(&mut self, found: Found) -> bool {
+        // What is no input was counted the first time.
+        let first = self.only.is_none();
+        let fed = &mut self.fed;
+        let (path, by_content, member) = match found {
+            Found::Picture(path) => (path, false, None),
+            Found::Other(path) => (path, true, None),
+            Found::Member(member) => (tars::shown(&member.tar, &member.name), false, Some(member)),
             Found::Skipped(_) => {
-                fed.skipped += 1;
-                continue;
+                fed.skipped += u64::from(first);
+                return false;
+            }
+            Found::Ignored(_) => {
+                fed.ignored += u64::from(first);
+                return false;
+            }
+            Found::Excluded(_) => {
+                fed.excluded += u64::from(first);
+                return false;
+            }
+            Found::TooFew(_, pictures) => {
+                fed.too_few += if first { pictures } else { 0 };
+                return false;
             }
             Found::Unreadable(path, error) => {
-                fed.unreadable.push(&path, error.to_string());
-                continue;
+                if first {
+                    fed.unreadable.push(&path, error.to_string());
+                }
+                return false;
             }
         };
-        match roots.key(&path) {
-            Some(key) => chunk.push(key, path, by_content),
-            None if by_content => match has_picture_content(&path) {
-                Ok(true) => fed.outside.push(&path, "outside every root of the store"),
-                Ok(false) => fed.ignored += 1,
-                Err(error) => fed.unreadable.push(&path, error.to_string()),
-            },
-            None => fed.outside.push(&path, "outside every root of the store"),
+        let file = member.as_ref().map_or(&path, |member| &member.tar);
+        let Some(mut key) = self.roots.key(file) else {
+            if first {
+                self.outside(path, by_content);
+            }
+            return false;
+        };
+        if let Some(member) = &member {
+            key.extend_from_slice(b"//");
+            key.extend_from_slice(&member.name);
         }
-        if chunk.keys.len() >= CHUNK && (!going() || chunk.flush(&mut fed, missing, sink)?.is_break()) {
-            return Ok(fed);
+        if self.shard.is_some_and(|shard| !shard.holds(&key)) {
+            return false;
         }
-    }
-    fed.complete = going() && chunk.flush(&mut fed, missing, sink)?.is_continue();
-    Ok(fed)
-}
-
-/// Inputs whose keys are looked up together.
-#[derive(Default)]
-struct Chunk {
-    keys: Vec<Vec<u8>>,
-    files: Vec<(PathBuf, bool)>,
-}
-
-impl Chunk {
-    fn push(&mut self, key: Vec<u8>, path: PathBuf, by_content: bool) {
-        self.keys.push(key);
-        self.files.push((path, by_content));
+        let full = self.group.keys.len() >= LOOKED_UP;
+        let unit = if member.is_some() { file } else { file.parent().unwrap_or(file) };
+        let new_chunk = self.group.push(&key, unit, self.chunk, self.in_order);
+        self.group.keys.push(key);
+        self.group.inputs.push(Input { path, by_content, member });
+        full && new_chunk
     }
 
-    fn flush(
-        &mut self,
-        fed: &mut Fed,
-        missing: &mut Missing<'_>,
-        sink: &mut dyn FnMut(Job) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let mut wanted = missing(&self.keys)?.into_iter().peekable();
-        let inputs = self.keys.drain(..).zip(self.files.drain(..));
-        for (at, (key, (path, by_content))) in inputs.enumerate() {
-            if wanted.next_if_eq(&at).is_none() {
-                fed.already += 1;
-            } else if sink(Job { key, path, by_content }).is_break() {
-                return Ok(ControlFlow::Break(()));
+    fn outside(&mut self, path: PathBuf, by_content: bool) {
+        match if by_content { has_picture_content(&path) } else { Ok(true) } {
+            Ok(true) => self.fed.outside.push(&path, "outside every root of the store"),
+            Ok(false) => self.fed.ignored += 1,
+            Err(error) => self.fed.unreadable.push(&path, error.to_string()),
+        }
+    }
+
+    /// Looks up what was gathered, and hands on what is missing of it. The last chunk stays when it has only begun.
+    fn flush(&mut self, sink: &mut Sink<'_>, begun: bool) -> Result<ControlFlow<()>> {
+        let group = self.group.split(begun);
+        let seen = self.lookup.refresh()?;
+        let wanted = self.wanted(&group.keys, &group.inputs)?;
+        let ends = group.chunks.iter().skip(1).map(|chunk| chunk.2).chain([group.keys.len()]);
+        let chunks: Vec<(u64, PathBuf, usize)> = group
+            .chunks
+            .iter()
+            .zip(ends)
+            .map(|((id, unit, from), to)| (*id, unit.clone(), to - from))
+            .collect();
+        let mut inputs = group.keys.into_iter().zip(group.inputs);
+        let mut wanted = wanted.into_iter();
+        for (id, unit, count) in chunks {
+            let mut inputs: Vec<(Vec<u8>, Input)> = inputs.by_ref().take(count).collect();
+            let mut wanted: Vec<Wanted> = wanted.by_ref().take(count).collect();
+            if self.only.as_ref().is_some_and(|only| !only.is_empty() && !only.contains(&id)) {
+                continue;
+            }
+            let nothing = wanted.iter().all(|wanted| matches!(wanted, Wanted::Nothing));
+            let mut claim = None;
+            if let Some(claims) = self.claims.as_ref().filter(|_| !nothing) {
+                match claims.take(id) {
+                    Ok(Some(taken)) => claim = Some(Arc::new(taken)),
+                    Ok(None) if self.deferred.len() < MOST_DEFERRED => {
+                        self.deferred.push((id, unit));
+                        continue;
+                    }
+                    Ok(None) => {
+                        self.forgotten = true;
+                        continue;
+                    }
+                    // Shared by nobody, then: the store keeps one of what two runs embed.
+                    Err(error) => log::warn!("cannot claim a chunk of {}: {error}", unit.display()),
+                }
+                // Whoever had it until a moment ago may have finished it.
+                if self.lookup.refresh()? != seen {
+                    let (keys, rest): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
+                    wanted = self.wanted(&keys, &rest)?;
+                    inputs = keys.into_iter().zip(rest).collect();
+                }
+            }
+            for ((key, input), wanted) in inputs.into_iter().zip(wanted) {
+                let known = match wanted {
+                    Wanted::Nothing => {
+                        // A walk through everything again has counted it before.
+                        let counts = self.only.as_ref().is_none_or(|only| !only.is_empty());
+                        self.fed.already += u64::from(counts);
+                        continue;
+                    }
+                    Wanted::All => None,
+                    Wanted::Newer(known) => Some(known),
+                };
+                self.fed.changed += u64::from(known.is_some());
+                let Input { path, by_content, member } = input;
+                let job =
+                    Job { key, path, by_content, member, known, claim: claim.clone(), ..Job::default() };
+                if sink(job).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
         }
         Ok(ControlFlow::Continue(()))
     }
+
+    fn wanted(&mut self, keys: &[Vec<u8>], inputs: &[Input]) -> Result<Vec<Wanted>> {
+        let mut missing = self.lookup.missing(keys)?.into_iter().peekable();
+        let mut wanted = Vec::with_capacity(keys.len());
+        for (at, (key, input)) in keys.iter().zip(inputs).enumerate() {
+            wanted.push(match missing.next_if_eq(&at) {
+                Some(_) => Wanted::All,
+                None => match self.lookup.record(key)? {
+                    Some(record) if stamp(input).is_some_and(|stamp| stamp != record.stamp) => {
+                        Wanted::Newer(record)
+                    }
+                    _ => Wanted::Nothing,
+                },
+            });
+        }
+        Ok(wanted)
+    }
 }
 
-/// True when the file begins like a picture. One that cannot be read may be one.
-pub(crate) fn has_picture_content(path: &Path) -> io::Result<bool> {
-    let mut head = Vec::new();
-    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
-    Ok(sniff(&head).is_some())
+/// Length and time of the file, or of the part of it. `None` where it cannot be told: then it did not change.
+fn stamp(input: &Input) -> Option<Stamp> {
+    let file = input.member.as_ref().map_or(&input.path, |member| &member.tar);
+    let mut stamp = Stamp::of(&fs::metadata(file).ok()?);
+    if let Some(member) = &input.member {
+        stamp.length = member.length;
+    }
+    Some(stamp)
+}
+
+impl Group {
+    /// Says which chunk the next input is in. True when it begins one.
+    fn push(&mut self, key: &[u8], unit: &Path, chunk: usize, in_order: bool) -> bool {
+        let at = self.keys.len();
+        let folder = key
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(&[][..], |slash| key.get(..slash).unwrap_or(key));
+        let same = !self.chunks.is_empty() && (in_order || self.folder == folder);
+        let begun = self.chunks.last().map_or(0, |(_, _, from)| at - from);
+        if same && begun < chunk {
+            return false;
+        }
+        if !same {
+            self.folder = folder.to_vec();
+            self.in_folder = 0;
+        }
+        let named = if in_order { key } else { folder };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.in_folder.to_le_bytes()).update(named);
+        let id = hasher.finalize().as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        self.in_folder += u64::from(!in_order);
+        self.chunks.push((id, unit.to_owned(), at));
+        true
+    }
+
+    /// Everything but the last chunk, if that one has only begun; or everything.
+    fn split(&mut self, begun: bool) -> Group {
+        let Some((id, unit, from)) = self.chunks.pop_if(|_| begun) else {
+            return mem::take(self);
+        };
+        let rest = Group {
+            keys: self.keys.split_off(from),
+            inputs: self.inputs.split_off(from),
+            chunks: vec![(id, unit, 0)],
+            folder: mem::take(&mut self.folder),
+            in_folder: self.in_folder,
+        };
+        mem::replace(self, rest)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::roots::RootArg;
-    use std::collections::HashSet;
-    use std::fs;
+    use crate::scan::Scan;
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
 
     fn walk(dir: &Path, roots: &Roots, stored: &[&str]) -> (Vec<String>, Fed) {
-        let stored: HashSet<&[u8]> = stored.iter().map(|key| key.as_bytes()).collect();
+        let mut stored = Stored(stored.iter().map(|key| key.as_bytes().to_vec()).collect(), 1);
         let mut jobs = Vec::new();
-        let fed = feed(
-            Scan::new(dir, true),
-            roots,
-            &|| true,
-            &mut |keys| Ok((0..keys.len()).filter(|at| !stored.contains(&keys[*at][..])).collect()),
-            &mut |job| {
-                jobs.push(format!(
-                    "{}{}",
-                    String::from_utf8_lossy(&job.key),
-                    if job.by_content { "?" } else { "" }
-                ));
-                ControlFlow::Continue(())
-            },
-        );
-        (jobs, fed.unwrap())
+        let going = || true;
+        let mut feed = Feed::new(roots, &going, &mut stored);
+        feed.chunk = 10;
+        feed.walk(Scan::new(dir, true), &mut |job| {
+            jobs.push(format!(
+                "{}{}",
+                String::from_utf8_lossy(&job.key),
+                if job.by_content { "?" } else { "" }
+            ));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        (jobs, feed.fed)
+    }
+
+    /// Keys, and the number of the last commit.
+    struct Stored(HashSet<Vec<u8>>, u64);
+
+    impl Lookup for Stored {
+        fn refresh(&mut self) -> Result<u64> {
+            Ok(self.1)
+        }
+
+        fn missing(&mut self, keys: &[Vec<u8>]) -> Result<Vec<usize>> {
+            Ok((0..keys.len()).filter(|at| !self.0.contains(&keys[*at])).collect())
+        }
+
+        fn record(&mut self, _key: &[u8]) -> Result<Option<Record>> {
+            Ok(None)
+        }
     }
 
     fn folder(files: &[(&str, &[u8])]) -> (tempfile::TempDir, PathBuf) {
@@ -180,7 +453,7 @@ mod tests {
 
     #[test]
     fn looks_up_more_than_one_chunk() {
-        let names: Vec<String> = (0..CHUNK * 2 + 7).map(|at| format!("{at:05}.jpg")).collect();
+        let names: Vec<String> = (0..LOOKED_UP * 2 + 7).map(|at| format!("{at:05}.jpg")).collect();
         let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
         let (_keep, dir) = folder(&files);
         let stored: Vec<&str> = names.iter().map(String::as_str).step_by(3).collect();
@@ -198,5 +471,39 @@ mod tests {
         assert_eq!(jobs, ["a.jpg"]);
         assert_eq!((fed.outside.count(), fed.ignored), (2, 1));
         assert_eq!(fed.outside.first()[1].path, dir.join("out/c"));
+    }
+
+    #[test]
+    fn a_chunk_that_another_run_has_is_left_until_it_is_free() {
+        let names: Vec<String> = (0..25).map(|at| format!("{}/{at:02}.jpg", at / 10)).collect();
+        let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+        let (_keep, dir) = folder(&files);
+        let roots = rooted(&dir);
+        let beside = tempfile::tempdir().unwrap();
+        let file = beside.path().join("claims");
+        let (mine, others) = (Claims::open(&file).unwrap(), Claims::open(&file).unwrap());
+        let going = || true;
+        let walk = |claims: &Arc<Claims>, most: usize| {
+            let mut stored = Stored(HashSet::new(), 1);
+            let mut feed = Feed::new(&roots, &going, &mut stored);
+            (feed.chunk, feed.claims) = (4, Some(Arc::clone(claims)));
+            let mut jobs = Vec::new();
+            let sink = &mut |job: Job| {
+                jobs.push(job);
+                if jobs.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            feed.walk(Scan::new(&dir, true), sink).unwrap();
+            let (free, units, taken) = feed.free().unwrap();
+            (jobs, free.len(), units.len(), taken)
+        };
+        // The other run has 0/00 to 0/09 and 1/10 to 1/13: of the folders 0 and 1, 3 + 1 chunks.
+        let (theirs, ..) = walk(&others, 11);
+        assert_eq!(theirs.len(), 11);
+        let (jobs, free, units, taken) = walk(&mine, usize::MAX);
+        assert_eq!(jobs.first().map(|job| &job.key[..]), Some(&b"1/14.jpg"[..]));
+        assert_eq!((jobs.len(), free, units, taken), (11, 0, 0, 4));
+        drop((theirs, jobs));
+        let (jobs, _, _, taken) = walk(&mine, usize::MAX);
+        assert_eq!((jobs.len(), taken), (25, 0), "what is given back, or was a dead run's, is free");
     }
 }

@@ -1,11 +1,16 @@
 //! Third stage, on one thread that owns the model: samples become batches, batches become vectors.
 
-use crossbeam_channel::{Receiver, Sender};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::feed::Job;
 use super::worker::{Pool, Sample};
 use crate::backend::Backend;
 use crate::{Error, Result};
+
+/// How long an unfinished batch waits for more when nothing comes.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// A batch on its way into the store.
 #[derive(Debug, Default)]
@@ -25,12 +30,15 @@ pub(crate) fn infer(
     backend: &mut dyn Backend,
     batch_size: usize,
     pool: &Pool,
+    waiting: &dyn Fn() -> bool,
 ) -> Result<()> {
     let mut batch = Output::default();
     let mut pixels = Vec::new();
     loop {
-        let sample = samples.recv();
-        let ended = sample.is_err();
+        let sample = samples.recv_timeout(IDLE);
+        let ended = sample == Err(RecvTimeoutError::Disconnected);
+        // Others may be waiting for what is in an unfinished batch.
+        let idle = sample == Err(RecvTimeoutError::Timeout) && waiting();
         if let Ok(sample) = sample {
             match sample.pixels {
                 Ok(buffer) => {
@@ -42,7 +50,7 @@ pub(crate) fn infer(
             }
         }
         let full = batch.embedded.len() >= batch_size || batch.rejected.len() >= batch_size;
-        if full || (ended && !(batch.embedded.is_empty() && batch.rejected.is_empty())) {
+        if full || ((ended || idle) && !(batch.embedded.is_empty() && batch.rejected.is_empty())) {
             let mut output = std::mem::take(&mut batch);
             if !output.embedded.is_empty() {
                 output.vectors = embed(backend, output.embedded.len(), &pixels)?;
@@ -100,7 +108,7 @@ mod tests {
 
     fn sample(at: usize, pixels: Result<Vec<f32>, String>) -> Sample {
         Sample {
-            job: Job { key: vec![at as u8], path: format!("{at}.jpg").into(), by_content: false },
+            job: Job { key: vec![at as u8], path: format!("{at}.jpg").into(), ..Job::default() },
             pixels,
         }
     }
@@ -114,7 +122,14 @@ mod tests {
         let (to_commit, from_infer) = unbounded();
         samples.into_iter().for_each(|sample| to_infer.send(sample).unwrap());
         drop(to_infer);
-        infer(&from_worker, &to_commit, &mut Echo { tensor_len: 3, dim }, batch_size, &Pool::new(4))?;
+        infer(
+            &from_worker,
+            &to_commit,
+            &mut Echo { tensor_len: 3, dim },
+            batch_size,
+            &Pool::new(4),
+            &|| false,
+        )?;
         drop(to_commit);
         Ok(from_infer.iter().collect())
     }

@@ -14,14 +14,18 @@
 //! store, and the next run finds it by its key.
 
 mod budget;
+mod claims;
 mod commit;
 mod engine;
 mod feed;
 mod infer;
+mod lookup;
+mod save;
 mod shared;
 mod stop;
 mod summary;
 mod target;
+mod walk;
 mod worker;
 
 use std::num::NonZeroUsize;
@@ -34,12 +38,15 @@ use vecstore::{DType, OpenOptions};
 pub use self::stop::StopFlag;
 pub use self::summary::{Ended, Summary};
 
+use self::walk::Source;
 use crate::Result;
 use crate::backend::{Backend, BackendOptions, open_backend};
+use crate::filter::Filter;
 use crate::model::Model;
 use crate::picture::DecodeLimits;
-use crate::progress::Observer;
+use crate::progress::{Observer, Plan};
 use crate::roots::RootArg;
+use crate::shard::Shard;
 
 /// Embeds a folder of pictures into a store: what the store does not account for yet, and nothing twice.
 ///
@@ -58,7 +65,13 @@ use crate::roots::RootArg;
 pub struct Run {
     folder: PathBuf,
     store: PathBuf,
+    source: Source,
     recursive: bool,
+    follow_links: bool,
+    min_images: u64,
+    filter: Arc<Filter>,
+    shard: Option<Shard>,
+    chunk_size: usize,
     batch_size: usize,
     workers: usize,
     dtype: Option<DType>,
@@ -81,7 +94,13 @@ impl Run {
         Run {
             folder: folder.into(),
             store: store.into(),
+            source: Source::Folder,
             recursive: false,
+            follow_links: false,
+            min_images: 1,
+            filter: Arc::default(),
+            shard: None,
+            chunk_size: 100,
             batch_size: 32,
             workers: thread::available_parallelism().map_or(1, NonZeroUsize::get),
             dtype: None,
@@ -102,6 +121,57 @@ impl Run {
     #[must_use]
     pub fn with_recursive(mut self, recursive: bool) -> Self {
         self.recursive = recursive;
+        self
+    }
+
+    /// Takes the files that this file names, one per line (paths, or JSON objects with a `path`), instead of those of
+    /// the folder. Relative ones start at the folder.
+    #[must_use]
+    pub fn with_list(mut self, list: impl Into<PathBuf>) -> Self {
+        self.source = Source::List(list.into());
+        self
+    }
+
+    /// Takes the pictures in these tar files instead of those of the folder. The key of one is that of the tar file,
+    /// two slashes, and its name in it.
+    #[must_use]
+    pub fn with_tars(mut self, tars: impl IntoIterator<Item = PathBuf>) -> Self {
+        self.source = Source::Tars(tars.into_iter().collect());
+        self
+    }
+
+    /// Follows symbolic links. Off unless set.
+    #[must_use]
+    pub fn with_follow_links(mut self, follow: bool) -> Self {
+        self.follow_links = follow;
+        self
+    }
+
+    /// Leaves out the pictures of folders that have fewer. 1 unless set: none is left out.
+    #[must_use]
+    pub fn with_min_images(mut self, pictures: u64) -> Self {
+        self.min_images = pictures;
+        self
+    }
+
+    /// Which files and folders are looked at. All unless set.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Filter) -> Self {
+        self.filter = Arc::new(filter);
+        self
+    }
+
+    /// Only this part of the inputs. All unless set.
+    #[must_use]
+    pub fn with_shard(mut self, shard: Shard) -> Self {
+        self.shard = Some(shard);
+        self
+    }
+
+    /// Inputs of one folder that a run takes on at a time, when several share the work. 100 unless set; at least 1.
+    #[must_use]
+    pub fn with_chunk_size(mut self, pictures: usize) -> Self {
+        self.chunk_size = pictures.max(1);
         self
     }
 
@@ -204,6 +274,15 @@ impl Run {
     /// take one. What was committed before stays, what was not stays missing, and the same run goes on from there.
     pub fn run(&self, model: &Model) -> Result<Summary> {
         self.start(model, || open_backend(model, &self.backend))
+    }
+
+    /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and writes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Run::run`].
+    pub fn survey(&self, model: &Model) -> Result<Plan> {
+        self.survey_folder(model)
     }
 
     /// Like [`run`](Run::run), on a backend of the caller's.

@@ -1,10 +1,11 @@
 //! What the stages of a run tell each other beside the channels: whether to go on, and how far they are.
 
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{io, mem};
 
+use super::feed::Job;
 use super::stop::StopFlag;
 use crate::progress::{FirstFew, Observer, Progress};
 
@@ -15,6 +16,9 @@ pub(crate) struct Shared {
     unreadable: AtomicBool,
     in_a_row: AtomicU32,
     max_in_a_row: u32,
+    /// The walk has come to its end, and chunks of other runs are waited for.
+    waiting: AtomicBool,
+    touched: Mutex<Vec<Job>>,
     tally: Mutex<Tally>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -44,6 +48,8 @@ impl Shared {
             unreadable: AtomicBool::new(false),
             in_a_row: AtomicU32::new(0),
             max_in_a_row,
+            waiting: AtomicBool::new(false),
+            touched: Mutex::default(),
             tally: Mutex::new(Tally { progress, ..Tally::default() }),
             observer,
         }
@@ -66,6 +72,25 @@ impl Shared {
     /// A job was not begun.
     pub(crate) fn left_out(&self) {
         self.tally().left_out += 1;
+    }
+
+    /// The content of a file is what the store has been given before, and only its time is new.
+    pub(crate) fn touched(&self, job: Job) {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    /// The jobs of which that is so.
+    pub(crate) fn take_touched(&self) -> Vec<Job> {
+        mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether nothing more will come before other runs have finished what they have claimed.
+    pub(crate) fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// A file was read to its end.

@@ -28,6 +28,8 @@ pub struct Summary {
     pub already: u64,
     /// Embedded and committed.
     pub embedded: u64,
+    /// Of those: their files changed since they were embedded before, and their entries are replaced.
+    pub changed: u64,
     /// Recorded as rejected, because their content is bad.
     pub rejected: u64,
     /// The first of the rejected ones, with their reasons.
@@ -40,6 +42,10 @@ pub struct Summary {
     pub ignored: u64,
     /// Symbolic links, and things that are no files. They are not followed.
     pub skipped: u64,
+    /// Files and folders that options leave out.
+    pub excluded: u64,
+    /// Pictures in folders that have fewer than were asked for.
+    pub too_few: u64,
     /// Commits made.
     pub commits: u64,
     /// How long it took.

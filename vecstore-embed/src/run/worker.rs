@@ -1,22 +1,25 @@
 //! Second stage, on many threads: a file becomes pixels as the model wants them, or a reason why not.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::panic::{self, AssertUnwindSafe};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::budget::Budget;
-use super::feed::{HEAD, Job};
+use super::feed::Job;
 use super::shared::Shared;
+use crate::Class;
 use crate::picture::{self, DecodeLimits};
 use crate::preprocess::Preprocess;
+use crate::record::{Record, Stamp};
+use crate::scan::HEAD;
 
 /// Bytes of memory one pixel may take at once: the decoder's own image and its converted or turned copy.
 const BYTES_PER_PIXEL: u64 = 8;
 
 /// What a worker made of an input that could be read.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Sample {
     pub(crate) job: Job,
     /// The model's input, or why the content is bad.
@@ -38,19 +41,22 @@ pub(crate) struct Prepare<'a> {
 enum Outcome {
     Sample(Result<Vec<f32>, String>),
     NotAPicture,
+    /// The content is the one the store has been given before.
+    Same,
     Unread(io::Error),
 }
 
 /// Works until there are no more jobs, or nobody wants samples any more.
 pub(crate) fn work(jobs: &Receiver<Job>, samples: &Sender<Sample>, prepare: &Prepare<'_>, shared: &Shared) {
-    for job in jobs {
+    for mut job in jobs {
         if !shared.is_going() {
             // Emptying the queue lets the stage before finish; these inputs stay missing.
             shared.left_out();
             continue;
         }
-        match prepare.prepare(&job, shared) {
+        match prepare.prepare(&mut job, shared) {
             Outcome::NotAPicture => shared.ignored(),
+            Outcome::Same => shared.touched(job),
             Outcome::Unread(error) => shared.unread(&job.path, &error),
             Outcome::Sample(pixels) => {
                 if samples.send(Sample { job, pixels }).is_err() {
@@ -62,7 +68,7 @@ pub(crate) fn work(jobs: &Receiver<Job>, samples: &Sender<Sample>, prepare: &Pre
 }
 
 impl Prepare<'_> {
-    fn prepare(&self, job: &Job, shared: &Shared) -> Outcome {
+    fn prepare(&self, job: &mut Job, shared: &Shared) -> Outcome {
         let (mut file, before, mut bytes) = match open(job) {
             Ok(opened) => opened,
             Err(error) => return Outcome::Unread(error),
@@ -71,22 +77,35 @@ impl Prepare<'_> {
             shared.was_read();
             return Outcome::NotAPicture;
         }
-        let length = before.len();
+        let length = job.member.as_ref().map_or(before.len(), |member| member.length);
         if length > self.max_file {
             shared.was_read();
+            job.class = Some(Class::Size);
+            // Without its content: a file that changes may be as large as it is.
+            job.record = Some(Record::new(stamp(job, &before), b""));
             let limit = self.max_file;
             return Outcome::Sample(Err(format!(
                 "the file has {length} bytes, more than the limit of {limit}"
             )));
         }
         let _file_bytes = self.files.take(length);
-        if let Err(error) = read_rest(&mut file, &before, self.max_file, &mut bytes) {
+        if let Err(error) = read_rest(&mut file, &before, length, &mut bytes) {
             return Outcome::Unread(error);
         }
         shared.was_read();
+        let record = Record::new(stamp(job, &before), &bytes);
+        job.record = Some(record);
+        if job.known.is_some_and(|known| known.hash == record.hash) {
+            return Outcome::Same;
+        }
         // A decoder that panics is a decoder that could not make sense of the content.
         let pixels = panic::catch_unwind(AssertUnwindSafe(|| self.pixels(&bytes)));
-        Outcome::Sample(pixels.unwrap_or_else(|_| Err("the decoder failed on this content".to_owned())))
+        let pixels = pixels.unwrap_or_else(|_| Err("the decoder failed on this content".to_owned()));
+        if let Err(reason) = &pixels {
+            let too_large = reason.starts_with(&picture::Class::TooLarge.to_string());
+            job.class = Some(if too_large { Class::Size } else { Class::Decode });
+        }
+        Outcome::Sample(pixels)
     }
 
     fn pixels(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
@@ -113,8 +132,11 @@ impl Prepare<'_> {
 
 /// Opens the file. Of one whose name does not say that it is a picture, reads the first bytes.
 fn open(job: &Job) -> io::Result<(File, Metadata, Vec<u8>)> {
-    let mut file = File::open(&job.path)?;
+    let mut file = File::open(job.file())?;
     let before = file.metadata()?;
+    if let Some(member) = &job.member {
+        file.seek(SeekFrom::Start(member.start))?;
+    }
     let mut bytes = Vec::new();
     if job.by_content {
         file.by_ref().take(HEAD).read_to_end(&mut bytes)?;
@@ -123,14 +145,23 @@ fn open(job: &Job) -> io::Result<(File, Metadata, Vec<u8>)> {
 }
 
 /// Reads what is left of the file. One that is being written while it is read is not judged by what was read of it.
-fn read_rest(file: &mut File, before: &Metadata, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    file.by_ref().take(most).read_to_end(bytes)?;
+fn read_rest(file: &mut File, before: &Metadata, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    file.by_ref().take(length.saturating_sub(bytes.len() as u64)).read_to_end(bytes)?;
     let after = file.metadata()?;
-    let whole = bytes.len() as u64 == before.len() && after.len() == before.len();
+    let whole = bytes.len() as u64 == length && after.len() == before.len();
     if !whole || after.modified()? != before.modified()? {
         return Err(io::Error::other("changed while it was read"));
     }
     Ok(())
+}
+
+/// Length and time of an input whose file is like this.
+fn stamp(job: &Job, about: &Metadata) -> Stamp {
+    let mut stamp = Stamp::of(about);
+    if let Some(member) = &job.member {
+        stamp.length = member.length;
+    }
+    stamp
 }
 
 /// Buffers that go round between the workers and the model, so that none is allocated per picture.
@@ -170,17 +201,17 @@ mod tests {
         let same_length = |file: &mut File| file.set_modified(std::time::UNIX_EPOCH).unwrap();
         let changes: [fn(&mut File); 3] = [longer, shorter, same_length];
         for by_content in [false, true] {
-            let job = Job { key: b"a".to_vec(), path: path.clone(), by_content };
+            let job = Job { path: path.clone(), by_content, ..Job::default() };
             for (at, change) in changes.iter().enumerate() {
                 fs::write(&path, vec![7; 100]).unwrap();
                 let (mut file, before, mut bytes) = open(&job).unwrap();
                 change(&mut OpenOptions::new().append(true).open(&path).unwrap());
-                let error = read_rest(&mut file, &before, 1000, &mut bytes).unwrap_err();
+                let error = read_rest(&mut file, &before, before.len(), &mut bytes).unwrap_err();
                 assert_eq!(error.to_string(), "changed while it was read", "{at}");
             }
             fs::write(&path, vec![7; 100]).unwrap();
             let (mut file, before, mut bytes) = open(&job).unwrap();
-            read_rest(&mut file, &before, 1000, &mut bytes).unwrap();
+            read_rest(&mut file, &before, before.len(), &mut bytes).unwrap();
             assert_eq!(bytes, [7; 100]);
         }
     }

@@ -31,13 +31,13 @@ pub fn run(photos: &Path, store: &Path, more: &[&str]) -> Command {
     command
 }
 
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
-fn said(mut command: Command) -> Said {
+pub fn said(mut command: Command) -> Said {
     let Output { status, stdout, stderr } = command.output().unwrap();
     Said {
         code: status.code().unwrap(),
@@ -46,7 +46,7 @@ fn said(mut command: Command) -> Said {
     }
 }
 
-fn json(command: Command) -> Value {
+pub fn json(command: Command) -> Value {
     let said = said(command);
     serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {} {}", said.out, said.err))
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use vecstore::{Kind, Store};
+use vecstore_embed::record::Rejection;
 use vecstore_embed::{Backend, Result};
 
 /// A folder that goes away at the end of the test, and where it is.
@@ -68,7 +69,7 @@ pub fn contents(store: &Path) -> BTreeMap<String, Stored> {
         let entry = entry.unwrap();
         let stored = match entry.kind() {
             Kind::Rows => Stored::Vector(entry.to_f32().unwrap()),
-            Kind::Rejected => Stored::Rejected(entry.reason().unwrap().to_owned()),
+            Kind::Rejected => Stored::Rejected(Rejection::decode(entry.reason().unwrap()).reason),
             other => panic!("{other:?}"),
         };
         let key = String::from_utf8_lossy(entry.key()).into_owned();

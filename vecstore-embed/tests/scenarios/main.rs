@@ -1,9 +1,12 @@
 //! Scenarios of a run, one file each. One program, because linking the inference engine is what takes time.
 
 mod bad_inputs;
+mod changed;
 mod command;
 mod common;
 mod interrupted;
 mod kills;
+mod options;
 mod ordinary;
 mod roots;
+mod sharing;

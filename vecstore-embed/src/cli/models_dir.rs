@@ -1,0 +1,105 @@
+//! Models by name: `--models-dir DIR --model NAME`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vecstore_embed::{Error, Result};
+
+/// The file of the model `asked`: that path if there is something, or the model of that name in `dir`, which is
+/// `DIR/NAME.onnx`, `DIR/NAME/model.onnx`, `DIR/NAME/onnx/model.onnx`, or the one `.onnx` file in `DIR/NAME`.
+pub(super) fn find(asked: &Path, dir: Option<&Path>) -> Result<PathBuf> {
+    let Some(dir) = dir.filter(|_| !asked.is_file()) else { return Ok(asked.to_owned()) };
+    let mut with_extension = asked.as_os_str().to_owned();
+    with_extension.push(".onnx");
+    let folder = dir.join(asked);
+    let usual = [
+        dir.join(asked),
+        dir.join(with_extension),
+        folder.join("model.onnx"),
+        folder.join("onnx/model.onnx"),
+    ];
+    if let Some(found) = usual.into_iter().find(|path| path.is_file()) {
+        return Ok(found);
+    }
+    match &models_in(&folder)[..] {
+        [only] => return Ok(only.clone()),
+        [] => {}
+        several => {
+            return Err(wrong(
+                asked,
+                format!("{} has {}", folder.display(), names(several)),
+                "give the path of one",
+            ));
+        }
+    }
+    let mut known: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    known.retain(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "onnx"));
+    known.sort_unstable();
+    let found = if known.is_empty() { "none".to_owned() } else { names(&known) };
+    Err(wrong(asked, format!("{} has {found}", dir.display()), "give one of these, or a path"))
+}
+
+fn models_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut models: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx") && path.is_file())
+        .collect();
+    models.sort_unstable();
+    models
+}
+
+fn names(paths: &[PathBuf]) -> String {
+    let names: Vec<_> =
+        paths.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
+    names.join(", ")
+}
+
+fn wrong(asked: &Path, found: String, remedy: &str) -> Error {
+    Error::Model {
+        model: asked.display().to_string(),
+        expected: "a file, or the name of a model in --models-dir".to_owned(),
+        found,
+        remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_for_in_the_usual_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in [
+            "plain.onnx",
+            "clip/model.onnx",
+            "hub/onnx/model.onnx",
+            "one/vision.onnx",
+            "two/a.onnx",
+            "two/b.onnx",
+        ] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), "").unwrap();
+        }
+        let find = |asked: &str| find(asked.as_ref(), Some(dir.path()));
+        for (asked, expected) in [
+            ("plain", "plain.onnx"),
+            ("plain.onnx", "plain.onnx"),
+            ("clip", "clip/model.onnx"),
+            ("hub", "hub/onnx/model.onnx"),
+            ("one", "one/vision.onnx"),
+            ("two/b", "two/b.onnx"),
+        ] {
+            assert_eq!(find(asked).unwrap(), at(expected), "{asked}");
+        }
+        let path = at("clip/model.onnx");
+        assert_eq!(find(path.to_str().unwrap()).unwrap(), path, "a path is a path");
+        let several = find("two").unwrap_err().to_string();
+        assert!(several.contains("has a, b; give the path of one"), "{several}");
+        let none = find("three").unwrap_err().to_string();
+        assert!(none.contains("has clip, hub, one, plain, two; give one of these"), "{none}");
+        assert_eq!(super::find("x".as_ref(), None).unwrap(), Path::new("x"));
+    }
+}

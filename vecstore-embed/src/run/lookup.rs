@@ -1,0 +1,53 @@
+//! What the store knows of inputs.
+
+use vecstore::{Kind, Snapshot, Store};
+
+use crate::Result;
+use crate::record::{Record, Rejection};
+
+/// Answers what the store holds.
+pub(crate) trait Lookup {
+    /// Looks for commits of others. Gives the number of the last one.
+    fn refresh(&mut self) -> Result<u64>;
+
+    /// Which of these keys the store lacks, as positions.
+    fn missing(&mut self, keys: &[Vec<u8>]) -> Result<Vec<usize>>;
+
+    /// What it remembers of the file behind a key.
+    fn record(&mut self, key: &[u8]) -> Result<Option<Record>>;
+}
+
+/// The store; or none, before there is one.
+pub(crate) struct InStore<'a> {
+    store: Option<&'a Store>,
+    snapshot: Option<Snapshot>,
+}
+
+impl<'a> InStore<'a> {
+    pub(crate) fn new(store: Option<&'a Store>) -> Self {
+        InStore { store, snapshot: None }
+    }
+}
+
+impl Lookup for InStore<'_> {
+    fn refresh(&mut self) -> Result<u64> {
+        self.snapshot = self.store.map(Store::refresh).transpose()?;
+        Ok(self.snapshot.as_ref().map_or(0, Snapshot::last_commit))
+    }
+
+    fn missing(&mut self, keys: &[Vec<u8>]) -> Result<Vec<usize>> {
+        match &self.snapshot {
+            Some(snapshot) => Ok(snapshot.missing(keys)?),
+            None => Ok((0..keys.len()).collect()),
+        }
+    }
+
+    fn record(&mut self, key: &[u8]) -> Result<Option<Record>> {
+        let Some(snapshot) = &self.snapshot else { return Ok(None) };
+        let Some(entry) = snapshot.get(key)? else { return Ok(None) };
+        Ok(match entry.kind() {
+            Kind::Rejected => Rejection::decode(entry.reason().unwrap_or_default()).record,
+            _ => Record::decode(entry.payload()),
+        })
+    }
+}

@@ -1,0 +1,155 @@
+//! Brings what was computed into the store, and waits where the store cannot take it at the moment.
+
+use std::sync::Arc;
+
+use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, Store};
+
+use super::feed::Job;
+use super::infer::Output;
+use super::shared::Shared;
+use crate::record::{Record, Rejection};
+use crate::{Class, Result};
+
+/// Longest reason that is recorded with a rejected input, in bytes.
+const MAX_REASON: usize = 500;
+
+/// Appends batches to a store.
+pub(crate) struct Saver<'a> {
+    store: &'a Store,
+    shared: &'a Shared,
+}
+
+/// What becomes durable together: what is new, and what takes the place of something older.
+struct Batches {
+    new: Batch,
+    newer: Batch,
+    /// Kept until it is stored: dropping a job lets other runs have it.
+    jobs: Vec<Job>,
+    rejected: Vec<(Job, String)>,
+}
+
+impl<'a> Saver<'a> {
+    pub(crate) fn new(store: &'a Store, shared: &'a Shared) -> Self {
+        Saver { store, shared }
+    }
+
+    /// Makes an output durable.
+    pub(crate) fn save(&mut self, output: Output) -> Result<()> {
+        let batches = self.batches(output)?;
+        let Batches { new, newer, jobs, rejected } = batches;
+        let new = self.append(new, OnDuplicate::Skip)?;
+        let newer = self.append(newer, OnDuplicate::Replace)?;
+        for job in jobs.iter().chain(rejected.iter().map(|(job, _)| job)).filter(|job| job.known.is_some()) {
+            log::info!("{}: changed since it was embedded; its entry is replaced", job.path.display());
+        }
+        self.shared.update(|tally| {
+            let progress = &mut tally.progress;
+            progress.embedded += new.rows + newer.rows;
+            progress.rejected += (new.entries + newer.entries).saturating_sub(new.rows + newer.rows);
+            progress.changed += newer.rows;
+            progress.overtaken += new.skipped;
+            progress.commits += u64::from(new.commit.is_some()) + u64::from(newer.commit.is_some());
+            for (job, reason) in &rejected {
+                log::info!("{}: rejected: {reason}", job.path.display());
+                tally.rejections.push(&job.path, reason);
+            }
+        });
+        drop(jobs);
+        self.touch()
+    }
+
+    /// Remembers the new times of files whose content is the same.
+    pub(crate) fn touch(&mut self) -> Result<()> {
+        let touched = self.shared.take_touched();
+        if touched.is_empty() {
+            return Ok(());
+        }
+        let snapshot = self.store.refresh()?;
+        let mut batch = self.store.batch();
+        for job in &touched {
+            let Some(entry) = snapshot.get(&job.key)? else { continue };
+            let payload = job.record.as_ref().map(Record::encode).unwrap_or_default();
+            match entry.kind() {
+                Kind::Rejected => {
+                    let before = Rejection::decode(entry.reason().unwrap_or_default());
+                    batch.push_rejected(&job.key, &Rejection { record: job.record, ..before }.encode())?;
+                }
+                Kind::Empty => batch.push_empty(&job.key, &payload)?,
+                _ if entry.dtype() == DType::I8 => {
+                    let (rows, scales) = entry.quantized()?;
+                    batch.push_quantized(&job.key, rows, scales, &payload)?;
+                }
+                _ => batch.push_converted(&job.key, &entry.to_f32()?, &payload)?,
+            }
+            log::info!("{}: touched, but its content is the same", job.path.display());
+        }
+        drop(snapshot);
+        self.append(batch, OnDuplicate::Replace)?;
+        self.shared.update(|tally| tally.progress.same += touched.len() as u64);
+        Ok(())
+    }
+
+    fn append(&mut self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+        if batch.is_empty() {
+            return Ok(Appended::default());
+        }
+        Ok(self.store.append(Arc::new(batch), on_duplicate)?)
+    }
+
+    /// The batches for the store. Vectors that it cannot hold (not finite, or beyond the range of its elements) make
+    /// rejected inputs.
+    fn batches(&self, output: Output) -> Result<Batches> {
+        let store = self.store;
+        let mut batches =
+            Batches { new: store.batch(), newer: store.batch(), jobs: Vec::new(), rejected: output.rejected };
+        for (job, vector) in output.embedded.into_iter().zip(output.vectors.chunks(store.dim().max(1))) {
+            if !vector.iter().all(|element| element.is_finite()) {
+                batches.rejected.push((job, "the model's output for it is not finite".to_owned()));
+                continue;
+            }
+            let payload = job.record.as_ref().map(Record::encode).unwrap_or_default();
+            let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
+            match batch.push_converted(&job.key, vector, &payload) {
+                Ok(()) => batches.jobs.push(job),
+                Err(vecstore::Error::BadInput { .. }) => {
+                    let reason =
+                        format!("the model's output for it is beyond the range of {}", store.dtype());
+                    batches.rejected.push((job, reason));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for (job, reason) in &mut batches.rejected {
+            shorten(reason);
+            let class = job.class.or(Some(Class::Model));
+            let rejection = Rejection { reason: reason.clone(), class, record: job.record };
+            let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
+            batch.push_rejected(&job.key, &rejection.encode())?;
+        }
+        Ok(batches)
+    }
+}
+
+fn shorten(reason: &mut String) {
+    if let Some((at, _)) = reason.char_indices().take_while(|(at, _)| *at <= MAX_REASON).last()
+        && reason.len() > MAX_REASON
+    {
+        reason.truncate(at);
+        reason.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let mut reason = "ä".repeat(MAX_REASON);
+        shorten(&mut reason);
+        assert!(reason.len() <= MAX_REASON + '…'.len_utf8() && reason.ends_with("ä…"));
+        let mut short = "x".repeat(MAX_REASON);
+        shorten(&mut short);
+        assert_eq!(short.len(), MAX_REASON);
+    }
+}

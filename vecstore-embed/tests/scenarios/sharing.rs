@@ -1,0 +1,70 @@
+//! Several runs on one store at once.
+
+use std::thread;
+use std::time::Duration;
+
+use vecstore_embed::{Model, Run, StopFlag, Summary};
+
+use crate::common::{Place, Strips, assert_same, contents, write_picture};
+
+/// Runs at once, each with a backend that takes a while, so that all of them find work.
+fn at_once(runs: Vec<Run>) -> Vec<Summary> {
+    let runs: Vec<_> = runs
+        .into_iter()
+        .map(|run| {
+            thread::spawn(move || {
+                let slow = Strips::before(|_| {
+                    thread::sleep(Duration::from_millis(15));
+                    Ok(())
+                });
+                run.run_on(&Model::builtin().unwrap(), slow).unwrap()
+            })
+        })
+        .collect();
+    runs.into_iter().map(|run| run.join().unwrap()).collect()
+}
+
+#[test]
+fn runs_share_the_work_and_do_nothing_twice() {
+    let place = Place::new();
+    let photos = place.join("photos");
+    for at in 0..180 {
+        write_picture(&photos.join(format!("{:02}/{at:03}.png", at / 9)), at);
+    }
+    let (store, alone) = (place.join("photos.vecs"), place.join("alone.vecs"));
+    let run = |store| {
+        Run::new(&photos, store).with_recursive(true).with_batch_size(4).with_chunk_size(5).with_workers(2)
+    };
+    // The store is there before, so that all start at once.
+    at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())]);
+    let summaries = at_once(vec![run(&store), run(&store), run(&store)]);
+    let embedded: Vec<u64> = summaries.iter().map(|summary| summary.embedded).collect();
+    assert_eq!(embedded.iter().sum::<u64>(), 171, "nothing twice: {embedded:?}");
+    assert!(embedded.iter().all(|embedded| *embedded > 0), "everybody had something to do: {embedded:?}");
+    for summary in &summaries {
+        // Nobody goes before everything is accounted for.
+        assert!(summary.is_complete());
+        assert_eq!((summary.found, summary.already + summary.embedded), (180, 180), "{summary:?}");
+    }
+    at_once(vec![run(&alone)]);
+    assert_same(&contents(&store), &contents(&alone));
+}
+
+#[test]
+fn what_a_stopped_run_had_begun_is_taken_over() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(60), place.join("photos.vecs"));
+    let run = || Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_chunk_size(30);
+    at_once(vec![run().with_filter(vecstore_embed::Filter::new(&["000.png"], &[]).unwrap())]);
+    let stop = StopFlag::default();
+    let stopper = stop.clone();
+    let stopping = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(60));
+        stopper.raise();
+    });
+    let summaries = at_once(vec![run().with_stop(stop), run()]);
+    stopping.join().unwrap();
+    assert!(summaries[1].is_complete(), "{summaries:?}");
+    assert_eq!(summaries[0].embedded + summaries[1].embedded, 59);
+    assert_eq!(contents(&store).len(), 60);
+}
