@@ -288,6 +288,25 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True when a device, or the machine, had no memory left for what a backend was to compute: less at a time may
+    /// still work. Backends have no code for it that they all share, so their words are looked at.
+    pub fn is_out_of_memory(&self) -> bool {
+        // ONNX Runtime's arena, CUDA, cuBLAS, the C++ allocator, Rust.
+        const WORDS: [&str; 6] = [
+            "out of memory",
+            "failed to allocate memory",
+            "cudaerrormemoryallocation",
+            "alloc_failed",
+            "bad_alloc",
+            "bad allocation",
+        ];
+        let Error::Inference { found, .. } = self else { return false };
+        let found = found.to_ascii_lowercase();
+        WORDS.iter().any(|words| found.contains(words))
+    }
+}
+
 impl From<vecstore::Error> for Error {
     fn from(error: vecstore::Error) -> Self {
         Error::Store(Box::new(error))

@@ -47,7 +47,7 @@
 //! | [`record`] | what is remembered of a file beside its vector |
 //! | [`picture`], [`preprocess`] | bytes to pixels; pixels to the numbers a model wants |
 //! | [`model`], [`backend`] | what is to be computed, and its fingerprint; what computes it |
-//! | [`progress`], [`forecast`] | what a run tells while it works, and before |
+//! | [`progress`], [`pace`], [`forecast`] | what a run tells while it works, and before |
 //!
 //! The `vecstore-embed` command is a thin layer over this library.
 
@@ -63,6 +63,7 @@ pub mod model;
 mod model_spec;
 mod onnx_graph;
 mod onnx_writer;
+pub mod pace;
 pub mod picture;
 pub mod preprocess;
 pub mod progress;
@@ -81,9 +82,10 @@ pub use filter::Filter;
 pub use forecast::Forecast;
 pub use model::Model;
 pub use model_spec::ModelSpec;
+pub use pace::{Pace, Stage};
 pub use picture::DecodeLimits;
 pub use preprocess::PreprocessOverrides;
-pub use progress::{Observer, Plan, Progress};
+pub use progress::{Observer, Plan, Progress, StageTimes, Stages};
 pub use query::{check_model, embed_picture};
 pub use roots::{RootArg, Roots};
 pub use run::{Ended, Run, StopFlag, Summary};

@@ -1,8 +1,11 @@
 //! What a run tells about itself while it works.
 
+use std::ops::Add;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::forecast::Forecast;
+use crate::pace::Pace;
 
 /// Watches a run. Every method has an empty default; they are called from the run's own threads, so they should
 /// return quickly.
@@ -15,6 +18,11 @@ pub trait Observer: Send + Sync {
     /// Something was finished: a batch became durable, or a file could not be read.
     fn progress(&self, progress: &Progress) {
         let _ = progress;
+    }
+
+    /// Once a second, whether or not anything was finished: how fast the run is, and which stage is the limit.
+    fn pace(&self, pace: &Pace) {
+        let _ = pace;
     }
 }
 
@@ -70,6 +78,80 @@ impl Progress {
     /// Inputs that are settled for this run.
     pub fn done(&self) -> u64 {
         self.embedded + self.rejected + self.unread + self.overtaken + self.same + self.others
+    }
+}
+
+/// How the threads of one stage spent their time, added up over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StageTimes {
+    /// Waiting for something to do: a stage before this one is slower.
+    pub waited_for_input: Duration,
+    /// Reading files.
+    pub reading: Duration,
+    /// Working.
+    pub working: Duration,
+    /// Waiting for room for what was done: a stage after this one is slower.
+    pub waited_for_output: Duration,
+}
+
+impl StageTimes {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.waited_for_input + self.reading + self.working + self.waited_for_output
+    }
+
+    /// The share of its time that the stage was not waiting for another, from 0 to 1.
+    pub fn busy(&self) -> f64 {
+        let total = self.total().as_secs_f64();
+        if total > 0.0 { (self.reading + self.working).as_secs_f64() / total } else { 0.0 }
+    }
+
+    fn since(&self, earlier: &StageTimes) -> StageTimes {
+        StageTimes {
+            waited_for_input: self.waited_for_input.saturating_sub(earlier.waited_for_input),
+            reading: self.reading.saturating_sub(earlier.reading),
+            working: self.working.saturating_sub(earlier.working),
+            waited_for_output: self.waited_for_output.saturating_sub(earlier.waited_for_output),
+        }
+    }
+}
+
+impl Add for StageTimes {
+    type Output = StageTimes;
+
+    fn add(self, other: StageTimes) -> StageTimes {
+        StageTimes {
+            waited_for_input: self.waited_for_input + other.waited_for_input,
+            reading: self.reading + other.reading,
+            working: self.working + other.working,
+            waited_for_output: self.waited_for_output + other.waited_for_output,
+        }
+    }
+}
+
+/// How the stages of a run spent their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stages {
+    /// Walking the folder and looking keys up.
+    pub scan: StageTimes,
+    /// Reading, decoding and resizing.
+    pub prepare: StageTimes,
+    /// The model.
+    pub infer: StageTimes,
+    /// Making vectors durable.
+    pub commit: StageTimes,
+}
+
+impl Stages {
+    pub(crate) fn since(&self, earlier: &Stages) -> Stages {
+        Stages {
+            scan: self.scan.since(&earlier.scan),
+            prepare: self.prepare.since(&earlier.prepare),
+            infer: self.infer.since(&earlier.infer),
+            commit: self.commit.since(&earlier.commit),
+        }
     }
 }
 

@@ -86,7 +86,8 @@ pub struct BackendOptions {
 }
 
 impl BackendOptions {
-    fn threads(&self) -> usize {
+    /// The number of threads meant.
+    pub(crate) fn threads(&self) -> usize {
         match self.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,

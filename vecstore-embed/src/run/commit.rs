@@ -1,21 +1,57 @@
 //! Last stage, on one thread: batches become durable.
 //!
-//! Vectors are committed while the model works on the next batch. A batch counts as done only when the store has
+//! Vectors are committed while the models work on the next batches. A batch counts as done only when the store has
 //! acknowledged it, so what the progress shows is what a power cut leaves.
 
-use crossbeam_channel::Receiver;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use vecstore::Store;
 
+use super::clock::{Clock, Doing};
 use super::infer::Output;
 use super::save::Saver;
 use super::shared::Shared;
 use crate::Result;
 
-/// Appends every batch until there are no more.
-pub(crate) fn commit(outputs: Receiver<Output>, store: &Store, shared: &Shared) -> Result<()> {
+/// Longest time that something finished waits for company. So much of a run's work a power cut may cost, beside what is
+/// in flight.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Appends everything until there is no more: whenever there are `rows` vectors (or as many rejected inputs), and after
+/// two seconds whatever there is.
+pub(crate) fn commit(
+    outputs: &Receiver<Output>,
+    store: &Store,
+    shared: &Shared,
+    rows: usize,
+    clock: &Clock,
+) -> Result<()> {
     let mut saver = Saver::new(store, shared);
-    for output in outputs {
-        saver.save(output)?;
+    let mut pending = Output::default();
+    let mut due = None;
+    loop {
+        clock.switch(Doing::WaitingForInput);
+        let received = match due {
+            None => outputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => outputs.recv_deadline(due),
+        };
+        clock.switch(Doing::Working);
+        let ended = received == Err(RecvTimeoutError::Disconnected);
+        let late = received == Err(RecvTimeoutError::Timeout);
+        if let Ok(output) = received {
+            pending.join(output);
+            due.get_or_insert_with(|| Instant::now() + PATIENCE);
+        }
+        let enough = pending.embedded.len() >= rows || pending.rejected.len() >= rows;
+        if (enough || late || ended) && !pending.is_empty() {
+            saver.save(std::mem::take(&mut pending))?;
+            due = None;
+        }
+        if ended {
+            saver.touch()?;
+            clock.switch(Doing::Nothing);
+            return Ok(());
+        }
     }
-    saver.touch()
 }

@@ -1,5 +1,6 @@
 //! What a [`Run`] does, in order: look, count, prepare the store, let the stages work, sum up.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +8,14 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 use std::{io, panic};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use indicatif::HumanBytes;
 use vecstore::{DType, Store};
 
+use super::assembly::Assembly;
 use super::budget::Budget;
 use super::claims::Claims;
+use super::clock::{Clocks, Doing};
 use super::commit::commit;
 use super::feed::{Fed, Feed, Sink};
 use super::infer::infer;
@@ -20,24 +23,25 @@ use super::lookup::InStore;
 use super::shared::Shared;
 use super::target::Target;
 use super::walk::Walk;
-use super::worker::{Pool, Prepare, work};
+use super::worker::{Prepare, work};
 use super::{Ended, Run, Summary};
 use crate::backend::{Backend, open_backend};
 use crate::forecast::{Forecast, free_space};
 use crate::model::Model;
-use crate::progress::{FirstFew, Plan};
+use crate::pace::Meter;
+use crate::progress::{FirstFew, Plan, Stages};
 use crate::roots::Roots;
 use crate::scan::{canonical_folder, has_picture_content};
 use crate::{Error, Result};
 
-/// Batches that may wait for the committing thread.
+/// Batches of each lane that may wait for the committing thread.
 const OUTPUTS_WAITING: usize = 2;
 
 /// Jobs per worker that may wait, so that none idles while the next keys are looked up.
 const JOBS_WAITING: usize = 4;
 
-/// Samples that may wait for the model, and two more per worker.
-const SAMPLES_WAITING: usize = 32;
+/// How often the observer is told how fast the run is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// How often is looked whether others have given chunks back.
 const WAIT: Duration = Duration::from_millis(50);
@@ -59,7 +63,7 @@ impl Run {
     pub(super) fn start(
         &self,
         model: &Model,
-        backend: impl FnOnce() -> Result<Box<dyn Backend>>,
+        backends: impl FnOnce() -> Result<Vec<Box<dyn Backend>>>,
     ) -> Result<Summary> {
         let began = Instant::now();
         let folder = canonical_folder(&self.folder)?;
@@ -72,13 +76,14 @@ impl Run {
             return Ok(nothing_done(count, began));
         }
 
-        let backend = backend()?;
-        if !target.create(model, backend.dim(), self.dtype)? {
+        let backends = backends()?;
+        let (name, dim) = agreed(&backends)?;
+        if !target.create(model, dim, self.dtype)? {
             log::info!("{}: another run created the store at this moment", self.store.display());
             target = self.target(&folder, model)?;
         }
-        let (store, roots) = target.prepare(model, backend.dim())?;
-        let plan = self.plan(&count, &folder, model, store.dim(), store.dtype(), backend.as_ref());
+        let (store, roots) = target.prepare(model, dim)?;
+        let plan = self.plan(&count, &folder, model, (dim, store.dtype()), name);
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
             log::warn!(
                 "{}: this run will not fit: about {} will be needed, and {} are free; it stores what it can, and \
@@ -93,7 +98,7 @@ impl Run {
         }
         let shared =
             Shared::new(self.stop.clone(), self.max_read_failures, plan.to_do, self.observer.clone());
-        let fed = self.pipeline(&walk, roots, model, backend, store, &shared)?;
+        let fed = self.pipeline(&walk, roots, model, backends, store, &shared)?;
         store.checkpoint()?;
         refuse_outside(&folder, &fed, roots)?;
         Ok(summary(fed, &shared, began))
@@ -111,7 +116,7 @@ impl Run {
             Some(store) => (store.dim(), store.dtype()),
             None => (backend.dim(), self.dtype.unwrap_or(DType::F32)),
         };
-        Ok(self.plan(&count, &folder, model, dim, dtype, backend.as_ref()))
+        Ok(self.plan(&count, &folder, model, (dim, dtype), backend.name().to_owned()))
     }
 
     /// The store, if there is one, with everything checked that can be before the model is loaded.
@@ -175,9 +180,8 @@ impl Run {
         count: &Count,
         folder: &Path,
         model: &Model,
-        dim: usize,
-        dtype: DType,
-        backend: &dyn Backend,
+        (dim, dtype): (usize, DType),
+        backend: String,
     ) -> Plan {
         let free = free_space(&self.store);
         // What cannot be read is tried again, and settled by that for this run.
@@ -187,9 +191,9 @@ impl Run {
             already: count.fed.already,
             to_do,
             changed: count.fed.changed,
-            forecast: Forecast::new(count.to_do, count.key_bytes, dim, dtype, self.batch_size, free),
+            forecast: Forecast::new(count.to_do, count.key_bytes, dim, dtype, self.commit_rows(), free),
             model: model.name().to_owned(),
-            backend: backend.name().to_owned(),
+            backend,
             folder: folder.to_owned(),
             unread: {
                 let mut unread = count.fed.unreadable.clone();
@@ -199,55 +203,82 @@ impl Run {
         }
     }
 
+    /// Vectors per commit, as far as there are no more.
+    fn commit_rows(&self) -> usize {
+        self.commit_rows.unwrap_or(self.batch_size)
+    }
+
+    /// Tensors that go round: for each lane the one it works on and the one that is being filled meanwhile, and one
+    /// that waits between the two, unless they are huge.
+    fn tensors(&self, length: usize, lanes: usize) -> usize {
+        const HUGE: usize = 256 << 20;
+        let bytes = self.batch_size.saturating_mul(length).saturating_mul(size_of::<f32>());
+        lanes.saturating_mul(2).saturating_add(usize::from(bytes < HUGE))
+    }
+
     /// Runs the stages until the feed ends. The calling thread is the one that commits.
     ///
-    /// A stage that fails drops its end of the channel before it, so every stage before it finds nobody to send to
-    /// and ends; the stages after it finish what they have.
+    /// A stage that fails drops its end of the channel before it, or abandons the assembly, so every stage before it
+    /// finds nobody to send to and ends; the stages after it finish what they have.
     fn pipeline(
         &self,
         walk: &Walk,
         roots: &Roots,
         model: &Model,
-        mut backend: Box<dyn Backend>,
+        mut backends: Vec<Box<dyn Backend>>,
         store: &Store,
         shared: &Shared,
     ) -> Result<Fed> {
-        // One batch is made ready while the model works on another, but a large one not from so far ahead.
-        let waiting = self.batch_size.min(self.workers.saturating_mul(2).saturating_add(SAMPLES_WAITING));
+        let (lanes, length) = (backends.len(), model.preprocess().tensor_len());
+        let assembly = Assembly::new(self.workers, self.batch_size, length, self.tensors(length, lanes));
         let prepare = Prepare {
             preprocess: model.preprocess(),
             limits: self.limits,
             max_file: self.max_file,
             files: Budget::new(self.max_decoded),
             decoded: Budget::new(self.max_decoded),
-            pool: Pool::new(waiting.saturating_add(self.workers)),
+            assembly: &assembly,
         };
-        let prepare = &prepare;
+        let clocks = Clocks::new(self.workers, lanes);
+        let (prepare, clocks, assembly) = (&prepare, &clocks, &assembly);
         let (to_worker, jobs) = bounded(self.workers.saturating_mul(JOBS_WAITING));
-        let (to_infer, samples) = bounded(waiting);
-        let (to_commit, outputs) = bounded(OUTPUTS_WAITING);
+        let (to_commit, outputs) = bounded(lanes.saturating_mul(OUTPUTS_WAITING));
+        let (end, ended) = bounded::<Infallible>(0);
         thread::scope(|scope| {
             let feeder = scope.spawn(move || {
-                self.feed(walk, roots, store, shared, &mut |job| match shared.is_going()
-                    && to_worker.send(job).is_ok()
-                {
-                    true => ControlFlow::Continue(()),
-                    false => ControlFlow::Break(()),
-                })
+                clocks.scan.switch(Doing::Working);
+                let fed = self.feed(walk, roots, store, shared, &mut |job| {
+                    let _waiting = clocks.scan.during(Doing::WaitingForOutput, Doing::Working);
+                    match shared.is_going() && to_worker.send(job).is_ok() {
+                        true => ControlFlow::Continue(()),
+                        false => ControlFlow::Break(()),
+                    }
+                });
+                clocks.scan.switch(Doing::Nothing);
+                fed
             });
-            for _ in 0..self.workers {
-                let (jobs, to_infer) = (jobs.clone(), to_infer.clone());
-                scope.spawn(move || work(&jobs, &to_infer, prepare, shared));
+            for clock in &clocks.prepare {
+                let (jobs, to_commit) = (jobs.clone(), to_commit.clone());
+                scope.spawn(move || work(&jobs, &to_commit, prepare, shared, clock));
             }
-            drop((jobs, to_infer));
-            let inferring = scope.spawn(move || {
-                infer(&samples, &to_commit, backend.as_mut(), self.batch_size, &prepare.pool, &|| {
-                    shared.is_waiting()
+            let waiting = || shared.is_waiting();
+            let inferring: Vec<_> = backends
+                .iter_mut()
+                .zip(&clocks.infer)
+                .map(|(backend, clock)| {
+                    let to_commit = to_commit.clone();
+                    scope
+                        .spawn(move || infer(assembly, &to_commit, backend.as_mut(), length, &waiting, clock))
                 })
-            });
-            let committed = commit(outputs, store, shared);
-            let inferred = join(inferring);
+                .collect();
+            drop((jobs, to_commit));
+            scope.spawn(move || tell(&ended, shared, clocks));
+            let committed = commit(&outputs, store, shared, self.commit_rows(), &clocks.commit);
+            // Whoever still waits to send something finds nobody.
+            drop((outputs, end));
+            let inferred = inferring.into_iter().map(join).fold(Ok(()), Result::and);
             let fed = join(feeder);
+            shared.ended(clocks.stages());
             committed.and(inferred).and(fed)
         })
     }
@@ -305,6 +336,33 @@ impl Run {
     }
 }
 
+/// Tells the observer once a second how fast the run is, until `end` is dropped.
+fn tell(end: &Receiver<Infallible>, shared: &Shared, clocks: &Clocks) {
+    let mut meter = Meter::new(Instant::now());
+    while end.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+        shared.tell(|progress| meter.look(Instant::now(), progress, clocks.stages()));
+    }
+}
+
+/// The name of the backends and the length of their vectors.
+fn agreed(backends: &[Box<dyn Backend>]) -> Result<(String, usize)> {
+    let dims: Vec<usize> = backends.iter().map(|backend| backend.dim()).collect();
+    match (backends, &dims[..]) {
+        ([first, ..], [dim, others @ ..]) if others.iter().all(|other| other == dim) => {
+            let name = match backends.len() {
+                1 => first.name().to_owned(),
+                lanes => format!("{} in {lanes} lanes", first.name()),
+            };
+            Ok((name, *dim))
+        }
+        _ => Err(Error::BadValue {
+            what: "backends",
+            expected: "one or more, whose vectors are of one length",
+            found: format!("vectors of {dims:?}"),
+        }),
+    }
+}
+
 /// Where runs of a store leave what they tell each other and those who watch: beside it, under its name.
 pub(crate) fn runs_folder(store: &Path) -> PathBuf {
     let mut name = store.file_name().unwrap_or(store.as_os_str()).to_owned();
@@ -348,6 +406,7 @@ fn nothing_done(count: Count, began: Instant) -> Summary {
         too_few: count.fed.too_few,
         unread,
         commits: 0,
+        stages: Stages::default(),
         elapsed: began.elapsed(),
     }
 }
@@ -379,6 +438,7 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         too_few: fed.too_few,
         unread,
         commits: progress.commits,
+        stages: tally.stages,
         elapsed: began.elapsed(),
     }
 }

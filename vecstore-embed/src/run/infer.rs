@@ -1,19 +1,18 @@
-//! Third stage, on one thread that owns the model: samples become batches, batches become vectors.
+//! Third stage, one thread for each lane, which owns a model: batches of pictures become vectors.
+//!
+//! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved until
+//! the picture is alone that makes it fail; that one is rejected, if the model still works on a blank one.
 
-use std::time::Duration;
+use crossbeam_channel::Sender;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-
+use super::assembly::{Assembly, Ready};
+use super::clock::{Clock, Doing};
 use super::feed::Job;
-use super::worker::{Pool, Sample};
 use crate::backend::Backend;
 use crate::{Error, Result};
 
-/// How long an unfinished batch waits for more when nothing comes.
-const IDLE: Duration = Duration::from_millis(100);
-
 /// A batch on its way into the store.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Output {
     /// The inputs that were embedded; the vector of the n-th is the n-th `dim` elements of `vectors`.
     pub(crate) embedded: Vec<Job>,
@@ -22,48 +21,146 @@ pub(crate) struct Output {
     pub(crate) rejected: Vec<(Job, String)>,
 }
 
-/// Gathers samples in the order in which they become ready, and embeds `batch_size` at a time; what is left at the
-/// end, or when the run is stopped, makes a smaller batch.
+impl Output {
+    /// One input that was rejected.
+    pub(crate) fn rejected(job: Job, reason: String) -> Self {
+        Output { rejected: vec![(job, reason)], ..Output::default() }
+    }
+
+    /// With another one, whose vectors are as long, behind it.
+    pub(crate) fn join(&mut self, other: Output) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        self.embedded.extend(other.embedded);
+        self.vectors.extend(other.vectors);
+        self.rejected.extend(other.rejected);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.embedded.is_empty() && self.rejected.is_empty()
+    }
+}
+
+/// A model, and how many pictures it is given at a time.
+struct Lane<'a> {
+    backend: &'a mut dyn Backend,
+    /// Numbers of one picture.
+    length: usize,
+    /// At most this many: less than a batch once the device ran out of memory.
+    at_once: usize,
+}
+
+/// Embeds batch after batch until there are no more. While `waiting`, unfinished ones too: others may wait for what is
+/// in them. An error ends the other lanes too.
 pub(crate) fn infer(
-    samples: &Receiver<Sample>,
+    assembly: &Assembly,
     outputs: &Sender<Output>,
     backend: &mut dyn Backend,
-    batch_size: usize,
-    pool: &Pool,
+    length: usize,
     waiting: &dyn Fn() -> bool,
+    clock: &Clock,
 ) -> Result<()> {
-    let mut batch = Output::default();
-    let mut pixels = Vec::new();
+    let mut lane = Lane { backend, length, at_once: usize::MAX };
+    let _abandon = Abandon(assembly);
     loop {
-        let sample = samples.recv_timeout(IDLE);
-        let ended = sample == Err(RecvTimeoutError::Disconnected);
-        // Others may be waiting for what is in an unfinished batch.
-        let idle = sample == Err(RecvTimeoutError::Timeout) && waiting();
-        if let Ok(sample) = sample {
-            match sample.pixels {
-                Ok(buffer) => {
-                    pixels.extend_from_slice(&buffer);
-                    pool.put(buffer);
-                    batch.embedded.push(sample.job);
-                }
-                Err(reason) => batch.rejected.push((sample.job, reason)),
-            }
-        }
-        let full = batch.embedded.len() >= batch_size || batch.rejected.len() >= batch_size;
-        if full || ((ended || idle) && !(batch.embedded.is_empty() && batch.rejected.is_empty())) {
-            let mut output = std::mem::take(&mut batch);
-            if !output.embedded.is_empty() {
-                output.vectors = embed(backend, output.embedded.len(), &pixels)?;
-                pixels.clear();
-            }
-            if outputs.send(output).is_err() {
-                return Ok(());
-            }
-        }
-        if ended {
+        clock.switch(Doing::WaitingForInput);
+        let Some(ready) = assembly.take(waiting) else {
+            clock.switch(Doing::Nothing);
+            return Ok(());
+        };
+        clock.switch(Doing::Working);
+        let Ready { jobs, tensor } = ready;
+        let output = lane.embed(jobs, &tensor)?;
+        assembly.give_back(tensor);
+        clock.switch(Doing::WaitingForOutput);
+        if outputs.send(output).is_err() {
             return Ok(());
         }
     }
+}
+
+/// However a lane ends, also before its time: nobody may wait for it. When it has come to the end, so have all others.
+struct Abandon<'a>(&'a Assembly);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Lane<'_> {
+    fn embed(&mut self, jobs: Vec<Job>, tensor: &[f32]) -> Result<Output> {
+        let dim = self.backend.dim();
+        let mut vectors = vec![0.0; jobs.len().saturating_mul(dim)];
+        let mut failed: Vec<Option<String>> = jobs.iter().map(|_| None).collect();
+        // Parts still to do, the next one last.
+        let mut parts = vec![(0, jobs.len())];
+        while let Some((from, to)) = parts.pop() {
+            let count = to - from;
+            if count > self.at_once {
+                parts.extend([(from + self.at_once, to), (from, from + self.at_once)]);
+                continue;
+            }
+            let pixels = tensor.get(from * self.length..to * self.length).unwrap_or_default();
+            match embed(self.backend, count, pixels) {
+                Ok(found) => {
+                    if let Some(place) = vectors.get_mut(from * dim..to * dim) {
+                        place.copy_from_slice(&found);
+                    }
+                }
+                Err(error) if error.is_out_of_memory() && count > 1 => {
+                    self.at_once = count.div_ceil(2);
+                    log::warn!("{error}; going on with {} pictures at a time", self.at_once);
+                    parts.push((from, to));
+                }
+                Err(error @ Error::Inference { .. }) if count > 1 => {
+                    log::info!("{error}; looking for the picture it fails on, of {count}");
+                    let middle = from + count / 2;
+                    parts.extend([(middle, to), (from, middle)]);
+                }
+                Err(error) => {
+                    let reason = self.blame(error)?;
+                    if let Some(place) = failed.get_mut(from) {
+                        *place = Some(reason);
+                    }
+                }
+            }
+        }
+        Ok(output(jobs, vectors, failed, dim))
+    }
+
+    /// Why one picture is to be rejected that the model failed on alone. The error itself when the picture is not to
+    /// blame: the model does not do any more what it did when it was opened, embed a blank one.
+    fn blame(&mut self, error: Error) -> Result<String> {
+        let blank = vec![0.0; self.length];
+        match error {
+            Error::Inference { ref found, .. } if !error.is_out_of_memory() => {
+                let reason = format!("the model fails on it: {found}");
+                self.backend.embed(1, &blank).map(|_| reason).map_err(|_| error)
+            }
+            error => Err(error),
+        }
+    }
+}
+
+/// What was embedded and what was not, apart.
+fn output(jobs: Vec<Job>, vectors: Vec<f32>, failed: Vec<Option<String>>, dim: usize) -> Output {
+    if failed.iter().all(Option::is_none) {
+        return Output { embedded: jobs, vectors, rejected: Vec::new() };
+    }
+    let mut output = Output::default();
+    for ((job, vector), failed) in jobs.into_iter().zip(vectors.chunks(dim.max(1))).zip(failed) {
+        match failed {
+            Some(reason) => output.rejected.push((job, reason)),
+            None => {
+                output.vectors.extend_from_slice(vector);
+                output.embedded.push(job);
+            }
+        }
+    }
+    output
 }
 
 fn embed(backend: &mut dyn Backend, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
@@ -82,12 +179,17 @@ mod tests {
     use crossbeam_channel::unbounded;
 
     /// Two elements per picture: its first pixel, and the size of the batch it was in.
-    struct Echo {
-        tensor_len: usize,
+    struct Echo<'a> {
         dim: usize,
+        /// Called with the first pixel of each picture of a batch before it is embedded; an error is its answer.
+        refuses: Box<Refuses<'a>>,
     }
 
-    impl Backend for Echo {
+    type Refuses<'a> = dyn FnMut(&[f32]) -> Option<&'static str> + Send + 'a;
+
+    const LENGTH: usize = 3;
+
+    impl Backend for Echo<'_> {
         fn name(&self) -> &str {
             "echo"
         }
@@ -101,69 +203,101 @@ mod tests {
         }
 
         fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-            assert_eq!(pixels.len(), batch * self.tensor_len);
-            Ok(pixels.chunks(self.tensor_len).flat_map(|picture| [picture[0], batch as f32]).collect())
+            assert_eq!(pixels.len(), batch * LENGTH);
+            let first: Vec<f32> = pixels.chunks(LENGTH).map(|picture| picture[0]).collect();
+            if let Some(found) = (self.refuses)(&first) {
+                let (backend, model) = ("echo".to_owned(), "echo".to_owned());
+                return Err(Error::Inference { backend, model, found: found.to_owned() });
+            }
+            Ok(first.into_iter().flat_map(|first| [first, batch as f32]).collect())
         }
     }
 
-    fn sample(at: usize, pixels: Result<Vec<f32>, String>) -> Sample {
-        Sample {
-            job: Job { key: vec![at as u8], path: format!("{at}.jpg").into(), ..Job::default() },
-            pixels,
-        }
-    }
-
-    fn outputs(
-        samples: impl IntoIterator<Item = Sample>,
-        batch_size: usize,
+    /// Runs a lane over pictures 1 to `pictures` in batches of `size`.
+    fn outputs<'a>(
+        pictures: u8,
+        size: usize,
         dim: usize,
+        refuses: impl FnMut(&[f32]) -> Option<&'static str> + Send + 'a,
     ) -> Result<Vec<Output>> {
-        let (to_infer, from_worker) = unbounded();
+        let assembly = Assembly::new(1, size, LENGTH, 100);
+        let bringing = assembly.bringing();
+        for at in 1..=pictures {
+            let mut claim = assembly.claim().unwrap();
+            claim.numbers().fill(f32::from(at));
+            claim.fill(Job { key: vec![at], ..Job::default() });
+        }
+        drop(bringing);
         let (to_commit, from_infer) = unbounded();
-        samples.into_iter().for_each(|sample| to_infer.send(sample).unwrap());
-        drop(to_infer);
-        infer(
-            &from_worker,
-            &to_commit,
-            &mut Echo { tensor_len: 3, dim },
-            batch_size,
-            &Pool::new(4),
-            &|| false,
-        )?;
+        let mut echo = Echo { dim, refuses: Box::new(refuses) };
+        infer(&assembly, &to_commit, &mut echo, LENGTH, &|| false, &Clock::default())?;
         drop(to_commit);
         Ok(from_infer.iter().collect())
     }
 
-    #[test]
-    fn full_batches_and_a_smaller_one_at_the_end() {
-        let samples = (0..7).map(|at| sample(at, Ok(vec![at as f32; 3])));
-        let outputs = outputs(samples, 3, 2).unwrap();
-        let vectors: Vec<&[f32]> = outputs.iter().map(|output| &output.vectors[..]).collect();
-        assert_eq!(
-            vectors,
-            [&[0.0, 3.0, 1.0, 3.0, 2.0, 3.0][..], &[3.0, 3.0, 4.0, 3.0, 5.0, 3.0], &[6.0, 1.0]]
-        );
-        assert_eq!(outputs[2].embedded[0].key, [6]);
+    fn keys(output: &Output) -> Vec<u8> {
+        output.embedded.iter().map(|job| job.key[0]).collect()
     }
 
     #[test]
-    fn rejected_inputs_travel_with_a_batch_and_are_not_shown_to_the_model() {
-        let bad = |at| sample(at, Err("bad".to_owned()));
-        let samples = vec![bad(0), sample(1, Ok(vec![1.0; 3])), bad(2), sample(3, Ok(vec![3.0; 3])), bad(4)];
-        let outputs = outputs(samples, 2, 2).unwrap();
-        let rejected: Vec<Vec<u8>> = outputs
-            .iter()
-            .map(|output| output.rejected.iter().map(|(job, _)| job.key[0]).collect())
-            .collect();
-        // The second rejected one fills a batch of rejected ones, so that a folder of bad files is recorded too.
-        assert_eq!(rejected, [vec![0, 2], vec![4]]);
-        assert_eq!(outputs[0].vectors, [1.0, 1.0]);
-        assert_eq!(outputs[1].vectors, [3.0, 1.0]);
+    fn each_input_gets_its_vector() {
+        let outputs = outputs(7, 3, 2, |_| None).unwrap();
+        let vectors: Vec<&[f32]> = outputs.iter().map(|output| &output.vectors[..]).collect();
+        assert_eq!(
+            vectors,
+            [&[1.0, 3.0, 2.0, 3.0, 3.0, 3.0][..], &[4.0, 3.0, 5.0, 3.0, 6.0, 3.0], &[7.0, 1.0]]
+        );
+        assert_eq!(keys(&outputs[1]), [4, 5, 6]);
     }
 
     #[test]
     fn an_output_of_the_wrong_size_is_an_error() {
-        let error = outputs([sample(0, Ok(vec![0.0; 3]))], 4, 5).unwrap_err();
+        let error = outputs(1, 4, 5, |_| None).unwrap_err();
         assert!(matches!(error, Error::ModelOutput { expected: 5, found: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn the_one_picture_a_model_fails_on_is_rejected() {
+        for bad in 1..=8u8 {
+            let refuses = move |first: &[f32]| first.contains(&f32::from(bad)).then_some("a bad value");
+            let outputs = outputs(8, 8, 2, refuses).unwrap();
+            let [output] = &outputs[..] else { panic!("{outputs:?}") };
+            let good: Vec<u8> = (1..=8).filter(|at| *at != bad).collect();
+            assert_eq!(keys(output), good);
+            let first: Vec<f32> = output.vectors.chunks(2).map(|vector| vector[0]).collect();
+            assert_eq!(first, good.iter().map(|at| f32::from(*at)).collect::<Vec<_>>());
+            let [(job, reason)] = &output.rejected[..] else { panic!("{output:?}") };
+            assert_eq!((job.key[0], &reason[..]), (bad, "the model fails on it: a bad value"));
+        }
+    }
+
+    #[test]
+    fn a_model_that_fails_on_everything_ends_the_run() {
+        let mut calls = 0;
+        let refuses = |first: &[f32]| {
+            calls += 1;
+            (first[0] >= 4.0 || calls > 2).then_some("the device is gone")
+        };
+        let error = outputs(12, 3, 2, refuses).unwrap_err();
+        assert!(error.to_string().contains("the device is gone"), "{error}");
+    }
+
+    #[test]
+    fn out_of_memory_makes_batches_smaller_for_good() {
+        let mut sizes = Vec::new();
+        let refuses = |first: &[f32]| {
+            sizes.push(first.len());
+            (first.len() > 2).then_some("CUDA failure 2: out of memory")
+        };
+        let outputs = outputs(16, 8, 2, refuses).unwrap();
+        assert_eq!(outputs.iter().flat_map(keys).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
+        assert!(outputs.iter().all(|output| output.rejected.is_empty()));
+        assert_eq!(sizes, [8, 4, 2, 2, 2, 2, 2, 2, 2, 2], "the second batch is not tried whole again");
+    }
+
+    #[test]
+    fn one_picture_that_needs_too_much_memory_is_not_to_blame() {
+        let error = outputs(2, 1, 2, |_| Some("Failed to allocate memory for requested buffer")).unwrap_err();
+        assert!(error.is_out_of_memory(), "{error}");
     }
 }

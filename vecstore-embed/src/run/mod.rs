@@ -3,18 +3,22 @@
 //! A [`Run`] is a row of stages joined by bounded channels:
 //!
 //! ```text
-//! feed ──jobs──▶ worker × N ──samples──▶ infer ──outputs──▶ commit
-//! scan, which     read, decode, resize,   one thread, owns   one thread, appends
-//! keys are        normalise               the model, makes   each batch durably
-//! missing                                 batches
+//!                                 ┌── rejected ──────────────┐
+//!                                 │                          ▼
+//! feed ──jobs──▶ worker × N ──▶ assembly ──▶ infer × L ──▶ commit
+//! scan, which     read, decode,   pictures     a model each  one thread, appends
+//! keys are        resize into     become                     durably
+//! missing         a slot          batches
 //! ```
 //!
 //! A slow stage holds up those before it; none runs ahead by more than its channel holds, and bytes read and
 //! decoded are capped besides. What a stage could not finish is nowhere recorded: it is simply missing from the
 //! store, and the next run finds it by its key.
 
+mod assembly;
 mod budget;
 mod claims;
+mod clock;
 mod commit;
 mod engine;
 mod feed;
@@ -22,6 +26,7 @@ mod infer;
 mod lookup;
 mod save;
 mod shared;
+mod slab;
 mod stop;
 mod summary;
 mod target;
@@ -73,6 +78,8 @@ pub struct Run {
     shard: Option<Shard>,
     chunk_size: usize,
     batch_size: usize,
+    commit_rows: Option<usize>,
+    lanes: usize,
     workers: usize,
     dtype: Option<DType>,
     limits: DecodeLimits,
@@ -102,6 +109,8 @@ impl Run {
             shard: None,
             chunk_size: 100,
             batch_size: 32,
+            commit_rows: None,
+            lanes: 1,
             workers: thread::available_parallelism().map_or(1, NonZeroUsize::get),
             dtype: None,
             limits: DecodeLimits::default(),
@@ -175,10 +184,26 @@ impl Run {
         self
     }
 
-    /// Pictures per inference, and entries per commit. 32 unless set; at least 1.
+    /// Pictures per inference. 32 unless set; at least 1.
     #[must_use]
     pub fn with_batch_size(mut self, pictures: usize) -> Self {
         self.batch_size = pictures.max(1);
+        self
+    }
+
+    /// Vectors per commit. What is there after two seconds is committed anyway. Unless set, each batch is committed
+    /// when it comes out of the model; at least 1.
+    #[must_use]
+    pub fn with_commit_rows(mut self, rows: usize) -> Self {
+        self.commit_rows = Some(rows.max(1));
+        self
+    }
+
+    /// How often the model is loaded, each with a thread of its own, which take their batches from one queue. The
+    /// threads of the [backend](field@BackendOptions::threads) are shared among them. 1 unless set; at least 1.
+    #[must_use]
+    pub fn with_lanes(mut self, lanes: usize) -> Self {
+        self.lanes = lanes.max(1);
         self
     }
 
@@ -273,7 +298,11 @@ impl Run {
     /// The folder, the store, the roots or the model cannot be used; the model fails on a batch; the store cannot
     /// take one. What was committed before stays, what was not stays missing, and the same run goes on from there.
     pub fn run(&self, model: &Model) -> Result<Summary> {
-        self.start(model, || open_backend(model, &self.backend))
+        self.start(model, || {
+            let mut options = self.backend.clone();
+            options.threads = (options.threads() / self.lanes).max(1);
+            (0..self.lanes).map(|_| open_backend(model, &options)).collect()
+        })
     }
 
     /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and writes
@@ -287,6 +316,14 @@ impl Run {
 
     /// Like [`run`](Run::run), on a backend of the caller's.
     pub fn run_on(&self, model: &Model, backend: Box<dyn Backend>) -> Result<Summary> {
-        self.start(model, || Ok(backend))
+        self.run_on_lanes(model, vec![backend])
+    }
+
+    /// Like [`run`](Run::run), on backends of the caller's: a lane for each. They have to make the same vectors.
+    ///
+    /// # Errors
+    /// As [`run`](Run::run), and if there is none, or their vectors differ in length.
+    pub fn run_on_lanes(&self, model: &Model, backends: Vec<Box<dyn Backend>>) -> Result<Summary> {
+        self.start(model, || Ok(backends))
     }
 }

@@ -7,7 +7,8 @@ use std::{io, mem};
 
 use super::feed::Job;
 use super::stop::StopFlag;
-use crate::progress::{FirstFew, Observer, Progress};
+use crate::pace::Pace;
+use crate::progress::{FirstFew, Observer, Progress, Stages};
 
 /// Counters and flags of one run.
 pub(crate) struct Shared {
@@ -32,6 +33,8 @@ pub(crate) struct Tally {
     pub(crate) left_out: u64,
     pub(crate) unread: FirstFew,
     pub(crate) rejections: FirstFew,
+    /// How the time was spent, once the run has ended.
+    pub(crate) stages: Stages,
 }
 
 impl Shared {
@@ -121,6 +124,19 @@ impl Shared {
         if let Some(observer) = &self.observer {
             observer.progress(&progress);
         }
+    }
+
+    /// Tells the observer what `pace` makes of the progress.
+    pub(crate) fn tell(&self, pace: impl FnOnce(Progress) -> Pace) {
+        let progress = self.tally().progress;
+        if let Some(observer) = &self.observer {
+            observer.pace(&pace(progress));
+        }
+    }
+
+    /// All stages have ended, and this is how they spent their time.
+    pub(crate) fn ended(&self, stages: Stages) {
+        self.tally().stages = stages;
     }
 
     /// The tally as it stands.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::progress::FirstFew;
+use crate::progress::{FirstFew, Stages};
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub struct Summary {
     pub too_few: u64,
     /// Commits made.
     pub commits: u64,
+    /// How the threads of each stage spent their time.
+    pub stages: Stages,
     /// How long it took.
     pub elapsed: Duration,
 }

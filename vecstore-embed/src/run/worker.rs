@@ -4,10 +4,13 @@ use std::fs::{File, Metadata};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::panic::{self, AssertUnwindSafe};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 
-use super::budget::Budget;
+use super::assembly::{Assembly, Claim};
+use super::budget::{Budget, Taken};
+use super::clock::{Clock, Doing};
 use super::feed::Job;
+use super::infer::Output;
 use super::shared::Shared;
 use crate::Class;
 use crate::picture::{self, DecodeLimits};
@@ -18,14 +21,6 @@ use crate::scan::HEAD;
 /// Bytes of memory one pixel may take at once: the decoder's own image and its converted or turned copy.
 const BYTES_PER_PIXEL: u64 = 8;
 
-/// What a worker made of an input that could be read.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) job: Job,
-    /// The model's input, or why the content is bad.
-    pub(crate) pixels: Result<Vec<f32>, String>,
-}
-
 /// What the workers share.
 pub(crate) struct Prepare<'a> {
     pub(crate) preprocess: &'a Preprocess,
@@ -35,47 +30,80 @@ pub(crate) struct Prepare<'a> {
     // wait for each other in a circle.
     pub(crate) files: Budget,
     pub(crate) decoded: Budget,
-    pub(crate) pool: Pool,
+    /// Where the pictures go.
+    pub(crate) assembly: &'a Assembly,
 }
 
-enum Outcome {
-    Sample(Result<Vec<f32>, String>),
+/// What became of an input that is not on its way into a batch.
+enum Refused {
+    /// Its content is bad.
+    Rejected(String),
     NotAPicture,
     /// The content is the one the store has been given before.
     Same,
     Unread(io::Error),
+    /// Nobody takes pictures any more.
+    Unwanted,
 }
 
-/// Works until there are no more jobs, or nobody wants samples any more.
-pub(crate) fn work(jobs: &Receiver<Job>, samples: &Sender<Sample>, prepare: &Prepare<'_>, shared: &Shared) {
-    for mut job in jobs {
+/// Works until there are no more jobs, or nobody wants what comes of them any more.
+pub(crate) fn work(
+    jobs: &Receiver<Job>,
+    to_commit: &Sender<Output>,
+    prepare: &Prepare<'_>,
+    shared: &Shared,
+    clock: &Clock,
+) {
+    let _bringing = prepare.assembly.bringing();
+    let next = || {
+        clock.switch(Doing::WaitingForInput);
+        let job = jobs.recv().ok();
+        clock.switch(if job.is_some() { Doing::Working } else { Doing::Nothing });
+        job
+    };
+    while let Some(mut job) = next() {
         if !shared.is_going() {
             // Emptying the queue lets the stage before finish; these inputs stay missing.
             shared.left_out();
             continue;
         }
-        match prepare.prepare(&mut job, shared) {
-            Outcome::NotAPicture => shared.ignored(),
-            Outcome::Same => shared.touched(job),
-            Outcome::Unread(error) => shared.unread(&job.path, &error),
-            Outcome::Sample(pixels) => {
-                if samples.send(Sample { job, pixels }).is_err() {
+        match prepare.prepare(&mut job, shared, clock) {
+            Ok(claim) => claim.fill(job),
+            Err(Refused::NotAPicture) => shared.ignored(),
+            Err(Refused::Same) => shared.touched(job),
+            Err(Refused::Unread(error)) => shared.unread(&job.path, &error),
+            Err(Refused::Rejected(reason)) => {
+                let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
+                if to_commit.send(Output::rejected(job, reason)).is_err() {
                     return;
                 }
             }
+            Err(Refused::Unwanted) => return,
         }
     }
 }
 
 impl Prepare<'_> {
-    fn prepare(&self, job: &mut Job, shared: &Shared) -> Outcome {
-        let (mut file, before, mut bytes) = match open(job) {
-            Ok(opened) => opened,
-            Err(error) => return Outcome::Unread(error),
+    /// Brings the picture of `job` into the batch in which it has the slot that is given back.
+    fn prepare(&self, job: &mut Job, shared: &Shared, clock: &Clock) -> Result<Claim<'_>, Refused> {
+        let (bytes, _file_bytes) = {
+            let _reading = clock.during(Doing::Reading, Doing::Working);
+            self.read(job, shared, clock)?
         };
+        self.bring(&bytes, clock).inspect_err(|refused| {
+            if let Refused::Rejected(reason) = refused {
+                let too_large = reason.starts_with(&picture::Class::TooLarge.to_string());
+                job.class = Some(if too_large { Class::Size } else { Class::Decode });
+            }
+        })
+    }
+
+    /// The bytes of the file, with their share of the budget.
+    fn read(&self, job: &mut Job, shared: &Shared, clock: &Clock) -> Result<(Vec<u8>, Taken<'_>), Refused> {
+        let (mut file, before, mut bytes) = open(job).map_err(Refused::Unread)?;
         if job.by_content && picture::sniff(&bytes).is_none() {
             shared.was_read();
-            return Outcome::NotAPicture;
+            return Err(Refused::NotAPicture);
         }
         let length = job.member.as_ref().map_or(before.len(), |member| member.length);
         if length > self.max_file {
@@ -84,41 +112,45 @@ impl Prepare<'_> {
             // Without its content: a file that changes may be as large as it is.
             job.record = Some(Record::new(stamp(job, &before), b""));
             let limit = self.max_file;
-            return Outcome::Sample(Err(format!(
+            return Err(Refused::Rejected(format!(
                 "the file has {length} bytes, more than the limit of {limit}"
             )));
         }
-        let _file_bytes = self.files.take(length);
-        if let Err(error) = read_rest(&mut file, &before, length, &mut bytes) {
-            return Outcome::Unread(error);
-        }
+        let taken = {
+            let _waiting = clock.during(Doing::WaitingForOutput, Doing::Reading);
+            self.files.take(length)
+        };
+        read_rest(&mut file, &before, length, &mut bytes).map_err(Refused::Unread)?;
         shared.was_read();
         let record = Record::new(stamp(job, &before), &bytes);
         job.record = Some(record);
-        if job.known.is_some_and(|known| known.hash == record.hash) {
-            return Outcome::Same;
+        match job.known.is_some_and(|known| known.hash == record.hash) {
+            true => Err(Refused::Same),
+            false => Ok((bytes, taken)),
         }
-        // A decoder that panics is a decoder that could not make sense of the content.
-        let pixels = panic::catch_unwind(AssertUnwindSafe(|| self.pixels(&bytes)));
-        let pixels = pixels.unwrap_or_else(|_| Err("the decoder failed on this content".to_owned()));
-        if let Err(reason) = &pixels {
-            let too_large = reason.starts_with(&picture::Class::TooLarge.to_string());
-            job.class = Some(if too_large { Class::Size } else { Class::Decode });
-        }
-        Outcome::Sample(pixels)
     }
 
-    fn pixels(&self, bytes: &[u8]) -> Result<Vec<f32>, String> {
-        let _decoded_bytes = self.decoded.take(self.decoded_size(bytes));
-        let picture = picture::decode(bytes, &self.limits).map_err(|rejected| rejected.to_string())?;
-        let mut pixels = self.pool.get(self.preprocess.tensor_len());
-        match self.preprocess.apply(&picture, &mut pixels) {
-            Ok(()) => Ok(pixels),
-            Err(error) => {
-                self.pool.put(pixels);
-                Err(error.to_string())
-            }
-        }
+    /// Decodes, and writes what the model wants to see where it will look for it. The slot is claimed as late as that:
+    /// a batch is made of what is ready, and a picture that takes long to decode holds none up.
+    fn bring(&self, bytes: &[u8], clock: &Clock) -> Result<Claim<'_>, Refused> {
+        let waiting = || clock.during(Doing::WaitingForOutput, Doing::Working);
+        let size = self.decoded_size(bytes);
+        let _decoded_bytes = {
+            let _waiting = waiting();
+            self.decoded.take(size)
+        };
+        // A decoder that panics is a decoder that could not make sense of the content.
+        let decode = || picture::decode(bytes, &self.limits).map_err(|rejected| rejected.to_string());
+        let picture = panic::catch_unwind(AssertUnwindSafe(decode))
+            .unwrap_or_else(|_| Err("the decoder failed on this content".to_owned()))
+            .map_err(Refused::Rejected)?;
+        let mut claim = {
+            let _waiting = waiting();
+            self.assembly.claim().ok_or(Refused::Unwanted)?
+        };
+        let prepared = self.preprocess.apply(&picture, claim.numbers());
+        prepared.map_err(|error| Refused::Rejected(error.to_string()))?;
+        Ok(claim)
     }
 
     /// Bytes decoding will take, from the header; nothing for what will be rejected by its header.
@@ -146,7 +178,10 @@ fn open(job: &Job) -> io::Result<(File, Metadata, Vec<u8>)> {
 
 /// Reads what is left of the file. One that is being written while it is read is not judged by what was read of it.
 fn read_rest(file: &mut File, before: &Metadata, length: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-    file.by_ref().take(length.saturating_sub(bytes.len() as u64)).read_to_end(bytes)?;
+    let rest = length.saturating_sub(bytes.len() as u64);
+    // Room is made at once: a buffer that grows while it is read into is copied again and again.
+    bytes.try_reserve_exact(usize::try_from(rest).unwrap_or(usize::MAX))?;
+    file.by_ref().take(rest).read_to_end(bytes)?;
     let after = file.metadata()?;
     let whole = bytes.len() as u64 == length && after.len() == before.len();
     if !whole || after.modified()? != before.modified()? {
@@ -162,28 +197,6 @@ fn stamp(job: &Job, about: &Metadata) -> Stamp {
         stamp.length = member.length;
     }
     stamp
-}
-
-/// Buffers that go round between the workers and the model, so that none is allocated per picture.
-pub(crate) struct Pool {
-    put: Sender<Vec<f32>>,
-    get: Receiver<Vec<f32>>,
-}
-
-impl Pool {
-    pub(crate) fn new(most: usize) -> Self {
-        let (put, get) = bounded(most);
-        Pool { put, get }
-    }
-
-    fn get(&self, length: usize) -> Vec<f32> {
-        self.get.try_recv().unwrap_or_else(|_| vec![0.0; length])
-    }
-
-    /// Gives a buffer back; it is freed when enough are waiting.
-    pub(crate) fn put(&self, buffer: Vec<f32>) {
-        let _ = self.put.try_send(buffer);
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn a_model_that_fails_ends_the_run_and_keeps_what_was_committed() {
         model: "descriptor".to_owned(),
         found: "out of memory".to_owned(),
     };
-    let failing = Strips::before(move |batch| if batch == 3 { Err(out_of_memory()) } else { Ok(()) });
+    let failing = Strips::before(move |batch| if batch >= 3 { Err(out_of_memory()) } else { Ok(()) });
     let error = run.run_on(&model, failing).unwrap_err();
     assert!(error.to_string().contains("out of memory"), "{error}");
     assert_eq!(contents(&store).len(), 12);

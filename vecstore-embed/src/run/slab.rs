@@ -1,0 +1,97 @@
+//! The input tensor of a batch, written by many threads at once: each picture into its own slot.
+//!
+//! Without this every picture would be written twice: into a buffer of its own, and from there into the batch.
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+
+/// The numbers of one batch while its slots are out.
+#[derive(Debug)]
+struct Numbers {
+    cell: UnsafeCell<Box<[f32]>>,
+}
+
+// SAFETY: the only access while the value is shared is through `Slot::numbers`. Slots of one value reach parts that do
+// not overlap (`split` makes one per place, and they cannot be cloned), and each is borrowed mutably for as long as its
+// part is. The whole is reached only by `Whole::join`, which owns the value alone by then.
+unsafe impl Sync for Numbers {}
+
+/// The whole of a tensor whose slots are out.
+#[derive(Debug)]
+pub(crate) struct Whole(Arc<Numbers>);
+
+/// One picture's part of the tensor. Dropping it gives it back.
+pub(crate) struct Slot {
+    numbers: Arc<Numbers>,
+    at: usize,
+    length: usize,
+}
+
+/// Hands out `tensor` in slots of `length` numbers; what is left over at its end belongs to none.
+pub(crate) fn split(tensor: Box<[f32]>, length: usize) -> (Whole, Vec<Slot>) {
+    let count = tensor.len().checked_div(length).unwrap_or(0);
+    let numbers = Arc::new(Numbers { cell: UnsafeCell::new(tensor) });
+    let slot = |at| Slot { numbers: Arc::clone(&numbers), at, length };
+    let slots = (0..count).map(slot).collect();
+    (Whole(numbers), slots)
+}
+
+impl Whole {
+    /// The tensor again, once all slots have been dropped. Before that, itself.
+    pub(crate) fn join(self) -> Result<Box<[f32]>, Whole> {
+        Arc::try_unwrap(self.0).map(|numbers| numbers.cell.into_inner()).map_err(Whole)
+    }
+}
+
+impl Slot {
+    /// The numbers of this slot.
+    pub(crate) fn numbers(&mut self) -> &mut [f32] {
+        // SAFETY: `split` made this slot with (at + 1) * length <= the tensor's length, so the part lies within the
+        // allocation, which `Arc` keeps alive. No reference to the box's contents as a whole exists while a slot does:
+        // the pointer is read through the cell without making one. Nobody else reaches this part: `at` is unique
+        // among the slots, and this slot is borrowed mutably.
+        unsafe {
+            let first: *mut f32 = (&raw mut **self.numbers.cell.get()).cast();
+            std::slice::from_raw_parts_mut(first.add(self.at * self.length), self.length)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_threads_write_into_slots_is_in_the_tensor() {
+        let (whole, slots) = split(vec![-1.0; 3 * 100 + 2].into(), 3);
+        assert_eq!(slots.len(), 100);
+        std::thread::scope(|scope| {
+            let mut slots = slots.into_iter();
+            for _ in 0..4 {
+                let part: Vec<Slot> = slots.by_ref().take(25).collect();
+                scope.spawn(move || {
+                    for mut slot in part {
+                        let at = slot.at as f32;
+                        slot.numbers().copy_from_slice(&[at, at + 0.25, at + 0.5]);
+                    }
+                });
+            }
+        });
+        let tensor = whole.join().unwrap();
+        for (at, numbers) in tensor.chunks_exact(3).enumerate() {
+            let at = at as f32;
+            assert_eq!(numbers, [at, at + 0.25, at + 0.5]);
+        }
+        assert_eq!(tensor[300..], [-1.0, -1.0]);
+    }
+
+    #[test]
+    fn a_tensor_is_whole_only_without_slots() {
+        let (whole, mut slots) = split(vec![0.0; 4].into(), 2);
+        slots.pop();
+        let whole = whole.join().expect_err("one slot is still out");
+        drop(slots);
+        assert_eq!(whole.join().unwrap().len(), 4);
+        assert!(split(Box::default(), 0).1.is_empty());
+    }
+}
