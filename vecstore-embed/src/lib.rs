@@ -47,6 +47,7 @@
 //! | [`record`] | what is remembered of a file beside its vector |
 //! | [`picture`], [`preprocess`] | bytes to pixels; pixels to the numbers a model wants |
 //! | [`model`], [`backend`] | what is to be computed, and its fingerprint; what computes it |
+//! | [`runs`] | what runs leave for those who watch them, and who is live |
 //! | [`progress`], [`pace`], [`forecast`] | what a run tells while it works, and before |
 //!
 //! The `vecstore-embed` command is a thin layer over this library.
@@ -71,6 +72,7 @@ mod query;
 pub mod record;
 pub mod roots;
 pub mod run;
+pub mod runs;
 pub mod scan;
 mod shard;
 mod tars;

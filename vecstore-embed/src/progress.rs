@@ -4,6 +4,8 @@ use std::ops::Add;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::forecast::Forecast;
 use crate::pace::Pace;
 
@@ -13,6 +15,11 @@ pub trait Observer: Send + Sync {
     /// The folder was counted, and the work is about to begin.
     fn planned(&self, plan: &Plan) {
         let _ = plan;
+    }
+
+    /// Nothing moves for the time being, and why; `None` when it goes on.
+    fn paused(&self, why: Option<&str>) {
+        let _ = why;
     }
 
     /// Something was finished: a batch became durable, or a file could not be read.
@@ -32,6 +39,8 @@ pub trait Observer: Send + Sync {
 pub struct Plan {
     /// Pictures found, by extension. Pictures with another extension are found by content while the run goes on.
     pub found: u64,
+    /// Everything the store accounts for, in whatever folder: embedded, empty and rejected.
+    pub stored: u64,
     /// How many of them the store accounts for already.
     pub already: u64,
     /// How many are to do.
@@ -51,7 +60,8 @@ pub struct Plan {
 }
 
 /// How far a run has come. Counts are of this run, and of what is durable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Progress {
     /// Inputs this run will have to do, as far as is known.

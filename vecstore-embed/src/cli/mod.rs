@@ -1,14 +1,18 @@
 //! The command line: options in, exit codes out. The work is done by the library.
 
+mod company;
 mod display;
 mod logging;
+mod logs;
 mod model_args;
 mod models_dir;
 mod output;
 mod run;
 mod search;
 mod settings;
+mod start;
 mod status;
+mod stop;
 
 use std::env;
 use std::io::{self, Write};
@@ -46,6 +50,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Start(Box<start::StartArgs>),
+    Stop(stop::StopArgs),
+    Logs(logs::LogsArgs),
     Search(Box<search::SearchArgs>),
     Status(status::StatusArgs),
 }
@@ -53,17 +60,21 @@ enum Command {
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     let variable = |name: &str| env::var_os(name);
-    let cli = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
-        Ok(arguments) => Cli::parse_from(arguments),
+    let (cli, arguments) = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
+        Ok(arguments) => (Cli::parse_from(&arguments), arguments),
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
             return ExitCode::from(EXIT_USAGE);
         }
     };
     let display = display::Display::new();
-    logging::start(cli.verbose, &display);
+    let log = logging::RunLog::default();
+    logging::start(cli.verbose, &display, &log);
     let result = match cli.command {
-        Command::Run(args) => run::run(&args, &display),
+        Command::Run(args) => run::run(&args, &display, &log),
+        Command::Start(args) => start::start(&args, &arguments),
+        Command::Stop(args) => stop::stop(&args),
+        Command::Logs(args) => logs::logs(&args),
         Command::Search(args) => search::search(&args),
         Command::Status(args) => status::status(&args),
     };
@@ -71,7 +82,7 @@ pub(crate) fn main() -> ExitCode {
         display.close();
         // With stderr closed there is nobody to tell; the exit code still says it.
         let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
-        EXIT_FAILED
+        error.exit_code()
     });
     ExitCode::from(code)
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use vecstore::Store;
 
+use super::EXIT_FAILED;
+
 /// A failure of a command: the library's, or that stdout cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -19,8 +21,21 @@ pub(crate) enum Failure {
     Stdin(io::Error),
     #[error("{0}")]
     Setting(String),
+    #[error("cannot look at the runs in {}: {}", .0.display(), .1)]
+    Runs(PathBuf, io::Error),
+    #[error("{}: there is no run {:?} of this store; vecstore-embed status --store {} lists them", .1.display(), .0, .1.display())]
+    NoRun(String, PathBuf),
+    #[error("cannot start a run: {0}")]
+    Start(io::Error),
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
+}
+
+impl Failure {
+    /// What the command exits with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        EXIT_FAILED
+    }
 }
 
 impl From<vecstore::Error> for Failure {

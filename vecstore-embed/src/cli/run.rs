@@ -4,7 +4,6 @@ use std::env;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -17,10 +16,12 @@ use vecstore::{DType, OpenOptions};
 use vecstore_embed::progress::FirstFew;
 use vecstore_embed::{Ended, Filter, Plan, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
+use super::company::Company;
 use super::display::Display;
+use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, named, print, print_json, shown};
-use super::{EXIT_CODES, EXIT_RUN_AGAIN, settings};
+use super::{EXIT_CODES, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
 
 const EXAMPLES: &str = "\
@@ -59,7 +60,8 @@ Keys:
   --root with a name that exists says that those pictures are in DIR now; the first root's name is '.'.
 
 Stopping:
-  Ctrl-C (or SIGTERM) finishes and commits what is in flight; a second one ends at once.
+  Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, and ends after 18 seconds in
+  any case; a second one ends at once.
   Neither loses anything that was committed. The same command goes on where the run stopped.
 ";
 
@@ -80,7 +82,7 @@ pub(crate) struct RunArgs {
     folder: Option<PathBuf>,
     /// The store to fill; created on first use
     #[arg(long, value_name = "DIR")]
-    store: PathBuf,
+    pub(super) store: PathBuf,
     /// Also the folders in the folder
     #[arg(short, long)]
     recursive: bool,
@@ -114,9 +116,12 @@ pub(crate) struct RunArgs {
     /// Add the folder DIR to the store's roots as NAME, or say that the pictures of NAME are there now
     #[arg(long, value_name = "NAME=DIR", value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
-    /// Pictures per inference, and per commit
+    /// Pictures per inference
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
     batch_size: u16,
+    /// Vectors per commit; what is there after two seconds is committed anyway
+    #[arg(long, alias = "db-batch-size", default_value_t = 1000, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    commit_rows: u32,
     /// Pictures of one folder that a run takes on at a time, when several share the work
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     chunk_size: u32,
@@ -144,30 +149,34 @@ pub(crate) struct RunArgs {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
+    /// Started by `start`: nobody is at a terminal
+    #[arg(long, hide = true)]
+    detached: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     machine: MachineArgs,
 }
 
-pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
+pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
     let stop = StopFlag::default();
     signals::install(&stop).map_err(Failure::Signals)?;
+    if args.detached {
+        start::detach()?;
+    }
     display.open(args.quiet, stop.clone());
-    let spec = args.model.spec()?;
-    let model = spec.load()?;
-    let stdin = args.list.as_ref().filter(|list| list.as_os_str() == "-").map(|_| spool()).transpose()?;
-    let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?;
     if args.dry_run {
-        let plan = run.survey(&model)?;
+        let model = args.model.spec()?.load()?;
+        let stdin = args.stdin()?;
+        let plan = builder(args, stdin.as_ref().map(NamedTempFile::path))?.survey(&model)?;
         display.close();
         return dry_run(args, &plan);
     }
-    let summary =
-        run.with_settings(spec.to_settings()).with_stop(stop).with_observer(Arc::new(display.clone()));
-    let summary = summary.run(&model);
+    let company = Company::join(args, stop.clone(), display, log);
+    let outcome = embed(args, display, stop, &company);
     display.close();
-    let summary = summary.inspect_err(|_| {
+    company.leave(&outcome);
+    let summary = outcome.inspect_err(|_| {
         let committed = display.committed();
         if committed > 0 {
             let committed = HumanCount(committed);
@@ -180,7 +189,22 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
         true => print_json(&json_summary(&summary))?,
         false => print(&text_summary(args, &summary))?,
     }
-    Ok(if summary.is_complete() { 0 } else { EXIT_RUN_AGAIN })
+    Ok(exit_code(&summary))
+}
+
+pub(super) fn exit_code(summary: &Summary) -> u8 {
+    if summary.is_complete() { 0 } else { EXIT_RUN_AGAIN }
+}
+
+fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -> Result<Summary, Failure> {
+    let spec = args.model.spec()?;
+    let model = spec.load()?;
+    let stdin = args.stdin()?;
+    let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
+        .with_settings(spec.to_settings())
+        .with_stop(stop)
+        .with_observer(company.observer(display));
+    Ok(run.run(&model)?)
 }
 
 /// Standard input as a file: a list is read more than once.
@@ -240,6 +264,7 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
         .with_follow_links(args.follow_links)
         .with_chunk_size(usize::try_from(args.chunk_size).unwrap_or(usize::MAX))
         .with_batch_size(args.batch_size.into())
+        .with_commit_rows(usize::try_from(args.commit_rows).unwrap_or(usize::MAX))
         .with_roots(args.root.iter().cloned())
         .with_limits(args.machine.limits())
         .with_max_read_failures(args.max_read_failures)
@@ -270,6 +295,28 @@ fn real(path: &Path) -> PathBuf {
 }
 
 impl RunArgs {
+    /// The list that comes from standard input, if it does.
+    fn stdin(&self) -> Result<Option<NamedTempFile>, Failure> {
+        self.list.as_ref().filter(|list| list.as_os_str() == "-").map(|_| spool()).transpose()
+    }
+
+    /// Which inputs these options name: runs of which it is the same share their work.
+    pub(super) fn source(&self) -> String {
+        let path = |path: &PathBuf| real(path).display().to_string();
+        format!(
+            "{:?} {:?} {:?} {} {} {:?} {:?} {} {:?}",
+            self.folder.as_ref().map(path),
+            self.list.as_ref().map(path),
+            self.tar,
+            self.recursive,
+            self.min_images,
+            self.include,
+            self.exclude,
+            self.follow_links,
+            self.shard
+        )
+    }
+
     /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar files, or the
     /// one the command was started in.
     fn folder(&self, tars: &[PathBuf]) -> PathBuf {

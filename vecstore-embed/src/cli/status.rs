@@ -1,14 +1,19 @@
 //! `vecstore-embed status`.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use clap::Args;
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot};
 use vecstore_embed::Roots;
+use vecstore_embed::record::Rejection;
+use vecstore_embed::runs::{Known, Runs, add_up};
 
 use super::output::{Failure, Outcome, named, open_to_read, print, print_json, shown};
 
@@ -16,9 +21,11 @@ const EXAMPLES: &str = "\
 Examples:
   vecstore-embed status --store photos.vecs
   vecstore-embed status --store photos.vecs --rejected
+  vecstore-embed status --store photos.vecs --watch
   vecstore-embed status --store photos.vecs --json | jq .done
 
-Works while a run is going on, and on read-only media.
+Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of all live
+runs together; without one, `run --dry-run` counts what is left.
 Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
 
 /// Show what a store holds
@@ -31,17 +38,48 @@ pub(crate) struct StatusArgs {
     /// Also list every rejected picture with its reason
     #[arg(long)]
     rejected: bool,
+    /// Show it again every two seconds, as long as a run is live
+    #[arg(short, long)]
+    watch: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn status(args: &StatusArgs) -> Outcome {
-    let store = open_to_read(&args.store)?;
+    let terminal = io::stdout().is_terminal() && !args.json;
+    loop {
+        let runs = Runs::of_store(&args.store);
+        let known = runs.list().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
+        if args.watch && terminal {
+            // To the upper left corner, and everything below it away.
+            print("\x1b[H\x1b[J")?;
+        }
+        show(args, &known)?;
+        if !args.watch || !known.iter().any(|run| run.live) {
+            return Ok(0);
+        }
+        thread::sleep(Duration::from_secs(2));
+    }
+}
+
+fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
+    let store = match open_to_read(&args.store) {
+        // The first run is still counting, or loads its model.
+        Err(Failure::NoStore(_)) if known.iter().any(|run| run.live) => {
+            return if args.json {
+                print_json(&json!({ "runs": runs_json(known) }))
+            } else {
+                print(&runs_text(known))
+            };
+        }
+        store => store?,
+    };
     let snapshot = store.snapshot();
     let totals = snapshot.totals();
     let roots = Roots::from_settings(&store.settings())?;
     let model = store.fingerprint();
+    let total = add_up(known, totals.entries + totals.rejected);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };
     if args.json {
         let root = |root: &vecstore_embed::roots::Root| {
@@ -62,6 +100,12 @@ pub(crate) fn status(args: &StatusArgs) -> Outcome {
             "model": model.as_ref().map(|model| model.description().to_owned()),
             "fingerprint": model.as_ref().map(vecstore::Fingerprint::short_id),
             "roots": roots.iter().map(root).collect::<Vec<_>>(),
+            "live": total.live,
+            "left": total.left,
+            "missing": total.missing,
+            "rate": total.rate,
+            "seconds_left": total.time_left.map(|left| left.as_secs_f64()),
+            "runs": runs_json(known),
         });
         if let (true, Some(object)) = (args.rejected, status.as_object_mut()) {
             let entry = |(key, reason): &(Vec<u8>, String)| {
@@ -71,8 +115,7 @@ pub(crate) fn status(args: &StatusArgs) -> Outcome {
             };
             object.insert("rejected_list".to_owned(), rejected.iter().map(entry).collect());
         }
-        print_json(&status)?;
-        return Ok(0);
+        return print_json(&status);
     }
     let mut text = String::new();
     // Writing to a String cannot fail.
@@ -83,6 +126,14 @@ pub(crate) fn status(args: &StatusArgs) -> Outcome {
     line("done", HumanCount(totals.entries).to_string());
     line("empty", HumanCount(totals.empty).to_string());
     line("rejected", HumanCount(totals.rejected).to_string());
+    if total.live > 0 {
+        line("missing", format!("{} (could not be read by the live runs)", HumanCount(total.missing)));
+        let counting = || "still counting".to_owned();
+        line("left", total.left.map_or_else(counting, |left| HumanCount(left).to_string()));
+        let unknown = || "unknown".to_owned();
+        let time_left = total.time_left.map_or_else(unknown, |left| HumanDuration(left).to_string());
+        line("rate", format!("{:.1}/s, {time_left} left", total.rate));
+    }
     line(
         "rows",
         format!("{} x {} {}, {}", HumanCount(totals.rows), store.dim(), store.dtype(), store.metric()),
@@ -101,8 +152,59 @@ pub(crate) fn status(args: &StatusArgs) -> Outcome {
         let store = shown(args.store.as_os_str().as_bytes());
         let _ = writeln!(text, "to try one again: vecstore delete {store} KEY, and run again");
     }
-    print(&text)?;
-    Ok(0)
+    text.push_str(&runs_text(known));
+    print(&text)
+}
+
+/// The live runs, and how the last one ended.
+fn runs_text(known: &[Known]) -> String {
+    let mut text = String::new();
+    for run in known.iter().filter(|run| run.live) {
+        let state = &run.state;
+        let progress = &state.progress;
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "run       {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
+            state.id,
+            state.phase,
+            HumanCount(progress.embedded),
+            HumanCount(progress.rejected),
+            HumanCount(progress.unread),
+            state.rate
+        );
+        for (what, told) in [("limit: ", &state.limit), ("", &state.note)] {
+            if !told.is_empty() {
+                let _ = write!(text, "; {what}{}", shown(told.as_bytes()));
+            }
+        }
+        text.push('\n');
+    }
+    if let Some(last) = known.iter().rev().find(|run| !run.live) {
+        let state = &last.state;
+        let how =
+            state.ended.clone().unwrap_or_else(|| "killed; what it had begun is found again".to_owned());
+        let _ = writeln!(
+            text,
+            "last run  {}: {}; {} embedded, {} rejected",
+            state.id,
+            shown(how.as_bytes()),
+            HumanCount(state.progress.embedded),
+            HumanCount(state.progress.rejected)
+        );
+    }
+    text
+}
+
+fn runs_json(known: &[Known]) -> Vec<Value> {
+    let run = |run: &Known| {
+        let mut state = serde_json::to_value(&run.state).unwrap_or_default();
+        if let Some(object) = state.as_object_mut() {
+            object.insert("live".to_owned(), json!(run.live));
+        }
+        state
+    };
+    known.iter().map(run).collect()
 }
 
 fn rejected(snapshot: &Snapshot) -> Result<Vec<(Vec<u8>, String)>, Failure> {
@@ -110,7 +212,9 @@ fn rejected(snapshot: &Snapshot) -> Result<Vec<(Vec<u8>, String)>, Failure> {
     for entry in snapshot.iter() {
         let entry = entry?;
         if entry.kind() == Kind::Rejected {
-            list.push((entry.key().to_vec(), entry.reason().unwrap_or_default().to_owned()));
+            let rejection = Rejection::decode(entry.reason().unwrap_or_default());
+            let class = rejection.class.map_or_else(String::new, |class| format!("[{class}] "));
+            list.push((entry.key().to_vec(), format!("{class}{}", rejection.reason)));
         }
     }
     Ok(list)

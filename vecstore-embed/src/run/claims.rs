@@ -6,7 +6,7 @@
 //! done: that is in the store alone.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,11 +35,8 @@ impl PartialEq for Claim {
 }
 
 impl Claims {
-    /// Opens the file, creating it and its folder where they are missing.
+    /// Opens the file, creating it where it is missing.
     pub(crate) fn open(path: &Path) -> io::Result<Arc<Self>> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
         // A description of its own for each run: the locks belong to it, not to the process.
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         Ok(Arc::new(Claims { file, held: Mutex::default() }))
@@ -100,7 +97,7 @@ mod tests {
     #[test]
     fn a_chunk_is_one_runs_until_it_gives_it_back_or_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Claims::open(&dir.path().join("runs/claims")).unwrap();
+        let open = || Claims::open(&dir.path().join("claims")).unwrap();
         let (one, other) = (open(), open());
         let claim = one.take(7).unwrap().unwrap();
         assert!(other.take(7).unwrap().is_none() && other.is_taken(7).unwrap());
@@ -113,6 +110,6 @@ mod tests {
         assert!(one.is_taken(7).unwrap());
         drop((far, again));
         assert!(!one.is_taken(7).unwrap() && !one.is_taken(u64::MAX).unwrap());
-        assert_eq!(fs::metadata(dir.path().join("runs/claims")).unwrap().len(), 0);
+        assert_eq!(std::fs::metadata(dir.path().join("claims")).unwrap().len(), 0);
     }
 }

@@ -31,6 +31,7 @@ use crate::model::Model;
 use crate::pace::Meter;
 use crate::progress::{FirstFew, Plan, Stages};
 use crate::roots::Roots;
+use crate::runs::Runs;
 use crate::scan::{canonical_folder, has_picture_content};
 use crate::{Error, Result};
 
@@ -50,6 +51,8 @@ const WAIT: Duration = Duration::from_millis(50);
 #[derive(Default)]
 struct Count {
     fed: Fed,
+    /// What the store holds, in whatever folder.
+    stored: u64,
     /// Inputs that the store lacks.
     to_do: u64,
     key_bytes: u64,
@@ -131,7 +134,7 @@ impl Run {
     }
 
     fn walk(&self, folder: &Path, store: Option<PathBuf>) -> Walk {
-        let beside = store.as_deref().map(runs_folder);
+        let beside = store.as_deref().map(|store| Runs::of_store(store).folder().to_owned());
         Walk {
             source: self.source.clone(),
             folder: folder.to_owned(),
@@ -172,6 +175,10 @@ impl Run {
             ControlFlow::Continue(())
         })?;
         count.fed = feed.fed;
+        if let Some(store) = &target.store {
+            let totals = store.snapshot().totals();
+            count.stored = totals.entries + totals.rejected;
+        }
         Ok(count)
     }
 
@@ -188,6 +195,7 @@ impl Run {
         let to_do = count.to_do + count.unread.count();
         Plan {
             found: count.fed.already + to_do,
+            stored: count.stored,
             already: count.fed.already,
             to_do,
             changed: count.fed.changed,
@@ -321,8 +329,9 @@ impl Run {
 
     /// The claims of this run. Without them it works all the same, only not in company.
     fn claims(&self) -> Option<Arc<Claims>> {
-        let path = runs_folder(&self.store).join("claims");
-        match Claims::open(&path) {
+        let runs = Runs::of_store(&self.store);
+        let path = runs.claims();
+        match runs.create_folder().and_then(|()| Claims::open(&path)) {
             Ok(claims) => Some(claims),
             Err(error) => {
                 log::warn!("{}: {error}; runs at the same time may embed the same pictures", path.display());
@@ -332,7 +341,7 @@ impl Run {
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> Error {
-        Error::Io { path: runs_folder(&self.store), action, source }
+        Error::Io { path: Runs::of_store(&self.store).claims(), action, source }
     }
 }
 
@@ -361,13 +370,6 @@ fn agreed(backends: &[Box<dyn Backend>]) -> Result<(String, usize)> {
             found: format!("vectors of {dims:?}"),
         }),
     }
-}
-
-/// Where runs of a store leave what they tell each other and those who watch: beside it, under its name.
-pub(crate) fn runs_folder(store: &Path) -> PathBuf {
-    let mut name = store.file_name().unwrap_or(store.as_os_str()).to_owned();
-    name.push(".runs");
-    store.with_file_name(name)
 }
 
 /// The thread's result; a panic there goes on here.

@@ -1,5 +1,6 @@
 //! How a run ended.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::progress::{FirstFew, Stages};
@@ -14,6 +15,16 @@ pub enum Ended {
     Stopped,
     /// Too many files in a row could not be read.
     ReadFailures,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Ended::Finished => "finished",
+            Ended::Stopped => "stopped",
+            Ended::ReadFailures => "read failures",
+        })
+    }
 }
 
 /// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and `unread`.

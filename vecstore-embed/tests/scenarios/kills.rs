@@ -36,8 +36,8 @@ fn random(state: &mut u64) -> f64 {
 fn a_killed_run_goes_on_to_the_same_store() {
     let place = Place::new();
     let (photos, batch) = match env::var_os("VECSTORE_EMBED_PHOTOS") {
-        Some(photos) => (PathBuf::from(photos), "--batch-size=32"),
-        None => (place.photos(90), "--batch-size=3"),
+        Some(photos) => (PathBuf::from(photos), ["--batch-size=32", "--commit-rows=32"]),
+        None => (place.photos(90), ["--batch-size=3", "--commit-rows=3"]),
     };
     let kills: u32 = env::var("VECSTORE_EMBED_KILLS").map_or(4, |kills| kills.parse().unwrap());
     let undisturbed = place.join("undisturbed.vecs");
@@ -54,7 +54,8 @@ fn a_killed_run_goes_on_to_the_same_store() {
     let mut state = seed;
     for kill in 0..kills {
         let before = entries(&store);
-        let mut child = run(&photos, &store, &["--quiet", batch]).stdout(Stdio::null()).spawn().unwrap();
+        let mut child =
+            run(&photos, &store, &["--quiet", batch[0], batch[1]]).stdout(Stdio::null()).spawn().unwrap();
         if kill == 0 {
             wait_for_a_commit(&store, 0);
         }

@@ -1,5 +1,6 @@
 //! Scenarios of a run, one file each. One program, because linking the inference engine is what takes time.
 
+mod background;
 mod bad_inputs;
 mod changed;
 mod command;

@@ -1,0 +1,169 @@
+//! A run among others: its files beside the store, its log, and the end when it is asked to stop and does not.
+
+use std::env;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use vecstore_embed::runs::{LogFile, Recorder, Runs};
+use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag, Summary};
+
+use super::EXIT_RUN_AGAIN;
+use super::display::Display;
+use super::logging::RunLog;
+use super::output::Failure;
+use super::run::{RunArgs, exit_code};
+
+/// A run that was asked to stop has this long to finish what is in flight. Whoever asks waits for 20 seconds, and some
+/// who do (schedulers, the end of a session) kill after 30.
+const PATIENCE: Duration = Duration::from_secs(18);
+
+/// Time between lines about progress in the log.
+const LINE_EVERY: Duration = Duration::from_secs(60);
+
+/// What a run keeps while it is live.
+pub(super) struct Company {
+    recorder: Option<Arc<Recorder>>,
+    log: RunLog,
+    ended: Arc<AtomicBool>,
+}
+
+impl Company {
+    /// Tells others of this run. Where that is not possible (the folder around the store cannot be written) the run
+    /// goes on alone.
+    pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display, log: &RunLog) -> Self {
+        let command = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone());
+        let recorder = match recorder {
+            Ok(recorder) => Some(Arc::new(recorder)),
+            Err(error) => {
+                log::info!("this run cannot be watched or stopped from elsewhere: {error}");
+                None
+            }
+        };
+        if let Some(recorder) = &recorder
+            && let Ok(file) = LogFile::open(&recorder.log())
+        {
+            log.open(file);
+            log.write(Level::Info, &format!("run {} begins, process {}", recorder.id(), process::id()));
+        }
+        let company = Company { recorder, log: log.clone(), ended: Arc::default() };
+        company.watch(stop, display.clone());
+        company
+    }
+
+    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What is committed
+    /// stays; what is not is missing, and is found again.
+    fn watch(&self, stop: StopFlag, display: Display) {
+        let (recorder, log, ended) = (self.recorder.clone(), self.log.clone(), Arc::clone(&self.ended));
+        thread::spawn(move || {
+            let (mut asked, mut line_at) = (None, Instant::now() + LINE_EVERY);
+            while !ended.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(100));
+                if stop.is_raised() && asked.is_none() {
+                    log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
+                    asked = Some(Instant::now());
+                }
+                if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !ended.load(Ordering::SeqCst) {
+                    let text = "what is in flight takes too long: ending without it; what is stored stays";
+                    display.say(text);
+                    log.write(Level::Warn, text);
+                    if let Some(recorder) = &recorder {
+                        recorder.end("stopped", EXIT_RUN_AGAIN);
+                    }
+                    process::exit(EXIT_RUN_AGAIN.into());
+                }
+                if let Some(recorder) = recorder.as_ref().filter(|_| Instant::now() >= line_at) {
+                    line_at += LINE_EVERY;
+                    let state = recorder.state();
+                    let done = state.progress.done();
+                    let to_do = state.progress.to_do;
+                    log.write(
+                        Level::Info,
+                        &format!("{}: {done} of {to_do}, {:.1}/s", state.phase, state.rate),
+                    );
+                }
+            }
+        });
+    }
+
+    /// Who is told how the run goes: the display, and those who watch from elsewhere.
+    pub(super) fn observer(&self, display: &Display) -> Arc<dyn Observer> {
+        Arc::new(Both { display: display.clone(), recorder: self.recorder.clone(), log: self.log.clone() })
+    }
+
+    /// Tells how the run ended.
+    pub(super) fn leave(&self, outcome: &Result<Summary, Failure>) {
+        self.ended.store(true, Ordering::SeqCst);
+        let (how, code) = match outcome {
+            Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
+            Err(error) => (error.to_string(), error.exit_code()),
+        };
+        match outcome {
+            Ok(summary) => self.log.write(
+                Level::Info,
+                &format!(
+                    "{how}: {} embedded, {} rejected, {} already stored, {} could not be read, {} left; {:.1} s",
+                    summary.embedded,
+                    summary.rejected,
+                    summary.already,
+                    summary.unread.count(),
+                    summary.left,
+                    summary.elapsed.as_secs_f64()
+                ),
+            ),
+            Err(_) => self.log.write(Level::Error, &how),
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.end(&how, code);
+        }
+    }
+}
+
+struct Both {
+    display: Display,
+    recorder: Option<Arc<Recorder>>,
+    log: RunLog,
+}
+
+impl Both {
+    fn each(&self, tell: impl Fn(&dyn Observer)) {
+        tell(&self.display);
+        if let Some(recorder) = &self.recorder {
+            tell(recorder.as_ref());
+        }
+    }
+}
+
+impl Observer for Both {
+    fn planned(&self, plan: &Plan) {
+        self.each(|observer| observer.planned(plan));
+        self.log.write(
+            Level::Info,
+            &format!(
+                "{}: {} pictures, {} already stored, {} to do; model {} on {}",
+                plan.folder.display(),
+                plan.found,
+                plan.already,
+                plan.to_do,
+                plan.model,
+                plan.backend
+            ),
+        );
+    }
+
+    fn progress(&self, progress: &Progress) {
+        self.each(|observer| observer.progress(progress));
+    }
+
+    fn pace(&self, pace: &Pace) {
+        self.each(|observer| observer.pace(pace));
+    }
+
+    fn paused(&self, why: Option<&str>) {
+        self.each(|observer| observer.paused(why));
+    }
+}

@@ -1,0 +1,99 @@
+//! `vecstore-embed start`.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, io};
+
+use clap::Args;
+use signal_hook::consts::SIGHUP;
+use vecstore_embed::runs::{Known, Phase, Runs, now};
+
+use super::EXIT_FAILED;
+use super::output::{Failure, Outcome, print, shown};
+use super::run::RunArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  vecstore-embed start --folder photos --recursive --store photos.vecs
+  vecstore-embed status --store photos.vecs --watch
+  vecstore-embed logs --store photos.vecs -f
+  vecstore-embed stop --store photos.vecs
+
+Takes all options of run. The run goes on when the terminal is closed. Several may be started on one store, and share
+the work. What it would have printed is in its log.
+Exit codes: 0 started (or finished already), or that of the run, if it ended at once.";
+
+/// How long to wait for the run to have counted what there is to do, so that mistakes are seen here.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Start a run that goes on by itself
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
+    let runs = Runs::of_store(&args.run.store);
+    runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
+    let said = runs.folder().join(format!("start-{}.out", now() as u64));
+    let words =
+        arguments.iter().skip(1).map(|word| if word == "start" { "run".into() } else { word.clone() });
+    let mut child = spawn(words, &said).map_err(Failure::Start)?;
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().map_err(Failure::Start)? {
+            let text = fs::read_to_string(&said).unwrap_or_default();
+            let _ = fs::remove_file(&said);
+            for line in text.lines() {
+                print(&format!("{}\n", shown(line.as_bytes())))?;
+            }
+            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED));
+        }
+        let known = runs.list().unwrap_or_default();
+        let run = known.iter().find(|known| known.live && known.state.pid == child.id());
+        if let Some(run) = run.filter(|run| run.state.phase != Phase::Counting || began.elapsed() > WAIT) {
+            print(&started(args, run))?;
+            return Ok(0);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn started(args: &StartArgs, run: &Known) -> String {
+    let (store, state) = (args.run.store.display(), &run.state);
+    let to_do = match state.planned {
+        Some(_) => format!("{} to do", state.progress.to_do),
+        None => "still counting".to_owned(),
+    };
+    format!(
+        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  vecstore-embed logs -f \
+         --store {store}\n  vecstore-embed stop --store {store}\n",
+        state.id, state.pid
+    )
+}
+
+fn spawn(words: impl Iterator<Item = OsString>, said: &std::path::Path) -> io::Result<Child> {
+    let out = File::create(said)?;
+    Command::new(env::current_exe()?)
+        .args(words)
+        .arg("--detached")
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .spawn()
+}
+
+/// Leaves the session of the terminal, so that its end is not this run's.
+pub(super) fn detach() -> Result<(), Failure> {
+    // Only fails for who leads a group already, and then it is one of its own.
+    let _ = rustix::process::setsid();
+    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(Failure::Signals)?;
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! `vecstore-embed stop`.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use vecstore_embed::runs::{Known, Runs};
+
+use super::EXIT_FAILED;
+use super::output::{Failure, Outcome, print};
+
+const EXAMPLES: &str = "\
+Examples:
+  vecstore-embed stop --store photos.vecs
+  vecstore-embed stop --store photos.vecs 20261121-190000-4711
+
+Every run of the store, or the named one, finishes and commits what is in flight, and ends; the same command goes on
+from there. Runs look for the request several times a second, in whatever container or session they are.
+Exit codes: 0 none is live any more, 1 failed, or one did not end in time, 2 wrong use of the command line.";
+
+/// Ask the runs of a store to stop, and wait until they have
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct StopArgs {
+    /// The store
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// The run; all unless given. The beginning of its name is enough
+    run: Option<String>,
+    /// How long to wait for them
+    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+pub(crate) fn stop(args: &StopArgs) -> Outcome {
+    let runs = Runs::of_store(&args.store);
+    let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
+    let mut asked: Vec<Known> = match &args.run {
+        Some(name) => match runs.find(name).map_err(failed)? {
+            Some(run) => vec![run],
+            None => return Err(Failure::NoRun(name.clone(), args.store.clone())),
+        },
+        None => runs.list().map_err(failed)?,
+    };
+    asked.retain(|run| run.live);
+    if asked.is_empty() {
+        print("no run is live\n")?;
+        return Ok(0);
+    }
+    for run in &asked {
+        runs.ask_to_stop(&run.state.id).map_err(failed)?;
+    }
+    let began = Instant::now();
+    while !asked.is_empty() {
+        let known = runs.list().map_err(failed)?;
+        let mut still = Vec::new();
+        for run in asked {
+            match known.iter().find(|known| known.state.id == run.state.id) {
+                Some(now) if now.live => still.push(run),
+                now => {
+                    let how =
+                        now.and_then(|now| now.state.ended.clone()).unwrap_or_else(|| "ended".to_owned());
+                    print(&format!(
+                        "{}: {how} after {:.1} s\n",
+                        run.state.id,
+                        began.elapsed().as_secs_f64()
+                    ))?;
+                }
+            }
+        }
+        asked = still;
+        if began.elapsed() > Duration::from_secs(args.timeout) {
+            for run in &asked {
+                print(&format!(
+                    "{}: still there after {} s; to end it at once: kill -9 {} (nothing that is stored is lost)\n",
+                    run.state.id, args.timeout, run.state.pid
+                ))?;
+            }
+            return Ok(if asked.is_empty() { 0 } else { EXIT_FAILED });
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(0)
+}

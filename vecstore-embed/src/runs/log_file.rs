@@ -1,0 +1,118 @@
+//! The log of a run: JSON lines in a file that does not grow for ever.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::time::{now, utc};
+
+/// Bytes after which a new file is begun.
+const MOST: u64 = 8 << 20;
+
+/// Files that are kept beside the one that is written.
+const OLDER: u32 = 4;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When, in UTC.
+    pub time: String,
+    /// `ERROR`, `WARN`, `INFO` or `DEBUG`.
+    pub level: String,
+    /// What.
+    pub message: String,
+}
+
+/// Writes lines to a file; when it is large it becomes `.1`, what was that `.2`, and the oldest goes.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    most: u64,
+}
+
+impl LogFile {
+    /// Opens the file to write at its end.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().append(true).create(true).open(path)?;
+        let length = file.metadata()?.len();
+        Ok(LogFile { path: path.to_owned(), file, length, most: MOST })
+    }
+
+    /// Writes a line.
+    ///
+    /// # Errors
+    /// It cannot be written; nothing but the line is lost.
+    pub fn write(&mut self, level: &str, message: &str) -> io::Result<()> {
+        let line = LogLine { time: utc(now()), level: level.to_owned(), message: message.to_owned() };
+        let mut line = serde_json::to_vec(&line)?;
+        line.push(b'\n');
+        if self.length > 0 && self.length + line.len() as u64 > self.most {
+            self.rotate()?;
+        }
+        // One call, so that lines stay whole.
+        self.file.write_all(&line)?;
+        self.length += line.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        for at in (1..OLDER).rev() {
+            match fs::rename(older(&self.path, at), older(&self.path, at + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, older(&self.path, 1))?;
+        self.file = File::options().append(true).create(true).open(&self.path)?;
+        self.length = 0;
+        Ok(())
+    }
+}
+
+fn older(path: &Path, at: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{at}"));
+    name.into()
+}
+
+/// The lines of a log, oldest first, with those of its older files. A line that was cut off by a power cut is left out.
+pub fn log_lines(path: &Path) -> impl Iterator<Item = LogLine> + use<> {
+    let files: Vec<PathBuf> = (1..=OLDER).rev().map(|at| older(path, at)).chain([path.to_owned()]).collect();
+    let files = files.into_iter().filter_map(|path| File::open(path).ok());
+    files
+        .flat_map(|file| BufReader::new(file).split(b'\n').map_while(Result::ok))
+        .filter_map(|line| serde_json::from_slice(&line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_keeps_the_newest_lines_and_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.log");
+        let mut log = LogFile { most: 1000, ..LogFile::open(&path).unwrap() };
+        for at in 0..200 {
+            log.write("INFO", &format!("line\n{at}")).unwrap();
+        }
+        let files = fs::read_dir(dir.path()).unwrap();
+        let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        assert!(bytes <= 5000 && bytes > 3000, "{bytes}");
+        File::options().append(true).open(&path).unwrap().write_all(b"{\"time\": \"cut o").unwrap();
+        let lines: Vec<LogLine> = log_lines(&path).collect();
+        assert_eq!(lines.last().unwrap().message, "line\n199");
+        let first: usize = lines[0].message.strip_prefix("line\n").unwrap().parse().unwrap();
+        assert_eq!(lines.len(), 200 - first, "none is missing in between");
+        // A run that is started again goes on in the file.
+        let more = LogFile::open(&path).unwrap();
+        assert!(more.length > 0);
+    }
+}
