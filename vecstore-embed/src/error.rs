@@ -102,6 +102,22 @@ pub enum Error {
     #[error(transparent)]
     Store(Box<vecstore::Error>),
 
+    /// A batch could not be saved, however often it was tried.
+    #[error(
+        "{}: saving failed {}, the last time: {source}; what was saved before stays, and the same run goes on from there \
+         once this is mended",
+        store.display(), times(*failures)
+    )]
+    SaveFailed {
+        /// The store.
+        store: PathBuf,
+        /// How often it was tried; 0 when the disk was full and the run was asked to stop.
+        failures: u32,
+        /// The last failure.
+        #[source]
+        source: Box<vecstore::Error>,
+    },
+
     /// The folder to run over is not there.
     #[error("{}: there is no such folder; check its name, and whether its drive is there", path.display())]
     FolderMissing {
@@ -310,6 +326,14 @@ impl Error {
 impl From<vecstore::Error> for Error {
     fn from(error: vecstore::Error) -> Self {
         Error::Store(Box::new(error))
+    }
+}
+
+fn times(failures: u32) -> String {
+    match failures {
+        0 => "until the run was to stop".to_owned(),
+        1 => "once".to_owned(),
+        many => format!("{many} times in a row"),
     }
 }
 

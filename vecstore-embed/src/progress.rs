@@ -74,12 +74,14 @@ pub struct Progress {
     pub unread: u64,
     /// Pictures that somebody else stored in the meantime.
     pub overtaken: u64,
-    /// Of those embedded: their entries took the place of older ones.
+    /// Of those embedded or rejected: their entries took the place of older ones, because their files changed.
     pub changed: u64,
     /// Files that were touched, but hold what they held: their entries stay.
     pub same: u64,
     /// Pictures that other runs stored since this one counted, as far as it came across them.
     pub others: u64,
+    /// Saves that failed and were tried again.
+    pub save_failures: u64,
     /// Commits made.
     pub commits: u64,
 }

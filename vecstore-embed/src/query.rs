@@ -32,8 +32,19 @@ pub fn embed_picture(
 ) -> Result<Vec<f32>> {
     let bytes =
         fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    embed_bytes(model, backend, &bytes, path, limits)
+}
+
+/// As [`embed_picture`], for a picture that was read already; `path` is for messages.
+pub(crate) fn embed_bytes(
+    model: &Model,
+    backend: &mut dyn Backend,
+    bytes: &[u8],
+    path: &Path,
+    limits: &DecodeLimits,
+) -> Result<Vec<f32>> {
     let bad = |reason: String| Error::BadPicture { path: path.to_owned(), reason };
-    let picture = picture::decode(&bytes, limits).map_err(|rejected| bad(rejected.to_string()))?;
+    let picture = picture::decode(bytes, limits).map_err(|rejected| bad(rejected.to_string()))?;
     let mut pixels = vec![0.0; model.preprocess().tensor_len()];
     model.preprocess().apply(&picture, &mut pixels)?;
     let vector = backend.embed(1, &pixels)?;

@@ -196,6 +196,25 @@ impl Roots {
         })
     }
 
+    /// The file that has this key, and its name in it if that is a tar file; `None` when the key's root is not known.
+    ///
+    /// The opposite of [`Roots::key`]: `people/1.jpg`, `//phone/people/1.jpg`, `shards/0.tar//people/1.jpg`.
+    pub fn file(&self, key: &[u8]) -> Option<(PathBuf, Option<Vec<u8>>)> {
+        let (name, relative) = match key.strip_prefix(b"//") {
+            Some(rest) => {
+                let slash = rest.iter().position(|byte| *byte == b'/')?;
+                (std::str::from_utf8(rest.get(..slash)?).ok()?, rest.get(slash + 1..)?)
+            }
+            None => (FIRST_ROOT, key),
+        };
+        let root = self.list.iter().find(|root| root.name == name)?;
+        let (relative, member) = match relative.windows(2).position(|pair| pair == b"//") {
+            Some(at) => (relative.get(..at)?, Some(relative.get(at + 2..)?.to_vec())),
+            None => (relative, None),
+        };
+        Some((root.dir.join(OsStr::from_bytes(relative)), member))
+    }
+
     /// The roots, earliest first.
     pub fn iter(&self) -> impl Iterator<Item = &Root> {
         self.list.iter()

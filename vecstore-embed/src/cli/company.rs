@@ -1,6 +1,7 @@
 //! A run among others: its files beside the store, its log, and the end when it is asked to stop and does not.
 
 use std::env;
+use std::io;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag, Summary};
 use super::EXIT_RUN_AGAIN;
 use super::display::Display;
 use super::logging::RunLog;
+use super::metrics::{self, Metrics};
 use super::output::Failure;
 use super::run::{RunArgs, exit_code};
 
@@ -93,6 +95,18 @@ impl Company {
     /// Who is told how the run goes: the display, and those who watch from elsewhere.
     pub(super) fn observer(&self, display: &Display) -> Arc<dyn Observer> {
         Arc::new(Both { display: display.clone(), recorder: self.recorder.clone(), log: self.log.clone() })
+    }
+
+    /// Gives numbers to those who draw curves, if asked to.
+    pub(super) fn metrics(&self, place: Option<&str>) -> Result<Option<Metrics>, Failure> {
+        let Some(place) = place else { return Ok(None) };
+        match &self.recorder {
+            Some(recorder) => metrics::start(place, Arc::clone(recorder)).map(Some),
+            None => {
+                let error = io::Error::other("the folder around the store cannot be written");
+                Err(Failure::Metrics(place.to_owned(), error))
+            }
+        }
     }
 
     /// Tells how the run ended.

@@ -37,6 +37,7 @@ struct State {
     quiet: bool,
     began: Option<Instant>,
     progress: Progress,
+    paused: bool,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
@@ -141,6 +142,18 @@ impl Observer for Display {
             bar.set_length(plan.to_do);
             bar.reset();
             bar.enable_steady_tick(Duration::from_millis(250));
+        }
+    }
+
+    fn paused(&self, why: Option<&str>) {
+        let mut state = self.state();
+        let (news, told) = (why.is_some(), state.paused);
+        state.paused = news;
+        drop(state);
+        match why {
+            Some(why) if !told => self.say(&format!("paused: {why}")),
+            None if told => self.say("going on"),
+            _ => {}
         }
     }
 

@@ -4,15 +4,18 @@ mod company;
 mod display;
 mod logging;
 mod logs;
+mod metrics;
 mod model_args;
 mod models_dir;
 mod output;
+mod retry;
 mod run;
 mod search;
 mod settings;
 mod start;
 mod status;
 mod stop;
+mod verify;
 
 use std::env;
 use std::io::{self, Write};
@@ -22,6 +25,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Stopped before the end, or inputs are left that could not be read: run again. `EX_TEMPFAIL` of sysexits.h.
 const EXIT_RUN_AGAIN: u8 = 75;
+/// `EX_IOERR` of sysexits.h.
+const EXIT_SAVE: u8 = 74;
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -30,6 +35,7 @@ Exit codes:
   0   every input is accounted for (embedded now or before, or recorded as rejected)
   1   failed: the message says what, and what to do
   2   wrong use of the command line
+  74  what was computed could not be saved, however often it was tried; run again once that is mended
   75  stopped before the end, or some files could not be read: run the same command again
   130, 143  ended at once by a second SIGINT or SIGTERM; nothing that was committed is lost";
 
@@ -53,6 +59,8 @@ enum Command {
     Start(Box<start::StartArgs>),
     Stop(stop::StopArgs),
     Logs(logs::LogsArgs),
+    Retry(retry::RetryArgs),
+    Verify(Box<verify::VerifyArgs>),
     Search(Box<search::SearchArgs>),
     Status(status::StatusArgs),
 }
@@ -75,6 +83,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Start(args) => start::start(&args, &arguments),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
+        Command::Retry(args) => retry::retry(&args),
+        Command::Verify(args) => verify::verify(&args),
         Command::Search(args) => search::search(&args),
         Command::Status(args) => status::status(&args),
     };

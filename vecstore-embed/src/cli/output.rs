@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use vecstore::Store;
 
-use super::EXIT_FAILED;
+use super::{EXIT_FAILED, EXIT_SAVE};
 
 /// A failure of a command: the library's, or that stdout cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,8 @@ pub(crate) enum Failure {
     Runs(PathBuf, io::Error),
     #[error("{}: there is no run {:?} of this store; vecstore-embed status --store {} lists them", .1.display(), .0, .1.display())]
     NoRun(String, PathBuf),
+    #[error("--metrics {0}: {1}; expected a file that can be written, or an address such as 127.0.0.1:9100")]
+    Metrics(String, io::Error),
     #[error("cannot start a run: {0}")]
     Start(io::Error),
     #[error("cannot handle signals: {0}")]
@@ -34,7 +36,10 @@ pub(crate) enum Failure {
 impl Failure {
     /// What the command exits with.
     pub(crate) fn exit_code(&self) -> u8 {
-        EXIT_FAILED
+        match self {
+            Failure::Embed(vecstore_embed::Error::SaveFailed { .. }) => EXIT_SAVE,
+            _ => EXIT_FAILED,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, named, print, print_json, shown};
-use super::{EXIT_CODES, EXIT_RUN_AGAIN, settings, start};
+use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
 
 const EXAMPLES: &str = "\
@@ -47,11 +47,16 @@ What is an input:
 
 Company:
   Several runs may fill one store at once, started in one terminal or in several: they share the work by chunks of a
-  folder, and what one has begun when it dies is taken over by the others. --shard is for machines that do not share
-  the store: each fills one of its own.
+  folder, and what one has begun when it dies is taken over by the others. Give them the same options: chunks are counted
+  in the order of names, so where --chunk-size or patterns differ, or while files arrive, a picture may be embedded by two
+  of them (and is stored once). --shard is for machines that do not share the store: each fills one of its own.
 
 Changed files:
   One whose length or time is not what it was is read again, and embedded again where its content is another.
+  Entries whose files are gone are listed, and removed with --prune.
+
+Saving:
+  A save that fails is tried again; a full disk pauses the run until there is room. --metrics and status tell.
 
 Keys:
   The key of a picture is its path relative to the store's root, which is the folder of the first run.
@@ -107,6 +112,19 @@ pub(crate) struct RunArgs {
     /// Only the part I of N of the inputs, by their keys; I counts from 0
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
+    /// Remove the entries of files that are gone; not after a run that did not see everything, nor without --yes if they
+    /// are more than one in ten
+    #[arg(long)]
+    prune: bool,
+    /// Remove them however many they are
+    #[arg(long, requires = "prune")]
+    yes: bool,
+    /// End with code 74 when saving fails more often than this in a row; a full disk is waited for, and not counted
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    save_retries: u32,
+    /// Give numbers to Prometheus: a file that is replaced every few seconds, or an address to ask, like 127.0.0.1:9100
+    #[arg(long, value_name = "FILE|ADDR")]
+    metrics: Option<String>,
     /// Show what there is to do, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -173,9 +191,15 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
         return dry_run(args, &plan);
     }
     let company = Company::join(args, stop.clone(), display, log);
-    let outcome = embed(args, display, stop, &company);
+    let (metrics, outcome) = match company.metrics(args.metrics.as_deref()) {
+        Ok(metrics) => (metrics, embed(args, display, stop, &company)),
+        Err(error) => (None, Err(error)),
+    };
     display.close();
     company.leave(&outcome);
+    if let Some(metrics) = metrics {
+        metrics.finish();
+    }
     let summary = outcome.inspect_err(|_| {
         let committed = display.committed();
         if committed > 0 {
@@ -193,7 +217,11 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
 }
 
 pub(super) fn exit_code(summary: &Summary) -> u8 {
-    if summary.is_complete() { 0 } else { EXIT_RUN_AGAIN }
+    match summary.is_complete() {
+        false => EXIT_RUN_AGAIN,
+        true if summary.gone.refused.is_some() => EXIT_FAILED,
+        true => 0,
+    }
 }
 
 fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -> Result<Summary, Failure> {
@@ -262,6 +290,8 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
         .with_min_images(args.min_images)
         .with_filter(Filter::new(&args.include, &args.exclude)?)
         .with_follow_links(args.follow_links)
+        .with_prune(args.prune, args.yes)
+        .with_save_retries(args.save_retries, Duration::from_secs(1))
         .with_chunk_size(usize::try_from(args.chunk_size).unwrap_or(usize::MAX))
         .with_batch_size(args.batch_size.into())
         .with_commit_rows(usize::try_from(args.commit_rows).unwrap_or(usize::MAX))
@@ -297,7 +327,11 @@ fn real(path: &Path) -> PathBuf {
 impl RunArgs {
     /// The list that comes from standard input, if it does.
     fn stdin(&self) -> Result<Option<NamedTempFile>, Failure> {
-        self.list.as_ref().filter(|list| list.as_os_str() == "-").map(|_| spool()).transpose()
+        self.lists_stdin().then(spool).transpose()
+    }
+
+    pub(super) fn lists_stdin(&self) -> bool {
+        self.list.as_ref().is_some_and(|list| list.as_os_str() == "-")
     }
 
     /// Which inputs these options name: runs of which it is the same share their work.
@@ -356,7 +390,7 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
             count(summary.already),
         );
         if summary.changed > 0 {
-            let _ = write!(text, ", {} of the embedded had changed", count(summary.changed));
+            let _ = write!(text, ", {} of these in place of older entries", count(summary.changed));
         }
         if summary.unread.count() > 0 {
             let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
@@ -372,6 +406,18 @@ fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         );
     }
     list(&mut text, "could not be read, and stay missing:", &summary.unread);
+    if summary.gone.pruned > 0 {
+        let _ = writeln!(text, "{} entries removed, whose files are gone", count(summary.gone.pruned));
+    } else if summary.gone.first.count() > 0 {
+        list(
+            &mut text,
+            "stored, but gone from the folder (--prune removes their entries):",
+            &summary.gone.first,
+        );
+    }
+    if let Some(refused) = &summary.gone.refused {
+        let _ = writeln!(text, "nothing was pruned: {refused}");
+    }
     if summary.too_few > 0 || summary.excluded > 0 {
         let (few, excluded) = (count(summary.too_few), count(summary.excluded));
         let _ =
@@ -432,6 +478,9 @@ fn json_summary(summary: &Summary) -> Value {
         "already": summary.already,
         "embedded": summary.embedded,
         "changed": summary.changed,
+        "gone": summary.gone.first.count(),
+        "pruned": summary.gone.pruned,
+        "prune_refused": summary.gone.refused,
         "excluded": summary.excluded,
         "too_few": summary.too_few,
         "rejected": summary.rejected,

@@ -40,6 +40,10 @@ pub(crate) struct StartArgs {
 }
 
 pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
+    if args.run.lists_stdin() {
+        let text = "start cannot read a list from standard input: write it to a file, and name that";
+        return Err(Failure::Setting(text.to_owned()));
+    }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
     let said = runs.folder().join(format!("start-{}.out", now() as u64));

@@ -6,34 +6,34 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use vecstore::Store;
 
 use super::clock::{Clock, Doing};
 use super::infer::Output;
 use super::save::Saver;
-use super::shared::Shared;
 use crate::Result;
 
 /// Longest time that something finished waits for company. So much of a run's work a power cut may cost, beside what is
 /// in flight.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often is looked for touched files while nothing else comes.
+const IDLE: Duration = Duration::from_millis(100);
+
 /// Appends everything until there is no more: whenever there are `rows` vectors (or as many rejected inputs), and after
 /// two seconds whatever there is.
 pub(crate) fn commit(
     outputs: &Receiver<Output>,
-    store: &Store,
-    shared: &Shared,
+    mut saver: Saver<'_>,
     rows: usize,
     clock: &Clock,
 ) -> Result<()> {
-    let mut saver = Saver::new(store, shared);
     let mut pending = Output::default();
     let mut due = None;
     loop {
         clock.switch(Doing::WaitingForInput);
         let received = match due {
-            None => outputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            // Now and then there is only something to remember of files that were touched.
+            None => outputs.recv_timeout(IDLE),
             Some(due) => outputs.recv_deadline(due),
         };
         clock.switch(Doing::Working);
@@ -47,6 +47,8 @@ pub(crate) fn commit(
         if (enough || late || ended) && !pending.is_empty() {
             saver.save(std::mem::take(&mut pending))?;
             due = None;
+        } else if late {
+            saver.touch()?;
         }
         if ended {
             saver.touch()?;

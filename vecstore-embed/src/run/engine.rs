@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
-use std::{io, panic};
+use std::{io, mem, panic};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use indicatif::HumanBytes;
@@ -18,8 +18,10 @@ use super::claims::Claims;
 use super::clock::{Clocks, Doing};
 use super::commit::commit;
 use super::feed::{Fed, Feed, Sink};
+use super::gone::{Gone, Sweep};
 use super::infer::infer;
 use super::lookup::InStore;
+use super::save::{Patience, Saver};
 use super::shared::Shared;
 use super::target::Target;
 use super::walk::Walk;
@@ -46,6 +48,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// How often is looked whether others have given chunks back.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// How long others are waited for before that is told.
+const WAIT_UNTOLD: Duration = Duration::from_secs(2);
 
 /// What there is to do, counted beforehand.
 #[derive(Default)]
@@ -76,7 +81,12 @@ impl Run {
         refuse_outside(&folder, &count.fed, &target.roots)?;
         if count.to_do == 0 || !count.fed.complete {
             target.record()?;
-            return Ok(nothing_done(count, began));
+            let accounted = count.fed.already;
+            let mut summary = nothing_done(count, began);
+            if let Some(store) = &target.store {
+                summary.gone = self.gone(store, &target.roots, &walk, accounted, &summary)?;
+            }
+            return Ok(summary);
         }
 
         let backends = backends()?;
@@ -102,9 +112,15 @@ impl Run {
         let shared =
             Shared::new(self.stop.clone(), self.max_read_failures, plan.to_do, self.observer.clone());
         let fed = self.pipeline(&walk, roots, model, backends, store, &shared)?;
-        store.checkpoint()?;
         refuse_outside(&folder, &fed, roots)?;
-        Ok(summary(fed, &shared, began))
+        let mut summary = summary(fed, &shared, began);
+        let accounted = summary.already + summary.embedded + summary.rejected - summary.changed;
+        summary.gone = self.gone(store, roots, &walk, accounted, &summary)?;
+        if let Err(error) = store.checkpoint() {
+            // It only makes the next opening faster.
+            log::warn!("{error}");
+        }
+        Ok(summary)
     }
 
     /// What [`Run::start`] would find to do. Nothing is written.
@@ -120,6 +136,21 @@ impl Run {
             None => (backend.dim(), self.dtype.unwrap_or(DType::F32)),
         };
         Ok(self.plan(&count, &folder, model, (dim, dtype), backend.name().to_owned()))
+    }
+
+    /// Entries without a file, after a run that went like this.
+    fn gone(&self, store: &Store, roots: &Roots, walk: &Walk, accounted: u64, run: &Summary) -> Result<Gone> {
+        let incomplete = match run.ended {
+            Ended::Finished if run.unread.count() == 0 => None,
+            Ended::Finished => Some("some files or folders could not be read"),
+            _ => Some("it was stopped before the end"),
+        };
+        // What a run did not walk to its end it cannot miss.
+        if run.ended != Ended::Finished && !self.prune {
+            return Ok(Gone::default());
+        }
+        let sweep = Sweep { store, roots, walk, prune: self.prune, yes: self.prune_many };
+        sweep.sweep(accounted, incomplete)
     }
 
     /// The store, if there is one, with everything checked that can be before the model is loaded.
@@ -281,7 +312,9 @@ impl Run {
                 .collect();
             drop((jobs, to_commit));
             scope.spawn(move || tell(&ended, shared, clocks));
-            let committed = commit(&outputs, store, shared, self.commit_rows(), &clocks.commit);
+            let patience = Patience { retries: self.save_retries, wait: self.save_wait };
+            let saver = Saver::new(store, &self.open, patience, shared);
+            let committed = commit(&outputs, saver, self.commit_rows(), &clocks.commit);
             // Whoever still waits to send something finds nobody.
             drop((outputs, end));
             let inferred = inferring.into_iter().map(join).fold(Ok(()), Result::and);
@@ -308,6 +341,7 @@ impl Run {
         feed.in_order = walk.is_in_order();
         feed.claims = self.claims();
         feed.walk(walk.all()?, sink)?;
+        let (mut since, mut told) = (Instant::now(), false);
         while feed.fed.complete && feed.has_deferred() {
             shared.set_waiting(true);
             let (chunks, units, taken) = feed.free().map_err(|source| self.io("look at", source))?;
@@ -315,6 +349,10 @@ impl Run {
                 shared.set_waiting(false);
                 feed.again(Some(chunks));
                 feed.walk(walk.some(units)?, sink)?;
+                since = Instant::now();
+                if mem::take(&mut told) {
+                    shared.paused(None);
+                }
             } else if taken == 0 && feed.take_forgotten() {
                 shared.set_waiting(false);
                 feed.again(None);
@@ -322,6 +360,12 @@ impl Run {
             } else {
                 feed.fed.complete = going();
                 thread::sleep(WAIT);
+                if !told && since.elapsed() >= WAIT_UNTOLD {
+                    told = true;
+                    shared.paused(Some(
+                        "other runs have begun what is left; waiting until they have finished it",
+                    ));
+                }
             }
         }
         Ok(feed.fed)
@@ -407,6 +451,7 @@ fn nothing_done(count: Count, began: Instant) -> Summary {
         excluded: count.fed.excluded,
         too_few: count.fed.too_few,
         unread,
+        gone: Gone::default(),
         commits: 0,
         stages: Stages::default(),
         elapsed: began.elapsed(),
@@ -439,6 +484,7 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         excluded: fed.excluded,
         too_few: fed.too_few,
         unread,
+        gone: Gone::default(),
         commits: progress.commits,
         stages: tally.stages,
         elapsed: began.elapsed(),

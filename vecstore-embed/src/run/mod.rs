@@ -22,6 +22,7 @@ mod clock;
 mod commit;
 mod engine;
 mod feed;
+mod gone;
 mod infer;
 mod lookup;
 mod save;
@@ -37,9 +38,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use vecstore::{DType, OpenOptions};
 
+pub use self::gone::Gone;
 pub use self::stop::StopFlag;
 pub use self::summary::{Ended, Summary};
 
@@ -76,6 +79,10 @@ pub struct Run {
     min_images: u64,
     filter: Arc<Filter>,
     shard: Option<Shard>,
+    prune: bool,
+    prune_many: bool,
+    save_retries: u32,
+    save_wait: Duration,
     chunk_size: usize,
     batch_size: usize,
     commit_rows: Option<usize>,
@@ -107,6 +114,10 @@ impl Run {
             min_images: 1,
             filter: Arc::default(),
             shard: None,
+            prune: false,
+            prune_many: false,
+            save_retries: 10,
+            save_wait: Duration::from_secs(1),
             chunk_size: 100,
             batch_size: 32,
             commit_rows: None,
@@ -174,6 +185,23 @@ impl Run {
     #[must_use]
     pub fn with_shard(mut self, shard: Shard) -> Self {
         self.shard = Some(shard);
+        self
+    }
+
+    /// Removes entries of the folder whose files are gone, after a run that saw everything; more than one in ten of them
+    /// only if `many`. Off unless set: they are reported.
+    #[must_use]
+    pub fn with_prune(mut self, prune: bool, many: bool) -> Self {
+        (self.prune, self.prune_many) = (prune, many);
+        self
+    }
+
+    /// How often a save that failed is tried again before the run ends, and how long to wait before the first of these
+    /// tries; it becomes twice as long each time, up to half a minute. 10 and one second unless set. A full disk is
+    /// waited for without end, and is not counted.
+    #[must_use]
+    pub fn with_save_retries(mut self, retries: u32, wait: Duration) -> Self {
+        (self.save_retries, self.save_wait) = (retries, wait);
         self
     }
 

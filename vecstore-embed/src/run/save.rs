@@ -1,14 +1,15 @@
 //! Brings what was computed into the store, and waits where the store cannot take it at the moment.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, Store};
+use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
 
 use super::feed::Job;
 use super::infer::Output;
 use super::shared::Shared;
 use crate::record::{Record, Rejection};
-use crate::{Class, Result};
+use crate::{Class, Error, Result};
 
 /// Longest reason that is recorded with a rejected input, in bytes.
 const MAX_REASON: usize = 500;
@@ -16,7 +17,35 @@ const MAX_REASON: usize = 500;
 /// Appends batches to a store.
 pub(crate) struct Saver<'a> {
     store: &'a Store,
+    /// Takes the place of `store` for writing when that one has to be opened again.
+    reopened: Option<Store>,
+    options: &'a OpenOptions,
+    patience: Patience,
     shared: &'a Shared,
+}
+
+/// How often a save is tried again, and how long is waited before the first time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub(crate) retries: u32,
+    pub(crate) wait: Duration,
+}
+
+/// Longest time between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest time between two looks at a full disk: it costs nothing to look.
+const FULL_WAIT: Duration = Duration::from_secs(5);
+
+/// True when trying again may help.
+fn is_passing(error: &vecstore::Error) -> bool {
+    matches!(error, vecstore::Error::Busy { .. } | vecstore::Error::Io { .. }) || needs_new_handle(error)
+}
+
+/// True when this handle writes nothing any more, but another one will.
+fn needs_new_handle(error: &vecstore::Error) -> bool {
+    use vecstore::Error::{Abandoned, Latched, NameTaken, OutcomeUnknown};
+    matches!(error, OutcomeUnknown { .. } | Latched { .. } | NameTaken { .. } | Abandoned { .. })
 }
 
 /// What becomes durable together: what is new, and what takes the place of something older.
@@ -29,8 +58,13 @@ struct Batches {
 }
 
 impl<'a> Saver<'a> {
-    pub(crate) fn new(store: &'a Store, shared: &'a Shared) -> Self {
-        Saver { store, shared }
+    pub(crate) fn new(
+        store: &'a Store,
+        options: &'a OpenOptions,
+        patience: Patience,
+        shared: &'a Shared,
+    ) -> Self {
+        Saver { store, reopened: None, options, patience, shared }
     }
 
     /// Makes an output durable.
@@ -46,7 +80,7 @@ impl<'a> Saver<'a> {
             let progress = &mut tally.progress;
             progress.embedded += new.rows + newer.rows;
             progress.rejected += (new.entries + newer.entries).saturating_sub(new.rows + newer.rows);
-            progress.changed += newer.rows;
+            progress.changed += newer.entries;
             progress.overtaken += new.skipped;
             progress.commits += u64::from(new.commit.is_some()) + u64::from(newer.commit.is_some());
             for (job, reason) in &rejected {
@@ -89,11 +123,55 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
+    /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop; other failures
+    /// are tried again some times. Nothing else moves meanwhile: the stages before this one fill their queues, and wait.
     fn append(&mut self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         if batch.is_empty() {
             return Ok(Appended::default());
         }
-        Ok(self.store.append(Arc::new(batch), on_duplicate)?)
+        let batch = Arc::new(batch);
+        let (mut failures, mut wait, mut paused) = (0, self.patience.wait, false);
+        loop {
+            let store = self.reopened.as_ref().unwrap_or(self.store);
+            let error = match store.append(Arc::clone(&batch), on_duplicate) {
+                Ok(appended) => {
+                    if paused {
+                        log::warn!("{}: saving works again; the run goes on", store.path().display());
+                        self.shared.paused(None);
+                    }
+                    return Ok(appended);
+                }
+                Err(error) => error,
+            };
+            let full = matches!(error, vecstore::Error::NoSpace { .. });
+            if !full && !is_passing(&error) {
+                return Err(error.into());
+            }
+            failures += u32::from(!full);
+            let path = self.store.path().to_owned();
+            if failures > self.patience.retries || self.shared.is_stopping() {
+                return Err(Error::SaveFailed { store: path, failures, source: Box::new(error) });
+            }
+            if !(full && paused) {
+                log::warn!("{error}; the run waits, and tries again");
+            }
+            paused = true;
+            self.shared.update(|tally| tally.progress.save_failures += 1);
+            self.shared.paused(Some(&if full {
+                format!("the disk is full: {error}")
+            } else {
+                error.to_string()
+            }));
+            self.shared.nap(wait);
+            wait = wait.saturating_mul(2).min(if full { FULL_WAIT } else { LONGEST_WAIT });
+            if needs_new_handle(&error) {
+                // What may have been written is found by its key, and not written again.
+                match self.options.open(&path) {
+                    Ok(store) => self.reopened = Some(store),
+                    Err(error) => log::warn!("{error}"),
+                }
+            }
+        }
     }
 
     /// The batches for the store. Vectors that it cannot hold (not finite, or beyond the range of its elements) make

@@ -3,12 +3,21 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{io, mem};
+use std::time::{Duration, Instant};
+use std::{io, mem, thread};
 
 use super::feed::Job;
 use super::stop::StopFlag;
 use crate::pace::Pace;
 use crate::progress::{FirstFew, Observer, Progress, Stages};
+
+/// Touched files that may wait to be remembered, and how many times 5 ms one waits for there to be fewer: whoever
+/// remembers them may have ended.
+const MOST_TOUCHED: usize = 4096;
+const TOUCHED_WAIT: u32 = 200;
+
+/// How soon a sleeper notices that it is to stop.
+const NAP: Duration = Duration::from_millis(100);
 
 /// Counters and flags of one run.
 pub(crate) struct Shared {
@@ -78,8 +87,17 @@ impl Shared {
     }
 
     /// The content of a file is what the store has been given before, and only its time is new.
+    ///
+    /// Waits a little where many wait to be remembered, so that they do not pile up.
     pub(crate) fn touched(&self, job: Job) {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+        let touched = || self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..TOUCHED_WAIT {
+            if touched().len() < MOST_TOUCHED {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        touched().push(job);
     }
 
     /// The jobs of which that is so.
@@ -94,6 +112,26 @@ impl Shared {
 
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// True once somebody asked the run to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_raised()
+    }
+
+    /// Tells why nothing moves, or that it goes on.
+    pub(crate) fn paused(&self, why: Option<&str>) {
+        if let Some(observer) = &self.observer {
+            observer.paused(why);
+        }
+    }
+
+    /// Sleeps, unless the run is to stop.
+    pub(crate) fn nap(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.is_stopping() && Instant::now() < until {
+            thread::sleep(NAP.min(until.saturating_duration_since(Instant::now())));
+        }
     }
 
     /// A file was read to its end.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::gone::Gone;
 use crate::progress::{FirstFew, Stages};
 
 /// Why a run ended.
@@ -39,7 +40,7 @@ pub struct Summary {
     pub already: u64,
     /// Embedded and committed.
     pub embedded: u64,
-    /// Of those: their files changed since they were embedded before, and their entries are replaced.
+    /// Of those embedded or rejected: their files changed, and their entries took the place of older ones.
     pub changed: u64,
     /// Recorded as rejected, because their content is bad.
     pub rejected: u64,
@@ -57,6 +58,8 @@ pub struct Summary {
     pub excluded: u64,
     /// Pictures in folders that have fewer than were asked for.
     pub too_few: u64,
+    /// Entries of the folder whose files are not there any more.
+    pub gone: Gone,
     /// Commits made.
     pub commits: u64,
     /// How the threads of each stage spent their time.

@@ -144,7 +144,8 @@ impl Runs {
             let name = entry.file_name();
             let owner = name.to_str().and_then(|name| name.split_once('.')).map(|(id, _)| id);
             if owner.is_some_and(|owner| ended.iter().any(|id| *id == owner)) {
-                fs::remove_file(entry.path())?;
+                // Another run may be tidying at the same moment.
+                let _ = fs::remove_file(entry.path());
             }
         }
         Ok(())

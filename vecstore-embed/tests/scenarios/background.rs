@@ -112,6 +112,8 @@ fn mistakes_are_seen_where_the_run_is_started() {
         missing.out,
         missing.err
     );
+    let list = said(start(&photos, &store, &["--list=-"]));
+    assert!(list.code == 1 && list.err.contains("cannot read a list from standard input"), "{}", list.err);
     let quick = said(start(&photos, &store, &[]));
     assert_eq!(quick.code, 0, "{}{}", quick.out, quick.err);
     wait_until(&store, "it is done", |status| status["done"] == 1 && status["live"] == 0);

@@ -10,4 +10,7 @@ mod kills;
 mod options;
 mod ordinary;
 mod roots;
+mod saving;
 mod sharing;
+mod three_processes;
+mod upkeep;

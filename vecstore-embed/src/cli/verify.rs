@@ -1,0 +1,103 @@
+//! `vecstore-embed verify`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use indicatif::HumanCount;
+use serde_json::{Value, json};
+use vecstore_embed::progress::FirstFew;
+use vecstore_embed::{ModelSpec, open_backend, runs, verify_sample};
+
+use super::EXIT_FAILED;
+use super::model_args::{MachineArgs, ModelArgs};
+use super::output::{Outcome, named, open_to_read, print, print_json, shown};
+
+const EXAMPLES: &str = "\
+Examples:
+  vecstore-embed verify --store photos.vecs
+  vecstore-embed verify --store photos.vecs --sample 1000 --backend onnxruntime
+  vecstore-embed verify --store photos.vecs --sample 50 --at-least 0.99999 --json
+
+Chooses stored pictures at random, embeds each again, one at a time, and compares. Pictures that changed since, or are
+gone, are passed over and listed. (`vecstore verify` reads every byte of the store instead, and needs no model.)
+Exit codes: 0 all are the same, 1 failed, or some differ, 2 wrong use of the command line.";
+
+/// Embed some of the stored pictures again, and compare
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct VerifyArgs {
+    /// The store
+    #[arg(long, value_name = "DIR")]
+    store: PathBuf,
+    /// How many pictures
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    sample: usize,
+    /// Lowest cosine between a vector and its new one that counts as the same. Engines, batch sizes and element types make
+    /// differences of about a ten-thousandth
+    #[arg(long, default_value_t = 0.999, value_name = "COSINE")]
+    at_least: f64,
+    /// Choose the same ones as with this number before
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
+    let store = open_to_read(&args.store)?;
+    let spec = match args.model.model {
+        Some(_) => args.model.spec()?,
+        None => ModelSpec::from_settings(&store.settings())?,
+    };
+    let model = spec.load()?;
+    let mut backend = open_backend(&model, &args.machine.backend())?;
+    let seed = args.seed.unwrap_or_else(|| (runs::now() * 1000.0) as u64);
+    let limits = args.machine.limits();
+    let sampled =
+        verify_sample(&store, &model, backend.as_mut(), &limits, (args.sample, seed), args.at_least)?;
+    if args.json {
+        let list = |few: &FirstFew| -> Vec<Value> {
+            let one = |listed: &vecstore_embed::progress::Listed| {
+                let mut object = named("key", listed.path.to_string_lossy().as_bytes());
+                object.insert("reason".to_owned(), json!(listed.reason));
+                Value::Object(object)
+            };
+            few.first().iter().map(one).collect()
+        };
+        print_json(&json!({
+            "checked": sampled.checked,
+            "same": sampled.same,
+            "different": sampled.different.count(),
+            "skipped": sampled.skipped.count(),
+            "lowest": sampled.lowest,
+            "seed": seed,
+            "different_first": list(&sampled.different),
+            "skipped_first": list(&sampled.skipped),
+        }))?;
+    } else {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; seed {seed}",
+            args.store.display(),
+            HumanCount(sampled.checked),
+            HumanCount(sampled.same),
+            HumanCount(sampled.different.count()),
+            HumanCount(sampled.skipped.count()),
+            sampled.lowest,
+        );
+        for listed in sampled.different.first().iter().chain(sampled.skipped.first()) {
+            let path = listed.path.to_string_lossy();
+            let _ = writeln!(text, "  {}: {}", shown(path.as_bytes()), listed.reason);
+        }
+        print(&text)?;
+    }
+    Ok(if sampled.different.count() == 0 { 0 } else { EXIT_FAILED })
+}
