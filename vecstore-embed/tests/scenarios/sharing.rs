@@ -1,17 +1,31 @@
 //! Several runs on one store at once.
 
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use vecstore_embed::{Model, Run, StopFlag, Summary};
+use vecstore_embed::{Model, Observer, Progress, Run, StopFlag, Summary};
 
 use crate::common::{Place, Strips, assert_same, contents, write_picture};
 
-/// Runs at once, each with a backend that takes a while, so that all of them find work.
+/// Counts pictures that were embedded, and then found to be in the store.
+#[derive(Default)]
+struct Overtaken(Mutex<u64>);
+
+impl Observer for Overtaken {
+    fn progress(&self, progress: &Progress) {
+        *self.0.lock().unwrap() = progress.overtaken;
+    }
+}
+
+/// Runs at once, each with a backend that takes a while, so that all of them find work. No picture is embedded twice.
 fn at_once(runs: Vec<Run>) -> Vec<Summary> {
+    let observers: Vec<Arc<Overtaken>> = runs.iter().map(|_| Arc::default()).collect();
     let runs: Vec<_> = runs
         .into_iter()
-        .map(|run| {
+        .zip(&observers)
+        .map(|(run, observer)| {
+            let run = run.with_observer(Arc::clone(observer) as Arc<dyn Observer>);
             thread::spawn(move || {
                 let slow = Strips::before(|_| {
                     thread::sleep(Duration::from_millis(15));
@@ -21,7 +35,10 @@ fn at_once(runs: Vec<Run>) -> Vec<Summary> {
             })
         })
         .collect();
-    runs.into_iter().map(|run| run.join().unwrap()).collect()
+    let summaries = runs.into_iter().map(|run| run.join().unwrap()).collect();
+    let twice: Vec<u64> = observers.iter().map(|observer| *observer.0.lock().unwrap()).collect();
+    assert_eq!(twice.iter().sum::<u64>(), 0, "nothing twice: {twice:?}");
+    summaries
 }
 
 #[test]
@@ -39,7 +56,7 @@ fn runs_share_the_work_and_do_nothing_twice() {
     at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())]);
     let summaries = at_once(vec![run(&store), run(&store), run(&store)]);
     let embedded: Vec<u64> = summaries.iter().map(|summary| summary.embedded).collect();
-    assert_eq!(embedded.iter().sum::<u64>(), 171, "nothing twice: {embedded:?}");
+    assert_eq!(embedded.iter().sum::<u64>(), 171, "{embedded:?}");
     assert!(embedded.iter().all(|embedded| *embedded > 0), "everybody had something to do: {embedded:?}");
     for summary in &summaries {
         // Nobody goes before everything is accounted for.
