@@ -95,8 +95,7 @@ impl<'a> Entry<'a> {
     /// Reads entry `index` of a segment, checking every offset.
     pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
         let key = segment.key(index)?;
-        let kind = segment.kind(index)?;
-        let span = segment.row_span(index)?;
+        let (kind, span) = segment.kind_and_rows(index)?;
         let payload = segment.payload(index)?;
         Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
     }

@@ -1,13 +1,14 @@
 //! Which of many keys are not stored.
 //!
 //! Keys are asked for in the order of their hashes, which is that of every segment's key index, so that both are read from
-//! one end to the other. What must be looked up in between, the keys themselves, lies anywhere in memory; so it is looked up
-//! for many keys at a time, one kind of look after the other, and the processor waits for many of them at once.
+//! one end to the other, a stretch of hashes at a time: what is asked stays in the processor's cache while one segment after the
+//! other answers. What must be looked up in between, the keys themselves, lies anywhere in memory; so it is looked up for many
+//! keys at a time, one kind of look after the other, and the processor waits for many of them at once.
 
 use std::num::NonZeroUsize;
 
 use crate::format::key_hash;
-use crate::segment::Segment;
+use crate::segment::{Segment, ask_for};
 use crate::view::{LiveSegment, View};
 use crate::{Kind, Result};
 
@@ -15,6 +16,8 @@ use crate::{Kind, Result};
 const KEYS_PER_THREAD: usize = 20_000;
 /// Keys that are looked up together.
 const TOGETHER: usize = 256;
+/// Keys that all segments are asked for before the next ones.
+const STRETCH: usize = 8192;
 
 /// A key by its hash and its position among those that were asked for.
 type Asked = (u64, usize);
@@ -57,17 +60,19 @@ pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<
 
 /// The same for some of the keys.
 fn of_part<K: AsRef<[u8]>>(view: &View, keys: &[K], asked: Vec<Asked>) -> Result<Vec<usize>> {
-    let mut wanted = Wanted::new(asked);
     let mut missing = Vec::new();
-    // From the newest segment to the oldest: the first entry found for a key decides.
-    for live in view.segments.iter().rev() {
-        if wanted.open == 0 {
-            break;
+    for stretch in sorted(asked).chunks(STRETCH) {
+        let mut wanted = Wanted::new(stretch.to_vec());
+        // From the newest segment to the oldest: the first entry found for a key decides.
+        for live in view.segments.iter().rev() {
+            if wanted.open == 0 {
+                break;
+            }
+            wanted.ask(live, keys, &mut missing)?;
         }
-        wanted.ask(live, keys, &mut missing)?;
+        let undecided = wanted.keys.iter().zip(&wanted.decided).filter(|(_, decided)| !**decided);
+        missing.extend(undecided.map(|((_, position), _)| *position));
     }
-    let undecided = wanted.keys.iter().zip(&wanted.decided).filter(|(_, decided)| !**decided);
-    missing.extend(undecided.map(|((_, position), _)| *position));
     missing.sort_unstable();
     Ok(missing)
 }
@@ -91,7 +96,6 @@ struct Match {
 
 impl Wanted {
     fn new(keys: Vec<Asked>) -> Self {
-        let keys = sorted(keys);
         Wanted { decided: vec![false; keys.len()], open: keys.len(), keys }
     }
 
@@ -105,7 +109,8 @@ impl Wanted {
         let segment = &live.segment;
         let hashes = segment.hashes();
         let mut matches: Vec<Match> = Vec::with_capacity(TOGETHER);
-        let (mut from, mut at) = (0, 0);
+        let first = self.keys.first().map_or(0, |(hash, _)| *hash);
+        let (mut from, mut at) = (segment.place_of(first), 0);
         // Leapfrog: each side skips ahead to the other's next hash, so that a small segment costs little against many
         // keys and the other way round.
         while let (Some((hash, _)), Some(rest)) = (self.keys.get(at), hashes.get(from..)) {
@@ -154,6 +159,10 @@ impl Wanted {
             *wanted = keys.get(position).map(AsRef::as_ref).unwrap_or_default();
         }
         let bytes = segment.all_keys();
+        for (span, wanted) in spans.iter().zip(&wanted).take(matches.len()) {
+            ask_for(span.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default());
+            ask_for(wanted);
+        }
         for ((one, span), key) in matches.drain(..).zip(spans).zip(wanted) {
             let Some((hash, position)) = self.keys.get(one.at).copied() else { continue };
             // More than one entry with this hash, or another key: the newest that has the key, if any.

@@ -6,6 +6,8 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use memmap2::{Advice, MmapMut};
+
 use crate::{Outcome, ROW};
 
 /// Appends to one open file and flushes it: what a log cannot do without.
@@ -29,4 +31,27 @@ pub fn copy(rows: &[u8], order: &[usize]) -> Outcome<Duration> {
 pub fn sum(bytes: &[u8]) -> u64 {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
     bytes.chunks_exact(8).fold(0u64, |sum, chunk| sum.wrapping_add(word(chunk)))
+}
+
+/// Memory in pages of a certain size, where the system has them.
+pub struct Pages(MmapMut);
+
+impl Pages {
+    /// Usual ones.
+    pub fn small(len: usize) -> io::Result<Self> {
+        let pages = MmapMut::map_anon(len)?;
+        pages.advise(Advice::NoHugePage)?;
+        Ok(Pages(pages))
+    }
+
+    /// Those of 2 MiB.
+    pub fn huge(len: usize) -> io::Result<Self> {
+        let pages = MmapMut::map_anon(len)?;
+        pages.advise(Advice::HugePage)?;
+        Ok(Pages(pages))
+    }
+
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
 }

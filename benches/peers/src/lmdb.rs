@@ -59,10 +59,6 @@ impl Peer for Lmdb {
         Ok(())
     }
 
-    fn opens_again(&self) -> bool {
-        false
-    }
-
     fn missing(&self, keys: &[String]) -> Outcome<usize> {
         let txn = self.env.read_txn()?;
         let mut missing = 0;

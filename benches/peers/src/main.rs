@@ -1,8 +1,9 @@
 //! The same work through vecstore and through other stores, next to what the machine can do at all, in one run.
 //!
 //! `peers [PART]...` with the parts `commits`, `threads` and `reads`; all of them unless told. Sizes come from the
-//! environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading (200,000). Works in the
-//! folder that `VECSTORE_BENCH_DIR` names, or in the system's temporary folder: what is measured is mostly the disk under
+//! environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading (200,000). Reading takes
+//! the stores that `PEERS_ONLY` names, with semicolons between, or all of them; and keeps them in the folder that `PEERS_KEEP` names, to
+//! read the same ones again in the next run. Works in the folder that `VECSTORE_BENCH_DIR` names, or in the system's temporary folder: what is measured is mostly the disk under
 //! it. Prints tables for docs/PERFORMANCE.md.
 //!
 //! Every store here has promised that a batch survives a power cut when `append` returns.
@@ -11,6 +12,7 @@ mod commits;
 mod fjall;
 mod limits;
 mod lmdb;
+mod opened;
 mod ours;
 mod peer;
 mod reads;
@@ -37,6 +39,9 @@ type Part = fn(&Path) -> Outcome<()>;
 
 fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let [opened::ARGUMENT, name, dir] = asked.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        return opened::report(name, Path::new(dir));
+    }
     let parts: [(&str, Part); 3] =
         [("commits", commits::run), ("threads", threads::run), ("reads", reads::run)];
     if let Some(unknown) = asked.iter().find(|asked| parts.iter().all(|(name, _)| name != asked)) {

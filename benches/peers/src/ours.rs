@@ -1,33 +1,53 @@
 //! vecstore, as anybody would use it.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use vecstore::{OnDuplicate, Store, StoreConfig};
+use memmap2::Mmap;
+use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 use crate::peer::{Batch, Peer};
-use crate::{DIM, Outcome, bytes_of};
+use crate::{DIM, Outcome, ROW, bytes_of, limits};
 
-struct Ours(Store);
+/// Bytes before the rows of a segment.
+const HEAD: usize = 4096;
+
+struct Ours {
+    store: Store,
+    /// The files as anybody else would map them, and the rows in each.
+    maps: OnceLock<Vec<(Mmap, usize)>>,
+    settles: bool,
+}
 
 pub fn open(dir: &Path) -> Outcome<Box<dyn Peer>> {
+    open_with(dir, OpenOptions::new(), true)
+}
+
+/// Stays in as many segments as it was filled in batches.
+pub fn open_unmerged(dir: &Path) -> Outcome<Box<dyn Peer>> {
+    open_with(dir, OpenOptions::new().merging(Merging::OnDemand), false)
+}
+
+fn open_with(dir: &Path, options: OpenOptions, settles: bool) -> Outcome<Box<dyn Peer>> {
     let path = dir.join("store.vecs");
     let store =
-        if path.exists() { Store::open(&path)? } else { Store::create(&path, StoreConfig::new(DIM))? };
-    Ok(Box::new(Ours(store)))
+        if path.exists() { options.open(&path)? } else { options.create(&path, StoreConfig::new(DIM))? };
+    Ok(Box::new(Ours { store, maps: OnceLock::new(), settles }))
 }
 
 impl Peer for Ours {
     fn append(&self, batch: &Batch) -> Outcome<()> {
-        let mut entries = self.0.batch();
+        let mut entries = self.store.batch();
         for (key, row) in batch.entries() {
             entries.push(key, row)?;
         }
-        self.0.append(entries, OnDuplicate::Error)?;
+        self.store.append(entries, OnDuplicate::Error)?;
         Ok(())
     }
 
     fn fetch(&self, keys: &[String], row: &mut [u8]) -> Outcome<usize> {
-        let snapshot = self.0.snapshot();
+        let snapshot = self.store.snapshot();
         let mut found = 0;
         for key in keys {
             if let Some(entry) = snapshot.get(key)? {
@@ -39,18 +59,37 @@ impl Peer for Ours {
     }
 
     fn scan(&self, each: &mut dyn FnMut(&[u8])) -> Outcome<()> {
-        for entry in self.0.snapshot().iter() {
+        for entry in self.store.snapshot().iter() {
             each(bytes_of(entry?.rows::<f32>()?));
         }
         Ok(())
     }
 
     fn missing(&self, keys: &[String]) -> Outcome<usize> {
-        Ok(self.0.snapshot().missing(keys)?.len())
+        Ok(self.store.snapshot().missing(keys)?.len())
     }
 
     fn settle(&self) -> Outcome<()> {
-        self.0.compact_full()?;
+        if self.settles {
+            self.store.compact_full()?;
+        }
         Ok(())
+    }
+
+    fn plain_loop(&self) -> Outcome<Option<u64>> {
+        if self.maps.get().is_none() {
+            let mut maps = Vec::new();
+            for segment in self.store.snapshot().segments() {
+                // SAFETY: nobody changes a published segment.
+                let map = unsafe { Mmap::map(&File::open(&segment.path)?)? };
+                maps.push((map, segment.rows as usize * ROW));
+            }
+            let _ = self.maps.set(maps);
+        }
+        let mut sum = 0u64;
+        for (map, len) in self.maps.get().into_iter().flatten() {
+            sum = sum.wrapping_add(limits::sum(map.get(HEAD..HEAD + len).ok_or("a segment is too short")?));
+        }
+        Ok(Some(sum))
     }
 }

@@ -32,9 +32,9 @@ pub trait Peer: Send + Sync {
     /// How many of these keys are not there.
     fn missing(&self, keys: &[String]) -> Outcome<usize>;
 
-    /// False for a store that cannot be opened again in the same process.
-    fn opens_again(&self) -> bool {
-        true
+    /// Adds all rows up in a plain loop over the mapped files, for a store whose files have them as an array.
+    fn plain_loop(&self) -> Outcome<Option<u64>> {
+        Ok(None)
     }
 
     /// Brings what was written into the form that is best to read, where the store has such a thing.

@@ -2,111 +2,201 @@
 
 use std::fs;
 use std::hint::black_box;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::peer::PEERS;
-use crate::{Outcome, ROW, batch, bytes_of, key, limits, setting};
+use tempfile::TempDir;
 
-/// Rows per batch while the store is filled.
-const FILL: usize = 4096;
+use crate::peer::{Open, PEERS};
+use crate::{Outcome, ROW, batch, bytes_of, key, limits, opened, ours, setting};
+
+/// Parts in which a store is filled, each a durable batch; segments of the store that stays as it was filled.
+const PARTS: usize = 100;
 /// Each figure is the best of so many: what disturbs only makes things slower.
 const TIMES: usize = 3;
 
-pub fn run(dir: &Path) -> Outcome<()> {
-    let rows = setting("PEERS_ROWS", 200_000usize)?.next_multiple_of(FILL);
-    let order = shuffled(rows);
-    // Half of them were never stored.
-    let asked: Vec<String> = shuffled(2 * rows).into_iter().map(key).collect();
-    let keys: Vec<String> = order.iter().map(|number| key(*number)).collect();
+/// The stores that are read: all of them, and one that has many segments.
+pub fn stores() -> impl Iterator<Item = (&'static str, Open)> {
+    PEERS
+        .into_iter()
+        .take(1)
+        .chain([("vecstore, 100 segments", ours::open_unmerged as Open)])
+        .chain(PEERS.into_iter().skip(1))
+}
 
-    let mut memory = Vec::with_capacity(rows * ROW);
-    for first in (0..rows).step_by(FILL) {
-        memory.extend_from_slice(bytes_of(&batch(first, FILL).rows));
+/// What is asked of every store.
+struct Work {
+    rows: usize,
+    /// Every key, in random order.
+    keys: Vec<String>,
+    /// As many keys, in random order, a tenth of them never stored.
+    asked: Vec<String>,
+    /// What all rows add up to.
+    sum: u64,
+    /// What the machine needs to copy a row, and to add all of them up.
+    copy: Duration,
+    add_up: Duration,
+}
+
+impl Work {
+    fn gigabytes(&self) -> f64 {
+        (self.rows * ROW) as f64 / 1e9
     }
-    let copy = best(|| limits::copy(&memory, &order))?;
-    let sum = best(|| {
-        let start = Instant::now();
-        black_box(limits::sum(&memory));
-        Ok(start.elapsed())
-    })?;
-    let wanted = limits::sum(&memory);
-    let gigabytes = memory.len() as f64 / 1e9;
-    drop(memory);
+}
 
-    println!("{rows} rows; {} keys asked for, half of them there\n", asked.len());
-    println!("| | open ms | get us | of a copy | scan GB/s | of a loop | missing s | bytes per row |");
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|");
-    println!(
-        "| raw: copy a row, add up a buffer | | {:.2} | 1.0 | {:.1} | 1.00 | | {ROW} |",
-        micros(copy),
-        gigabytes / sum.as_secs_f64()
-    );
-    for (name, open) in PEERS {
-        let own = tempfile::tempdir_in(dir)?;
-        let store = open(own.path())?;
-        for first in (0..rows).step_by(FILL) {
-            store.append(&batch(first, FILL))?;
-        }
-        store.settle()?;
-        let opens_again = store.opens_again();
-        let store = if opens_again {
-            drop(store);
-            open(own.path())?
-        } else {
-            store
-        };
-        let mut row = vec![0; ROW];
-        // Pages come into memory, and are right.
-        let mut found = 0u64;
-        store.scan(&mut |row| found = found.wrapping_add(limits::sum(row)))?;
-        if found != wanted || store.fetch(&keys, &mut row)? != rows {
-            return Err(format!("{name}: what was read is not what was written").into());
-        }
-        let get = best(|| {
-            let start = Instant::now();
-            store.fetch(&keys, &mut row)?;
-            Ok(start.elapsed() / u32::try_from(rows)?)
-        })?;
-        let scan = best(|| {
-            let start = Instant::now();
-            let mut total = 0u64;
-            store.scan(&mut |row| total = total.wrapping_add(limits::sum(row)))?;
-            black_box(total);
-            Ok(start.elapsed())
-        })?;
-        let missing = best(|| {
-            let start = Instant::now();
-            if store.missing(&asked)? != rows {
-                return Err(format!("{name}: another number of keys is missing").into());
-            }
-            Ok(start.elapsed())
-        })?;
-        drop(store);
-        let opened = if opens_again {
-            let opened = best(|| {
-                let start = Instant::now();
-                let store = open(own.path())?;
-                let took = start.elapsed();
-                drop(store);
-                Ok(took)
-            })?;
-            format!("{:.2}", opened.as_secs_f64() * 1e3)
-        } else {
-            String::new()
-        };
-        println!(
-            "| {name} | {opened} | {:.2} | {:.1} | {:.1} | {:.2} | {:.3} | {} |",
-            micros(get),
-            get.as_secs_f64() / copy.as_secs_f64(),
-            gigabytes / scan.as_secs_f64(),
-            sum.as_secs_f64() / scan.as_secs_f64(),
-            missing.as_secs_f64(),
-            size(own.path())? / rows as u64
-        );
+pub fn run(dir: &Path) -> Outcome<()> {
+    let rows = setting("PEERS_ROWS", 200_000usize)?.next_multiple_of(PARTS);
+    let only: Option<String> = std::env::var("PEERS_ONLY").ok();
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(';').any(|one| one == name));
+
+    println!("{rows} rows; {rows} keys asked for, a tenth of them not there\n");
+    let work = limits(rows)?;
+    for (name, open) in stores().filter(|(name, _)| wanted(name)) {
+        println!("{}", measure(&work, dir, name, open)?);
     }
     println!();
     Ok(())
+}
+
+/// Prints the head of the table: what the machine can do.
+fn limits(rows: usize) -> Outcome<Work> {
+    let order = shuffled(rows);
+    let mut memory = limits::Pages::small(rows * ROW)?;
+    for (part, place) in memory.bytes().chunks_mut(rows / PARTS * ROW).enumerate() {
+        place.copy_from_slice(bytes_of(&batch(part * (rows / PARTS), rows / PARTS).rows));
+    }
+    let copy_of = |memory: &[u8]| best(|| limits::copy(memory, &order));
+    let add_up_of = |memory: &[u8]| {
+        best(|| {
+            let start = Instant::now();
+            black_box(limits::sum(memory));
+            Ok(start.elapsed())
+        })
+    };
+    let (small_copy, small_add) = (copy_of(memory.bytes())?, add_up_of(memory.bytes())?);
+    let mut huge = limits::Pages::huge(rows * ROW)?;
+    huge.bytes().copy_from_slice(memory.bytes());
+    drop(memory);
+    let (copy, add_up) = (copy_of(huge.bytes())?, add_up_of(huge.bytes())?);
+    let work = Work {
+        rows,
+        keys: order.iter().map(|number| key(*number)).collect(),
+        asked: order.iter().map(|number| key(number + rows / 10)).collect(),
+        sum: limits::sum(huge.bytes()),
+        copy,
+        add_up,
+    };
+    println!(
+        "| | open ms | anonymous KiB | get us | of a copy | scan GB/s | of a loop | missing s | bytes per row |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+    for (what, one, all) in [("4 KiB", small_copy, small_add), ("huge", copy, add_up)] {
+        println!(
+            "| raw: copy a row, add up a buffer, of {what} pages | | | {:.2} | {:.2} | {:.1} | {:.2} | | {ROW} |",
+            micros(one),
+            one.as_secs_f64() / copy.as_secs_f64(),
+            work.gigabytes() / all.as_secs_f64(),
+            add_up.as_secs_f64() / all.as_secs_f64(),
+        );
+    }
+    Ok(work)
+}
+
+/// Measures a store, and gives its line of the table.
+fn measure(work: &Work, dir: &Path, name: &str, open: Open) -> Outcome<String> {
+    let place = Place::new(dir, name, work.rows)?;
+    let own = place.path.as_path();
+    if !place.is_filled() {
+        let store = open(own)?;
+        for part in 0..PARTS {
+            store.append(&batch(part * (work.rows / PARTS), work.rows / PARTS))?;
+        }
+        store.settle()?;
+        drop(store);
+        place.filled()?;
+    }
+    let opened = opened::measure(name, own)?;
+    let store = open(own)?;
+    let mut row = vec![0; ROW];
+    // Pages come into memory, and are right.
+    let mut found = 0u64;
+    store.scan(&mut |row| found = found.wrapping_add(limits::sum(row)))?;
+    if found != work.sum || store.fetch(&work.keys, &mut row)? != work.rows {
+        return Err(format!("{name}: what was read is not what was written").into());
+    }
+    let get = best(|| {
+        let start = Instant::now();
+        store.fetch(&work.keys, &mut row)?;
+        Ok(start.elapsed() / u32::try_from(work.rows)?)
+    })?;
+    let scan = best(|| {
+        let start = Instant::now();
+        let mut total = 0u64;
+        store.scan(&mut |row| total = total.wrapping_add(limits::sum(row)))?;
+        black_box(total);
+        Ok(start.elapsed())
+    })?;
+    // Where the rows are an array in a mapped file, the limit is a loop over that.
+    let add_up = best(|| {
+        let start = Instant::now();
+        let plain = store.plain_loop()?;
+        Ok(if plain.is_some_and(|sum| sum == work.sum) { start.elapsed() } else { work.add_up })
+    })?;
+    let missing = best(|| {
+        let start = Instant::now();
+        if store.missing(&work.asked)? != work.rows / 10 {
+            return Err(format!("{name}: another number of keys is missing").into());
+        }
+        Ok(start.elapsed())
+    })?;
+    Ok(format!(
+        "| {name} | {:.2} | {} | {:.2} | {:.2} | {:.1} | {:.2} | {:.3} | {} |",
+        opened.time.as_secs_f64() * 1e3,
+        opened.anonymous / 1024,
+        micros(get),
+        get.as_secs_f64() / work.copy.as_secs_f64(),
+        work.gigabytes() / scan.as_secs_f64(),
+        add_up.as_secs_f64() / scan.as_secs_f64(),
+        missing.as_secs_f64(),
+        size(own)? / work.rows as u64
+    ))
+}
+
+/// The folder of a store: one of its own that goes again, or, where `PEERS_KEEP` names a folder, one in there that stays, so
+/// that the next run need not fill it.
+struct Place {
+    path: PathBuf,
+    _goes: Option<TempDir>,
+}
+
+impl Place {
+    fn new(dir: &Path, name: &str, rows: usize) -> Outcome<Self> {
+        let Some(kept) = std::env::var_os("PEERS_KEEP") else {
+            let own = tempfile::tempdir_in(dir)?;
+            return Ok(Place { path: own.path().to_owned(), _goes: Some(own) });
+        };
+        let path = Path::new(&kept).join(format!("{rows} {name}"));
+        let place = Place { path, _goes: None };
+        if !place.is_filled() {
+            if place.path.exists() {
+                fs::remove_dir_all(&place.path)?;
+            }
+            fs::create_dir_all(&place.path)?;
+        }
+        Ok(place)
+    }
+
+    fn mark(&self) -> PathBuf {
+        self.path.join("filled")
+    }
+
+    fn is_filled(&self) -> bool {
+        self.mark().exists()
+    }
+
+    fn filled(&self) -> Outcome<()> {
+        Ok(fs::write(self.mark(), "")?)
+    }
 }
 
 fn micros(time: Duration) -> f64 {

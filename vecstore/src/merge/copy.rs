@@ -54,6 +54,8 @@ fn copy_entries<'a>(
     builder: &mut SegmentBuilder<'a>,
 ) -> Result<()> {
     let segment = &live.segment;
+    let runs = segment.runs();
+    let mut at = 0;
     // Where the next entry of the same run would continue: commit, entry, row.
     let mut expected: Option<(u64, u64, u64)> = None;
     let mut rows: Range<usize> = 0..0;
@@ -62,11 +64,16 @@ fn copy_entries<'a>(
         if !live.is_live(index) || (kind == Kind::Tombstone && from_the_start) {
             continue;
         }
-        let (commit, entry) = segment
-            .origin(index)
-            .ok_or_else(|| Error::damaged(segment.path(), "RUNS", format!("entry {index} is in no run")))?;
+        let number = index as u64;
+        while runs.get(at + 1).is_some_and(|next| next.segment_entry <= number) {
+            at += 1;
+        }
+        let run = runs.get(at).filter(|run| run.segment_entry <= number);
+        let run =
+            run.ok_or_else(|| Error::damaged(segment.path(), "RUNS", format!("entry {index} is in no run")))?;
         let span = segment.row_span(index)?;
-        let row = segment.address_of_entry(index, span.start).row;
+        let (commit, entry) = (run.commit, run.entry + (number - run.segment_entry));
+        let row = run.row + (span.start as u64).saturating_sub(run.segment_row);
         if expected != Some((commit, entry, row)) {
             builder.begin_run(commit, entry, row);
         }

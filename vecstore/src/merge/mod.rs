@@ -11,6 +11,7 @@
 //! A crash before 4 leaves a file that nobody lists: the next merger removes it. A crash within 4 leaves inputs that
 //! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
 
+mod aligned;
 mod copy;
 mod drive;
 mod housekeeping;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aligned::Aligned;
 use super::copy::merged;
 use super::housekeeping::Files;
 use super::throttle::{Pace, Pacer, Throttled};
@@ -134,7 +135,12 @@ impl Inner {
             verify: true,
             step: &step,
         };
-        let path = target.publish(|file| encoded.write(&mut Throttled::new(file, &pacer)))?;
+        let path = target.publish(|file| {
+            let mut throttled = Throttled::new(file, &pacer);
+            let mut aligned = Aligned::new(&mut throttled);
+            let footer = encoded.write(&mut aligned)?;
+            aligned.finish().map(|()| footer)
+        })?;
         let flush = || self.with_writer("merge", |writer, view| writer.flush_seen(view));
         if !Bug::ListBeforeName.is_on() {
             unless(Bug::MergedName, flush)?;

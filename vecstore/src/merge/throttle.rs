@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aligned::PIECE;
 use super::share::Share;
 use crate::lock::Watch;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,8 +14,8 @@ use crate::sync::nap;
 use crate::vfs::VfsFile;
 
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
-/// to wait for what is under way.
-const SHORT_STEP: usize = 1 << 20;
+/// to wait for what is under way. A whole piece, for less would tear it.
+const SHORT_STEP: usize = PIECE;
 /// The same when nobody commits.
 const LONG_STEP: usize = 8 << 20;
 /// Who has committed within this time is likely to commit again.
@@ -170,15 +171,17 @@ impl VfsFile for Throttled<'_, '_> {
             self.pending += piece.len();
             if self.pending >= self.pacer.step() {
                 self.pending = 0;
-                self.file.write_out()?;
+                // Before a rest the disk is to be done, so that it is there for others. When nobody commits it writes while
+                // the next piece is made.
+                self.file.write_out(self.pacer.is_gentle())?;
             }
             self.pacer.worked(piece.len());
         }
         Ok(())
     }
 
-    fn write_out(&mut self) -> io::Result<()> {
-        self.file.write_out()
+    fn write_out(&mut self, wait: bool) -> io::Result<()> {
+        self.file.write_out(wait)
     }
 
     fn flush(&mut self) -> io::Result<()> {

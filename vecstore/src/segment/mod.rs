@@ -1,5 +1,6 @@
 //! One immutable segment file: writing it, mapping it, finding things in it.
 
+mod ahead;
 mod check;
 #[cfg(test)]
 mod forged;
@@ -9,6 +10,7 @@ mod reader;
 mod search;
 mod writer;
 
+pub(crate) use ahead::ask_for;
 pub(crate) use check::{
     SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, check_unmapped,
     range_of,

@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::SegmentName;
-use super::search::lower_bound;
+use super::ahead::ask_for;
+use super::search::Index;
 use crate::bug::{Bug, unless};
 use crate::format::blocks::{block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer};
@@ -27,6 +28,11 @@ pub(crate) struct Segment {
     dtype: DType,
     row_bytes: usize,
     tables: Tables,
+    index: Index,
+    /// Every entry has one row: so the footer's counts say, where no kind but rows occurs, and no more of them than entries.
+    is_plain: bool,
+    /// Length of every key, if all are of the same length, as their sum says that they may be; else 0.
+    key_len: usize,
 }
 
 /// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
@@ -68,7 +74,12 @@ impl Segment {
         let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
         let row_bytes = footer.dim as usize * dtype.size();
         let tables = Tables::read(path, &map, &footer, row_bytes as u64)?;
-        let segment = Segment { path: path.to_owned(), name, map, footer, dtype, row_bytes, tables };
+        let is_plain = footer.rows == footer.entries && footer.kinds == [footer.entries, 0, 0, 0];
+        let index = Index::default();
+        let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
+        let key_len = if keys % entries == 0 { keys / entries } else { 0 };
+        let path = path.to_owned();
+        let segment = Segment { path, name, map, footer, dtype, row_bytes, tables, index, is_plain, key_len };
         segment.check_small_tables()?;
         Ok(segment)
     }
@@ -201,6 +212,15 @@ impl Segment {
             .ok_or_else(|| self.damaged("REND", index))
     }
 
+    /// Kind and rows of an entry. Where every entry has one row, the tables need not say so: that spares a lookup two waits for
+    /// memory.
+    pub fn kind_and_rows(&self, index: usize) -> Result<(Kind, Range<usize>)> {
+        if self.is_plain && index < self.row_count() {
+            return Ok((Kind::Rows, index..index + 1));
+        }
+        Ok((self.kind(index)?, self.row_span(index)?))
+    }
+
     /// The entry that a row belongs to.
     pub fn entry_of_row(&self, row: usize) -> usize {
         let ends: &[u64] = self.records(&self.tables.row_ends);
@@ -244,8 +264,41 @@ impl Segment {
     }
 
     /// The newest entry of this segment with this key.
+    #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<usize>> {
-        self.newest_at(lower_bound(self.hashes(), hash), hash, key)
+        if !self.index.may_have(hash) {
+            return Ok(None);
+        }
+        let hashes = self.hashes();
+        let entries = self.slice(&self.tables.hash_entries);
+        let place = self.index.lower_bound(hashes, hash, |near| ask_for_one(entries, near, size_of::<u32>()));
+        if hashes.get(place) != Some(&hash) {
+            self.index.was_in_vain(hashes);
+            return Ok(None);
+        }
+        if let Some(entry) = self.hash_entry(place) {
+            self.ask_for_entry(entry);
+        }
+        self.newest_at(place, hash, key)
+    }
+
+    /// The first position in [`Segment::hashes`] whose hash is not less than this one.
+    pub fn place_of(&self, hash: u64) -> usize {
+        self.index.lower_bound(self.hashes(), hash, |_| ())
+    }
+
+    /// Row `row` is about to be read.
+    pub fn ask_for_row(&self, row: usize) {
+        ask_for_one(self.rows(), row, self.row_bytes);
+    }
+
+    /// An entry is about to be read: its key, and its row where it is easily told where that lies.
+    fn ask_for_entry(&self, entry: usize) {
+        ask_for_one(self.slice(&self.tables.key_ends), entry, size_of::<u64>());
+        ask_for_one(self.all_keys(), entry, self.key_len);
+        if self.is_plain {
+            self.ask_for_row(entry);
+        }
     }
 
     /// The newest entry with this key among those whose hash stands at `start` and after it.
@@ -360,6 +413,12 @@ impl Segment {
         }
         Ok(())
     }
+}
+
+/// Item `index` of those that are `size` bytes long is about to be read.
+fn ask_for_one(bytes: &[u8], index: usize, size: usize) {
+    let start = index.saturating_mul(size).min(bytes.len());
+    ask_for(bytes.get(start..bytes.len().min(start.saturating_add(size))).unwrap_or_default());
 }
 
 /// The span of element `index` in a table of ends.

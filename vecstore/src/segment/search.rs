@@ -1,18 +1,151 @@
-//! The place of a hash in a segment's sorted hashes.
+//! The place of a hash in a segment's sorted hashes, and whether it is there at all.
 //!
 //! Hashes of keys are spread evenly, so that the value says about where it stands: among n of them the guess is off by
 //! about the square root of n, and a second one, from what stands there, by the square root of that. A binary search among a
 //! million waits for memory some twenty times, this for three. Hashes that are not spread evenly (keys can be chosen for
 //! that) cost what a binary search costs, twice over.
+//!
+//! An [`Index`] remembers on top of that where some hashes stand, and then waits once; and, of a segment that is often asked
+//! in vain, which hashes it may have at all. Both take memory only when something is looked up, and no more than a fixed
+//! amount for each segment.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// How far the first step goes from a guess that is off.
 const STEP: usize = 8;
+/// Hashes around a guess that are looked at together.
+const WINDOW: usize = 16;
+/// Hashes below which nothing is remembered: they fit a few lines of the processor's cache.
+const FEW: usize = 512;
+/// Hashes in a cell, about. The guess is off by the square root of that.
+const CELL: usize = 32;
+/// As a power of two, the most cells: 64 KiB.
+const MOST_CELLS: u32 = 14;
+/// Hashes up to which a segment has a filter: 96 KiB.
+const FILTERED: usize = 1 << 16;
+/// A filter takes so many bits for each hash, of which four are set: one in a hundred hashes that are not there passes.
+const FILTER_BITS: usize = 12;
+/// A filter is made once a segment was asked in vain once for so many hashes that it has.
+const PER_VAIN: usize = 16;
+
+/// What is remembered of a segment's hashes. It follows from them alone, so threads need not agree who finds it out first.
+/// (Nobody waits here for anybody, or learns anything of others: these are not among what `sync` has.)
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// Where cells begin, plus one; 0 where that is not known yet.
+    cells: OnceLock<Box<[AtomicU32]>>,
+    filter: OnceLock<Box<[u64]>>,
+    in_vain: AtomicU32,
+}
+
+impl Index {
+    /// False when the hash is certainly not among them.
+    #[inline]
+    pub fn may_have(&self, hash: u64) -> bool {
+        let Some(filter) = self.filter.get() else { return true };
+        let bits = bits_of(hash);
+        filter.get(word_of(filter.len(), hash)).is_none_or(|word| word & bits == bits)
+    }
+
+    /// The hash was not there. Whoever is asked for that often remembers what is.
+    pub fn was_in_vain(&self, hashes: &[u64]) {
+        if hashes.len() > FILTERED || self.filter.get().is_some() {
+            return;
+        }
+        let count = self.in_vain.load(Ordering::Relaxed).saturating_add(1);
+        self.in_vain.store(count, Ordering::Relaxed);
+        if count as usize * PER_VAIN < hashes.len() {
+            return;
+        }
+        self.filter.get_or_init(|| {
+            let mut filter = vec![0; (hashes.len() * FILTER_BITS).div_ceil(64)].into_boxed_slice();
+            for hash in hashes {
+                let word = word_of(filter.len(), *hash);
+                filter.get_mut(word).into_iter().for_each(|word| *word |= bits_of(*hash));
+            }
+            filter
+        });
+    }
+
+    /// The first position whose hash is not less than `hash`; the number of hashes when there is none. `near` is told
+    /// beforehand about where that is.
+    #[inline]
+    pub fn lower_bound(&self, hashes: &[u64], hash: u64, near: impl Fn(usize)) -> usize {
+        if hashes.len() < FEW {
+            return lower_bound(hashes, hash);
+        }
+        let cells = self
+            .cells
+            .get_or_init(|| (0..=1 << cell_bits(hashes.len())).map(|_| AtomicU32::new(0)).collect());
+        let bits = (cells.len() - 1).ilog2();
+        let cell = (hash >> (64 - bits)) as usize;
+        let start = begin_of(cells, cell, bits, hashes);
+        let end = begin_of(cells, cell + 1, bits, hashes);
+        let within = hashes.get(start..end).unwrap_or_default();
+        let mut guess = places(hash << bits, within.len());
+        near(start + guess);
+        if within.len() > CELL * WINDOW {
+            // As in `lower_bound`: closer, at the price of waiting once more.
+            let found = within.get(guess).copied().unwrap_or(hash);
+            guess = if found < hash {
+                guess.saturating_add(places((hash - found) << bits, within.len()))
+            } else {
+                guess.saturating_sub(places((found - hash) << bits, within.len()))
+            };
+            near(start + guess);
+        }
+        // All of the window is compared: that takes less than a branch that the processor cannot foresee.
+        let from = guess.saturating_sub(WINDOW / 2).min(within.len().saturating_sub(WINDOW));
+        let window = within.get(from..within.len().min(from + WINDOW)).unwrap_or_default();
+        let less = window.iter().map(|candidate| usize::from(*candidate < hash)).sum::<usize>();
+        let is_first = less == 0 && from > 0;
+        let is_last = less == window.len() && from + window.len() < within.len();
+        if is_first || is_last { start + lower_bound(within, hash) } else { start + from + less }
+    }
+}
+
+/// As a power of two, the cells for so many hashes.
+fn cell_bits(hashes: usize) -> u32 {
+    (hashes / CELL).max(2).ilog2().min(MOST_CELLS)
+}
+
+/// Where a cell begins: found once, and then known.
+#[inline]
+fn begin_of(cells: &[AtomicU32], cell: usize, bits: u32, hashes: &[u64]) -> usize {
+    let Some(known) = cells.get(cell).filter(|_| cell + 1 < cells.len()) else { return hashes.len() };
+    match known.load(Ordering::Relaxed) {
+        0 => {
+            let begin = lower_bound(hashes, (cell as u64) << (64 - bits));
+            known.store(u32::try_from(begin + 1).unwrap_or(0), Ordering::Relaxed);
+            begin
+        }
+        known => known as usize - 1,
+    }
+}
+
+/// The word of a filter that a hash belongs to, from its upper half.
+#[inline]
+fn word_of(words: usize, hash: u64) -> usize {
+    ((hash >> 32).wrapping_mul(words as u64) >> 32) as usize
+}
+
+/// Its bits there, from its lower half.
+#[inline]
+fn bits_of(hash: u64) -> u64 {
+    [0, 6, 12, 18].into_iter().fold(0, |bits, shift| bits | 1 << (hash >> shift & 63))
+}
+
+/// A distance, in parts of 2^64, as a number of positions among `count`.
+#[inline]
+fn places(distance: u64, count: usize) -> usize {
+    ((u128::from(distance) * count as u128) >> 64) as usize
+}
 
 /// The first position whose hash is not less than `hash`; the number of hashes when there is none.
 pub(crate) fn lower_bound(hashes: &[u64], hash: u64) -> usize {
     let Some(last) = hashes.len().checked_sub(1) else { return 0 };
-    // `distance` of 2^64 in positions.
-    let places = |distance: u64| ((u128::from(distance) * hashes.len() as u128) >> 64) as usize;
+    let places = |distance| places(distance, hashes.len());
     let at = |position: usize| hashes.get(position).copied().unwrap_or(u64::MAX);
     let first = places(hash);
     let found = at(first);
@@ -47,9 +180,15 @@ mod tests {
     use super::*;
 
     fn agrees(hashes: &[u64], wanted: impl IntoIterator<Item = u64>) {
+        let index = Index::default();
         for hash in wanted {
             let expected = hashes.partition_point(|candidate| *candidate < hash);
             assert_eq!(lower_bound(hashes, hash), expected, "{hash:#x} among {}", hashes.len());
+            // The second time cells are known.
+            for _ in 0..2 {
+                let found = index.lower_bound(hashes, hash, |_| ());
+                assert_eq!(found, expected, "{hash:#x} among {}, by the index", hashes.len());
+            }
         }
     }
 
@@ -58,25 +197,80 @@ mod tests {
         hashes.iter().flat_map(around).chain([0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX])
     }
 
+    fn even(count: u64) -> Vec<u64> {
+        let mut even: Vec<u64> =
+            (0..count).map(|number| crate::format::key_hash(&number.to_le_bytes())).collect();
+        even.sort_unstable();
+        even
+    }
+
     #[test]
     fn finds_what_a_binary_search_finds() {
-        for count in [0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 500, 4096] {
-            let mut even: Vec<u64> =
-                (0..count as u64).map(|number| crate::format::key_hash(&number.to_le_bytes())).collect();
-            even.sort_unstable();
+        for count in [0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 500, FEW as u64, 4096] {
+            let even = even(count);
             agrees(&even, near(&even));
         }
+    }
+
+    /// Cells so full that the guess within one is made twice.
+    #[test]
+    fn full_cells_are_searched_too() {
+        let cells = 1u64 << MOST_CELLS;
+        let full = CELL as u64 * WINDOW as u64 * 2;
+        // All of them within the first cells of a long array, as those of a much longer one are in every cell.
+        let hashes: Vec<u64> = even(full * 4).iter().map(|hash| hash / (cells / 4)).collect();
+        let mut long = hashes.clone();
+        long.resize(CELL << MOST_CELLS, u64::MAX);
+        agrees(&long, near(&hashes).chain([0, u64::MAX]));
     }
 
     #[test]
     fn hashes_that_are_not_spread_evenly_are_found_too() {
         let crowded: Vec<u64> = (0..1000).collect();
         let high: Vec<u64> = (0..1000).map(|number| u64::MAX - 1000 + number).collect();
-        let same = vec![7; 300];
+        let same = vec![7; 600];
         let steep: Vec<u64> = (0..64).map(|bit| 1 << bit).collect();
-        let two: Vec<u64> = [vec![0; 100], vec![u64::MAX; 100]].concat();
+        let two: Vec<u64> = [vec![0; 300], vec![u64::MAX; 300]].concat();
         for hashes in [&crowded, &high, &same, &steep, &two] {
             agrees(hashes, near(hashes));
         }
+    }
+
+    /// Damaged files have hashes that do not ascend. Whatever is found is a position.
+    #[test]
+    fn hashes_in_no_order_do_no_harm() {
+        let mut hashes = even(5000);
+        hashes.reverse();
+        let index = Index::default();
+        for hash in near(&hashes) {
+            assert!(index.lower_bound(&hashes, hash, |_| ()) <= hashes.len());
+        }
+    }
+
+    #[test]
+    fn a_filter_passes_what_is_there_and_little_else() {
+        let all = even(20_000);
+        let (there, others): (Vec<u64>, Vec<u64>) = all.iter().partition(|hash| **hash % 2 == 0);
+        let index = Index::default();
+        for _ in 0..there.len() / PER_VAIN {
+            assert!(others.iter().all(|hash| index.may_have(*hash)), "not asked often enough");
+            index.was_in_vain(&there);
+            if index.filter.get().is_some() {
+                break;
+            }
+        }
+        index.was_in_vain(&there);
+        assert!(index.filter.get().is_some());
+        assert!(there.iter().all(|hash| index.may_have(*hash)));
+        let passed = others.iter().filter(|hash| index.may_have(**hash)).count();
+        assert!(passed * 40 < others.len(), "{passed} of {}", others.len());
+    }
+
+    #[test]
+    fn large_segments_have_no_filter() {
+        let hashes = even(FILTERED as u64 + 1);
+        let index = Index::default();
+        (0..hashes.len()).for_each(|_| index.was_in_vain(&hashes));
+        assert!(index.filter.get().is_none());
     }
 }

@@ -94,9 +94,10 @@ pub trait ReadAt: Debug + Send + Sync {
 pub trait VfsFile {
     /// Writes all of `data` at the end of what was written.
     fn write_all(&mut self, data: &[u8]) -> io::Result<()>;
-    /// Brings what was written so far on its way to the disk, and waits until it has got there, so that a later flush is
-    /// short; does not make it durable. An error means what that of a flush means: something may be lost.
-    fn write_out(&mut self) -> io::Result<()> {
+    /// Brings what was written so far on its way to the disk, so that a later flush is short; does not make it durable.
+    /// Waits until it has got there, or, where `wait` does not ask for that, until what was sent on its way before has. An
+    /// error means what that of a flush means: something may be lost.
+    fn write_out(&mut self, _wait: bool) -> io::Result<()> {
         Ok(())
     }
     /// Makes the data and length durable.

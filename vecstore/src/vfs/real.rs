@@ -29,22 +29,22 @@ fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Opens for reading whatever is a regular file; never follows a link, never waits for a FIFO's writer.
-fn open_regular(path: &Path) -> io::Result<File> {
+/// Opens for reading whatever is a regular file, and says how long it is; never follows a link, never waits for a FIFO's writer.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
         Ok(fd) => File::from(fd),
         Err(Errno::LOOP) => return Err(not_regular("a symbolic link")),
         Err(errno) => return Err(errno.into()),
     };
-    let kind = file.metadata()?;
-    if kind.is_dir() {
+    let found = file.metadata()?;
+    if found.is_dir() {
         return Err(not_regular("a directory"));
     }
-    if !kind.is_file() {
+    if !found.is_file() {
         return Err(not_regular("a FIFO, socket or device"));
     }
-    Ok(file)
+    Ok((file, found.len()))
 }
 
 fn not_regular(what: &str) -> io::Error {
@@ -57,8 +57,7 @@ impl Vfs for RealFs {
     }
 
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
-        let file = open_regular(path)?;
-        let len = file.metadata()?.len();
+        let (file, len) = open_regular(path)?;
         if len > max_len {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -71,29 +70,29 @@ impl Vfs for RealFs {
     }
 
     fn map(&self, path: &Path) -> io::Result<Mapping> {
-        let file = open_regular(path)?;
-        if file.metadata()?.len() == 0 {
+        let (file, len) = open_regular(path)?;
+        if len == 0 {
             return Ok(Mapping::heap(&[]));
         }
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         // SAFETY: the file is mapped read-only and private to readers. This crate never writes to, truncates or
         // extends a file under its final name (it replaces names), so the bytes do not change under the slice.
         // Another program that truncates the file behind our back can end this process with SIGBUS; that is
         // outside the contract and documented in docs/DURABILITY.md.
-        let map = unsafe { memmap2::Mmap::map(&file) }?;
+        let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }?;
         Ok(Mapping::mapped(map))
     }
 
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
-        let mut file = open_regular(path)?;
-        let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let (mut file, len) = open_regular(path)?;
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let mut bytes = Mapping::zeroed(len);
         file.read_exact(bytes.bytes_mut())?;
         Ok(bytes)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
-        let file = open_regular(path)?;
-        let len = file.metadata()?.len();
+        let (file, len) = open_regular(path)?;
         Ok(Box::new(RealPieces { file, len }))
     }
 
@@ -162,7 +161,7 @@ impl Vfs for RealFs {
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode)) {
             // Readers may have no right to write: the record can still be read.
-            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if !create => open_regular(path)?,
+            Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if !create => open_regular(path)?.0,
             Err(errno) => return Err(errno.into()),
             Ok(fd) => File::from(fd),
         };
@@ -204,11 +203,10 @@ impl VfsFile for RealFile {
     /// A flush would do the same, and on a file system with a journal write that each time, in turn with the flushes of
     /// those who commit.
     #[cfg(target_os = "linux")]
-    fn write_out(&mut self) -> io::Result<()> {
+    fn write_out(&mut self, wait: bool) -> io::Result<()> {
         use std::os::fd::AsRawFd;
-        let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-            | libc::SYNC_FILE_RANGE_WRITE
-            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        let after = if wait { libc::SYNC_FILE_RANGE_WAIT_AFTER } else { 0 };
+        let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | after;
         // SAFETY: the descriptor is open as long as `self` lives, and the call touches no memory of this process.
         if unsafe { libc::sync_file_range(self.0.as_raw_fd(), 0, 0, how) } == 0 {
             return Ok(());
@@ -222,7 +220,7 @@ impl VfsFile for RealFile {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn write_out(&mut self) -> io::Result<()> {
+    fn write_out(&mut self, _: bool) -> io::Result<()> {
         self.flush()
     }
 

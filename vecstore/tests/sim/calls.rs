@@ -186,7 +186,7 @@ impl VfsFile for SimFile {
     }
 
     /// Nothing is durable after it.
-    fn write_out(&mut self) -> io::Result<()> {
+    fn write_out(&mut self, _: bool) -> io::Result<()> {
         self.fs.call("write out", &self.path).1
     }
 

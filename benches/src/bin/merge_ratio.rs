@@ -1,0 +1,139 @@
+//! How fast a merge is when nobody appends, next to copying the same bytes with the same durability:
+//! `merge_ratio [MIB] [SEGMENTS] [ROUNDS]` (1024 MiB in 64 segments, 5 rounds).
+//!
+//! A merge reads its inputs and compares all checksums, writes its output and computes them, flushes, and reads the output back
+//! and compares them again. A copy only reads, writes and flushes. Both read from memory: the inputs were just written.
+//! Each round merges anew: its store is made of hard links. Linux only.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore_benches::{DIM, batch, folder, write_out};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Bytes that are read and written at once by the copies.
+const PIECE: usize = 2 << 20;
+
+fn main() -> Outcome<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, usual: usize| args.get(at).map_or(Ok(usual), |text| text.parse());
+    let (mib, segments, rounds) = (number(0, 1024)?, number(1, 64)?, number(2, 5)?);
+    let dir = folder()?;
+    let store = dir.path().join("store.vecs");
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    {
+        let store = options.create(&store, StoreConfig::new(DIM))?;
+        let rows = (mib << 20) / segments / (DIM * 4);
+        for number in 0..segments {
+            store.append(batch(number, rows, DIM)?, OnDuplicate::Error)?;
+        }
+        store.close()?;
+    }
+    let inputs = files(&store.join("segments"))?;
+    let bytes: u64 = inputs.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Outcome<u64>>()?;
+    println!("{} MiB in {} segments, in {}", bytes >> 20, inputs.len(), dir.path().display());
+    println!(
+        "| round | copy, GB/s | copy, written as it goes, GB/s | merge, GB/s | of the faster copy | processor s |\n|---:|---:|---:|---:|---:|---:|"
+    );
+    let mut ratios = Vec::new();
+    for round in 0..=rounds {
+        let plain = copied(dir.path(), &inputs, false)?;
+        let eager = copied(dir.path(), &inputs, true)?;
+        let again = dir.path().join("again.vecs");
+        link(&store, &again)?;
+        let (cpu, start) = (processor()?, Instant::now());
+        let opened = options.open(&again)?;
+        let done = opened.compact_full()?;
+        let merge = start.elapsed();
+        let cpu = processor()? - cpu;
+        opened.close()?;
+        if done.segments_after != 1 {
+            return Err("more than one segment is left".into());
+        }
+        fs::remove_dir_all(&again)?;
+        // The first round brings memory that nobody had before.
+        if round == 0 {
+            continue;
+        }
+        let speed = |time: Duration| bytes as f64 / 1e9 / time.as_secs_f64();
+        let ratio = speed(merge) / speed(plain.min(eager));
+        println!(
+            "| {round} | {:.2} | {:.2} | {:.2} | {ratio:.2} | {:.2} |",
+            speed(plain),
+            speed(eager),
+            speed(merge),
+            cpu.as_secs_f64()
+        );
+        ratios.push(ratio);
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios.get(ratios.len() / 2).copied().unwrap_or_default();
+    println!("\nmedian: a merge runs at {median:.2} x the speed of the faster copy");
+    Ok(())
+}
+
+fn files(dir: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut files = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Outcome<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// A store of hard links to another's files.
+fn link(from: &Path, to: &Path) -> Outcome<()> {
+    fs::create_dir(to)?;
+    for path in files(from)? {
+        let name = path.file_name().ok_or("no name")?;
+        if path.is_dir() {
+            link(&path, &to.join(name))?;
+        } else if path.extension().is_some_and(|extension| extension == "npy") {
+            fs::hard_link(&path, to.join(name))?;
+        } else {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies files into a new one that is durable, and says how long that took.
+fn copied(dir: &Path, inputs: &[PathBuf], eager: bool) -> Outcome<Duration> {
+    let (tmp, path) = (dir.join("tmp"), dir.join("copy"));
+    let mut piece = vec![0; PIECE];
+    let start = Instant::now();
+    let mut out = File::create_new(&tmp)?;
+    let mut pending = 0;
+    for input in inputs {
+        let mut input = File::open(input)?;
+        loop {
+            let len = input.read(&mut piece)?;
+            if len == 0 {
+                break;
+            }
+            out.write_all(piece.get(..len).unwrap_or_default())?;
+            pending += len;
+            if eager && pending >= 4 * PIECE {
+                pending = 0;
+                write_out(&out)?;
+            }
+        }
+    }
+    out.sync_data()?;
+    drop(out);
+    fs::rename(&tmp, &path)?;
+    File::open(dir)?.sync_all()?;
+    let time = start.elapsed();
+    fs::remove_file(&path)?;
+    Ok(time)
+}
+
+/// Processor time of this process, threads that have ended included.
+fn processor() -> Outcome<Duration> {
+    let text = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = text.rsplit_once(')').ok_or("no name in /proc/self/stat")?;
+    // User and system time, in hundredths of a second.
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(Duration::from_millis(ticks * 10))
+}
