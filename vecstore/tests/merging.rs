@@ -260,6 +260,49 @@ fn damage_is_never_copied() {
     put(&store, "still writable", 1.0);
 }
 
+/// Large inputs are checked while the output is written. Whatever is wrong with one of them is found before that gets a name.
+#[test]
+fn damage_of_large_files_is_never_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    const DIM: usize = 65_536;
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(DIM)).unwrap();
+    for part in 0..4 {
+        let mut batch = store.batch();
+        for row in 0..60 {
+            batch.push(format!("key {part} {row}"), &vec![(part * 60 + row) as f32; DIM]).unwrap();
+        }
+        store.append(batch, OnDuplicate::Error).unwrap();
+    }
+    drop(store);
+    let files = segment_files(&path);
+    let last = path.join("segments").join(&files[3]);
+    let whole = std::fs::read(&last).unwrap();
+    // In its rows; and in its tables, which are read while they are checked.
+    for (at, wanted) in [(whole.len() / 2, "ROWS"), (4096 + 60 * DIM * 4 + 1, "KEYS")] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&last, &bytes).unwrap();
+        let store = options.open(&path).unwrap();
+        let error = store.compact_full().unwrap_err();
+        assert!(
+            matches!(&error, Error::Damaged { section, path, .. } if section.starts_with(wanted) && *path == last),
+            "{error}"
+        );
+        assert_eq!(segment_files(&path), files, "nothing was removed or added");
+    }
+    std::fs::write(&last, &whole).unwrap();
+    let store = options.open(&path).unwrap();
+    assert_eq!(store.compact_full().unwrap().segments_after, 1);
+    let snapshot = store.snapshot();
+    for (number, entry) in snapshot.iter().enumerate() {
+        let entry = entry.unwrap();
+        assert!(entry.rows::<f32>().unwrap().iter().all(|element| *element == number as f32));
+    }
+    assert!(vecstore::verify(&path, |_| ()).unwrap().is_clean());
+}
+
 #[test]
 fn a_named_checkpoint_shows_the_store_as_it_was_until_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();

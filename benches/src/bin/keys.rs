@@ -19,8 +19,9 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Keys that are looked up, and that are asked for.
 const ASKED: usize = 1_000_000;
-/// Bytes of rows in a batch, at most; and entries.
-const BATCH: (usize, usize) = (64 << 20, 1_000_000);
+/// Bytes of rows in a batch, at most; and entries. (Every key of a batch is looked up in every segment, whose number is that of
+/// the batches.)
+const BATCH: (usize, usize) = (256 << 20, 5_000_000);
 /// Each figure is the best of so many.
 const TIMES: usize = 3;
 /// Bytes before the rows of a segment.

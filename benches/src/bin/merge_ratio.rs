@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use memmap2::{Advice, MmapMut};
 use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
 use vecstore_benches::{DIM, batch, folder, write_out};
 
@@ -41,8 +42,11 @@ fn main() -> Outcome<()> {
     );
     let mut ratios = Vec::new();
     for round in 0..=rounds {
+        warm(bytes)?;
         let plain = copied(dir.path(), &inputs, false)?;
+        warm(bytes)?;
         let eager = copied(dir.path(), &inputs, true)?;
+        warm(bytes)?;
         let again = dir.path().join("again.vecs");
         link(&store, &again)?;
         let (cpu, start) = (processor()?, Instant::now());
@@ -98,28 +102,43 @@ fn link(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
+/// Uses memory, and gives it back. A virtual machine's memory that nobody had for a while has to be brought by its host
+/// first, which takes longer than to copy it; what comes next shall find some that was just used.
+fn warm(bytes: u64) -> Outcome<()> {
+    let mut memory = MmapMut::map_anon(usize::try_from(bytes + bytes / 4)?)?;
+    memory.advise(Advice::HugePage)?;
+    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    Ok(())
+}
+
 /// Copies files into a new one that is durable, and says how long that took.
 fn copied(dir: &Path, inputs: &[PathBuf], eager: bool) -> Outcome<Duration> {
     let (tmp, path) = (dir.join("tmp"), dir.join("copy"));
     let mut piece = vec![0; PIECE];
     let start = Instant::now();
     let mut out = File::create_new(&tmp)?;
-    let mut pending = 0;
+    // As a merge does, in whole pieces, whatever the files they come from.
+    let (mut filled, mut pending) = (0, 0);
     for input in inputs {
         let mut input = File::open(input)?;
         loop {
-            let len = input.read(&mut piece)?;
+            let len = input.read(piece.get_mut(filled..).unwrap_or_default())?;
+            filled += len;
             if len == 0 {
                 break;
             }
-            out.write_all(piece.get(..len).unwrap_or_default())?;
-            pending += len;
+            if filled < PIECE {
+                continue;
+            }
+            out.write_all(&piece)?;
+            (filled, pending) = (0, pending + PIECE);
             if eager && pending >= 4 * PIECE {
                 pending = 0;
                 write_out(&out)?;
             }
         }
     }
+    out.write_all(piece.get(..filled).unwrap_or_default())?;
     out.sync_data()?;
     drop(out);
     fs::rename(&tmp, &path)?;

@@ -1,5 +1,6 @@
 //! One merge, from the check of its inputs to their removal.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -112,34 +113,32 @@ impl Inner {
         };
         let pacer = Pacer::new(pace, &mut between);
         let step = |bytes| pacer.worked(bytes);
-        for live in inputs {
-            unless(Bug::TrustInputs, || check_open(&live.segment, &step))?;
-            if pacer.is_stopped() {
-                return Err(Error::bad_input("the merge was stopped because the store is being closed"));
-            }
-        }
+        let beside = self.check_inputs(inputs, &pacer)?;
         let dir = self.path.join(SEGMENTS);
         let files = Files::read(&*self.vfs, &self.path)?;
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
-        let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
-        self.check_space(&dir, encoded.file_len())?;
-        let target = Target {
-            vfs: &*self.vfs,
-            dir: &dir,
-            prefix: TMP_PREFIX,
-            name,
-            len: encoded.file_len(),
-            // The inputs go afterwards: what takes their place is read back first.
-            verify: true,
-            step: &step,
-        };
-        let path = target.publish(|file| {
-            let mut throttled = Throttled::new(file, &pacer);
-            let mut aligned = Aligned::new(&mut throttled);
-            let footer = encoded.write(&mut aligned)?;
-            aligned.finish().map(|()| footer)
+        let path = with_checked(beside, |are_sound| {
+            let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
+            self.check_space(&dir, encoded.file_len())?;
+            let target = Target {
+                vfs: &*self.vfs,
+                dir: &dir,
+                prefix: TMP_PREFIX,
+                name,
+                len: encoded.file_len(),
+                // The inputs go afterwards: what takes their place is read back first.
+                verify: true,
+                step: &step,
+            };
+            target.publish(|file| {
+                let mut throttled = Throttled::new(file, &pacer);
+                let mut aligned = Aligned::new(&mut throttled);
+                let footer = encoded.write(&mut aligned)?;
+                aligned.finish()?;
+                are_sound().map(|()| footer)
+            })
         })?;
         let flush = || self.with_writer("merge", |writer, view| writer.flush_seen(view));
         if !Bug::ListBeforeName.is_on() {
@@ -173,6 +172,24 @@ impl Inner {
             bytes: output.footer().file_len,
         });
         Ok(())
+    }
+
+    /// Checks every byte of the inputs, or, of a large merge that disturbs nobody, some of them: the others are to be checked
+    /// while the output is written.
+    fn check_inputs<'a>(&self, inputs: &'a [LiveSegment], pacer: &Pacer<'_>) -> Result<&'a [LiveSegment]> {
+        let mut checked = 0;
+        for (number, live) in inputs.iter().enumerate() {
+            // By then it is known whether anybody commits.
+            if checked >= SMALL && !pacer.is_gentle() {
+                return Ok(inputs.get(number..).unwrap_or_default());
+            }
+            unless(Bug::TrustInputs, || check_open(&live.segment, &|bytes| pacer.worked(bytes)))?;
+            if pacer.is_stopped() {
+                return Err(Error::bad_input("the merge was stopped because the store is being closed"));
+            }
+            checked += live.segment.footer().file_len;
+        }
+        Ok(&[])
     }
 
     fn check_space(&self, dir: &Path, needed: u64) -> Result<()> {
@@ -248,6 +265,41 @@ impl Inner {
         let files = Files::read(&*self.vfs, &self.path)?;
         live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
         Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
+    }
+}
+
+/// Writes an output while a thread of its own checks inputs. What is given to `write` waits for that, and fails when an input
+/// is damaged: to be asked before the output gets a name.
+fn with_checked<T>(
+    inputs: &[LiveSegment],
+    write: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> Result<T>,
+) -> Result<T> {
+    let check =
+        || inputs.iter().try_for_each(|live| unless(Bug::TrustInputs, || check_open(&live.segment, &|_| ())));
+    let mut damage = None;
+    let written = std::thread::scope(|scope| {
+        let start = || std::thread::Builder::new().spawn_scoped(scope, check).ok();
+        let mut thread = if inputs.is_empty() { None } else { start() };
+        let written = write(&mut || {
+            let checked = match thread.take() {
+                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // Where the system gives no thread this one does it.
+                None => check(),
+            };
+            checked.map_err(|error| {
+                damage = Some(error);
+                io::Error::other("an input is damaged")
+            })
+        });
+        // Whatever failed before that: what is wrong with an input says more.
+        if let Some(Err(error)) = thread.take().and_then(|thread| thread.join().ok()) {
+            damage = Some(error);
+        }
+        written
+    });
+    match damage {
+        Some(damage) => Err(damage),
+        None => written,
     }
 }
 

@@ -141,7 +141,7 @@ impl<'p> Pacer<'p> {
     }
 
     /// Somebody commits, or it cannot be told, or does not matter.
-    fn is_gentle(&self) -> bool {
+    pub fn is_gentle(&self) -> bool {
         self.pace.rest > 0.0 && (self.pace.always || self.commit.get().is_some())
     }
 }
