@@ -127,6 +127,10 @@ impl VfsFile for RecordedFile {
         self.1.note(Call::Write(data.len()));
         self.0.write_all(data)
     }
+    fn write_out(&mut self, wait: bool) -> io::Result<()> {
+        self.1.note(Call::Other("write out"));
+        self.0.write_out(wait)
+    }
     fn flush(&mut self) -> io::Result<()> {
         self.1.note(Call::Flush);
         self.0.flush()

@@ -1,0 +1,291 @@
+//! What a commit takes at the end of a million rows, next to what it took at the beginning, counted and not timed:
+//! `flat [ROWS]`. Batches of 32 rows; merges go on in the background, as they do for everybody.
+//!
+//! Bytes are counted at the seam through which all file access goes, by what they are for. System calls are counted by the kernel
+//! (a `raw_syscalls` tracepoint: needs root), for the appending thread alone and for all threads. So is processor time; and
+//! instructions, where the processor lets a program count them, which it does not in most virtual machines. Linux only.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::mem::size_of_val;
+use std::os::fd::FromRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
+use vecstore::{OnDuplicate, OpenOptions, StoreConfig};
+use vecstore_benches::{DIM, ROWS, batch, folder};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Parts of the run.
+const TENTHS: usize = 10;
+/// What bytes are written for, and how their file's names begin.
+const PARTS: [(&str, &str); 5] = [
+    ("segments of commits", "tmp-commit-"),
+    ("merged segments", "tmp-merge-"),
+    ("manifests", "tmp-manifest-"),
+    ("bitmaps", "tmp-live-"),
+    ("locks and others", ""),
+];
+
+/// Bytes written for each part.
+#[derive(Debug, Default)]
+struct Bytes([AtomicU64; PARTS.len()]);
+
+impl Bytes {
+    fn add(&self, part: usize, bytes: usize) {
+        if let Some(count) = self.0.get(part) {
+            count.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> [u64; PARTS.len()] {
+        std::array::from_fn(|part| self.0.get(part).map_or(0, |count| count.load(Ordering::Relaxed)))
+    }
+}
+
+/// The real file system, with a count of what is written.
+#[derive(Clone, Debug, Default)]
+struct Counting(Arc<Bytes>);
+
+impl Counting {
+    fn part_of(path: &Path) -> usize {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
+        let known = PARTS.iter().position(|(_, begin)| name.starts_with(begin)).unwrap_or(PARTS.len() - 1);
+        // Whatever is made under the manifest's lock has the same name, but not the same folder.
+        if folder == "live" { PARTS.len() - 2 } else { known }
+    }
+}
+
+impl Vfs for Counting {
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        Ok(Box::new(CountedFile(RealFs.create_new(path)?, Self::part_of(path), Arc::clone(&self.0))))
+    }
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        RealFs.read(path, max_len)
+    }
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        RealFs.map(path)
+    }
+    fn copy(&self, path: &Path) -> io::Result<Mapping> {
+        RealFs.copy(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        RealFs.open(path)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        RealFs.metadata(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        RealFs.list(path)
+    }
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.rename_noreplace(from, to)
+    }
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.replace(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.link(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_file(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_dir(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.create_dir(path)
+    }
+    fn flush_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.flush_dir(path)
+    }
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
+        Ok(Box::new(CountedLock(RealFs.open_lock(path, create)?, Arc::clone(&self.0))))
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        RealFs.free_space(path)
+    }
+}
+
+struct CountedFile(Box<dyn VfsFile>, usize, Arc<Bytes>);
+
+impl VfsFile for CountedFile {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        self.2.add(self.1, data.len());
+        self.0.write_all(data)
+    }
+    fn write_out(&mut self, wait: bool) -> io::Result<()> {
+        self.0.write_out(wait)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+struct CountedLock(Box<dyn LockFile>, Arc<Bytes>);
+
+impl LockFile for CountedLock {
+    fn try_lock(&mut self) -> io::Result<bool> {
+        self.0.try_lock()
+    }
+    fn unlock(&mut self) -> io::Result<()> {
+        self.0.unlock()
+    }
+    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_record(buf)
+    }
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
+        self.1.add(PARTS.len() - 1, record.len());
+        self.0.write_record(record)
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.1.add(PARTS.len() - 1, data.len());
+        self.0.write_at(offset, data)
+    }
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        self.0.is_at(path)
+    }
+    fn free_space(&self) -> Option<u64> {
+        self.0.free_space()
+    }
+}
+
+/// A counter of the kernel's; `None` where it has none.
+struct Counter(Option<File>);
+
+/// What the kernel counts.
+#[derive(Clone, Copy)]
+enum Event {
+    SystemCalls,
+    Instructions,
+    Nanoseconds,
+}
+
+impl Counter {
+    /// Of this thread, or of those too that it starts from now on, and they.
+    fn new(event: Event, all: bool) -> Self {
+        const SYSTEM_CALLS: &str = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
+        let (kind, config) = match event {
+            Event::SystemCalls => {
+                match fs::read_to_string(SYSTEM_CALLS).ok().and_then(|id| id.trim().parse().ok()) {
+                    Some(id) => (2u32, id),
+                    None => return Counter(None),
+                }
+            }
+            Event::Instructions => (0, 1u64),
+            Event::Nanoseconds => (1, 1),
+        };
+        // `struct perf_event_attr`, of which only the type, the length, the event and the flags are not zero.
+        let mut attributes = [0u64; 16];
+        let flags = if all { 1 << 1 } else { 0 };
+        for (place, value) in [(0, u64::from(kind) | 128 << 32), (1, config), (5, flags)] {
+            attributes.get_mut(place).into_iter().for_each(|word| *word = value);
+        }
+        assert_eq!(size_of_val(&attributes), 128);
+        // SAFETY: the call reads 128 bytes, as the second half of the first word says, and nothing else of this process.
+        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
+        // SAFETY: the descriptor was just made, and belongs to nobody else.
+        Counter(fd.map(|fd| unsafe { File::from_raw_fd(fd) }))
+    }
+
+    fn now(&self) -> Option<u64> {
+        let mut number = [0; 8];
+        self.0.as_ref()?.read_exact(&mut number).ok()?;
+        Some(u64::from_ne_bytes(number))
+    }
+}
+
+fn main() -> Outcome<()> {
+    let rows: usize = std::env::args().nth(1).map_or(Ok(1_000_000), |text| text.parse())?;
+    let each = rows / ROWS / TENTHS;
+    let dir = folder()?;
+    let path = dir.path().join("store.vecs");
+    let files = Counting::default();
+    let kinds = [
+        ("system calls", Event::SystemCalls),
+        ("processor us", Event::Nanoseconds),
+        ("instructions", Event::Instructions),
+    ];
+    let counters: Vec<(&str, Counter, Counter)> = kinds
+        .into_iter()
+        .map(|(name, event)| (name, Counter::new(event, false), Counter::new(event, true)))
+        .collect();
+    let reading = counters.iter().filter(|(_, one, _)| one.0.is_some()).count() as f64;
+    let options = OpenOptions::new().vfs(Arc::new(files.clone()));
+    let store = options.create(&path, StoreConfig::new(DIM))?;
+    println!(
+        "{rows} rows of {DIM} f32 in batches of {ROWS}, in {}; all numbers are per commit\n",
+        dir.path().display()
+    );
+    print!("| rows | KiB written | of that by commits | files |");
+    counters.iter().for_each(|(name, ..)| print!(" {name} | of all threads |"));
+    println!("\n|---:|---:|---:|---:|{}", "---:|---:|".repeat(counters.len()));
+    let mut lines: Vec<Vec<Option<f64>>> = Vec::new();
+    for tenth in 0..TENTHS {
+        // What the appending thread takes between two appends (to make a batch, to count) is not the store's.
+        let mut appends = vec![0u64; counters.len()];
+        let written = files.0.now();
+        let began: Vec<_> = counters.iter().map(|(_, one, all)| (one.now(), all.now())).collect();
+        let mut most_files = 0;
+        for index in tenth * each..(tenth + 1) * each {
+            let batch = batch(index, ROWS, DIM)?;
+            let before: Vec<_> = counters.iter().map(|(_, one, _)| one.now()).collect();
+            store.append(batch, OnDuplicate::Error)?;
+            for ((count, (_, one, _)), before) in appends.iter_mut().zip(&counters).zip(before) {
+                *count += one.now().zip(before).map_or(0, |(now, then)| now - then);
+            }
+            if index.is_multiple_of(64) {
+                most_files = most_files.max(fs::read_dir(path.join("segments"))?.count());
+            }
+        }
+        let commits = each as f64;
+        let delta: Vec<f64> =
+            files.0.now().iter().zip(written).map(|(now, then)| (now - then) as f64 / commits).collect();
+        let all: f64 = delta.iter().sum();
+        let merges = delta.get(1).copied().unwrap_or_default();
+        let mut line = vec![Some(all / 1024.0), Some((all - merges) / 1024.0), Some(most_files as f64)];
+        for (((name, one, all), append), began) in counters.iter().zip(appends).zip(began) {
+            let scale = if *name == "processor us" { 1e3 } else { 1.0 } * commits;
+            // To read a counter is a system call too.
+            let own = if *name == "system calls" { reading } else { 0.0 };
+            let (one, all) = match (began, one.now(), all.now()) {
+                ((Some(one_then), Some(all_then)), Some(one_now), Some(all_now)) => {
+                    let others = (all_now - all_then).saturating_sub(one_now - one_then);
+                    (Some(append), Some(append + others))
+                }
+                _ => (None, None),
+            };
+            line.extend([one, all].map(|count| count.map(|count| count as f64 / scale - own)));
+        }
+        println!("| {} | {} |", (tenth + 1) * each * ROWS, cells(&line, 1));
+        lines.push(line);
+    }
+    let ratio = |first: &Option<f64>, last: &Option<f64>| Some((*last)? / (*first)?);
+    if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
+        let ratios: Vec<_> = first.iter().zip(last).map(|(first, last)| ratio(first, last)).collect();
+        println!("| last / first | {} |", cells(&ratios, 2));
+    }
+    store.close()?;
+    let appended = (each * TENTHS * ROWS * DIM * 4) as f64;
+    println!("\n| written for | of the rows' bytes |\n|---|---:|");
+    let written = files.0.now();
+    for ((name, _), bytes) in PARTS.iter().zip(written) {
+        println!("| {name} | {:.3} |", bytes as f64 / appended);
+    }
+    println!("| all | {:.2} |", written.iter().sum::<u64>() as f64 / appended);
+    Ok(())
+}
+
+fn cells(line: &[Option<f64>], digits: usize) -> String {
+    let cell = |number: &Option<f64>| number.map_or_else(String::new, |number| format!("{number:.digits$}"));
+    line.iter().map(cell).collect::<Vec<_>>().join(" | ")
+}
