@@ -93,6 +93,7 @@ pub struct Entry<'a> {
 
 impl<'a> Entry<'a> {
     /// Reads entry `index` of a segment, checking every offset.
+    #[inline]
     pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
         let key = segment.key(index)?;
         let (kind, span) = segment.kind_and_rows(index)?;
@@ -106,6 +107,7 @@ impl<'a> Entry<'a> {
     }
 
     /// What kind of entry it is.
+    #[inline]
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -119,6 +121,7 @@ impl<'a> Entry<'a> {
     ///
     /// # Errors
     /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    #[inline]
     pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
         if self.segment.dtype() != T::DTYPE {
             return Err(Error::DTypeMismatch {
@@ -158,6 +161,7 @@ impl<'a> Entry<'a> {
         self.first_row..self.first_row + self.row_count
     }
 
+    #[inline]
     fn row_bytes(&self) -> Result<&'a [u8]> {
         self.segment.row_bytes(self.span())
     }
@@ -185,6 +189,47 @@ impl<'a> Entry<'a> {
     /// Element type of the rows.
     pub fn dtype(&self) -> DType {
         self.segment.dtype()
+    }
+}
+
+/// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all rows is then
+/// little more than reading memory.
+#[derive(Debug)]
+pub(crate) struct SimpleEntries<'a> {
+    segment: &'a Segment,
+    keys: &'a [u8],
+    ends: std::iter::Enumerate<std::slice::Iter<'a, u64>>,
+    /// Where the next key begins.
+    start: usize,
+}
+
+impl<'a> SimpleEntries<'a> {
+    /// Those of a segment, if they are all of that kind.
+    pub fn of(segment: &'a Segment) -> Option<Self> {
+        let ends = segment.simple_key_ends()?.iter().enumerate();
+        Some(SimpleEntries { segment, keys: segment.all_keys(), ends, start: 0 })
+    }
+
+    /// The next one, its offsets checked.
+    #[inline]
+    pub fn next(&mut self) -> Option<Result<Entry<'a>>> {
+        let (index, end) = self.ends.next()?;
+        let end = usize::try_from(*end).unwrap_or(usize::MAX);
+        let start = std::mem::replace(&mut self.start, end);
+        let Some(key) = self.keys.get(start..end) else {
+            // Says what is wrong.
+            return Some(Entry::read(self.segment, index));
+        };
+        let segment = self.segment;
+        Some(Ok(Entry {
+            segment,
+            index,
+            key,
+            kind: Kind::Rows,
+            payload: &[],
+            first_row: index,
+            row_count: 1,
+        }))
     }
 }
 

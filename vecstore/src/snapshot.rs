@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, SimpleEntries};
 use crate::missing;
 use crate::search;
 use crate::view::{Totals, View};
@@ -129,7 +129,7 @@ impl Snapshot {
 
     /// All live entries in commit order. Deleted keys do not appear.
     pub fn iter(&self) -> Iter<'_> {
-        Iter { view: &self.view, segment: 0, entry: 0 }
+        Iter::new(&self.view)
     }
 
     /// The row at an address; `None` when there is none there any more.
@@ -172,18 +172,49 @@ pub struct Iter<'a> {
     view: &'a View,
     segment: usize,
     entry: usize,
+    /// What is left of the current segment, where nothing has to be looked up for an entry but its key.
+    simple: Option<SimpleEntries<'a>>,
+}
+
+impl<'a> Iter<'a> {
+    fn new(view: &'a View) -> Self {
+        Iter { view, segment: 0, entry: 0, simple: simple_of(view, 0) }
+    }
+}
+
+/// The entries of a segment in which all are live and simple.
+fn simple_of(view: &View, segment: usize) -> Option<SimpleEntries<'_>> {
+    let live = view.segments.get(segment).filter(|live| live.dead.is_none())?;
+    SimpleEntries::of(&live.segment)
 }
 
 impl<'a> Iterator for Iter<'a> {
     type Item = Result<Entry<'a>>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(simple) = &mut self.simple
+            && let Some(entry) = simple.next()
+        {
+            return Some(entry);
+        }
+        self.next_in_general()
+    }
+}
+
+impl<'a> Iter<'a> {
+    /// The next entry of whatever segment.
+    fn next_in_general(&mut self) -> Option<Result<Entry<'a>>> {
         loop {
             let live = self.view.segments.get(self.segment)?;
-            if self.entry >= live.segment.entry_count() {
+            if self.simple.is_some() || self.entry >= live.segment.entry_count() {
                 self.segment += 1;
                 self.entry = 0;
-                continue;
+                self.simple = simple_of(self.view, self.segment);
+                match self.simple.as_mut().and_then(SimpleEntries::next) {
+                    Some(entry) => return Some(entry),
+                    None => continue,
+                }
             }
             let index = self.entry;
             self.entry += 1;

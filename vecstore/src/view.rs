@@ -87,6 +87,7 @@ pub(crate) struct LiveSegment {
 }
 
 impl LiveSegment {
+    #[inline]
     pub fn is_live(&self, entry: usize) -> bool {
         self.dead.as_ref().is_none_or(|dead| !dead.entries.contains(entry))
     }
@@ -304,6 +305,7 @@ impl View {
     }
 
     /// True when the entry counts as present for the duplicate policies: a tombstone does not.
+    #[inline]
     pub fn is_present(kind: Kind) -> bool {
         kind != Kind::Tombstone
     }

@@ -1,5 +1,9 @@
 //! What a commit takes at the end of a million rows, next to what it took at the beginning, counted and not timed:
-//! `flat [ROWS]`. Batches of 32 rows; merges go on in the background, as they do for everybody.
+//! `flat [ROWS] [KEEP]`. Batches of 32 rows; merges go on in the background, as they do for everybody. The store is in the folder
+//! `KEEP`, where it stays, or in a temporary one.
+//!
+//! `flat --more STORE COUNT` appends as many batches to a store that is there, and merges only what an append has to: to be run
+//! under callgrind with two counts, whose difference says what an append takes in instructions.
 //!
 //! Bytes are counted at the seam through which all file access goes, by what they are for. System calls are counted by the kernel
 //! (a `raw_syscalls` tracepoint: needs root), for the appending thread alone and for all threads. So is processor time; and
@@ -10,12 +14,12 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem::size_of_val;
 use std::os::fd::FromRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
-use vecstore::{OnDuplicate, OpenOptions, StoreConfig};
+use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
 use vecstore_benches::{DIM, ROWS, batch, folder};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -205,10 +209,16 @@ impl Counter {
 }
 
 fn main() -> Outcome<()> {
-    let rows: usize = std::env::args().nth(1).map_or(Ok(1_000_000), |text| text.parse())?;
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [more, store, count] = args.as_slice()
+        && more == "--more"
+    {
+        return append_more(Path::new(store), count.parse()?);
+    }
+    let rows: usize = args.first().map_or(Ok(1_000_000), |text| text.parse())?;
     let each = rows / ROWS / TENTHS;
     let dir = folder()?;
-    let path = dir.path().join("store.vecs");
+    let path = args.get(1).map_or_else(|| dir.path().join("store.vecs"), PathBuf::from);
     let files = Counting::default();
     let kinds = [
         ("system calls", Event::SystemCalls),
@@ -283,6 +293,19 @@ fn main() -> Outcome<()> {
     }
     println!("| all | {:.2} |", written.iter().sum::<u64>() as f64 / appended);
     Ok(())
+}
+
+fn append_more(path: &Path, count: usize) -> Outcome<()> {
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store =
+        if path.exists() { options.open(path)? } else { options.create(path, StoreConfig::new(DIM))? };
+    let first = usize::try_from(store.snapshot().totals().entries)? / ROWS;
+    for index in first..first + count {
+        store.append(batch(index, ROWS, DIM)?, OnDuplicate::Error)?;
+    }
+    println!("{count} batches after {first} others, {} segments", store.snapshot().segments().count());
+    // Closing would merge and list what came: that is not asked here.
+    std::process::exit(0);
 }
 
 fn cells(line: &[Option<f64>], digits: usize) -> String {

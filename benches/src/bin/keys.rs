@@ -95,7 +95,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     let mut state = 1u64;
     let mut random = |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (u128::from(state) * below as u128 >> 64) as usize
+        ((u128::from(state) * below as u128) >> 64) as usize
     };
     let places: Vec<usize> = (0..ASKED).map(|_| random(count)).collect();
     let keys: Vec<String> = places.iter().map(|number| key(*number)).collect();

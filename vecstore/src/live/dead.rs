@@ -32,6 +32,7 @@ impl Bits {
     }
 
     /// The bits as they lie on disk: position 0 is the lowest bit of the first byte.
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         match &self.0 {
             Words::Owned(words) => bytemuck::cast_slice(words),
@@ -39,6 +40,7 @@ impl Bits {
         }
     }
 
+    #[inline]
     pub fn contains(&self, index: usize) -> bool {
         self.bytes().get(index / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
     }

@@ -118,6 +118,7 @@ impl Segment {
         &self.map
     }
 
+    #[inline]
     pub fn entry_count(&self) -> usize {
         self.kinds().len()
     }
@@ -126,24 +127,29 @@ impl Segment {
         self.tables.rows.len() / self.row_bytes
     }
 
+    #[inline]
     fn slice(&self, range: &Range<usize>) -> &[u8] {
         self.map.get(range.clone()).unwrap_or_default()
     }
 
+    #[inline]
     fn records<T: bytemuck::AnyBitPattern>(&self, range: &Range<usize>) -> &[T] {
         bytemuck::try_cast_slice(self.slice(range)).unwrap_or_default()
     }
 
+    #[inline]
     fn kinds(&self) -> &[u8] {
         self.slice(&self.tables.kinds)
     }
 
     /// The sorted key hashes.
+    #[inline]
     pub fn hashes(&self) -> &[u64] {
         self.records(&self.tables.hashes)
     }
 
     /// The entry that the hash at `position` belongs to.
+    #[inline]
     pub fn hash_entry(&self, position: usize) -> Option<usize> {
         let entries: &[u32] = self.records(&self.tables.hash_entries);
         entries.get(position).map(|entry| *entry as usize)
@@ -166,6 +172,7 @@ impl Segment {
     }
 
     /// All rows.
+    #[inline]
     pub fn rows(&self) -> &[u8] {
         self.slice(&self.tables.rows)
     }
@@ -176,28 +183,38 @@ impl Segment {
             .ok_or_else(|| Error::damaged(&self.path, "SETT", "settings that cannot be read"))
     }
 
+    #[cold]
     fn damaged(&self, section: &str, index: usize) -> Error {
         Error::damaged(&self.path, section, format!("entry {index} points outside the file's tables"))
     }
 
     /// Key of an entry.
+    #[inline]
     pub fn key(&self, index: usize) -> Result<&[u8]> {
         self.key_span(index)
             .and_then(|range| self.slice(&self.tables.keys).get(range))
             .ok_or_else(|| self.damaged("KEND", index))
     }
 
+    /// Where all keys end in KEYS, if every entry has one row and none a payload.
+    pub fn simple_key_ends(&self) -> Option<&[u64]> {
+        (self.is_plain && self.tables.payload_ends.is_empty()).then(|| self.records(&self.tables.key_ends))
+    }
+
     /// The bytes of all keys.
+    #[inline]
     pub fn all_keys(&self) -> &[u8] {
         self.slice(&self.tables.keys)
     }
 
     /// Where an entry's key lies in KEYS.
+    #[inline]
     pub fn key_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.key_ends), index)
     }
 
     /// Kind of an entry.
+    #[inline]
     pub fn kind(&self, index: usize) -> Result<Kind> {
         self.kinds()
             .get(index)
@@ -206,6 +223,7 @@ impl Segment {
     }
 
     /// The rows of an entry, as row numbers within the segment.
+    #[inline]
     pub fn row_span(&self, index: usize) -> Result<Range<usize>> {
         span(self.records(&self.tables.row_ends), index)
             .filter(|range| range.end <= self.row_count())
@@ -214,8 +232,9 @@ impl Segment {
 
     /// Kind and rows of an entry. Where every entry has one row, the tables need not say so: that spares a lookup two waits for
     /// memory.
+    #[inline]
     pub fn kind_and_rows(&self, index: usize) -> Result<(Kind, Range<usize>)> {
-        if self.is_plain && index < self.row_count() {
+        if self.is_plain && index < self.entry_count() {
             return Ok((Kind::Rows, index..index + 1));
         }
         Ok((self.kind(index)?, self.row_span(index)?))
@@ -228,6 +247,7 @@ impl Segment {
     }
 
     /// Bytes of a range of rows.
+    #[inline]
     pub fn row_bytes(&self, rows: Range<usize>) -> Result<&[u8]> {
         let start = rows.start.checked_mul(self.row_bytes);
         let end = rows.end.checked_mul(self.row_bytes);
@@ -249,6 +269,7 @@ impl Segment {
     }
 
     /// Payload of an entry; empty when there is none.
+    #[inline]
     pub fn payload(&self, index: usize) -> Result<&[u8]> {
         if self.tables.payload_ends.is_empty() {
             return Ok(&[]);
@@ -259,6 +280,7 @@ impl Segment {
     }
 
     /// Where an entry's payload lies in PAYL.
+    #[inline]
     pub fn payload_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.payload_ends), index)
     }
@@ -287,21 +309,18 @@ impl Segment {
         self.index.lower_bound(self.hashes(), hash, |_| ())
     }
 
-    /// Row `row` is about to be read.
-    pub fn ask_for_row(&self, row: usize) {
-        ask_for_one(self.rows(), row, self.row_bytes);
-    }
-
     /// An entry is about to be read: its key, and its row where it is easily told where that lies.
+    #[inline]
     fn ask_for_entry(&self, entry: usize) {
         ask_for_one(self.slice(&self.tables.key_ends), entry, size_of::<u64>());
         ask_for_one(self.all_keys(), entry, self.key_len);
         if self.is_plain {
-            self.ask_for_row(entry);
+            ask_for_one(self.rows(), entry, self.row_bytes);
         }
     }
 
     /// The newest entry with this key among those whose hash stands at `start` and after it.
+    #[inline]
     pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
         let mut newest = None;
         let rest = self.hashes().get(start..).unwrap_or_default();
@@ -416,12 +435,14 @@ impl Segment {
 }
 
 /// Item `index` of those that are `size` bytes long is about to be read.
+#[inline]
 fn ask_for_one(bytes: &[u8], index: usize, size: usize) {
     let start = index.saturating_mul(size).min(bytes.len());
     ask_for(bytes.get(start..bytes.len().min(start.saturating_add(size))).unwrap_or_default());
 }
 
 /// The span of element `index` in a table of ends.
+#[inline]
 fn span(ends: &[u64], index: usize) -> Option<Range<usize>> {
     let end = usize::try_from(*ends.get(index)?).ok()?;
     let start = match index.checked_sub(1) {
