@@ -11,9 +11,6 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-
 /// The claims of one run.
 #[derive(Debug)]
 pub(crate) struct Claims {
@@ -47,7 +44,7 @@ impl Claims {
         // Positions in a file have a sign.
         let chunk = chunk >> 1;
         let mut held = self.held();
-        if held.contains(&chunk) || !self.lock(chunk, libc::F_WRLCK)? {
+        if held.contains(&chunk) || !self.lock(chunk, true)? {
             return Ok(None);
         }
         held.insert(chunk);
@@ -60,7 +57,12 @@ impl Claims {
     }
 
     /// Locks, or gives back, the byte of a chunk. False when another run has it.
-    fn lock(&self, chunk: u64, kind: libc::c_int) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    fn lock(&self, chunk: u64, take: bool) -> io::Result<bool> {
+        use nix::fcntl::{FcntlArg, fcntl};
+        use nix::libc;
+
+        let kind = if take { libc::F_WRLCK } else { libc::F_UNLCK };
         let start = libc::off_t::try_from(chunk).unwrap_or_default();
         let lock = libc::flock {
             l_type: kind as libc::c_short,
@@ -76,6 +78,13 @@ impl Claims {
         }
     }
 
+    /// Elsewhere locks belong to processes, and closing any file gives them back: there, runs at the same time do some
+    /// things twice, and the store keeps one.
+    #[cfg(not(target_os = "linux"))]
+    fn lock(&self, _chunk: u64, _take: bool) -> io::Result<bool> {
+        self.file.metadata().map(|_| true)
+    }
+
     fn held(&self) -> MutexGuard<'_, HashSet<u64>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +95,7 @@ impl Drop for Claim {
         let mut held = self.claims.held();
         held.remove(&self.chunk);
         // If this fails the chunk stays taken until the run ends, and is done by then.
-        let _ = self.claims.lock(self.chunk, libc::F_UNLCK);
+        let _ = self.claims.lock(self.chunk, false);
     }
 }
 

@@ -42,8 +42,21 @@ fn photos(place: &Place, count: u32) -> std::path::PathBuf {
     photos
 }
 
+/// With a model that takes no time, so that it is about everything else.
 fn start(photos: &Path, store: &Path) -> Child {
-    let more = ["--quiet", "--json", "--workers=1", "--batch-size=8", "--chunk-size=10", "--commit-rows=40"];
+    let model = concat!("--model=", env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx");
+    let more = [
+        "--quiet",
+        "--json",
+        model,
+        "--size=8x8",
+        "--mean=0",
+        "--std=1",
+        "--workers=1",
+        "--batch-size=8",
+        "--chunk-size=10",
+        "--commit-rows=40",
+    ];
     run(photos, store, &more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -64,7 +77,7 @@ fn random(state: &mut u64, below: u64) -> u64 {
 
 #[test]
 fn three_processes_that_are_stopped_and_killed_fill_the_store_an_undisturbed_one_would() {
-    let (pictures, rounds) = (number("VECSTORE_EMBED_PICTURES", 240), number("VECSTORE_EMBED_ROUNDS", 8));
+    let (pictures, rounds) = (number("VECSTORE_EMBED_PICTURES", 1000), number("VECSTORE_EMBED_ROUNDS", 12));
     let place = Place::new();
     let (photos, store, alone) =
         (photos(&place, pictures), place.join("photos.vecs"), place.join("alone.vecs"));
