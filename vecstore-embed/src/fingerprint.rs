@@ -1,13 +1,18 @@
 //! What makes two vectors comparable, as one number.
 //!
 //! Everything that a vector depends on beside the picture goes in: the bytes of the model and of the files its
-//! weights lie in, the preparation of pictures, which output is taken, and that it is brought to length 1. What only
+//! weights lie in, the preparation of pictures, which output is taken, and whether it is brought to length 1. What only
 //! changes the last bits does not: the backend, its version, the machine.
 
 use vecstore::Fingerprint;
 
+use crate::model::Normalise;
+
 /// Raise this when vectors change for a reason that none of the other ingredients shows.
 const SCHEME: &str = "vecstore-embed 1: vectors of length 1";
+
+/// The same for vectors that are left as the model makes them.
+const UNSCALED: &str = "vecstore-embed 1: vectors as the model makes them";
 
 /// The ingredients.
 pub(crate) struct Ingredients<'a> {
@@ -18,6 +23,7 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) weights: &'a [(String, blake3::Hash)],
     pub(crate) preprocess: &'a str,
     pub(crate) output: &'a str,
+    pub(crate) normalise: Normalise,
 }
 
 impl Ingredients<'_> {
@@ -28,7 +34,11 @@ impl Ingredients<'_> {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         };
-        add(SCHEME.as_bytes());
+        let (scheme, unscaled) = match self.normalise {
+            Normalise::L2 => (SCHEME, ""),
+            Normalise::None => (UNSCALED, ", of any length"),
+        };
+        add(scheme.as_bytes());
         let model = blake3::hash(self.model);
         add(model.as_bytes());
         add(self.output.as_bytes());
@@ -40,7 +50,8 @@ impl Ingredients<'_> {
         let id = *hasher.finalize().as_bytes();
         // Models are often all called model.onnx: a few digits tell them apart in a message.
         let digits: String = model.to_hex().chars().take(8).collect();
-        let description = format!("{} {digits}, output {}; {}", self.name, self.output, self.preprocess);
+        let description =
+            format!("{} {digits}, output {}{unscaled}; {}", self.name, self.output, self.preprocess);
         Fingerprint::new(id, description)
     }
 }
@@ -58,6 +69,7 @@ mod tests {
             weights: &weights,
             preprocess: "p",
             output: "o",
+            normalise: Normalise::L2,
         };
         let id = |ingredients: Ingredients| *ingredients.fingerprint().id();
         assert_eq!(id(base()), id(Ingredients { name: "renamed.onnx", ..base() }));
@@ -68,6 +80,7 @@ mod tests {
             Ingredients { weights: &[], ..base() },
             Ingredients { preprocess: "q", ..base() },
             Ingredients { output: "q", ..base() },
+            Ingredients { normalise: Normalise::None, ..base() },
             Ingredients { output: "op", preprocess: "", ..base() },
         ];
         for other in others {
@@ -84,6 +97,7 @@ mod tests {
             weights: &[],
             preprocess: "resize 224",
             output: "embeds",
+            normalise: Normalise::L2,
         };
         assert_eq!(ingredients.fingerprint().description(), "a.onnx af1349b9, output embeds; resize 224");
     }

@@ -83,7 +83,7 @@ pub use class::Class;
 pub use error::{Error, Result};
 pub use filter::Filter;
 pub use forecast::Forecast;
-pub use model::Model;
+pub use model::{Model, Normalise, OutputOptions};
 pub use model_spec::ModelSpec;
 pub use pace::{Pace, Stage};
 pub use picture::DecodeLimits;

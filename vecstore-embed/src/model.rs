@@ -1,14 +1,16 @@
 //! A model: which graph, how pictures reach it, which of its outputs is the vector.
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use vecstore::Fingerprint;
 
 use crate::descriptor;
 use crate::error::{Error, Result};
 use crate::fingerprint::Ingredients;
-use crate::onnx_graph::{Declared, Port, declared};
+use crate::onnx_graph::{Declared, Element, Port, declared};
 use crate::preprocess::{Preprocess, PreprocessOverrides};
 
 /// The file that is looked for beside a model.
@@ -34,6 +36,51 @@ pub struct Model {
     input: String,
     output: String,
     batch: BatchShape,
+    /// What the input is made of.
+    element: Element,
+    normalise: Normalise,
+}
+
+/// What is done to the vectors that a model gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Normalise {
+    /// Each is brought to length 1.
+    #[default]
+    L2,
+    /// Nothing. The lengths then count where the store's metric is not cosine.
+    None,
+}
+
+impl fmt::Display for Normalise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Normalise::L2 => "l2",
+            Normalise::None => "none",
+        })
+    }
+}
+
+impl FromStr for Normalise {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "l2" => Ok(Normalise::L2),
+            "none" => Ok(Normalise::None),
+            _ => Err(Error::BadValue { what: "normalise", expected: "l2 or none", found: text.to_owned() }),
+        }
+    }
+}
+
+/// Which of the numbers that a model gives are the vector of a picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputOptions {
+    /// The output to take. Without it the only one is taken, or the only one `[N, D]`, or the one of those that is
+    /// called as the embedding of exported models is.
+    pub name: Option<String>,
+    /// What is done to it.
+    pub normalise: Normalise,
 }
 
 /// Where the graph is.
@@ -48,8 +95,17 @@ pub(crate) enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchShape {
     Any,
-    One,
+    /// Always so many: fewer are filled up with blank ones.
+    Fixed(usize),
 }
+
+/// Pictures that a graph may ask for at a time.
+const MAX_FIXED: u64 = 4096;
+
+/// What the embedding is called, where a model has several outputs `[N, D]`, the most telling names first. CLIP's and
+/// SigLIP's exports have `image_embeds` beside the `pooler_output` that it is a projection of.
+const EMBEDDINGS: [&str; 6] =
+    ["image_embeds", "image_embeddings", "embeddings", "embedding", "embeds", "pooler_output"];
 
 impl Model {
     /// The [`descriptor`] that is part of this crate.
@@ -65,21 +121,34 @@ impl Model {
             weights: Vec::new(),
             preprocess: Preprocess::descriptor(),
         };
-        parts.model(&declared, None)
+        parts.model(&declared, &OutputOptions::default())
     }
 
-    /// An ONNX file with one f32 input `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
+    /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
     ///
     /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single values
     /// replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they do, a file of a
     /// family that is not known here does not matter either.
     ///
-    /// `output` names the output to take. Without it the only one is taken, or the only one `[N, D]`.
+    /// `output` names the output to take; see [`OutputOptions::name`].
     ///
     /// # Errors
     /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how to
     /// prepare pictures. Each says what was expected, what was found and what to do.
     pub fn from_file(path: &Path, overrides: &PreprocessOverrides, output: Option<&str>) -> Result<Self> {
+        let output = OutputOptions { name: output.map(str::to_owned), ..OutputOptions::default() };
+        Model::from_file_with(path, overrides, &output)
+    }
+
+    /// As [`from_file`](Self::from_file), with all that there is to say about the output.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_file_with(
+        path: &Path,
+        overrides: &PreprocessOverrides,
+        output: &OutputOptions,
+    ) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io {
             path: path.to_owned(),
             action: "read the model",
@@ -128,6 +197,14 @@ impl Model {
         self.batch
     }
 
+    pub(crate) fn element(&self) -> Element {
+        self.element
+    }
+
+    pub(crate) fn normalise(&self) -> Normalise {
+        self.normalise
+    }
+
     /// An error about this model.
     pub(crate) fn unusable(
         &self,
@@ -144,8 +221,8 @@ impl Model {
     }
 }
 
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Builtin(_) => f.write_str(descriptor::NAME),
             Source::File(path) => path.display().fmt(f),
@@ -163,19 +240,23 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn model(self, declared: &Declared, output: Option<&str>) -> Result<Model> {
+    fn model(self, declared: &Declared, options: &OutputOptions) -> Result<Model> {
         let (input, batch) = self.input(&declared.inputs)?;
-        let output = self.output(&declared.outputs, output)?;
+        let output = self.output(&declared.outputs, options.name.as_deref())?;
+        let normalise = options.normalise;
         let fingerprint = Ingredients {
             name: &self.name,
             model: self.bytes,
             weights: &self.weights,
             preprocess: &self.preprocess.canonical(),
             output: &output,
+            normalise,
         }
         .fingerprint();
         let Parts { name, source, preprocess, .. } = self;
-        Ok(Model { name, source, preprocess, fingerprint, input, output, batch })
+        let Port { name: input, element, .. } = input;
+        let (input, element) = (input.clone(), *element);
+        Ok(Model { name, source, preprocess, fingerprint, input, output, batch, element, normalise })
     }
 
     fn refuse<T>(&self, expected: String, found: String, remedy: &str) -> Result<T> {
@@ -184,18 +265,18 @@ impl Parts<'_> {
     }
 
     /// The one input, if it takes what the preprocessing makes.
-    fn input(&self, inputs: &[Port]) -> Result<(String, BatchShape)> {
+    fn input<'a>(&self, inputs: &'a [Port]) -> Result<(&'a Port, BatchShape)> {
         let (height, width) =
             (u64::from(self.preprocess.input_height()), u64::from(self.preprocess.input_width()));
-        let expected = format!("one f32 input [N, 3, {height}, {width}]");
+        let expected = format!("one input [N, 3, {height}, {width}] of f32, f16 or bf16");
         let [input] = inputs else {
             let found = format!("{} inputs ({})", inputs.len(), list(inputs));
             return self.refuse(expected, found, "export the part of the model that embeds pictures alone");
         };
-        if !input.is_f32 {
+        if input.element == Element::Other {
             return self.refuse(expected, input.to_string(), "export the model with f32 inputs");
         }
-        let Some(dims) = &input.dims else { return Ok((input.name.clone(), BatchShape::Any)) };
+        let Some(dims) = &input.dims else { return Ok((input, BatchShape::Any)) };
         let [batch, channels, rows, columns] = dims[..] else {
             return self.refuse(
                 expected,
@@ -212,8 +293,11 @@ impl Parts<'_> {
             return self.refuse(expected, input.to_string(), remedy);
         }
         match batch {
-            None => Ok((input.name.clone(), BatchShape::Any)),
-            Some(1) => Ok((input.name.clone(), BatchShape::One)),
+            None => Ok((input, BatchShape::Any)),
+            Some(fixed @ 1..=MAX_FIXED) => match usize::try_from(fixed) {
+                Ok(fixed) => Ok((input, BatchShape::Fixed(fixed))),
+                Err(_) => self.refuse(expected, input.to_string(), "export the model with a smaller batch"),
+            },
             Some(_) => {
                 self.refuse(expected, input.to_string(), "export the model with a free batch dimension")
             }
@@ -223,7 +307,7 @@ impl Parts<'_> {
     /// The output wanted, or the one that suggests itself.
     fn output(&self, outputs: &[Port], wanted: Option<&str>) -> Result<String> {
         const REMEDY: &str = "name one [N, D] with --output-name, or export the model with its pooling";
-        let expected = "an f32 output [N, D]: one vector per picture".to_owned();
+        let expected = "an output [N, D] of f32, f16 or bf16: one vector per picture".to_owned();
         let found = match wanted {
             Some(name) => match outputs.iter().find(|output| output.name == name) {
                 Some(output) => output,
@@ -234,11 +318,17 @@ impl Parts<'_> {
                 match (outputs, &flat[..]) {
                     ([only], _) => only,
                     (_, [only]) => only,
-                    _ => return self.refuse(expected, list(outputs), REMEDY),
+                    (_, several) => {
+                        let called = |name| several.iter().find(|output| output.name == name);
+                        match EMBEDDINGS.into_iter().find_map(called) {
+                            Some(embedding) => embedding,
+                            None => return self.refuse(expected, list(outputs), REMEDY),
+                        }
+                    }
                 }
             }
         };
-        match found.is_f32 && found.rank().is_none_or(|rank| rank == 2) {
+        match found.element != Element::Other && found.rank().is_none_or(|rank| rank == 2) {
             true => Ok(found.name.clone()),
             false => self.refuse(expected, list(outputs), REMEDY),
         }

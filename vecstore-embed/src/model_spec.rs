@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::model::Model;
+use crate::model::{Model, Normalise, OutputOptions};
 use crate::preprocess::{PreprocessOverrides, parse_triple};
 use crate::roots::{decode_path, encode_path};
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ const BUILTIN: &str = "builtin";
 /// use vecstore_embed::{ModelSpec, PreprocessOverrides};
 ///
 /// let overrides = PreprocessOverrides { size: Some("224x224".parse()?), ..Default::default() };
-/// let spec = ModelSpec { file: Some("/models/clip.onnx".into()), overrides, output: None };
+/// let spec = ModelSpec { file: Some("/models/clip.onnx".into()), overrides, ..Default::default() };
 /// let settings = spec.to_settings().into_iter().collect();
 /// assert_eq!(ModelSpec::from_settings(&settings)?, spec);
 /// # Ok::<(), vecstore_embed::Error>(())
@@ -33,20 +33,26 @@ pub struct ModelSpec {
     pub overrides: PreprocessOverrides,
     /// Name of the output that holds the vectors, where the model has several.
     pub output: Option<String>,
+    /// What is done to the vectors; they are brought to length 1 where nothing is given.
+    pub normalise: Option<Normalise>,
 }
 
 impl ModelSpec {
     /// Loads the model.
     pub fn load(&self) -> Result<Model> {
         match &self.file {
-            Some(file) => Model::from_file(file, &self.overrides, self.output.as_deref()),
+            Some(file) => {
+                let normalise = self.normalise.unwrap_or_default();
+                let output = OutputOptions { name: self.output.clone(), normalise };
+                Model::from_file_with(file, &self.overrides, &output)
+            }
             None => Model::builtin(),
         }
     }
 
     /// What to record in a store. What is not given is an empty value, so that it replaces an earlier one.
     pub fn to_settings(&self) -> Vec<(String, String)> {
-        let PreprocessOverrides { size, crop, mean, std, channel_order, filter } = self.overrides;
+        let PreprocessOverrides { size, crop, mean, std, channel_order, filter, jpeg } = self.overrides;
         let triple = |[a, b, c]: [f32; 3]| format!("{a},{b},{c}");
         let file = self.file.as_ref().map(|file| {
             // A later search may start in another folder.
@@ -60,7 +66,9 @@ impl ModelSpec {
             ("model.std", std.map(triple)),
             ("model.channel_order", channel_order.map(|order| order.to_string())),
             ("model.filter", filter.map(|filter| filter.to_string())),
+            ("model.jpeg", jpeg.map(|jpeg| jpeg.to_string())),
             ("model.output", self.output.clone()),
+            ("model.normalise", self.normalise.map(|normalise| normalise.to_string())),
         ];
         values.map(|(name, value)| (name.to_owned(), value.unwrap_or_default())).into()
     }
@@ -86,8 +94,10 @@ impl ModelSpec {
             std: triple("model.std")?,
             channel_order: parsed(get("model.channel_order"))?,
             filter: parsed(get("model.filter"))?,
+            jpeg: parsed(get("model.jpeg"))?,
         };
-        Ok(ModelSpec { file, overrides, output: get("model.output").cloned() })
+        let normalise = parsed(get("model.normalise"))?;
+        Ok(ModelSpec { file, overrides, output: get("model.output").cloned(), normalise })
     }
 }
 
@@ -106,8 +116,10 @@ mod tests {
                 std: Some([1.0, 0.25, 1e-7]),
                 channel_order: Some("bgr".parse().unwrap()),
                 filter: Some("bilinear".parse().unwrap()),
+                jpeg: Some("scaled".parse().unwrap()),
             },
             output: Some("image_embeds".to_owned()),
+            normalise: Some(Normalise::None),
         };
         let mut settings = BTreeMap::new();
         for spec in

@@ -23,11 +23,21 @@ pub(crate) struct Declared {
     pub(crate) weight_files: Vec<PathBuf>,
 }
 
+/// What a tensor is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    F16,
+    BF16,
+    /// Nothing that pixels or vectors come in.
+    Other,
+}
+
 /// One input or output.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) name: String,
-    pub(crate) is_f32: bool,
+    pub(crate) element: Element,
     /// The declared length of each dimension, `None` where it is left open; `None` for the whole if no shape is given.
     pub(crate) dims: Option<Vec<Option<u64>>>,
 }
@@ -42,7 +52,12 @@ impl Port {
         };
         Port {
             name: info.name.clone(),
-            is_f32: tensor.is_some_and(|tensor| tensor.elem_type == DataType::Float as i32),
+            element: match tensor.and_then(|tensor| DataType::try_from(tensor.elem_type).ok()) {
+                Some(DataType::Float) => Element::F32,
+                Some(DataType::Float16) => Element::F16,
+                Some(DataType::Bfloat16) => Element::BF16,
+                _ => Element::Other,
+            },
             dims: tensor
                 .and_then(|tensor| tensor.shape.as_ref())
                 .map(|shape| shape.dim.iter().map(|dim| length(&dim.value)).collect()),
@@ -62,7 +77,12 @@ impl fmt::Display for Port {
         let dims: Vec<String> =
             dims.iter().map(|dim| dim.map_or("N".to_owned(), |d| d.to_string())).collect();
         write!(f, "{} [{}]", self.name, dims.join(", "))?;
-        if self.is_f32 { Ok(()) } else { f.write_str(" not of f32") }
+        f.write_str(match self.element {
+            Element::F32 => "",
+            Element::F16 => " of f16",
+            Element::BF16 => " of bf16",
+            Element::Other => " of something that is no f32, f16 or bf16",
+        })
     }
 }
 

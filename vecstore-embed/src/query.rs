@@ -7,7 +7,7 @@ use vecstore::Store;
 
 use crate::backend::Backend;
 use crate::model::Model;
-use crate::picture::{self, DecodeLimits};
+use crate::picture::DecodeLimits;
 use crate::{Error, Result};
 
 /// The vector of one picture, made exactly as a run makes those of a store.
@@ -44,7 +44,7 @@ pub(crate) fn embed_bytes(
     limits: &DecodeLimits,
 ) -> Result<Vec<f32>> {
     let bad = |reason: String| Error::BadPicture { path: path.to_owned(), reason };
-    let picture = picture::decode(bytes, limits).map_err(|rejected| bad(rejected.to_string()))?;
+    let picture = model.preprocess().decode(bytes, limits).map_err(|rejected| bad(rejected.to_string()))?;
     let mut pixels = vec![0.0; model.preprocess().tensor_len()];
     model.preprocess().apply(&picture, &mut pixels)?;
     let vector = backend.embed(1, &pixels)?;

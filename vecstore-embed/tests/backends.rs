@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use vecstore_embed::Error;
 use vecstore_embed::backend::{Backend, BackendChoice, BackendOptions, open_backend};
-use vecstore_embed::model::Model;
+use vecstore_embed::model::{Model, Normalise, OutputOptions};
 use vecstore_embed::preprocess::PreprocessOverrides;
 
 fn path(name: &str) -> PathBuf {
@@ -86,7 +86,9 @@ fn the_numbers_are_those_of_the_graph() {
     let colours = [[255, 0, 0], [0, 255, 0], [51, 102, 153], [0, 0, 0], [1, 2, 3]];
     let pictures: Vec<RgbImage> = colours.iter().map(|levels| colour(*levels)).collect();
     for options in every_backend("the_numbers_are_those_of_the_graph") {
-        for name in ["plain.onnx", "one-at-a-time.onnx", "external.onnx", "open-shapes.onnx"] {
+        for name in
+            ["plain.onnx", "one-at-a-time.onnx", "batch-of-4.onnx", "external.onnx", "open-shapes.onnx"]
+        {
             let model = model(name).unwrap();
             let mut backend = open_backend(&model, &options).unwrap();
             assert_eq!(backend.dim(), 4, "{name}");
@@ -178,13 +180,64 @@ fn the_output_is_the_one_that_is_a_vector() {
 }
 
 #[test]
+fn graphs_of_half_precision_get_and_give_what_they_want() {
+    let pictures: Vec<RgbImage> = [[255, 0, 0], [51, 102, 153], [0, 200, 7]].map(colour).into();
+    let exact = model("plain.onnx").unwrap();
+    let wanted = embed(&exact, open_backend(&exact, &tract()).unwrap().as_mut(), &pictures);
+    for options in every_backend("graphs_of_half_precision_get_and_give_what_they_want") {
+        // bf16 has 8 bits, f16 has 11.
+        for (name, most) in [("half.onnx", 1e-3), ("half-both.onnx", 1e-3), ("brain.onnx", 8e-3)] {
+            let model = model(name).unwrap();
+            if name == "brain.onnx" && options.choice == BackendChoice::Tract {
+                let Err(error) = open_backend(&model, &options) else { panic!("tract knows bf16 now") };
+                let error = error.to_string();
+                assert!(error.contains("bf16") && error.contains("pip install onnxruntime"), "{error}");
+                continue;
+            }
+            let mut backend = open_backend(&model, &options).unwrap();
+            let vectors = embed(&model, backend.as_mut(), &pictures);
+            let off = vectors.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < most && vectors.len() == 12, "{} {name}: off by {off}", backend.name());
+            assert!(off > 1e-6, "{name}: nothing was of half precision");
+        }
+    }
+}
+
+#[test]
+fn the_output_that_is_called_an_embedding_is_it() {
+    let model = model("clip-like.onnx").unwrap();
+    assert!(model.fingerprint().description().contains("output image_embeds"), "of pooler_output and that");
+    for options in every_backend("the_output_that_is_called_an_embedding_is_it") {
+        assert_eq!(open_backend(&model, &options).unwrap().dim(), 4);
+    }
+}
+
+#[test]
+fn vectors_are_left_as_they_are_when_asked() {
+    let unscaled = OutputOptions { normalise: Normalise::None, ..OutputOptions::default() };
+    let raw = Model::from_file_with(&path("plain.onnx"), &eight(), &unscaled).unwrap();
+    let scaled = model("plain.onnx").unwrap();
+    assert_ne!(raw.fingerprint().id(), scaled.fingerprint().id());
+    assert!(raw.fingerprint().description().contains("of any length"));
+    for options in every_backend("vectors_are_left_as_they_are_when_asked") {
+        let vector = embed(&raw, open_backend(&raw, &options).unwrap().as_mut(), &[colour([51, 102, 153])]);
+        for (found, wanted) in vector.iter().zip([0.2, 0.4, 0.6, 1.2]) {
+            assert!((found - wanted).abs() < 1e-6, "{vector:?}");
+        }
+    }
+}
+
+#[test]
 fn models_that_cannot_be_used_say_why() {
     let text = |name| model(name).unwrap_err().to_string();
     let refused = [
         ("tokens.onnx", "found last_hidden_state [N, 64, 3]; name one [N, D] with --output"),
-        ("two-inputs.onnx", "found 2 inputs (input_ids [N, 77] not of f32, pixel_values [N, 3, 8, 8])"),
-        ("flat-input.onnx", "expected one f32 input [N, 3, 8, 8], found pixel_values [N, 3]"),
-        ("half.onnx", "found pixel_values [N, 3, 8, 8] not of f32; export the model with f32 inputs"),
+        (
+            "two-inputs.onnx",
+            "found 2 inputs (input_ids [N, 77] of something that is no f32, f16 or bf16, pixel_values [N, 3, 8, 8])",
+        ),
+        ("flat-input.onnx", "expected one input [N, 3, 8, 8] of f32, f16 or bf16, found pixel_values [N, 3]"),
+        ("unclear.onnx", "found a [N, 3], b [N, 3]; name one [N, D] with --output"),
         ("make.py", "expected an ONNX model"),
         ("missing.onnx", "cannot read the model"),
     ];
@@ -194,7 +247,7 @@ fn models_that_cannot_be_used_say_why() {
     }
     let other_size = PreprocessOverrides { size: Some("9x8".parse().unwrap()), ..eight() };
     let other_size = Model::from_file(&path("plain.onnx"), &other_size, None).unwrap_err().to_string();
-    assert!(other_size.contains("expected one f32 input [N, 3, 9, 8], found pixel_values [N, 3, 8, 8]"));
+    assert!(other_size.contains("of f32, f16 or bf16, found pixel_values [N, 3, 8, 8]"));
 
     for options in every_backend("models_that_cannot_be_used_say_why") {
         let unknown = model("unknown-operator.onnx").unwrap();

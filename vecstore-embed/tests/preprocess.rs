@@ -24,7 +24,7 @@ fn levels(size: &str, crop: &str, filter: &str) -> PreprocessOverrides {
         mean: Some([0.0; 3]),
         std: Some([1.0 / 255.0; 3]),
         filter: Some(filter.parse().unwrap()),
-        channel_order: None,
+        ..PreprocessOverrides::default()
     }
 }
 
@@ -91,4 +91,62 @@ fn a_missing_description_is_named() {
     let missing = Path::new("/nowhere/preprocessor_config.json");
     let error = Preprocess::from_config_file(missing).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path == missing), "{error}");
+}
+
+fn scaled() -> PreprocessOverrides {
+    PreprocessOverrides { jpeg: Some("scaled".parse().unwrap()), ..levels("64", "64", "bicubic") }
+}
+
+#[cfg(not(feature = "turbojpeg"))]
+#[test]
+fn a_program_without_libjpeg_turbo_says_so() {
+    let error = Preprocess::from_overrides(&scaled()).unwrap_err().to_string();
+    assert!(error.contains("jpeg: scaled") && error.contains("--features turbojpeg"), "{error}");
+}
+
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn large_jpegs_may_be_decoded_smaller() {
+    use vecstore_embed::DecodeLimits;
+
+    let exact = Preprocess::from_overrides(&levels("64", "64", "bicubic")).unwrap().unwrap();
+    let scaled = Preprocess::from_overrides(&scaled()).unwrap().unwrap();
+    assert_ne!(scaled.canonical(), exact.canonical());
+    let limits = DecodeLimits::default();
+    let jpeg = |width, height| {
+        let wave = |n: u32| ((f64::from(n) / 40.0).sin() * 100.0 + 128.0) as u8;
+        let picture = RgbImage::from_fn(width, height, |x, y| Rgb([wave(x + y), wave(x * 2), wave(y * 3)]));
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+        bytes.into_inner()
+    };
+    // Each side stays twice as long as the 64 that the shorter one is resized to.
+    for (sides, wanted) in [
+        ((1000, 800), (250, 200)),
+        ((1024, 1030), (128, 129)),
+        ((1000, 500), (500, 250)),
+        ((300, 254), (300, 254)),
+    ] {
+        let bytes = jpeg(sides.0, sides.1);
+        let small = scaled.decode(&bytes, &limits).unwrap();
+        assert_eq!(small.dimensions(), wanted, "{sides:?}");
+        assert_eq!(exact.decode(&bytes, &limits).unwrap().dimensions(), sides);
+        let prepared = |preprocess: &Preprocess, picture| {
+            let mut levels = vec![0.0; preprocess.tensor_len()];
+            preprocess.apply(picture, &mut levels).unwrap();
+            levels
+        };
+        let whole = exact.decode(&bytes, &limits).unwrap();
+        let (a, b) = (prepared(&scaled, &small), prepared(&exact, &whole));
+        let mean = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f32>() / a.len() as f32;
+        assert!(mean < 2.5, "{sides:?}: {mean} levels off");
+    }
+    // What is wrong with a file is found all the same.
+    let bytes = jpeg(1000, 800);
+    let cut = scaled.decode(&bytes[..bytes.len() / 2], &limits).unwrap_err();
+    assert_eq!(cut.class(), vecstore_embed::picture::Class::Truncated);
+    let spoiled = [&bytes[..bytes.len() / 2], &[0; 4000], &bytes[bytes.len() - 2..]].concat();
+    assert!(scaled.decode(&spoiled, &limits).is_err());
+    let small = DecodeLimits::new(799_999);
+    assert_eq!(scaled.decode(&bytes, &small).unwrap_err().class(), vecstore_embed::picture::Class::TooLarge);
 }

@@ -27,12 +27,13 @@ mod library;
 mod onnxruntime;
 mod tract;
 
-use std::fmt;
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, iter};
 
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{BatchShape, Model, Normalise};
 
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +115,8 @@ pub trait Backend: Send {
     fn preferred_batch(&self) -> usize;
 
     /// Embeds `batch` pictures, prepared by the model's [`Preprocess`](crate::preprocess::Preprocess) and laid one
-    /// behind the other in `pixels`. Gives `batch` x [`dim`](Self::dim) numbers, each vector brought to length 1.
+    /// behind the other in `pixels`. Gives `batch` x [`dim`](Self::dim) numbers, each vector brought to length 1
+    /// unless the model says otherwise.
     /// Vectors with a number that is not finite, or with nothing but zeros, are given as the model made them.
     ///
     /// # Errors
@@ -159,6 +161,30 @@ fn first_that_works(
         }
     }
     Ok(None)
+}
+
+/// Does to the vectors what `model` says is to be done to them.
+fn finish(model: &Model, vectors: &mut [f32], dim: usize) {
+    match model.normalise() {
+        Normalise::L2 => normalise(vectors, dim),
+        Normalise::None => {}
+    }
+}
+
+/// Pictures that the graph takes in one call, where there are `batch`.
+fn at_once(model: &Model, batch: usize) -> usize {
+    match model.batch() {
+        BatchShape::Any => batch.max(1),
+        BatchShape::Fixed(pictures) => pictures.max(1),
+    }
+}
+
+/// `pixels` with blank pictures behind them, `length` numbers in all. Graphs whose batch is fixed get it full.
+fn padded(pixels: &[f32], length: usize) -> Cow<'_, [f32]> {
+    match pixels.len() < length {
+        true => Cow::Owned(pixels.iter().copied().chain(iter::repeat(0.0)).take(length).collect()),
+        false => Cow::Borrowed(pixels),
+    }
 }
 
 /// Brings each vector to length 1.

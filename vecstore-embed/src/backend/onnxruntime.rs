@@ -4,15 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
-use ort::value::TensorRef;
+use ort::value::{DynValue, TensorElementType, TensorRef};
 
-use super::{Backend, check_pixels, display, library, normalise, panic_text, vector_length};
+use super::{Backend, at_once, check_pixels, display, finish, library, padded, panic_text, vector_length};
 use crate::error::{Error, Result};
-use crate::model::{BatchShape, Model, Source};
+use crate::model::{Model, Source};
+use crate::onnx_graph::Element;
 
 /// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
 /// first that works stays until the process ends.
@@ -70,9 +73,10 @@ pub(super) fn open(model: &Model, library: &Path, threads: usize) -> Result<Box<
     })?;
     let mut backend = OnnxRuntime { name, model: model.clone(), session, dim: 0 };
     // One run tells the length of the vectors, and whether it runs at all.
-    let blank = vec![0.0; model.preprocess().tensor_len()];
-    let (shape, _) = backend.run(1, &blank)?;
-    backend.dim = vector_length(model, 1, &shape)?;
+    let count = at_once(model, 1);
+    let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
+    let (shape, _) = backend.run(count, &blank)?;
+    backend.dim = vector_length(model, count, &shape)?;
     Ok(Box::new(backend))
 }
 
@@ -93,21 +97,54 @@ fn session(model: &Model, runtime: &Runtime, threads: usize) -> std::result::Res
     .map_err(|e| e.to_string())
 }
 
+/// Shape and numbers of an output, whatever of the three it is made of.
+fn numbers(output: &DynValue) -> std::result::Result<(Vec<usize>, Vec<f32>), ort::Error> {
+    let sides = |shape: &[i64]| shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    match output.dtype().tensor_type() {
+        Some(TensorElementType::Float16) => {
+            let (shape, numbers) = output.try_extract_tensor::<f16>()?;
+            Ok((sides(shape), numbers.to_f32_vec()))
+        }
+        Some(TensorElementType::Bfloat16) => {
+            let (shape, numbers) = output.try_extract_tensor::<bf16>()?;
+            Ok((sides(shape), numbers.to_f32_vec()))
+        }
+        _ => {
+            let (shape, numbers) = output.try_extract_tensor::<f32>()?;
+            Ok((sides(shape), numbers.to_vec()))
+        }
+    }
+}
+
 impl OnnxRuntime {
     fn run(&mut self, batch: usize, pixels: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
         let preprocess = self.model.preprocess();
         let shape = [batch, 3, preprocess.input_height() as usize, preprocess.input_width() as usize];
         let (input, output) = (self.model.input(), self.model.output());
         let mut run = || -> std::result::Result<_, ort::Error> {
-            let tensor = TensorRef::<f32>::from_array_view((shape.as_slice(), pixels))?;
-            let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![(input, tensor.into())];
+            // Only for graphs that want them so. They are written here, and kept until the run has ended.
+            let (mut halves, mut brains): (Vec<f16>, Vec<bf16>) = (Vec::new(), Vec::new());
+            let tensor: SessionInputValue<'_> = match self.model.element() {
+                Element::F16 => {
+                    halves.resize(pixels.len(), f16::ZERO);
+                    halves.convert_from_f32_slice(pixels);
+                    TensorRef::<f16>::from_array_view((shape.as_slice(), &halves[..]))?.into()
+                }
+                Element::BF16 => {
+                    brains.resize(pixels.len(), bf16::ZERO);
+                    brains.convert_from_f32_slice(pixels);
+                    TensorRef::<bf16>::from_array_view((shape.as_slice(), &brains[..]))?.into()
+                }
+                Element::F32 | Element::Other => {
+                    TensorRef::<f32>::from_array_view((shape.as_slice(), pixels))?.into()
+                }
+            };
+            let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![(input, tensor)];
             let outputs = self.session.run(inputs)?;
             let Some(output) = outputs.get(output) else {
                 return Err(ort::Error::new(format!("the model gave no output {output}")));
             };
-            let (shape, numbers) = output.try_extract_tensor::<f32>()?;
-            let shape = shape.iter().map(|length| usize::try_from(*length).unwrap_or(0)).collect();
-            Ok((shape, numbers.to_vec()))
+            numbers(output)
         };
         run().map_err(|e| Error::Inference {
             backend: self.name.clone(),
@@ -132,25 +169,22 @@ impl Backend for OnnxRuntime {
 
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
         check_pixels(&self.model, batch, pixels)?;
-        let at_once = match self.model.batch() {
-            BatchShape::Any => batch.max(1),
-            BatchShape::One => 1,
-        };
+        let at_once = at_once(&self.model, batch);
         let picture_len = self.model.preprocess().tensor_len();
         let mut vectors = Vec::with_capacity(batch * self.dim);
         for pixels in pixels.chunks(at_once * picture_len) {
             let count = pixels.len() / picture_len;
-            let (shape, numbers) = self.run(count, pixels)?;
-            if shape != [count, self.dim] {
+            let (shape, numbers) = self.run(at_once, &padded(pixels, at_once * picture_len))?;
+            if shape != [at_once, self.dim] {
                 return Err(Error::Inference {
                     backend: self.name.clone(),
                     model: self.model.name().to_owned(),
-                    found: format!("the output of {count} pictures became {shape:?}"),
+                    found: format!("the output of {at_once} pictures became {shape:?}"),
                 });
             }
-            vectors.extend_from_slice(&numbers);
+            vectors.extend(numbers.into_iter().take(count * self.dim));
         }
-        normalise(&mut vectors, self.dim);
+        finish(&self.model, &mut vectors, self.dim);
         Ok(vectors)
     }
 }

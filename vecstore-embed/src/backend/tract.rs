@@ -8,9 +8,10 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::format_err;
 use tract_onnx::tract_core::plan::SimpleState;
 
-use super::{Backend, check_pixels, normalise, panic_text, vector_length};
+use super::{Backend, at_once, check_pixels, finish, padded, panic_text, vector_length};
 use crate::error::{Error, Result};
-use crate::model::{Model, Source};
+use crate::model::{BatchShape, Model, Source};
+use crate::onnx_graph::Element;
 
 const NAME: &str = "tract 0.23";
 
@@ -38,16 +39,28 @@ pub(super) fn open(model: &Model, threads: usize) -> Result<Box<dyn Backend>> {
         Tract { model: model.clone(), dim: 0, states: states.map_err(|e| cannot(format!("{e:#}")))? };
 
     // One run tells the length of the vectors, and whether it runs at all.
-    let blank = vec![0.0; model.preprocess().tensor_len()];
+    let count = pictures(model);
+    let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
     let state = backend.states.first_mut().ok_or_else(|| cannot("no thread".to_owned()))?;
     let (shape, _) = run(state, model, &blank).map_err(cannot)?;
-    backend.dim = vector_length(model, 1, &shape)?;
+    backend.dim = vector_length(model, count, &shape)?;
     Ok(Box::new(backend))
+}
+
+/// Pictures in one call: one, unless the graph takes no other number.
+fn pictures(model: &Model) -> usize {
+    match model.batch() {
+        BatchShape::Any => 1,
+        BatchShape::Fixed(_) => at_once(model, 1),
+    }
 }
 
 /// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch are
 /// slower picture by picture, up to 18 times.
 fn load(model: &Model) -> TractResult<Arc<TypedRunnableModel>> {
+    if model.element() == Element::BF16 {
+        return Err(format_err!("bf16, which is not among the types it knows"));
+    }
     // Exporters write shapes of intermediate values for the batch they exported with; they contradict any other.
     let reader = tract_onnx::onnx().with_ignore_value_info(true);
     let mut graph = match model.source() {
@@ -59,24 +72,32 @@ fn load(model: &Model) -> TractResult<Arc<TypedRunnableModel>> {
     let wanted = outputs.iter().find(|outlet| graph.outlet_label(**outlet) == Some(model.output()));
     let wanted = *wanted.ok_or_else(|| format_err!("no output {}", model.output()))?;
     graph.select_output_outlets(&[wanted])?;
-    graph.with_input_fact(0, f32::fact(shape(model)).into())?.into_optimized()?.into_runnable()
+    let fact = match model.element() {
+        Element::F32 | Element::Other => f32::fact(shape(model)),
+        Element::F16 | Element::BF16 => f16::fact(shape(model)),
+    };
+    graph.with_input_fact(0, fact.into())?.into_optimized()?.into_runnable()
 }
 
 fn shape(model: &Model) -> [usize; 4] {
     let preprocess = model.preprocess();
-    [1, 3, preprocess.input_height() as usize, preprocess.input_width() as usize]
+    [pictures(model), 3, preprocess.input_height() as usize, preprocess.input_width() as usize]
 }
 
-/// One picture; gives the shape and the numbers of the output.
+/// As many pictures as it takes at once; gives the shape and the numbers of the output.
 fn run(
     state: &mut State,
     model: &Model,
     pixels: &[f32],
 ) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
     let mut run = || -> TractResult<_> {
-        let input = Tensor::from_shape(&shape(model), pixels)?;
+        let mut input = Tensor::from_shape(&shape(model), pixels)?;
+        if model.element() == Element::F16 {
+            input = input.cast_to::<f16>()?.into_owned();
+        }
         let outputs = state.run(tvec!(input.into_tvalue()))?;
         let output = outputs.first().ok_or_else(|| format_err!("the model gave nothing"))?;
+        let output = output.cast_to::<f32>()?;
         Ok((output.shape().to_vec(), output.try_as_plain_ram()?.as_slice::<f32>()?.to_vec()))
     };
     // Taken with its causes: the plain text is only the outermost of them.
@@ -111,15 +132,17 @@ impl Backend for Tract {
         let dim = self.dim;
         let mut vectors = vec![0.0; batch * dim];
         let picture_len = self.model.preprocess().tensor_len();
-        let share = batch.div_ceil(self.states.len());
+        let at_once = pictures(&self.model);
+        let share = batch.div_ceil(self.states.len()).next_multiple_of(at_once);
         let model = &self.model;
         let work = |state: &mut State, pixels: &[f32], vectors: &mut [f32]| {
-            for (pixels, vector) in pixels.chunks_exact(picture_len).zip(vectors.chunks_exact_mut(dim)) {
-                let (shape, numbers) = run(state, model, pixels)?;
-                if numbers.len() != dim {
-                    return Err(format!("the output became {shape:?}"));
+            let length = at_once * picture_len;
+            for (pixels, vectors) in pixels.chunks(length).zip(vectors.chunks_mut(at_once * dim)) {
+                let (shape, numbers) = run(state, model, &padded(pixels, length))?;
+                match numbers.get(..vectors.len()).filter(|_| numbers.len() == at_once * dim) {
+                    Some(numbers) => vectors.copy_from_slice(numbers),
+                    None => return Err(format!("the output became {shape:?}")),
                 }
-                vector.copy_from_slice(&numbers);
             }
             Ok(())
         };
@@ -139,7 +162,7 @@ impl Backend for Tract {
             results.into_iter().find(|result| result.is_err()).unwrap_or(Ok(()))
         });
         done.map_err(|found| self.failed(found))?;
-        normalise(&mut vectors, dim);
+        finish(&self.model, &mut vectors, dim);
         Ok(vectors)
     }
 }

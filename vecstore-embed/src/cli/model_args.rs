@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, value_parser};
-use vecstore_embed::preprocess::{ChannelOrder, Filter, Resize, Sides, parse_triple};
-use vecstore_embed::{BackendChoice, BackendOptions, DecodeLimits, ModelSpec, PreprocessOverrides, Result};
+use vecstore_embed::preprocess::{ChannelOrder, Filter, JpegScale, Resize, Sides, parse_triple};
+use vecstore_embed::{
+    BackendChoice, BackendOptions, DecodeLimits, ModelSpec, Normalise, PreprocessOverrides, Result,
+};
 
 use super::models_dir;
 
@@ -41,6 +43,13 @@ pub(crate) struct ModelArgs {
     /// Name of the output that holds the vectors, where the model has several
     #[arg(long, alias = "output", requires = "model", value_name = "NAME")]
     output_name: Option<String>,
+    /// Bring vectors to length 1 (l2), or leave them as the model makes them (none); l2 unless given
+    #[arg(long, requires = "model", value_name = "HOW")]
+    normalise: Option<Normalise>,
+    /// Decode JPEGs exactly, or scaled: large ones at a fraction of their size, several times as fast, with slightly
+    /// other vectors; exact unless given
+    #[arg(long, requires = "model", value_name = "HOW")]
+    jpeg: Option<JpegScale>,
 }
 
 impl ModelArgs {
@@ -54,8 +63,9 @@ impl ModelArgs {
             std: self.std,
             channel_order: self.channel_order,
             filter: self.filter,
+            jpeg: self.jpeg,
         };
-        Ok(ModelSpec { file, overrides, output: self.output_name.clone() })
+        Ok(ModelSpec { file, overrides, output: self.output_name.clone(), normalise: self.normalise })
     }
 }
 

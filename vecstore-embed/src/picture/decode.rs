@@ -14,6 +14,19 @@ use super::{Class, DecodeLimits, Format, Rejected, format, jpeg, whole};
 /// # Errors
 /// [`Rejected`] says why the content gives no picture. Every cut of a valid file is refused.
 pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
+    decode_at_least(bytes, limits, None)
+}
+
+/// As [`decode`], but a JPEG whose sides are more than `least` pixels may come out smaller, by a half, a quarter or an
+/// eighth, as long as they are. Only in builds with the feature `turbojpeg`; in others nothing comes out smaller.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_at_least(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    least: Option<usize>,
+) -> Result<RgbImage, Rejected> {
     if bytes.is_empty() {
         return Err(Rejected::new(Class::Empty, ""));
     }
@@ -22,7 +35,10 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected>
     // Decoders of six formats are a lot of code that meets hostile bytes. A panic in one of them costs that one
     // picture, not the run; nothing that outlives the call is shared with it.
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
-        Format::Jpeg => jpeg::decode(bytes, whole, limits),
+        Format::Jpeg => match least.map_or(Ok(None), |least| smaller(bytes, limits, least))? {
+            Some(picture) => Ok(picture),
+            None => jpeg::decode(bytes, whole, limits),
+        },
         Format::Png => other(bytes, format, ImageFormat::Png, limits),
         Format::WebP => other(bytes, format, ImageFormat::WebP, limits),
         Format::Gif => other(bytes, format, ImageFormat::Gif, limits),
@@ -31,6 +47,14 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected>
     }));
     decoded
         .unwrap_or_else(|_| Err(Rejected::new(Class::Damaged, format!("the {format} decoder gave up on it"))))
+}
+
+#[cfg(feature = "turbojpeg")]
+use super::turbo::decode as smaller;
+
+#[cfg(not(feature = "turbojpeg"))]
+fn smaller(_: &[u8], _: &DecodeLimits, _: usize) -> Result<Option<RgbImage>, Rejected> {
+    Ok(None)
 }
 
 /// The formats that the `image` crate decodes without swallowing errors.

@@ -28,11 +28,13 @@ mod decode;
 mod format;
 mod jpeg;
 mod tiff_extent;
+#[cfg(feature = "turbojpeg")]
+mod turbo;
 mod whole;
 
 use std::fmt;
 
-pub use decode::decode;
+pub use decode::{decode, decode_at_least};
 pub use format::{Format, sniff};
 
 /// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under other

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{ChannelOrder, Filter, Plan, Resize, Sides};
+use super::{ChannelOrder, Filter, JpegScale, Plan, Resize, Sides};
 use crate::error::{Error, Result};
 
 // As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in f32.
@@ -151,7 +151,8 @@ impl<'a> Config<'a> {
             true => ChannelOrder::Bgr,
             false => ChannelOrder::Rgb,
         };
-        Ok(Plan { resize: self.size(family)?, filter: self.filter(family)?, crop, scale, mean, std, order })
+        let (resize, filter) = (self.size(family)?, self.filter(family)?);
+        Ok(Plan { resize, filter, crop, scale, mean, std, order, jpeg: JpegScale::Exact })
     }
 
     fn size(&self, family: &Family) -> Result<Resize> {

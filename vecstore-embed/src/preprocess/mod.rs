@@ -25,13 +25,15 @@ mod apply;
 mod config;
 mod options;
 
-pub use options::{ChannelOrder, Filter, PreprocessOverrides, Resize, Sides, parse_triple};
+pub use options::{ChannelOrder, Filter, JpegScale, PreprocessOverrides, Resize, Sides, parse_triple};
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use image::RgbImage;
+
 use crate::error::Result;
-use crate::picture;
+use crate::picture::{self, DecodeLimits, Rejected};
 
 /// How pictures are prepared for one model. Immutable; part of the model's fingerprint.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,7 @@ pub struct Preprocess {
     mean: [f32; 3],
     std: [f32; 3],
     order: ChannelOrder,
+    jpeg: JpegScale,
     /// What comes out, after the crop.
     input: Sides,
     /// What each of the 256 levels becomes, per channel in output order.
@@ -62,6 +65,7 @@ impl Preprocess {
             mean: [0.0; 3],
             std: [1.0; 3],
             order: ChannelOrder::Rgb,
+            jpeg: JpegScale::Exact,
         };
         Preprocess::with_input(plain, input)
     }
@@ -101,6 +105,7 @@ impl Preprocess {
             mean,
             std,
             order: ChannelOrder::Rgb,
+            jpeg: JpegScale::Exact,
         };
         plan.replace(overrides).finish("options").map(Some)
     }
@@ -137,11 +142,28 @@ impl Preprocess {
             triple(self.mean),
             triple(self.std)
         );
+        if self.jpeg == JpegScale::Scaled {
+            line.push_str("; jpeg decoded smaller, twice as large as resized or more");
+        }
         line
     }
 
+    /// Decodes a picture as it is wanted here; see [`picture::decode`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode(&self, bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
+        let edge = match self.resize {
+            Resize::ShortestEdge(edge) => edge,
+            // The picture may lie on its side.
+            Resize::Exact(sides) => sides.height.max(sides.width),
+        };
+        let least = (self.jpeg == JpegScale::Scaled).then_some(2 * edge as usize);
+        picture::decode_at_least(bytes, limits, least)
+    }
+
     fn with_input(plan: Plan, input: Sides) -> Self {
-        let Plan { resize, filter, crop, scale, mean, std, order } = plan;
+        let Plan { resize, filter, crop, scale, mean, std, order, jpeg } = plan;
         let mut levels = Box::new([[0.0; 256]; 3]);
         for ((plane, mean), std) in levels.iter_mut().zip(mean).zip(std) {
             for (level, value) in (0u8..=255).zip(plane.iter_mut()) {
@@ -151,7 +173,7 @@ impl Preprocess {
                 *value = rounded;
             }
         }
-        Preprocess { resize, filter, crop, scale, mean, std, order, input, levels }
+        Preprocess { resize, filter, crop, scale, mean, std, order, jpeg, input, levels }
     }
 }
 
@@ -165,6 +187,7 @@ struct Plan {
     mean: [f32; 3],
     std: [f32; 3],
     order: ChannelOrder,
+    jpeg: JpegScale,
 }
 
 impl Plan {
@@ -172,13 +195,14 @@ impl Plan {
     const MAX_SIDE: u32 = 16_384;
 
     fn replace(mut self, overrides: &PreprocessOverrides) -> Self {
-        let PreprocessOverrides { size, crop, mean, std, channel_order, filter } = *overrides;
+        let PreprocessOverrides { size, crop, mean, std, channel_order, filter, jpeg } = *overrides;
         self.resize = size.unwrap_or(self.resize);
         self.crop = crop.or(self.crop);
         self.mean = mean.unwrap_or(self.mean);
         self.std = std.unwrap_or(self.std);
         self.order = channel_order.unwrap_or(self.order);
         self.filter = filter.unwrap_or(self.filter);
+        self.jpeg = jpeg.unwrap_or(self.jpeg);
         self
     }
 
@@ -191,6 +215,13 @@ impl Plan {
                 remedy: remedy.to_owned(),
             })
         };
+        if self.jpeg == JpegScale::Scaled && !cfg!(feature = "turbojpeg") {
+            return fail(
+                "JPEGs decoded exactly, by a program built without the feature turbojpeg",
+                "jpeg: scaled".to_owned(),
+                "build it with `--features turbojpeg` (that needs cmake and nasm), or leave the option out",
+            );
+        }
         let room = match self.resize {
             Resize::Exact(sides) => sides,
             Resize::ShortestEdge(edge) => Sides { height: edge, width: edge },

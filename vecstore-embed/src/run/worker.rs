@@ -140,7 +140,7 @@ impl Prepare<'_> {
             self.decoded.take(size)
         };
         // A decoder that panics is a decoder that could not make sense of the content.
-        let decode = || picture::decode(bytes, &self.limits).map_err(|rejected| rejected.to_string());
+        let decode = || self.preprocess.decode(bytes, &self.limits).map_err(|rejected| rejected.to_string());
         let picture = panic::catch_unwind(AssertUnwindSafe(decode))
             .unwrap_or_else(|_| Err("the decoder failed on this content".to_owned()))
             .map_err(Refused::Rejected)?;

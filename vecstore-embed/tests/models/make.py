@@ -55,5 +55,17 @@ half = value("pixel_values", ["N", 3, 8, 8], TensorProto.FLOAT16)
 cast = helper.make_node("Cast", ["pixel_values"], ["wide"], to=TensorProto.FLOAT)
 wide = helper.make_node("ReduceMean", ["wide"], ["mean"], axes=[2, 3], keepdims=0)
 save("half", [cast, wide, project], [half], [embeds], weights)
+# In and out of half precision, computed in f32 between; bf16 likewise.
+for name, kind in [("half-both", TensorProto.FLOAT16), ("brain", TensorProto.BFLOAT16)]:
+    narrow = helper.make_node("Cast", ["wide_embeds"], ["embeds"], to=kind)
+    product = helper.make_node("MatMul", ["mean", "W"], ["wide_embeds"])
+    io = [value("pixel_values", ["N", 3, 8, 8], kind)], [value("embeds", ["N", 4], kind)]
+    save(name, [cast, wide, product, narrow], *io, weights)
+save("batch-of-4", [mean, project], [value("pixel_values", [4, 3, 8, 8])], [value("embeds", [4, 4])], weights)
+whole = helper.make_node("MatMul", ["mean", "W"], ["image_embeds"])
+both = [value("pooler_output", ["N", 3]), value("image_embeds", ["N", 4])]
+save("clip-like", [mean, pooled, whole], [pixels], both, weights)
+first, second = (helper.make_node("Identity", ["mean"], [name]) for name in ("a", "b"))
+save("unclear", [mean, first, second], [pixels], [value("a", ["N", 3]), value("b", ["N", 3])])
 unknown = helper.make_node("Frobnicate", ["mean"], ["embeds"], domain="")
 save("unknown-operator", [mean, unknown], [pixels], [embeds])
