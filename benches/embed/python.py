@@ -11,6 +11,7 @@ eighth (IMREAD_REDUCED_COLOR_*), at twice the size or more.
 
 import multiprocessing
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -75,6 +76,16 @@ def one(job):
     return WORK[kind](path).shape
 
 
+def cost(pool):
+    """Processor time of this process and of those of the pool, in seconds. Linux only."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = own.ru_utime + own.ru_stime
+    for process in pool._pool:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
 if __name__ == "__main__":
     kind, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     processes = int(sys.argv[4]) if len(sys.argv) > 4 else os.cpu_count()
@@ -83,6 +94,8 @@ if __name__ == "__main__":
     with multiprocessing.Pool(processes) as pool:
         pool.map(one, jobs[: 4 * processes], chunksize=1)
         began = time.perf_counter()
+        before = cost(pool)
         for shape in pool.imap_unordered(one, jobs, chunksize=1 if count < 200 else 8):
             assert shape == (3, EDGE, EDGE), shape
-        print(f"{kind}: {count / (time.perf_counter() - began):.2f}")
+        rate, spent = count / (time.perf_counter() - began), cost(pool) - before
+        print(f"{kind}: {rate:.2f} pictures per second, {1000 * spent / count:.2f} ms of processor time each")

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use vecstore_embed::preprocess::JpegScale;
 use vecstore_embed::{Backend, DecodeLimits, Model, Result, Run};
 
-use crate::runs::{check, folder_of, median, shares};
+use crate::runs::{check, folder_of, median, shares, with_processor};
 use crate::{Outcome, model};
 
 #[derive(clap::Args)]
@@ -73,6 +73,7 @@ fn bare(model: &Model, paths: &[PathBuf], workers: usize) -> Outcome<Duration> {
                 .decode(&bytes, &DecodeLimits::default())
                 .map_err(|error| error.to_string())?;
             model.preprocess().apply(&picture, &mut tensor).map_err(|error| error.to_string())?;
+            vecstore_embed::picture::recycle(picture);
         }
         Ok(())
     };
@@ -94,7 +95,8 @@ pub fn run(args: &Args) -> Outcome<()> {
     let model = model(&args.model, args.jpeg)?;
     let rate = |time: Duration| args.count as f64 / time.as_secs_f64();
     println!("pictures per second; {} of them, {workers} threads", args.count);
-    let (mut ratios, mut durable, mut last) = (Vec::new(), Vec::new(), None);
+    let (mut ratios, mut costs, mut durable, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let per_picture = |seconds: f64| 1000.0 * seconds / args.count as f64;
     bare(&model, &paths, workers)?;
     for round in 0..args.rounds {
         let run_in = |place: &std::path::Path| -> Outcome<_> {
@@ -104,13 +106,16 @@ pub fn run(args: &Args) -> Outcome<()> {
             check(&summary, args.count)?;
             Ok(summary)
         };
-        let alone = bare(&model, &paths, workers)?;
-        let summary = run_in(dir.path())?;
+        let (alone, alone_cost) = with_processor(|| bare(&model, &paths, workers))?;
+        let (summary, cost) = with_processor(|| run_in(dir.path()))?;
         let in_memory = memory.as_ref().map(|memory| run_in(memory.path())).transpose()?;
-        let again = bare(&model, &paths, workers)?;
-        let best = alone.min(again);
+        let (again, again_cost) = with_processor(|| bare(&model, &paths, workers))?;
+        let (best, best_cost) = (alone.min(again), alone_cost.min(again_cost));
         let ratio = best.as_secs_f64() / summary.elapsed.as_secs_f64();
         print!("bare {:.2}   run {:.2}   {ratio:.3}", rate(best), rate(summary.elapsed));
+        let (bare_ms, run_ms) = (per_picture(best_cost), per_picture(cost));
+        print!("   processor: bare {bare_ms:.2} ms, run {run_ms:.2} ms, {:.3}", best_cost / cost);
+        costs.push(best_cost / cost);
         if let Some(in_memory) = in_memory {
             durable.push(summary.elapsed.as_secs_f64() / in_memory.elapsed.as_secs_f64() - 1.0);
             print!("   with the store in memory {:.2}", rate(in_memory.elapsed));
@@ -119,7 +124,7 @@ pub fn run(args: &Args) -> Outcome<()> {
         ratios.push(ratio);
         last = Some(summary);
     }
-    println!("median: {:.3}", median(&ratios));
+    println!("median: {:.3} of the rate, {:.3} of the processor time", median(&ratios), median(&costs));
     if !durable.is_empty() {
         println!("a store on disk instead of in memory: {:+.2} % of the run", 100.0 * median(&durable));
     }

@@ -34,6 +34,22 @@ pub fn folder_of(from: &Path, count: usize, into: &Path) -> Outcome<Vec<PathBuf>
     Ok(paths)
 }
 
+/// Processor time of this process so far, in seconds: what other programs on the machine do counts for less in it than in
+/// the time on the wall. Linux only, to a hundredth.
+pub fn processor() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = |at: usize| after_name.split_whitespace().nth(at).and_then(|n| n.parse::<f64>().ok());
+    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+}
+
+/// What `work` gives, and the processor time it took.
+pub fn with_processor<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<(T, f64)> {
+    let before = processor();
+    let done = work()?;
+    Ok((done, processor() - before))
+}
+
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -10,7 +10,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::whole::Whole;
-use super::{Class, DecodeLimits, Rejected};
+use super::{Class, DecodeLimits, Rejected, spare};
 
 pub(super) fn decode(bytes: &[u8], whole: Whole, limits: &DecodeLimits) -> Result<RgbImage, Rejected> {
     let options = DecoderOptions::default()
@@ -27,7 +27,12 @@ pub(super) fn decode(bytes: &[u8], whole: Whole, limits: &DecodeLimits) -> Resul
     limits.check(width as u64, height as u64)?;
     let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
 
-    let pixels = decoder.decode().map_err(rejected)?;
+    let Some(length) = decoder.output_buffer_size() else {
+        return Err(Rejected::new(Class::Damaged, "the JPEG header gives no size"));
+    };
+    // A strict decoder writes every pixel or fails. Of another one that is not known, so it finds them cleared.
+    let mut pixels = if whole.stray_header_bytes { vec![0; length] } else { spare::take(length) };
+    decoder.decode_into(&mut pixels).map_err(rejected)?;
     let side = |side: usize| u32::try_from(side).unwrap_or(0);
     let Some(picture) = RgbImage::from_raw(side(width), side(height), pixels) else {
         let reason = format!("the JPEG data are not those of a {width}x{height} picture");
@@ -47,5 +52,37 @@ fn rejected(error: DecodeErrors) -> Rejected {
     match error {
         DecodeErrors::Unsupported(scheme) => Rejected::new(Class::Unsupported, format!("JPEG: {scheme:?}")),
         error => Rejected::new(Class::Damaged, format!("JPEG: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    #[test]
+    fn no_pixel_is_left_from_the_picture_before() {
+        let picture =
+            RgbImage::from_fn(61, 43, |x, y| Rgb([(x * 4) as u8, (y * 5) as u8, (x * y / 11) as u8]));
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        let over = |bytes: &[u8], level: u8| {
+            spare::recycle(RgbImage::from_pixel(61, 43, Rgb([level; 3])));
+            let strict = Whole { stray_header_bytes: false };
+            // A decoder that panics is answered for elsewhere.
+            std::panic::catch_unwind(|| decode(bytes, strict, &DecodeLimits::default()).ok()).unwrap_or(None)
+        };
+        let mut decoded = 0;
+        for at in 2..jpeg.len() {
+            for change in [0x01, 0x80, 0xff] {
+                let mut bytes = jpeg.clone();
+                bytes[at] ^= change;
+                let found = over(&bytes, 0);
+                assert_eq!(found, over(&bytes, 0xa5), "byte {at} changed by {change:#x}");
+                decoded += usize::from(found.is_some());
+            }
+        }
+        assert!(decoded > 100, "{decoded} were still pictures");
     }
 }

@@ -27,6 +27,7 @@
 mod decode;
 mod format;
 mod jpeg;
+mod spare;
 mod tiff_extent;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
@@ -36,6 +37,7 @@ use std::fmt;
 
 pub use decode::{decode, decode_at_least};
 pub use format::{Format, sniff};
+pub use spare::recycle;
 
 /// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under other
 /// rules are never mixed. Raise the number when a rule in the head of this module changes.

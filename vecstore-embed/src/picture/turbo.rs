@@ -10,7 +10,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::{DecodeLimits, Rejected};
+use super::{DecodeLimits, Rejected, spare};
 
 /// The picture at the smallest scale at which both sides have `least` pixels or more. `None` where that is its full
 /// size, and where something is wrong or unusual: then the exact decoder has its say.
@@ -51,7 +51,7 @@ fn decompress(bytes: &[u8], scale: ScalingFactor, sides: (usize, usize)) -> Opti
     decompressor.set_scaling_factor(scale).ok()?;
     let (width, height) = (scale.scale(header.width), scale.scale(header.height));
     let pitch = width.checked_mul(3)?;
-    let mut pixels = vec![0; pitch.checked_mul(height)?];
+    let mut pixels = spare::take(pitch.checked_mul(height)?);
     let image = Image { pixels: &mut pixels[..], width, pitch, height, format: PixelFormat::RGB };
     // A warning is an error here too.
     decompressor.decompress(bytes, image).ok()?;

@@ -149,6 +149,7 @@ impl Prepare<'_> {
             self.assembly.claim().ok_or(Refused::Unwanted)?
         };
         let prepared = self.preprocess.apply(&picture, claim.numbers());
+        picture::recycle(picture);
         prepared.map_err(|error| Refused::Rejected(error.to_string()))?;
         Ok(claim)
     }
