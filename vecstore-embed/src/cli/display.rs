@@ -1,16 +1,13 @@
 //! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
 
-use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use indicatif::{
-    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
-use vecstore_embed::{Observer, Plan, Progress, StopFlag};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
 
 use super::output::shown;
 
@@ -20,7 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How often the stop flag is looked at, so that Ctrl-C is answered.
 const TICK: Duration = Duration::from_millis(100);
 
-const BAR: &str = "{bar:30} {human_pos}/{human_len}  {rate}  {eta} left{msg}";
+const BAR: &str = "{bar:30} {msg}";
 
 /// The bar, or the lines. Clones are the same display.
 #[derive(Clone)]
@@ -35,7 +32,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     quiet: bool,
-    began: Option<Instant>,
+    pace: Option<Pace>,
     progress: Progress,
     paused: bool,
     ticker: Option<(Sender<()>, JoinHandle<()>)>,
@@ -100,12 +97,9 @@ impl Display {
     }
 
     fn line(&self) {
-        let (progress, began) = {
-            let state = self.state();
-            (state.progress, state.began)
-        };
-        if let Some(began) = began.filter(|_| !self.0.terminal) {
-            self.say(&line(&progress, began.elapsed()));
+        let pace = self.state().pace;
+        if let Some(pace) = pace.filter(|_| !self.0.terminal) {
+            self.say(&line(&pace));
         }
     }
 
@@ -128,16 +122,13 @@ impl Observer for Display {
         ));
         self.say(&format!("model {} on {}", plan.model, plan.backend));
         let mut state = self.state();
-        state.began = Some(Instant::now());
+        state.pace = None;
         state.progress = Progress::default();
         if self.0.terminal && !state.quiet {
             let bar = &self.0.bar;
             bar.set_draw_target(ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(BAR) {
-                let rate = |state: &ProgressState, to: &mut dyn fmt::Write| {
-                    let _ = write!(to, "{:.1}/s", state.per_sec());
-                };
-                bar.set_style(style.with_key("rate", rate).progress_chars("█▉▊▋▌▍▎▏ "));
+                bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
             }
             bar.set_length(plan.to_do);
             bar.reset();
@@ -162,7 +153,11 @@ impl Observer for Display {
         let bar = &self.0.bar;
         bar.set_length(progress.to_do.max(progress.done()));
         bar.set_position(progress.done());
-        bar.set_message(asides(progress));
+    }
+
+    fn pace(&self, pace: &Pace) {
+        self.state().pace = Some(*pace);
+        self.0.bar.set_message(line(pace));
     }
 }
 
@@ -174,28 +169,7 @@ fn asides(progress: &Progress) -> String {
     aside(progress.rejected, "rejected") + &aside(progress.unread, "unread")
 }
 
-fn line(progress: &Progress, elapsed: Duration) -> String {
-    let (done, to_do) = (progress.done(), progress.to_do.max(progress.done()));
-    let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
-    let left = match done {
-        0 => "time left unknown".to_owned(),
-        _ => format!("{} left", HumanDuration(Duration::from_secs_f64((to_do - done) as f64 / rate))),
-    };
-    format!("{}/{}  {rate:.1}/s  {left}{}", HumanCount(done), HumanCount(to_do), asides(progress))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_says_how_far_how_fast_and_how_long() {
-        let mut progress = Progress::default();
-        assert_eq!(line(&progress, Duration::ZERO), "0/0  0.0/s  time left unknown");
-        (progress.to_do, progress.embedded, progress.rejected) = (12_000, 1990, 10);
-        assert_eq!(
-            line(&progress, Duration::from_secs(20)),
-            "2,000/12,000  100.0/s  2 minutes left  10 rejected"
-        );
-    }
+/// How far, how fast, how long, what the limit is, and what went wrong.
+fn line(pace: &Pace) -> String {
+    format!("{pace}{}", asides(&pace.progress))
 }
