@@ -14,8 +14,8 @@ use crate::sync::nap;
 use crate::vfs::VfsFile;
 
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
-/// to wait for what is under way. A whole piece, for less would tear it.
-const SHORT_STEP: usize = PIECE;
+/// to wait for what is under way.
+const SHORT_STEP: usize = 1 << 20;
 /// The same when nobody commits.
 const LONG_STEP: usize = 8 << 20;
 /// Who has committed within this time is likely to commit again.
@@ -163,7 +163,8 @@ impl<'f, 'p> Throttled<'f, 'p> {
 
 impl VfsFile for Throttled<'_, '_> {
     fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        for piece in data.chunks(SHORT_STEP) {
+        // Whole pieces, unless others would have to wait for them.
+        for piece in data.chunks(if self.pacer.is_gentle() { SHORT_STEP } else { PIECE }) {
             if self.pacer.is_stopped() {
                 return Err(io::Error::other("the merge was stopped because the store is being closed"));
             }
