@@ -6,6 +6,8 @@
 //! in the system's temporary folder: what is measured is mostly the disk under it, and a folder in memory (tmpfs)
 //! measures nothing.
 
+pub mod timed;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;

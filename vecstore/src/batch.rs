@@ -2,7 +2,13 @@
 
 use crate::config::{MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 use crate::dtype::narrow_into;
+use crate::spare::Room;
 use crate::{DType, Element, Error, Kind, Result};
+
+/// Entries like the first one that a batch has room for.
+const USUAL_BATCH: usize = 32;
+/// Bytes of such room at most.
+const MOST_ROOM: usize = 256 << 10;
 
 /// Entries to be appended together.
 ///
@@ -21,7 +27,7 @@ pub struct Batch {
     dim: usize,
     dtype: DType,
     allow_non_finite: bool,
-    rows: Vec<u8>,
+    rows: Room,
     scales: Vec<f32>,
     keys: Vec<u8>,
     payloads: Vec<u8>,
@@ -62,11 +68,16 @@ impl Batch {
     /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch) makes
     /// one that fits the store.
     pub fn new(dim: usize, dtype: DType) -> Self {
+        Self::in_room(dim, dtype, Room::default())
+    }
+
+    /// The same with memory for its rows.
+    pub(crate) fn in_room(dim: usize, dtype: DType, rows: Room) -> Self {
         Batch {
             dim,
             dtype,
             allow_non_finite: false,
-            rows: Vec::new(),
+            rows,
             scales: Vec::new(),
             keys: Vec::new(),
             payloads: Vec::new(),
@@ -205,6 +216,7 @@ impl Batch {
     fn check_rows<T: Element>(&self, key: &[u8], rows: &[T]) -> Result<()> {
         self.check_shape(rows.len())?;
         if !self.allow_non_finite
+            && !T::are_finite(rows)
             && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
         {
             return Err(Error::bad_input(format!(
@@ -266,6 +278,10 @@ impl Batch {
             return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
         }
         self.keys.extend_from_slice(key);
+        if self.rows.capacity() - self.rows.len() < rows.len() {
+            // Room for a usual batch at once, instead of moving the first rows again and again.
+            self.rows.reserve(rows.len().max((USUAL_BATCH * rows.len()).min(MOST_ROOM)));
+        }
         self.rows.extend_from_slice(rows);
         self.payloads.extend_from_slice(payload);
         self.entries.push(Ends {
@@ -312,6 +328,7 @@ impl Batch {
         let count = if dtype.has_scales() { rows.len() / row_bytes } else { 0 };
         let fits = (before.key, before.rows, before.payload) == (keys.len(), rows.len(), payloads.len())
             && scales.len() == count;
+        let rows = rows.into();
         fits.then_some(Batch { dim, dtype, allow_non_finite: true, rows, scales, keys, payloads, entries })
     }
 

@@ -69,7 +69,8 @@ fn resolve_group<'a>(
     let mut resolved: Vec<Resolved<'_>> = Vec::new();
     let mut next = view.last_commit() + 1;
     let mut outcomes = Vec::with_capacity(group.len());
-    for request in group {
+    for (number, request) in group.iter().enumerate() {
+        overlay.is_needed = number + 1 < group.len();
         outcomes.push(resolve(view, recent, &mut overlay, request.batch, request.policy, next).map(
             |mut batch| {
                 if batch.written.is_empty() {
@@ -91,12 +92,16 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
     let meta = &view.meta;
     let first = view.last_commit() + 1;
     let row_bytes = meta.dim * meta.dtype.size();
-    let mut builder = SegmentBuilder::new();
+    let mut builder = SegmentBuilder::new(batches.iter().map(|batch| batch.written.len()).sum());
     for (commit, batch) in (first..).zip(batches) {
         builder.begin_run(commit, 0, 0);
-        for entry in &batch.written {
-            builder.push(entry.key, entry.kind, (entry.rows.len() / row_bytes) as u64, entry.payload);
-            builder.add_rows(entry.rows, entry.scales);
+        for (hash, entry) in &batch.written {
+            let rows = (entry.rows.len() / row_bytes) as u64;
+            builder.push_hashed(*hash, entry.key, entry.kind, rows, entry.payload);
+        }
+        match batch.all_rows() {
+            Some((rows, scales)) => builder.add_rows(rows, scales),
+            None => batch.written.iter().for_each(|(_, entry)| builder.add_rows(entry.rows, entry.scales)),
         }
         batch.kills.iter().for_each(|kill| builder.kill(*kill));
     }

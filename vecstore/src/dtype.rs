@@ -118,6 +118,17 @@ pub trait Element: bytemuck::Pod + sealed::Sealed + Send + Sync {
     fn widen(self) -> f32;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
+    /// True when none of them is NaN or infinite.
+    #[doc(hidden)]
+    fn are_finite(rows: &[Self]) -> bool;
+}
+
+/// Whether all of `rows` are below `infinity`, given as bits without their signs. Looks at a piece as a whole, which the
+/// processor does many times faster than one element after the other: this runs over every row that is appended.
+fn are_below<T: Copy, B: Ord + Default>(rows: &[T], infinity: &B, magnitude: impl Fn(T) -> B) -> bool {
+    rows.chunks(1024).all(|piece| {
+        piece.iter().fold(B::default(), |largest, element| largest.max(magnitude(*element))) < *infinity
+    })
 }
 
 impl Element for f32 {
@@ -127,6 +138,9 @@ impl Element for f32 {
     }
     fn narrow(value: f32) -> Self {
         value
+    }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7f80_0000, |element| element.to_bits() & 0x7fff_ffff)
     }
 }
 
@@ -138,6 +152,9 @@ impl Element for f16 {
     fn narrow(value: f32) -> Self {
         f16::from_f32(value)
     }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7c00, |element| element.to_bits() & 0x7fff)
+    }
 }
 
 impl Element for bf16 {
@@ -147,6 +164,9 @@ impl Element for bf16 {
     }
     fn narrow(value: f32) -> Self {
         bf16::from_f32(value)
+    }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7f80, |element| element.to_bits() & 0x7fff)
     }
 }
 
@@ -235,6 +255,27 @@ mod tests {
                 assert!((wide - original).abs() <= error, "{dtype}: {wide} {original}");
             }
         }
+    }
+
+    #[test]
+    fn a_single_element_that_is_not_finite_is_found_wherever_it_is() {
+        fn check<T: Element>() {
+            let mut rows = vec![T::narrow(1.0); 3000];
+            rows.extend([T::narrow(-0.0), T::narrow(3e4), T::narrow(-3e4), T::narrow(1e-7)]);
+            assert!(T::are_finite(&rows) && T::are_finite(&[]));
+            for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 1, 1023, 1024, 2047, rows.len() - 1] {
+                    let before = std::mem::replace(&mut rows[at], T::narrow(value));
+                    assert!(!T::are_finite(&rows), "{} {value} at {at}", T::DTYPE);
+                    rows[at] = before;
+                }
+            }
+        }
+        check::<f32>();
+        check::<f16>();
+        check::<bf16>();
+        assert!(f32::are_finite(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE]));
+        assert!(f16::are_finite(&[f16::MAX, f16::MIN]) && bf16::are_finite(&[bf16::MAX, bf16::MIN]));
     }
 
     #[test]

@@ -10,7 +10,8 @@ use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
 use crate::queue::{Leading, Queue, Turn, Waiting};
-use crate::sync::atomic::{AtomicU32, AtomicUsize};
+use crate::spare::Spare;
+use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock, thread};
 use crate::vfs::Vfs;
 use crate::view::View;
@@ -37,7 +38,16 @@ pub(crate) struct Inner {
     pub merge_again_at: AtomicUsize,
     /// Merges that failed one after the other.
     pub failed_merges: AtomicU32,
+    /// Memory for the rows of batches.
+    pub spare: Arc<Spare>,
+    /// The last commit that the manifest listed when the merger was woken.
+    woken: AtomicU64,
+    /// Commits since the handle was opened.
+    commits: AtomicUsize,
 }
+
+/// Commits from one waking of the merger to the next.
+const WAKE_EVERY: usize = 8;
 
 /// Batches that somebody commits. Should he panic they are answered all the same.
 struct Group<'a> {
@@ -83,6 +93,9 @@ impl Inner {
             merger: OnceLock::new(),
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
+            spare: Arc::default(),
+            woken: AtomicU64::new(u64::MAX),
+            commits: AtomicUsize::new(0),
             failed_merges: AtomicU32::new(0),
         }
     }
@@ -179,7 +192,13 @@ impl Inner {
 
     /// Wakes the merger, or merges here when files pile up faster than it works.
     pub fn after_commit(&self) {
-        self.merger.get().into_iter().for_each(Waker::wake);
+        let listed = self.view.read().manifest_last;
+        let commits = self.commits.fetch_add(1, Ordering::Relaxed);
+        // What it may merge is what the manifest lists, or a long tail behind that. To wake a thread costs as much as all
+        // else that a commit has to compute.
+        if self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY) {
+            self.merger.get().into_iter().for_each(Waker::wake);
+        }
         self.merge_backlog();
     }
 

@@ -91,6 +91,7 @@ mod resolve;
 mod search;
 mod segment;
 mod snapshot;
+mod spare;
 mod store;
 mod sync;
 mod ticket;

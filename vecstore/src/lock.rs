@@ -138,14 +138,17 @@ pub(crate) fn boot_id() -> Option<[u8; 64]> {
     })
 }
 
-/// This machine's name, padded with zeros.
+/// This machine's name when it was first asked for, padded with zeros.
 fn host_name() -> [u8; 64] {
-    let name = rustix::system::uname();
-    let mut host = [0; 64];
-    for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
-        *to = *from;
-    }
-    host
+    static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();
+    *NAME.get_or_init(|| {
+        let name = rustix::system::uname();
+        let mut host = [0; 64];
+        for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
+            *to = *from;
+        }
+        host
+    })
 }
 
 /// Gives a lock back; asks twice, because a lock that is kept for nothing holds up everybody until its handle ends.

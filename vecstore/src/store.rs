@@ -119,10 +119,11 @@ impl Store {
         self.inner.view.read().meta.settings.clone()
     }
 
-    /// An empty batch of the store's dimension and element type.
+    /// An empty batch of the store's dimension and element type. Its rows get the memory of a batch of this handle that is
+    /// done with, if there is one; up to 16 MiB are kept for that.
     pub fn batch(&self) -> Batch {
         let view = self.inner.view.read();
-        Batch::new(view.meta.dim, view.meta.dtype)
+        Batch::in_room(view.meta.dim, view.meta.dtype, self.inner.spare.room())
     }
 
     /// Records what makes the vectors. Does nothing when the same fingerprint is recorded.

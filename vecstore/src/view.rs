@@ -274,8 +274,7 @@ impl View {
     }
 
     /// The same for a writer, who knows what is recent.
-    pub fn find_knowing(&self, recent: &Recent, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
-        let hash = key_hash(key);
+    pub fn find_knowing(&self, recent: &Recent, hash: u64, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
         if recent.may_have(hash) {
             return self.find_in(0..self.segments.len(), hash, key);
         }

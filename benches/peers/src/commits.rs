@@ -20,9 +20,10 @@ pub fn run(dir: &Path) -> Outcome<()> {
         for number in 0..batches {
             let batch = batch(number * rows, rows);
             let bytes = bytes_of(&batch.rows);
-            // Another one begins each time.
-            for step in 0..times.len() {
-                let who = (step + number) % times.len();
+            // In another order each time: who comes after whom matters, too.
+            let mut order: Vec<usize> = (0..times.len()).collect();
+            order.sort_by_key(|who| ((number * 31 + who) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20);
+            for who in order {
                 let start = Instant::now();
                 match (who, who.checked_sub(2).and_then(|store| stores.get(store))) {
                     (_, Some(fresh)) => fresh.store.append(&batch)?,

@@ -1,31 +1,36 @@
 //! Prints how long a durable commit takes, next to the raw file operations that it cannot do without, measured in
-//! turn on the same disk: `commit_ratio [COMMITS]` (400 unless given).
+//! turn on the same disk: `commit_ratio [COMMITS [ROWS]]` (400 of 32 rows unless given). Then, in another store, how much of a
+//! commit is the store's own work around its file calls, and how long these take each.
 //!
 //! Raw is: write a temporary file of the same length as the segment, fdatasync, rename, fsync of the directory.
 
 use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vecstore::{OnDuplicate, Store, StoreConfig};
+use vecstore::{OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore_benches::timed::{self, Spent, TimedFs};
 use vecstore_benches::{DIM, ROWS, batch, folder, raw_commit};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let commits: usize = match std::env::args().nth(1) {
-        Some(text) => text.parse()?,
-        None => 400,
+    let argument = |number: usize, usual: usize| match std::env::args().nth(number) {
+        Some(text) => text.parse(),
+        None => Ok(usual),
     };
+    let (commits, rows) = (argument(1, 400)?, argument(2, ROWS)?);
     let dir = folder()?;
     let raw = dir.path().join("raw");
     fs::create_dir(&raw)?;
     let store = Store::create(dir.path().join("store.vecs"), StoreConfig::new(DIM))?;
     // The same bytes as the first segment's, so that both write as much.
-    store.append(batch(0, ROWS, DIM)?, OnDuplicate::Error)?;
+    store.append(batch(0, rows, DIM)?, OnDuplicate::Error)?;
     let first = store.snapshot().segments().next().map(|segment| segment.path).ok_or("no segment")?;
     let bytes = fs::read(first)?;
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 1..=commits {
-        let batch = batch(number, ROWS, DIM)?;
+        let batch = batch(number, rows, DIM)?;
         // In turn, so that a disk that slows down or speeds up does so for both; each goes first as often.
         for step in [number, number + 1] {
             let ours_now = batch.clone();
@@ -40,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!(
-        "{commits} commits of {ROWS} x {DIM} f32 ({} bytes each) in {}",
+        "{commits} commits of {rows} x {DIM} f32 ({} bytes each) in {}",
         bytes.len(),
         dir.path().display()
     );
@@ -49,6 +54,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let theirs = line("raw file operations", theirs);
     let ratio: Vec<String> = ours.iter().zip(theirs).map(|(a, b)| format!("{:>12.2}", a / b)).collect();
     println!("{:<22}{}", "ratio", ratio.concat());
+    drop(store);
+    own_work(dir.path(), commits, rows)
+}
+
+/// Prints how long a commit takes outside of its file calls, and which calls these are.
+fn own_work(dir: &Path, commits: usize, rows: usize) -> Result<(), Box<dyn std::error::Error>> {
+    let options = OpenOptions::new().vfs(Arc::new(TimedFs));
+    let store = options.create(dir.join("timed.vecs"), StoreConfig::new(DIM))?;
+    let (mut own, mut calls) = (Vec::new(), Vec::<Spent>::new());
+    for number in 0..commits {
+        let batch = batch(number, rows, DIM)?;
+        timed::spent();
+        let start = Instant::now();
+        store.append(batch, OnDuplicate::Error)?;
+        let all = start.elapsed();
+        let spent = timed::spent();
+        own.push(all.saturating_sub(spent.iter().map(|spent| spent.time).sum()));
+        for spent in spent {
+            match calls.iter_mut().find(|known| known.what == spent.what) {
+                Some(known) => {
+                    known.calls += spent.calls;
+                    known.time += spent.time;
+                }
+                None => calls.push(spent),
+            }
+        }
+    }
+    line("around the file calls", own);
+    println!("\n{:<22}{:>12}{:>12}", "file calls", "a commit", "us each");
+    calls.sort_by_key(|call| std::cmp::Reverse(call.time));
+    for Spent { what, calls, time } in calls {
+        let (a_commit, each) = (calls as f64 / commits as f64, time.as_secs_f64() * 1e6 / calls as f64);
+        println!("{what:<22}{a_commit:>12.2}{each:>12.2}");
+    }
     Ok(())
 }
 

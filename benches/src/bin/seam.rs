@@ -15,7 +15,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -130,6 +130,10 @@ impl VfsFile for RecordedFile {
     fn write_out(&mut self, wait: bool) -> io::Result<()> {
         self.1.note(Call::Other("write out"));
         self.0.write_out(wait)
+    }
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.1.note(Call::Write(slices.iter().map(|slice| slice.len()).sum()));
+        self.0.write_slices(slices)
     }
     fn flush(&mut self) -> io::Result<()> {
         self.1.note(Call::Flush);

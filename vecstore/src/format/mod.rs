@@ -49,11 +49,17 @@ pub(crate) fn random_id() -> crate::Result<Id> {
 
 /// An id in hexadecimal, for names of temporary files and messages.
 pub(crate) fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    id.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn ids_in_hexadecimal_are_two_digits_a_byte() {
+        assert_eq!(super::hex(&[0x00, 0x0f, 0xa0, 0xff]), "000fa0ff");
+    }
+
     /// The hash is part of the format: these values are from the specification of XXH64.
     #[test]
     fn key_hash_is_xxh64() {

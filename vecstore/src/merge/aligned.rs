@@ -4,7 +4,7 @@
 //! of 2 MiB with huge pages, without being asked. Whoever reads rows in random order from millions of small pages waits as
 //! long for the page tables as for the rows. So writes end where such a piece does, whatever the sections of the file are.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use crate::vfs::VfsFile;
 
@@ -50,6 +50,11 @@ impl VfsFile for Aligned<'_> {
         }
         self.pending.extend_from_slice(rest);
         Ok(())
+    }
+
+    /// Not gathered: what a merge writes may be large.
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        slices.iter().try_for_each(|slice| self.write_all(slice))
     }
 
     fn write_out(&mut self, wait: bool) -> io::Result<()> {

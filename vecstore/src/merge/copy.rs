@@ -19,7 +19,7 @@ pub(crate) fn merged<'a>(
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
         return Err(Error::bad_input("a merge needs a segment"));
     };
-    let mut builder = SegmentBuilder::new();
+    let mut builder = SegmentBuilder::new(0);
     for live in inputs {
         copy_entries(live, name.first == 1, &mut builder)?;
     }

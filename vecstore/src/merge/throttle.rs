@@ -1,7 +1,7 @@
 //! How considerate a merge is: it rests, and lets smaller merges go first.
 
 use std::cell::{Cell, RefCell};
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,6 +179,11 @@ impl VfsFile for Throttled<'_, '_> {
             self.pacer.worked(piece.len());
         }
         Ok(())
+    }
+
+    /// Not gathered: what a merge writes may be large.
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        slices.iter().try_for_each(|slice| self.write_all(slice))
     }
 
     fn write_out(&mut self, wait: bool) -> io::Result<()> {

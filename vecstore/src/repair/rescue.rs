@@ -396,7 +396,7 @@ fn kill(killer: u64, of: Origin, rows: u32, kind: Kind) -> Kill {
 
 /// Entries in order, in runs that keep their addresses.
 fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
-    let mut builder = SegmentBuilder::new();
+    let mut builder = SegmentBuilder::new(0);
     let mut expected: Option<Origin> = None;
     for item in items {
         let rows = item.content.as_ref().map_or(0, Content::row_count);

@@ -27,7 +27,7 @@ const NAME: SegmentName = SegmentName { first: 1, last: 1, generation: 0 };
 
 /// A segment of two entries, with payloads and a kill.
 fn honest() -> Vec<u8> {
-    let mut builder = SegmentBuilder::new();
+    let mut builder = SegmentBuilder::new(0);
     builder.begin_run(1, 0, 0);
     let row: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     for key in [b"a", b"b"] {
@@ -126,7 +126,7 @@ fn forge<'a>(path: &Path, commit: u64, build: impl FnOnce(&mut SegmentBuilder<'a
     };
     (identity.first, identity.last) = (commit, commit);
     (identity.dim, identity.dtype, identity.metric) = (last.dim, last.dtype, last.metric);
-    let mut builder = SegmentBuilder::new();
+    let mut builder = SegmentBuilder::new(0);
     builder.begin_run(commit, 0, 0);
     build(&mut builder);
     let settings = crate::format::settings::encode(&std::collections::BTreeMap::new()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 
 use super::SegmentName;
@@ -14,9 +14,13 @@ use crate::format::{key_hash, npy};
 use crate::vfs::VfsFile;
 use crate::{DType, Kind};
 
-/// Small sections and the padding between them are gathered before they are written, so that a usual batch costs
-/// one or two writes.
-const BUFFER_LEN: usize = 256 << 10;
+/// What is to be written is gathered up to this length, so that a usual batch costs one write.
+const GATHERED_LEN: usize = 256 << 10;
+/// No more pieces than this at a time: the system takes 1,024.
+const GATHERED_PIECES: usize = 1000;
+
+/// Bytes of a usual key, at most.
+const USUAL_KEY: usize = 64;
 
 /// A section to be written: its name and its bytes, in parts.
 type Sections<'a> = Vec<(Tag, Vec<Part<'a>>)>;
@@ -41,13 +45,6 @@ impl Part<'_> {
             Part::Stored(_, range) => range.len() as u64,
         }
     }
-
-    fn read(&self, mut sink: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-        match self {
-            Part::Bytes(bytes) => sink(bytes),
-            Part::Stored(stored, range) => stored.read(range.clone(), &mut sink),
-        }
-    }
 }
 
 /// Collects the entries of one segment. Rows are borrowed until they are written.
@@ -69,19 +66,19 @@ pub(crate) struct SegmentBuilder<'a> {
 }
 
 impl<'a> SegmentBuilder<'a> {
-    /// An empty segment.
-    pub fn new() -> Self {
+    /// An empty segment with room for so many entries.
+    pub fn new(entries: usize) -> Self {
         SegmentBuilder {
             rows: Vec::new(),
             scales: Vec::new(),
             row_count: 0,
-            keys: Vec::new(),
-            key_ends: Vec::new(),
-            kinds: Vec::new(),
-            row_ends: Vec::new(),
+            keys: Vec::with_capacity(entries * USUAL_KEY),
+            key_ends: Vec::with_capacity(entries),
+            kinds: Vec::with_capacity(entries),
+            row_ends: Vec::with_capacity(entries),
             payloads: Vec::new(),
-            payload_ends: Vec::new(),
-            hashes: Vec::new(),
+            payload_ends: Vec::with_capacity(entries),
+            hashes: Vec::with_capacity(entries),
             runs: Vec::new(),
             kills: Vec::new(),
             kind_counts: [0; 4],
@@ -101,8 +98,13 @@ impl<'a> SegmentBuilder<'a> {
 
     /// Adds an entry that has `rows` rows; their bytes come with [`SegmentBuilder::add_rows`].
     pub fn push(&mut self, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
+        self.push_hashed(key_hash(key), key, kind, rows, payload);
+    }
+
+    /// The same for a key whose hash is known.
+    pub fn push_hashed(&mut self, hash: u64, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
         // A segment holds fewer than 2^32 entries: checked when a batch is appended and when a merge is planned.
-        self.hashes.push((key_hash(key), u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
+        self.hashes.push((hash, u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
         self.keys.extend_from_slice(key);
         self.key_ends.push(self.keys.len() as u64);
         self.kinds.push(kind.code());
@@ -238,33 +240,40 @@ impl<'a> EncodedSegment<'a> {
     }
 
     /// Writes everything; returns the sealed footer. Nothing is flushed.
-    pub fn write(mut self, file: &mut dyn VfsFile) -> io::Result<Footer> {
-        let mut out = Buffered { file, buffer: Vec::with_capacity(BUFFER_LEN), written: 0 };
+    pub fn write(self, file: &mut dyn VfsFile) -> io::Result<Footer> {
+        let EncodedSegment { mut footer, sections } = self;
+        let mut out = Gathering { file, pieces: Vec::new(), pending: 0, copied: Vec::new(), written: 0 };
         let mut hasher = BlockHasher::default();
         let mut all_crcs: Vec<u32> = Vec::new();
-        for ((_, parts), line) in self.sections.iter().zip(self.footer.sections.iter_mut()) {
+        for ((_, parts), line) in sections.iter().zip(footer.sections.iter_mut()) {
             out.pad_to(line.offset)?;
             for part in parts {
-                part.read(|bytes| {
-                    hasher.update(bytes);
-                    out.write(bytes)
-                })?;
+                match part {
+                    Part::Bytes(bytes) => {
+                        hasher.update(bytes);
+                        out.add(bytes)?;
+                    }
+                    Part::Stored(stored, range) => stored.read(range.clone(), &mut |bytes| {
+                        hasher.update(bytes);
+                        out.add_copied(bytes)
+                    })?,
+                }
             }
             let crcs = hasher.finish();
             line.crc = section_crc(&crcs);
             all_crcs.extend_from_slice(&crcs);
         }
         let crc_bytes: &[u8] = bytemuck::cast_slice(&all_crcs);
-        if let Some(line) = self.footer.sections.get_mut(self.sections.len()) {
+        if let Some(line) = footer.sections.get_mut(sections.len()) {
             line.crc = crc32fast::hash(crc_bytes);
             out.pad_to(line.offset)?;
-            out.write(crc_bytes)?;
+            out.add(crc_bytes)?;
         }
-        out.pad_to(self.footer.file_len - FOOTER_LEN as u64)?;
-        self.footer.seal();
-        out.write(self.footer.bytes())?;
+        out.pad_to(footer.file_len - FOOTER_LEN as u64)?;
+        footer.seal();
+        out.add(footer.bytes())?;
         out.finish()?;
-        Ok(self.footer)
+        Ok(footer)
     }
 }
 
@@ -272,35 +281,63 @@ fn align_up(offset: u64) -> u64 {
     offset.next_multiple_of(section::ALIGN)
 }
 
-struct Buffered<'f> {
+/// Gathers pieces of a file where they are, and writes many of them at once.
+struct Gathering<'a, 'f> {
     file: &'f mut dyn VfsFile,
-    buffer: Vec<u8>,
+    pieces: Vec<IoSlice<'a>>,
+    /// Length of all pieces.
+    pending: usize,
+    /// Bytes that come after the pieces and do not stay where they are.
+    copied: Vec<u8>,
     written: u64,
 }
 
-impl Buffered<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        self.written += data.len() as u64;
-        if self.buffer.len() + data.len() > BUFFER_LEN {
+impl<'a> Gathering<'a, '_> {
+    fn add(&mut self, data: &'a [u8]) -> io::Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if !self.copied.is_empty() {
             self.finish()?;
         }
-        if data.len() >= BUFFER_LEN {
+        self.written += data.len() as u64;
+        self.pending += data.len();
+        self.pieces.push(IoSlice::new(data));
+        if self.pending >= GATHERED_LEN || self.pieces.len() >= GATHERED_PIECES {
+            self.finish()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn add_copied(&mut self, data: &[u8]) -> io::Result<()> {
+        self.written += data.len() as u64;
+        if self.copied.len() + data.len() > GATHERED_LEN {
+            self.finish()?;
+        }
+        if data.len() >= GATHERED_LEN {
+            self.finish()?;
             return self.file.write_all(data);
         }
-        self.buffer.extend_from_slice(data);
+        self.copied.extend_from_slice(data);
         Ok(())
     }
 
     fn pad_to(&mut self, offset: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64] = [0; 64];
+        static ZEROS: [u8; 64] = [0; 64];
         let gap = usize::try_from(offset.saturating_sub(self.written)).unwrap_or(0);
-        self.write(ZEROS.get(..gap).unwrap_or_default())
+        self.add(ZEROS.get(..gap).unwrap_or_default())
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        if !self.buffer.is_empty() {
-            self.file.write_all(&self.buffer)?;
-            self.buffer.clear();
+        if !self.pieces.is_empty() {
+            self.file.write_slices(&mut self.pieces)?;
+            self.pieces.clear();
+            self.pending = 0;
+        }
+        if !self.copied.is_empty() {
+            self.file.write_all(&self.copied)?;
+            self.copied.clear();
         }
         Ok(())
     }

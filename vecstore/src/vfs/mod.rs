@@ -10,7 +10,7 @@ mod real;
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 
 pub(crate) use copying::Copying;
@@ -94,6 +94,11 @@ pub trait ReadAt: Debug + Send + Sync {
 pub trait VfsFile {
     /// Writes all of `data` at the end of what was written.
     fn write_all(&mut self, data: &[u8]) -> io::Result<()>;
+    /// Writes all of `slices`, one behind the other, at the end of what was written, in as few calls as there can be.
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.write_all(&data)
+    }
     /// Brings what was written so far on its way to the disk, so that a later flush is short; does not make it durable.
     /// Waits until it has got there, or, where `wait` does not ask for that, until what was sent on its way before has. An
     /// error means what that of a flush means: something may be lost.
