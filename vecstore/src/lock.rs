@@ -171,14 +171,14 @@ impl Patience {
 
 /// While this lives the thread sleeps no longer than it asks to: usually the system adds some 50 us, which are many next to
 /// the time that a commit takes.
-struct Punctual {
+pub(crate) struct Punctual {
     #[cfg(target_os = "linux")]
     slack: Option<std::num::NonZeroU64>,
 }
 
 impl Punctual {
     #[cfg(target_os = "linux")]
-    fn new() -> Self {
+    pub fn new() -> Self {
         let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
         if slack.is_some() {
             let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
@@ -187,7 +187,7 @@ impl Punctual {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn new() -> Self {
+    pub fn new() -> Self {
         Punctual {}
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lock::Punctual;
 use crate::sync::{Condvar, Mutex, nap};
 use crate::{Appended, Batch, Error, OnDuplicate, Result};
 
@@ -12,9 +13,11 @@ use crate::{Appended, Batch, Error, OnDuplicate, Result};
 const GROUP_BYTES: usize = 32 << 20;
 /// Bytes that may wait for the committer before whoever appends has to wait too.
 const WAITING_BYTES: usize = 64 << 20;
-/// How often, and how long each time, whoever leads waits for a group as large as the last one: threads that were just
-/// answered are about to come back, and a flush that they miss costs them ten times as long.
-const LINGER: (u32, Duration) = (3, Duration::from_micros(20));
+/// How often, and how long each time, whoever leads waits for those who were just answered: threads that append again and
+/// again are about to come back, and a flush that they miss costs them ten times as long.
+const LINGER: (u32, Duration) = (4, Duration::from_micros(20));
+/// Where they did not come, so many groups do not wait.
+const DOUBT: u32 = 16;
 
 /// A batch that waits to be committed, and its outcome.
 #[derive(Debug)]
@@ -52,6 +55,10 @@ struct State {
     led: bool,
     /// Batches of the last group.
     last: usize,
+    /// Those, and what had come in meanwhile.
+    expected: usize,
+    /// Groups that will not wait for more.
+    doubt: u32,
     /// The handle's committer is to end.
     closing: bool,
 }
@@ -150,15 +157,7 @@ pub(crate) struct Leading<'a> {
 impl Leading<'_> {
     /// Takes what is to be committed together, in order; empty when nothing waits.
     pub fn group(&self) -> Vec<Arc<Waiting>> {
-        for _ in 0..LINGER.0 {
-            let state = self.queue.state.lock();
-            let enough = state.waiting.len() >= state.last;
-            drop(state);
-            if enough {
-                break;
-            }
-            nap(LINGER.1);
-        }
+        self.linger();
         let mut state = self.queue.state.lock();
         let mut bytes = 0;
         let mut group: Vec<Arc<Waiting>> = Vec::new();
@@ -171,6 +170,30 @@ impl Leading<'_> {
         }
         state.last = group.len();
         group
+    }
+
+    /// Waits a little for those who are about to come back. Otherwise threads that found each other in two groups would
+    /// stay in two groups, each of which waits for the other's flush.
+    fn linger(&self) {
+        let is_enough = |state: &State| state.waiting.len() >= state.expected;
+        {
+            let mut state = self.queue.state.lock();
+            if is_enough(&state) {
+                return;
+            }
+            if state.doubt > 0 {
+                state.doubt -= 1;
+                return;
+            }
+        }
+        let _punctual = Punctual::new();
+        for _ in 0..LINGER.0 {
+            nap(LINGER.1);
+            if is_enough(&self.queue.state.lock()) {
+                return;
+            }
+        }
+        self.queue.state.lock().doubt = DOUBT;
     }
 
     /// True when this batch waits.
@@ -192,7 +215,10 @@ impl Leading<'_> {
 
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
-        self.queue.state.lock().led = false;
+        let mut state = self.queue.state.lock();
+        state.led = false;
+        state.expected = std::mem::take(&mut state.last) + state.waiting.len();
+        drop(state);
         self.queue.changed.notify_all();
     }
 }
