@@ -31,6 +31,9 @@ pub struct Args {
     /// exact, or scaled (in a build with the feature turbojpeg)
     #[arg(long, default_value_t = JpegScale::Exact)]
     jpeg: JpegScale,
+    /// Vectors per commit
+    #[arg(long, default_value_t = 1000)]
+    commit_rows: usize,
     /// Where the store is written
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -39,8 +42,8 @@ pub struct Args {
     memory: Option<PathBuf>,
 }
 
-/// A model that takes no time.
-struct Nothing;
+/// A model that takes no time, with vectors of this length.
+pub struct Nothing(pub usize);
 
 impl Backend for Nothing {
     fn name(&self) -> &str {
@@ -48,7 +51,7 @@ impl Backend for Nothing {
     }
 
     fn dim(&self) -> usize {
-        512
+        self.0
     }
 
     fn preferred_batch(&self) -> usize {
@@ -56,7 +59,7 @@ impl Backend for Nothing {
     }
 
     fn embed(&mut self, batch: usize, _: &[f32]) -> Result<Vec<f32>> {
-        Ok(vec![0.5; batch * 512])
+        Ok(vec![0.5; batch * self.0])
     }
 }
 
@@ -101,8 +104,10 @@ pub fn run(args: &Args) -> Outcome<()> {
     for round in 0..args.rounds {
         let run_in = |place: &std::path::Path| -> Outcome<_> {
             let store = place.join(format!("{round}.vecs"));
-            let run = Run::new(dir.path().join("pictures"), &store).with_workers(workers);
-            let summary = run.run_on(&model, Box::new(Nothing))?;
+            let run = Run::new(dir.path().join("pictures"), &store)
+                .with_workers(workers)
+                .with_commit_rows(args.commit_rows);
+            let summary = run.run_on(&model, Box::new(Nothing(512)))?;
             check(&summary, args.count)?;
             Ok(summary)
         };

@@ -50,6 +50,7 @@ pub struct Bare {
     batch: usize,
     threads: usize,
     /// Let threads that wait spin, as ONNX Runtime does unless told otherwise
+    #[arg(action = clap::ArgAction::Set)]
     spin: bool,
 }
 
