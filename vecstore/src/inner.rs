@@ -167,7 +167,7 @@ impl Inner {
         while let Some(leading) = self.queue.push_for_later(&waiting) {
             self.lead(&leading)?;
             drop(leading);
-            self.after_commit();
+            self.after_commit(true);
         }
         Ok(waiting)
     }
@@ -190,13 +190,16 @@ impl Inner {
         }
     }
 
-    /// Wakes the merger, or merges here when files pile up faster than it works.
-    pub fn after_commit(&self) {
+    /// Wakes the merger, or merges here when files pile up faster than it works. `superseded`: stored entries have been, so
+    /// that some segment may be mostly dead now.
+    pub fn after_commit(&self, superseded: bool) {
         let listed = self.view.read().manifest_last;
         let commits = self.commits.fetch_add(1, Ordering::Relaxed);
-        // What it may merge is what the manifest lists, or a long tail behind that. To wake a thread costs as much as all
-        // else that a commit has to compute.
-        if self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY) {
+        // Otherwise it merges what the manifest lists, or a long tail behind that. To wake a thread costs as much as all else
+        // that a commit has to compute.
+        let has_news =
+            self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY);
+        if superseded || has_news {
             self.merger.get().into_iter().for_each(Waker::wake);
         }
         self.merge_backlog();
@@ -209,7 +212,7 @@ impl Inner {
                 leading.fail_all(&error);
             }
             drop(leading);
-            self.after_commit();
+            self.after_commit(true);
         }
     }
 

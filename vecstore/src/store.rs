@@ -220,8 +220,8 @@ impl Store {
             return Ok(Appended::default());
         }
         let outcome = self.inner.append(batch, on_duplicate);
-        if outcome.is_ok() {
-            self.inner.after_commit();
+        if let Ok(appended) = &outcome {
+            self.inner.after_commit(appended.replaced + appended.deleted > 0);
         }
         outcome
     }

@@ -49,7 +49,7 @@ impl Ticket {
                 let outcome = self.inner.complete(&waiting);
                 // It may have been this thread that committed it.
                 if outcome.is_ok() {
-                    self.inner.after_commit();
+                    self.inner.after_commit(true);
                 }
                 outcome
             }
