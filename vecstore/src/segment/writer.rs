@@ -19,8 +19,10 @@ const GATHERED_LEN: usize = 256 << 10;
 /// No more pieces than this at a time: the system takes 1,024.
 const GATHERED_PIECES: usize = 1000;
 
-/// Bytes of a usual key, at most.
+/// Bytes of a usual key, at most, and of the keys that there is room for from the start: a batch of very many short ones
+/// must not ask for memory that it does not need.
 const USUAL_KEY: usize = 64;
+const MOST_KEYS: usize = 1 << 20;
 
 /// A section to be written: its name and its bytes, in parts.
 type Sections<'a> = Vec<(Tag, Vec<Part<'a>>)>;
@@ -72,7 +74,7 @@ impl<'a> SegmentBuilder<'a> {
             rows: Vec::new(),
             scales: Vec::new(),
             row_count: 0,
-            keys: Vec::with_capacity(entries * USUAL_KEY),
+            keys: Vec::with_capacity(entries.saturating_mul(USUAL_KEY).min(MOST_KEYS)),
             key_ends: Vec::with_capacity(entries),
             kinds: Vec::with_capacity(entries),
             row_ends: Vec::with_capacity(entries),
