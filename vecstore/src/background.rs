@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::inner::Inner;
 use crate::lock::Watch;
 use crate::merge::Pace;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 use crate::writer::LOCK;
@@ -16,6 +16,8 @@ use crate::writer::LOCK;
 const REST: f64 = 4.0;
 /// After a failure the merger waits, longer each time, before it tries again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Commits wake the merger now and then. What the last ones of a burst brought is looked at this much later.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The merger of a handle.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ struct Signal {
     wanted: Mutex<bool>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
+    /// The merger has seen every commit, and waits for the next one however long that takes.
+    asleep: AtomicBool,
 }
 
 /// Wakes the merger of a handle.
@@ -40,6 +44,33 @@ impl Waker {
     pub fn wake(&self) {
         *self.0.wanted.lock() = true;
         self.0.changed.notify_one();
+    }
+
+    /// True when the next commit has to wake the merger.
+    pub fn is_asleep(&self) -> bool {
+        self.0.asleep.load(Ordering::SeqCst)
+    }
+}
+
+impl Signal {
+    /// Waits until somebody wakes the merger, or a while when there are commits it has not looked at.
+    fn wait(&self, commits: &AtomicUsize, looked_at: usize) {
+        let mut wanted = self.wanted.lock();
+        let deadline = Instant::now() + LOOK_AGAIN;
+        while !*wanted && !self.stop.load(Ordering::Relaxed) {
+            self.asleep.store(true, Ordering::SeqCst);
+            if commits.load(Ordering::SeqCst) == looked_at {
+                self.changed.wait(&mut wanted);
+                self.asleep.store(false, Ordering::SeqCst);
+                continue;
+            }
+            self.asleep.store(false, Ordering::SeqCst);
+            if Instant::now() >= deadline {
+                break;
+            }
+            self.changed.wait_until(&mut wanted, deadline);
+        }
+        *wanted = false;
     }
 }
 
@@ -75,6 +106,7 @@ impl Merger {
 
 fn run(inner: &Inner, signal: &Signal) {
     let mut wait = RETRY.0;
+    let mut looked_at = 0;
     let pace = Pace {
         rest: REST,
         commits: Some(Rc::new(Watch::open(&*inner.vfs, &inner.path.join(LOCK)))),
@@ -83,13 +115,8 @@ fn run(inner: &Inner, signal: &Signal) {
         ..Pace::full_speed()
     };
     loop {
-        {
-            let mut wanted = signal.wanted.lock();
-            while !*wanted && !signal.stop.load(Ordering::Relaxed) {
-                signal.changed.wait(&mut wanted);
-            }
-            *wanted = false;
-        }
+        signal.wait(&inner.commits, looked_at);
+        looked_at = inner.commits.load(Ordering::SeqCst);
         let outcome = inner.merge_in_background(&pace).map(drop);
         if signal.stop.load(Ordering::Relaxed) {
             return;

@@ -42,8 +42,9 @@ pub(crate) struct Inner {
     pub spare: Arc<Spare>,
     /// The last commit that the manifest listed when the merger was woken.
     woken: AtomicU64,
-    /// Commits since the handle was opened.
-    commits: AtomicUsize,
+    /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
+    /// here once it has said that it does: one of them sees the other (`SeqCst`).
+    pub commits: AtomicUsize,
 }
 
 /// Commits from one waking of the merger to the next.
@@ -194,13 +195,15 @@ impl Inner {
     /// that some segment may be mostly dead now.
     pub fn after_commit(&self, superseded: bool) {
         let listed = self.view.read().manifest_last;
-        let commits = self.commits.fetch_add(1, Ordering::Relaxed);
+        let commits = self.commits.fetch_add(1, Ordering::SeqCst);
         // Otherwise it merges what the manifest lists, or a long tail behind that. To wake a thread costs as much as all else
         // that a commit has to compute.
         let has_news =
             self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY);
-        if superseded || has_news {
-            self.merger.get().into_iter().for_each(Waker::wake);
+        if let Some(merger) = self.merger.get()
+            && (superseded || has_news || merger.is_asleep())
+        {
+            merger.wake();
         }
         self.merge_backlog();
     }

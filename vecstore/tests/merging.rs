@@ -491,3 +491,28 @@ fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
     drop(store);
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
+
+/// Commits wake the merger now and then, not each time: the last ones of a burst are merged all the same.
+#[test]
+fn what_the_end_of_a_burst_leaves_is_merged_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    (0..60).for_each(|i| drop(put(&store, &format!("before {i}"), 1.0)));
+    drop(store);
+    let (tell, told) = std::sync::mpsc::channel();
+    let store = OpenOptions::new()
+        .on_event(move |event| {
+            if matches!(event, Event::Merged { .. }) {
+                drop(tell.send(()));
+            }
+        })
+        .open(&path)
+        .unwrap();
+    put(&store, "the first", 1.0);
+    // It has looked by now, and found nothing to do yet.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    (0..6).for_each(|i| drop(put(&store, &format!("burst {i}"), 1.0)));
+    told.recv_timeout(std::time::Duration::from_secs(60)).expect("it is merged without another commit");
+    assert_eq!(store.snapshot().totals().rows, 67);
+}
