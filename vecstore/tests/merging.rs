@@ -498,13 +498,15 @@ fn what_the_end_of_a_burst_leaves_is_merged_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
-    (0..60).for_each(|i| drop(put(&store, &format!("before {i}"), 1.0)));
+    for i in 0..60 {
+        put(&store, &format!("before {i}"), 1.0);
+    }
     drop(store);
     let (tell, told) = std::sync::mpsc::channel();
     let store = OpenOptions::new()
         .on_event(move |event| {
             if matches!(event, Event::Merged { .. }) {
-                drop(tell.send(()));
+                tell.send(()).ok();
             }
         })
         .open(&path)
@@ -512,7 +514,9 @@ fn what_the_end_of_a_burst_leaves_is_merged_too() {
     put(&store, "the first", 1.0);
     // It has looked by now, and found nothing to do yet.
     std::thread::sleep(std::time::Duration::from_millis(50));
-    (0..6).for_each(|i| drop(put(&store, &format!("burst {i}"), 1.0)));
+    for i in 0..6 {
+        put(&store, &format!("burst {i}"), 1.0);
+    }
     told.recv_timeout(std::time::Duration::from_secs(60)).expect("it is merged without another commit");
     assert_eq!(store.snapshot().totals().rows, 67);
 }
