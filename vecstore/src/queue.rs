@@ -1,9 +1,10 @@
 //! The batches that threads of one handle want to commit: one thread at a time leads, and commits what waits, its own
 //! batch and those of the others; the others sleep until theirs are done, or go on and ask later.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lock::Punctual;
 use crate::sync::{Condvar, Mutex, nap};
@@ -13,11 +14,15 @@ use crate::{Appended, Batch, Error, OnDuplicate, Result};
 const GROUP_BYTES: usize = 32 << 20;
 /// Bytes that may wait for the committer before whoever appends has to wait too.
 const WAITING_BYTES: usize = 64 << 20;
-/// How often, and how long each time, whoever leads waits for those who were just answered: threads that append again and
-/// again are about to come back, and a flush that they miss costs them ten times as long.
-const LINGER: (u32, Duration) = (4, Duration::from_micros(20));
-/// Where they did not come, so many groups do not wait.
-const DOUBT: u32 = 16;
+/// Whoever leads waits for those who were just answered: threads that append again and again are about to come back, and a
+/// flush that they miss takes them much longer. He looks for them this often,
+const LOOK: Duration = Duration::from_micros(20);
+/// for at most this part of what the last group took,
+const SHARE: u32 = 3;
+/// between so many and so many looks.
+const LOOKS: (u32, u32) = (4, 50);
+/// Where they did not come, so many groups do not wait: more each time, up to the second number.
+const DOUBT: (u32, u32) = (4, 64);
 
 /// A batch that waits to be committed, and its outcome.
 #[derive(Debug)]
@@ -57,8 +62,12 @@ struct State {
     last: usize,
     /// Those, and what had come in meanwhile.
     expected: usize,
+    /// How long the last group took.
+    took: Duration,
     /// Groups that will not wait for more.
     doubt: u32,
+    /// As many did not wait when last nobody came.
+    doubted: u32,
     /// The handle's committer is to end.
     closing: bool,
 }
@@ -70,7 +79,12 @@ impl State {
 
     fn lead<'a>(&mut self, queue: &'a Queue) -> Leading<'a> {
         self.led = true;
-        Leading { queue }
+        Leading { queue, began: Cell::new(None) }
+    }
+
+    /// True when everybody is here who is expected, or the group is full.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= self.expected || self.bytes() >= GROUP_BYTES
     }
 }
 
@@ -152,12 +166,15 @@ impl Queue {
 #[derive(Debug)]
 pub(crate) struct Leading<'a> {
     queue: &'a Queue,
+    /// When its group was taken.
+    began: Cell<Option<Instant>>,
 }
 
 impl Leading<'_> {
     /// Takes what is to be committed together, in order; empty when nothing waits.
     pub fn group(&self) -> Vec<Arc<Waiting>> {
         self.linger();
+        self.began.set(Some(Instant::now()));
         let mut state = self.queue.state.lock();
         let mut bytes = 0;
         let mut group: Vec<Arc<Waiting>> = Vec::new();
@@ -175,25 +192,32 @@ impl Leading<'_> {
     /// Waits a little for those who are about to come back. Otherwise threads that found each other in two groups would
     /// stay in two groups, each of which waits for the other's flush.
     fn linger(&self) {
-        let is_enough = |state: &State| state.waiting.len() >= state.expected;
-        {
+        let looks = {
             let mut state = self.queue.state.lock();
-            if is_enough(&state) {
+            if state.is_enough() {
+                if state.expected > 1 {
+                    (state.doubt, state.doubted) = (0, 0);
+                }
                 return;
             }
             if state.doubt > 0 {
                 state.doubt -= 1;
                 return;
             }
-        }
+            looks(state.took)
+        };
         let _punctual = Punctual::new();
-        for _ in 0..LINGER.0 {
-            nap(LINGER.1);
-            if is_enough(&self.queue.state.lock()) {
+        for _ in 0..looks {
+            nap(LOOK);
+            let mut state = self.queue.state.lock();
+            if state.is_enough() {
+                state.doubted = 0;
                 return;
             }
         }
-        self.queue.state.lock().doubt = DOUBT;
+        let mut state = self.queue.state.lock();
+        state.doubted = (state.doubted * 2).clamp(DOUBT.0, DOUBT.1);
+        state.doubt = state.doubted;
     }
 
     /// True when this batch waits.
@@ -213,10 +237,17 @@ impl Leading<'_> {
     }
 }
 
+/// How often to look for those who are expected. The scheduler of a test build has no clock.
+fn looks(took: Duration) -> u32 {
+    let looks = if cfg!(vecstore_shuttle) { 0 } else { took.as_nanos() / (LOOK * SHARE).as_nanos() };
+    u32::try_from(looks).unwrap_or(LOOKS.1).clamp(LOOKS.0, LOOKS.1)
+}
+
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.state.lock();
         state.led = false;
+        state.took = self.began.get().map_or(Duration::ZERO, |began| began.elapsed());
         state.expected = std::mem::take(&mut state.last) + state.waiting.len();
         drop(state);
         self.queue.changed.notify_all();

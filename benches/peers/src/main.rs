@@ -1,10 +1,10 @@
 //! The same work through vecstore and through other stores, next to what the machine can do at all, in one run.
 //!
 //! `peers [PART]...` with the parts `commits`, `threads` and `reads`; all of them unless told. Sizes come from the
-//! environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading (200,000). Reading takes
-//! the stores that `PEERS_ONLY` names, with semicolons between, or all of them; and keeps them in the folder that `PEERS_KEEP` names, to
-//! read the same ones again in the next run. Works in the folder that `VECSTORE_BENCH_DIR` names, or in the system's temporary folder: what is measured is mostly the disk under
-//! it. Prints tables for docs/PERFORMANCE.md.
+//! environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading (200,000), and the stores,
+//! with semicolons between, that `PEERS_ONLY` names (all). Reading keeps its stores in the folder that `PEERS_KEEP` names, to
+//! read the same ones again in the next run. Works in the folder that `VECSTORE_BENCH_DIR` names, or in the system's
+//! temporary folder: what is measured is mostly the disk under it. Prints tables for docs/PERFORMANCE.md.
 //!
 //! Every store here has promised that a batch survives a power cut when `append` returns.
 
@@ -75,9 +75,14 @@ pub struct Fresh {
     _dir: TempDir,
 }
 
-/// Every store, each new and in a folder of its own.
+/// True for the stores that `PEERS_ONLY` names, or for all.
+pub fn is_wanted(name: &str) -> bool {
+    std::env::var("PEERS_ONLY").map_or(true, |only| only.split(';').any(|one| one == name))
+}
+
+/// Every store that is wanted, each new and in a folder of its own.
 pub fn fresh(dir: &Path) -> Outcome<Vec<Fresh>> {
-    let each = PEERS.iter().map(|(name, open)| {
+    let each = PEERS.iter().filter(|(name, _)| is_wanted(name)).map(|(name, open)| {
         let own = tempfile::tempdir_in(dir)?;
         Ok(Fresh { name, store: open(own.path())?, _dir: own })
     });

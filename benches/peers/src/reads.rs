@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::peer::{Open, PEERS};
-use crate::{Outcome, ROW, batch, bytes_of, key, limits, opened, ours, setting};
+use crate::{Outcome, ROW, batch, bytes_of, is_wanted, key, limits, opened, ours, setting};
 
 /// Parts in which a store is filled, each a durable batch; segments of the store that stays as it was filled.
 const PARTS: usize = 100;
@@ -46,12 +46,10 @@ impl Work {
 
 pub fn run(dir: &Path) -> Outcome<()> {
     let rows = setting("PEERS_ROWS", 200_000usize)?.next_multiple_of(PARTS);
-    let only: Option<String> = std::env::var("PEERS_ONLY").ok();
-    let wanted = |name: &str| only.as_ref().is_none_or(|only| only.split(';').any(|one| one == name));
 
     println!("{rows} rows; {rows} keys asked for, a tenth of them not there\n");
     let work = limits(rows)?;
-    for (name, open) in stores().filter(|(name, _)| wanted(name)) {
+    for (name, open) in stores().filter(|(name, _)| is_wanted(name)) {
         println!("{}", measure(&work, dir, name, open)?);
     }
     println!();

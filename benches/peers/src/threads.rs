@@ -1,24 +1,32 @@
-//! Durable batches of 32 rows by four threads at once, next to one.
+//! Durable batches of 32 rows by four threads at once, next to one; and what raw file operations would allow: a new file for
+//! each batch, or for each four.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use vecstore::{OnDuplicate, Store, StoreConfig};
+use vecstore_benches::raw_commit;
+
 use crate::peer::Peer;
-use crate::{Outcome, batch, fresh, setting};
+use crate::{Batch, DIM, Outcome, batch, fresh, setting};
 
 const ROWS: usize = 32;
 const ROUNDS: usize = 3;
+const THREADS: usize = 4;
 
 pub fn run(dir: &Path) -> Outcome<()> {
     let time = Duration::from_secs_f64(setting("PEERS_SECONDS", 3.0)?);
     println!("| batches of {ROWS} rows per second | one thread | four threads | |\n|---|---:|---:|---:|");
     let mut all: Vec<(&str, Vec<f64>, Vec<f64>)> = Vec::new();
-    for _ in 0..ROUNDS {
+    let mut limits = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        limits.0.push(raw(dir, 1, round, time / 2)?);
+        limits.1.push(raw(dir, THREADS, round, time / 2)?);
         for (number, fresh) in fresh(dir)?.into_iter().enumerate() {
             let next = AtomicUsize::new(0);
             let one = rate(&*fresh.store, 1, &next, time)?;
-            let four = rate(&*fresh.store, 4, &next, time)?;
+            let four = rate(&*fresh.store, THREADS, &next, time)?;
             match all.get_mut(number) {
                 Some((_, ones, fours)) => {
                     ones.push(one);
@@ -28,6 +36,7 @@ pub fn run(dir: &Path) -> Outcome<()> {
             }
         }
     }
+    all.insert(0, ("raw: a new file for each batch, for each four", limits.0, limits.1));
     for (name, ones, fours) in all {
         let (one, four) = (median(ones), median(fours));
         println!("| {name} | {one:.0} | {four:.0} | {:.2} x |", four / one);
@@ -52,6 +61,25 @@ fn rate(store: &dyn Peer, threads: usize, next: &AtomicUsize, time: Duration) ->
         counts.sum::<Outcome<usize>>()
     })?;
     Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Batches per second, so many of them in each new file.
+fn raw(dir: &Path, batches: usize, round: usize, time: Duration) -> Outcome<f64> {
+    let own = tempfile::tempdir_in(dir)?;
+    let store = Store::create(own.path().join("one.vecs"), StoreConfig::new(DIM))?;
+    let mut rows = store.batch();
+    let Batch { keys, rows: numbers } = batch(round, batches * ROWS);
+    keys.iter().zip(numbers.chunks_exact(DIM)).try_for_each(|(key, row)| rows.push(key, row))?;
+    store.append(rows, OnDuplicate::Error)?;
+    let segment = store.snapshot().segments().next().ok_or("no segment")?;
+    let bytes = std::fs::read(segment.path)?;
+    let start = Instant::now();
+    let mut count = 0;
+    while start.elapsed() < time {
+        raw_commit(own.path(), count, &bytes)?;
+        count += 1;
+    }
+    Ok((count * batches) as f64 / start.elapsed().as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
