@@ -76,6 +76,19 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A device that was asked for and cannot be used.
+    #[error("device {device} was asked for, and cannot be used through {library}: found {found}; {remedy}", library = library.display())]
+    Device {
+        /// The device.
+        device: String,
+        /// The ONNX Runtime library.
+        library: PathBuf,
+        /// What is there instead of what is needed.
+        found: String,
+        /// What to do about it.
+        remedy: String,
+    },
+
     /// A backend failed while it ran a model that it had accepted.
     #[error("{backend} could not run {model}: {found}; the pictures of this batch are not stored, run again")]
     Inference {

@@ -1,11 +1,12 @@
 //! What makes two vectors comparable, as one number.
 //!
 //! Everything that a vector depends on beside the picture goes in: the bytes of the model and of the files its
-//! weights lie in, the preparation of pictures, which output is taken, and whether it is brought to length 1. What only
-//! changes the last bits does not: the backend, its version, the machine.
+//! weights lie in, the preparation of pictures, which output is taken, whether it is brought to length 1, and whether a
+//! model of f32 is computed in less. What only changes the last bits does not: the backend, its version, the machine.
 
 use vecstore::Fingerprint;
 
+use crate::backend::Precision;
 use crate::model::Normalise;
 
 /// Raise this when vectors change for a reason that none of the other ingredients shows.
@@ -24,6 +25,7 @@ pub(crate) struct Ingredients<'a> {
     pub(crate) preprocess: &'a str,
     pub(crate) output: &'a str,
     pub(crate) normalise: Normalise,
+    pub(crate) precision: Precision,
 }
 
 impl Ingredients<'_> {
@@ -47,11 +49,20 @@ impl Ingredients<'_> {
             add(name.as_bytes());
             add(content.as_bytes());
         }
+        // Last and only where it is given, so that stores from before there was a choice keep their fingerprints.
+        let lesser = match self.precision {
+            Precision::Full => String::new(),
+            lesser => {
+                add(b"precision");
+                add(lesser.to_string().as_bytes());
+                format!(", computed in {lesser}")
+            }
+        };
         let id = *hasher.finalize().as_bytes();
         // Models are often all called model.onnx: a few digits tell them apart in a message.
         let digits: String = model.to_hex().chars().take(8).collect();
         let description =
-            format!("{} {digits}, output {}{unscaled}; {}", self.name, self.output, self.preprocess);
+            format!("{} {digits}, output {}{unscaled}{lesser}; {}", self.name, self.output, self.preprocess);
         Fingerprint::new(id, description)
     }
 }
@@ -70,6 +81,7 @@ mod tests {
             preprocess: "p",
             output: "o",
             normalise: Normalise::L2,
+            precision: Precision::Full,
         };
         let id = |ingredients: Ingredients| *ingredients.fingerprint().id();
         assert_eq!(id(base()), id(Ingredients { name: "renamed.onnx", ..base() }));
@@ -81,6 +93,8 @@ mod tests {
             Ingredients { preprocess: "q", ..base() },
             Ingredients { output: "q", ..base() },
             Ingredients { normalise: Normalise::None, ..base() },
+            Ingredients { precision: Precision::F16, ..base() },
+            Ingredients { precision: Precision::Bf16, ..base() },
             Ingredients { output: "op", preprocess: "", ..base() },
         ];
         for other in others {
@@ -98,7 +112,10 @@ mod tests {
             preprocess: "resize 224",
             output: "embeds",
             normalise: Normalise::L2,
+            precision: Precision::Full,
         };
         assert_eq!(ingredients.fingerprint().description(), "a.onnx af1349b9, output embeds; resize 224");
+        let half = Ingredients { precision: Precision::F16, ..ingredients };
+        assert!(half.fingerprint().description().contains("output embeds, computed in fp16; "));
     }
 }

@@ -78,7 +78,7 @@ pub mod scan;
 mod shard;
 mod tars;
 
-pub use backend::{Backend, BackendChoice, BackendOptions, open_backend};
+pub use backend::{Backend, BackendChoice, BackendOptions, Device, Precision, open_backend, open_lanes};
 pub use class::Class;
 pub use error::{Error, Result};
 pub use filter::Filter;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use vecstore::Fingerprint;
 
+use crate::backend::Precision;
 use crate::descriptor;
 use crate::error::{Error, Result};
 use crate::fingerprint::Ingredients;
@@ -39,6 +40,7 @@ pub struct Model {
     /// What the input is made of.
     element: Element,
     normalise: Normalise,
+    precision: Precision,
 }
 
 /// What is done to the vectors that a model gives.
@@ -81,6 +83,8 @@ pub struct OutputOptions {
     pub name: Option<String>,
     /// What is done to it.
     pub normalise: Normalise,
+    /// How exactly it is computed. Other than [`Precision::Full`] only TensorRT can.
+    pub precision: Precision,
 }
 
 /// Where the graph is.
@@ -176,7 +180,7 @@ impl Model {
     }
 
     /// Equal exactly when vectors are comparable: over the model's bytes and weight files, the preparation of
-    /// pictures, the output taken and the normalisation.
+    /// pictures, the output taken, the normalisation and the precision.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
@@ -203,6 +207,10 @@ impl Model {
 
     pub(crate) fn normalise(&self) -> Normalise {
         self.normalise
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// An error about this model.
@@ -243,7 +251,7 @@ impl Parts<'_> {
     fn model(self, declared: &Declared, options: &OutputOptions) -> Result<Model> {
         let (input, batch) = self.input(&declared.inputs)?;
         let output = self.output(&declared.outputs, options.name.as_deref())?;
-        let normalise = options.normalise;
+        let (normalise, precision) = (options.normalise, options.precision);
         let fingerprint = Ingredients {
             name: &self.name,
             model: self.bytes,
@@ -251,12 +259,24 @@ impl Parts<'_> {
             preprocess: &self.preprocess.canonical(),
             output: &output,
             normalise,
+            precision,
         }
         .fingerprint();
         let Parts { name, source, preprocess, .. } = self;
         let Port { name: input, element, .. } = input;
         let (input, element) = (input.clone(), *element);
-        Ok(Model { name, source, preprocess, fingerprint, input, output, batch, element, normalise })
+        Ok(Model {
+            name,
+            source,
+            preprocess,
+            fingerprint,
+            input,
+            output,
+            batch,
+            element,
+            normalise,
+            precision,
+        })
     }
 
     fn refuse<T>(&self, expected: String, found: String, remedy: &str) -> Result<T> {

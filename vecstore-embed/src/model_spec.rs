@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::backend::Precision;
 use crate::model::{Model, Normalise, OutputOptions};
 use crate::preprocess::{PreprocessOverrides, parse_triple};
 use crate::roots::{decode_path, encode_path};
@@ -35,6 +36,8 @@ pub struct ModelSpec {
     pub output: Option<String>,
     /// What is done to the vectors; they are brought to length 1 where nothing is given.
     pub normalise: Option<Normalise>,
+    /// How exactly the model is computed; as it was exported where nothing is given.
+    pub precision: Option<Precision>,
 }
 
 impl ModelSpec {
@@ -43,7 +46,8 @@ impl ModelSpec {
         match &self.file {
             Some(file) => {
                 let normalise = self.normalise.unwrap_or_default();
-                let output = OutputOptions { name: self.output.clone(), normalise };
+                let precision = self.precision.unwrap_or_default();
+                let output = OutputOptions { name: self.output.clone(), normalise, precision };
                 Model::from_file_with(file, &self.overrides, &output)
             }
             None => Model::builtin(),
@@ -69,6 +73,7 @@ impl ModelSpec {
             ("model.jpeg", jpeg.map(|jpeg| jpeg.to_string())),
             ("model.output", self.output.clone()),
             ("model.normalise", self.normalise.map(|normalise| normalise.to_string())),
+            ("model.precision", self.precision.map(|precision| precision.to_string())),
         ];
         values.map(|(name, value)| (name.to_owned(), value.unwrap_or_default())).into()
     }
@@ -97,7 +102,8 @@ impl ModelSpec {
             jpeg: parsed(get("model.jpeg"))?,
         };
         let normalise = parsed(get("model.normalise"))?;
-        Ok(ModelSpec { file, overrides, output: get("model.output").cloned(), normalise })
+        let precision = parsed(get("model.precision"))?;
+        Ok(ModelSpec { file, overrides, output: get("model.output").cloned(), normalise, precision })
     }
 }
 
@@ -120,6 +126,7 @@ mod tests {
             },
             output: Some("image_embeds".to_owned()),
             normalise: Some(Normalise::None),
+            precision: Some(Precision::Bf16),
         };
         let mut settings = BTreeMap::new();
         for spec in
@@ -133,9 +140,13 @@ mod tests {
 
     #[test]
     fn a_damaged_setting_is_an_error() {
-        for (name, value) in
-            [("model", "%Z"), ("model.size", "big"), ("model.mean", "1,2"), ("model.filter", "x")]
-        {
+        for (name, value) in [
+            ("model", "%Z"),
+            ("model.size", "big"),
+            ("model.mean", "1,2"),
+            ("model.filter", "x"),
+            ("model.precision", "f8"),
+        ] {
             let settings = BTreeMap::from([(name.to_owned(), value.to_owned())]);
             assert!(ModelSpec::from_settings(&settings).is_err(), "{name}");
         }

@@ -30,7 +30,7 @@ fn model(name: &str) -> Result<Model, Error> {
 }
 
 fn tract() -> BackendOptions {
-    BackendOptions { choice: BackendChoice::Tract, ort_lib: None, threads: 2 }
+    BackendOptions { choice: BackendChoice::Tract, ort_lib: None, threads: 2, ..BackendOptions::default() }
 }
 
 /// How to open ONNX Runtime, if a library was given.
@@ -40,7 +40,7 @@ fn onnxruntime(test: &str) -> Option<BackendOptions> {
         eprintln!("{test}: ORT_DYLIB_PATH is not set, ONNX Runtime is left out");
     }
     let choice = BackendChoice::OnnxRuntime;
-    Some(BackendOptions { choice, ort_lib: Some(library?.into()), threads: 1 })
+    Some(BackendOptions { choice, ort_lib: Some(library?.into()), threads: 1, ..BackendOptions::default() })
 }
 
 fn every_backend(test: &str) -> Vec<BackendOptions> {

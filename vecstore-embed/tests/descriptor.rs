@@ -44,7 +44,12 @@ fn scene(seed: u32, width: u32, height: u32) -> RgbImage {
 }
 
 fn backend(model: &Model) -> Box<dyn Backend> {
-    let options = BackendOptions { choice: BackendChoice::Tract, ort_lib: None, threads: 2 };
+    let options = BackendOptions {
+        choice: BackendChoice::Tract,
+        ort_lib: None,
+        threads: 2,
+        ..BackendOptions::default()
+    };
     open_backend(model, &options).unwrap()
 }
 

@@ -13,7 +13,8 @@ use vecstore_embed::model::Model;
 
 /// What opening a backend with this library says.
 fn refused(library: &Path, choice: BackendChoice) -> String {
-    let options = BackendOptions { choice, ort_lib: Some(library.to_owned()), threads: 1 };
+    let options =
+        BackendOptions { choice, ort_lib: Some(library.to_owned()), threads: 1, ..BackendOptions::default() };
     match open_backend(&Model::builtin().unwrap(), &options) {
         Ok(backend) => panic!("{} opened {}", library.display(), backend.name()),
         Err(error) => {
@@ -99,8 +100,12 @@ fn libraries_that_are_not_the_right_one() {
 
 #[test]
 fn tract_needs_no_library() {
-    let options =
-        BackendOptions { choice: BackendChoice::Tract, ort_lib: Some("/nowhere/lib.so".into()), threads: 1 };
+    let options = BackendOptions {
+        choice: BackendChoice::Tract,
+        ort_lib: Some("/nowhere/lib.so".into()),
+        threads: 1,
+        ..BackendOptions::default()
+    };
     let backend = open_backend(&Model::builtin().unwrap(), &options).unwrap();
     assert_eq!(backend.name(), "tract 0.23");
 }

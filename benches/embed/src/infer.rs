@@ -105,7 +105,12 @@ pub fn run(args: &Args) -> Outcome<()> {
     for round in 0..args.rounds {
         let (sleeping, spinning) = (bare(false)?, bare(true)?);
         let choice = BackendChoice::OnnxRuntime;
-        let backend = BackendOptions { choice, ort_lib: Some(args.ort_lib.clone()), threads };
+        let backend = BackendOptions {
+            choice,
+            ort_lib: Some(args.ort_lib.clone()),
+            threads,
+            ..BackendOptions::default()
+        };
         // Loading the model is not what is compared.
         let backend = vecstore_embed::open_backend(&model, &backend)?;
         let store = dir.path().join(format!("{round}.vecs"));

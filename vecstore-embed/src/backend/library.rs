@@ -5,13 +5,13 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use libloading::Library;
 use ort::sys::OrtApiBase;
 
 use super::display;
+use super::elf::{self, Elf};
 use crate::error::{Error, Result};
 
 const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
@@ -56,7 +56,7 @@ pub(super) fn check(path: &Path) -> Result<Checked> {
         return Err(unusable(path, "no regular file"));
     }
     if cfg!(target_os = "linux") {
-        let complete = File::open(path).and_then(|mut file| elf_is_complete(&mut file, metadata.len()));
+        let complete = File::open(path).and_then(|mut file| elf::is_complete(&mut file, metadata.len()));
         match complete {
             Ok(Elf::Complete) => {}
             Ok(Elf::Other) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
@@ -103,54 +103,6 @@ fn version(library: &Library) -> std::result::Result<String, String> {
         return Err(format!("version {text}, which does not offer the interface of 1.{OLDEST}"));
     }
     Ok(text)
-}
-
-#[derive(Debug, PartialEq)]
-enum Elf {
-    Complete,
-    Short,
-    Other,
-}
-
-/// Whether a 64-bit ELF file of `length` bytes holds all that its tables promise: all segments, and the table of
-/// sections, which linkers write last.
-fn elf_is_complete(file: &mut (impl Read + Seek), length: u64) -> std::io::Result<Elf> {
-    let mut header = [0u8; 64];
-    match file.read_exact(&mut header) {
-        Ok(()) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(Elf::Other),
-        Err(e) => return Err(e),
-    }
-    // Class 2: 64-bit. Encoding 1: little-endian, as are all machines that ONNX Runtime is built for.
-    if !header.starts_with(b"\x7fELF\x02\x01") {
-        return Ok(Elf::Other);
-    }
-    let number = |bytes: &[u8], at: usize, size: usize| {
-        let digits = bytes.get(at..at + size).unwrap_or_default();
-        digits.iter().rev().fold(0u64, |number, digit| number << 8 | u64::from(*digit))
-    };
-    let fits = |offset: u64, size: u64| offset.checked_add(size).is_some_and(|end| end <= length);
-    let (segments, segment_size, segment_count) =
-        (number(&header, 32, 8), number(&header, 54, 2), number(&header, 56, 2));
-    let (sections, section_size, section_count) =
-        (number(&header, 40, 8), number(&header, 58, 2), number(&header, 60, 2));
-    if !fits(segments, segment_size * segment_count) || !fits(sections, section_size * section_count) {
-        return Ok(Elf::Short);
-    }
-    if segment_size < 56 {
-        return Ok(Elf::Other);
-    }
-    // At most 65535 x 65535 bytes, and known to be there.
-    file.seek(SeekFrom::Start(segments))?;
-    for _ in 0..segment_count {
-        let mut segment = [0u8; 56];
-        file.read_exact(&mut segment)?;
-        if !fits(number(&segment, 8, 8), number(&segment, 32, 8)) {
-            return Ok(Elf::Short);
-        }
-        file.seek_relative(i64::try_from(segment_size - 56).unwrap_or(0))?;
-    }
-    Ok(Elf::Complete)
 }
 
 #[cfg(target_os = "macos")]
@@ -227,23 +179,7 @@ fn python_packages(library: &Path) -> Vec<PathBuf> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::io::Cursor;
-
     use super::*;
-
-    #[test]
-    fn a_library_cut_short_is_noticed_before_it_is_loaded() {
-        let program = std::env::current_exe().unwrap();
-        let bytes = std::fs::read(program).unwrap();
-        let state =
-            |length: usize| elf_is_complete(&mut Cursor::new(&bytes[..length]), length as u64).unwrap();
-        assert_eq!(state(bytes.len()), Elf::Complete);
-        for length in [64, 1000, bytes.len() / 2, bytes.len() - 1] {
-            assert_eq!(state(length), Elf::Short, "{length}");
-        }
-        assert_eq!(state(63), Elf::Other);
-        assert_eq!(elf_is_complete(&mut Cursor::new([0; 64]), 64).unwrap(), Elf::Other);
-    }
 
     #[test]
     fn names_of_libraries() {

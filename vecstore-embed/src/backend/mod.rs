@@ -23,8 +23,15 @@
 //! # Ok::<(), vecstore_embed::Error>(())
 //! ```
 
+mod device;
+mod driver;
+mod elf;
 mod library;
 mod onnxruntime;
+mod placement;
+mod provider;
+mod session;
+mod tensor;
 mod tract;
 
 use std::borrow::Cow;
@@ -32,8 +39,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fmt, iter};
 
+pub use self::device::{Device, Precision, Provider};
+pub use self::driver::{Card, Driver, NoDriver};
+pub use self::placement::Placement;
+pub use self::tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model, Normalise};
+
+pub(crate) use self::driver::driver;
+pub(crate) use self::onnxruntime::{Runtime, runtime};
 
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,8 +96,16 @@ pub struct BackendOptions {
     pub choice: BackendChoice,
     /// The ONNX Runtime library to load. Before `ORT_DYLIB_PATH`, before the usual places.
     pub ort_lib: Option<PathBuf>,
-    /// Threads that compute; 0 means one per core.
+    /// Threads that compute; 0 means one per core, and beside a card one.
     pub threads: usize,
+    /// What computes. Cards need ONNX Runtime; one that was asked for and cannot be used is an error.
+    pub device: Device,
+    /// Pictures per call, for devices that always have to get so many (TensorRT); 0 means 32. Others take any number.
+    pub batch: usize,
+    /// Where TensorRT keeps the engines it has built; in the user's cache unless given.
+    pub engines: Option<PathBuf>,
+    /// Finds out where the operators of the model run; see [`Backend::placement`]. For cards it always is.
+    pub profile: bool,
 }
 
 impl BackendOptions {
@@ -93,6 +115,11 @@ impl BackendOptions {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         }
+    }
+
+    /// Pictures that a device gets which always has to get the same number.
+    fn batch(&self) -> usize {
+        if self.batch == 0 { 32 } else { self.batch }
     }
 
     /// The library somebody asked for by name.
@@ -122,28 +149,77 @@ pub trait Backend: Send {
     /// # Errors
     /// [`Error::Inference`] with the backend's words; the backend stays usable.
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>>;
+
+    /// Memory for so many numbers, from which pictures reach the device sooner than from ordinary memory. `None` where
+    /// there is none such.
+    fn tensor(&self, _length: usize) -> Option<Tensor> {
+        None
+    }
+
+    /// Where the operators of the model run, if that was [asked for](BackendOptions::profile) and can be told.
+    fn placement(&self) -> Option<&Placement> {
+        None
+    }
+
+    /// The model alone on one batch, without what [`embed`](Self::embed) does besides: for measuring.
+    ///
+    /// # Errors
+    /// As there.
+    fn run_bare(&mut self, batch: usize, pixels: &[f32]) -> Result<()> {
+        self.embed(batch, pixels).map(drop)
+    }
 }
 
 /// Loads `model` into the backend that `options` ask for, and runs it once to see that it works and how long its
-/// vectors are.
+/// vectors are. Of several cards the first is used.
 ///
 /// # Errors
-/// If the library asked for cannot be used, or the backend cannot run the model.
+/// If the library or the device asked for cannot be used, or the backend cannot run the model.
 pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn Backend>> {
-    match options.choice {
-        BackendChoice::Tract => tract::open(model, options.threads()),
-        BackendChoice::OnnxRuntime => match options.named_library() {
-            Some(library) => onnxruntime::open(model, &library, options.threads()),
-            None => first_that_works(model, options, &library::find())?.ok_or_else(library::none_found),
-        },
-        BackendChoice::Auto => match options.named_library() {
-            Some(library) => onnxruntime::open(model, &library, options.threads()),
-            None => match first_that_works(model, options, &library::find())? {
-                Some(backend) => Ok(backend),
-                None => tract::open(model, options.threads()),
-            },
+    let device = options.device.each().into_iter().next().unwrap_or_default();
+    let options = &BackendOptions { device, ..options.clone() };
+    match (options.choice, options.named_library()) {
+        (BackendChoice::Tract, _) if options.device.is_gpu() => Err(Error::BadValue {
+            what: "device",
+            expected: "cpu, because tract computes on the processor alone; cards need --backend onnxruntime",
+            found: options.device.to_string(),
+        }),
+        (BackendChoice::Tract, _) => tract::open(model, options.threads()),
+        (_, Some(library)) => onnxruntime::open(model, &library, options),
+        (choice, None) => match first_that_works(model, options, &library::find())? {
+            Some(backend) => Ok(backend),
+            None if choice == BackendChoice::Auto && !options.device.is_gpu() => {
+                tract::open(model, options.threads())
+            }
+            None => Err(library::none_found()),
         },
     }
+}
+
+/// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that is twice on
+/// a card, once on the processor, whose threads the lanes share.
+///
+/// # Errors
+/// As [`open_backend`].
+pub fn open_lanes(
+    model: &Model,
+    options: &BackendOptions,
+    lanes: Option<usize>,
+) -> Result<Vec<Box<dyn Backend>>> {
+    let lanes = lanes.unwrap_or_else(|| options.device.lanes()).max(1);
+    let mut each = options.clone();
+    if !options.device.is_gpu() {
+        each.threads = (options.threads() / lanes).max(1);
+    }
+    let mut opened = Vec::new();
+    // The first on each card builds what the next ones find in the cache.
+    for device in options.device.each() {
+        each.device = device;
+        for _ in 0..lanes {
+            opened.push(open_backend(model, &each)?);
+        }
+    }
+    Ok(opened)
 }
 
 /// Tries libraries that nobody asked for by name, in order.
@@ -152,15 +228,20 @@ fn first_that_works(
     options: &BackendOptions,
     libraries: &[PathBuf],
 ) -> Result<Option<Box<dyn Backend>>> {
+    let mut without_device = None;
     for library in libraries {
-        match onnxruntime::open(model, library, options.threads()) {
+        match onnxruntime::open(model, library, options) {
             Ok(backend) => return Ok(Some(backend)),
             // The library is no use. What else fails (the model, most likely) is not its fault.
             Err(unusable @ Error::RuntimeLibrary { .. }) => log::warn!("{unusable}"),
+            Err(unusable @ Error::Device { .. }) => {
+                log::info!("{unusable}");
+                without_device.get_or_insert(unusable);
+            }
             Err(other) => return Err(other),
         }
     }
-    Ok(None)
+    without_device.map_or(Ok(None), Err)
 }
 
 /// Does to the vectors what `model` says is to be done to them.

@@ -2,49 +2,69 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ort::environment::Environment;
-use ort::logging::LogLevel;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::ep::ExecutionProvider;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, TensorElementType, TensorRef};
 
-use super::{Backend, at_once, check_pixels, display, finish, library, padded, panic_text, vector_length};
+use super::device::{Device, Provider};
+use super::placement::Placement;
+use super::session::{Settings, session};
+use super::tensor::Tensor;
+use super::{
+    Backend, BackendOptions, at_once, check_pixels, display, finish, library, padded, panic_text, provider,
+    vector_length,
+};
 use crate::error::{Error, Result};
-use crate::model::{Model, Source};
+use crate::model::{BatchShape, Model};
 use crate::onnx_graph::Element;
 
 /// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
 /// first that works stays until the process ends.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
+/// A library of ONNX Runtime that is loaded.
 #[derive(Clone)]
-struct Runtime {
-    path: PathBuf,
-    version: String,
-    environment: Environment,
+pub(crate) struct Runtime {
+    pub(crate) path: PathBuf,
+    pub(crate) version: String,
+    pub(super) environment: Environment,
 }
 
-/// Loads the library, or gives the one that is loaded already.
+impl Runtime {
+    /// The providers that the library was built with, of those that are of use here.
+    pub(crate) fn providers(&self) -> Vec<Provider> {
+        let has = |provider: &Provider| match provider {
+            Provider::Cpu => true,
+            Provider::Cuda => ort::ep::CUDA::is_available().unwrap_or(false),
+            Provider::TensorRt => ort::ep::TensorRT::is_available().unwrap_or(false),
+        };
+        [Provider::TensorRt, Provider::Cuda, Provider::Cpu].into_iter().filter(has).collect()
+    }
+}
+
+/// Loads the library, or gives the one that is loaded already, once it has everything that `device` needs.
 ///
 /// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice, and panic
 /// if there is none.
-fn runtime(path: &Path) -> Result<Runtime> {
+pub(crate) fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
     let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*loaded {
-        return match path.canonicalize().is_ok_and(|path| path == runtime.path) {
-            true => Ok(runtime.clone()),
-            false => {
-                let found =
-                    format!("{} already loaded, and a process can have only one", display(&runtime.path));
-                Err(library::unusable(path, found))
-            }
-        };
+        if path.canonicalize().is_ok_and(|path| path == runtime.path) {
+            provider::check(&runtime.path, device)?;
+            return Ok(runtime.clone());
+        }
+        let found = format!("{} already loaded, and a process can have only one", display(&runtime.path));
+        return Err(library::unusable(path, found));
     }
     let checked = library::check(path)?;
+    provider::check(&checked.path, device)?;
     let start = || -> std::result::Result<Environment, String> {
         let builder = ort::init_from(&checked.path).map_err(|e| e.to_string())?;
         builder.with_name("vecstore-embed").with_telemetry(false).build().map_err(|e| e.to_string())
@@ -62,39 +82,54 @@ struct OnnxRuntime {
     model: Model,
     session: Session,
     dim: usize,
+    /// Pictures that the session is always given, however few there are.
+    fixed: Option<usize>,
+    placement: Option<Placement>,
+    device: Device,
 }
 
-pub(super) fn open(model: &Model, library: &Path, threads: usize) -> Result<Box<dyn Backend>> {
-    let runtime = runtime(library)?;
-    let name = format!("onnxruntime {} ({})", runtime.version, runtime.path.display());
-    let session = session(model, &runtime, threads).map_err(|found| {
-        let remedy = "export it again, or with an older operator set";
-        model.unusable(format!("a model that ONNX Runtime {} can load", runtime.version), found, remedy)
+/// Opens a session on the device of `options`, which is one card or the processor.
+pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+    let device = &options.device;
+    let runtime = runtime(library, device)?;
+    if !runtime.providers().contains(&device.provider()) {
+        let found = format!("a build without the {}", device.provider().name());
+        let remedy = "install onnxruntime-gpu, and name its library with --ort-lib";
+        return Err(provider::unusable(device, &runtime.path, found, remedy));
+    }
+    let settings = Settings::new(model, &runtime, options)?;
+    let opened = session(model, &runtime, &settings).map_err(|found| match device.is_gpu() {
+        true => {
+            let remedy = "run `vecstore-embed doctor` with the same options, and look at the card with nvidia-smi; a model \
+                          that does not run there at all runs with --device cpu";
+            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
+        }
+        false => {
+            let remedy = "export it again, or with an older operator set";
+            model.unusable(format!("a model that ONNX Runtime {} can load", runtime.version), found, remedy)
+        }
     })?;
-    let mut backend = OnnxRuntime { name, model: model.clone(), session, dim: 0 };
+    let mut backend = OnnxRuntime {
+        name: format!("onnxruntime {} ({})", runtime.version, runtime.path.display()),
+        model: model.clone(),
+        session: opened,
+        dim: 0,
+        fixed: settings.fixed,
+        placement: None,
+        device: device.clone(),
+    };
     // One run tells the length of the vectors, and whether it runs at all.
-    let count = at_once(model, 1);
+    let count = backend.at_once(1);
     let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
     let (shape, _) = backend.run(count, &blank)?;
     backend.dim = vector_length(model, count, &shape)?;
-    Ok(Box::new(backend))
-}
-
-fn session(model: &Model, runtime: &Runtime, threads: usize) -> std::result::Result<Session, String> {
-    // The errors of these carry the builder; only their text is of use here.
-    let text = |e: ort::Error<SessionBuilder>| e.to_string();
-    let builder = Session::builder(&runtime.environment).map_err(|e| e.to_string())?;
-    let builder = builder.with_intra_threads(threads).map_err(text)?;
-    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(text)?;
-    // Models of older exporters make hundreds of harmless warnings.
-    let builder = builder.with_log_level(LogLevel::Error).map_err(text)?;
-    // Threads that wait by spinning take the cores that decode the next pictures.
-    let mut builder = builder.with_intra_op_spinning(false).map_err(text)?;
-    match model.source() {
-        Source::Builtin(bytes) => builder.commit_from_memory(bytes),
-        Source::File(path) => builder.commit_from_file(path),
+    if settings.profile.is_some() {
+        let profile = backend.session.end_profiling().map_err(|e| e.to_string());
+        let placement = profile.and_then(|profile| Placement::read(Path::new(&profile)));
+        backend.placed(&runtime, placement)?;
     }
-    .map_err(|e| e.to_string())
+    backend.describe(&settings);
+    Ok(Box::new(backend))
 }
 
 /// Shape and numbers of an output, whatever of the three it is made of.
@@ -117,6 +152,51 @@ fn numbers(output: &DynValue) -> std::result::Result<(Vec<usize>, Vec<f32>), ort
 }
 
 impl OnnxRuntime {
+    /// Pictures that the session is given in one call, where there are `batch`.
+    fn at_once(&self, batch: usize) -> usize {
+        match (self.model.batch(), self.fixed) {
+            (BatchShape::Any, Some(fixed)) => fixed,
+            _ => at_once(&self.model, batch),
+        }
+    }
+
+    /// Remembers where the operators went. Providers that took none of them are no device: everything would be computed
+    /// on the processor.
+    fn placed(&mut self, runtime: &Runtime, placement: std::result::Result<Placement, String>) -> Result<()> {
+        match placement {
+            Ok(placement) if self.device.is_gpu() && placement.on_gpu() == 0 => {
+                let found = format!("a provider that took none of the operators of {}", self.model.name());
+                let remedy =
+                    "export the model with other operators, or compute on the processor with --device cpu";
+                Err(provider::unusable(&self.device, &runtime.path, found, remedy))
+            }
+            Ok(placement) => {
+                self.placement = Some(placement);
+                Ok(())
+            }
+            Err(error) => {
+                log::warn!("where the operators of {} went cannot be told: {error}", self.model.name());
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds to the name what people want to know of a device.
+    fn describe(&mut self, settings: &Settings) {
+        if !self.device.is_gpu() {
+            return;
+        }
+        self.name += &format!(" on {}", self.device);
+        if let Some(placement) = &self.placement {
+            let (there, here) = (placement.on_gpu(), placement.of(Provider::Cpu));
+            self.name += &format!(", {there} operators there and {here} on the processor");
+        }
+        if let Some(engines) = &settings.engines {
+            self.name +=
+                &format!(", {} precision, engines kept in {}", self.model.precision(), engines.display());
+        }
+    }
+
     fn run(&mut self, batch: usize, pixels: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
         let preprocess = self.model.preprocess();
         let shape = [batch, 3, preprocess.input_height() as usize, preprocess.input_width() as usize];
@@ -164,12 +244,12 @@ impl Backend for OnnxRuntime {
     }
 
     fn preferred_batch(&self) -> usize {
-        32
+        self.fixed.unwrap_or(32)
     }
 
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
         check_pixels(&self.model, batch, pixels)?;
-        let at_once = at_once(&self.model, batch);
+        let at_once = self.at_once(batch);
         let picture_len = self.model.preprocess().tensor_len();
         let mut vectors = Vec::with_capacity(batch * self.dim);
         for pixels in pixels.chunks(at_once * picture_len) {
@@ -186,5 +266,82 @@ impl Backend for OnnxRuntime {
         }
         finish(&self.model, &mut vectors, self.dim);
         Ok(vectors)
+    }
+
+    fn tensor(&self, length: usize) -> Option<Tensor> {
+        if !self.device.is_gpu() || self.model.element() != Element::F32 {
+            return None;
+        }
+        // Any card copies from memory that was pinned for another.
+        let card = self.device.cards().first().and_then(|card| i32::try_from(*card).ok())?;
+        pinned(&self.session, AllocationDevice::CUDA_PINNED, card, length)
+            .inspect_err(|error| {
+                log::info!("no pinned memory: {error}; ordinary memory is copied from instead")
+            })
+            .ok()
+    }
+
+    fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+
+    fn run_bare(&mut self, batch: usize, pixels: &[f32]) -> Result<()> {
+        check_pixels(&self.model, batch, pixels)?;
+        self.run(
+            self.at_once(batch),
+            &padded(pixels, self.at_once(batch) * self.model.preprocess().tensor_len()),
+        )
+        .map(drop)
+    }
+}
+
+/// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor that is never
+/// swapped out: a card reads it while the processor does something else. Pictures are prepared right there, so that
+/// nothing is copied before the copy to the card.
+fn pinned(
+    session: &Session,
+    device: AllocationDevice<'_>,
+    number: i32,
+    length: usize,
+) -> std::result::Result<Tensor, ort::Error> {
+    let info = MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::CPUInput)?;
+    let allocator = Allocator::new(session, info)?;
+    let mut value = ort::value::Tensor::<f32>::new(&allocator, [length])?;
+    let (_, numbers) = value.try_extract_tensor_mut::<f32>()?;
+    let (first, found) = (NonNull::from(&mut *numbers).cast::<f32>(), numbers.len());
+    if found != length {
+        return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
+    }
+    // SAFETY: the memory is the value's, which `try_extract_tensor_mut` has found to be f32, so many, and within reach of
+    // the processor. It stays where it is until the value is dropped, and only the tensor has the value from here on.
+    Ok(unsafe { Tensor::of(first, length, Box::new(value)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The way to memory of a device, with that of the processor in its place.
+    #[test]
+    #[ignore = "needs ORT_DYLIB_PATH"]
+    fn memory_of_a_provider_is_written_and_embedded_from() {
+        let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH names a library");
+        let runtime = runtime(Path::new(&library), &Device::cpu()).unwrap();
+        let (model, options) = (Model::builtin().unwrap(), BackendOptions::default());
+        let settings = Settings::new(&model, &runtime, &options).unwrap();
+        let opened = session(&model, &runtime, &settings).unwrap();
+        let length = model.preprocess().tensor_len();
+        let mut tensor = pinned(&opened, AllocationDevice::CPU, 0, 2 * length).unwrap();
+        assert!(tensor.len() == 2 * length && tensor.iter().all(|number| *number == 0.0));
+        let gone = pinned(&opened, AllocationDevice::CUDA_PINNED, 0, 8).unwrap_err().to_string();
+        assert!(!gone.is_empty());
+        // It outlives the session it came from.
+        drop(opened);
+        for (at, number) in tensor.iter_mut().enumerate() {
+            *number = (at % 251) as f32 / 251.0;
+        }
+        let mut backend = open(&model, Path::new(&library), &options).unwrap();
+        let plain = tensor.to_vec();
+        assert_eq!(backend.embed(2, &tensor).unwrap(), backend.embed(2, &plain).unwrap());
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, value_parser};
+use vecstore_embed::backend::{Device, Precision};
 use vecstore_embed::preprocess::{ChannelOrder, Filter, JpegScale, Resize, Sides, parse_triple};
 use vecstore_embed::{
     BackendChoice, BackendOptions, DecodeLimits, ModelSpec, Normalise, PreprocessOverrides, Result,
@@ -46,6 +47,10 @@ pub(crate) struct ModelArgs {
     /// Bring vectors to length 1 (l2), or leave them as the model makes them (none); l2 unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     normalise: Option<Normalise>,
+    /// How exactly TensorRT computes a model of f32: full, fp16 or bf16; part of what a store remembers of its model, and
+    /// full unless given. Models that were exported in fp16 or bf16 need nothing of the kind
+    #[arg(long, requires = "model", value_name = "HOW")]
+    precision: Option<Precision>,
     /// Decode JPEGs exactly, or scaled: large ones at a fraction of their size, several times as fast, with slightly
     /// other vectors; exact unless given
     #[arg(long, requires = "model", value_name = "HOW")]
@@ -65,7 +70,13 @@ impl ModelArgs {
             filter: self.filter,
             jpeg: self.jpeg,
         };
-        Ok(ModelSpec { file, overrides, output: self.output_name.clone(), normalise: self.normalise })
+        Ok(ModelSpec {
+            file,
+            overrides,
+            output: self.output_name.clone(),
+            normalise: self.normalise,
+            precision: self.precision,
+        })
     }
 }
 
@@ -78,6 +89,15 @@ pub(crate) struct MachineArgs {
     /// The ONNX Runtime library; without it ORT_DYLIB_PATH says where it is, or it is in one of the usual places
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
+    /// What computes: cpu, cuda or tensorrt, with the numbers of cards as in cuda:0,1 (0 unless given). Cards need
+    /// --backend onnxruntime and a library of onnxruntime-gpu; one that cannot be used is an error, and the processor never
+    /// takes its place
+    #[arg(long, default_value = "cpu", value_name = "DEVICE")]
+    device: Device,
+    /// Where TensorRT keeps the engines it builds, which takes a minute for each model, card and size of batch; in the user's
+    /// cache unless given
+    #[arg(long, value_name = "DIR")]
+    engine_cache: Option<PathBuf>,
     /// Pictures with more pixels than this are rejected
     #[arg(long, default_value_t = DecodeLimits::default().max_pixels, value_name = "PIXELS",
           value_parser = value_parser!(u64).range(1..))]
@@ -86,7 +106,15 @@ pub(crate) struct MachineArgs {
 
 impl MachineArgs {
     pub(crate) fn backend(&self) -> BackendOptions {
-        BackendOptions { choice: self.backend, ort_lib: self.ort_lib.clone(), ..BackendOptions::default() }
+        BackendOptions {
+            choice: self.backend,
+            ort_lib: self.ort_lib.clone(),
+            device: self.device.clone(),
+            engines: self.engine_cache.clone(),
+            // One picture at a time; a run says what it has.
+            batch: 1,
+            ..BackendOptions::default()
+        }
     }
 
     pub(crate) fn limits(&self) -> DecodeLimits {

@@ -29,6 +29,7 @@ Examples:
   vecstore-embed run --folder photos --recursive --store photos.vecs
   vecstore-embed run --folder photos --store photos.vecs --batch-size 128 --workers 8
   vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --backend onnxruntime
+  vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --device cuda:0,1 --batch-size 128
   vecstore-embed run --folder /media/phone --recursive --store photos.vecs --root phone=/media/phone
   vecstore-embed run --folder faces -r --store faces.vecs --min-images 5 --exclude '@eaDir' --exclude '*.gif'
   find photos -newer last-week | vecstore-embed run --folder . --list - --store photos.vecs
@@ -75,6 +76,9 @@ const MAX_BATCH: i64 = 4096;
 
 /// More threads than this only wait for each other.
 const MAX_WORKERS: i64 = 256;
+
+/// More only take memory.
+const MAX_LANES: i64 = 64;
 
 /// Embed a folder of pictures into a store: what the store lacks, and nothing twice
 ///
@@ -146,6 +150,10 @@ pub(crate) struct RunArgs {
     /// Threads that read and decode; as many as processors unless given
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
+    /// How often the model is loaded on each card, or on the processor, so that one works while another waits; 1 on the
+    /// processor and 2 on a card unless given
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_LANES))]
+    lanes: Option<u16>,
     /// Element type of a new store: f32 (unless given), f16, bf16 or i8
     #[arg(long, value_name = "TYPE")]
     dtype: Option<DType>,
@@ -303,6 +311,9 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
         .with_open_options(options);
     if let Some(workers) = args.workers {
         run = run.with_workers(workers.into());
+    }
+    if let Some(lanes) = args.lanes {
+        run = run.with_lanes(lanes.into());
     }
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);

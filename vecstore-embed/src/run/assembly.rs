@@ -11,6 +11,7 @@ use std::vec;
 
 use super::feed::Job;
 use super::slab::{Slot, Whole, split};
+use crate::backend::Tensor;
 
 /// How long an unfinished batch waits for more when nothing comes.
 const IDLE: Duration = Duration::from_millis(100);
@@ -20,7 +21,7 @@ pub(crate) struct Ready {
     /// The input of the n-th is the n-th part of the tensor.
     pub(crate) jobs: Vec<Job>,
     /// The tensor, which has to come back by [`Assembly::give_back`].
-    pub(crate) tensor: Box<[f32]>,
+    pub(crate) tensor: Tensor,
 }
 
 /// Gathers pictures into batches.
@@ -37,7 +38,7 @@ pub(crate) struct Assembly {
 }
 
 struct State {
-    idle: Vec<Box<[f32]>>,
+    idle: Vec<Tensor>,
     /// Tensors that may still be allocated.
     unmade: usize,
     open: Option<vec::IntoIter<(Slot, usize)>>,
@@ -99,6 +100,18 @@ impl Assembly {
         }
     }
 
+    /// Tensors that somebody else has made, to be used before any are allocated. No more than there may be.
+    pub(crate) fn with(self, tensors: Vec<Tensor>) -> Self {
+        {
+            let mut state = self.lock();
+            let most = state.unmade;
+            let fitting = |tensor: &Tensor| tensor.len() == self.pictures.saturating_mul(self.length);
+            state.idle.extend(tensors.into_iter().filter(fitting).take(most));
+            state.unmade -= state.idle.len();
+        }
+        self
+    }
+
     /// What a worker holds while it works. Called once for each of them.
     pub(crate) fn bringing(&self) -> Bringing<'_> {
         Bringing(self)
@@ -128,7 +141,7 @@ impl Assembly {
             Some(tensor) => tensor,
             None if state.unmade > 0 => {
                 state.unmade -= 1;
-                vec![0.0; self.pictures.saturating_mul(self.length)].into()
+                Tensor::plain(self.pictures.saturating_mul(self.length))
             }
             None => return false,
         };
@@ -180,7 +193,7 @@ impl Assembly {
     }
 
     /// Gives back the tensor of a batch.
-    pub(crate) fn give_back(&self, tensor: Box<[f32]>) {
+    pub(crate) fn give_back(&self, tensor: Tensor) {
         self.lock().idle.push(tensor);
         self.claimable.notify_all();
     }
@@ -309,6 +322,26 @@ mod tests {
         assert_eq!(batches.iter().map(keys).collect::<Vec<_>>(), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
         assert_eq!(batches[1].tensor[..], [3.0, 3.0, 4.0, 4.0, 5.0, 5.0]);
         assert_eq!(batches[2].tensor[..2], [6.0, 6.0]);
+    }
+
+    #[test]
+    fn tensors_from_elsewhere_are_used_and_count() {
+        let given = |lengths: &[usize]| lengths.iter().map(|length| Tensor::plain(*length)).collect();
+        let places = |assembly: &Assembly| {
+            let state = assembly.lock();
+            let idle: Vec<_> = state.idle.iter().map(Tensor::first).collect();
+            (idle, state.unmade)
+        };
+        let assembly = Assembly::new(1, 2, 3, 3).with(given(&[6, 5, 6]));
+        let (idle, unmade) = places(&assembly);
+        assert_eq!((idle.len(), unmade), (2, 1), "the one of another length is of no use");
+        let bringing = assembly.bringing();
+        (0..2).for_each(|at| bring(&assembly, at));
+        drop(bringing);
+        let ready = assembly.take(&|| false).unwrap();
+        assert!(idle.contains(&ready.tensor.first()) && ready.tensor[..] == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        let (idle, unmade) = places(&Assembly::new(1, 1, 1, 2).with(given(&[1, 1, 1])));
+        assert_eq!((idle.len(), unmade), (2, 0));
     }
 
     #[test]

@@ -269,7 +269,12 @@ impl Run {
         shared: &Shared,
     ) -> Result<Fed> {
         let (lanes, length) = (backends.len(), model.preprocess().tensor_len());
-        let assembly = Assembly::new(self.workers, self.batch_size, length, self.tensors(length, lanes));
+        let tensors = self.tensors(length, lanes);
+        // From memory that a card reads by itself, where there is such.
+        let numbers = self.batch_size.saturating_mul(length);
+        let pinned =
+            backends.iter().cycle().take(tensors).map_while(|backend| backend.tensor(numbers)).collect();
+        let assembly = Assembly::new(self.workers, self.batch_size, length, tensors).with(pinned);
         let prepare = Prepare {
             preprocess: model.preprocess(),
             limits: self.limits,

@@ -47,14 +47,14 @@ pub use self::stop::StopFlag;
 pub use self::summary::{Ended, Summary};
 
 use self::walk::Source;
-use crate::Result;
-use crate::backend::{Backend, BackendOptions, open_backend};
+use crate::backend::{Backend, BackendOptions, Precision, Provider, open_lanes};
 use crate::filter::Filter;
 use crate::model::Model;
 use crate::picture::DecodeLimits;
 use crate::progress::{Observer, Plan};
 use crate::roots::RootArg;
 use crate::shard::Shard;
+use crate::{Error, Result};
 
 /// Embeds a folder of pictures into a store: what the store does not account for yet, and nothing twice.
 ///
@@ -86,7 +86,7 @@ pub struct Run {
     chunk_size: usize,
     batch_size: usize,
     commit_rows: Option<usize>,
-    lanes: usize,
+    lanes: Option<usize>,
     workers: usize,
     dtype: Option<DType>,
     limits: DecodeLimits,
@@ -121,7 +121,7 @@ impl Run {
             chunk_size: 100,
             batch_size: 32,
             commit_rows: None,
-            lanes: 1,
+            lanes: None,
             workers: thread::available_parallelism().map_or(1, NonZeroUsize::get),
             dtype: None,
             limits: DecodeLimits::default(),
@@ -227,11 +227,12 @@ impl Run {
         self
     }
 
-    /// How often the model is loaded, each with a thread of its own, which take their batches from one queue. The
-    /// threads of the [backend](field@BackendOptions::threads) are shared among them. 1 unless set; at least 1.
+    /// How often the model is loaded on the processor, or on each card, each with a thread of its own; all take their
+    /// batches from one queue. On the processor the threads of the [backend](field@BackendOptions::threads) are shared
+    /// among them. Once on the processor and twice on a card unless set; at least 1.
     #[must_use]
     pub fn with_lanes(mut self, lanes: usize) -> Self {
-        self.lanes = lanes.max(1);
+        self.lanes = Some(lanes.max(1));
         self
     }
 
@@ -326,11 +327,16 @@ impl Run {
     /// The folder, the store, the roots or the model cannot be used; the model fails on a batch; the store cannot
     /// take one. What was committed before stays, what was not stays missing, and the same run goes on from there.
     pub fn run(&self, model: &Model) -> Result<Summary> {
-        self.start(model, || {
-            let mut options = self.backend.clone();
-            options.threads = (options.threads() / self.lanes).max(1);
-            (0..self.lanes).map(|_| open_backend(model, &options)).collect()
-        })
+        let options = BackendOptions { batch: self.batch_size, ..self.backend.clone() };
+        // A query may be computed more exactly than what it is compared with; what is stored has to be of one kind.
+        if model.precision() != Precision::Full && options.device.provider() != Provider::TensorRt {
+            return Err(Error::BadValue {
+                what: "precision",
+                expected: "full, except with --device tensorrt; elsewhere the model itself decides, exported in fp16 or bf16",
+                found: model.precision().to_string(),
+            });
+        }
+        self.start(model, || open_lanes(model, &options, self.lanes))
     }
 
     /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and writes

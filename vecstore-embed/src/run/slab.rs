@@ -2,19 +2,27 @@
 //!
 //! Without this every picture would be written twice: into a buffer of its own, and from there into the batch.
 
-use std::cell::UnsafeCell;
+use std::ptr::NonNull;
+use std::slice;
 use std::sync::Arc;
+
+use crate::backend::Tensor;
 
 /// The numbers of one batch while its slots are out.
 #[derive(Debug)]
 struct Numbers {
-    cell: UnsafeCell<Box<[f32]>>,
+    /// Only kept while slots are out.
+    tensor: Tensor,
+    /// Where its numbers begin.
+    first: NonNull<f32>,
 }
 
 // SAFETY: the only access while the value is shared is through `Slot::numbers`. Slots of one value reach parts that do
 // not overlap (`split` makes one per place, and they cannot be cloned), and each is borrowed mutably for as long as its
 // part is. The whole is reached only by `Whole::join`, which owns the value alone by then.
 unsafe impl Sync for Numbers {}
+// SAFETY: the tensor may go to another thread, and the pointer is to what it owns.
+unsafe impl Send for Numbers {}
 
 /// The whole of a tensor whose slots are out.
 #[derive(Debug)]
@@ -28,9 +36,9 @@ pub(crate) struct Slot {
 }
 
 /// Hands out `tensor` in slots of `length` numbers; what is left over at its end belongs to none.
-pub(crate) fn split(tensor: Box<[f32]>, length: usize) -> (Whole, Vec<Slot>) {
+pub(crate) fn split(tensor: Tensor, length: usize) -> (Whole, Vec<Slot>) {
     let count = tensor.len().checked_div(length).unwrap_or(0);
-    let numbers = Arc::new(Numbers { cell: UnsafeCell::new(tensor) });
+    let numbers = Arc::new(Numbers { first: tensor.first(), tensor });
     let slot = |at| Slot { numbers: Arc::clone(&numbers), at, length };
     let slots = (0..count).map(slot).collect();
     (Whole(numbers), slots)
@@ -38,21 +46,20 @@ pub(crate) fn split(tensor: Box<[f32]>, length: usize) -> (Whole, Vec<Slot>) {
 
 impl Whole {
     /// The tensor again, once all slots have been dropped. Before that, itself.
-    pub(crate) fn join(self) -> Result<Box<[f32]>, Whole> {
-        Arc::try_unwrap(self.0).map(|numbers| numbers.cell.into_inner()).map_err(Whole)
+    pub(crate) fn join(self) -> Result<Tensor, Whole> {
+        Arc::try_unwrap(self.0).map(|numbers| numbers.tensor).map_err(Whole)
     }
 }
 
 impl Slot {
     /// The numbers of this slot.
     pub(crate) fn numbers(&mut self) -> &mut [f32] {
-        // SAFETY: `split` made this slot with (at + 1) * length <= the tensor's length, so the part lies within the
-        // allocation, which `Arc` keeps alive. No reference to the box's contents as a whole exists while a slot does:
-        // the pointer is read through the cell without making one. Nobody else reaches this part: `at` is unique
-        // among the slots, and this slot is borrowed mutably.
+        // SAFETY: `split` made this slot with (at + 1) * length <= the tensor's length, so the part lies within its
+        // memory, which `Arc` keeps alive. No reference to the numbers as a whole exists while a slot does: nobody
+        // looks into the tensor. Nobody else reaches this part: `at` is unique among the slots, and this slot is
+        // borrowed mutably.
         unsafe {
-            let first: *mut f32 = (&raw mut **self.numbers.cell.get()).cast();
-            std::slice::from_raw_parts_mut(first.add(self.at * self.length), self.length)
+            slice::from_raw_parts_mut(self.numbers.first.add(self.at * self.length).as_ptr(), self.length)
         }
     }
 }
@@ -63,7 +70,7 @@ mod tests {
 
     #[test]
     fn what_threads_write_into_slots_is_in_the_tensor() {
-        let (whole, slots) = split(vec![-1.0; 3 * 100 + 2].into(), 3);
+        let (whole, slots) = split(vec![-1.0; 3 * 100 + 2].into_boxed_slice().into(), 3);
         assert_eq!(slots.len(), 100);
         std::thread::scope(|scope| {
             let mut slots = slots.into_iter();
@@ -87,11 +94,11 @@ mod tests {
 
     #[test]
     fn a_tensor_is_whole_only_without_slots() {
-        let (whole, mut slots) = split(vec![0.0; 4].into(), 2);
+        let (whole, mut slots) = split(Tensor::plain(4), 2);
         slots.pop();
         let whole = whole.join().expect_err("one slot is still out");
         drop(slots);
         assert_eq!(whole.join().unwrap().len(), 4);
-        assert!(split(Box::default(), 0).1.is_empty());
+        assert!(split(Tensor::plain(0), 0).1.is_empty());
     }
 }

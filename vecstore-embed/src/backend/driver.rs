@@ -1,0 +1,170 @@
+//! NVIDIA's driver: whether there is one, how new it is, and which cards it has.
+//!
+//! Asked through the driver's own library, which comes with the driver and with nothing else: no toolkit is needed, and
+//! a machine without cards gives an answer too.
+
+use std::ffi::{CStr, c_char, c_int, c_uint};
+
+use libloading::{Library, Symbol};
+
+/// The library that the driver installs.
+pub(super) const LIBRARY: &str = "libcuda.so.1";
+
+/// A card, as the driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Card {
+    /// What it is called.
+    pub name: String,
+    /// Bytes of its memory.
+    pub memory: u64,
+    /// Its compute capability, as in (9, 0).
+    pub capability: (u32, u32),
+}
+
+/// A driver that works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Driver {
+    /// The newest CUDA it can run, as in (13, 0).
+    pub cuda: (u32, u32),
+    /// The cards it shows to this process. The variable `CUDA_VISIBLE_DEVICES` can hide some.
+    pub cards: Vec<Card>,
+}
+
+/// What there is instead of a driver, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoDriver {
+    /// What was found.
+    pub found: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a container gets it from \
+                       its host, with --gpus all";
+
+/// What the numbers of errors mean that a driver begins with; for others there is the number.
+fn meaning(code: c_int) -> (&'static str, &'static str) {
+    match code {
+        100 => (
+            "the driver finds no card",
+            "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES; a container sees its host's cards with --gpus all",
+        ),
+        34 => (
+            "the library that programs are linked with, not the driver's own",
+            "take the folder called stubs out of LD_LIBRARY_PATH",
+        ),
+        803 => (
+            "a driver whose library and kernel module are of different versions",
+            "restart the machine after the driver was updated; in a container, use an image whose libcuda matches the host's driver",
+        ),
+        804 => (
+            "a driver library for newer cards or a newer kernel module than there are",
+            "take the folder called compat out of LD_LIBRARY_PATH",
+        ),
+        _ => ("a driver that does not start", "look at nvidia-smi, and at the kernel's messages (dmesg)"),
+    }
+}
+
+/// Asks the driver.
+pub(crate) fn driver() -> Result<Driver, NoDriver> {
+    // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator installed for
+    // every program that computes on a card.
+    let library = unsafe { Library::new(LIBRARY) }.map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+        NoDriver { found: format!("no driver: {cause}"), remedy: INSTALL }
+    })?;
+    let lacks = |_| NoDriver { found: format!("a {LIBRARY} that is not the driver's"), remedy: INSTALL };
+    // SAFETY: names and signatures are those of NVIDIA's driver interface, which has kept them since CUDA 3.2 (the
+    // names with _v2 are those signatures).
+    let calls = unsafe { Calls::of(&library) }.map_err(lacks)?;
+    let begun = calls.init();
+    if begun != 0 {
+        let (what, remedy) = meaning(begun);
+        return Err(NoDriver { found: format!("{what} (error {begun} of cuInit)"), remedy });
+    }
+    let (version, count) = (calls.version(), calls.count());
+    let cards = (0..count).map_while(|number| calls.card(number)).collect();
+    Ok(Driver { cuda: (version / 1000, version % 1000 / 10), cards })
+}
+
+/// The entry points used here.
+struct Calls<'a> {
+    init: Symbol<'a, unsafe extern "C" fn(c_uint) -> c_int>,
+    version: Symbol<'a, unsafe extern "C" fn(*mut c_int) -> c_int>,
+    count: Symbol<'a, unsafe extern "C" fn(*mut c_int) -> c_int>,
+    get: Symbol<'a, unsafe extern "C" fn(*mut c_int, c_int) -> c_int>,
+    name: Symbol<'a, unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int>,
+    memory: Symbol<'a, unsafe extern "C" fn(*mut usize, c_int) -> c_int>,
+    attribute: Symbol<'a, unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int>,
+}
+
+impl<'a> Calls<'a> {
+    /// # Safety
+    /// `library` has to be NVIDIA's driver, or to give these names the same signatures.
+    unsafe fn of(library: &'a Library) -> Result<Self, libloading::Error> {
+        // SAFETY: as the caller promises.
+        unsafe {
+            Ok(Calls {
+                init: library.get(b"cuInit")?,
+                version: library.get(b"cuDriverGetVersion")?,
+                count: library.get(b"cuDeviceGetCount")?,
+                get: library.get(b"cuDeviceGet")?,
+                name: library.get(b"cuDeviceGetName")?,
+                memory: library.get(b"cuDeviceTotalMem_v2")?,
+                attribute: library.get(b"cuDeviceGetAttribute")?,
+            })
+        }
+    }
+
+    fn init(&self) -> c_int {
+        // SAFETY: takes flags, of which there are none.
+        unsafe { (self.init)(0) }
+    }
+
+    fn version(&self) -> u32 {
+        let mut version = 0;
+        // SAFETY: writes one number to where it is told.
+        let code = unsafe { (self.version)(&raw mut version) };
+        if code == 0 { u32::try_from(version).unwrap_or(0) } else { 0 }
+    }
+
+    fn count(&self) -> c_int {
+        let mut count = 0;
+        // SAFETY: writes one number to where it is told.
+        let code = unsafe { (self.count)(&raw mut count) };
+        if code == 0 { count } else { 0 }
+    }
+
+    fn card(&self, number: c_int) -> Option<Card> {
+        const LENGTH: c_int = 256;
+        const CAPABILITY: (c_int, c_int) = (75, 76);
+        let mut card = 0;
+        // SAFETY: writes one number to where it is told.
+        if unsafe { (self.get)(&raw mut card, number) } != 0 {
+            return None;
+        }
+        let mut name = [0u8; LENGTH as usize];
+        // SAFETY: writes at most that many bytes, the last of them zero.
+        if unsafe { (self.name)(name.as_mut_ptr().cast(), LENGTH, card) } != 0 {
+            return None;
+        }
+        let mut memory = 0usize;
+        // SAFETY: writes one number to where it is told.
+        if unsafe { (self.memory)(&raw mut memory, card) } != 0 {
+            return None;
+        }
+        let attribute = |which: c_int| {
+            let mut value = 0;
+            // SAFETY: writes one number to where it is told.
+            let code = unsafe { (self.attribute)(&raw mut value, which, card) };
+            if code == 0 { u32::try_from(value).unwrap_or(0) } else { 0 }
+        };
+        Some(Card {
+            name: CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy().into_owned(),
+            memory: memory as u64,
+            capability: (attribute(CAPABILITY.0), attribute(CAPABILITY.1)),
+        })
+    }
+}
