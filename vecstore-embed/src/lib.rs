@@ -48,6 +48,7 @@
 //! | [`picture`], [`preprocess`] | bytes to pixels; pixels to the numbers a model wants |
 //! | [`model`], [`backend`] | what is to be computed, and its fingerprint; what computes it |
 //! | [`runs`] | what runs leave for those who watch them, and who is live |
+//! | [`doctor`] | what a run would be like on this machine |
 //! | [`progress`], [`pace`], [`forecast`] | what a run tells while it works, and before |
 //!
 //! The `vecstore-embed` command is a thin layer over this library.
@@ -55,6 +56,7 @@
 pub mod backend;
 mod class;
 pub mod descriptor;
+pub mod doctor;
 mod error;
 mod filter;
 mod fingerprint;

@@ -139,7 +139,7 @@ fn read(file: &Path, member: Option<&[u8]>) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn cosine(left: &[f32], right: &[f32]) -> f64 {
+pub(crate) fn cosine(left: &[f32], right: &[f32]) -> f64 {
     let dot = |left: &[f32], right: &[f32]| -> f64 {
         left.iter().zip(right).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()
     };

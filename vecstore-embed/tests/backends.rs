@@ -6,10 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use vecstore_embed::Error;
-use vecstore_embed::backend::{Backend, BackendChoice, BackendOptions, open_backend};
+use vecstore_embed::backend::{
+    Backend, BackendChoice, BackendOptions, Device, Precision, Provider, open_backend, open_lanes,
+};
+use vecstore_embed::doctor::{Options, Pictures, examine};
 use vecstore_embed::model::{Model, Normalise, OutputOptions};
 use vecstore_embed::preprocess::PreprocessOverrides;
+use vecstore_embed::{Error, Run};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name)
@@ -255,6 +258,103 @@ fn models_that_cannot_be_used_say_why() {
         let error = error.to_string();
         assert!(error.contains("unknown-operator.onnx") && error.contains("Frobnicate"), "{error}");
     }
+}
+
+#[test]
+fn a_library_for_the_processor_is_refused_for_a_card() {
+    let Some(mut options) = onnxruntime("a_library_for_the_processor_is_refused_for_a_card") else { return };
+    let model = Model::builtin().unwrap();
+    for choice in [BackendChoice::OnnxRuntime, BackendChoice::Auto] {
+        for device in ["cuda:0", "tensorrt:1"] {
+            (options.choice, options.device) = (choice, device.parse().unwrap());
+            let Err(error) = open_backend(&model, &options) else { panic!("opened {device}") };
+            let text = error.to_string();
+            assert!(matches!(error, Error::Device { .. }), "{text}");
+            assert!(text.contains(&format!("device {device} was asked for")), "{text}");
+            assert!(text.contains("onnxruntime_providers") || text.contains("driver"), "{text}");
+        }
+    }
+    // The process is none the worse for it.
+    options.device = Device::cpu();
+    assert!(open_backend(&model, &options).is_ok());
+}
+
+#[test]
+fn operators_are_counted_where_they_run() {
+    let model = model("plain.onnx").unwrap();
+    let count = |options: &BackendOptions| {
+        let options = BackendOptions { profile: true, ..options.clone() };
+        let backend = open_backend(&model, &options).unwrap();
+        backend.placement().map(|placement| (placement.of(Provider::Cpu), placement.on_gpu()))
+    };
+    assert_eq!(count(&tract()), None);
+    let Some(options) = onnxruntime("operators_are_counted_where_they_run") else { return };
+    assert_eq!(count(&options), Some((2, 0)), "a mean and a product");
+    assert!(open_backend(&model, &options).unwrap().placement().is_none(), "only when asked for");
+}
+
+#[test]
+fn a_model_that_mixes_the_pictures_of_a_batch_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    for (at, levels) in [[255, 0, 0], [0, 255, 0], [51, 102, 153], [1, 2, 200]].into_iter().enumerate() {
+        colour(levels).save(folder.path().join(format!("{at}.png"))).unwrap();
+    }
+    let pictures = Pictures::of_folder(folder.path(), 4).unwrap();
+    for options in every_backend("a_model_that_mixes_the_pictures_of_a_batch_is_found_out") {
+        let examined = |name: &str| {
+            let mut examination = Options::new(4, 1);
+            examination.seconds = 0.01;
+            examine(&model(name).unwrap(), &options, &pictures, &examination).unwrap()
+        };
+        let report = examined("plain.onnx");
+        assert!(report.batch.is_same() && report.batch.pictures == 4, "{report:?}");
+        assert!(report.processor.is_none() && report.lanes == 1 && report.dim == 4);
+        for rate in [report.rates.decode, report.rates.resize, report.rates.prepare, report.rates.bare] {
+            assert!(rate > 0.0 && rate.is_finite(), "{report:?}");
+        }
+        match options.choice {
+            // It takes pictures one at a time, so nothing mixes.
+            BackendChoice::Tract => {
+                assert!(report.library.is_none() && examined("leaky.onnx").batch.is_same())
+            }
+            _ => {
+                assert_eq!(report.library.clone().unwrap().2, [Provider::Cpu], "{report:?}");
+                let mixed = examined("leaky.onnx").batch;
+                assert!(!mixed.is_same() && mixed.difference > 0.01, "{mixed:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lanes_are_opened_as_asked() {
+    let model = model("plain.onnx").unwrap();
+    for options in every_backend("lanes_are_opened_as_asked") {
+        assert_eq!(open_lanes(&model, &options, None).unwrap().len(), 1);
+        let mut lanes = open_lanes(&model, &options, Some(3)).unwrap();
+        let pictures = [colour([255, 0, 0]), colour([1, 2, 3])];
+        let vectors: Vec<_> = lanes.iter_mut().map(|lane| embed(&model, lane.as_mut(), &pictures)).collect();
+        assert!(vectors.len() == 3 && vectors.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+}
+
+#[test]
+fn what_is_computed_in_less_is_another_model() {
+    let of = |precision| {
+        let output = OutputOptions { precision, ..OutputOptions::default() };
+        Model::from_file_with(&path("plain.onnx"), &eight(), &output).unwrap()
+    };
+    let (full, half) = (of(Precision::Full), of(Precision::F16));
+    assert_eq!(full.fingerprint(), model("plain.onnx").unwrap().fingerprint());
+    assert_ne!(full.fingerprint().id(), half.fingerprint().id());
+    assert!(half.fingerprint().description().contains("computed in fp16"));
+    // What is stored has to be of that kind; a query need not.
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::new(folder.path(), folder.path().join("a.vecs")).with_backend(tract());
+    let error = run.run(&half).unwrap_err().to_string();
+    assert!(error.contains("except with --device tensorrt") && error.contains("fp16"), "{error}");
+    let mut query = open_backend(&half, &tract()).unwrap();
+    assert_eq!(embed(&half, query.as_mut(), &[colour([255, 0, 0])]).len(), 4);
 }
 
 #[test]

@@ -98,6 +98,149 @@ fn libraries_that_are_not_the_right_one() {
     }
 }
 
+/// A library that is complete as far as can be seen without calling it, in a folder as pip lays it out.
+fn wheel(folder: &Path) -> PathBuf {
+    let capi = folder.join("site-packages/onnxruntime/capi");
+    std::fs::create_dir_all(&capi).unwrap();
+    let source = "static const char table[65536];
+         static const void *api(unsigned v) { (void)v; return table; }
+         static const char *version(void) { return \"1.31.1\"; }
+         static const struct { const void *(*a)(unsigned); const char *(*v)(void); } base = { api, version };
+         const void *OrtGetApiBase(void) { return &base; }";
+    compile(&capi, "libonnxruntime", source)
+}
+
+/// A provider that is linked with libraries of these names, which are put into `nvidia`.
+fn provider(library: &Path, name: &str, nvidia: &Path, needs: &[&str]) {
+    std::fs::create_dir_all(nvidia).unwrap();
+    let source = nvidia.join("empty.c");
+    std::fs::write(&source, "int nothing(void) { return 0; }").unwrap();
+    let mut command = Command::new("cc");
+    command.args(["-shared", "-fPIC", "-Wl,--no-as-needed", "-o"]);
+    command.arg(library.with_file_name(format!("libonnxruntime_providers_{name}.so"))).arg(&source);
+    for need in needs {
+        let file = nvidia.join(need);
+        let soname = format!("-Wl,-soname,{need}");
+        let done =
+            Command::new("cc").args(["-shared", &soname, "-o"]).args([&file, &source]).status().unwrap();
+        assert!(done.success());
+        command.arg(&file);
+    }
+    assert!(command.status().unwrap().success());
+}
+
+/// What opening a device with this library says. None of these libraries may get as far as being used.
+fn without(library: &Path, device: &str) -> String {
+    let options = BackendOptions {
+        ort_lib: Some(library.to_owned()),
+        device: device.parse().unwrap(),
+        ..BackendOptions::default()
+    };
+    let Err(error) = open_backend(&Model::builtin().unwrap(), &options) else { panic!("opened {device}") };
+    assert!(matches!(error, Error::Device { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(device) && text.contains(&library.display().to_string()), "{text}");
+    text
+}
+
+#[test]
+fn what_a_card_lacks_is_named_with_the_packages_that_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let (library, elsewhere) = (wheel(&folder), folder.join("elsewhere"));
+    let text = without(&library, "cuda:0");
+    assert!(text.contains("no libonnxruntime_providers_shared.so beside it"), "{text}");
+    provider(&library, "shared", &elsewhere, &[]);
+    let text = without(&library, "cuda:0");
+    assert!(text.contains("no libonnxruntime_providers_cuda.so beside it: this build computes on"), "{text}");
+    assert!(text.contains("pip install 'onnxruntime-gpu[cuda,cudnn]'"), "{text}");
+
+    // No release of CUDA that a driver could have.
+    let needs = ["libcudart.so.99", "libcublas.so.99"];
+    provider(&library, "cuda", &elsewhere, &needs);
+    let text = without(&library, "cuda:0");
+    for words in [
+        "no libcudart.so.99 (pip: nvidia-cuda-runtime, apt: cuda-cudart-99-*)",
+        "no libcublas.so.99 (pip: nvidia-cublas, apt: libcublas-99-*)",
+        "LD_LIBRARY_PATH",
+    ] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+    let text = without(&library, "tensorrt:0");
+    assert!(
+        text.contains("no libonnxruntime_providers_tensorrt.so beside it: this build is without"),
+        "{text}"
+    );
+    provider(&library, "tensorrt", &elsewhere, &["libnvinfer.so.98"]);
+    let text = without(&library, "tensorrt:0");
+    assert!(text.contains("libnvinfer.so.98 (pip: tensorrt-cu99, apt: libnvinfer10)"), "{text}");
+    assert!(text.contains("--device cuda needs no TensorRT"), "{text}");
+
+    // Where pip puts them they are found without being told.
+    let lib = folder.join("site-packages/nvidia/cu99/lib");
+    std::fs::create_dir_all(&lib).unwrap();
+    for need in needs {
+        std::fs::rename(elsewhere.join(need), lib.join(need)).unwrap();
+    }
+    let text = without(&library, "cuda:0");
+    assert!(!text.contains("libcublas"), "{text}");
+    assert!(text.contains("no driver") || text.contains("a driver for CUDA"), "{text}");
+}
+
+/// A driver's library that says these things.
+fn fake_driver(folder: &Path, init: i32, version: i32) {
+    let source = format!(
+        "#include <string.h>
+         int cuInit(unsigned f) {{ return {init}; }}
+         int cuDriverGetVersion(int *v) {{ *v = {version}; return 0; }}
+         int cuDeviceGetCount(int *c) {{ *c = 1; return 0; }}
+         int cuDeviceGet(int *d, int n) {{ *d = n; return 0; }}
+         int cuDeviceGetName(char *s, int l, int d) {{ strncpy(s, \"Imaginary 1\", l); return 0; }}
+         int cuDeviceTotalMem_v2(unsigned long *m, int d) {{ *m = 1ul << 34; return 0; }}
+         int cuDeviceGetAttribute(int *v, int a, int d) {{ *v = 9; return 0; }}"
+    );
+    let built = compile(folder, "driver", &source);
+    std::fs::rename(built, folder.join("libcuda.so.1")).unwrap();
+}
+
+#[test]
+fn drivers_that_will_not_do_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().canonicalize().unwrap();
+    let (library, lib) = (wheel(&folder), folder.join("site-packages/nvidia/cu12/lib"));
+    provider(&library, "shared", &lib, &[]);
+    provider(&library, "cuda", &lib, &["libcudart.so.12"]);
+    let photos = folder.join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    image::RgbImage::new(8, 8).save(photos.join("a.png")).unwrap();
+    for (init, version, card, words) in [
+        (100, 12_000, 0, "found the driver finds no card (error 100 of cuInit); look at nvidia-smi"),
+        (803, 12_000, 0, "a driver whose library and kernel module are of different versions"),
+        (999, 12_000, 0, "a driver that does not start (error 999 of cuInit)"),
+        (0, 11_080, 0, "a driver for CUDA 11.8, where this library was built for CUDA 12"),
+        (0, 12_040, 1, "no card 1, only 0: Imaginary 1; cards are counted from 0"),
+    ] {
+        fake_driver(&folder, init, version);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+        command.args(["run", "--quiet", "--device", &format!("cuda:{card}"), "--ort-lib"]).arg(&library);
+        command.arg("--folder").arg(&photos).arg("--store").arg(folder.join("photos.vecs"));
+        // In front of a driver that this machine may have.
+        let output = command.env("LD_LIBRARY_PATH", &folder).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+        assert!(!folder.join("photos.vecs").exists());
+    }
+}
+
+#[test]
+fn tract_computes_on_the_processor_alone() {
+    let device = "cuda:0".parse().unwrap();
+    let options = BackendOptions { choice: BackendChoice::Tract, device, ..BackendOptions::default() };
+    let Err(error) = open_backend(&Model::builtin().unwrap(), &options) else { panic!("tract on a card") };
+    assert!(error.to_string().contains("cards need --backend onnxruntime, found \"cuda:0\""), "{error}");
+}
+
 #[test]
 fn tract_needs_no_library() {
     let options = BackendOptions {

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use libloading::Library;
 use ort::sys::OrtApiBase;
 
-use super::display;
+use super::device::Device;
 use super::elf::{self, Elf};
+use super::{display, provider};
 use crate::error::{Error, Result};
 
 const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
@@ -32,9 +33,13 @@ pub(super) fn unusable(path: &Path, found: impl Into<String>) -> Error {
 }
 
 /// The error when one is needed and none was found.
-pub(super) fn none_found() -> Error {
+pub(super) fn none_found(device: &Device) -> Error {
     let places: Vec<String> = places().iter().map(|place| display(place)).collect();
-    unusable(Path::new(FILE_NAME), format!("none that works in {}", places.join(", ")))
+    let found = format!("none that works in {}", places.join(", "));
+    match device.is_gpu() {
+        true => provider::unusable(device, Path::new(FILE_NAME), found, provider::WHEEL),
+        false => unusable(Path::new(FILE_NAME), found),
+    }
 }
 
 /// A library that passed all checks. Keep it until `ort` has loaded it too, so that it is not unloaded in between.

@@ -43,11 +43,12 @@ pub use self::device::{Device, Precision, Provider};
 pub use self::driver::{Card, Driver, NoDriver};
 pub use self::placement::Placement;
 pub use self::tensor::Tensor;
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model, Normalise};
 
 pub(crate) use self::driver::driver;
-pub(crate) use self::onnxruntime::{Runtime, runtime};
+pub(crate) use self::onnxruntime::loaded;
 
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,7 +192,7 @@ pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn B
             None if choice == BackendChoice::Auto && !options.device.is_gpu() => {
                 tract::open(model, options.threads())
             }
-            None => Err(library::none_found()),
+            None => Err(library::none_found(&options.device)),
         },
     }
 }
@@ -220,6 +221,19 @@ pub fn open_lanes(
         }
     }
     Ok(opened)
+}
+
+/// The libraries of ONNX Runtime that would be tried, in order.
+pub(crate) fn libraries(options: &BackendOptions) -> Vec<doctor::Library> {
+    let paths = options.named_library().map_or_else(library::find, |named| vec![named]);
+    let look = |path: PathBuf| {
+        let version = library::check(&path).map(|checked| checked.version).map_err(|error| match error {
+            Error::RuntimeLibrary { found, .. } => found,
+            other => other.to_string(),
+        });
+        doctor::Library { built_for: provider::beside(&path), path, version }
+    };
+    paths.into_iter().map(look).collect()
 }
 
 /// Tries libraries that nobody asked for by name, in order.

@@ -49,11 +49,16 @@ impl Runtime {
     }
 }
 
+/// The library that this process uses, if it has come to that.
+pub(crate) fn loaded() -> Option<Runtime> {
+    RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// Loads the library, or gives the one that is loaded already, once it has everything that `device` needs.
 ///
 /// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice, and panic
 /// if there is none.
-pub(crate) fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
+fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
     let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*loaded {
         if path.canonicalize().is_ok_and(|path| path == runtime.path) {

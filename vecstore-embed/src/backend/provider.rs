@@ -21,9 +21,12 @@ const ENDING: &str = "dylib";
 #[cfg(not(target_os = "macos"))]
 const ENDING: &str = "so";
 
-const WHEEL: &str = "install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package \
+pub(super) const WHEEL: &str = "install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package \
                      onnxruntime, whose files are called the same), and name its libonnxruntime with --ort-lib or \
                      ORT_DYLIB_PATH; or leave --device away to compute on the processor";
+
+/// The library for convolutions. Newer providers are not linked with it, and load it when the first one comes.
+const CUDNN: &str = "libcudnn.so.9";
 
 /// NVIDIA's libraries once loaded: they stay until the process ends, as ONNX Runtime's own do.
 static LOADED: Mutex<BTreeMap<String, Library>> = Mutex::new(BTreeMap::new());
@@ -35,12 +38,23 @@ pub(super) fn unusable(
     found: impl Into<String>,
     remedy: impl Into<String>,
 ) -> Error {
-    Error::Device {
-        device: device.to_string(),
-        library: library.to_owned(),
-        found: found.into(),
-        remedy: remedy.into(),
-    }
+    let words = found.into();
+    // What ONNX Runtime says goes over several lines.
+    let found = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::Device { device: device.to_string(), library: library.to_owned(), found, remedy: remedy.into() }
+}
+
+/// The devices that a library was built for, going by the providers that lie beside it.
+pub(super) fn beside(library: &Path) -> Vec<Provider> {
+    let library = library.canonicalize().unwrap_or_else(|_| library.to_owned());
+    let has = |provider: &str| library.with_file_name(file_name(provider)).is_file();
+    let optional = [(Provider::Cuda, "cuda"), (Provider::TensorRt, "tensorrt")];
+    let found = optional.into_iter().filter(|(_, name)| has(name)).map(|(provider, _)| provider);
+    [Provider::Cpu].into_iter().chain(found).collect()
+}
+
+fn file_name(provider: &str) -> String {
+    format!("libonnxruntime_providers_{provider}.{ENDING}")
 }
 
 /// Looks whether `library`, which is an ONNX Runtime, can compute on `device`, and loads what its provider needs.
@@ -58,14 +72,15 @@ pub(super) fn check(library: &Path, device: &Device) -> Result<()> {
     let refuse = |found: String, remedy: String| unusable(device, &library, found, remedy);
     let mut needed: Vec<String> = Vec::new();
     for provider in providers {
-        let name = format!("libonnxruntime_providers_{provider}.{ENDING}");
+        let name = file_name(provider);
         let file = folder.join(&name);
         if !file.is_file() {
-            let what = if *provider == "tensorrt" { "TensorRT" } else { "cards" };
-            return Err(refuse(
-                format!("no {name} beside it: this build is without {what}"),
-                WHEEL.to_owned(),
-            ));
+            let what = if *provider == "tensorrt" {
+                "is without TensorRT"
+            } else {
+                "computes on the processor alone"
+            };
+            return Err(refuse(format!("no {name} beside it: this build {what}"), WHEEL.to_owned()));
         }
         let needs = File::open(&file).and_then(|mut file| elf::needed(&mut file));
         let needs = needs.map_err(|source| Error::Io { path: file, action: "read", source })?;
@@ -73,9 +88,8 @@ pub(super) fn check(library: &Path, device: &Device) -> Result<()> {
     }
     let cuda = cuda_of(&needed);
     needed.retain(|name| name != driver::LIBRARY);
-    // Not linked, but loaded when the first convolution comes.
-    let optional = ["libcudnn.so.9".to_owned()].into_iter().chain(needed.clone());
-    let missing: Vec<String> = load(optional.collect(), &folders(folder));
+    let optional = [CUDNN.to_owned()].into_iter().filter(|name| !needed.contains(name));
+    let missing = load(optional.chain(needed.clone()).collect(), &folders(folder));
     let missing: Vec<&String> = missing.iter().filter(|name| needed.contains(name)).collect();
     if !missing.is_empty() {
         let listed: Vec<String> =

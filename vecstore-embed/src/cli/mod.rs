@@ -2,6 +2,7 @@
 
 mod company;
 mod display;
+mod doctor;
 mod logging;
 mod logs;
 mod metrics;
@@ -61,6 +62,7 @@ enum Command {
     Logs(logs::LogsArgs),
     Retry(retry::RetryArgs),
     Verify(Box<verify::VerifyArgs>),
+    Doctor(Box<doctor::DoctorArgs>),
     Search(Box<search::SearchArgs>),
     Status(status::StatusArgs),
 }
@@ -85,6 +87,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),
         Command::Verify(args) => verify::verify(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Search(args) => search::search(&args),
         Command::Status(args) => status::status(&args),
     };

@@ -117,6 +117,10 @@ impl MachineArgs {
         }
     }
 
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub(crate) fn limits(&self) -> DecodeLimits {
         DecodeLimits::new(self.max_pixels)
     }

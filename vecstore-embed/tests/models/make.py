@@ -67,5 +67,12 @@ both = [value("pooler_output", ["N", 3]), value("image_embeds", ["N", 4])]
 save("clip-like", [mean, pooled, whole], [pixels], both, weights)
 first, second = (helper.make_node("Identity", ["mean"], [name]) for name in ("a", "b"))
 save("unclear", [mean, first, second], [pixels], [value("a", ["N", 3]), value("b", ["N", 3])])
+# What a picture becomes depends on the others of its batch, as in models that were exported in training mode.
+others = helper.make_node("ReduceMean", ["mean"], ["others"], axes=[0], keepdims=1)
+scaled = helper.make_node("Mul", ["others", "half"], ["scaled"])
+less = helper.make_node("Sub", ["mean", "scaled"], ["less"])
+leak = helper.make_node("MatMul", ["less", "W"], ["embeds"])
+halves = [*weights, numpy_helper.from_array(np.array([0.5], "float32"), "half")]
+save("leaky", [mean, others, scaled, less, leak], [pixels], [embeds], halves)
 unknown = helper.make_node("Frobnicate", ["mean"], ["embeds"], domain="")
 save("unknown-operator", [mean, unknown], [pixels], [embeds])

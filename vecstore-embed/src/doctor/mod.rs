@@ -1,0 +1,211 @@
+//! What a run would be like on this machine: what is there, whether it computes what it should, and how fast each stage is.
+//!
+//! [`surroundings`] looks at libraries, driver and cards, and needs no model; [`examine`] loads one and measures.
+
+mod pictures;
+mod rates;
+
+use std::path::PathBuf;
+
+pub use self::pictures::Pictures;
+pub use self::rates::{Limit, Rates};
+
+use crate::backend::{
+    self, Backend, BackendOptions, Device, Driver, NoDriver, Placement, Provider, open_lanes,
+};
+use crate::model::Model;
+use crate::picture::DecodeLimits;
+use crate::{Error, Result};
+
+/// A library of ONNX Runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Library {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version, or why it cannot be used.
+    pub version: Result<String, String>,
+    /// The devices that it was built for, going by the files beside it.
+    pub built_for: Vec<Provider>,
+}
+
+/// What there is on this machine to compute with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Surroundings {
+    /// The library that was named, or those in the usual places, in the order in which they are tried.
+    pub libraries: Vec<Library>,
+    /// NVIDIA's driver with its cards, or why there is none.
+    pub driver: Result<Driver, NoDriver>,
+}
+
+/// Looks around. Nothing is loaded for good.
+pub fn surroundings(options: &BackendOptions) -> Surroundings {
+    Surroundings { libraries: backend::libraries(options), driver: backend::driver() }
+}
+
+/// What is to be examined, and how long.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Pictures per inference.
+    pub batch: usize,
+    /// Lanes on each card, or on the processor; as in a run unless given.
+    pub lanes: Option<usize>,
+    /// Threads that decode.
+    pub workers: usize,
+    /// How long each stage is measured, in seconds.
+    pub seconds: f64,
+    /// Which pictures are too large.
+    pub limits: DecodeLimits,
+}
+
+impl Options {
+    /// Batches of `batch`, prepared by `workers` threads.
+    pub fn new(batch: usize, workers: usize) -> Self {
+        let (batch, workers) = (batch.max(1), workers.max(1));
+        Options { batch, lanes: None, workers, seconds: 2.0, limits: DecodeLimits::default() }
+    }
+}
+
+/// How far two ways to compute the same vectors are apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Apart {
+    /// Pictures that were compared.
+    pub pictures: usize,
+    /// The largest difference between two numbers.
+    pub difference: f64,
+    /// The lowest cosine between two vectors.
+    pub cosine: f64,
+}
+
+impl Apart {
+    /// What counts as the same, as `vecstore-embed verify` counts it.
+    pub const SAME: f64 = 0.999;
+
+    fn of(left: &[f32], right: &[f32], dim: usize) -> Self {
+        let vectors = || left.chunks(dim.max(1)).zip(right.chunks(dim.max(1)));
+        let difference = |(left, right): (&f32, &f32)| (f64::from(*left) - f64::from(*right)).abs();
+        Apart {
+            pictures: vectors().count(),
+            difference: left.iter().zip(right).map(difference).fold(0.0, larger),
+            cosine: vectors().map(|(left, right)| crate::sample::cosine(left, right)).fold(1.0, smaller),
+        }
+    }
+
+    /// Whether they are close enough to be compared with each other.
+    pub fn is_same(&self) -> bool {
+        self.cosine >= Apart::SAME
+    }
+}
+
+/// As `f64::max`, but what is no number is not passed over.
+fn larger(a: f64, b: f64) -> f64 {
+    if b.is_nan() || b > a { b } else { a }
+}
+
+fn smaller(a: f64, b: f64) -> f64 {
+    if b.is_nan() || b < a { b } else { a }
+}
+
+/// What an examination found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The backend, with its version, library and device.
+    pub backend: String,
+    /// The library of ONNX Runtime that is used, if one is, and the providers that it offers.
+    pub library: Option<(PathBuf, String, Vec<Provider>)>,
+    /// Numbers per vector.
+    pub dim: usize,
+    /// Models that are loaded at once.
+    pub lanes: usize,
+    /// Where the model's operators run, where that can be told.
+    pub placement: Option<Placement>,
+    /// A batch against the same pictures one at a time.
+    pub batch: Apart,
+    /// The device against the processor, unless that is the device.
+    pub processor: Option<Apart>,
+    /// How fast the stages are.
+    pub rates: Rates,
+}
+
+/// Loads the model, compares and measures.
+///
+/// # Errors
+/// The device or library that was asked for cannot be used, or the model cannot be run.
+///
+/// ```
+/// use vecstore_embed::doctor::{Options, Pictures, examine};
+/// use vecstore_embed::{BackendOptions, Model};
+///
+/// let model = Model::builtin()?;
+/// let mut options = Options::new(2, 1);
+/// options.seconds = 0.01;
+/// let report = examine(&model, &BackendOptions::default(), &Pictures::made(2), &options)?;
+/// assert!(report.batch.is_same() && report.rates.infer > 0.0);
+/// # Ok::<(), vecstore_embed::Error>(())
+/// ```
+pub fn examine(
+    model: &Model,
+    options: &BackendOptions,
+    pictures: &Pictures,
+    examination: &Options,
+) -> Result<Report> {
+    let options = BackendOptions { profile: true, batch: examination.batch, ..options.clone() };
+    let mut lanes = open_lanes(model, &options, examination.lanes)?;
+    let tensor = pictures.tensor(model, &examination.limits, examination.batch)?;
+    let (first, count) = (lanes.first_mut(), examination.batch);
+    let first = first.ok_or_else(|| Error::BadValue {
+        what: "lanes",
+        expected: "one or more",
+        found: "none".to_owned(),
+    })?;
+    let (together, alone) = (first.embed(count, &tensor)?, one_by_one(first.as_mut(), model, &tensor)?);
+    let (dim, name, placement) = (first.dim(), first.name().to_owned(), first.placement().cloned());
+    let processor = match options.device.is_gpu() {
+        true => Some(Apart::of(&together, &on_processor(model, &options, &tensor)?, dim)),
+        false => None,
+    };
+    let tract = name.starts_with("tract");
+    let library = backend::loaded().filter(|_| !tract);
+    let rates = Rates::measure(model, &mut lanes, pictures, &tensor, examination)?;
+    Ok(Report {
+        library: library.map(|loaded| (loaded.path.clone(), loaded.version.clone(), loaded.providers())),
+        backend: name,
+        dim,
+        lanes: lanes.len(),
+        placement,
+        batch: Apart::of(&together, &alone, dim),
+        processor,
+        rates,
+    })
+}
+
+fn one_by_one(backend: &mut dyn Backend, model: &Model, tensor: &[f32]) -> Result<Vec<f32>> {
+    let each = tensor.chunks(model.preprocess().tensor_len()).map(|pixels| backend.embed(1, pixels));
+    Ok(each.collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// The same on the processor, by the same library.
+fn on_processor(model: &Model, options: &BackendOptions, tensor: &[f32]) -> Result<Vec<f32>> {
+    let options = BackendOptions { device: Device::cpu(), profile: false, ..options.clone() };
+    let mut backend = backend::open_backend(model, &options)?;
+    backend.embed(tensor.len() / model.preprocess().tensor_len(), tensor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_seen() {
+        let apart = Apart::of(&[1.0, 0.0, 0.6, 0.8], &[1.0, 0.0, 0.8, 0.6], 2);
+        assert_eq!(apart.pictures, 2);
+        assert!((apart.difference - 0.2).abs() < 1e-6 && (apart.cosine - 0.96).abs() < 1e-6, "{apart:?}");
+        assert!(!apart.is_same());
+        assert!(Apart::of(&[3.0, 4.0], &[3.0, 4.0], 2).is_same());
+        assert!(!Apart::of(&[f32::NAN, 1.0], &[1.0, 1.0], 2).is_same());
+    }
+}

@@ -1,0 +1,149 @@
+//! The pictures that an examination works on.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::{Rgb, RgbImage};
+
+use crate::model::Model;
+use crate::picture::{self, DecodeLimits};
+use crate::{Error, Result};
+
+/// Files that are opened before the search for pictures is given up.
+const MOST_LOOKED_AT: usize = 10_000;
+
+/// Pictures as they lie on a disk, in memory.
+#[derive(Clone, Debug)]
+pub struct Pictures {
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Pictures {
+    /// JPEGs of 1024 x 768, all different, of which a decoder makes about as much work as of photographs.
+    pub fn made(count: usize) -> Self {
+        let made = |seed: usize| {
+            let mut noise = seed as u64 + 1;
+            let picture = RgbImage::from_fn(1024, 768, |x, y| {
+                noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let grain = (noise >> 60) as f32 - 8.0;
+                let wave = |scale: usize| {
+                    let turn = (x as f32 / (40 + seed * 7) as f32 + y as f32 / (20 * scale + 9) as f32).sin();
+                    (128.0 + 90.0 * turn + grain).clamp(0.0, 255.0) as u8
+                };
+                Rgb([wave(1), wave(2 + seed % 3), wave(5)])
+            });
+            let mut bytes = Vec::new();
+            // Writing to memory does not fail, and what had no bytes would be refused by the decoder.
+            let _ = JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture);
+            (PathBuf::from(format!("made-{seed}.jpg")), bytes)
+        };
+        Pictures { files: (0..count.max(1)).map(made).collect() }
+    }
+
+    /// The first pictures in a folder and the folders in it, at most `count`.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or holds none.
+    pub fn of_folder(folder: &Path, count: usize) -> Result<Self> {
+        let unreadable = |source| Error::FolderUnreadable { path: folder.to_owned(), source };
+        let mut files = Vec::new();
+        let (mut folders, mut looked_at) = (vec![folder.to_owned()], 0);
+        while let Some(next) = folders.pop() {
+            let mut entries: Vec<PathBuf> = match next.read_dir() {
+                Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+                Err(error) if next == folder => return Err(unreadable(error)),
+                Err(_) => continue,
+            };
+            entries.sort();
+            for path in entries {
+                if path.is_dir() && !path.is_symlink() {
+                    folders.push(path);
+                } else if looked_at < MOST_LOOKED_AT && files.len() < count.max(1) && path.is_file() {
+                    looked_at += 1;
+                    if let Ok(bytes) = fs::read(&path)
+                        && picture::sniff(&bytes).is_some()
+                    {
+                        files.push((path, bytes));
+                    }
+                }
+            }
+        }
+        match files.is_empty() {
+            true => Err(unreadable(io::Error::new(io::ErrorKind::NotFound, "no picture in it"))),
+            false => Ok(Pictures { files }),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Without those that cannot be decoded; an error if that leaves none.
+    pub(super) fn good(&self, model: &Model, limits: &DecodeLimits) -> Result<Vec<(&[u8], RgbImage)>> {
+        let mut first_bad = None;
+        let mut good = Vec::new();
+        for (path, bytes) in &self.files {
+            match model.preprocess().decode(bytes, limits) {
+                Ok(picture) => good.push((&bytes[..], picture)),
+                Err(rejected) => {
+                    let reason = rejected.to_string();
+                    first_bad.get_or_insert(Error::BadPicture { path: path.clone(), reason });
+                }
+            }
+        }
+        match (good.is_empty(), first_bad) {
+            (true, Some(bad)) => Err(bad),
+            _ => Ok(good),
+        }
+    }
+
+    /// A batch of them, prepared; over again from the first where there are fewer.
+    pub(super) fn tensor(&self, model: &Model, limits: &DecodeLimits, batch: usize) -> Result<Vec<f32>> {
+        let length = model.preprocess().tensor_len();
+        let mut tensor = vec![0.0; batch.saturating_mul(length)];
+        let good = self.good(model, limits)?;
+        for (pixels, (_, picture)) in tensor.chunks_mut(length).zip(good.iter().cycle()) {
+            model.preprocess().apply(picture, pixels)?;
+        }
+        Ok(tensor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_found_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Pictures::made(3);
+        let bytes: Vec<&[u8]> = made.files.iter().map(|(_, bytes)| &bytes[..]).collect();
+        assert!(bytes[0] != bytes[1] && bytes[1] != bytes[2] && bytes[0].len() > 50_000);
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        for (name, bytes) in ["1.jpg", "a/2.jpg", "a/b/3.jpg"].iter().zip(&bytes) {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        fs::write(dir.path().join("a/text.jpg"), "Dear diary").unwrap();
+        assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().len(), 3);
+        assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
+        let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
+        assert!(matches!(none, Error::FolderUnreadable { .. }), "{none}");
+
+        let (model, limits) = (Model::builtin().unwrap(), DecodeLimits::default());
+        let length = model.preprocess().tensor_len();
+        let tensor = made.tensor(&model, &limits, 4).unwrap();
+        let pictures: Vec<&[f32]> = tensor.chunks(length).collect();
+        assert!(pictures[0] == pictures[3] && pictures[0] != pictures[1]);
+        fs::write(dir.path().join("1.jpg"), &bytes[0][..1000]).unwrap();
+        let cut = Pictures::of_folder(dir.path(), 1).unwrap();
+        assert!(cut.tensor(&model, &limits, 1).unwrap_err().to_string().contains("truncated"));
+    }
+}

@@ -1,0 +1,157 @@
+//! How fast the stages of a run are on this machine, each by itself.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::backend::Backend;
+use crate::model::Model;
+
+use super::{Options, Pictures};
+
+/// Pictures per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Rates {
+    /// Decoded by one thread.
+    pub decode: f64,
+    /// Resized, and made into numbers, by one thread.
+    pub resize: f64,
+    /// Decoded and resized by all threads at once.
+    pub prepare: f64,
+    /// Through the model, on all lanes at once.
+    pub infer: f64,
+    /// The same without anything else: tensors in memory, one lane.
+    pub bare: f64,
+}
+
+/// What a run would be limited by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Decoding and resizing.
+    Prepare,
+    /// The model.
+    Infer,
+}
+
+impl Rates {
+    pub(super) fn measure(
+        model: &Model,
+        lanes: &mut [Box<dyn Backend>],
+        pictures: &Pictures,
+        tensor: &[f32],
+        options: &Options,
+    ) -> Result<Self> {
+        let preprocess = model.preprocess();
+        // What is no time is none.
+        let time = Duration::try_from_secs_f64(options.seconds.min(600.0)).unwrap_or_default();
+        let good = pictures.good(model, &options.limits)?;
+        let decode = rate(time, good.iter().map(|(bytes, _)| bytes).cycle(), |bytes| {
+            if let Ok(picture) = preprocess.decode(bytes, &options.limits) {
+                crate::picture::recycle(picture);
+            }
+            Ok(())
+        })?;
+        let mut pixels = vec![0.0; preprocess.tensor_len()];
+        let resize = rate(time, good.iter().map(|(_, picture)| picture).cycle(), |picture| {
+            preprocess.apply(picture, &mut pixels)
+        })?;
+        let prepare = at_once(0..options.workers, |worker| {
+            let mut pixels = vec![0.0; preprocess.tensor_len()];
+            rate(time, good.iter().map(|(bytes, _)| bytes).cycle().skip(worker), |bytes| {
+                match preprocess.decode(bytes, &options.limits) {
+                    Ok(picture) => {
+                        preprocess.apply(&picture, &mut pixels)?;
+                        crate::picture::recycle(picture);
+                        Ok(())
+                    }
+                    Err(_) => Ok(()),
+                }
+            })
+        })?;
+        let batch = options.batch as f64;
+        // A batch may take longer than the time there is: two of them are done in any case.
+        let bare = match lanes.first_mut() {
+            Some(lane) => batch * rate(time, 0.., |_| lane.run_bare(options.batch, tensor))?,
+            None => 0.0,
+        };
+        let infer = at_once(lanes.iter_mut(), |lane| {
+            rate(time, 0.., |_| lane.embed(options.batch, tensor).map(drop))
+        })?;
+        Ok(Rates { decode, resize, prepare, infer: infer * batch, bare })
+    }
+
+    /// What a run would be limited by, and how fast it would be at most. On the processor both do their work on the same
+    /// cores; a card has its own.
+    pub fn limit(&self, on_gpu: bool) -> (Limit, f64) {
+        let limit = if self.prepare < self.infer { Limit::Prepare } else { Limit::Infer };
+        let most = match on_gpu {
+            true => self.prepare.min(self.infer),
+            false => 1.0 / (1.0 / self.prepare + 1.0 / self.infer),
+        };
+        (limit, most)
+    }
+}
+
+/// How often a second `work` is done on one thing after the other. It is done twice at least, and once before.
+fn rate<T>(
+    time: Duration,
+    things: impl IntoIterator<Item = T>,
+    mut work: impl FnMut(T) -> Result<()>,
+) -> Result<f64> {
+    let (mut began, mut done) = (Instant::now(), 0u32);
+    for (at, thing) in things.into_iter().enumerate() {
+        work(thing)?;
+        if at == 0 {
+            // The first finds nothing in any cache.
+            began = Instant::now();
+            continue;
+        }
+        done += 1;
+        if done >= 2 && began.elapsed() >= time {
+            break;
+        }
+    }
+    Ok(f64::from(done) / began.elapsed().as_secs_f64().max(1e-9))
+}
+
+/// The sum of what `work` gives for all of them at the same time.
+fn at_once<T: Send>(things: impl Iterator<Item = T>, work: impl Fn(T) -> Result<f64> + Sync) -> Result<f64> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = things.map(|thing| scope.spawn(move || work(thing))).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+        };
+        threads.into_iter().map(join).sum()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_of_all_but_the_first_time() {
+        let mut slow_first = 0;
+        let work = |_| {
+            thread::sleep(Duration::from_millis(if slow_first == 0 { 200 } else { 5 }));
+            slow_first += 1;
+            Ok(())
+        };
+        let found = rate(Duration::from_millis(50), 0.., work).unwrap();
+        assert!((50.0..=201.0).contains(&found), "{found}");
+        let sum = at_once([1.0, 2.0, 4.0].into_iter(), Ok).unwrap();
+        assert!((sum - 7.0).abs() < 1e-9);
+        assert_eq!(rate(Duration::ZERO, 0..3, |_| Ok(())).map(|rate| rate > 0.0).unwrap(), true);
+    }
+
+    #[test]
+    fn the_slower_stage_is_the_limit() {
+        let rates = Rates { decode: 50.0, resize: 300.0, prepare: 100.0, infer: 300.0, bare: 310.0 };
+        assert_eq!(rates.limit(true), (Limit::Prepare, 100.0));
+        let (limit, most) = Rates { prepare: 600.0, ..rates }.limit(false);
+        assert!(limit == Limit::Infer && (most - 200.0).abs() < 1e-9, "{most}");
+    }
+}
