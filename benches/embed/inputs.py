@@ -2,6 +2,7 @@
 
     large/   4 JPEG pictures of 12 megapixels     medium/   8 of half a megapixel     small/   16 of 224 x 224
     vit-b-32.onnx   the shape of CLIP's ViT-B/32 (86 million random weights; what it computes means nothing)
+    vit-b-32-fp16.onnx   the same in half precision
     mean.onnx       the mean of each colour: a model whose cost is nothing
 """
 
@@ -34,10 +35,12 @@ def photo(rng, width, height):
 
 
 class Graph:
-    def __init__(self):
+    def __init__(self, half=False):
+        self.half = half
         self.rng, self.nodes, self.weights = np.random.default_rng(7), [], []
 
     def constant(self, values, dtype="<f4"):
+        dtype = "<f2" if self.half and dtype == "<f4" else dtype
         self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), f"c{len(self.weights)}"))
         return self.weights[-1].name
 
@@ -57,7 +60,8 @@ class Graph:
 
     def save(self, path, y, width):
         self.nodes[-1].output[0] = "y"
-        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        kind = TensorProto.FLOAT16 if self.half else TensorProto.FLOAT
+        value = lambda name, shape: helper.make_tensor_value_info(name, kind, shape)
         io = [value("x", ["N", 3, 224, 224])], [value("y", ["N", width])]
         graph = helper.make_graph(self.nodes, path.stem, *io, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -65,8 +69,8 @@ class Graph:
         onnx.save(model, path)
 
 
-def vit(path, width=768, layers=12, heads=12, patch=32, projected=512):
-    g = Graph()
+def vit(path, width=768, layers=12, heads=12, patch=32, projected=512, half=False):
+    g = Graph(half)
     tokens, ints = (224 // patch) ** 2 + 1, lambda *values: g.constant(values, "<i8")
     x = g.op("Conv", "x", g.random(width, 3, patch, patch), strides=[patch, patch])
     x = g.op("Transpose", g.op("Reshape", x, ints(0, width, tokens - 1)), perm=[0, 2, 1])
@@ -99,4 +103,5 @@ for name, count, width, height in [("large", 4, 4000, 3000), ("medium", 8, 816, 
     for at in range(count):
         photo(rng, width, height).save(folder / name / f"{at}.jpg", quality=90)
 vit(folder / "vit-b-32.onnx")
+vit(folder / "vit-b-32-fp16.onnx", half=True)
 mean(folder / "mean.onnx")

@@ -173,7 +173,7 @@ fn what_a_card_lacks_is_named_with_the_packages_that_have_it() {
     );
     provider(&library, "tensorrt", &elsewhere, &["libnvinfer.so.98"]);
     let text = without(&library, "tensorrt:0");
-    assert!(text.contains("libnvinfer.so.98 (pip: tensorrt-cu99, apt: libnvinfer10)"), "{text}");
+    assert!(text.contains("libnvinfer.so.98 (pip: tensorrt-cu99==98.*, apt: libnvinfer98)"), "{text}");
     assert!(text.contains("--device cuda needs no TensorRT"), "{text}");
 
     // Where pip puts them they are found without being told.

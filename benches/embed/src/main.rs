@@ -7,6 +7,7 @@
 //! `embed levels` writes what pictures become, for `scripts/check-pillow`; `embed drift` compares vectors. `benches/embed/inputs.py` makes the
 //! pictures and models; `benches/embed/python.py` does the work of `decode` with Pillow and with OpenCV.
 
+mod busy;
 mod decode;
 mod infer;
 mod listing;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use vecstore_embed::preprocess::JpegScale;
-use vecstore_embed::{Model, PreprocessOverrides};
+use vecstore_embed::{Model, OutputOptions, Precision, PreprocessOverrides};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -43,6 +44,11 @@ enum Command {
 
 /// The model at `path`, for pictures prepared as for CLIP: shortest edge 224 by a bicubic filter, the centre cut out.
 fn model(path: &Path, jpeg: JpegScale) -> Outcome<Model> {
+    model_in(path, jpeg, Precision::Full)
+}
+
+/// The same, computed like that.
+fn model_in(path: &Path, jpeg: JpegScale, precision: Precision) -> Outcome<Model> {
     let clip = PreprocessOverrides {
         size: Some("224".parse()?),
         crop: Some("224".parse()?),
@@ -51,7 +57,8 @@ fn model(path: &Path, jpeg: JpegScale) -> Outcome<Model> {
         jpeg: Some(jpeg),
         ..PreprocessOverrides::default()
     };
-    Ok(Model::from_file(path, &clip, None)?)
+    let output = OutputOptions { precision, ..OutputOptions::default() };
+    Ok(Model::from_file_with(path, &clip, &output)?)
 }
 
 fn main() -> ExitCode {

@@ -140,7 +140,8 @@ fn package(name: &str, cuda: Option<u32>) -> String {
     let cuda = cuda.unwrap_or(13);
     // From CUDA 13 on, the names of NVIDIA's wheels do without it.
     let wheel = |name: &str| if cuda < 13 { format!("{name}-cu{cuda}") } else { name.to_owned() };
-    let stem = name.split(".so").next().unwrap_or(name);
+    let (stem, release) = name.split_once(".so.").unwrap_or((name, ""));
+    let release = release.split('.').next().unwrap_or_default();
     let (pip, apt) = match stem {
         "libcudart" => (wheel("nvidia-cuda-runtime"), format!("cuda-cudart-{cuda}-*")),
         "libcublas" | "libcublasLt" => (wheel("nvidia-cublas"), format!("libcublas-{cuda}-*")),
@@ -148,8 +149,12 @@ fn package(name: &str, cuda: Option<u32>) -> String {
         "libcufft" => (wheel("nvidia-cufft"), format!("libcufft-{cuda}-*")),
         "libnvrtc" => (wheel("nvidia-cuda-nvrtc"), format!("cuda-nvrtc-{cuda}-*")),
         "libcudnn" => (format!("nvidia-cudnn-cu{cuda}"), format!("libcudnn9-cuda-{cuda}")),
-        "libnvinfer" | "libnvinfer_plugin" => (format!("tensorrt-cu{cuda}"), "libnvinfer10".to_owned()),
-        "libnvonnxparser" => (format!("tensorrt-cu{cuda}"), "libnvonnxparsers10".to_owned()),
+        "libnvinfer" | "libnvinfer_plugin" => {
+            (format!("tensorrt-cu{cuda}=={release}.*"), format!("libnvinfer{release}"))
+        }
+        "libnvonnxparser" => {
+            (format!("tensorrt-cu{cuda}=={release}.*"), format!("libnvonnxparsers{release}"))
+        }
         _ => return "of the system".to_owned(),
     };
     format!("pip: {pip}, apt: {apt}")
@@ -217,7 +222,7 @@ mod tests {
         assert_eq!(package("libcudart.so.13", Some(13)), "pip: nvidia-cuda-runtime, apt: cuda-cudart-13-*");
         assert_eq!(package("libcublasLt.so.12", Some(12)), "pip: nvidia-cublas-cu12, apt: libcublas-12-*");
         assert_eq!(package("libcudnn.so.9", Some(13)), "pip: nvidia-cudnn-cu13, apt: libcudnn9-cuda-13");
-        assert_eq!(package("libnvinfer.so.10", Some(12)), "pip: tensorrt-cu12, apt: libnvinfer10");
+        assert_eq!(package("libnvinfer.so.10", Some(12)), "pip: tensorrt-cu12==10.*, apt: libnvinfer10");
         assert_eq!(package("libstdc++.so.6", Some(12)), "of the system");
         let needed = ["libc.so.6", "libcudart.so.11.0"].map(str::to_owned);
         assert_eq!(cuda_of(&needed), Some(11));
