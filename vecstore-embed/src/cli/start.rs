@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, io};
+use std::{env, io, process};
 
 use clap::Args;
 use signal_hook::consts::SIGHUP;
@@ -46,7 +46,7 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
     }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
-    let said = runs.folder().join(format!("start-{}.out", now() as u64));
+    let said = runs.folder().join(format!("start-{}-{}.out", now() as u64, process::id()));
     let words =
         arguments.iter().skip(1).map(|word| if word == "start" { "run".into() } else { word.clone() });
     let mut child = spawn(words, &said).map_err(Failure::Start)?;
@@ -62,7 +62,13 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
         }
         let known = runs.list().unwrap_or_default();
         let run = known.iter().find(|known| known.live && known.state.pid == child.id());
-        if let Some(run) = run.filter(|run| run.state.phase != Phase::Counting || began.elapsed() > WAIT) {
+        let begun = |run: &&Known| match run.state.phase {
+            Phase::Counting => began.elapsed() > WAIT,
+            // It has said how it ended, and is live until its process is gone, whose exit code is to be told.
+            Phase::Ended => false,
+            _ => true,
+        };
+        if let Some(run) = run.filter(begun) {
             print(&started(args, run))?;
             return Ok(0);
         }
