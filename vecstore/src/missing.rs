@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 
 use crate::format::key_hash;
 use crate::segment::{Segment, ask_for};
+use crate::sync::{spawn_scoped, thread};
 use crate::view::{LiveSegment, View};
 use crate::{Kind, Result};
 
@@ -34,14 +35,14 @@ pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<
     let parts: Vec<Result<Vec<usize>>> = if threads == 1 {
         vec![of_part(view, keys, part(0, keys))]
     } else {
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let threads: Vec<_> = keys
                 .chunks(each)
                 .enumerate()
                 .map(|(number, chunk)| {
                     let run = move || of_part(view, keys, part(number * each, chunk));
                     // Where the system gives no further thread this one does it.
-                    std::thread::Builder::new().spawn_scoped(scope, run).map_err(|_| run)
+                    spawn_scoped(scope, run).map_err(|_| run)
                 })
                 .collect();
             let done = threads.into_iter().map(|thread| match thread {
@@ -283,6 +284,10 @@ mod tests {
             (0..keys.len()).filter(|position| !snapshot.contains(&keys[*position]).unwrap()).collect();
         assert!(expected.len() > 40_000 && expected.len() < 60_000, "{}", expected.len());
         assert_eq!(snapshot.missing(&keys).unwrap(), expected);
+        for threads in 0..2 {
+            let found = crate::sync::threads::given(threads, || snapshot.missing(&keys)).unwrap();
+            assert_eq!(found, expected, "from a machine that gives {threads} threads");
+        }
         store.compact_full().unwrap();
         assert_eq!(store.snapshot().missing(&keys).unwrap(), expected);
         assert_eq!(store.snapshot().missing::<String>(&[]).unwrap(), [0usize; 0]);

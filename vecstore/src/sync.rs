@@ -2,10 +2,11 @@
 //!
 //! Everything by which threads of this crate can see, wake or wait for each other comes from here. So a test build
 //! (`--cfg vecstore_shuttle`) can put a scheduler in between that decides at each of these points who goes on, and tries
-//! thousands of orders: see `tests/shuttle.rs`.
+//! thousands of orders: see `tests/schedules`.
 
 #[cfg(not(vecstore_shuttle))]
 mod system {
+    use std::io;
     use std::time::Duration;
 
     pub(crate) use std::sync::atomic;
@@ -16,6 +17,16 @@ mod system {
     /// Sleeps.
     pub(crate) fn nap(time: Duration) {
         std::thread::sleep(time);
+    }
+
+    /// Starts a thread that ends with the scope, if the system gives one.
+    pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
+        scope: &'scope thread::Scope<'scope, '_>,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> io::Result<thread::ScopedJoinHandle<'scope, T>> {
+        #[cfg(test)]
+        super::threads::may_start()?;
+        thread::Builder::new().spawn_scoped(scope, work)
     }
 
     /// Fills a buffer with random bytes.
@@ -31,6 +42,7 @@ pub(crate) use system::*;
 /// time, because the scheduler has no clock.
 #[cfg(vecstore_shuttle)]
 mod scheduled {
+    use std::io;
     use std::ops::{Deref, DerefMut};
     use std::sync::PoisonError;
     use std::time::{Duration, Instant};
@@ -117,6 +129,14 @@ mod scheduled {
         thread::yield_now();
     }
 
+    /// Starts a thread that ends with the scope.
+    pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
+        scope: &'scope thread::Scope<'scope, '_>,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> io::Result<thread::ScopedJoinHandle<'scope, T>> {
+        Ok(scope.spawn(work))
+    }
+
     /// The scheduler's random numbers, so that a schedule can be run again.
     pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
         shuttle::rand::thread_rng().fill_bytes(bytes);
@@ -126,3 +146,33 @@ mod scheduled {
 
 #[cfg(vecstore_shuttle)]
 pub(crate) use scheduled::*;
+
+/// A system that gives a thread no further ones.
+#[cfg(all(test, not(vecstore_shuttle)))]
+pub(crate) mod threads {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static REFUSED_AFTER: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn may_start() -> io::Result<()> {
+        REFUSED_AFTER.with(|left| match left.get() {
+            Some(0) => Err(io::ErrorKind::WouldBlock.into()),
+            Some(count) => {
+                left.set(Some(count - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        })
+    }
+
+    /// Does something in a thread that is given so many scoped threads, and no more.
+    pub(crate) fn given<T>(count: u32, work: impl FnOnce() -> T) -> T {
+        REFUSED_AFTER.set(Some(count));
+        let done = work();
+        REFUSED_AFTER.set(None);
+        done
+    }
+}

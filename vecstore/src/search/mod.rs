@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::sync::{spawn_scoped, thread};
 use crate::view::{LiveSegment, View};
 use crate::{Address, DType, Metric, Result};
 
@@ -122,13 +123,21 @@ pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
     let parts: Vec<Result<Best>> = if threads == 1 {
         vec![scan(&work)]
     } else {
-        std::thread::scope(|scope| {
+        let scan = &scan;
+        thread::scope(|scope| {
             let pieces = work.chunks(work.len().div_ceil(threads).max(1));
-            let handles: Vec<_> = pieces.map(|piece| scope.spawn(|| scan(piece))).collect();
-            handles
-                .into_iter()
-                .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+            // Where the system gives no further thread this one does it.
+            let started: Vec<_> = pieces
+                .map(|piece| {
+                    let run = move || scan(piece);
+                    spawn_scoped(scope, run).map_err(|_| run)
+                })
+                .collect();
+            let done = started.into_iter().map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(run) => run(),
+            });
+            done.collect()
         })
     };
     let mut best = Best::new(k);
@@ -211,6 +220,25 @@ mod tests {
             let mut found: Vec<f32> = best.heap.into_iter().map(|c| c.closeness).collect();
             found.sort_by(f32::total_cmp);
             assert_eq!(found, [47.0, 48.0, 49.0]);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_gives_no_thread_finds_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::StoreConfig::new(1).metric(Metric::Dot);
+        let store = crate::Store::create(dir.path().join("s"), config).unwrap();
+        let mut batch = store.batch();
+        for row in 0..4 * ROWS_PER_THREAD {
+            batch.push(format!("{row}"), &[row as f32 % 1013.0 + 1.0]).unwrap();
+        }
+        store.append(batch, crate::OnDuplicate::Error).unwrap();
+        let view = std::sync::Arc::clone(&store.inner.view.read());
+        let find = || exact(&view, &[1.0], 20).unwrap();
+        let all = find();
+        assert_eq!(all.len(), 20);
+        for count in 0..2 {
+            assert_eq!(crate::sync::threads::given(count, find), all, "{count} threads");
         }
     }
 }
