@@ -25,8 +25,8 @@ pub(crate) struct Target<'a> {
     pub len: u64,
     /// Read it back before it gets its name.
     pub verify: bool,
-    /// Told of every few bytes that were read back; may rest.
-    pub step: &'a dyn Fn(usize),
+    /// Told of every few bytes that were read back; may rest, and give up.
+    pub step: &'a dyn Fn(usize) -> Result<()>,
 }
 
 impl Target<'_> {
@@ -108,7 +108,7 @@ impl Target<'_> {
     fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
         // That it cannot be read now says nothing about what was written.
         let map = self.vfs.map(tmp).at(tmp, "read the segment back")?;
-        let (segment, faults) = crate::segment::check_mapping(tmp, self.name, map, self.step);
+        let (segment, faults) = crate::segment::check_mapping(tmp, self.name, map, self.step)?;
         let wrong = |section: &str, detail: &str| {
             Err(Error::damaged(tmp, section, format!("read back after writing: {detail}")))
         };

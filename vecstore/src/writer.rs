@@ -252,7 +252,7 @@ impl Writer {
             name,
             len,
             verify: self.verify_saves,
-            step: &|_| (),
+            step: &|_| Ok(()),
         }
     }
 
@@ -272,7 +272,7 @@ impl Writer {
         let mut old = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
             // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
-            if let Err(error) = crate::segment::check_open(&live.segment, &|_| ()) {
+            if let Err(error) = crate::segment::check_open(&live.segment, &|_| Ok(())) {
                 log::error!("not written anew: {error}");
                 continue;
             }

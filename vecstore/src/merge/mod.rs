@@ -12,6 +12,7 @@
 //! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
 
 mod aligned;
+mod beside;
 mod copy;
 mod drive;
 mod housekeeping;

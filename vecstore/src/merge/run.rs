@@ -1,12 +1,12 @@
 //! One merge, from the check of its inputs to their removal.
 
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aligned::Aligned;
+use super::beside::with_checked;
 use super::copy::merged;
 use super::housekeeping::Files;
 use super::throttle::{Pace, Pacer, Throttled};
@@ -112,14 +112,14 @@ impl Inner {
             elsewhere += began.elapsed();
         };
         let pacer = Pacer::new(pace, &mut between);
-        let step = |bytes| pacer.worked(bytes);
+        let step = |bytes| pacer.worked_on(bytes);
         let beside = self.check_inputs(inputs, &pacer)?;
         let dir = self.path.join(SEGMENTS);
         let files = Files::read(&*self.vfs, &self.path)?;
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
-        let path = with_checked(beside, |are_sound| {
+        let path = with_checked(beside, &pacer, |are_sound| {
             let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
             self.check_space(&dir, encoded.file_len())?;
             let target = Target {
@@ -183,10 +183,7 @@ impl Inner {
             if checked >= SMALL && !pacer.is_gentle() {
                 return Ok(inputs.get(number..).unwrap_or_default());
             }
-            unless(Bug::TrustInputs, || check_open(&live.segment, &|bytes| pacer.worked(bytes)))?;
-            if pacer.is_stopped() {
-                return Err(Error::bad_input("the merge was stopped because the store is being closed"));
-            }
+            unless(Bug::TrustInputs, || check_open(&live.segment, &|bytes| pacer.worked_on(bytes)))?;
             checked += live.segment.footer().file_len;
         }
         Ok(&[])
@@ -265,41 +262,6 @@ impl Inner {
         let files = Files::read(&*self.vfs, &self.path)?;
         live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
         Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
-    }
-}
-
-/// Writes an output while a thread of its own checks inputs. What is given to `write` waits for that, and fails when an input
-/// is damaged: to be asked before the output gets a name.
-fn with_checked<T>(
-    inputs: &[LiveSegment],
-    write: impl FnOnce(&mut dyn FnMut() -> io::Result<()>) -> Result<T>,
-) -> Result<T> {
-    let check =
-        || inputs.iter().try_for_each(|live| unless(Bug::TrustInputs, || check_open(&live.segment, &|_| ())));
-    let mut damage = None;
-    let written = std::thread::scope(|scope| {
-        let start = || std::thread::Builder::new().spawn_scoped(scope, check).ok();
-        let mut thread = if inputs.is_empty() { None } else { start() };
-        let written = write(&mut || {
-            let checked = match thread.take() {
-                Some(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // Where the system gives no thread this one does it.
-                None => check(),
-            };
-            checked.map_err(|error| {
-                damage = Some(error);
-                io::Error::other("an input is damaged")
-            })
-        });
-        // Whatever failed before that: what is wrong with an input says more.
-        if let Some(Err(error)) = thread.take().and_then(|thread| thread.join().ok()) {
-            damage = Some(error);
-        }
-        written
-    });
-    match damage {
-        Some(damage) => Err(damage),
-        None => written,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::lock::Watch;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::nap;
 use crate::vfs::VfsFile;
+use crate::{Error, Result};
 
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
 /// to wait for what is under way.
@@ -64,17 +65,49 @@ pub(super) struct Pacer<'p> {
     since: Cell<(Instant, Option<u64>)>,
     /// When that was last seen to change.
     commit: Cell<Option<Instant>>,
+    signals: Signals,
 }
+
+/// What another thread of the same merge has to know of its pace.
+#[derive(Clone, Debug)]
+pub(super) struct Signals {
+    /// As of the last look.
+    gentle: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    hurry: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    /// An error when the store is being closed.
+    pub fn go_on(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::bad_input(STOPPED)) } else { Ok(()) }
+    }
+
+    /// The merge takes its time for the sake of others, and none of them waits for it.
+    pub fn is_gentle(&self) -> bool {
+        self.gentle.load(Ordering::Relaxed) && self.hurry.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Why a merge that was stopped has no output.
+const STOPPED: &str = "the merge was stopped because the store is being closed";
 
 impl<'p> Pacer<'p> {
     pub fn new(pace: &'p Pace, between: &'p mut dyn FnMut()) -> Self {
-        Pacer {
+        let pacer = Pacer {
             pace,
             between: RefCell::new(between),
             pending: Cell::new(0),
             since: Cell::new((Instant::now(), pace.commits.as_ref().and_then(|watch| watch.counter()))),
             commit: Cell::new(None),
-        }
+            signals: Signals {
+                gentle: Arc::default(),
+                stop: Arc::clone(&pace.stop),
+                hurry: Arc::clone(&pace.hurry),
+            },
+        };
+        pacer.signals.gentle.store(pacer.is_gentle(), Ordering::Relaxed);
+        pacer
     }
 
     /// The time since the last look, and the commits of others.
@@ -87,6 +120,7 @@ impl<'p> Pacer<'p> {
         } else if self.commit.get().is_some_and(|commit| now - commit >= RECENT) {
             self.commit.set(None);
         }
+        self.signals.gentle.store(self.is_gentle(), Ordering::Relaxed);
         let commits = counter.zip(before).map_or(0, |(now, then)| now.wrapping_sub(then));
         (commits, now - then)
     }
@@ -99,6 +133,15 @@ impl<'p> Pacer<'p> {
         }
         self.pending.set(0);
         self.pause();
+    }
+
+    /// The same for somebody who can be stopped.
+    ///
+    /// # Errors
+    /// The store is being closed.
+    pub fn worked_on(&self, bytes: usize) -> Result<()> {
+        self.worked(bytes);
+        self.signals.go_on()
     }
 
     /// Lets others go on for as long as what was done since the last time calls for.
@@ -140,6 +183,11 @@ impl<'p> Pacer<'p> {
         self.pace.stop.load(Ordering::Relaxed)
     }
 
+    /// For another thread of the same merge.
+    pub fn signals(&self) -> Signals {
+        self.signals.clone()
+    }
+
     /// Somebody commits, or it cannot be told, or does not matter.
     pub fn is_gentle(&self) -> bool {
         self.pace.rest > 0.0 && (self.pace.always || self.commit.get().is_some())
@@ -166,7 +214,7 @@ impl VfsFile for Throttled<'_, '_> {
         // Whole pieces, unless others would have to wait for them.
         for piece in data.chunks(if self.pacer.is_gentle() { SHORT_STEP } else { PIECE }) {
             if self.pacer.is_stopped() {
-                return Err(io::Error::other("the merge was stopped because the store is being closed"));
+                return Err(io::Error::other(STOPPED));
             }
             self.file.write_all(piece)?;
             self.pending += piece.len();

@@ -219,7 +219,7 @@ impl Mender<'_> {
             let path = segments.join(name.to_string());
             let mut memory = Memory(Vec::new());
             write(&mut memory).at(&path, "lay out the segment")?;
-            let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| ());
+            let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| Ok(()))?;
             return sound(&path, checked).map(|segment| (None, segment));
         }
         let tmp = segments.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));

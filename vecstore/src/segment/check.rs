@@ -27,6 +27,9 @@ pub(crate) struct SegmentFault {
     pub keys: Vec<Vec<u8>>,
 }
 
+/// Entries whose tables are compared between two looks whether to go on.
+const ENTRIES_PER_STEP: usize = 1 << 16;
+
 /// Where the bytes under check come from.
 pub(crate) trait Source {
     /// A block that lies within the file.
@@ -80,23 +83,33 @@ pub(crate) fn check_pieces(
         Err(error) => return (None, vec![from_error(error)]),
     };
     let len = pieces.len();
-    let faults = check_bytes(&mut pieces, len, &footer, &|_| ());
-    open_checked(path, name, pieces.into_parts().0, faults)
+    let checked = check_bytes(&mut pieces, len, &footer, &|_| Ok(()))
+        .and_then(|faults| open_checked(path, name, pieces.into_parts().0, faults, &|_| Ok(())));
+    checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
 }
 
-/// The same for the bytes of a file, all of which the segment then has. `step` is told of every few bytes that were checked, and may rest.
+/// Is told of every few bytes that were checked. May rest; an error ends the check.
+pub(crate) type Step<'a> = &'a dyn Fn(usize) -> crate::Result<()>;
+
+/// What a check found: the segment, where it can be opened at all, and the faults.
+pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
+
+/// The same for the bytes of a file, all of which the segment then has.
+///
+/// # Errors
+/// Only those of `step`.
 pub(crate) fn check_mapping(
     path: &Path,
     name: SegmentName,
     map: Mapping,
-    step: &dyn Fn(usize),
-) -> (Option<Segment>, Vec<SegmentFault>) {
+    step: Step<'_>,
+) -> crate::Result<Checked> {
     let footer = match Footer::parse(path, &map) {
         Ok(footer) => footer,
-        Err(error) => return (None, vec![from_error(error)]),
+        Err(error) => return Ok((None, vec![from_error(error)])),
     };
-    let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step);
-    open_checked(path, name, map, faults)
+    let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step)?;
+    open_checked(path, name, map, faults, step)
 }
 
 /// Opens what was checked, says which keys the faults hit, and where there are none, checks the tables.
@@ -105,14 +118,15 @@ fn open_checked(
     name: SegmentName,
     map: Mapping,
     mut faults: Vec<SegmentFault>,
-) -> (Option<Segment>, Vec<SegmentFault>) {
-    match Segment::from_mapping(path, name, map) {
+    step: Step<'_>,
+) -> crate::Result<Checked> {
+    Ok(match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
             for fault in &mut faults {
                 fault.keys = keys_hit(&segment, fault);
             }
             if faults.is_empty() {
-                faults = check_tables(&segment);
+                faults = check_tables(&segment, step)?;
             }
             (Some(segment), faults)
         }
@@ -123,15 +137,15 @@ fn open_checked(
             }
             (None, faults)
         }
-    }
+    })
 }
 
-/// Checks every byte of a segment that is open; the error names the first fault. `step` as for [`check_mapping`].
-pub(crate) fn check_open(segment: &Segment, step: &dyn Fn(usize)) -> crate::Result<()> {
+/// Checks every byte of a segment that is open; the error names the first fault, or is that of `step`.
+pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::Result<()> {
     let bytes = segment.bytes();
-    let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step);
+    let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step)?;
     if faults.is_empty() {
-        faults = check_tables(segment);
+        faults = check_tables(segment, step)?;
     }
     none_of(faults, segment.path())
 }
@@ -170,8 +184,8 @@ fn check_bytes(
     source: &mut dyn Source,
     file_len: usize,
     footer: &Footer,
-    step: &dyn Fn(usize),
-) -> Vec<SegmentFault> {
+    step: Step<'_>,
+) -> crate::Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let body = file_len.saturating_sub(FOOTER_LEN);
     let crcs = block_crcs(source, body, footer);
@@ -192,7 +206,7 @@ fn check_bytes(
                     if line.tag == section::CRCS {
                         whole.update(bytes);
                     } else {
-                        step(bytes.len());
+                        step(bytes.len())?;
                     }
                     Some(crc32fast::hash(bytes))
                 }
@@ -228,7 +242,7 @@ fn check_bytes(
         }
     }
     check_padding(source, covered..body, "before the footer", &mut faults);
-    faults
+    Ok(faults)
 }
 
 /// Where a section lies, if that is within the file's first `body` bytes.
@@ -338,7 +352,7 @@ fn first_not_found(segment: &Segment) -> Option<usize> {
 }
 
 /// What checksums cannot say: that the tables agree with each other.
-fn check_tables(segment: &Segment) -> Vec<SegmentFault> {
+fn check_tables(segment: &Segment, step: Step<'_>) -> crate::Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let footer = segment.footer();
     let expected_header = npy::header(segment.dtype(), footer.rows, footer.dim as usize);
@@ -354,13 +368,16 @@ fn check_tables(segment: &Segment) -> Vec<SegmentFault> {
         faults.push(fault(&String::from_utf8_lossy(&tag), None, detail));
     };
     for index in 0..segment.entry_count() {
+        if index % ENTRIES_PER_STEP == 0 {
+            step(0)?;
+        }
         let read =
             segment.key(index).and_then(|key| Ok((key, segment.kind(index)?, segment.row_span(index)?)));
         let (key, kind, span) = match read {
             Ok(read) => read,
             Err(error) => {
                 faults.push(from_error(error));
-                return faults;
+                return Ok(faults);
             }
         };
         if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
@@ -368,17 +385,17 @@ fn check_tables(segment: &Segment) -> Vec<SegmentFault> {
         }
         if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
             add(section::REND, format!("entry {index} of kind {kind} has rows {span:?}"));
-            return faults;
+            return Ok(faults);
         }
         rows = span.end;
         if key.is_empty() {
             add(section::HASH, format!("entry {index} cannot be found by its key"));
-            return faults;
+            return Ok(faults);
         }
     }
     if let Some(index) = first_not_found(segment) {
         add(section::HASH, format!("entry {index} cannot be found by its key"));
-        return faults;
+        return Ok(faults);
     }
     let mut killed = ([0u64; 4], 0u64);
     for kill in segment.kills() {
@@ -402,5 +419,5 @@ fn check_tables(segment: &Segment) -> Vec<SegmentFault> {
     if !segment.hashes().is_sorted() {
         add(section::HASH, "hashes do not ascend".to_owned());
     }
-    faults
+    Ok(faults)
 }
