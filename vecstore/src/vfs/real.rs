@@ -193,6 +193,34 @@ impl ReadAt for RealPieces {
     }
 }
 
+/// Bytes that one call may write. Apple's systems refuse a gathered write of 2 GiB or more, and Linux does not finish it.
+const MOST_AT_ONCE: usize = 1 << 30;
+
+/// Writes all of `slices`, in as few calls of at most `most` bytes as there can be.
+fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: usize) -> io::Result<()> {
+    // Empty ones at the front would look like an end.
+    IoSlice::advance_slices(&mut slices, 0);
+    while let Some(first) = slices.first() {
+        let mut room = most;
+        let fits = |slice: &&IoSlice<'_>| {
+            let left = room.checked_sub(slice.len());
+            room = left.unwrap_or_default();
+            left.is_some()
+        };
+        let written = match slices.iter().take_while(fits).count() {
+            0 => out.write(first.get(..most).unwrap_or_default()),
+            count => out.write_vectored(slices.get(..count).unwrap_or_default()),
+        };
+        match written {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 struct RealFile(File);
 
 impl VfsFile for RealFile {
@@ -200,18 +228,8 @@ impl VfsFile for RealFile {
         self.0.write_all(data)
     }
 
-    fn write_slices(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        // Empty ones at the front would look like an end.
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match self.0.write_vectored(slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        write_gathered(&mut self.0, slices, MOST_AT_ONCE)
     }
 
     /// A flush would do the same, and on a file system with a journal write that each time, in turn with the flushes of
@@ -313,6 +331,64 @@ mod tests {
         assert_eq!(done.unwrap(), 3);
         let failed: io::Result<()> = again(|| Err(io::ErrorKind::StorageFull.into()));
         assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// Takes what a call of a system may take, and some calls not at all, or not whole.
+    struct Picky {
+        taken: Vec<u8>,
+        calls: Vec<usize>,
+    }
+
+    impl Write for Picky {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(data)])
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            self.calls.push(all.len());
+            match self.calls.len() % 4 {
+                1 => Err(io::ErrorKind::Interrupted.into()),
+                // A part of what was asked for.
+                2 => Ok(self.take(all.get(..all.len().div_ceil(2)).unwrap())),
+                _ => Ok(self.take(&all)),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Picky {
+        fn take(&mut self, data: &[u8]) -> usize {
+            self.taken.extend_from_slice(data);
+            data.len()
+        }
+    }
+
+    #[test]
+    fn gathered_writes_are_whole_and_none_is_larger_than_a_call_may_be() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for most in [1, 7, 100, 256, 999, 1000, 5000] {
+            for cuts in [vec![], vec![0, 0, 1, 1, 2], vec![100, 200, 300], vec![1, 900, 900]] {
+                let mut slices = Vec::new();
+                let mut start = 0;
+                for end in cuts.iter().copied().chain([1000]) {
+                    slices.push(IoSlice::new(&bytes[start..end]));
+                    start = end;
+                }
+                let mut out = Picky { taken: Vec::new(), calls: Vec::new() };
+                write_gathered(&mut out, &mut slices, most).unwrap();
+                assert_eq!(out.taken, bytes);
+                assert!(out.calls.iter().all(|call| (1..=most).contains(call)), "{:?}", out.calls);
+                assert!(
+                    most < 1000 || out.calls.len() <= 3,
+                    "in one piece where that is possible: {:?}",
+                    out.calls
+                );
+            }
+        }
     }
 
     #[test]
