@@ -293,6 +293,11 @@ impl Batch {
         Ok(())
     }
 
+    /// It is full, and may have to wait.
+    pub(crate) fn settle(&mut self) {
+        self.rows.settle();
+    }
+
     /// What it consists of, to be told to another process.
     pub(crate) fn parts(&self) -> Parts<'_> {
         let Batch { rows, scales, keys, payloads, entries, .. } = self;

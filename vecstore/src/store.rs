@@ -253,10 +253,13 @@ impl Store {
     /// # Errors
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::ReadOnly`]; all others come from [`Ticket::wait`].
     pub fn append_async(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Ticket> {
-        let batch = batch.into();
+        let mut batch = batch.into();
         self.check_shape(&batch)?;
         if !self.inner.is_writable {
             return Err(Error::ReadOnly { path: self.inner.path.clone(), action: "append" });
+        }
+        if let Some(batch) = Arc::get_mut(&mut batch) {
+            batch.settle();
         }
         if batch.is_empty() {
             return Ok(Ticket::done(&self.inner, Appended::default()));
