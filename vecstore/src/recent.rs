@@ -5,7 +5,7 @@
 //! them at once.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::format::Id;
 use crate::view::View;
@@ -13,21 +13,50 @@ use crate::view::View;
 /// Entries up to which a segment counts as small: what one merge makes of many small batches is not, in the end.
 const SMALL: usize = 4096;
 
-/// Hashes are hashes already.
-#[derive(Debug, Default)]
-struct Same(u64);
+/// Whoever chooses keys knows their hashes, and could choose those that a set would put into the same place. So each set
+/// mixes them with numbers of its own; that takes two multiplications. (After one, hashes at even distances may still get into
+/// each other's way, for some of the numbers.)
+#[derive(Debug)]
+struct Seed(u64, u64);
 
-impl Hasher for Same {
+impl Default for Seed {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Seed(random.hash_one(1), random.hash_one(2) | 1)
+    }
+}
+
+impl BuildHasher for Seed {
+    type Hasher = Mixed;
+
+    fn build_hasher(&self) -> Mixed {
+        Mixed { hash: self.0, factor: self.1 }
+    }
+}
+
+/// Hashes are hashes already, but for the seed.
+struct Mixed {
+    hash: u64,
+    factor: u64,
+}
+
+/// Both halves of a product.
+fn folded(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+impl Hasher for Mixed {
     fn finish(&self) -> u64 {
-        self.0
+        folded(folded(self.hash, self.factor), self.factor)
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+        bytes.iter().for_each(|byte| self.hash = self.hash.rotate_left(8) ^ u64::from(*byte));
     }
 
     fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+        self.hash ^= hash;
     }
 }
 
@@ -36,7 +65,7 @@ impl Hasher for Same {
 pub(crate) struct Recent {
     /// The nonces of the small segments whose hashes are there, in order.
     small: Vec<Id>,
-    hashes: HashSet<u64, BuildHasherDefault<Same>>,
+    hashes: HashSet<u64, Seed>,
     /// Positions in the view of all other segments.
     large: Vec<usize>,
 }
@@ -131,5 +160,19 @@ mod tests {
         update(&mut recent);
         assert_eq!((recent.large(), recent.small.len()), ([0].as_slice(), 1));
         assert!(may_have(&recent, 7000) && !may_have(&recent, 0));
+    }
+
+    /// Hashes that agree in the bits by which a set finds places, however those are chosen.
+    #[test]
+    fn nobody_can_choose_keys_that_get_into_each_others_way() {
+        let (one, other) = (Seed::default(), Seed::default());
+        for shift in [0, 16, 32, 48] {
+            let places = |seed: &Seed| {
+                let place = |number: u64| seed.hash_one(number << shift) % (1 << 20);
+                (0..4096).map(place).collect::<HashSet<u64>>()
+            };
+            assert!(places(&one).len() > 4000, "{}", places(&one).len());
+            assert_ne!(places(&one), places(&other));
+        }
     }
 }
