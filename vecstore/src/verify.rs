@@ -11,7 +11,7 @@ use crate::manifest::{MANIFEST, Manifest, SegmentRecord};
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 use crate::view::{Totals, View};
-use crate::{Error, Result};
+use crate::{Error, Result, versions};
 
 /// One fault of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,9 +86,9 @@ pub struct VerifyProgress {
 }
 
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of segments, the
-/// manifest, named checkpoints, liveness bitmaps. Takes no lock and changes nothing. Files are read, not mapped, a block at a
-/// time: what the disk cannot read is a fault that names the bytes and the reason. Takes as much memory as the keys of the
-/// largest segment and their index, and about nine bytes for each entry of the store.
+/// manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no lock and changes nothing.
+/// Files are read, not mapped, a block at a time: what the disk cannot read is a fault that names the bytes and the reason.
+/// Takes as much memory as the keys of the largest segment and their index, and about nine bytes for each entry of the store.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -164,6 +164,7 @@ pub fn verify_with(
             );
         }
         check_chain(dir, &manifest, &names, &seen, &mut report);
+        check_named(vfs, dir, &seen, &mut report);
         report.add(vfs, dir, bitmaps, &mut seen);
         break;
     }
@@ -265,6 +266,32 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
         report.fault(&path, "file", Error::bad_input("expected a regular file"));
     }
     names
+}
+
+/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what is wrong with one
+/// itself is told with its bitmaps.
+fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
+    for name in versions::names(vfs, dir).unwrap_or_default() {
+        let Ok(version) = versions::read(vfs, dir, &name) else { continue };
+        for record in version.body.segments {
+            let path = dir.join(SEGMENTS).join(record.name().to_string());
+            // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
+            if report.faults.iter().any(|fault| fault.path == path) {
+                continue;
+            }
+            let detail = match seen.opened.get(&record.name()) {
+                Some(segment) if SegmentRecord::of(segment) == record => continue,
+                Some(_) => format!("the named checkpoint \"{name}\" lists another file of this name"),
+                // One that came after the first look.
+                None if vfs.metadata(&path).is_ok() => continue,
+                None => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
+            };
+            let lists_it = |now: Manifest| now.body.segments.contains(&record);
+            if versions::read(vfs, dir, &name).is_ok_and(lists_it) {
+                report.fault(&path, "file", Error::damaged(&path, "file", detail));
+            }
+        }
+    }
 }
 
 /// Checks that the files the store consists of follow each other, in the order a reader would choose them.

@@ -174,6 +174,13 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     assert_eq!(ok(&["keys", path, "--at", "before"]).lines().count(), 5);
     assert!(ok(&["get", path, "--address", "2:0"]).contains("0.50000"), "addresses survive");
     assert!(ok(&["checkpoint", "list", path, "--json"]).contains("\"last_commit\":4"));
+    // A file that nothing but the checkpoint needs.
+    let pinned = Path::new(path).join("segments/0000000002-0000000002.0.npy");
+    std::fs::rename(&pinned, dir.path().join("aside")).unwrap();
+    let output = vecstore(&["verify", path]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("the named checkpoint \"before\" lists it"), "{}", text(&output));
+    std::fs::rename(dir.path().join("aside"), &pinned).unwrap();
     assert!(ok(&["checkpoint", "drop", path, "before"]).contains("dropped before"));
     assert_eq!(ok(&["checkpoint", "list", path]), "");
     assert!(ok(&["backup", path, backup]).contains("1 linked"));

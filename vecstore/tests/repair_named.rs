@@ -240,3 +240,41 @@ fn a_checkpoint_without_segments_is_nothing_to_rebuild_from() {
     fs::remove_file(path.join("MANIFEST")).unwrap();
     assert!(matches!(vecstore::repair(&path).unwrap_err(), Error::NotAStore { .. }));
 }
+
+/// Files that nothing but a named checkpoint needs: who removes or replaces one is told by `verify`, and `repair` mends it.
+#[test]
+fn what_only_a_checkpoint_lists_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let merged = dir.path().join("s");
+    filled(&merged, 4, &[3]);
+    let store = on_demand().open(&merged).unwrap();
+    store.compact_full().unwrap();
+    store.close().unwrap();
+    assert_whole(&merged, "before");
+    let strange = dir.path().join("another");
+    filled(&strange, 2, &[]);
+
+    for (case, words) in [("removed", "it is missing"), ("replaced", "another file of this name")] {
+        let path = dir.path().join(case);
+        copy_dir(&merged, &path);
+        match case {
+            "removed" => fs::remove_file(segment(&path, 2, 2)).unwrap(),
+            _ => drop(fs::copy(segment(&strange, 2, 2), segment(&path, 2, 2)).unwrap()),
+        }
+        let faults = vecstore::verify(&path, |_| {}).unwrap().faults;
+        let [fault] = faults.as_slice() else { panic!("{case}: {faults:?}") };
+        assert_eq!(fault.path, segment(&path, 2, 2), "{case}");
+        assert!(
+            fault.detail.contains("checkpoint \"v3\"") && fault.detail.contains(words),
+            "{case}: {fault}"
+        );
+        // A merge that goes beyond the checkpoint cannot serve for it.
+        assert!(!vecstore::repair(&path).unwrap().was_whole(), "{case}");
+        assert_whole(&path, case);
+        let store = on_demand().open(&path).unwrap();
+        let keys = |store: &Store| store.snapshot().totals().entries;
+        assert_eq!(keys(&store), 4, "{case}");
+        let past = OpenOptions::new().at_checkpoint("v3").open(&path).unwrap();
+        assert_eq!(keys(&past), 2, "{case}: but for k2");
+    }
+}
