@@ -221,15 +221,22 @@ impl Writer {
     /// When nobody can tell, which includes that the commit can be seen, and it is unknown whether its name is durable.
     fn find_out(&mut self, view: &View, group: &[Request<'_>]) -> Result<Option<(Vec<Appended>, u64)>> {
         let Some(mailbox) = self.mailbox.as_mut() else { return Ok(None) };
-        let (vfs, dir) = (&*self.vfs, &self.dir);
         let in_doubt = mailbox.in_doubt();
-        let found = self.lock.hold_unrecorded(LAST_PATIENCE, |found| {
-            let now = load::load(vfs, dir, Some(view))?;
-            let committed = mailbox.settle(&now, group)?.map(|outcomes| (outcomes, now.last_commit()));
-            let is_durable = !found.died && found.suspect == 0;
-            Ok((committed.is_none() || is_durable).then_some(committed))
-        });
-        found.ok().flatten().flatten().ok_or(in_doubt)
+        let found = self.lock.acquire_unrecorded(LAST_PATIENCE, || mailbox.done().is_some());
+        let looked = match found {
+            Ok(Some(found)) => {
+                let looked = load::load(&*self.vfs, &self.dir, Some(view)).and_then(|now| {
+                    let committed = mailbox.settle(&now, group)?;
+                    Ok(committed.map(|outcomes| (outcomes, now.last_commit())))
+                });
+                self.lock.end_look();
+                let is_durable = !found.died && found.suspect == 0;
+                looked.ok().filter(|committed| committed.is_none() || is_durable)
+            }
+            Ok(None) | Err(_) => None,
+        };
+        // Who says that it is done has flushed it. Whatever the record says is about somebody else, or came later.
+        mailbox.done().map(Some).or(looked).ok_or(in_doubt)
     }
 
     /// Adds what another process has committed for this handle to the view. As in [`Writer::take_in`] nothing can fail any

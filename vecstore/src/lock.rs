@@ -361,30 +361,53 @@ impl Lock {
         }
     }
 
-    /// Takes the lock for a look around, and gives it back: nothing is written, not even who has it, because there may be no
-    /// room for that. `look` is told what the record says. `None`: somebody has it all the time.
-    pub fn hold_unrecorded<T>(
+    /// Takes the lock for a look around: nothing is written, not even who has it, because there may be no room for that. Says
+    /// what the record says. `None`: somebody has it all the time, or `is_done` says that it is not needed any more.
+    /// [`Lock::end_look`] gives it back.
+    pub fn acquire_unrecorded(
         &mut self,
         timeout: Duration,
-        look: impl FnOnce(Found) -> Result<T>,
-    ) -> Result<Option<T>> {
+        is_done: impl Fn() -> bool,
+    ) -> Result<Option<Found>> {
+        let _punctual = Punctual::new();
         let start = Instant::now();
-        while !self.file.try_lock().at(&self.path, "lock")? {
-            if start.elapsed() >= timeout {
+        let is_over = || start.elapsed() >= timeout || is_done();
+        // Others who commit without pause would hardly ever leave it free for somebody who only looks now and then. Where turns
+        // cannot be taken, that is how it is.
+        while let Some(turn) = self.turn.as_mut()
+            && !turn.try_lock().unwrap_or(true)
+        {
+            if is_over() {
                 return Ok(None);
             }
-            nap(SLEEP.1);
+            nap(TURN_SLEEP);
         }
+        let found = loop {
+            match self.file.try_lock().at(&self.path, "lock") {
+                Ok(true) => break self.look().map(Some),
+                Ok(false) if is_over() => break Ok(None),
+                Ok(false) => nap(TURN_SLEEP),
+                Err(error) => break Err(error),
+            }
+        };
+        self.give_turn_back();
+        found
+    }
+
+    /// What the record says; where that cannot be read the lock is given back.
+    fn look(&mut self) -> Result<Found> {
         let record = Record::read(&*self.file).at(&self.path, "read the lock's record");
-        let looked = self.check_place().and(record).and_then(|record| {
-            look(Found {
-                counter: record.map(|record| record.counter),
-                suspect: record.map_or(0, |record| record.suspect),
-                died: record.is_none_or(|record| record.pid != 0),
-            })
+        let found = self.check_place().and(record).map(|record| Found {
+            counter: record.map(|record| record.counter),
+            suspect: record.map_or(0, |record| record.suspect),
+            died: record.is_none_or(|record| record.pid != 0),
         });
+        found.inspect_err(|_| self.end_look())
+    }
+
+    /// Gives the lock back after [`Lock::acquire_unrecorded`].
+    pub fn end_look(&mut self) {
         let _ = unlock(&mut *self.file);
-        looked.map(Some)
     }
 
     /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
@@ -609,23 +632,32 @@ mod tests {
         let open = || {
             Lock::open_fair(&RealFs, &dir.path().join("LOCK"), &dir.path().join("TURN"), "commit").unwrap()
         };
-        let (mut first, mut second) = (open(), open());
-        let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            // Holds the lock nearly all the time.
-            scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    first.acquire(Duration::from_secs(60)).unwrap();
-                    std::thread::sleep(Duration::from_millis(2));
+        let (first, mut second) = (std::cell::RefCell::new(open()), open());
+        for unrecorded in [false, true] {
+            first.borrow_mut().acquire(Duration::ZERO).unwrap();
+            let asked = std::cell::Cell::new(false);
+            // Whoever waits has found the lock taken. Now it is given back, and at once wanted again.
+            let meanwhile = || {
+                let mut first = first.borrow_mut();
+                if !asked.replace(true) {
                     first.release();
+                    assert!(first.try_acquire_in_turn().unwrap().is_none(), "somebody waits");
                 }
-            });
-            for _ in 0..50 {
-                second.acquire(Duration::from_secs(5)).unwrap();
+                false
+            };
+            let long = Duration::from_secs(60);
+            let found = if unrecorded {
+                let found = second.acquire_unrecorded(long, meanwhile);
+                second.end_look();
+                found
+            } else {
+                let found = second.acquire_unless(long, meanwhile);
                 second.release();
-            }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
+                found
+            };
+            assert!(found.unwrap().is_some() && asked.get());
+            assert!(!first.borrow_mut().is_wanted(), "the turn is given back");
+        }
     }
 
     #[test]

@@ -69,6 +69,17 @@ impl Process {
         outcome
     }
 
+    /// It cannot try the lock for once, which is as good as a patience that is at an end, but does not depend on time. It has
+    /// withdrawn its offer when this returns.
+    fn gives_up(&self) {
+        let before = self.fs.call_count();
+        self.fs.arm("lock", 0, Misfortune::Fails(EIO, false));
+        let withdraws = |call: &sim::Call| {
+            call.what == "unlock" && !call.path.ends_with("LOCK") && !call.path.ends_with("LOCK.turn")
+        };
+        until("it gives up", || self.fs.calls_from(before).iter().any(withdraws));
+    }
+
     /// The same, and it has the turn at the lock, so that nobody gets it before.
     fn offers_next(&self, batch: Batch, policy: OnDuplicate) -> Outcome {
         let outcome = self.offers(batch, policy);
@@ -307,14 +318,17 @@ fn whoever_gives_up_too_late_waits_for_the_outcome() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
     let of_a = a.offers_next(batch(&["a"], 1.0), OnDuplicate::Skip);
-    let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(2)));
+    let b = Process::new(&scene.fs, options);
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
     // The first has taken the offer, and does not go on before the second has given up.
-    let (letters, (gave_up, may)) = (b.fs.clone(), channel::<()>());
-    a.fs.before_next("create", move || may.recv().unwrap());
+    let ((told, at), (gave_up, may)) = (channel::<()>(), channel::<()>());
+    a.fs.before_next("create", move || {
+        told.send(()).unwrap();
+        may.recv().unwrap();
+    });
     let fs = scene.go_on();
-    let gives_up = |call: &sim::Call| call.what == "unlock" && !call.path.ends_with("LOCK");
-    until("it gives up", || letters.calls().iter().any(gives_up));
+    at.recv().unwrap();
+    b.gives_up();
     gave_up.send(()).unwrap();
     of_a.join().unwrap().unwrap();
     let of_b = of_b.join().unwrap().unwrap();
@@ -403,7 +417,7 @@ fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
     let scene = Scene::new();
     let a = Process::new(&scene.fs, options);
     let of_a = a.offers_next(batch(&["a"], 1.0), OnDuplicate::Skip);
-    let b = Process::new(&scene.fs, |fs| options(fs).lock_timeout(Duration::from_secs(1)));
+    let b = Process::new(&scene.fs, options);
     let of_b = b.offers(batch(&["b"], 2.0), OnDuplicate::Skip);
     // It writes that it takes its own offer back, and then that it takes the other one.
     let ((told, at), (stop, may)) = (channel::<()>(), channel::<()>());
@@ -416,8 +430,9 @@ fn whoever_gives_up_while_it_is_taken_takes_the_offer_back() {
     });
     let fs = scene.go_on();
     at.recv().unwrap();
+    b.gives_up();
     let error = of_b.join().unwrap().unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(matches!(error, Error::Io { .. }), "{error}");
     // What it offers next is another offer.
     let of_b = b.offers(batch(&["b2"], 2.0), OnDuplicate::Skip);
     stop.send(()).unwrap();
@@ -666,4 +681,44 @@ fn whoever_cannot_read_the_answer_when_giving_up_is_in_doubt() {
     let error = a.store.append(batch(&["a"], 1.0), OnDuplicate::Skip).unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     scene.go_on();
+}
+
+/// The lock cannot be tried while another process commits the offer, and that one cannot write that it gives the lock back. It
+/// has said that the offer is committed, though.
+#[test]
+fn whoever_is_told_that_he_was_served_is_in_no_doubt() {
+    let scene = Scene::new();
+    let ((a, of_a), (b, of_b)) = two(&scene, batch(&["a"], 1.0), batch(&["b"], 2.0), OnDuplicate::Skip);
+    // It stops when it has taken the offer; and the last thing it writes into the record fails.
+    let ((told, at), (finish, may)) = (channel::<()>(), channel::<()>());
+    let (named, answers) = (a.fs.clone(), a.fs.clone());
+    a.fs.before_next("create", move || {
+        told.send(()).unwrap();
+        may.recv().unwrap();
+        named.before_next("flush directory", move || {
+            let fails = answers.clone();
+            answers.before_next("write letter", move || {
+                fails.arm("write record", 0, Misfortune::Fails(EIO, false));
+            });
+        });
+    });
+    let fs = scene.go_on();
+    at.recv().unwrap();
+    // When it has withdrawn its offer it cannot ask for a turn, either.
+    let (before, fails) = (b.fs.call_count(), b.fs.clone());
+    b.fs.before_next("unlock", move || {
+        let again = fails.clone();
+        fails.before_next("lock", move || again.arm("lock", 0, Misfortune::Fails(EIO, false)));
+    });
+    b.gives_up();
+    let locks = || b.fs.calls_from(before).iter().filter(|call| call.what == "lock").count();
+    let tried = locks();
+    until("it finds out", || locks() > tried + 2);
+    finish.send(()).unwrap();
+    of_a.join().unwrap().unwrap();
+    let of_b = of_b.join().unwrap().unwrap();
+    assert_eq!(of_b.commit, Some(4));
+    assert_eq!(value(&b.store, "b"), Some((2.0, 4)));
+    b.store.append(batch(&["later"], 3.0), OnDuplicate::Error).unwrap();
+    assert_eq!(value(&assert_whole(&fs), "b"), Some((2.0, 4)));
 }
