@@ -16,6 +16,8 @@ mod system {
 
     /// Sleeps.
     pub(crate) fn nap(time: Duration) {
+        #[cfg(test)]
+        super::threads::note_nap();
         std::thread::sleep(time);
     }
 
@@ -147,14 +149,24 @@ mod scheduled {
 #[cfg(vecstore_shuttle)]
 pub(crate) use scheduled::*;
 
-/// A system that gives a thread no further ones.
+/// What a thread of a unit test can know and decide: how often it has slept, and that the system gives it no further threads.
 #[cfg(all(test, not(vecstore_shuttle)))]
 pub(crate) mod threads {
     use std::cell::Cell;
     use std::io;
 
     thread_local! {
+        static NAPS: Cell<u32> = const { Cell::new(0) };
         static REFUSED_AFTER: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn note_nap() {
+        NAPS.set(NAPS.get() + 1);
+    }
+
+    /// How often this thread has slept.
+    pub(crate) fn naps() -> u32 {
+        NAPS.get()
     }
 
     pub(super) fn may_start() -> io::Result<()> {

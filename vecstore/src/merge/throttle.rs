@@ -211,8 +211,13 @@ impl<'f, 'p> Throttled<'f, 'p> {
 
 impl VfsFile for Throttled<'_, '_> {
     fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        // Whole pieces, unless others would have to wait for them.
-        for piece in data.chunks(if self.pacer.is_gentle() { SHORT_STEP } else { PIECE }) {
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            // Whole pieces, unless others would have to wait for them. What is written at once may be large, and somebody may
+            // begin to commit meanwhile, or be done with it.
+            let len = if self.pacer.is_gentle() { SHORT_STEP } else { PIECE - done % PIECE };
+            let piece = rest.get(..len).unwrap_or(rest);
+            done += piece.len();
             if self.pacer.is_stopped() {
                 return Err(io::Error::other(STOPPED));
             }
@@ -246,6 +251,7 @@ impl VfsFile for Throttled<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::threads::naps;
 
     #[test]
     fn rests_in_proportion_and_steps_in_between() {
@@ -265,13 +271,14 @@ mod tests {
     #[test]
     fn does_not_rest_while_an_append_waits_or_nobody_commits() {
         let hour = |pace: Pace| {
+            let before = naps();
             let mut between = || ();
             let pacer = Pacer::new(&pace, &mut between);
             std::thread::sleep(Duration::from_millis(1));
             pacer.worked(LONG_STEP);
+            assert_eq!(naps(), before, "it does not rest");
         };
         let long = 3_600_000.0;
-        let start = Instant::now();
         hour(Pace { rest: long, hurry: Arc::new(AtomicUsize::new(1)), ..Pace::full_speed() });
         hour(Pace { rest: long, stop: Arc::new(AtomicBool::new(true)), ..Pace::full_speed() });
         let dir = tempfile::tempdir().unwrap();
@@ -280,14 +287,61 @@ mod tests {
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &dir.path().join("LOCK")));
         hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), always: false, ..Pace::full_speed() });
-        assert!(start.elapsed() < LONGEST_REST);
 
         let pace = Pace { rest: long, commits: Some(watch), always: false, ..Pace::full_speed() };
         let mut between = || ();
         let pacer = Pacer::new(&pace, &mut between);
         lock.raise();
         lock.release();
+        let start = Instant::now();
+        std::thread::sleep(Duration::from_millis(1));
         pacer.worked(LONG_STEP);
         assert!(start.elapsed() >= LONGEST_REST, "somebody committed");
+    }
+
+    /// Notes how much is written at once; somebody commits at some call, and never again.
+    struct Noting<'a> {
+        sizes: Vec<usize>,
+        commits_at: usize,
+        lock: &'a mut crate::lock::Lock,
+    }
+
+    impl VfsFile for Noting<'_> {
+        fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+            self.sizes.push(data.len());
+            if self.sizes.len() == self.commits_at {
+                self.lock.raise();
+                self.lock.release();
+            }
+            Ok(())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pieces_become_smaller_in_the_middle_of_a_write_when_somebody_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("LOCK");
+        let mut lock = crate::lock::Lock::open(&crate::vfs::RealFs, &path, "commit").unwrap();
+        lock.prepare().unwrap();
+        let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &path));
+        let pace = Pace { rest: 1e-9, commits: Some(watch), always: false, ..Pace::full_speed() };
+        let mut between = || ();
+        let pacer = Pacer::new(&pace, &mut between);
+        let mut noting = Noting { sizes: Vec::new(), commits_at: 2, lock: &mut lock };
+        Throttled::new(&mut noting, &pacer).write_all(&vec![0; 4 * LONG_STEP]).unwrap();
+        let first = LONG_STEP / PIECE;
+        assert_eq!(noting.sizes[..first], vec![PIECE; first], "until it is noticed");
+        assert_eq!(noting.sizes[first], SHORT_STEP);
+        // On a slow machine it is over before the end: then pieces end again where huge pages do.
+        let mut at = 0;
+        for size in &noting.sizes {
+            assert!(*size == SHORT_STEP || (at + size) % PIECE == 0, "{:?}", noting.sizes);
+            at += size;
+        }
+        assert_eq!(at, 4 * LONG_STEP);
     }
 }
