@@ -483,11 +483,12 @@ fn the_checkpoint_after_64_commits_may_be_interrupted() {
 fn batches_of_several_threads_survive_together() {
     let tally = Tally::default();
     let mut shared = 0;
-    for seed in 0..4 {
+    let mut seed = 0;
+    // On a busy machine threads may come one after the other.
+    while seed < 4 || shared == 0 && seed < 200 {
         let mut together = Run::new(SimFs::new());
         together.act(Do::Create(0));
         let created = together.fs.changes();
-        together.fs.slow_flushes(Duration::from_millis(10));
         together.append_together(0, 3);
         together.append_together(0, 3);
         let commits = together.stores[&0].snapshot().last_commit();
@@ -495,6 +496,7 @@ fn batches_of_several_threads_survive_together() {
         assert_eq!(commits, 6);
         shared += 6 - files;
         Crashes::new("three threads", seed, 32, COMBINATIONS, &tally).everywhere(together, created..);
+        seed += 1;
     }
     tally.line("batches of three threads");
     assert!(shared > 0, "some of them met at the lock");

@@ -123,7 +123,7 @@ fn pinned_files_do_not_hold_up_appends() {
     let told = Arc::clone(&failed);
     let second = on_demand
         .clone()
-        .lock_timeout(Duration::from_secs(20))
+        .lock_timeout(Duration::from_secs(2))
         .on_event(move |event| {
             if let Event::MergeFailed { error, .. } = event {
                 told.lock().unwrap().push(error.to_string());
@@ -138,10 +138,9 @@ fn pinned_files_do_not_hold_up_appends() {
     // Some other process is in a long merge from here on.
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge")).unwrap();
     merger.lock().unwrap();
-    let start = Instant::now();
+    // Who has waited for it in vain tells of it.
     (0..85).for_each(|i| put(&second, &format!("b{i}")).unwrap());
     assert!(failed.lock().unwrap().is_empty(), "{failed:?}");
-    assert!(start.elapsed() < Duration::from_secs(20), "somebody waited for the lock");
 }
 
 #[test]
