@@ -4,12 +4,22 @@
 //! place and never flushed: it only has to survive the death of a process. After a power cut it is void, which its
 //! checksum, or its absence, says.
 
+mod patience;
+mod record;
+mod watch;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use bytemuck::{Pod, Zeroable};
+use patience::{Patience, SLEEP, TURN_SLEEP};
+use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
+
+pub(crate) use patience::Punctual;
+pub use record::Holder;
+pub(crate) use record::{Span, boot_id};
+pub(crate) use watch::Watch;
 
 use crate::bug::Bug;
 use crate::error::{IoContext, is_no_space};
@@ -17,188 +27,9 @@ use crate::sync::nap;
 use crate::vfs::{LockFile, Vfs};
 use crate::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
-/// Length of the record.
-const RECORD_LEN: usize = 256;
-/// Raises of the counter that the record explains.
-const SPANS: usize = 9;
-/// How long to sleep between two attempts: short at first, then longer.
-const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
-/// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
-const TURN_SLEEP: Duration = Duration::from_micros(100);
-
-/// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// Process id; `None` when the record does not tell.
-    pub pid: Option<u32>,
-    /// Name of the machine.
-    pub host: String,
-    /// Seconds since the holder took the lock, by this machine's clock.
-    pub held_secs: u64,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
-            None => f.write_str("another process"),
-        }
-    }
-}
-
-/// The record in LOCK.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Record {
-    magic: [u8; 8],
-    /// Raised by every commit and every change of the manifest's settings.
-    pub counter: u64,
-    /// First commit whose name may not be durable, because flushing its directory failed; 0: none.
-    pub suspect: u64,
-    /// Seconds since 1970 when the lock was taken.
-    since: u64,
-    /// Process that holds the lock; 0: nobody. A process that dies while it holds the lock leaves this set.
-    pub pid: u32,
-    padding: u32,
-    host: [u8; 64],
-    /// What the last raises of the counter were, the last one at the end.
-    spans: [Span; SPANS],
-    tail: [u8; 4],
-    crc: u32,
-}
-
-const _: () = assert!(size_of::<Record>() == RECORD_LEN);
-
-/// The commits of one raise of the counter; zeros for one that was no commit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Span {
-    pub first: u64,
-    pub last: u64,
-}
-
-impl Record {
-    fn void() -> Self {
-        Record { magic: MAGIC, ..Record::zeroed() }
-    }
-
-    fn computed_crc(&self) -> u32 {
-        crc32fast::hash(bytemuck::bytes_of(self).get(..RECORD_LEN - 4).unwrap_or_default())
-    }
-
-    /// Reads the record; `None` when it is void (absent, torn, or of another kind).
-    fn read(file: &dyn LockFile) -> std::io::Result<Option<Self>> {
-        let mut bytes = [0; RECORD_LEN];
-        if file.read_record(&mut bytes)? < RECORD_LEN {
-            return Ok(None);
-        }
-        let record: Record = bytemuck::pod_read_unaligned(&bytes);
-        let is_right = record.crc == record.computed_crc() || Bug::TrustRecord.is_on();
-        Ok((record.magic == MAGIC && is_right).then_some(record))
-    }
-
-    /// The commits since the counter was `then`; `None` when something else happened too, or more than is told.
-    fn since(&self, then: u64) -> Option<Vec<Span>> {
-        let raised =
-            usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
-        let spans = self.spans.get(SPANS - raised..)?;
-        spans.iter().all(|span| span.first != 0).then(|| spans.to_vec())
-    }
-
-    fn holder(&self) -> Holder {
-        let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
-        Holder {
-            pid: (self.pid != 0).then_some(self.pid),
-            host: String::from_utf8_lossy(&host).into_owned(),
-            held_secs: now_secs().saturating_sub(self.since),
-        }
-    }
-}
-
-/// A void record starts at a random count, so that no reader takes it for one it has seen.
-fn random_count() -> Result<u64> {
-    Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
-}
-
-fn now_secs() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// What tells this run of this system from all others, padded with zeros; `None` where nothing does. Machines that share a
-/// disk may share a name, or be copies of each other.
-pub(crate) fn boot_id() -> Option<[u8; 64]> {
-    static ID: std::sync::OnceLock<Option<[u8; 64]>> = std::sync::OnceLock::new();
-    *ID.get_or_init(|| {
-        let text = std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|text| text.len() > 32)?;
-        let mut id = [0; 64];
-        id.iter_mut().zip(text).for_each(|(to, from)| *to = from);
-        Some(id)
-    })
-}
-
-/// This machine's name when it was first asked for, padded with zeros.
-fn host_name() -> [u8; 64] {
-    static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();
-    *NAME.get_or_init(|| {
-        let name = rustix::system::uname();
-        let mut host = [0; 64];
-        for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
-            *to = *from;
-        }
-        host
-    })
-}
-
 /// Gives a lock back; asks twice, because a lock that is kept for nothing holds up everybody until its handle ends.
 fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())
-}
-
-/// How long somebody has waited, and will.
-struct Patience {
-    start: Instant,
-    timeout: Duration,
-    sleep: Duration,
-}
-
-impl Patience {
-    fn new(timeout: Duration) -> Self {
-        Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
-    }
-}
-
-/// While this lives the thread sleeps no longer than it asks to: usually the system adds some 50 us, which are many next to
-/// the time that a commit takes.
-pub(crate) struct Punctual {
-    #[cfg(target_os = "linux")]
-    slack: Option<std::num::NonZeroU64>,
-}
-
-impl Punctual {
-    #[cfg(target_os = "linux")]
-    pub fn new() -> Self {
-        let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
-        if slack.is_some() {
-            let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-        }
-        Punctual { slack }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub fn new() -> Self {
-        Punctual {}
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Drop for Punctual {
-    fn drop(&mut self) {
-        if self.slack.is_some() {
-            let _ = rustix::thread::set_current_timer_slack(self.slack);
-        }
-    }
 }
 
 /// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
@@ -545,43 +376,6 @@ impl Lock {
             log::warn!("{error}");
         }
         told
-    }
-}
-
-/// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.
-pub(crate) struct Watch {
-    file: Option<Box<dyn LockFile>>,
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("readable", &self.file.is_some()).finish()
-    }
-}
-
-impl Watch {
-    /// A missing or unreadable LOCK is no error: such a store is listed on every refresh.
-    pub fn open(vfs: &dyn Vfs, path: &Path) -> Self {
-        Watch { file: vfs.open_lock(path, false).ok() }
-    }
-
-    /// The counter; `None` when it cannot be told.
-    pub fn counter(&self) -> Option<u64> {
-        Some(self.record()?.counter)
-    }
-
-    fn record(&self) -> Option<Record> {
-        Record::read(self.file.as_deref()?).ok().flatten()
-    }
-
-    /// The suspect mark; 0: none.
-    pub fn suspect(&self) -> u64 {
-        self.record().map_or(0, |record| record.suspect)
-    }
-
-    /// Somebody holds the lock, or died holding it.
-    pub fn is_held(&self) -> bool {
-        self.record().is_some_and(|record| record.pid != 0)
     }
 }
 

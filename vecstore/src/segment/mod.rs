@@ -8,6 +8,7 @@ mod name;
 mod pieces;
 mod reader;
 mod search;
+mod tables;
 mod writer;
 
 pub(crate) use ahead::ask_for;

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::SegmentName;
 use super::ahead::ask_for;
 use super::search::Index;
+use super::tables::Tables;
 use crate::bug::{Bug, unless};
-use crate::format::blocks::{block_count, section_crc};
+use crate::format::blocks::section_crc;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::{Kill, Run};
-use crate::format::section::{self, Section, Tag};
-use crate::format::{npy, settings};
+use crate::format::section::{self, Tag};
+use crate::format::settings;
 use crate::vfs::{Mapping, Vfs};
 use crate::{Address, DType, Error, Kind, Result};
 
@@ -33,25 +34,6 @@ pub(crate) struct Segment {
     is_plain: bool,
     /// Length of every key, if all are of the same length, as their sum says that they may be; else 0.
     key_len: usize,
-}
-
-/// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
-/// counts call for.
-#[derive(Debug, Default)]
-struct Tables {
-    rows: Range<usize>,
-    scales: Range<usize>,
-    keys: Range<usize>,
-    key_ends: Range<usize>,
-    kinds: Range<usize>,
-    row_ends: Range<usize>,
-    payloads: Range<usize>,
-    payload_ends: Range<usize>,
-    hashes: Range<usize>,
-    hash_entries: Range<usize>,
-    kills: Range<usize>,
-    runs: Range<usize>,
-    settings: Range<usize>,
 }
 
 impl Segment {
@@ -450,110 +432,4 @@ fn span(ends: &[u64], index: usize) -> Option<Range<usize>> {
         None => 0,
     };
     (start <= end).then_some(start..end)
-}
-
-impl Tables {
-    fn read(path: &Path, file: &[u8], footer: &Footer, row_bytes: u64) -> Result<Self> {
-        let wrong = |detail: String| Error::damaged(path, "section table", detail);
-        let limit = (file.len() - FOOTER_LEN) as u64;
-        let mut tables = Tables::default();
-        let mut next = 0u64;
-        let mut blocks = 0u64;
-        let (mut seen, mut ends_with_crcs): (Vec<Tag>, bool) = (Vec::new(), false);
-        for line in footer.sections() {
-            let end = line.end().filter(|end| *end <= limit);
-            let (Some(end), false) = (end, line.offset != next || seen.contains(&line.tag)) else {
-                return Err(wrong(format!("section {} is out of order or range", line.name())));
-            };
-            if line.flags != 0 {
-                return Err(wrong(format!("section {} has unknown flags", line.name())));
-            }
-            ends_with_crcs = line.tag == section::CRCS;
-            let first_block = if ends_with_crcs { 0 } else { blocks };
-            if u64::from(line.first_block) != first_block {
-                return Err(wrong(format!("section {} has the wrong first block", line.name())));
-            }
-            if ends_with_crcs && line.len != blocks * 4 {
-                return Err(wrong(format!("expected {blocks} block checksums, found {}", line.len / 4)));
-            }
-            if !ends_with_crcs {
-                blocks += block_count(line.len);
-            }
-            tables.take(footer, line, row_bytes).map_err(&wrong)?;
-            seen.push(line.tag);
-            next = section::align_up(end).unwrap_or(u64::MAX);
-        }
-        if next != limit || !ends_with_crcs {
-            return Err(wrong("the sections do not fill the file up to the footer".to_owned()));
-        }
-        for tag in [
-            section::HEAD,
-            section::ROWS,
-            section::KEYS,
-            section::KEND,
-            section::KIND,
-            section::REND,
-            section::HASH,
-            section::HENT,
-            section::RUNS,
-            section::SETT,
-        ] {
-            if !seen.contains(&tag) {
-                return Err(wrong(format!("section {} is missing", String::from_utf8_lossy(&tag))));
-            }
-        }
-        let scaled = DType::from_code(footer.dtype).is_some_and(DType::has_scales);
-        if seen.contains(&section::SCAL) != scaled {
-            return Err(wrong("SCAL is there for element types with scales, and only then".to_owned()));
-        }
-        if seen.contains(&section::PAYL) != seen.contains(&section::PEND) {
-            return Err(wrong("PAYL and PEND belong together".to_owned()));
-        }
-        let kills: u64 = footer.killed.iter().fold(0, |sum, count| sum.saturating_add(*count));
-        if (tables.kills.len() / size_of::<Kill>()) as u64 != kills {
-            return Err(wrong(format!("the footer counts {kills} kills, the table holds others")));
-        }
-        let entries: u64 = footer.kinds.iter().fold(0, |sum, count| sum.saturating_add(*count));
-        if entries != footer.entries {
-            return Err(wrong(format!("expected {} entries, the kinds add up to {entries}", footer.entries)));
-        }
-        Ok(tables)
-    }
-
-    /// Notes a section's range, after checking its length against the footer's counts.
-    fn take(&mut self, footer: &Footer, line: &Section, row_bytes: u64) -> Result<(), String> {
-        let start = usize::try_from(line.offset).map_err(|_| "the file is too large for this machine")?;
-        let len = usize::try_from(line.len).map_err(|_| "the file is too large for this machine")?;
-        let per_entry = |bytes: u64| footer.entries.checked_mul(bytes);
-        let (place, expected) = match line.tag {
-            section::HEAD => {
-                let right = line.offset == 0 && len == npy::HEADER_LEN;
-                return right.then_some(()).ok_or_else(|| "HEAD is not the first page".to_owned());
-            }
-            section::ROWS if start != npy::HEADER_LEN => {
-                return Err("ROWS do not begin at byte 4096".to_owned());
-            }
-            section::ROWS => (&mut self.rows, footer.rows.checked_mul(row_bytes)),
-            section::SCAL => (&mut self.scales, footer.rows.checked_mul(4)),
-            section::KEYS => (&mut self.keys, Some(line.len)),
-            section::KEND => (&mut self.key_ends, per_entry(8)),
-            section::KIND => (&mut self.kinds, per_entry(1)),
-            section::REND => (&mut self.row_ends, per_entry(8)),
-            section::PAYL => (&mut self.payloads, Some(line.len)),
-            section::PEND => (&mut self.payload_ends, per_entry(8)),
-            section::HASH => (&mut self.hashes, per_entry(8)),
-            section::HENT => (&mut self.hash_entries, per_entry(4)),
-            section::KILL => (&mut self.kills, Some(line.len.next_multiple_of(size_of::<Kill>() as u64))),
-            section::RUNS => (&mut self.runs, Some(line.len.next_multiple_of(size_of::<Run>() as u64))),
-            section::SETT => (&mut self.settings, Some(line.len)),
-            // Sections of later minor versions are carried, not understood.
-            _ => return Ok(()),
-        };
-        if expected != Some(line.len) && !Bug::TrustSection.is_on() {
-            let expected = expected.map_or_else(|| "an impossible number of".to_owned(), |n| n.to_string());
-            return Err(format!("section {}: expected {expected} bytes, found {}", line.name(), line.len));
-        }
-        *place = start..start + len;
-        Ok(())
-    }
 }

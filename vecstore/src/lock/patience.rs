@@ -1,0 +1,54 @@
+//! How somebody waits for a lock: how long, how often he looks, and that he wakes when he wants to.
+
+use std::time::{Duration, Instant};
+
+/// How long to sleep between two attempts: short at first, then longer.
+pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
+
+/// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
+pub(super) const TURN_SLEEP: Duration = Duration::from_micros(100);
+
+/// How long somebody has waited, and will.
+pub(super) struct Patience {
+    pub(super) start: Instant,
+    pub(super) timeout: Duration,
+    pub(super) sleep: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
+    }
+}
+
+/// While this lives the thread sleeps no longer than it asks to: usually the system adds some 50 us, which are many next to
+/// the time that a commit takes.
+pub(crate) struct Punctual {
+    #[cfg(target_os = "linux")]
+    slack: Option<std::num::NonZeroU64>,
+}
+
+impl Punctual {
+    #[cfg(target_os = "linux")]
+    pub fn new() -> Self {
+        let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
+        if slack.is_some() {
+            let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        }
+        Punctual { slack }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn new() -> Self {
+        Punctual {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Punctual {
+    fn drop(&mut self) {
+        if self.slack.is_some() {
+            let _ = rustix::thread::set_current_timer_slack(self.slack);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The record in LOCK: who has the lock, how often it changed, and what is in doubt.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::Result;
+use crate::bug::Bug;
+use crate::vfs::LockFile;
+
+const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
+
+/// Length of the record.
+pub(super) const RECORD_LEN: usize = 256;
+
+/// Raises of the counter that the record explains.
+const SPANS: usize = 9;
+
+/// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Process id; `None` when the record does not tell.
+    pub pid: Option<u32>,
+    /// Name of the machine.
+    pub host: String,
+    /// Seconds since the holder took the lock, by this machine's clock.
+    pub held_secs: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// The record in LOCK.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Record {
+    pub(super) magic: [u8; 8],
+    /// Raised by every commit and every change of the manifest's settings.
+    pub counter: u64,
+    /// First commit whose name may not be durable, because flushing its directory failed; 0: none.
+    pub suspect: u64,
+    /// Seconds since 1970 when the lock was taken.
+    pub(super) since: u64,
+    /// Process that holds the lock; 0: nobody. A process that dies while it holds the lock leaves this set.
+    pub pid: u32,
+    pub(super) padding: u32,
+    pub(super) host: [u8; 64],
+    /// What the last raises of the counter were, the last one at the end.
+    pub(super) spans: [Span; SPANS],
+    pub(super) tail: [u8; 4],
+    pub(super) crc: u32,
+}
+
+const _: () = assert!(size_of::<Record>() == RECORD_LEN);
+
+/// The commits of one raise of the counter; zeros for one that was no commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Span {
+    pub first: u64,
+    pub last: u64,
+}
+
+impl Record {
+    pub(super) fn void() -> Self {
+        Record { magic: MAGIC, ..Record::zeroed() }
+    }
+
+    pub(super) fn computed_crc(&self) -> u32 {
+        crc32fast::hash(bytemuck::bytes_of(self).get(..RECORD_LEN - 4).unwrap_or_default())
+    }
+
+    /// Reads the record; `None` when it is void (absent, torn, or of another kind).
+    pub(super) fn read(file: &dyn LockFile) -> std::io::Result<Option<Self>> {
+        let mut bytes = [0; RECORD_LEN];
+        if file.read_record(&mut bytes)? < RECORD_LEN {
+            return Ok(None);
+        }
+        let record: Record = bytemuck::pod_read_unaligned(&bytes);
+        let is_right = record.crc == record.computed_crc() || Bug::TrustRecord.is_on();
+        Ok((record.magic == MAGIC && is_right).then_some(record))
+    }
+
+    /// The commits since the counter was `then`; `None` when something else happened too, or more than is told.
+    pub(super) fn since(&self, then: u64) -> Option<Vec<Span>> {
+        let raised =
+            usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
+        let spans = self.spans.get(SPANS - raised..)?;
+        spans.iter().all(|span| span.first != 0).then(|| spans.to_vec())
+    }
+
+    pub(super) fn holder(&self) -> Holder {
+        let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
+        Holder {
+            pid: (self.pid != 0).then_some(self.pid),
+            host: String::from_utf8_lossy(&host).into_owned(),
+            held_secs: now_secs().saturating_sub(self.since),
+        }
+    }
+}
+
+/// A void record starts at a random count, so that no reader takes it for one it has seen.
+pub(super) fn random_count() -> Result<u64> {
+    Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
+}
+
+pub(super) fn now_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// What tells this run of this system from all others, padded with zeros; `None` where nothing does. Machines that share a
+/// disk may share a name, or be copies of each other.
+pub(crate) fn boot_id() -> Option<[u8; 64]> {
+    static ID: std::sync::OnceLock<Option<[u8; 64]>> = std::sync::OnceLock::new();
+    *ID.get_or_init(|| {
+        let text = std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|text| text.len() > 32)?;
+        let mut id = [0; 64];
+        id.iter_mut().zip(text).for_each(|(to, from)| *to = from);
+        Some(id)
+    })
+}
+
+/// This machine's name when it was first asked for, padded with zeros.
+pub(super) fn host_name() -> [u8; 64] {
+    static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();
+    *NAME.get_or_init(|| {
+        let name = rustix::system::uname();
+        let mut host = [0; 64];
+        for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
+            *to = *from;
+        }
+        host
+    })
+}

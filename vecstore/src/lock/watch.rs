@@ -1,0 +1,44 @@
+//! LOCK without the lock: what readers do to see whether anything changed.
+
+use std::fmt;
+use std::path::Path;
+
+use super::record::Record;
+use crate::vfs::{LockFile, Vfs};
+
+/// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.
+pub(crate) struct Watch {
+    file: Option<Box<dyn LockFile>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("readable", &self.file.is_some()).finish()
+    }
+}
+
+impl Watch {
+    /// A missing or unreadable LOCK is no error: such a store is listed on every refresh.
+    pub fn open(vfs: &dyn Vfs, path: &Path) -> Self {
+        Watch { file: vfs.open_lock(path, false).ok() }
+    }
+
+    /// The counter; `None` when it cannot be told.
+    pub fn counter(&self) -> Option<u64> {
+        Some(self.record()?.counter)
+    }
+
+    fn record(&self) -> Option<Record> {
+        Record::read(self.file.as_deref()?).ok().flatten()
+    }
+
+    /// The suspect mark; 0: none.
+    pub fn suspect(&self) -> u64 {
+        self.record().map_or(0, |record| record.suspect)
+    }
+
+    /// Somebody holds the lock, or died holding it.
+    pub fn is_held(&self) -> bool {
+        self.record().is_some_and(|record| record.pid != 0)
+    }
+}
