@@ -1,8 +1,11 @@
 //! Backups and restores.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use common::{assert_whole, copy_dir};
 use vecstore::{Address, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 fn create(path: &Path) -> Store {
@@ -24,11 +27,6 @@ fn contents(store: &Store) -> BTreeMap<String, f32> {
             (String::from_utf8_lossy(entry.key()).into_owned(), entry.to_f32().unwrap()[0])
         })
         .collect()
-}
-
-fn assert_whole(path: &Path) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
-    assert!(report.is_whole(), "{:?}", report.faults);
 }
 
 #[test]
@@ -244,19 +242,6 @@ fn a_backup_that_was_interrupted_is_the_previous_one() {
 
 fn create_again(path: &Path) -> Store {
     OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap()
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! The folder of liveness bitmaps: when it is made, what is done when it cannot be, and files in it that are not what the
 //! manifest lists.
 
+mod common;
+
 mod sim;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::on_demand;
 use sim::run::{STORE, options};
 use sim::{Call, Fault, SimFs};
-use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{OnDuplicate, Store, StoreConfig};
 
 /// Permission denied, from linux/errno.h.
 const EACCES: i32 = 13;
@@ -66,10 +69,6 @@ fn a_folder_that_cannot_be_made() {
     let calls = checkpoint(&fs, &store, "b");
     assert_eq!(of(&calls, "live"), ["remove directory", "create directory", "flush directory"]);
     assert_eq!(fs.names("/d/s/live").len(), 2);
-}
-
-fn on_demand() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
 }
 
 fn bitmaps(path: &Path) -> Vec<PathBuf> {

@@ -1,14 +1,17 @@
 //! Directories that move while somebody looks at them without a lock: writers name files during a listing, mergers take
 //! away what was listed.
 
+mod common;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use common::on_demand;
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig, VerifyReport};
+use vecstore::{Error, OnDuplicate, OpenOptions, Store, StoreConfig, VerifyReport};
 
 /// What happens before a call: its kind, and the path.
 type Before = Box<dyn FnMut(&str, &Path) + Send>;
@@ -107,10 +110,6 @@ fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
     store.append(batch, OnDuplicate::Replace).unwrap();
-}
-
-fn on_demand() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
 }
 
 /// A store of so many commits, which its manifest does not list.

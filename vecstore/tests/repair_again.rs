@@ -1,14 +1,13 @@
 //! What happens after a repair, or in a second one: nothing that may still be needed goes, and nothing is called whole
 //! that is not.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vecstore::{Merging, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
-
-fn on_demand() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
-}
+use common::{assert_whole, copy_dir, on_demand};
+use vecstore::{OnDuplicate, RepairReport, Store, StoreConfig};
 
 fn segment(path: &Path, first: u64, last: u64, generation: u32) -> PathBuf {
     path.join("segments").join(format!("{first:010}-{last:010}.{generation}.npy"))
@@ -38,26 +37,8 @@ fn filled(path: &Path, commits: u64) -> Store {
     store
 }
 
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn says_loss(report: &RepairReport) -> bool {
     report.findings.iter().any(|finding| finding.lost_unknown || !finding.lost_keys.is_empty())
-}
-
-fn assert_whole(path: &Path) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
-    assert!(report.is_whole(), "{:?}", report.faults);
 }
 
 /// Whether this file lies in quarantine/ under any name.

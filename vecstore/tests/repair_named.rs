@@ -1,14 +1,13 @@
 //! Repairs of stores with named checkpoints that list more than there is, or are not the store's: afterwards the store
 //! opens and is whole, nothing that was not hit is lost, and no number is given twice.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
-
-fn on_demand() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
-}
+use common::{copy_dir, on_demand};
+use vecstore::{Error, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
 
 fn segment(path: &Path, first: u64, last: u64) -> PathBuf {
     path.join("segments").join(format!("{first:010}-{last:010}.0.npy"))
@@ -30,19 +29,6 @@ fn filled(path: &Path, commits: u64, named: &[u64]) {
         }
     }
     store.close().unwrap();
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn assert_whole(path: &Path, what: &str) {

@@ -14,8 +14,11 @@ pub mod crash;
 pub mod crashes;
 pub mod damage;
 mod disk;
+pub mod moment;
 pub mod oracle;
 pub mod run;
+pub mod scene;
+pub mod start;
 pub mod trial;
 pub mod world;
 

@@ -1,0 +1,82 @@
+//! Stores with superseded entries, and their liveness bitmaps.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Totals};
+
+pub fn options() -> OpenOptions {
+    OpenOptions::new().merging(Merging::OnDemand)
+}
+
+pub fn create(path: &Path) -> Store {
+    options().create(path, StoreConfig::new(2)).unwrap()
+}
+
+pub fn put(store: &Store, keys: &[&str], x: f32) {
+    let mut batch = store.batch();
+    for key in keys {
+        batch.push(key, &[x, -x]).unwrap();
+    }
+    store.append(batch, OnDuplicate::Replace).unwrap();
+}
+
+/// Everything that liveness decides: entries and where they are, totals, what a search sees.
+pub fn state(snapshot: &Snapshot) -> (BTreeMap<Vec<u8>, String>, Totals, usize) {
+    let entries = snapshot.iter().map(|entry| {
+        let entry = entry.unwrap();
+        (entry.key().to_vec(), format!("{} {} {:?}", entry.kind(), entry.address(), entry.to_f32().unwrap()))
+    });
+    let hits = snapshot.search(&[1.0, 1.0], usize::MAX).unwrap().len();
+    (entries.collect(), snapshot.totals(), hits)
+}
+
+pub fn read_only(path: &Path) -> Result<Store, Error> {
+    options().read_only(true).open(path)
+}
+
+pub fn bitmaps(path: &Path) -> Vec<PathBuf> {
+    let Ok(names) = fs::read_dir(path.join("live")) else { return Vec::new() };
+    let mut names: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}
+
+pub fn segments(path: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(path.join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}
+
+/// Damages the kills of a segment. Whoever reads them finds out.
+pub fn spoil_kills(segment: &Path) {
+    let mut bytes = fs::read(segment).unwrap();
+    let footer = bytes.len() - 1024;
+    let line = (0..20)
+        .map(|line| footer + 376 + line * 32)
+        .find(|at| &bytes[*at..at + 4] == b"KILL")
+        .expect("it has kills");
+    let offset = u64::from_le_bytes(bytes[line + 8..line + 16].try_into().unwrap());
+    bytes[offset as usize] ^= 1;
+    fs::write(segment, bytes).unwrap();
+}
+
+/// Two segments with superseded entries, and one that supersedes them.
+pub fn small(path: &Path) -> Store {
+    let store = create(path);
+    put(&store, &["a", "b", "c"], 1.0);
+    put(&store, &["d", "e"], 2.0);
+    put(&store, &["a", "e"], 3.0);
+    store.delete(&["b"]).unwrap();
+    store
+}
+
+/// The bytes of the manifest's record of bitmaps.
+pub fn live_record(path: &Path) -> Option<Vec<u8>> {
+    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+    let name = manifest.windows(13).position(|bytes| bytes == b"vecstore.live")? + 13;
+    let len = u64::from_le_bytes(manifest[name..name + 8].try_into().unwrap()) as usize;
+    Some(manifest[name + 8..name + 8 + len].to_vec())
+}

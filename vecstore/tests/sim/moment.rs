@@ -1,0 +1,24 @@
+//! What tests of things that happen at the wrong moment share.
+
+use vecstore::{OnDuplicate, Store};
+
+use super::SimFs;
+use super::crash::Rng;
+
+pub fn put(store: &Store, key: &str) -> vecstore::Result<()> {
+    let mut batch = store.batch();
+    batch.push(key, &vec![1.0f32; store.dim()])?;
+    store.append(batch, OnDuplicate::Skip).map(drop)
+}
+
+/// Tries every state that a power cut may leave now.
+pub fn power_cut(fs: &SimFs, check: impl Fn(&SimFs) -> Result<(), String>) {
+    let history = fs.history();
+    let now = history.log.len();
+    let mut rng = Rng(3);
+    for fates in history.fates(now, 200, &mut rng) {
+        let image = history.image(now, &fates, &mut rng);
+        check(&SimFs::from_image(image))
+            .unwrap_or_else(|wrong| panic!("{wrong}\n{}", history.tell(now, &fates)));
+    }
+}
