@@ -7,6 +7,7 @@
 //! measures nothing.
 
 pub mod timed;
+pub mod watched;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vecstore::{OnDuplicate, OpenOptions, Store, StoreConfig};
-use vecstore_benches::timed::{self, Spent, TimedFs};
+use vecstore_benches::timed::{self, Clock, Spent};
+use vecstore_benches::watched::Watched;
 use vecstore_benches::{DIM, ROWS, batch, folder, raw_commit};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,7 +61,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Prints how long a commit takes outside of its file calls, and which calls these are.
 fn own_work(dir: &Path, commits: usize, rows: usize) -> Result<(), Box<dyn std::error::Error>> {
-    let options = OpenOptions::new().vfs(Arc::new(TimedFs));
+    let options = OpenOptions::new().vfs(Arc::new(Watched(Clock)));
     let store = options.create(dir.join("timed.vecs"), StoreConfig::new(DIM))?;
     let (mut own, mut calls) = (Vec::new(), Vec::<Spent>::new());
     for number in 0..commits {

@@ -9,17 +9,16 @@
 //! (a `raw_syscalls` tracepoint: needs root), for the appending thread alone and for all threads. So is processor time; and
 //! instructions, where the processor lets a program count them, which it does not in most virtual machines. Linux only.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::mem::size_of_val;
 use std::os::fd::FromRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore_benches::watched::{Call, Watched, Watcher};
 use vecstore_benches::{DIM, ROWS, batch, folder};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -51,7 +50,7 @@ impl Bytes {
     }
 }
 
-/// The real file system, with a count of what is written.
+/// Counts what is written.
 #[derive(Clone, Debug, Default)]
 struct Counting(Arc<Bytes>);
 
@@ -65,100 +64,14 @@ impl Counting {
     }
 }
 
-impl Vfs for Counting {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        Ok(Box::new(CountedFile(RealFs.create_new(path)?, Self::part_of(path), Arc::clone(&self.0))))
-    }
-    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
-        RealFs.read(path, max_len)
-    }
-    fn map(&self, path: &Path) -> io::Result<Mapping> {
-        RealFs.map(path)
-    }
-    fn copy(&self, path: &Path) -> io::Result<Mapping> {
-        RealFs.copy(path)
-    }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
-        RealFs.open(path)
-    }
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        RealFs.metadata(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        RealFs.list(path)
-    }
-    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.rename_noreplace(from, to)
-    }
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.replace(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealFs.link(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_file(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.remove_dir(path)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.create_dir(path)
-    }
-    fn flush_dir(&self, path: &Path) -> io::Result<()> {
-        RealFs.flush_dir(path)
-    }
-    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
-        Ok(Box::new(CountedLock(RealFs.open_lock(path, create)?, Arc::clone(&self.0))))
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        RealFs.free_space(path)
-    }
-}
-
-struct CountedFile(Box<dyn VfsFile>, usize, Arc<Bytes>);
-
-impl VfsFile for CountedFile {
-    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        self.2.add(self.1, data.len());
-        self.0.write_all(data)
-    }
-    fn write_out(&mut self, wait: bool) -> io::Result<()> {
-        self.0.write_out(wait)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-struct CountedLock(Box<dyn LockFile>, Arc<Bytes>);
-
-impl LockFile for CountedLock {
-    fn try_lock(&mut self) -> io::Result<bool> {
-        self.0.try_lock()
-    }
-    fn unlock(&mut self) -> io::Result<()> {
-        self.0.unlock()
-    }
-    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_record(buf)
-    }
-    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
-        self.1.add(PARTS.len() - 1, record.len());
-        self.0.write_record(record)
-    }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(offset, buf)
-    }
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.1.add(PARTS.len() - 1, data.len());
-        self.0.write_at(offset, data)
-    }
-    fn is_at(&self, path: &Path) -> io::Result<bool> {
-        self.0.is_at(path)
-    }
-    fn free_space(&self) -> Option<u64> {
-        self.0.free_space()
+impl Watcher for Counting {
+    fn call<T>(&self, call: Call<'_>, make: impl FnOnce() -> T) -> T {
+        match call.what {
+            "write" => self.0.add(Self::part_of(call.path), call.bytes),
+            "write record" | "write offer" => self.0.add(PARTS.len() - 1, call.bytes),
+            _ => {}
+        }
+        make()
     }
 }
 
@@ -230,7 +143,7 @@ fn main() -> Outcome<()> {
         .map(|(name, event)| (name, Counter::new(event, false), Counter::new(event, true)))
         .collect();
     let reading = counters.iter().filter(|(_, one, _)| one.0.is_some()).count() as f64;
-    let options = OpenOptions::new().vfs(Arc::new(files.clone()));
+    let options = OpenOptions::new().vfs(Arc::new(Watched(files.clone())));
     let store = options.create(&path, StoreConfig::new(DIM))?;
     println!(
         "{rows} rows of {DIM} f32 in batches of {ROWS}, in {}; all numbers are per commit\n",

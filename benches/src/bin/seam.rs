@@ -12,17 +12,17 @@
 //! What a commit asks of the file system is recorded from a real one, so that none is forgotten.
 
 use std::error::Error;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, RenameFlags};
-use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
+use vecstore::vfs::{RealFs, Vfs};
 use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore_benches::watched::{self, Watched, Watcher};
 use vecstore_benches::{DIM, ROWS, batch, folder, key};
 
 /// Batches in a store that is only read.
@@ -46,7 +46,7 @@ enum Call {
     Other(&'static str),
 }
 
-/// The real file system, with a list of the calls that were made.
+/// A list of the calls that were made.
 #[derive(Clone, Debug, Default)]
 struct Recorder(Arc<Mutex<Vec<Call>>>);
 
@@ -61,113 +61,30 @@ impl Recorder {
     }
 }
 
-impl Vfs for Recorder {
-    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        self.note(Call::Create);
-        Ok(Box::new(RecordedFile(RealFs.create_new(path)?, self.clone())))
-    }
-    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
-        self.note(Call::Other("read"));
-        RealFs.read(path, max_len)
-    }
-    fn map(&self, path: &Path) -> io::Result<Mapping> {
-        self.note(Call::Map);
-        RealFs.map(path)
-    }
-    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.note(Call::Other("metadata"));
-        RealFs.metadata(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.note(Call::Other("list"));
-        RealFs.list(path)
-    }
-    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(Call::Rename);
-        RealFs.rename_noreplace(from, to)
-    }
-    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(Call::Other("replace"));
-        RealFs.replace(from, to)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.note(Call::Other("link"));
-        RealFs.link(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.note(Call::Other("remove"));
-        RealFs.remove_file(path)
-    }
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.note(Call::Other("remove directory"));
-        RealFs.remove_dir(path)
-    }
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.note(Call::Other("create directory"));
-        RealFs.create_dir(path)
-    }
-    fn flush_dir(&self, path: &Path) -> io::Result<()> {
-        self.note(Call::FlushDir);
-        RealFs.flush_dir(path)
-    }
-    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
-        self.note(Call::Other("open lock"));
-        Ok(Box::new(RecordedLock(RealFs.open_lock(path, create)?, self.clone())))
-    }
-    fn free_space(&self, path: &Path) -> io::Result<u64> {
-        self.note(Call::Other("free space"));
-        RealFs.free_space(path)
-    }
-}
-
-struct RecordedFile(Box<dyn VfsFile>, Recorder);
-
-impl VfsFile for RecordedFile {
-    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        self.1.note(Call::Write(data.len()));
-        self.0.write_all(data)
-    }
-    fn write_out(&mut self, wait: bool) -> io::Result<()> {
-        self.1.note(Call::Other("write out"));
-        self.0.write_out(wait)
-    }
-    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.1.note(Call::Write(slices.iter().map(|slice| slice.len()).sum()));
-        self.0.write_slices(slices)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.1.note(Call::Flush);
-        self.0.flush()
-    }
-}
-
-struct RecordedLock(Box<dyn LockFile>, Recorder);
-
-impl LockFile for RecordedLock {
-    fn try_lock(&mut self) -> io::Result<bool> {
-        self.1.note(Call::TryLock);
-        self.0.try_lock()
-    }
-    fn unlock(&mut self) -> io::Result<()> {
-        self.1.note(Call::Unlock);
-        self.0.unlock()
-    }
-    fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.1.note(Call::ReadRecord(buf.len()));
-        self.0.read_record(buf)
-    }
-    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
-        self.1.note(Call::WriteRecord(record.len()));
-        self.0.write_record(record)
-    }
-    fn is_at(&self, path: &Path) -> io::Result<bool> {
-        self.1.note(Call::IsAt);
-        self.0.is_at(path)
+impl Watcher for Recorder {
+    fn call<T>(&self, call: watched::Call<'_>, make: impl FnOnce() -> T) -> T {
+        self.note(match call.what {
+            "create" => Call::Create,
+            "write" => Call::Write(call.bytes),
+            "flush" => Call::Flush,
+            "rename" => Call::Rename,
+            "flush directory" => Call::FlushDir,
+            "map" => Call::Map,
+            "lock" => Call::TryLock,
+            "unlock" => Call::Unlock,
+            "read record" => Call::ReadRecord(call.bytes),
+            "write record" => Call::WriteRecord(call.bytes),
+            "look at lock" => Call::IsAt,
+            // Not by itself: a file is closed when it is renamed.
+            "close" => return make(),
+            other => Call::Other(other),
+        });
+        make()
     }
 }
 
 fn options(recorder: &Recorder) -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand).vfs(Arc::new(recorder.clone()))
+    OpenOptions::new().merging(Merging::OnDemand).vfs(Arc::new(Watched(recorder.clone())))
 }
 
 /// The calls of one commit: the third one of a handle, when nothing is new to it any more.
