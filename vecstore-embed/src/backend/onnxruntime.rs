@@ -91,6 +91,9 @@ struct OnnxRuntime {
     fixed: Option<usize>,
     placement: Option<Placement>,
     device: Device,
+    /// Pictures for graphs that want them in half precision; memory that is used again.
+    halves: Vec<f16>,
+    brains: Vec<bf16>,
 }
 
 /// Opens a session on the device of `options`, which is one card or the processor.
@@ -105,8 +108,7 @@ pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> R
     let settings = Settings::new(model, &runtime, options)?;
     let opened = session(model, &runtime, &settings).map_err(|found| match device.is_gpu() {
         true => {
-            let remedy = "run `vecstore-embed doctor` with the same options, and look at the card with nvidia-smi; a model \
-                          that does not run there at all runs with --device cpu";
+            let remedy = provider::remedy_for(&found);
             provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
         }
         false => {
@@ -122,11 +124,19 @@ pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> R
         fixed: settings.fixed,
         placement: None,
         device: device.clone(),
+        halves: Vec::new(),
+        brains: Vec::new(),
     };
     // One run tells the length of the vectors, and whether it runs at all.
     let count = backend.at_once(1);
     let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
-    let (shape, _) = backend.run(count, &blank)?;
+    let (shape, _) = backend.run(count, &blank).map_err(|error| match error {
+        Error::Inference { found, .. } if device.is_gpu() => {
+            let remedy = provider::remedy_for(&found);
+            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
+        }
+        other => other,
+    })?;
     backend.dim = vector_length(model, count, &shape)?;
     if settings.profile.is_some() {
         let profile = backend.session.end_profiling().map_err(|e| e.to_string());
@@ -203,13 +213,12 @@ impl OnnxRuntime {
     }
 
     fn run(&mut self, batch: usize, pixels: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
-        let preprocess = self.model.preprocess();
+        let OnnxRuntime { model, session, halves, brains, .. } = self;
+        let preprocess = model.preprocess();
         let shape = [batch, 3, preprocess.input_height() as usize, preprocess.input_width() as usize];
-        let (input, output) = (self.model.input(), self.model.output());
+        let (input, output) = (model.input(), model.output());
         let mut run = || -> std::result::Result<_, ort::Error> {
-            // Only for graphs that want them so. They are written here, and kept until the run has ended.
-            let (mut halves, mut brains): (Vec<f16>, Vec<bf16>) = (Vec::new(), Vec::new());
-            let tensor: SessionInputValue<'_> = match self.model.element() {
+            let tensor: SessionInputValue<'_> = match model.element() {
                 Element::F16 => {
                     halves.resize(pixels.len(), f16::ZERO);
                     halves.convert_from_f32_slice(pixels);
@@ -225,7 +234,7 @@ impl OnnxRuntime {
                 }
             };
             let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![(input, tensor)];
-            let outputs = self.session.run(inputs)?;
+            let outputs = session.run(inputs)?;
             let Some(output) = outputs.get(output) else {
                 return Err(ort::Error::new(format!("the model gave no output {output}")));
             };

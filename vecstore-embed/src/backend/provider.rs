@@ -130,6 +130,24 @@ pub(super) fn check(library: &Path, device: &Device) -> Result<()> {
     Ok(())
 }
 
+/// What to do when a card that seemed to be there did not compute: ONNX Runtime said `found`.
+pub(super) fn remedy_for(found: &str) -> String {
+    let found = found.to_ascii_lowercase();
+    if found.contains("out of memory") || found.contains("memoryallocation") {
+        "give smaller batches (--batch-size) or fewer models on the card (--lanes), or end what else uses it (nvidia-smi \
+         lists it)"
+            .to_owned()
+    } else if found.contains("cudnn") {
+        format!(
+            "install {CUDNN}, which it loads for convolutions (pip: nvidia-cudnn-cu13 or -cu12, as the library's CUDA)"
+        )
+    } else {
+        "run `vecstore-embed doctor` with the same options, and look at the card with nvidia-smi; a model that does not run \
+         there at all runs with --device cpu"
+            .to_owned()
+    }
+}
+
 /// The release of CUDA that a provider was built for, by the library of that name which it needs.
 fn cuda_of(needed: &[String]) -> Option<u32> {
     needed.iter().find_map(|name| name.strip_prefix("libcudart.so.")?.split('.').next()?.parse().ok())
@@ -224,6 +242,9 @@ mod tests {
         assert_eq!(package("libcudnn.so.9", Some(13)), "pip: nvidia-cudnn-cu13, apt: libcudnn9-cuda-13");
         assert_eq!(package("libnvinfer.so.10", Some(12)), "pip: tensorrt-cu12==10.*, apt: libnvinfer10");
         assert_eq!(package("libstdc++.so.6", Some(12)), "of the system");
+        assert!(remedy_for("CUDA failure 2: out of memory").contains("--batch-size"));
+        assert!(remedy_for("Failed to load libcudnn.so.9").contains("nvidia-cudnn"));
+        assert!(remedy_for("CUDA failure 36").contains("doctor"));
         let needed = ["libc.so.6", "libcudart.so.11.0"].map(str::to_owned);
         assert_eq!(cuda_of(&needed), Some(11));
         assert_eq!(cuda_of(&needed[..1]), None);

@@ -1,5 +1,6 @@
 //! What a [`Run`] does, in order: look, count, prepare the store, let the stages work, sum up.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -407,9 +408,14 @@ fn agreed(backends: &[Box<dyn Backend>]) -> Result<(String, usize)> {
     let dims: Vec<usize> = backends.iter().map(|backend| backend.dim()).collect();
     match (backends, &dims[..]) {
         ([first, ..], [dim, others @ ..]) if others.iter().all(|other| other == dim) => {
-            let name = match backends.len() {
-                1 => first.name().to_owned(),
-                lanes => format!("{} in {lanes} lanes", first.name()),
+            let devices: BTreeSet<&str> = backends.iter().map(|backend| backend.name()).collect();
+            let name = match (backends.len(), devices.len()) {
+                (1, _) => first.name().to_owned(),
+                (lanes, 1) => format!("{} in {lanes} lanes", first.name()),
+                // Their names differ in little but the number of the card.
+                (lanes, devices) => {
+                    format!("{}, and on {} more such devices, in {lanes} lanes", first.name(), devices - 1)
+                }
             };
             Ok((name, *dim))
         }
