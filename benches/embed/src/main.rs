@@ -2,7 +2,8 @@
 //!
 //! - `embed infer`: the model alone, in a loop over tensors that are in memory already, through ONNX Runtime itself;
 //! - `embed decode`: reading, decoding and resizing alone, on every core;
-//! - `embed listing`: finding out that everything is done.
+//! - `embed listing`: finding out that everything is done;
+//! - `embed job`: the program as people use it, on folders of small pictures that it makes.
 //!
 //! `embed levels` writes what pictures become, for `scripts/check-pillow`; `embed drift` compares vectors. `benches/embed/inputs.py` makes the
 //! pictures and models; `benches/embed/python.py` does the work of `decode` with Pillow and with OpenCV.
@@ -10,6 +11,7 @@
 mod busy;
 mod decode;
 mod infer;
+mod job;
 mod listing;
 mod pixels;
 mod runs;
@@ -19,7 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vecstore_embed::preprocess::JpegScale;
+use vecstore_embed::preprocess::{JpegScale, Resize, Sides};
 use vecstore_embed::{Model, OutputOptions, Precision, PreprocessOverrides};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -33,6 +35,8 @@ enum Command {
     Decode(decode::Args),
     /// A run that finds everything done
     Listing(listing::Args),
+    /// The program on folders of small pictures: times and memory of the first run and of one that finds all done
+    Job(job::Args),
     /// Writes the prepared levels of pictures, for `scripts/check-pillow`
     Levels(pixels::Levels),
     /// The vectors of exactly decoded pictures against those of pictures decoded smaller
@@ -42,23 +46,27 @@ enum Command {
     Bare(infer::Bare),
 }
 
-/// The model at `path`, for pictures prepared as for CLIP: shortest edge 224 by a bicubic filter, the centre cut out.
+/// Pictures prepared as for CLIP: shortest edge 224 by a bicubic filter, the centre cut out.
+fn clip(jpeg: JpegScale) -> PreprocessOverrides {
+    PreprocessOverrides {
+        size: Some(Resize::ShortestEdge(224)),
+        crop: Some(Sides { height: 224, width: 224 }),
+        mean: Some([0.481_454_66, 0.457_827_5, 0.408_210_73]),
+        std: Some([0.268_629_54, 0.261_302_6, 0.275_777_1]),
+        jpeg: Some(jpeg),
+        ..PreprocessOverrides::default()
+    }
+}
+
+/// The model at `path`, for pictures prepared like this.
 fn model(path: &Path, jpeg: JpegScale) -> Outcome<Model> {
     model_in(path, jpeg, Precision::Full)
 }
 
 /// The same, computed like that.
 fn model_in(path: &Path, jpeg: JpegScale, precision: Precision) -> Outcome<Model> {
-    let clip = PreprocessOverrides {
-        size: Some("224".parse()?),
-        crop: Some("224".parse()?),
-        mean: Some([0.481_454_66, 0.457_827_5, 0.408_210_73]),
-        std: Some([0.268_629_54, 0.261_302_6, 0.275_777_1]),
-        jpeg: Some(jpeg),
-        ..PreprocessOverrides::default()
-    };
     let output = OutputOptions { precision, ..OutputOptions::default() };
-    Ok(Model::from_file_with(path, &clip, &output)?)
+    Ok(Model::from_file_with(path, &clip(jpeg), &output)?)
 }
 
 fn main() -> ExitCode {
@@ -66,6 +74,7 @@ fn main() -> ExitCode {
         Command::Infer(args) => infer::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::Listing(args) => listing::run(&args),
+        Command::Job(args) => job::run(&args),
         Command::Levels(args) => pixels::levels(&args),
         Command::Drift(args) => pixels::drift(&args),
         Command::Bare(args) => infer::bare(&args),

@@ -37,10 +37,20 @@ pub fn folder_of(from: &Path, count: usize, into: &Path) -> Outcome<Vec<PathBuf>
 /// Processor time of this process so far, in seconds: what other programs on the machine do counts for less in it than in
 /// the time on the wall. Linux only, to a hundredth.
 pub fn processor() -> f64 {
+    ticks(11)
+}
+
+/// That of the programs it started, which have ended.
+pub fn processor_of_ended() -> f64 {
+    ticks(13)
+}
+
+/// A time for itself and one for the system, behind the name.
+fn ticks(first: usize) -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks = |at: usize| after_name.split_whitespace().nth(at).and_then(|n| n.parse::<f64>().ok());
-    (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
+    let times = after_name.split_whitespace().skip(first).take(2);
+    times.map(|ticks| ticks.parse::<f64>().unwrap_or(0.0)).sum::<f64>() / 100.0
 }
 
 /// What `work` gives, and the processor time it took.

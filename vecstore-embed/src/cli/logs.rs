@@ -8,9 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use vecstore_embed::runs::{LogLine, Runs, log_lines};
+use vecstore_embed::runs::{LogLine, log_lines};
 
-use super::output::{Failure, Outcome, print, shown};
+use super::output::{Failure, Outcome, print, runs_of, shown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,7 +40,7 @@ pub(crate) struct LogsArgs {
 }
 
 pub(crate) fn logs(args: &LogsArgs) -> Outcome {
-    let runs = Runs::of_store(&args.store);
+    let runs = runs_of(&args.store)?;
     let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
     let run = match &args.run {
         Some(name) => {

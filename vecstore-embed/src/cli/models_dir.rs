@@ -8,7 +8,17 @@ use vecstore_embed::{Error, Result};
 /// The file of the model `asked`: that path if there is something, or the model of that name in `dir`, which is
 /// `DIR/NAME.onnx`, `DIR/NAME/model.onnx`, `DIR/NAME/onnx/model.onnx`, or the one `.onnx` file in `DIR/NAME`.
 pub(super) fn find(asked: &Path, dir: Option<&Path>) -> Result<PathBuf> {
-    let Some(dir) = dir.filter(|_| !asked.is_file()) else { return Ok(asked.to_owned()) };
+    if asked.is_file() {
+        return Ok(asked.to_owned());
+    }
+    let Some(dir) = dir else {
+        let found = if asked.exists() { "something that is no file" } else { "no such file" };
+        return Err(wrong(
+            asked,
+            found.to_owned(),
+            "give the path of an ONNX file, or name the folder of models with --models-dir",
+        ));
+    };
     let mut with_extension = asked.as_os_str().to_owned();
     with_extension.push(".onnx");
     let folder = dir.join(asked);

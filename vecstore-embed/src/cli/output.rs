@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use vecstore::Store;
+use vecstore_embed::runs::Runs;
 
 use super::{EXIT_FAILED, EXIT_SAVE};
 
@@ -54,10 +55,24 @@ pub(crate) type Outcome = Result<u8, Failure>;
 
 /// Opens a store to look into it.
 pub(crate) fn open_to_read(path: &Path) -> Result<Store, Failure> {
-    Store::open_read_only(path).map_err(|error| match error {
+    Store::open_read_only(path).map_err(|error| no_store(path, error))
+}
+
+/// Why a store cannot be opened. Of one that is not there, how this program makes one.
+pub(crate) fn no_store(path: &Path, error: vecstore::Error) -> Failure {
+    match error {
         vecstore::Error::NotFound { .. } => Failure::NoStore(path.to_owned()),
         error => error.into(),
-    })
+    }
+}
+
+/// The runs of a store; an error where neither is there, which is a name that was mistyped.
+pub(crate) fn runs_of(store: &Path) -> Result<Runs, Failure> {
+    let runs = Runs::of_store(store);
+    match store.exists() || runs.folder().exists() {
+        true => Ok(runs),
+        false => Err(Failure::NoStore(store.to_owned())),
+    }
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.

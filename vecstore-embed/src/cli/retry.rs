@@ -8,7 +8,7 @@ use vecstore::{Kind, OnDuplicate, Store};
 use vecstore_embed::Class;
 use vecstore_embed::record::Rejection;
 
-use super::output::{Outcome, print, print_json};
+use super::output::{Outcome, no_store, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +43,8 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) fn retry(args: &RetryArgs) -> Outcome {
-    let store = if args.dry_run { Store::open_read_only(&args.store) } else { Store::open(&args.store) }?;
+    let open = if args.dry_run { Store::open_read_only(&args.store) } else { Store::open(&args.store) };
+    let store = open.map_err(|error| no_store(&args.store, error))?;
     let (mut counted, mut batch) = (0u64, store.batch());
     for entry in store.snapshot().iter() {
         let entry = entry?;

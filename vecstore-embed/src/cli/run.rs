@@ -281,6 +281,9 @@ fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
         HumanBytes(forecast.needed),
     );
     let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
+    if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
+        text.push_str("folders in it are left out without --recursive\n");
+    }
     list(&mut text, "could not be read:", &plan.unread);
     print(&text)?;
     Ok(0)

@@ -46,17 +46,18 @@ pub(super) fn arguments(
     let file = given(rest, "--config").or_else(|| variable("config")).map(PathBuf::from);
     let table = file.as_deref().map(|file| read(command, file)).transpose()?.unwrap_or_default();
     let mut all = before.to_vec();
-    for option in sub.get_arguments() {
+    let everywhere = command.get_arguments().filter(|option| option.is_global_set());
+    for option in sub.get_arguments().chain(everywhere) {
         let Some(long) = option.get_long().filter(|long| !matches!(*long, "help" | "version" | "config"))
         else {
             continue;
         };
-        if is_typed(option, rest) {
+        if is_typed(option, &typed[1..]) {
             continue;
         }
-        if let Some(value) = variable(long) {
+        if let Some(value) = names(option).find_map(variable) {
             add(&mut all, option, long, &value)?;
-        } else if let Some((value, file)) = in_table(&table, sub.get_name(), long).zip(file.as_deref()) {
+        } else if let Some((value, file)) = in_table(&table, sub.get_name(), option).zip(file.as_deref()) {
             for value in texts(value)
                 .ok_or_else(|| bad(file, long, "text, a number, true, false, or a list of these"))?
             {
@@ -85,9 +86,13 @@ fn given(words: &[OsString], option: &str) -> Option<OsString> {
     None
 }
 
+/// What an option is called, first by its own name.
+fn names(option: &Arg) -> impl Iterator<Item = &str> {
+    option.get_long().into_iter().chain(option.get_all_aliases().unwrap_or_default())
+}
+
 fn is_typed(option: &Arg, words: &[OsString]) -> bool {
-    let longs = option.get_long().into_iter().chain(option.get_all_aliases().unwrap_or_default());
-    let longs: Vec<String> = longs.map(|long| format!("--{long}")).collect();
+    let longs: Vec<String> = names(option).map(|long| format!("--{long}")).collect();
     words.iter().take_while(|word| *word != "--").any(|word| {
         let word = word.to_string_lossy();
         let name = word.split('=').next().unwrap_or_default();
@@ -109,6 +114,14 @@ fn add(all: &mut Vec<OsString>, option: &Arg, long: &str, value: &OsStr) -> Resu
                 )));
             }
         }
+    } else if matches!(option.get_action(), ArgAction::Count) {
+        let times = value.to_str().and_then(|times| times.parse::<u8>().ok()).ok_or_else(|| {
+            Failure::Setting(format!(
+                "option {long}, from its variable or the file: expected how often, as a number, found {value:?}"
+            ))
+        })?;
+        all.extend((0..times).map(|_| word.clone()));
+        return Ok(());
     } else {
         word.push("=");
         word.push(value);
@@ -123,7 +136,8 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
     let text = fs::read_to_string(file).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
     let knows = |sub: &Command, name: &str| {
-        sub.get_arguments().any(|option| option.get_long() == Some(&spelled(name)))
+        let everywhere = command.get_arguments().filter(|option| option.is_global_set());
+        sub.get_arguments().chain(everywhere).any(|option| names(option).any(|known| known == spelled(name)))
     };
     for (name, value) in &table {
         match value {
@@ -142,8 +156,9 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
 }
 
 /// The value of an option: in the table of its command, or for all commands. What `run` takes, `start` takes.
-fn in_table<'a>(table: &'a Table, sub: &str, long: &str) -> Option<&'a Value> {
-    let of = |table: &'a Table| table.iter().find(|(name, _)| spelled(name) == long).map(|(_, value)| value);
+fn in_table<'a>(table: &'a Table, sub: &str, option: &Arg) -> Option<&'a Value> {
+    let is_meant = |name: &str| names(option).any(|known| known == spelled(name));
+    let of = |table: &'a Table| table.iter().find(|(name, _)| is_meant(name)).map(|(_, value)| value);
     let section = |name: &str| of(table.get(name)?.as_table()?);
     let run = if sub == "start" { section("run") } else { None };
     section(sub).or(run).or_else(|| of(table)).filter(|value| !value.is_table())
@@ -219,6 +234,44 @@ mod tests {
         assert_eq!(with("program status", &variables).unwrap(), "program status");
         assert_eq!(with("program run", &[("VECSTORE_EMBED_CONFIG", "")]).unwrap(), "program run");
         assert_eq!(with("program --help", &variables).unwrap(), "program --help");
+    }
+
+    #[test]
+    fn every_option_of_every_command_can_come_from_a_variable_and_from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let command = <super::super::Cli as clap::CommandFactory>::command();
+        let everywhere = || command.get_arguments().filter(|option| option.is_global_set());
+        let mut tried = 0;
+        for sub in command.get_subcommands() {
+            for option in sub.get_arguments().chain(everywhere()) {
+                let Some(long) =
+                    option.get_long().filter(|long| !matches!(*long, "help" | "version" | "config"))
+                else {
+                    continue;
+                };
+                let (value, expected) = match option.get_action() {
+                    ArgAction::SetTrue => ("true", vec![format!("--{long}")]),
+                    ArgAction::Count => ("2", vec![format!("--{long}"); 2]),
+                    _ => ("7", vec![format!("--{long}=7")]),
+                };
+                let expected: Vec<OsString> = expected.into_iter().map(OsString::from).collect();
+                for name in names(option) {
+                    let typed = ["vecstore-embed", sub.get_name()].map(OsString::from).to_vec();
+                    let asked = format!("VECSTORE_EMBED_{}", name.replace('-', "_").to_uppercase());
+                    let variable = |known: &str| (known == asked).then(|| OsString::from(value));
+                    let from_variable = arguments(&command, typed.clone(), &variable).unwrap();
+                    assert!(from_variable[2..] == expected, "{asked}: {from_variable:?}");
+                    fs::write(&file, format!("[{}]\n{name} = {value}\n", sub.get_name())).unwrap();
+                    let variable =
+                        |known: &str| (known == "VECSTORE_EMBED_CONFIG").then(|| file.clone().into());
+                    let from_file = arguments(&command, typed, &variable).unwrap();
+                    assert!(from_file[2..] == expected, "{name}: {from_file:?}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 100, "{tried} options");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use vecstore_embed::runs::{Known, Runs};
+use vecstore_embed::runs::Known;
 
 use super::EXIT_FAILED;
-use super::output::{Failure, Outcome, print};
+use super::output::{Failure, Outcome, print, runs_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,7 @@ pub(crate) struct StopArgs {
 }
 
 pub(crate) fn stop(args: &StopArgs) -> Outcome {
-    let runs = Runs::of_store(&args.store);
+    let runs = runs_of(&args.store)?;
     let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
     let mut asked: Vec<Known> = match &args.run {
         Some(name) => match runs.find(name).map_err(failed)? {

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::F32x3;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
@@ -168,8 +169,12 @@ fn kernel(filter: Filter) -> Option<(FilterType, f64)> {
 
 /// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it: at hard
 /// edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are swapped, which the
-/// resizer left to itself would do. So it is called once per pass. What is left are roundings: the levels of Pillow
-/// 11.3 to within one where pictures are reduced, in rare pixels two where tiny ones are enlarged.
+/// resizer left to itself would do. So it is called once per pass.
+///
+/// What is left are roundings. The resizer weighs levels with 15 bits, Pillow with 22: a sum that is as close as that to the
+/// middle between two levels becomes the other one. Where pictures are reduced to half or less, that leaves the levels
+/// of Pillow to within one. Above, two rows that are off by one may weigh more than one together, and the sum be
+/// off by two; there the passes compute with floating point, which is slower, but there is less to do.
 fn convolve(
     picture: &RgbImage,
     (kernel, support): (FilterType, f64),
@@ -180,13 +185,18 @@ fn convolve(
     let (left, wide) = columns.span();
     let (top, high) = rows.span();
     let algorithm = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(kernel));
+    let tall = end_row - first_row;
+    // A pass is left out by the resizer when the window on that side is whole and keeps its size.
+    let down = algorithm.crop(0.0, top - f64::from(first_row), columns.kept.into(), high);
+    if rows.step < FINE {
+        let across = algorithm.crop(left, 0.0, wide, tall.into());
+        return convolve_finely(picture, (first_row, tall), (columns.kept, rows.kept), &[across, down]);
+    }
     let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
         .map_err(|e| e.to_string())?;
-    let mut narrowed = Image::new(columns.kept, end_row - first_row, PixelType::U8x3);
+    let mut narrowed = Image::new(columns.kept, tall, PixelType::U8x3);
     let mut target = Image::new(columns.kept, rows.kept, PixelType::U8x3);
-    // A pass is left out by the resizer when the window on that side is whole and keeps its size.
-    let across = algorithm.crop(left, first_row.into(), wide, (end_row - first_row).into());
-    let down = algorithm.crop(0.0, top - f64::from(first_row), columns.kept.into(), high);
+    let across = algorithm.crop(left, first_row.into(), wide, tall.into());
     RESIZER
         .with_borrow_mut(|resizer| {
             resizer.resize(&source, &mut narrowed, &across)?;
@@ -194,6 +204,35 @@ fn convolve(
         })
         .map_err(|e| e.to_string())?;
     Ok(target.into_vec())
+}
+
+/// Rows of the source for each row kept, below which sums are computed with floating point.
+const FINE: f64 = 2.0;
+
+/// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in between.
+fn convolve_finely(
+    picture: &RgbImage,
+    (first_row, tall): (u32, u32),
+    (width, height): (u32, u32),
+    [across, down]: &[ResizeOptions; 2],
+) -> std::result::Result<Vec<u8>, String> {
+    let pixel = |levels: &[u8; 3]| F32x3::new(levels.map(f32::from));
+    let rows = picture.as_raw().as_chunks().0.iter().skip(picture.width() as usize * first_row as usize);
+    let source: Vec<F32x3> = rows.take(picture.width() as usize * tall as usize).map(pixel).collect();
+    let pass = |from: &[F32x3], (wide, high), (width, height), options: &ResizeOptions| {
+        let source = TypedImageRef::new(wide, high, from).map_err(|e| e.to_string())?;
+        let mut target = TypedImage::<F32x3>::new(width, height);
+        RESIZER
+            .with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, options))
+            .map_err(|e| e.to_string())?;
+        // `as` saturates, which clips what overshoots.
+        Ok::<_, String>(
+            target.pixels().iter().flat_map(|levels| levels.0.map(|level| (level + 0.5) as u8)).collect(),
+        )
+    };
+    let narrowed: Vec<u8> = pass(&source, (picture.width(), tall), (width, tall), across)?;
+    let narrowed: Vec<F32x3> = narrowed.as_chunks().0.iter().map(pixel).collect();
+    pass(&narrowed, (width, tall), (width, height), down)
 }
 
 fn nearest(picture: &RgbImage, columns: Window, rows: Window) -> Vec<u8> {

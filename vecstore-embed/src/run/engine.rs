@@ -111,7 +111,8 @@ impl Run {
             observer.planned(&plan);
         }
         let shared =
-            Shared::new(self.stop.clone(), self.max_read_failures, plan.to_do, self.observer.clone());
+            Shared::new(self.stop.clone(), self.max_read_failures, plan.to_do, self.observer.clone())
+                .with_stop_patience(self.stop_patience);
         let fed = self.pipeline(&walk, roots, model, backends, store, &shared)?;
         refuse_outside(&folder, &fed, roots)?;
         let mut summary = summary(fed, &shared, began);
@@ -306,14 +307,13 @@ impl Run {
                 let (jobs, to_commit) = (jobs.clone(), to_commit.clone());
                 scope.spawn(move || work(&jobs, &to_commit, prepare, shared, clock));
             }
-            let waiting = || shared.is_waiting();
             let inferring: Vec<_> = backends
                 .iter_mut()
                 .zip(&clocks.infer)
                 .map(|(backend, clock)| {
                     let to_commit = to_commit.clone();
                     scope
-                        .spawn(move || infer(assembly, &to_commit, backend.as_mut(), length, &waiting, clock))
+                        .spawn(move || infer(assembly, &to_commit, backend.as_mut(), length, shared, clock))
                 })
                 .collect();
             drop((jobs, to_commit));
@@ -399,6 +399,8 @@ impl Run {
 fn tell(end: &Receiver<Infallible>, shared: &Shared, clocks: &Clocks) {
     let mut meter = Meter::new(Instant::now());
     while end.recv_timeout(TELL_EVERY) == Err(RecvTimeoutError::Timeout) {
+        // Somebody has to see when it was asked for, while all others wait.
+        let _ = shared.time_left();
         shared.tell(|progress| meter.look(Instant::now(), progress, clocks.stages()));
     }
 }

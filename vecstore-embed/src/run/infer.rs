@@ -3,11 +3,14 @@
 //! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved until
 //! the picture is alone that makes it fail; that one is rejected, if the model still works on a blank one.
 
+use std::time::{Duration, Instant};
+
 use crossbeam_channel::Sender;
 
 use super::assembly::{Assembly, Ready};
 use super::clock::{Clock, Doing};
 use super::feed::Job;
+use super::shared::Shared;
 use crate::backend::Backend;
 use crate::{Error, Result};
 
@@ -52,27 +55,40 @@ struct Lane<'a> {
     at_once: usize,
 }
 
-/// Embeds batch after batch until there are no more. While `waiting`, unfinished ones too: others may wait for what is
-/// in them. An error ends the other lanes too.
+/// Embeds batch after batch until there are no more. While the run waits for others, unfinished ones too: those may wait
+/// for what is in them. Once it is to stop, as many as there is time for. An error ends the other lanes too.
 pub(crate) fn infer(
     assembly: &Assembly,
     outputs: &Sender<Output>,
     backend: &mut dyn Backend,
     length: usize,
-    waiting: &dyn Fn() -> bool,
+    shared: &Shared,
     clock: &Clock,
 ) -> Result<()> {
     let mut lane = Lane { backend, length, at_once: usize::MAX };
     let _abandon = Abandon(assembly);
+    let waiting = || shared.is_waiting();
+    let mut per_picture = Duration::ZERO;
     loop {
         clock.switch(Doing::WaitingForInput);
-        let Some(ready) = assembly.take(waiting) else {
+        let Some(ready) = assembly.take(&waiting) else {
             clock.switch(Doing::Nothing);
             return Ok(());
         };
-        clock.switch(Doing::Working);
         let Ready { jobs, tensor } = ready;
+        let pictures = u32::try_from(jobs.len()).unwrap_or(u32::MAX).max(1);
+        if let Some(left) = shared.time_left()
+            && (left.is_zero() || per_picture.saturating_mul(pictures) > left)
+        {
+            log::info!("{pictures} pictures are left for the next run: there is no time for them");
+            shared.left_out(jobs.len());
+            clock.switch(Doing::Nothing);
+            return Ok(());
+        }
+        clock.switch(Doing::Working);
+        let began = Instant::now();
         let output = lane.embed(jobs, &tensor)?;
+        per_picture = began.elapsed() / pictures;
         assembly.give_back(tensor);
         clock.switch(Doing::WaitingForOutput);
         if outputs.send(output).is_err() {
@@ -176,6 +192,7 @@ fn embed(backend: &mut dyn Backend, batch: usize, pixels: &[f32]) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::StopFlag;
     use crossbeam_channel::unbounded;
 
     /// Two elements per picture: its first pixel, and the size of the batch it was in.
@@ -230,7 +247,8 @@ mod tests {
         drop(bringing);
         let (to_commit, from_infer) = unbounded();
         let mut echo = Echo { dim, refuses: Box::new(refuses) };
-        infer(&assembly, &to_commit, &mut echo, LENGTH, &|| false, &Clock::default())?;
+        let shared = Shared::new(StopFlag::default(), 0, 0, None);
+        infer(&assembly, &to_commit, &mut echo, LENGTH, &shared, &Clock::default())?;
         drop(to_commit);
         Ok(from_infer.iter().collect())
     }

@@ -98,6 +98,7 @@ pub struct Run {
     open: OpenOptions,
     backend: BackendOptions,
     stop: StopFlag,
+    stop_patience: Duration,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -133,6 +134,7 @@ impl Run {
             open: OpenOptions::new(),
             backend: BackendOptions::default(),
             stop: StopFlag::default(),
+            stop_patience: Duration::from_secs(15),
             observer: None,
         }
     }
@@ -311,6 +313,14 @@ impl Run {
     #[must_use]
     pub fn with_stop(mut self, stop: StopFlag) -> Self {
         self.stop = stop;
+        self
+    }
+
+    /// How long a run that is asked to stop may go on to finish what is in flight: batches that the model would not be
+    /// through with by then are not begun, and stay missing. 15 seconds unless set.
+    #[must_use]
+    pub fn with_stop_patience(mut self, patience: Duration) -> Self {
+        self.stop_patience = patience;
         self
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
@@ -22,6 +22,9 @@ const NAP: Duration = Duration::from_millis(100);
 /// Counters and flags of one run.
 pub(crate) struct Shared {
     stop: StopFlag,
+    /// When it was first seen that the flag is up, and how long the run may go on from then.
+    asked: OnceLock<Instant>,
+    stop_patience: Duration,
     /// Raised when too many files in a row could not be read.
     unreadable: AtomicBool,
     in_a_row: AtomicU32,
@@ -38,7 +41,7 @@ pub(crate) struct Shared {
 pub(crate) struct Tally {
     pub(crate) progress: Progress,
     pub(crate) ignored: u64,
-    /// Jobs that were not begun, because the run was to end.
+    /// Jobs that were not begun or not finished, because the run was to end.
     pub(crate) left_out: u64,
     pub(crate) unread: FirstFew,
     pub(crate) rejections: FirstFew,
@@ -57,6 +60,8 @@ impl Shared {
         let progress = Progress { to_do, ..Progress::default() };
         Shared {
             stop,
+            asked: OnceLock::new(),
+            stop_patience: Duration::MAX,
             unreadable: AtomicBool::new(false),
             in_a_row: AtomicU32::new(0),
             max_in_a_row,
@@ -67,9 +72,15 @@ impl Shared {
         }
     }
 
+    /// How long the run may go on once it is asked to stop; without end unless set.
+    pub(crate) fn with_stop_patience(mut self, patience: Duration) -> Self {
+        self.stop_patience = patience;
+        self
+    }
+
     /// False once inputs that were not begun yet should be left for the next run.
     pub(crate) fn is_going(&self) -> bool {
-        !self.stop.is_raised() && !self.had_read_failures()
+        !self.is_stopping() && !self.had_read_failures()
     }
 
     pub(crate) fn had_read_failures(&self) -> bool {
@@ -81,9 +92,9 @@ impl Shared {
         self.tally().ignored += 1;
     }
 
-    /// A job was not begun.
-    pub(crate) fn left_out(&self) {
-        self.tally().left_out += 1;
+    /// Jobs were not begun, or not finished.
+    pub(crate) fn left_out(&self, jobs: usize) {
+        self.tally().left_out += jobs as u64;
     }
 
     /// The content of a file is what the store has been given before, and only its time is new.
@@ -116,7 +127,17 @@ impl Shared {
 
     /// True once somebody asked the run to stop.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stop.is_raised()
+        let stopping = self.stop.is_raised();
+        if stopping {
+            self.asked.get_or_init(Instant::now);
+        }
+        stopping
+    }
+
+    /// Once somebody asked, how long the run may still go on.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
+        self.is_stopping().then_some(())?;
+        Some(self.stop_patience.saturating_sub(self.asked.get()?.elapsed()))
     }
 
     /// Tells why nothing moves, or that it goes on.

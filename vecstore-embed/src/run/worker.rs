@@ -64,7 +64,7 @@ pub(crate) fn work(
     while let Some(mut job) = next() {
         if !shared.is_going() {
             // Emptying the queue lets the stage before finish; these inputs stay missing.
-            shared.left_out();
+            shared.left_out(1);
             continue;
         }
         match prepare.prepare(&mut job, shared, clock) {

@@ -14,5 +14,6 @@ mod ordinary;
 mod roots;
 mod saving;
 mod sharing;
+mod stopping;
 mod three_processes;
 mod upkeep;

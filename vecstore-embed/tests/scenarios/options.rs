@@ -175,6 +175,9 @@ fn a_dry_run_tells_and_writes_nothing() {
     assert_eq!(told.code, 0, "{}", told.err);
     assert!(told.out.contains("5 pictures, 3 already stored, 2 to do (0 of them changed)"), "{}", told.out);
     assert_eq!(contents(&store).len(), 3);
+    let flat = program(&[&"run", &"--folder", &photos, &"--store", &store, &"--dry-run"]);
+    let flat = said(flat).out;
+    assert!(flat.contains("0 pictures") && flat.contains("without --recursive"), "{flat}");
 }
 
 #[test]
@@ -186,4 +189,6 @@ fn a_model_is_found_by_its_name() {
     let dir = format!("--models-dir={}", place.join("models").display());
     let said = said(command::run(&photos, &store, &["--model=face", &dir]));
     assert!(said.code == 1 && said.err.contains("has clip; give one of these"), "{}", said.err);
+    let nowhere = command::said(command::run(&photos, &store, &["--model=face"]));
+    assert!(nowhere.code == 1 && nowhere.err.contains("no such file; give the path"), "{}", nowhere.err);
 }

@@ -152,6 +152,22 @@ fn verify_finds_a_vector_that_is_not_its_pictures() {
 }
 
 #[test]
+fn a_store_that_is_not_there_is_a_mistake_for_every_command() {
+    let place = Place::new();
+    let nowhere = place.join("mistyped.vecs");
+    for name in ["status", "stop", "logs", "retry", "verify"] {
+        let said = said(of_store(name, &nowhere, &[]));
+        let remedy = "there is no store here; `vecstore-embed run` creates one; check the name";
+        assert!(
+            said.code == 1 && said.err.contains("mistyped.vecs: ") && said.err.contains(remedy),
+            "{name}: {}",
+            said.err
+        );
+    }
+    assert_eq!(fs::read_dir(&place.path).unwrap().count(), 0, "nothing is made");
+}
+
+#[test]
 fn numbers_are_written_for_prometheus() {
     let place = Place::new();
     let (photos, store, file) = (place.photos(4), place.join("photos.vecs"), place.join("run.prom"));
