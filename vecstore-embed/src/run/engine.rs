@@ -491,7 +491,8 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         changed: progress.changed,
         rejected: progress.rejected,
         rejections: tally.rejections,
-        left: progress.to_do.saturating_sub(progress.done()),
+        // What others did of it is none.
+        left: if ended == Ended::Finished { 0 } else { progress.to_do.saturating_sub(progress.done()) },
         ignored: fed.ignored + tally.ignored,
         skipped: fed.skipped,
         excluded: fed.excluded,

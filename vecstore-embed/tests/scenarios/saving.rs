@@ -1,16 +1,18 @@
 //! A store that does not take what it is given, for a while or for good.
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
-use vecstore::OpenOptions;
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
+use vecstore::{OpenOptions, Store};
 use vecstore_embed::{Error, Model, Observer, Run};
 
+use crate::command::{json, run};
 use crate::common::{Place, Strips, assert_same, contents};
 
 /// The real file system, on which the next writes of segments fail.
@@ -141,4 +143,27 @@ fn saves_that_fail_are_tried_again_and_after_some_times_the_run_ends() {
     assert!(saved < 40, "{saved}");
     let again = Run::new(place.join("photos"), place.join("photos.vecs")).with_recursive(true);
     assert_eq!(again.run_on(&model, Strips::boxed()).unwrap().embedded, 40 - saved);
+}
+
+#[test]
+fn the_exit_code_tells_that_saving_failed() {
+    let place = Place::new();
+    let (photos, store, aside) = (place.photos(120), place.join("photos.vecs"), place.join("aside"));
+    let slowly = ["--quiet", "--batch-size=2", "--workers=1", "--commit-rows=2", "--save-retries=1"];
+    let child = run(&photos, &store, &slowly).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let began = Instant::now();
+    let done = || Store::open_read_only(&store).is_ok_and(|store| store.snapshot().totals().entries > 0);
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(120), "nothing is saved");
+        thread::sleep(Duration::from_millis(5));
+    }
+    fs::rename(store.join("segments"), &aside).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(74), "{told}");
+    assert!(told.contains("saving failed 2 times in a row") && told.contains("goes on from there"), "{told}");
+    fs::rename(&aside, store.join("segments")).unwrap();
+    let saved = contents(&store).len() as u64;
+    let again = json(run(&photos, &store, &["--quiet", "--json"]));
+    assert_eq!((again["already"].as_u64(), again["embedded"].as_u64()), (Some(saved), Some(120 - saved)));
 }

@@ -62,6 +62,7 @@ fn runs_share_the_work_and_do_nothing_twice() {
         // Nobody goes before everything is accounted for.
         assert!(summary.is_complete());
         assert_eq!((summary.found, summary.already + summary.embedded), (180, 180), "{summary:?}");
+        assert_eq!(summary.left, 0, "what others did is not left: {summary:?}");
     }
     at_once(vec![run(&alone)]);
     assert_same(&contents(&store), &contents(&alone));
