@@ -57,7 +57,7 @@ fn resized(levels: &[u8], step: usize, to: usize) -> Vec<u8> {
 /// Where little is reduced, a few rows have all the weight, and each that is rounded wrongly counts.
 #[test]
 fn sums_are_rounded_as_exact_ones_are_where_little_is_reduced() {
-    let (width, height, to) = (300_u32, 250_u32, 200_usize);
+    let (width, height, to) = (307_u32, 251_u32, 200_usize);
     let mut random = 1_u32;
     let grey = RgbImage::from_fn(width, height, |_, _| {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -72,7 +72,7 @@ fn sums_are_rounded_as_exact_ones_are_where_little_is_reduced() {
     let columns: Vec<Vec<u8>> = (0..to).map(|column| resized(&rows[column..], to, to)).collect();
     let exact = (0..to * to).map(|at| f32::from(columns[at % to][at / to]));
     let off = ours.iter().zip(exact).filter(|(ours, exact)| (**ours - exact).abs() > 0.1).count();
-    assert!(off <= 2, "{off} of {} levels differ", to * to);
+    assert!(off <= 4, "{off} of {} levels differ", to * to);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use super::logging::RunLog;
 use super::metrics::{self, Metrics};
 use super::output::Failure;
 use super::run::{RunArgs, exit_code};
+use super::summary::busy;
 
 /// A run that was asked to stop has this long to finish what is in flight. Whoever asks waits for 20 seconds, and some
 /// who do (schedulers, the end of a session) kill after 30.
@@ -116,6 +117,11 @@ impl Company {
             Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
             Err(error) => (error.to_string(), error.exit_code()),
         };
+        if let Ok(summary) = outcome
+            && summary.embedded > 0
+        {
+            self.log.write(Level::Info, &format!("busy: {}", busy(&summary.stages)));
+        }
         match outcome {
             Ok(summary) => self.log.write(
                 Level::Info,

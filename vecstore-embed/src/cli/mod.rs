@@ -16,6 +16,7 @@ mod settings;
 mod start;
 mod status;
 mod stop;
+mod summary;
 mod verify;
 
 use std::env;

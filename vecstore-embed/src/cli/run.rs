@@ -1,26 +1,22 @@
 //! `vecstore-embed run`.
 
-use std::env;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
-use indicatif::{HumanBytes, HumanCount};
-use serde_json::{Value, json};
-use std::os::unix::ffi::OsStrExt;
+use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::progress::FirstFew;
-use vecstore_embed::{Ended, Filter, Plan, RootArg, Run, Shard, StopFlag, Summary, tar_files};
+use vecstore_embed::{Filter, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::company::Company;
 use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
-use super::output::{Failure, Outcome, named, print, print_json, shown};
+use super::output::{Failure, Outcome, print, print_json};
+use super::summary::{dry_run, json_summary, text_summary};
 use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
 
@@ -66,8 +62,8 @@ Keys:
   --root with a name that exists says that those pictures are in DIR now; the first root's name is '.'.
 
 Stopping:
-  Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, and ends after 18 seconds in
-  any case; a second one ends at once.
+  Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, as far as 15 seconds suffice, and
+  ends after 18 in any case; a second one ends at once.
   Neither loses anything that was committed. The same command goes on where the run stopped.
 ";
 
@@ -88,13 +84,13 @@ const MAX_LANES: i64 = 64;
 pub(crate) struct RunArgs {
     /// The folder that holds the pictures
     #[arg(long, value_name = "DIR", required_unless_present_any = ["list", "tar"])]
-    folder: Option<PathBuf>,
+    pub(super) folder: Option<PathBuf>,
     /// The store to fill; created on first use
     #[arg(long, value_name = "DIR")]
     pub(super) store: PathBuf,
     /// Also the folders in the folder
     #[arg(short, long)]
-    recursive: bool,
+    pub(super) recursive: bool,
     /// Leave out folders with fewer pictures than this
     #[arg(long, default_value_t = 1, value_name = "N")]
     min_images: u64,
@@ -109,10 +105,10 @@ pub(crate) struct RunArgs {
     follow_links: bool,
     /// Take the files that FILE names, or standard input if it is '-', one path or JSON object per line
     #[arg(long, value_name = "FILE|-", conflicts_with = "tar")]
-    list: Option<PathBuf>,
+    pub(super) list: Option<PathBuf>,
     /// Take the pictures in these tar files; '{000..127}' stands for numbers
     #[arg(long, value_name = "FILE", num_args = 1..)]
-    tar: Vec<String>,
+    pub(super) tar: Vec<String>,
     /// Only the part I of N of the inputs, by their keys; I counts from 0
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -159,7 +155,7 @@ pub(crate) struct RunArgs {
     dtype: Option<DType>,
     /// Stop after this many files in a row that cannot be read; 0 for never
     #[arg(long, default_value_t = 20, value_name = "N")]
-    max_read_failures: u32,
+    pub(super) max_read_failures: u32,
     /// Memory for decoded pictures, over all workers
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     max_decoded: u64,
@@ -174,7 +170,7 @@ pub(crate) struct RunArgs {
     quiet: bool,
     /// Print the summary as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Started by `start`: nobody is at a terminal
     #[arg(long, hide = true)]
     detached: bool,
@@ -248,45 +244,6 @@ fn spool() -> Result<NamedTempFile, Failure> {
     let mut file = NamedTempFile::new().map_err(Failure::Stdin)?;
     io::copy(&mut io::stdin().lock(), &mut file).map_err(Failure::Stdin)?;
     Ok(file)
-}
-
-fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
-    let forecast = &plan.forecast;
-    if args.json {
-        print_json(&json!({
-            "folder": plan.folder.to_string_lossy(),
-            "found": plan.found,
-            "already": plan.already,
-            "to_do": plan.to_do,
-            "changed": plan.changed,
-            "unread": plan.unread.count(),
-            "bytes_needed": forecast.needed,
-            "bytes_free": forecast.free,
-            "model": plan.model,
-            "backend": plan.backend,
-        }))?;
-        return Ok(0);
-    }
-    let mut text = String::new();
-    let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
-        plan.folder.display(),
-        HumanCount(plan.found),
-        HumanCount(plan.already),
-        HumanCount(plan.to_do),
-        HumanCount(plan.changed),
-        HumanBytes(forecast.needed),
-    );
-    let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
-    if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
-        text.push_str("folders in it are left out without --recursive\n");
-    }
-    list(&mut text, "could not be read:", &plan.unread);
-    print(&text)?;
-    Ok(0)
 }
 
 fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
@@ -377,161 +334,5 @@ impl RunArgs {
             Some(around)
         };
         given().or_else(around).unwrap_or_else(|| PathBuf::from("."))
-    }
-}
-
-fn text_summary(args: &RunArgs, summary: &Summary) -> String {
-    let count = |count: u64| HumanCount(count);
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    if summary.found == 0 && summary.left == 0 {
-        let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
-        let place = match (&args.folder, &args.list) {
-            (_, Some(list)) => format!("{}: no pictures in this list", list.display()),
-            (Some(folder), None) if args.tar.is_empty() => {
-                format!("{}: no pictures in this folder{deeper}", folder.display())
-            }
-            _ => "no pictures in these tar files".to_owned(),
-        };
-        let _ = writeln!(text, "{place}: nothing to do");
-    } else {
-        let _ = write!(
-            text,
-            "{}: {} embedded, {} rejected, {} already stored",
-            args.store.display(),
-            count(summary.embedded),
-            count(summary.rejected),
-            count(summary.already),
-        );
-        if summary.changed > 0 {
-            let _ = write!(text, ", {} of these in place of older entries", count(summary.changed));
-        }
-        if summary.unread.count() > 0 {
-            let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
-        }
-        let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
-    }
-    list(&mut text, "rejected:", &summary.rejections);
-    if summary.rejections.count() > summary.rejections.first().len() as u64 {
-        let _ = writeln!(
-            text,
-            "  list them all: vecstore-embed status --rejected --store {}",
-            args.store.display()
-        );
-    }
-    list(&mut text, "could not be read, and stay missing:", &summary.unread);
-    if summary.gone.pruned > 0 {
-        let _ = writeln!(text, "{} entries removed, whose files are gone", count(summary.gone.pruned));
-    } else if summary.gone.first.count() > 0 {
-        list(
-            &mut text,
-            "stored, but gone from the folder (--prune removes their entries):",
-            &summary.gone.first,
-        );
-    }
-    if let Some(refused) = &summary.gone.refused {
-        let _ = writeln!(text, "nothing was pruned: {refused}");
-    }
-    if summary.too_few > 0 || summary.excluded > 0 {
-        let (few, excluded) = (count(summary.too_few), count(summary.excluded));
-        let _ =
-            writeln!(text, "left out: {few} in folders with fewer than --min-images, {excluded} by pattern");
-    }
-    if summary.ignored > 0 || summary.skipped > 0 {
-        let (ignored, skipped) = (count(summary.ignored), count(summary.skipped));
-        let _ = writeln!(text, "not looked at: {ignored} other files, {skipped} links and special files");
-    }
-    let (why, or) = match summary.ended {
-        Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
-        Ended::ReadFailures => (
-            format!(
-                "stopped: {} in a row could not be read (is the drive still there?)",
-                args.max_read_failures
-            ),
-            ", or with `--max-read-failures 0` to go past them",
-        ),
-        _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
-        _ => return text,
-    };
-    let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
-    text
-}
-
-fn list(text: &mut String, heading: &str, files: &FirstFew) {
-    if files.count() == 0 {
-        return;
-    }
-    let _ = writeln!(text, "{heading}");
-    for file in files.first() {
-        let _ = writeln!(text, "  {}: {}", shown(file.path.as_os_str().as_bytes()), file.reason);
-    }
-    let more = files.count() - files.first().len() as u64;
-    if more > 0 {
-        let _ = writeln!(text, "  and {} more", HumanCount(more));
-    }
-}
-
-fn json_summary(summary: &Summary) -> Value {
-    let list = |files: &FirstFew| -> Vec<Value> {
-        let entry = |file: &vecstore_embed::progress::Listed| {
-            let mut object = named("path", file.path.as_os_str().as_bytes());
-            object.insert("reason".to_owned(), json!(file.reason));
-            Value::Object(object)
-        };
-        files.first().iter().map(entry).collect()
-    };
-    let ended = match summary.ended {
-        Ended::Stopped => "stopped",
-        Ended::ReadFailures => "read failures",
-        _ => "finished",
-    };
-    json!({
-        "ended": ended,
-        "complete": summary.is_complete(),
-        "found": summary.found,
-        "already": summary.already,
-        "embedded": summary.embedded,
-        "changed": summary.changed,
-        "gone": summary.gone.first.count(),
-        "pruned": summary.gone.pruned,
-        "prune_refused": summary.gone.refused,
-        "excluded": summary.excluded,
-        "too_few": summary.too_few,
-        "rejected": summary.rejected,
-        "unread": summary.unread.count(),
-        "left": summary.left,
-        "ignored": summary.ignored,
-        "skipped": summary.skipped,
-        "commits": summary.commits,
-        "seconds": summary.elapsed.as_secs_f64(),
-        "rejected_first": list(&summary.rejections),
-        "unread_first": list(&summary.unread),
-    })
-}
-
-/// This command, to be pasted into a shell.
-fn command_line() -> String {
-    let words: Vec<String> = env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
-    words.join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_survive_a_shell() {
-        assert_eq!(quoted("--folder=/a/b_1.x"), "--folder=/a/b_1.x");
-        assert_eq!(quoted("it's here"), r"'it'\''s here'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn arguments(
         if is_typed(option, &typed[1..]) {
             continue;
         }
-        if let Some(value) = names(option).find_map(variable) {
+        if let Some(value) = spellings(option).find_map(variable) {
             add(&mut all, option, long, &value)?;
         } else if let Some((value, file)) = in_table(&table, sub.get_name(), option).zip(file.as_deref()) {
             for value in texts(value)
@@ -87,12 +87,12 @@ fn given(words: &[OsString], option: &str) -> Option<OsString> {
 }
 
 /// What an option is called, first by its own name.
-fn names(option: &Arg) -> impl Iterator<Item = &str> {
+fn spellings(option: &Arg) -> impl Iterator<Item = &str> {
     option.get_long().into_iter().chain(option.get_all_aliases().unwrap_or_default())
 }
 
 fn is_typed(option: &Arg, words: &[OsString]) -> bool {
-    let longs: Vec<String> = names(option).map(|long| format!("--{long}")).collect();
+    let longs: Vec<String> = spellings(option).map(|long| format!("--{long}")).collect();
     words.iter().take_while(|word| *word != "--").any(|word| {
         let word = word.to_string_lossy();
         let name = word.split('=').next().unwrap_or_default();
@@ -137,7 +137,9 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
     let table: Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
     let knows = |sub: &Command, name: &str| {
         let everywhere = command.get_arguments().filter(|option| option.is_global_set());
-        sub.get_arguments().chain(everywhere).any(|option| names(option).any(|known| known == spelled(name)))
+        sub.get_arguments()
+            .chain(everywhere)
+            .any(|option| spellings(option).any(|known| known == spelled(name)))
     };
     for (name, value) in &table {
         match value {
@@ -157,7 +159,7 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
 
 /// The value of an option: in the table of its command, or for all commands. What `run` takes, `start` takes.
 fn in_table<'a>(table: &'a Table, sub: &str, option: &Arg) -> Option<&'a Value> {
-    let is_meant = |name: &str| names(option).any(|known| known == spelled(name));
+    let is_meant = |name: &str| spellings(option).any(|known| known == spelled(name));
     let of = |table: &'a Table| table.iter().find(|(name, _)| is_meant(name)).map(|(_, value)| value);
     let section = |name: &str| of(table.get(name)?.as_table()?);
     let run = if sub == "start" { section("run") } else { None };
@@ -256,7 +258,7 @@ mod tests {
                     _ => ("7", vec![format!("--{long}=7")]),
                 };
                 let expected: Vec<OsString> = expected.into_iter().map(OsString::from).collect();
-                for name in names(option) {
+                for name in spellings(option) {
                     let typed = ["vecstore-embed", sub.get_name()].map(OsString::from).to_vec();
                     let asked = format!("VECSTORE_EMBED_{}", name.replace('-', "_").to_uppercase());
                     let variable = |known: &str| (known == asked).then(|| OsString::from(value));

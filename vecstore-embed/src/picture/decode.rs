@@ -49,6 +49,15 @@ pub fn decode_at_least(
         .unwrap_or_else(|_| Err(Rejected::new(Class::Damaged, format!("the {format} decoder gave up on it"))))
 }
 
+/// Width and height by the header, where it says so.
+pub(crate) fn sides(bytes: &[u8]) -> Option<(u32, u32)> {
+    match format::sniff(bytes) {
+        // Of every JPEG the crate would make a copy first.
+        Some(Format::Jpeg) => jpeg::sides(bytes),
+        _ => ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?.into_dimensions().ok(),
+    }
+}
+
 #[cfg(feature = "turbojpeg")]
 use super::turbo::decode as smaller;
 

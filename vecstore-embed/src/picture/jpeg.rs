@@ -48,6 +48,31 @@ pub(super) fn decode(bytes: &[u8], whole: Whole, limits: &DecodeLimits) -> Resul
     }
 }
 
+/// Width and height as the first frame header gives them, found without copying or decoding anything.
+pub(super) fn sides(bytes: &[u8]) -> Option<(u32, u32)> {
+    const BEGIN: u8 = 0xd8;
+    const SCAN: u8 = 0xda;
+    let mut rest = bytes.strip_prefix(&[0xff, BEGIN])?;
+    loop {
+        // Segments may have stray bytes between them.
+        let at =
+            rest.windows(2).position(|pair| matches!(pair, [0xff, kind] if !matches!(kind, 0 | 0xff)))?;
+        let (marker, after) = rest.get(at + 1..)?.split_first()?;
+        rest = after;
+        match marker {
+            0x01 | 0xd0..=0xd7 => continue,
+            &SCAN => return None,
+            _ => {}
+        }
+        let length = usize::from(u16::from_be_bytes(*rest.first_chunk()?));
+        if matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc) {
+            let [_, _, _, a, b, c, d] = *rest.first_chunk()?;
+            return Some((u16::from_be_bytes([c, d]).into(), u16::from_be_bytes([a, b]).into()));
+        }
+        rest = rest.get(length..)?;
+    }
+}
+
 fn rejected(error: DecodeErrors) -> Rejected {
     match error {
         DecodeErrors::Unsupported(scheme) => Rejected::new(Class::Unsupported, format!("JPEG: {scheme:?}")),
@@ -59,6 +84,28 @@ fn rejected(error: DecodeErrors) -> Rejected {
 mod tests {
     use super::*;
     use image::Rgb;
+
+    #[test]
+    fn sides_are_found_in_the_header() {
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        RgbImage::new(29, 23).write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        assert_eq!(sides(&jpeg), Some((29, 23)));
+        // A preview within the metadata is not the picture; stray bytes between segments are none of it.
+        let mut held = vec![0xff, 0xd8, 0xff, 0xe1];
+        held.extend(u16::try_from(jpeg.len() + 2).unwrap().to_be_bytes());
+        held.extend(&jpeg);
+        held.extend([7, 0xff, 0]);
+        let mut other = std::io::Cursor::new(Vec::new());
+        RgbImage::new(300, 17).write_to(&mut other, image::ImageFormat::Jpeg).unwrap();
+        held.extend(&other.into_inner()[2..]);
+        assert_eq!(sides(&held), Some((300, 17)));
+        for end in 0..jpeg.len() {
+            let found = sides(&jpeg[..end]);
+            assert!(found.is_none_or(|found| found == (29, 23)), "{end}: {found:?}");
+        }
+        assert_eq!(sides(b"\xff\xd8\xff\xe0\0\0"), None);
+    }
 
     #[test]
     fn no_pixel_is_left_from_the_picture_before() {

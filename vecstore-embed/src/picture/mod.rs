@@ -35,6 +35,7 @@ mod whole;
 
 use std::fmt;
 
+pub(crate) use decode::sides;
 pub use decode::{decode, decode_at_least};
 pub use format::{Format, sniff};
 pub use spare::recycle;

@@ -1,7 +1,7 @@
 //! Second stage, on many threads: a file becomes pixels as the model wants them, or a reason why not.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{self, AssertUnwindSafe};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -156,9 +156,7 @@ impl Prepare<'_> {
 
     /// Bytes decoding will take, from the header; nothing for what will be rejected by its header.
     fn decoded_size(&self, bytes: &[u8]) -> u64 {
-        let reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-        let dimensions = reader.ok().and_then(|reader| reader.into_dimensions().ok());
-        let pixels = dimensions.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+        let pixels = picture::sides(bytes).map_or(0, |(width, height)| u64::from(width) * u64::from(height));
         if pixels > self.limits.max_pixels { 0 } else { pixels.saturating_mul(BYTES_PER_PIXEL) }
     }
 }

@@ -76,13 +76,3 @@ halves = [*weights, numpy_helper.from_array(np.array([0.5], "float32"), "half")]
 save("leaky", [mean, others, scaled, less, leak], [pixels], [embeds], halves)
 unknown = helper.make_node("Frobnicate", ["mean"], ["embeds"], domain="")
 save("unknown-operator", [mean, unknown], [pixels], [embeds])
-# Five convolutions over the pixels repeated to 256 x 256: about half a second, for runs that are asked to stop meanwhile.
-tiles = numpy_helper.from_array(np.array([1, 1, 32, 32], "int64"), "tiles")
-first = numpy_helper.from_array(np.full((64, 3, 3, 3), 1 / 27, "float32"), "first")
-shape = numpy_helper.from_array(np.array([64, 64, 3, 3], "int64"), "shape")
-later = helper.make_node("ConstantOfShape", ["shape"], ["later"], value=numpy_helper.from_array(np.array([1 / 576], "float32")))
-layers = [helper.make_node("Tile", ["pixel_values", "tiles"], ["large"]), later]
-layers.append(helper.make_node("Conv", ["large", "first"], ["layer0"], pads=[1, 1, 1, 1]))
-layers += [helper.make_node("Conv", [f"layer{at}", "later"], [f"layer{at + 1}"], pads=[1, 1, 1, 1]) for at in range(4)]
-layers.append(helper.make_node("ReduceMean", ["layer4"], ["embeds"], axes=[2, 3], keepdims=0))
-save("slow", layers, [pixels], [value("embeds", ["N", 64])], [tiles, first, shape])

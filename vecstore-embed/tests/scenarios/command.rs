@@ -99,6 +99,19 @@ fn run_status_and_search_tell_one_story() {
 }
 
 #[test]
+fn a_run_tells_what_its_stages_did_with_their_time() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(20), place.join("photos.vecs"));
+    let text = said(run(&photos, &store, &["--quiet", "--exclude=b"])).out;
+    let model = text.split_once("the model ").unwrap_or_else(|| panic!("{text}")).1;
+    let shares: Vec<f64> =
+        model.split(" %").take(3).map(|part| part.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!((98.0..=102.0).contains(&shares.iter().sum::<f64>()) && shares[0] > 0.0, "{text}");
+    let told = json(run(&photos, &store, &["--quiet", "--json"]));
+    assert!(told["stages"]["the model"]["busy"].as_f64().unwrap() > 0.0, "{told}");
+}
+
+#[test]
 fn mistakes_are_answered_with_a_message_and_a_code() {
     let place = Place::new();
     let (photos, store, empty) = (place.photos(1), place.join("photos.vecs"), place.join("empty"));

@@ -1,0 +1,241 @@
+//! What a run has done, in words and as JSON.
+
+use std::env;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::{Map, Value, json};
+use vecstore_embed::progress::{FirstFew, Listed};
+use vecstore_embed::{Ended, Plan, Stages, Summary};
+
+use super::output::{Outcome, named, print, print_json, shown};
+use super::run::RunArgs;
+
+/// What there would be to do.
+pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
+    let forecast = &plan.forecast;
+    if args.json {
+        print_json(&json!({
+            "folder": plan.folder.to_string_lossy(),
+            "found": plan.found,
+            "already": plan.already,
+            "to_do": plan.to_do,
+            "changed": plan.changed,
+            "unread": plan.unread.count(),
+            "bytes_needed": forecast.needed,
+            "bytes_free": forecast.free,
+            "model": plan.model,
+            "backend": plan.backend,
+        }))?;
+        return Ok(0);
+    }
+    let mut text = String::new();
+    let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
+        plan.folder.display(),
+        HumanCount(plan.found),
+        HumanCount(plan.already),
+        HumanCount(plan.to_do),
+        HumanCount(plan.changed),
+        HumanBytes(forecast.needed),
+    );
+    let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
+    if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
+        text.push_str("folders in it are left out without --recursive\n");
+    }
+    list(&mut text, "could not be read:", &plan.unread);
+    print(&text)?;
+    Ok(0)
+}
+
+pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
+    let count = |count: u64| HumanCount(count);
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    if summary.found == 0 && summary.left == 0 {
+        let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
+        let place = match (&args.folder, &args.list) {
+            (_, Some(list)) => format!("{}: no pictures in this list", list.display()),
+            (Some(folder), None) if args.tar.is_empty() => {
+                format!("{}: no pictures in this folder{deeper}", folder.display())
+            }
+            _ => "no pictures in these tar files".to_owned(),
+        };
+        let _ = writeln!(text, "{place}: nothing to do");
+    } else {
+        let _ = write!(
+            text,
+            "{}: {} embedded, {} rejected, {} already stored",
+            args.store.display(),
+            count(summary.embedded),
+            count(summary.rejected),
+            count(summary.already),
+        );
+        if summary.changed > 0 {
+            let _ = write!(text, ", {} of these in place of older entries", count(summary.changed));
+        }
+        if summary.unread.count() > 0 {
+            let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
+        }
+        let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
+    }
+    if summary.embedded > 0 {
+        let _ = writeln!(text, "busy: {}", busy(&summary.stages));
+    }
+    list(&mut text, "rejected:", &summary.rejections);
+    if summary.rejections.count() > summary.rejections.first().len() as u64 {
+        let _ = writeln!(
+            text,
+            "  list them all: vecstore-embed status --rejected --store {}",
+            args.store.display()
+        );
+    }
+    list(&mut text, "could not be read, and stay missing:", &summary.unread);
+    if summary.gone.pruned > 0 {
+        let _ = writeln!(text, "{} entries removed, whose files are gone", count(summary.gone.pruned));
+    } else if summary.gone.first.count() > 0 {
+        list(
+            &mut text,
+            "stored, but gone from the folder (--prune removes their entries):",
+            &summary.gone.first,
+        );
+    }
+    if let Some(refused) = &summary.gone.refused {
+        let _ = writeln!(text, "nothing was pruned: {refused}");
+    }
+    if summary.too_few > 0 || summary.excluded > 0 {
+        let (few, excluded) = (count(summary.too_few), count(summary.excluded));
+        let _ =
+            writeln!(text, "left out: {few} in folders with fewer than --min-images, {excluded} by pattern");
+    }
+    if summary.ignored > 0 || summary.skipped > 0 {
+        let (ignored, skipped) = (count(summary.ignored), count(summary.skipped));
+        let _ = writeln!(text, "not looked at: {ignored} other files, {skipped} links and special files");
+    }
+    let (why, or) = match summary.ended {
+        Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
+        Ended::ReadFailures => (
+            format!(
+                "stopped: {} in a row could not be read (is the drive still there?)",
+                args.max_read_failures
+            ),
+            ", or with `--max-read-failures 0` to go past them",
+        ),
+        _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
+        _ => return text,
+    };
+    let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
+    text
+}
+
+fn list(text: &mut String, heading: &str, files: &FirstFew) {
+    if files.count() == 0 {
+        return;
+    }
+    let _ = writeln!(text, "{heading}");
+    for file in files.first() {
+        let _ = writeln!(text, "  {}: {}", shown(file.path.as_os_str().as_bytes()), file.reason);
+    }
+    let more = files.count() - files.first().len() as u64;
+    if more > 0 {
+        let _ = writeln!(text, "  and {} more", HumanCount(more));
+    }
+}
+
+/// How much of its time each stage worked, and what it waited for in the rest.
+pub(super) fn busy(stages: &Stages) -> String {
+    let each = stages.each().map(|(stage, times)| {
+        let share = |time: Duration| 100.0 * time.as_secs_f64() / times.total().as_secs_f64().max(1e-9);
+        format!(
+            "{stage} {:.0} % (waited for input {:.0} %, for output {:.0} %)",
+            100.0 * times.busy(),
+            share(times.waited_for_input),
+            share(times.waited_for_output)
+        )
+    });
+    each.join(", ")
+}
+
+pub(super) fn json_summary(summary: &Summary) -> Value {
+    let stages: Map<String, Value> = summary
+        .stages
+        .each()
+        .map(|(stage, times)| {
+            let times = json!({
+                "busy": (times.reading + times.working).as_secs_f64(),
+                "waited_for_input": times.waited_for_input.as_secs_f64(),
+                "waited_for_output": times.waited_for_output.as_secs_f64(),
+            });
+            (stage.to_string(), times)
+        })
+        .into_iter()
+        .collect();
+    let list = |files: &FirstFew| -> Vec<Value> {
+        let entry = |file: &Listed| {
+            let mut object = named("path", file.path.as_os_str().as_bytes());
+            object.insert("reason".to_owned(), json!(file.reason));
+            Value::Object(object)
+        };
+        files.first().iter().map(entry).collect()
+    };
+    let ended = match summary.ended {
+        Ended::Stopped => "stopped",
+        Ended::ReadFailures => "read failures",
+        _ => "finished",
+    };
+    json!({
+        "ended": ended,
+        "complete": summary.is_complete(),
+        "found": summary.found,
+        "already": summary.already,
+        "embedded": summary.embedded,
+        "stages": stages,
+        "changed": summary.changed,
+        "gone": summary.gone.first.count(),
+        "pruned": summary.gone.pruned,
+        "prune_refused": summary.gone.refused,
+        "excluded": summary.excluded,
+        "too_few": summary.too_few,
+        "rejected": summary.rejected,
+        "unread": summary.unread.count(),
+        "left": summary.left,
+        "ignored": summary.ignored,
+        "skipped": summary.skipped,
+        "commits": summary.commits,
+        "seconds": summary.elapsed.as_secs_f64(),
+        "rejected_first": list(&summary.rejections),
+        "unread_first": list(&summary.unread),
+    })
+}
+
+/// This command, to be pasted into a shell.
+fn command_line() -> String {
+    let words: Vec<String> = env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(quoted("--folder=/a/b_1.x"), "--folder=/a/b_1.x");
+        assert_eq!(quoted("it's here"), r"'it'\''s here'");
+        assert_eq!(quoted(""), "''");
+    }
+}
