@@ -114,13 +114,15 @@ fn picture(number: u32) -> RgbImage {
     const SQUARES: u32 = 6;
     const EACH: u32 = SIDE / SQUARES;
     let corner = |x: u32, y: u32, channel: u32| {
-        let mixed = (number.wrapping_mul(151) + (y * (SQUARES + 1) + x) * 3 + channel).wrapping_mul(2_654_435_761);
+        let mixed =
+            (number.wrapping_mul(151) + (y * (SQUARES + 1) + x) * 3 + channel).wrapping_mul(2_654_435_761);
         (mixed ^ (mixed >> 15)).wrapping_mul(2_246_822_519) >> 24
     };
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let (left, top, right, down) = (x / EACH, y / EACH, x % EACH, y % EACH);
         Rgb([0, 1, 2].map(|channel| {
-            let across = |row| corner(left, row, channel) * (EACH - right) + corner(left + 1, row, channel) * right;
+            let across =
+                |row| corner(left, row, channel) * (EACH - right) + corner(left + 1, row, channel) * right;
             ((across(top) * (EACH - down) + across(top + 1) * down) / (EACH * EACH)) as u8
         }))
     })

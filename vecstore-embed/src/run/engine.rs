@@ -312,8 +312,7 @@ impl Run {
                 .zip(&clocks.infer)
                 .map(|(backend, clock)| {
                     let to_commit = to_commit.clone();
-                    scope
-                        .spawn(move || infer(assembly, &to_commit, backend.as_mut(), length, shared, clock))
+                    scope.spawn(move || infer(assembly, &to_commit, backend.as_mut(), length, shared, clock))
                 })
                 .collect();
             drop((jobs, to_commit));

@@ -38,7 +38,7 @@ fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
 fn what_is_in_flight_is_finished_and_committed_where_there_is_time() {
     let (summary, stored) = stopped_in_the_third(Duration::from_secs(60));
     assert_eq!((summary.ended, summary.embedded), (Ended::Stopped, stored as u64), "{summary:?}");
-    assert!(stored >= 20 && stored < 40, "the two batches that waited are in the store: {stored}");
+    assert!((20..40).contains(&stored), "the two batches that waited are in the store: {stored}");
     assert_eq!(summary.left, 40 - summary.embedded);
 }
 
