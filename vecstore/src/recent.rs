@@ -6,12 +6,17 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, Weak};
 
-use crate::format::Id;
-use crate::view::View;
+use crate::segment::Segment;
+use crate::view::{LiveSegment, View};
 
 /// Entries up to which a segment counts as small: what one merge makes of many small batches is not, in the end.
 const SMALL: usize = 4096;
+
+fn is_large(segment: &Segment) -> bool {
+    segment.entry_count() > SMALL
+}
 
 /// Whoever chooses keys knows their hashes, and could choose those that a set would put into the same place. So each set
 /// mixes them with numbers of its own; that takes two multiplications. (After one, hashes at even distances may still get into
@@ -60,47 +65,83 @@ impl Hasher for Mixed {
     }
 }
 
+/// A segment that was looked at: no other one can be in its place in memory as long as this is there.
+#[derive(Debug)]
+struct Known {
+    segment: Weak<Segment>,
+    is_large: bool,
+}
+
 /// The hashes of all keys in a view's small segments, and where the others are.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    /// The nonces of the small segments whose hashes are there, in order.
-    small: Vec<Id>,
+    /// All segments of the view that was looked at last, in order.
+    known: Vec<Known>,
+    /// Entries of the small ones.
+    entries: usize,
+    /// Also some of segments that were merged since: to be told "perhaps" in vain costs a look at the segments, to learn
+    /// everything anew after each merge cost a third of all the work on commits.
     hashes: HashSet<u64, Seed>,
     /// Positions in the view of all other segments.
     large: Vec<usize>,
 }
 
 impl Recent {
-    /// Learns what has changed since the last view it saw. Segments that were merged are forgotten by learning all anew.
+    /// Learns what has changed since the last view it saw.
     pub fn update(&mut self, view: &View) {
-        self.large.clear();
-        let mut known = 0;
-        for (position, live) in view.segments.iter().enumerate() {
-            let segment = &live.segment;
-            if segment.entry_count() > SMALL {
-                self.large.push(position);
-                continue;
-            }
-            let nonce = segment.footer().nonce;
-            if self.small.get(known) != Some(&nonce) {
-                self.forget_from(known, view);
-                self.small.push(nonce);
-                self.hashes.extend(segment.hashes());
-            }
-            known += 1;
+        let is_same =
+            |(known, live): &(&Known, &LiveSegment)| known.segment.as_ptr() == Arc::as_ptr(&live.segment);
+        let same = self.known.iter().zip(&view.segments).take_while(is_same).count();
+        if same < self.known.len() {
+            self.look_again(view, same);
+        } else {
+            let new = view.segments.iter().enumerate().skip(same);
+            new.for_each(|(position, live)| self.learn(position, &live.segment));
         }
-        self.forget_from(known, view);
+        if self.hashes.len() > 2 * self.entries + SMALL {
+            self.forget(view);
+        }
     }
 
-    /// Forgets all small segments but the first ones.
-    fn forget_from(&mut self, count: usize, view: &View) {
-        if self.small.len() <= count {
-            return;
+    /// Goes through a view some of whose segments are new, and from where on some are gone. What is left of these comes in
+    /// the same order.
+    fn look_again(&mut self, view: &View, same: usize) {
+        let mut behind = self.known.split_off(same).into_iter();
+        self.large.retain(|position| *position < same);
+        let kept = view.segments.iter().take(same).filter(|live| !is_large(&live.segment));
+        self.entries = kept.map(|live| live.segment.entry_count()).sum();
+        for (position, live) in view.segments.iter().enumerate().skip(same) {
+            let is_it = |known: &Known| known.segment.as_ptr() == Arc::as_ptr(&live.segment);
+            let Some(passed) = behind.as_slice().iter().position(is_it) else {
+                self.learn(position, &live.segment);
+                continue;
+            };
+            let Some(known) = behind.nth(passed) else { continue };
+            if known.is_large {
+                self.large.push(position);
+            } else {
+                self.entries += live.segment.entry_count();
+            }
+            self.known.push(known);
         }
-        self.small.truncate(count);
+    }
+
+    fn learn(&mut self, position: usize, segment: &Arc<Segment>) {
+        let is_large = is_large(segment);
+        if is_large {
+            self.large.push(position);
+        } else {
+            self.entries += segment.entry_count();
+            self.hashes.extend(segment.hashes());
+        }
+        self.known.push(Known { segment: Arc::downgrade(segment), is_large });
+    }
+
+    /// Forgets the hashes of segments that are not there any more.
+    fn forget(&mut self, view: &View) {
         self.hashes.clear();
-        let small = view.segments.iter().filter(|live| live.segment.entry_count() <= SMALL);
-        small.take(count).for_each(|live| self.hashes.extend(live.segment.hashes()));
+        let small = view.segments.iter().filter(|live| !is_large(&live.segment));
+        small.for_each(|live| self.hashes.extend(live.segment.hashes()));
     }
 
     /// False when no small segment has a key with this hash.
@@ -147,18 +188,19 @@ mod tests {
         append(&store, 3010..3020);
         update(&mut recent);
         assert!(may_have(&recent, 0) && may_have(&recent, 3019));
-        assert_eq!(recent.small.len(), 3);
+        assert_eq!(recent.known.len(), 3);
         // Still small, then no more.
         store.compact().unwrap();
         append(&store, 3020..3021);
         update(&mut recent);
         assert!(may_have(&recent, 0) && may_have(&recent, 3020));
-        assert_eq!(recent.small.len(), 2);
+        assert_eq!(recent.known.len(), 2);
         append(&store, 3021..7000);
+        update(&mut recent);
         store.compact().unwrap();
         append(&store, 7000..7001);
         update(&mut recent);
-        assert_eq!((recent.large(), recent.small.len()), ([0].as_slice(), 1));
+        assert_eq!((recent.large(), recent.known.len()), ([0].as_slice(), 2));
         assert!(may_have(&recent, 7000) && !may_have(&recent, 0));
     }
 
@@ -174,5 +216,41 @@ mod tests {
             assert!(places(&one).len() > 4000, "{}", places(&one).len());
             assert_ne!(places(&one), places(&other));
         }
+    }
+
+    #[test]
+    fn merges_at_any_place_lose_no_key_and_leave_little_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = OpenOptions::new()
+            .merging(Merging::OnDemand)
+            .create(dir.path().join("s"), StoreConfig::new(1))
+            .unwrap();
+        let (mut recent, mut merges) = (Recent::default(), 0);
+        // Merges by themselves at every 128 files; some large segments in between.
+        for commit in 0..500 {
+            let first = commit * 5_000;
+            append(&store, first..first + if commit % 150 == 149 { 4_500 } else { 30 });
+            if commit % 3 == 0 {
+                continue;
+            }
+            let view = Arc::clone(&store.inner.view.read());
+            merges += usize::from(recent.known.iter().any(|known| known.segment.strong_count() == 0));
+            recent.update(&view);
+            let small = || view.segments.iter().filter(|live| !is_large(&live.segment));
+            for live in small() {
+                assert!(
+                    live.segment.hashes().iter().all(|hash| recent.may_have(*hash)),
+                    "{}",
+                    live.segment.path().display()
+                );
+            }
+            let entries: usize = small().map(|live| live.segment.entry_count()).sum();
+            assert_eq!((recent.entries, recent.known.len()), (entries, view.segments.len()));
+            assert!(recent.hashes.len() <= 2 * entries + SMALL);
+            let large: Vec<usize> =
+                (0..view.segments.len()).filter(|at| is_large(&view.segments[*at].segment)).collect();
+            assert_eq!(recent.large, large);
+        }
+        assert!(merges > 2, "{merges}");
     }
 }
