@@ -11,12 +11,13 @@
 //!
 //! `docs/DURABILITY.md` argues each step crash point by crash point.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bug::{Bug, unless};
 use crate::format::footer::Footer;
-use crate::format::{random_id, settings};
+use crate::format::{random_ids, settings};
 use crate::load;
 use crate::lock::{Found, Span};
 use crate::mailbox::{self, Mailbox, Taken};
@@ -49,6 +50,15 @@ pub struct Appended {
     pub replaced: u64,
     /// Keys deleted.
     pub deleted: u64,
+}
+
+/// A segment of this handle's own that is committed, as it was written.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    path: PathBuf,
+    footer: Footer,
+    /// The hashes of its keys.
+    hashes: Vec<u64>,
 }
 
 /// A batch on its way, as the group sees it.
@@ -108,9 +118,8 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
     let mut identity = Footer::empty();
     identity.store_id = meta.store_id;
     identity.epoch = meta.epoch();
-    identity.nonce = random_id()?;
+    [identity.nonce, identity.link_out] = random_ids()?;
     identity.link_in = view.link();
-    identity.link_out = random_id()?;
     identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
     identity.first = first;
     identity.last = view.last_commit() + batches.len() as u64;
@@ -333,7 +342,7 @@ impl Writer {
         batches: &[Vec<(Batch, OnDuplicate)>],
         outcomes: &mut Vec<Result<Appended>>,
     ) -> Result<()> {
-        let encoded = loop {
+        let (encoded, hashes) = loop {
             let of_others = offers.iter().zip(batches).filter(|(offer, _)| offer.is_some());
             let of_others = of_others.flat_map(|(_, batches)| batches);
             let of_others = of_others.map(|(batch, policy)| Request { batch, policy: *policy });
@@ -355,7 +364,8 @@ impl Writer {
                     });
             if promise(offers, batches, theirs, promised) {
                 outcomes.extend(decided);
-                break encoded;
+                let written = resolved.iter().flat_map(|batch| &batch.written);
+                break (encoded, written.map(|(hash, _)| *hash).collect());
             }
         };
         let Some(encoded) = encoded else { return Ok(()) };
@@ -366,7 +376,7 @@ impl Writer {
         }
         let target = self.target(&segments, name, encoded.file_len());
         let written = target.publish(|file| encoded.write(file));
-        let path = written.map_err(|error| self.in_doubt(name.first, error))?;
+        let (path, footer) = written.map_err(|error| self.in_doubt(name.first, error))?;
         if Bug::UnlockBeforeFlush.is_on() {
             self.lock.raise();
             self.lock.release();
@@ -375,7 +385,7 @@ impl Writer {
             unless(Bug::SegmentName, || self.flush_names(&segments, name.first))?;
         }
         self.lock.raise_by(Span { first: name.first, last: name.last });
-        self.committed = Some((path, name));
+        self.committed = Some(Committed { path, footer, hashes });
         self.since_checkpoint += name.last - name.first + 1;
         Ok(())
     }
@@ -388,13 +398,17 @@ impl Writer {
     /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
     /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
     fn take_in(&mut self, view: &mut View) {
-        let Some((path, name)) = self.committed.take() else { return };
+        let Some(Committed { path, footer, hashes }) = self.committed.take() else { return };
         // Until it is part of the view the view is not complete, whatever happens here.
         let counter = self.counter.take();
-        let added =
-            Segment::open(&*self.vfs, &path, name).and_then(|segment| view.add(Arc::new(segment), None));
+        let added = Segment::written(&*self.vfs, &path, footer).and_then(|segment| {
+            let segment = Arc::new(segment);
+            view.add(Arc::clone(&segment), None)?;
+            self.recent.add(view, &segment, &hashes);
+            Ok(())
+        });
         // Another process may have merged it already.
-        if added.is_ok() || self.look_for(view, name.last) {
+        if added.is_ok() || self.look_for(view, footer.last) {
             self.counter = counter;
         }
     }

@@ -30,8 +30,12 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes a temporary file, flushes it, and gives it its final name. The name is not yet durable.
-    pub fn publish(&self, write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>) -> Result<PathBuf> {
+    /// Writes a temporary file, flushes it, and gives it its final name; returns its path and its footer. The name is not yet
+    /// durable.
+    pub fn publish(
+        &self,
+        write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>,
+    ) -> Result<(PathBuf, Footer)> {
         let tmp = self.dir.join(format!("{}{}", self.prefix, hex(&random_id()?)));
         let path = self.dir.join(self.name.to_string());
         let written = (|| {
@@ -57,7 +61,7 @@ impl Target<'_> {
             }
         };
         if Bug::NameBeforeData.is_on() {
-            return Ok(path);
+            return Ok((path, footer));
         }
         if self.verify
             && !Bug::TrustWritten.is_on()
@@ -82,7 +86,7 @@ impl Target<'_> {
                 _ => Error::OutcomeUnknown { path, source: Arc::new(source) },
             });
         }
-        Ok(path)
+        Ok((path, footer))
     }
 
     fn give_name(&self, tmp: &Path, path: &Path) -> io::Result<()> {

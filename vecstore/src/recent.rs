@@ -9,10 +9,16 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Weak};
 
 use crate::segment::Segment;
-use crate::view::{LiveSegment, View};
+use crate::view::View;
 
 /// Entries up to which a segment counts as small: what one merge makes of many small batches is not, in the end.
 const SMALL: usize = 4096;
+
+/// How many segments at the beginning of the view are the ones that are known.
+fn count_same(known: &[Known], view: &View) -> usize {
+    let pairs = known.iter().zip(&view.segments);
+    pairs.take_while(|(known, live)| known.segment.as_ptr() == Arc::as_ptr(&live.segment)).count()
+}
 
 fn is_large(segment: &Segment) -> bool {
     segment.entry_count() > SMALL
@@ -89,9 +95,7 @@ pub(crate) struct Recent {
 impl Recent {
     /// Learns what has changed since the last view it saw.
     pub fn update(&mut self, view: &View) {
-        let is_same =
-            |(known, live): &(&Known, &LiveSegment)| known.segment.as_ptr() == Arc::as_ptr(&live.segment);
-        let same = self.known.iter().zip(&view.segments).take_while(is_same).count();
+        let same = count_same(&self.known, view);
         if same < self.known.len() {
             self.look_again(view, same);
         } else {
@@ -100,6 +104,17 @@ impl Recent {
         }
         if self.hashes.len() > 2 * self.entries + SMALL {
             self.forget(view);
+        }
+    }
+
+    /// Learns a segment that has just come to the end of the view, by the hashes of its keys: the file's own are not in memory
+    /// yet. Does nothing if it knows another view.
+    pub fn add(&mut self, view: &View, segment: &Arc<Segment>, hashes: &[u64]) {
+        let before = view.segments.len().saturating_sub(1);
+        if self.known.len() == before && count_same(&self.known, view) == before && hashes.len() <= SMALL {
+            self.entries += hashes.len();
+            self.hashes.extend(hashes);
+            self.known.push(Known { segment: Arc::downgrade(segment), is_large: false });
         }
     }
 
@@ -184,7 +199,7 @@ mod tests {
         append(&store, 3000..3010);
         update(&mut recent);
         assert!(may_have(&recent, 0) && may_have(&recent, 3009) && !may_have(&recent, 3010));
-        assert_eq!(recent.large(), []);
+        assert!(recent.large().is_empty());
         append(&store, 3010..3020);
         update(&mut recent);
         assert!(may_have(&recent, 0) && may_have(&recent, 3019));

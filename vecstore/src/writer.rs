@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bug::{Bug, once_unless, unless};
+use crate::commit::Committed;
 use crate::event::Observer;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
@@ -52,7 +53,7 @@ pub(crate) struct Writer {
     /// Where batches are offered to whoever holds the commit lock; made when it is needed.
     pub(crate) mailbox: Option<Mailbox>,
     /// A segment that is committed, and not yet part of the view.
-    pub(crate) committed: Option<(PathBuf, SegmentName)>,
+    pub(crate) committed: Option<Committed>,
     /// The keys of small segments.
     pub(crate) recent: Recent,
     /// From so many segments on the directory is listed.

@@ -40,11 +40,16 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
 
 /// A fresh random id.
 pub(crate) fn random_id() -> crate::Result<Id> {
-    let mut id = [0; 16];
-    crate::sync::fill_random(&mut id).map_err(|error| {
+    random_ids().map(|[id]| id)
+}
+
+/// Several of them, asking the system once.
+pub(crate) fn random_ids<const N: usize>() -> crate::Result<[Id; N]> {
+    let mut ids = [[0; 16]; N];
+    crate::sync::fill_random(ids.as_flattened_mut()).map_err(|error| {
         crate::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
     })?;
-    Ok(id)
+    Ok(ids)
 }
 
 /// An id in hexadecimal, for names of temporary files and messages.

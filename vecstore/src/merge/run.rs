@@ -119,7 +119,7 @@ impl Inner {
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
-        let path = with_checked(beside, &pacer, |are_sound| {
+        let (path, _) = with_checked(beside, &pacer, |are_sound| {
             let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
             self.check_space(&dir, encoded.file_len())?;
             let target = Target {

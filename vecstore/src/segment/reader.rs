@@ -36,6 +36,10 @@ pub(crate) struct Segment {
     key_len: usize,
 }
 
+fn name_of(footer: &Footer) -> SegmentName {
+    SegmentName { first: footer.first, last: footer.last, generation: footer.generation }
+}
+
 impl Segment {
     /// Maps a segment and checks what [`Footer::parse`] and the section table promise.
     pub fn open(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<Self> {
@@ -43,16 +47,34 @@ impl Segment {
         Self::from_mapping(path, name, map)
     }
 
-    /// The same for bytes that are mapped already.
+    /// Maps a segment that this process has just written, with this footer. Nothing of it is looked at: that would fetch the
+    /// pages of its end, one after the other, with a commit waiting.
+    pub fn written(vfs: &dyn Vfs, path: &Path, footer: Footer) -> Result<Self> {
+        let map = vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?;
+        if map.len() as u64 != footer.file_len {
+            let detail = format!("expected a file of {} bytes, found {}", footer.file_len, map.len());
+            return Err(Error::damaged(path, "footer", detail));
+        }
+        Self::with_footer(path, map, footer)
+    }
+
+    /// The same as [`Segment::open`] for bytes that are mapped already.
     pub fn from_mapping(path: &Path, name: SegmentName, map: Mapping) -> Result<Self> {
         let footer = Footer::parse(path, &map)?;
-        let found = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
+        let found = name_of(&footer);
         if found != name {
             return Err(Error::ForeignSegment {
                 path: path.to_owned(),
                 detail: format!("its footer says that it is {found}"),
             });
         }
+        let segment = Self::with_footer(path, map, footer)?;
+        segment.check_small_tables()?;
+        Ok(segment)
+    }
+
+    fn with_footer(path: &Path, map: Mapping, footer: Footer) -> Result<Self> {
+        let name = name_of(&footer);
         let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
         let row_bytes = footer.dim as usize * dtype.size();
         let tables = Tables::read(path, &map, &footer, row_bytes as u64)?;
@@ -61,9 +83,7 @@ impl Segment {
         let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
         let key_len = if keys % entries == 0 { keys / entries } else { 0 };
         let path = path.to_owned();
-        let segment = Segment { path, name, map, footer, dtype, row_bytes, tables, index, is_plain, key_len };
-        segment.check_small_tables()?;
-        Ok(segment)
+        Ok(Segment { path, name, map, footer, dtype, row_bytes, tables, index, is_plain, key_len })
     }
 
     /// The same without keys, their index and ends of payloads, for whoever only looks at how segments follow each other.

@@ -1,6 +1,5 @@
 //! Writes a segment: rows first, then the tables, the block checksums and the footer.
 
-use std::borrow::Cow;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -24,8 +23,8 @@ const GATHERED_PIECES: usize = 1000;
 const USUAL_KEY: usize = 64;
 const MOST_KEYS: usize = 1 << 20;
 
-/// A section to be written: its name and its bytes, in parts.
-type Sections<'a> = Vec<(Tag, Vec<Part<'a>>)>;
+/// What is to be written: parts, one after the other, and the section that each belongs to.
+type Sections<'a> = Vec<(Tag, Part<'a>)>;
 
 /// Bytes that are still in another file, and are checked when they are read there.
 pub(crate) trait Stored: Debug {
@@ -36,15 +35,29 @@ pub(crate) trait Stored: Debug {
 /// Bytes of a section.
 #[derive(Clone, Debug)]
 enum Part<'a> {
-    Bytes(Cow<'a, [u8]>),
+    Borrowed(&'a [u8]),
+    Bytes(Vec<u8>),
+    Shorts(Vec<u32>),
+    Longs(Vec<u64>),
     Stored(&'a dyn Stored, Range<usize>),
 }
 
 impl Part<'_> {
     fn len(&self) -> u64 {
         match self {
-            Part::Bytes(bytes) => bytes.len() as u64,
             Part::Stored(_, range) => range.len() as u64,
+            part => part.bytes().len() as u64,
+        }
+    }
+
+    /// Bytes in memory.
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Part::Borrowed(bytes) => bytes,
+            Part::Bytes(bytes) => bytes,
+            Part::Shorts(numbers) => bytemuck::cast_slice(numbers),
+            Part::Longs(numbers) => bytemuck::cast_slice(numbers),
+            Part::Stored(..) => &[],
         }
     }
 }
@@ -124,7 +137,7 @@ impl<'a> SegmentBuilder<'a> {
     pub fn add_rows(&mut self, bytes: &'a [u8], scales: &[f32]) {
         self.scales.extend_from_slice(scales);
         if !bytes.is_empty() {
-            self.rows.push(Part::Bytes(Cow::Borrowed(bytes)));
+            self.rows.push(Part::Borrowed(bytes));
         }
     }
 
@@ -160,38 +173,42 @@ impl<'a> SegmentBuilder<'a> {
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
 
         let header = npy::header(dtype, self.row_count, footer.dim as usize);
-        let mut sections: Sections<'a> =
-            vec![(section::HEAD, vec![owned(header)]), (section::ROWS, self.rows)];
+        let mut sections: Sections<'a> = Vec::with_capacity(MAX_SECTIONS + self.rows.len());
+        sections.push((section::HEAD, Part::Bytes(header)));
+        // A section without parts is one all the same.
+        sections.push((section::ROWS, Part::Borrowed(&[])));
+        sections.extend(self.rows.into_iter().map(|rows| (section::ROWS, rows)));
         if dtype.has_scales() {
-            sections.push((section::SCAL, vec![bytes_of(&self.scales)]));
+            sections.push((section::SCAL, bytes_of(&self.scales)));
         }
         sections.extend([
-            (section::KEYS, vec![owned(self.keys)]),
-            (section::KEND, vec![bytes_of(&self.key_ends)]),
-            (section::KIND, vec![owned(self.kinds)]),
-            (section::REND, vec![bytes_of(&self.row_ends)]),
+            (section::KEYS, Part::Bytes(self.keys)),
+            (section::KEND, Part::Longs(self.key_ends)),
+            (section::KIND, Part::Bytes(self.kinds)),
+            (section::REND, Part::Longs(self.row_ends)),
         ]);
         if !self.payloads.is_empty() {
-            sections.push((section::PAYL, vec![owned(self.payloads)]));
-            sections.push((section::PEND, vec![bytes_of(&self.payload_ends)]));
+            sections.push((section::PAYL, Part::Bytes(self.payloads)));
+            sections.push((section::PEND, Part::Longs(self.payload_ends)));
         }
-        sections.push((section::HASH, vec![bytes_of(&hashes)]));
-        sections.push((section::HENT, vec![bytes_of(&hash_entries)]));
+        sections.push((section::HASH, Part::Longs(hashes)));
+        sections.push((section::HENT, Part::Shorts(hash_entries)));
         if !self.kills.is_empty() {
-            sections.push((section::KILL, vec![bytes_of(&self.kills)]));
+            sections.push((section::KILL, bytes_of(&self.kills)));
         }
-        sections.push((section::RUNS, vec![bytes_of(&self.runs)]));
-        sections.push((section::SETT, vec![owned(settings)]));
+        sections.push((section::RUNS, bytes_of(&self.runs)));
+        sections.push((section::SETT, Part::Bytes(settings)));
         EncodedSegment::lay_out(footer, sections)
     }
 }
 
-fn owned<'a>(bytes: Vec<u8>) -> Part<'a> {
-    Part::Bytes(Cow::Owned(bytes))
+fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Part<'a> {
+    Part::Bytes(bytemuck::cast_slice(records).to_vec())
 }
 
-fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Part<'a> {
-    owned(bytemuck::cast_slice(records).to_vec())
+/// The parts of each section.
+fn by_section<'a, 's>(sections: &'s Sections<'a>) -> impl Iterator<Item = &'s [(Tag, Part<'a>)]> {
+    sections.chunk_by(|(one, _), (next, _)| one == next)
 }
 
 /// A segment whose layout is fixed, ready to be written.
@@ -203,16 +220,17 @@ pub(crate) struct EncodedSegment<'a> {
 
 impl<'a> EncodedSegment<'a> {
     fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Self {
-        debug_assert!(sections.len() < MAX_SECTIONS);
         let mut offset = 0u64;
         let mut blocks = 0u64;
         let mut table = footer.sections.iter_mut();
-        for (tag, parts) in &sections {
-            let len: u64 = parts.iter().map(Part::len).sum();
-            if let Some(line) = table.next() {
+        let mut count = 0;
+        for parts in by_section(&sections) {
+            let len: u64 = parts.iter().map(|(_, part)| part.len()).sum();
+            if let (Some(line), Some((tag, _))) = (table.next(), parts.first()) {
                 let first_block = u32::try_from(blocks).unwrap_or(u32::MAX);
                 *line = Section { tag: *tag, flags: 0, offset, len, crc: 0, first_block };
             }
+            count += 1;
             blocks += block_count(len);
             offset = align_up(offset + len);
         }
@@ -220,7 +238,8 @@ impl<'a> EncodedSegment<'a> {
         if let Some(line) = table.next() {
             *line = crcs;
         }
-        footer.section_count = u8::try_from(sections.len() + 1).unwrap_or(u8::MAX);
+        debug_assert!(count < MAX_SECTIONS);
+        footer.section_count = u8::try_from(count + 1).unwrap_or(u8::MAX);
         footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
         EncodedSegment { footer, sections }
     }
@@ -244,21 +263,23 @@ impl<'a> EncodedSegment<'a> {
     /// Writes everything; returns the sealed footer. Nothing is flushed.
     pub fn write(self, file: &mut dyn VfsFile) -> io::Result<Footer> {
         let EncodedSegment { mut footer, sections } = self;
-        let mut out = Gathering { file, pieces: Vec::new(), pending: 0, copied: Vec::new(), written: 0 };
+        let pieces = Vec::with_capacity(GATHERED_PIECES.min(2 * sections.len() + 4));
+        let mut out = Gathering { file, pieces, pending: 0, copied: Vec::new(), written: 0 };
         let mut hasher = BlockHasher::default();
-        let mut all_crcs: Vec<u32> = Vec::new();
-        for ((_, parts), line) in sections.iter().zip(footer.sections.iter_mut()) {
+        let mut all_crcs: Vec<u32> = Vec::with_capacity(footer.sections.len());
+        let mut table = footer.sections.iter_mut();
+        for parts in by_section(&sections) {
+            let Some(line) = table.next() else { break };
             out.pad_to(line.offset)?;
-            for part in parts {
-                match part {
-                    Part::Bytes(bytes) => {
-                        hasher.update(bytes);
-                        out.add(bytes)?;
-                    }
-                    Part::Stored(stored, range) => stored.read(range.clone(), &mut |bytes| {
+            for (_, part) in parts {
+                if let Part::Stored(stored, range) = part {
+                    stored.read(range.clone(), &mut |bytes| {
                         hasher.update(bytes);
                         out.add_copied(bytes)
-                    })?,
+                    })?;
+                } else {
+                    hasher.update(part.bytes());
+                    out.add(part.bytes())?;
                 }
             }
             let crcs = hasher.finish();
@@ -266,7 +287,7 @@ impl<'a> EncodedSegment<'a> {
             all_crcs.extend_from_slice(&crcs);
         }
         let crc_bytes: &[u8] = bytemuck::cast_slice(&all_crcs);
-        if let Some(line) = footer.sections.get_mut(sections.len()) {
+        if let Some(line) = table.next() {
             line.crc = crc32fast::hash(crc_bytes);
             out.pad_to(line.offset)?;
             out.add(crc_bytes)?;
