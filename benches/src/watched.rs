@@ -99,12 +99,12 @@ struct WatchedFile<W: Watcher> {
 }
 
 impl<W: Watcher> WatchedFile<W> {
-    fn call(
+    fn call<T>(
         &mut self,
         what: &'static str,
         bytes: usize,
-        make: impl FnOnce(&mut dyn VfsFile) -> io::Result<()>,
-    ) -> io::Result<()> {
+        make: impl FnOnce(&mut dyn VfsFile) -> io::Result<T>,
+    ) -> io::Result<T> {
         let file = self.file.as_deref_mut().ok_or(io::ErrorKind::NotFound)?;
         self.watcher.call(Call { what, path: &self.path, bytes }, || make(file))
     }
@@ -123,6 +123,9 @@ impl<W: Watcher> VfsFile for WatchedFile<W> {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.call("flush", 0, |file| file.flush())
+    }
+    fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
+        self.call("map", 0, |file| file.map(len))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::offer::Promised;
 use crate::recent::Recent;
 use crate::resolve::{Overlay, Resolved, resolve};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
+use crate::vfs::Mapping;
 use crate::view::View;
 use crate::writer::Writer;
 use crate::{Batch, Error, OnDuplicate, Result};
@@ -57,6 +58,7 @@ pub struct Appended {
 pub(crate) struct Committed {
     path: PathBuf,
     footer: Footer,
+    map: Option<Mapping>,
     /// The hashes of its keys.
     hashes: Vec<u64>,
 }
@@ -375,7 +377,13 @@ impl Writer {
             self.flush_names(&segments, name.first)?;
         }
         let target = self.target(&segments, name, encoded.file_len());
-        let written = target.publish(|file| encoded.write(file));
+        let mut map = None;
+        let written = target.publish(|file| {
+            let footer = encoded.write(file)?;
+            // What cannot be mapped now is mapped by its name.
+            map = file.map(footer.file_len).ok().flatten();
+            Ok(footer)
+        });
         let (path, footer) = written.map_err(|error| self.in_doubt(name.first, error))?;
         if Bug::UnlockBeforeFlush.is_on() {
             self.lock.raise();
@@ -385,7 +393,7 @@ impl Writer {
             unless(Bug::SegmentName, || self.flush_names(&segments, name.first))?;
         }
         self.lock.raise_by(Span { first: name.first, last: name.last });
-        self.committed = Some(Committed { path, footer, hashes });
+        self.committed = Some(Committed { path, footer, map, hashes });
         self.since_checkpoint += name.last - name.first + 1;
         Ok(())
     }
@@ -398,10 +406,10 @@ impl Writer {
     /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
     /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
     fn take_in(&mut self, view: &mut View) {
-        let Some(Committed { path, footer, hashes }) = self.committed.take() else { return };
+        let Some(Committed { path, footer, map, hashes }) = self.committed.take() else { return };
         // Until it is part of the view the view is not complete, whatever happens here.
         let counter = self.counter.take();
-        let added = Segment::written(&*self.vfs, &path, footer).and_then(|segment| {
+        let added = Segment::written(&*self.vfs, &path, footer, map).and_then(|segment| {
             let segment = Arc::new(segment);
             view.add(Arc::clone(&segment), None)?;
             self.recent.add(view, &segment, &hashes);

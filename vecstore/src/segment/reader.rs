@@ -47,10 +47,13 @@ impl Segment {
         Self::from_mapping(path, name, map)
     }
 
-    /// Maps a segment that this process has just written, with this footer. Nothing of it is looked at: that would fetch the
-    /// pages of its end, one after the other, with a commit waiting.
-    pub fn written(vfs: &dyn Vfs, path: &Path, footer: Footer) -> Result<Self> {
-        let map = vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?;
+    /// A segment that this process has just written, with this footer, and has mapped, unless that could not be done. Nothing of it
+    /// is looked at: that would fetch the pages of its end, one after the other, with a commit waiting.
+    pub fn written(vfs: &dyn Vfs, path: &Path, footer: Footer, map: Option<Mapping>) -> Result<Self> {
+        let map = match map {
+            Some(map) => map,
+            None => vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?,
+        };
         if map.len() as u64 != footer.file_len {
             let detail = format!("expected a file of {} bytes, found {}", footer.file_len, map.len());
             return Err(Error::damaged(path, "footer", detail));

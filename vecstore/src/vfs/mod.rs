@@ -107,6 +107,11 @@ pub trait VfsFile {
     }
     /// Makes the data and length durable.
     fn flush(&mut self) -> io::Result<()>;
+    /// Maps the first `len` bytes of what was written, for a reader in this process: so the file need not be opened again.
+    /// `None` where that cannot be done; it is mapped by its name then.
+    fn map(&mut self, _len: u64) -> io::Result<Option<Mapping>> {
+        Ok(None)
+    }
 }
 
 /// A file that carries an advisory lock and a small record that is written in place and never flushed.

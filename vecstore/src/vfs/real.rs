@@ -53,7 +53,7 @@ fn not_regular(what: &str) -> io::Error {
 
 impl Vfs for RealFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        Ok(Box::new(RealFile(File::options().write(true).create_new(true).open(path)?)))
+        Ok(Box::new(RealFile(File::options().read(true).write(true).create_new(true).open(path)?)))
     }
 
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
@@ -75,12 +75,7 @@ impl Vfs for RealFs {
             return Ok(Mapping::heap(&[]));
         }
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the file is mapped read-only and private to readers. This crate never writes to, truncates or
-        // extends a file under its final name (it replaces names), so the bytes do not change under the slice.
-        // Another program that truncates the file behind our back can end this process with SIGBUS; that is
-        // outside the contract and documented in docs/DURABILITY.md.
-        let map = unsafe { memmap2::MmapOptions::new().len(len).map(&file) }?;
-        Ok(Mapping::mapped(map))
+        map_file(&file, len)
     }
 
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
@@ -221,6 +216,15 @@ fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: us
     Ok(())
 }
 
+fn map_file(file: &File, len: usize) -> io::Result<Mapping> {
+    // SAFETY: the file is mapped read-only and private to readers. This crate never writes to, truncates or
+    // extends a file under its final name (it replaces names), nor what it has mapped while it writes it, so the bytes do
+    // not change under the slice. Another program that truncates the file behind our back can end this process with SIGBUS;
+    // that is outside the contract and documented in docs/DURABILITY.md.
+    let map = unsafe { memmap2::MmapOptions::new().len(len).map(file) }?;
+    Ok(Mapping::mapped(map))
+}
+
 struct RealFile(File);
 
 impl VfsFile for RealFile {
@@ -263,6 +267,11 @@ impl VfsFile for RealFile {
         return self.0.sync_data();
         #[cfg(not(target_vendor = "apple"))]
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        map_file(&self.0, len).map(Some)
     }
 }
 
