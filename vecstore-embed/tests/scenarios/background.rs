@@ -57,11 +57,9 @@ fn a_run_is_started_watched_stopped_and_goes_on() {
     let text = said(of_store("status", &store, &[])).out;
     assert!(text.contains("left      ") && text.contains(": working, "), "{text}");
 
-    let began = Instant::now();
     let stopped = said(of_store("stop", &store, &[]));
     assert_eq!(stopped.code, 0, "{}{}", stopped.out, stopped.err);
     assert!(stopped.out.contains(": stopped after "), "{}", stopped.out);
-    assert!(began.elapsed() < Duration::from_secs(20));
     let idle = status(&store);
     assert_eq!((&idle["live"], &idle["left"]), (&Value::from(0), &Value::Null), "{idle}");
     let ended = idle["runs"][0].clone();

@@ -46,29 +46,32 @@ fn a_killed_run_goes_on_to_the_same_store() {
     let undisturbed_for = began.elapsed();
     let expected = contents(&undisturbed);
 
-    // Half of the time an undisturbed run takes is spread over the kills, so that each of them finds work to do.
+    // Half of the time an undisturbed run takes is spread over the kills, so that most of them find work to do. On a machine
+    // that others use one run may be much faster than another, and end before it is killed.
     let store = place.join("photos.vecs");
     let longest = undisturbed_for.div_f64(f64::from(kills));
     let seed = began.elapsed().as_nanos() as u64;
     println!("{} inputs, {kills} kills, {undisturbed_for:?} undisturbed, seed {seed}", expected.len());
-    let mut state = seed;
+    let (mut state, mut killed) = (seed, 0);
     for kill in 0..kills {
         let before = entries(&store);
         let mut child =
             run(&photos, &store, &["--quiet", batch[0], batch[1]]).stdout(Stdio::null()).spawn().unwrap();
+        // At once after the first commit, when nearly all is left to do.
         if kill == 0 {
             wait_for_a_commit(&store, 0);
+        } else {
+            thread::sleep(longest.mul_f64(random(&mut state)));
         }
-        thread::sleep(longest.mul_f64(random(&mut state)));
-        assert_eq!(child.try_wait().unwrap(), None, "ended before it was killed; seed {seed}");
         child.kill().unwrap();
-        child.wait().unwrap();
+        let ended = child.wait().unwrap();
         let after = entries(&store);
-        println!("kill {kill}: {before} entries before, {after} after");
-        assert!(after >= before && after < expected.len() as u64, "seed {seed}");
+        println!("kill {kill}: {before} entries before, {after} after, {ended}");
+        assert!(after >= before && after <= expected.len() as u64, "seed {seed}");
+        assert!(ended.success() || ended.code().is_none(), "{ended}; seed {seed}");
+        killed += u32::from(ended.code().is_none());
     }
-    let left = expected.len() as u64 - entries(&store);
-    assert!(left > 0, "there was something left to do");
+    assert!(killed > 0, "none was killed; seed {seed}");
     assert!(finish(&photos, &store).success());
     assert_same(&contents(&store), &expected);
     let again = run(&photos, &store, &["--json", "--quiet"]).output().unwrap();
