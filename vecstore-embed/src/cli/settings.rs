@@ -258,7 +258,7 @@ mod tests {
                     _ => ("7", vec![format!("--{long}=7")]),
                 };
                 let expected: Vec<OsString> = expected.into_iter().map(OsString::from).collect();
-                for name in spellings(option) {
+                for name in [long].into_iter().chain(option.get_all_aliases().unwrap_or_default()) {
                     let typed = ["vecstore-embed", sub.get_name()].map(OsString::from).to_vec();
                     let asked = format!("VECSTORE_EMBED_{}", name.replace('-', "_").to_uppercase());
                     let variable = |known: &str| (known == asked).then(|| OsString::from(value));

@@ -233,6 +233,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_time_of_a_stage_is_divided() {
+        let mut stages = Stages::default();
+        stages.infer.working = Duration::from_secs(5);
+        stages.infer.waited_for_input = Duration::from_secs(3);
+        stages.infer.waited_for_output = Duration::from_secs(2);
+        let told = busy(&stages);
+        assert!(told.contains("the model 50 % (waited for input 30 %, for output 20 %)"), "{told}");
+    }
+
+    #[test]
     fn words_survive_a_shell() {
         assert_eq!(quoted("--folder=/a/b_1.x"), "--folder=/a/b_1.x");
         assert_eq!(quoted("it's here"), r"'it'\''s here'");
