@@ -117,7 +117,12 @@ fn run(inner: &Inner, signal: &Signal) {
     loop {
         signal.wait(&inner.commits, looked_at);
         looked_at = inner.commits.load(Ordering::SeqCst);
-        let outcome = inner.merge_in_background(&pace).map(drop);
+        let outcome = inner.merge_in_background(&pace);
+        if matches!(outcome, Ok(false)) {
+            // Somebody else is merging, and may not know of the last commits.
+            looked_at = looked_at.wrapping_sub(1);
+        }
+        let outcome = outcome.map(drop);
         if signal.stop.load(Ordering::Relaxed) {
             return;
         }

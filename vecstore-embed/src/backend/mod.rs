@@ -243,7 +243,9 @@ fn first_that_works(
     libraries: &[PathBuf],
 ) -> Result<Option<Box<dyn Backend>>> {
     let mut without_device = None;
-    for library in libraries {
+    // A process has one library: once one is in use, the others have been tried.
+    let loaded = onnxruntime::loaded().map(|runtime| vec![runtime.path]);
+    for library in loaded.as_deref().unwrap_or(libraries) {
         match onnxruntime::open(model, library, options) {
             Ok(backend) => return Ok(Some(backend)),
             // The library is no use. What else fails (the model, most likely) is not its fault.

@@ -23,7 +23,8 @@ Examples:
 Says which library, which driver and which cards there are; loads the model with the given options; counts where its
 operators run; compares a batch with the same pictures one at a time, and a card with the processor; and measures each
 stage by itself. Give it the options of the run that is in question. Nothing is stored.
-Exit codes: 0 all is well, 1 failed, or a batch gives other vectors than single pictures, 2 wrong use of the command line.";
+Exit codes: 0 all is well, 1 failed, or a batch gives other vectors than single
+pictures, or a card than the processor, 2 wrong use of the command line.";
 
 /// Show what a run would use on this machine, whether it computes what it should, and how fast each stage is
 #[derive(Debug, Args)]
@@ -80,7 +81,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
     } else {
         print(&report_text(&name, &report, args, on_gpu))?;
     }
-    Ok(if report.batch.is_same() { 0 } else { EXIT_FAILED })
+    let is_right = report.batch.is_same() && report.processor.as_ref().is_none_or(Apart::is_same);
+    Ok(if is_right { 0 } else { EXIT_FAILED })
 }
 
 fn examination(args: &DoctorArgs) -> Result<(String, Report), Failure> {
@@ -141,7 +143,7 @@ fn around_text(around: &Surroundings) -> String {
                 );
             }
         }
-        Err(none) => line(&mut text, "driver", &none.found),
+        Err(none) => line(&mut text, "driver", &format!("{}; {}", none.found, none.remedy)),
     }
     text
 }

@@ -39,6 +39,15 @@ pub(crate) struct StartArgs {
     run: RunArgs,
 }
 
+/// The words of a run: the subcommand comes first, whatever else is called "start".
+fn as_run(words: &[OsString]) -> Vec<OsString> {
+    let mut words = words.to_vec();
+    if let Some(command) = words.iter_mut().find(|word| *word == "start") {
+        *command = "run".into();
+    }
+    words
+}
+
 pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
     if args.run.lists_stdin() {
         let text = "start cannot read a list from standard input: write it to a file, and name that";
@@ -47,9 +56,7 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
     let said = runs.folder().join(format!("start-{}-{}.out", now() as u64, process::id()));
-    let words =
-        arguments.iter().skip(1).map(|word| if word == "start" { "run".into() } else { word.clone() });
-    let mut child = spawn(words, &said).map_err(Failure::Start)?;
+    let mut child = spawn(as_run(arguments.get(1..).unwrap_or_default()), &said).map_err(Failure::Start)?;
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().map_err(Failure::Start)? {
@@ -89,7 +96,7 @@ fn started(args: &StartArgs, run: &Known) -> String {
     )
 }
 
-fn spawn(words: impl Iterator<Item = OsString>, said: &std::path::Path) -> io::Result<Child> {
+fn spawn(words: Vec<OsString>, said: &std::path::Path) -> io::Result<Child> {
     let out = File::create(said)?;
     Command::new(env::current_exe()?)
         .args(words)
@@ -106,4 +113,19 @@ pub(super) fn detach() -> Result<(), Failure> {
     let _ = rustix::process::setsid();
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(Failure::Signals)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_command_is_another() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(
+            as_run(&words("start --folder start --store start")),
+            words("run --folder start --store start")
+        );
+        assert_eq!(as_run(&words("--verbose start --store s")), words("--verbose run --store s"));
+    }
 }

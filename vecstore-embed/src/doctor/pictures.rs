@@ -1,7 +1,7 @@
 //! The pictures that an examination works on.
 
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
@@ -9,10 +9,13 @@ use image::{Rgb, RgbImage};
 
 use crate::model::Model;
 use crate::picture::{self, DecodeLimits};
+use crate::scan::HEAD;
 use crate::{Error, Result};
 
 /// Files that are opened before the search for pictures is given up.
 const MOST_LOOKED_AT: usize = 10_000;
+/// Larger files are left out, as a run rejects them.
+const MOST_BYTES: u64 = 512 << 20;
 
 /// Pictures as they lie on a disk, in memory.
 #[derive(Clone, Debug)]
@@ -50,7 +53,10 @@ impl Pictures {
         let unreadable = |source| Error::FolderUnreadable { path: folder.to_owned(), source };
         let mut files = Vec::new();
         let (mut folders, mut looked_at) = (vec![folder.to_owned()], 0);
-        while let Some(next) = folders.pop() {
+        while let Some(next) = folders.pop()
+            && files.len() < count.max(1)
+            && looked_at < MOST_LOOKED_AT
+        {
             let mut entries: Vec<PathBuf> = match next.read_dir() {
                 Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
                 Err(error) if next == folder => return Err(unreadable(error)),
@@ -62,18 +68,22 @@ impl Pictures {
                     folders.push(path);
                 } else if looked_at < MOST_LOOKED_AT && files.len() < count.max(1) && path.is_file() {
                     looked_at += 1;
-                    if let Ok(bytes) = fs::read(&path)
-                        && picture::sniff(&bytes).is_some()
-                    {
+                    if let Some(bytes) = read_picture(&path) {
                         files.push((path, bytes));
                     }
                 }
             }
         }
-        match files.is_empty() {
-            true => Err(unreadable(io::Error::new(io::ErrorKind::NotFound, "no picture in it"))),
-            false => Ok(Pictures { files }),
+        if !files.is_empty() {
+            return Ok(Pictures { files });
         }
+        let found = match looked_at < MOST_LOOKED_AT {
+            true => "no picture in it".to_owned(),
+            false => {
+                format!("no picture among the first {MOST_LOOKED_AT} files; name a folder that has some")
+            }
+        };
+        Err(unreadable(io::Error::new(io::ErrorKind::NotFound, found)))
     }
 
     /// How many there are.
@@ -117,8 +127,23 @@ impl Pictures {
     }
 }
 
+/// A file's bytes, if it begins as a picture does. Others may be of any size, and are not read any further.
+fn read_picture(path: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
+    picture::sniff(&bytes)?;
+    if file.metadata().ok()?.len() > MOST_BYTES {
+        return None;
+    }
+    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -132,6 +157,14 @@ mod tests {
             fs::write(dir.path().join(name), bytes).unwrap();
         }
         fs::write(dir.path().join("a/text.jpg"), "Dear diary").unwrap();
+        // Neither a sparse file of a terabyte nor one that begins as a picture does is read.
+        for (name, head) in [("0-disk.img", 0), ("0.jpg", 64)] {
+            let large = File::create(dir.path().join(name)).unwrap();
+            large.set_len(1 << 40).unwrap();
+            if head > 0 {
+                std::os::unix::fs::FileExt::write_all_at(&large, &bytes[0][..head], 0).unwrap();
+            }
+        }
         assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().len(), 3);
         assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();

@@ -189,8 +189,9 @@ fn convolve(
     // A pass is left out by the resizer when the window on that side is whole and keeps its size.
     let down = algorithm.crop(0.0, top - f64::from(first_row), columns.kept.into(), high);
     if rows.step < FINE {
-        let across = algorithm.crop(left, 0.0, wide, tall.into());
-        return convolve_finely(picture, (first_row, tall), (columns.kept, rows.kept), &[across, down]);
+        let across = |tall: u32| algorithm.crop(left, 0.0, wide, tall.into());
+        let kept = (columns.kept, rows.kept);
+        return convolve_finely(picture, (first_row, tall), kept, across, &down, STRIP);
     }
     let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
         .map_err(|e| e.to_string())?;
@@ -209,16 +210,21 @@ fn convolve(
 /// Rows of the source for each row kept, below which sums are computed with floating point.
 const FINE: f64 = 2.0;
 
+/// Pixels that are converted at a time.
+const STRIP: u32 = 1 << 20;
+
 /// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in between.
 fn convolve_finely(
     picture: &RgbImage,
     (first_row, tall): (u32, u32),
     (width, height): (u32, u32),
-    [across, down]: &[ResizeOptions; 2],
+    across: impl Fn(u32) -> ResizeOptions,
+    down: &ResizeOptions,
+    pixels_at_once: u32,
 ) -> std::result::Result<Vec<u8>, String> {
     let pixel = |levels: &[u8; 3]| F32x3::new(levels.map(f32::from));
-    let rows = picture.as_raw().as_chunks().0.iter().skip(picture.width() as usize * first_row as usize);
-    let source: Vec<F32x3> = rows.take(picture.width() as usize * tall as usize).map(pixel).collect();
+    let row = picture.width() as usize;
+    let rows = picture.as_raw().as_chunks().0.iter().skip(row * first_row as usize).take(row * tall as usize);
     let pass = |from: &[F32x3], (wide, high), (width, height), options: &ResizeOptions| {
         let source = TypedImageRef::new(wide, high, from).map_err(|e| e.to_string())?;
         let mut target = TypedImage::<F32x3>::new(width, height);
@@ -230,8 +236,16 @@ fn convolve_finely(
             target.pixels().iter().flat_map(|levels| levels.0.map(|level| (level + 0.5) as u8)).collect(),
         )
     };
-    let narrowed: Vec<u8> = pass(&source, (picture.width(), tall), (width, tall), across)?;
-    let narrowed: Vec<F32x3> = narrowed.as_chunks().0.iter().map(pixel).collect();
+    // Some rows at a time: a wide picture would take four times its own memory.
+    let strip = (pixels_at_once / picture.width()).max(1);
+    let mut rows = rows.map(pixel);
+    let mut narrowed: Vec<F32x3> = Vec::with_capacity(width as usize * tall as usize);
+    for first in (0..tall).step_by(strip as usize) {
+        let high = strip.min(tall - first);
+        let source: Vec<F32x3> = rows.by_ref().take(row * high as usize).collect();
+        let levels: Vec<u8> = pass(&source, (picture.width(), high), (width, high), &across(high))?;
+        narrowed.extend(levels.as_chunks().0.iter().map(pixel));
+    }
     pass(&narrowed, (width, tall), (width, height), down)
 }
 
@@ -255,6 +269,21 @@ mod tests {
             ..PreprocessOverrides::default()
         };
         Preprocess::from_overrides(&options).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_picture_in_strips_is_the_picture() {
+        let picture =
+            RgbImage::from_fn(300, 90, |x, y| image::Rgb([x * 7 + y * 3, x * y, y * 11].map(|v| v as u8)));
+        let algorithm = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+        let across = |tall: u32| algorithm.crop(20.0, 0.0, 250.0, tall.into());
+        let down = algorithm.crop(0.0, 5.5, 50.0, 60.0);
+        let fine = |pixels| convolve_finely(&picture, (10, 70), (50, 40), across, &down, pixels).unwrap();
+        let whole = fine(u32::MAX);
+        assert_eq!(whole.len(), 50 * 40 * 3);
+        for pixels in [1, 300 * 7, 300 * 69] {
+            assert_eq!(fine(pixels), whole, "{pixels}");
+        }
     }
 
     #[test]
