@@ -31,7 +31,19 @@ const LINE_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Company {
     recorder: Option<Arc<Recorder>>,
     log: RunLog,
+    stop: StopFlag,
+    /// The log says that it was asked to stop.
+    told: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+}
+
+/// Writes to the log, once, that the run was asked to stop. Says whether it was.
+fn tell_if_asked(stop: &StopFlag, told: &AtomicBool, log: &RunLog) -> bool {
+    let asked = stop.is_raised();
+    if asked && !told.swap(true, Ordering::SeqCst) {
+        log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
+    }
+    asked
 }
 
 impl Company {
@@ -53,21 +65,22 @@ impl Company {
             log.open(file);
             log.write(Level::Info, &format!("run {} begins, process {}", recorder.id(), process::id()));
         }
-        let company = Company { recorder, log: log.clone(), ended: Arc::default() };
-        company.watch(stop, display.clone());
+        let company =
+            Company { recorder, log: log.clone(), stop, told: Arc::default(), ended: Arc::default() };
+        company.watch(display.clone());
         company
     }
 
     /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What is committed
     /// stays; what is not is missing, and is found again.
-    fn watch(&self, stop: StopFlag, display: Display) {
+    fn watch(&self, display: Display) {
         let (recorder, log, ended) = (self.recorder.clone(), self.log.clone(), Arc::clone(&self.ended));
+        let (stop, told) = (self.stop.clone(), Arc::clone(&self.told));
         thread::spawn(move || {
             let (mut asked, mut line_at) = (None, Instant::now() + LINE_EVERY);
             while !ended.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(100));
-                if stop.is_raised() && asked.is_none() {
-                    log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
+                if tell_if_asked(&stop, &told, &log) && asked.is_none() {
                     asked = Some(Instant::now());
                 }
                 if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !ended.load(Ordering::SeqCst) {
@@ -113,6 +126,8 @@ impl Company {
     /// Tells how the run ended.
     pub(super) fn leave(&self, outcome: &Result<Summary, Failure>) {
         self.ended.store(true, Ordering::SeqCst);
+        // It may have ended before the next look.
+        tell_if_asked(&self.stop, &self.told, &self.log);
         let (how, code) = match outcome {
             Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
             Err(error) => (error.to_string(), error.exit_code()),
