@@ -268,27 +268,44 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     names
 }
 
+/// Files that one named checkpoint lists and that are not there, of which each is told: a damaged one may list any number.
+const MOST_OF_ONE: usize = 1000;
+
 /// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what is wrong with one
 /// itself is told with its bitmaps.
 fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
+    // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
+    let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     for name in versions::names(vfs, dir).unwrap_or_default() {
         let Ok(version) = versions::read(vfs, dir, &name) else { continue };
-        for record in version.body.segments {
-            let path = dir.join(SEGMENTS).join(record.name().to_string());
-            // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
-            if report.faults.iter().any(|fault| fault.path == path) {
-                continue;
-            }
-            let detail = match seen.opened.get(&record.name()) {
-                Some(segment) if SegmentRecord::of(segment) == record => continue,
-                Some(_) => format!("the named checkpoint \"{name}\" lists another file of this name"),
-                // One that came after the first look.
-                None if vfs.metadata(&path).is_ok() => continue,
-                None => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
-            };
-            let lists_it = |now: Manifest| now.body.segments.contains(&record);
-            if versions::read(vfs, dir, &name).is_ok_and(lists_it) {
+        let wrong: Vec<(SegmentRecord, PathBuf, String)> = version
+            .body
+            .segments
+            .into_iter()
+            .filter_map(|record| {
+                let path = dir.join(SEGMENTS).join(record.name().to_string());
+                let detail = match seen.opened.get(&record.name()) {
+                    _ if told.contains(&path) => return None,
+                    Some(segment) if SegmentRecord::of(segment) == record => return None,
+                    Some(_) => format!("the named checkpoint \"{name}\" lists another file of this name"),
+                    // One that came after the first look.
+                    None if vfs.metadata(&path).is_ok() => return None,
+                    None => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
+                };
+                Some((record, path, detail))
+            })
+            .take(MOST_OF_ONE)
+            .collect();
+        if wrong.is_empty() {
+            continue;
+        }
+        let Ok(now) = versions::read(vfs, dir, &name) else { continue };
+        let listed: HashMap<SegmentName, &SegmentRecord> =
+            now.body.segments.iter().map(|record| (record.name(), record)).collect();
+        for (record, path, detail) in wrong {
+            if listed.get(&record.name()).is_some_and(|now| **now == record) {
                 report.fault(&path, "file", Error::damaged(&path, "file", detail));
+                told.insert(path);
             }
         }
     }
