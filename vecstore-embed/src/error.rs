@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder could not be read or written.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
+    #[error("cannot {action} {path}: {source}; {remedy}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -21,6 +21,8 @@ pub enum Error {
         /// The system's answer.
         #[source]
         source: io::Error,
+        /// What to do about it.
+        remedy: &'static str,
     },
 
     /// A model that cannot be used as it is.
@@ -90,7 +92,8 @@ pub enum Error {
     },
 
     /// A backend failed while it ran a model that it had accepted.
-    #[error("{backend} could not run {model}: {found}; the pictures of this batch are not stored, run again")]
+    #[error("{backend} could not run {model}: {found}; the pictures of this batch are not stored: run again, \
+             or let vecstore-embed doctor try the model and the device")]
     Inference {
         /// Name and version of the backend.
         backend: String,
@@ -165,6 +168,18 @@ pub enum Error {
         /// What the operating system said.
         #[source]
         source: io::Error,
+    },
+
+    /// A folder whose pictures were to be tried has none.
+    #[error(
+        "{}: expected pictures in this folder, found none among {looked_at} files; name a folder that has some",
+        path.display()
+    )]
+    NoPictures {
+        /// The folder, as it was given.
+        path: PathBuf,
+        /// How many files were looked at.
+        looked_at: usize,
     },
 
     /// The folder to run over is (a part of) the store.
@@ -242,11 +257,17 @@ pub enum Error {
 
     /// A setting of the store that this crate did not write like that.
     #[error(
-        "the store's setting {name:?} cannot be used: found {value:?}; it was changed by another program"
+        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; another program, or a newer \
+         version of this one, wrote it: use that version, or go back to a backup",
+        of_store(store.as_deref())
     )]
     BadSetting {
+        /// The store; `None` when settings were read that nobody said the store of.
+        store: Option<PathBuf>,
         /// Name of the setting.
         name: String,
+        /// What this crate writes there.
+        expected: &'static str,
         /// Its value.
         value: String,
     },
@@ -296,7 +317,7 @@ pub enum Error {
     },
 
     /// The picture to search with is no picture.
-    #[error("{}: this picture cannot be used: {reason}", path.display())]
+    #[error("{}: this picture cannot be used: {reason}; give another one, or mend this one", path.display())]
     BadPicture {
         /// The picture.
         path: PathBuf,
@@ -336,10 +357,25 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same error, naming the store whose settings could not be read. Others are what they were.
+    #[must_use]
+    pub fn of_store(mut self, path: &Path) -> Self {
+        if let Error::BadSetting { store, .. } = &mut self {
+            *store = Some(path.to_owned());
+        }
+        self
+    }
+}
+
 impl From<vecstore::Error> for Error {
     fn from(error: vecstore::Error) -> Self {
         Error::Store(Box::new(error))
     }
+}
+
+fn of_store(store: Option<&Path>) -> String {
+    store.map_or_else(|| "the store".to_owned(), |store| store.display().to_string())
 }
 
 fn times(failures: u32) -> String {

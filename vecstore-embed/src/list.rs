@@ -33,6 +33,7 @@ impl List {
             path: path.to_owned(),
             action: "read the list",
             source,
+            remedy: "--list takes a file with one path or JSON object per line, or '-' for standard input",
         })?;
         let (path, base) = (path.to_owned(), base.to_owned());
         Ok(List { path, lines: BufReader::new(lines), number: 0, base, filter })
@@ -46,7 +47,10 @@ impl List {
             let mut limited = io::Read::take(&mut self.lines, MAX_LINE as u64);
             match limited.read_until(b'\n', &mut line) {
                 Ok(0) => return None,
-                Ok(MAX_LINE) => return Some(Err(io::Error::other("a line of more than a mebibyte"))),
+                Ok(MAX_LINE) => return Some(Err(io::Error::other(
+                        "expected a path or a JSON object per line, found a line of more than a mebibyte; \
+                         what follows it is not read: write one line per picture, and run again",
+                    ))),
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -94,6 +98,10 @@ impl Iterator for List {
     }
 }
 
+fn bad(found: &str) -> io::Error {
+    io::Error::other(format!("expected a path, a JSON string, or a JSON object with a \"path\", found {found}"))
+}
+
 /// The path that a line names.
 fn named(line: &[u8]) -> io::Result<PathBuf> {
     let text = match line.trim_ascii_start().first() {
@@ -101,10 +109,11 @@ fn named(line: &[u8]) -> io::Result<PathBuf> {
             Ok(serde_json::Value::String(path)) => path,
             Ok(serde_json::Value::Object(object)) => match object.get("path") {
                 Some(serde_json::Value::String(path)) => path.clone(),
-                _ => return Err(io::Error::other("expected an object with a \"path\"")),
+                _ => return Err(bad("an object without a \"path\" that is text")),
             },
-            Ok(_) => return Err(io::Error::other("expected a path")),
-            Err(error) => return Err(io::Error::other(format!("expected JSON: {error}"))),
+            // A line that begins with a quote or a brace can be no other JSON.
+            Ok(_) => return Err(bad("other JSON")),
+            Err(error) => return Err(bad(&format!("no JSON ({error}); a path that begins like this is written as ./{{…"))),
         },
         _ => return Ok(OsStr::from_bytes(line).into()),
     };
@@ -145,11 +154,15 @@ mod tests {
             .collect();
         assert_eq!(found[..4], ["a.jpg", "other b", "ü c.png", "a.jpg"]);
         assert!(found[4].starts_with("unreadable gone.jpg: No such file"), "{}", found[4]);
-        assert_eq!(found[5], "unreadable list:7: expected an object with a \"path\"");
+        assert_eq!(found[5], "unreadable list:7: expected a path, a JSON string, or a JSON object with a \"path\", found an object without a \
+             \"path\" that is text");
         assert_eq!(found[6], "skipped ");
-        assert!(found[7].starts_with("unreadable list:9: expected JSON"), "{}", found[7]);
+        assert!(found[7].starts_with("unreadable list:9: expected a path"), "{}", found[7]);
+        assert!(found[7].contains("found no JSON (") && found[7].contains("written as ./{"), "{}", found[7]);
         assert_eq!(found.len(), 8);
         let gone = List::open(&base.join("no-list"), &base, Arc::default()).unwrap_err();
-        assert!(gone.to_string().contains("cannot read the list"), "{gone}");
+        let gone = gone.to_string();
+        assert!(gone.contains("cannot read the list") && gone.contains("no-list: No such file"), "{gone}");
+        assert!(gone.contains("one path or JSON object per line, or '-' for standard input"), "{gone}");
     }
 }

@@ -157,6 +157,7 @@ impl Model {
             path: path.to_owned(),
             action: "read the model",
             source,
+            remedy: "give the path of an ONNX file that this user may read",
         })?;
         let declared = declared(&path.display().to_string(), &bytes)?;
         let parts = Parts {
@@ -366,6 +367,7 @@ fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preproces
         path: config.clone(),
         action: "look for",
         source,
+        remedy: "the model's folder has to be one that this user may read: check its permissions and its drive",
     })?;
     if exists {
         return match (Preprocess::from_config_file_with(&config, overrides), overrides.is_complete()) {
@@ -400,7 +402,12 @@ fn hash_weights(model: &Path, declared: &Declared) -> Result<Vec<(String, blake3
         let read = File::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
         match read {
             Ok(()) => Ok((file.to_string_lossy().into_owned(), hasher.finalize())),
-            Err(source) => Err(Error::Io { path, action: "read the weights", source }),
+            Err(source) => Err(Error::Io {
+                path,
+                action: "read the weights",
+                source,
+                remedy: "the model names this file: put it beside the model, as it was exported",
+            }),
         }
     };
     declared.weight_files.iter().map(hash).collect()

@@ -80,31 +80,56 @@ impl ModelSpec {
 
     /// Reads what was recorded; the built-in model where nothing was.
     pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self> {
-        let get = |name: &str| settings.get(name).filter(|value| !value.is_empty());
-        let bad =
-            |name: &str, value: &str| Error::BadSetting { name: name.to_owned(), value: value.to_owned() };
-        fn parsed<T: FromStr<Err = Error>>(value: Option<&String>) -> Result<Option<T>> {
-            value.map(|value| value.parse()).transpose()
-        }
-        let triple = |name| get(name).map(|value| parse_triple(value)).transpose();
-        let file = match get("model") {
+        let recorded = Recorded(settings);
+        let file = match recorded.get("model") {
             None => None,
             Some(value) if value == BUILTIN => None,
-            Some(value) => Some(decode_path(value).ok_or_else(|| bad("model", value))?),
+            Some(value) => {
+                Some(decode_path(value).ok_or_else(|| bad("model", "the path of a model", value))?)
+            }
         };
         let overrides = PreprocessOverrides {
-            size: parsed(get("model.size"))?,
-            crop: parsed(get("model.crop"))?,
-            mean: triple("model.mean")?,
-            std: triple("model.std")?,
-            channel_order: parsed(get("model.channel_order"))?,
-            filter: parsed(get("model.filter"))?,
-            jpeg: parsed(get("model.jpeg"))?,
+            size: recorded.parsed("model.size")?,
+            crop: recorded.parsed("model.crop")?,
+            mean: recorded.with("model.mean", parse_triple)?,
+            std: recorded.with("model.std", parse_triple)?,
+            channel_order: recorded.parsed("model.channel_order")?,
+            filter: recorded.parsed("model.filter")?,
+            jpeg: recorded.parsed("model.jpeg")?,
         };
-        let normalise = parsed(get("model.normalise"))?;
-        let precision = parsed(get("model.precision"))?;
-        Ok(ModelSpec { file, overrides, output: get("model.output").cloned(), normalise, precision })
+        let normalise = recorded.parsed("model.normalise")?;
+        let precision = recorded.parsed("model.precision")?;
+        let output = recorded.get("model.output").cloned();
+        Ok(ModelSpec { file, overrides, output, normalise, precision })
     }
+}
+
+/// The settings of a store.
+struct Recorded<'a>(&'a BTreeMap<String, String>);
+
+impl Recorded<'_> {
+    fn get(&self, name: &str) -> Option<&String> {
+        self.0.get(name).filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T: FromStr<Err = Error>>(&self, name: &str) -> Result<Option<T>> {
+        self.with(name, str::parse)
+    }
+
+    /// The value of a setting, read as that of an option is. Nobody typed it, so what is wrong with it is said of the
+    /// setting, not of an option.
+    fn with<T>(&self, name: &str, read: impl Fn(&str) -> Result<T>) -> Result<Option<T>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let value = read(value).map_err(|error| match error {
+            Error::BadValue { expected, .. } => bad(name, expected, value),
+            other => other,
+        })?;
+        Ok(Some(value))
+    }
+}
+
+fn bad(name: &str, expected: &'static str, value: &str) -> Error {
+    Error::BadSetting { store: None, name: name.to_owned(), expected, value: value.to_owned() }
 }
 
 #[cfg(test)]
@@ -148,7 +173,10 @@ mod tests {
             ("model.precision", "f8"),
         ] {
             let settings = BTreeMap::from([(name.to_owned(), value.to_owned())]);
-            assert!(ModelSpec::from_settings(&settings).is_err(), "{name}");
+            let error = ModelSpec::from_settings(&settings).unwrap_err().of_store("/photos.vecs".as_ref());
+            let said = format!("/photos.vecs: the setting {name:?} cannot be used: expected ");
+            assert!(error.to_string().starts_with(&said), "{error}");
+            assert!(error.to_string().contains(&format!("found {value:?}; another program")), "{error}");
         }
     }
 }

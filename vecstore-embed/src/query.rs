@@ -30,8 +30,12 @@ pub fn embed_picture(
     path: &Path,
     limits: &DecodeLimits,
 ) -> Result<Vec<f32>> {
-    let bytes =
-        fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let bytes = fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        action: "read the picture",
+        source,
+        remedy: "give the path of a picture that this user may read",
+    })?;
     embed_bytes(model, backend, &bytes, path, limits)
 }
 

@@ -110,7 +110,12 @@ impl Roots {
     pub fn from_settings(settings: &BTreeMap<String, String>) -> Result<Self> {
         let mut found = Vec::new();
         for (setting, value) in settings {
-            let bad = || Error::BadSetting { name: setting.clone(), value: value.clone() };
+            let bad = || Error::BadSetting {
+                store: None,
+                name: setting.clone(),
+                expected: "a folder, after a number where the root has a name",
+                value: value.clone(),
+            };
             if setting == SETTING {
                 let dir = decode_path(value).ok_or_else(bad)?;
                 found.push((0, Root { name: FIRST_ROOT.to_owned(), dir }));
@@ -303,7 +308,8 @@ mod tests {
         {
             let settings = BTreeMap::from([(name.to_owned(), value.to_owned())]);
             let error = Roots::from_settings(&settings).unwrap_err().to_string();
-            assert!(error.contains(&format!("{name:?}")), "{error}");
+            assert!(error.contains(&format!("the store: the setting {name:?} cannot be used")), "{error}");
+            assert!(error.contains("expected a folder") && error.contains("go back to a backup"), "{error}");
         }
     }
 

@@ -47,7 +47,7 @@ pub fn verify_sample(
     at_least: f64,
 ) -> Result<Sampled> {
     store.check_fingerprint(model.fingerprint())?;
-    let roots = Roots::from_settings(&store.settings())?;
+    let roots = Roots::from_settings(&store.settings()).map_err(|error| error.of_store(store.path()))?;
     let snapshot = store.snapshot();
     let mut sampled = Sampled { lowest: 1.0, ..Sampled::default() };
     for key in chosen(&snapshot, count, seed)? {

@@ -99,7 +99,7 @@ fn members(tar: &Path, filter: &Filter, sink: &Sender<Found>) -> io::Result<()> 
     let length = file.metadata()?.len();
     let mut head = [0; 2];
     if file.read(&mut head)? == 2 && head == [0x1f, 0x8b] {
-        return Err(io::Error::other("compressed with gzip; unpack it first: gunzip keeps the tar file"));
+        return Err(io::Error::other("expected a tar file, found one compressed with gzip; unpack it first, with gunzip"));
     }
     file.seek(SeekFrom::Start(0))?;
     let mut archive = tar::Archive::new(file);
@@ -120,7 +120,12 @@ fn members(tar: &Path, filter: &Filter, sink: &Sender<Found>) -> io::Result<()> 
         } else if !has_picture_extension(&in_tar) {
             Found::Ignored(shown)
         } else if start.checked_add(size).is_none_or(|end| end > length) {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the tar file is cut off"));
+            let cut = format!(
+                "the tar file is cut off: expected {} up to byte {}, found {length} bytes; take it from its source again",
+                shown.display(),
+                start.saturating_add(size)
+            );
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cut));
         } else {
             Found::Member(Member { tar: tar.to_owned(), name, start, length: size })
         };

@@ -83,7 +83,10 @@ pub(super) fn check(library: &Path, device: &Device) -> Result<()> {
             return Err(refuse(format!("no {name} beside it: this build {what}"), WHEEL.to_owned()));
         }
         let needs = File::open(&file).and_then(|mut file| elf::needed(&mut file));
-        let needs = needs.map_err(|source| Error::Io { path: file, action: "read", source })?;
+        let needs = needs.map_err(|source| {
+            let remedy = "install onnxruntime-gpu again, in a place that this user may read";
+            Error::Io { path: file, action: "read the provider", source, remedy }
+        })?;
         needed.extend(needs.into_iter().filter(|need| !needed.contains(need)).collect::<Vec<_>>());
     }
     let cuda = cuda_of(&needed);

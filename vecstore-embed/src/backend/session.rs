@@ -39,6 +39,7 @@ impl Settings {
             path: std::env::temp_dir(),
             action: "create a folder in",
             source,
+            remedy: "make room there, or name another folder with TMPDIR",
         })?;
         let engines = fixed.map(|batch| engines(model, runtime, options, batch)).transpose()?;
         // The cores are needed to decode; what is left on the processor beside a card are small operators.
@@ -103,6 +104,7 @@ fn engines(model: &Model, runtime: &Runtime, options: &BackendOptions, batch: us
         path: folder.clone(),
         action: "create the engine cache",
         source,
+        remedy: "name a folder that this user may write to with --engine-cache",
     })?;
     Ok(folder)
 }

@@ -57,11 +57,15 @@ impl Log for Tee {
     }
 }
 
-/// Starts the logger: warnings; with `-v` what happens to single files, with `-vv` details of the libraries.
-/// `RUST_LOG` overrides both.
-pub(crate) fn start(verbose: u8, display: &Display, file: &RunLog) {
+/// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single files, with `-vv` details of the libraries.
+/// `RUST_LOG` overrides all of it.
+pub(crate) fn start(verbose: u8, quiet: bool, display: &Display, file: &RunLog) {
     let mut builder = Builder::new();
-    builder.filter_level(if verbose > 1 { LevelFilter::Debug } else { LevelFilter::Warn });
+    builder.filter_level(match (verbose, quiet) {
+        (0, true) => LevelFilter::Error,
+        (0 | 1, _) => LevelFilter::Warn,
+        _ => LevelFilter::Debug,
+    });
     if verbose == 1 {
         builder
             .filter_module("vecstore", LevelFilter::Info)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use vecstore_embed::runs::{LogLine, log_lines};
 
-use super::output::{Failure, Outcome, print, runs_of, shown};
+use super::output::{Failure, Outcome, find_run, print, runs_of, shown};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,15 +41,7 @@ pub(crate) struct LogsArgs {
 
 pub(crate) fn logs(args: &LogsArgs) -> Outcome {
     let runs = runs_of(&args.store)?;
-    let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
-    let run = match &args.run {
-        Some(name) => {
-            runs.find(name).map_err(failed)?.ok_or(Failure::NoRun(name.clone(), args.store.clone()))?
-        }
-        None => {
-            runs.list().map_err(failed)?.pop().ok_or(Failure::NoRun("last".to_owned(), args.store.clone()))?
-        }
-    };
+    let run = find_run(&runs, &args.store, args.run.as_deref())?;
     let human = io::stdout().is_terminal() && !args.json;
     let path = runs.log(&run.state.id);
     if !args.follow {

@@ -68,6 +68,12 @@ enum Command {
     Status(status::StatusArgs),
 }
 
+impl Command {
+    fn is_quiet(&self) -> bool {
+        matches!(self, Command::Run(args) if args.quiet)
+    }
+}
+
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     let variable = |name: &str| env::var_os(name);
@@ -80,7 +86,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let display = display::Display::new();
     let log = logging::RunLog::default();
-    logging::start(cli.verbose, &display, &log);
+    logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &display, &log),
         Command::Start(args) => start::start(&args, &arguments),

@@ -1,12 +1,13 @@
 //! The options that choose a model, its preprocessing and what it runs on; `run` and `search` share them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, value_parser};
+use vecstore::Store;
 use vecstore_embed::backend::{Device, Precision};
 use vecstore_embed::preprocess::{ChannelOrder, Filter, JpegScale, Resize, Sides, parse_triple};
 use vecstore_embed::{
-    BackendChoice, BackendOptions, DecodeLimits, ModelSpec, Normalise, PreprocessOverrides, Result,
+    BackendChoice, BackendOptions, DecodeLimits, Error, ModelSpec, Normalise, PreprocessOverrides, Result,
 };
 
 use super::models_dir;
@@ -80,6 +81,17 @@ impl ModelArgs {
     }
 }
 
+/// The model that filled a store, which has to be where it was.
+pub(crate) fn recorded_model(path: &Path, store: &Store) -> Result<ModelSpec> {
+    let spec = ModelSpec::from_settings(&store.settings()).map_err(|error| error.of_store(path))?;
+    match &spec.file {
+        Some(file) if !file.exists() => {
+            Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
+        }
+        _ => Ok(spec),
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
@@ -136,7 +148,7 @@ fn deviations(text: &str) -> Result<[f32; 3]> {
     if numbers.iter().all(|number| *number > 0.0) {
         return Ok(numbers);
     }
-    Err(vecstore_embed::Error::BadValue {
+    Err(Error::BadValue {
         what: "std",
         expected: "numbers above zero such as 0.229,0.224,0.225",
         found: text.to_owned(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use vecstore::Store;
-use vecstore_embed::runs::Runs;
+use vecstore_embed::runs::{Known, Runs};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
 
@@ -14,23 +14,30 @@ use super::{EXIT_FAILED, EXIT_SAVE};
 pub(crate) enum Failure {
     #[error(transparent)]
     Embed(#[from] vecstore_embed::Error),
-    #[error("cannot write to stdout: {0}")]
+    #[error("cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it elsewhere")]
     Stdout(io::Error),
     #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
     NoStore(PathBuf),
-    #[error("cannot read standard input: {0}")]
-    Stdin(io::Error),
+    #[error(
+        "cannot keep what comes from standard input in {}: {}; make room there, name another folder with TMPDIR, or write \
+         the list to a file and name that with --list", .0.display(), .1
+    )]
+    Stdin(PathBuf, io::Error),
     #[error("{0}")]
     Setting(String),
-    #[error("cannot look at the runs in {}: {}", .0.display(), .1)]
+    #[error("cannot look at the runs in {}: {}; check the permissions of that folder, and its disk", .0.display(), .1)]
     Runs(PathBuf, io::Error),
-    #[error("{}: there is no run {:?} of this store; vecstore-embed status --store {} lists them", .1.display(), .0, .1.display())]
-    NoRun(String, PathBuf),
+    #[error("{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: {known}", store.display())]
+    NoRun { store: PathBuf, name: String, known: String },
+    #[error("{}: expected runs of this store, found none; vecstore-embed run begins one", .0.display())]
+    NoRuns(PathBuf),
+    #[error("start cannot read a list from standard input: expected a file after --list, found '-'; write the list to a file")]
+    StartWithStdin,
     #[error("--metrics {0}: {1}; expected a file that can be written, or an address such as 127.0.0.1:9100")]
     Metrics(String, io::Error),
-    #[error("cannot start a run: {0}")]
+    #[error("cannot start a run in the background: {0}; vecstore-embed run does the same in the foreground")]
     Start(io::Error),
-    #[error("cannot handle signals: {0}")]
+    #[error("cannot prepare for Ctrl-C and SIGTERM: {0}; a limit of this process is too low: see ulimit -a")]
     Signals(io::Error),
 }
 
@@ -73,6 +80,24 @@ pub(crate) fn runs_of(store: &Path) -> Result<Runs, Failure> {
         true => Ok(runs),
         false => Err(Failure::NoStore(store.to_owned())),
     }
+}
+
+/// The run of that name, or the last one where none is asked for.
+pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<Known, Failure> {
+    let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
+    let mut known = runs.list().map_err(failed)?;
+    if known.is_empty() {
+        return Err(Failure::NoRuns(store.to_owned()));
+    }
+    let found = match name {
+        Some(name) => runs.find(name).map_err(failed)?,
+        None => known.pop(),
+    };
+    found.ok_or_else(|| Failure::NoRun {
+        store: store.to_owned(),
+        name: name.unwrap_or_default().to_owned(),
+        known: known.iter().map(|run| run.state.id.as_str()).collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.

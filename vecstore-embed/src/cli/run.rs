@@ -1,8 +1,9 @@
 //! `vecstore-embed run`.
 
-use std::io;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{env, io};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, value_parser};
@@ -16,7 +17,7 @@ use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, print, print_json};
-use super::summary::{dry_run, json_summary, text_summary};
+use super::summary::{dry_run, errors, json_summary, text_summary};
 use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
 
@@ -165,9 +166,10 @@ pub(crate) struct RunArgs {
     /// How long to wait while another process commits
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     lock_timeout: u64,
-    /// Show no progress
+    /// Say nothing but errors: no progress, no summary, no warnings. The exit code tells how it went; what --json and
+    /// --dry-run are to print is printed
     #[arg(short, long)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -213,9 +215,13 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
             ));
         }
     })?;
-    match args.json {
-        true => print_json(&json_summary(&summary))?,
-        false => print(&text_summary(args, &summary))?,
+    match (args.json, args.quiet) {
+        (true, _) => print_json(&json_summary(&summary))?,
+        (false, false) => print(&text_summary(args, &summary))?,
+        (false, true) => {
+            // With stderr closed there is nobody to tell; the exit code still says it.
+            let _ = io::stderr().write_all(errors(args, &summary).as_bytes());
+        }
     }
     Ok(exit_code(&summary))
 }
@@ -241,8 +247,9 @@ fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -
 
 /// Standard input as a file: a list is read more than once.
 fn spool() -> Result<NamedTempFile, Failure> {
-    let mut file = NamedTempFile::new().map_err(Failure::Stdin)?;
-    io::copy(&mut io::stdin().lock(), &mut file).map_err(Failure::Stdin)?;
+    let failed = |error| Failure::Stdin(env::temp_dir(), error);
+    let mut file = NamedTempFile::new().map_err(failed)?;
+    io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
     Ok(file)
 }
 

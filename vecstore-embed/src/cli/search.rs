@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vecstore_embed::{Error, ModelSpec, check_model, embed_picture, open_backend};
+use vecstore_embed::{check_model, embed_picture, open_backend};
 
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::{MachineArgs, ModelArgs, recorded_model};
 use super::output::{Outcome, named, open_to_read, print, print_json, shown};
 
 const EXAMPLES: &str = "\
@@ -50,11 +50,8 @@ pub(crate) fn search(args: &SearchArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let spec = match args.model.model {
         Some(_) => args.model.spec()?,
-        None => ModelSpec::from_settings(&store.settings())?,
+        None => recorded_model(&args.store, &store)?,
     };
-    if let (None, Some(file)) = (&args.model.model, spec.file.as_ref().filter(|file| !file.exists())) {
-        return Err(Error::ModelMoved { store: args.store.clone(), model: file.clone() }.into());
-    }
     let model = spec.load()?;
     check_model(&store, &model)?;
     let mut backend = open_backend(&model, &args.machine.backend())?;

@@ -59,7 +59,7 @@ pub(super) fn arguments(
             add(&mut all, option, long, &value)?;
         } else if let Some((value, file)) = in_table(&table, sub.get_name(), option).zip(file.as_deref()) {
             for value in texts(value)
-                .ok_or_else(|| bad(file, long, "text, a number, true, false, or a list of these"))?
+                .ok_or_else(|| bad(file, long, "text, a number, true, false, or a list of these", &value.to_string()))?
             {
                 add(&mut all, option, long, value.as_ref())?;
             }
@@ -132,9 +132,14 @@ fn add(all: &mut Vec<OsString>, option: &Arg, long: &str, value: &OsStr) -> Resu
 
 /// Reads the file. A name in it that no option has is an error: it would be without effect.
 fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
-    let unreadable = |error: String| Failure::Setting(format!("{}: {error}", file.display()));
-    let text = fs::read_to_string(file).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| unreadable(error.to_string()))?;
+    let unusable = |found: String| Failure::Setting(format!("{}: {found}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| {
+        unusable(format!("cannot be read: {error}; --config takes a TOML file with options: --help shows one"))
+    })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        // The text shows the line and points into it, and ends with a line of its own.
+        unusable(format!("expected TOML, found this: {}; --help shows an example", error.to_string().trim_end()))
+    })?;
     let knows = |sub: &Command, name: &str| {
         let everywhere = command.get_arguments().filter(|option| option.is_global_set());
         sub.get_arguments()
@@ -145,13 +150,13 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
         match value {
             Value::Table(options) => {
                 let sub =
-                    command.find_subcommand(name).ok_or_else(|| bad(file, name, "the name of a command"))?;
+                    command.find_subcommand(name).ok_or_else(|| bad(file, name, "the name of a command", "none of that name"))?;
                 if let Some(name) = options.keys().find(|option| !knows(sub, option)) {
-                    return Err(bad(file, name, &format!("an option of {}", sub.get_name())));
+                    return Err(bad(file, name, &format!("an option of {}", sub.get_name()), "none of that name"));
                 }
             }
             _ if command.get_subcommands().any(|sub| knows(sub, name)) => {}
-            _ => return Err(bad(file, name, "an option of a command")),
+            _ => return Err(bad(file, name, "an option of a command", "none of that name")),
         }
     }
     Ok(table)
@@ -185,8 +190,8 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     })
 }
 
-fn bad(file: &Path, name: &str, expected: &str) -> Failure {
-    Failure::Setting(format!("{}: {name}: expected {expected}; --help lists them", file.display()))
+fn bad(file: &Path, name: &str, expected: &str, found: &str) -> Failure {
+    Failure::Setting(format!("{}: {name}: expected {expected}, found {found}; --help lists them", file.display()))
 }
 
 #[cfg(test)]
@@ -281,22 +286,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         for (text, message) in [
-            ("folders = 1", "folders: expected an option of a command"),
+            ("folders = 1", "folders: expected an option of a command, found none of that name; --help lists them"),
             ("[run]\nfolders = 1", "folders: expected an option of run"),
             ("[walk]\nfolder = 1", "walk: expected the name of a command"),
-            ("[run]\nfolder = 1979-05-27", "folder: expected text, a number"),
+            ("[run]\nfolder = 1979-05-27", "or a list of these, found 1979-05-27; --help"),
             (
                 "[run]\nrecursive = 2",
                 "option recursive, from its variable or the file: expected true or false",
             ),
-            ("folder", "TOML parse error"),
+            ("folder", "expected TOML, found this: TOML parse error"),
         ] {
             fs::write(&file, text).unwrap();
             let error = with(&format!("program run --config {}", file.display()), &[]).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
         let gone = with("program run --config nowhere.toml", &[]).unwrap_err();
-        assert!(gone.contains("nowhere.toml: cannot be read"), "{gone}");
+        assert!(gone.contains("nowhere.toml: cannot be read: No such file"), "{gone}");
+        assert!(gone.contains("--config takes a TOML file"), "{gone}");
         let odd = with("program run", &[("VECSTORE_EMBED_QUIET", "maybe")]).unwrap_err();
         assert!(odd.contains("option quiet"), "{odd}");
     }

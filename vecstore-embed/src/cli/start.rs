@@ -50,8 +50,7 @@ fn as_run(words: &[OsString]) -> Vec<OsString> {
 
 pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
     if args.run.lists_stdin() {
-        let text = "start cannot read a list from standard input: write it to a file, and name that";
-        return Err(Failure::Setting(text.to_owned()));
+        return Err(Failure::StartWithStdin);
     }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
@@ -76,7 +75,9 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
             _ => true,
         };
         if let Some(run) = run.filter(begun) {
-            print(&started(args, run))?;
+            if !args.run.quiet {
+                print(&started(args, run))?;
+            }
             return Ok(0);
         }
         thread::sleep(Duration::from_millis(50));

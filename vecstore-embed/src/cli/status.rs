@@ -77,7 +77,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     };
     let snapshot = store.snapshot();
     let totals = snapshot.totals();
-    let roots = Roots::from_settings(&store.settings())?;
+    let roots = Roots::from_settings(&store.settings()).map_err(|error| error.of_store(&args.store))?;
     let model = store.fingerprint();
     let total = add_up(known, totals.entries + totals.rejected);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };

@@ -8,7 +8,7 @@ use clap::Args;
 use vecstore_embed::runs::Known;
 
 use super::EXIT_FAILED;
-use super::output::{Failure, Outcome, print, runs_of};
+use super::output::{Failure, Outcome, find_run, print, runs_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,10 +37,7 @@ pub(crate) fn stop(args: &StopArgs) -> Outcome {
     let runs = runs_of(&args.store)?;
     let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
     let mut asked: Vec<Known> = match &args.run {
-        Some(name) => match runs.find(name).map_err(failed)? {
-            Some(run) => vec![run],
-            None => return Err(Failure::NoRun(name.clone(), args.store.clone())),
-        },
+        Some(name) => vec![find_run(&runs, &args.store, Some(name))?],
         None => runs.list().map_err(failed)?,
     };
     asked.retain(|run| run.live);

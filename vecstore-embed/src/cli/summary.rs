@@ -120,10 +120,7 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     let (why, or) = match summary.ended {
         Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
         Ended::ReadFailures => (
-            format!(
-                "stopped: {} in a row could not be read (is the drive still there?)",
-                args.max_read_failures
-            ),
+            read_failures(args),
             ", or with `--max-read-failures 0` to go past them",
         ),
         _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
@@ -131,6 +128,32 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     };
     let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
     text
+}
+
+/// Of a summary that nobody is to see, what went wrong: where the exit code is not 0, and nobody asked for that.
+pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
+    let mut text = String::new();
+    let unread = summary.unread.count();
+    // Writing to a String cannot fail.
+    if summary.ended == Ended::ReadFailures {
+        let _ = writeln!(text, "error: {}; run again", read_failures(args));
+    } else if let (Some(first), true) = (summary.unread.first().first(), unread > 0) {
+        let path = shown(first.path.as_os_str().as_bytes());
+        let _ = writeln!(
+            text,
+            "error: {} could not be read, and stay missing, the first: {path}: {}; run again",
+            HumanCount(unread),
+            first.reason
+        );
+    }
+    if let Some(refused) = &summary.gone.refused {
+        let _ = writeln!(text, "error: nothing was pruned: {refused}");
+    }
+    text
+}
+
+fn read_failures(args: &RunArgs) -> String {
+    format!("stopped: {} in a row could not be read (is the drive still there?)", args.max_read_failures)
 }
 
 fn list(text: &mut String, heading: &str, files: &FirstFew) {

@@ -7,10 +7,10 @@ use clap::Args;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use vecstore_embed::progress::FirstFew;
-use vecstore_embed::{ModelSpec, open_backend, runs, verify_sample};
+use vecstore_embed::{open_backend, runs, verify_sample};
 
 use super::EXIT_FAILED;
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::{MachineArgs, ModelArgs, recorded_model};
 use super::output::{Outcome, named, open_to_read, print, print_json, shown};
 
 const EXAMPLES: &str = "\
@@ -53,7 +53,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let spec = match args.model.model {
         Some(_) => args.model.spec()?,
-        None => ModelSpec::from_settings(&store.settings())?,
+        None => recorded_model(&args.store, &store)?,
     };
     let model = spec.load()?;
     let mut backend = open_backend(&model, &args.machine.backend())?;

@@ -77,13 +77,7 @@ impl Pictures {
         if !files.is_empty() {
             return Ok(Pictures { files });
         }
-        let found = match looked_at < MOST_LOOKED_AT {
-            true => "no picture in it".to_owned(),
-            false => {
-                format!("no picture among the first {MOST_LOOKED_AT} files; name a folder that has some")
-            }
-        };
-        Err(unreadable(io::Error::new(io::ErrorKind::NotFound, found)))
+        Err(Error::NoPictures { path: folder.to_owned(), looked_at })
     }
 
     /// How many there are.
@@ -156,7 +150,10 @@ mod tests {
         for (name, bytes) in ["1.jpg", "a/2.jpg", "a/b/3.jpg"].iter().zip(&bytes) {
             fs::write(dir.path().join(name), bytes).unwrap();
         }
-        fs::write(dir.path().join("a/text.jpg"), "Dear diary").unwrap();
+        fs::create_dir(dir.path().join("a/none")).unwrap();
+        for name in ["a/text.jpg", "a/none/text.jpg"] {
+            fs::write(dir.path().join(name), "Dear diary").unwrap();
+        }
         // Neither a sparse file of a terabyte nor one that begins as a picture does is read.
         for (name, head) in [("0-disk.img", 0), ("0.jpg", 64)] {
             let large = File::create(dir.path().join(name)).unwrap();
@@ -169,6 +166,8 @@ mod tests {
         assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
         assert!(matches!(none, Error::FolderUnreadable { .. }), "{none}");
+        let none = Pictures::of_folder(&dir.path().join("a/none"), 2).unwrap_err().to_string();
+        assert!(none.ends_with("found none among 1 files; name a folder that has some"), "{none}");
 
         let (model, limits) = (Model::builtin().unwrap(), DecodeLimits::default());
         let length = model.preprocess().tensor_len();

@@ -57,8 +57,12 @@ const FAMILIES: [Family; 3] = [
 const OTHER_STEPS: [&str; 4] = ["do_pad", "do_center_pad", "do_thumbnail", "do_splits"];
 
 pub(super) fn read(path: &Path) -> Result<Plan> {
-    let bytes =
-        std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), action: "read", source })?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        action: "read the model's preprocessing from",
+        source,
+        remedy: "check its name and its permissions; without the file, --size, --mean and --std say the same",
+    })?;
     Config::parse(&path.display().to_string(), &bytes)?.plan()
 }
 

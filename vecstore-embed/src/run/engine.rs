@@ -390,7 +390,8 @@ impl Run {
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> Error {
-        Error::Io { path: Runs::of_store(&self.store).claims(), action, source }
+        let remedy = "runs share their work through it: check the permissions of the folder around the store, and its disk";
+        Error::Io { path: Runs::of_store(&self.store).claims(), action, source, remedy }
     }
 }
 

@@ -42,7 +42,7 @@ impl<'a> Target<'a> {
             Err(error) => return Err(error.into()),
         };
         let recorded = store.as_ref().map(Store::settings).unwrap_or_default();
-        let mut roots = Roots::from_settings(&recorded)?;
+        let mut roots = Roots::from_settings(&recorded).map_err(|error| error.of_store(path))?;
         if roots.lacks_first() && !root_args.iter().any(|arg| arg.name() == FIRST_ROOT) {
             roots.point(&RootArg::new(FIRST_ROOT, folder)?)?;
         }

@@ -77,7 +77,7 @@ fn a_run_is_started_watched_stopped_and_goes_on() {
     let id = ended["id"].as_str().unwrap();
     assert_eq!(said(of_store("logs", &store, &[id])).out, logs.out);
     let none = said(of_store("logs", &store, &["1999"]));
-    assert!(none.code == 1 && none.err.contains("there is no run \"1999\""), "{}", none.err);
+    assert!(none.code == 1 && none.err.contains("found \"1999\"; the runs are: 20"), "{}", none.err);
 
     // Two more, which share what is left.
     for _ in 0..2 {

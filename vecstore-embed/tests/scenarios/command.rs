@@ -102,13 +102,42 @@ fn run_status_and_search_tell_one_story() {
 fn a_run_tells_what_its_stages_did_with_their_time() {
     let place = Place::new();
     let (photos, store) = (place.photos(20), place.join("photos.vecs"));
-    let text = said(run(&photos, &store, &["--quiet", "--exclude=b"])).out;
+    let text = said(run(&photos, &store, &["--exclude=b"])).out;
     let model = text.split_once("the model ").unwrap_or_else(|| panic!("{text}")).1;
     let shares: Vec<f64> =
         model.split(" %").take(3).map(|part| part.rsplit(' ').next().unwrap().parse().unwrap()).collect();
     assert!((98.0..=102.0).contains(&shares.iter().sum::<f64>()) && shares[0] > 0.0, "{text}");
     let told = json(run(&photos, &store, &["--quiet", "--json"]));
     assert!(told["stages"]["the model"]["busy"].as_f64().unwrap() > 0.0, "{told}");
+}
+
+#[test]
+fn a_quiet_run_says_nothing_but_errors() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(5), place.join("photos.vecs"));
+    fs::write(photos.join("a/bad.jpg"), "Dear diary").unwrap();
+    let quiet = said(run(&photos, &store, &["--quiet"]));
+    assert_eq!((quiet.code, &*quiet.out, &*quiet.err), (0, "", ""));
+    assert_eq!(contents(&store).len(), 6);
+    let asked = json(run(&photos, &store, &["--quiet", "--json"]));
+    assert_eq!(asked["already"], 6);
+    let plan = said(run(&photos, &store, &["--quiet", "--dry-run"]));
+    assert!(plan.out.contains("6 already stored, 0 to do") && plan.err.is_empty(), "{}{}", plan.out, plan.err);
+
+    // What is an error is said: files that cannot be read, and a prune that was asked for and refused.
+    std::os::unix::fs::symlink("nowhere", photos.join("a/gone.jpg")).unwrap();
+    let unread = said(run(&photos, &store, &["--quiet", "--follow-links"]));
+    assert_eq!((unread.code, &*unread.out), (75, ""), "{}", unread.err);
+    assert!(unread.err.starts_with("error: 1 could not be read, and stay missing, the first: "), "{}", unread.err);
+    assert!(unread.err.contains("a/gone.jpg: No such file") && unread.err.lines().count() == 1, "{}", unread.err);
+    fs::remove_file(photos.join("a/gone.jpg")).unwrap();
+    for at in [0, 2, 4] {
+        fs::remove_file(photos.join(format!("a/{at:03}.png"))).unwrap();
+    }
+    let refused = said(run(&photos, &store, &["--quiet", "--prune"]));
+    assert_eq!((refused.code, &*refused.out), (1, ""), "{}", refused.err);
+    assert!(refused.err.starts_with("error: nothing was pruned: 3 of 6 files are gone"), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
 }
 
 #[test]
@@ -148,6 +177,12 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(Path::new("no\x1b[2J"), &store, &[]), 1, "no\u{fffd}[2J: there is no such folder"),
         (program(&[&"status", &"--store", &store]), 1, "`vecstore-embed run` creates one"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
+        (program(&[&"logs", &"--store", &place.join("small.vecs")]), 1, "expected runs of this store, found none; "),
+        (
+            run(&photos, &store, &["--list", "no-list"]),
+            1,
+            "cannot read the list no-list: No such file or directory (os error 2); --list takes a file with one path",
+        ),
     ] {
         let said = said(command);
         assert_eq!(said.code, code, "{}", said.err);
@@ -314,13 +349,10 @@ fn a_second_signal_ends_the_run_at_once() {
 }
 
 #[test]
-fn quiet_is_quiet_and_a_closed_pipe_is_no_failure() {
+fn names_are_shown_without_what_moves_the_cursor_and_a_closed_pipe_is_no_failure() {
     let place = Place::new();
     let (photos, store) = (place.photos(2), place.join("photos.vecs"));
-    let quiet = said(run(&photos, &store, &["--quiet"]));
-    assert_eq!((quiet.code, quiet.err.as_str()), (0, ""));
-    assert!(quiet.out.contains("2 embedded"), "{}", quiet.out);
-
+    assert_eq!(said(run(&photos, &store, &["--quiet"])).code, 0);
     fs::write(photos.join("a\x1b[2J\n.png"), "").unwrap();
     let told = said(run(&photos, &store, &["-v"]));
     assert!(
@@ -347,13 +379,17 @@ fn the_model_of_a_store_is_asked_for_when_it_has_moved() {
     opened.set_setting("model", "/gone/model.onnx").unwrap();
     opened.close().unwrap();
     let image = photos.join("a/000.png");
-    let moved = said(program(&[&"search", &"--store", &store, &"--image", &image]));
-    assert_eq!(moved.code, 1);
-    assert!(
-        moved.err.contains("/gone/model.onnx, and is no longer there; say where it is with --model"),
-        "{}",
-        moved.err
-    );
+    for command in
+        [program(&[&"search", &"--store", &store, &"--image", &image]), program(&[&"verify", &"--store", &store])]
+    {
+        let moved = said(command);
+        assert_eq!(moved.code, 1);
+        assert!(
+            moved.err.contains("/gone/model.onnx, and is no longer there; say where it is with --model"),
+            "{}",
+            moved.err
+        );
+    }
 }
 
 #[test]
