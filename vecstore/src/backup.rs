@@ -317,31 +317,37 @@ fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
     let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
     let len = pieces.len();
     let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
-    let not_written = |source| match is_no_space(&source) {
-        true => Error::NoSpace {
-            path: tmp.clone(),
-            needed: len as u64,
-            free: vfs.free_space(dir).ok(),
-            source: Arc::new(source),
-        },
-        false => Error::io(&tmp, "copy the segment", source),
-    };
     let written = (|| {
-        let mut file = vfs.create_new(&tmp).map_err(not_written)?;
+        let mut file = vfs.create_new(&tmp).map_err(Failed::Writing)?;
         for start in (0..len).step_by(COPY_LEN) {
             let piece = pieces.read(start..len.min(start.saturating_add(COPY_LEN)));
-            file.write_all(piece.map_err(|unreadable| unreadable.at(from))?).map_err(not_written)?;
+            let piece = piece.map_err(|unreadable| Failed::Reading(unreadable.at(from)))?;
+            file.write_all(piece).map_err(Failed::Writing)?;
         }
-        unless(Bug::CopiedData, || file.flush()).map_err(not_written)
+        unless(Bug::CopiedData, || file.flush()).map_err(Failed::Writing)
     })();
-    if let Err(error) = written {
+    if let Err(failed) = written {
         remove_own(vfs, &tmp);
-        return Err(error);
+        return Err(match failed {
+            Failed::Reading(error) => error,
+            // The room that the copy took is free again when it is asked for.
+            Failed::Writing(source) if is_no_space(&source) => {
+                let free = vfs.free_space(dir).ok();
+                Error::NoSpace { path: tmp, needed: len as u64, free, source: Arc::new(source) }
+            }
+            Failed::Writing(source) => Error::io(&tmp, "copy the segment", source),
+        });
     }
     vfs.rename_noreplace(&tmp, to).map_err(|source| {
         remove_own(vfs, &tmp);
         Error::io(to, "name the copy", source)
     })
+}
+
+/// Which side of a copy failed.
+enum Failed {
+    Reading(Error),
+    Writing(std::io::Error),
 }
 
 /// Removes what a backup was killed in. Called under the lock of the destination that such names are made under.

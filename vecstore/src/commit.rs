@@ -377,14 +377,13 @@ impl Writer {
             self.flush_names(&segments, name.first)?;
         }
         let target = self.target(&segments, name, encoded.file_len());
-        let mut map = None;
-        let written = target.publish(|file| {
+        let written = target.publish_with(|file| {
             let footer = encoded.write(file)?;
             // What cannot be mapped now is mapped by its name.
-            map = file.map(footer.file_len).ok().flatten();
-            Ok(footer)
+            let map = file.map(footer.file_len).ok().flatten();
+            Ok((footer, map))
         });
-        let (path, footer) = written.map_err(|error| self.in_doubt(name.first, error))?;
+        let (path, (footer, map)) = written.map_err(|error| self.in_doubt(name.first, error))?;
         if Bug::UnlockBeforeFlush.is_on() {
             self.lock.raise();
             self.lock.release();

@@ -36,21 +36,32 @@ impl Target<'_> {
         &self,
         write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>,
     ) -> Result<(PathBuf, Footer)> {
+        let (path, (footer, ())) = self.publish_with(|file| Ok((write(file)?, ())))?;
+        Ok((path, footer))
+    }
+
+    /// As [`Target::publish`], also of what was made of the file while it was written. Of one that failed, that goes before the
+    /// file does: a file that is still mapped takes room although it has no name, and a full disk is to say what is free
+    /// without it.
+    pub fn publish_with<T>(
+        &self,
+        write: impl FnOnce(&mut dyn VfsFile) -> io::Result<(Footer, T)>,
+    ) -> Result<(PathBuf, (Footer, T))> {
         let tmp = self.dir.join(format!("{}{}", self.prefix, hex(&random_id()?)));
         let path = self.dir.join(self.name.to_string());
         let written = (|| {
             let mut file = self.vfs.create_new(&tmp)?;
-            let footer = write(&mut *file)?;
+            let made = write(&mut *file)?;
             if Bug::NameBeforeData.is_on() {
                 self.give_name(&tmp, &path)?;
             }
             unless(Bug::of_segment(self.prefix, self.name.generation), || {
                 once_unless(Bug::RetryFile, || file.flush())
             })?;
-            Ok(footer)
+            Ok(made)
         })();
-        let footer = match written {
-            Ok(footer) => footer,
+        let made = match written {
+            Ok(made) => made,
             // A failed flush of a temporary file only fails this attempt: the file goes, and a later attempt writes
             // another one. It is never flushed again, because the kernel reports a lost page only once.
             Err(source) => {
@@ -61,11 +72,11 @@ impl Target<'_> {
             }
         };
         if Bug::NameBeforeData.is_on() {
-            return Ok((path, footer));
+            return Ok((path, made));
         }
         if self.verify
             && !Bug::TrustWritten.is_on()
-            && let Err(error) = self.read_back(&tmp, &footer)
+            && let Err(error) = self.read_back(&tmp, &made.0)
         {
             remove_own(self.vfs, &tmp);
             return Err(error);
@@ -79,6 +90,7 @@ impl Target<'_> {
                     Error::NameTaken { path }
                 }
                 _ if absent => {
+                    drop(made);
                     remove_own(self.vfs, &tmp);
                     self.write_error(path, source)
                 }
@@ -86,7 +98,7 @@ impl Target<'_> {
                 _ => Error::OutcomeUnknown { path, source: Arc::new(source) },
             });
         }
-        Ok((path, footer))
+        Ok((path, made))
     }
 
     fn give_name(&self, tmp: &Path, path: &Path) -> io::Result<()> {

@@ -29,12 +29,18 @@ fn append(store: &Store, key: usize) -> vecstore::Result<vecstore::Appended> {
 
 /// The disk holds so many bytes more than it does now, and needs some for what is overwritten.
 fn leave(fs: &SimFs, bytes: u64, is_quota: bool) {
-    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true, names: false }));
+    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true, names: false, late: false }));
 }
 
 /// The same on a disk that overwrites in place: a lock can be taken however full it is.
 fn leave_in_place(fs: &SimFs, bytes: u64) {
-    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota: false, copies: false, names: false }));
+    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota: false, copies: false, names: false, late: false }));
+}
+
+/// The disk holds so many bytes more, and it is a flush that sees when they are used up.
+fn leave_for_flushes(fs: &SimFs, bytes: u64) {
+    let bytes = fs.used() + bytes;
+    fs.set_room(Some(Room { bytes, is_quota: false, copies: false, names: false, late: true }));
 }
 
 /// What a full disk's error says is needed and free.
@@ -90,6 +96,40 @@ fn an_append_goes_on_when_there_is_room_again() {
     fs.set_room(None);
     store.close().expect("there is room");
     assert_holds(&fs, STORE, 3);
+}
+
+/// What failed takes no room any more when it is said how much is free.
+#[test]
+fn a_flush_that_finds_no_room_is_no_reason_to_say_there_is_less() {
+    let fs = SimFs::new();
+    let store = options(&fs).create(STORE, StoreConfig::new(DIM)).expect("there is room");
+    append(&store, 0).expect("there is room");
+    let one = fs.used();
+    append(&store, 1).expect("there is room");
+    let batch = fs.used() - one;
+    let left = batch / 2;
+    let segment = fs.names("/d/s/segments").pop().expect("there are two");
+    store.close().expect("there is room");
+    let store = options(&fs).open(STORE).expect("it opens");
+
+    leave_for_flushes(&fs, left);
+    let error = append(&store, 2).expect_err("there is no room");
+    assert_eq!(needed_and_free(&error), (batch, left), "{error}");
+    let error = store.compact_full().expect_err("there is no room");
+    assert_eq!(needed_and_free(&error).1, left, "{error}");
+
+    // Copies: of a backup that is restored, and of what is intact of a damaged segment.
+    fs.set_room(None);
+    store.close().expect("there is room");
+    let before = fs.used();
+    leave_for_flushes(&fs, left);
+    let error = vecstore::restore_with(&fs, Path::new(STORE), Path::new("/d/r")).expect_err("there is no room");
+    assert_eq!(needed_and_free(&error), (batch, left), "{error}");
+    assert_eq!(fs.used(), before, "nothing is left of it");
+    fs.rot(&Path::new("/d/s/segments").join(&segment), 5000);
+    let error = vecstore::repair_with(&fs, Path::new(STORE)).expect_err("there is no room");
+    assert!(error.to_string().contains("segments/"), "{error}");
+    assert_eq!(needed_and_free(&error).1, left, "{error}");
 }
 
 /// Appends until the merger has run out of room, on a disk that has room for appends; says what it was told.

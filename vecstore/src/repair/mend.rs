@@ -231,6 +231,8 @@ impl Mender<'_> {
         let segment = match written {
             Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),
             Err(source) if is_no_space(&source) => {
+                // Room that the attempt took is free again when it is asked for.
+                remove_own(self.vfs, &tmp);
                 let free = self.vfs.free_space(&segments).ok();
                 Err(Error::NoSpace { path: tmp.clone(), needed: len, free, source: Arc::new(source) })
             }

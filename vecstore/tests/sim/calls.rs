@@ -16,7 +16,10 @@ impl Vfs for SimFs {
         let (mut disk, may) = self.call("create", path);
         may?;
         let ino = disk.add(path, Node::File(Arc::default()))?;
-        Ok(Box::new(SimFile { fs: self.clone(), path: path.to_owned(), ino, written: 0 }))
+        let open = Arc::new(());
+        disk.open.retain(|(_, open)| open.strong_count() > 0);
+        disk.open.push((ino, Arc::downgrade(&open)));
+        Ok(Box::new(SimFile { fs: self.clone(), path: path.to_owned(), ino, written: 0, _open: open }))
     }
 
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
@@ -165,6 +168,7 @@ struct SimFile {
     path: PathBuf,
     ino: Ino,
     written: usize,
+    _open: Arc<()>,
 }
 
 impl VfsFile for SimFile {
@@ -174,7 +178,7 @@ impl VfsFile for SimFile {
             return may;
         }
         // A write that fails may have written a part: a full disk does that.
-        let room = usize::try_from(disk.room_left()).unwrap_or(usize::MAX);
+        let room = usize::try_from(disk.room_to_write()).unwrap_or(usize::MAX);
         let fits = if may.is_ok() { data.len() } else { data.len() / 2 }.min(room);
         let offset = self.written;
         self.written += fits;
@@ -196,6 +200,7 @@ impl VfsFile for SimFile {
             return may;
         }
         let takes = disk.flush_takes;
+        let may = may.and_then(|()| disk.room_to_flush());
         disk.record(Op::Flush { ino: self.ino, ok: may.is_ok() });
         drop(disk);
         std::thread::sleep(takes);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::{Ino, Node, Op, Process, Room, crash};
@@ -19,6 +19,8 @@ pub(super) struct Disk {
     /// Lock holder: process and handle.
     pub locks: HashMap<Ino, (usize, u64)>,
     pub lock_files: HashSet<Ino>,
+    /// Files that were opened for writing, and are until nobody has the other end.
+    pub open: Vec<(Ino, Weak<()>)>,
     pub handles: u64,
     pub processes: Vec<Process>,
     pub flush_takes: Duration,
@@ -38,6 +40,7 @@ impl Disk {
             log: Vec::new(),
             locks: HashMap::new(),
             lock_files: HashSet::new(),
+            open: Vec::new(),
             handles: 0,
             processes: vec![Process::default()],
             flush_takes: Duration::ZERO,
@@ -126,9 +129,12 @@ impl Disk {
         Ok(())
     }
 
-    /// Bytes of all files that have a name.
+    /// Bytes of all files that have a name, or are open for writing.
     pub fn used(&self) -> u64 {
-        let (mut dirs, mut files, mut bytes) = (vec![0], HashSet::new(), 0);
+        let open = self.open.iter().filter(|(_, open)| open.strong_count() > 0).map(|(ino, _)| *ino);
+        let mut files: HashSet<Ino> = open.collect();
+        let mut bytes = files.iter().map(|ino| self.len(*ino) as u64).sum();
+        let mut dirs = vec![0];
         while let Some(dir) = dirs.pop() {
             for ino in self.names(dir).values() {
                 match &self.now[*ino] {
@@ -142,6 +148,11 @@ impl Disk {
     }
 
     /// Bytes that may still be written.
+    pub fn room_to_write(&self) -> u64 {
+        if self.room.is_some_and(|room| room.late) { 1 << 40 } else { self.room_left() }
+    }
+
+    /// Bytes that are free.
     pub fn room_left(&self) -> u64 {
         self.room.map_or(1 << 40, |room| room.bytes.saturating_sub(self.used()))
     }
@@ -150,6 +161,12 @@ impl Disk {
     pub fn no_room(&self) -> io::Error {
         let quota = self.room.is_some_and(|room| room.is_quota);
         error(if quota { ErrorKind::QuotaExceeded } else { ErrorKind::StorageFull })
+    }
+
+    /// Whether what was written can be kept, where that is only seen when it is flushed.
+    pub fn room_to_flush(&self) -> io::Result<()> {
+        let fits = self.room.is_none_or(|room| !room.late || self.used() <= room.bytes);
+        fits.then_some(()).ok_or_else(|| self.no_room())
     }
 
     /// Whether a name can be made, or given to another file.

@@ -113,6 +113,8 @@ pub struct Room {
     pub copies: bool,
     /// A name needs room, too, whether it is new or takes the place of another.
     pub names: bool,
+    /// Room is looked for when a file is flushed, not when it is written.
+    pub late: bool,
 }
 
 /// What befalls a process.
@@ -234,7 +236,7 @@ impl SimFs {
         self.disk().room = room;
     }
 
-    /// Bytes of all files that have a name.
+    /// Bytes of all files that have a name, or are open for writing.
     pub fn used(&self) -> u64 {
         self.disk().used()
     }

@@ -143,6 +143,7 @@ impl Trial {
                     is_quota: *is_quota,
                     copies: true,
                     names: false,
+                    late: false,
                 }));
                 self.full = Some(LASTS);
                 Ok(())
