@@ -92,8 +92,10 @@ pub enum Error {
     },
 
     /// A backend failed while it ran a model that it had accepted.
-    #[error("{backend} could not run {model}: {found}; the pictures of this batch are not stored: run again, \
-             or let vecstore-embed doctor try the model and the device")]
+    #[error(
+        "{backend} could not run {model}: {found}; the pictures of this batch are not stored: run again, \
+             or let vecstore-embed doctor try the model and the device"
+    )]
     Inference {
         /// Name and version of the backend.
         backend: String,

@@ -47,10 +47,12 @@ impl List {
             let mut limited = io::Read::take(&mut self.lines, MAX_LINE as u64);
             match limited.read_until(b'\n', &mut line) {
                 Ok(0) => return None,
-                Ok(MAX_LINE) => return Some(Err(io::Error::other(
+                Ok(MAX_LINE) => {
+                    return Some(Err(io::Error::other(
                         "expected a path or a JSON object per line, found a line of more than a mebibyte; \
                          what follows it is not read: write one line per picture, and run again",
-                    ))),
+                    )));
+                }
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -99,7 +101,9 @@ impl Iterator for List {
 }
 
 fn bad(found: &str) -> io::Error {
-    io::Error::other(format!("expected a path, a JSON string, or a JSON object with a \"path\", found {found}"))
+    io::Error::other(format!(
+        "expected a path, a JSON string, or a JSON object with a \"path\", found {found}"
+    ))
 }
 
 /// The path that a line names.
@@ -113,7 +117,11 @@ fn named(line: &[u8]) -> io::Result<PathBuf> {
             },
             // A line that begins with a quote or a brace can be no other JSON.
             Ok(_) => return Err(bad("other JSON")),
-            Err(error) => return Err(bad(&format!("no JSON ({error}); a path that begins like this is written as ./{{…"))),
+            Err(error) => {
+                return Err(bad(&format!(
+                    "no JSON ({error}); a path that begins like this is written as ./{{…"
+                )));
+            }
         },
         _ => return Ok(OsStr::from_bytes(line).into()),
     };
@@ -154,8 +162,11 @@ mod tests {
             .collect();
         assert_eq!(found[..4], ["a.jpg", "other b", "ü c.png", "a.jpg"]);
         assert!(found[4].starts_with("unreadable gone.jpg: No such file"), "{}", found[4]);
-        assert_eq!(found[5], "unreadable list:7: expected a path, a JSON string, or a JSON object with a \"path\", found an object without a \
-             \"path\" that is text");
+        assert_eq!(
+            found[5],
+            "unreadable list:7: expected a path, a JSON string, or a JSON object with a \"path\", found an object without a \
+             \"path\" that is text"
+        );
         assert_eq!(found[6], "skipped ");
         assert!(found[7].starts_with("unreadable list:9: expected a path"), "{}", found[7]);
         assert!(found[7].contains("found no JSON (") && found[7].contains("written as ./{"), "{}", found[7]);

@@ -99,7 +99,9 @@ fn members(tar: &Path, filter: &Filter, sink: &Sender<Found>) -> io::Result<()> 
     let length = file.metadata()?.len();
     let mut head = [0; 2];
     if file.read(&mut head)? == 2 && head == [0x1f, 0x8b] {
-        return Err(io::Error::other("expected a tar file, found one compressed with gzip; unpack it first, with gunzip"));
+        return Err(io::Error::other(
+            "expected a tar file, found one compressed with gzip; unpack it first, with gunzip",
+        ));
     }
     file.seek(SeekFrom::Start(0))?;
     let mut archive = tar::Archive::new(file);

@@ -233,6 +233,84 @@ fn drivers_that_will_not_do_say_why() {
     }
 }
 
+/// What `doctor` prints, and what it exits with, where the driver is the one in `folder`.
+fn doctor(folder: &Path, device: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    command.args(["doctor", "--seconds=0.01", "--pictures=1", "--batch-size=1", "--device", device]);
+    let output = command.args(["--backend=tract"]).env("LD_LIBRARY_PATH", folder).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn doctor_says_which_driver_there_is_and_fails_for_a_device_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let line = |out: &str, about: &str| {
+        let line =
+            out.lines().find(|line| line.starts_with(about)).unwrap_or_else(|| panic!("{about}: {out}"));
+        line.trim_start_matches(about).trim_start().to_owned()
+    };
+    fake_driver(folder, 0, 12_040);
+    let (code, out) = doctor(folder, "cpu");
+    assert_eq!(code, Some(0), "{out}");
+    assert_eq!(line(&out, "driver "), "for CUDA 12.4");
+    assert_eq!(line(&out, "card "), "0: Imaginary 1, 16.00 GiB, compute capability 9.9");
+
+    // What a run on the processor does not need is said, and is no failure; asked for, it is one.
+    fake_driver(folder, 100, 12_040);
+    for (device, expected) in [("cpu", 0), ("cuda", 1)] {
+        let (code, out) = doctor(folder, device);
+        assert_eq!(code, Some(expected), "{device}: {out}");
+        let found = line(&out, "driver ");
+        assert!(
+            found.starts_with("the driver finds no card (error 100 of cuInit); look at nvidia-smi"),
+            "{found}"
+        );
+        assert!(!out.contains("\ncard "), "{out}");
+    }
+}
+
+/// The vectors of a batch are those of single pictures, or `doctor` fails and says so.
+#[test]
+#[ignore = "needs ORT_DYLIB_PATH"]
+fn doctor_fails_for_a_model_that_mixes_pictures() {
+    for (model, verdict, code) in [("plain", ": the same", 0), ("leaky", ": NOT THE SAME", 1)] {
+        let model = format!("{}/tests/models/{model}.onnx", env!("CARGO_MANIFEST_DIR"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+        command.args(["doctor", "--seconds=0.01", "--pictures=4", "--batch-size=4", "--backend=onnxruntime"]);
+        command.args(["--size=8x8", "--mean=0", "--std=1", "--model", &model]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(verdict), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+    }
+}
+
+/// A process has one library: lanes after the first do not try those again that it could not use.
+#[test]
+#[ignore = "needs ORT_DYLIB_PATH"]
+fn the_library_that_was_loaded_is_that_of_later_lanes() {
+    let good = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH names a library");
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let photos = folder.join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    image::RgbImage::new(8, 8).save(photos.join("a.png")).unwrap();
+    // The plain name comes first.
+    let bad = folder.join("libonnxruntime.so");
+    std::fs::write(&bad, "Dear diary,\n").unwrap();
+    std::os::unix::fs::symlink(good, folder.join("libonnxruntime.so.1.99.0")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    command.args(["run", "--backend=onnxruntime", "--lanes=3", "--folder"]).arg(&photos);
+    command.arg("--store").arg(folder.join("photos.vecs"));
+    let output = command.env_remove("ORT_DYLIB_PATH").env("LD_LIBRARY_PATH", folder).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("in 3 lanes"), "{text}");
+    assert_eq!(text.matches(bad.to_str().unwrap()).count(), 1, "one warning: {text}");
+    assert!(!text.contains("already loaded"), "{text}");
+}
+
 #[test]
 fn tract_computes_on_the_processor_alone() {
     let device = "cuda:0".parse().unwrap();

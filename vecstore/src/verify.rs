@@ -307,7 +307,8 @@ fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport
         }
         if !untold.is_empty() {
             let path = dir.join(versions::CHECKPOINTS).join(&name);
-            let detail = format!("of the files it lists, {} more are missing, or others of their names", untold.len());
+            let detail =
+                format!("of the files it lists, {} more are missing, or others of their names", untold.len());
             report.fault(&path, "manifest", Error::damaged(&path, "manifest", detail));
         }
     }

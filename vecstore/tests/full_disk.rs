@@ -34,7 +34,13 @@ fn leave(fs: &SimFs, bytes: u64, is_quota: bool) {
 
 /// The same on a disk that overwrites in place: a lock can be taken however full it is.
 fn leave_in_place(fs: &SimFs, bytes: u64) {
-    fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota: false, copies: false, names: false, late: false }));
+    fs.set_room(Some(Room {
+        bytes: fs.used() + bytes,
+        is_quota: false,
+        copies: false,
+        names: false,
+        late: false,
+    }));
 }
 
 /// The disk holds so many bytes more, and it is a flush that sees when they are used up.
@@ -123,7 +129,8 @@ fn a_flush_that_finds_no_room_is_no_reason_to_say_there_is_less() {
     store.close().expect("there is room");
     let before = fs.used();
     leave_for_flushes(&fs, left);
-    let error = vecstore::restore_with(&fs, Path::new(STORE), Path::new("/d/r")).expect_err("there is no room");
+    let error =
+        vecstore::restore_with(&fs, Path::new(STORE), Path::new("/d/r")).expect_err("there is no room");
     assert_eq!(needed_and_free(&error), (batch, left), "{error}");
     assert_eq!(fs.used(), before, "nothing is left of it");
     fs.rot(&Path::new("/d/s/segments").join(&segment), 5000);

@@ -138,6 +138,35 @@ fn a_tombstone_stays_while_something_older_is_outside_the_merge() {
     assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["b"]);
 }
 
+/// A merger that meets the merge of another process looks again by itself when that is over: no commit has to wake it.
+#[test]
+fn a_merger_that_met_another_looks_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (tell, told) = std::sync::mpsc::channel();
+    let store = OpenOptions::new()
+        .on_event(move |event| drop(tell.send(event.clone())))
+        .create(&path, StoreConfig::new(2))
+        .unwrap();
+    // As another process would: locks of this kind belong to an open file, not to a process.
+    let others = std::fs::File::options().read(true).write(true).create(true).truncate(false);
+    let others = others.open(path.join("LOCK.merge")).unwrap();
+    others.lock().unwrap();
+    for i in 0..100 {
+        put(&store, &format!("{i}"), i as f32);
+    }
+    // Long enough for the merger to have met the lock after the last commit.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(store.snapshot().segments().count(), 100);
+    assert!(told.try_iter().next().is_none(), "that others merge is nothing to tell of");
+    others.unlock().unwrap();
+    let event = told.recv_timeout(std::time::Duration::from_secs(60));
+    assert!(matches!(event, Ok(Event::Merged { .. })), "{event:?}");
+    assert!(store.snapshot().segments().count() < 100);
+    assert_eq!(contents(&store).len(), 100);
+    store.close().unwrap();
+}
+
 #[test]
 fn background_merging_keeps_files_few_while_threads_append_and_delete() {
     let dir = tempfile::tempdir().unwrap();

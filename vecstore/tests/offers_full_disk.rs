@@ -15,7 +15,13 @@ fn a_full_disk_is_no_affair_of_those_whose_batches_fit() {
     let mut large = Batch::new(1, vecstore::DType::F32);
     large.push_with_payload("b", &[2.0f32], &vec![7; 1 << 20]).unwrap();
     let of_b = b.offers(large, OnDuplicate::Skip);
-    let room = sim::Room { bytes: scene.fs.used() + (1 << 17), is_quota: false, copies: false, names: false, late: false };
+    let room = sim::Room {
+        bytes: scene.fs.used() + (1 << 17),
+        is_quota: false,
+        copies: false,
+        names: false,
+        late: false,
+    };
     scene.fs.set_room(Some(room));
     let fs = scene.go_on();
     of_a.join().unwrap().unwrap();
@@ -41,8 +47,13 @@ fn a_disk_that_has_no_room_for_answers_leaves_nobody_in_doubt() {
 /// told, is in doubt; who was not finds that out though nobody can write that he has the lock.
 #[test]
 fn without_room_for_names_only_what_was_committed_is_in_doubt() {
-    let (tried, told) =
-        full_from_some_call_on(|_| sim::Room { bytes: 0, is_quota: false, copies: true, names: true, late: false });
+    let (tried, told) = full_from_some_call_on(|_| sim::Room {
+        bytes: 0,
+        is_quota: false,
+        copies: true,
+        names: true,
+        late: false,
+    });
     println!(
         "offers: no room at {tried} calls, {} batches refused, {} in doubt",
         told.refused, told.in_doubt

@@ -99,7 +99,13 @@ fn each_ticket_has_its_own_outcome() {
 fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
     let fs = SimFs::new();
     let store = store(&fs);
-    fs.set_room(Some(Room { bytes: fs.used() + 100, is_quota: false, copies: false, names: false, late: false }));
+    fs.set_room(Some(Room {
+        bytes: fs.used() + 100,
+        is_quota: false,
+        copies: false,
+        names: false,
+        late: false,
+    }));
     let ticket = store.append_async(one("a"), OnDuplicate::Error).unwrap();
     assert!(matches!(ticket.wait(), Err(Error::NoSpace { .. })));
     fs.set_room(None);

@@ -14,7 +14,9 @@ use super::{EXIT_FAILED, EXIT_SAVE};
 pub(crate) enum Failure {
     #[error(transparent)]
     Embed(#[from] vecstore_embed::Error),
-    #[error("cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it elsewhere")]
+    #[error(
+        "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it elsewhere"
+    )]
     Stdout(io::Error),
     #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
     NoStore(PathBuf),
@@ -31,7 +33,9 @@ pub(crate) enum Failure {
     NoRun { store: PathBuf, name: String, known: String },
     #[error("{}: expected runs of this store, found none; vecstore-embed run begins one", .0.display())]
     NoRuns(PathBuf),
-    #[error("start cannot read a list from standard input: expected a file after --list, found '-'; write the list to a file")]
+    #[error(
+        "start cannot read a list from standard input: expected a file after --list, found '-'; write the list to a file"
+    )]
     StartWithStdin,
     #[error("--metrics {0}: {1}; expected a file that can be written, or an address such as 127.0.0.1:9100")]
     Metrics(String, io::Error),

@@ -58,9 +58,14 @@ pub(super) fn arguments(
         if let Some(value) = spellings(option).find_map(variable) {
             add(&mut all, option, long, &value)?;
         } else if let Some((value, file)) = in_table(&table, sub.get_name(), option).zip(file.as_deref()) {
-            for value in texts(value)
-                .ok_or_else(|| bad(file, long, "text, a number, true, false, or a list of these", &value.to_string()))?
-            {
+            for value in texts(value).ok_or_else(|| {
+                bad(
+                    file,
+                    long,
+                    "text, a number, true, false, or a list of these",
+                    &format!("a value of another kind ({})", value.type_str()),
+                )
+            })? {
                 add(&mut all, option, long, value.as_ref())?;
             }
         }
@@ -134,11 +139,16 @@ fn add(all: &mut Vec<OsString>, option: &Arg, long: &str, value: &OsStr) -> Resu
 fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
     let unusable = |found: String| Failure::Setting(format!("{}: {found}", file.display()));
     let text = fs::read_to_string(file).map_err(|error| {
-        unusable(format!("cannot be read: {error}; --config takes a TOML file with options: --help shows one"))
+        unusable(format!(
+            "cannot be read: {error}; --config takes a TOML file with options: --help shows one"
+        ))
     })?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| {
         // The text shows the line and points into it, and ends with a line of its own.
-        unusable(format!("expected TOML, found this: {}; --help shows an example", error.to_string().trim_end()))
+        unusable(format!(
+            "expected TOML, found this: {}; --help shows an example",
+            error.to_string().trim_end()
+        ))
     })?;
     let knows = |sub: &Command, name: &str| {
         let everywhere = command.get_arguments().filter(|option| option.is_global_set());
@@ -149,10 +159,16 @@ fn read(command: &Command, file: &Path) -> Result<Table, Failure> {
     for (name, value) in &table {
         match value {
             Value::Table(options) => {
-                let sub =
-                    command.find_subcommand(name).ok_or_else(|| bad(file, name, "the name of a command", "none of that name"))?;
+                let sub = command
+                    .find_subcommand(name)
+                    .ok_or_else(|| bad(file, name, "the name of a command", "none of that name"))?;
                 if let Some(name) = options.keys().find(|option| !knows(sub, option)) {
-                    return Err(bad(file, name, &format!("an option of {}", sub.get_name()), "none of that name"));
+                    return Err(bad(
+                        file,
+                        name,
+                        &format!("an option of {}", sub.get_name()),
+                        "none of that name",
+                    ));
                 }
             }
             _ if command.get_subcommands().any(|sub| knows(sub, name)) => {}
@@ -191,7 +207,10 @@ fn texts(value: &Value) -> Option<Vec<String>> {
 }
 
 fn bad(file: &Path, name: &str, expected: &str, found: &str) -> Failure {
-    Failure::Setting(format!("{}: {name}: expected {expected}, found {found}; --help lists them", file.display()))
+    Failure::Setting(format!(
+        "{}: {name}: expected {expected}, found {found}; --help lists them",
+        file.display()
+    ))
 }
 
 #[cfg(test)]
@@ -286,10 +305,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         for (text, message) in [
-            ("folders = 1", "folders: expected an option of a command, found none of that name; --help lists them"),
+            (
+                "folders = 1",
+                "folders: expected an option of a command, found none of that name; --help lists them",
+            ),
             ("[run]\nfolders = 1", "folders: expected an option of run"),
             ("[walk]\nfolder = 1", "walk: expected the name of a command"),
-            ("[run]\nfolder = 1979-05-27", "or a list of these, found 1979-05-27; --help"),
+            (
+                "[run]\nfolder = 1979-05-27",
+                "or a list of these, found a value of another kind (datetime); --help",
+            ),
             (
                 "[run]\nrecursive = 2",
                 "option recursive, from its variable or the file: expected true or false",

@@ -119,10 +119,7 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     }
     let (why, or) = match summary.ended {
         Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
-        Ended::ReadFailures => (
-            read_failures(args),
-            ", or with `--max-read-failures 0` to go past them",
-        ),
+        Ended::ReadFailures => (read_failures(args), ", or with `--max-read-failures 0` to go past them"),
         _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
         _ => return text,
     };

@@ -1,7 +1,7 @@
 //! The pictures that an examination works on.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;

@@ -122,14 +122,27 @@ fn a_quiet_run_says_nothing_but_errors() {
     let asked = json(run(&photos, &store, &["--quiet", "--json"]));
     assert_eq!(asked["already"], 6);
     let plan = said(run(&photos, &store, &["--quiet", "--dry-run"]));
-    assert!(plan.out.contains("6 already stored, 0 to do") && plan.err.is_empty(), "{}{}", plan.out, plan.err);
+    assert!(
+        plan.out.contains("6 already stored, 0 to do") && plan.err.is_empty(),
+        "{}{}",
+        plan.out,
+        plan.err
+    );
 
     // What is an error is said: files that cannot be read, and a prune that was asked for and refused.
     std::os::unix::fs::symlink("nowhere", photos.join("a/gone.jpg")).unwrap();
     let unread = said(run(&photos, &store, &["--quiet", "--follow-links"]));
     assert_eq!((unread.code, &*unread.out), (75, ""), "{}", unread.err);
-    assert!(unread.err.starts_with("error: 1 could not be read, and stay missing, the first: "), "{}", unread.err);
-    assert!(unread.err.contains("a/gone.jpg: No such file") && unread.err.lines().count() == 1, "{}", unread.err);
+    assert!(
+        unread.err.starts_with("error: 1 could not be read, and stay missing, the first: "),
+        "{}",
+        unread.err
+    );
+    assert!(
+        unread.err.contains("a/gone.jpg: No such file") && unread.err.lines().count() == 1,
+        "{}",
+        unread.err
+    );
     fs::remove_file(photos.join("a/gone.jpg")).unwrap();
     for at in [0, 2, 4] {
         fs::remove_file(photos.join(format!("a/{at:03}.png"))).unwrap();
@@ -177,7 +190,11 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(Path::new("no\x1b[2J"), &store, &[]), 1, "no\u{fffd}[2J: there is no such folder"),
         (program(&[&"status", &"--store", &store]), 1, "`vecstore-embed run` creates one"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
-        (program(&[&"logs", &"--store", &place.join("small.vecs")]), 1, "expected runs of this store, found none; "),
+        (
+            program(&[&"logs", &"--store", &place.join("small.vecs")]),
+            1,
+            "expected runs of this store, found none; ",
+        ),
         (
             run(&photos, &store, &["--list", "no-list"]),
             1,
@@ -379,9 +396,10 @@ fn the_model_of_a_store_is_asked_for_when_it_has_moved() {
     opened.set_setting("model", "/gone/model.onnx").unwrap();
     opened.close().unwrap();
     let image = photos.join("a/000.png");
-    for command in
-        [program(&[&"search", &"--store", &store, &"--image", &image]), program(&[&"verify", &"--store", &store])]
-    {
+    for command in [
+        program(&[&"search", &"--store", &store, &"--image", &image]),
+        program(&[&"verify", &"--store", &store]),
+    ] {
         let moved = said(command);
         assert_eq!(moved.code, 1);
         assert!(

@@ -72,7 +72,11 @@ fn what_cannot_be_used_is_said_after_what_there_is() {
     let found: serde_json::Value = serde_json::from_str(&card.out).unwrap();
     assert!(card.code == 1 && found["error"].as_str().unwrap().contains("tract"), "{found}");
     let empty = refused(&["--folder", place.path.to_str().unwrap()]);
-    assert!(empty.code == 1 && empty.err.contains("found none among 0 files; name a folder"), "{}", empty.err);
+    assert!(
+        empty.code == 1 && empty.err.contains("found none among 0 files; name a folder"),
+        "{}",
+        empty.err
+    );
     let model = models().join("tokens.onnx");
     let model = refused(&["--model", model.to_str().unwrap(), "--size=8x8", "--mean=0", "--std=1"]);
     assert!(model.code == 1 && model.err.contains("--output-name"), "{}", model.err);
