@@ -274,12 +274,17 @@ fn doctor_says_which_driver_there_is_and_fails_for_a_device_alone() {
 #[test]
 #[ignore = "needs ORT_DYLIB_PATH"]
 fn doctor_fails_for_a_model_that_mixes_pictures() {
+    let folder = tempfile::tempdir().unwrap();
+    for (at, colour) in [[255, 0, 0], [0, 255, 0], [51, 102, 153], [1, 2, 200]].into_iter().enumerate() {
+        let picture = image::RgbImage::from_pixel(8, 8, image::Rgb(colour));
+        picture.save(folder.path().join(format!("{at}.png"))).unwrap();
+    }
     for (model, verdict, code) in [("plain", ": the same", 0), ("leaky", ": NOT THE SAME", 1)] {
         let model = format!("{}/tests/models/{model}.onnx", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
         command.args(["doctor", "--seconds=0.01", "--pictures=4", "--batch-size=4", "--backend=onnxruntime"]);
         command.args(["--size=8x8", "--mean=0", "--std=1", "--model", &model]);
-        let output = command.output().unwrap();
+        let output = command.arg("--folder").arg(folder.path()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains(verdict), "{text}");
         assert_eq!(output.status.code(), Some(code), "{text}");

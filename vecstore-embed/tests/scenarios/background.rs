@@ -110,8 +110,12 @@ fn mistakes_are_seen_where_the_run_is_started() {
     );
     let list = said(start(&photos, &store, &["--list=-"]));
     assert!(list.code == 1 && list.err.contains("cannot read a list from standard input"), "{}", list.err);
-    let quick = said(start(&photos, &store, &[]));
-    assert_eq!(quick.code, 0, "{}{}", quick.out, quick.err);
+    let other = place.join("other.vecs");
+    vecstore::Store::create(&other, vecstore::StoreConfig::new(2)).unwrap().close().unwrap();
+    let none = said(of_store("logs", &other, &[]));
+    assert!(none.code == 1 && none.err.contains("found none; vecstore-embed run begins one"), "{}", none.err);
+    let quick = said(start(&photos, &store, &["--quiet"]));
+    assert_eq!((quick.code, &*quick.out, &*quick.err), (0, "", ""));
     wait_until(&store, "it is done", |status| status["done"] == 1 && status["live"] == 0);
 }
 

@@ -191,11 +191,6 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (program(&[&"status", &"--store", &store]), 1, "`vecstore-embed run` creates one"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
         (
-            program(&[&"logs", &"--store", &place.join("small.vecs")]),
-            1,
-            "expected runs of this store, found none; ",
-        ),
-        (
             run(&photos, &store, &["--list", "no-list"]),
             1,
             "cannot read the list no-list: No such file or directory (os error 2); --list takes a file with one path",

@@ -79,15 +79,15 @@ fn prune_on_the_command_line_says_what_it_did() {
     assert_eq!(said(run(&photos, &store, &["--quiet"])).code, 0);
     fs::remove_file(photos.join("a/000.png")).unwrap();
     fs::remove_file(photos.join("a/002.png")).unwrap();
-    let reported = said(run(&photos, &store, &["--quiet"]));
+    let reported = said(run(&photos, &store, &[]));
     assert!(reported.code == 0 && reported.out.contains("gone from the folder (--prune"), "{}", reported.out);
-    let refused = said(run(&photos, &store, &["--quiet", "--prune"]));
+    let refused = said(run(&photos, &store, &["--prune"]));
     assert!(
         refused.code == 1 && refused.out.contains("nothing was pruned: 2 of 12 files"),
         "{}",
         refused.out
     );
-    let pruned = said(run(&photos, &store, &["--quiet", "--prune", "--yes"]));
+    let pruned = said(run(&photos, &store, &["--prune", "--yes"]));
     assert!(pruned.code == 0 && pruned.out.contains("2 entries removed"), "{}", pruned.out);
     assert_eq!(contents_without_tombstones(&store), 10);
 }
