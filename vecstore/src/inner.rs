@@ -9,6 +9,7 @@ use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
+use crate::merge::Going;
 use crate::queue::{Leading, Queue, Turn, Waiting};
 use crate::spare::Spare;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     pub hurry: Arc<AtomicUsize>,
     /// After a failed merge, or while somebody else merges: how many files there must be before an append looks again.
     pub merge_again_at: AtomicUsize,
+    /// Merged inputs that are being removed.
+    pub going: Going,
     /// Merges that failed one after the other.
     pub failed_merges: AtomicU32,
     /// Memory for the rows of batches.
@@ -94,6 +97,7 @@ impl Inner {
             merger: OnceLock::new(),
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
+            going: Going::default(),
             spare: Arc::default(),
             woken: AtomicU64::new(u64::MAX),
             commits: AtomicUsize::new(0),

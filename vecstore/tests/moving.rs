@@ -87,6 +87,7 @@ impl Vfs for Moving {
         RealFs.link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.call("remove", path);
         RealFs.remove_file(path)
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -387,4 +388,25 @@ fn overlaps(path: &Path) -> usize {
         .iter()
         .filter(|fault| fault.section == "chain" && fault.detail.contains("overlaps that of"));
     overlap.count()
+}
+
+/// Appends go on while merged files are removed, however slowly, but not so that files become many.
+#[test]
+fn files_that_are_about_to_go_are_counted_where_appends_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    // Slower than files come in. The lock is held: one at a time.
+    let fs = Moving::before(|kind, path| {
+        if kind == "remove" && path.parent().is_some_and(|dir| dir.ends_with("segments")) {
+            std::thread::sleep(std::time::Duration::from_millis(4));
+        }
+    });
+    let options = OpenOptions::new().vfs(Arc::new(fs));
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    let most = (0..1000).map(|i| {
+        put(&store, &i.to_string());
+        std::fs::read_dir(path.join("segments")).unwrap().count()
+    });
+    let most = most.max().unwrap();
+    assert!(most < 200, "{most} files");
 }

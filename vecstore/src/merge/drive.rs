@@ -73,7 +73,7 @@ impl Inner {
 
     /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
-        let files = self.view.read().segments.len();
+        let files = self.files();
         if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) || !self.has_plan() {
             return;
         }
@@ -87,7 +87,7 @@ impl Inner {
             // Another process is merging what this handle still sees as many files.
             Ok(false) => match self.reload_if_fewer(BACKLOG) {
                 Ok(true) => (0, Ok(())),
-                Ok(false) => (files + LOOK_EVERY, Ok(())),
+                Ok(false) => ((files + LOOK_EVERY).min(FULL_STOP), Ok(())),
                 Err(error) => (files + RETRY_AFTER, Err(error)),
             },
             // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
@@ -136,15 +136,22 @@ impl Inner {
     /// Takes over what another merger has achieved. Says whether there are fewer live segments now.
     fn reload_if_fewer(&self, than: usize) -> Result<bool> {
         // The merger of this very handle publishes a view itself.
-        let few = || self.view.read().segments.len() < than;
+        let few = || self.files() < than;
         if few() {
             return Ok(true);
         }
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
-        if manifest.body.segments.len() + self.count_after(manifest.body.last_commit())? < than {
+        let listed = manifest.body.segments.len() + self.count_after(manifest.body.last_commit())?;
+        if listed + self.going.left() < than {
             self.reload_lightly()?;
         }
         Ok(few())
+    }
+
+    /// Live files, and those that this handle's merger is about to remove.
+    fn files(&self) -> usize {
+        let view = Arc::clone(&self.view.read());
+        self.going.and_live(&view)
     }
 
     /// How many files there are after a commit.

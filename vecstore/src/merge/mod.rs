@@ -15,6 +15,7 @@ mod aligned;
 mod beside;
 mod copy;
 mod drive;
+mod going;
 mod housekeeping;
 pub(crate) mod plan;
 mod run;
@@ -22,4 +23,5 @@ mod share;
 mod throttle;
 
 pub(crate) use drive::MAX_SEGMENT;
+pub(crate) use going::Going;
 pub(crate) use throttle::Pace;

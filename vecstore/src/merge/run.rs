@@ -149,7 +149,7 @@ impl Inner {
         // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
         // makes this store that of a backup holds the merge lock, as this does. Without a rest, before anybody can put
         // another store in the place of this one.
-        superseded.iter().for_each(|name| remove_own(&*self.vfs, &dir.join(name.to_string())));
+        self.going.remove_each(name, &superseded, |name| remove_own(&*self.vfs, &dir.join(name.to_string())));
         pacer.pause();
         if Bug::ListBeforeName.is_on() {
             flush()?;

@@ -1,0 +1,44 @@
+//! Merged inputs that are being removed: files that no view lists any more, and that are there all the same.
+
+use crate::segment::SegmentName;
+use crate::sync::Mutex;
+use crate::view::View;
+
+/// How many inputs of this handle's last merge are still to be removed. Whoever counts files counts them, or appends would
+/// go on as soon as the merge is listed, and meet a directory that is as full as before.
+#[derive(Debug, Default)]
+pub(crate) struct Going(Mutex<Option<(SegmentName, usize)>>);
+
+impl Going {
+    /// The files of a view, and those that what it lists has taken the place of. A view from before the merge lists the
+    /// inputs themselves.
+    pub fn and_live(&self, view: &View) -> usize {
+        let live = view.segments.len();
+        let Some((output, left)) = *self.0.lock() else { return live };
+        let at = view.segments.partition_point(|live| live.segment.name().last < output.last);
+        let is_merged = view.segments.get(at).is_some_and(|live| live.segment.name().first <= output.first);
+        if is_merged { live + left } else { live }
+    }
+
+    /// Those that are neither listed nor removed yet.
+    pub fn left(&self) -> usize {
+        self.0.lock().map_or(0, |(_, left)| left)
+    }
+
+    /// Calls `remove` for each input.
+    pub fn remove_each(&self, output: SegmentName, inputs: &[SegmentName], remove: impl Fn(&SegmentName)) {
+        let _until_end = Until(self);
+        for (number, input) in inputs.iter().enumerate() {
+            *self.0.lock() = Some((output, inputs.len() - number));
+            remove(input);
+        }
+    }
+}
+
+struct Until<'a>(&'a Going);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock() = None;
+    }
+}
