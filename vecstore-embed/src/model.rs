@@ -12,6 +12,7 @@ use crate::descriptor;
 use crate::error::{Error, Result};
 use crate::fingerprint::Ingredients;
 use crate::onnx_graph::{Declared, Element, Port, declared};
+use crate::pixels::PixelType;
 use crate::preprocess::{Preprocess, PreprocessOverrides};
 
 /// The file that is looked for beside a model.
@@ -204,6 +205,15 @@ impl Model {
 
     pub(crate) fn element(&self) -> Element {
         self.element
+    }
+
+    /// What the graph takes pictures as.
+    pub(crate) fn pixel_type(&self) -> PixelType {
+        match self.element {
+            Element::F16 => PixelType::F16,
+            Element::BF16 => PixelType::Bf16,
+            Element::F32 | Element::Other => PixelType::F32,
+        }
     }
 
     pub(crate) fn normalise(&self) -> Normalise {

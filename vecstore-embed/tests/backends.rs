@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use vecstore_embed::backend::{
-    Backend, BackendChoice, BackendOptions, Device, Precision, Provider, open_backend, open_lanes,
+    Backend, BackendChoice, BackendOptions, Device, PixelType, Pixels, Precision, Provider, open_backend,
+    open_lanes,
 };
 use vecstore_embed::doctor::{Options, Pictures, examine};
 use vecstore_embed::model::{Model, Normalise, OutputOptions};
@@ -202,6 +203,93 @@ fn graphs_of_half_precision_get_and_give_what_they_want() {
             let off = vectors.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off < most && vectors.len() == 12, "{} {name}: off by {off}", backend.name());
             assert!(off > 1e-6, "{name}: nothing was of half precision");
+        }
+    }
+}
+
+/// Takes pictures as its model wants them, and as nothing else.
+struct Strict {
+    inner: Box<dyn Backend>,
+    wanted: PixelType,
+}
+
+impl Backend for Strict {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn dim(&self) -> usize {
+        self.inner.dim()
+    }
+
+    fn preferred_batch(&self) -> usize {
+        self.inner.preferred_batch()
+    }
+
+    fn embed(&mut self, _: usize, _: &[f32]) -> vecstore_embed::Result<Vec<f32>> {
+        panic!("a lane has nothing to convert");
+    }
+
+    fn pixel_type(&self) -> PixelType {
+        self.inner.pixel_type()
+    }
+
+    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> vecstore_embed::Result<Vec<f32>> {
+        let found = match pixels {
+            Pixels::F32(_) => PixelType::F32,
+            Pixels::F16(_) => PixelType::F16,
+            Pixels::Bf16(_) => PixelType::Bf16,
+        };
+        assert_eq!(found, self.wanted);
+        self.inner.embed_pixels(batch, pixels)
+    }
+}
+
+/// A run prepares pictures as the model wants them; a search prepares one in f32, which the backend converts. To the bit they
+/// make the same vectors.
+#[test]
+fn pictures_are_prepared_in_the_type_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().canonicalize().unwrap().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    let mut noise = 1u64;
+    for at in 0..11 {
+        let picture = RgbImage::from_fn(23 + at, 17, |_, _| {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let [.., red, green, blue] = noise.to_le_bytes();
+            image::Rgb([red, green, blue / 2])
+        });
+        picture.save(photos.join(format!("{at}.png"))).unwrap();
+    }
+    for options in every_backend("pictures_are_prepared_in_the_type_of_the_model") {
+        for (name, wanted) in [
+            ("plain.onnx", PixelType::F32),
+            ("half.onnx", PixelType::F16),
+            ("half-both.onnx", PixelType::F16),
+            ("brain.onnx", PixelType::Bf16),
+        ] {
+            let model = model(name).unwrap();
+            if wanted == PixelType::Bf16 && options.choice == BackendChoice::Tract {
+                continue;
+            }
+            let store = folder.path().join(format!("{:?}-{name}.vecs", options.choice));
+            let inner = open_backend(&model, &options).unwrap();
+            let run = vecstore_embed::Run::new(&photos, &store).with_batch_size(4);
+            assert_eq!(run.run_on(&model, Box::new(Strict { inner, wanted })).unwrap().embedded, 11);
+            let mut backend = open_backend(&model, &options).unwrap();
+            let snapshot = vecstore::Store::open_read_only(&store).unwrap().snapshot();
+            for at in 0..11 {
+                let file = format!("{at}.png");
+                let alone = vecstore_embed::embed_picture(
+                    &model,
+                    backend.as_mut(),
+                    &photos.join(&file),
+                    &Default::default(),
+                );
+                let bits = |vector: Vec<f32>| vector.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                let stored = snapshot.get(&file).unwrap().unwrap().to_f32().unwrap();
+                assert_eq!(bits(stored), bits(alone.unwrap()), "{} {file}", backend.name());
+            }
         }
     }
 }

@@ -34,10 +34,9 @@ mod session;
 mod tensor;
 mod tract;
 
-use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::{fmt, iter};
 
 pub use self::device::{Device, Precision, Provider};
 pub use self::driver::{Card, Driver, NoDriver};
@@ -46,9 +45,11 @@ pub use self::tensor::Tensor;
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model, Normalise};
+pub use crate::pixels::{PixelType, Pixels};
 
 pub(crate) use self::driver::driver;
 pub(crate) use self::onnxruntime::loaded;
+pub(crate) use self::tensor::part;
 
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,7 +152,21 @@ pub trait Backend: Send {
     /// [`Error::Inference`] with the backend's words; the backend stays usable.
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>>;
 
-    /// Memory for so many numbers, from which pictures reach the device sooner than from ordinary memory. `None` where
+    /// What a run prepares pictures as, so that nothing is left to convert for whoever owns the model.
+    fn pixel_type(&self) -> PixelType {
+        PixelType::F32
+    }
+
+    /// As [`embed`](Self::embed), of pictures in any of the types. Those of [`pixel_type`](Self::pixel_type) are taken as they
+    /// are.
+    ///
+    /// # Errors
+    /// As there.
+    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
+        self.embed(batch, &pixels.to_f32())
+    }
+
+    /// Memory for so many numbers of [`pixel_type`](Self::pixel_type), from which pictures reach the device sooner than from ordinary memory. `None` where
     /// there is none such.
     fn tensor(&self, _length: usize) -> Option<Tensor> {
         None
@@ -166,8 +181,8 @@ pub trait Backend: Send {
     ///
     /// # Errors
     /// As there.
-    fn run_bare(&mut self, batch: usize, pixels: &[f32]) -> Result<()> {
-        self.embed(batch, pixels).map(drop)
+    fn run_bare(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<()> {
+        self.embed_pixels(batch, pixels).map(drop)
     }
 }
 
@@ -276,14 +291,6 @@ fn at_once(model: &Model, batch: usize) -> usize {
     }
 }
 
-/// `pixels` with blank pictures behind them, `length` numbers in all. Graphs whose batch is fixed get it full.
-fn padded(pixels: &[f32], length: usize) -> Cow<'_, [f32]> {
-    match pixels.len() < length {
-        true => Cow::Owned(pixels.iter().copied().chain(iter::repeat(0.0)).take(length).collect()),
-        false => Cow::Borrowed(pixels),
-    }
-}
-
 /// Brings each vector to length 1.
 fn normalise(vectors: &mut [f32], dim: usize) {
     for vector in vectors.chunks_exact_mut(dim) {
@@ -315,7 +322,7 @@ fn vector_length(model: &Model, batch: usize, shape: &[usize]) -> Result<usize> 
 }
 
 /// Checks the length of what a caller gives.
-fn check_pixels(model: &Model, batch: usize, pixels: &[f32]) -> Result<()> {
+fn check_pixels(model: &Model, batch: usize, pixels: Pixels<'_>) -> Result<()> {
     match batch.checked_mul(model.preprocess().tensor_len()) {
         Some(length) if length == pixels.len() => Ok(()),
         _ => Err(Error::BadValue {

@@ -1,5 +1,6 @@
 //! ONNX Runtime, loaded when the program runs.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -11,19 +12,18 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{Session, SessionInputValue};
-use ort::value::{DynValue, TensorElementType, TensorRef};
+use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
 use super::device::{Device, Provider};
 use super::placement::Placement;
 use super::session::{Settings, session};
 use super::tensor::Tensor;
 use super::{
-    Backend, BackendOptions, at_once, check_pixels, display, finish, library, padded, panic_text, provider,
-    vector_length,
+    Backend, BackendOptions, PixelType, Pixels, at_once, check_pixels, display, finish, library, panic_text,
+    provider, vector_length,
 };
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model};
-use crate::onnx_graph::Element;
 
 /// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
 /// first that works stays until the process ends.
@@ -91,9 +91,6 @@ struct OnnxRuntime {
     fixed: Option<usize>,
     placement: Option<Placement>,
     device: Device,
-    /// Pictures for graphs that want them in half precision; memory that is used again.
-    halves: Vec<f16>,
-    brains: Vec<bf16>,
 }
 
 /// Opens a session on the device of `options`, which is one card or the processor.
@@ -124,13 +121,12 @@ pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> R
         fixed: settings.fixed,
         placement: None,
         device: device.clone(),
-        halves: Vec::new(),
-        brains: Vec::new(),
     };
     // One run tells the length of the vectors, and whether it runs at all.
     let count = backend.at_once(1);
     let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
-    let (shape, _) = backend.run(count, &blank).map_err(|error| match error {
+    let blank = Pixels::F32(&blank).converted(model.pixel_type());
+    let (shape, _) = backend.run(count, blank.pixels()).map_err(|error| match error {
         Error::Inference { found, .. } if device.is_gpu() => {
             let remedy = provider::remedy_for(&found);
             provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
@@ -212,26 +208,17 @@ impl OnnxRuntime {
         }
     }
 
-    fn run(&mut self, batch: usize, pixels: &[f32]) -> Result<(Vec<usize>, Vec<f32>)> {
-        let OnnxRuntime { model, session, halves, brains, .. } = self;
+    /// One call of the session, with as many pictures as it takes, made of what it takes.
+    fn run(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<(Vec<usize>, Vec<f32>)> {
+        let OnnxRuntime { model, session, .. } = self;
         let preprocess = model.preprocess();
         let shape = [batch, 3, preprocess.input_height() as usize, preprocess.input_width() as usize];
         let (input, output) = (model.input(), model.output());
         let mut run = || -> std::result::Result<_, ort::Error> {
-            let tensor: SessionInputValue<'_> = match model.element() {
-                Element::F16 => {
-                    halves.resize(pixels.len(), f16::ZERO);
-                    halves.convert_from_f32_slice(pixels);
-                    TensorRef::<f16>::from_array_view((shape.as_slice(), &halves[..]))?.into()
-                }
-                Element::BF16 => {
-                    brains.resize(pixels.len(), bf16::ZERO);
-                    brains.convert_from_f32_slice(pixels);
-                    TensorRef::<bf16>::from_array_view((shape.as_slice(), &brains[..]))?.into()
-                }
-                Element::F32 | Element::Other => {
-                    TensorRef::<f32>::from_array_view((shape.as_slice(), pixels))?.into()
-                }
+            let tensor: SessionInputValue<'_> = match pixels {
+                Pixels::F32(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
+                Pixels::F16(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
+                Pixels::Bf16(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
             };
             let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![(input, tensor)];
             let outputs = session.run(inputs)?;
@@ -262,13 +249,24 @@ impl Backend for OnnxRuntime {
     }
 
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+        self.embed_pixels(batch, Pixels::F32(pixels))
+    }
+
+    fn pixel_type(&self) -> PixelType {
+        self.model.pixel_type()
+    }
+
+    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
         check_pixels(&self.model, batch, pixels)?;
+        let converted = pixels.converted(self.pixel_type());
+        let pixels = converted.pixels();
         let at_once = self.at_once(batch);
         let picture_len = self.model.preprocess().tensor_len();
         let mut vectors = Vec::with_capacity(batch * self.dim);
-        for pixels in pixels.chunks(at_once * picture_len) {
-            let count = pixels.len() / picture_len;
-            let (shape, numbers) = self.run(at_once, &padded(pixels, at_once * picture_len))?;
+        for start in (0..batch).step_by(at_once) {
+            let count = at_once.min(batch - start);
+            let part = pixels.part(start * picture_len..(start + count) * picture_len);
+            let (shape, numbers) = self.run(at_once, part.padded(at_once * picture_len).pixels())?;
             if shape != [at_once, self.dim] {
                 return Err(Error::Inference {
                     backend: self.name.clone(),
@@ -283,12 +281,13 @@ impl Backend for OnnxRuntime {
     }
 
     fn tensor(&self, length: usize) -> Option<Tensor> {
-        if !self.device.is_gpu() || self.model.element() != Element::F32 {
+        if !self.device.is_gpu() {
             return None;
         }
         // Any card copies from memory that was pinned for another.
         let card = self.device.cards().first().and_then(|card| i32::try_from(*card).ok())?;
-        pinned(&self.session, AllocationDevice::CUDA_PINNED, card, length)
+        let place = (AllocationDevice::CUDA_PINNED, card);
+        pinned(&self.session, place, self.pixel_type(), length)
             .inspect_err(|error| {
                 log::info!("no pinned memory: {error}; ordinary memory is copied from instead")
             })
@@ -299,13 +298,11 @@ impl Backend for OnnxRuntime {
         self.placement.as_ref()
     }
 
-    fn run_bare(&mut self, batch: usize, pixels: &[f32]) -> Result<()> {
+    fn run_bare(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<()> {
         check_pixels(&self.model, batch, pixels)?;
-        self.run(
-            self.at_once(batch),
-            &padded(pixels, self.at_once(batch) * self.model.preprocess().tensor_len()),
-        )
-        .map(drop)
+        let (at_once, converted) = (self.at_once(batch), pixels.converted(self.pixel_type()));
+        let full = at_once * self.model.preprocess().tensor_len();
+        self.run(at_once, converted.pixels().padded(full).pixels()).map(drop)
     }
 }
 
@@ -314,26 +311,43 @@ impl Backend for OnnxRuntime {
 /// nothing is copied before the copy to the card.
 fn pinned(
     session: &Session,
-    device: AllocationDevice<'_>,
-    number: i32,
+    (device, number): (AllocationDevice<'_>, i32),
+    pixel_type: PixelType,
     length: usize,
 ) -> std::result::Result<Tensor, ort::Error> {
     let info = MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::CPUInput)?;
     let allocator = Allocator::new(session, info)?;
-    let mut value = ort::value::Tensor::<f32>::new(&allocator, [length])?;
-    let (_, numbers) = value.try_extract_tensor_mut::<f32>()?;
-    let (first, found) = (NonNull::from(&mut *numbers).cast::<f32>(), numbers.len());
+    match pixel_type {
+        PixelType::F32 => held::<f32>(&allocator, pixel_type, length),
+        PixelType::F16 => held::<f16>(&allocator, pixel_type, length),
+        PixelType::Bf16 => held::<bf16>(&allocator, pixel_type, length),
+    }
+}
+
+/// `T` is what `pixel_type` says.
+fn held<T: PrimitiveTensorElementType + fmt::Debug + Clone + Send + Sync + 'static>(
+    allocator: &Allocator,
+    pixel_type: PixelType,
+    length: usize,
+) -> std::result::Result<Tensor, ort::Error> {
+    let mut value = ort::value::Tensor::<T>::new(allocator, [length])?;
+    let (_, numbers) = value.try_extract_tensor_mut::<T>()?;
+    let (first, found) = (NonNull::from(&mut *numbers).cast::<u8>(), numbers.len());
+    if size_of::<T>() != pixel_type.size() {
+        return Err(ort::Error::new(format!("numbers of {} bytes as {pixel_type:?}", size_of::<T>())));
+    }
     if found != length {
         return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
     }
-    // SAFETY: the memory is the value's, which `try_extract_tensor_mut` has found to be f32, so many, and within reach of
-    // the processor. It stays where it is until the value is dropped, and only the tensor has the value from here on.
-    Ok(unsafe { Tensor::of(first, length, Box::new(value)) })
+    // SAFETY: the memory is the value's, which `try_extract_tensor_mut` has found to be of `T`, so many, and within reach of
+    // the processor; and `T` has the size of `pixel_type`, and as plain numbers its alignment. It stays where it is until the value is dropped, and only the tensor has the value from here on.
+    Ok(unsafe { Tensor::of(first, pixel_type, length, Box::new(value)) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::PixelsMut;
 
     /// The way to memory of a device, with that of the processor in its place.
     #[test]
@@ -345,17 +359,24 @@ mod tests {
         let settings = Settings::new(&model, &runtime, &options).unwrap();
         let opened = session(&model, &runtime, &settings).unwrap();
         let length = model.preprocess().tensor_len();
-        let mut tensor = pinned(&opened, AllocationDevice::CPU, 0, 2 * length).unwrap();
-        assert!(tensor.len() == 2 * length && tensor.iter().all(|number| *number == 0.0));
-        let gone = pinned(&opened, AllocationDevice::CUDA_PINNED, 0, 8).unwrap_err().to_string();
+        for pixel_type in [PixelType::F16, PixelType::Bf16] {
+            let mut tensor = pinned(&opened, (AllocationDevice::CPU, 0), pixel_type, 9).unwrap();
+            tensor.pixels_mut().fill(-0.25);
+            assert_eq!((tensor.pixel_type(), &tensor.pixels().to_f32()[..]), (pixel_type, &[-0.25; 9][..]));
+        }
+        let mut tensor = pinned(&opened, (AllocationDevice::CPU, 0), PixelType::F32, 2 * length).unwrap();
+        assert_eq!(tensor.pixels(), Pixels::F32(&vec![0.0; 2 * length]));
+        let gone =
+            pinned(&opened, (AllocationDevice::CUDA_PINNED, 0), PixelType::F32, 8).unwrap_err().to_string();
         assert!(!gone.is_empty());
         // It outlives the session it came from.
         drop(opened);
-        for (at, number) in tensor.iter_mut().enumerate() {
+        let PixelsMut::F32(numbers) = tensor.pixels_mut() else { panic!("of f32") };
+        for (at, number) in numbers.iter_mut().enumerate() {
             *number = (at % 251) as f32 / 251.0;
         }
         let mut backend = open(&model, Path::new(&library), &options).unwrap();
-        let plain = tensor.to_vec();
-        assert_eq!(backend.embed(2, &tensor).unwrap(), backend.embed(2, &plain).unwrap());
+        let plain = tensor.pixels().to_f32().to_vec();
+        assert_eq!(backend.embed_pixels(2, tensor.pixels()).unwrap(), backend.embed(2, &plain).unwrap());
     }
 }

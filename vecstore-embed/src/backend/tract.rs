@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::format_err;
 use tract_onnx::tract_core::plan::SimpleState;
 
-use super::{Backend, at_once, check_pixels, finish, padded, panic_text, vector_length};
+use super::{Backend, PixelType, Pixels, at_once, check_pixels, finish, panic_text, vector_length};
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model, Source};
 use crate::onnx_graph::Element;
@@ -42,7 +42,7 @@ pub(super) fn open(model: &Model, threads: usize) -> Result<Box<dyn Backend>> {
     let count = pictures(model);
     let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
     let state = backend.states.first_mut().ok_or_else(|| cannot("no thread".to_owned()))?;
-    let (shape, _) = run(state, model, &blank).map_err(cannot)?;
+    let (shape, _) = run(state, model, Pixels::F32(&blank)).map_err(cannot)?;
     backend.dim = vector_length(model, count, &shape)?;
     Ok(Box::new(backend))
 }
@@ -88,10 +88,15 @@ fn shape(model: &Model) -> [usize; 4] {
 fn run(
     state: &mut State,
     model: &Model,
-    pixels: &[f32],
+    pixels: Pixels<'_>,
 ) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
     let mut run = || -> TractResult<_> {
-        let mut input = Tensor::from_shape(&shape(model), pixels)?;
+        let shape = shape(model);
+        let mut input = match pixels {
+            Pixels::F32(pixels) => Tensor::from_shape(&shape, pixels)?,
+            Pixels::F16(pixels) => Tensor::from_shape(&shape, pixels)?,
+            Pixels::Bf16(_) => Tensor::from_shape(&shape, &pixels.to_f32())?,
+        };
         if model.element() == Element::F16 {
             input = input.cast_to::<f16>()?.into_owned();
         }
@@ -125,6 +130,14 @@ impl Backend for Tract {
     }
 
     fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+        self.embed_pixels(batch, Pixels::F32(pixels))
+    }
+
+    fn pixel_type(&self) -> PixelType {
+        self.model.pixel_type()
+    }
+
+    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
         check_pixels(&self.model, batch, pixels)?;
         if batch == 0 {
             return Ok(Vec::new());
@@ -135,10 +148,11 @@ impl Backend for Tract {
         let at_once = pictures(&self.model);
         let share = batch.div_ceil(self.states.len()).next_multiple_of(at_once);
         let model = &self.model;
-        let work = |state: &mut State, pixels: &[f32], vectors: &mut [f32]| {
-            let length = at_once * picture_len;
-            for (pixels, vectors) in pixels.chunks(length).zip(vectors.chunks_mut(at_once * dim)) {
-                let (shape, numbers) = run(state, model, &padded(pixels, length))?;
+        let work = |state: &mut State, first: usize, vectors: &mut [f32]| {
+            let starts = (first..).step_by(at_once).map(|picture| picture * picture_len);
+            for (start, vectors) in starts.zip(vectors.chunks_mut(at_once * dim)) {
+                let part = pixels.part(start..start + vectors.len() / dim * picture_len);
+                let (shape, numbers) = run(state, model, part.padded(at_once * picture_len).pixels())?;
                 match numbers.get(..vectors.len()).filter(|_| numbers.len() == at_once * dim) {
                     Some(numbers) => vectors.copy_from_slice(numbers),
                     None => return Err(format!("the output became {shape:?}")),
@@ -147,12 +161,12 @@ impl Backend for Tract {
             Ok(())
         };
         let done: std::result::Result<(), String> = thread::scope(|scope| {
-            let parts = pixels.chunks(share * picture_len).zip(vectors.chunks_mut(share * dim));
+            let parts = (0..batch).step_by(share).zip(vectors.chunks_mut(share * dim));
             let threads: Vec<_> = self
                 .states
                 .iter_mut()
                 .zip(parts)
-                .map(|(state, (pixels, vectors))| scope.spawn(move || work(state, pixels, vectors)))
+                .map(|(state, (first, vectors))| scope.spawn(move || work(state, first, vectors)))
                 .collect();
             let join = |thread: thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|panic| Err(panic_text(&*panic)))

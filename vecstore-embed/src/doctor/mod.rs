@@ -11,7 +11,7 @@ pub use self::pictures::Pictures;
 pub use self::rates::{Limit, Rates};
 
 use crate::backend::{
-    self, Backend, BackendOptions, Device, Driver, NoDriver, Placement, Provider, open_lanes,
+    self, Backend, BackendOptions, Device, Driver, NoDriver, Placement, Provider, Tensor, open_lanes,
 };
 use crate::model::Model;
 use crate::picture::DecodeLimits;
@@ -162,7 +162,8 @@ pub fn examine(
         expected: "one or more",
         found: "none".to_owned(),
     })?;
-    let (together, alone) = (first.embed(count, &tensor)?, one_by_one(first.as_mut(), model, &tensor)?);
+    let (together, alone) =
+        (first.embed_pixels(count, tensor.pixels())?, one_by_one(first.as_mut(), model, &tensor)?);
     let (dim, name, placement) = (first.dim(), first.name().to_owned(), first.placement().cloned());
     let processor = match options.device.is_gpu() {
         true => Some(Apart::of(&together, &on_processor(model, &options, &tensor)?, dim)),
@@ -183,16 +184,18 @@ pub fn examine(
     })
 }
 
-fn one_by_one(backend: &mut dyn Backend, model: &Model, tensor: &[f32]) -> Result<Vec<f32>> {
-    let each = tensor.chunks(model.preprocess().tensor_len()).map(|pixels| backend.embed(1, pixels));
+fn one_by_one(backend: &mut dyn Backend, model: &Model, tensor: &Tensor) -> Result<Vec<f32>> {
+    let length = model.preprocess().tensor_len();
+    let starts = (0..tensor.len()).step_by(length.max(1));
+    let each = starts.map(|start| backend.embed_pixels(1, tensor.pixels().part(start..start + length)));
     Ok(each.collect::<Result<Vec<_>>>()?.concat())
 }
 
 /// The same on the processor, by the same library.
-fn on_processor(model: &Model, options: &BackendOptions, tensor: &[f32]) -> Result<Vec<f32>> {
+fn on_processor(model: &Model, options: &BackendOptions, tensor: &Tensor) -> Result<Vec<f32>> {
     let options = BackendOptions { device: Device::cpu(), profile: false, ..options.clone() };
     let mut backend = backend::open_backend(model, &options)?;
-    backend.embed(tensor.len() / model.preprocess().tensor_len(), tensor)
+    backend.embed_pixels(tensor.len() / model.preprocess().tensor_len().max(1), tensor.pixels())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
+use crate::backend::Tensor;
 use crate::model::Model;
 use crate::picture::{self, DecodeLimits};
 use crate::scan::HEAD;
@@ -110,12 +111,12 @@ impl Pictures {
     }
 
     /// A batch of them, prepared; over again from the first where there are fewer.
-    pub(super) fn tensor(&self, model: &Model, limits: &DecodeLimits, batch: usize) -> Result<Vec<f32>> {
+    pub(super) fn tensor(&self, model: &Model, limits: &DecodeLimits, batch: usize) -> Result<Tensor> {
         let length = model.preprocess().tensor_len();
-        let mut tensor = vec![0.0; batch.saturating_mul(length)];
+        let mut tensor = Tensor::plain_of(model.pixel_type(), batch.saturating_mul(length));
         let good = self.good(model, limits)?;
-        for (pixels, (_, picture)) in tensor.chunks_mut(length).zip(good.iter().cycle()) {
-            model.preprocess().apply(picture, pixels)?;
+        for (at, (_, picture)) in good.iter().cycle().take(batch).enumerate() {
+            model.preprocess().apply_to(picture, tensor.pixels_mut().part(at * length..(at + 1) * length))?;
         }
         Ok(tensor)
     }
@@ -172,7 +173,8 @@ mod tests {
         let (model, limits) = (Model::builtin().unwrap(), DecodeLimits::default());
         let length = model.preprocess().tensor_len();
         let tensor = made.tensor(&model, &limits, 4).unwrap();
-        let pictures: Vec<&[f32]> = tensor.chunks(length).collect();
+        let numbers = tensor.pixels().to_f32();
+        let pictures: Vec<&[f32]> = numbers.chunks(length).collect();
         assert!(pictures[0] == pictures[3] && pictures[0] != pictures[1]);
         fs::write(dir.path().join("1.jpg"), &bytes[0][..1000]).unwrap();
         let cut = Pictures::of_folder(dir.path(), 1).unwrap();

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::backend::Backend;
+use crate::backend::{Backend, Tensor};
 use crate::model::Model;
 
 use super::{Options, Pictures};
@@ -40,7 +40,7 @@ impl Rates {
         model: &Model,
         lanes: &mut [Box<dyn Backend>],
         pictures: &Pictures,
-        tensor: &[f32],
+        tensor: &Tensor,
         options: &Options,
     ) -> Result<Self> {
         let preprocess = model.preprocess();
@@ -73,11 +73,11 @@ impl Rates {
         let batch = options.batch as f64;
         // A batch may take longer than the time there is: two of them are done in any case.
         let bare = match lanes.first_mut() {
-            Some(lane) => batch * rate(time, 0.., |_| lane.run_bare(options.batch, tensor))?,
+            Some(lane) => batch * rate(time, 0.., |_| lane.run_bare(options.batch, tensor.pixels()))?,
             None => 0.0,
         };
         let infer = at_once(lanes.iter_mut(), |lane| {
-            rate(time, 0.., |_| lane.embed(options.batch, tensor).map(drop))
+            rate(time, 0.., |_| lane.embed_pixels(options.batch, tensor.pixels()).map(drop))
         })?;
         Ok(Rates { decode, resize, prepare, infer: infer * batch, bare })
     }

@@ -6,10 +6,12 @@ use std::cell::RefCell;
 use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::F32x3;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use half::{bf16, f16};
 use image::RgbImage;
 
 use super::{ChannelOrder, Filter, Preprocess, Resize, Sides};
 use crate::error::{Error, Result};
+use crate::pixels::PixelsMut;
 
 thread_local! {
     // A resizer keeps its scratch memory; a worker thread prepares thousands of pictures.
@@ -22,6 +24,11 @@ impl Preprocess {
     /// # Errors
     /// If `out` has another length, or the picture has no pixels.
     pub fn apply(&self, picture: &RgbImage, out: &mut [f32]) -> Result<()> {
+        self.apply_to(picture, PixelsMut::F32(out))
+    }
+
+    /// As [`apply`](Self::apply), in the type of numbers that `out` has room for: each is the one in f32, rounded once.
+    pub(crate) fn apply_to(&self, picture: &RgbImage, out: PixelsMut<'_>) -> Result<()> {
         let bad = |what, expected, found| Err(Error::BadValue { what, expected, found });
         if out.len() != self.tensor_len() {
             let what = "length of the tensor a picture is prepared into";
@@ -32,7 +39,15 @@ impl Preprocess {
             return bad("picture", "1 pixel or more on each side", format!("{width}x{height}"));
         }
         let pixels = self.resize_and_crop(picture)?;
-        self.write_planes(&pixels, out);
+        match out {
+            PixelsMut::F32(out) => self.write_planes(&pixels, out, &self.levels),
+            PixelsMut::F16(out) => {
+                self.write_planes(&pixels, out, &self.levels.map(|of| of.map(f16::from_f32)))
+            }
+            PixelsMut::Bf16(out) => {
+                self.write_planes(&pixels, out, &self.levels.map(|of| of.map(bf16::from_f32)))
+            }
+        }
         Ok(())
     }
 
@@ -78,13 +93,13 @@ impl Preprocess {
     }
 
     /// Looks up what each level becomes and takes the channels apart.
-    fn write_planes(&self, pixels: &[u8], out: &mut [f32]) {
+    fn write_planes<T: Copy>(&self, pixels: &[u8], out: &mut [T], levels: &[[T; 256]; 3]) {
         let channels = match self.order {
             ChannelOrder::Rgb => [0, 1, 2],
             ChannelOrder::Bgr => [2, 1, 0],
         };
         let planes = out.chunks_exact_mut(self.tensor_len() / 3);
-        for ((plane, channel), levels) in planes.zip(channels).zip(self.levels.iter()) {
+        for ((plane, channel), levels) in planes.zip(channels).zip(levels) {
             for (to, level) in plane.iter_mut().zip(pixels.iter().skip(channel).step_by(3)) {
                 *to = levels[usize::from(*level)];
             }

@@ -12,6 +12,7 @@ use std::vec;
 use super::feed::Job;
 use super::slab::{Slot, Whole, split};
 use crate::backend::Tensor;
+use crate::pixels::{PixelType, PixelsMut};
 
 /// How long an unfinished batch waits for more when nothing comes.
 const IDLE: Duration = Duration::from_millis(100);
@@ -30,6 +31,8 @@ pub(crate) struct Assembly {
     length: usize,
     /// Pictures per batch.
     pictures: usize,
+    /// What they are made of.
+    pixel_type: PixelType,
     state: Mutex<State>,
     /// There may be a slot, or there will never be one.
     claimable: Condvar,
@@ -94,10 +97,16 @@ impl Assembly {
         Assembly {
             length,
             pictures: pictures.max(1),
+            pixel_type: PixelType::F32,
             state: Mutex::new(state),
             claimable: Condvar::new(),
             takeable: Condvar::new(),
         }
+    }
+
+    /// For pictures that are made of something else than f32.
+    pub(crate) fn of(self, pixel_type: PixelType) -> Self {
+        Assembly { pixel_type, ..self }
     }
 
     /// Tensors that somebody else has made, to be used before any are allocated. No more than there may be.
@@ -105,7 +114,8 @@ impl Assembly {
         {
             let mut state = self.lock();
             let most = state.unmade;
-            let fitting = |tensor: &Tensor| tensor.len() == self.pictures.saturating_mul(self.length);
+            let length = self.pictures.saturating_mul(self.length);
+            let fitting = |tensor: &Tensor| tensor.len() == length && tensor.pixel_type() == self.pixel_type;
             state.idle.extend(tensors.into_iter().filter(fitting).take(most));
             state.unmade -= state.idle.len();
         }
@@ -141,7 +151,7 @@ impl Assembly {
             Some(tensor) => tensor,
             None if state.unmade > 0 => {
                 state.unmade -= 1;
-                Tensor::plain(self.pictures.saturating_mul(self.length))
+                Tensor::plain_of(self.pixel_type, self.pictures.saturating_mul(self.length))
             }
             None => return false,
         };
@@ -237,7 +247,7 @@ impl Assembly {
             let Some(job) = job else { continue };
             if at != jobs.len() {
                 let from = at * self.length;
-                tensor.copy_within(from..from + self.length, jobs.len() * self.length);
+                tensor.pixels_mut().copy_within(from..from + self.length, jobs.len() * self.length);
             }
             jobs.push(job);
         }
@@ -252,8 +262,8 @@ impl Assembly {
 
 impl Claim<'_> {
     /// Where the picture goes.
-    pub(crate) fn numbers(&mut self) -> &mut [f32] {
-        self.slot.as_mut().map_or(&mut [], Slot::numbers)
+    pub(crate) fn numbers(&mut self) -> PixelsMut<'_> {
+        self.slot.as_mut().map_or(PixelsMut::F32(&mut []), Slot::numbers)
     }
 
     /// The picture of `job` is written.
@@ -295,6 +305,7 @@ impl Drop for Bringing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::Pixels;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
@@ -320,8 +331,8 @@ mod tests {
         drop(bringing);
         let batches: Vec<Ready> = std::iter::from_fn(|| assembly.take(&|| false)).collect();
         assert_eq!(batches.iter().map(keys).collect::<Vec<_>>(), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
-        assert_eq!(batches[1].tensor[..], [3.0, 3.0, 4.0, 4.0, 5.0, 5.0]);
-        assert_eq!(batches[2].tensor[..2], [6.0, 6.0]);
+        assert_eq!(batches[1].tensor.pixels(), Pixels::F32(&[3.0, 3.0, 4.0, 4.0, 5.0, 5.0]));
+        assert_eq!(batches[2].tensor.pixels().part(0..2), Pixels::F32(&[6.0, 6.0]));
     }
 
     #[test]
@@ -339,7 +350,8 @@ mod tests {
         (0..2).for_each(|at| bring(&assembly, at));
         drop(bringing);
         let ready = assembly.take(&|| false).unwrap();
-        assert!(idle.contains(&ready.tensor.first()) && ready.tensor[..] == [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+        assert!(idle.contains(&ready.tensor.first()));
+        assert_eq!(ready.tensor.pixels(), Pixels::F32(&[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]));
         let (idle, unmade) = places(&Assembly::new(1, 1, 1, 2).with(given(&[1, 1, 1])));
         assert_eq!((idle.len(), unmade), (2, 0));
     }
@@ -355,7 +367,8 @@ mod tests {
         drop(last);
         drop(given_up);
         let ready = assembly.take(&|| false).unwrap();
-        assert_eq!((keys(&ready), &ready.tensor[..2]), (vec![1, 3], &[1.0, 3.0][..]));
+        let numbers = ready.tensor.pixels().part(0..2).to_f32();
+        assert_eq!((keys(&ready), &numbers[..]), (vec![1, 3], &[1.0, 3.0][..]));
         // A batch of nothing but failures is none.
         (0..4).for_each(|_| drop(assembly.claim().unwrap()));
         drop(bringing);

@@ -32,6 +32,7 @@ use crate::backend::{Backend, open_backend};
 use crate::forecast::{Forecast, free_space};
 use crate::model::Model;
 use crate::pace::Meter;
+use crate::pixels::PixelType;
 use crate::progress::{FirstFew, Plan, Stages};
 use crate::roots::Roots;
 use crate::runs::Runs;
@@ -272,11 +273,13 @@ impl Run {
     ) -> Result<Fed> {
         let (lanes, length) = (backends.len(), model.preprocess().tensor_len());
         let tensors = self.tensors(length, lanes);
+        let pixel_type = pixel_type(&backends);
         // From memory that a card reads by itself, where there is such.
         let numbers = self.batch_size.saturating_mul(length);
         let pinned =
             backends.iter().cycle().take(tensors).map_while(|backend| backend.tensor(numbers)).collect();
-        let assembly = Assembly::new(self.workers, self.batch_size, length, tensors).with(pinned);
+        let assembly =
+            Assembly::new(self.workers, self.batch_size, length, tensors).of(pixel_type).with(pinned);
         let prepare = Prepare {
             preprocess: model.preprocess(),
             limits: self.limits,
@@ -403,6 +406,13 @@ fn tell(end: &Receiver<Infallible>, shared: &Shared, clocks: &Clocks) {
         let _ = shared.time_left();
         shared.tell(|progress| meter.look(Instant::now(), progress, clocks.stages()));
     }
+}
+
+/// What all lanes want pictures to be made of. Who wants something else than the others gets f32, which fits everybody.
+fn pixel_type(backends: &[Box<dyn Backend>]) -> PixelType {
+    let mut types = backends.iter().map(|backend| backend.pixel_type());
+    let first = types.next().unwrap_or_default();
+    if types.all(|other| other == first) { first } else { PixelType::F32 }
 }
 
 /// The name of the backends and the length of their vectors.

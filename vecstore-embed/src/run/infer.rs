@@ -12,6 +12,7 @@ use super::clock::{Clock, Doing};
 use super::feed::Job;
 use super::shared::Shared;
 use crate::backend::Backend;
+use crate::pixels::Pixels;
 use crate::{Error, Result};
 
 /// A batch on its way into the store.
@@ -87,7 +88,7 @@ pub(crate) fn infer(
         }
         clock.switch(Doing::Working);
         let began = Instant::now();
-        let output = lane.embed(jobs, &tensor)?;
+        let output = lane.embed(jobs, tensor.pixels())?;
         per_picture = began.elapsed() / pictures;
         assembly.give_back(tensor);
         clock.switch(Doing::WaitingForOutput);
@@ -107,7 +108,7 @@ impl Drop for Abandon<'_> {
 }
 
 impl Lane<'_> {
-    fn embed(&mut self, jobs: Vec<Job>, tensor: &[f32]) -> Result<Output> {
+    fn embed(&mut self, jobs: Vec<Job>, tensor: Pixels<'_>) -> Result<Output> {
         let dim = self.backend.dim();
         let mut vectors = vec![0.0; jobs.len().saturating_mul(dim)];
         let mut failed: Vec<Option<String>> = jobs.iter().map(|_| None).collect();
@@ -119,7 +120,7 @@ impl Lane<'_> {
                 parts.extend([(from + self.at_once, to), (from, from + self.at_once)]);
                 continue;
             }
-            let pixels = tensor.get(from * self.length..to * self.length).unwrap_or_default();
+            let pixels = tensor.part(from * self.length..to * self.length);
             match embed(self.backend, count, pixels) {
                 Ok(found) => {
                     if let Some(place) = vectors.get_mut(from * dim..to * dim) {
@@ -179,8 +180,8 @@ fn output(jobs: Vec<Job>, vectors: Vec<f32>, failed: Vec<Option<String>>, dim: u
     output
 }
 
-fn embed(backend: &mut dyn Backend, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-    let vectors = backend.embed(batch, pixels)?;
+fn embed(backend: &mut dyn Backend, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
+    let vectors = backend.embed_pixels(batch, pixels)?;
     let expected = batch.saturating_mul(backend.dim());
     if vectors.len() != expected {
         let (backend, found) = (backend.name().to_owned(), vectors.len());

@@ -3,10 +3,10 @@
 //! Without this every picture would be written twice: into a buffer of its own, and from there into the batch.
 
 use std::ptr::NonNull;
-use std::slice;
 use std::sync::Arc;
 
-use crate::backend::Tensor;
+use crate::backend::{Tensor, part};
+use crate::pixels::PixelsMut;
 
 /// The numbers of one batch while its slots are out.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ struct Numbers {
     /// Only kept while slots are out.
     tensor: Tensor,
     /// Where its numbers begin.
-    first: NonNull<f32>,
+    first: NonNull<u8>,
 }
 
 // SAFETY: the only access while the value is shared is through `Slot::numbers`. Slots of one value reach parts that do
@@ -53,13 +53,13 @@ impl Whole {
 
 impl Slot {
     /// The numbers of this slot.
-    pub(crate) fn numbers(&mut self) -> &mut [f32] {
+    pub(crate) fn numbers(&mut self) -> PixelsMut<'_> {
         // SAFETY: `split` made this slot with (at + 1) * length <= the tensor's length, so the part lies within its
         // memory, which `Arc` keeps alive. No reference to the numbers as a whole exists while a slot does: nobody
-        // looks into the tensor. Nobody else reaches this part: `at` is unique among the slots, and this slot is
+        // looks at the tensor's numbers. Nobody else reaches this part: `at` is unique among the slots, and this slot is
         // borrowed mutably.
         unsafe {
-            slice::from_raw_parts_mut(self.numbers.first.add(self.at * self.length).as_ptr(), self.length)
+            part(self.numbers.first, self.numbers.tensor.pixel_type(), self.at * self.length, self.length)
         }
     }
 }
@@ -67,6 +67,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pixels::PixelType;
 
     #[test]
     fn what_threads_write_into_slots_is_in_the_tensor() {
@@ -79,17 +80,34 @@ mod tests {
                 scope.spawn(move || {
                     for mut slot in part {
                         let at = slot.at as f32;
-                        slot.numbers().copy_from_slice(&[at, at + 0.25, at + 0.5]);
+                        let PixelsMut::F32(numbers) = slot.numbers() else { panic!("of f32") };
+                        numbers.copy_from_slice(&[at, at + 0.25, at + 0.5]);
                     }
                 });
             }
         });
         let tensor = whole.join().unwrap();
-        for (at, numbers) in tensor.chunks_exact(3).enumerate() {
+        let numbers = tensor.pixels().to_f32();
+        for (at, numbers) in numbers.chunks_exact(3).enumerate() {
             let at = at as f32;
             assert_eq!(numbers, [at, at + 0.25, at + 0.5]);
         }
-        assert_eq!(tensor[300..], [-1.0, -1.0]);
+        assert_eq!(numbers[300..], [-1.0, -1.0]);
+    }
+
+    /// Slots of an odd length begin in the middle of a word.
+    #[test]
+    fn slots_of_half_numbers_touch_and_do_not_overlap() {
+        for pixel_type in [PixelType::F16, PixelType::Bf16] {
+            let (whole, slots) = split(Tensor::plain_of(pixel_type, 5 * 3), 3);
+            for mut slot in slots.into_iter().rev() {
+                let at = slot.at as f32;
+                slot.numbers().fill(at);
+            }
+            let tensor = whole.join().unwrap();
+            let expected: Vec<f32> = (0..5).flat_map(|at| [at as f32; 3]).collect();
+            assert_eq!(tensor.pixels().to_f32()[..], expected);
+        }
     }
 
     #[test]

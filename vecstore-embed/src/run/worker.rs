@@ -148,7 +148,7 @@ impl Prepare<'_> {
             let _waiting = waiting();
             self.assembly.claim().ok_or(Refused::Unwanted)?
         };
-        let prepared = self.preprocess.apply(&picture, claim.numbers());
+        let prepared = self.preprocess.apply_to(&picture, claim.numbers());
         picture::recycle(picture);
         prepared.map_err(|error| Refused::Rejected(error.to_string()))?;
         Ok(claim)

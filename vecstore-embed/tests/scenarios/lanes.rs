@@ -78,9 +78,9 @@ impl Backend for Pinning {
         if given.len() >= self.from {
             return None;
         }
-        let mut tensor = Tensor::plain(length);
-        tensor.fill(f32::NAN);
-        given.push(tensor.as_ptr().addr());
+        let tensor = Tensor::from(vec![f32::NAN; length].into_boxed_slice());
+        let vecstore_embed::Pixels::F32(numbers) = tensor.pixels() else { panic!("{tensor:?}") };
+        given.push(numbers.as_ptr().addr());
         Some(tensor)
     }
 }
