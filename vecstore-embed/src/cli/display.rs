@@ -97,9 +97,12 @@ impl Display {
     }
 
     fn line(&self) {
-        let pace = self.state().pace;
+        let (pace, paused) = {
+            let state = self.state();
+            (state.pace, state.paused)
+        };
         if let Some(pace) = pace.filter(|_| !self.0.terminal) {
-            self.say(&line(&pace));
+            self.say(&line(&pace, paused));
         }
     }
 
@@ -156,8 +159,12 @@ impl Observer for Display {
     }
 
     fn pace(&self, pace: &Pace) {
-        self.state().pace = Some(*pace);
-        self.0.bar.set_message(line(pace));
+        let paused = {
+            let mut state = self.state();
+            state.pace = Some(*pace);
+            state.paused
+        };
+        self.0.bar.set_message(line(pace, paused));
     }
 }
 
@@ -170,6 +177,24 @@ fn asides(progress: &Progress) -> String {
 }
 
 /// How far, how fast, how long, what the limit is, and what went wrong.
-fn line(pace: &Pace) -> String {
-    format!("{pace}{}", asides(&pace.progress))
+fn line(pace: &Pace, paused: bool) -> String {
+    if paused { paused_line(&pace.progress) } else { format!("{pace}{}", asides(&pace.progress)) }
+}
+
+/// While a run is paused nobody knows how long it takes, and no stage is the limit.
+fn paused_line(progress: &Progress) -> String {
+    let (done, to_do) = (HumanCount(progress.done()), HumanCount(progress.to_do.max(progress.done())));
+    format!("{done}/{to_do}  paused{}", asides(progress))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paused_run_promises_no_time() {
+        let mut progress = Progress::default();
+        (progress.to_do, progress.embedded, progress.rejected) = (3000, 896, 1);
+        assert_eq!(paused_line(&progress), "897/3,000  paused  1 rejected");
+    }
 }

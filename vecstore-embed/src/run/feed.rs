@@ -8,12 +8,13 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, io, mem};
+use std::{io, mem};
 
 use super::claims::{Claim, Claims};
+use super::group::{Group, Input};
 use super::lookup::Lookup;
 use crate::progress::FirstFew;
-use crate::record::{Record, Stamp};
+use crate::record::Record;
 use crate::roots::Roots;
 use crate::scan::{Found, Member, has_picture_content};
 use crate::shard::Shard;
@@ -99,24 +100,6 @@ pub(crate) struct Feed<'a> {
 
 /// Where the jobs go.
 pub(crate) type Sink<'a> = dyn FnMut(Job) -> ControlFlow<()> + 'a;
-
-/// Inputs whose keys are looked up together: some chunks, the last of which may still grow.
-#[derive(Default)]
-struct Group {
-    keys: Vec<Vec<u8>>,
-    inputs: Vec<Input>,
-    /// Number, unit and first input of each chunk.
-    chunks: Vec<(u64, PathBuf, usize)>,
-    /// What the chunks of the last folder are numbered by: its part of the key, and how many there are.
-    folder: Vec<u8>,
-    in_folder: u64,
-}
-
-struct Input {
-    path: PathBuf,
-    by_content: bool,
-    member: Option<Member>,
-}
 
 /// What the store lacks of an input.
 enum Wanted {
@@ -320,7 +303,7 @@ impl<'a> Feed<'a> {
             wanted.push(match missing.next_if_eq(&at) {
                 Some(_) => Wanted::All,
                 None => match self.lookup.record(key)? {
-                    Some(record) if stamp(input).is_some_and(|stamp| stamp != record.stamp) => {
+                    Some(record) if input.stamp().is_some_and(|stamp| stamp != record.stamp) => {
                         Wanted::Newer(record)
                     }
                     _ => Wanted::Nothing,
@@ -331,60 +314,10 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// Length and time of the file, or of the part of it. `None` where it cannot be told: then it did not change.
-fn stamp(input: &Input) -> Option<Stamp> {
-    let file = input.member.as_ref().map_or(&input.path, |member| &member.tar);
-    let mut stamp = Stamp::of(&fs::metadata(file).ok()?);
-    if let Some(member) = &input.member {
-        stamp.length = member.length;
-    }
-    Some(stamp)
-}
-
-impl Group {
-    /// Says which chunk the next input is in. True when it begins one.
-    fn push(&mut self, key: &[u8], unit: &Path, chunk: usize, in_order: bool) -> bool {
-        let at = self.keys.len();
-        let folder = key
-            .iter()
-            .rposition(|byte| *byte == b'/')
-            .map_or(&[][..], |slash| key.get(..slash).unwrap_or(key));
-        let same = !self.chunks.is_empty() && (in_order || self.folder == folder);
-        let begun = self.chunks.last().map_or(0, |(_, _, from)| at - from);
-        if same && begun < chunk {
-            return false;
-        }
-        if !same {
-            self.folder = folder.to_vec();
-            self.in_folder = 0;
-        }
-        let named = if in_order { key } else { folder };
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&self.in_folder.to_le_bytes()).update(named);
-        let id = hasher.finalize().as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        self.in_folder += u64::from(!in_order);
-        self.chunks.push((id, unit.to_owned(), at));
-        true
-    }
-
-    /// Everything but the last chunk, if that one has only begun; or everything.
-    fn split(&mut self, begun: bool) -> Group {
-        let Some((id, unit, from)) = self.chunks.pop_if(|_| begun) else {
-            return mem::take(self);
-        };
-        let rest = Group {
-            keys: self.keys.split_off(from),
-            inputs: self.inputs.split_off(from),
-            chunks: vec![(id, unit, 0)],
-            folder: mem::take(&mut self.folder),
-            in_folder: self.in_folder,
-        };
-        mem::replace(self, rest)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::roots::RootArg;
     use crate::scan::Scan;

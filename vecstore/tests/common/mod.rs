@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod bitmaps;
+pub mod small;
 
 use std::fs;
 use std::path::Path;

@@ -1,0 +1,43 @@
+//! Small stores: two numbers per row, merged when asked to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use vecstore::{Address, OnDuplicate, Store, StoreConfig};
+
+use super::on_demand;
+
+pub fn create(path: &Path) -> Store {
+    on_demand().create(path, StoreConfig::new(2)).unwrap()
+}
+
+pub fn put(store: &Store, key: &str, x: f32) -> Address {
+    let mut batch = store.batch();
+    batch.push(key, &[x, -x]).unwrap();
+    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.snapshot().get(key).unwrap().unwrap().address()
+}
+
+pub fn contents(store: &Store) -> BTreeMap<String, Vec<f32>> {
+    let snapshot = store.snapshot();
+    snapshot
+        .iter()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            (String::from_utf8_lossy(entry.key()).into_owned(), entry.to_f32().unwrap())
+        })
+        .collect()
+}
+
+pub fn segment_files(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(path.join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+pub fn create_again(path: &Path) -> Store {
+    on_demand().open(path).unwrap()
+}

@@ -1,0 +1,290 @@
+//! Merging by itself, beside those who append: files stay few, and nobody waits for it.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+
+use common::small::{contents, create, create_again, put, segment_files};
+use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+/// A merger that meets the merge of another process looks again by itself when that is over: no commit has to wake it.
+#[test]
+fn a_merger_that_met_another_looks_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (tell, told) = std::sync::mpsc::channel();
+    let of_merges = move |event: &Event| match event {
+        Event::Merged { .. } | Event::MergeFailed { .. } => drop(tell.send(event.clone())),
+        _ => {}
+    };
+    let store = OpenOptions::new().on_event(of_merges).create(&path, StoreConfig::new(2)).unwrap();
+    // As another process would: locks of this kind belong to an open file, not to a process.
+    let mut options = std::fs::File::options();
+    let options = options.read(true).write(true).create(true).truncate(false);
+    let others = options.open(path.join("LOCK.merge")).unwrap();
+    others.lock().unwrap();
+    for i in 0..100 {
+        put(&store, &format!("{i}"), i as f32);
+    }
+    // Long enough for the merger to have met the lock after the last commit.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(store.snapshot().segments().count(), 100);
+    assert!(told.try_iter().next().is_none(), "that others merge is nothing to tell of");
+    others.unlock().unwrap();
+    let event = told.recv_timeout(std::time::Duration::from_secs(60)).expect("it looks again");
+    assert!(matches!(event, Event::Merged { segments: 64.., .. }), "{event}");
+    assert_eq!(contents(&store).len(), 100);
+    store.close().unwrap();
+}
+
+#[test]
+fn background_merging_keeps_files_few_while_threads_append_and_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(2)).unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
+    let most = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (store, most, path) = (&store, &most, &path);
+            scope.spawn(move || {
+                for i in 0..400 {
+                    put(store, &format!("{thread}/{}", i % 150), i as f32);
+                    if i % 10 == 0 {
+                        store.delete(&[format!("{thread}/{}", (i + 75) % 150)]).unwrap();
+                    }
+                    if i % 50 == 0 {
+                        most.fetch_max(segment_files(path).len(), std::sync::atomic::Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..50 {
+                let snapshot = reader.refresh().unwrap();
+                let mut keys: Vec<Vec<u8>> = snapshot.iter().map(|e| e.unwrap().key().to_vec()).collect();
+                let count = keys.len();
+                keys.sort();
+                keys.dedup();
+                assert_eq!(keys.len(), count, "no key twice in any snapshot");
+            }
+        });
+    });
+    let expected = contents(&store);
+    for (key, row) in &expected {
+        let i: usize = key.split('/').nth(1).unwrap().parse().unwrap();
+        assert_eq!(row[0] as usize % 150, i);
+    }
+    drop(store);
+    assert!(most.into_inner() < 200, "files stay few");
+    assert!(segment_files(&path).len() < 200);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert_eq!(contents(&create_again(&path)), expected);
+}
+
+#[test]
+fn one_shot_writers_leave_a_tidy_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(create(&path));
+    for i in 0..400 {
+        put(&create_again(&path), &i.to_string(), 1.0);
+    }
+    assert!(segment_files(&path).len() <= 200, "{}", segment_files(&path).len());
+    assert_eq!(contents(&create_again(&path)).len(), 400);
+}
+
+#[test]
+fn a_merge_that_cannot_succeed_does_not_hold_up_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..3 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    let victim = path.join("segments").join(&segment_files(&path)[1]);
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[4097] ^= 4;
+    std::fs::write(&victim, bytes).unwrap();
+    for i in 3..300 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    assert_eq!(contents(&store).len(), 300);
+    drop(store);
+    assert!(segment_files(&path).len() >= 300, "damage is not merged away");
+}
+
+#[test]
+fn a_compaction_ends_although_somebody_appends_all_the_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..20 {
+        put(&store, &i.to_string(), 1.0);
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (store, done) = (&store, &done);
+        scope.spawn(move || {
+            let mut i = 20;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                put(store, &i.to_string(), 1.0);
+                i += 1;
+            }
+        });
+        let merges = store.compact_full().unwrap().merges + store.compact().unwrap().merges;
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(merges <= 4, "{merges}");
+    });
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+/// Appends beside a full compaction of six files of 16 MiB and so many small ones. Says how many, how often newer files were
+/// merged meanwhile, and how many files there were at most.
+fn append_beside_a_long_merge(small: usize) -> (usize, usize, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dim = 1 << 15;
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(dim)).unwrap();
+    let row = vec![0.5f32; dim];
+    let put = |number: usize, rows: usize| {
+        let mut batch = store.batch();
+        for i in 0..rows {
+            batch.push(format!("{number}/{i}"), &row).unwrap();
+        }
+        store.append(batch, OnDuplicate::Error).unwrap();
+    };
+    // Many steps of the merge below.
+    (0..6).for_each(|number| put(number, 128));
+    let first = 6 + small;
+    (6..first).for_each(|number| put(number, 1));
+
+    let within = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&within);
+    let counting = options.clone().on_event(move |event| {
+        if let Event::Merged { first, .. } = event {
+            *counted.lock().unwrap() += usize::from(*first > 1);
+        }
+    });
+    let other = counting.open(&path).unwrap();
+    let (number, most) = std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| other.compact_full().unwrap());
+        let (mut number, mut most) = (first, 0);
+        while !compaction.is_finished() {
+            put(number, 1);
+            number += 1;
+            most = most.max(segment_files(&path).len());
+        }
+        assert_eq!(compaction.join().unwrap().merges, 1);
+        (number, most)
+    });
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    let within = *within.lock().unwrap();
+    (number - first, within, most)
+}
+
+#[test]
+fn files_stay_few_while_a_long_merge_is_under_way() {
+    let (_, _, most) = append_beside_a_long_merge(0);
+    // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
+    assert!(most < 180 + 64 + 4, "{most} files");
+}
+
+/// What the long merge is about to take the place of counts too: newer files have to be merged before there are many.
+#[test]
+fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
+    // On a busy machine most appends may come after the last look of the merge.
+    let tried: Vec<(usize, usize)> = (0..5)
+        .map(|_| {
+            let (appends, within, most) = append_beside_a_long_merge(104);
+            assert!(most < 180 + 64 + 4, "{most} files");
+            (appends, within)
+        })
+        .take_while(|(appends, within)| *within == 0 && *appends >= 75)
+        .collect();
+    assert!(tried.len() < 5, "appends, and merges meanwhile: {tried:?}");
+}
+
+/// Whoever appends lists commits now and then. A merge takes what is listed, and does not make him wait for a list of its own.
+#[test]
+fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..10 {
+        put(&store, &format!("k{i}"), 1.0);
+    }
+    store.close().unwrap();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events);
+    let store = OpenOptions::new()
+        .merging(Merging::OnDemand)
+        .on_event(move |event| match event {
+            Event::Checkpoint { first, last, .. } => seen.lock().unwrap().push(("listed", *first, *last)),
+            Event::Merged { first, last, .. } => seen.lock().unwrap().push(("merged", *first, *last)),
+            _ => {}
+        })
+        .open(&path)
+        .unwrap();
+    for i in 10..130 {
+        put(&store, &format!("k{i}"), 1.0);
+    }
+    assert_eq!(*events.lock().unwrap(), [("listed", 11, 74), ("merged", 1, 74)]);
+    assert_eq!(segment_files(&path).len(), 1 + 56);
+    assert_eq!(contents(&store).len(), 130);
+}
+
+#[test]
+fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dim = 4096;
+    let store = Store::create(&path, StoreConfig::new(dim)).unwrap();
+    let mut batch = store.batch();
+    for i in 0..200 {
+        batch.push(format!("{i}"), &vec![i as f32; dim]).unwrap();
+    }
+    store.append(batch, OnDuplicate::Error).unwrap();
+    let bytes = |store: &Store| store.refresh().unwrap().totals().bytes;
+    let before = bytes(&store);
+    let keys: Vec<String> = (0..120).map(|i| format!("{i}")).collect();
+    store.delete(&keys).unwrap();
+    let start = std::time::Instant::now();
+    while bytes(&store) > before / 2 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{} of {before} bytes", bytes(&store));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(contents(&store).len(), 80);
+    drop(store);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+}
+
+/// Commits wake the merger now and then, not each time: the last ones of a burst are merged all the same.
+#[test]
+fn what_the_end_of_a_burst_leaves_is_merged_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = create(&path);
+    for i in 0..60 {
+        put(&store, &format!("before {i}"), 1.0);
+    }
+    drop(store);
+    let (tell, told) = std::sync::mpsc::channel();
+    let store = OpenOptions::new()
+        .on_event(move |event| {
+            if matches!(event, Event::Merged { .. }) {
+                tell.send(()).ok();
+            }
+        })
+        .open(&path)
+        .unwrap();
+    put(&store, "the first", 1.0);
+    // It has looked by now, and found nothing to do yet.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    for i in 0..6 {
+        put(&store, &format!("burst {i}"), 1.0);
+    }
+    told.recv_timeout(std::time::Duration::from_secs(60)).expect("it is merged without another commit");
+    assert_eq!(store.snapshot().totals().rows, 67);
+}
