@@ -13,8 +13,10 @@ use crate::format::{key_hash, npy};
 use crate::vfs::VfsFile;
 use crate::{DType, Kind};
 
-/// What is to be written is gathered up to this length, so that a usual batch costs one write.
-const GATHERED_LEN: usize = 256 << 10;
+/// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
+const GATHERED_LEN: usize = 1 << 20;
+/// What has to be copied for that, up to this length.
+const COPIED_LEN: usize = 256 << 10;
 /// No more pieces than this at a time: the system takes 1,024.
 const GATHERED_PIECES: usize = 1000;
 
@@ -335,10 +337,10 @@ impl<'a> Gathering<'a, '_> {
 
     fn add_copied(&mut self, data: &[u8]) -> io::Result<()> {
         self.written += data.len() as u64;
-        if self.copied.len() + data.len() > GATHERED_LEN {
+        if self.copied.len() + data.len() > COPIED_LEN {
             self.finish()?;
         }
-        if data.len() >= GATHERED_LEN {
+        if data.len() >= COPIED_LEN {
             self.finish()?;
             return self.file.write_all(data);
         }

@@ -188,8 +188,10 @@ impl ReadAt for RealPieces {
     }
 }
 
-/// Bytes that one call may write. Apple's systems refuse a gathered write of 2 GiB or more, and Linux does not finish it.
-const MOST_AT_ONCE: usize = 1 << 30;
+/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and where such a page is to be
+/// had only from a virtual machine's host, or after others were moved, that takes ten times as long as to copy the bytes.
+/// (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
+const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Writes all of `slices`, in as few calls of at most `most` bytes as there can be.
 fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: usize) -> io::Result<()> {
