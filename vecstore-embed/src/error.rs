@@ -174,7 +174,7 @@ pub enum Error {
 
     /// A folder whose pictures were to be tried has none.
     #[error(
-        "{}: expected pictures in this folder, found none among {looked_at} files; name a folder that has some",
+        "{}: expected pictures in this folder, found none among its {looked_at} file(s); name a folder that has some",
         path.display()
     )]
     NoPictures {

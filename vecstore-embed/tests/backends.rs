@@ -290,6 +290,13 @@ fn pictures_are_prepared_in_the_type_of_the_model() {
                 let stored = snapshot.get(&file).unwrap().unwrap().to_f32().unwrap();
                 assert_eq!(bits(stored), bits(alone.unwrap()), "{} {file}", backend.name());
             }
+            // Of whatever type: a half is a half in all of them.
+            let length = 3 * 8 * 8;
+            let (halves, brains) =
+                (vec![half::f16::from_f32(0.5); length], vec![half::bf16::from_f32(0.5); length]);
+            let same = [Pixels::F32(&vec![0.5; length]), Pixels::F16(&halves), Pixels::Bf16(&brains)]
+                .map(|pixels| backend.embed_pixels(1, pixels).unwrap());
+            assert!(same[0] == same[1] && same[1] == same[2], "{} {name}: {same:?}", backend.name());
         }
     }
 }

@@ -166,8 +166,8 @@ pub trait Backend: Send {
         self.embed(batch, &pixels.to_f32())
     }
 
-    /// Memory for so many numbers of [`pixel_type`](Self::pixel_type), from which pictures reach the device sooner than from ordinary memory. `None` where
-    /// there is none such.
+    /// Memory for so many numbers of [`pixel_type`](Self::pixel_type), from which pictures reach the device sooner than from
+    /// ordinary memory. `None` where there is none such.
     fn tensor(&self, _length: usize) -> Option<Tensor> {
         None
     }

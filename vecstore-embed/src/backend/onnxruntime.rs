@@ -340,7 +340,8 @@ fn held<T: PrimitiveTensorElementType + fmt::Debug + Clone + Send + Sync + 'stat
         return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
     }
     // SAFETY: the memory is the value's, which `try_extract_tensor_mut` has found to be of `T`, so many, and within reach of
-    // the processor; and `T` has the size of `pixel_type`, and as plain numbers its alignment. It stays where it is until the value is dropped, and only the tensor has the value from here on.
+    // the processor; and `T` has the size of `pixel_type`, and as plain numbers its alignment. It stays where it is until the
+    // value is dropped, and only the tensor has the value from here on.
     Ok(unsafe { Tensor::of(first, pixel_type, length, Box::new(value)) })
 }
 

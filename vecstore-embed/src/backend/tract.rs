@@ -92,14 +92,12 @@ fn run(
 ) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
     let mut run = || -> TractResult<_> {
         let shape = shape(model);
-        let mut input = match pixels {
-            Pixels::F32(pixels) => Tensor::from_shape(&shape, pixels)?,
+        let wanted = if model.element() == Element::F16 { PixelType::F16 } else { PixelType::F32 };
+        let converted = pixels.converted(wanted);
+        let input = match converted.pixels() {
             Pixels::F16(pixels) => Tensor::from_shape(&shape, pixels)?,
-            Pixels::Bf16(_) => Tensor::from_shape(&shape, &pixels.to_f32())?,
+            pixels => Tensor::from_shape(&shape, &pixels.to_f32())?,
         };
-        if model.element() == Element::F16 {
-            input = input.cast_to::<f16>()?.into_owned();
-        }
         let outputs = state.run(tvec!(input.into_tvalue()))?;
         let output = outputs.first().ok_or_else(|| format_err!("the model gave nothing"))?;
         let output = output.cast_to::<f32>()?;

@@ -57,8 +57,8 @@ impl Log for Tee {
     }
 }
 
-/// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single files, with `-vv` details of the libraries.
-/// `RUST_LOG` overrides all of it.
+/// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single files, with
+/// `-vv` details of the libraries. `RUST_LOG` overrides all of it.
 pub(crate) fn start(verbose: u8, quiet: bool, display: &Display, file: &RunLog) {
     let mut builder = Builder::new();
     builder.filter_level(match (verbose, quiet) {

@@ -25,12 +25,18 @@ pub(crate) enum Failure {
          the list to a file and name that with --list", .0.display(), .1
     )]
     Stdin(PathBuf, io::Error),
+    #[error(
+        "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file with --list"
+    )]
+    StdinUnread(io::Error),
     #[error("{0}")]
     Setting(String),
     #[error("cannot look at the runs in {}: {}; check the permissions of that folder, and its disk", .0.display(), .1)]
     Runs(PathBuf, io::Error),
     #[error("{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: {known}", store.display())]
     NoRun { store: PathBuf, name: String, known: String },
+    #[error("{}: expected the name of one run, or as much of it as no other begins with, found {name:?}; so begin: {known}", store.display())]
+    SeveralRuns { store: PathBuf, name: String, known: String },
     #[error("{}: expected runs of this store, found none; vecstore-embed run begins one", .0.display())]
     NoRuns(PathBuf),
     #[error(
@@ -97,10 +103,15 @@ pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<
         Some(name) => runs.find(name).map_err(failed)?,
         None => known.pop(),
     };
-    found.ok_or_else(|| Failure::NoRun {
-        store: store.to_owned(),
-        name: name.unwrap_or_default().to_owned(),
-        known: known.iter().map(|run| run.state.id.as_str()).collect::<Vec<_>>().join(", "),
+    found.ok_or_else(|| {
+        let (store, name) = (store.to_owned(), name.unwrap_or_default().to_owned());
+        let ids = |begin: &str| -> Vec<&str> {
+            known.iter().map(|run| run.state.id.as_str()).filter(|id| id.starts_with(begin)).collect()
+        };
+        match ids(&name).as_slice() {
+            [] => Failure::NoRun { store, name, known: ids("").join(", ") },
+            several => Failure::SeveralRuns { store, name, known: several.join(", ") },
+        }
     })
 }
 

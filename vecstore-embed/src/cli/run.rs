@@ -1,6 +1,6 @@
 //! `vecstore-embed run`.
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, io};
@@ -249,8 +249,20 @@ fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -
 fn spool() -> Result<NamedTempFile, Failure> {
     let failed = |error| Failure::Stdin(env::temp_dir(), error);
     let mut file = NamedTempFile::new().map_err(failed)?;
-    io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
-    Ok(file)
+    let mut stdin = io::stdin().lock();
+    loop {
+        let bytes = match stdin.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::StdinUnread(error)),
+        };
+        let length = bytes.len();
+        if length == 0 {
+            return Ok(file);
+        }
+        file.write_all(bytes).map_err(failed)?;
+        stdin.consume(length);
+    }
 }
 
 fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {

@@ -168,7 +168,7 @@ mod tests {
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
         assert!(matches!(none, Error::FolderUnreadable { .. }), "{none}");
         let none = Pictures::of_folder(&dir.path().join("a/none"), 2).unwrap_err().to_string();
-        assert!(none.ends_with("found none among 1 files; name a folder that has some"), "{none}");
+        assert!(none.ends_with("found none among its 1 file(s); name a folder that has some"), "{none}");
 
         let (model, limits) = (Model::builtin().unwrap(), DecodeLimits::default());
         let length = model.preprocess().tensor_len();

@@ -129,11 +129,11 @@ impl Lane<'_> {
                 }
                 Err(error) if error.is_out_of_memory() && count > 1 => {
                     self.at_once = count.div_ceil(2);
-                    log::warn!("{error}; going on with {} pictures at a time", self.at_once);
+                    log::warn!("{}; going on with {} pictures at a time", cause(&error), self.at_once);
                     parts.push((from, to));
                 }
                 Err(error @ Error::Inference { .. }) if count > 1 => {
-                    log::info!("{error}; looking for the picture it fails on, of {count}");
+                    log::info!("{}; looking for the picture it fails on, of {count}", cause(&error));
                     let middle = from + count / 2;
                     parts.extend([(middle, to), (from, middle)]);
                 }
@@ -188,6 +188,14 @@ fn embed(backend: &mut dyn Backend, batch: usize, pixels: Pixels<'_>) -> Result<
         return Err(Error::ModelOutput { backend, batch, expected, found });
     }
     Ok(vectors)
+}
+
+/// What a backend says, without what follows from it where the batch is given up: here it is tried again.
+fn cause(error: &Error) -> String {
+    match error {
+        Error::Inference { backend, model, found } => format!("{backend} could not run {model}: {found}"),
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]

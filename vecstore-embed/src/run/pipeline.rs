@@ -49,9 +49,9 @@ const WAIT_UNTOLD: Duration = Duration::from_secs(2);
 impl Run {
     /// Tensors that go round: for each lane the one it works on and the one that is being filled meanwhile, and one
     /// that waits between the two, unless they are huge.
-    fn tensors(&self, length: usize, lanes: usize) -> usize {
+    fn tensors(&self, length: usize, lanes: usize, pixel_type: PixelType) -> usize {
         const HUGE: usize = 256 << 20;
-        let bytes = self.batch_size.saturating_mul(length).saturating_mul(size_of::<f32>());
+        let bytes = self.batch_size.saturating_mul(length).saturating_mul(pixel_type.size());
         lanes.saturating_mul(2).saturating_add(usize::from(bytes < HUGE))
     }
 
@@ -69,8 +69,8 @@ impl Run {
         shared: &Shared,
     ) -> Result<Fed> {
         let (lanes, length) = (backends.len(), model.preprocess().tensor_len());
-        let tensors = self.tensors(length, lanes);
         let pixel_type = pixel_type(&backends);
+        let tensors = self.tensors(length, lanes, pixel_type);
         // From memory that a card reads by itself, where there is such.
         let numbers = self.batch_size.saturating_mul(length);
         let pinned =
@@ -146,31 +146,22 @@ impl Run {
         feed.in_order = walk.is_in_order();
         feed.claims = self.claims();
         feed.walk(walk.all()?, sink)?;
-        let (mut since, mut told) = (Instant::now(), false);
+        let mut pause = Pause::new(shared);
         while feed.fed.complete && feed.has_deferred() {
             shared.set_waiting(true);
             let (chunks, units, taken) = feed.free().map_err(|source| self.io("look at", source))?;
             if !chunks.is_empty() {
-                shared.set_waiting(false);
+                pause.end();
                 feed.again(Some(chunks));
                 feed.walk(walk.some(units)?, sink)?;
-                since = Instant::now();
-                if mem::take(&mut told) {
-                    shared.paused(None);
-                }
             } else if taken == 0 && feed.take_forgotten() {
-                shared.set_waiting(false);
+                pause.end();
                 feed.again(None);
                 feed.walk(walk.all()?, sink)?;
             } else {
                 feed.fed.complete = going();
                 thread::sleep(WAIT);
-                if !told && since.elapsed() >= WAIT_UNTOLD {
-                    told = true;
-                    shared.paused(Some(
-                        "other runs have begun what is left; waiting until they have finished it",
-                    ));
-                }
+                pause.look();
             }
         }
         Ok(feed.fed)
@@ -192,6 +183,45 @@ impl Run {
     fn io(&self, action: &'static str, source: io::Error) -> Error {
         let remedy = "runs share their work through it: check the permissions of the folder around the store, and its disk";
         Error::Io { path: Runs::of_store(&self.store).claims(), action, source, remedy }
+    }
+}
+
+/// Tells the observer that a run waits for others, as long as nothing of its own is finished either.
+struct Pause<'a> {
+    shared: &'a Shared,
+    /// What was settled when this was last looked at, and since when no more is.
+    done: (u64, Instant),
+    told: bool,
+}
+
+impl<'a> Pause<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Pause { shared, done: (0, Instant::now()), told: false }
+    }
+
+    /// There is something to do.
+    fn end(&mut self) {
+        self.shared.set_waiting(false);
+        self.going_on();
+    }
+
+    fn look(&mut self) {
+        let done = self.shared.tally().progress.done();
+        if done != self.done.0 {
+            self.done.0 = done;
+            self.going_on();
+        } else if !self.told && self.done.1.elapsed() >= WAIT_UNTOLD {
+            self.told = true;
+            let why = "other runs have begun what is left; waiting until they have finished it";
+            self.shared.paused(Some(why));
+        }
+    }
+
+    fn going_on(&mut self) {
+        self.done.1 = Instant::now();
+        if mem::take(&mut self.told) {
+            self.shared.paused(None);
+        }
     }
 }
 

@@ -152,7 +152,10 @@ impl<'a> Saver<'a> {
             if failures > self.patience.retries || self.shared.is_stopping() {
                 return Err(Error::SaveFailed { store: path, failures, source: Box::new(error) });
             }
-            if !(full && paused) {
+            if full && !paused {
+                // Nothing goes on before somebody makes room: who asked for errors alone is told, too.
+                log::error!("{error}; the run waits, and tries again");
+            } else if !full {
                 log::warn!("{error}; the run waits, and tries again");
             }
             paused = true;

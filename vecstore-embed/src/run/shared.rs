@@ -204,7 +204,7 @@ impl Shared {
     }
 
     // A tally is whole after every statement that changes it, so a panic elsewhere does not spoil it.
-    fn tally(&self) -> MutexGuard<'_, Tally> {
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

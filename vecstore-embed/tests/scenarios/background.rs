@@ -87,6 +87,8 @@ fn a_run_is_started_watched_stopped_and_goes_on() {
     let followed = said(of_store("logs", &store, &["-f"]));
     assert!(followed.out.contains("finished: "), "it goes on until the run ends: {}", followed.out);
     wait_until(&store, "all have ended", |status| status["live"] == 0);
+    let several = said(of_store("logs", &store, &["2"]));
+    assert!(several.code == 1 && several.err.contains("found \"2\"; so begin: 2"), "{}", several.err);
     let done = status(&store);
     assert_eq!((&done["done"], &done["rejected"]), (&Value::from(120), &Value::from(1)), "{done}");
     let embedded = |run: &Value| run["progress"]["embedded"].as_u64().unwrap();

@@ -50,6 +50,10 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(keys(&place.join("stdin.vecs")), ["a/000.png", "b/001.png"]);
+    let mut unread = program(&[&"run", &"--list", &"-", &"--store", &place.join("unread.vecs")]);
+    let unread = unread.stdin(File::open(place.join("")).unwrap()).output().unwrap();
+    let says = String::from_utf8_lossy(&unread.stderr).into_owned();
+    assert!(says.contains("cannot read standard input: Is a directory"), "{says}");
 }
 
 #[test]

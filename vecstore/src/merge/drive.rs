@@ -74,7 +74,11 @@ impl Inner {
     /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
         let files = self.files();
-        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) || !self.has_plan() {
+        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) {
+            return;
+        }
+        // Where nothing is to be merged, what is being removed may still have to go first.
+        if !self.has_plan() && (files < FULL_STOP || self.going.left() == 0) {
             return;
         }
         let merged = if files < FULL_STOP {
