@@ -73,7 +73,7 @@ fn what_cannot_be_used_is_said_after_what_there_is() {
     assert!(card.code == 1 && found["error"].as_str().unwrap().contains("tract"), "{found}");
     let empty = refused(&["--folder", place.path.to_str().unwrap()]);
     assert!(
-        empty.code == 1 && empty.err.contains("found none among 0 files; name a folder"),
+        empty.code == 1 && empty.err.contains("found none among its 0 file(s); name a folder"),
         "{}",
         empty.err
     );
