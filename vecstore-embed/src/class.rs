@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::Error;
 
 /// Why an input was rejected: what would have to change for it to be worth another try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Class {
     /// Its content is no picture that can be decoded.

@@ -65,6 +65,20 @@ pub enum Error {
         remedy: String,
     },
 
+    /// An ONNX model, and nothing that runs it.
+    #[error(
+        "model {model}: an ONNX model needs an engine, and there is none here ({found}); either install ONNX Runtime \
+         (pip install onnxruntime) and name its library with --ort-lib, or build this program with the engine that \
+         needs nothing installed (--features tract)",
+        model = model.display(), found = no_engine(searched.as_deref())
+    )]
+    NoEngine {
+        /// Path of the model.
+        model: PathBuf,
+        /// Where ONNX Runtime was looked for; `None` if tract was asked for.
+        searched: Option<String>,
+    },
+
     /// An ONNX Runtime library that was asked for and cannot be used.
     #[error("ONNX Runtime library {path}: expected {expected}, found {found}; {remedy}", path = path.display())]
     RuntimeLibrary {
@@ -378,6 +392,13 @@ impl From<vecstore::Error> for Error {
 
 fn of_store(store: Option<&Path>) -> String {
     store.map_or_else(|| "the store".to_owned(), |store| store.display().to_string())
+}
+
+fn no_engine(searched: Option<&str>) -> String {
+    match searched {
+        Some(searched) => format!("ONNX Runtime: {searched}; tract: not built in"),
+        None => "tract was asked for, and is not built in".to_owned(),
+    }
 }
 
 fn times(failures: u32) -> String {

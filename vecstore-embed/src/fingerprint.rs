@@ -19,7 +19,8 @@ const UNSCALED: &str = "vecstore-embed 1: vectors as the model makes them";
 pub(crate) struct Ingredients<'a> {
     /// What the model is called, for people.
     pub(crate) name: &'a str,
-    pub(crate) model: &'a [u8],
+    /// Content hash of the graph.
+    pub(crate) model: blake3::Hash,
     /// Name and content hash of each file with weights.
     pub(crate) weights: &'a [(String, blake3::Hash)],
     pub(crate) preprocess: &'a str,
@@ -41,8 +42,7 @@ impl Ingredients<'_> {
             Normalise::None => (UNSCALED, ", of any length"),
         };
         add(scheme.as_bytes());
-        let model = blake3::hash(self.model);
-        add(model.as_bytes());
+        add(self.model.as_bytes());
         add(self.output.as_bytes());
         add(self.preprocess.as_bytes());
         for (name, content) in self.weights {
@@ -60,7 +60,7 @@ impl Ingredients<'_> {
         };
         let id = *hasher.finalize().as_bytes();
         // Models are often all called model.onnx: a few digits tell them apart in a message.
-        let digits: String = model.to_hex().chars().take(8).collect();
+        let digits: String = self.model.to_hex().chars().take(8).collect();
         let description =
             format!("{} {digits}, output {}{unscaled}{lesser}; {}", self.name, self.output, self.preprocess);
         Fingerprint::new(id, description)
@@ -76,7 +76,7 @@ mod tests {
         let weights = [("w.bin".to_owned(), blake3::hash(b"w"))];
         let base = || Ingredients {
             name: "a.onnx",
-            model: b"model",
+            model: blake3::hash(b"model"),
             weights: &weights,
             preprocess: "p",
             output: "o",
@@ -86,7 +86,7 @@ mod tests {
         let id = |ingredients: Ingredients| *ingredients.fingerprint().id();
         assert_eq!(id(base()), id(Ingredients { name: "renamed.onnx", ..base() }));
         let others = [
-            Ingredients { model: b"model2", ..base() },
+            Ingredients { model: blake3::hash(b"model2"), ..base() },
             Ingredients { weights: &[("w.bin".to_owned(), blake3::hash(b"v"))], ..base() },
             Ingredients { weights: &[("v.bin".to_owned(), blake3::hash(b"w"))], ..base() },
             Ingredients { weights: &[], ..base() },
@@ -107,7 +107,7 @@ mod tests {
     fn the_description_is_for_people() {
         let ingredients = Ingredients {
             name: "a.onnx",
-            model: b"",
+            model: blake3::hash(b""),
             weights: &[],
             preprocess: "resize 224",
             output: "embeds",

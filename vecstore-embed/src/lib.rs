@@ -53,6 +53,11 @@
 //!
 //! The `vecstore-embed` command is a thin layer over this library.
 
+#![cfg_attr(
+    not(feature = "onnxruntime"),
+    allow(dead_code, reason = "pinned memory, placement and fixed batches are there for ONNX Runtime")
+)]
+
 pub mod backend;
 mod class;
 pub mod descriptor;
@@ -61,11 +66,12 @@ mod error;
 mod filter;
 mod fingerprint;
 pub mod forecast;
+mod kinds;
 mod list;
 pub mod model;
 mod model_spec;
 mod onnx_graph;
-mod onnx_writer;
+mod onnx_proto;
 pub mod pace;
 pub mod picture;
 mod pixels;
@@ -86,6 +92,7 @@ pub use class::Class;
 pub use error::{Error, Result};
 pub use filter::Filter;
 pub use forecast::Forecast;
+pub use kinds::Kinds;
 pub use model::{Model, Normalise, OutputOptions};
 pub use model_spec::ModelSpec;
 pub use pace::{Pace, Stage};

@@ -32,7 +32,8 @@ const CONFIG: &str = "preprocessor_config.json";
 #[derive(Clone, Debug)]
 pub struct Model {
     name: String,
-    source: Source,
+    /// The graph; `None` for the built-in model. Backends read it again, because weights may lie in files beside it.
+    file: Option<PathBuf>,
     preprocess: Preprocess,
     fingerprint: Fingerprint,
     input: String,
@@ -88,14 +89,6 @@ pub struct OutputOptions {
     pub precision: Precision,
 }
 
-/// Where the graph is.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    Builtin(&'static [u8]),
-    /// Backends read it again, because weights may lie in files beside it.
-    File(PathBuf),
-}
-
 /// How many pictures the graph takes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BatchShape {
@@ -113,20 +106,36 @@ const EMBEDDINGS: [&str; 6] =
     ["image_embeds", "image_embeddings", "embeddings", "embedding", "embeds", "pooler_output"];
 
 impl Model {
-    /// The [`descriptor`] that is part of this crate.
+    /// The [`descriptor`] that is part of this crate. It needs no engine.
     ///
     /// # Errors
-    /// None in a program that was built as it is; the graph goes through the same checks as any other.
+    /// None: built-in and loaded models have one signature.
     pub fn builtin() -> Result<Self> {
-        let declared = declared(descriptor::NAME, descriptor::FILE)?;
-        let parts = Parts {
+        let preprocess = Preprocess::descriptor();
+        let (input, output) = ("pixels".to_owned(), "embedding".to_owned());
+        let (normalise, precision) = (Normalise::L2, Precision::Full);
+        let fingerprint = Ingredients {
+            name: descriptor::NAME,
+            model: descriptor::REFERENCE.into(),
+            weights: &[],
+            preprocess: &preprocess.canonical(),
+            output: &output,
+            normalise,
+            precision,
+        }
+        .fingerprint();
+        Ok(Model {
             name: descriptor::NAME.to_owned(),
-            source: Source::Builtin(descriptor::FILE),
-            bytes: descriptor::FILE,
-            weights: Vec::new(),
-            preprocess: Preprocess::descriptor(),
-        };
-        parts.model(&declared, &OutputOptions::default())
+            file: None,
+            preprocess,
+            fingerprint,
+            input,
+            output,
+            batch: BatchShape::Any,
+            element: Element::F32,
+            normalise,
+            precision,
+        })
     }
 
     /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
@@ -163,7 +172,7 @@ impl Model {
         let declared = declared(&path.display().to_string(), &bytes)?;
         let parts = Parts {
             name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-            source: Source::File(path.to_owned()),
+            file: path,
             weights: hash_weights(path, &declared)?,
             bytes: &bytes,
             preprocess: preprocess(path, overrides)?,
@@ -187,8 +196,8 @@ impl Model {
         &self.fingerprint
     }
 
-    pub(crate) fn source(&self) -> &Source {
-        &self.source
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     pub(crate) fn input(&self) -> &str {
@@ -203,6 +212,7 @@ impl Model {
         self.batch
     }
 
+    #[cfg(feature = "tract")]
     pub(crate) fn element(&self) -> Element {
         self.element
     }
@@ -232,7 +242,7 @@ impl Model {
         remedy: impl Into<String>,
     ) -> Error {
         Error::Model {
-            model: self.source.to_string(),
+            model: self.file.as_ref().map_or_else(|| self.name.clone(), |file| file.display().to_string()),
             expected: expected.into(),
             found,
             remedy: remedy.into(),
@@ -240,19 +250,10 @@ impl Model {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Builtin(_) => f.write_str(descriptor::NAME),
-            Source::File(path) => path.display().fmt(f),
-        }
-    }
-}
-
 /// All that a model is made from, before it is known to fit together.
 struct Parts<'a> {
     name: String,
-    source: Source,
+    file: &'a Path,
     bytes: &'a [u8],
     weights: Vec<(String, blake3::Hash)>,
     preprocess: Preprocess,
@@ -265,7 +266,7 @@ impl Parts<'_> {
         let (normalise, precision) = (options.normalise, options.precision);
         let fingerprint = Ingredients {
             name: &self.name,
-            model: self.bytes,
+            model: blake3::hash(self.bytes),
             weights: &self.weights,
             preprocess: &self.preprocess.canonical(),
             output: &output,
@@ -273,12 +274,12 @@ impl Parts<'_> {
             precision,
         }
         .fingerprint();
-        let Parts { name, source, preprocess, .. } = self;
+        let Parts { name, file, preprocess, .. } = self;
         let Port { name: input, element, .. } = input;
         let (input, element) = (input.clone(), *element);
         Ok(Model {
             name,
-            source,
+            file: Some(file.to_owned()),
             preprocess,
             fingerprint,
             input,
@@ -291,7 +292,7 @@ impl Parts<'_> {
     }
 
     fn refuse<T>(&self, expected: String, found: String, remedy: &str) -> Result<T> {
-        let model = self.source.to_string();
+        let model = self.file.display().to_string();
         Err(Error::Model { model, expected, found, remedy: remedy.to_owned() })
     }
 

@@ -34,14 +34,7 @@ impl Pace {
     /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is anything
     /// to tell.
     pub fn limit(&self) -> Option<Stage> {
-        let busiest =
-            self.stages.each().into_iter().max_by(|(_, a), (_, b)| a.busy().total_cmp(&b.busy()))?;
-        let (stage, times) = busiest;
-        let told = times.total() > Duration::ZERO;
-        match stage {
-            Stage::Prepare if told && times.reading > times.working => Some(Stage::Read),
-            stage => told.then_some(stage),
-        }
+        self.stages.limit()
     }
 }
 
@@ -103,6 +96,18 @@ impl Stages {
             (Stage::Infer, self.infer),
             (Stage::Commit, self.commit),
         ]
+    }
+
+    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is anything
+    /// to tell.
+    pub fn limit(&self) -> Option<Stage> {
+        let (stage, times) =
+            self.each().into_iter().max_by(|(_, a), (_, b)| a.busy().total_cmp(&b.busy()))?;
+        let told = times.total() > Duration::ZERO;
+        match stage {
+            Stage::Prepare if told && times.reading > times.working => Some(Stage::Read),
+            stage => told.then_some(stage),
+        }
     }
 
     /// The times of one of them.

@@ -111,28 +111,8 @@ fn the_numbers_are_those_of_the_graph() {
 }
 
 #[test]
-fn both_backends_agree_on_the_descriptor() {
-    let Some(options) = onnxruntime("both_backends_agree_on_the_descriptor") else { return };
-    let model = Model::builtin().unwrap();
-    let mut one = open_backend(&model, &tract()).unwrap();
-    let mut other = open_backend(&model, &options).unwrap();
-    assert_eq!((one.dim(), other.dim()), (512, 512));
-    assert_eq!(one.name(), "tract 0.23");
-    assert!(other.name().starts_with("onnxruntime 1."), "{}", other.name());
-
-    let pictures = pictures();
-    let (a, b) = (embed(&model, one.as_mut(), &pictures), embed(&model, other.as_mut(), &pictures));
-    for (n, (a, b)) in a.chunks(512).zip(b.chunks(512)).enumerate() {
-        let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("picture {n}: cosine {cosine}, largest difference {off:e}");
-        assert!(cosine > 0.999 && off < 1e-3, "picture {n}: cosine {cosine}, largest difference {off}");
-    }
-}
-
-#[test]
 fn several_backends_work_at_once() {
-    let model = Model::builtin().unwrap();
+    let model = model("plain.onnx").unwrap();
     let pictures = pictures();
     let options = every_backend("several_backends_work_at_once");
     let wanted: Vec<Vec<f32>> = options
@@ -358,7 +338,7 @@ fn models_that_cannot_be_used_say_why() {
 #[test]
 fn a_library_for_the_processor_is_refused_for_a_card() {
     let Some(mut options) = onnxruntime("a_library_for_the_processor_is_refused_for_a_card") else { return };
-    let model = Model::builtin().unwrap();
+    let model = model("plain.onnx").unwrap();
     for choice in [BackendChoice::OnnxRuntime, BackendChoice::Auto] {
         for device in ["cuda:0", "tensorrt:1"] {
             (options.choice, options.device) = (choice, device.parse().unwrap());

@@ -10,12 +10,29 @@ use std::process::Command;
 use vecstore_embed::Error;
 use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
 use vecstore_embed::model::Model;
+use vecstore_embed::preprocess::PreprocessOverrides;
+
+/// The smallest model there is: 8 x 8 pixels.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx");
+
+/// The options that say how pictures are prepared for it.
+const PREPARED: [&str; 3] = ["--size=8x8", "--mean=0", "--std=1"];
+
+fn model() -> Model {
+    let overrides = PreprocessOverrides {
+        size: Some("8x8".parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0; 3]),
+        ..PreprocessOverrides::default()
+    };
+    Model::from_file(Path::new(MODEL), &overrides, None).unwrap()
+}
 
 /// What opening a backend with this library says.
 fn refused(library: &Path, choice: BackendChoice) -> String {
     let options =
         BackendOptions { choice, ort_lib: Some(library.to_owned()), threads: 1, ..BackendOptions::default() };
-    match open_backend(&Model::builtin().unwrap(), &options) {
+    match open_backend(&model(), &options) {
         Ok(backend) => panic!("{} opened {}", library.display(), backend.name()),
         Err(error) => {
             assert!(matches!(error, Error::RuntimeLibrary { .. }), "{error}");
@@ -136,7 +153,7 @@ fn without(library: &Path, device: &str) -> String {
         device: device.parse().unwrap(),
         ..BackendOptions::default()
     };
-    let Err(error) = open_backend(&Model::builtin().unwrap(), &options) else { panic!("opened {device}") };
+    let Err(error) = open_backend(&model(), &options) else { panic!("opened {device}") };
     assert!(matches!(error, Error::Device { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(device) && text.contains(&library.display().to_string()), "{text}");
@@ -223,6 +240,7 @@ fn drivers_that_will_not_do_say_why() {
         fake_driver(&folder, init, version);
         let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
         command.args(["run", "--quiet", "--device", &format!("cuda:{card}"), "--ort-lib"]).arg(&library);
+        command.args(PREPARED).args(["--model", MODEL]);
         command.arg("--folder").arg(&photos).arg("--store").arg(folder.join("photos.vecs"));
         // In front of a driver that this machine may have.
         let output = command.env("LD_LIBRARY_PATH", &folder).output().unwrap();
@@ -306,7 +324,8 @@ fn the_library_that_was_loaded_is_that_of_later_lanes() {
     std::fs::write(&bad, "Dear diary,\n").unwrap();
     std::os::unix::fs::symlink(good, folder.join("libonnxruntime.so.1.99.0")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
-    command.args(["run", "--backend=onnxruntime", "--lanes=3", "--folder"]).arg(&photos);
+    command.args(["run", "--backend=onnxruntime", "--lanes=3"]).args(PREPARED).args(["--model", MODEL]);
+    command.arg("--folder").arg(&photos);
     command.arg("--store").arg(folder.join("photos.vecs"));
     let output = command.env_remove("ORT_DYLIB_PATH").env("LD_LIBRARY_PATH", folder).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -317,14 +336,28 @@ fn the_library_that_was_loaded_is_that_of_later_lanes() {
 }
 
 #[test]
+fn the_built_in_model_needs_no_engine_and_computes_on_the_processor_alone() {
+    let named = BackendOptions { ort_lib: Some("/nowhere/lib.so".into()), ..BackendOptions::default() };
+    let builtin = Model::builtin().unwrap();
+    for choice in [BackendChoice::Auto, BackendChoice::Tract, BackendChoice::OnnxRuntime] {
+        let options = BackendOptions { choice, ..named.clone() };
+        assert_eq!(open_backend(&builtin, &options).unwrap().name(), "built in (descriptor-1)");
+        let options = BackendOptions { device: "cuda:0".parse().unwrap(), ..options };
+        let Err(error) = open_backend(&builtin, &options) else { panic!("on a card") };
+        assert!(error.to_string().contains("a card needs a --model, found \"cuda:0\""), "{error}");
+    }
+}
+
+#[test]
 fn tract_computes_on_the_processor_alone() {
     let device = "cuda:0".parse().unwrap();
     let options = BackendOptions { choice: BackendChoice::Tract, device, ..BackendOptions::default() };
-    let Err(error) = open_backend(&Model::builtin().unwrap(), &options) else { panic!("tract on a card") };
+    let Err(error) = open_backend(&model(), &options) else { panic!("tract on a card") };
     assert!(error.to_string().contains("cards need --backend onnxruntime, found \"cuda:0\""), "{error}");
 }
 
 #[test]
+#[cfg(feature = "tract")]
 fn tract_needs_no_library() {
     let options = BackendOptions {
         choice: BackendChoice::Tract,
@@ -332,6 +365,6 @@ fn tract_needs_no_library() {
         threads: 1,
         ..BackendOptions::default()
     };
-    let backend = open_backend(&Model::builtin().unwrap(), &options).unwrap();
+    let backend = open_backend(&model(), &options).unwrap();
     assert_eq!(backend.name(), "tract 0.23");
 }

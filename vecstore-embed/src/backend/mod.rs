@@ -1,19 +1,23 @@
-//! What runs a model: ONNX Runtime where it is installed, `tract` everywhere.
+//! What runs a model.
 //!
-//! Both are in every build. `tract` is part of the program and needs nothing; ONNX Runtime is a shared library that is
-//! loaded when the program runs, two to four times faster on convolutions.
+//! The built-in [`descriptor`](crate::descriptor) is plain Rust and needs none of this. An ONNX model needs an engine,
+//! of which there are two, each a feature of this crate:
+//!
+//! | feature | engine |
+//! |---|---|
+//! | `onnxruntime` (on unless switched off) | ONNX Runtime, a shared library that is loaded when the program runs; on a processor or on NVIDIA's cards |
+//! | `tract` | part of the program, and needs nothing installed; costs ten minutes of building; on the processor, where ONNX Runtime is two to four times as fast on convolutions |
 //!
 //! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the variable
 //! `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was *named* has to
 //! work: what is wrong with it is an error. One that was merely *found* and does not work is a warning in the log.
 //!
 //! ```
-//! use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
+//! use vecstore_embed::backend::{BackendOptions, open_backend};
 //! use vecstore_embed::model::Model;
 //!
-//! let model = Model::builtin()?;
-//! let options = BackendOptions { choice: BackendChoice::Tract, ..BackendOptions::default() };
-//! let mut backend = open_backend(&model, &options)?;
+//! let model = Model::builtin()?; // or Model::from_file
+//! let mut backend = open_backend(&model, &BackendOptions::default())?;
 //!
 //! let picture = image::RgbImage::from_fn(100, 80, |x, y| image::Rgb([(x * 2) as u8, (y * 3) as u8, 99]));
 //! let mut pixels = vec![0.0; model.preprocess().tensor_len()];
@@ -23,23 +27,24 @@
 //! # Ok::<(), vecstore_embed::Error>(())
 //! ```
 
+#[cfg(not(feature = "onnxruntime"))]
+mod absent;
+mod builtin;
+mod card;
 mod device;
-mod driver;
-mod elf;
-mod library;
+#[cfg(feature = "onnxruntime")]
 mod onnxruntime;
 mod placement;
-mod provider;
-mod session;
 mod tensor;
+#[cfg(feature = "tract")]
 mod tract;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+pub use self::card::{Card, Driver, NoDriver};
 pub use self::device::{Device, Precision, Provider};
-pub use self::driver::{Card, Driver, NoDriver};
 pub use self::placement::Placement;
 pub use self::tensor::Tensor;
 use crate::doctor;
@@ -47,18 +52,19 @@ use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model, Normalise};
 pub use crate::pixels::{PixelType, Pixels};
 
-pub(crate) use self::driver::driver;
-pub(crate) use self::onnxruntime::loaded;
 pub(crate) use self::tensor::part;
+
+#[cfg(not(feature = "onnxruntime"))]
+use self::absent as onnxruntime;
 
 /// Which backend to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendChoice {
-    /// ONNX Runtime if there is one, else `tract`.
+    /// ONNX Runtime if there is one, else `tract` if the program has it.
     #[default]
     Auto,
-    /// The one that is part of the program.
+    /// The one that is part of the program, if it was built with the feature `tract`.
     Tract,
     /// The shared library, or an error.
     OnnxRuntime,
@@ -94,7 +100,7 @@ impl FromStr for BackendChoice {
 /// How a backend is opened.
 #[derive(Clone, Debug, Default)]
 pub struct BackendOptions {
-    /// Which one.
+    /// Which engine, for an ONNX model; the built-in model needs none.
     pub choice: BackendChoice,
     /// The ONNX Runtime library to load. Before `ORT_DYLIB_PATH`, before the usual places.
     pub ort_lib: Option<PathBuf>,
@@ -194,22 +200,44 @@ pub trait Backend: Send {
 pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn Backend>> {
     let device = options.device.each().into_iter().next().unwrap_or_default();
     let options = &BackendOptions { device, ..options.clone() };
-    match (options.choice, options.named_library()) {
-        (BackendChoice::Tract, _) if options.device.is_gpu() => Err(Error::BadValue {
-            what: "device",
-            expected: "cpu, because tract computes on the processor alone; cards need --backend onnxruntime",
-            found: options.device.to_string(),
-        }),
-        (BackendChoice::Tract, _) => tract::open(model, options.threads()),
-        (_, Some(library)) => onnxruntime::open(model, &library, options),
-        (choice, None) => match first_that_works(model, options, &library::find())? {
+    let on_card = options.device.is_gpu();
+    let only_cpu = |expected| {
+        let found = options.device.to_string();
+        Err(Error::BadValue { what: "device", expected, found })
+    };
+    let Some(file) = model.file() else {
+        return match on_card {
+            true => only_cpu(
+                "cpu, because the built-in descriptor computes on the processor alone; a card needs a --model",
+            ),
+            false => Ok(builtin::open(model, options.threads())),
+        };
+    };
+    match options.choice {
+        BackendChoice::Tract if on_card => {
+            only_cpu("cpu, because tract computes on the processor alone; cards need --backend onnxruntime")
+        }
+        BackendChoice::Tract => open_tract(model, file, options),
+        choice => match onnxruntime::open_first(model, file, options)? {
             Some(backend) => Ok(backend),
-            None if choice == BackendChoice::Auto && !options.device.is_gpu() => {
-                tract::open(model, options.threads())
-            }
-            None => Err(library::none_found(&options.device)),
+            None if choice == BackendChoice::Auto && !on_card => open_tract(model, file, options),
+            None => Err(onnxruntime::none_found(&options.device)),
         },
     }
+}
+
+#[cfg(feature = "tract")]
+fn open_tract(model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+    tract::open(model, file, options.threads())
+}
+
+#[cfg(not(feature = "tract"))]
+fn open_tract(_model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+    let searched = match options.choice {
+        BackendChoice::Tract => None,
+        _ => Some(onnxruntime::searched()),
+    };
+    Err(Error::NoEngine { model: file.to_owned(), searched })
 }
 
 /// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that is twice on
@@ -240,39 +268,17 @@ pub fn open_lanes(
 
 /// The libraries of ONNX Runtime that would be tried, in order.
 pub(crate) fn libraries(options: &BackendOptions) -> Vec<doctor::Library> {
-    let paths = options.named_library().map_or_else(library::find, |named| vec![named]);
-    let look = |path: PathBuf| {
-        let version = library::check(&path).map(|checked| checked.version).map_err(|error| match error {
-            Error::RuntimeLibrary { found, .. } => found,
-            other => other.to_string(),
-        });
-        doctor::Library { built_for: provider::beside(&path), path, version }
-    };
-    paths.into_iter().map(look).collect()
+    onnxruntime::libraries(options)
 }
 
-/// Tries libraries that nobody asked for by name, in order.
-fn first_that_works(
-    model: &Model,
-    options: &BackendOptions,
-    libraries: &[PathBuf],
-) -> Result<Option<Box<dyn Backend>>> {
-    let mut without_device = None;
-    // A process has one library: once one is in use, the others have been tried.
-    let loaded = onnxruntime::loaded().map(|runtime| vec![runtime.path]);
-    for library in loaded.as_deref().unwrap_or(libraries) {
-        match onnxruntime::open(model, library, options) {
-            Ok(backend) => return Ok(Some(backend)),
-            // The library is no use. What else fails (the model, most likely) is not its fault.
-            Err(unusable @ Error::RuntimeLibrary { .. }) => log::warn!("{unusable}"),
-            Err(unusable @ Error::Device { .. }) => {
-                log::info!("{unusable}");
-                without_device.get_or_insert(unusable);
-            }
-            Err(other) => return Err(other),
-        }
-    }
-    without_device.map_or(Ok(None), Err)
+/// The library of ONNX Runtime that this process uses, if it has come to that: path, version, what it computes on.
+pub(crate) fn loaded() -> Option<(PathBuf, String, Vec<Provider>)> {
+    onnxruntime::loaded()
+}
+
+/// NVIDIA's driver and its cards.
+pub(crate) fn driver() -> std::result::Result<Driver, NoDriver> {
+    onnxruntime::driver()
 }
 
 /// Does to the vectors what `model` says is to be done to them.

@@ -1,6 +1,7 @@
-//! The backend that is part of the program.
+//! tract, the engine that is part of the program.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,7 +11,7 @@ use tract_onnx::tract_core::plan::SimpleState;
 
 use super::{Backend, PixelType, Pixels, at_once, check_pixels, finish, panic_text, vector_length};
 use crate::error::{Error, Result};
-use crate::model::{BatchShape, Model, Source};
+use crate::model::{BatchShape, Model};
 use crate::onnx_graph::Element;
 
 const NAME: &str = "tract 0.23";
@@ -24,9 +25,9 @@ struct Tract {
     states: Vec<State>,
 }
 
-pub(super) fn open(model: &Model, threads: usize) -> Result<Box<dyn Backend>> {
+pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn Backend>> {
     // The reader of graphs indexes by names that it takes from the file.
-    let plan = catch_unwind(AssertUnwindSafe(|| load(model).map_err(|e| format!("{e:#}"))))
+    let plan = catch_unwind(AssertUnwindSafe(|| load(model, file).map_err(|e| format!("{e:#}"))))
         .unwrap_or_else(|panic| Err(panic_text(&*panic)));
     let cannot = |found: String| {
         let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name its \
@@ -57,16 +58,13 @@ fn pictures(model: &Model) -> usize {
 
 /// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch are
 /// slower picture by picture, up to 18 times.
-fn load(model: &Model) -> TractResult<Arc<TypedRunnableModel>> {
+fn load(model: &Model, file: &Path) -> TractResult<Arc<TypedRunnableModel>> {
     if model.element() == Element::BF16 {
         return Err(format_err!("bf16, which is not among the types it knows"));
     }
     // Exporters write shapes of intermediate values for the batch they exported with; they contradict any other.
     let reader = tract_onnx::onnx().with_ignore_value_info(true);
-    let mut graph = match model.source() {
-        Source::Builtin(bytes) => reader.model_for_read(&mut &**bytes)?,
-        Source::File(path) => reader.model_for_path(path)?,
-    };
+    let mut graph = reader.model_for_path(file)?;
     // Several outputs: the others need not be computed.
     let outputs = graph.output_outlets()?.to_vec();
     let wanted = outputs.iter().find(|outlet| graph.outlet_label(**outlet) == Some(model.output()));

@@ -38,7 +38,7 @@ What is an input:
   One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not retried;
   to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected lists the keys).
   One that cannot be read stays missing, and is tried again by the next run.
-  Symbolic links are not followed unless --follow-links says so. Other files are ignored.
+  Symbolic links are not followed unless --follow-links says so. Other files are counted, by extension, and left alone.
   Every folder counts, however few pictures are in it, unless --min-images says otherwise.
   --list takes the files that a file, or standard input, names instead: one path per line, or one JSON object with a
   \"path\". --tar takes the members of tar files that are called like a picture.

@@ -1,5 +1,6 @@
 //! What a run has done, in words and as JSON.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use vecstore_embed::progress::{FirstFew, Listed};
-use vecstore_embed::{Ended, Plan, Stages, Summary};
+use vecstore_embed::{Class, Ended, Plan, Stage, Stages, Summary};
 
 use super::output::{Outcome, named, print, print_json, shown};
 use super::run::RunArgs;
@@ -84,16 +85,17 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         }
         let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
     }
-    if summary.embedded > 0 {
-        let _ = writeln!(text, "busy: {}", busy(&summary.stages));
-    }
-    list(&mut text, "rejected:", &summary.rejections);
-    if summary.rejections.count() > summary.rejections.first().len() as u64 {
+    if !summary.classes.is_empty() {
         let _ = writeln!(
             text,
-            "  list them all: vecstore-embed status --rejected --store {}",
-            args.store.display()
+            "rejected: {}; which and why: vecstore-embed status --rejected --store {}",
+            by_class(&summary.classes),
+            quoted(&args.store.to_string_lossy())
         );
+    }
+    if let Some(limit) = summary.stages.limit().filter(|_| summary.embedded > 0) {
+        let _ = writeln!(text, "{}", limited(limit, summary));
+        log::info!("busy: {}", busy(&summary.stages));
     }
     list(&mut text, "could not be read, and stay missing:", &summary.unread);
     if summary.gone.pruned > 0 {
@@ -113,9 +115,11 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         let _ =
             writeln!(text, "left out: {few} in folders with fewer than --min-images, {excluded} by pattern");
     }
-    if summary.ignored > 0 || summary.skipped > 0 {
-        let (ignored, skipped) = (count(summary.ignored), count(summary.skipped));
-        let _ = writeln!(text, "not looked at: {ignored} other files, {skipped} links and special files");
+    if summary.ignored.count() > 0 {
+        let _ = writeln!(text, "not looked at: {}", summary.ignored);
+    }
+    if summary.skipped > 0 {
+        let _ = writeln!(text, "not followed: {} links and special files", count(summary.skipped));
     }
     let (why, or) = match summary.ended {
         Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
@@ -125,6 +129,24 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     };
     let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
     text
+}
+
+/// `3 (2 decode: no pictures that can be decoded, 1 size: larger than the limits)`.
+fn by_class(classes: &BTreeMap<Class, u64>) -> String {
+    let meaning = |class: &Class| match class {
+        Class::Decode => "no pictures that can be decoded",
+        Class::Size => "larger than the limits",
+        _ => "the model gives nothing that can be stored",
+    };
+    let each = classes.iter().map(|(class, n)| format!("{} {class}: {}", HumanCount(*n), meaning(class)));
+    format!("{} ({})", HumanCount(classes.values().sum()), each.collect::<Vec<_>>().join(", "))
+}
+
+/// The stage that took longest, and how fast the run was.
+fn limited(limit: Stage, summary: &Summary) -> String {
+    let busy = 100.0 * summary.stages.of(limit).busy();
+    let rate = summary.embedded as f64 / summary.elapsed.as_secs_f64().max(1e-9);
+    format!("limit: {limit}, busy {busy:.0} % of the time; {rate:.1} pictures a second")
 }
 
 /// Of a summary that nobody is to see, what went wrong: where the exit code is not 0, and nobody asked for that.
@@ -222,9 +244,12 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         "excluded": summary.excluded,
         "too_few": summary.too_few,
         "rejected": summary.rejected,
+        "rejected_by_class": summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n))).collect::<Map<_, _>>(),
         "unread": summary.unread.count(),
         "left": summary.left,
-        "ignored": summary.ignored,
+        "ignored": summary.ignored.count(),
+        "ignored_by_extension": summary.ignored.by_extension(),
+        "limit": summary.stages.limit().map(|limit| limit.to_string()),
         "skipped": summary.skipped,
         "commits": summary.commits,
         "seconds": summary.elapsed.as_secs_f64(),

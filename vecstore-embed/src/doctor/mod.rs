@@ -169,11 +169,10 @@ pub fn examine(
         true => Some(Apart::of(&together, &on_processor(model, &options, &tensor)?, dim)),
         false => None,
     };
-    let tract = name.starts_with("tract");
-    let library = backend::loaded().filter(|_| !tract);
+    let library = backend::loaded().filter(|_| name.starts_with("onnxruntime"));
     let rates = Rates::measure(model, &mut lanes, pictures, &tensor, examination)?;
     Ok(Report {
-        library: library.map(|loaded| (loaded.path.clone(), loaded.version.clone(), loaded.providers())),
+        library,
         backend: name,
         dim,
         lanes: lanes.len(),

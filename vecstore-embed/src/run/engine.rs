@@ -1,6 +1,6 @@
 //! What a [`Run`] does, in order: look, count, prepare the store, let the stages work, sum up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::progress::{FirstFew, Plan, Stages};
 use crate::roots::Roots;
 use crate::runs::Runs;
 use crate::scan::{canonical_folder, has_picture_content};
-use crate::{Error, Result};
+use crate::{Error, Kinds, Result};
 
 /// What there is to do, counted beforehand.
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct Count {
     to_do: u64,
     key_bytes: u64,
     /// Files whose name does not make them inputs, nor does their content.
-    others: u64,
+    others: Kinds,
     /// Files that could be inputs by their content, which cannot be read.
     unread: FirstFew,
 }
@@ -166,7 +166,7 @@ impl Run {
                 match has_picture_content(&job.path) {
                     Ok(true) => {}
                     Ok(false) => {
-                        count.others += 1;
+                        count.others.add(&job.path);
                         return ControlFlow::Continue(());
                     }
                     Err(error) => {
@@ -262,6 +262,8 @@ fn outside(folder: &Path, example: PathBuf, count: u64, roots: &Roots) -> Error 
 fn nothing_done(count: Count, began: Instant) -> Summary {
     let mut unread = count.fed.unreadable;
     unread.extend(count.unread);
+    let mut ignored = count.fed.ignored;
+    ignored.extend(count.others);
     Summary {
         ended: if count.fed.complete { Ended::Finished } else { Ended::Stopped },
         found: count.fed.already + unread.count(),
@@ -269,9 +271,10 @@ fn nothing_done(count: Count, began: Instant) -> Summary {
         embedded: 0,
         changed: 0,
         rejected: 0,
+        classes: BTreeMap::new(),
         rejections: FirstFew::default(),
         left: count.to_do,
-        ignored: count.fed.ignored + count.others,
+        ignored,
         skipped: count.fed.skipped,
         excluded: count.fed.excluded,
         too_few: count.fed.too_few,
@@ -288,6 +291,8 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
     let progress = tally.progress;
     let mut unread = tally.unread;
     unread.extend(fed.unreadable);
+    let mut ignored = fed.ignored;
+    ignored.extend(tally.ignored);
     // A stop that came when everything was under way already changed nothing.
     let ended = match fed.complete && tally.left_out == 0 {
         true => Ended::Finished,
@@ -302,10 +307,11 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         embedded: progress.embedded,
         changed: progress.changed,
         rejected: progress.rejected,
+        classes: tally.classes,
         rejections: tally.rejections,
         // What others did of it is none.
         left: if ended == Ended::Finished { 0 } else { progress.to_do.saturating_sub(progress.done()) },
-        ignored: fed.ignored + tally.ignored,
+        ignored,
         skipped: fed.skipped,
         excluded: fed.excluded,
         too_few: fed.too_few,

@@ -19,7 +19,7 @@ use crate::roots::Roots;
 use crate::scan::{Found, Member, has_picture_content};
 use crate::shard::Shard;
 use crate::tars;
-use crate::{Class, Result};
+use crate::{Class, Kinds, Result};
 
 /// Keys looked up at a time: enough that a lookup is one sorted merge, few enough to hold and to start quickly.
 const LOOKED_UP: usize = 1000;
@@ -62,7 +62,7 @@ pub(crate) struct Fed {
     /// Files that changed since they were embedded, of those given as jobs.
     pub(crate) changed: u64,
     /// Files that are no pictures.
-    pub(crate) ignored: u64,
+    pub(crate) ignored: Kinds,
     pub(crate) skipped: u64,
     /// Files and folders left out by options.
     pub(crate) excluded: u64,
@@ -181,8 +181,10 @@ impl<'a> Feed<'a> {
                 fed.skipped += u64::from(first);
                 return false;
             }
-            Found::Ignored(_) => {
-                fed.ignored += u64::from(first);
+            Found::Ignored(path) => {
+                if first {
+                    fed.ignored.add(&path);
+                }
                 return false;
             }
             Found::Excluded(_) => {
@@ -225,7 +227,7 @@ impl<'a> Feed<'a> {
     fn outside(&mut self, path: PathBuf, by_content: bool) {
         match if by_content { has_picture_content(&path) } else { Ok(true) } {
             Ok(true) => self.fed.outside.push(&path, "outside every root of the store"),
-            Ok(false) => self.fed.ignored += 1,
+            Ok(false) => self.fed.ignored.add(&path),
             Err(error) => self.fed.unreadable.push(&path, error.to_string()),
         }
     }
@@ -402,7 +404,7 @@ mod tests {
             folder(&[("in/a.jpg", b""), ("out/b.jpg", b""), ("out/c", PNG), ("out/d.txt", b"text")]);
         let (jobs, fed) = walk(&dir, &rooted(&dir.join("in")), &[]);
         assert_eq!(jobs, ["a.jpg"]);
-        assert_eq!((fed.outside.count(), fed.ignored), (2, 1));
+        assert_eq!((fed.outside.count(), fed.ignored.count()), (2, 1));
         assert_eq!(fed.outside.first()[1].path, dir.join("out/c"));
     }
 

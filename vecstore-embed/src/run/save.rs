@@ -86,6 +86,7 @@ impl<'a> Saver<'a> {
             for (job, reason) in &rejected {
                 log::info!("{}: rejected: {reason}", job.path.display());
                 tally.rejections.push(&job.path, reason);
+                *tally.classes.entry(class_of(job)).or_default() += 1;
             }
         });
         drop(jobs);
@@ -202,13 +203,18 @@ impl<'a> Saver<'a> {
         }
         for (job, reason) in &mut batches.rejected {
             shorten(reason);
-            let class = job.class.or(Some(Class::Model));
+            let class = Some(class_of(job));
             let rejection = Rejection { reason: reason.clone(), class, record: job.record };
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
             batch.push_rejected(&job.key, &rejection.encode())?;
         }
         Ok(batches)
     }
+}
+
+/// Why a job was rejected: what is not rejected before it reaches the model is rejected for what the model gives.
+fn class_of(job: &Job) -> Class {
+    job.class.unwrap_or(Class::Model)
 }
 
 fn shorten(reason: &mut String) {

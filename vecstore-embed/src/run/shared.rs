@@ -1,5 +1,6 @@
 //! What the stages of a run tell each other beside the channels: whether to go on, and how far they are.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,6 +11,7 @@ use super::feed::Job;
 use super::stop::StopFlag;
 use crate::pace::Pace;
 use crate::progress::{FirstFew, Observer, Progress, Stages};
+use crate::{Class, Kinds};
 
 /// Touched files that may wait to be remembered, and how many times 5 ms one waits for there to be fewer: whoever
 /// remembers them may have ended.
@@ -40,11 +42,12 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) progress: Progress,
-    pub(crate) ignored: u64,
+    pub(crate) ignored: Kinds,
     /// Jobs that were not begun or not finished, because the run was to end.
     pub(crate) left_out: u64,
     pub(crate) unread: FirstFew,
     pub(crate) rejections: FirstFew,
+    pub(crate) classes: BTreeMap<Class, u64>,
     /// How the time was spent, once the run has ended.
     pub(crate) stages: Stages,
 }
@@ -88,8 +91,8 @@ impl Shared {
     }
 
     /// A file turned out to be no picture.
-    pub(crate) fn ignored(&self) {
-        self.tally().ignored += 1;
+    pub(crate) fn ignored(&self, path: &Path) {
+        self.tally().ignored.add(path);
     }
 
     /// Jobs were not begun, or not finished.

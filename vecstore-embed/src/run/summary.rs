@@ -1,10 +1,12 @@
 //! How a run ended.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use super::gone::Gone;
 use crate::progress::{FirstFew, Stages};
+use crate::{Class, Kinds};
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Summary {
     pub changed: u64,
     /// Recorded as rejected, because their content is bad.
     pub rejected: u64,
+    /// The same by class.
+    pub classes: BTreeMap<Class, u64>,
     /// The first of the rejected ones, with their reasons.
     pub rejections: FirstFew,
     /// Files and folders that could not be read. They stay missing; a later run tries them again.
@@ -51,7 +55,7 @@ pub struct Summary {
     /// Inputs a run that stopped early left undone, as far as it had counted.
     pub left: u64,
     /// Other files: not pictures by extension, nor by content.
-    pub ignored: u64,
+    pub ignored: Kinds,
     /// Symbolic links, and things that are no files. They are not followed.
     pub skipped: u64,
     /// Files and folders that options leave out.

@@ -69,7 +69,7 @@ pub(crate) fn work(
         }
         match prepare.prepare(&mut job, shared, clock) {
             Ok(claim) => claim.fill(job),
-            Err(Refused::NotAPicture) => shared.ignored(),
+            Err(Refused::NotAPicture) => shared.ignored(&job.path),
             Err(Refused::Same) => shared.touched(job),
             Err(Refused::Unread(error)) => shared.unread(&job.path, &error),
             Err(Refused::Rejected(reason)) => {

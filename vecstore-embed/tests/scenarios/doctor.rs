@@ -27,7 +27,7 @@ fn a_machine_and_a_model_are_examined() {
     });
     assert_eq!(
         (&found["backend"], &found["dim"], &found["lanes"]),
-        (&"tract 0.23".into(), &512.into(), &2.into())
+        (&"built in (descriptor-1)".into(), &512.into(), &2.into())
     );
     assert_eq!((&found["batch"]["same"], &found["batch"]["pictures"]), (&true.into(), &4.into()), "{found}");
     for (name, rate) in found["pictures_per_second"].as_object().unwrap() {
@@ -64,13 +64,14 @@ fn what_cannot_be_used_is_said_after_what_there_is() {
     let card = refused(&["--device=cuda"]);
     assert_eq!(card.code, 1);
     assert!(
-        card.out.contains("driver ") && card.err.contains("tract computes on the processor alone"),
+        card.out.contains("driver ")
+            && card.err.contains("the built-in descriptor computes on the processor alone"),
         "{}",
         card.err
     );
     let card = refused(&["--device=cuda", "--json"]);
     let found: serde_json::Value = serde_json::from_str(&card.out).unwrap();
-    assert!(card.code == 1 && found["error"].as_str().unwrap().contains("tract"), "{found}");
+    assert!(card.code == 1 && found["error"].as_str().unwrap().contains("built-in descriptor"), "{found}");
     let empty = refused(&["--folder", place.path.to_str().unwrap()]);
     assert!(
         empty.code == 1 && empty.err.contains("found none among its 0 file(s); name a folder"),

@@ -34,7 +34,11 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
     let list = place.join("list");
     fs::write(&list, format!("{lines}notes.txt\ngone.png\n")).unwrap();
     let summary = embed(Run::new(&photos, &by_list).with_list(&list));
-    assert_eq!((summary.embedded, summary.ignored, summary.unread.count()), (12, 1, 1), "{summary:?}");
+    assert_eq!(
+        (summary.embedded, summary.ignored.count(), summary.unread.count()),
+        (12, 1, 1),
+        "{summary:?}"
+    );
     assert!(!summary.is_complete());
     assert_same(&contents(&by_list), &contents(&by_folder));
     assert_eq!(embed(Run::new(&photos, &by_list).with_list(&list)).already, 12);
@@ -79,7 +83,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
     let command = || program(&[&"run", &"--json", &"--quiet", &"--tar", &shards, &"--store", &store]);
     let tars = || ["0.tar", "1.tar"].map(|name| place.join(name));
     let summary = embed(Run::new(&place.path, &store).with_tars(tars()));
-    assert_eq!((summary.embedded, summary.rejected, summary.ignored), (10, 1, 2), "{summary:?}");
+    assert_eq!((summary.embedded, summary.rejected, summary.ignored.count()), (10, 1, 2), "{summary:?}");
     let found = contents(&store);
     for (key, stored) in contents(&plain) {
         let shard = if key.starts_with('a') { "0.tar" } else { "1.tar" };

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use libloading::Library;
 use ort::sys::OrtApiBase;
 
-use super::device::Device;
+use super::super::device::Device;
 use super::elf::{self, Elf};
 use super::{display, provider};
 use crate::error::{Error, Result};
 
 const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
                        unpack a release archive of ONNX Runtime, and name its libonnxruntime with --ort-lib or \
-                       ORT_DYLIB_PATH; or use --backend tract, which needs none";
+                       ORT_DYLIB_PATH; or use --backend tract, which needs none (built in with --features tract)";
 
 /// ONNX Runtime 1.x with x at least this.
 pub(super) const OLDEST: u32 = ort::MINOR_VERSION;
@@ -33,13 +33,18 @@ pub(super) fn unusable(path: &Path, found: impl Into<String>) -> Error {
 }
 
 /// The error when one is needed and none was found.
-pub(super) fn none_found(device: &Device) -> Error {
-    let places: Vec<String> = places().iter().map(|place| display(place)).collect();
-    let found = format!("none that works in {}", places.join(", "));
+pub(in crate::backend) fn none_found(device: &Device) -> Error {
+    let found = searched();
     match device.is_gpu() {
         true => provider::unusable(device, Path::new(FILE_NAME), found, provider::WHEEL),
         false => unusable(Path::new(FILE_NAME), found),
     }
+}
+
+/// Where none was found.
+pub(in crate::backend) fn searched() -> String {
+    let places: Vec<String> = places().iter().map(|place| display(place)).collect();
+    format!("none that works in {}", places.join(", "))
 }
 
 /// A library that passed all checks. Keep it until `ort` has loaded it too, so that it is not unloaded in between.

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 
-use super::device::{Device, Provider};
+use super::super::device::{Device, Provider};
 use super::driver::{self, driver};
 use super::{display, elf};
 use crate::error::{Error, Result};

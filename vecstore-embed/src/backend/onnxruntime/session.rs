@@ -1,7 +1,7 @@
 //! A session of ONNX Runtime as a device wants it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ort::ep::{self, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
@@ -9,11 +9,11 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tempfile::TempDir;
 
-use super::BackendOptions;
-use super::device::{Device, Precision, Provider};
-use super::onnxruntime::Runtime;
+use super::super::BackendOptions;
+use super::super::device::{Device, Precision, Provider};
+use super::Runtime;
 use crate::error::{Error, Result};
-use crate::model::{BatchShape, Model, Source};
+use crate::model::{BatchShape, Model};
 
 /// What there is to decide about a session.
 pub(super) struct Settings {
@@ -119,6 +119,7 @@ fn default_engines() -> Option<PathBuf> {
 /// Loads the model.
 pub(super) fn session(
     model: &Model,
+    file: &Path,
     runtime: &Runtime,
     settings: &Settings,
 ) -> std::result::Result<Session, String> {
@@ -135,9 +136,5 @@ pub(super) fn session(
         builder = builder.with_profiling(folder.path().join("run")).map_err(text)?;
     }
     let mut builder = builder.with_execution_providers(settings.providers(model)).map_err(text)?;
-    match model.source() {
-        Source::Builtin(bytes) => builder.commit_from_memory(bytes),
-        Source::File(path) => builder.commit_from_file(path),
-    }
-    .map_err(|e| e.to_string())
+    builder.commit_from_file(file).map_err(|e| e.to_string())
 }

@@ -1,5 +1,11 @@
 //! ONNX Runtime, loaded when the program runs.
 
+mod driver;
+mod elf;
+mod library;
+mod provider;
+mod session;
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -14,14 +20,18 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
+pub(super) use self::driver::driver;
+use self::library::find;
+pub(super) use self::library::{none_found, searched};
+use self::session::{Settings, session};
 use super::device::{Device, Provider};
 use super::placement::Placement;
-use super::session::{Settings, session};
 use super::tensor::Tensor;
 use super::{
-    Backend, BackendOptions, PixelType, Pixels, at_once, check_pixels, display, finish, library, panic_text,
-    provider, vector_length,
+    Backend, BackendOptions, PixelType, Pixels, at_once, check_pixels, display, finish, panic_text,
+    vector_length,
 };
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::model::{BatchShape, Model};
 
@@ -31,15 +41,15 @@ static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// A library of ONNX Runtime that is loaded.
 #[derive(Clone)]
-pub(crate) struct Runtime {
-    pub(crate) path: PathBuf,
-    pub(crate) version: String,
-    pub(super) environment: Environment,
+struct Runtime {
+    path: PathBuf,
+    version: String,
+    environment: Environment,
 }
 
 impl Runtime {
     /// The providers that the library was built with, of those that are of use here.
-    pub(crate) fn providers(&self) -> Vec<Provider> {
+    fn providers(&self) -> Vec<Provider> {
         let has = |provider: &Provider| match provider {
             Provider::Cpu => true,
             Provider::Cuda => ort::ep::CUDA::is_available().unwrap_or(false),
@@ -49,9 +59,57 @@ impl Runtime {
     }
 }
 
-/// The library that this process uses, if it has come to that.
-pub(crate) fn loaded() -> Option<Runtime> {
+fn in_use() -> Option<Runtime> {
     RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// The library that this process uses, if it has come to that: path, version, what it computes on.
+pub(super) fn loaded() -> Option<(PathBuf, String, Vec<Provider>)> {
+    in_use().map(|runtime| {
+        let providers = runtime.providers();
+        (runtime.path, runtime.version, providers)
+    })
+}
+
+/// The libraries that would be tried, in order.
+pub(super) fn libraries(options: &BackendOptions) -> Vec<doctor::Library> {
+    let paths = options.named_library().map_or_else(find, |named| vec![named]);
+    let look = |path: PathBuf| {
+        let version = library::check(&path).map(|checked| checked.version).map_err(|error| match error {
+            Error::RuntimeLibrary { found, .. } => found,
+            other => other.to_string(),
+        });
+        doctor::Library { built_for: provider::beside(&path), path, version }
+    };
+    paths.into_iter().map(look).collect()
+}
+
+/// Opens the model with the library that was named, or with the first that works of those in the usual places; `None`
+/// if there is no such library.
+pub(super) fn open_first(
+    model: &Model,
+    file: &Path,
+    options: &BackendOptions,
+) -> Result<Option<Box<dyn Backend>>> {
+    if let Some(library) = options.named_library() {
+        return open(model, file, &library, options).map(Some);
+    }
+    let mut without_device = None;
+    // A process has one library: once one is in use, the others have been tried.
+    let libraries = in_use().map_or_else(find, |runtime| vec![runtime.path]);
+    for library in &libraries {
+        match open(model, file, library, options) {
+            Ok(backend) => return Ok(Some(backend)),
+            // The library is no use. What else fails (the model, most likely) is not its fault.
+            Err(unusable @ Error::RuntimeLibrary { .. }) => log::warn!("{unusable}"),
+            Err(unusable @ Error::Device { .. }) => {
+                log::info!("{unusable}");
+                without_device.get_or_insert(unusable);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    without_device.map_or(Ok(None), Err)
 }
 
 /// Loads the library, or gives the one that is loaded already, once it has everything that `device` needs.
@@ -94,7 +152,7 @@ struct OnnxRuntime {
 }
 
 /// Opens a session on the device of `options`, which is one card or the processor.
-pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
     let device = &options.device;
     let runtime = runtime(library, device)?;
     if !runtime.providers().contains(&device.provider()) {
@@ -103,7 +161,7 @@ pub(super) fn open(model: &Model, library: &Path, options: &BackendOptions) -> R
         return Err(provider::unusable(device, &runtime.path, found, remedy));
     }
     let settings = Settings::new(model, &runtime, options)?;
-    let opened = session(model, &runtime, &settings).map_err(|found| match device.is_gpu() {
+    let opened = session(model, file, &runtime, &settings).map_err(|found| match device.is_gpu() {
         true => {
             let remedy = provider::remedy_for(&found);
             provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)

@@ -7,39 +7,10 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use libloading::{Library, Symbol};
 
+use super::super::card::{Card, Driver, NoDriver};
+
 /// The library that the driver installs.
 pub(super) const LIBRARY: &str = "libcuda.so.1";
-
-/// A card, as the driver describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Card {
-    /// What it is called.
-    pub name: String,
-    /// Bytes of its memory.
-    pub memory: u64,
-    /// Its compute capability, as in (9, 0).
-    pub capability: (u32, u32),
-}
-
-/// A driver that works.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Driver {
-    /// The newest CUDA it can run, as in (13, 0).
-    pub cuda: (u32, u32),
-    /// The cards it shows to this process. The variable `CUDA_VISIBLE_DEVICES` can hide some.
-    pub cards: Vec<Card>,
-}
-
-/// What there is instead of a driver, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoDriver {
-    /// What was found.
-    pub found: String,
-    /// What to do.
-    pub remedy: &'static str,
-}
 
 const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a container gets it from \
                        its host, with --gpus all";
@@ -68,7 +39,7 @@ fn meaning(code: c_int) -> (&'static str, &'static str) {
 }
 
 /// Asks the driver.
-pub(crate) fn driver() -> Result<Driver, NoDriver> {
+pub(in crate::backend) fn driver() -> Result<Driver, NoDriver> {
     // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator installed for
     // every program that computes on a card.
     let library = unsafe { Library::new(LIBRARY) }.map_err(|error| {

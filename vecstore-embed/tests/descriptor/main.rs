@@ -1,21 +1,43 @@
-//! The built-in model: that it is what its generator says, and that it finds what it claims to find.
+//! The built-in model: that it computes what its reference graph says, and finds what it claims to find.
+
+mod graph;
+mod onnx_writer;
+#[cfg(feature = "tract")]
+mod reference;
 
 use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
-use vecstore_embed::backend::{Backend, BackendChoice, BackendOptions, open_backend};
-use vecstore_embed::descriptor;
+use vecstore_embed::backend::{Backend, BackendOptions, open_backend};
 use vecstore_embed::model::Model;
+use vecstore_embed::preprocess::PreprocessOverrides;
+
+/// Where the reference graph is.
+fn reference() -> std::path::PathBuf {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/descriptor/descriptor.onnx").into()
+}
+
+/// The reference graph as a model like any other, with the preparation of pictures that the descriptor wants.
+fn reference_model() -> Model {
+    let overrides = PreprocessOverrides {
+        size: Some("224x224".parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0; 3]),
+        filter: Some("bilinear".parse().unwrap()),
+        ..PreprocessOverrides::default()
+    };
+    Model::from_file(&reference(), &overrides, None).unwrap()
+}
 
 #[test]
-fn the_file_is_what_the_generator_makes() {
-    let generated = descriptor::generate();
+fn the_graph_is_what_its_generator_makes() {
+    let generated = graph::generate();
     if std::env::var_os("WRITE_DESCRIPTOR").is_some() {
-        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/descriptor.onnx"), &generated).unwrap();
+        std::fs::write(reference(), &generated).unwrap();
     }
     assert!(
-        generated == descriptor::FILE,
-        "assets/descriptor.onnx is not what src/descriptor.rs makes. If the graph was meant to change, raise the \
-         number in its name, run this test with WRITE_DESCRIPTOR=1, and once more without"
+        generated == graph::FILE,
+        "descriptor.onnx is not what graph.rs makes. If the vectors were meant to change, raise the number in both \
+         names, run this test with WRITE_DESCRIPTOR=1, and put the new hash into src/descriptor.rs"
     );
     assert!(generated.len() < 20_000, "{} bytes", generated.len());
 }
@@ -44,13 +66,7 @@ fn scene(seed: u32, width: u32, height: u32) -> RgbImage {
 }
 
 fn backend(model: &Model) -> Box<dyn Backend> {
-    let options = BackendOptions {
-        choice: BackendChoice::Tract,
-        ort_lib: None,
-        threads: 2,
-        ..BackendOptions::default()
-    };
-    open_backend(model, &options).unwrap()
+    open_backend(model, &BackendOptions { threads: 2, ..BackendOptions::default() }).unwrap()
 }
 
 fn embed(model: &Model, backend: &mut dyn Backend, pictures: &[RgbImage]) -> Vec<Vec<f32>> {
@@ -135,6 +151,12 @@ fn a_picture_gives_the_same_bits_wherever_it_is_in_a_batch() {
     for (picture, wanted) in pictures.iter().zip(&together) {
         assert_eq!(&embed(&model, backend.as_mut(), std::slice::from_ref(picture))[0], wanted);
     }
+}
+
+#[test]
+fn the_fingerprint_is_that_of_the_graph() {
+    let (builtin, graph) = (Model::builtin().unwrap(), reference_model());
+    assert_eq!(builtin.fingerprint().id(), graph.fingerprint().id());
 }
 
 #[test]

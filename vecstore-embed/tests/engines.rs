@@ -1,0 +1,52 @@
+//! An ONNX model, and nothing in the program that runs it.
+//!
+//! The workspace is tested with every engine, so these tests are run by themselves: `cargo test -p vecstore-embed
+//! --test engines`, with `--no-default-features --features cli`, too.
+
+#![cfg(not(feature = "tract"))]
+
+use std::path::Path;
+use std::process::Command;
+
+use vecstore_embed::Error;
+
+/// What `run` says of a model.
+fn refused(choice: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = folder.path().join("photos");
+    std::fs::create_dir(&photos).unwrap();
+    image::RgbImage::new(8, 8).save(photos.join("a.png")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    command.args(["run", "--backend", choice, "--size=8x8", "--mean=0", "--std=1", "--model"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/plain.onnx"));
+    command.arg("--folder").arg(&photos).arg("--store").arg(folder.path().join("photos.vecs"));
+    let output = command.env_remove("ORT_DYLIB_PATH").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(!folder.path().join("photos.vecs").exists(), "nothing was made");
+    text
+}
+
+#[test]
+fn an_engine_that_is_not_built_in_names_both_ways_to_one() {
+    let text = refused("tract");
+    for words in ["plain.onnx", "tract was asked for", "pip install onnxruntime", "--features tract"] {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+}
+
+#[test]
+fn without_any_engine_both_ways_to_one_are_named() {
+    let error = Error::NoEngine { model: "a.onnx".into(), searched: Some("none in /usr/lib".to_owned()) };
+    let text = error.to_string();
+    for words in
+        ["a.onnx", "none in /usr/lib", "tract: not built in", "pip install onnxruntime", "--features tract"]
+    {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+    #[cfg(not(feature = "onnxruntime"))]
+    for choice in ["auto", "onnxruntime"] {
+        let text = refused(choice);
+        assert!(text.contains("built without the feature onnxruntime"), "{text}");
+    }
+}
