@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 
-use fast_image_resize::images::{Image, ImageRef, TypedImage, TypedImageRef};
-use fast_image_resize::pixels::F32x3;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{F32x3, U8x3};
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use half::{bf16, f16};
 use image::RgbImage;
 
@@ -208,18 +208,22 @@ fn convolve(
         let kept = (columns.kept, rows.kept);
         return convolve_finely(picture, (first_row, tall), kept, across, &down, STRIP);
     }
-    let source = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
-        .map_err(|e| e.to_string())?;
-    let mut narrowed = Image::new(columns.kept, tall, PixelType::U8x3);
-    let mut target = Image::new(columns.kept, rows.kept, PixelType::U8x3);
     let across = algorithm.crop(left, first_row.into(), wide, tall.into());
-    RESIZER
-        .with_borrow_mut(|resizer| {
-            resizer.resize(&source, &mut narrowed, &across)?;
-            resizer.resize(&narrowed, &mut target, &down)
-        })
-        .map_err(|e| e.to_string())?;
-    Ok(target.into_vec())
+    let mut levels = vec![0; 3 * columns.kept as usize * rows.kept as usize];
+    let mut narrowed = TypedImage::new(columns.kept, tall);
+    // Typed, and each pass of the same types: `Resizer::resize` is compiled for every kind of pixel there is.
+    let pass =
+        |source: &TypedImageRef<'_, U8x3>, target: &mut TypedImage<'_, U8x3>, options: &ResizeOptions| {
+            RESIZER
+                .with_borrow_mut(|resizer| resizer.resize_typed(source, target, options))
+                .map_err(|e| e.to_string())
+        };
+    let source = TypedImageRef::from_buffer(picture.width(), picture.height(), picture.as_raw());
+    pass(&source.map_err(|e| e.to_string())?, &mut narrowed, &across)?;
+    let source = TypedImageRef::new(columns.kept, tall, narrowed.pixels()).map_err(|e| e.to_string())?;
+    let target = TypedImage::from_buffer(columns.kept, rows.kept, &mut levels);
+    pass(&source, &mut target.map_err(|e| e.to_string())?, &down)?;
+    Ok(levels)
 }
 
 /// Rows of the source for each row kept, below which sums are computed with floating point.

@@ -1,0 +1,40 @@
+//! `own_model MODEL.onnx FOLDER STORE`: embeds pictures with an ONNX model, in a program that needs nothing installed.
+//!
+//! The engine is tract, part of this program: in your `Cargo.toml`,
+//! `vecstore-embed = { path = "…", default-features = false, features = ["tract"] }`. How pictures are prepared is read
+//! from the `preprocessor_config.json` beside the model.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+
+use vecstore_embed::{BackendChoice, BackendOptions, Model, PreprocessOverrides, Run};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [model, folder, store] = &arguments[..] else {
+        eprintln!("usage: own_model MODEL.onnx FOLDER STORE");
+        return ExitCode::from(2);
+    };
+    match run(model.as_ref(), folder.as_ref(), store.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("own_model: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(model: &Path, folder: &Path, store: &Path) -> Result<(), Box<dyn Error>> {
+    let model = Model::from_file(model, &PreprocessOverrides::default(), None)?;
+    let engine = BackendOptions { choice: BackendChoice::Tract, ..BackendOptions::default() };
+
+    // Everything below the folder that the store lacks. Killed at any moment and run again, it goes on.
+    let done = Run::new(folder, store).with_recursive(true).with_backend(engine).run(&model)?;
+    println!("{} embedded, {} rejected, {} already there", done.embedded, done.rejected, done.already);
+
+    // The store remembers the model: vectors of another one are refused.
+    let store = vecstore::Store::open_read_only(store)?;
+    println!("{} rows of {} numbers, by {}", store.snapshot().totals().rows, store.dim(), model.name());
+    Ok(())
+}
