@@ -98,7 +98,7 @@ done
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}
 
 say 'building'
-cargo build --release --locked --quiet -p vecstore-embed-benches -p vecstore-embed
+cargo build --release --locked --quiet -p vecstore-embed-benches --no-default-features -p vecstore-embed
 export PATH=$target/release:$PATH
 
 if [[ $device == cpu ]]; then
