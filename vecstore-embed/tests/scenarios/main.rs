@@ -1,4 +1,4 @@
-//! Scenarios of a run, one file each. One program, because linking the inference engine is what takes time.
+//! Scenarios of a run, one file each. One program, because linking is what takes time.
 
 mod background;
 mod bad_inputs;
@@ -7,6 +7,7 @@ mod command;
 mod common;
 mod doctor;
 mod interrupted;
+mod kept;
 mod kills;
 mod lanes;
 mod options;
@@ -16,4 +17,5 @@ mod saving;
 mod sharing;
 mod stopping;
 mod three_processes;
+mod told;
 mod upkeep;

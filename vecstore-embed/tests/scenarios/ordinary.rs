@@ -49,7 +49,7 @@ fn pictures_are_known_by_content_and_other_files_are_left_alone() {
     assert_eq!((summary.found, summary.embedded, summary.ignored.count(), summary.skipped), (2, 2, 1, 1));
     assert_eq!(keys(&store), ["called.jpg", "no-extension"]);
     let again = run.run_on(&model, Strips::boxed()).unwrap();
-    assert_eq!((again.found, again.already, again.ignored, again.skipped), (2, 2, 1, 1));
+    assert_eq!((again.found, again.already, again.ignored.count(), again.skipped), (2, 2, 1, 1));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_folder_without_pictures_makes_no_store() {
     fs::create_dir(&photos).unwrap();
     fs::write(photos.join("notes.txt"), "not a picture").unwrap();
     let summary = Run::new(&photos, &store).run(&Model::builtin().unwrap()).unwrap();
-    assert_eq!((summary.found, summary.ignored, summary.ended), (0, 1, Ended::Finished));
+    assert_eq!((summary.found, summary.ignored.count(), summary.ended), (0, 1, Ended::Finished));
     assert!(!store.exists());
 }
 
@@ -89,7 +89,7 @@ fn a_store_inside_its_folder_is_not_taken_for_pictures() {
     // Something in the store that looks like an input.
     write_picture(&store.join("quarantine/1.png"), 1);
     let again = run.run_on(&model, Strips::boxed()).unwrap();
-    assert_eq!((again.found, again.already, again.ignored), (3, 3, 0));
+    assert_eq!((again.found, again.already, again.ignored.count()), (3, 3, 0));
     let inside = Run::new(store.join("quarantine"), &store).run_on(&model, Strips::boxed()).unwrap_err();
     assert!(matches!(inside, Error::FolderInStore { .. }), "{inside}");
 }
