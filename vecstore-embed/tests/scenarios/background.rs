@@ -7,13 +7,13 @@ use std::thread;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::command::{json, program, run, said};
-use crate::common::{Place, assert_same, contents};
+use crate::command::{json, program, run_tiny, said};
+use crate::common::{Place, TINY, assert_same, contents};
 use crate::fed::{Fed, List};
 
 fn start(photos: &Path, store: &Path, more: &[&str]) -> Command {
     let mut command = program(&[&"start", &"--recursive", &"--folder", &photos, &"--store", &store]);
-    command.args(more);
+    command.args(TINY).args(more);
     command
 }
 
@@ -39,7 +39,7 @@ fn a_run_is_started_watched_stopped_and_goes_on() {
     let (photos, store, alone) = (place.photos(24), place.join("photos.vecs"), place.join("alone.vecs"));
     std::fs::write(photos.join("a/bad.jpg"), "Dear diary").unwrap();
     let first = "a/000.png";
-    assert_eq!(said(run(&photos, &store, &["--quiet", "--include", first])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include", first])).code, 0);
     let name = |at: u32| format!("{}/{at:03}.png", if at.is_multiple_of(2) { "a" } else { "b" });
     let lines: Vec<String> = (1..24).map(name).chain(["a/bad.jpg".to_owned()]).collect();
     let mut list = List::new(place.join("list"));
@@ -109,7 +109,7 @@ fn a_run_is_started_watched_stopped_and_goes_on() {
     assert_eq!(done["runs"].as_array().unwrap().iter().map(embedded).sum::<u64>(), 24, "{done}");
     let twice = |run: &Value| run["progress"]["overtaken"].as_u64().unwrap();
     assert_eq!(done["runs"].as_array().unwrap().iter().map(twice).sum::<u64>(), 0, "nothing twice: {done}");
-    assert_eq!(said(run(&photos, &alone, &["--quiet"])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &alone, &["--quiet"])).code, 0);
     assert_same(&contents(&store), &contents(&alone));
 }
 
@@ -141,7 +141,7 @@ fn mistakes_are_seen_where_the_run_is_started() {
 fn a_killed_run_is_not_taken_for_a_live_one() {
     let place = Place::new();
     let (photos, store) = (place.photos(2), place.join("photos.vecs"));
-    let mut fed = Fed::start(run(&photos, &store, &[]), place.join("list"), &["a/000.png", "b/001.png"]);
+    let mut fed = Fed::start(run_tiny(&photos, &store, &[]), place.join("list"), &["a/000.png", "b/001.png"]);
     fed.list.opened();
     let before = status(&store);
     assert_eq!(

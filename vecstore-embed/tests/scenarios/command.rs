@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use vecstore::{Fingerprint, Store, StoreConfig};
 
-use crate::common::{Place, contents, picture, write_picture};
+use crate::common::{Place, TINY, contents, picture, write_picture};
 
 /// The program with its arguments.
 pub fn program(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Command {
@@ -27,6 +27,11 @@ pub fn run(photos: &Path, store: &Path, more: &[&str]) -> Command {
     let mut command = program(&[&"run", &"--recursive", &"--folder", &photos, &"--store", &store]);
     command.args(more);
     command
+}
+
+/// The same with a model that takes no time, for what is about everything else.
+pub fn run_tiny(photos: &Path, store: &Path, more: &[&str]) -> Command {
+    run(photos, store, &[&TINY[..], more].concat())
 }
 
 pub struct Said {

@@ -8,8 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use image::{Rgb, RgbImage};
 use vecstore::{Kind, Store};
+use vecstore_embed::preprocess::PreprocessOverrides;
 use vecstore_embed::record::Rejection;
-use vecstore_embed::{Backend, Result};
+use vecstore_embed::{Backend, Model, Result};
 
 /// The sizes that are tried: with `VECSTORE_TESTS=full` the second, otherwise the first, which is quick. `variable` overrides
 /// both.
@@ -77,6 +78,25 @@ pub fn picture(seed: u32) -> RgbImage {
 pub fn write_picture(path: &Path, seed: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     picture(seed).save(path).unwrap();
+}
+
+/// A model whose pictures are prepared in no time, and that takes none: for what is about everything else.
+pub const TINY: [&str; 4] = [
+    concat!("--model=", env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx"),
+    "--size=8x8",
+    "--mean=0",
+    "--std=1",
+];
+
+/// The same model, for backends that stand for it.
+pub fn tiny() -> Model {
+    let sides = PreprocessOverrides {
+        size: Some("8x8".parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0; 3]),
+        ..PreprocessOverrides::default()
+    };
+    Model::from_file(Path::new(&TINY[0]["--model=".len()..]), &sides, None).unwrap()
 }
 
 /// What a store accounts for a key with.

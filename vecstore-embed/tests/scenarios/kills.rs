@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use vecstore::Store;
 
-use crate::command::{json, run, said};
-use crate::common::{Place, assert_same, contents, random, seed, size};
+use crate::command::{json, run, run_tiny, said};
+use crate::common::{Place, TINY, assert_same, contents, random, seed, size};
 use crate::fed::Fed;
 
 fn entries(store: &Path) -> u64 {
@@ -23,11 +23,11 @@ fn entries(store: &Path) -> u64 {
 }
 
 /// What there is after the last run, against a store that an undisturbed one fills.
-fn assert_complete(photos: &Path, store: &Path, undisturbed: &Path) {
-    assert_eq!(said(run(photos, store, &["--quiet"])).code, 0);
+fn assert_complete(photos: &Path, store: &Path, undisturbed: &Path, model: &[&str]) {
+    assert_eq!(said(run(photos, store, &[model, &["--quiet"]].concat())).code, 0);
     let expected = contents(undisturbed);
     assert_same(&contents(store), &expected);
-    let again = json(run(photos, store, &["--json", "--quiet"]));
+    let again = json(run(photos, store, &[model, &["--json", "--quiet"]].concat()));
     assert_eq!((&again["embedded"], &again["already"]), (&0.into(), &expected.len().into()));
 }
 
@@ -41,7 +41,7 @@ fn killed_in_the_middle_of_a_list_a_run_goes_on_to_the_same_store() {
     let name = |at: u32| format!("{}/{at:03}.png", if at.is_multiple_of(2) { "a" } else { "b" });
     let mut state = seed();
     println!("{pictures} pictures, {kills} kills, seed {state}");
-    assert_eq!(said(run(&photos, &store, &["--quiet", "--include", &name(0)])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include", &name(0)])).code, 0);
     for kill in 0..kills {
         // A bad picture among the others: when it is rejected, what was before it is under way or stored.
         let bad = format!("bad-{kill}.jpg");
@@ -49,7 +49,7 @@ fn killed_in_the_middle_of_a_list_a_run_goes_on_to_the_same_store() {
         let mut lines: Vec<String> = (kill * in_each..(kill + 1) * in_each).map(name).collect();
         lines.insert(random(&mut state, u64::from(in_each)) as usize + 1, bad.clone());
         let before = entries(&store);
-        let command = run(&photos, &store, &["--batch-size=3", "--commit-rows=1"]);
+        let command = run_tiny(&photos, &store, &["--batch-size=3", "--commit-rows=1"]);
         let mut fed = Fed::start(command, place.join(&bad), &lines);
         fed.list.feed(&lines, &name(0));
         fed.err.until(&format!("{bad}: rejected"));
@@ -65,21 +65,21 @@ fn killed_in_the_middle_of_a_list_a_run_goes_on_to_the_same_store() {
         );
     }
     let undisturbed = place.join("undisturbed.vecs");
-    assert_eq!(said(run(&photos, &undisturbed, &["--quiet"])).code, 0);
-    assert_complete(&photos, &store, &undisturbed);
+    assert_eq!(said(run_tiny(&photos, &undisturbed, &["--quiet"])).code, 0);
+    assert_complete(&photos, &store, &undisturbed, &TINY);
 }
 
 #[test]
 fn a_killed_run_goes_on_to_the_same_store() {
     let place = Place::new();
-    let (photos, sizes) = match env::var_os("VECSTORE_EMBED_PHOTOS") {
-        Some(photos) => (PathBuf::from(photos), ["--batch-size=32", "--commit-rows=32"]),
-        None => (place.photos(30), ["--batch-size=3", "--commit-rows=3"]),
+    let (photos, model, sizes): (_, &[&str], _) = match env::var_os("VECSTORE_EMBED_PHOTOS") {
+        Some(photos) => (PathBuf::from(photos), &[], ["--batch-size=32", "--commit-rows=32"]),
+        None => (place.photos(90), &TINY, ["--batch-size=3", "--commit-rows=3"]),
     };
     let kills = size("VECSTORE_EMBED_KILLS", 2, 10);
     let undisturbed = place.join("undisturbed.vecs");
     let began = Instant::now();
-    assert_eq!(said(run(&photos, &undisturbed, &["--quiet"])).code, 0);
+    assert_eq!(said(run(&photos, &undisturbed, &[model, &["--quiet"]].concat())).code, 0);
     let undisturbed_for = began.elapsed();
     let expected = entries(&undisturbed);
 
@@ -90,7 +90,7 @@ fn a_killed_run_goes_on_to_the_same_store() {
     println!("{expected} inputs, {kills} kills, {undisturbed_for:?} undisturbed, seed {state}");
     for kill in 0..kills {
         let before = entries(&store);
-        let mut command = run(&photos, &store, &["--quiet", sizes[0], sizes[1]]);
+        let mut command = run(&photos, &store, &[model, &["--quiet"], &sizes].concat());
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
         // any duration passes: a run may be killed before it begins, and may have ended by then
         thread::sleep(Duration::from_nanos(random(&mut state, longest)));
@@ -101,5 +101,5 @@ fn a_killed_run_goes_on_to_the_same_store() {
         assert!(after >= before && after <= expected, "{before} and {after}");
         assert!(ended.success() || ended.code().is_none(), "{ended}");
     }
-    assert_complete(&photos, &store, &undisturbed);
+    assert_complete(&photos, &store, &undisturbed, model);
 }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 use vecstore_embed::backend::Tensor;
-use vecstore_embed::{Backend, Model, Result, Run};
+use vecstore_embed::{Backend, Result, Run};
 
-use crate::command::{run, said};
-use crate::common::{Place, Strips, assert_same, contents};
+use crate::command::{run_tiny, said};
+use crate::common::{Place, Strips, assert_same, contents, tiny};
 use crate::fed::Fed;
 
 #[test]
@@ -17,7 +17,7 @@ fn three_lanes_make_the_store_that_one_makes_however_often_they_are_interrupted(
     let place = Place::new();
     let (photos, store, alone) = (place.photos(36), place.join("photos.vecs"), place.join("alone.vecs"));
     let first = "a/000.png";
-    assert_eq!(said(run(&photos, &store, &["--quiet", "--include", first])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include", first])).code, 0);
     let name = |at: u32| format!("{}/{at:03}.png", if at.is_multiple_of(2) { "a" } else { "b" });
     for (at, signal) in [(0, Signal::KILL), (1, Signal::INT), (2, Signal::KILL)] {
         let bad = format!("bad-{at}.jpg");
@@ -25,7 +25,7 @@ fn three_lanes_make_the_store_that_one_makes_however_often_they_are_interrupted(
         let [some, more] =
             [1..7, 7..12].map(|of| of.map(|picture| name(at * 11 + picture)).collect::<Vec<_>>());
         let lines = [some, vec![bad.clone()], more].concat();
-        let command = run(&photos, &store, &["--lanes=3", "--batch-size=2", "--commit-rows=1"]);
+        let command = run_tiny(&photos, &store, &["--lanes=3", "--batch-size=2", "--commit-rows=1"]);
         let mut fed = Fed::start(command, place.join(&bad), &lines);
         fed.list.feed(&lines, first);
         // What comes before the bad one is in batches, or stored already, and the list is not at its end.
@@ -38,9 +38,9 @@ fn three_lanes_make_the_store_that_one_makes_however_often_they_are_interrupted(
         assert_eq!(ended.code, if signal == Signal::INT { 75 } else { -1 }, "{}{}", ended.out, ended.err);
         assert!(contents(&store).contains_key(&bad));
     }
-    let last = said(run(&photos, &store, &["--quiet", "--lanes=3", "--batch-size=2"]));
+    let last = said(run_tiny(&photos, &store, &["--quiet", "--lanes=3", "--batch-size=2"]));
     assert_eq!(last.code, 0, "{}{}", last.out, last.err);
-    assert_eq!(said(run(&photos, &alone, &["--quiet", "--lanes=1"])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &alone, &["--quiet", "--lanes=1"])).code, 0);
     assert_eq!(contents(&store).len(), 39);
     assert_same(&contents(&store), &contents(&alone));
 }
@@ -91,7 +91,7 @@ impl Backend for Pinning {
 fn pictures_go_into_the_memory_that_lanes_offer() {
     let place = Place::new();
     let (photos, store, plain) = (place.photos(41), place.join("photos.vecs"), place.join("plain.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let of = |store: &std::path::Path| Run::new(&photos, store).with_recursive(true).with_batch_size(4);
     of(&plain).run_on(&model, Strips::boxed()).unwrap();
     // All of the memory there is to be, or only a part of it.

@@ -4,9 +4,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
 
-use vecstore_embed::{Ended, Model, Observer, Progress, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Observer, Progress, Run, StopFlag, Summary};
 
-use crate::common::{Place, Strips, assert_same, contents, write_picture};
+use crate::common::{Place, Strips, assert_same, contents, tiny, write_picture};
 use crate::fed::WATCHDOG;
 
 /// Counts pictures that were embedded, and then found to be in the store.
@@ -53,7 +53,7 @@ fn at_once(runs: Vec<Run>) -> Vec<Summary> {
                     first.call_once(|| meeting.wait_for(all));
                     Ok(())
                 });
-                run.run_on(&Model::builtin().unwrap(), meeting).unwrap()
+                run.run_on(&tiny(), meeting).unwrap()
             })
         })
         .collect();
@@ -112,7 +112,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
             }
             Ok(())
         });
-        run_stopped.run_on(&Model::builtin().unwrap(), holding).unwrap()
+        run_stopped.run_on(&tiny(), holding).unwrap()
     });
     // It has one of the two chunks, and only a part of that is under way, when the other run has found the other.
     begins.recv_timeout(WATCHDOG).unwrap();
@@ -124,7 +124,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
         Ok(())
     });
     let second = run().with_observer(Arc::clone(&overtaken) as Arc<dyn Observer>);
-    let second = second.run_on(&Model::builtin().unwrap(), stopping).unwrap();
+    let second = second.run_on(&tiny(), stopping).unwrap();
     let first = first.join().unwrap();
     assert!(first.embedded < 29 && first.ended == Ended::Stopped, "{first:?}");
     assert!(second.is_complete(), "{second:?}");

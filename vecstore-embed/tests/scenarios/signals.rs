@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::command::{run, said};
+use crate::command::{run_tiny, said};
 use crate::common::{Place, assert_same, contents};
 use crate::fed::Fed;
 
@@ -23,13 +23,13 @@ fn signals_finish_what_is_in_flight_and_the_same_command_goes_on() {
     let (photos, store, undisturbed) =
         (place.photos(24), place.join("photos.vecs"), place.join("undisturbed.vecs"));
     let stored = "a/000.png";
-    assert_eq!(said(run(&photos, &store, &["--quiet", "--include", stored])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include", stored])).code, 0);
     let (first, second) = (lines(&photos, 1, 7), lines(&photos, 7, 13));
     let all = [first.clone(), second.clone(), lines(&photos, 13, 24)].concat();
     let mut accounted = 1;
     for (signal, some) in [(Signal::INT, first), (Signal::TERM, second)] {
         let bad = some.last().unwrap();
-        let command = run(&photos, &store, &["--batch-size=4", "--commit-rows=1"]);
+        let command = run_tiny(&photos, &store, &["--batch-size=4", "--commit-rows=1"]);
         let mut fed = Fed::start(command, place.join(bad), &all);
         fed.list.feed(&some, stored);
         // Four make a batch, and two wait for company.
@@ -47,9 +47,9 @@ fn signals_finish_what_is_in_flight_and_the_same_command_goes_on() {
         accounted += some.len();
         assert_eq!(contents(&store).len(), accounted, "{}{}", ended.out, ended.err);
     }
-    let last = said(run(&photos, &store, &[]));
+    let last = said(run_tiny(&photos, &store, &[]));
     assert_eq!(last.code, 0, "{}", last.err);
-    assert_eq!(said(run(&photos, &undisturbed, &[])).code, 0);
+    assert_eq!(said(run_tiny(&photos, &undisturbed, &[])).code, 0);
     assert_same(&contents(&store), &contents(&undisturbed));
     assert_eq!(contents(&store).len(), 27);
 }
@@ -58,7 +58,7 @@ fn signals_finish_what_is_in_flight_and_the_same_command_goes_on() {
 fn a_second_signal_ends_the_run_at_once() {
     let place = Place::new();
     let (photos, store) = (place.photos(2), place.join("photos.vecs"));
-    let mut fed = Fed::start(run(&photos, &store, &[]), place.join("list"), &["a/000.png", "b/001.png"]);
+    let mut fed = Fed::start(run_tiny(&photos, &store, &[]), place.join("list"), &["a/000.png", "b/001.png"]);
     fed.list.opened();
     fed.signal(Signal::TERM);
     fed.err.until("stopping: ");

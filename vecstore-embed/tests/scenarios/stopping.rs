@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vecstore_embed::{Ended, Model, Observer, Progress, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Observer, Progress, Run, StopFlag, Summary};
 
-use crate::command::{json, run, said};
-use crate::common::{Place, Strips, contents};
+use crate::command::{json, run_tiny, said};
+use crate::common::{Place, Strips, contents, tiny};
 use crate::fed::{Fed, WATCHDOG};
 
 /// Says when something was rejected.
@@ -43,7 +43,7 @@ fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
     let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_commit_rows(1);
     let run = run.with_workers(1).with_observer(Arc::new(Rejected(Mutex::new(Some(reject)))));
     let run = run.with_stop(stop).with_stop_patience(patience);
-    let summary = run.run_on(&Model::builtin().unwrap(), model).unwrap();
+    let summary = run.run_on(&tiny(), model).unwrap();
     assert_eq!((summary.ended, summary.rejected), (Ended::Stopped, 1), "{summary:?}");
     assert_eq!(summary.left, 40 - summary.embedded, "{summary:?}");
     assert!(!summary.is_complete());
@@ -77,11 +77,11 @@ fn what_cannot_be_finished_is_left_to_the_next_run() {
         command.args([name, "--store"]).arg(&store).args(more);
         command
     };
-    let few = said(run(&photos, &store, &["--exclude=b"]));
+    let few = said(run_tiny(&photos, &store, &["--exclude=b"]));
     assert_eq!(few.code, 0, "{}", few.err);
     fs::write(photos.join("b/bad.jpg"), "Dear diary").unwrap();
     let lines = ["b/001.png", "b/003.png", "b/005.png", "b/bad.jpg", "b/007.png", "b/009.png", "b/011.png"];
-    let mut fed = Fed::start(run(&photos, &store, &["--commit-rows=1"]), place.join("list"), &lines);
+    let mut fed = Fed::start(run_tiny(&photos, &store, &["--commit-rows=1"]), place.join("list"), &lines);
     fed.list.feed(&lines[..4], "a/000.png");
     fed.err.until("b/bad.jpg: rejected");
     let before = contents(&store);
@@ -108,6 +108,6 @@ fn what_cannot_be_finished_is_left_to_the_next_run() {
     assert!(logs.contains("asked to stop") && logs.contains("takes too long"), "{logs}");
     held.unlock().unwrap();
     assert_eq!(contents(&store), before, "what was stored stays, and nothing else came");
-    let again = json(run(&photos, &store, &["--quiet", "--json"]));
+    let again = json(run_tiny(&photos, &store, &["--quiet", "--json"]));
     assert_eq!((again["already"].as_u64(), again["embedded"].as_u64()), (Some(7), Some(6)));
 }

@@ -15,7 +15,7 @@ use image::{Rgb, RgbImage};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::command::{json, run};
+use crate::command::{json, run_tiny};
 use crate::common::{Place, assert_same, contents, random, seed, size};
 use crate::fed::WATCHDOG;
 
@@ -61,14 +61,11 @@ struct Running {
 }
 
 impl Running {
-    /// With a model that takes no time, so that it is about everything else.
     fn start(photos: &Path, store: &Path, tell: &Sender<Said>) -> Self {
-        let model = concat!("--model=", env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx");
         let sizes = ["--workers=1", "--batch-size=8", "--chunk-size=10", "--commit-rows=4"];
-        let levels = ["--size=8x8", "--mean=0", "--std=1"];
-        let more = [&["--quiet", "-v", "--json", model], &sizes[..], &levels[..]].concat();
+        let more = [&["--quiet", "-v", "--json"], &sizes[..]].concat();
         let mut child =
-            run(photos, store, &more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            run_tiny(photos, store, &more).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let tell = tell.clone();
