@@ -18,11 +18,13 @@ use super::logging::RunLog;
 use super::metrics::{self, Metrics};
 use super::output::Failure;
 use super::run::{RunArgs, exit_code};
+use super::stop;
 use super::summary::busy;
 
 /// A run that was asked to stop has this long to finish what is in flight. Whoever asks waits for 20 seconds, and some
 /// who do (schedulers, the end of a session) kill after 30.
 const PATIENCE: Duration = Duration::from_secs(18);
+const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "whoever asks sees the end of it");
 
 /// Time between lines about progress in the log.
 const LINE_EVERY: Duration = Duration::from_secs(60);

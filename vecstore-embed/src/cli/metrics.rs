@@ -37,17 +37,23 @@ pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure>
         });
         return Ok(Metrics { file: Some(file), run });
     }
-    let place = if place.starts_with(':') { format!("127.0.0.1{place}") } else { place.to_owned() };
-    let addresses: Vec<_> = place.to_socket_addrs().map_err(failed)?.collect();
-    let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;
-    let state = Arc::clone(&run);
+    let addresses: Vec<_> = address(place).to_socket_addrs().map_err(failed)?.collect();
+    serve(TcpListener::bind(&addresses[..]).map_err(failed)?, Arc::clone(&run));
+    Ok(Metrics { file: None, run })
+}
+
+/// With the host that is meant where none is named: this one, for those on it.
+fn address(place: &str) -> String {
+    if place.starts_with(':') { format!("127.0.0.1{place}") } else { place.to_owned() }
+}
+
+fn serve(listener: TcpListener, run: Arc<Recorder>) {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             // Whoever asks and does not listen is no concern of the run.
-            let _ = answer(stream, &state.state());
+            let _ = answer(stream, &run.state());
         }
     });
-    Ok(Metrics { file: None, run })
 }
 
 /// Metrics that are given; the file gets its last numbers when this is finished.
@@ -146,11 +152,12 @@ mod tests {
             written.contains(&format!("vecstore_embed_phase{{run=\"{}\",phase=\"paused\"}} 1", run.id()))
         );
 
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        start(&format!(":{port}"), run).unwrap();
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        assert_eq!([address(":9100"), address("[::]:9100")], ["127.0.0.1:9100", "[::]:9100"]);
+        let listener = TcpListener::bind(address(":0")).unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // Asked before anything listens, the question is there in full when it is read.
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        serve(listener, run);
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(&written), "{answer}");

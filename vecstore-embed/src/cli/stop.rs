@@ -19,6 +19,9 @@ Every run of the store, or the named one, finishes and commits what is in flight
 from there. Runs look for the request several times a second, in whatever container or session they are.
 Exit codes: 0 none is live any more, 1 failed, or one did not end in time, 2 wrong use of the command line.";
 
+/// How long runs are waited for unless told otherwise, in seconds.
+pub(super) const TIMEOUT: u64 = 20;
+
 /// Ask the runs of a store to stop, and wait until they have
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -29,7 +32,7 @@ pub(crate) struct StopArgs {
     /// The run; all unless given. The beginning of its name is enough
     run: Option<String>,
     /// How long to wait for them
-    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    #[arg(long, default_value_t = TIMEOUT, value_name = "SECONDS")]
     timeout: u64,
 }
 

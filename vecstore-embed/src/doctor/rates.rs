@@ -98,22 +98,32 @@ impl Rates {
 fn rate<T>(
     time: Duration,
     things: impl IntoIterator<Item = T>,
+    work: impl FnMut(T) -> Result<()>,
+) -> Result<f64> {
+    rate_by(Instant::now, time, things, work)
+}
+
+/// The same by another clock than the machine's.
+fn rate_by<T>(
+    now: impl Fn() -> Instant,
+    time: Duration,
+    things: impl IntoIterator<Item = T>,
     mut work: impl FnMut(T) -> Result<()>,
 ) -> Result<f64> {
-    let (mut began, mut done) = (Instant::now(), 0u32);
+    let (mut began, mut done) = (now(), 0u32);
     for (at, thing) in things.into_iter().enumerate() {
         work(thing)?;
         if at == 0 {
             // The first finds nothing in any cache.
-            began = Instant::now();
+            began = now();
             continue;
         }
         done += 1;
-        if done >= 2 && began.elapsed() >= time {
+        if done >= 2 && now().saturating_duration_since(began) >= time {
             break;
         }
     }
-    Ok(f64::from(done) / began.elapsed().as_secs_f64().max(1e-9))
+    Ok(f64::from(done) / now().saturating_duration_since(began).as_secs_f64().max(1e-9))
 }
 
 /// The sum of what `work` gives for all of them at the same time.
@@ -131,17 +141,20 @@ fn at_once<T: Send>(things: impl Iterator<Item = T>, work: impl Fn(T) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
     fn rates_are_of_all_but_the_first_time() {
-        let mut slow_first = 0;
-        let work = |_| {
-            thread::sleep(Duration::from_millis(if slow_first == 0 { 200 } else { 5 }));
-            slow_first += 1;
+        // The first takes 200 ms, each of the others 5.
+        let (began, passed) = (Instant::now(), Cell::new(Duration::ZERO));
+        let now = || began + passed.get();
+        let work = |at| {
+            passed.set(passed.get() + Duration::from_millis(if at == 0 { 200 } else { 5 }));
             Ok(())
         };
-        let found = rate(Duration::from_millis(50), 0.., work).unwrap();
-        assert!((50.0..=201.0).contains(&found), "{found}");
+        let found = rate_by(now, Duration::from_millis(50), 0.., work).unwrap();
+        assert!((found - 200.0).abs() < 1e-6, "{found}");
+        assert_eq!(passed.get(), Duration::from_millis(250), "no longer than it was to take");
         let sum = at_once([1.0, 2.0, 4.0].into_iter(), Ok).unwrap();
         assert!((sum - 7.0).abs() < 1e-9);
         assert!(rate(Duration::ZERO, 0..3, |_| Ok(())).unwrap() > 0.0);

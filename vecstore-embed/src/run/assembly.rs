@@ -306,7 +306,7 @@ impl Drop for Bringing<'_> {
 mod tests {
     use super::*;
     use crate::pixels::Pixels;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
     use std::thread;
 
     fn job(at: u8) -> Job {
@@ -392,10 +392,16 @@ mod tests {
         let _bringing = assembly.bringing();
         bring(&assembly, 1);
         let slow = assembly.claim().unwrap();
+        let (asked, asks) = mpsc::channel();
         thread::scope(|scope| {
-            let taken = scope.spawn(|| assembly.take(&|| true).map(|ready| keys(&ready)));
-            thread::sleep(IDLE * 2);
-            assert!(!taken.is_finished(), "what was claimed is still to come");
+            let waiting = move || asked.send(()).is_ok();
+            let taken = scope.spawn(|| {
+                let waiting = waiting;
+                assembly.take(&waiting).map(|ready| keys(&ready))
+            });
+            // Asked for the second time, the batch was closed the first time, and is not taken: one slot is to come.
+            asks.iter().take(2).for_each(drop);
+            assert!(assembly.lock().open.is_none() && assembly.lock().ready.is_empty());
             slow.fill(job(2));
             assert_eq!(taken.join().unwrap(), Some(vec![1, 2]));
         });
@@ -406,20 +412,14 @@ mod tests {
     #[test]
     fn workers_wait_for_tensors_and_go_on_when_one_comes_back() {
         let assembly = Assembly::new(1, 1, 1, 2);
-        let brought = AtomicUsize::new(0);
+        let bringing = assembly.bringing();
+        (0..2).for_each(|at| bring(&assembly, at));
+        assert!(!assembly.open(&mut assembly.lock()), "there are two tensors");
         thread::scope(|scope| {
             scope.spawn(|| {
-                let _bringing = assembly.bringing();
-                for at in 0..5 {
-                    bring(&assembly, at);
-                    brought.fetch_add(1, Ordering::SeqCst);
-                }
+                let _bringing = bringing;
+                (2..5).for_each(|at| bring(&assembly, at));
             });
-            while brought.load(Ordering::SeqCst) < 2 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            thread::sleep(Duration::from_millis(20));
-            assert_eq!(brought.load(Ordering::SeqCst), 2, "there are two tensors");
             let mut taken = Vec::new();
             while let Some(ready) = assembly.take(&|| false) {
                 taken.extend(keys(&ready));

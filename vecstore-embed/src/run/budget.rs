@@ -21,6 +21,14 @@ struct State {
     serving: u64,
 }
 
+/// A request that waits for its turn.
+#[derive(Debug)]
+struct InLine<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+    ticket: u64,
+}
+
 /// Bytes taken from a [`Budget`], given back on drop.
 #[derive(Debug)]
 pub(crate) struct Taken<'a> {
@@ -35,23 +43,40 @@ impl Budget {
 
     /// Waits until `bytes` are free, and takes them.
     pub(crate) fn take(&self, bytes: u64) -> Taken<'_> {
-        let bytes = bytes.min(self.cap);
+        self.line_up(bytes).wait()
+    }
+
+    /// A place in the line, behind those that were taken before.
+    fn line_up(&self, bytes: u64) -> InLine<'_> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        while state.serving != ticket || state.used + bytes > self.cap {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.used += bytes;
-        state.serving += 1;
-        drop(state);
-        self.changed.notify_all();
-        Taken { budget: self, bytes }
+        InLine { budget: self, bytes: bytes.min(self.cap), ticket }
     }
 
     // No code runs under the lock that could panic half-way, so a poisoned state is still a whole one.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> InLine<'a> {
+    fn wait(self) -> Taken<'a> {
+        let InLine { budget, bytes, .. } = self;
+        let mut state = budget.lock();
+        while !self.is_served(&state) {
+            state = budget.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.used += bytes;
+        state.serving += 1;
+        drop(state);
+        budget.changed.notify_all();
+        Taken { budget, bytes }
+    }
+
+    /// True once it is first, and its bytes are free.
+    fn is_served(&self, state: &State) -> bool {
+        state.serving == self.ticket && state.used + self.bytes <= self.budget.cap
     }
 }
 
@@ -68,7 +93,6 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
 
     #[test]
     fn never_gives_out_more_than_the_cap() {
@@ -100,31 +124,35 @@ mod tests {
     #[test]
     fn a_large_request_is_not_passed_by_small_ones() {
         let budget = Budget::new(10);
-        let (order, arrived) = mpsc::channel();
         let first = budget.take(1);
+        let (large, small) = (budget.line_up(1000), budget.line_up(1));
+        let served = |one: &InLine<'_>| one.is_served(&budget.lock());
+        assert!(!served(&large) && !served(&small), "nine are free, but the large one is first");
+        drop(first);
+        assert!(served(&large) && !served(&small));
+        let all = large.wait();
+        assert!(!served(&small), "it has all there is");
+        drop(all);
+        assert!(served(&small));
+        drop(small.wait());
+    }
+
+    #[test]
+    fn those_in_line_are_woken_in_their_order() {
+        let budget = Budget::new(10);
+        let first = budget.take(1);
+        let (order, arrived) = mpsc::channel();
+        let (large, small) = (budget.line_up(1000), budget.line_up(1));
         thread::scope(|scope| {
-            let large = order.clone();
-            let budget = &budget;
-            scope.spawn(move || {
-                let _all = budget.take(1000);
-                large.send("large").unwrap();
-            });
-            while budget.lock().next_ticket < 2 {
-                thread::sleep(Duration::from_millis(1));
+            // Whichever of the two waits first, or is the first to run.
+            for (name, one, order) in [("small", small, order.clone()), ("large", large, order)] {
+                scope.spawn(move || {
+                    let _taken = one.wait();
+                    order.send(name).unwrap();
+                });
             }
-            scope.spawn(|| {
-                let _one = budget.take(1);
-                order.send("small").unwrap();
-            });
-            while budget.lock().next_ticket < 3 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            assert!(
-                arrived.recv_timeout(Duration::from_millis(20)).is_err(),
-                "nine are free, but the large one is first"
-            );
             drop(first);
         });
-        assert_eq!(arrived.iter().take(2).collect::<Vec<_>>(), ["large", "small"]);
+        assert_eq!(arrived.iter().collect::<Vec<_>>(), ["large", "small"]);
     }
 }

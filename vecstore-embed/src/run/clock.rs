@@ -44,10 +44,7 @@ impl Default for Clock {
 impl Clock {
     /// From now on the thread does this.
     pub(crate) fn switch(&self, doing: Doing) {
-        let mut state = self.lock();
-        let now = Instant::now();
-        state.settle(now);
-        state.doing = doing;
+        self.lock().switch(doing, Instant::now());
     }
 
     /// Does this from now on, and something else once the guard is dropped.
@@ -58,9 +55,7 @@ impl Clock {
 
     /// What was spent so far, up to this moment.
     fn spent(&self) -> StageTimes {
-        let mut state = self.lock();
-        state.settle(Instant::now());
-        state.spent
+        self.lock().spent(Instant::now())
     }
 
     // A state is whole after every statement that changes it.
@@ -70,6 +65,16 @@ impl Clock {
 }
 
 impl State {
+    fn switch(&mut self, doing: Doing, now: Instant) {
+        self.settle(now);
+        self.doing = doing;
+    }
+
+    fn spent(&mut self, now: Instant) -> StageTimes {
+        self.settle(now);
+        self.spent
+    }
+
     fn settle(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.since);
         self.since = now;
@@ -134,29 +139,35 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread::sleep;
 
     #[test]
     fn time_goes_to_what_was_done_also_while_it_is_being_done() {
-        let clock = Clock::default();
+        let ms = Duration::from_millis;
         let began = Instant::now();
-        sleep(Duration::from_millis(2));
-        clock.switch(Doing::Reading);
-        sleep(Duration::from_millis(5));
+        let mut state = State { doing: Doing::Nothing, since: began, spent: StageTimes::default() };
+        state.switch(Doing::Reading, began + ms(2));
+        state.switch(Doing::WaitingForOutput, began + ms(7));
+        state.switch(Doing::Working, began + ms(14));
+        let spent = state.spent(began + ms(17));
+        let expected = StageTimes {
+            waited_for_input: Duration::ZERO,
+            reading: ms(5),
+            working: ms(3),
+            waited_for_output: ms(7),
+        };
+        assert_eq!(spent, expected, "still at it, and nothing does not count");
+        assert_eq!(state.spent(began + ms(18)).working, ms(4));
+        state.switch(Doing::Nothing, began + ms(18));
+        assert_eq!(state.spent(began + ms(99)).total(), ms(16));
+    }
+
+    #[test]
+    fn a_guard_says_what_is_done_until_it_goes_and_after() {
+        let clock = Clock::default();
         {
             let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
-            sleep(Duration::from_millis(7));
+            assert_eq!(clock.lock().doing, Doing::WaitingForOutput);
         }
-        sleep(Duration::from_millis(3));
-        let (spent, most) = (clock.spent(), began.elapsed());
-        assert!(spent.reading >= Duration::from_millis(5), "{spent:?}");
-        assert!(spent.waited_for_output >= Duration::from_millis(7), "{spent:?}");
-        assert!(spent.working >= Duration::from_millis(3), "still at it: {spent:?}");
-        assert_eq!(spent.waited_for_input, Duration::ZERO);
-        assert!(spent.total() <= most - Duration::from_millis(2), "nothing does not count: {spent:?}");
-        clock.switch(Doing::Nothing);
-        let ended = clock.spent();
-        sleep(Duration::from_millis(2));
-        assert_eq!(clock.spent(), ended);
+        assert_eq!(clock.lock().doing, Doing::Working);
     }
 }

@@ -3,7 +3,7 @@
 //! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved until
 //! the picture is alone that makes it fail; that one is rejected, if the model still works on a blank one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
@@ -87,9 +87,9 @@ pub(crate) fn infer(
             return Ok(());
         }
         clock.switch(Doing::Working);
-        let began = Instant::now();
+        let began = shared.now();
         let output = lane.embed(jobs, tensor.pixels())?;
-        per_picture = began.elapsed() / pictures;
+        per_picture = shared.now().saturating_duration_since(began) / pictures;
         assembly.give_back(tensor);
         clock.switch(Doing::WaitingForOutput);
         if outputs.send(output).is_err() {
@@ -203,6 +203,9 @@ mod tests {
     use super::*;
     use crate::StopFlag;
     use crossbeam_channel::unbounded;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Instant;
 
     /// Two elements per picture: its first pixel, and the size of the batch it was in.
     struct Echo<'a> {
@@ -246,6 +249,17 @@ mod tests {
         dim: usize,
         refuses: impl FnMut(&[f32]) -> Option<&'static str> + Send + 'a,
     ) -> Result<Vec<Output>> {
+        let shared = Shared::new(StopFlag::default(), 0, 0, None);
+        outputs_of(pictures, size, dim, refuses, &shared)
+    }
+
+    fn outputs_of<'a>(
+        pictures: u8,
+        size: usize,
+        dim: usize,
+        refuses: impl FnMut(&[f32]) -> Option<&'static str> + Send + 'a,
+        shared: &Shared,
+    ) -> Result<Vec<Output>> {
         let assembly = Assembly::new(1, size, LENGTH, 100);
         let bringing = assembly.bringing();
         for at in 1..=pictures {
@@ -256,8 +270,7 @@ mod tests {
         drop(bringing);
         let (to_commit, from_infer) = unbounded();
         let mut echo = Echo { dim, refuses: Box::new(refuses) };
-        let shared = Shared::new(StopFlag::default(), 0, 0, None);
-        infer(&assembly, &to_commit, &mut echo, LENGTH, &shared, &Clock::default())?;
+        infer(&assembly, &to_commit, &mut echo, LENGTH, shared, &Clock::default())?;
         drop(to_commit);
         Ok(from_infer.iter().collect())
     }
@@ -320,6 +333,33 @@ mod tests {
         assert_eq!(outputs.iter().flat_map(keys).collect::<Vec<_>>(), (1..=16).collect::<Vec<_>>());
         assert!(outputs.iter().all(|output| output.rejected.is_empty()));
         assert_eq!(sizes, [8, 4, 2, 2, 2, 2, 2, 2, 2, 2], "the second batch is not tried whole again");
+    }
+
+    /// Batches that come out of a lane that is asked to stop in the second of six, each of which takes 100 ms.
+    fn stopped_in_the_second(patience: Duration) -> usize {
+        let (stop, began, passed) = (StopFlag::default(), Instant::now(), Arc::new(AtomicU32::new(0)));
+        let clock = Arc::clone(&passed);
+        let shared = Shared::new(stop.clone(), 0, 0, None)
+            .with_stop_patience(patience)
+            .with_clock(move || began + Duration::from_millis(100) * clock.load(Ordering::SeqCst));
+        let refuses = |_: &[f32]| {
+            if passed.fetch_add(1, Ordering::SeqCst) == 1 {
+                stop.raise();
+            }
+            None
+        };
+        let outputs = outputs_of(12, 2, 2, refuses, &shared).unwrap();
+        let left_out = shared.tally_now().left_out;
+        assert_eq!(left_out, if outputs.len() < 6 { 2 } else { 0 }, "of the one that was not begun");
+        outputs.len()
+    }
+
+    #[test]
+    fn a_lane_that_is_to_stop_begins_what_there_is_time_for() {
+        let ms = Duration::from_millis;
+        for (patience, begun) in [(0, 2), (99, 2), (100, 3), (250, 4), (300, 5), (400, 6), (3_600_000, 6)] {
+            assert_eq!(stopped_in_the_second(ms(patience)), begun, "within {patience} ms");
+        }
     }
 
     #[test]

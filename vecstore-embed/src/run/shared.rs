@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     /// When it was first seen that the flag is up, and how long the run may go on from then.
     asked: OnceLock<Instant>,
     stop_patience: Duration,
+    now: Box<dyn Fn() -> Instant + Send + Sync>,
     /// Raised when too many files in a row could not be read.
     unreadable: AtomicBool,
     in_a_row: AtomicU32,
@@ -65,6 +66,7 @@ impl Shared {
             stop,
             asked: OnceLock::new(),
             stop_patience: Duration::MAX,
+            now: Box::new(Instant::now),
             unreadable: AtomicBool::new(false),
             in_a_row: AtomicU32::new(0),
             max_in_a_row,
@@ -79,6 +81,18 @@ impl Shared {
     pub(crate) fn with_stop_patience(mut self, patience: Duration) -> Self {
         self.stop_patience = patience;
         self
+    }
+
+    /// On another clock than the machine's.
+    #[cfg(test)]
+    pub(super) fn with_clock(mut self, now: impl Fn() -> Instant + Send + Sync + 'static) -> Self {
+        self.now = Box::new(now);
+        self
+    }
+
+    /// The time by which batches are measured, and the run's time to stop.
+    pub(super) fn now(&self) -> Instant {
+        (self.now)()
     }
 
     /// False once inputs that were not begun yet should be left for the next run.
@@ -132,7 +146,7 @@ impl Shared {
     pub(crate) fn is_stopping(&self) -> bool {
         let stopping = self.stop.is_raised();
         if stopping {
-            self.asked.get_or_init(Instant::now);
+            self.asked.get_or_init(|| self.now());
         }
         stopping
     }
@@ -140,7 +154,7 @@ impl Shared {
     /// Once somebody asked, how long the run may still go on.
     pub(crate) fn time_left(&self) -> Option<Duration> {
         self.is_stopping().then_some(())?;
-        Some(self.stop_patience.saturating_sub(self.asked.get()?.elapsed()))
+        Some(self.stop_patience.saturating_sub(self.now().saturating_duration_since(*self.asked.get()?)))
     }
 
     /// Tells why nothing moves, or that it goes on.

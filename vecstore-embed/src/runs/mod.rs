@@ -192,20 +192,6 @@ mod tests {
     }
 
     #[test]
-    fn a_request_to_stop_reaches_the_run() {
-        let dir = tempfile::tempdir().unwrap();
-        let runs = runs(&dir);
-        let stop = StopFlag::default();
-        let run = Recorder::begin(&runs, Vec::new(), "photos", stop.clone()).unwrap();
-        runs.ask_to_stop(run.id()).unwrap();
-        let began = std::time::Instant::now();
-        while !stop.is_raised() {
-            assert!(began.elapsed().as_secs() < 20, "nobody looked");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-    }
-
-    #[test]
     fn progress_is_told_and_old_runs_are_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let runs = runs(&dir);

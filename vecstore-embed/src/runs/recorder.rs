@@ -64,9 +64,7 @@ impl Recorder {
         let ticker = thread::spawn(move || {
             let mut written = Instant::now();
             while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                if ticking.runs.file(&ticking.id, "stop").exists() {
-                    stop.raise();
-                }
+                ticking.look(&stop);
                 if written.elapsed() >= WRITE {
                     written = Instant::now();
                     ticking.tick(stop.is_raised());
@@ -148,6 +146,13 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Raises the flag where the run was asked to stop.
+    fn look(&self, stop: &StopFlag) {
+        if self.runs.file(&self.id, "stop").exists() {
+            stop.raise();
+        }
+    }
+
     fn tick(&self, stopping: bool) {
         if stopping {
             self.watched().phase = Phase::Stopping;
@@ -204,5 +209,27 @@ impl Observer for Recorder {
         let mut state = self.inner.watched();
         state.phase = if why.is_some() { Phase::Paused } else { Phase::Working };
         state.note = why.unwrap_or_default().to_owned();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_to_stop_reaches_the_run_it_is_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = Runs::of_store(&dir.path().join("photos.vecs"));
+        let begin = || {
+            let stop = StopFlag::default();
+            (Recorder::begin(&runs, Vec::new(), "photos", stop.clone()).unwrap(), stop)
+        };
+        let ((one, asked), (other, unasked)) = (begin(), begin());
+        one.inner.look(&asked);
+        assert!(!asked.is_raised());
+        runs.ask_to_stop(one.id()).unwrap();
+        one.inner.look(&asked);
+        other.inner.look(&unasked);
+        assert!(asked.is_raised() && !unasked.is_raised());
     }
 }

@@ -1,13 +1,40 @@
 //! What the scenarios share: pictures, a backend that is quick, and what a store holds.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use image::{Rgb, RgbImage};
 use vecstore::{Kind, Store};
+use vecstore_embed::preprocess::PreprocessOverrides;
 use vecstore_embed::record::Rejection;
-use vecstore_embed::{Backend, Result};
+use vecstore_embed::{Backend, Model, Result};
+
+/// The sizes that are tried: with `VECSTORE_TESTS=full` the second, otherwise the first, which is quick. `variable` overrides
+/// both.
+pub fn size(variable: &str, quick: u32, full: u32) -> u32 {
+    let all = env::var("VECSTORE_TESTS").is_ok_and(|tests| tests == "full");
+    env::var(variable).map_or(if all { full } else { quick }, |value| value.parse().unwrap())
+}
+
+/// The same numbers every time, so that a failure can be repeated; with `VECSTORE_TESTS=full` other ones each time.
+pub fn seed() -> u64 {
+    match size("VECSTORE_EMBED_SEED", 1, 0) {
+        0 => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
+        seed => seed.into(),
+    }
+}
+
+/// The next of a row of numbers below `below`, without a pattern (splitmix64).
+pub fn random(state: &mut u64, below: u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed ^ (mixed >> 31)) % below
+}
 
 /// A folder that goes away at the end of the test, and where it is.
 pub struct Place {
@@ -51,6 +78,25 @@ pub fn picture(seed: u32) -> RgbImage {
 pub fn write_picture(path: &Path, seed: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     picture(seed).save(path).unwrap();
+}
+
+/// A model whose pictures are prepared in no time, and that takes none: for what is about everything else.
+pub const TINY: [&str; 4] = [
+    concat!("--model=", env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx"),
+    "--size=8x8",
+    "--mean=0",
+    "--std=1",
+];
+
+/// The same model, for backends that stand for it.
+pub fn tiny() -> Model {
+    let sides = PreprocessOverrides {
+        size: Some("8x8".parse().unwrap()),
+        mean: Some([0.0; 3]),
+        std: Some([1.0; 3]),
+        ..PreprocessOverrides::default()
+    };
+    Model::from_file(Path::new(&TINY[0]["--model=".len()..]), &sides, None).unwrap()
 }
 
 /// What a store accounts for a key with.

@@ -7,14 +7,14 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use vecstore::DType;
-use vecstore_embed::{Backend, Ended, Error, Model, Observer, Progress, Result, Run, StopFlag};
+use vecstore_embed::{Backend, Ended, Error, Observer, Progress, Result, Run, StopFlag};
 
-use crate::common::{Place, Stored, Strips, assert_same, contents};
+use crate::common::{Place, Stored, Strips, assert_same, contents, tiny};
 
 fn undisturbed(photos: &Path, place: &Place) -> PathBuf {
     let store = place.join("undisturbed.vecs");
     let run = Run::new(photos, &store).with_recursive(true).with_batch_size(4);
-    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    run.run_on(&tiny(), Strips::boxed()).unwrap();
     store
 }
 
@@ -33,7 +33,7 @@ impl Observer for StopAfter {
 fn a_stopped_run_keeps_what_was_in_flight_and_goes_on_to_the_same_store() {
     let place = Place::new();
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
     let (mut runs, mut embedded) = (0, 0);
     loop {
@@ -62,7 +62,7 @@ fn a_flag_that_is_up_from_the_start_leaves_everything_for_later() {
     let stop = StopFlag::default();
     stop.raise();
     let run = Run::new(&photos, &store).with_recursive(true).with_stop(stop);
-    let summary = run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    let summary = run.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!((summary.ended, summary.embedded), (Ended::Stopped, 0));
     assert!(!summary.is_complete());
 }
@@ -71,7 +71,7 @@ fn a_flag_that_is_up_from_the_start_leaves_everything_for_later() {
 fn a_model_that_fails_ends_the_run_and_keeps_what_was_committed() {
     let place = Place::new();
     let (photos, store) = (place.photos(30), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
     let out_of_memory = || Error::Inference {
         backend: "strips".to_owned(),
@@ -127,7 +127,7 @@ fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
         let (photos, store) = (place.photos(9), place.join("photos.vecs"));
         let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_dtype(dtype);
         let spoiled = Box::new(Spoiled(Strips::boxed(), value, 0));
-        let summary = run.run_on(&Model::builtin().unwrap(), spoiled).unwrap();
+        let summary = run.run_on(&tiny(), spoiled).unwrap();
         assert_eq!((summary.embedded, summary.rejected), (6, 3), "{value}");
         assert!(summary.is_complete());
         let rejected = contents(&store).into_values().filter(|stored| match stored {
@@ -166,7 +166,7 @@ fn bring_back(photos: &Path) {
 fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
     let place = Place::new();
     let (photos, store) = (place.photos(80), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     // Never two in a row, so that is no reason to stop.
     let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1).with_max_read_failures(2);
     let summary = run.run_on(&model, vanishing(&photos, 50, true)).unwrap();
@@ -184,7 +184,7 @@ fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
 fn many_read_failures_in_a_row_stop_the_run() {
     let place = Place::new();
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1).with_max_read_failures(5);
     let summary = run.run_on(&model, vanishing(&photos, 60, false)).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::ReadFailures, 30, 5));
@@ -229,7 +229,7 @@ fn of_two_first_runs_at_once_both_fill_the_one_store() {
     let first_run = |folder: PathBuf| {
         let backend = Meets { barrier: barrier.clone(), met: AtomicBool::new(false), inner: Strips::boxed() };
         let run = Run::new(folder, &store).with_recursive(true).with_batch_size(4);
-        move || run.run_on(&Model::builtin()?, Box::new(backend))
+        move || run.run_on(&tiny(), Box::new(backend))
     };
     let both = |left: PathBuf, right: PathBuf| {
         let (left, right) = (thread::spawn(first_run(left)), thread::spawn(first_run(right)));

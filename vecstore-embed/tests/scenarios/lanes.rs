@@ -1,45 +1,47 @@
 //! Several models at once, which take their batches from one queue.
 
+use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use vecstore::Store;
+use rustix::process::Signal;
 use vecstore_embed::backend::Tensor;
-use vecstore_embed::{Backend, Model, Result, Run};
+use vecstore_embed::{Backend, Result, Run};
 
-use crate::command::{run, said};
-use crate::common::{Place, Strips, assert_same, contents};
+use crate::command::{run_tiny, said};
+use crate::common::{Place, Strips, assert_same, contents, tiny};
+use crate::fed::Fed;
 
 #[test]
 fn three_lanes_make_the_store_that_one_makes_however_often_they_are_interrupted() {
-    const PICTURES: u32 = 90;
     let place = Place::new();
-    let (photos, store, alone) =
-        (place.photos(PICTURES), place.join("photos.vecs"), place.join("alone.vecs"));
-    assert_eq!(said(run(&photos, &alone, &["--quiet", "--lanes=1"])).code, 0);
-    let three = ["--quiet", "--lanes=3", "--batch-size=2", "--commit-rows=4"];
-    let done = || Store::open_read_only(&store).map_or(0, |store| store.snapshot().totals().entries);
-    let mut unfinished = 0;
-    for signal in [Signal::KILL, Signal::INT, Signal::KILL] {
-        let (before, began) = (done(), Instant::now());
-        let mut child = run(&photos, &store, &three).spawn().unwrap();
-        while done() < before + 8 && child.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < Duration::from_secs(120), "nothing is stored");
-            thread::sleep(Duration::from_millis(2));
+    let (photos, store, alone) = (place.photos(36), place.join("photos.vecs"), place.join("alone.vecs"));
+    let first = "a/000.png";
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include", first])).code, 0);
+    let name = |at: u32| format!("{}/{at:03}.png", if at.is_multiple_of(2) { "a" } else { "b" });
+    for (at, signal) in [(0, Signal::KILL), (1, Signal::INT), (2, Signal::KILL)] {
+        let bad = format!("bad-{at}.jpg");
+        fs::write(photos.join(&bad), "Dear diary").unwrap();
+        let [some, more] =
+            [1..7, 7..12].map(|of| of.map(|picture| name(at * 11 + picture)).collect::<Vec<_>>());
+        let lines = [some, vec![bad.clone()], more].concat();
+        let command = run_tiny(&photos, &store, &["--lanes=3", "--batch-size=2", "--commit-rows=1"]);
+        let mut fed = Fed::start(command, place.join(&bad), &lines);
+        fed.list.feed(&lines, first);
+        // What comes before the bad one is in batches, or stored already, and the list is not at its end.
+        fed.err.until(&format!("{bad}: rejected"));
+        fed.signal(signal);
+        if signal == Signal::INT {
+            fed.list.until_closed(first);
         }
-        // It may have ended just now.
-        let _ = kill_process(Pid::from_child(&child), signal);
-        let ended = child.wait().unwrap();
-        assert!(ended.code().is_none_or(|code| code == 0 || code == 75), "{ended}");
-        unfinished += u32::from(done() < u64::from(PICTURES));
+        let ended = fed.ended();
+        assert_eq!(ended.code, if signal == Signal::INT { 75 } else { -1 }, "{}{}", ended.out, ended.err);
+        assert!(contents(&store).contains_key(&bad));
     }
-    assert!(unfinished > 0, "the runs were too quick to be interrupted");
-    let last = said(run(&photos, &store, &three));
+    let last = said(run_tiny(&photos, &store, &["--quiet", "--lanes=3", "--batch-size=2"]));
     assert_eq!(last.code, 0, "{}{}", last.out, last.err);
-    assert_eq!(contents(&store).len(), PICTURES as usize);
+    assert_eq!(said(run_tiny(&photos, &alone, &["--quiet", "--lanes=1"])).code, 0);
+    assert_eq!(contents(&store).len(), 39);
     assert_same(&contents(&store), &contents(&alone));
 }
 
@@ -89,7 +91,7 @@ impl Backend for Pinning {
 fn pictures_go_into_the_memory_that_lanes_offer() {
     let place = Place::new();
     let (photos, store, plain) = (place.photos(41), place.join("photos.vecs"), place.join("plain.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let of = |store: &std::path::Path| Run::new(&photos, store).with_recursive(true).with_batch_size(4);
     of(&plain).run_on(&model, Strips::boxed()).unwrap();
     // All of the memory there is to be, or only a part of it.

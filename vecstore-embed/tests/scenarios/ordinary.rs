@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 use vecstore::{DType, Store};
 use vecstore_embed::{Ended, Error, Model, Observer, Plan, Progress, Run};
 
-use crate::common::{Place, Strips, contents, keys, write_picture};
+use crate::common::{Place, Strips, contents, keys, tiny, write_picture};
 
 #[test]
 fn a_run_embeds_everything_once_and_another_finds_nothing_to_do() {
     let place = Place::new();
     let (photos, store) = (place.photos(11), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
     let summary = run.run_on(&model, Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.commits), (11, 11, 3));
@@ -43,7 +43,7 @@ fn pictures_are_known_by_content_and_other_files_are_left_alone() {
     fs::rename(photos.join("1.gif"), photos.join("called.jpg")).unwrap();
     fs::write(photos.join("notes.txt"), "not a picture").unwrap();
     symlink(photos.join("called.jpg"), photos.join("link.jpg")).unwrap();
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(&photos, &store);
     let summary = run.run_on(&model, Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.ignored.count(), summary.skipped), (2, 2, 1, 1));
@@ -60,7 +60,7 @@ fn the_only_picture_may_be_one_without_an_extension() {
     fs::rename(photos.join("0.png"), photos.join("IMG_0001")).unwrap();
     let watcher = Arc::new(Watcher::default());
     let run = Run::new(&photos, &store).with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
-    let summary = run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    let summary = run.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.left), (1, 1, 0));
     // It was counted beforehand, as the rest are.
     let (plans, progress) = &*watcher.0.lock().unwrap();
@@ -83,7 +83,7 @@ fn a_store_inside_its_folder_is_not_taken_for_pictures() {
     let place = Place::new();
     let photos = place.photos(3);
     let store = photos.join("a/photos.vecs");
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let run = Run::new(&photos, &store).with_recursive(true);
     assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().found, 3);
     // Something in the store that looks like an input.
@@ -136,7 +136,7 @@ fn the_element_type_is_chosen_once() {
     for dtype in [DType::F16, DType::BF16, DType::I8] {
         let place = Place::new();
         let (photos, store) = (place.photos(2), place.join("photos.vecs"));
-        let model = Model::builtin().unwrap();
+        let model = tiny();
         let run = Run::new(&photos, &store).with_recursive(true);
         run.clone().with_dtype(dtype).run_on(&model, Strips::boxed()).unwrap();
         assert_eq!(Store::open_read_only(&store).unwrap().dtype(), dtype);
@@ -152,7 +152,7 @@ fn the_element_type_is_chosen_once() {
 fn two_runs_at_once_store_each_picture_once() {
     let place = Place::new();
     let (photos, store) = (place.photos(60), place.join("photos.vecs"));
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     // The store is there, so that both begin at the same place.
     write_picture(&photos.join("first.png"), 7);
     let run = Run::new(&photos, &store).with_batch_size(3);

@@ -6,13 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use vecstore::Store;
-use vecstore_embed::{Error, Model, Result, RootArg, Roots, Run, Summary};
+use vecstore_embed::{Error, Result, RootArg, Roots, Run, Summary};
 
-use crate::common::{Place, Strips, keys, write_picture};
+use crate::common::{Place, Strips, keys, tiny, write_picture};
 
 fn run(folder: &Path, store: &Path, roots: &[(&str, &Path)]) -> Result<Summary> {
     let roots = roots.iter().map(|(name, dir)| RootArg::new(name, dir).unwrap());
-    Run::new(folder, store).with_recursive(true).with_roots(roots).run_on(&Model::builtin()?, Strips::boxed())
+    Run::new(folder, store).with_recursive(true).with_roots(roots).run_on(&tiny(), Strips::boxed())
 }
 
 /// `all/{mine/{1,2},yours/3}.png`

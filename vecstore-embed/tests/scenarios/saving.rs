@@ -1,19 +1,20 @@
 //! A store that does not take what it is given, for a while or for good.
 
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::time::Duration;
 
+use vecstore::OpenOptions;
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
-use vecstore::{OpenOptions, Store};
-use vecstore_embed::{Error, Model, Observer, Run};
+use vecstore_embed::{Error, Observer, Run};
 
-use crate::command::{json, run};
-use crate::common::{Place, Strips, assert_same, contents};
+use crate::command::{json, run_tiny, said};
+use crate::common::{Place, Strips, assert_same, contents, tiny};
+use crate::fed::Fed;
 
 /// The real file system, on which the next writes of segments fail.
 #[derive(Debug)]
@@ -114,7 +115,7 @@ fn a_full_disk_pauses_the_run_until_there_is_room() {
     let run = Failing::run(&place, ENOSPC, 5)
         .with_save_retries(1, Duration::from_millis(1))
         .with_observer(Arc::clone(&pauses) as Arc<dyn Observer>);
-    let summary = run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    let summary = run.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!((summary.embedded, summary.is_complete()), (40, true));
     let pauses = pauses.0.lock().unwrap();
     assert!(pauses.len() > 1 && pauses.last().unwrap().is_none(), "it went on: {pauses:?}");
@@ -122,13 +123,13 @@ fn a_full_disk_pauses_the_run_until_there_is_room() {
     assert!(why.starts_with("the disk is full") && why.contains("no space left"), "{why}");
     let alone = place.join("alone.vecs");
     let undisturbed = Run::new(place.join("photos"), &alone).with_recursive(true);
-    undisturbed.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap();
+    undisturbed.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_same(&contents(&place.join("photos.vecs")), &contents(&alone));
 }
 
 #[test]
 fn saves_that_fail_are_tried_again_and_after_some_times_the_run_ends() {
-    let model = Model::builtin().unwrap();
+    let model = tiny();
     let place = Place::new();
     let passing = Failing::run(&place, EIO, 2).with_save_retries(5, Duration::from_millis(1));
     assert_eq!(passing.run_on(&model, Strips::boxed()).unwrap().embedded, 40);
@@ -148,22 +149,26 @@ fn saves_that_fail_are_tried_again_and_after_some_times_the_run_ends() {
 #[test]
 fn the_exit_code_tells_that_saving_failed() {
     let place = Place::new();
-    let (photos, store, aside) = (place.photos(120), place.join("photos.vecs"), place.join("aside"));
-    let slowly = ["--quiet", "--batch-size=2", "--workers=1", "--commit-rows=2", "--save-retries=1"];
-    let child = run(&photos, &store, &slowly).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let began = Instant::now();
-    let done = || Store::open_read_only(&store).is_ok_and(|store| store.snapshot().totals().entries > 0);
-    while !done() {
-        assert!(began.elapsed() < Duration::from_secs(120), "nothing is saved");
-        thread::sleep(Duration::from_millis(5));
+    let (photos, store) = (place.photos(12), place.join("photos.vecs"));
+    assert_eq!(said(run_tiny(&photos, &store, &["--quiet", "--include=a/000.png"])).code, 0);
+    fs::write(photos.join("bad.jpg"), "Dear diary").unwrap();
+    let lines = ["a/002.png", "bad.jpg", "b/001.png", "b/003.png", "b/005.png"];
+    let command = run_tiny(&photos, &store, &["--commit-rows=1", "--save-retries=1", "--lock-timeout=1"]);
+    let mut fed = Fed::start(command, place.join("list"), &lines);
+    fed.list.feed(&lines[..2], "a/000.png");
+    fed.err.until("bad.jpg: rejected");
+    // One more waits for a batch that is full. From now on another process is in the middle of a commit.
+    let held = File::open(store.join("LOCK")).unwrap();
+    held.lock().unwrap();
+    fed.list.feed(&lines[2..], "a/000.png");
+    fed.list.close();
+    let ended = fed.ended();
+    assert_eq!(ended.code, 74, "{}", ended.err);
+    for words in ["saving failed 2 times in a row", "goes on from there"] {
+        assert!(ended.err.contains(words), "{words:?} is not in {}", ended.err);
     }
-    fs::rename(store.join("segments"), &aside).unwrap();
-    let ended = child.wait_with_output().unwrap();
-    let told = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(74), "{told}");
-    assert!(told.contains("saving failed 2 times in a row") && told.contains("goes on from there"), "{told}");
-    fs::rename(&aside, store.join("segments")).unwrap();
-    let saved = contents(&store).len() as u64;
-    let again = json(run(&photos, &store, &["--quiet", "--json"]));
-    assert_eq!((again["already"].as_u64(), again["embedded"].as_u64()), (Some(saved), Some(120 - saved)));
+    held.unlock().unwrap();
+    assert_eq!(contents(&store).len(), 2, "{}", ended.err);
+    let again = json(run_tiny(&photos, &store, &["--quiet", "--json"]));
+    assert_eq!((again["already"].as_u64(), again["embedded"].as_u64()), (Some(2), Some(11)));
 }

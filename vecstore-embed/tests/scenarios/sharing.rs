@@ -1,12 +1,13 @@
 //! Several runs on one store at once.
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
-use std::time::Duration;
 
-use vecstore_embed::{Model, Observer, Progress, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Observer, Progress, Run, StopFlag, Summary};
 
-use crate::common::{Place, Strips, assert_same, contents, write_picture};
+use crate::common::{Place, Strips, assert_same, contents, tiny, write_picture};
+use crate::fed::WATCHDOG;
 
 /// Counts pictures that were embedded, and then found to be in the store.
 #[derive(Default)]
@@ -18,8 +19,7 @@ impl Observer for Overtaken {
     }
 }
 
-/// Where runs wait for each other before their first batch: so each of them has found work. One that finds none is not waited
-/// for longer than a minute.
+/// Where runs wait for each other before their first batch: so each of them has found work.
 #[derive(Default)]
 struct Meeting {
     come: Mutex<usize>,
@@ -31,14 +31,14 @@ impl Meeting {
         let mut come = self.come.lock().unwrap();
         *come += 1;
         self.more.notify_all();
-        drop(self.more.wait_timeout_while(come, Duration::from_secs(60), |come| *come < all).unwrap());
+        let (come, waited) = self.more.wait_timeout_while(come, WATCHDOG, |come| *come < all).unwrap();
+        assert!(!waited.timed_out(), "{come} of {all} runs found work");
     }
 }
 
-/// Runs at once, each with a backend that takes a while. `meet`: nobody goes on before all of them have found work. No picture
-/// is embedded twice.
-fn at_once(runs: Vec<Run>, meet: bool) -> Vec<Summary> {
-    let all = if meet { runs.len() } else { 0 };
+/// Runs at once, none of which goes on before all of them have found work. No picture is embedded twice.
+fn at_once(runs: Vec<Run>) -> Vec<Summary> {
+    let all = runs.len();
     let meeting = Arc::new(Meeting::default());
     let observers: Vec<Arc<Overtaken>> = runs.iter().map(|_| Arc::default()).collect();
     let runs: Vec<_> = runs
@@ -49,12 +49,11 @@ fn at_once(runs: Vec<Run>, meet: bool) -> Vec<Summary> {
             let meeting = Arc::clone(&meeting);
             thread::spawn(move || {
                 let first = Once::new();
-                let slow = Strips::before(move |_| {
+                let meeting = Strips::before(move |_| {
                     first.call_once(|| meeting.wait_for(all));
-                    thread::sleep(Duration::from_millis(15));
                     Ok(())
                 });
-                run.run_on(&Model::builtin().unwrap(), slow).unwrap()
+                run.run_on(&tiny(), meeting).unwrap()
             })
         })
         .collect();
@@ -76,8 +75,9 @@ fn runs_share_the_work_and_do_nothing_twice() {
         Run::new(&photos, store).with_recursive(true).with_batch_size(4).with_chunk_size(5).with_workers(2)
     };
     // The store is there before, so that all start at once.
-    at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())], false);
-    let summaries = at_once(vec![run(&store), run(&store), run(&store)], true);
+    at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())]);
+    // While the three wait for each other, what is in flight of one is a small part of it all.
+    let summaries = at_once(vec![run(&store), run(&store), run(&store)]);
     let embedded: Vec<u64> = summaries.iter().map(|summary| summary.embedded).collect();
     assert_eq!(embedded.iter().sum::<u64>(), 171, "{embedded:?}");
     assert!(embedded.iter().all(|embedded| *embedded > 0), "everybody had something to do: {embedded:?}");
@@ -87,7 +87,7 @@ fn runs_share_the_work_and_do_nothing_twice() {
         assert_eq!((summary.found, summary.already + summary.embedded), (180, 180), "{summary:?}");
         assert_eq!(summary.left, 0, "what others did is not left: {summary:?}");
     }
-    at_once(vec![run(&alone)], false);
+    at_once(vec![run(&alone)]);
     assert_same(&contents(&store), &contents(&alone));
 }
 
@@ -95,17 +95,40 @@ fn runs_share_the_work_and_do_nothing_twice() {
 fn what_a_stopped_run_had_begun_is_taken_over() {
     let place = Place::new();
     let (photos, store) = (place.photos(60), place.join("photos.vecs"));
-    let run = || Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_chunk_size(30);
-    at_once(vec![run().with_filter(vecstore_embed::Filter::new(&["000.png"], &[]).unwrap())], false);
-    let stop = StopFlag::default();
+    let run = || {
+        Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_chunk_size(30).with_workers(1)
+    };
+    at_once(vec![run().with_filter(vecstore_embed::Filter::new(&["000.png"], &[]).unwrap())]);
+    let (stop, overtaken) = (StopFlag::default(), Arc::<Overtaken>::default());
     let stopper = stop.clone();
-    let stopping = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(60));
-        stopper.raise();
+    let (begun, begins) = channel();
+    let (stopped, stops) = channel();
+    let run_stopped = run().with_stop(stop);
+    let first = thread::spawn(move || {
+        let holding = Strips::before(move |batch| {
+            if batch == 0 {
+                begun.send(()).unwrap();
+                stops.recv_timeout(WATCHDOG).unwrap();
+            }
+            Ok(())
+        });
+        run_stopped.run_on(&tiny(), holding).unwrap()
     });
-    let summaries = at_once(vec![run().with_stop(stop), run()], false);
-    stopping.join().unwrap();
-    assert!(summaries[1].is_complete(), "{summaries:?}");
-    assert_eq!(summaries[0].embedded + summaries[1].embedded, 59);
+    // It has one of the two chunks, and only a part of that is under way, when the other run has found the other.
+    begins.recv_timeout(WATCHDOG).unwrap();
+    let stopping = Strips::before(move |batch| {
+        if batch == 0 {
+            stopper.raise();
+            stopped.send(()).unwrap();
+        }
+        Ok(())
+    });
+    let second = run().with_observer(Arc::clone(&overtaken) as Arc<dyn Observer>);
+    let second = second.run_on(&tiny(), stopping).unwrap();
+    let first = first.join().unwrap();
+    assert!(first.embedded < 29 && first.ended == Ended::Stopped, "{first:?}");
+    assert!(second.is_complete(), "{second:?}");
+    assert!(second.embedded > 30, "its own, and the rest of the other's: {second:?}");
+    assert_eq!((first.embedded + second.embedded, *overtaken.0.lock().unwrap()), (59, 0));
     assert_eq!(contents(&store).len(), 60);
 }
