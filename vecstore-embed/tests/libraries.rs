@@ -341,7 +341,7 @@ fn the_built_in_model_needs_no_engine_and_computes_on_the_processor_alone() {
     let builtin = Model::builtin().unwrap();
     for choice in [BackendChoice::Auto, BackendChoice::Tract, BackendChoice::OnnxRuntime] {
         let options = BackendOptions { choice, ..named.clone() };
-        assert_eq!(open_backend(&builtin, &options).unwrap().name(), "built in (descriptor-1)");
+        assert_eq!(open_backend(&builtin, &options).unwrap().name(), "plain Rust");
         let options = BackendOptions { device: "cuda:0".parse().unwrap(), ..options };
         let Err(error) = open_backend(&builtin, &options) else { panic!("on a card") };
         assert!(error.to_string().contains("a card needs a --model, found \"cuda:0\""), "{error}");

@@ -3,12 +3,11 @@
 use std::thread;
 
 use super::{Backend, Pixels, check_pixels, finish};
-use crate::descriptor::{self, DIM, Descriptor, PIXELS};
+use crate::descriptor::{DIM, Descriptor, PIXELS};
 use crate::error::Result;
 use crate::model::Model;
 
 struct Builtin {
-    name: String,
     model: Model,
     /// One per thread.
     descriptors: Vec<Descriptor>,
@@ -16,12 +15,12 @@ struct Builtin {
 
 pub(super) fn open(model: &Model, threads: usize) -> Box<dyn Backend> {
     let descriptors = (0..threads.max(1)).map(|_| Descriptor::new()).collect();
-    Box::new(Builtin { name: format!("built in ({})", descriptor::NAME), model: model.clone(), descriptors })
+    Box::new(Builtin { model: model.clone(), descriptors })
 }
 
 impl Backend for Builtin {
     fn name(&self) -> &str {
-        &self.name
+        "plain Rust"
     }
 
     fn dim(&self) -> usize {

@@ -131,15 +131,15 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     text
 }
 
-/// `3 (2 decode: no pictures that can be decoded, 1 size: larger than the limits)`.
+/// `2 decode (no pictures that can be decoded), 1 size (larger than the limits)`.
 fn by_class(classes: &BTreeMap<Class, u64>) -> String {
     let meaning = |class: &Class| match class {
         Class::Decode => "no pictures that can be decoded",
         Class::Size => "larger than the limits",
         _ => "the model gives nothing that can be stored",
     };
-    let each = classes.iter().map(|(class, n)| format!("{} {class}: {}", HumanCount(*n), meaning(class)));
-    format!("{} ({})", HumanCount(classes.values().sum()), each.collect::<Vec<_>>().join(", "))
+    let each = classes.iter().map(|(class, n)| format!("{} {class} ({})", HumanCount(*n), meaning(class)));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// The stage that took longest, and how fast the run was.

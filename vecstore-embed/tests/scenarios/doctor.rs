@@ -27,7 +27,7 @@ fn a_machine_and_a_model_are_examined() {
     });
     assert_eq!(
         (&found["backend"], &found["dim"], &found["lanes"]),
-        (&"built in (descriptor-1)".into(), &512.into(), &2.into())
+        (&"plain Rust".into(), &512.into(), &2.into())
     );
     assert_eq!((&found["batch"]["same"], &found["batch"]["pictures"]), (&true.into(), &4.into()), "{found}");
     for (name, rate) in found["pictures_per_second"].as_object().unwrap() {

@@ -17,7 +17,7 @@ fn the_summary_is_three_lines_a_person_reads() {
     let lines: Vec<&str> = whole.out.lines().collect();
     let [done, rejected, limit] = lines[..] else { panic!("{}", whole.out) };
     assert!(done.contains("4 embedded, 3 rejected, 0 already stored; 7 found"), "{done}");
-    let classes = "3 (2 decode: no pictures that can be decoded, 1 size: larger than the limits)";
+    let classes = "2 decode (no pictures that can be decoded), 1 size (larger than the limits)";
     let list = format!("which and why: vecstore-embed status --rejected --store {}", store.display());
     assert_eq!(rejected, format!("rejected: {classes}; {list}"));
     assert!(limit.starts_with("limit: ") && limit.ends_with(" pictures a second"), "{limit}");
