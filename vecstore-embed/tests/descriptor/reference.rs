@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use vecstore_embed::backend::{Backend, BackendChoice, BackendOptions, open_backend};
+use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
 use vecstore_embed::model::Model;
 use vecstore_embed::picture::{DecodeLimits, decode};
 

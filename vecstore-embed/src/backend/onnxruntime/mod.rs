@@ -22,7 +22,9 @@ use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, Tensor
 
 pub(super) use self::driver::driver;
 use self::library::find;
-pub(super) use self::library::{none_found, searched};
+pub(super) use self::library::none_found;
+#[cfg(not(feature = "tract"))]
+pub(super) use self::library::searched;
 use self::session::{Settings, session};
 use super::device::{Device, Provider};
 use super::placement::Placement;
@@ -406,6 +408,7 @@ fn held<T: PrimitiveTensorElementType + fmt::Debug + Clone + Send + Sync + 'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PreprocessOverrides;
     use crate::pixels::PixelsMut;
 
     /// The way to memory of a device, with that of the processor in its place.
@@ -414,9 +417,17 @@ mod tests {
     fn memory_of_a_provider_is_written_and_embedded_from() {
         let library = std::env::var_os("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH names a library");
         let runtime = runtime(Path::new(&library), &Device::cpu()).unwrap();
-        let (model, options) = (Model::builtin().unwrap(), BackendOptions::default());
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx"));
+        let prepared = PreprocessOverrides {
+            size: Some("8x8".parse().unwrap()),
+            mean: Some([0.0; 3]),
+            std: Some([1.0; 3]),
+            ..PreprocessOverrides::default()
+        };
+        let model = Model::from_file(file, &prepared, None).unwrap();
+        let options = BackendOptions::default();
         let settings = Settings::new(&model, &runtime, &options).unwrap();
-        let opened = session(&model, &runtime, &settings).unwrap();
+        let opened = session(&model, file, &runtime, &settings).unwrap();
         let length = model.preprocess().tensor_len();
         for pixel_type in [PixelType::F16, PixelType::Bf16] {
             let mut tensor = pinned(&opened, (AllocationDevice::CPU, 0), pixel_type, 9).unwrap();
@@ -434,7 +445,7 @@ mod tests {
         for (at, number) in numbers.iter_mut().enumerate() {
             *number = (at % 251) as f32 / 251.0;
         }
-        let mut backend = open(&model, Path::new(&library), &options).unwrap();
+        let mut backend = open(&model, file, Path::new(&library), &options).unwrap();
         let plain = tensor.pixels().to_f32().to_vec();
         assert_eq!(backend.embed_pixels(2, tensor.pixels()).unwrap(), backend.embed(2, &plain).unwrap());
     }
