@@ -118,6 +118,7 @@ fn run(inner: &Inner, signal: &Signal) {
         signal.wait(&inner.commits, looked_at);
         looked_at = inner.commits.load(Ordering::SeqCst);
         let outcome = inner.merge_in_background(&pace);
+        log::trace!("{}: looked for files to merge after {looked_at} commit(s)", inner.path.display());
         if matches!(outcome, Ok(false)) {
             // Somebody else is merging, and may not know of the last commits.
             looked_at = looked_at.wrapping_sub(1);
@@ -144,5 +145,45 @@ fn run(inner: &Inner, signal: &Signal) {
                 wait = (wait * 2).min(RETRY.1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts a merger's wait after a look at so many commits, and gives back once it waits.
+    fn waits(signal: &Arc<Signal>, commits: &Arc<AtomicUsize>, looked_at: usize) -> JoinHandle<()> {
+        let (theirs, commits) = (Arc::clone(signal), Arc::clone(commits));
+        let (begin, begins) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            begin.send(()).unwrap();
+            theirs.wait(&commits, looked_at);
+        });
+        begins.recv().unwrap();
+        thread
+    }
+
+    /// The last commits of a burst wake nobody: the wait that began before them ends by itself.
+    #[test]
+    fn commits_that_were_not_looked_at_end_the_wait() {
+        let (signal, commits) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(7)));
+        waits(&signal, &commits, 1).join().unwrap();
+        assert!(!Waker(signal).is_asleep());
+    }
+
+    /// Where every commit was looked at, the wait has no end of its own, and says that the next commit has to end it.
+    #[test]
+    fn a_merger_that_has_seen_everything_says_that_it_sleeps() {
+        let (signal, commits) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(7)));
+        let thread = waits(&signal, &commits, 7);
+        let waker = Waker(Arc::clone(&signal));
+        // The mutex is free while the merger waits at the condition variable, and before it has taken it.
+        while !(*signal.wanted.lock() || waker.is_asleep()) {
+            thread::yield_now();
+        }
+        waker.wake();
+        thread.join().unwrap();
+        assert!(!waker.is_asleep() && !*signal.wanted.lock());
     }
 }

@@ -115,3 +115,39 @@ impl Committer {
         inner.commit_queue();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OnDuplicate, Store, StoreConfig};
+
+    #[test]
+    fn what_waits_when_the_store_is_closed_or_dropped_is_committed() {
+        for close in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
+            let inner = Arc::clone(&store.inner);
+            let mut tickets = Vec::new();
+            // While this thread has the writer, nobody commits.
+            let closing = inner.with_writer("test", |_, _| {
+                for number in 0..10 {
+                    let mut batch = store.batch();
+                    batch.push(number.to_string(), &[1.0f32])?;
+                    tickets.push(store.append_async(batch, OnDuplicate::Error)?);
+                }
+                let end = move || if close { store.close() } else { Ok(drop(store)) };
+                let closing = std::thread::spawn(end);
+                inner.wait_for_close();
+                assert!(!tickets.iter().any(Ticket::is_done));
+                Ok(closing)
+            });
+            closing.unwrap().join().unwrap().unwrap();
+            assert!(tickets.iter().all(Ticket::is_done));
+            for ticket in tickets {
+                assert_eq!(ticket.wait().unwrap().entries, 1);
+            }
+            let reader = Store::open_read_only(dir.path().join("s")).unwrap();
+            assert_eq!(reader.snapshot().totals().entries, 10);
+        }
+    }
+}
