@@ -125,14 +125,17 @@ mod tests {
     fn what_waits_when_the_store_is_closed_or_dropped_is_committed() {
         for close in [false, true] {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
+            // A group takes 32 MiB: these two do not fit into one.
+            let (dim, rows) = (1 << 16, 80);
+            let store = Store::create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
             let inner = Arc::clone(&store.inner);
             let mut tickets = Vec::new();
             // While this thread has the writer, nobody commits.
             let closing = inner.with_writer("test", |_, _| {
-                for number in 0..10 {
+                for number in 0..2 {
                     let mut batch = store.batch();
-                    batch.push(number.to_string(), &[1.0f32])?;
+                    (0..rows)
+                        .try_for_each(|row| batch.push(format!("{number}/{row}"), &vec![1.0f32; dim]))?;
                     tickets.push(store.append_async(batch, OnDuplicate::Error)?);
                 }
                 let end = move || if close { store.close() } else { Ok(drop(store)) };
@@ -144,10 +147,10 @@ mod tests {
             closing.unwrap().join().unwrap().unwrap();
             assert!(tickets.iter().all(Ticket::is_done));
             for ticket in tickets {
-                assert_eq!(ticket.wait().unwrap().entries, 1);
+                assert_eq!(ticket.wait().unwrap().entries, rows);
             }
             let reader = Store::open_read_only(dir.path().join("s")).unwrap();
-            assert_eq!(reader.snapshot().totals().entries, 10);
+            assert_eq!(reader.snapshot().last_commit(), 2);
         }
     }
 }
