@@ -150,40 +150,43 @@ fn run(inner: &Inner, signal: &Signal) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
     use super::*;
 
-    /// Starts a merger's wait after a look at so many commits, and gives back once it waits.
-    fn waits(signal: &Arc<Signal>, commits: &Arc<AtomicUsize>, looked_at: usize) -> JoinHandle<()> {
-        let (theirs, commits) = (Arc::clone(signal), Arc::clone(commits));
-        let (begin, begins) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            begin.send(()).unwrap();
-            theirs.wait(&commits, looked_at);
+    /// How long a wait may take before that is taken for a hang.
+    const HANG: Duration = Duration::from_secs(300);
+
+    /// A thread that waits as a merger does after a look at so many commits, and tells when that ends.
+    fn waits(signal: &Arc<Signal>, commits: usize, looked_at: usize) -> Receiver<()> {
+        let (signal, (end, ends)) = (Arc::clone(signal), channel());
+        thread::spawn(move || {
+            signal.wait(&AtomicUsize::new(commits), looked_at);
+            end.send(()).unwrap();
         });
-        begins.recv().unwrap();
-        thread
+        ends
     }
 
     /// The last commits of a burst wake nobody: the wait that began before them ends by itself.
     #[test]
     fn commits_that_were_not_looked_at_end_the_wait() {
-        let (signal, commits) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(7)));
-        waits(&signal, &commits, 1).join().unwrap();
+        let signal = Arc::new(Signal::default());
+        waits(&signal, 7, 1).recv_timeout(HANG).expect("it looks again");
         assert!(!Waker(signal).is_asleep());
     }
 
     /// Where every commit was looked at, the wait has no end of its own, and says that the next commit has to end it.
     #[test]
     fn a_merger_that_has_seen_everything_says_that_it_sleeps() {
-        let (signal, commits) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(7)));
-        let thread = waits(&signal, &commits, 7);
+        let signal = Arc::new(Signal::default());
+        let ends = waits(&signal, 7, 7);
         let waker = Waker(Arc::clone(&signal));
-        // The mutex is free while the merger waits at the condition variable, and before it has taken it.
-        while !(*signal.wanted.lock() || waker.is_asleep()) {
+        while !waker.is_asleep() {
+            assert!(ends.try_recv().is_err(), "it does not sleep");
             thread::yield_now();
         }
         waker.wake();
-        thread.join().unwrap();
+        ends.recv_timeout(HANG).expect("it was woken");
         assert!(!waker.is_asleep() && !*signal.wanted.lock());
     }
 }
