@@ -1,4 +1,4 @@
-//! Merged files that are removed slowly, beside somebody who appends.
+//! Merged files that are removed slowly, beside a thread that appends.
 
 mod common;
 
@@ -25,7 +25,7 @@ struct Appends {
 }
 
 impl Appends {
-    /// It waits for a lock: who is refused once goes on without it.
+    /// It waits for a lock: an append that is refused once goes on without it.
     fn waits(&self) -> bool {
         self.refused.values().any(|times| *times > 1)
     }
@@ -43,7 +43,7 @@ impl Shared {
     /// While one file goes two appends come in, as long as appends do not wait.
     fn remove(&self, path: &Path) {
         let appends = self.0.lock().unwrap();
-        // Where the append merges by itself, nobody else appends.
+        // Where the append merges by itself, no other one comes in.
         let in_the_way = appends.thread == std::thread::current().id();
         if in_the_way || !path.parent().is_some_and(|dir| dir.ends_with("segments")) {
             return;

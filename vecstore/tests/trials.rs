@@ -41,7 +41,7 @@ fn trials_that_once_failed() {
 fn whatever_happens_the_store_agrees_with_a_map() {
     let wanted = std::env::var("VECSTORE_TRIALS").ok().map(|text| text.parse().expect("a number"));
     let usual = ProptestConfig::default();
-    // Where nobody asks for more, the same ones each time.
+    // Unless more are asked for, the same ones each time.
     let rng_seed = if wanted.is_none() && !is_full() { RngSeed::Fixed(1) } else { usual.rng_seed };
     let cases = wanted.unwrap_or(full_or(TRIALS.0, TRIALS.1));
     let config = ProptestConfig { cases, rng_seed, failure_persistence: None, ..usual };

@@ -1,4 +1,4 @@
-//! What the merger of a handle has looked at: it says so in the log, for those who debug it, and for tests.
+//! What the merger of a handle has looked at: the log has a line for each look.
 
 use std::collections::HashMap;
 use std::path::Path;

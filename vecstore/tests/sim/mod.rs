@@ -175,12 +175,12 @@ impl Held {
 #[derive(Clone)]
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
-    /// A call was made while somebody waits for one.
+    /// A call was made while there is a watcher.
     called: Arc<Condvar>,
     process: usize,
 }
 
-/// How long somebody waits for a call before that is taken for a hang.
+/// How long a wait for a call may take before that is a hang.
 const HANG: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for SimFs {
@@ -303,7 +303,7 @@ impl SimFs {
     pub fn hold_next(&self, kind: &'static str) -> Held {
         let ((tell, told), (go_on, may)) = (channel(), channel::<()>());
         self.before_next(kind, move || {
-            // Whoever holds it may be gone.
+            // The other end may be gone.
             let _ = tell.send(());
             let _ = may.recv();
         });
