@@ -48,6 +48,7 @@ fn work(dir: &str) -> Result<(), Box<dyn Error>> {
         }
         // When this returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of it.
         store.append(batch, OnDuplicate::Skip)?;
+        println!("{} more are stored", chunk.len());
     }
     Ok(store.close()?)
 }
@@ -65,16 +66,19 @@ fn embed(word: &str) -> [f32; DIM] {
 fn interrupt(dir: &str) -> Result<(), Box<dyn Error>> {
     let job = || Command::new(std::env::current_exe()?).args(["work", dir]).stdout(Stdio::piped()).spawn();
     let mut first = job()?;
-    let mut line = String::new();
-    BufReader::new(first.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
-    println!("first run:  {}", line.trim());
-    std::thread::sleep(Duration::from_millis(400));
+    let mut lines = BufReader::new(first.stdout.take().ok_or("no pipe")?).lines();
+    println!("first run:  {}", lines.next().ok_or("it says nothing")??);
+    // It is killed in the middle of what follows the first third.
+    for _ in 0..WORDS / BATCH / 3 {
+        lines.next().ok_or("it ended early")??;
+    }
     first.kill()?;
     first.wait()?;
     println!("killed; the store holds {} words", Store::open_read_only(dir)?.snapshot().totals().entries);
 
     let second = job()?.wait_with_output()?;
-    println!("second run: {}", String::from_utf8_lossy(&second.stdout).trim());
+    let said = String::from_utf8_lossy(&second.stdout);
+    println!("second run: {}", said.lines().next().unwrap_or_default());
     let totals = Store::open_read_only(dir)?.snapshot().totals();
     println!("now the store holds {} words in {} rows, none of them twice", totals.entries, totals.rows);
     if second.status.success() && totals.entries == WORDS as u64 && totals.rows == WORDS as u64 {

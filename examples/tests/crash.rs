@@ -47,6 +47,11 @@ fn dir() -> (tempfile::TempDir, PathBuf) {
     (place, dir)
 }
 
+/// How often something is tried: the first number with `VECSTORE_TESTS=full`, the second in plain `cargo test`.
+fn full_or(full: u32, sample: u32) -> u32 {
+    if std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full") { full } else { sample }
+}
+
 /// When to kill a writer.
 enum Moment {
     /// So long after its start.
@@ -75,6 +80,7 @@ fn write_and_kill(mut command: Command, moment: Moment) -> u64 {
             thread::sleep(pause);
         }
     }
+    // Either pause brings the kill somewhere into its work; any duration passes: what is asserted does not depend on where.
     child.kill().unwrap();
     while read_ack() {}
     let mut complaints = String::new();
@@ -131,12 +137,12 @@ fn no_store_is_an_empty_store() {
 
 #[test]
 fn a_killed_writer_loses_nothing_it_acknowledged() {
-    kill_again_and_again(&[], 26);
+    kill_again_and_again(&[], full_or(26, 12));
 }
 
 #[test]
 fn a_writer_killed_while_it_deletes_and_merges_loses_nothing_either() {
-    kill_again_and_again(&["--merge-every", "7", "--delete-every", "3"], 26);
+    kill_again_and_again(&["--merge-every", "7", "--delete-every", "3"], full_or(26, 12));
 }
 
 #[test]
@@ -147,7 +153,7 @@ fn a_writer_killed_while_it_backs_up_loses_nothing_and_the_backup_is_whole() {
     let backup = dir.with_file_name("crash.vecs.backup-W");
     let mut random = SplitMix64::new(6);
     let mut acknowledged = 0;
-    for _ in 0..20 {
+    for _ in 0..full_or(20, 8) {
         let moment = Moment::Acks(1 + random.below(9), Duration::from_micros(random.below(8_000)));
         let last = write_and_kill(writer(&dir, 1_000_000, &options), moment);
         assert!(last > acknowledged, "{last} again, after {acknowledged}");
@@ -184,7 +190,7 @@ fn several_writers_at_once_and_all_of_them_killed() {
     let (_place, dir) = dir();
     let mut random = SplitMix64::new(4);
     let mut acknowledged = [0; 4];
-    for _ in 0..6 {
+    for _ in 0..full_or(6, 4) {
         let moments: Vec<(u64, u64)> = (0..4).map(|_| (1 + random.below(8), random.below(5_000))).collect();
         thread::scope(|scope| {
             let handles: Vec<_> = ["A", "B", "C", "D"]
@@ -219,7 +225,7 @@ fn several_writers_at_once_and_all_of_them_killed() {
 
 #[test]
 fn several_writers_may_create_the_store() {
-    for _ in 0..10 {
+    for _ in 0..full_or(10, 4) {
         let (_place, dir) = dir();
         let children: Vec<Child> = ["A", "B", "C", "D"]
             .into_iter()
@@ -252,7 +258,8 @@ fn a_flipped_bit_anywhere_in_a_segment_is_noticed() {
     let mut random = SplitMix64::new(5);
     for segment in &segments {
         let whole = fs::read(segment).unwrap();
-        let mut positions: Vec<u64> = (0..40).map(|_| random.below(whole.len() as u64)).collect();
+        let mut positions: Vec<u64> =
+            (0..full_or(40, 10)).map(|_| random.below(whole.len() as u64)).collect();
         // The first and last bytes, and the padding before the rows.
         positions.extend([0, 4000, 4095, 4096, whole.len() as u64 - 1]);
         for position in positions {

@@ -36,7 +36,8 @@ fn resume_goes_on_where_it_was_killed() {
         line.trim().split(' ').next().unwrap().parse().unwrap()
     };
     assert_eq!(left("first run:"), 1000);
-    assert!((1..1000).contains(&left("second run:")), "{text}");
+    // A third was stored when it was killed, or more: the kill may come late.
+    assert!(left("second run:") <= 680, "{text}");
     assert!(text.contains("now the store holds 1000 words in 1000 rows"), "{text}");
 }
 

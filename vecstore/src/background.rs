@@ -118,6 +118,7 @@ fn run(inner: &Inner, signal: &Signal) {
         signal.wait(&inner.commits, looked_at);
         looked_at = inner.commits.load(Ordering::SeqCst);
         let outcome = inner.merge_in_background(&pace);
+        log::trace!("{}: looked for files to merge after {looked_at} commit(s)", inner.path.display());
         if matches!(outcome, Ok(false)) {
             // Somebody else is merging, and may not know of the last commits.
             looked_at = looked_at.wrapping_sub(1);
@@ -144,5 +145,48 @@ fn run(inner: &Inner, signal: &Signal) {
                 wait = (wait * 2).min(RETRY.1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// How long a wait may take before that is taken for a hang.
+    const HANG: Duration = Duration::from_secs(300);
+
+    /// A thread that waits as a merger does after a look at so many commits, and tells when that ends.
+    fn waits(signal: &Arc<Signal>, commits: usize, looked_at: usize) -> Receiver<()> {
+        let (signal, (end, ends)) = (Arc::clone(signal), channel());
+        thread::spawn(move || {
+            signal.wait(&AtomicUsize::new(commits), looked_at);
+            end.send(()).unwrap();
+        });
+        ends
+    }
+
+    /// The last commits of a burst wake nobody: the wait that began before them ends by itself.
+    #[test]
+    fn commits_that_were_not_looked_at_end_the_wait() {
+        let signal = Arc::new(Signal::default());
+        waits(&signal, 7, 1).recv_timeout(HANG).expect("it looks again");
+        assert!(!Waker(signal).is_asleep());
+    }
+
+    /// Where every commit was looked at, the wait has no end of its own, and says that the next commit has to end it.
+    #[test]
+    fn a_merger_that_has_seen_everything_says_that_it_sleeps() {
+        let signal = Arc::new(Signal::default());
+        let ends = waits(&signal, 7, 7);
+        let waker = Waker(Arc::clone(&signal));
+        while !waker.is_asleep() {
+            assert!(ends.try_recv().is_err(), "it does not sleep");
+            thread::yield_now();
+        }
+        waker.wake();
+        ends.recv_timeout(HANG).expect("it was woken");
+        assert!(!waker.is_asleep() && !*signal.wanted.lock());
     }
 }

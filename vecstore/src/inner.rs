@@ -228,6 +228,12 @@ impl Inner {
         self.queue.close();
     }
 
+    /// Waits until [`Inner::close_queue`] was called.
+    #[cfg(test)]
+    pub fn wait_for_close(&self) {
+        self.queue.wait_for_close();
+    }
+
     /// Commits a group of what is in the queue.
     fn lead(&self, leading: &Leading<'_>) -> Result<()> {
         let answered = self.with_writer("append", |writer, view| {

@@ -160,6 +160,15 @@ impl Queue {
         self.state.lock().closing = true;
         self.changed.notify_all();
     }
+
+    /// Waits until [`Queue::close`] was called.
+    #[cfg(test)]
+    pub fn wait_for_close(&self) {
+        let mut state = self.state.lock();
+        while !state.closing {
+            self.changed.wait(&mut state);
+        }
+    }
 }
 
 /// The right to commit what waits. Ends when it is dropped, also by a panic: somebody else then leads.

@@ -115,3 +115,42 @@ impl Committer {
         inner.commit_queue();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{OnDuplicate, Store, StoreConfig};
+
+    #[test]
+    fn what_waits_when_the_store_is_closed_or_dropped_is_committed() {
+        for close in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            // A group takes 32 MiB: these two do not fit into one.
+            let (dim, rows) = (1 << 16, 80);
+            let store = Store::create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
+            let inner = Arc::clone(&store.inner);
+            let mut tickets = Vec::new();
+            // While this thread has the writer, nobody commits.
+            let closing = inner.with_writer("test", |_, _| {
+                for number in 0..2 {
+                    let mut batch = store.batch();
+                    (0..rows)
+                        .try_for_each(|row| batch.push(format!("{number}/{row}"), &vec![1.0f32; dim]))?;
+                    tickets.push(store.append_async(batch, OnDuplicate::Error)?);
+                }
+                let end = move || if close { store.close() } else { Ok(drop(store)) };
+                let closing = std::thread::spawn(end);
+                inner.wait_for_close();
+                assert!(!tickets.iter().any(Ticket::is_done));
+                Ok(closing)
+            });
+            closing.unwrap().join().unwrap().unwrap();
+            assert!(tickets.iter().all(Ticket::is_done));
+            for ticket in tickets {
+                assert_eq!(ticket.wait().unwrap().entries, rows);
+            }
+            let reader = Store::open_read_only(dir.path().join("s")).unwrap();
+            assert_eq!(reader.snapshot().last_commit(), 2);
+        }
+    }
+}

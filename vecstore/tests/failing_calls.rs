@@ -3,7 +3,8 @@
 //! Whatever fails: the error is an ordinary one that names a path; nothing acknowledged is lost, not even by a power
 //! cut that follows; readers go on; and when the cause is gone, writing goes on without any tool.
 //!
-//! With `VECSTORE_ALL_FAULTS` every call of the long workload fails with every error, not with some of them.
+//! Plain `cargo test` tries a sample of these; `VECSTORE_TESTS=full` all of them, `VECSTORE_ALL_FAULTS` also every error for
+//! every call of the long workload.
 
 mod sim;
 
@@ -17,6 +18,7 @@ use sim::crashes::in_parallel;
 use sim::oracle::State;
 use sim::run::{DATED, Do, Run, STORE, options};
 use sim::start::Start;
+use sim::tier::{full_or, sampled};
 use sim::world::{Deed, Outcome, Step, World, difference, right_worlds};
 use sim::{Call, Fault, SHORT, SimFs};
 use vecstore::Error;
@@ -214,7 +216,8 @@ fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
 /// So many wrong outcomes are enough to look at; no more faults are tried then.
 const ENOUGH: usize = 20;
 
-/// Every call of a workload fails, in every way or in `some`.
+/// Every call of a workload fails, in every way or in `some`. A sample of these faults has no factor in common with the
+/// number of faults of a call, so that it goes through all of them.
 fn every_call_fails(what: &str, actions: &[Do], some: bool) {
     let start = Start::new();
     let (clean, _) = workload(start.disk(), actions, None);
@@ -222,12 +225,11 @@ fn every_call_fails(what: &str, actions: &[Do], some: bool) {
     let calls = clean.fs.calls();
     let first = calls.iter().position(|call| call.what == "lock").expect("it appends");
     assert!(calls.len() > 100, "only {} calls", calls.len());
-    let jobs: Vec<Fault> = (first..calls.len())
-        .flat_map(|at| {
-            let errors = errors_of(&calls[at], at, some).into_iter();
-            errors.flat_map(move |errno| [false, true].map(|lasting| Fault { at, errno, lasting }))
-        })
-        .collect();
+    let jobs = (first..calls.len()).flat_map(|at| {
+        let errors = errors_of(&calls[at], at, some).into_iter();
+        errors.flat_map(move |errno| [false, true].map(|lasting| Fault { at, errno, lasting }))
+    });
+    let jobs: Vec<Fault> = sampled(jobs, if some { 7 } else { 11 }, 0);
     let cuts = if some { 2 } else { 6 };
     let wrong = Mutex::new(Vec::new());
     in_parallel(|number| {
@@ -279,19 +281,17 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
         [Do::Open(0), Do::Append(0), Do::Backup(0), Do::Append(0)].iter().for_each(|action| run.act(*action));
         (run, other)
     };
-    let jobs: Vec<(Do, Fault, Call)> = ACTIONS
-        .iter()
-        .flat_map(|action| {
-            let (_run, mut other) = begin();
-            let before = other.fs.calls().len();
-            other.act(*action);
-            let calls = other.fs.calls();
-            (before..calls.len()).flat_map(move |at| {
-                let call = calls[at].clone();
-                [ENOSPC, EIO].map(|errno| (*action, Fault { at, errno, lasting: true }, call.clone()))
-            })
+    let jobs = ACTIONS.iter().flat_map(|action| {
+        let (_run, mut other) = begin();
+        let before = other.fs.calls().len();
+        other.act(*action);
+        let calls = other.fs.calls();
+        (before..calls.len()).flat_map(move |at| {
+            let call = calls[at].clone();
+            [ENOSPC, EIO].map(|errno| (*action, Fault { at, errno, lasting: true }, call.clone()))
         })
-        .collect();
+    });
+    let jobs: Vec<(Do, Fault, Call)> = sampled(jobs, 5, 1);
     let at_that_moment = AtomicUsize::new(0);
     in_parallel(|number| {
         let Some((action, fault, call)) = jobs.get(number) else { return false };
@@ -356,7 +356,7 @@ fn writing_commits_in_doubt_anew_may_be_interrupted() {
     let mut rng = Rng(11);
     for prefix in before..=history.log.len() {
         let right = right_worlds(&start.right, &run.steps, prefix);
-        for fates in history.fates(prefix, 32, &mut rng) {
+        for fates in history.fates(prefix, full_or(32, 8), &mut rng) {
             states += 1;
             let image = history.image(prefix, &fates, &mut rng);
             check(&SimFs::from_image(image), &right, rng.next())
@@ -364,7 +364,7 @@ fn writing_commits_in_doubt_anew_may_be_interrupted() {
         }
     }
     println!("commits in doubt written anew: {states} crash states");
-    assert!(states > 200, "{states}");
+    assert!(states > full_or(200, 60), "{states}");
 }
 
 /// A failed directory flush: the outcome is unknown, the handle is latched, and the next one writes the commits in

@@ -2,17 +2,37 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use common::hooked::Hooked;
+use common::looks;
 use common::small::{contents, create, create_again, put, segment_files};
 use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+/// How long to wait for something before that is taken for a hang.
+const HANG: Duration = Duration::from_secs(300);
+
+/// A callback that tells of merges, and where it does.
+fn merges() -> (impl Fn(&Event) + Send + Sync + 'static, Receiver<()>) {
+    let (tell, told) = channel();
+    let merged = move |event: &Event| {
+        if matches!(event, Event::Merged { .. }) {
+            let _ = tell.send(());
+        }
+    };
+    (merged, told)
+}
 
 /// A merger that meets the merge of another process looks again by itself when that is over: no commit has to wake it.
 #[test]
 fn a_merger_that_met_another_looks_again() {
+    looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = channel();
     let of_merges = move |event: &Event| match event {
         Event::Merged { .. } | Event::MergeFailed { .. } => drop(tell.send(event.clone())),
         _ => {}
@@ -26,12 +46,12 @@ fn a_merger_that_met_another_looks_again() {
     for i in 0..100 {
         put(&store, &format!("{i}"), i as f32);
     }
-    // Long enough for the merger to have met the lock after the last commit.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    // It has met the lock after the last commit, and again, although nothing has woken it.
+    looks::wait(&path, 100, 2);
     assert_eq!(store.snapshot().segments().count(), 100);
     assert!(told.try_iter().next().is_none(), "that others merge is nothing to tell of");
     others.unlock().unwrap();
-    let event = told.recv_timeout(std::time::Duration::from_secs(60)).expect("it looks again");
+    let event = told.recv_timeout(HANG).expect("it looks again");
     assert!(matches!(event, Event::Merged { segments: 64.., .. }), "{event}");
     assert_eq!(contents(&store).len(), 100);
     store.close().unwrap();
@@ -43,7 +63,7 @@ fn background_merging_keeps_files_few_while_threads_append_and_delete() {
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(2)).unwrap();
     let reader = Store::open_read_only(&path).unwrap();
-    let most = std::sync::atomic::AtomicUsize::new(0);
+    let most = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..2 {
             let (store, most, path) = (&store, &most, &path);
@@ -54,7 +74,7 @@ fn background_merging_keeps_files_few_while_threads_append_and_delete() {
                         store.delete(&[format!("{thread}/{}", (i + 75) % 150)]).unwrap();
                     }
                     if i % 50 == 0 {
-                        most.fetch_max(segment_files(path).len(), std::sync::atomic::Ordering::Relaxed);
+                        most.fetch_max(segment_files(path).len(), Ordering::Relaxed);
                     }
                 }
             });
@@ -127,21 +147,21 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
         let (store, done) = (&store, &done);
         scope.spawn(move || {
             let mut i = 20;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 put(store, &i.to_string(), 1.0);
                 i += 1;
             }
         });
         let merges = store.compact_full().unwrap().merges + store.compact().unwrap().merges;
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         assert!(merges <= 4, "{merges}");
     });
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
-/// Appends beside a full compaction of six files of 16 MiB and so many small ones. Says how many, how often newer files were
-/// merged meanwhile, and how many files there were at most.
-fn append_beside_a_long_merge(small: usize) -> (usize, usize, usize) {
+/// Appends so many times in the middle of a full compaction of six files of 4 MiB and so many small ones, and then on until
+/// it ends. Says how often newer files were merged meanwhile, and how many files there were at most.
+fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 1 << 15;
@@ -155,38 +175,57 @@ fn append_beside_a_long_merge(small: usize) -> (usize, usize, usize) {
         }
         store.append(batch, OnDuplicate::Error).unwrap();
     };
-    // Many steps of the merge below.
-    (0..6).for_each(|number| put(number, 128));
-    let first = 6 + small;
-    (6..first).for_each(|number| put(number, 1));
+    // Several steps of the merge below.
+    (0..6).for_each(|number| put(number, 32));
+    let mut number = 6 + small;
+    (6..number).for_each(|number| put(number, 1));
 
-    let within = Arc::new(Mutex::new(0));
+    let within = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&within);
-    let counting = options.clone().on_event(move |event| {
+    // Before its second piece the merge waits for the appends. What follows are more pieces than it makes between two looks.
+    let ((tell, in_the_middle), (go_on, may)) = (channel(), channel::<()>());
+    let once = Mutex::new(Some((tell, may)));
+    let pieces = AtomicUsize::new(0);
+    let fs = Hooked::new(move |call, path| {
+        let is_output = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tmp-merge-"));
+        if call == "write"
+            && is_output
+            && pieces.fetch_add(1, Ordering::SeqCst) == 1
+            && let Some((tell, may)) = once.lock().unwrap().take()
+        {
+            tell.send(()).unwrap();
+            may.recv().unwrap();
+        }
+    });
+    let counting = options.clone().vfs(fs).on_event(move |event| {
         if let Event::Merged { first, .. } = event {
-            *counted.lock().unwrap() += usize::from(*first > 1);
+            counted.fetch_add(usize::from(*first > 1), Ordering::SeqCst);
         }
     });
     let other = counting.open(&path).unwrap();
-    let (number, most) = std::thread::scope(|scope| {
+    let mut most = 0;
+    std::thread::scope(|scope| {
         let compaction = scope.spawn(|| other.compact_full().unwrap());
-        let (mut number, mut most) = (first, 0);
-        while !compaction.is_finished() {
+        in_the_middle.recv_timeout(HANG).unwrap();
+        let mut one_more = || {
             put(number, 1);
             number += 1;
             most = most.max(segment_files(&path).len());
+        };
+        (0..appends).for_each(|_| one_more());
+        go_on.send(()).unwrap();
+        while !compaction.is_finished() {
+            one_more();
         }
         assert_eq!(compaction.join().unwrap().merges, 1);
-        (number, most)
     });
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
-    let within = *within.lock().unwrap();
-    (number - first, within, most)
+    (within.load(Ordering::SeqCst), most)
 }
 
 #[test]
 fn files_stay_few_while_a_long_merge_is_under_way() {
-    let (_, _, most) = append_beside_a_long_merge(0);
+    let (_, most) = append_beside_a_long_merge(0, 160);
     // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
     assert!(most < 180 + 64 + 4, "{most} files");
 }
@@ -194,16 +233,9 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
 /// What the long merge is about to take the place of counts too: newer files have to be merged before there are many.
 #[test]
 fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
-    // On a busy machine most appends may come after the last look of the merge.
-    let tried: Vec<(usize, usize)> = (0..5)
-        .map(|_| {
-            let (appends, within, most) = append_beside_a_long_merge(104);
-            assert!(most < 180 + 64 + 4, "{most} files");
-            (appends, within)
-        })
-        .take_while(|(appends, within)| *within == 0 && *appends >= 75)
-        .collect();
-    assert!(tried.len() < 5, "appends, and merges meanwhile: {tried:?}");
+    let (within, most) = append_beside_a_long_merge(104, 60);
+    assert!(within > 0, "the appends would wait for the long merge");
+    assert!(most < 180 + 64 + 4, "{most} files");
 }
 
 /// Whoever appends lists commits now and then. A merge takes what is listed, and does not make him wait for a list of its own.
@@ -240,21 +272,19 @@ fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 4096;
-    let store = Store::create(&path, StoreConfig::new(dim)).unwrap();
+    let (merged, told) = merges();
+    let store = OpenOptions::new().on_event(merged).create(&path, StoreConfig::new(dim)).unwrap();
     let mut batch = store.batch();
     for i in 0..200 {
         batch.push(format!("{i}"), &vec![i as f32; dim]).unwrap();
     }
     store.append(batch, OnDuplicate::Error).unwrap();
-    let bytes = |store: &Store| store.refresh().unwrap().totals().bytes;
-    let before = bytes(&store);
+    let before = store.snapshot().totals().bytes;
     let keys: Vec<String> = (0..120).map(|i| format!("{i}")).collect();
     store.delete(&keys).unwrap();
-    let start = std::time::Instant::now();
-    while bytes(&store) > before / 2 {
-        assert!(start.elapsed() < std::time::Duration::from_secs(60), "{} of {before} bytes", bytes(&store));
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    told.recv_timeout(HANG).expect("it is merged by itself");
+    let after = Store::open_read_only(&path).unwrap().snapshot().totals().bytes;
+    assert!(after <= before / 2, "{after} of {before} bytes");
     assert_eq!(contents(&store).len(), 80);
     drop(store);
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
@@ -263,6 +293,7 @@ fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
 /// Commits wake the merger now and then, not each time: the last ones of a burst are merged all the same.
 #[test]
 fn what_the_end_of_a_burst_leaves_is_merged_too() {
+    looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -270,21 +301,14 @@ fn what_the_end_of_a_burst_leaves_is_merged_too() {
         put(&store, &format!("before {i}"), 1.0);
     }
     drop(store);
-    let (tell, told) = std::sync::mpsc::channel();
-    let store = OpenOptions::new()
-        .on_event(move |event| {
-            if matches!(event, Event::Merged { .. }) {
-                tell.send(()).ok();
-            }
-        })
-        .open(&path)
-        .unwrap();
+    let (merged, told) = merges();
+    let store = OpenOptions::new().on_event(merged).open(&path).unwrap();
     put(&store, "the first", 1.0);
-    // It has looked by now, and found nothing to do yet.
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    // It has looked, and found nothing to do yet.
+    looks::wait(&path, 1, 1);
     for i in 0..6 {
         put(&store, &format!("burst {i}"), 1.0);
     }
-    told.recv_timeout(std::time::Duration::from_secs(60)).expect("it is merged without another commit");
+    told.recv_timeout(HANG).expect("it is merged without another commit");
     assert_eq!(store.snapshot().totals().rows, 67);
 }

@@ -2,10 +2,12 @@
 //! open, flags of later versions.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
 use vecstore::{Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
@@ -24,6 +26,24 @@ struct LyingFs {
     swapped: AtomicBool,
     /// A bit of every new segment's data is written wrong, as long as this is set.
     garble: AtomicBool,
+    /// What happens before the next segment is created.
+    before: BeforeCreate,
+}
+
+/// Work for one moment.
+#[derive(Default)]
+struct BeforeCreate(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl fmt::Debug for BeforeCreate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BeforeCreate").finish_non_exhaustive()
+    }
+}
+
+impl LyingFs {
+    fn before_next_create(&self, work: impl FnOnce() + Send + 'static) {
+        *self.before.0.lock().unwrap() = Some(Box::new(work));
+    }
 }
 
 /// Writes the first byte of every piece wrong.
@@ -42,8 +62,12 @@ impl VfsFile for Garbling {
 
 impl Vfs for LyingFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        let file = RealFs.create_new(path)?;
         let of_segment = path.parent().is_some_and(|dir| dir.ends_with("segments"));
+        let before = if of_segment { self.before.0.lock().unwrap().take() } else { None };
+        if let Some(work) = before {
+            work();
+        }
+        let file = RealFs.create_new(path)?;
         Ok(if of_segment && self.garble.load(Ordering::SeqCst) { Box::new(Garbling(file)) } else { file })
     }
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
@@ -143,25 +167,30 @@ fn every_batch_of_a_failed_group_is_told_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (fs, store) = lying(&path);
-    put(&store, "first").unwrap();
-    fs.flush.store(true, Ordering::SeqCst);
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..4)
-            .map(|i| {
-                scope.spawn({
-                    let store = &store;
-                    move || put(store, &format!("{i}"))
-                })
-            })
-            .collect();
-        for thread in threads {
-            let outcome = thread.join().unwrap();
-            assert!(
-                matches!(outcome, Err(Error::OutcomeUnknown { .. } | Error::Latched { .. })),
-                "{outcome:?}"
-            );
-        }
+    // What comes in while one file is being made is the next group, whose flush fails.
+    let ((tell, is_held), (go_on, may)) = (channel(), channel::<()>());
+    let second = fs.clone();
+    fs.before_next_create(move || {
+        tell.send(()).unwrap();
+        may.recv().unwrap();
+        let fails = Arc::clone(&second);
+        second.before_next_create(move || fails.flush.store(true, Ordering::SeqCst));
     });
+    let one = |key: &str| {
+        let mut batch = store.batch();
+        batch.push(key, &[1.0f32]).unwrap();
+        store.append_async(batch, OnDuplicate::Skip).unwrap()
+    };
+    let first = one("first");
+    is_held.recv().unwrap();
+    let group = ["0", "1", "2", "3"].map(one);
+    go_on.send(()).unwrap();
+    assert_eq!(first.wait().unwrap().commit, Some(1));
+    for ticket in group {
+        let outcome = ticket.wait();
+        assert!(matches!(outcome, Err(Error::OutcomeUnknown { .. })), "{outcome:?}");
+    }
+    assert!(matches!(put(&store, "4"), Err(Error::Latched { .. })));
 }
 
 #[test]
@@ -191,9 +220,13 @@ fn a_store_that_is_replaced_while_open_is_not_written_to() {
     assert!(matches!(put(&store, "b"), Err(Error::Moved { .. })), "moved");
     let other = Store::create(&path, StoreConfig::new(1)).unwrap();
     assert!(matches!(put(&store, "c"), Err(Error::Moved { .. })), "replaced");
-    assert!(matches!(store.refresh(), Err(Error::Moved { .. })) || store.snapshot().contains("a").unwrap());
-    drop(store);
     put(&other, "x").unwrap();
+    // It may find out, or go on to show what it has; but nothing of the store that is in its place.
+    match store.refresh() {
+        Ok(seen) => assert_eq!(seen.missing(&["a", "x"]).unwrap(), [1]),
+        Err(error) => assert!(matches!(error, Error::Moved { .. }), "{error}"),
+    }
+    drop(store);
     drop(other);
     for (path, keys) in [(&path, 1), (&old, 1)] {
         assert_whole(path);
@@ -228,8 +261,15 @@ fn a_commit_that_went_away_is_not_numbered_again() {
     std::fs::remove_file(path.join("LOCK")).unwrap();
     let reader = Store::open_read_only(&path).unwrap();
     assert_eq!(reader.snapshot().last_commit(), 1, "who never saw it cannot know");
-    assert!(matches!(other.refresh(), Ok(_) | Err(Error::MissingSegment { .. })));
-    assert!(put(&other, "c").is_err());
+    // Who has seen it may find out, but never goes back to what was before it.
+    match other.refresh() {
+        Ok(seen) => assert_eq!(seen.missing(&["a", "b"]).unwrap(), [0usize; 0]),
+        Err(error) => assert!(matches!(error, Error::MissingSegment { .. } | Error::Moved { .. }), "{error}"),
+    }
+    for (store, key) in [(&other, "c"), (&store, "d")] {
+        let error = put(store, key).unwrap_err();
+        assert!(matches!(error, Error::Moved { .. }), "{error}");
+    }
     assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().count(), 1, "the number is not used again");
 }
 
@@ -414,7 +454,7 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
-    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = Arc::new(Mutex::new(Vec::new()));
     let listener = told.clone();
     let store = OpenOptions::new()
         .vfs(fs.clone())

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use sim::SimFs;
 use sim::oracle::{Change, DIM, State, Value};
 use sim::run::append;
+use sim::tier::full_or;
 use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
 
 #[derive(Clone, Debug)]
@@ -214,8 +216,15 @@ fn run(
     Ok(path)
 }
 
+/// So many cases as chance brings them; or in plain `cargo test` so many, the same ones each time.
+fn cases(all: u32, few: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    let rng_seed = full_or(usual.rng_seed, RngSeed::Fixed(1));
+    ProptestConfig { cases: full_or(all, few), rng_seed, failure_persistence: None, ..usual }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(256, 128))]
 
     #[test]
     fn two_handles_agree_with_a_map(ops in prop::collection::vec(op(), 1..40)) {
@@ -229,7 +238,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(12, 12))]
 
     /// The same on the real file system.
     #[test]

@@ -7,9 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use common::on_demand;
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
@@ -390,36 +388,4 @@ fn overlaps(path: &Path) -> usize {
         .iter()
         .filter(|fault| fault.section == "chain" && fault.detail.contains("overlaps that of"));
     overlap.count()
-}
-
-/// Appends go on while merged files are removed, however slowly, but not so that files become many.
-#[test]
-fn files_that_are_about_to_go_are_counted_where_appends_wait() {
-    for checkpoint_every in [usize::MAX, 8] {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let appended = Arc::new(AtomicUsize::new(0));
-        // While one file goes two come in, as long as appends do not wait.
-        let seen = Arc::clone(&appended);
-        let fs = Moving::before(move |kind, path| {
-            if kind == "remove" && path.parent().is_some_and(|dir| dir.ends_with("segments")) {
-                let (enough, began) = (seen.load(Ordering::SeqCst) + 2, Instant::now());
-                while seen.load(Ordering::SeqCst) < enough && began.elapsed() < Duration::from_millis(10) {
-                    std::thread::yield_now();
-                }
-            }
-        });
-        let options = OpenOptions::new().vfs(Arc::new(fs));
-        let store = options.create(&path, StoreConfig::new(1)).unwrap();
-        let most = (0..600).map(|i| {
-            put(&store, &i.to_string());
-            appended.fetch_add(1, Ordering::SeqCst);
-            if i % checkpoint_every == checkpoint_every - 1 {
-                store.checkpoint().unwrap();
-            }
-            std::fs::read_dir(path.join("segments")).unwrap().count()
-        });
-        let most = most.max().unwrap();
-        assert!(most < 200, "{most} files, a checkpoint every {checkpoint_every} commits");
-    }
 }

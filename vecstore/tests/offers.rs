@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use sim::run::STORE;
-use sim::scene::{EIO, ENOSPC, Process, Scene, assert_whole, batch, options, two, until, value};
+use sim::scene::{EIO, ENOSPC, Process, Scene, assert_whole, batch, options, two, value};
 use sim::{Misfortune, SimFs};
 use vecstore::vfs::Vfs;
 use vecstore::{Error, OnDuplicate, StoreConfig};
@@ -229,7 +229,7 @@ fn who_is_served_need_not_look_around() {
         let next = Process::new(&fs, options);
         let tries = next.tries();
         let of_next = next.offers(batch(&[&format!("next {key}")], 0.0), OnDuplicate::Skip);
-        until("a turn", || next.tries() > tries);
+        next.fs.until("a turn", || next.tries() > tries);
         let before = served.fs.calls().len();
         let outcome = served.offers(batch(&[key], 0.0), OnDuplicate::Skip);
         // After it has answered, it does nothing before the other one has been served: what that one needs is there by then.
@@ -264,7 +264,7 @@ fn who_reads_back_what_he_writes_does_not_offer() {
     let a = Process::new(&scene.fs, |fs| options(fs).verify_saves(true));
     let (tries, store) = (a.tries(), Arc::clone(&a.store));
     let of_a = std::thread::spawn(move || store.append(batch(&["a"], 1.0), OnDuplicate::Skip));
-    until("it waits", || a.tries() > tries + 1);
+    a.fs.until("it waits", || a.tries() > tries + 1);
     scene.go_on();
     assert_eq!(of_a.join().unwrap().unwrap().commit, Some(3));
     assert_eq!(a.letters(), 0);

@@ -6,12 +6,13 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use sim::run::STORE;
-use sim::scene::{EIO, Process, Scene, assert_whole, batch, options, two, until, value};
+use sim::scene::{EIO, Process, Scene, assert_whole, batch, options, two, value};
 use sim::{Misfortune, SimFs};
 use vecstore::{Error, OnDuplicate, OpenOptions};
 
+/// What it waits for goes on until the test says otherwise: any duration passes: a longer one takes longer.
 fn impatient(fs: &SimFs) -> OpenOptions {
-    options(fs).lock_timeout(Duration::from_millis(30))
+    options(fs).lock_timeout(Duration::from_millis(5))
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn whoever_is_told_that_he_was_served_is_in_no_doubt() {
     b.gives_up();
     let locks = || b.fs.calls_from(before).iter().filter(|call| call.what == "lock").count();
     let tried = locks();
-    until("it finds out", || locks() > tried + 2);
+    b.fs.until("it finds out", || locks() > tried + 2);
     finish.send(()).unwrap();
     of_a.join().unwrap().unwrap();
     let of_b = of_b.join().unwrap().unwrap();

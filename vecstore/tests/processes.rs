@@ -3,6 +3,7 @@
 //! The processes are this test program, started again to run only [`one_process`].
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -11,6 +12,10 @@ use vecstore::{Address, OnDuplicate, OpenOptions, Store, StoreConfig};
 const STORE: &str = "VECSTORE_TEST_STORE";
 const NAME: &str = "VECSTORE_TEST_NAME";
 const OPERATIONS: u64 = 150;
+/// Operations between two lines of a process.
+const LINE_EVERY: u64 = 10;
+/// How these lines end.
+const OPERATION: &str = "operations";
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 struct Random(u64);
@@ -79,6 +84,10 @@ fn one_process() {
             }
             _ => store = Store::open(&path).unwrap(),
         }
+        if number % LINE_EVERY == 0 {
+            // Not by `println`, which the test's harness keeps to itself.
+            writeln!(std::io::stdout(), "{number} {OPERATION}").unwrap();
+        }
     }
     store.close().unwrap();
     let lines: Vec<String> =
@@ -102,28 +111,34 @@ fn three_processes_agree_with_their_maps_and_with_each_other() {
     let path = dir.path().join("s");
     Store::create(&path, StoreConfig::new(2)).unwrap().close().unwrap();
     let names = ["a", "bb", "ccc"];
-    let children: Vec<_> = names.iter().map(|name| start(&path, name)).collect();
+    let mut children: Vec<_> = names.iter().map(|name| start(&path, name)).collect();
 
-    // Readers and backups go on meanwhile: every snapshot is whole.
+    // Readers and backups go on meanwhile: every snapshot is whole. The last of the lines come when there is still much to do.
     let watcher = OpenOptions::new().open(&path).unwrap();
+    let mut said = String::new();
+    let mut lines = BufReader::new(children[0].stdout.take().unwrap());
     for _ in 0..10 {
+        let before = said.len();
+        while !said[before..].trim_end().ends_with(OPERATION) {
+            assert!(lines.read_line(&mut said).unwrap() > 0, "it ended before its time: {said}");
+        }
         let snapshot = watcher.refresh().unwrap();
         let mut keys: Vec<&[u8]> = snapshot.iter().map(|entry| entry.unwrap().key()).collect();
         let count = keys.len();
         keys.sort_unstable();
         keys.dedup();
         assert_eq!((keys.len(), snapshot.totals().entries), (count, count as u64));
-        std::thread::sleep(std::time::Duration::from_millis(30));
     }
     let backup = path.with_extension("backup");
     watcher.backup(&backup).unwrap();
     assert!(vecstore::verify(&backup, |_| {}).unwrap().is_whole());
 
+    lines.read_to_string(&mut said).unwrap();
     for child in children {
         let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.push_str(&String::from_utf8_lossy(&output.stdout));
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(said.contains("1 passed"), "{said}");
+        assert!(std::mem::take(&mut said).contains("1 passed"));
     }
     let snapshot = watcher.refresh().unwrap();
     let mut expected: BTreeMap<String, (f32, String)> = BTreeMap::new();

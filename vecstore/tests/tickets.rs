@@ -2,8 +2,8 @@
 
 mod sim;
 
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sim::run::STORE;
@@ -54,22 +54,39 @@ fn batches_are_committed_in_order_and_share_flushes() {
     assert_eq!(segments, 2, "for 40 batches");
 }
 
+/// Notes before each of the calls that make a batch durable whether its ticket says that it is done.
+fn note_done(fs: &SimFs, kinds: &'static [&'static str], ticket: &Arc<Mutex<Option<Ticket>>>, noted: &Noted) {
+    let Some((kind, rest)) = kinds.split_first() else { return };
+    let (then, ticket, noted) = (fs.clone(), Arc::clone(ticket), Arc::clone(noted));
+    fs.before_next(kind, move || {
+        let is_done = ticket.lock().unwrap().as_ref().is_none_or(Ticket::is_done);
+        noted.lock().unwrap().push((*kind, is_done));
+        note_done(&then, rest, &ticket, &noted);
+    });
+}
+
+type Noted = Arc<Mutex<Vec<(&'static str, bool)>>>;
+
 #[test]
 fn nothing_is_said_to_be_done_before_it_is_durable() {
     let fs = SimFs::new();
     let store = store(&fs);
     for number in 0..20 {
         let key = format!("key {number}");
-        let before = fs.calls().len();
+        let (shared, noted) = (Arc::new(Mutex::new(None)), Noted::default());
+        let held = fs.hold_next("create");
         let ticket = store.append_async(one(&key), OnDuplicate::Error).unwrap();
-        while !ticket.is_done() {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        let calls = fs.calls_from(before);
-        let at = |what: &str| calls.iter().rposition(|call| call.what == what).unwrap();
-        assert!(at("flush") < at("rename") && at("rename") < at("flush directory"), "{calls:?}");
-        assert!(store.snapshot().contains(&key).unwrap(), "visible, too");
+        assert!(!ticket.is_done());
+        *shared.lock().unwrap() = Some(ticket);
+        held.there();
+        note_done(&fs, &["flush", "rename", "flush directory"], &shared, &noted);
+        drop(held);
+        fs.until("it is flushed", || noted.lock().unwrap().len() == 3);
+        let ticket = shared.lock().unwrap().take().unwrap();
         assert_eq!(ticket.wait().unwrap().entries, 1);
+        let expected = [("flush", false), ("rename", false), ("flush directory", false)];
+        assert_eq!(*noted.lock().unwrap(), expected);
+        assert!(store.snapshot().contains(&key).unwrap(), "visible, too");
     }
 }
 
@@ -78,12 +95,17 @@ fn each_ticket_has_its_own_outcome() {
     let fs = SimFs::new();
     let store = store(&fs);
     store.append(one("there"), OnDuplicate::Error).unwrap();
-    fs.slow_flushes(Duration::from_millis(20));
+    // What comes in while another file is being made is one group.
+    let held = fs.hold_next("create");
+    let before = store.append_async(one("before"), OnDuplicate::Error).unwrap();
+    held.there();
     let again = store.append_async(one("there"), OnDuplicate::Error).unwrap();
     let skipped = store.append_async(one("there"), OnDuplicate::Skip).unwrap();
     let new = store.append_async(one("new"), OnDuplicate::Error).unwrap();
     let empty = store.append_async(store.batch(), OnDuplicate::Error).unwrap();
-    assert!(empty.is_done());
+    assert!(empty.is_done() && !again.is_done() && !skipped.is_done() && !new.is_done());
+    drop(held);
+    assert_eq!(before.wait().unwrap().entries, 1);
     assert!(matches!(again.wait(), Err(Error::DuplicateKey { .. })));
     assert_eq!(skipped.wait().unwrap().skipped, 1);
     assert_eq!(new.wait().unwrap().entries, 1);
@@ -153,10 +175,13 @@ fn closing_and_dropping_commit_what_waits() {
     for close in [false, true] {
         let fs = SimFs::new();
         let store = store(&fs);
-        fs.slow_flushes(Duration::from_millis(5));
+        let held = fs.hold_next("create");
         let tickets: Vec<Ticket> = (0..10)
             .map(|number| store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap())
             .collect();
+        // All of them wait, or are being committed.
+        held.there();
+        drop(held);
         if close {
             store.close().unwrap();
         } else {
@@ -175,12 +200,16 @@ fn closing_and_dropping_commit_what_waits() {
 fn a_ticket_nobody_waits_for_is_committed_all_the_same() {
     let fs = SimFs::new();
     let store = store(&fs);
+    let before = fs.call_count();
     drop(store.append_async(one("a"), OnDuplicate::Error).unwrap());
-    let start = std::time::Instant::now();
-    while !store.snapshot().contains("a").unwrap() {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // It gives the lock back when it has named the segment, and flushed the name.
+    fs.until("a commit", || {
+        let calls = fs.calls_from(before);
+        let mut then = calls.iter().skip_while(|call| call.what != "rename");
+        then.any(|call| call.what == "unlock" && call.path.ends_with("LOCK"))
+    });
+    let reader = sim::run::options(&fs.other_process()).read_only(true).open(STORE).unwrap();
+    assert!(reader.snapshot().contains("a").unwrap());
 }
 
 #[test]

@@ -1,21 +1,28 @@
 //! Things that happen at the wrong moment: somebody dies between a name and its flush, merges what another sees as it
 //! was, clears away what another is building.
 
+mod common;
 mod sim;
 
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::hooked::Hooked;
+use common::looks;
 use sim::SimFs;
 use sim::moment::{power_cut, put};
 use sim::run::{BACKUP, STORE, options};
 use vecstore::vfs::Vfs;
 use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
+/// How long to wait for something before that is taken for a hang.
+const HANG: Duration = Duration::from_secs(300);
+
 #[test]
 fn what_another_handle_rewrote_is_taken_over_once() {
+    looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 512;
@@ -36,24 +43,40 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     let told = Arc::clone(&checkpoints);
     let count =
         move |event: &Event| *told.lock().unwrap() += u32::from(matches!(event, Event::Checkpoint { .. }));
-    let second = OpenOptions::new().on_event(count).open(&path).unwrap();
+    // Its merger has met the lock, and does not go on before the test says so.
+    let ((tell, has_met), (go_on, may)) = (channel(), channel::<()>());
+    let once = Mutex::new(Some((tell, may)));
+    let fs = Hooked::new(move |call, path| {
+        if call == "refused"
+            && path.ends_with("LOCK.merge")
+            && let Some((tell, may)) = once.lock().unwrap().take()
+        {
+            tell.send(()).unwrap();
+            may.recv().unwrap();
+        }
+    });
+    let second = OpenOptions::new().vfs(fs).on_event(count).open(&path).unwrap();
     replace(&second, 900);
-    std::thread::sleep(Duration::from_millis(100));
+    has_met.recv_timeout(HANG).unwrap();
     drop(merger);
     // A third one rewrites it.
-    let third = Store::open(&path).unwrap();
+    let (tell, rewritten) = channel();
+    let merged = move |event: &Event| {
+        if matches!(event, Event::Merged { .. }) {
+            let _ = tell.send(());
+        }
+    };
+    let third = OpenOptions::new().on_event(merged).open(&path).unwrap();
     put(&third, "0").unwrap();
-    let rewritten = path.join("segments/0000000001-0000000001.1.npy");
-    let start = Instant::now();
-    while !rewritten.exists() {
-        assert!(start.elapsed() < Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    rewritten.recv_timeout(HANG).unwrap();
     drop(third);
+    assert!(path.join("segments/0000000001-0000000001.1.npy").exists());
     *checkpoints.lock().unwrap() = 0;
+    go_on.send(()).unwrap();
     for i in 0..20 {
         put(&second, &format!("new {i}")).unwrap();
-        std::thread::sleep(Duration::from_millis(20));
+        // It had made one commit before.
+        looks::wait(&path, i + 2, 1);
     }
     let checkpoints = *checkpoints.lock().unwrap();
     assert!(checkpoints <= 2, "{checkpoints} checkpoints for 20 commits");
@@ -206,7 +229,7 @@ fn during_an_append(
         done.send(()).unwrap();
     });
     let appended = put(&store, "1");
-    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+    is_done.recv_timeout(HANG).unwrap();
     (fs, appended)
 }
 

@@ -1,12 +1,14 @@
 //! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while somebody merges, flushes fail or the
 //! power does.
 
+mod common;
 mod sim;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use common::looks;
 use sim::crash::Rng;
 use sim::moment::{power_cut, put};
 use sim::run::{BACKUP, STORE, options};
@@ -35,6 +37,7 @@ fn a_backup_with_files_beyond_its_manifest_can_be_compacted() {
 
 #[test]
 fn a_backup_that_was_only_opened_stays_one() {
+    looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(2)).unwrap();
@@ -43,7 +46,7 @@ fn a_backup_that_was_only_opened_stays_one() {
     let backup = Store::open(&dest).unwrap();
     // Nothing to write; and something to merge.
     put(&backup, "0").unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    looks::wait(&dest, 1, 1);
     drop(backup);
     put(&store, "more").unwrap();
     assert_eq!(store.backup(&dest).unwrap().kept, 70);
@@ -60,7 +63,7 @@ fn pinned_files_do_not_hold_up_appends() {
     let told = Arc::clone(&failed);
     let second = on_demand
         .clone()
-        .lock_timeout(Duration::from_secs(2))
+        .lock_timeout(Duration::ZERO)
         .on_event(move |event| {
             if let Event::MergeFailed { error, .. } = event {
                 told.lock().unwrap().push(error.to_string());

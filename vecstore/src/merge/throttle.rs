@@ -33,6 +33,8 @@ pub(crate) struct Pace {
     pub commits: Option<Rc<Watch>>,
     /// Rest even when nobody commits.
     pub always: bool,
+    /// How long a commit is taken for a sign of further ones.
+    pub recent: Duration,
     /// What this costs those who commit.
     pub share: Rc<RefCell<Share>>,
     /// Give up.
@@ -48,6 +50,7 @@ impl Pace {
             rest: 0.0,
             commits: None,
             always: true,
+            recent: RECENT,
             share: Rc::default(),
             stop: Arc::default(),
             hurry: Arc::default(),
@@ -117,7 +120,7 @@ impl<'p> Pacer<'p> {
         let (then, before) = self.since.replace((now, counter));
         if counter != before || counter.is_none() {
             self.commit.set(Some(now));
-        } else if self.commit.get().is_some_and(|commit| now - commit >= RECENT) {
+        } else if self.commit.get().is_some_and(|commit| now - commit >= self.pace.recent) {
             self.commit.set(None);
         }
         self.signals.gentle.store(self.is_gentle(), Ordering::Relaxed);
@@ -261,6 +264,7 @@ mod tests {
         let pacer = Pacer::new(&pace, &mut between);
         let start = Instant::now();
         for _ in 0..4 {
+            // Work; any duration passes: the longer it takes, the longer is the rest.
             std::thread::sleep(Duration::from_millis(2));
             pacer.worked(SHORT_STEP / 2);
         }
@@ -274,6 +278,7 @@ mod tests {
             let before = naps();
             let mut between = || ();
             let pacer = Pacer::new(&pace, &mut between);
+            // Work; any duration passes: it would be rested for an hour per millisecond.
             std::thread::sleep(Duration::from_millis(1));
             pacer.worked(LONG_STEP);
             assert_eq!(naps(), before, "it does not rest");
@@ -294,16 +299,19 @@ mod tests {
         lock.raise();
         lock.release();
         let start = Instant::now();
+        // Work; any duration passes: the rest is cut to the longest there is.
         std::thread::sleep(Duration::from_millis(1));
         pacer.worked(LONG_STEP);
         assert!(start.elapsed() >= LONGEST_REST, "somebody committed");
     }
 
-    /// Notes how much is written at once; somebody commits at some call, and never again.
+    /// Notes how much is written at once; somebody commits at some call, and at a later one that is long ago.
     struct Noting<'a> {
         sizes: Vec<usize>,
         commits_at: usize,
+        past_at: usize,
         lock: &'a mut crate::lock::Lock,
+        pacer: &'a Pacer<'a>,
     }
 
     impl VfsFile for Noting<'_> {
@@ -312,6 +320,9 @@ mod tests {
             if self.sizes.len() == self.commits_at {
                 self.lock.raise();
                 self.lock.release();
+            }
+            if self.sizes.len() == self.past_at {
+                self.pacer.commit.set(None);
             }
             Ok(())
         }
@@ -328,20 +339,20 @@ mod tests {
         let mut lock = crate::lock::Lock::open(&crate::vfs::RealFs, &path, "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &path));
-        let pace = Pace { rest: 1e-9, commits: Some(watch), always: false, ..Pace::full_speed() };
+        // Only the double says when the commit is long ago.
+        let (always, recent) = (false, Duration::MAX);
+        let pace = Pace { rest: 1e-9, commits: Some(watch), always, recent, ..Pace::full_speed() };
         let mut between = || ();
         let pacer = Pacer::new(&pace, &mut between);
-        let mut noting = Noting { sizes: Vec::new(), commits_at: 2, lock: &mut lock };
-        Throttled::new(&mut noting, &pacer).write_all(&vec![0; 4 * LONG_STEP]).unwrap();
         let first = LONG_STEP / PIECE;
+        let (commits_at, past_at) = (2, first + 3);
+        let mut noting = Noting { sizes: Vec::new(), commits_at, past_at, lock: &mut lock, pacer: &pacer };
+        Throttled::new(&mut noting, &pacer).write_all(&vec![0; 4 * LONG_STEP]).unwrap();
         assert_eq!(noting.sizes[..first], vec![PIECE; first], "until it is noticed");
-        assert_eq!(noting.sizes[first], SHORT_STEP);
-        // On a slow machine it is over before the end: then pieces end again where huge pages do.
-        let mut at = 0;
-        for size in &noting.sizes {
-            assert!(*size == SHORT_STEP || (at + size) % PIECE == 0, "{:?}", noting.sizes);
-            at += size;
-        }
-        assert_eq!(at, 4 * LONG_STEP);
+        assert_eq!(noting.sizes[first..past_at], [SHORT_STEP; 3]);
+        // Pieces end again where huge pages do.
+        assert_eq!(noting.sizes[past_at], PIECE - SHORT_STEP);
+        assert!(noting.sizes[past_at + 1..].iter().all(|size| *size == PIECE), "{:?}", noting.sizes);
+        assert_eq!(noting.sizes.iter().sum::<usize>(), 4 * LONG_STEP);
     }
 }

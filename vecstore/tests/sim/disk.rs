@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use super::{Ino, Node, Op, Process, Room, crash};
 
@@ -23,7 +22,9 @@ pub(super) struct Disk {
     pub open: Vec<(Ino, Weak<()>)>,
     pub handles: u64,
     pub processes: Vec<Process>,
-    pub flush_takes: Duration,
+    /// Calls of all processes, and how many wait for one.
+    pub called: u64,
+    pub watchers: usize,
     pub room: Option<Room>,
 }
 
@@ -43,7 +44,8 @@ impl Disk {
             open: Vec::new(),
             handles: 0,
             processes: vec![Process::default()],
-            flush_takes: Duration::ZERO,
+            called: 0,
+            watchers: 0,
             room: None,
         }
     }

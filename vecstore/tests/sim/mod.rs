@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod run;
 pub mod scene;
 pub mod start;
+pub mod tier;
 pub mod trial;
 pub mod world;
 
@@ -27,7 +28,8 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use disk::Disk;
@@ -156,12 +158,30 @@ impl fmt::Debug for Process {
     }
 }
 
+/// A process that stops before a call, until this is dropped.
+pub struct Held {
+    told: Receiver<()>,
+    _go_on: Sender<()>,
+}
+
+impl Held {
+    /// Waits until it has got there.
+    pub fn there(&self) {
+        self.told.recv_timeout(HANG).expect("it makes that call");
+    }
+}
+
 /// The simulated disk as one process sees it.
 #[derive(Clone)]
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
+    /// A call was made while there is a watcher.
+    called: Arc<Condvar>,
     process: usize,
 }
+
+/// How long a wait for a call may take before that is a hang.
+const HANG: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for SimFs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,7 +198,7 @@ impl SimFs {
 
     /// A disk after a start of the machine: everything there is durable, nobody holds a lock.
     pub fn from_image(image: Vec<Node>) -> Self {
-        SimFs { disk: Arc::new(Mutex::new(Disk::new(image))), process: 0 }
+        SimFs { disk: Arc::new(Mutex::new(Disk::new(image))), called: Arc::default(), process: 0 }
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
@@ -189,7 +209,8 @@ impl SimFs {
     pub fn other_process(&self) -> Self {
         let mut disk = self.disk();
         disk.processes.push(Process::default());
-        SimFs { disk: Arc::clone(&self.disk), process: disk.processes.len() - 1 }
+        let process = disk.processes.len() - 1;
+        SimFs { disk: Arc::clone(&self.disk), called: Arc::clone(&self.called), process }
     }
 
     /// Makes a call of this process fail; `None` lifts the fault.
@@ -261,9 +282,32 @@ impl SimFs {
         self.disk().processes[self.process].calls.get(first..).unwrap_or_default().to_vec()
     }
 
-    /// Makes flushes of files slow, so that threads meet at the commit lock.
-    pub fn slow_flushes(&self, takes: Duration) {
-        self.disk().flush_takes = takes;
+    /// Waits until something is so that calls of processes bring about: it is looked at again after each of them.
+    pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        self.disk().watchers += 1;
+        loop {
+            let seen = self.disk().called;
+            if is_so() {
+                break;
+            }
+            let disk = self.disk();
+            let waited = self.called.wait_timeout_while(disk, HANG, |disk| disk.called == seen);
+            let (disk, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            drop(disk);
+            assert!(!timeout.timed_out(), "{what}");
+        }
+        self.disk().watchers -= 1;
+    }
+
+    /// Stops this process before its next call of a kind, until what is given back is dropped.
+    pub fn hold_next(&self, kind: &'static str) -> Held {
+        let ((tell, told), (go_on, may)) = (channel(), channel::<()>());
+        self.before_next(kind, move || {
+            // The other end may be gone.
+            let _ = tell.send(());
+            let _ = may.recv();
+        });
+        Held { told, _go_on: go_on }
     }
 
     /// Number of changes recorded so far.
@@ -330,6 +374,11 @@ impl SimFs {
             return (disk, Err(io::Error::other("this process was killed")));
         }
         process.calls.push(Call { what, path: path.to_owned() });
+        disk.called += 1;
+        if disk.watchers > 0 {
+            self.called.notify_all();
+        }
+        let process = &disk.processes[self.process];
         let hit = |fault: &Fault| fault.at == number || fault.lasting && fault.at < number;
         // Only a record can be read in part: everything else is read whole or not at all.
         let fits = |fault: &Fault| fault.errno != SHORT || what == "read record";

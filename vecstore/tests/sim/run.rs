@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 use std::time::Duration;
 
-use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
+use vecstore::{
+    Batch, Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Ticket,
+};
 
 use super::SimFs;
 use super::damage::Hit;
@@ -42,12 +44,8 @@ fn settings(store: &Store) -> (BTreeMap<String, String>, Option<u8>) {
     (store.settings(), store.fingerprint().map(|fingerprint| fingerprint.id()[0]))
 }
 
-/// Adds entries to a batch of this store and appends it.
-pub fn append(
-    store: &Store,
-    policy: OnDuplicate,
-    entries: &[(String, Option<Value>)],
-) -> Result<vecstore::Appended, Error> {
+/// A batch of this store with these entries.
+fn batch(store: &Store, entries: &[(String, Option<Value>)]) -> Result<Batch, Error> {
     let mut batch = store.batch();
     for (key, value) in entries {
         match value {
@@ -60,7 +58,16 @@ pub fn append(
             None => batch.delete(key)?,
         }
     }
-    store.append(batch, policy)
+    Ok(batch)
+}
+
+/// Appends a batch with these entries.
+pub fn append(
+    store: &Store,
+    policy: OnDuplicate,
+    entries: &[(String, Option<Value>)],
+) -> Result<vecstore::Appended, Error> {
+    store.append(batch(store, entries)?, policy)
 }
 
 /// One operation of a workload; the number is the handle's.
@@ -70,7 +77,7 @@ pub enum Do {
     Open(usize),
     /// Two keys nobody has used.
     Append(usize),
-    /// The same from several threads at once.
+    /// Several such batches at once.
     Together(usize),
     /// The newest key again, and one nobody has used.
     Replace(usize),
@@ -373,30 +380,41 @@ impl Run {
         Ok(())
     }
 
-    /// Appends from several threads at once.
-    pub fn append_together(&mut self, handle: usize, threads: usize) {
-        let batches: Vec<Entries> = (0..threads).map(|_| vec![self.fresh(), self.fresh()]).collect();
+    /// Appends several batches at once: the first is held in the middle of its commit until the others wait, so that those
+    /// share the next file.
+    pub fn append_together(&mut self, handle: usize, count: usize) {
+        let batches: Vec<Entries> = (0..count).map(|_| vec![self.fresh(), self.fresh()]).collect();
         let Some(store) = self.stores.get(&handle) else { return };
         let fs = &self.fs;
         let started = fs.changes();
-        let start = Barrier::new(threads);
-        let start = &start;
-        // Whoever comes first is still at work when the others have come.
-        fs.slow_flushes(Duration::from_millis(1));
+        let held = fs.hold_next("create");
         let appended: Vec<(Entries, Result<(), Error>, usize)> = std::thread::scope(|scope| {
-            let appends: Vec<_> = batches
-                .into_iter()
+            let mut batches = batches.into_iter();
+            let first = batches.next().map(|entries| {
+                scope.spawn(move || {
+                    let result = append(store, OnDuplicate::Error, &entries).map(drop);
+                    (entries, result, fs.changes())
+                })
+            });
+            held.there();
+            // The others do not begin before it is known when the first was acknowledged.
+            let second = fs.hold_next("create");
+            let others: Vec<(Entries, Result<Ticket, Error>)> = batches
                 .map(|entries| {
-                    scope.spawn(move || {
-                        start.wait();
-                        let result = append(store, OnDuplicate::Error, &entries).map(drop);
-                        (entries, result, fs.changes())
-                    })
+                    let batch = batch(store, &entries);
+                    let ticket = batch.and_then(|batch| store.append_async(batch, OnDuplicate::Error));
+                    (entries, ticket)
                 })
                 .collect();
-            appends.into_iter().map(|append| append.join().expect("no panic")).collect()
+            drop(held);
+            let first = first.map(|first| first.join().expect("no panic"));
+            drop(second);
+            let others = others.into_iter().map(|(entries, ticket)| {
+                let result = ticket.and_then(Ticket::wait).map(drop);
+                (entries, result, fs.changes())
+            });
+            first.into_iter().chain(others).collect()
         });
-        fs.slow_flushes(Duration::ZERO);
         for (entries, result, at) in appended {
             let deed = self.deed(handle, Change::Append(OnDuplicate::Error, entries));
             self.note(Do::Together(handle), Some(deed), started, result);

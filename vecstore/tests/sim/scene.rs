@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vecstore::{Appended, Batch, OnDuplicate, OpenOptions, Store, StoreConfig};
 
@@ -25,14 +25,6 @@ pub fn batch(keys: &[&str], value: f32) -> Batch {
     let mut batch = Batch::new(1, vecstore::DType::F32);
     keys.iter().for_each(|key| batch.push(key, &[value]).unwrap());
     batch
-}
-
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }
 
 /// A process that has a store open.
@@ -63,7 +55,7 @@ impl Process {
     pub fn offers(&self, batch: Batch, policy: OnDuplicate) -> Outcome {
         let (before, store) = (self.letters(), Arc::clone(&self.store));
         let outcome = std::thread::spawn(move || store.append(batch, policy));
-        until("an offer", || self.letters() >= before + 2);
+        self.fs.until("an offer", || self.letters() >= before + 2);
         outcome
     }
 
@@ -75,7 +67,7 @@ impl Process {
         let withdraws = |call: &Call| {
             call.what == "unlock" && !call.path.ends_with("LOCK") && !call.path.ends_with("LOCK.turn")
         };
-        until("it gives up", || self.fs.calls_from(before).iter().any(withdraws));
+        self.fs.until("it gives up", || self.fs.calls_from(before).iter().any(withdraws));
     }
 
     /// The same, and it has the turn at the lock, so that nobody gets it before.
@@ -83,7 +75,7 @@ impl Process {
         let outcome = self.offers(batch, policy);
         // It has tried once before it offered.
         let tries = self.tries();
-        until("a turn", || self.tries() > tries);
+        self.fs.until("a turn", || self.tries() > tries);
         outcome
     }
 }
