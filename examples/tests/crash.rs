@@ -73,14 +73,15 @@ fn write_and_kill(mut command: Command, moment: Moment) -> u64 {
         last = number.unwrap_or(last);
         number.is_some()
     };
-    match moment {
-        Moment::Time(pause) => thread::sleep(pause),
+    let pause = match moment {
+        Moment::Time(pause) => pause,
         Moment::Acks(count, pause) => {
             (0..count).for_each(|_| assert!(read_ack()));
-            thread::sleep(pause);
+            pause
         }
-    }
-    // Either pause brings the kill somewhere into its work; any duration passes: what is asserted does not depend on where.
+    };
+    // Brings the kill somewhere into the writer's work; any duration passes: what is asserted does not depend on where.
+    thread::sleep(pause);
     child.kill().unwrap();
     while read_ack() {}
     let mut complaints = String::new();
