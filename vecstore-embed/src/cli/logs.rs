@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use vecstore_embed::runs::{LogLine, log_lines};
+use vecstore_embed::runs::{LogLine, log_lines, older_lines};
 
 use super::output::{Failure, Outcome, find_run, print, runs_of, shown};
 
@@ -57,17 +57,11 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
 
 /// Prints lines as they come, until the run has ended and all are printed.
 fn follow(path: &Path, human: bool, is_live: &dyn Fn() -> bool) -> Result<(), Failure> {
-    let (mut reader, mut at) = (None::<(BufReader<File>, u64)>, 0);
-    for line in log_lines(path) {
+    // The newest file is read from its beginning, by the handle that goes on: no line can come in between.
+    let open = || File::open(path).ok().and_then(|file| Some((file.metadata().ok()?.ino(), file)));
+    let mut reader = open().map(|(inode, file)| (BufReader::new(file), inode));
+    for line in older_lines(path, reader.as_ref().map(|(_, inode)| *inode)) {
         print(&format(&line, human))?;
-    }
-    if let Ok(file) = File::open(path) {
-        at = file.metadata().map_or(0, |about| about.len());
-        let inode = file.metadata().map_or(0, |about| about.ino());
-        reader = Some((BufReader::new(file), inode));
-    }
-    if let Some((reader, _)) = &mut reader {
-        let _ = io::Seek::seek(reader, io::SeekFrom::Start(at));
     }
     let mut partial = Vec::new();
     loop {
@@ -83,8 +77,7 @@ fn follow(path: &Path, human: bool, is_live: &dyn Fn() -> bool) -> Result<(), Fa
                 partial.clear();
             }
         }
-        let newer = File::open(path).ok().and_then(|file| Some((file.metadata().ok()?.ino(), file)));
-        let rotated = newer.filter(|(inode, _)| reader.as_ref().is_none_or(|(_, known)| known != inode));
+        let rotated = open().filter(|(inode, _)| reader.as_ref().is_none_or(|(_, known)| known != inode));
         match rotated {
             Some((inode, file)) => {
                 partial.clear();

@@ -17,7 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use self::log_file::{LogFile, LogLine, log_lines};
+pub use self::log_file::{LogFile, LogLine, log_lines, older_lines};
 pub use self::recorder::Recorder;
 pub use self::state::{Phase, RunState};
 pub use self::time::{now, utc};
@@ -159,8 +159,13 @@ fn ids(entries: fs::ReadDir) -> io::Result<Vec<String>> {
         let name = entry?.file_name();
         ids.extend(name.to_str().and_then(|name| name.strip_suffix(".lock")).map(str::to_owned));
     }
-    ids.sort_unstable();
+    ids.sort_by_cached_key(|id| order(id));
     Ok(ids)
+}
+
+/// What runs are sorted by: the time they began, then the numbers that follow, as numbers.
+fn order(id: &str) -> (Vec<u64>, String) {
+    (id.split('-').map(|part| part.parse().unwrap_or(u64::MAX)).collect(), id.to_owned())
 }
 
 #[cfg(test)]
@@ -170,6 +175,17 @@ mod tests {
 
     fn runs(dir: &tempfile::TempDir) -> Runs {
         Runs::of_store(&dir.path().join("photos.vecs"))
+    }
+
+    #[test]
+    fn runs_of_the_same_second_are_sorted_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun =
+            ["20261121-190000-9999", "20261121-190000-10000", "20261121-190000-10000-2", "20261121-190001-7"];
+        for id in begun.iter().rev() {
+            fs::write(dir.path().join(format!("{id}.lock")), "").unwrap();
+        }
+        assert_eq!(ids(fs::read_dir(dir.path()).unwrap()).unwrap(), begun);
     }
 
     #[test]
