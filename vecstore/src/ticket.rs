@@ -138,7 +138,13 @@ mod tests {
                         .try_for_each(|row| batch.push(format!("{number}/{row}"), &vec![1.0f32; dim]))?;
                     tickets.push(store.append_async(batch, OnDuplicate::Error)?);
                 }
-                let end = move || if close { store.close() } else { Ok(drop(store)) };
+                let end = move || {
+                    if close {
+                        return store.close();
+                    }
+                    drop(store);
+                    Ok(())
+                };
                 let closing = std::thread::spawn(end);
                 inner.wait_for_close();
                 assert!(!tickets.iter().any(Ticket::is_done));

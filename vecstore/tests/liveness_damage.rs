@@ -2,13 +2,15 @@
 //! answer.
 
 mod common;
+#[path = "sim/tier.rs"]
+mod tier;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::bitmaps::{bitmaps, live_record, options, put, read_only, segments, small, state};
-use common::tier::sampled;
 use common::{assert_whole, copy_dir};
+use tier::sampled;
 
 /// Every bit of a bitmap and every length, or a sample of them; missing, another's, no file at all.
 #[test]

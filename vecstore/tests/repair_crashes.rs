@@ -289,7 +289,7 @@ fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right
                 continue;
             }
             turn += 1;
-            if !is_full() && turn % (FAILING + 1) != 0 {
+            if !is_full() && !turn.is_multiple_of(FAILING + 1) {
                 continue;
             }
             let fs = SimFs::from_image(image.to_vec());

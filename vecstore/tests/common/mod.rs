@@ -7,8 +7,6 @@ pub mod bitmaps;
 pub mod hooked;
 pub mod looks;
 pub mod small;
-#[path = "../sim/tier.rs"]
-pub mod tier;
 
 use std::fs;
 use std::path::Path;
