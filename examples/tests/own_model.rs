@@ -7,7 +7,12 @@ use std::process::Command;
 /// `cargo test` builds examples into a folder beside the one of the tests.
 fn example() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples/own_model")
+    let example = test.parent().unwrap().parent().unwrap().join("examples/own_model");
+    assert!(
+        example.exists(),
+        "cargo test with --test builds no examples: cargo build -p vecstore-examples --examples"
+    );
+    example
 }
 
 #[test]

@@ -197,11 +197,12 @@ impl Descriptor {
         }
     }
 
-    /// The vector of one picture.
+    /// The vector of one picture, which has [`PIXELS`] numbers.
     ///
     /// # Panics
-    /// If these are not [`PIXELS`] numbers.
+    /// If there are fewer.
     pub(crate) fn describe(&mut self, pixels: &[f32]) -> [f32; DIM] {
+        debug_assert_eq!(pixels.len(), PIXELS);
         let (red, rest) = pixels.split_at(SIDE * SIDE);
         let (green, blue) = rest.split_at(SIDE * SIDE);
         let [r, g, b] = YCC[0];

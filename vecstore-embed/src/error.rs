@@ -67,10 +67,11 @@ pub enum Error {
 
     /// An ONNX model, and nothing that runs it.
     #[error(
-        "model {model}: an ONNX model needs an engine, and there is none here ({found}); either install ONNX Runtime \
-         (pip install onnxruntime) and name its library with --ort-lib, or build this program with the engine that \
-         needs nothing installed (--features tract)",
-        model = model.display(), found = no_engine(searched.as_deref())
+        "model {model}: an ONNX model needs an engine, and there is none here ({found}); either {first}install ONNX \
+         Runtime (pip install onnxruntime) and name its library with --ort-lib, or build this program with the engine \
+         that needs nothing installed (--features tract)",
+        model = model.display(), found = no_engine(searched.as_deref()),
+        first = if cfg!(feature = "onnxruntime") { "" } else { "build this program with --features onnxruntime, " }
     )]
     NoEngine {
         /// Path of the model.

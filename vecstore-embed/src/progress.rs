@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::forecast::Forecast;
+use crate::kinds::Kinds;
 use crate::pace::Pace;
 
 /// Watches a run. Every method has an empty default; they are called from the run's own threads, so they should
@@ -57,6 +58,8 @@ pub struct Plan {
     pub folder: PathBuf,
     /// Files and folders that could not be read.
     pub unread: FirstFew,
+    /// Other files: not pictures by extension, nor by content.
+    pub ignored: Kinds,
 }
 
 /// How far a run has come. Counts are of this run, and of what is durable.

@@ -10,17 +10,26 @@ use std::process::Command;
 
 use vecstore_embed::Error;
 
+/// The program where no library can be found but in the system's own folders.
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    for variable in ["ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "HOME"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
 /// What `run` says of a model.
 fn refused(choice: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let photos = folder.path().join("photos");
     std::fs::create_dir(&photos).unwrap();
     image::RgbImage::new(8, 8).save(photos.join("a.png")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    let mut command = program();
     command.args(["run", "--backend", choice, "--size=8x8", "--mean=0", "--std=1", "--model"]);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/plain.onnx"));
     command.arg("--folder").arg(&photos).arg("--store").arg(folder.path().join("photos.vecs"));
-    let output = command.env_remove("ORT_DYLIB_PATH").output().unwrap();
+    let output = command.output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(!folder.path().join("photos.vecs").exists(), "nothing was made");
@@ -37,16 +46,19 @@ fn an_engine_that_is_not_built_in_names_both_ways_to_one() {
 
 #[test]
 fn without_any_engine_both_ways_to_one_are_named() {
-    let error = Error::NoEngine { model: "a.onnx".into(), searched: Some("none in /usr/lib".to_owned()) };
-    let text = error.to_string();
+    let doctor = program().args(["doctor", "--json", "--seconds=0.01", "--pictures=1"]).output().unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let libraries = found["libraries"].as_array().unwrap();
+    if !libraries.is_empty() {
+        return eprintln!("the system has ONNX Runtime, what is said without it is left out: {libraries:?}");
+    }
+    let text = refused("auto");
     for words in
-        ["a.onnx", "none in /usr/lib", "tract: not built in", "pip install onnxruntime", "--features tract"]
+        ["plain.onnx", "tract: not built in", "pip install onnxruntime", "--ort-lib", "--features tract"]
     {
         assert!(text.contains(words), "{words:?} is not in: {text}");
     }
-    #[cfg(not(feature = "onnxruntime"))]
-    for choice in ["auto", "onnxruntime"] {
-        let text = refused(choice);
-        assert!(text.contains("built without the feature onnxruntime"), "{text}");
-    }
+    let needs_a_build = !cfg!(feature = "onnxruntime");
+    assert_eq!(text.contains("build this program with --features onnxruntime"), needs_a_build, "{text}");
+    assert_eq!(refused("onnxruntime").contains("built without the feature onnxruntime"), needs_a_build);
 }

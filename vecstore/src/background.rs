@@ -167,7 +167,7 @@ mod tests {
         ends
     }
 
-    /// The last commits of a burst wake nobody: the wait that began before them ends by itself.
+    /// The last commits of a burst wake no merger: the wait that began before them ends by itself.
     #[test]
     fn commits_that_were_not_looked_at_end_the_wait() {
         let signal = Arc::new(Signal::default());

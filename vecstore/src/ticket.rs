@@ -130,7 +130,7 @@ mod tests {
             let store = Store::create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
             let inner = Arc::clone(&store.inner);
             let mut tickets = Vec::new();
-            // While this thread has the writer, nobody commits.
+            // While this thread has the writer, no other commits.
             let closing = inner.with_writer("test", |_, _| {
                 for number in 0..2 {
                     let mut batch = store.batch();

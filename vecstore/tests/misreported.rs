@@ -261,7 +261,7 @@ fn a_commit_that_went_away_is_not_numbered_again() {
     std::fs::remove_file(path.join("LOCK")).unwrap();
     let reader = Store::open_read_only(&path).unwrap();
     assert_eq!(reader.snapshot().last_commit(), 1, "who never saw it cannot know");
-    // Who has seen it may find out, but never goes back to what was before it.
+    // A handle that has seen it may find out, but never goes back to what was before it.
     match other.refresh() {
         Ok(seen) => assert_eq!(seen.missing(&["a", "b"]).unwrap(), [0usize; 0]),
         Err(error) => assert!(matches!(error, Error::MissingSegment { .. } | Error::Moved { .. }), "{error}"),

@@ -31,7 +31,7 @@ pub(super) fn open_first(
     _file: &Path,
     options: &BackendOptions,
 ) -> Result<Option<Box<dyn Backend>>> {
-    match options.ort_lib {
+    match options.named_library() {
         Some(_) => Err(none_found(&options.device)),
         None => Ok(None),
     }

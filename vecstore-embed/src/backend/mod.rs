@@ -66,7 +66,7 @@ pub enum BackendChoice {
     Auto,
     /// The one that is part of the program, if it was built with the feature `tract`.
     Tract,
-    /// The shared library, or an error.
+    /// The shared library, or an error. The built-in model is computed by the program itself all the same.
     OnnxRuntime,
 }
 
@@ -192,7 +192,7 @@ pub trait Backend: Send {
     }
 }
 
-/// Loads `model` into the backend that `options` ask for, and runs it once to see that it works and how long its
+/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it works and how long its
 /// vectors are. Of several cards the first is used.
 ///
 /// # Errors
@@ -206,6 +206,12 @@ pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn B
         Err(Error::BadValue { what: "device", expected, found })
     };
     let Some(file) = model.file() else {
+        if options.ort_lib.is_some() || options.choice == BackendChoice::OnnxRuntime {
+            log::warn!(
+                "{} is computed by the program itself: ONNX Runtime is used for a --model",
+                model.name()
+            );
+        }
         return match on_card {
             true => only_cpu(
                 "cpu, because the built-in descriptor computes on the processor alone; a card needs a --model",

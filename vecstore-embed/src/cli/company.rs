@@ -24,7 +24,7 @@ use super::summary::busy;
 /// A run that was asked to stop has this long to finish what is in flight. Whoever asks waits for 20 seconds, and some
 /// who do (schedulers, the end of a session) kill after 30.
 const PATIENCE: Duration = Duration::from_secs(18);
-const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "whoever asks sees the end of it");
+const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "`stop` sees the end of it");
 
 /// Time between lines about progress in the log.
 const LINE_EVERY: Duration = Duration::from_secs(60);

@@ -240,6 +240,10 @@ fn advice(report: &Report, on_gpu: bool) -> String {
             "the model: the card is busy. A larger --batch-size may help, a model in fp16, --device tensorrt with \
              --precision fp16, or another card"
         }
+        (_, false) if report.backend == "plain Rust" => {
+            "the model takes most of the processor's time: the built-in one is computed by the processor alone, so more \
+             cores help"
+        }
         (_, false) if report.backend.starts_with("tract") => {
             "the model takes most of the processor's time: ONNX Runtime is 1.4 to 4 times as fast as tract (pip install \
              onnxruntime, and --ort-lib), and a card faster still"

@@ -2,13 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use vecstore_embed::runs::{LogLine, log_lines, older_lines};
+use vecstore_embed::runs::{LogLine, log_files, log_lines};
 
 use super::output::{Failure, Outcome, find_run, print, runs_of, shown};
 
@@ -50,42 +49,58 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
         }
         return Ok(0);
     }
-    let is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
-    follow(&path, human, &is_live)?;
+    let mut is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
+    follow(&path, &mut is_live, &mut |line| print(&format(line, human)))?;
     Ok(0)
 }
 
-/// Prints lines as they come, until the run has ended and all are printed.
-fn follow(path: &Path, human: bool, is_live: &dyn Fn() -> bool) -> Result<(), Failure> {
-    // The newest file is read from its beginning, by the handle that goes on: no line can come in between.
-    let open = || File::open(path).ok().and_then(|file| Some((file.metadata().ok()?.ino(), file)));
-    let mut reader = open().map(|(inode, file)| (BufReader::new(file), inode));
-    for line in older_lines(path, reader.as_ref().map(|(_, inode)| *inode)) {
-        print(&format(&line, human))?;
-    }
-    let mut partial = Vec::new();
+/// Shows lines as they come, until the run has ended and all are shown.
+fn follow(
+    path: &Path,
+    is_live: &mut dyn FnMut() -> bool,
+    show: &mut dyn FnMut(&LogLine) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut reading: Option<(u64, Lines)> = None;
     loop {
         // Asked before the rest is read: what was written until then is read after.
         let live = is_live();
-        if let Some((reader, _)) = &mut reader {
-            while reader.read_until(b'\n', &mut partial).is_ok_and(|read| read > 0)
-                && partial.ends_with(b"\n")
-            {
-                if let Ok(line) = serde_json::from_slice::<LogLine>(&partial) {
-                    print(&format(&line, human))?;
-                }
-                partial.clear();
-            }
+        let files = log_files(path);
+        let current =
+            reading.as_ref().and_then(|(known, _)| files.iter().position(|(inode, _)| inode == known));
+        // The current file is read on after newer ones were seen: by then it has all its lines.
+        if let Some((_, lines)) = &mut reading {
+            lines.show(show)?;
         }
-        let rotated = open().filter(|(inode, _)| reader.as_ref().is_none_or(|(_, known)| known != inode));
-        match rotated {
-            Some((inode, file)) => {
-                partial.clear();
-                reader = Some((BufReader::new(file), inode));
-            }
-            None if !live => return Ok(()),
-            None => thread::sleep(Duration::from_millis(200)),
+        for (inode, file) in files.into_iter().skip(current.map_or(0, |current| current + 1)) {
+            let (_, lines) =
+                reading.insert((inode, Lines { file: BufReader::new(file), partial: Vec::new() }));
+            lines.show(show)?;
         }
+        if !live {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// A file that is written to while it is read.
+struct Lines {
+    file: BufReader<File>,
+    /// The beginning of a line whose end is not written yet.
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    fn show(&mut self, show: &mut dyn FnMut(&LogLine) -> Result<(), Failure>) -> Result<(), Failure> {
+        while self.file.read_until(b'\n', &mut self.partial).is_ok_and(|read| read > 0)
+            && self.partial.ends_with(b"\n")
+        {
+            if let Ok(line) = serde_json::from_slice::<LogLine>(&self.partial) {
+                show(&line)?;
+            }
+            self.partial.clear();
+        }
+        Ok(())
     }
 }
 
@@ -98,5 +113,60 @@ fn format(line: &LogLine, human: bool) -> String {
         // Of three texts: this cannot fail.
         let json = serde_json::to_string(line).unwrap_or_default();
         format!("{json}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    /// A run that writes between the looks: lines, and files that are renamed, once and twice at a time.
+    #[test]
+    fn a_log_that_is_followed_loses_no_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.log");
+        let older = |at: usize| dir.path().join(format!("run.log.{at}"));
+        let (mut looks, mut written, mut shown) = (0, 0, Vec::new());
+        let mut write = |lines: usize| {
+            let mut log = File::options().create(true).append(true).open(&path).unwrap();
+            for at in written..written + lines {
+                writeln!(log, r#"{{"time":"t","level":"INFO","message":"{at}"}}"#).unwrap();
+            }
+            written += lines;
+        };
+        let rotate = || {
+            let _ = fs::rename(older(1), older(2));
+            fs::rename(&path, older(1)).unwrap();
+        };
+        write(2);
+        let mut is_live = || {
+            looks += 1;
+            match looks {
+                1 => write(1),
+                2 => {
+                    write(2);
+                    rotate();
+                    write(1);
+                }
+                3 => {
+                    for _ in 0..2 {
+                        write(3);
+                        rotate();
+                    }
+                    write(1);
+                }
+                _ => write(1),
+            }
+            looks < 4
+        };
+        follow(&path, &mut is_live, &mut |line| {
+            shown.push(line.message.parse::<usize>().unwrap());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(shown, (0..written).collect::<Vec<_>>());
     }
 }

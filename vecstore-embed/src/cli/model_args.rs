@@ -95,7 +95,8 @@ pub(crate) fn recorded_model(path: &Path, store: &Store) -> Result<ModelSpec> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// What runs the model: auto, tract (built in, needs nothing) or onnxruntime (faster; a library of its own)
+    /// What runs a --model: auto, onnxruntime (a library that is loaded when the program runs) or tract (part of a program
+    /// that was built with --features tract). The built-in descriptor needs neither
     #[arg(long, default_value = "auto", value_name = "NAME")]
     backend: BackendChoice,
     /// The ONNX Runtime library; without it ORT_DYLIB_PATH says where it is, or it is in one of the usual places

@@ -17,7 +17,7 @@ use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, print, print_json};
-use super::summary::{dry_run, errors, json_summary, text_summary};
+use super::summary::{busy, dry_run, errors, json_summary, text_summary};
 use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
 
@@ -215,6 +215,9 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
             ));
         }
     })?;
+    if summary.stages.limit().is_some() {
+        log::info!("busy: {}", busy(&summary.stages));
+    }
     match (args.json, args.quiet) {
         (true, _) => print_json(&json_summary(&summary))?,
         (false, false) => print(&text_summary(args, &summary))?,

@@ -25,6 +25,8 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
             "to_do": plan.to_do,
             "changed": plan.changed,
             "unread": plan.unread.count(),
+            "ignored": plan.ignored.count(),
+            "ignored_by_extension": plan.ignored.by_extension(),
             "bytes_needed": forecast.needed,
             "bytes_free": forecast.free,
             "model": plan.model,
@@ -50,6 +52,9 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
         text.push_str("folders in it are left out without --recursive\n");
     }
     list(&mut text, "could not be read:", &plan.unread);
+    if plan.ignored.count() > 0 {
+        let _ = writeln!(text, "not looked at: {}", plan.ignored);
+    }
     print(&text)?;
     Ok(0)
 }
@@ -85,7 +90,7 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         }
         let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
     }
-    if !summary.classes.is_empty() {
+    if summary.rejected > 0 {
         let _ = writeln!(
             text,
             "rejected: {}; which and why: vecstore-embed status --rejected --store {}",
@@ -95,7 +100,6 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
     }
     if let Some(limit) = summary.stages.limit().filter(|_| summary.embedded > 0) {
         let _ = writeln!(text, "{}", limited(limit, summary));
-        log::info!("busy: {}", busy(&summary.stages));
     }
     list(&mut text, "could not be read, and stay missing:", &summary.unread);
     if summary.gone.pruned > 0 {

@@ -213,6 +213,11 @@ impl Run {
                 unread.extend(count.unread.clone());
                 unread
             },
+            ignored: {
+                let mut ignored = count.fed.ignored.clone();
+                ignored.extend(count.others.clone());
+                ignored
+            },
         }
     }
 

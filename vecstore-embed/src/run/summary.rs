@@ -46,7 +46,7 @@ pub struct Summary {
     pub changed: u64,
     /// Recorded as rejected, because their content is bad.
     pub rejected: u64,
-    /// The same by class.
+    /// By class, those that this run came across; another run may have stored some of them first.
     pub classes: BTreeMap<Class, u64>,
     /// The first of the rejected ones, with their reasons.
     pub rejections: FirstFew,

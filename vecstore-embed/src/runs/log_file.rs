@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
+use std::iter;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -83,26 +84,25 @@ fn older(path: &Path, at: u32) -> PathBuf {
     name.into()
 }
 
+/// The files of a log, oldest first, each with its inode.
+///
+/// The newest is opened first. Where files are renamed meanwhile, one is met again under its older name, and left out:
+/// each is there once, and none is passed over.
+pub fn log_files(path: &Path) -> Vec<(u64, File)> {
+    let mut files: Vec<(u64, File)> = Vec::new();
+    for path in iter::once(path.to_owned()).chain((1..=OLDER).map(|at| older(path, at))) {
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.ino(), file)));
+        files.extend(opened.ok().filter(|(inode, _)| files.iter().all(|(known, _)| known != inode)));
+    }
+    files.reverse();
+    files
+}
+
 /// The lines of a log, oldest first, with those of its older files. A line that was cut off by a power cut is left out.
 pub fn log_lines(path: &Path) -> impl Iterator<Item = LogLine> + use<> {
-    let newest = File::open(path).ok();
-    let inode = newest.as_ref().and_then(|file| Some(file.metadata().ok()?.ino()));
-    older_lines(path, inode).chain(lines(newest.into_iter()))
-}
-
-/// The lines of a log's older files, oldest first. `newest` is the inode of the newest file, where that is open: it may have
-/// become an older one since.
-pub fn older_lines(path: &Path, newest: Option<u64>) -> impl Iterator<Item = LogLine> + use<> {
-    let files: Vec<PathBuf> = (1..=OLDER).rev().map(|at| older(path, at)).collect();
-    let files = files.into_iter().filter_map(|path| File::open(path).ok());
-    lines(
-        files.filter(move |file| newest.is_none() || file.metadata().ok().map(|about| about.ino()) != newest),
-    )
-}
-
-fn lines(files: impl Iterator<Item = File>) -> impl Iterator<Item = LogLine> {
+    let files = log_files(path).into_iter();
     files
-        .flat_map(|file| BufReader::new(file).split(b'\n').map_while(Result::ok))
+        .flat_map(|(_, file)| BufReader::new(file).split(b'\n').map_while(Result::ok))
         .filter_map(|line| serde_json::from_slice(&line).ok())
 }
 
@@ -126,11 +126,12 @@ mod tests {
         assert_eq!(lines.last().unwrap().message, "line\n199");
         let first: usize = lines[0].message.strip_prefix("line\n").unwrap().parse().unwrap();
         assert_eq!(lines.len(), 200 - first, "none is missing in between");
-        // One that was the newest when it was opened is read through that handle, whatever it is called now.
-        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-        let of_older = fs::read_to_string(older(&path, 1)).unwrap().lines().count();
-        let without = |newest| older_lines(&path, newest).count();
-        assert_eq!(without(Some(inode(&path))) - without(Some(inode(&older(&path, 1)))), of_older);
+        let inodes: Vec<u64> = log_files(&path).into_iter().map(|(inode, _)| inode).collect();
+        assert_eq!(inodes.last(), Some(&fs::metadata(&path).unwrap().ino()));
+        // A file that has two names, as one that is renamed while the files are opened.
+        fs::remove_file(older(&path, 1)).unwrap();
+        fs::hard_link(&path, older(&path, 1)).unwrap();
+        assert_eq!(log_files(&path).len(), inodes.len() - 1);
         // A run that is started again goes on in the file.
         let more = LogFile::open(&path).unwrap();
         assert!(more.length > 0);

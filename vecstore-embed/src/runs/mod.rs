@@ -17,7 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use self::log_file::{LogFile, LogLine, log_lines, older_lines};
+pub use self::log_file::{LogFile, LogLine, log_files, log_lines};
 pub use self::recorder::Recorder;
 pub use self::state::{Phase, RunState};
 pub use self::time::{now, utc};

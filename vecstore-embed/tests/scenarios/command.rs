@@ -31,7 +31,7 @@ pub fn run(photos: &Path, store: &Path, more: &[&str]) -> Command {
 
 /// The same with a model that takes no time, for what is about everything else.
 pub fn run_tiny(photos: &Path, store: &Path, more: &[&str]) -> Command {
-    run(photos, store, &[&TINY[..], more].concat())
+    run(photos, store, &[TINY, more].concat())
 }
 
 pub struct Said {

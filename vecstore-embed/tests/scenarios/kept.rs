@@ -15,6 +15,7 @@ fn spellings_that_scripts_use_stay() {
         ("model.vecs", "-r", &model[..]),
     ] {
         if !more.is_empty() && !cfg!(feature = "tract") {
+            eprintln!("this program has no engine: --model and --filter are left out");
             continue;
         }
         let store = place.join(store);

@@ -1,6 +1,6 @@
 //! `kill -9` again and again, in the middle of the work.
 //!
-//! Small by itself. `scripts/kill-embed` runs it with thousands of pictures, at moments nobody chose: `VECSTORE_EMBED_PHOTOS`
+//! Small by itself. `scripts/kill-embed` runs it with thousands of pictures, at random moments: `VECSTORE_EMBED_PHOTOS`
 //! names a folder of them, `VECSTORE_EMBED_KILLS` says how often to kill.
 
 use std::env;
@@ -66,7 +66,7 @@ fn killed_in_the_middle_of_a_list_a_run_goes_on_to_the_same_store() {
     }
     let undisturbed = place.join("undisturbed.vecs");
     assert_eq!(said(run_tiny(&photos, &undisturbed, &["--quiet"])).code, 0);
-    assert_complete(&photos, &store, &undisturbed, &TINY);
+    assert_complete(&photos, &store, &undisturbed, TINY);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_killed_run_goes_on_to_the_same_store() {
     let place = Place::new();
     let (photos, model, sizes): (_, &[&str], _) = match env::var_os("VECSTORE_EMBED_PHOTOS") {
         Some(photos) => (PathBuf::from(photos), &[], ["--batch-size=32", "--commit-rows=32"]),
-        None => (place.photos(90), &TINY, ["--batch-size=3", "--commit-rows=3"]),
+        None => (place.photos(90), TINY, ["--batch-size=3", "--commit-rows=3"]),
     };
     let kills = size("VECSTORE_EMBED_KILLS", 2, 10);
     let undisturbed = place.join("undisturbed.vecs");

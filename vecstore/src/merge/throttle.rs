@@ -305,7 +305,7 @@ mod tests {
         assert!(start.elapsed() >= LONGEST_REST, "somebody committed");
     }
 
-    /// Notes how much is written at once; somebody commits at some call, and at a later one that is long ago.
+    /// Notes how much is written at once; a commit comes at some call, and is long ago at a later one.
     struct Noting<'a> {
         sizes: Vec<usize>,
         commits_at: usize,
