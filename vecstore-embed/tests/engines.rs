@@ -8,8 +8,6 @@
 use std::path::Path;
 use std::process::Command;
 
-use vecstore_embed::Error;
-
 /// The program where no library can be found but in the system's own folders.
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
@@ -46,7 +44,10 @@ fn an_engine_that_is_not_built_in_names_both_ways_to_one() {
 
 #[test]
 fn without_any_engine_both_ways_to_one_are_named() {
-    let doctor = program().args(["doctor", "--json", "--seconds=0.01", "--pictures=1"]).output().unwrap();
+    let doctor = program()
+        .args(["doctor", "--json", "--seconds=0.01", "--pictures=1", "--batch-size=1"])
+        .output()
+        .unwrap();
     let found: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
     let libraries = found["libraries"].as_array().unwrap();
     if !libraries.is_empty() {
