@@ -50,6 +50,8 @@ fn kinds_that_are_not_looked_at_are_named() {
     // A picture by its content is one, whatever it is called.
     fs::copy(photos.join("a/000.png"), photos.join("a/picture.txt")).unwrap();
     let named = "not looked at: 1 .gz, 2 .heic, 3 .txt, 1 without an extension\n";
+    let beforehand = said(run(&photos, &store, &["--dry-run"]));
+    assert!(beforehand.out.contains("3 pictures") && beforehand.out.ends_with(named), "{}", beforehand.out);
     for embedded in ["3 embedded", "0 embedded"] {
         let run = said(run(&photos, &store, &[]));
         assert!(run.out.contains(embedded) && run.out.ends_with(named), "{}", run.out);
