@@ -11,7 +11,7 @@ use proptest::test_runner::RngSeed;
 use sim::SimFs;
 use sim::oracle::{Change, DIM, State, Value};
 use sim::run::append;
-use sim::tier::full_or;
+use sim::tier::{full_or, is_random};
 use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
 
 #[derive(Clone, Debug)]
@@ -216,11 +216,11 @@ fn run(
     Ok(path)
 }
 
-/// So many cases as chance brings them; or in plain `cargo test` so many, the same ones each time.
+/// So many cases where everything is tried, so many in plain `cargo test`.
 fn cases(all: u32, few: u32) -> ProptestConfig {
-    let usual = ProptestConfig::default();
-    let rng_seed = full_or(usual.rng_seed, RngSeed::Fixed(1));
-    ProptestConfig { cases: full_or(all, few), rng_seed, failure_persistence: None, ..usual }
+    let cases = full_or(all, few);
+    let rng_seed = if is_random() { RngSeed::Random } else { RngSeed::Fixed(1) };
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

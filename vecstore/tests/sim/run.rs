@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vecstore::vfs::Vfs;
 use vecstore::{
     Batch, Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Ticket,
 };
@@ -336,6 +337,9 @@ impl Run {
             name = self.fresh_name("r");
         }
         let path = restored(&name);
+        // Of a backup that was interrupted the name may not last, though that of the restored store does. The worlds
+        // know a restored store only beside its backup, so its name is made to last first.
+        self.fs.other_process().flush_dir(Path::new("/")).expect("nothing happens to this process");
         let done = vecstore::restore_with(&self.fs, Path::new(BACKUP), Path::new(&path)).map(drop);
         let is_there = done.is_ok();
         self.note(Do::Restore(handle), Some(Deed::Restore(name.clone())), started, done);

@@ -1,8 +1,19 @@
-//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`.
+//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`, and with
+//! `VECSTORE_TESTS=random` everything, where random cases are other ones each time. Without it they are the same ones.
+
+fn is_tier(names: &[&str]) -> bool {
+    std::env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))
+}
 
 /// Everything is to be tried.
 pub fn is_full() -> bool {
-    std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full")
+    is_tier(&["full", "random"])
+}
+
+/// Random cases are to be other ones each time.
+#[allow(dead_code, reason = "not every test has random cases")]
+pub fn is_random() -> bool {
+    is_tier(&["random"])
 }
 
 /// The first number where everything is tried, the second where a sample is.
