@@ -47,9 +47,13 @@ fn dir() -> (tempfile::TempDir, PathBuf) {
     (place, dir)
 }
 
-/// How often something is tried: the first number with `VECSTORE_TESTS=full`, the second in plain `cargo test`.
+/// How often something is tried: the first number with `VECSTORE_TESTS=full` or `random`, the second in plain `cargo test`.
 fn full_or(full: u32, sample: u32) -> u32 {
-    if std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full") { full } else { sample }
+    if std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full" || tier == "random") {
+        full
+    } else {
+        sample
+    }
 }
 
 /// When to kill a writer.

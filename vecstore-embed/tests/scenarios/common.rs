@@ -12,16 +12,21 @@ use vecstore_embed::preprocess::PreprocessOverrides;
 use vecstore_embed::record::Rejection;
 use vecstore_embed::{Backend, Model, Result};
 
-/// The sizes that are tried: with `VECSTORE_TESTS=full` the second, otherwise the first, which is quick. `variable` overrides
-/// both.
+fn is_tier(names: &[&str]) -> bool {
+    env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))
+}
+
+/// The sizes that are tried: with `VECSTORE_TESTS=full` or `random` the second, otherwise the first, which is quick. `variable`
+/// overrides both.
 pub fn size(variable: &str, quick: u32, full: u32) -> u32 {
-    let all = env::var("VECSTORE_TESTS").is_ok_and(|tests| tests == "full");
+    let all = is_tier(&["full", "random"]);
     env::var(variable).map_or(if all { full } else { quick }, |value| value.parse().unwrap())
 }
 
-/// The same numbers every time, so that a failure can be repeated; with `VECSTORE_TESTS=full` other ones each time.
+/// The same numbers every time, so that a failure can be repeated; with `VECSTORE_TESTS=random` other ones each time.
 pub fn seed() -> u64 {
-    match size("VECSTORE_EMBED_SEED", 1, 0) {
+    let usual = if is_tier(&["random"]) { 0 } else { 1 };
+    match size("VECSTORE_EMBED_SEED", usual, usual) {
         0 => SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64,
         seed => seed.into(),
     }
