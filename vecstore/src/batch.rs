@@ -43,16 +43,6 @@ pub(crate) struct Ends {
     pub payload: usize,
 }
 
-/// What a batch consists of, borrowed.
-#[derive(Debug)]
-pub(crate) struct Parts<'a> {
-    pub rows: &'a [u8],
-    pub scales: &'a [f32],
-    pub keys: &'a [u8],
-    pub payloads: &'a [u8],
-    pub entries: &'a [Ends],
-}
-
 /// An entry of a batch, borrowed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchEntry<'a> {
@@ -298,43 +288,9 @@ impl Batch {
         self.rows.settle();
     }
 
-    /// What it consists of, to be told to another process.
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        let Batch { rows, scales, keys, payloads, entries, .. } = self;
-        Parts { rows, scales, keys, payloads, entries }
-    }
-
-    /// A batch from what another process told; `None` when the pieces do not fit together.
-    pub(crate) fn from_parts(
-        dim: usize,
-        dtype: DType,
-        rows: Vec<u8>,
-        scales: Vec<f32>,
-        keys: Vec<u8>,
-        payloads: Vec<u8>,
-        entries: Vec<Ends>,
-    ) -> Option<Self> {
-        let row_bytes = (dim * dtype.size()).max(1);
-        let mut before = Ends::default();
-        for ends in &entries {
-            let key = ends.key.checked_sub(before.key)?;
-            let payload = ends.payload.checked_sub(before.payload)?;
-            let rows = ends.rows.checked_sub(before.rows)?;
-            let has_rows = Kind::from_code(ends.kind)? == Kind::Rows;
-            let is_possible = (1..=MAX_KEY_LEN).contains(&key)
-                && payload <= MAX_PAYLOAD_LEN
-                && rows.is_multiple_of(row_bytes)
-                && has_rows == (rows > 0);
-            if !is_possible {
-                return None;
-            }
-            before = *ends;
-        }
-        let count = if dtype.has_scales() { rows.len() / row_bytes } else { 0 };
-        let fits = (before.key, before.rows, before.payload) == (keys.len(), rows.len(), payloads.len())
-            && scales.len() == count;
-        let rows = rows.into();
-        fits.then_some(Batch { dim, dtype, allow_non_finite: true, rows, scales, keys, payloads, entries })
+    /// The rows of all entries, and their scales.
+    pub(crate) fn all_rows(&self) -> (&[u8], &[f32]) {
+        (&self.rows, &self.scales)
     }
 
     /// The entries in order.

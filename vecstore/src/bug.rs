@@ -142,12 +142,6 @@ bugs! {
     IgnoreDied "ignore-died"
     /// The mark in LOCK is overlooked.
     IgnoreMark "ignore-mark"
-    /// The owner of an offer is told that it is committed before it is.
-    DoneEarly "done-early"
-    /// Who gets the lock commits what he offered, though somebody took it and died.
-    NoSettle "no-settle"
-    /// An offer is taken though it was withdrawn.
-    TakeWithdrawn "take-withdrawn"
     /// Commits in doubt are taken over as they are.
     NoRewrite "no-rewrite"
     /// Who finds commits in doubt does not raise the counter.

@@ -1,27 +1,23 @@
 //! The commit: how a group of batches becomes one durable, visible segment.
 //!
-//! 1. Take the commit lock (between processes). Whoever has to wait for it offers his group to the one who has it, and may
-//!    find it committed: see `mailbox.rs`.
+//! 1. Take the commit lock (between processes).
 //! 2. Look whether others committed, or died trying; if so list the directory and flush it, because a name that is
 //!    merely visible is not yet durable.
-//! 3. Take what others offer. Decide numbers, duplicates, kills and the link to the predecessor.
+//! 3. Decide numbers, duplicates, kills and the link to the predecessor.
 //! 4. Write a temporary file and flush its data.
 //! 5. Rename it to its final name, without replacing; flush the directory.
-//! 6. Raise LOCK's counter, answer those whose groups were committed with it, release the lock, acknowledge.
+//! 6. Raise LOCK's counter, release the lock, acknowledge.
 //!
 //! `docs/DURABILITY.md` argues each step crash point by crash point.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::bug::{Bug, unless};
 use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
 use crate::load;
-use crate::lock::{Found, Span};
-use crate::mailbox::{self, Mailbox, Taken};
-use crate::offer::Promised;
+use crate::lock::Span;
 use crate::recent::Recent;
 use crate::resolve::{Overlay, Resolved, resolve};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
@@ -32,8 +28,6 @@ use crate::{Batch, Error, OnDuplicate, Result};
 
 /// Commits between two checkpoints of the manifest.
 const CHECKPOINT_EVERY: u64 = 64;
-/// How long to wait for another process that has begun to commit for this one, after the handle's patience is at an end.
-const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +93,11 @@ fn resolve_group<'a>(
     (outcomes, resolved)
 }
 
+/// The hashes of the keys that are written, in their order.
+fn hashes_of(batches: &[Resolved<'_>]) -> Vec<u64> {
+    batches.iter().flat_map(|batch| &batch.written).map(|(hash, _)| *hash).collect()
+}
+
 /// Lays out the segment that follows the last one of the view.
 fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a>> {
     let meta = &view.meta;
@@ -131,48 +130,13 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
     Ok(builder.finish(identity, meta.dtype, segment_settings(meta)?))
 }
 
-/// How a group comes to its turn.
-enum Entered {
-    /// This handle has the commit lock. `offered`: somebody may have committed the group before.
-    Locked { found: Found, offered: bool },
-    /// Another process has committed the group; this handle must know the commits up to the last one.
-    Committed { outcomes: Vec<Appended>, last: u64 },
-}
-
 impl Writer {
-    /// Commits a group of batches as one segment, or has it committed by whoever holds the commit lock. Each batch gets its
-    /// own outcome; a failure of the file fails all that were part of it.
+    /// Commits a group of batches as one segment. Each batch gets its own outcome; a failure of the file fails all that
+    /// were part of it.
     pub fn commit_group(&mut self, view: &mut View, group: &[Request<'_>]) -> Vec<Result<Appended>> {
         let mut outcomes: Vec<Result<Appended>> = Vec::with_capacity(group.len());
-        let committed = self.enter(view, group).and_then(|entered| match entered {
-            Entered::Locked { found, offered } => {
-                if !self.mailbox.as_mut().is_none_or(Mailbox::retract) {
-                    self.mailbox = None;
-                }
-                let committed = self
-                    .holding(found, view, |writer, view| writer.commit(view, group, offered, &mut outcomes));
-                self.take_in(view);
-                match (committed, &self.mailbox) {
-                    // What others did for this handle has happened, whatever went wrong then.
-                    (Err(error), Some(mailbox)) if offered => {
-                        let done = match mailbox.done() {
-                            None if mailbox.is_taken() => self.find_out(view, group)?,
-                            done => done,
-                        };
-                        let (all, last) = done.ok_or(error)?;
-                        self.learn(view, last);
-                        outcomes = all.into_iter().map(Ok).collect();
-                        Ok(())
-                    }
-                    (committed, _) => committed,
-                }
-            }
-            Entered::Committed { outcomes: all, last } => {
-                self.learn(view, last);
-                outcomes.extend(all.into_iter().map(Ok));
-                Ok(())
-            }
-        });
+        let committed = self.locked(view, |writer, view| writer.commit(view, group, &mut outcomes));
+        self.take_in(view);
         match committed {
             Ok(()) => outcomes,
             Err(_) if Bug::AcknowledgeFailed.is_on() => outcomes,
@@ -180,78 +144,7 @@ impl Writer {
         }
     }
 
-    /// Takes the commit lock. Whoever has to wait for it offers the group meanwhile, and may find it committed.
-    fn enter(&mut self, view: &View, group: &[Request<'_>]) -> Result<Entered> {
-        self.check_latch()?;
-        if let Some(found) = self.lock.try_acquire_in_turn()? {
-            return Ok(Entered::Locked { found, offered: false });
-        }
-        // What is to be read back must be written by this handle; and who does not wait need not offer.
-        self.mailbox.take_if(|mailbox| mailbox.is_used_up());
-        if self.mailbox.is_none() && !self.verify_saves {
-            self.mailbox = Mailbox::open(&self.vfs, &self.dir);
-        }
-        let offers = !self.timeout.is_zero();
-        let mailbox = self.mailbox.as_mut().filter(|_| offers);
-        let Some(mailbox) = mailbox.and_then(|m| m.offer(view.meta.store_id, group).then_some(m)) else {
-            let found = self.lock.acquire(self.timeout)?;
-            return Ok(Entered::Locked { found, offered: false });
-        };
-        let done =
-            |mailbox: &Mailbox| mailbox.done().map(|(outcomes, last)| Entered::Committed { outcomes, last });
-        let busy = loop {
-            match self.lock.acquire_unless(self.timeout, || mailbox.done().is_some()) {
-                Ok(Some(found)) => return Ok(Entered::Locked { found, offered: true }),
-                Ok(None) => {
-                    if let Some(committed) = done(mailbox) {
-                        return Ok(committed);
-                    }
-                }
-                Err(error) => break error,
-            }
-        };
-        mailbox.withdraw()?;
-        if mailbox.is_taken() {
-            // At the very last moment: whoever has it is at work.
-            match self.lock.acquire_unless(LAST_PATIENCE, || !mailbox.is_taken()) {
-                Ok(Some(found)) => return Ok(Entered::Locked { found, offered: true }),
-                Ok(None) => {}
-                Err(_) => {
-                    let (outcomes, last) = self.find_out(view, group)?.ok_or(busy)?;
-                    return Ok(Entered::Committed { outcomes, last });
-                }
-            }
-        }
-        done(mailbox).ok_or(busy)
-    }
-
-    /// Finds out what has become of an offer that was taken and not answered, where there may be no room to write that this
-    /// handle has the lock: the outcomes, and the last commit. `None`: it was not committed, and never will be.
-    ///
-    /// # Errors
-    /// When nobody can tell, which includes that the commit can be seen, and it is unknown whether its name is durable.
-    fn find_out(&mut self, view: &View, group: &[Request<'_>]) -> Result<Option<(Vec<Appended>, u64)>> {
-        let Some(mailbox) = self.mailbox.as_mut() else { return Ok(None) };
-        let in_doubt = mailbox.in_doubt();
-        let found = self.lock.acquire_unrecorded(LAST_PATIENCE, || mailbox.done().is_some());
-        let looked = match found {
-            Ok(Some(found)) => {
-                let looked = load::load(&*self.vfs, &self.dir, Some(view)).and_then(|now| {
-                    let committed = mailbox.settle(&now, group)?;
-                    Ok(committed.map(|outcomes| (outcomes, now.last_commit())))
-                });
-                self.lock.end_look();
-                let is_durable = !found.died && found.suspect == 0;
-                looked.ok().filter(|committed| committed.is_none() || is_durable)
-            }
-            Ok(None) | Err(_) => None,
-        };
-        // Who says that it is done has flushed it. Whatever the record says is about somebody else, or came later.
-        mailbox.done().map(Some).or(looked).ok_or(in_doubt)
-    }
-
-    /// Adds what another process has committed for this handle to the view. As in [`Writer::take_in`] nothing can fail any
-    /// more.
+    /// Adds what other processes have committed, up to this commit at least, to the view.
     fn learn(&mut self, view: &mut View, last: u64) {
         self.follow_early(view);
         if view.last_commit() >= last {
@@ -286,48 +179,19 @@ impl Writer {
         view.last_commit() >= last
     }
 
-    /// Under the commit lock: writes the group, unless it was written, together with what others offer.
+    /// Under the commit lock: writes the group as one segment, and now and then the manifest.
     fn commit(
         &mut self,
         view: &mut View,
         group: &[Request<'_>],
-        offered: bool,
         outcomes: &mut Vec<Result<Appended>>,
     ) -> Result<()> {
-        if offered
-            && !Bug::NoSettle.is_on()
-            && let Some(mailbox) = self.mailbox.as_mut()
-            && let Some(committed) = mailbox.settle(view, group)?
-        {
-            outcomes.extend(committed.into_iter().map(Ok));
-            return Ok(());
+        let (decided, resolved) = resolve_group(view, &mut self.recent, group);
+        outcomes.extend(decided);
+        if !resolved.is_empty() {
+            self.begin_history(view)?;
+            self.write_segment(encode(view, &resolved)?, hashes_of(&resolved))?;
         }
-        let mut offers = Vec::new();
-        if offered || self.lock.is_wanted() {
-            let own = self.mailbox.as_ref().map(Mailbox::path);
-            offers = mailbox::take(&self.vfs, &self.dir, own, &view.meta);
-        }
-        let batches: Vec<Vec<(Batch, OnDuplicate)>> =
-            offers.iter_mut().map(|offer| std::mem::take(&mut offer.batches)).collect();
-        let mut offers: Vec<Option<Taken>> = offers.into_iter().map(Some).collect();
-        let mut written = self.write_group(view, group, &mut offers, &batches, outcomes);
-        if offers.iter().any(Option::is_some)
-            && written.as_ref().is_err_and(|error| !matches!(error, Error::OutcomeUnknown { .. }))
-        {
-            // For lack of room for what others offered, perhaps: they see to it themselves.
-            offers.iter_mut().filter_map(Option::take).for_each(Taken::refuse);
-            outcomes.clear();
-            written = self.write_group(view, group, &mut [], &[], outcomes);
-        }
-        // What nobody knows their owners find out as soon as they have the lock.
-        if written.is_ok() {
-            if !batches.is_empty() {
-                // They look there for the name of the segment.
-                self.lock.tell();
-            }
-            offers.into_iter().flatten().for_each(Taken::done);
-        }
-        written?;
         if self.since_checkpoint >= CHECKPOINT_EVERY {
             self.take_in(view);
             self.routine_checkpoint(view);
@@ -335,42 +199,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a group, and the batches of others, as one segment. Offers that cannot be part of it are refused.
-    fn write_group(
-        &mut self,
-        view: &mut View,
-        group: &[Request<'_>],
-        offers: &mut [Option<Taken>],
-        batches: &[Vec<(Batch, OnDuplicate)>],
-        outcomes: &mut Vec<Result<Appended>>,
-    ) -> Result<()> {
-        let (encoded, hashes) = loop {
-            let of_others = offers.iter().zip(batches).filter(|(offer, _)| offer.is_some());
-            let of_others = of_others.flat_map(|(_, batches)| batches);
-            let of_others = of_others.map(|(batch, policy)| Request { batch, policy: *policy });
-            let requests: Vec<Request<'_>> = group.iter().copied().chain(of_others).collect();
-            let (mut decided, resolved) = resolve_group(view, &mut self.recent, &requests);
-            let encoded = if resolved.is_empty() {
-                None
-            } else {
-                self.begin_history(view)?;
-                Some(encode(view, &resolved)?)
-            };
-            let theirs = decided.split_off(group.len().min(decided.len()));
-            let promised =
-                encoded
-                    .as_ref()
-                    .map(EncodedSegment::footer)
-                    .map_or(Promised { last: view.last_commit(), ..Promised::default() }, |footer| {
-                        Promised { first: footer.first, last: footer.last, link_out: footer.link_out }
-                    });
-            if promise(offers, batches, theirs, promised) {
-                outcomes.extend(decided);
-                let written = resolved.iter().flat_map(|batch| &batch.written);
-                break (encoded, written.map(|(hash, _)| *hash).collect());
-            }
-        };
-        let Some(encoded) = encoded else { return Ok(()) };
+    fn write_segment(&mut self, encoded: EncodedSegment<'_>, hashes: Vec<u64>) -> Result<()> {
         let name = encoded.name();
         let segments = self.segments();
         if Bug::FlushBeforeName.is_on() {
@@ -419,28 +248,6 @@ impl Writer {
             self.counter = counter;
         }
     }
-}
-
-/// Tells the owners of offers what is about to be committed for them. An offer that has an error of its own, or whose owner
-/// cannot be told, is refused: false, and the rest is to be decided anew.
-fn promise(
-    offers: &mut [Option<Taken>],
-    batches: &[Vec<(Batch, OnDuplicate)>],
-    outcomes: Vec<Result<Appended>>,
-    promised: Promised,
-) -> bool {
-    let mut outcomes = outcomes.into_iter();
-    let mut all = true;
-    for (slot, batches) in offers.iter_mut().zip(batches) {
-        let Some(offer) = slot.as_mut() else { continue };
-        let own: Result<Vec<Appended>> = outcomes.by_ref().take(batches.len()).collect();
-        let told = own.is_ok_and(|own| offer.promise(promised, &own));
-        if !told {
-            all = false;
-            slot.take().into_iter().for_each(Taken::refuse);
-        }
-    }
-    all
 }
 
 /// The settings section of a segment: the user's settings, and the fingerprint's description.

@@ -11,14 +11,14 @@ mod watch;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patience::{Patience, SLEEP, TURN_SLEEP};
 use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
 
 pub(crate) use patience::Punctual;
 pub use record::Holder;
-pub(crate) use record::{Span, boot_id};
+pub(crate) use record::Span;
 pub(crate) use watch::Watch;
 
 use crate::bug::Bug;
@@ -87,6 +87,9 @@ impl Lock {
 
     /// The same until `is_done` says that the lock is not needed any more: `None`.
     pub fn acquire_unless(&mut self, timeout: Duration, is_done: impl Fn() -> bool) -> Result<Option<Found>> {
+        if let Some(found) = self.try_acquire_in_turn()? {
+            return Ok(Some(found));
+        }
         let _punctual = Punctual::new();
         let mut patience = Patience::new(timeout);
         while let Some(turn) = self.turn.as_mut() {
@@ -121,16 +124,6 @@ impl Lock {
         {
             log::warn!("{}: cannot give the turn back: {error}", self.path.display());
         }
-    }
-
-    /// True when somebody waits for the lock, as far as can be told.
-    pub fn is_wanted(&mut self) -> bool {
-        let Some(turn) = self.turn.as_mut() else { return false };
-        let free = turn.try_lock().unwrap_or(true);
-        if free {
-            self.give_turn_back();
-        }
-        !free
     }
 
     /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush failed,
@@ -190,55 +183,6 @@ impl Lock {
                 Err(error)
             }
         }
-    }
-
-    /// Takes the lock for a look around: nothing is written, not even who has it, because there may be no room for that. Says
-    /// what the record says. `None`: somebody has it all the time, or `is_done` says that it is not needed any more.
-    /// [`Lock::end_look`] gives it back.
-    pub fn acquire_unrecorded(
-        &mut self,
-        timeout: Duration,
-        is_done: impl Fn() -> bool,
-    ) -> Result<Option<Found>> {
-        let _punctual = Punctual::new();
-        let start = Instant::now();
-        let is_over = || start.elapsed() >= timeout || is_done();
-        // Others who commit without pause would hardly ever leave it free for somebody who only looks now and then. Where turns
-        // cannot be taken, that is how it is.
-        while let Some(turn) = self.turn.as_mut()
-            && !turn.try_lock().unwrap_or(true)
-        {
-            if is_over() {
-                return Ok(None);
-            }
-            nap(TURN_SLEEP);
-        }
-        let found = loop {
-            match self.file.try_lock().at(&self.path, "lock") {
-                Ok(true) => break self.look().map(Some),
-                Ok(false) if is_over() => break Ok(None),
-                Ok(false) => nap(TURN_SLEEP),
-                Err(error) => break Err(error),
-            }
-        };
-        self.give_turn_back();
-        found
-    }
-
-    /// What the record says; where that cannot be read the lock is given back.
-    fn look(&mut self) -> Result<Found> {
-        let record = Record::read(&*self.file).at(&self.path, "read the lock's record");
-        let found = self.check_place().and(record).map(|record| Found {
-            counter: record.map(|record| record.counter),
-            suspect: record.map_or(0, |record| record.suspect),
-            died: record.is_none_or(|record| record.pid != 0),
-        });
-        found.inspect_err(|_| self.end_look())
-    }
-
-    /// Gives the lock back after [`Lock::acquire_unrecorded`].
-    pub fn end_look(&mut self) {
-        let _ = unlock(&mut *self.file);
     }
 
     /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
@@ -355,13 +299,6 @@ impl Lock {
         self.record.since(then)
     }
 
-    /// Writes the record now, for those who are about to be told that something was committed for them.
-    pub fn tell(&mut self) {
-        if let Err(error) = self.write() {
-            log::debug!("{error}");
-        }
-    }
-
     /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that
     /// could not be written makes the next holder look at the directory.
     ///
@@ -421,37 +358,27 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_gets_a_turn() {
+    fn a_waiter_gets_a_turn() {
         let dir = tempfile::tempdir().unwrap();
         let open = || {
             Lock::open_fair(&RealFs, &dir.path().join("LOCK"), &dir.path().join("TURN"), "commit").unwrap()
         };
         let (first, mut second) = (std::cell::RefCell::new(open()), open());
-        for unrecorded in [false, true] {
-            first.borrow_mut().acquire(Duration::ZERO).unwrap();
-            let asked = std::cell::Cell::new(false);
-            // Whoever waits has found the lock taken. Now it is given back, and at once wanted again.
-            let meanwhile = || {
-                let mut first = first.borrow_mut();
-                if !asked.replace(true) {
-                    first.release();
-                    assert!(first.try_acquire_in_turn().unwrap().is_none(), "somebody waits");
-                }
-                false
-            };
-            let long = Duration::from_secs(60);
-            let found = if unrecorded {
-                let found = second.acquire_unrecorded(long, meanwhile);
-                second.end_look();
-                found
-            } else {
-                let found = second.acquire_unless(long, meanwhile);
-                second.release();
-                found
-            };
-            assert!(found.unwrap().is_some() && asked.get());
-            assert!(!first.borrow_mut().is_wanted(), "the turn is given back");
-        }
+        first.borrow_mut().acquire(Duration::ZERO).unwrap();
+        let asked = std::cell::Cell::new(false);
+        // The waiter has found the lock taken. Now it is given back, and at once wanted again.
+        let meanwhile = || {
+            let mut first = first.borrow_mut();
+            if !asked.replace(true) {
+                first.release();
+                assert!(first.try_acquire_in_turn().unwrap().is_none(), "another handle waits");
+            }
+            false
+        };
+        let found = second.acquire_unless(Duration::from_secs(60), meanwhile);
+        second.release();
+        assert!(found.unwrap().is_some() && asked.get());
+        assert!(first.borrow_mut().try_acquire_in_turn().unwrap().is_some(), "the turn is given back");
     }
 
     #[test]

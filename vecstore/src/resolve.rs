@@ -56,8 +56,7 @@ pub(crate) struct Resolved<'a> {
 impl<'a> Resolved<'a> {
     /// The rows of all entries to be written, and their scales, where these are the whole batch.
     pub fn all_rows(&self) -> Option<(&'a [u8], &'a [f32])> {
-        let parts = self.batch.parts();
-        (self.written.len() == self.batch.len()).then_some((parts.rows, parts.scales))
+        (self.written.len() == self.batch.len()).then(|| self.batch.all_rows())
     }
 }
 

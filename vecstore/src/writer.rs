@@ -10,7 +10,6 @@ use crate::event::Observer;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
 use crate::lock::{Found, Lock, Span, Watch};
-use crate::mailbox::{self, Mailbox};
 use crate::manifest::remove_own;
 use crate::publish::Target;
 use crate::recent::Recent;
@@ -50,8 +49,6 @@ pub(crate) struct Writer {
     pub(crate) since_checkpoint: u64,
     pub(crate) failed_checkpoints: u32,
     pub(crate) observer: Observer,
-    /// Where batches are offered to whoever holds the commit lock; made when it is needed.
-    pub(crate) mailbox: Option<Mailbox>,
     /// A segment that is committed, and not yet part of the view.
     pub(crate) committed: Option<Committed>,
     /// The keys of small segments.
@@ -83,7 +80,6 @@ impl Writer {
             since_checkpoint: 0,
             failed_checkpoints: 0,
             observer,
-            mailbox: None,
             committed: None,
             recent: Recent::default(),
             many: MANY,
@@ -226,7 +222,6 @@ impl Writer {
         }
         if !vouched {
             self.remove_temporaries(&segments, TMP_PREFIX);
-            mailbox::sweep(&*self.vfs, &self.dir);
         }
         let before = Arc::clone(&view.meta);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;

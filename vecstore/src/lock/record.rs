@@ -116,18 +116,6 @@ pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// What tells this run of this system from all others, padded with zeros; `None` where nothing does. Machines that share a
-/// disk may share a name, or be copies of each other.
-pub(crate) fn boot_id() -> Option<[u8; 64]> {
-    static ID: std::sync::OnceLock<Option<[u8; 64]>> = std::sync::OnceLock::new();
-    *ID.get_or_init(|| {
-        let text = std::fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|text| text.len() > 32)?;
-        let mut id = [0; 64];
-        id.iter_mut().zip(text).for_each(|(to, from)| *to = from);
-        Some(id)
-    })
-}
-
 /// This machine's name when it was first asked for, padded with zeros.
 pub(super) fn host_name() -> [u8; 64] {
     static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();

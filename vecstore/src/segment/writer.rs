@@ -252,11 +252,6 @@ impl<'a> EncodedSegment<'a> {
         SegmentName { first, last, generation }
     }
 
-    /// Who it is; not sealed yet.
-    pub fn footer(&self) -> &Footer {
-        &self.footer
-    }
-
     /// Length of the file to be.
     pub fn file_len(&self) -> u64 {
         self.footer.file_len

@@ -126,15 +126,6 @@ pub trait LockFile: Send {
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize>;
     /// Overwrites the start of the file.
     fn write_record(&mut self, record: &[u8]) -> io::Result<()>;
-    /// Reads up to `buf.len()` bytes from `offset` on; says how many there were. Not asked of every file system: without
-    /// it processes do not commit for each other.
-    fn read_at(&self, _offset: u64, _buf: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    /// Overwrites the file from `offset` on. As [`LockFile::read_at`].
-    fn write_at(&mut self, _offset: u64, _data: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
     /// True when this very file is (still) the one at `path`. File systems in memory, where nobody else moves
     /// directories, need not look.
     fn is_at(&self, _path: &Path) -> io::Result<bool> {

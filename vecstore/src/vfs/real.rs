@@ -293,17 +293,9 @@ impl LockFile for RealLock {
     }
 
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
-        self.read_at(0, buf)
-    }
-
-    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
-        self.write_at(0, record)
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + filled as u64) {
+            match self.0.read_at(rest, filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -313,8 +305,8 @@ impl LockFile for RealLock {
         Ok(filled)
     }
 
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
+    fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(record, 0)
     }
 
     fn is_at(&self, path: &Path) -> io::Result<bool> {

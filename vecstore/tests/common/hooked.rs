@@ -130,12 +130,6 @@ impl LockFile for HookedLock {
     fn write_record(&mut self, record: &[u8]) -> io::Result<()> {
         self.lock.write_record(record)
     }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.lock.read_at(offset, buf)
-    }
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.lock.write_at(offset, data)
-    }
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         self.lock.is_at(path)
     }

@@ -235,14 +235,6 @@ impl LockFile for SimLock {
         self.write("write record", 0, record)
     }
 
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        self.read("read letter", offset, buf)
-    }
-
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.write("write letter", offset, data)
-    }
-
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         self.fs.disk().find(path).map(|ino| ino == self.ino)
     }

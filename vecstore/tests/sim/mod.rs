@@ -17,7 +17,6 @@ mod disk;
 pub mod moment;
 pub mod oracle;
 pub mod run;
-pub mod scene;
 pub mod start;
 pub mod tier;
 pub mod trial;
