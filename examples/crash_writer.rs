@@ -96,7 +96,7 @@ fn write(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let mut stdout = std::io::stdout().lock();
     for number in done + 1..=done.saturating_add(options.batches) {
-        store.append(make_batch(options, number)?, OnDuplicate::Error)?;
+        store.append(&mut make_batch(options, number)?, OnDuplicate::Error)?;
         // Only now: append returned, so the batch survives whatever happens next.
         writeln!(stdout, "ACK {number}")?;
         stdout.flush()?;

@@ -92,7 +92,7 @@ fn fill(dir: &Path) -> vecstore::Result<()> {
             let vector: Vec<f32> = (0..DIM).map(|_| random.next_signed()).collect();
             batch.push(format!("batch {number}, row {row}"), &vector)?;
         }
-        store.append(batch, OnDuplicate::Error)?;
+        store.append(&mut batch, OnDuplicate::Error)?;
     }
     store.close()
 }

@@ -32,7 +32,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     // "Looked, found nothing" and "cannot be read" are facts worth keeping: neither is tried again.
     batch.push_empty("landscape", b"")?;
     batch.push_rejected("half a download.jpg", "the file ends in the middle")?;
-    let appended = store.append(batch, OnDuplicate::Error)?;
+    let appended = store.append(&mut batch, OnDuplicate::Error)?;
     println!(
         "appended {} entries with {} rows; they survive a power cut now",
         appended.entries, appended.rows

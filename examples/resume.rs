@@ -47,7 +47,7 @@ fn work(dir: &str) -> Result<(), Box<dyn Error>> {
             batch.push(&words[position], &embed(&words[position]))?;
         }
         // When this returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of it.
-        store.append(batch, OnDuplicate::Skip)?;
+        store.append(&mut batch, OnDuplicate::Skip)?;
         println!("{} more are stored", chunk.len());
     }
     Ok(store.close()?)

@@ -20,7 +20,7 @@ fn append(bencher: Bencher) {
             number += 1;
             batch(number, ROWS, DIM).expect("a batch")
         })
-        .bench_local_values(|batch| store.append(batch, OnDuplicate::Error).expect("it is stored"));
+        .bench_local_values(|mut batch| store.append(&mut batch, OnDuplicate::Error).expect("it is stored"));
 }
 
 #[divan::bench(sample_count = 200, sample_size = 1)]
@@ -28,7 +28,7 @@ fn raw_file_operations(bencher: Bencher) {
     let dir = folder().expect("a folder");
     let path = dir.path().join("one.vecs");
     let store = Store::create(&path, StoreConfig::new(DIM)).expect("a store");
-    store.append(batch(0, ROWS, DIM).expect("a batch"), OnDuplicate::Error).expect("it is stored");
+    store.append(&mut batch(0, ROWS, DIM).expect("a batch"), OnDuplicate::Error).expect("it is stored");
     let segment = store.snapshot().segments().next().expect("one segment").path;
     let bytes = fs::read(segment).expect("its bytes");
     let raw = dir.path().join("raw");

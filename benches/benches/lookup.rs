@@ -26,7 +26,7 @@ fn store(dir: &tempfile::TempDir, rows: usize, dim: usize, segments: usize) -> S
         for number in part * rows / segments..(part + 1) * rows / segments {
             batch.push(key(number * 2), &row).expect("a row");
         }
-        store.append(batch, OnDuplicate::Error).expect("it is stored");
+        store.append(&mut batch, OnDuplicate::Error).expect("it is stored");
     }
     store
 }

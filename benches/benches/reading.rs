@@ -27,7 +27,7 @@ fn store(dir: &tempfile::TempDir, segments: usize) -> Store {
         for number in part * ROWS / segments..(part + 1) * ROWS / segments {
             batch.push(key(number), &row).expect("a row");
         }
-        store.append(batch, OnDuplicate::Error).expect("it is stored");
+        store.append(&mut batch, OnDuplicate::Error).expect("it is stored");
     }
     store
 }

@@ -20,7 +20,7 @@ fn store(dir: &tempfile::TempDir, dtype: DType, metric: Metric) -> Store {
         for row in 0..ROWS / 10 {
             batch.push_converted(key(part * ROWS / 10 + row), &numbers.take(DIM), b"").expect("a row");
         }
-        store.append(batch, OnDuplicate::Error).expect("it is stored");
+        store.append(&mut batch, OnDuplicate::Error).expect("it is stored");
     }
     store
 }

@@ -157,14 +157,6 @@ impl<W: Watcher> LockFile for WatchedLock<W> {
         let call = Call { what: "write record", path: &self.path, bytes: record.len() };
         self.watcher.call(call, || self.lock.write_record(record))
     }
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let call = Call { what: "read offer", path: &self.path, bytes: buf.len() };
-        self.watcher.call(call, || self.lock.read_at(offset, buf))
-    }
-    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let call = Call { what: "write offer", path: &self.path, bytes: data.len() };
-        self.watcher.call(call, || self.lock.write_at(offset, data))
-    }
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         self.watcher.call(Call { what: "look at lock", path, bytes: 0 }, || self.lock.is_at(path))
     }

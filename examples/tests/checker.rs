@@ -20,7 +20,7 @@ fn append(store: &Store, rows: &[Row]) {
         fill_vector(RECIPE.seed, writer, number, row, &mut vector);
         batch.push_with_payload(key(writer, number, row), &vector, &RECIPE.to_payload()).unwrap();
     }
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// What the checker says of a store that `fill` filled: its exit code and its one line on stderr.
@@ -128,7 +128,7 @@ fn a_vector_of_another_seed_is_refused() {
                 }
                 batch.push_with_payload(key("V", 1, row), &vector, &RECIPE.to_payload()).unwrap();
             }
-            store.append(batch, OnDuplicate::Error).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
         },
         "the vector is not what seed 1 makes",
     );
@@ -140,7 +140,7 @@ fn anything_else_is_refused() {
     let push = |store: &Store, fill: &dyn Fn(&mut vecstore::Batch)| {
         let mut batch = store.batch();
         fill(&mut batch);
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     };
     refused(
         |store| push(store, &|batch| batch.push("photo.jpg", &vector).unwrap()),

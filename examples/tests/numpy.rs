@@ -74,16 +74,16 @@ fn fill(store: &Store) {
     let mut rows = |count: usize| (0..count * dim).map(|_| random.next_signed()).collect::<Vec<f32>>();
     let mut batch = store.batch();
     batch.push_converted("one", &rows(1), b"").unwrap();
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     for number in 0..250 {
         batch.push_converted(format!("many {number}"), &rows(1 + number % 7), b"").unwrap();
         batch.push_empty(format!("empty {number}"), b"nothing found").unwrap();
     }
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     batch.push_rejected("bad", "cannot be read").unwrap();
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
 #[test]

@@ -137,7 +137,7 @@ pub fn check(files: &Files) {
         let store = options(&fs).open(STORE)?;
         let mut batch = store.batch();
         batch.push_empty("appended by the check", b"")?;
-        store.append(batch, OnDuplicate::Replace)?;
+        store.append(&mut batch, OnDuplicate::Replace)?;
         Ok(store)
     });
     let used = usize::try_from(fs.used()).unwrap_or(usize::MAX);

@@ -119,7 +119,7 @@ fn store(dtype: DType, rows: usize, dim: usize) -> (Files, Vec<Vec<f32>>) {
     for (number, row) in written.iter().enumerate() {
         batch.push_converted(format!("row {number}"), row, b"").expect("a good entry");
     }
-    store.append(batch, OnDuplicate::Error).expect("nothing fails");
+    store.append(&mut batch, OnDuplicate::Error).expect("nothing fails");
     let segment = fs.read(&Path::new(STORE).join(SEGMENT), u64::MAX).expect("it was appended");
     (Files::from([("MANIFEST".to_owned(), manifest), (SEGMENT.to_owned(), segment)]), written)
 }

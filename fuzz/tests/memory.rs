@@ -107,7 +107,7 @@ fn many(times: usize) -> Files {
         for key in 0..1_000_000 {
             batch.push_empty(format!("{key:x}"), b"").expect("a good entry");
         }
-        store.append(batch, OnDuplicate::Replace).expect("there is room");
+        store.append(&mut batch, OnDuplicate::Replace).expect("there is room");
     }
     drop(store);
     let mut files = vecstore_fuzz::read(&path);

@@ -326,14 +326,14 @@ fn make_store(path: &Path) -> Option<Files> {
     batch.push_with_payload("a", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
     batch.push_empty("b", b"").unwrap();
     batch.push_rejected("c", "truncated").unwrap();
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.set_fingerprint(&Fingerprint::new([7; 32], "a model")).unwrap();
     store.create_checkpoint("v1").unwrap();
     let replace = |rows: &[f32], key: &str| {
         let mut batch = store.batch();
         batch.push("a", rows).unwrap();
         batch.delete(key).unwrap();
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     };
     replace(&[5.0, 6.0], "b");
     // With a bitmap of what the second segment supersedes.
@@ -348,7 +348,7 @@ fn make_store(path: &Path) -> Option<Files> {
                 let mut batch = store.batch();
                 batch.push(key, &[7.0f32, 8.0]).unwrap();
                 start.wait();
-                store.append(batch, OnDuplicate::Skip).unwrap();
+                store.append(&mut batch, OnDuplicate::Skip).unwrap();
             });
         }
     });

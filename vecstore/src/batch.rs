@@ -2,7 +2,6 @@
 
 use crate::config::{MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 use crate::dtype::narrow_into;
-use crate::spare::Room;
 use crate::{DType, Element, Error, Kind, Result};
 
 /// Entries like the first one that a batch has room for.
@@ -27,7 +26,7 @@ pub struct Batch {
     dim: usize,
     dtype: DType,
     allow_non_finite: bool,
-    rows: Room,
+    rows: Vec<u8>,
     scales: Vec<f32>,
     keys: Vec<u8>,
     payloads: Vec<u8>,
@@ -58,16 +57,11 @@ impl Batch {
     /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch) makes
     /// one that fits the store.
     pub fn new(dim: usize, dtype: DType) -> Self {
-        Self::in_room(dim, dtype, Room::default())
-    }
-
-    /// The same with memory for its rows.
-    pub(crate) fn in_room(dim: usize, dtype: DType, rows: Room) -> Self {
         Batch {
             dim,
             dtype,
             allow_non_finite: false,
-            rows,
+            rows: Vec::new(),
             scales: Vec::new(),
             keys: Vec::new(),
             payloads: Vec::new(),
@@ -79,6 +73,24 @@ impl Batch {
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.allow_non_finite = allow;
         self
+    }
+
+    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has committed.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(1, DType::F32);
+    /// batch.push("a", &[1.0f32])?;
+    /// batch.clear();
+    /// assert!(batch.is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.scales.clear();
+        self.keys.clear();
+        self.payloads.clear();
+        self.entries.clear();
     }
 
     /// Number of entries.
@@ -281,11 +293,6 @@ impl Batch {
             payload: self.payloads.len(),
         });
         Ok(())
-    }
-
-    /// It is full, and may have to wait.
-    pub(crate) fn settle(&mut self) {
-        self.rows.settle();
     }
 
     /// The rows of all entries, and their scales.

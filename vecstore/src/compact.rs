@@ -50,7 +50,7 @@ impl Store {
     /// # for key in ["a", "b"] {
     /// #     let mut batch = store.batch();
     /// #     batch.push(key, &[1.0f32])?;
-    /// #     store.append(batch, OnDuplicate::Skip)?;
+    /// #     store.append(&mut batch, OnDuplicate::Skip)?;
     /// # }
     /// let done = store.compact()?;
     /// assert_eq!((done.segments_before, done.segments_after), (2, 1));
@@ -82,7 +82,7 @@ impl Store {
         for key in keys {
             batch.delete(key)?;
         }
-        self.append(batch, OnDuplicate::Skip)
+        self.append(&mut batch, OnDuplicate::Skip)
     }
 
     /// Keeps the store as it is now under a name, until it is [dropped](Store::drop_checkpoint): open it with

@@ -11,7 +11,6 @@ use crate::load;
 use crate::lock::Watch;
 use crate::merge::Going;
 use crate::queue::{Leading, Queue, Turn, Waiting};
-use crate::spare::Spare;
 use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock, thread};
 use crate::vfs::Vfs;
@@ -41,8 +40,6 @@ pub(crate) struct Inner {
     pub going: Going,
     /// Merges that failed one after the other.
     pub failed_merges: AtomicU32,
-    /// Memory for the rows of batches.
-    pub spare: Arc<Spare>,
     /// The last commit that the manifest listed when the merger was woken.
     woken: AtomicU64,
     /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
@@ -52,19 +49,6 @@ pub(crate) struct Inner {
 
 /// Commits from one waking of the merger to the next.
 const WAKE_EVERY: usize = 8;
-
-/// Batches that somebody commits. Should he panic they are answered all the same.
-struct Group<'a> {
-    waiting: Vec<Arc<Waiting>>,
-    path: &'a Path,
-}
-
-impl Drop for Group<'_> {
-    fn drop(&mut self) {
-        let abandoned = || Err(Error::Abandoned { path: self.path.to_owned() });
-        self.waiting.iter().for_each(|waiting| waiting.answer(abandoned()));
-    }
-}
 
 /// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
 #[derive(Debug)]
@@ -98,7 +82,6 @@ impl Inner {
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
             going: Going::default(),
-            spare: Arc::default(),
             woken: AtomicU64::new(u64::MAX),
             commits: AtomicUsize::new(0),
             failed_merges: AtomicU32::new(0),
@@ -159,15 +142,15 @@ impl Inner {
         result
     }
 
-    /// Commits a batch, together with those of other threads that wait.
-    pub fn append(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Appended> {
+    /// Commits a batch, together with those of other threads that wait, and hands it back.
+    pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> (Result<Appended>, Batch) {
         let waiting = Waiting::new(batch, on_duplicate);
         self.queue.push(&waiting);
         self.complete(&waiting)
     }
 
     /// Leaves a batch to the committer.
-    pub fn append_later(&self, batch: Arc<Batch>, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
+    pub fn append_later(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
         let waiting = Waiting::new(batch, on_duplicate);
         while let Some(leading) = self.queue.push_for_later(&waiting) {
             self.lead(&leading)?;
@@ -178,19 +161,14 @@ impl Inner {
     }
 
     /// Waits for the outcome of a batch that is in the queue, committing what is there when nobody else does.
-    pub fn complete(&self, waiting: &Arc<Waiting>) -> Result<Appended> {
+    pub fn complete(&self, waiting: &Arc<Waiting>) -> (Result<Appended>, Batch) {
         loop {
             let leading = match self.queue.wait(waiting) {
-                Turn::Done(outcome) => return outcome,
+                Turn::Done(outcome, batch) => return (outcome, batch),
                 Turn::Lead(leading) => leading,
             };
-            // Who led before, and panicked, had it in his hands.
-            if !leading.has(waiting) {
-                return Err(Error::Abandoned { path: self.path.clone() });
-            }
             if let Err(error) = self.lead(&leading) {
-                leading.forget(waiting);
-                return Err(error);
+                leading.fail(waiting, &error);
             }
         }
     }
@@ -237,16 +215,14 @@ impl Inner {
     /// Commits a group of what is in the queue.
     fn lead(&self, leading: &Leading<'_>) -> Result<()> {
         let answered = self.with_writer("append", |writer, view| {
-            let group = Group { waiting: leading.group(), path: &self.path };
-            let requests: Vec<Request<'_>> =
-                group.waiting.iter().map(|t| Request { batch: &t.batch, policy: t.policy }).collect();
+            let group = leading.group(&self.path);
+            let requests: Vec<Request<'_>> = group.requests().collect();
             let outcomes = writer.commit_group(view, &requests);
             Ok((group, outcomes))
         })?;
-        // Answered only now: whoever has an answer sees what he appended.
-        let (mut group, outcomes) = answered;
-        let waiting = std::mem::take(&mut group.waiting);
-        waiting.into_iter().zip(outcomes).for_each(|(waiting, outcome)| waiting.answer(outcome));
+        // Answered only now: a thread that has its answer sees what it appended.
+        let (group, outcomes) = answered;
+        group.answer(outcomes);
         Ok(())
     }
 

@@ -17,7 +17,7 @@
 //! for position in store.snapshot().missing(&keys)? {
 //!     let mut batch = store.batch();
 //!     batch.push(keys[position], &[0.1f32, 0.2, position as f32])?;
-//!     store.append(batch, OnDuplicate::Skip)?; // durable from here on
+//!     store.append(&mut batch, OnDuplicate::Skip)?; // durable from here on
 //! }
 //!
 //! let snapshot = store.snapshot();
@@ -89,7 +89,6 @@ mod resolve;
 mod search;
 mod segment;
 mod snapshot;
-mod spare;
 mod store;
 mod sync;
 mod ticket;

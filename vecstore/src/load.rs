@@ -221,7 +221,7 @@ mod tests {
         for key in ["a", "b"] {
             let mut batch = store.batch();
             batch.push(key, &[1.0f32]).unwrap();
-            store.append(batch, OnDuplicate::Error).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
         }
         let known = load(&RealFs, &path, None).unwrap();
         let manifest = Manifest::read(&RealFs, &path).unwrap();

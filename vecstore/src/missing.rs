@@ -270,13 +270,13 @@ mod tests {
         for part in 0..4 {
             let mut batch = store.batch();
             (part * 10_000..(part + 1) * 10_000).for_each(|n| batch.push(name(n * 2), &[1.0f32]).unwrap());
-            store.append(batch, OnDuplicate::Error).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
         }
         let deleted: Vec<String> = (0..8_000).map(|number| name(number * 7)).collect();
         store.delete(&deleted).unwrap();
         let mut again = store.batch();
         (0..500).for_each(|number| again.push(name(number * 14), &[2.0f32]).unwrap());
-        store.append(again, OnDuplicate::Replace).unwrap();
+        store.append(&mut again, OnDuplicate::Replace).unwrap();
         let snapshot = store.snapshot();
         let mut keys: Vec<String> = (0..90_000).map(name).collect();
         keys.extend((0..1000).map(name));

@@ -3,9 +3,11 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::commit::Request;
 use crate::lock::Punctual;
 use crate::sync::{Condvar, Mutex, nap};
 use crate::{Appended, Batch, Error, OnDuplicate, Result};
@@ -24,32 +26,99 @@ const LOOKS: (u32, u32) = (4, 50);
 /// Where they did not come, so many groups do not wait: more each time, up to the second number.
 const DOUBT: (u32, u32) = (4, 64);
 
-/// A batch that waits to be committed, and its outcome.
+/// A batch that waits to be committed, and then its outcome.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    pub batch: Arc<Batch>,
-    pub policy: OnDuplicate,
-    outcome: Mutex<Option<Result<Appended>>>,
+    policy: OnDuplicate,
+    /// Bytes of the batch.
+    bytes: usize,
+    place: Mutex<Place>,
+}
+
+/// Where the batch is.
+#[derive(Debug)]
+enum Place {
+    /// Here, until a leader takes it.
+    Queued(Batch),
+    /// With the leader, or with the thread that was told the outcome.
+    Away,
+    /// Back.
+    Done(Result<Appended>, Batch),
 }
 
 impl Waiting {
-    pub fn new(batch: Arc<Batch>, policy: OnDuplicate) -> Arc<Self> {
-        Arc::new(Waiting { batch, policy, outcome: Mutex::new(None) })
+    pub fn new(batch: Batch, policy: OnDuplicate) -> Arc<Self> {
+        let bytes = batch.byte_len();
+        Arc::new(Waiting { policy, bytes, place: Mutex::new(Place::Queued(batch)) })
     }
 
-    /// Says what became of it.
-    pub fn answer(&self, outcome: Result<Appended>) {
-        *self.outcome.lock() = Some(outcome);
+    /// Takes the batch, to commit it.
+    fn take(&self) -> Option<Batch> {
+        let mut place = self.place.lock();
+        match std::mem::replace(&mut *place, Place::Away) {
+            Place::Queued(batch) => Some(batch),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Answers it with an error, unless a leader has it or has answered it.
+    fn fail(&self, error: &Error) {
+        if let Some(batch) = self.take() {
+            self.answer(Err(error.clone()), batch);
+        }
+    }
+
+    /// Gives the batch back, with what became of it.
+    fn answer(&self, outcome: Result<Appended>, batch: Batch) {
+        *self.place.lock() = Place::Done(outcome, batch);
     }
 
     /// True when it has an outcome that was not told yet.
     pub fn is_done(&self) -> bool {
-        self.outcome.lock().is_some()
+        matches!(*self.place.lock(), Place::Done(..))
     }
 
     /// What became of it, told once.
-    pub fn outcome(&self) -> Option<Result<Appended>> {
-        self.outcome.lock().take()
+    fn outcome(&self) -> Option<(Result<Appended>, Batch)> {
+        let mut place = self.place.lock();
+        match std::mem::replace(&mut *place, Place::Away) {
+            Place::Done(outcome, batch) => Some((outcome, batch)),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+}
+
+/// The batches that a leader commits. Should it panic they are answered all the same.
+pub(crate) struct Group<'a> {
+    batches: Vec<(Arc<Waiting>, Batch)>,
+    path: &'a Path,
+}
+
+impl Group<'_> {
+    /// What the commit is asked for, in order.
+    pub fn requests(&self) -> impl Iterator<Item = Request<'_>> {
+        self.batches.iter().map(|(waiting, batch)| Request { batch, policy: waiting.policy })
+    }
+
+    /// Tells each thread what became of its batch; there are as many outcomes as batches.
+    pub fn answer(mut self, outcomes: Vec<Result<Appended>>) {
+        for ((waiting, batch), outcome) in self.batches.drain(..).zip(outcomes) {
+            waiting.answer(outcome, batch);
+        }
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        for (waiting, batch) in self.batches.drain(..) {
+            waiting.answer(Err(Error::Abandoned { path: self.path.to_owned() }), batch);
+        }
     }
 }
 
@@ -74,7 +143,7 @@ struct State {
 
 impl State {
     fn bytes(&self) -> usize {
-        self.waiting.iter().map(|waiting| waiting.batch.byte_len()).sum()
+        self.waiting.iter().map(|waiting| waiting.bytes).sum()
     }
 
     fn lead<'a>(&mut self, queue: &'a Queue) -> Leading<'a> {
@@ -97,8 +166,8 @@ pub(crate) struct Queue {
 
 /// What a thread does that waits for a batch of its own.
 pub(crate) enum Turn<'a> {
-    /// Another thread has seen to it.
-    Done(Result<Appended>),
+    /// Another thread has seen to it, and the batch is back.
+    Done(Result<Appended>, Batch),
     /// It leads until this is dropped.
     Lead(Leading<'a>),
 }
@@ -113,7 +182,7 @@ impl Queue {
     /// or gives the right to commit them.
     pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
-        while !state.waiting.is_empty() && state.bytes() + waiting.batch.byte_len() > WAITING_BYTES {
+        while !state.waiting.is_empty() && state.bytes() + waiting.bytes > WAITING_BYTES {
             if !state.led {
                 return Some(state.lead(self));
             }
@@ -129,8 +198,8 @@ impl Queue {
     pub fn wait(&self, waiting: &Waiting) -> Turn<'_> {
         let mut state = self.state.lock();
         loop {
-            if let Some(outcome) = waiting.outcome() {
-                return Turn::Done(outcome);
+            if let Some((outcome, batch)) = waiting.outcome() {
+                return Turn::Done(outcome, batch);
             }
             if !state.led {
                 return Turn::Lead(state.lead(self));
@@ -181,20 +250,24 @@ pub(crate) struct Leading<'a> {
 
 impl Leading<'_> {
     /// Takes what is to be committed together, in order; empty when nothing waits.
-    pub fn group(&self) -> Vec<Arc<Waiting>> {
+    pub fn group<'p>(&self, path: &'p Path) -> Group<'p> {
         self.linger();
         self.began.set(Some(Instant::now()));
         let mut state = self.queue.state.lock();
         let mut bytes = 0;
-        let mut group: Vec<Arc<Waiting>> = Vec::new();
+        let mut group = Group { batches: Vec::with_capacity(state.waiting.len()), path };
         while let Some(waiting) = state.waiting.front() {
-            bytes += waiting.batch.byte_len();
-            if !group.is_empty() && bytes > GROUP_BYTES {
+            bytes += waiting.bytes;
+            if !group.batches.is_empty() && bytes > GROUP_BYTES {
                 break;
             }
-            group.extend(state.waiting.pop_front());
+            if let Some(waiting) = state.waiting.pop_front()
+                && let Some(batch) = waiting.take()
+            {
+                group.batches.push((waiting, batch));
+            }
         }
-        state.last = group.len();
+        state.last = group.batches.len();
         group
     }
 
@@ -229,20 +302,16 @@ impl Leading<'_> {
         state.doubt = state.doubted;
     }
 
-    /// True when this batch waits.
-    pub fn has(&self, batch: &Arc<Waiting>) -> bool {
-        self.queue.state.lock().waiting.iter().any(|waiting| Arc::ptr_eq(waiting, batch))
-    }
-
     /// Answers whatever waits with an error.
     pub fn fail_all(&self, error: &Error) {
         let waiting = std::mem::take(&mut self.queue.state.lock().waiting);
-        waiting.iter().for_each(|waiting| waiting.answer(Err(error.clone())));
+        waiting.iter().for_each(|waiting| waiting.fail(error));
     }
 
-    /// Takes a batch out of the queue that is not to be committed any more.
-    pub fn forget(&self, batch: &Arc<Waiting>) {
+    /// Takes this batch out of the queue, and answers it with an error.
+    pub fn fail(&self, batch: &Arc<Waiting>, error: &Error) {
         self.queue.state.lock().waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
+        batch.fail(error);
     }
 }
 

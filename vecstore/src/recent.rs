@@ -179,7 +179,7 @@ mod tests {
     fn append(store: &Store, keys: std::ops::Range<usize>) {
         let mut batch = store.batch();
         keys.for_each(|key| batch.push(format!("key {key}"), &[1.0f32]).unwrap());
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
 
     fn may_have(recent: &Recent, key: usize) -> bool {

@@ -116,7 +116,7 @@ impl Snapshot {
     /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
     /// let mut batch = store.batch();
     /// batch.push("b", &[1.0f32])?;
-    /// store.append(batch, OnDuplicate::Skip)?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
     /// assert_eq!(store.snapshot().missing(&["a", "b", "c"])?, [0, 2]);
     /// # Ok::<(), vecstore::Error>(())
     /// ```

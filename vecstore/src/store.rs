@@ -28,7 +28,7 @@ use crate::{Appended, Batch, DType, Error, Fingerprint, Metric, OnDuplicate, Res
 /// let mut batch = store.batch();
 /// batch.push("a.jpg", &[1.0f32, 0.0])?;
 /// batch.push("b.jpg", &[0.6f32, 0.8])?;
-/// let appended = store.append(batch, OnDuplicate::Skip)?;
+/// let appended = store.append(&mut batch, OnDuplicate::Skip)?;
 /// assert_eq!(appended.commit, Some(1));
 ///
 /// let hits = store.snapshot().search(&[0.0, 1.0], 1)?;
@@ -119,11 +119,10 @@ impl Store {
         self.inner.view.read().meta.settings.clone()
     }
 
-    /// An empty batch of the store's dimension and element type. Its rows get the memory of a batch of this handle that is
-    /// done with, if there is one; up to 16 MiB are kept for that.
+    /// An empty batch of the store's dimension and element type.
     pub fn batch(&self) -> Batch {
         let view = self.inner.view.read();
-        Batch::in_room(view.meta.dim, view.meta.dtype, self.inner.spare.room())
+        Batch::new(view.meta.dim, view.meta.dtype)
     }
 
     /// Records what makes the vectors. Does nothing when the same fingerprint is recorded.
@@ -206,24 +205,28 @@ impl Store {
     /// it is, except after [`Error::OutcomeUnknown`]. (Durable in any case; should the new file not be readable at that
     /// moment, because too many are open, say, it is visible from the next append or refresh on.)
     ///
-    /// Threads that append at the same time share one file and its flushes; so do processes that wait for each other.
+    /// The batch is empty afterwards, and has its memory for the next entries; after an error it is as it was, and can be
+    /// appended again.
+    ///
+    /// Threads that append at the same time share one file and its flushes.
     ///
     /// # Errors
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`] and [`Error::BadInput`] for
     /// the batch itself; [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`],
     /// [`Error::OutcomeUnknown`], [`Error::Latched`], [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`] from
-    /// writing it. To append again after an error keep the batch as an `Arc<Batch>`, which this accepts too.
-    pub fn append(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Appended> {
-        let batch = batch.into();
-        self.check_shape(&batch)?;
+    /// writing it.
+    pub fn append(&self, batch: &mut Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+        self.check_shape(batch)?;
         if batch.is_empty() {
             return Ok(Appended::default());
         }
-        let outcome = self.inner.append(batch, on_duplicate);
-        if let Ok(appended) = &outcome {
-            self.inner.after_commit(appended.replaced + appended.deleted > 0);
-        }
-        outcome
+        let empty = Batch::new(batch.dim(), batch.dtype());
+        let (outcome, back) = self.inner.append(std::mem::replace(batch, empty), on_duplicate);
+        *batch = back;
+        let appended = outcome?;
+        batch.clear();
+        self.inner.after_commit(appended.replaced + appended.deleted > 0);
+        Ok(appended)
     }
 
     /// Takes a batch on and returns at once: it is committed by a thread of its own, together with whatever else has come
@@ -252,17 +255,13 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::ReadOnly`]; all others come from [`Ticket::wait`].
-    pub fn append_async(&self, batch: impl Into<Arc<Batch>>, on_duplicate: OnDuplicate) -> Result<Ticket> {
-        let mut batch = batch.into();
+    pub fn append_async(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Ticket> {
         self.check_shape(&batch)?;
         if !self.inner.is_writable {
             return Err(Error::ReadOnly { path: self.inner.path.clone(), action: "append" });
         }
-        if let Some(batch) = Arc::get_mut(&mut batch) {
-            batch.settle();
-        }
         if batch.is_empty() {
-            return Ok(Ticket::done(&self.inner, Appended::default()));
+            return Ok(Ticket::done(&self.inner, batch));
         }
         let waiting = self.inner.append_later(batch, on_duplicate)?;
         let mut committer = self.committer.lock();

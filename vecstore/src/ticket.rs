@@ -7,7 +7,7 @@ use crate::inner::Inner;
 use crate::queue::Waiting;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, JoinHandle};
-use crate::{Appended, Result};
+use crate::{Appended, Batch, Result};
 
 /// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.
 ///
@@ -20,7 +20,8 @@ pub struct Ticket {
 
 enum State {
     Waiting(Arc<Waiting>),
-    Done(Appended),
+    /// Nothing had to be written.
+    Done(Batch),
 }
 
 impl fmt::Debug for Ticket {
@@ -35,8 +36,8 @@ impl Ticket {
     }
 
     /// For a batch of which nothing had to be written.
-    pub(crate) fn done(inner: &Arc<Inner>, appended: Appended) -> Self {
-        Ticket { inner: Arc::clone(inner), state: State::Done(appended) }
+    pub(crate) fn done(inner: &Arc<Inner>, batch: Batch) -> Self {
+        Ticket { inner: Arc::clone(inner), state: State::Done(batch) }
     }
 
     /// Waits until the batch is durable and visible, or could not be written.
@@ -44,16 +45,22 @@ impl Ticket {
     /// # Errors
     /// As [`Store::append`](crate::Store::append).
     pub fn wait(self) -> Result<Appended> {
+        self.wait_with_batch().0
+    }
+
+    /// The same, and hands the batch back: empty, with its memory for the next entries, or after an error as it was.
+    pub fn wait_with_batch(self) -> (Result<Appended>, Batch) {
         match self.state {
             State::Waiting(waiting) => {
-                let outcome = self.inner.complete(&waiting);
-                // It may have been this thread that committed it.
+                let (outcome, mut batch) = self.inner.complete(&waiting);
                 if outcome.is_ok() {
+                    batch.clear();
+                    // It may have been this thread that committed it.
                     self.inner.after_commit(true);
                 }
-                outcome
+                (outcome, batch)
             }
-            State::Done(appended) => Ok(appended),
+            State::Done(batch) => (Ok(Appended::default()), batch),
         }
     }
 

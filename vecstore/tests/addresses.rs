@@ -63,7 +63,7 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
                     row_in_batch += 1;
                 }
             }
-            let commit = store.append(batch, OnDuplicate::Error).unwrap().commit.unwrap();
+            let commit = store.append(&mut batch, OnDuplicate::Error).unwrap().commit.unwrap();
             kept.extend(of_batch.into_iter().map(|(row, key, values)| Kept {
                 address: Address { commit, row },
                 key,

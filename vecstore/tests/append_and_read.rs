@@ -25,7 +25,7 @@ fn what_was_appended_is_there_after_reopening() {
     batch.push_with_payload("two faces", &[1.0f32, 2.0, 3.0, 4.0], b"boxes").unwrap();
     batch.push_empty("nobody", b"").unwrap();
     batch.push_rejected("broken", "truncated").unwrap();
-    let appended = store.append(batch, OnDuplicate::Skip).unwrap();
+    let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!((appended.commit, appended.entries, appended.rows), (Some(1), 3, 2));
     drop(store);
 
@@ -49,22 +49,52 @@ fn what_was_appended_is_there_after_reopening() {
 }
 
 #[test]
+fn an_append_empties_the_batch_and_an_error_leaves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir, 1);
+    let mut batch = one(&store, "a", &[1.0]);
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    assert_eq!((batch.len(), batch.rows(), batch.dim()), (0, 0, 1));
+
+    batch.push_with_payload("b", &[2.0f32], b"p").unwrap();
+    batch.push("a", &[3.0f32]).unwrap();
+    let refused = store.append(&mut batch, OnDuplicate::Error);
+    assert!(matches!(refused, Err(Error::DuplicateKey { .. })), "{refused:?}");
+    assert_eq!((batch.len(), batch.rows()), (2, 2), "it can be appended again");
+    assert_eq!(store.append(&mut batch, OnDuplicate::Replace).unwrap().replaced, 1);
+    assert_eq!(keys(&store), ["b", "a"]);
+
+    let reader = OpenOptions::new().read_only(true).open(dir.path().join("s.vecs")).unwrap();
+    batch.push("c", &[4.0f32]).unwrap();
+    assert!(matches!(reader.append(&mut batch, OnDuplicate::Skip), Err(Error::ReadOnly { .. })));
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
+    assert_eq!(keys(&store), ["b", "a", "c"]);
+    batch.push("d", &[5.0f32]).unwrap();
+    batch.clear();
+    batch.push("e", &[6.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
+    let snapshot = store.snapshot();
+    assert_eq!(snapshot.get("e").unwrap().unwrap().rows::<f32>().unwrap(), [6.0]);
+    assert!(snapshot.get("d").unwrap().is_none());
+}
+
+#[test]
 fn each_policy_treats_a_stored_key_its_way() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir, 1);
-    store.append(one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
+    store.append(&mut one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
 
-    let skipped = store.append(one(&store, "a", &[2.0]), OnDuplicate::Skip).unwrap();
+    let skipped = store.append(&mut one(&store, "a", &[2.0]), OnDuplicate::Skip).unwrap();
     assert_eq!((skipped.commit, skipped.skipped), (None, 1), "nothing to write takes no number");
     assert_eq!(store.snapshot().last_commit(), 1);
 
     let mut batch = one(&store, "b", &[5.0]);
     batch.push("a", &[2.0f32]).unwrap();
-    let error = store.append(batch, OnDuplicate::Error).unwrap_err();
+    let error = store.append(&mut batch, OnDuplicate::Error).unwrap_err();
     assert!(matches!(&error, Error::DuplicateKey { key, count: 1, .. } if key == b"a"), "{error}");
     assert!(!store.snapshot().contains("b").unwrap(), "nothing of the batch was written");
 
-    let replaced = store.append(one(&store, "a", &[3.0]), OnDuplicate::Replace).unwrap();
+    let replaced = store.append(&mut one(&store, "a", &[3.0]), OnDuplicate::Replace).unwrap();
     assert_eq!((replaced.commit, replaced.replaced), (Some(2), 1));
     let snapshot = store.snapshot();
     assert_eq!(snapshot.get("a").unwrap().unwrap().rows::<f32>().unwrap(), [3.0]);
@@ -90,9 +120,9 @@ fn an_append_counts_entries_and_rows() {
         batch
     };
     let counts = |appended: vecstore::Appended| (appended.entries, appended.rows, appended.replaced);
-    let appended = store.append(batch([("a", 7), ("b", 0), ("c", 1)]), OnDuplicate::Replace).unwrap();
+    let appended = store.append(&mut batch([("a", 7), ("b", 0), ("c", 1)]), OnDuplicate::Replace).unwrap();
     assert_eq!(counts(appended), (3, 8, 0));
-    let appended = store.append(batch([("a", 2), ("c", 9), ("d", 3)]), OnDuplicate::Replace).unwrap();
+    let appended = store.append(&mut batch([("a", 2), ("c", 9), ("d", 3)]), OnDuplicate::Replace).unwrap();
     assert_eq!(counts(appended), (3, 14, 2));
     let totals = store.snapshot().totals();
     assert_eq!((totals.entries, totals.empty, totals.rows), (3, 1, 14));
@@ -107,11 +137,11 @@ fn an_append_counts_entries_and_rows() {
 fn a_deleted_key_is_absent_and_may_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir, 1);
-    store.append(one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
+    store.append(&mut one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
     let mut batch = store.batch();
     batch.delete("a").unwrap();
     batch.delete("never stored").unwrap();
-    let outcome = store.append(batch, OnDuplicate::Skip).unwrap();
+    let outcome = store.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!((outcome.deleted, outcome.skipped), (1, 1));
     let snapshot = store.snapshot();
     assert!(snapshot.get("a").unwrap().is_none());
@@ -119,7 +149,7 @@ fn a_deleted_key_is_absent_and_may_come_back() {
     assert_eq!(snapshot.iter().count(), 0);
     assert_eq!((snapshot.totals().entries, snapshot.totals().tombstones, snapshot.totals().rows), (0, 1, 0));
 
-    store.append(one(&store, "a", &[2.0]), OnDuplicate::Error).unwrap();
+    store.append(&mut one(&store, "a", &[2.0]), OnDuplicate::Error).unwrap();
     drop(store);
     let store = Store::open(dir.path().join("s.vecs")).unwrap();
     let totals = store.snapshot().totals();
@@ -131,10 +161,10 @@ fn a_deleted_key_is_absent_and_may_come_back() {
 fn a_snapshot_stays_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir, 1);
-    store.append(one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
+    store.append(&mut one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
     let before = store.snapshot();
-    store.append(one(&store, "a", &[2.0]), OnDuplicate::Replace).unwrap();
-    store.append(one(&store, "b", &[3.0]), OnDuplicate::Skip).unwrap();
+    store.append(&mut one(&store, "a", &[2.0]), OnDuplicate::Replace).unwrap();
+    store.append(&mut one(&store, "b", &[3.0]), OnDuplicate::Skip).unwrap();
     assert_eq!(before.get("a").unwrap().unwrap().rows::<f32>().unwrap(), [1.0]);
     assert_eq!((before.iter().count(), before.last_commit()), (1, 1));
 }
@@ -149,11 +179,11 @@ fn missing_is_right_over_many_segments() {
         for key in group {
             batch.push(key, &[1.0f32]).unwrap();
         }
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     let mut batch = store.batch();
     batch.delete("key 0").unwrap();
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     let snapshot = store.snapshot();
     let expected: Vec<usize> = (0..all.len()).filter(|i| *i == 0 || (i / 7) % 2 == 1).collect();
     assert_eq!(snapshot.missing(&all).unwrap(), expected);
@@ -178,7 +208,7 @@ fn search_agrees_with_a_plain_loop_for_every_metric_and_type() {
                 for i in first..first + 50 {
                     batch.push_converted(format!("{i}"), &row(i), b"").unwrap();
                 }
-                store.append(batch, OnDuplicate::Error).unwrap();
+                store.append(&mut batch, OnDuplicate::Error).unwrap();
             }
             let query = [0.3, -0.2, 0.9, 0.1, -0.7];
             let snapshot = store.snapshot();
@@ -225,7 +255,7 @@ fn threads_that_append_together_lose_nothing() {
                         .unwrap();
                     batch.push(format!("shared {number}"), &[0.0f32; 4]).unwrap();
                     // Also where several share a file, each is told the number that its entries have.
-                    let told = store.append(batch, OnDuplicate::Skip).unwrap().commit;
+                    let told = store.append(&mut batch, OnDuplicate::Skip).unwrap().commit;
                     let snapshot = store.snapshot();
                     let entry = snapshot.get(format!("{thread}/{number}")).unwrap().unwrap();
                     assert_eq!(told, Some(entry.address().commit));
@@ -254,15 +284,15 @@ fn two_handles_see_each_other_after_refresh() {
     let reader = Store::open_read_only(first.path()).unwrap();
     for number in 0..200 {
         let handle = if number % 2 == 0 { &first } else { &second };
-        handle.append(one(handle, &number.to_string(), &[1.0]), OnDuplicate::Error).unwrap();
+        handle.append(&mut one(handle, &number.to_string(), &[1.0]), OnDuplicate::Error).unwrap();
     }
-    let error = second.append(one(&second, "198", &[1.0]), OnDuplicate::Error);
+    let error = second.append(&mut one(&second, "198", &[1.0]), OnDuplicate::Error);
     assert!(matches!(error, Err(Error::DuplicateKey { .. })), "keys of the other handle count");
     assert_eq!(reader.snapshot().last_commit(), 0);
     assert_eq!(reader.refresh().unwrap().last_commit(), 200);
     assert_eq!(keys(&reader), (0..200).map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(matches!(
-        reader.append(one(&reader, "x", &[1.0]), OnDuplicate::Skip),
+        reader.append(&mut one(&reader, "x", &[1.0]), OnDuplicate::Skip),
         Err(Error::ReadOnly { .. })
     ));
 }
@@ -272,7 +302,7 @@ fn verified_saves_are_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let options = OpenOptions::new().verify_saves(true);
     let store = options.create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
-    store.append(one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
+    store.append(&mut one(&store, "a", &[1.0]), OnDuplicate::Skip).unwrap();
     assert!(store.snapshot().contains("a").unwrap());
 }
 
@@ -283,7 +313,7 @@ fn quantized_rows_keep_their_scales_through_merges() {
     for i in 0..5i8 {
         let mut batch = store.batch();
         batch.push_quantized(format!("{i}"), &[i, 2, 3, -i, 5, 6], &[0.5, f32::from(i)], b"").unwrap();
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     store.delete(&["1"]).unwrap();
     store.compact_full().unwrap();

@@ -15,7 +15,7 @@ fn create(path: &Path) -> Store {
 fn put(store: &Store, key: &str, x: f32) {
     let mut batch = store.batch();
     batch.push(key, &[x]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 fn contents(store: &Store) -> BTreeMap<String, f32> {
@@ -178,7 +178,7 @@ fn a_backup_is_consistent_while_writers_and_merges_run() {
                 let mut batch = store.batch();
                 batch.push(format!("{i}a"), &[i as f32]).unwrap();
                 batch.push(format!("{i}b"), &[i as f32]).unwrap();
-                store.append(batch, OnDuplicate::Error).unwrap();
+                store.append(&mut batch, OnDuplicate::Error).unwrap();
                 if i % 100 == 50 {
                     store.compact().unwrap();
                 }

@@ -16,17 +16,17 @@ fn nothing_is_written_of_a_batch_that_is_wrong() {
     let store = Store::create(&path, StoreConfig::new(2)).unwrap();
     let mut batch = store.batch();
     batch.push("a", &[1.0f32, 2.0]).unwrap();
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     let before = names(&path);
 
     let mut wide = Batch::new(3, DType::F32);
     wide.push("b", &[1.0f32, 2.0, 3.0]).unwrap();
-    let error = store.append(wide, OnDuplicate::Skip).unwrap_err();
+    let error = store.append(&mut wide, OnDuplicate::Skip).unwrap_err();
     assert!(matches!(error, Error::DimensionMismatch { expected: 2, found: 3, .. }), "{error}");
 
     let mut half = Batch::new(2, DType::F16);
     half.push("b", &[half::f16::ONE; 2]).unwrap();
-    let error = store.append(half, OnDuplicate::Skip).unwrap_err();
+    let error = store.append(&mut half, OnDuplicate::Skip).unwrap_err();
     assert!(matches!(error, Error::DTypeMismatch { expected: DType::F32, found: DType::F16, .. }), "{error}");
 
     for policy in [OnDuplicate::Skip, OnDuplicate::Replace, OnDuplicate::Error] {
@@ -36,7 +36,7 @@ fn nothing_is_written_of_a_batch_that_is_wrong() {
         // Refused when it is pushed, or at the latest when the batch is appended.
         let error = match twice.push("c", &[3.0f32, 4.0]) {
             Err(error) => error,
-            Ok(_) => store.append(twice, policy).unwrap_err(),
+            Ok(_) => store.append(&mut twice, policy).unwrap_err(),
         };
         assert!(error.to_string().contains('c'), "{policy:?}: {error}");
     }
@@ -50,5 +50,5 @@ fn nothing_is_written_of_a_batch_that_is_wrong() {
     assert_eq!(names(&path), before);
     let mut batch = store.batch();
     batch.push("b", &[5.0f32, 6.0]).unwrap();
-    assert_eq!(store.append(batch, OnDuplicate::Error).unwrap().commit, Some(2));
+    assert_eq!(store.append(&mut batch, OnDuplicate::Error).unwrap().commit, Some(2));
 }

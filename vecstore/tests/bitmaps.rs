@@ -19,7 +19,7 @@ const EACCES: i32 = 13;
 fn put(store: &Store, keys: &[&str]) {
     let mut batch = store.batch();
     keys.iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// A checkpoint after `key` was written twice, and the calls it makes.

@@ -9,7 +9,7 @@ use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
 /// Gives every file below a directory this time, or alternately this time and that of the beginning.

@@ -27,12 +27,12 @@ fn filled(dir: &Path) -> PathBuf {
     for (key, x) in [("near", 1.0f32), ("nearer", 0.5), ("far", 9.0)] {
         let mut batch = store.batch();
         batch.push(key, &[x, 0.0]).unwrap();
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     let mut batch = store.batch();
     batch.push("origin", &[0.0f32, 0.0]).unwrap();
     batch.push_rejected("bad", "truncated").unwrap();
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     path
 }
 

@@ -24,12 +24,12 @@ fn small_store(path: &Path) -> Store {
     batch.push_with_payload("two", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
     batch.push_empty("none", b"").unwrap();
     batch.push_rejected("bad", "truncated").unwrap();
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     let mut batch = store.batch();
     batch.push("two", &[5.0f32, 6.0]).unwrap();
     batch.push("three", &[7.0f32, 8.0]).unwrap();
     batch.delete("none").unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     store
 }
 
@@ -142,7 +142,7 @@ fn a_fault_is_placed_to_the_block_and_its_keys() {
     for number in 0..64 {
         batch.push(format!("key {number:02}"), &[number as f32; 1024]).unwrap();
     }
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.close().unwrap();
     let file = segment(&path, 1);
     let mut bytes = fs::read(&file).unwrap();
@@ -297,7 +297,7 @@ fn a_segment_of_another_history_is_refused() {
         for key in keys {
             let mut batch = store.batch();
             batch.push(key, &[1.0f32, 1.0]).unwrap();
-            store.append(batch, OnDuplicate::Skip).unwrap();
+            store.append(&mut batch, OnDuplicate::Skip).unwrap();
         }
     };
     add(&path, &["ours 3"]);
@@ -378,7 +378,7 @@ fn an_old_manifest_loses_nothing() {
     for key in ["a", "b", "c"] {
         let mut batch = store.batch();
         batch.push(key, &[1.0f32, 2.0]).unwrap();
-        store.append(batch, OnDuplicate::Skip).unwrap();
+        store.append(&mut batch, OnDuplicate::Skip).unwrap();
     }
     store.close().unwrap();
     assert_ne!(fs::read(path.join("MANIFEST")).unwrap(), old);
@@ -414,7 +414,7 @@ fn a_missing_manifest_is_an_error_that_names_the_remedy_and_repair_loses_nothing
     assert_eq!(store.setting("root").as_deref(), Some("/pictures"));
     let mut batch = store.batch();
     batch.push("after", &[1.0f32, 2.0]).unwrap();
-    assert_eq!(store.append(batch, OnDuplicate::Skip).unwrap().commit, Some(3));
+    assert_eq!(store.append(&mut batch, OnDuplicate::Skip).unwrap().commit, Some(3));
     store.close().unwrap();
     assert!(verify(&path).is_whole());
     assert!(!vecstore::repair(&path).unwrap().rebuilt, "a sound manifest is left alone");

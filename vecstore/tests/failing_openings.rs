@@ -67,7 +67,7 @@ fn reading_changes_nothing_on_the_disk() {
     for key in ["a", "b", "c"] {
         let mut batch = store.batch();
         batch.push(key, &[1.0f32]).unwrap();
-        store.append(batch, OnDuplicate::Skip).unwrap();
+        store.append(&mut batch, OnDuplicate::Skip).unwrap();
     }
     drop(store);
     let (before, reader) = (fs.changes(), fs.other_process());

@@ -28,7 +28,7 @@ impl Writer {
         let before = self.fs.calls().len();
         let mut batch = self.store.batch();
         batch.push(key, &[1.0f32]).unwrap();
-        self.store.append(batch, OnDuplicate::Error).unwrap();
+        self.store.append(&mut batch, OnDuplicate::Error).unwrap();
         self.fs.calls_from(before)
     }
 }

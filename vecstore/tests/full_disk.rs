@@ -24,7 +24,7 @@ const RECORD: u64 = 256;
 fn append(store: &Store, key: usize) -> vecstore::Result<vecstore::Appended> {
     let mut batch = store.batch();
     batch.push(format!("key {key}"), &vec![1.0f32; ROWS * DIM]).expect("a good entry");
-    store.append(batch, OnDuplicate::Error)
+    store.append(&mut batch, OnDuplicate::Error)
 }
 
 /// The disk holds so many bytes more than it does now, and needs some for what is overwritten.

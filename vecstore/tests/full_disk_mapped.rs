@@ -114,7 +114,7 @@ fn what_a_failed_commit_took_is_given_back_before_free_space_is_asked_for() {
     let append = |key: &str| {
         let mut batch = store.batch();
         batch.push(key, &[0.5; 64 * 100]).unwrap();
-        store.append(batch, OnDuplicate::Error)
+        store.append(&mut batch, OnDuplicate::Error)
     };
     append("a").unwrap();
     assert_eq!(vfs.mapped.load(Ordering::SeqCst), 1, "a commit maps what it writes");

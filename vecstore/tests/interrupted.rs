@@ -17,7 +17,7 @@ const LIMIT: u64 = 40 << 10;
 fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
     let mut batch = store.batch();
     batch.push(key, &vec![1.0f32; DIM])?;
-    store.append(batch, OnDuplicate::Error)
+    store.append(&mut batch, OnDuplicate::Error)
 }
 
 fn this_test(name: &str) -> Vec<String> {

@@ -30,7 +30,7 @@ fn spellings_and_fields_that_scripts_use_stay() {
     let mut batch = store.batch();
     batch.push_with_payload("a", &[1.0f32, 2.0], b"note").unwrap();
     batch.push_rejected("b", "cut off").unwrap();
-    store.append(batch, vecstore::OnDuplicate::Error).unwrap();
+    store.append(&mut batch, vecstore::OnDuplicate::Error).unwrap();
     drop(store);
 
     has(

@@ -183,7 +183,7 @@ fn a_writer_that_never_closes_leaves_no_more_than_some_kills_to_replay() {
     let replace = |keys: std::ops::Range<u32>| {
         let mut batch = store.batch();
         keys.for_each(|key| batch.push(key.to_le_bytes(), &[key as f32, 1.0]).unwrap());
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     };
     replace(0..70_000);
     replace(0..1_000);
@@ -253,7 +253,7 @@ fn with_and_without_bitmaps_a_store_says_the_same() {
                         .unwrap();
                     batch.push_empty(format!("empty {number}"), b"").unwrap();
                     batch.push_rejected(format!("rejected {number}"), "bad").unwrap();
-                    store.append(batch, OnDuplicate::Replace).unwrap();
+                    store.append(&mut batch, OnDuplicate::Replace).unwrap();
                 }
                 10..12 => store.checkpoint().unwrap(),
                 12 => drop(store.compact().unwrap()),

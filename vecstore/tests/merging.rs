@@ -51,7 +51,7 @@ fn addresses_survive_merges_and_deletes() {
             let mut batch = store.batch();
             batch.push(format!("{x}a"), &[x, -x]).unwrap();
             batch.push(format!("{x}b"), &[x + 0.5, -x, 7.0, 8.0]).unwrap();
-            store.append(batch, OnDuplicate::Error).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
             let address = store.snapshot().get(format!("{x}b")).unwrap().unwrap().address();
             assert_eq!(address, Address { commit: store.snapshot().last_commit(), row: 1 });
             if i % 10 == 0 {
@@ -179,7 +179,7 @@ fn damage_of_large_files_is_never_copied() {
         for row in 0..60 {
             batch.push(format!("key {part} {row}"), &vec![(part * 60 + row) as f32; DIM]).unwrap();
         }
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     drop(store);
     let files = segment_files(&path);

@@ -173,7 +173,7 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
         for i in 0..rows {
             batch.push(format!("{number}/{i}"), &row).unwrap();
         }
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     };
     // Several steps of the merge below.
     (0..6).for_each(|number| put(number, 32));
@@ -278,7 +278,7 @@ fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
     for i in 0..200 {
         batch.push(format!("{i}"), &vec![i as f32; dim]).unwrap();
     }
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     let before = store.snapshot().totals().bytes;
     let keys: Vec<String> = (0..120).map(|i| format!("{i}")).collect();
     store.delete(&keys).unwrap();

@@ -128,7 +128,7 @@ impl Vfs for LyingFs {
 fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
-    store.append(batch, OnDuplicate::Skip)
+    store.append(&mut batch, OnDuplicate::Skip)
 }
 
 fn lying(path: &Path) -> (Arc<LyingFs>, Store) {
@@ -380,7 +380,7 @@ fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
     let store = options.create(&path, StoreConfig::new(1)).unwrap();
     let mut batch = store.batch();
     ["a", "b", "c"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.delete(&["a"]).unwrap();
     store.checkpoint().unwrap();
     let bitmaps = || {

@@ -110,7 +110,7 @@ impl Vfs for Moving {
 fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// A store of so many commits, which its manifest does not list.
@@ -204,7 +204,7 @@ fn two_of_one_batch_superseded_in_turn(path: &Path) -> Store {
     let writer = filled(path, 3);
     let mut batch = writer.batch();
     ["x", "y"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
-    writer.append(batch, OnDuplicate::Error).unwrap();
+    writer.append(&mut batch, OnDuplicate::Error).unwrap();
     put(&writer, "x");
     writer.checkpoint().unwrap();
     writer

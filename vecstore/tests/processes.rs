@@ -51,11 +51,11 @@ fn one_process() {
                 let key = format!("{name}/{}", random.below(40));
                 let mut batch = store.batch();
                 batch.push(&key, &[number as f32, 1.0]).unwrap();
-                let done = store.append(batch, OnDuplicate::Replace).unwrap();
+                let done = store.append(&mut batch, OnDuplicate::Replace).unwrap();
                 model.insert(key, (number as f32, Address { commit: done.commit.unwrap(), row: 0 }));
                 let mut batch = store.batch();
                 batch.push(format!("shared/{}", number / 3), &[name.len() as f32, 2.0]).unwrap();
-                store.append(batch, OnDuplicate::Skip).unwrap();
+                store.append(&mut batch, OnDuplicate::Skip).unwrap();
             }
             12..15 => {
                 let keys: Vec<String> = model.keys().filter(|_| random.below(8) == 0).cloned().collect();

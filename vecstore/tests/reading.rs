@@ -12,7 +12,7 @@ fn filled(path: &Path) -> Store {
     for number in 0..3 {
         let mut batch = store.batch();
         batch.push_with_payload(format!("{number}"), &vec![number as f32; DIM], b"payload").unwrap();
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     store
 }
@@ -56,7 +56,7 @@ fn a_writer_may_copy_too() {
     let mut batch = store.batch();
     batch.push_with_payload("3", &vec![3.0f32; DIM], b"payload").unwrap();
     batch.push("2", &vec![9.0f32; DIM]).unwrap();
-    let appended = store.append(batch, OnDuplicate::Skip).unwrap();
+    let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!((appended.entries, appended.skipped), (1, 1));
     assert_whole(&store, 4);
     store.compact_full().unwrap();

@@ -58,7 +58,7 @@ impl Shared {
 fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// Appends go on while merged files are removed, however slowly, but not so that files become many.

@@ -229,7 +229,7 @@ fn a_segment_of_another_history_goes() {
         let store = quiet().open(path).unwrap();
         let mut batch = store.batch();
         batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
-        store.append(batch, OnDuplicate::Skip).unwrap();
+        store.append(&mut batch, OnDuplicate::Skip).unwrap();
         store.close().unwrap();
     };
     append(&path, "ours");
@@ -282,7 +282,7 @@ fn links_tell_histories_of_one_epoch_apart() {
             for key in keys {
                 let mut batch = store.batch();
                 batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
-                store.append(batch, OnDuplicate::Skip).unwrap();
+                store.append(&mut batch, OnDuplicate::Skip).unwrap();
             }
             store.close().unwrap();
         };
@@ -313,7 +313,7 @@ fn a_repair_begins_an_epoch() {
     let store = quiet().open(&twin).unwrap();
     let mut batch = store.batch();
     batch.push_converted("from before", &[1.0, 2.0], b"").unwrap();
-    store.append(batch, OnDuplicate::Skip).unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.close().unwrap();
     fs::remove_file(file(&path, SIX)).unwrap();
     vecstore::repair(&path).unwrap();
@@ -371,13 +371,13 @@ fn one_block_costs_what_lies_in_it() {
         if commit > 1 {
             batch.push(format!("key {}-00", commit - 1), &[0.5f32; 1024]).unwrap();
         }
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     }
     store.compact_full().unwrap();
     let mut batch = store.batch();
     batch.delete("key 4-15").unwrap();
     batch.push("key 4-14", &[2.0f32; 1024]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let right = contents(&store.snapshot());
     store.close().unwrap();
     let merged = "0000000001-0000000004.0.npy";

@@ -27,7 +27,7 @@ fn hit(path: &Path, section: &str) {
 fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32, 2.0]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// A store with commits 1 to `commits`, one key each.
@@ -85,7 +85,7 @@ fn a_number_that_may_have_been_given_is_not_given_again() {
     // Whatever becomes of the writer, the store stays whole.
     let mut batch = writer.batch();
     batch.push("k5", &[1.0f32, 2.0]).unwrap();
-    let appended = writer.append(batch, OnDuplicate::Skip);
+    let appended = writer.append(&mut batch, OnDuplicate::Skip);
     drop(writer);
     assert_whole(&path);
     let store = Store::open_read_only(&path).unwrap();

@@ -320,7 +320,7 @@ fn a_commit_in_doubt_is_written_anew() {
         fs.set_fault(Some(Fault { at, errno: 5, lasting: false }));
         let mut batch = store.batch();
         batch.push("in doubt", &[1.0f32, 2.0]).unwrap();
-        let outcome = store.append(batch, vecstore::OnDuplicate::Skip);
+        let outcome = store.append(&mut batch, vecstore::OnDuplicate::Skip);
         fs.set_fault(None);
         drop(store);
         if fs.calls().len() <= at {

@@ -16,7 +16,7 @@ fn segment(path: &Path, first: u64, last: u64) -> PathBuf {
 fn put(store: &Store, key: &str) {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32, 2.0]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// A store with commits 1 to `commits`, one key each, and a checkpoint of each of `named`.

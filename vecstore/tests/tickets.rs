@@ -54,6 +54,18 @@ fn batches_are_committed_in_order_and_share_flushes() {
     assert_eq!(segments, 2, "for 40 batches");
 }
 
+#[test]
+fn a_ticket_hands_the_batch_back() {
+    let store = store(&SimFs::new());
+    let (outcome, batch) = store.append_async(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
+    assert_eq!((outcome.unwrap().entries, batch.len(), batch.dim()), (1, 0, 1));
+    let (outcome, batch) = store.append_async(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
+    assert!(matches!(outcome, Err(Error::DuplicateKey { .. })), "{outcome:?}");
+    assert_eq!(batch.len(), 1, "as it was");
+    let (outcome, batch) = store.append_async(store.batch(), OnDuplicate::Error).unwrap().wait_with_batch();
+    assert_eq!((outcome.unwrap().entries, batch.dim()), (0, 1));
+}
+
 /// Notes before each of the calls that make a batch durable whether its ticket says that it is done.
 fn note_done(fs: &SimFs, kinds: &'static [&'static str], ticket: &Arc<Mutex<Option<Ticket>>>, noted: &Noted) {
     let Some((kind, rest)) = kinds.split_first() else { return };
@@ -94,7 +106,7 @@ fn nothing_is_said_to_be_done_before_it_is_durable() {
 fn each_ticket_has_its_own_outcome() {
     let fs = SimFs::new();
     let store = store(&fs);
-    store.append(one("there"), OnDuplicate::Error).unwrap();
+    store.append(&mut one("there"), OnDuplicate::Error).unwrap();
     // What comes in while another file is being made is one group.
     let held = fs.hold_next("create");
     let before = store.append_async(one("before"), OnDuplicate::Error).unwrap();
@@ -243,9 +255,9 @@ fn threads_with_and_without_tickets_share_a_store() {
             let store = &store;
             scope.spawn(move || {
                 for number in 0..30 {
-                    let batch = one(&format!("{thread}-{number}"));
+                    let mut batch = one(&format!("{thread}-{number}"));
                     if thread % 2 == 0 {
-                        store.append(batch, OnDuplicate::Error).unwrap();
+                        store.append(&mut batch, OnDuplicate::Error).unwrap();
                     } else {
                         let ticket = store.append_async(batch, OnDuplicate::Error).unwrap();
                         if number % 3 == 0 {

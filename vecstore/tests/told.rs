@@ -16,7 +16,7 @@ const ENOSPC: i32 = 28;
 fn put(store: &Store, key: &str) -> vecstore::Result<()> {
     let mut batch = store.batch();
     batch.push(key, &[1.0f32]).unwrap();
-    store.append(batch, OnDuplicate::Error).map(drop)
+    store.append(&mut batch, OnDuplicate::Error).map(drop)
 }
 
 /// A segment that did not get its name is not there: the batch failed, the handle goes on, and nothing stays behind.

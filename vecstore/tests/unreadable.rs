@@ -153,7 +153,7 @@ fn filled(path: &Path) {
             let payload = vec![number as u8; if number % 8 == 0 { 700 } else { 0 }];
             batch.push_with_payload(key(number), &row(number), &payload).unwrap();
         }
-        store.append(batch, OnDuplicate::Error).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     store.close().unwrap();
 }
@@ -284,7 +284,7 @@ fn files_are_read_in_small_pieces() {
     let store = Store::create(&path, StoreConfig::new(DIM)).unwrap();
     let mut batch = store.batch();
     (0..4000).for_each(|number| batch.push(key(number), &row(number)).unwrap());
-    store.append(batch, OnDuplicate::Error).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
     let file = &segments(&path)[0];
     assert!(fs::metadata(file).unwrap().len() > 15 << 20);
@@ -398,7 +398,7 @@ fn copied_segments_give_errors() {
     let writer = Store::open(&path).unwrap();
     let mut batch = writer.batch();
     batch.push(key(80), &row(80)).unwrap();
-    writer.append(batch, OnDuplicate::Error).unwrap();
+    writer.append(&mut batch, OnDuplicate::Error).unwrap();
     let new = segments(&path)[2].clone();
     worn.wear(&new, 0..1);
     let error = reader.refresh().unwrap_err();

@@ -32,7 +32,7 @@ fn what_another_handle_rewrote_is_taken_over_once() {
         for i in 0..count {
             batch.push(format!("{i}"), &vec![1.0f32; dim]).unwrap();
         }
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     };
     replace(&first, 1000);
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge"));
@@ -136,7 +136,7 @@ fn a_long_merge_lets_newer_files_go_first() {
         for number in 0..4 {
             let mut batch = writer.batch();
             (0..20).for_each(|i| batch.push(format!("{number}/{i}"), &vec![0.5f32; dim]).unwrap());
-            writer.append(batch, OnDuplicate::Error).unwrap();
+            writer.append(&mut batch, OnDuplicate::Error).unwrap();
         }
         let merged = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&merged);

@@ -42,7 +42,7 @@ impl Peer for Ours {
         for (key, row) in batch.entries() {
             entries.push(key, row)?;
         }
-        self.store.append(entries, OnDuplicate::Error)?;
+        self.store.append(&mut entries, OnDuplicate::Error)?;
         Ok(())
     }
 

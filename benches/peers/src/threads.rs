@@ -70,7 +70,7 @@ fn raw(dir: &Path, batches: usize, round: usize, time: Duration) -> Outcome<f64>
     let mut rows = store.batch();
     let Batch { keys, rows: numbers } = batch(round, batches * ROWS);
     keys.iter().zip(numbers.chunks_exact(DIM)).try_for_each(|(key, row)| rows.push(key, row))?;
-    store.append(rows, OnDuplicate::Error)?;
+    store.append(&mut rows, OnDuplicate::Error)?;
     let segment = store.snapshot().segments().next().ok_or("no segment")?;
     let bytes = std::fs::read(segment.path)?;
     let start = Instant::now();

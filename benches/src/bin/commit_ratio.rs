@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::create_dir(&raw)?;
     let store = Store::create(dir.path().join("store.vecs"), StoreConfig::new(DIM))?;
     // The same bytes as the first segment's, so that both write as much.
-    store.append(batch(0, rows, DIM)?, OnDuplicate::Error)?;
+    store.append(&mut batch(0, rows, DIM)?, OnDuplicate::Error)?;
     let first = store.snapshot().segments().next().map(|segment| segment.path).ok_or("no segment")?;
     let bytes = fs::read(first)?;
 
@@ -34,10 +34,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let batch = batch(number, rows, DIM)?;
         // In turn, so that a disk that slows down or speeds up does so for both; each goes first as often.
         for step in [number, number + 1] {
-            let ours_now = batch.clone();
+            let mut ours_now = batch.clone();
             let start = Instant::now();
             if step.is_multiple_of(2) {
-                store.append(ours_now, OnDuplicate::Error)?;
+                store.append(&mut ours_now, OnDuplicate::Error)?;
                 ours.push(start.elapsed());
             } else {
                 raw_commit(&raw, number, &bytes)?;
@@ -66,10 +66,10 @@ fn own_work(dir: &Path, commits: usize, rows: usize) -> Result<(), Box<dyn std::
     let (mut own, mut calls) = (Vec::new(), Vec::<Spent>::new());
     let clock = timed::own_time();
     for number in 0..commits {
-        let batch = batch(number, rows, DIM)?;
+        let mut batch = batch(number, rows, DIM)?;
         timed::spent();
         let start = Instant::now();
-        store.append(batch, OnDuplicate::Error)?;
+        store.append(&mut batch, OnDuplicate::Error)?;
         let all = start.elapsed();
         let spent = timed::spent();
         let inside: Duration = spent.iter().map(|spent| spent.time + clock * spent.calls as u32).sum();

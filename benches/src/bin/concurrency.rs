@@ -65,7 +65,7 @@ fn append_for(store: &Store, first: usize, time: Duration) -> Outcome<usize> {
     let mut count = 0;
     let start = Instant::now();
     while start.elapsed() < time {
-        store.append(batch(first + count, ROWS, DIM)?, OnDuplicate::Skip)?;
+        store.append(&mut batch(first + count, ROWS, DIM)?, OnDuplicate::Skip)?;
         count += 1;
     }
     Ok(count)
@@ -89,7 +89,7 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
         // What there is to merge: 24 segments of 4 MiB. (More, and the disk pays for it while nothing is merged.)
         let store = quiet.create(&path, StoreConfig::new(DIM))?;
         for number in 0..24 {
-            store.append(batch(number, LARGE, DIM)?, OnDuplicate::Error)?;
+            store.append(&mut batch(number, LARGE, DIM)?, OnDuplicate::Error)?;
         }
         let mut first = 24 * LARGE / ROWS;
         let mut alone = timed(&store, &mut first)?;
@@ -121,7 +121,7 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
             if ended {
                 break;
             }
-            store.append(batch(first + count, ROWS, DIM)?, OnDuplicate::Error)?;
+            store.append(&mut batch(first + count, ROWS, DIM)?, OnDuplicate::Error)?;
             count += 1;
         }
         let took = start.elapsed();
@@ -159,7 +159,7 @@ fn timed(store: &Store, first: &mut usize) -> Outcome<Duration> {
     std::thread::sleep(SETTLE);
     let start = Instant::now();
     for _ in 0..QUIET {
-        store.append(batch(*first, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(*first, ROWS, DIM)?, OnDuplicate::Error)?;
         *first += 1;
     }
     Ok(start.elapsed())
@@ -240,7 +240,7 @@ fn refreshes(dir: &Path) -> Outcome<()> {
     let path = dir.join("refresh.vecs");
     let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(DIM))?;
     for number in 0..100 {
-        store.append(batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
     }
     let reader = Store::open_read_only(&path)?;
     let count = 100_000u32;
@@ -251,7 +251,7 @@ fn refreshes(dir: &Path) -> Outcome<()> {
     let nothing = start.elapsed() / count;
     let mut changed = Duration::ZERO;
     for number in 100..200 {
-        store.append(batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
         let start = Instant::now();
         std::hint::black_box(reader.refresh()?);
         changed += start.elapsed();

@@ -68,7 +68,7 @@ impl Watcher for Counting {
     fn call<T>(&self, call: Call<'_>, make: impl FnOnce() -> T) -> T {
         match call.what {
             "write" => self.0.add(Self::part_of(call.path), call.bytes),
-            "write record" | "write offer" => self.0.add(PARTS.len() - 1, call.bytes),
+            "write record" => self.0.add(PARTS.len() - 1, call.bytes),
             _ => {}
         }
         make()
@@ -160,9 +160,9 @@ fn main() -> Outcome<()> {
         let began: Vec<_> = counters.iter().map(|(_, one, all)| (one.now(), all.now())).collect();
         let mut most_files = 0;
         for index in tenth * each..(tenth + 1) * each {
-            let batch = batch(index, ROWS, DIM)?;
+            let mut batch = batch(index, ROWS, DIM)?;
             let before: Vec<_> = counters.iter().map(|(_, one, _)| one.now()).collect();
-            store.append(batch, OnDuplicate::Error)?;
+            store.append(&mut batch, OnDuplicate::Error)?;
             for ((count, (_, one, _)), before) in appends.iter_mut().zip(&counters).zip(before) {
                 *count += one.now().zip(before).map_or(0, |(now, then)| now - then);
             }
@@ -214,7 +214,7 @@ fn append_more(path: &Path, count: usize) -> Outcome<()> {
         if path.exists() { options.open(path)? } else { options.create(path, StoreConfig::new(DIM))? };
     let first = usize::try_from(store.snapshot().totals().entries)? / ROWS;
     for index in first..first + count {
-        store.append(batch(index, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(index, ROWS, DIM)?, OnDuplicate::Error)?;
     }
     println!("{count} batches after {first} others, {} segments", store.snapshot().segments().count());
     // Closing would merge and list what came: that is not asked here.

@@ -74,9 +74,9 @@ fn main() -> Outcome<()> {
         let mut part = Part { rows: (number + 1) * per_part * ROWS, ..Part::default() };
         let mut cpu = Duration::ZERO;
         for index in number * per_part..(number + 1) * per_part {
-            let batch = batch(index, ROWS, DIM)?;
+            let mut batch = batch(index, ROWS, DIM)?;
             let (start, cpu_start) = (Instant::now(), thread_cpu()?);
-            store.append(batch, OnDuplicate::Error)?;
+            store.append(&mut batch, OnDuplicate::Error)?;
             part.commits.push(start.elapsed().as_secs_f64() * 1e3);
             cpu += thread_cpu()?.saturating_sub(cpu_start);
             if index == 0 {

@@ -60,7 +60,7 @@ fn fill(path: &Path, count: usize, dim: usize) -> Outcome<()> {
         for number in first..count.min(first + each) {
             batch.push(key(number), &numbers.take(dim))?;
         }
-        store.append(batch, OnDuplicate::Error)?;
+        store.append(&mut batch, OnDuplicate::Error)?;
     }
     let files = store.snapshot().segments().count();
     println!(

@@ -30,7 +30,7 @@ fn main() -> Outcome<()> {
         let store = options.create(&store, StoreConfig::new(DIM))?;
         let rows = (mib << 20) / segments / (DIM * 4);
         for number in 0..segments {
-            store.append(batch(number, rows, DIM)?, OnDuplicate::Error)?;
+            store.append(&mut batch(number, rows, DIM)?, OnDuplicate::Error)?;
         }
         store.close()?;
     }

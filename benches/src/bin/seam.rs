@@ -93,7 +93,7 @@ fn calls_of_a_commit(dir: &Path) -> Result<Vec<Call>, Box<dyn Error>> {
     let store = options(&recorder).create(dir.join("recorded"), StoreConfig::new(DIM))?;
     for number in 0..3 {
         recorder.take();
-        store.append(batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
     }
     Ok(recorder.take())
 }
@@ -213,7 +213,7 @@ fn directly(place: &Place, calls: &[Call], count: usize) -> io::Result<()> {
 fn stored(recorder: &Recorder, dir: &Path) -> Result<Store, Box<dyn Error>> {
     let store = options(recorder).create(dir.join("stored"), StoreConfig::new(DIM))?;
     for number in 0..STORED {
-        store.append(batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
+        store.append(&mut batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
     }
     Ok(store)
 }
@@ -275,7 +275,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 for row in 0..ROWS {
                     batch.push(key(number * ROWS + row), &rows)?;
                 }
-                store.append(batch, OnDuplicate::Error)?;
+                store.append(&mut batch, OnDuplicate::Error)?;
             }
         }
         "seam" => through_the_seam(black_box(&RealFs), &Place::new(dir, &calls)?, &calls, count)?,

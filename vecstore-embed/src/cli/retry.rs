@@ -60,10 +60,10 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
             batch.delete(entry.key())?;
         }
         if batch.len() >= AT_ONCE {
-            store.append(std::mem::replace(&mut batch, store.batch()), OnDuplicate::Replace)?;
+            store.append(&mut batch, OnDuplicate::Replace)?;
         }
     }
-    store.append(batch, OnDuplicate::Replace)?;
+    store.append(&mut batch, OnDuplicate::Replace)?;
     store.close()?;
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;

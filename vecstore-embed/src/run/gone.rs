@@ -96,11 +96,10 @@ impl Sweep<'_> {
                 removed += 1;
             }
             if batch.len() >= AT_ONCE {
-                let full = std::mem::replace(&mut batch, self.store.batch());
-                self.store.append(full, OnDuplicate::Replace)?;
+                self.store.append(&mut batch, OnDuplicate::Replace)?;
             }
         }
-        self.store.append(batch, OnDuplicate::Replace)?;
+        self.store.append(&mut batch, OnDuplicate::Replace)?;
         Ok(removed)
     }
 

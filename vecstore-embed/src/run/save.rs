@@ -1,6 +1,5 @@
 //! Brings what was computed into the store, and waits where the store cannot take it at the moment.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
@@ -126,15 +125,14 @@ impl<'a> Saver<'a> {
 
     /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop; other failures
     /// are tried again some times. Nothing else moves meanwhile: the stages before this one fill their queues, and wait.
-    fn append(&mut self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
+    fn append(&mut self, mut batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         if batch.is_empty() {
             return Ok(Appended::default());
         }
-        let batch = Arc::new(batch);
         let (mut failures, mut wait, mut paused) = (0, self.patience.wait, false);
         loop {
             let store = self.reopened.as_ref().unwrap_or(self.store);
-            let error = match store.append(Arc::clone(&batch), on_duplicate) {
+            let error = match store.append(&mut batch, on_duplicate) {
                 Ok(appended) => {
                     if paused {
                         log::warn!("{}: saving works again; the run goes on", store.path().display());

@@ -137,7 +137,7 @@ fn verify_finds_a_vector_that_is_not_its_pictures() {
     let payload = opened.snapshot().get("a/002.png").unwrap().unwrap().payload().to_vec();
     let mut batch = opened.batch();
     batch.push_converted("a/002.png", &other, &payload).unwrap();
-    opened.append(batch, vecstore::OnDuplicate::Replace).unwrap();
+    opened.append(&mut batch, vecstore::OnDuplicate::Replace).unwrap();
     opened.close().unwrap();
     let spoiled = verify(&[]);
     let told: Value = serde_json::from_str(&spoiled.out).unwrap();

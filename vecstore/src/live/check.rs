@@ -193,7 +193,7 @@ mod tests {
         for _ in 0..2 {
             let mut batch = store.batch();
             batch.push("a", &[1.0f32]).unwrap();
-            store.append(batch, OnDuplicate::Replace).unwrap();
+            store.append(&mut batch, OnDuplicate::Replace).unwrap();
         }
         store.close().unwrap();
         let mut manifest = Manifest::read(&RealFs, &path).unwrap();

@@ -102,7 +102,7 @@ mod tests {
             for row in 0..16 {
                 batch.push(format!("{part} {row}"), &vec![0.5f32; DIM]).unwrap();
             }
-            store.append(batch, OnDuplicate::Error).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
         }
         drop(store);
         if damaged {

@@ -76,7 +76,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// # let store = Store::create(&path, StoreConfig::new(1))?;
 /// # let mut batch = store.batch();
 /// # batch.push("a", &[1.0f32])?;
-/// # store.append(batch, OnDuplicate::Skip)?;
+/// # store.append(&mut batch, OnDuplicate::Skip)?;
 /// # drop(store);
 /// std::fs::remove_file(path.join("MANIFEST")).unwrap();
 /// assert!(Store::open(&path).is_err());

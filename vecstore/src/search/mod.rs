@@ -232,7 +232,7 @@ mod tests {
         for row in 0..4 * ROWS_PER_THREAD {
             batch.push(format!("{row}"), &[row as f32 % 1013.0 + 1.0]).unwrap();
         }
-        store.append(batch, crate::OnDuplicate::Error).unwrap();
+        store.append(&mut batch, crate::OnDuplicate::Error).unwrap();
         let view = std::sync::Arc::clone(&store.inner.view.read());
         let find = || exact(&view, &[1.0], 20).unwrap();
         let all = find();

@@ -103,7 +103,7 @@ fn store_of(path: &Path, commits: &[&[&str]]) -> Store {
     for (number, keys) in commits.iter().enumerate() {
         let mut batch = store.batch();
         keys.iter().for_each(|key| batch.push(key, &[number as f32, 2.0]).unwrap());
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     }
     store
 }

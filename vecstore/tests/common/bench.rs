@@ -77,7 +77,7 @@ pub fn build(path: &Path) -> Contents {
         if commit == 2 {
             batch.push_converted("a1", &row(), b"").unwrap();
         }
-        store.append(batch, OnDuplicate::Replace).unwrap();
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
     }
     store.create_checkpoint("pinned").unwrap();
     store.compact_full().unwrap();
@@ -85,15 +85,15 @@ pub fn build(path: &Path) -> Contents {
     batch.push_converted("two rows", &[9.0f32, 8.0, 7.0, 6.0], b"").unwrap();
     batch.push_converted("b1", &row(), b"newer").unwrap();
     batch.delete("c1").unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let mut batch = store.batch();
     batch.push_converted("d5", &row(), b"").unwrap();
     batch.delete("none2").unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let mut batch = store.batch();
     batch.push_converted("e6", &row(), b"").unwrap();
     batch.push_converted("a2", &row(), b"").unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let contents = contents(&store.snapshot());
     store.close().unwrap();
     contents
@@ -227,7 +227,7 @@ impl Bench {
             batch.push_converted(key, &[3.0f32, 4.0], b"").unwrap();
         }
         batch.push_converted("after the repair", &[1.0f32, 2.0], b"").unwrap();
-        let appended = store.append(batch, OnDuplicate::Skip).unwrap();
+        let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
         assert_eq!(appended.commit, Some(last + 1), "{what}");
         assert_eq!(appended.skipped, 0, "{what}: what is lost can be embedded again");
         let count = store.snapshot().iter().count();

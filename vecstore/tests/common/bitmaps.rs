@@ -19,7 +19,7 @@ pub fn put(store: &Store, keys: &[&str], x: f32) {
     for key in keys {
         batch.push(key, &[x, -x]).unwrap();
     }
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
 /// Everything that liveness decides: entries and where they are, totals, what a search sees.

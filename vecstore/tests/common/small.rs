@@ -14,7 +14,7 @@ pub fn create(path: &Path) -> Store {
 pub fn put(store: &Store, key: &str, x: f32) -> Address {
     let mut batch = store.batch();
     batch.push(key, &[x, -x]).unwrap();
-    store.append(batch, OnDuplicate::Replace).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
     store.snapshot().get(key).unwrap().unwrap().address()
 }
 

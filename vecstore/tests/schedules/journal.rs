@@ -81,7 +81,7 @@ impl Journal {
         these: &[&str],
         is_dead: impl Fn() -> bool,
     ) -> Result<Appended, Error> {
-        let result = store.append(batch(store, these), OnDuplicate::Error);
+        let result = store.append(&mut batch(store, these), OnDuplicate::Error);
         let names = these.iter().map(|key| (*key).to_owned());
         match &result {
             _ if is_dead() => self.seen().unknown.extend(names),

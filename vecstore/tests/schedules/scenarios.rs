@@ -31,7 +31,7 @@ fn stored(segments: usize) -> Vec<Node> {
         let options = OpenOptions::new().vfs(Arc::new(sim.clone())).merging(Merging::OnDemand);
         let store = options.create(STORE, StoreConfig::new(DIM)).unwrap();
         for number in 1..=segments {
-            store.append(batch(&store, &[&format!("old-{number}")]), OnDuplicate::Error).unwrap();
+            store.append(&mut batch(&store, &[&format!("old-{number}")]), OnDuplicate::Error).unwrap();
         }
         store.close().unwrap();
         sim.image()
@@ -115,7 +115,9 @@ fn three_want_the_same_key() {
         let threads: Vec<_> = ["a", "b", "c"]
             .map(|own| {
                 let store = Arc::clone(&store);
-                thread::spawn(move || store.append(batch(&store, &["same", own]), OnDuplicate::Skip).unwrap())
+                thread::spawn(move || {
+                    store.append(&mut batch(&store, &["same", own]), OnDuplicate::Skip).unwrap()
+                })
             })
             .into_iter()
             .zip(["a", "b", "c"])
@@ -221,7 +223,7 @@ fn changes_and_a_merge() {
             thread::spawn(move || {
                 let mut batch = store.batch();
                 batch.push("old-1", &[7.0; DIM]).unwrap();
-                assert_eq!(store.append(batch, OnDuplicate::Replace).unwrap().replaced, 1);
+                assert_eq!(store.append(&mut batch, OnDuplicate::Replace).unwrap().replaced, 1);
                 assert_eq!(store.delete(&["old-2"]).unwrap().deleted, 1);
             })
         };
@@ -382,7 +384,7 @@ fn a_leader_that_panics() {
         // The handle still works: what was there is skipped, what was not is written.
         let store = Arc::into_inner(store).expect("all threads are done");
         for name in lost {
-            store.append(batch(&store, &[name]), OnDuplicate::Skip).unwrap();
+            store.append(&mut batch(&store, &[name]), OnDuplicate::Skip).unwrap();
         }
         let all: Vec<String> = ["a", "b", "c", "old-1", "old-2"].map(str::to_owned).into();
         assert_eq!(keys(&store.snapshot()).into_iter().collect::<Vec<_>>(), all);

@@ -8,7 +8,7 @@ use super::crash::Rng;
 pub fn put(store: &Store, key: &str) -> vecstore::Result<()> {
     let mut batch = store.batch();
     batch.push(key, &vec![1.0f32; store.dim()])?;
-    store.append(batch, OnDuplicate::Skip).map(drop)
+    store.append(&mut batch, OnDuplicate::Skip).map(drop)
 }
 
 /// Tries every state that a power cut may leave now.

@@ -68,7 +68,7 @@ pub fn append(
     policy: OnDuplicate,
     entries: &[(String, Option<Value>)],
 ) -> Result<vecstore::Appended, Error> {
-    store.append(batch(store, entries)?, policy)
+    store.append(&mut batch(store, entries)?, policy)
 }
 
 /// One operation of a workload; the number is the handle's.
