@@ -45,7 +45,7 @@ pub struct BackupReport {
     pub copied: usize,
     /// Bytes copied.
     pub bytes_copied: u64,
-    /// Older dated backups removed.
+    /// Older rotating backups removed.
     pub removed: usize,
 }
 

@@ -146,13 +146,13 @@ fn a_restored_store_is_whole_and_has_a_history_of_its_own() {
 }
 
 #[test]
-fn dated_backups_share_files_and_only_the_newest_stay() {
+fn rotating_backups_share_files_and_only_the_newest_stay() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(&dir.path().join("s"));
     let parent = dir.path().join("backups");
     for i in 0..4 {
         put(&store, &i.to_string(), i as f32);
-        let report = store.backup_dated(&parent, 2).unwrap();
+        let report = store.backup_rotating(&parent, &format!("night-{i}"), 2).unwrap();
         assert_eq!(report.copied, 0);
         assert_eq!(report.removed, usize::from(i >= 2));
     }
@@ -163,7 +163,20 @@ fn dated_backups_share_files_and_only_the_newest_stay() {
         left.iter().map(|p| contents(&Store::open_read_only(p).unwrap()).len()).collect();
     assert_eq!(counts, [3, 4]);
     left.iter().for_each(|path| assert_whole(path));
-    assert!(store.backup_dated(&parent, 0).is_err());
+    for (name, keep, part) in [
+        ("night-4", 0, "at least 1"),
+        ("night-3", 2, "does not come after"),
+        ("night-1", 2, "does not come after"),
+        ("../s", 2, "cannot name a backup"),
+        ("", 2, "cannot name a backup"),
+        (".night-4", 2, "cannot name a backup"),
+    ] {
+        let error = store.backup_rotating(&parent, name, keep).unwrap_err().to_string();
+        assert!(error.contains(part), "{name}, {keep}: {error}");
+    }
+    // Other names are not its business.
+    store.backup_rotating(&parent, "before the move", 1).unwrap();
+    assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 3);
 }
 
 #[test]
@@ -287,13 +300,13 @@ fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
     let (path, parent) = (dir.path().join("s"), dir.path().join("dated"));
     let store = create(&path);
     put(&store, "a", 1.0);
-    let first = store.backup_dated(&parent, 5).unwrap().path;
+    let first = store.backup_rotating(&parent, "2026-11-20", 5).unwrap().path;
     // As a kill leaves them: one was being built, one is being built, one was being removed.
     let (dead, alive) = (
-        parent.join(".2026-01-01T00-00-00Z.creating-0123456789abcdef"),
-        parent.join(".2026-01-02T00-00-00Z.creating-0123456789abcdef"),
+        parent.join(".2026-01-01.creating-0123456789abcdef"),
+        parent.join(".2026-01-02.creating-0123456789abcdef"),
     );
-    let removing = parent.join(".2025-01-01T00-00-00Z.removing-0123456789abcdef");
+    let removing = parent.join(".2025-01-01.removing-0123456789abcdef");
     let others = parent.join(".notes.creating-0123456789abcdef");
     for left in [&dead, &alive, &removing, &others] {
         copy_dir(&first, left);
@@ -308,11 +321,11 @@ fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
     assert!(pin.exists());
     store.compact().unwrap();
     assert!(!pin.exists(), "a merge drops it too");
-    assert_eq!(store.backup_dated(&parent, 5).unwrap().kept, 0);
+    assert_eq!(store.backup_rotating(&parent, "2026-11-21", 5).unwrap().kept, 0);
     let there = [&dead, &alive, &removing, &others].map(|path| path.exists());
     assert_eq!(there, [false, true, false, true]);
     drop(builder);
-    store.backup_dated(&parent, 5).unwrap();
+    store.backup_rotating(&parent, "2026-11-22", 5).unwrap();
     assert!(!alive.exists());
     assert_whole(&first);
 

@@ -195,6 +195,15 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         ok(&["backup", path, dated.to_str().unwrap(), "--keep", "2"]);
     }
     assert_eq!(std::fs::read_dir(&dated).unwrap().count(), 2);
+    // As if the clock had been in the year 2100: the one just made stays all the same, the one before goes.
+    let newest = std::fs::read_dir(&dated).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    std::fs::rename(newest, dated.join("2100-01-01T00-00-00.000Z")).unwrap();
+    for millis in 1..3 {
+        ok(&["backup", path, dated.to_str().unwrap(), "--keep", "1"]);
+        let left: Vec<_> =
+            std::fs::read_dir(&dated).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [format!("2100-01-01T00-00-00.{millis:03}Z").as_str()]);
+    }
     for (args, code, part) in [
         (vec!["get", path], 2, "required"),
         (vec!["get", path, "--address", "x"], 2, "write COMMIT:ROW"),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use vecstore::{BackupReport, CheckpointInfo, Merging, OpenOptions, Store};
 
 use super::Target;
+use super::calendar::backup_name;
 use super::commands::Answer;
 use super::output::{Failure, bytes, json_line, line};
 
@@ -103,7 +104,7 @@ pub fn drop_checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Ans
 pub fn backup(out: &mut impl Write, target: &Target, dest: &Path, keep: Option<usize>) -> Answer {
     let store = open(target)?;
     let report = match keep {
-        Some(keep) => store.backup_dated(dest, keep),
+        Some(keep) => store.backup_rotating(dest, &backup_name(dest)?, keep),
         None => store.backup(dest),
     }?;
     store.close()?;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done (for `verify`: whole), 1 failed (for `verify`: faults, for `get`: no such key), 2 wrong use.
 
+mod calendar;
 mod commands;
 mod manage;
 mod output;

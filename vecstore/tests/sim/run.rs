@@ -271,7 +271,12 @@ impl Run {
                     Do::Merge(_) => (None, store.compact().map(drop)),
                     Do::FullMerge(_) => (None, store.compact_full().map(drop)),
                     Do::Backup(_) => (Some(Deed::Backup), store.backup(BACKUP).map(drop)),
-                    _ => (Some(Deed::Dated(KEEP)), store.backup_dated(DATED, KEEP).map(drop)),
+                    _ => {
+                        let newest =
+                            self.fs.names(DATED).iter().filter_map(|name| name.parse::<u32>().ok()).max();
+                        let name = format!("{:04}", newest.map_or(1, |newest| newest + 1));
+                        (Some(Deed::Dated(KEEP)), store.backup_rotating(DATED, &name, KEEP).map(drop))
+                    }
                 }
             }
         };

@@ -1,4 +1,4 @@
-//! Dated backups: a directory of backups named after the time, of which the newest few stay.
+//! Rotating backups: a directory of backups whose names ascend, of which the newest few stay.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,32 @@ use crate::{Error, Result, Store};
 const REMOVING: &str = ".removing-";
 
 impl Store {
-    /// [Backs up](Store::backup) into a new directory below `parent`, named after the time (UTC). Files the last dated backup has are
-    /// linked from it. Afterwards only the newest `keep` dated backups of this store stay.
+    /// [Backs up](Store::backup) into the new directory `name` below `parent`. Files that the backup before it has are linked
+    /// from there. Of the backups of this store whose names differ from `name` in nothing but digits (`2026-11-30`, say) the
+    /// newest `keep` stay, by their names.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// for name in ["night-001", "night-002", "night-003"] {
+    ///     store.backup_rotating(dir.path().join("backups"), name, 2)?;
+    /// }
+    /// assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 2);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0.
-    pub fn backup_dated(&self, parent: impl AsRef<Path>, keep: usize) -> Result<BackupReport> {
+    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0, and for a name that is no name, or not after the others.
+    pub fn backup_rotating(&self, parent: impl AsRef<Path>, name: &str, keep: usize) -> Result<BackupReport> {
         let parent = parent.as_ref();
         if keep == 0 {
-            return Err(Error::bad_input("a backup that keeps nothing is none; keep at least 1"));
+            return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
+        }
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+            return Err(Error::bad_input(format!(
+                "\"{name}\" cannot name a backup: choose a plain name like 2026-11-30"
+            )));
         }
         let vfs = &*self.inner.vfs;
         let created = match vfs.create_dir(parent) {
@@ -44,12 +61,18 @@ impl Store {
             return Err(error);
         }
         self.pinned(|source| {
-            sweep(vfs, parent, is_dated);
-            sweep_removed(vfs, parent);
-            let before = dated(source, parent)?;
-            let dest = parent.join(free_name(vfs, parent)?);
+            sweep(vfs, parent, |other| is_like(name, other));
+            sweep_removed(vfs, parent, name);
+            let before = backups_like(source, parent, name)?;
+            let dest = parent.join(name);
+            if let Some(newest) = before.last().filter(|newest| **newest >= dest) {
+                return Err(Error::bad_input(format!(
+                    "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
+                    newest.display()
+                )));
+            }
             let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
-            let all = dated(source, parent)?;
+            let all = backups_like(source, parent, name)?;
             for old in all.iter().take(all.len().saturating_sub(keep)) {
                 match remove_store(vfs, parent, old) {
                     Ok(()) => report.removed += 1,
@@ -62,12 +85,12 @@ impl Store {
     }
 }
 
-/// Dated backups of this store below `parent`, oldest first.
-fn dated(source: &Source<'_>, parent: &Path) -> Result<Vec<PathBuf>> {
+/// Backups of this store below `parent` with names like this one, oldest first.
+fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let names = source.vfs.list(parent).at(parent, "list the backups")?;
     let mut found: Vec<PathBuf> = names
         .iter()
-        .filter(|name| name.to_str().is_some_and(is_dated))
+        .filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)))
         .map(|name| parent.join(name))
         .filter(|path| {
             Manifest::read(source.vfs, path).is_ok_and(|manifest| {
@@ -79,7 +102,7 @@ fn dated(source: &Source<'_>, parent: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes a dated backup: first it gets a hidden name, durably, so that none is ever seen in part.
+/// Removes a backup: first it gets a hidden name, durably, so that none is ever seen in part.
 fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     let mut hidden = std::ffi::OsStr::new(".").to_owned();
     hidden.push(dir.file_name().unwrap_or_default());
@@ -88,7 +111,7 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     if Bug::RemoveInPlace.is_on() {
         return remove_tree(vfs, dir, 3);
     }
-    // Somebody may have begun to write to it: then it is no backup any more, and stays.
+    // It may have been written to meanwhile: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     lock.acquire(Duration::ZERO)?;
     let renamed = Manifest::read(vfs, dir).and_then(|manifest| match manifest.body.is_backup() {
@@ -102,10 +125,10 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
 }
 
 /// Removes old backups whose removal was interrupted.
-fn sweep_removed(vfs: &dyn Vfs, parent: &Path) {
+fn sweep_removed(vfs: &dyn Vfs, parent: &Path, pattern: &str) {
     for name in vfs.list(parent).unwrap_or_default() {
         let removing = name.to_str().and_then(|name| name.strip_prefix('.')?.split_once(REMOVING));
-        if removing.is_none_or(|(name, _)| !is_dated(name)) {
+        if removing.is_none_or(|(name, _)| !is_like(pattern, name)) {
             continue;
         }
         let flushed = vfs.flush_dir(parent).at(parent, "flush the directory");
@@ -128,49 +151,10 @@ fn remove_tree(vfs: &dyn Vfs, dir: &Path, depth: u32) -> Result<()> {
     vfs.remove_dir(dir).at(dir, "remove the old backup")
 }
 
-/// Seconds since 1970 as `2026-11-20T23-05-09Z`, by the civil calendar (days from era, Howard Hinnant's
-/// `civil_from_days`).
-fn date(seconds: u64) -> String {
-    let (days, time) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}-{:02}-{:02}Z", time / 3_600, time / 60 % 60, time % 60)
-}
-
-/// True for names that [`free_name`] gives.
-fn is_dated(name: &str) -> bool {
-    let pattern = |pattern: &str, text: &str| {
-        pattern.len() == text.len()
-            && pattern
-                .bytes()
-                .zip(text.bytes())
-                .all(|(p, t)| if p == b'0' { t.is_ascii_digit() } else { p == t })
-    };
-    pattern("0000-00-00T00-00-00Z", name) || pattern("0000-00-00T00-00-00Z.000", name)
-}
-
-/// A name after the present time, and after every dated name there is: names ascend even when the clock does not.
-fn free_name(vfs: &dyn Vfs, parent: &Path) -> Result<String> {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let date = date(since.map_or(0, |since| since.as_secs()));
-    let names = vfs.list(parent).at(parent, "list the backups")?;
-    let newest = names.iter().filter_map(|name| name.to_str()).filter(|name| is_dated(name)).max();
-    let Some(newest) = newest.filter(|newest| **newest >= *date) else { return Ok(date) };
-    let (date, number) = newest.split_once('.').unwrap_or((newest, "0"));
-    let next = number.parse::<u32>().unwrap_or(0) + 1;
-    if next > 999 {
-        return Err(Error::bad_input(format!(
-            "{}: there are a thousand backups of {date} already; wait for the next second, or correct the clock",
-            parent.display()
-        )));
-    }
-    Ok(format!("{date}.{next:03}"))
+/// True for a name that differs from the pattern in nothing but its digits.
+fn is_like(pattern: &str, name: &str) -> bool {
+    let is_same = |(p, n): (u8, u8)| p == n || p.is_ascii_digit() && n.is_ascii_digit();
+    pattern.len() == name.len() && pattern.bytes().zip(name.bytes()).all(is_same)
 }
 
 #[cfg(test)]
@@ -178,11 +162,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_civil() {
-        assert_eq!(date(0), "1970-01-01T00-00-00Z");
-        assert_eq!(date(951_782_400), "2000-02-29T00-00-00Z");
-        assert_eq!(date(1_795_219_509), "2026-11-21T00-05-09Z");
-        assert!(is_dated(&date(0)) && is_dated("2026-11-21T00-05-09Z.001"));
-        assert!(!is_dated("2026-11-21") && !is_dated("xxxx-11-21T00-05-09Z"));
+    fn names_are_alike_but_for_their_digits() {
+        assert!(is_like("2026-11-21T00-05", "1999-01-01T23-59"));
+        for other in ["2026-11-21T00-0", "2026-11-21 00-05", "2026-11-21T00-0x", "2026-11-21T00-05Z"] {
+            assert!(!is_like("2026-11-21T00-05", other), "{other}");
+        }
     }
 }
