@@ -118,9 +118,6 @@ impl Source<'_> {
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.acquire(Duration::ZERO)?;
                 remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
-                if Bug::BackupListsFirst.is_on() {
-                    self.under_locks_of(dest, |target| target.list(&mut manifest.clone()))?;
-                }
                 let result = self
                     .fill(dest, sibling, &mut report)
                     .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
@@ -206,7 +203,7 @@ impl Source<'_> {
     fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        if filled.is_err() && !Bug::KeepGiven.is_on() {
+        if filled.is_err() {
             // The kernel reports a lost name once. The next attempt would find these names, and its flush would claim
             // that they are durable; so it shall give them anew.
             given.iter().for_each(|path| remove_own(self.vfs, path));
@@ -255,7 +252,7 @@ impl Source<'_> {
                 report.bytes_copied += record.file_len;
             }
         }
-        unless(Bug::BackupNames, || self.vfs.flush_dir(&segments).at(&segments, "flush the directory"))
+        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
     /// An error when the file cannot be read: that says nothing about what is in it.
@@ -288,10 +285,7 @@ impl Target<'_> {
         }
         // Manifests that a backup was killed in; its lock is ours now.
         remove_temporaries(vfs, self.dest, crate::manifest::TMP_PREFIX);
-        match Bug::BackupManifestName.is_on() {
-            true => manifest.replace(vfs, self.dest)?,
-            false => manifest.write(vfs, self.dest)?,
-        }
+        manifest.write(vfs, self.dest)?;
         let mut gone = load::list_segments(vfs, self.dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
@@ -324,7 +318,7 @@ fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
             let piece = piece.map_err(|unreadable| Failed::Reading(unreadable.at(from)))?;
             file.write_all(piece).map_err(Failed::Writing)?;
         }
-        unless(Bug::CopiedData, || file.flush()).map_err(Failed::Writing)
+        file.flush().map_err(Failed::Writing)
     })();
     if let Err(failed) = written {
         remove_own(vfs, &tmp);

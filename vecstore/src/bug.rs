@@ -5,8 +5,6 @@
 //! the one test that has to fail then. The switches are in builds with `--cfg vecstore_bugs` alone: there the variable
 //! `VECSTORE_BUG` names the one that is on. In every other build [`Bug::is_on`] is the constant `false`.
 
-use std::io;
-
 macro_rules! bugs {
     ($($(#[$doc:meta])* $variant:ident $name:literal)*) => {
         /// A mistake that a program of this kind could make.
@@ -21,106 +19,16 @@ macro_rules! bugs {
 }
 
 bugs! {
-    // Flushes left out.
-
-    /// The data of a committed segment is not flushed.
-    SegmentData "segment-data"
-    /// The data of a segment that is written anew, because its name was in doubt, is not flushed.
-    RewrittenData "rewritten-data"
-    /// The data of a merge's output is not flushed.
-    MergedData "merged-data"
-    /// The name of a committed segment is not flushed.
-    SegmentName "segment-name"
-    /// The names of segments that are written anew are not flushed before the originals go.
-    RewrittenName "rewritten-name"
-    /// The name of a merge's output is not flushed before a manifest lists it.
-    MergedName "merged-name"
-    /// The data of a manifest is not flushed.
-    ManifestData "manifest-data"
-    /// The name of a checkpoint's manifest is not flushed.
-    ManifestName "manifest-name"
-    /// The name of a merge's manifest is not flushed before the inputs go.
-    MergeManifestName "merge-manifest-name"
-    /// The names in a new store's directory are not flushed.
-    NewNames "new-names"
-    /// The names of its segments are not flushed, where a new store is restored or a backup.
-    NewSegmentNames "new-segment-names"
-    /// The name of a new store is not flushed.
-    NewName "new-name"
-    /// Who opens a store for writing does not flush its name.
-    OpenedName "opened-name"
-    /// Who opens for writing does not flush the names it will skip keys by.
-    OpenedNames "opened-names"
-    /// Who refreshes does not flush them.
-    RefreshedNames "refreshed-names"
-    /// The data of a copied segment is not flushed.
-    CopiedData "copied-data"
-    /// The names of segments that a backup gets are not flushed before its manifest lists them.
-    BackupNames "backup-names"
-    /// The name of a backup's manifest is not flushed before what it does not list goes.
-    BackupManifestName "backup-manifest-name"
-    /// The hidden name of an old dated backup is not flushed before its files go.
-    HiddenName "hidden-name"
-    /// The data of a named checkpoint is not flushed.
-    NamedData "named-data"
-    /// The name of a named checkpoint is not flushed.
-    NamedName "named-name"
-    /// The directory of named checkpoints is made, and its name not flushed.
-    NamedFolder "named-folder"
-    /// That a named checkpoint was dropped is not flushed.
-    DroppedName "dropped-name"
-    /// Who finds a named checkpoint dropped removes its files before that is flushed.
-    FoundDropped "found-dropped"
-    /// The data of a liveness bitmap is not flushed.
-    BitmapData "bitmap-data"
-    /// The name of a liveness bitmap is not flushed before a manifest lists it.
-    BitmapName "bitmap-name"
-    /// The directory of liveness bitmaps is made, and its name not flushed.
-    BitmapFolder "bitmap-folder"
-    /// The data of a segment that a repair writes is not flushed.
-    RepairedData "repaired-data"
-    /// The data of a named checkpoint that a repair replaces is not flushed.
-    RepairedFile "repaired-file"
-    /// The name of a segment that a repair writes is not flushed before a manifest lists it.
-    RepairedName "repaired-name"
-    /// Second names in quarantine are not flushed before the first ones go.
-    QuarantinedName "quarantined-name"
-    /// The directory quarantine/ is made, and its name not flushed.
-    QuarantineFolder "quarantine-folder"
 
     // Wrong orders.
 
-    /// A segment gets its name before its data is flushed.
-    NameBeforeData "name-before-data"
-    /// The directory of segments is flushed before the segment is named.
-    FlushBeforeName "flush-before-name"
-    /// The lock is given back before the name is flushed.
-    UnlockBeforeFlush "unlock-before-flush"
-    /// A merge's output is listed before its name is flushed.
-    ListBeforeName "list-before-name"
-    /// A merge's inputs go before the manifest names the output.
-    RemoveBeforeList "remove-before-list"
     /// Superseded bitmaps go before the manifest that lists newer ones is durable.
     RemoveBitmapsEarly "remove-bitmaps-early"
-    /// A backup's manifest is replaced before its segments are there.
-    BackupListsFirst "backup-lists-first"
-    /// The files of an old dated backup go under its own name.
-    RemoveInPlace "remove-in-place"
-    /// A repair removes the damaged files before what takes their place has its name.
-    RepairRemovesFirst "repair-removes-first"
-    /// The manifest is written in place.
-    ManifestInPlace "manifest-in-place"
-    /// A store is built under its own name.
-    BuildInPlace "build-in-place"
 
     // Failures not taken for what they are.
 
     /// A batch whose commit failed is acknowledged.
     AcknowledgeFailed "acknowledge-failed"
-    /// A flush of a temporary file that failed is tried again.
-    RetryFile "retry-file"
-    /// A flush of a directory that failed is tried again.
-    RetryDirectory "retry-directory"
     /// After a failed flush of a directory the handle goes on writing.
     NoLatch "no-latch"
     /// After a failed flush of a directory there is no mark in LOCK.
@@ -129,12 +37,8 @@ bugs! {
     NoManifestMark "no-manifest-mark"
     /// After that of a backup's manifest there is no mark in the backup's LOCK.manifest.
     NoBackupMark "no-backup-mark"
-    /// Names that a backup gave before a failed flush stay.
-    KeepGiven "keep-given"
     /// A named checkpoint whose flush failed is flushed again, and not given anew.
     FlushNamedAgain "flush-named-again"
-    /// A temporary file that could not be written stays.
-    KeepTemporary "keep-temporary"
 
     // What others left, taken for sound.
 
@@ -148,8 +52,6 @@ bugs! {
     NoRaise "no-raise"
     /// That the manifest is in doubt is overlooked.
     TrustManifestName "trust-manifest-name"
-    /// A segment takes a name that is taken.
-    ReplaceName "replace-name"
     /// Files that named checkpoints need are removed.
     IgnorePins "ignore-pins"
     /// Files beyond the manifest of a backup are read.
@@ -213,25 +115,6 @@ impl Bug {
         static ON: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
         *ON.get_or_init(switched_on) == Some(self)
     }
-
-    /// The flush of a segment's data that is left out: of a commit, of a commit in doubt, or of a merge's output.
-    pub fn of_segment(prefix: &str, generation: u32) -> Self {
-        match (prefix == crate::writer::TMP_PREFIX, generation) {
-            (true, 0) => Bug::SegmentData,
-            (true, _) => Bug::RewrittenData,
-            (false, _) => Bug::MergedData,
-        }
-    }
-
-    /// The same for a file that is written whole under a temporary name, by what its error says was being done.
-    pub fn of_temporary(op: &str) -> Self {
-        match op {
-            "write the manifest" => Bug::ManifestData,
-            "write the checkpoint" => Bug::NamedData,
-            "write a liveness bitmap" => Bug::BitmapData,
-            _ => Bug::RepairedFile,
-        }
-    }
 }
 
 /// Which one is on. A name that no bug has ends the process: a run that tests nothing shall not pass for one that does.
@@ -249,12 +132,4 @@ fn switched_on() -> Option<Bug> {
 /// Does the work, or claims to have done it when the bug is switched on.
 pub(crate) fn unless<E>(bug: Bug, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     if bug.is_on() { Ok(()) } else { work() }
-}
-
-/// Flushes; when the bug is switched on, a second time where the first one failed.
-pub(crate) fn once_unless(bug: Bug, mut flush: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    match flush() {
-        Err(_) if bug.is_on() => flush(),
-        flushed => flushed,
-    }
 }

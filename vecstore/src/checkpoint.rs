@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::bug::{Bug, unless};
+use crate::bug::Bug;
 use crate::error::IoContext;
 use crate::event::Event;
 use crate::live::{self, BitmapName, LIVE, LiveRecord};
@@ -126,7 +126,7 @@ impl Writer {
             return Err(error);
         }
         let dir = self.dir.clone();
-        if let Err(error) = unless(Bug::ManifestName, || self.flush_names(&dir, view.first_unlisted())) {
+        if let Err(error) = self.flush_names(&dir, view.first_unlisted()) {
             if !Bug::NoManifestMark.is_on() {
                 self.manifest_lock.mark_suspect(1);
             }

@@ -13,7 +13,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::bug::{Bug, unless};
+use crate::bug::Bug;
 use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
 use crate::load;
@@ -23,7 +23,7 @@ use crate::resolve::{Overlay, Resolved, resolve};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::vfs::Mapping;
 use crate::view::View;
-use crate::writer::Writer;
+use crate::writer::{TMP_PREFIX, Writer};
 use crate::{Batch, Error, OnDuplicate, Result};
 
 /// Commits between two checkpoints of the manifest.
@@ -202,10 +202,7 @@ impl Writer {
     fn write_segment(&mut self, encoded: EncodedSegment<'_>, hashes: Vec<u64>) -> Result<()> {
         let name = encoded.name();
         let segments = self.segments();
-        if Bug::FlushBeforeName.is_on() {
-            self.flush_names(&segments, name.first)?;
-        }
-        let target = self.target(&segments, name, encoded.file_len());
+        let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
         let written = target.publish_with(|file| {
             let footer = encoded.write(file)?;
             // What cannot be mapped now is mapped by its name.
@@ -213,13 +210,7 @@ impl Writer {
             Ok((footer, map))
         });
         let (path, (footer, map)) = written.map_err(|error| self.in_doubt(name.first, error))?;
-        if Bug::UnlockBeforeFlush.is_on() {
-            self.lock.raise();
-            self.lock.release();
-        }
-        if !Bug::FlushBeforeName.is_on() {
-            unless(Bug::SegmentName, || self.flush_names(&segments, name.first))?;
-        }
+        self.flush_names(&segments, name.first)?;
         self.lock.raise_by(Span { first: name.first, last: name.last });
         self.committed = Some(Committed { path, footer, map, hashes });
         self.since_checkpoint += name.last - name.first + 1;

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::bug::{Bug, unless};
 use crate::config::StoreConfig;
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
@@ -61,10 +60,6 @@ pub(crate) fn place(
         sweep(vfs, parent, |other| other == name);
     }
     let (sibling, _alive) = claim(vfs, dir)?;
-    if Bug::BuildInPlace.is_on() {
-        vfs.replace(&sibling, dir).at(dir, "create the store")?;
-        return build(vfs, dir, manifest, fill).and_then(|()| flush_name(vfs, dir));
-    }
     if let Err(error) = build(vfs, &sibling, manifest, fill) {
         discard(vfs, &sibling);
         return Err(error);
@@ -76,7 +71,7 @@ pub(crate) fn place(
         refuse_existing(vfs, dir)?;
         return Err(Error::io(dir, "create the store", source));
     }
-    let flushed = unless(Bug::NewName, || flush_name(vfs, dir));
+    let flushed = flush_name(vfs, dir);
     if flushed.is_err() {
         // The kernel reports a lost name once, and a later flush of the same name would claim success. So the name goes
         // again: whoever tries again gives a new one.
@@ -212,12 +207,9 @@ fn build(
         Lock::open(vfs, &path, "new")?.prepare()?;
     }
     fill(dir)?;
-    unless(Bug::NewSegmentNames, || vfs.flush_dir(&segments).at(&segments, "flush the directory"))?;
-    match Bug::NewNames.is_on() {
-        true => manifest.replace(vfs, dir),
-        // Flushes the directory too.
-        false => manifest.write(vfs, dir),
-    }
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+    // Flushes the directory too.
+    manifest.write(vfs, dir)
 }
 
 /// Removes what [`build`] made; it is ours alone, for its name is random.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::background::Waker;
-use crate::bug::{Bug, unless};
 use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
@@ -242,7 +241,7 @@ impl Inner {
             if let Some(writer) = writer.as_mut() {
                 // Whoever writes will skip what is visible now: it must be durable, and not in doubt.
                 if view.last_commit() > known.last_commit() {
-                    unless(Bug::RefreshedNames, || writer.flush_seen(&view))?;
+                    writer.flush_seen(&view)?;
                 }
                 writer.recover(&mut view, watch)?;
             }

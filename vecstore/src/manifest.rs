@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::bug::{Bug, once_unless, unless};
+use crate::bug::Bug;
 use crate::config::{check_description, check_settings};
 use crate::error::{IoContext, is_no_space};
 use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
@@ -327,12 +327,6 @@ impl Manifest {
     /// The same but for the last step: the manifest is visible, not yet durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
         let path = dir.join(MANIFEST);
-        if Bug::ManifestInPlace.is_on() {
-            remove_own(vfs, &path);
-            let mut file = vfs.create_new(&path).at(&path, "create the manifest")?;
-            let written = self.encode().map(|bytes| file.write_all(&bytes).and_then(|()| file.flush()))?;
-            return written.at(&path, "write the manifest");
-        }
         let tmp = write_temporary(vfs, dir, &self.encode()?, "write the manifest")?;
         if let Err(source) = vfs.replace(&tmp, &path) {
             remove_own(vfs, &tmp);
@@ -356,7 +350,7 @@ pub(crate) fn write_temporary(vfs: &dyn Vfs, dir: &Path, bytes: &[u8], op: &'sta
     let written = (|| {
         let mut file = vfs.create_new(&tmp)?;
         file.write_all(bytes)?;
-        unless(Bug::of_temporary(op), || once_unless(Bug::RetryFile, || file.flush()))
+        file.flush()
     })();
     let Err(source) = written else { return Ok(tmp) };
     remove_own(vfs, &tmp);

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::event::{Event, Observer};
 use crate::inner::Inner;
@@ -207,8 +206,8 @@ impl OpenOptions {
                 self.observer.clone(),
             )?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
-            unless(Bug::OpenedName, || create::flush_name(&*vfs, path))?;
-            unless(Bug::OpenedNames, || writer.flush_seen(&view))?;
+            create::flush_name(&*vfs, path)?;
+            writer.flush_seen(&view)?;
             writer.recover(&mut view, &watch)?;
             Some(writer)
         };

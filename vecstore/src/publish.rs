@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::bug::{Bug, once_unless, unless};
+use crate::bug::Bug;
 use crate::error::{IoContext, is_no_space};
 use crate::format::footer::Footer;
 use crate::format::{hex, random_id};
@@ -52,12 +52,7 @@ impl Target<'_> {
         let written = (|| {
             let mut file = self.vfs.create_new(&tmp)?;
             let made = write(&mut *file)?;
-            if Bug::NameBeforeData.is_on() {
-                self.give_name(&tmp, &path)?;
-            }
-            unless(Bug::of_segment(self.prefix, self.name.generation), || {
-                once_unless(Bug::RetryFile, || file.flush())
-            })?;
+            file.flush()?;
             Ok(made)
         })();
         let made = match written {
@@ -65,15 +60,10 @@ impl Target<'_> {
             // A failed flush of a temporary file only fails this attempt: the file goes, and a later attempt writes
             // another one. It is never flushed again, because the kernel reports a lost page only once.
             Err(source) => {
-                if !Bug::KeepTemporary.is_on() {
-                    remove_own(self.vfs, &tmp);
-                }
+                remove_own(self.vfs, &tmp);
                 return Err(self.write_error(tmp, source));
             }
         };
-        if Bug::NameBeforeData.is_on() {
-            return Ok((path, made));
-        }
         if self.verify
             && !Bug::TrustWritten.is_on()
             && let Err(error) = self.read_back(&tmp, &made.0)
@@ -81,7 +71,7 @@ impl Target<'_> {
             remove_own(self.vfs, &tmp);
             return Err(error);
         }
-        if let Err(source) = self.give_name(&tmp, &path) {
+        if let Err(source) = self.vfs.rename_noreplace(&tmp, &path) {
             let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
             let absent = self.vfs.metadata(&path).is_err_and(missing);
             return Err(match source.kind() {
@@ -99,13 +89,6 @@ impl Target<'_> {
             });
         }
         Ok((path, made))
-    }
-
-    fn give_name(&self, tmp: &Path, path: &Path) -> io::Result<()> {
-        match Bug::ReplaceName.is_on() {
-            true => self.vfs.replace(tmp, path),
-            false => self.vfs.rename_noreplace(tmp, path),
-        }
     }
 
     fn write_error(&self, path: PathBuf, source: io::Error) -> Error {

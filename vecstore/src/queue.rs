@@ -106,9 +106,10 @@ impl Group<'_> {
         self.batches.iter().map(|(waiting, batch)| Request { batch, policy: waiting.policy })
     }
 
-    /// Tells each thread what became of its batch; there are as many outcomes as batches.
+    /// Tells each thread what became of its batch. One without an outcome is answered as after a panic.
     pub fn answer(mut self, outcomes: Vec<Result<Appended>>) {
-        for ((waiting, batch), outcome) in self.batches.drain(..).zip(outcomes) {
+        let answered = outcomes.len().min(self.batches.len());
+        for ((waiting, batch), outcome) in self.batches.drain(..answered).zip(outcomes) {
             waiting.answer(outcome, batch);
         }
     }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::backup::{BackupReport, Source};
-use crate::bug::{Bug, unless};
 use crate::create::{flush_name, sweep};
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
@@ -108,9 +107,6 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     hidden.push(dir.file_name().unwrap_or_default());
     hidden.push(format!("{REMOVING}{}", hex(&random_id()?)));
     let hidden = parent.join(hidden);
-    if Bug::RemoveInPlace.is_on() {
-        return remove_tree(vfs, dir, 3);
-    }
     // It may have been written to meanwhile: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     lock.acquire(Duration::ZERO)?;
@@ -120,7 +116,7 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     });
     lock.release();
     renamed?;
-    unless(Bug::HiddenName, || vfs.flush_dir(parent).at(parent, "flush the directory"))?;
+    vfs.flush_dir(parent).at(parent, "flush the directory")?;
     remove_tree(vfs, &hidden, 3)
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::bug::{Bug, unless};
+use crate::bug::Bug;
 use crate::error::IoContext;
 use crate::manifest::{MAX_LEN, Manifest, TMP_PREFIX, not_read, remove_own, write_temporary};
 use crate::vfs::Vfs;
@@ -43,7 +43,7 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     // One that was dropped may come back in a power cut, if who dropped it died before the name was flushed; and then
     // it needs its files.
     let folder = dir.join(CHECKPOINTS);
-    match unless(Bug::FoundDropped, || vfs.flush_dir(&folder)) {
+    match vfs.flush_dir(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io(&folder, "flush the directory", error))
         }
@@ -119,7 +119,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
             _ => Error::io(&path, "name the checkpoint", source),
         });
     }
-    if unless(Bug::NamedName, || vfs.flush_dir(&folder)).is_ok() {
+    if vfs.flush_dir(&folder).is_ok() {
         return Ok(());
     }
     if Bug::FlushNamedAgain.is_on() {
@@ -145,7 +145,7 @@ fn prepare(vfs: &dyn Vfs, dir: &Path, folder: &Path) -> Result<()> {
         }
         _ => {}
     }
-    let flushed = unless(Bug::NamedFolder, || vfs.flush_dir(dir).at(dir, "flush the directory"));
+    let flushed = vfs.flush_dir(dir).at(dir, "flush the directory");
     if flushed.is_err() {
         // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
         let _ = vfs.remove_dir(folder);
@@ -165,7 +165,7 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     remove_temporaries(vfs, &folder);
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
-    let flushed = unless(Bug::DroppedName, || vfs.flush_dir(&folder).at(&folder, "flush the directory"));
+    let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
     // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its files.
     if let (Err(_), Some(manifest)) = (&flushed, manifest)
         && let Err(error) = write(vfs, dir, name, &manifest)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bug::{Bug, once_unless, unless};
+use crate::bug::Bug;
 use crate::commit::Committed;
 use crate::event::Observer;
 use crate::format::random_id;
@@ -24,6 +24,8 @@ const MORE: usize = 32;
 
 /// Temporary segments begin with this; only the holder of the commit lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
+/// Those that take the place of a commit in doubt.
+const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
 /// The commit lock's file.
 pub(crate) const LOCK: &str = "LOCK";
 /// The turnstile before the commit lock.
@@ -240,16 +242,14 @@ impl Writer {
     }
 
     /// Where a segment written under the commit lock goes.
-    pub(crate) fn target<'a>(&'a self, dir: &'a Path, name: SegmentName, len: u64) -> Target<'a> {
-        Target {
-            vfs: &*self.vfs,
-            dir,
-            prefix: TMP_PREFIX,
-            name,
-            len,
-            verify: self.verify_saves,
-            step: &|_| Ok(()),
-        }
+    pub(crate) fn target<'a>(
+        &'a self,
+        dir: &'a Path,
+        prefix: &'a str,
+        name: SegmentName,
+        len: u64,
+    ) -> Target<'a> {
+        Target { vfs: &*self.vfs, dir, prefix, name, len, verify: self.verify_saves, step: &|_| Ok(()) }
     }
 
     /// Removes what a dead holder of our lock left behind.
@@ -281,7 +281,7 @@ impl Writer {
             let body_len = live.segment.bytes().len() - footer.bytes().len();
             let body = live.segment.bytes().get(..body_len).unwrap_or_default();
             let name = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
-            self.target(&self.segments(), name, footer.file_len).publish(|file| {
+            self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;
                 Ok(footer)
@@ -290,7 +290,7 @@ impl Writer {
         }
         if !old.is_empty() {
             let segments = self.segments();
-            unless(Bug::RewrittenName, || self.flush_names(&segments, view.first_unlisted()))?;
+            self.flush_names(&segments, view.first_unlisted())?;
             *view = load::load(&*self.vfs, &self.dir, None)?;
         }
         // Always: the name that is in doubt may be the manifest's.
@@ -310,7 +310,7 @@ impl Writer {
     /// Flushes the directory of segments, or the store's own. If that fails nobody knows what will survive: the
     /// handle stops writing, and a mark in LOCK makes the next writer copy what is above the last checkpoint.
     pub(crate) fn flush_names(&mut self, dir: &Path, first: u64) -> Result<()> {
-        let flushed = once_unless(Bug::RetryDirectory, || self.vfs.flush_dir(dir));
+        let flushed = self.vfs.flush_dir(dir);
         let Err(source) = flushed else { return Ok(()) };
         if !Bug::NoMark.is_on() {
             self.lock.mark_suspect(first);

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::dead::Dead;
 use super::{BitmapName, BitmapRecord, LIVE, LiveRecord, named};
-use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::format::bitmap::Header;
 use crate::manifest::{Body, Manifest, remove_own, write_temporary};
@@ -73,7 +72,7 @@ impl Files<'_> {
             // A manifest only lists names that are durable. If this fails they are never listed: the next attempt
             // gives other names.
             let live = self.dir.join(LIVE);
-            unless(Bug::BitmapName, || self.vfs.flush_dir(&live).at(&live, "flush the directory"))?;
+            self.vfs.flush_dir(&live).at(&live, "flush the directory")?;
         }
         Ok(bitmaps)
     }
@@ -133,7 +132,7 @@ impl Files<'_> {
             Err(error) => return Err(Error::io(live, "create the directory", error)),
         }
         let flush = || self.vfs.flush_dir(self.dir).at(self.dir, "flush the directory");
-        let flushed = unless(Bug::BitmapFolder, flush);
+        let flushed = flush();
         if flushed.is_err() {
             // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
             let _ = self.vfs.remove_dir(live);

@@ -140,10 +140,7 @@ impl Inner {
                 are_sound().map(|()| footer)
             })
         })?;
-        let flush = || self.with_writer("merge", |writer, view| writer.flush_seen(view));
-        if !Bug::ListBeforeName.is_on() {
-            unless(Bug::MergedName, flush)?;
-        }
+        self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(&*self.vfs, &path, name)?;
         let superseded = self.swap(view, inputs, &output)?;
         // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
@@ -151,9 +148,6 @@ impl Inner {
         // another store in the place of this one.
         self.going.remove_each(name, &superseded, |name| remove_own(&*self.vfs, &dir.join(name.to_string())));
         pacer.pause();
-        if Bug::ListBeforeName.is_on() {
-            flush()?;
-        }
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
         total.bytes_written += output.footer().file_len;
@@ -244,15 +238,10 @@ impl Inner {
         }
         manifest.generation += 1;
         live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
-        if Bug::RemoveBeforeList.is_on() {
-            let inputs =
-                records.iter().map(|record| self.path.join(SEGMENTS).join(record.name().to_string()));
-            inputs.for_each(|path| remove_own(&*self.vfs, &path));
-        }
         manifest.replace(&*self.vfs, &self.path)?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
         // is to rely on what the directory shows.
-        if let Err(source) = unless(Bug::MergeManifestName, || self.vfs.flush_dir(&self.path)) {
+        if let Err(source) = self.vfs.flush_dir(&self.path) {
             if !Bug::NoManifestMark.is_on() {
                 lock.mark_suspect(1);
             }

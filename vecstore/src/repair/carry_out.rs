@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use super::QUARANTINE;
 use super::mend::Made;
-use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::format::{hex, random_id};
 use crate::load::SEGMENTS;
@@ -72,10 +71,6 @@ pub(super) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
 pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<Made>) -> Result<()> {
     let segments = dir.join(SEGMENTS);
     let linked = set_aside(vfs, dir, plan)?;
-    if Bug::RepairRemovesFirst.is_on() {
-        let linked = plan.moves.iter().zip(&linked).filter(|(moved, linked)| !moved.is_replaced && **linked);
-        linked.for_each(|(moved, _)| remove_own(vfs, &moved.from));
-    }
     // One at a time: whatever fails, only those that have no name yet are removed.
     while let Some(next) = made.last() {
         if let Some(tmp) = &next.tmp {
@@ -84,7 +79,7 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         }
         made.pop();
     }
-    unless(Bug::RepairedName, || vfs.flush_dir(&segments).at(&segments, "flush the directory"))?;
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     if let Some(manifest) = &plan.manifest {
         // What could not be given a second name must not be replaced: a directory, say.
         let path = dir.join(MANIFEST);
@@ -100,9 +95,7 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
     }
     for (moved, linked) in plan.moves.iter().zip(linked).filter(|(moved, _)| !moved.is_replaced) {
-        if linked && Bug::RepairRemovesFirst.is_on() {
-            // Done already.
-        } else if linked {
+        if linked {
             vfs.remove_file(&moved.from).at(&moved.from, "remove the damaged file's former name")?;
         } else {
             vfs.replace(&moved.from, &moved.to).at(&moved.from, "move it to quarantine")?;
@@ -133,7 +126,7 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     for (path, text) in &plan.lists {
         replace_file(vfs, &folder, path, text.as_bytes())?;
     }
-    unless(Bug::QuarantinedName, || vfs.flush_dir(&folder).at(&folder, "flush the directory"))?;
+    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
     Ok(linked)
 }
 

@@ -9,7 +9,6 @@ use super::chain::Piece;
 use super::rebuild::read_settings;
 use super::rescue::{Around, Newer, Rescued, rescue};
 use super::survey::{Found, State};
-use crate::bug::{Bug, unless};
 use crate::error::{IoContext, is_no_space};
 use crate::format::footer::Footer;
 use crate::format::{Id, hex, random_id, settings};
@@ -19,8 +18,10 @@ use crate::manifest::{Manifest, SegmentRecord, remove_own};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 use crate::view::View;
-use crate::writer::TMP_PREFIX;
 use crate::{Error, Result};
+
+/// Temporary segments of a repair begin with this, and so with what those of commits do.
+const TMP_PREFIX_REPAIR: &str = "tmp-commit-repair-";
 
 /// How much is copied at once.
 const COPY_LEN: usize = 1 << 20;
@@ -222,11 +223,11 @@ impl Mender<'_> {
             let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| Ok(()))?;
             return sound(&path, checked).map(|segment| (None, segment));
         }
-        let tmp = segments.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+        let tmp = segments.join(format!("{TMP_PREFIX_REPAIR}{}", hex(&random_id()?)));
         let written = (|| {
             let mut file = self.vfs.create_new(&tmp)?;
             write(&mut *file)?;
-            unless(Bug::RepairedData, || file.flush())
+            file.flush()
         })();
         let segment = match written {
             Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),

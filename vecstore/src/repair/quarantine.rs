@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::QUARANTINE;
 use super::carry_out::{Move, same_bytes};
 use super::chain::is_lossy;
-use crate::bug::{Bug, unless};
 use crate::error::IoContext;
 use crate::load::SEGMENTS;
 use crate::manifest::SegmentRecord;
@@ -84,7 +83,7 @@ pub(super) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
         }
         _ => {
             let flush = || vfs.flush_dir(dir).at(dir, "flush the directory");
-            let flushed = unless(Bug::QuarantineFolder, flush);
+            let flushed = flush();
             if flushed.is_err() {
                 // Its name may never become durable, whatever a later flush says: unless something is in it, the next
                 // attempt makes another one.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vecstore::vfs::{FileKind, LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
 use super::disk::error;
+use super::mistakes::{self, Mistake, is_made};
 use super::{Ino, Node, Op, SHORT, SimFs};
 
 impl Vfs for SimFs {
@@ -66,14 +67,20 @@ impl Vfs for SimFs {
         let (mut disk, may) = self.call("rename", to);
         may?;
         disk.room_for_name()?;
-        disk.rename(from, to, false)
+        let before = disk.log.len();
+        disk.rename(from, to, is_made(Mistake::ReplaceName))?;
+        mistakes::renamed(&mut disk, self.process, from, to, before);
+        Ok(())
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (mut disk, may) = self.call("replace", to);
         may?;
         disk.room_for_name()?;
-        disk.rename(from, to, true)
+        let before = disk.log.len();
+        disk.rename(from, to, true)?;
+        mistakes::renamed(&mut disk, self.process, from, to, before);
+        Ok(())
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -84,6 +91,7 @@ impl Vfs for SimFs {
         if disk.names(dir).contains_key(&name) {
             return Err(error(ErrorKind::AlreadyExists));
         }
+        mistakes::linked(&mut disk, self.process, dir);
         disk.record(Op::Add { dir, name, ino });
         Ok(())
     }
@@ -92,9 +100,7 @@ impl Vfs for SimFs {
         let (mut disk, may) = self.call("remove", path);
         may?;
         disk.file(path)?;
-        let (dir, name) = disk.place(path)?;
-        disk.record(Op::Remove { dir, name });
-        Ok(())
+        mistakes::removed(&mut disk, self.process, path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -105,24 +111,23 @@ impl Vfs for SimFs {
             Node::Dir(_) => return Err(error(ErrorKind::DirectoryNotEmpty)),
             Node::File(_) => return Err(error(ErrorKind::NotADirectory)),
         }
-        let (dir, name) = disk.place(path)?;
-        disk.record(Op::Remove { dir, name });
-        Ok(())
+        mistakes::removed(&mut disk, self.process, path)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let (mut disk, may) = self.call("create directory", path);
         may?;
+        mistakes::made_folder(&mut disk, self.process, path);
         disk.add(path, Node::Dir(BTreeMap::new())).map(|_| ())
     }
 
     fn flush_dir(&self, path: &Path) -> io::Result<()> {
         let (mut disk, may) = self.call("flush directory", path);
         let dir = disk.find(path)?;
-        if !disk.processes[self.process].dead {
-            disk.record(Op::FlushDir { dir, ok: may.is_ok() });
+        if disk.processes[self.process].dead {
+            return may;
         }
-        may
+        mistakes::flush_dir(&mut disk, self.process, dir, path, may)
     }
 
     fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
@@ -199,8 +204,15 @@ impl VfsFile for SimFile {
         if disk.processes[self.fs.process].dead {
             return may;
         }
+        if mistakes::leaves_out_file(&self.path) {
+            return may;
+        }
         let may = may.and_then(|()| disk.room_to_flush());
         disk.record(Op::Flush { ino: self.ino, ok: may.is_ok() });
+        if may.is_err() && is_made(Mistake::RetryFile) {
+            disk.record(Op::Flush { ino: self.ino, ok: true });
+            return Ok(());
+        }
         may
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Component, Path};
 use std::sync::{Arc, Weak};
 
+use super::mistakes::Notes;
 use super::{Ino, Node, Op, Process, Room, crash};
 
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub(super) struct Disk {
     pub called: u64,
     pub watchers: usize,
     pub room: Option<Room>,
+    /// What a program that makes a mistake has to know.
+    pub notes: Notes,
 }
 
 pub(super) fn error(kind: ErrorKind) -> io::Error {
@@ -47,6 +50,7 @@ impl Disk {
             called: 0,
             watchers: 0,
             room: None,
+            notes: Notes::default(),
         }
     }
 
@@ -63,6 +67,11 @@ impl Disk {
             }
         }
         Ok(at)
+    }
+
+    /// True when a process has this lock.
+    pub fn holds(&self, process: usize, path: &Path) -> bool {
+        self.find(path).is_ok_and(|ino| self.locks.get(&ino).is_some_and(|(holder, _)| *holder == process))
     }
 
     /// The directory a path's last name is in, and that name.

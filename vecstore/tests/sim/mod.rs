@@ -14,6 +14,7 @@ pub mod crash;
 pub mod crashes;
 pub mod damage;
 mod disk;
+pub mod mistakes;
 pub mod moment;
 pub mod oracle;
 pub mod run;
