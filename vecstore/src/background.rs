@@ -1,12 +1,13 @@
-//! The merger: a thread that keeps files few while others append.
+//! The merger: two threads that keep files few while others append.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::Result;
 use crate::inner::Inner;
 use crate::lock::Watch;
-use crate::merge::Pace;
+use crate::merge::{Lane, Pace};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
@@ -19,11 +20,12 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// Commits wake the merger now and then. What the last ones of a burst brought is looked at this much later.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The merger of a handle.
+/// The merger of a handle: a thread for each lane.
 #[derive(Debug)]
 pub(crate) struct Merger {
-    signal: Arc<Signal>,
-    thread: Option<JoinHandle<()>>,
+    small: Arc<Signal>,
+    large: Arc<Signal>,
+    threads: [Option<JoinHandle<()>>; 2],
 }
 
 #[derive(Debug, Default)]
@@ -75,38 +77,76 @@ impl Signal {
 }
 
 impl Merger {
-    /// Starts the thread. A machine that gives no further thread still merges inline.
+    /// Starts a thread for each lane. A machine that gives no further thread still merges inline.
     pub fn start(inner: &Arc<Inner>) -> Self {
-        let signal = Arc::new(Signal::default());
-        let (theirs, inner) = (Arc::clone(&signal), Arc::clone(inner));
-        let spawned =
-            thread::Builder::new().name("vecstore-merge".to_owned()).spawn(move || run(&inner, &theirs));
-        if let Err(error) = &spawned {
-            log::warn!("no thread for merging, files are merged when there are too many: {error}");
-        }
-        Merger { signal, thread: spawned.ok() }
+        let [small, large] = [(); 2].map(|()| Arc::new(Signal::default()));
+        let waker = Waker(Arc::clone(&large));
+        let threads = [
+            start("vecstore-small", inner, &small, move |inner, signal| merge_small(inner, signal, &waker)),
+            start("vecstore-large", inner, &large, merge_large),
+        ];
+        Merger { small, large, threads }
     }
 
     /// What others may wake it with.
     pub fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.signal))
+        Waker(Arc::clone(&self.small))
     }
 
-    /// Ends the thread; a merge under way is given up and leaves nothing behind.
-    pub fn stop(mut self) {
-        self.signal.stop.store(true, Ordering::Relaxed);
-        self.waker().wake();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the merger ended in a panic; appended data is not affected");
+    /// Ends the threads; merges under way are given up and leave nothing behind.
+    pub fn stop(self) {
+        for signal in [&self.small, &self.large] {
+            signal.stop.store(true, Ordering::Relaxed);
+            Waker(Arc::clone(signal)).wake();
+        }
+        for thread in self.threads.into_iter().flatten() {
+            if thread.join().is_err() {
+                log::error!("the merger ended in a panic; appended data is not affected");
+            }
         }
     }
 }
 
-fn run(inner: &Inner, signal: &Signal) {
-    let mut wait = RETRY.0;
+fn start(
+    name: &str,
+    inner: &Arc<Inner>,
+    signal: &Arc<Signal>,
+    work: impl FnOnce(&Inner, &Signal) + Send + 'static,
+) -> Option<JoinHandle<()>> {
+    let (signal, inner) = (Arc::clone(signal), Arc::clone(inner));
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || work(&inner, &signal));
+    if let Err(error) = &spawned {
+        log::warn!("no thread for merging, files are merged when there are too many: {error}");
+    }
+    spawned.ok()
+}
+
+/// Merges small files, at full speed: they are few bytes, and commits would have to wait for them. Wakes the other lane when
+/// there is something for it.
+fn merge_small(inner: &Inner, signal: &Signal, large: &Waker) {
+    let pace = Pace { stop: Arc::clone(&signal.stop), ..Pace::full_speed() };
+    let mut retry = Retry(RETRY.0);
     let mut looked_at = 0;
+    loop {
+        signal.wait(&inner.commits, looked_at);
+        looked_at = inner.commits.load(Ordering::SeqCst);
+        let merged = inner.merge_in_background(Lane::Small, &pace);
+        log::trace!("{}: looked for files to merge after {looked_at} commit(s)", inner.path.display());
+        if matches!(merged, Ok(false)) {
+            // Another process is merging, and may not know of the last commits.
+            looked_at = looked_at.wrapping_sub(1);
+        }
+        if inner.has_plan(Lane::Large) {
+            large.wake();
+        }
+        if !retry.goes_on(inner, signal, Lane::Small, &merged.map(drop)) {
+            return;
+        }
+    }
+}
+
+/// Merges large files, and rests meanwhile as long as others commit.
+fn merge_large(inner: &Inner, signal: &Signal) {
     let pace = Pace {
         rest: REST,
         commits: Some(Rc::new(Watch::open(&*inner.vfs, &inner.path.join(LOCK)))),
@@ -114,37 +154,46 @@ fn run(inner: &Inner, signal: &Signal) {
         hurry: Arc::clone(&inner.hurry),
         ..Pace::full_speed()
     };
+    let mut retry = Retry(RETRY.0);
+    let mut is_left = false;
     loop {
-        signal.wait(&inner.commits, looked_at);
-        looked_at = inner.commits.load(Ordering::SeqCst);
-        let outcome = inner.merge_in_background(&pace);
-        log::trace!("{}: looked for files to merge after {looked_at} commit(s)", inner.path.display());
-        if matches!(outcome, Ok(false)) {
-            // Somebody else is merging, and may not know of the last commits.
-            looked_at = looked_at.wrapping_sub(1);
+        signal.wait(&AtomicUsize::new(usize::from(is_left)), 0);
+        let merged = inner.merge_in_background(Lane::Large, &pace);
+        // Another process is merging, and may not know of what is to be merged.
+        is_left = matches!(merged, Ok(false));
+        if !retry.goes_on(inner, signal, Lane::Large, &merged.map(drop)) {
+            return;
         }
-        let outcome = outcome.map(drop);
+    }
+}
+
+/// How long a merger waits after the next failure.
+struct Retry(Duration);
+
+impl Retry {
+    /// Tells of a merge, and waits after a failed one. False when the thread is to end.
+    fn goes_on(&mut self, inner: &Inner, signal: &Signal, lane: Lane, merged: &Result<()>) -> bool {
         if signal.stop.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
-        inner.note_merge(&outcome);
+        inner.note_merge(lane, merged);
         if inner.is_latched() {
-            return;
+            return false;
         }
-        match outcome {
-            Ok(()) => wait = RETRY.0,
-            Err(_) => {
-                // Appends wake this thread; they must not cut the wait short. Only the end of the handle does, and it
-                // sets the flag before it takes the mutex.
-                let deadline = Instant::now() + wait;
-                let mut wanted = signal.wanted.lock();
-                while !signal.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
-                    signal.changed.wait_until(&mut wanted, deadline);
-                }
-                *wanted = true;
-                wait = (wait * 2).min(RETRY.1);
-            }
+        if merged.is_ok() {
+            self.0 = RETRY.0;
+            return true;
         }
+        // Appends wake this thread; they must not cut the wait short. Only the end of the handle does, and it sets the flag
+        // before it takes the mutex.
+        let deadline = Instant::now() + self.0;
+        let mut wanted = signal.wanted.lock();
+        while !signal.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+            signal.changed.wait_until(&mut wanted, deadline);
+        }
+        *wanted = true;
+        self.0 = (self.0 * 2).min(RETRY.1);
+        true
     }
 }
 

@@ -14,12 +14,12 @@ use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id, section};
 use crate::live;
 use crate::load::{self, SEGMENTS};
-use crate::lock::Lock;
+use crate::lock::{Lanes, Lock};
 use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::vfs::{RealFs, Vfs};
 use crate::view::View;
-use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
+use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
 use crate::{Error, Result, Store, repair, versions};
 
 /// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
@@ -137,7 +137,7 @@ impl Source<'_> {
     /// Runs `work` while nobody else changes the destination, and tells its readers afterwards.
     fn under_locks_of(&self, dest: &Path, work: impl FnOnce(&Target<'_>) -> Result<()>) -> Result<()> {
         let open = |name: &str, what| Lock::open(self.vfs, &dest.join(name), what);
-        let mut merge = open(LOCK_MERGE, "merge")?;
+        let mut merge = Lanes::open(self.vfs, dest)?;
         let mut commit = open(LOCK, "commit")?;
         let mut manifest = open(LOCK_MANIFEST, "manifest")?;
         merge.acquire(self.timeout)?;

@@ -3,7 +3,6 @@
 use crate::backup::PIN_PREFIX;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
-use crate::merge::MAX_SEGMENT;
 use crate::writer::LOCK_MANIFEST;
 use crate::{Appended, Error, OnDuplicate, Result, Store, versions};
 
@@ -23,6 +22,8 @@ pub struct Compacted {
     pub bytes_read: u64,
     /// Bytes of the outputs.
     pub bytes_written: u64,
+    /// Damaged segments, which stay as they are until they are repaired.
+    pub damaged: usize,
 }
 
 /// A named checkpoint.
@@ -41,7 +42,7 @@ pub struct CheckpointInfo {
 
 impl Store {
     /// Merges neighbouring segments up to 4 GiB and drops superseded and deleted entries. Appends go on meanwhile;
-    /// addresses do not change.
+    /// addresses do not change. Damaged segments stay as they are.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -58,17 +59,17 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is never copied.
     /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Busy`](crate::Error::Busy),
     /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn compact(&self) -> Result<Compacted> {
-        self.inner.compact(Some(MAX_SEGMENT))
+        self.inner.compact(Some(self.inner.max_segment))
     }
 
     /// Merges everything into one segment: one `.npy` file of all live rows, in commit order.
     ///
     /// # Errors
-    /// As [`Store::compact`].
+    /// As [`Store::compact`], and [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is never copied. What
+    /// can be merged is merged all the same. [`Error::BadInput`](crate::Error::BadInput) for 2^32 entries or more.
     pub fn compact_full(&self) -> Result<Compacted> {
         self.inner.compact(None)
     }

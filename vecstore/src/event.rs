@@ -44,6 +44,13 @@ pub enum Event {
         /// Length of the output.
         bytes: u64,
     },
+    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails where it is damaged;
+    /// `vecstore repair` mends it. Told once.
+    #[non_exhaustive]
+    Damaged {
+        /// Which file, and where.
+        error: Error,
+    },
     /// A merge failed. Appends go on; it is tried again later.
     #[non_exhaustive]
     MergeFailed {
@@ -72,6 +79,10 @@ impl fmt::Display for Event {
                     "merged {segments} segment(s) into one for commits {first} to {last} ({bytes} bytes)"
                 )
             }
+            Event::Damaged { error } => write!(
+                f,
+                "{error}; merges leave this segment as it is, and the store works: `vecstore repair` keeps what is intact of it"
+            ),
             Event::MergeFailed { attempts, error } => {
                 write!(f, "merging failed {attempts} time(s), appends are not affected: {error}")
             }
@@ -89,6 +100,7 @@ impl Event {
             {
                 log::Level::Error
             }
+            Event::Damaged { .. } => log::Level::Error,
             _ => log::Level::Warn,
         }
     }

@@ -8,9 +8,9 @@ use crate::commit::Request;
 use crate::event::Event;
 use crate::load;
 use crate::lock::Watch;
-use crate::merge::Going;
+use crate::merge::{Going, Lane, MAX_SEGMENT};
 use crate::queue::{Leading, Queue, Turn, Waiting};
-use crate::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, RwLock, thread};
 use crate::vfs::Vfs;
 use crate::view::View;
@@ -35,15 +35,26 @@ pub(crate) struct Inner {
     pub hurry: Arc<AtomicUsize>,
     /// After a failed merge, or while somebody else merges: how many files there must be before an append looks again.
     pub merge_again_at: AtomicUsize,
-    /// Merged inputs that are being removed.
-    pub going: Going,
-    /// Merges that failed one after the other.
-    pub failed_merges: AtomicU32,
+    /// What goes on in each lane of merges.
+    lanes: [LaneState; 2],
+    /// Leftovers of others have been looked for.
+    pub is_clean: AtomicBool,
+    /// Merges make no larger segments by themselves.
+    pub max_segment: u64,
     /// The last commit that the manifest listed when the merger was woken.
     woken: AtomicU64,
     /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
     /// here once it has said that it does: one of them sees the other (`SeqCst`).
     pub commits: AtomicUsize,
+}
+
+/// What this handle does in a lane of merges.
+#[derive(Debug, Default)]
+pub(crate) struct LaneState {
+    /// Inputs that are being removed.
+    pub going: Going,
+    /// Merges that failed one after the other.
+    pub failed: AtomicU32,
 }
 
 /// Commits from one waking of the merger to the next.
@@ -80,16 +91,28 @@ impl Inner {
             merger: OnceLock::new(),
             hurry: Arc::default(),
             merge_again_at: AtomicUsize::new(0),
-            going: Going::default(),
+            lanes: Default::default(),
+            is_clean: AtomicBool::new(false),
+            max_segment: MAX_SEGMENT,
             woken: AtomicU64::new(u64::MAX),
             commits: AtomicUsize::new(0),
-            failed_merges: AtomicU32::new(0),
         }
     }
 
     /// A read-only handle whose view never changes.
     pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
         Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None) }
+    }
+
+    /// What this handle does in a lane.
+    pub fn merging(&self, lane: Lane) -> &LaneState {
+        let [small, large] = &self.lanes;
+        if lane == Lane::Small { small } else { large }
+    }
+
+    /// Inputs of a lane's last merge that are being removed.
+    pub fn going(&self, lane: Lane) -> &Going {
+        &self.merging(lane).going
     }
 
     /// Tells the handle's observer.

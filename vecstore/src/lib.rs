@@ -66,6 +66,7 @@ mod commit;
 mod compact;
 mod config;
 mod create;
+mod damaged;
 mod dtype;
 mod entry;
 mod error;

@@ -4,6 +4,7 @@
 //! place and never flushed: it only has to survive the death of a process. After a power cut it is void, which its
 //! checksum, or its absence, says.
 
+mod lanes;
 mod patience;
 mod record;
 mod watch;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use patience::{Patience, SLEEP, TURN_SLEEP};
 use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
 
+pub(crate) use lanes::{Lanes, open_large, open_small};
 pub(crate) use patience::Punctual;
 pub use record::Holder;
 pub(crate) use record::Span;
@@ -40,6 +42,8 @@ pub(crate) struct Lock {
     /// Whoever waits for the lock holds this one meanwhile.
     turn: Option<Box<dyn LockFile>>,
     record: Record,
+    /// Its holder may leave a claim: see `lanes.rs`.
+    has_claims: bool,
 }
 
 impl fmt::Debug for Lock {
@@ -63,7 +67,7 @@ impl Lock {
     /// Opens the lock file, creating it when it is missing (a backup may come without).
     pub fn open(vfs: &dyn Vfs, path: &Path, what: &'static str) -> Result<Self> {
         let file = vfs.open_lock(path, true).at(path, "open the lock file")?;
-        Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void() })
+        Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void(), has_claims: false })
     }
 
     /// The same with a turnstile: a second lock that is taken before this one and given back once this one is had.
@@ -219,6 +223,7 @@ impl Lock {
             Some(record) => record,
             None => Record { counter: random_count()?, ..Record::void() },
         };
+        self.drop_claim();
         self.record.pid = std::process::id();
         self.record.since = now_secs();
         self.record.host = host_name();
@@ -299,12 +304,13 @@ impl Lock {
         self.record.since(then)
     }
 
-    /// Gives the lock back. An error here is only logged: the lock also ends with the handle, and a record that
+    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the handle, and a record that
     /// could not be written makes the next holder look at the directory.
     ///
     /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a later one
     /// may reach that count with other commits.
     pub fn release(&mut self) -> bool {
+        self.drop_claim();
         self.record.pid = 0;
         let written = self.write();
         let unlocked = unlock(&mut *self.file).at(&self.path, "unlock");

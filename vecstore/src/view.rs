@@ -2,11 +2,12 @@
 //!
 //! A view never changes once it is published; a commit publishes a new one that shares all segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::bug::Bug;
+use crate::damaged;
 use crate::entry::Entry;
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
@@ -58,6 +59,8 @@ pub(crate) struct Meta {
     pub epochs: Vec<EpochRecord>,
     /// Nothing has been written since this store was made as a backup.
     pub is_backup: bool,
+    /// Listed segments that a merge has found damaged.
+    pub damaged: BTreeSet<SegmentName>,
 }
 
 impl Meta {
@@ -71,6 +74,7 @@ impl Meta {
             settings: body.settings.clone(),
             epochs: body.epochs.clone(),
             is_backup: body.is_backup(),
+            damaged: damaged::of(body),
         }
     }
 

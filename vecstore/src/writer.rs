@@ -34,8 +34,6 @@ pub(crate) const LOCK_TURN: &str = "LOCK.turn";
 pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
 /// The backup lock's file: one backup at a time.
 pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
-/// The merge lock's file.
-pub(crate) const LOCK_MERGE: &str = "LOCK.merge";
 
 /// The writing side of a handle. One thread at a time has it.
 #[derive(Debug)]

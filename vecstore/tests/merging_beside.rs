@@ -41,7 +41,7 @@ fn a_merger_that_met_another_looks_again() {
     // As another process would: locks of this kind belong to an open file, not to a process.
     let mut options = std::fs::File::options();
     let options = options.read(true).write(true).create(true).truncate(false);
-    let others = options.open(path.join("LOCK.merge")).unwrap();
+    let others = options.open(path.join("LOCK.small")).unwrap();
     others.lock().unwrap();
     for i in 0..100 {
         put(&store, &format!("{i}"), i as f32);
@@ -114,24 +114,52 @@ fn one_shot_writers_leave_a_tidy_store() {
     assert_eq!(contents(&create_again(&path)).len(), 400);
 }
 
-#[test]
-fn a_merge_that_cannot_succeed_does_not_hold_up_appends() {
+/// Appends so many one-row batches; every so many the file that was just written is damaged. Merges go around these.
+fn append_and_damage(commits: usize, every: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let store = create(&path);
-    for i in 0..3 {
-        put(&store, &i.to_string(), 1.0);
+    let told = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&told);
+    let options = OpenOptions::new().merging(Merging::OnDemand).on_event(move |event| match event {
+        Event::Damaged { error, .. } => {
+            assert!(event.to_string().contains("`vecstore repair`"), "{error}");
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+        Event::MergeFailed { error, .. } => panic!("{error}"),
+        _ => {}
+    });
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    let (mut damaged, mut most) = (0, 0);
+    for number in 0..commits {
+        put(&store, &number.to_string(), 1.0);
+        if number % every == 1 {
+            let victim = path.join(format!("segments/{0:010}-{0:010}.0.npy", number + 1));
+            let mut bytes = std::fs::read(&victim).unwrap();
+            bytes[4097] ^= 4;
+            std::fs::write(&victim, bytes).unwrap();
+            damaged += 1;
+        }
+        most = most.max(segment_files(&path).len());
     }
-    let victim = path.join("segments").join(&segment_files(&path)[1]);
-    let mut bytes = std::fs::read(&victim).unwrap();
-    bytes[4097] ^= 4;
-    std::fs::write(&victim, bytes).unwrap();
-    for i in 3..300 {
-        put(&store, &i.to_string(), 1.0);
-    }
-    assert_eq!(contents(&store).len(), 300);
+    assert!(most <= 200 + 2 * damaged, "{most} files, {damaged} of them damaged");
+    assert_eq!(contents(&store).len(), commits);
+    let met = told.load(Ordering::Relaxed);
+    assert!(met > 0 && met <= damaged, "each is told once: {met} of {damaged}");
+    // Another handle knows them.
     drop(store);
-    assert!(segment_files(&path).len() >= 300, "damage is not merged away");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.compact().unwrap().damaged, damaged);
+    assert!(segment_files(&path).len() <= 2 * damaged + 1);
+    drop(store);
+    vecstore::repair(&path).unwrap();
+    assert_eq!(Store::open(&path).unwrap().snapshot().totals().rows as usize, commits - damaged);
+}
+
+#[test]
+fn merges_go_around_damaged_files() {
+    append_and_damage(600, 600);
+    append_and_damage(600, 60);
+    append_and_damage(300, 3);
 }
 
 #[test]
@@ -187,7 +215,8 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
     let once = Mutex::new(Some((tell, may)));
     let pieces = AtomicUsize::new(0);
     let fs = Hooked::new(move |call, path| {
-        let is_output = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tmp-merge-"));
+        let is_output =
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tmp-merge-large-"));
         if call == "write"
             && is_output
             && pieces.fetch_add(1, Ordering::SeqCst) == 1
@@ -217,7 +246,8 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
         while !compaction.is_finished() {
             one_more();
         }
-        assert_eq!(compaction.join().unwrap().merges, 1);
+        // Small ones become one first.
+        assert_eq!(compaction.join().unwrap().merges, 1 + u64::from(small > 0));
     });
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
     (within.load(Ordering::SeqCst), most)
@@ -230,10 +260,9 @@ fn files_stay_few_while_a_long_merge_is_under_way() {
     assert!(most < 180 + 64 + 4, "{most} files");
 }
 
-/// What the long merge is about to take the place of counts too: newer files have to be merged before there are many.
 #[test]
 fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
-    let (within, most) = append_beside_a_long_merge(104, 60);
+    let (within, most) = append_beside_a_long_merge(104, 160);
     assert!(within > 0, "the appends would wait for the long merge");
     assert!(most < 180 + 64 + 4, "{most} files");
 }

@@ -125,43 +125,6 @@ fn an_epoch_is_durable_before_its_first_commit() {
     }
 }
 
-/// 40 commits come in while a merge writes its output: they are merged before it goes on.
-#[test]
-fn a_long_merge_lets_newer_files_go_first() {
-    // A row is 256 KiB: the merge takes several steps.
-    let dim = vecstore::MAX_DIM;
-    let run = |hook_at: Option<usize>| {
-        let fs = SimFs::new();
-        let writer = options(&fs).create(STORE, StoreConfig::new(dim)).unwrap();
-        for number in 0..4 {
-            let mut batch = writer.batch();
-            (0..20).for_each(|i| batch.push(format!("{number}/{i}"), &vec![0.5f32; dim]).unwrap());
-            writer.append(&mut batch, OnDuplicate::Error).unwrap();
-        }
-        let merged = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&merged);
-        let merging = fs.other_process();
-        let merger = options(&merging).on_event(move |event| {
-            if let Event::Merged { first, segments, .. } = event {
-                told.lock().unwrap().push((*first, *segments));
-            }
-        });
-        let merger = merger.open(STORE).unwrap();
-        if let Some(at) = hook_at {
-            merging.before(at, move || (0..40).for_each(|i| put(&writer, &format!("new {i}")).unwrap()));
-        }
-        merger.compact_full().unwrap();
-        assert_eq!(merger.snapshot().totals().entries, if hook_at.is_some() { 120 } else { 80 });
-        let merged = merged.lock().unwrap().clone();
-        (merging.calls(), merged)
-    };
-    let (calls, merged) = run(None);
-    assert_eq!(merged, [(1, 4)]);
-    let output = calls.iter().position(|call| call.path.to_string_lossy().contains("tmp-merge-")).unwrap();
-    let (_, merged) = run(Some(output));
-    assert_eq!(merged, [(5, 40), (1, 4)]);
-}
-
 /// Two processes create the same store; one clears away what the other is building, in the moment it is not locked.
 #[test]
 fn a_builder_that_is_alive_loses_nothing() {

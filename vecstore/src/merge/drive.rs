@@ -1,4 +1,4 @@
-//! When to merge what: in the background, inline when files pile up, or because somebody asks.
+//! When to merge what: in the background, inline when files pile up, or because a user asks.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -7,45 +7,36 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::housekeeping;
-use super::plan::{self, Limits};
-use super::throttle::Pace;
+use super::pace::Pace;
+use super::plan::{self, Lane, Limits, Piece};
+use crate::damaged;
 use crate::event::Event;
 use crate::inner::Inner;
 use crate::load;
-use crate::lock::{Lock, Watch};
+use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
 use crate::manifest::Manifest;
 use crate::sync::atomic::Ordering;
 use crate::sync::nap;
 use crate::view::{LiveSegment, View};
-use crate::writer::{LOCK, LOCK_MERGE};
-use crate::{Compacted, Result};
+use crate::writer::LOCK;
+use crate::{Compacted, Error, Result};
 
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
-const LIMITS: Limits = Limits { max_bytes: MAX_SEGMENT };
-/// Files from which on an append merges some itself, if nobody else does.
+/// Files from which on an append merges some itself, if no other thread or process does.
 const BACKLOG: usize = 128;
-/// Files from which on an append waits for whoever merges, so that files stay few whatever the speeds.
+/// Files from which on an append waits for whatever merges, so that files stay few whatever the speeds.
 const FULL_STOP: usize = 180;
 /// Files that come in after a failed attempt before an append tries again.
 const RETRY_AFTER: usize = 64;
-/// New files that the manifest lists from which on a merge that takes longer lets a smaller one go first.
-const TAIL: usize = 32;
-/// New files from which on that one does not wait until they are listed (whoever commits lists them now and then, and would
-/// have to wait if the merge did), as long as there are fewer than [`CROWDED`] files in all.
-const LONG_TAIL: usize = 96;
-/// Files from which on there is no time for that: a merge takes as long as 20 commits, and at [`FULL_STOP`] appends wait.
-const CROWDED: usize = 152;
-/// How many merges may be under way within each other. Each has newer and fewer files than the one around it.
-const DEPTH: usize = 4;
-/// Time rested per time worked, by somebody who compacts a store that others append to.
+/// Time rested per time worked, by a compaction of a store that others append to.
 const COURTESY: f64 = 4.0;
 /// Files that come in between two looks at what another process's merger has done.
 const LOOK_EVERY: usize = 8;
-/// How often an append that waits for another process's merger looks.
+/// How often an append that waits for a merger looks.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What is to be achieved.
+/// What is to be achieved with large files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
     /// Files few, work little.
@@ -56,106 +47,156 @@ enum Goal {
     Full,
 }
 
+/// What a round of merges has to remember.
+#[derive(Debug, Default)]
+struct Round {
+    /// A user asked for it: what is committed is listed first.
+    is_explicit: bool,
+    /// The last commit when it began. What comes in later is left to the next time: with a steady writer this would never end.
+    horizon: Option<u64>,
+    /// What it has written. What is superseded in that meanwhile is left to the next time too.
+    written: HashSet<(u64, u64)>,
+    total: Compacted,
+}
+
 impl Inner {
-    /// Merges while the background policy finds something to do. False when somebody else is merging.
-    pub fn merge_in_background(&self, pace: &Pace) -> Result<bool> {
-        if !self.has_plan() {
+    /// Merges while the background policy of a lane finds something to do. False when another thread or process is merging
+    /// there.
+    pub fn merge_in_background(&self, lane: Lane, pace: &Pace) -> Result<bool> {
+        if !self.has_plan(lane) {
             return Ok(true);
         }
-        let mut lock = self.merge_lock()?;
-        if lock.try_acquire()?.is_none() {
-            return Ok(false);
+        match lane {
+            Lane::Small => {
+                self.clean_once()?;
+                let mut lock = open_small(&*self.vfs, &self.path)?;
+                if lock.try_acquire()?.is_none() {
+                    return Ok(false);
+                }
+                let plan = |pieces: &[Piece]| plan::background(pieces, Lane::Small, self.limits());
+                let merged = self.merge_small(plan, pace, &mut Round::default());
+                lock.release();
+                merged.map(|()| true)
+            }
+            Lane::Large => {
+                let mut lock = open_large(&*self.vfs, &self.path)?;
+                if lock.try_acquire()?.is_none() {
+                    return Ok(false);
+                }
+                let merged = self.merge_large(&mut lock, Goal::Background, pace, &mut Round::default());
+                lock.release();
+                merged.map(|()| true)
+            }
         }
-        let result = self.merge_all(Goal::Background, pace);
-        lock.release();
-        result.map(|_| true)
     }
 
-    /// Merges in the calling thread when files pile up. A failure here is no failure of the append.
+    /// Merges small files in the calling thread when they pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
         let files = self.files();
         if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) {
             return;
         }
         // Where nothing is to be merged, what is being removed may still have to go first.
-        if !self.has_plan() && (files < FULL_STOP || self.going.left() == 0) {
+        if !self.has_any_plan() && (files < FULL_STOP || self.files_going() == 0) {
             return;
         }
         let merged = if files < FULL_STOP {
-            self.merge_in_background(&Pace::full_speed())
+            self.merge_in_background(Lane::Small, &Pace::full_speed())
         } else {
             self.wait_for_merge().map(|()| true)
         };
         let (again_at, merged) = match merged {
-            Ok(true) => (0, Ok(())),
+            Ok(true) if self.files() < BACKLOG => (0, Ok(())),
+            // What is there is claimed, or cannot be merged.
+            Ok(true) => (files + LOOK_EVERY, Ok(())),
             // Another process is merging what this handle still sees as many files.
             Ok(false) => match self.reload_if_fewer(BACKLOG) {
                 Ok(true) => (0, Ok(())),
                 Ok(false) => ((files + LOOK_EVERY).min(FULL_STOP), Ok(())),
                 Err(error) => (files + RETRY_AFTER, Err(error)),
             },
-            // After a failure (a damaged input, a full disk) appends go on for a while before the next attempt.
+            // After a failure (a full disk, say) appends go on for a while before the next attempt.
             Err(error) => (files + RETRY_AFTER, Err(error)),
         };
         self.merge_again_at.store(again_at, Ordering::Relaxed);
-        self.note_merge(&merged);
+        self.note_merge(Lane::Small, &merged);
     }
 
     /// Tells of a failed merge, louder each time.
-    pub fn note_merge(&self, merged: &Result<()>) {
+    pub fn note_merge(&self, lane: Lane, merged: &Result<()>) {
+        let failed = &self.merging(lane).failed;
         let Err(error) = merged else {
-            self.failed_merges.store(0, Ordering::Relaxed);
+            failed.store(0, Ordering::Relaxed);
             return;
         };
-        let attempts = self.failed_merges.fetch_add(1, Ordering::Relaxed) + 1;
+        let attempts = failed.fetch_add(1, Ordering::Relaxed) + 1;
         self.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
-    /// Waits until whoever merges has made files few, at full speed, or merges them here.
+    /// Waits until mergers have made files few, at full speed, or merges them here.
     fn wait_for_merge(&self) -> Result<()> {
         self.hurry.fetch_add(1, Ordering::Relaxed);
-        let result = self.lock_timeout().and_then(|timeout| {
-            let start = Instant::now();
-            let mut lock = self.merge_lock()?;
-            loop {
-                if lock.try_acquire()?.is_some() {
-                    let result = self.merge_all(Goal::Background, &Pace::full_speed());
-                    lock.release();
-                    return result.map(drop);
-                }
-                if self.reload_if_fewer(FULL_STOP)? {
-                    return Ok(());
-                }
-                if start.elapsed() >= timeout {
-                    // Says who holds the lock.
-                    return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
-                }
-                nap(LOOK.min(timeout));
-            }
-        });
+        let result = self.merge_until_few();
         self.hurry.fetch_sub(1, Ordering::Relaxed);
         result
     }
 
+    fn merge_until_few(&self) -> Result<()> {
+        let (start, timeout) = (Instant::now(), self.lock_timeout()?);
+        loop {
+            let mut is_alone = true;
+            for lane in [Lane::Small, Lane::Large] {
+                is_alone &= self.merge_in_background(lane, &Pace::full_speed())?;
+                if self.files() < FULL_STOP {
+                    return Ok(());
+                }
+            }
+            // Whatever could be merged is.
+            if is_alone && self.files_going() == 0 || self.reload_if_fewer(FULL_STOP)? {
+                return Ok(());
+            }
+            if start.elapsed() >= timeout {
+                // Says which process holds the lock.
+                let mut lock = open_large(&*self.vfs, &self.path)?;
+                return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
+            }
+            nap(LOOK.min(timeout));
+        }
+    }
+
     /// Takes over what another merger has achieved. Says whether there are fewer live segments now.
     fn reload_if_fewer(&self, than: usize) -> Result<bool> {
-        // The merger of this very handle publishes a view itself.
+        // The mergers of this very handle publish a view themselves.
         let few = || self.files() < than;
         if few() {
             return Ok(true);
         }
         let manifest = Manifest::read(&*self.vfs, &self.path)?;
-        let listed = manifest.body.segments.len() + self.count_after(manifest.body.last_commit())?;
-        if listed + self.going.left() < than {
+        let limits = self.limits();
+        let damaged = damaged::of(&manifest.body);
+        let is_barrier = |bytes, name| {
+            limits.is_barrier(&Piece { bytes, is_damaged: damaged.contains(&name), ..Piece::default() })
+        };
+        let listed = manifest.body.segments.iter();
+        let listed = listed.filter(|record| !is_barrier(record.file_len, record.name())).count();
+        if listed + self.count_after(manifest.body.last_commit())? + self.files_going() < than {
             self.reload_lightly()?;
         }
         Ok(few())
     }
 
-    /// Live files, and those that this handle's merger is about to remove.
+    /// Live files that a merge could make fewer, and those that this handle's mergers are about to remove.
     fn files(&self) -> usize {
         let view = Arc::clone(&self.view.read());
-        self.going.and_live(&view)
+        let limits = self.limits();
+        let barriers = view.segments.iter().filter(|live| limits.is_barrier(&piece(&view, live))).count();
+        let going: usize = [Lane::Small, Lane::Large].map(|lane| self.going(lane).beside(&view)).iter().sum();
+        view.segments.len() - barriers + going
+    }
+
+    /// Files that are neither listed nor removed yet.
+    fn files_going(&self) -> usize {
+        self.going(Lane::Small).left() + self.going(Lane::Large).left()
     }
 
     /// How many files there are after a commit.
@@ -164,148 +205,256 @@ impl Inner {
         Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
-    /// Removes files that nobody needs any more; nothing when somebody is merging, for a merge does the same.
-    pub fn tidy(&self) -> Result<()> {
-        let mut lock = self.merge_lock()?;
-        if lock.try_acquire()?.is_none() {
+    /// The first merge of a handle removes what others have left, unless large files are being merged.
+    fn clean_once(&self) -> Result<()> {
+        if self.is_clean.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let result = self
-            .lock_timeout()
-            .and_then(|timeout| housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout));
-        lock.release();
+        let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
+        if !lanes.try_acquire(Duration::ZERO).is_ok_and(|taken| taken) {
+            return Ok(());
+        }
+        let result = self.clean();
+        lanes.release();
+        result
+    }
+
+    /// Under both locks.
+    fn clean(&self) -> Result<()> {
+        let timeout = self.lock_timeout()?;
+        housekeeping::drop_dead_pins(&*self.vfs, &self.path, timeout)?;
+        housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout)
+    }
+
+    /// Removes files that are not needed any more; nothing when large files are being merged.
+    pub fn tidy(&self) -> Result<()> {
+        let timeout = self.lock_timeout()?;
+        let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
+        if !lanes.try_acquire(timeout)? {
+            return Ok(());
+        }
+        let result = housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout);
+        lanes.release();
         result
     }
 
     /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
     pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
         let timeout = self.lock_timeout()?;
-        let mut lock = self.merge_lock()?;
+        let mut lock = open_large(&*self.vfs, &self.path)?;
         lock.acquire(timeout)?;
-        let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
         let pace =
             Pace { rest: COURTESY, commits: Some(Rc::new(watch)), always: false, ..Pace::full_speed() };
-        let result = self.merge_all(goal, &pace);
+        let mut round = Round { is_explicit: true, ..Round::default() };
+        let result = self.compact_holding(&mut lock, max_bytes, &pace, &mut round);
         lock.release();
-        result
+        result.map(|()| round.total)
     }
 
-    fn merge_lock(&self) -> Result<Lock> {
-        Lock::open(&*self.vfs, &self.path.join(LOCK_MERGE), "merge")
+    /// Small files go first, so that the longer merge of large ones keeps few files from going.
+    fn compact_holding(
+        &self,
+        lock: &mut Lock,
+        max_bytes: Option<u64>,
+        pace: &Pace,
+        round: &mut Round,
+    ) -> Result<()> {
+        let limits = Limits { max_bytes: max_bytes.unwrap_or(self.limits().max_bytes) };
+        let entries = self.view.read().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
+        if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
+            return Err(Error::bad_input(format!(
+                "a segment holds at most {} entries, and this store has {entries}; compact it without asking for one segment",
+                plan::MAX_ENTRIES
+            )));
+        }
+        let mut small = open_small(&*self.vfs, &self.path)?;
+        small.acquire(self.lock_timeout()?)?;
+        let merged = self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round);
+        small.release();
+        merged?;
+        let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
+        self.merge_large(lock, goal, pace, round)?;
+        let view = Arc::clone(&self.view.read());
+        round.total.damaged = view.meta.damaged.len();
+        match view.meta.damaged.first().filter(|_| goal == Goal::Full) {
+            Some(name) => Err(Error::damaged(
+                &self.path.join(load::SEGMENTS).join(name.to_string()),
+                "rows, keys or tables",
+                "it cannot be part of one segment; `vecstore repair` first".to_owned(),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// A look at the view, without any file operation.
-    fn has_plan(&self) -> bool {
+    pub fn has_plan(&self, lane: Lane) -> bool {
         let view = Arc::clone(&self.view.read());
         // A backup that nothing was written to stays one.
-        !view.meta.is_backup && choose(Goal::Background, &view, view.last_commit(), &HashSet::new()).is_some()
+        !view.meta.is_backup
+            && plan::background(&pieces(&view, &HashSet::new()), lane, self.limits()).is_some()
     }
 
-    fn merge_all(&self, goal: Goal, pace: &Pace) -> Result<Compacted> {
-        let mut total = Compacted::default();
-        // Commits that come in meanwhile are left to the next time: with a steady writer this would never end.
-        let mut horizon = None;
-        // What others supersede meanwhile in a segment that was just written is left to the next time too.
-        let mut rewritten = HashSet::new();
+    fn has_any_plan(&self) -> bool {
+        self.has_plan(Lane::Small) || self.has_plan(Lane::Large)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_bytes: self.max_segment }
+    }
+
+    /// Under the small lane's lock: merges what a plan says, of files that are not claimed.
+    fn merge_small(
+        &self,
+        plan: impl Fn(&[Piece]) -> Option<Range<usize>>,
+        pace: &Pace,
+        round: &mut Round,
+    ) -> Result<()> {
+        // This thread may hold the other lock itself: then it claims nothing yet.
+        let mut large = open_large(&*self.vfs, &self.path)?;
         loop {
-            let view = match horizon {
-                Some(_) => self.listed()?,
-                None => self.with_enough(|view| {
-                    goal == Goal::Background && choose(goal, view, view.last_commit(), &rewritten).is_some()
-                })?,
+            let claimed = large.claimed()?;
+            let choose = |view: &View, horizon: u64| {
+                let from = view.segments.partition_point(|live| live.segment.name().first <= claimed);
+                let to = view.segments.partition_point(|live| live.segment.name().last <= horizon);
+                let all = pieces(view, &HashSet::new());
+                let range = plan(all.get(from..to).unwrap_or_default())?;
+                Some(range.start + from..range.end + from)
             };
-            if horizon.is_none() {
-                total.segments_before = view.segments.len();
-                let timeout = self.lock_timeout()?;
-                housekeeping::drop_dead_pins(&*self.vfs, &self.path, timeout)?;
-                housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout)?;
-            }
-            let horizon = *horizon.get_or_insert(view.last_commit());
-            let Some(range) = choose(goal, &view, horizon, &rewritten) else {
-                total.segments_after = view.segments.len();
-                // Another process may have merged what this handle still sees as it was, and would want to merge.
-                let known = Arc::clone(&self.view.read());
-                let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
-                let is_known =
-                    known.segments.iter().zip(&view.segments).all(|(known, listed)| same(known, listed));
-                drop(known);
-                if !is_known {
-                    self.reload_lightly()?;
-                }
-                return Ok(total);
-            };
-            // What is written to a backup is a history of its own, which begins under the commit lock, and without the
-            // files that an interrupted backup brought.
-            if view.meta.is_backup {
-                self.with_writer("merge", |writer, view| {
-                    writer.locked(view, |writer, view| writer.list_commits(view))
-                })?;
-                continue;
-            }
-            let commits = view.segments.get(range.clone()).unwrap_or_default();
-            if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
-                rewritten.insert((first.segment.name().first, last.segment.name().last));
-            }
-            self.merge(&view, range, pace, DEPTH, &mut total)?;
+            let (view, range) = self.next(round, choose)?;
+            let Some(range) = range else { return self.take_over(view, round) };
+            self.merge(&view, range, Lane::Small, pace, &mut round.total)?;
             self.reload()?;
         }
     }
 
-    /// Keeps the files after a commit few, while a merge of older ones is under way in this thread.
-    pub(super) fn merge_tail(&self, after: u64, pace: &Pace, depth: usize) -> Result<()> {
-        let tail = |view: &View| {
-            let start = view.segments.partition_point(|live| live.segment.name().last <= after);
-            let range = plan::tail(sizes(view).get(start..).unwrap_or_default(), TAIL, LIMITS)?;
-            Some(range.start + start..range.end + start)
-        };
-        // Files may be there that named checkpoints alone need: only what the manifest lists counts, and what is newer.
-        let manifest = Manifest::read(&*self.vfs, &self.path)?;
-        let listed = manifest.body.segments.iter().filter(|record| record.first > after).count();
-        let unlisted = self.count_after(manifest.body.last_commit().max(after))?;
-        // Those that the outer merge keeps count too, where appends wait for files to become fewer.
-        let all = manifest.body.segments.len() + unlisted;
-        let long = if all < CROWDED { LONG_TAIL } else { TAIL };
-        if listed < TAIL && listed + unlisted < long {
-            return Ok(());
+    /// Under the large lane's lock: merges what the goal asks for. Each merge is planned under the small lane's lock, too.
+    fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace, round: &mut Round) -> Result<()> {
+        let timeout = self.lock_timeout()?;
+        let mut small = open_small(&*self.vfs, &self.path)?;
+        small.acquire(timeout)?;
+        let cleaned = self.clean();
+        small.release();
+        cleaned?;
+        loop {
+            small.acquire(timeout)?;
+            let planned = self.plan_large(lock, goal, round);
+            small.release();
+            let (view, range) = planned?;
+            let Some(range) = range else { return self.take_over(view, round) };
+            self.merge(&view, range, Lane::Large, pace, &mut round.total)?;
+            self.reload()?;
         }
-        let view = self.with_enough(|view| tail(view).is_some() || listed + unlisted < long)?;
-        let Some(range) = tail(&view) else { return Ok(()) };
-        self.merge(&view, range, pace, depth, &mut Compacted::default())?;
-        self.reload().map(drop)
+    }
+
+    fn plan_large(
+        &self,
+        lock: &mut Lock,
+        goal: Goal,
+        round: &mut Round,
+    ) -> Result<(View, Option<Range<usize>>)> {
+        let written = round.written.clone();
+        let choose = |view: &View, horizon: u64| choose(goal, view, horizon, &written, self.limits());
+        let (view, range) = self.next(round, choose)?;
+        let inputs = range.clone().and_then(|range| view.segments.get(range));
+        if let Some([first, .., last] | [first @ last]) = inputs {
+            let (first, last) = (first.segment.name().first, last.segment.name().last);
+            round.written.insert((first, last));
+            lock.claim(last)?;
+        }
+        Ok((view, range))
+    }
+
+    /// The state that the manifest lists, and what is to be merged of it.
+    fn next(
+        &self,
+        round: &mut Round,
+        choose: impl Fn(&View, u64) -> Option<Range<usize>>,
+    ) -> Result<(View, Option<Range<usize>>)> {
+        loop {
+            let view = match round.horizon {
+                Some(_) => self.listed()?,
+                None => {
+                    self.with_enough(|view| !round.is_explicit && choose(view, view.last_commit()).is_some())?
+                }
+            };
+            if round.horizon.is_none() {
+                round.total.segments_before = view.segments.len();
+            }
+            let horizon = *round.horizon.get_or_insert(view.last_commit());
+            let range = choose(&view, horizon);
+            if range.is_none() || !view.meta.is_backup {
+                return Ok((view, range));
+            }
+            // What is written to a backup is a history of its own, which begins under the commit lock, and without the
+            // files that an interrupted backup brought.
+            self.with_writer("merge", |writer, view| {
+                writer.locked(view, |writer, view| writer.list_commits(view))
+            })?;
+        }
+    }
+
+    /// There is nothing more to merge. Another process may have merged what this handle still sees as it was, and would want
+    /// to merge.
+    fn take_over(&self, view: View, round: &mut Round) -> Result<()> {
+        round.total.segments_after = view.segments.len();
+        let known = Arc::clone(&self.view.read());
+        let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
+        let mut both = known.segments.iter().zip(&view.segments);
+        let is_known =
+            both.all(|(known, listed)| same(known, listed)) && known.meta.damaged == view.meta.damaged;
+        drop(known);
+        if is_known { Ok(()) } else { self.reload_lightly() }
     }
 }
 
-fn sizes(view: &View) -> Vec<u64> {
-    view.segments.iter().map(|live| live.segment.footer().file_len).collect()
+/// The segments of a view, for a plan.
+fn pieces(view: &View, written: &HashSet<(u64, u64)>) -> Vec<Piece> {
+    let is_new =
+        |live: &LiveSegment| !written.contains(&(live.segment.name().first, live.segment.name().last));
+    let all = view.segments.iter();
+    all.map(|live| Piece { is_mostly_dead: is_new(live) && is_mostly_dead(live), ..piece(view, live) })
+        .collect()
 }
 
-/// The next merge of segments up to a commit.
-fn choose(goal: Goal, view: &View, horizon: u64, rewritten: &HashSet<(u64, u64)>) -> Option<Range<usize>> {
+fn piece(view: &View, live: &LiveSegment) -> Piece {
+    let footer = live.segment.footer();
+    Piece {
+        bytes: footer.file_len,
+        entries: footer.entries,
+        is_damaged: view.meta.damaged.contains(&live.segment.name()),
+        is_mostly_dead: false,
+    }
+}
+
+/// The next merge of large files up to a commit.
+fn choose(
+    goal: Goal,
+    view: &View,
+    horizon: u64,
+    written: &HashSet<(u64, u64)>,
+    limits: Limits,
+) -> Option<Range<usize>> {
     let count = view.segments.partition_point(|live| live.segment.name().last <= horizon);
     let segments = view.segments.get(..count)?;
-    let sizes: Vec<u64> = segments.iter().map(|live| live.segment.footer().file_len).collect();
-    let fresh =
-        |live: &LiveSegment| !rewritten.contains(&(live.segment.name().first, live.segment.name().last));
-    let range = match goal {
-        Goal::Background => plan::background(&sizes, LIMITS).or_else(|| {
-            segments.iter().position(|live| fresh(live) && is_mostly_dead(live)).map(|at| at..at + 1)
-        }),
+    let mut pieces = pieces(view, written);
+    pieces.truncate(count);
+    let is_new =
+        |live: &LiveSegment| !written.contains(&(live.segment.name().first, live.segment.name().last));
+    match goal {
+        Goal::Background => plan::background(&pieces, Lane::Large, limits),
         Goal::Compact { max_bytes } => {
-            let dead: Vec<bool> = segments.iter().map(|live| fresh(live) && live.dead.is_some()).collect();
-            plan::compact(&sizes, &dead, Limits { max_bytes })
+            let dead: Vec<bool> = segments.iter().map(|live| is_new(live) && live.dead.is_some()).collect();
+            plan::compact(&pieces, &dead, Limits { max_bytes })
         }
         Goal::Full => {
             let tombstones =
                 |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
-            let untidy = segments.iter().any(|live| fresh(live) && (live.dead.is_some() || tombstones(live)));
-            (segments.len() > 1 || untidy && !segments.is_empty()).then_some(0..segments.len())
+            let is_dead = |live: &LiveSegment| is_new(live) && (live.dead.is_some() || tombstones(live));
+            let dead: Vec<bool> = segments.iter().map(is_dead).collect();
+            plan::compact(&pieces, &dead, Limits { max_bytes: u64::MAX })
         }
-    }?;
-    // Entry numbers within a segment have 32 bits.
-    let entries: u64 =
-        view.segments.get(range.clone())?.iter().map(|live| live.segment.footer().entries).sum();
-    (entries < u64::from(u32::MAX)).then_some(range)
+    }
 }
 
 /// Worth rewriting alone: what goes is at least as much as what is copied.

@@ -10,14 +10,12 @@ use crate::view::View;
 pub(crate) struct Going(Mutex<Option<(SegmentName, usize)>>);
 
 impl Going {
-    /// The files of a view, and those that what it lists has taken the place of. A view from before the merge lists the
-    /// inputs themselves.
-    pub fn and_live(&self, view: &View) -> usize {
-        let live = view.segments.len();
-        let Some((output, left)) = *self.0.lock() else { return live };
+    /// Those that what a view lists has taken the place of. A view from before the merge lists the inputs themselves.
+    pub fn beside(&self, view: &View) -> usize {
+        let Some((output, left)) = *self.0.lock() else { return 0 };
         let at = view.segments.partition_point(|live| live.segment.name().last < output.last);
         let is_merged = view.segments.get(at).is_some_and(|live| live.segment.name().first <= output.first);
-        if is_merged { live + left } else { live }
+        if is_merged { left } else { 0 }
     }
 
     /// Those that are neither listed nor removed yet.

@@ -1,6 +1,6 @@
 //! Merging: neighbouring segments become one, superseded entries go.
 //!
-//! One merge at a time, under the merge lock, while appends go on:
+//! One merge of small files at a time and one of large ones, each under the lock of its lane, while appends go on:
 //!
 //! 1. Checkpoint, so that every segment to be merged, and whatever kills entries in it, is listed.
 //! 2. Choose neighbours; check every byte of them.
@@ -12,16 +12,16 @@
 //! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
 
 mod aligned;
-mod beside;
 mod copy;
+mod damaged;
 mod drive;
 mod going;
 mod housekeeping;
+mod pace;
 pub(crate) mod plan;
 mod run;
-mod share;
-mod throttle;
 
 pub(crate) use drive::MAX_SEGMENT;
 pub(crate) use going::Going;
-pub(crate) use throttle::Pace;
+pub(crate) use pace::Pace;
+pub(crate) use plan::Lane;

@@ -1,7 +1,8 @@
 //! Which neighbouring segments to merge: size-tiered, wide fan-in for small files.
 //!
 //! A segment's tier follows from its bytes. Tiers never increase from left to right once merging has caught up, so
-//! the file count is bounded by fan-in times tiers, plus the segments at the size limit.
+//! the file count is bounded by fan-in times tiers, plus the segments that merges leave alone. These are barriers: full ones,
+//! and damaged ones. What lies before a barrier gets no more neighbours, and is merged as far as it fits.
 
 use std::ops::Range;
 
@@ -11,12 +12,41 @@ pub(super) const FRESH: u64 = 1 << 20;
 const FRESH_FAN_IN: usize = 64;
 /// How many segments of a higher tier are merged at once; each tier is this much larger than the one below.
 const FAN_IN: u64 = 16;
+/// Tiers up to which files are small.
+const SMALL_TIER: u32 = 1;
+/// Entry numbers within a segment have 32 bits.
+pub(super) const MAX_ENTRIES: u64 = u32::MAX as u64 - 1;
+
+/// Two merges may be under way at a time: one of small files, which takes a fraction of a second, and one of large ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Small,
+    Large,
+}
+
+/// A segment, as far as plans are concerned.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Piece {
+    pub bytes: u64,
+    pub entries: u64,
+    /// Merges leave it alone.
+    pub is_damaged: bool,
+    /// Worth rewriting alone.
+    pub is_mostly_dead: bool,
+}
 
 /// What a merge may do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Larger outputs are not planned.
     pub max_bytes: u64,
+}
+
+impl Limits {
+    /// More than half full: joining such a segment would rewrite much to gain little. And what is damaged is never copied.
+    pub fn is_barrier(self, piece: &Piece) -> bool {
+        piece.is_damaged || piece.bytes > self.max_bytes / 2
+    }
 }
 
 fn tier(bytes: u64) -> u32 {
@@ -29,51 +59,76 @@ fn tier(bytes: u64) -> u32 {
     tier
 }
 
-/// The next merge that keeps the number of files bounded; `None` when there is nothing to do.
+/// The next merge of a lane that keeps the number of files bounded; `None` when there is nothing to do.
 ///
-/// Looks at the newest segments, where no segment is of a higher tier than `level`: once enough of them are of that very tier, they
+/// Of the newest segments, where no segment is of a higher tier than some level: once enough of them are of that very tier, they
 /// (and smaller ones between them) become one of the tier above. So a byte is rewritten once per tier.
 ///
-/// The highest tier goes first: with a steady writer there is always something to merge at the lowest, and a long merge
-/// lets shorter ones of newer files go in between.
-pub(crate) fn background(sizes: &[u64], limits: Limits) -> Option<Range<usize>> {
-    tail(sizes, FRESH_FAN_IN, limits)
+/// The highest tier of the lane goes first: with a steady writer there is always something to merge at the lowest.
+pub(crate) fn background(pieces: &[Piece], lane: Lane, limits: Limits) -> Option<Range<usize>> {
+    let is_barrier = |piece: &Piece| limits.is_barrier(piece);
+    let open = pieces.iter().rposition(is_barrier).map_or(0, |barrier| barrier + 1);
+    let is_of_lane = |tier: u32| (tier <= SMALL_TIER) == (lane == Lane::Small);
+    closed_runs(pieces, open, is_barrier)
+        .filter(|run| is_of_lane(highest(pieces, run.clone()).unwrap_or(0)))
+        .find_map(|run| within(pieces, run, limits))
+        .or_else(|| {
+            let top = highest(pieces, open..pieces.len())?;
+            let levels = (0..=top).rev().filter(|level| is_of_lane(*level));
+            levels.into_iter().find_map(|level| tail(pieces, open, level, limits))
+        })
+        .or_else(|| match lane {
+            Lane::Small => None,
+            Lane::Large => {
+                pieces.iter().position(|piece| piece.is_mostly_dead && !piece.is_damaged).map(|at| at..at + 1)
+            }
+        })
 }
 
-/// The same with another number of fresh segments that are worth a merge: fewer, while a long merge keeps its inputs.
-pub(crate) fn tail(sizes: &[u64], fresh: usize, limits: Limits) -> Option<Range<usize>> {
-    // More than half full: joining such a segment would rewrite much to gain little.
-    let full = |bytes: u64| bytes > limits.max_bytes / 2;
-    let tiers: Vec<Option<u32>> = sizes.iter().map(|bytes| (!full(*bytes)).then(|| tier(*bytes))).collect();
-    let highest = tiers.iter().flatten().copied().max()?;
-    for level in (0..=highest).rev() {
-        let above = |tier: &Option<u32>| tier.is_none_or(|tier| tier > level);
-        let start = tiers.iter().rposition(above).map_or(0, |position| position + 1);
-        let same = |tier: &Option<u32>| *tier == Some(level);
-        let tail = tiers.get(start..).unwrap_or_default();
-        let wanted = if level == 0 { fresh } else { FAN_IN as usize };
-        if tail.iter().filter(|tier| same(tier)).count() >= wanted {
-            let end = start + tail.iter().rposition(same).map_or(0, |position| position + 1);
-            return within(sizes, start..end, limits);
-        }
+/// Neighbours between two barriers, or before the first.
+fn closed_runs<'a>(
+    pieces: &'a [Piece],
+    open: usize,
+    is_barrier: impl Fn(&Piece) -> bool + 'a,
+) -> impl Iterator<Item = Range<usize>> + 'a {
+    let mut at = 0;
+    pieces.get(..open).unwrap_or_default().split(is_barrier).map(move |run| {
+        let start = at;
+        at += run.len() + 1;
+        start..start + run.len()
+    })
+}
+
+fn highest(pieces: &[Piece], run: Range<usize>) -> Option<u32> {
+    pieces.get(run)?.iter().map(|piece| tier(piece.bytes)).max()
+}
+
+/// The newest segments from `open` on, of which enough are of this tier, and none of a higher one.
+fn tail(pieces: &[Piece], open: usize, level: u32, limits: Limits) -> Option<Range<usize>> {
+    let above = |piece: &Piece| tier(piece.bytes) > level;
+    let run = pieces.get(open..)?;
+    let start = open + run.iter().rposition(above).map_or(0, |position| position + 1);
+    let same = |piece: &&Piece| tier(piece.bytes) == level;
+    let tail = pieces.get(start..)?;
+    let wanted = if level == 0 { FRESH_FAN_IN } else { FAN_IN as usize };
+    if tail.iter().filter(same).count() < wanted {
+        return None;
     }
-    None
+    let end = start + tail.iter().rposition(|piece| same(&piece))? + 1;
+    within(pieces, start..end, limits)
 }
 
-/// The longest beginning of a range whose bytes stay within the limit; at least two segments, or none.
-fn within(sizes: &[u64], range: Range<usize>, limits: Limits) -> Option<Range<usize>> {
+/// The longest beginning of a range that stays within the limits; at least two segments, or none.
+fn within(pieces: &[Piece], range: Range<usize>, limits: Limits) -> Option<Range<usize>> {
     let mut start = range.start;
     while start < range.end {
-        let mut bytes = 0u64;
-        let fitting = sizes
-            .get(start..range.end)
-            .unwrap_or_default()
-            .iter()
-            .take_while(|size| {
-                bytes = bytes.saturating_add(**size);
-                bytes <= limits.max_bytes
-            })
-            .count();
+        let (mut bytes, mut entries) = (0u64, 0u64);
+        let fits = |piece: &&Piece| {
+            bytes = bytes.saturating_add(piece.bytes);
+            entries = entries.saturating_add(piece.entries);
+            bytes <= limits.max_bytes && entries <= MAX_ENTRIES
+        };
+        let fitting = pieces.get(start..range.end).unwrap_or_default().iter().take_while(fits).count();
         if fitting >= 2 {
             return Some(start..start + fitting);
         }
@@ -82,11 +137,25 @@ fn within(sizes: &[u64], range: Range<usize>, limits: Limits) -> Option<Range<us
     None
 }
 
+/// What an explicit compaction does first: fresh segments at the end become one.
+pub(crate) fn fresh(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
+    let is_old = |piece: &Piece| limits.is_barrier(piece) || piece.bytes > FRESH;
+    let start = pieces.iter().rposition(is_old).map_or(0, |old| old + 1);
+    within(pieces, start..pieces.len(), limits)
+}
+
 /// What an explicit compaction still has to do: neighbours that fit together, or a single segment worth rewriting
 /// because entries in it are superseded.
-pub(crate) fn compact(sizes: &[u64], dead: &[bool], limits: Limits) -> Option<Range<usize>> {
-    within(sizes, 0..sizes.len(), limits)
-        .or_else(|| dead.iter().position(|dead| *dead).map(|position| position..position + 1))
+pub(crate) fn compact(pieces: &[Piece], dead: &[bool], limits: Limits) -> Option<Range<usize>> {
+    let is_damaged = |piece: &Piece| piece.is_damaged;
+    let open = pieces.iter().rposition(is_damaged).map_or(0, |barrier| barrier + 1);
+    closed_runs(pieces, open, is_damaged)
+        .chain([open..pieces.len()])
+        .find_map(|run| within(pieces, run, limits))
+        .or_else(|| {
+            let mut all = pieces.iter().zip(dead);
+            all.position(|(piece, dead)| *dead && !piece.is_damaged).map(|position| position..position + 1)
+        })
 }
 
 #[cfg(test)]
@@ -95,20 +164,38 @@ mod tests {
 
     const LIMITS: Limits = Limits { max_bytes: 4 << 30 };
 
+    fn pieces(sizes: &[u64]) -> Vec<Piece> {
+        sizes.iter().map(|bytes| Piece { bytes: *bytes, entries: 1, ..Piece::default() }).collect()
+    }
+
+    /// The next merge of either lane, the small one first.
+    fn next(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
+        [Lane::Small, Lane::Large].into_iter().find_map(|lane| background(pieces, lane, limits))
+    }
+
+    /// Merges until there is nothing to do; returns the bytes written.
+    fn settle(pieces: &mut Vec<Piece>, limits: Limits) -> u64 {
+        let mut merged = 0;
+        while let Some(range) = next(pieces, limits) {
+            let inputs = &pieces[range.clone()];
+            let output: u64 = inputs.iter().map(|piece| piece.bytes).sum();
+            assert!(range.len() >= 2 && output <= limits.max_bytes);
+            assert!(inputs.iter().all(|piece| !limits.is_barrier(piece)));
+            merged += output;
+            pieces.splice(range, [Piece { bytes: output, entries: 1, ..Piece::default() }]);
+        }
+        merged
+    }
+
     /// Commits one after the other, merging whenever a plan says so; returns sizes, bytes merged and most files.
     fn simulate(commits: usize, bytes: u64, limits: Limits) -> (Vec<u64>, u64, usize) {
-        let (mut sizes, mut merged, mut most) = (Vec::new(), 0, 0);
+        let (mut all, mut merged, mut most) = (Vec::new(), 0, 0);
         for _ in 0..commits {
-            sizes.push(bytes);
-            most = most.max(sizes.len());
-            while let Some(range) = background(&sizes, limits) {
-                let output: u64 = sizes[range.clone()].iter().sum();
-                assert!(range.len() >= 2 && output <= limits.max_bytes);
-                merged += output;
-                sizes.splice(range, [output]);
-            }
+            all.extend(pieces(&[bytes]));
+            most = most.max(all.len());
+            merged += settle(&mut all, limits);
         }
-        (sizes, merged, most)
+        (all.iter().map(|piece| piece.bytes).collect(), merged, most)
     }
 
     #[test]
@@ -126,15 +213,60 @@ mod tests {
         let (sizes, merged, _) = simulate(2_000, 100 << 10, limits);
         assert!(sizes.iter().all(|size| *size <= 1 << 20));
         assert!(merged <= 2 * 2_000 * (100 << 10));
-        assert_eq!(background(&[1 << 20; 50], limits), None);
+        assert_eq!(next(&pieces(&[1 << 20; 50]), limits), None);
+    }
+
+    #[test]
+    fn damaged_segments_are_merged_around() {
+        for (files, damaged) in [(3_000, 1), (3_000, 50), (3_000, 1_000)] {
+            let mut all = pieces(&vec![64 << 10; files]);
+            (0..damaged).for_each(|number| all[number * files / damaged].is_damaged = true);
+            settle(&mut all, LIMITS);
+            assert_eq!(all.iter().filter(|piece| piece.is_damaged).count(), damaged);
+            assert!(all.len() <= 200 + 2 * damaged, "{} files, {damaged} of them damaged", all.len());
+        }
+    }
+
+    #[test]
+    fn each_lane_has_its_files() {
+        // Large ones first, as they are once merging has caught up.
+        let mut sizes = vec![256 << 20; 16];
+        sizes.extend([1 << 10; 64]);
+        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), Some(16..80));
+        assert_eq!(background(&pieces(&sizes), Lane::Large, LIMITS), Some(0..16));
+        sizes.truncate(79);
+        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), None);
+        sizes.splice(16.., [16 << 20; 16]);
+        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), Some(16..32));
+    }
+
+    #[test]
+    fn entries_stay_within_their_numbers() {
+        let piece = Piece { bytes: 1 << 10, entries: 1 << 31, ..Piece::default() };
+        assert_eq!(compact(&[piece; 3], &[false; 3], LIMITS), None);
+        let smaller = Piece { entries: (1 << 31) - 1, ..piece };
+        assert_eq!(compact(&[piece, smaller, piece], &[false; 3], LIMITS), None);
+        assert_eq!(compact(&[smaller, smaller, piece], &[false; 3], LIMITS), Some(0..2));
     }
 
     #[test]
     fn compact_joins_what_fits_and_rewrites_what_is_dead() {
         let limits = Limits { max_bytes: 10 };
-        assert_eq!(compact(&[9, 4, 4, 4], &[false; 4], limits), Some(1..3));
-        assert_eq!(compact(&[9, 9], &[false, true], limits), Some(1..2));
-        assert_eq!(compact(&[9, 9], &[false, false], limits), None);
+        assert_eq!(compact(&pieces(&[9, 4, 4, 4]), &[false; 4], limits), Some(1..3));
+        assert_eq!(compact(&pieces(&[9, 9]), &[false, true], limits), Some(1..2));
+        assert_eq!(compact(&pieces(&[9, 9]), &[false, false], limits), None);
         assert_eq!(compact(&[], &[], limits), None);
+        let mut all = pieces(&[4, 4, 4, 4]);
+        all[1].is_damaged = true;
+        assert_eq!(compact(&all, &[false, true, false, false], limits), Some(2..4));
+        all.truncate(3);
+        assert_eq!(compact(&all, &[false, true, false], limits), None);
+    }
+
+    #[test]
+    fn fresh_files_at_the_end_go_together() {
+        let all = pieces(&[32 << 20, 1 << 10, 2 << 20, 1 << 20, 1 << 10]);
+        assert_eq!(fresh(&all, LIMITS), Some(3..5));
+        assert_eq!(fresh(&all[..4], LIMITS), None);
     }
 }

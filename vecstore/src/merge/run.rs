@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::aligned::Aligned;
-use super::beside::with_checked;
 use super::copy::merged;
 use super::housekeeping::Files;
-use super::throttle::{Pace, Pacer, Throttled};
+use super::pace::{Pace, Pacer, Throttled};
+use super::plan::Lane;
 use crate::bug::{Bug, unless};
 use crate::event::Event;
 use crate::format::{random_id, settings};
@@ -20,18 +20,12 @@ use crate::lock::Lock;
 use crate::manifest::{Manifest, SegmentRecord, remove_own};
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName, check_open};
-use crate::sync::atomic::Ordering;
 use crate::view::{LiveSegment, View};
 use crate::writer::LOCK_MANIFEST;
 use crate::{Compacted, Error, Result};
 
-/// Temporary outputs begin with this; only the holder of the merge lock may remove them.
+/// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
-/// Bytes up to which a merge does not rest: it keeps files few, which whoever commits would have to wait for.
-const SMALL: u64 = 32 << 20;
-/// Commits between two looks at how many files have come in meanwhile, and the time between them when there are fewer: an
-/// append may be waiting for files to become fewer.
-const LOOK_EVERY: (u64, Duration) = (8, Duration::from_millis(50));
 
 impl Inner {
     pub(super) fn lock_timeout(&self) -> Result<Duration> {
@@ -70,75 +64,46 @@ impl Inner {
         self.listed()
     }
 
-    /// Merges a range of listed segments into one; up to `depth` smaller merges of newer ones go first meanwhile.
+    /// Merges a range of listed segments into one. Damaged ones among them are noted first, and then nothing is merged.
     pub(super) fn merge(
         &self,
         view: &View,
         range: Range<usize>,
+        lane: Lane,
         pace: &Pace,
-        depth: usize,
         total: &mut Compacted,
     ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
-        let size: u64 = inputs.iter().map(|live| live.segment.footer().file_len).sum();
-        let pace = &if size <= SMALL { Pace { rest: 0.0, ..pace.clone() } } else { pace.clone() };
-        let mut depth = depth;
-        let (start, mut elsewhere) = (Instant::now(), Duration::ZERO);
-        let mut looked: Option<(u64, Instant)> = None;
-        let mut between = || {
-            // Merges of newer files get at most half of the time: this one has to end too. (If files come in faster
-            // than that, appends wait.)
-            let Some(within) = depth.checked_sub(1).filter(|_| elsewhere * 2 <= start.elapsed()) else {
-                return;
-            };
-            if pace.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            // To list the directory takes longer than a step.
-            let commits = pace.commits.as_ref().and_then(|watch| watch.counter());
-            let began = Instant::now();
-            if commits.zip(looked).is_some_and(|(commits, (before, then))| {
-                commits.wrapping_sub(before) < LOOK_EVERY.0 && began - then < LOOK_EVERY.1
-            }) {
-                return;
-            }
-            looked = commits.map(|commits| (commits, began));
-            if let Err(error) = self.merge_tail(last.segment.name().last, pace, within) {
-                // The outer merge may still succeed; it does not try this again.
-                log::warn!("{}: newer files are left to the next merge: {error}", self.path.display());
-                depth = 0;
-            }
-            elsewhere += began.elapsed();
-        };
-        let pacer = Pacer::new(pace, &mut between);
+        let pacer = Pacer::new(pace);
         let step = |bytes| pacer.worked_on(bytes);
-        let beside = self.check_inputs(inputs, &pacer)?;
+        let damaged = damaged_among(inputs, &step)?;
+        if !damaged.is_empty() {
+            return self.note_damaged(damaged);
+        }
         let dir = self.path.join(SEGMENTS);
         let files = Files::read(&*self.vfs, &self.path)?;
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
-        let (path, _) = with_checked(beside, &pacer, |are_sound| {
-            let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
-            self.check_space(&dir, encoded.file_len())?;
-            let target = Target {
-                vfs: &*self.vfs,
-                dir: &dir,
-                prefix: TMP_PREFIX,
-                name,
-                len: encoded.file_len(),
-                // The inputs go afterwards: what takes their place is read back first.
-                verify: true,
-                step: &step,
-            };
-            target.publish(|file| {
-                let mut throttled = Throttled::new(file, &pacer);
-                let mut aligned = Aligned::new(&mut throttled);
-                let footer = encoded.write(&mut aligned)?;
-                aligned.finish()?;
-                are_sound().map(|()| footer)
-            })
+        let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
+        self.check_space(&dir, encoded.file_len())?;
+        let target = Target {
+            vfs: &*self.vfs,
+            dir: &dir,
+            prefix: temporary_prefix(lane),
+            name,
+            len: encoded.file_len(),
+            // The inputs go afterwards: what takes their place is read back first.
+            verify: true,
+            step: &step,
+        };
+        let (path, _) = target.publish(|file| {
+            let mut throttled = Throttled::new(file, &pacer);
+            let mut aligned = Aligned::new(&mut throttled);
+            let footer = encoded.write(&mut aligned)?;
+            aligned.finish()?;
+            Ok(footer)
         })?;
         self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(&*self.vfs, &path, name)?;
@@ -146,7 +111,8 @@ impl Inner {
         // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
         // makes this store that of a backup holds the merge lock, as this does. Without a rest, before anybody can put
         // another store in the place of this one.
-        self.going.remove_each(name, &superseded, |name| remove_own(&*self.vfs, &dir.join(name.to_string())));
+        self.going(lane)
+            .remove_each(name, &superseded, |name| remove_own(&*self.vfs, &dir.join(name.to_string())));
         pacer.pause();
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
@@ -166,21 +132,6 @@ impl Inner {
             bytes: output.footer().file_len,
         });
         Ok(())
-    }
-
-    /// Checks every byte of the inputs, or, of a large merge that disturbs nobody, some of them: the others are to be checked
-    /// while the output is written.
-    fn check_inputs<'a>(&self, inputs: &'a [LiveSegment], pacer: &Pacer<'_>) -> Result<&'a [LiveSegment]> {
-        let mut checked = 0;
-        for (number, live) in inputs.iter().enumerate() {
-            // By then it is known whether anybody commits.
-            if checked >= SMALL && !pacer.is_gentle() {
-                return Ok(inputs.get(number..).unwrap_or_default());
-            }
-            unless(Bug::TrustInputs, || check_open(&live.segment, &|bytes| pacer.worked_on(bytes)))?;
-            checked += live.segment.footer().file_len;
-        }
-        Ok(&[])
     }
 
     fn check_space(&self, dir: &Path, needed: u64) -> Result<()> {
@@ -252,6 +203,29 @@ impl Inner {
         live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
         Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
+}
+
+fn temporary_prefix(lane: Lane) -> &'static str {
+    match lane {
+        Lane::Small => "tmp-merge-small-",
+        Lane::Large => "tmp-merge-large-",
+    }
+}
+
+/// Checks every byte of the inputs. Gives back what is damaged.
+fn damaged_among(
+    inputs: &[LiveSegment],
+    step: &dyn Fn(usize) -> Result<()>,
+) -> Result<Vec<(SegmentName, Error)>> {
+    let mut damaged = Vec::new();
+    for live in inputs {
+        match unless(Bug::TrustInputs, || check_open(&live.segment, step)) {
+            Ok(()) => {}
+            Err(error @ Error::Damaged { .. }) => damaged.push((live.segment.name(), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(damaged)
 }
 
 /// What became of the exchange of inputs for an output.

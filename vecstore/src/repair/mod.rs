@@ -32,12 +32,12 @@ use std::time::Duration;
 use crate::error::IoContext;
 use crate::live;
 use crate::load::SEGMENTS;
-use crate::lock::Lock;
+use crate::lock::{Lock, open_large, open_small};
 use crate::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
 use crate::segment::SegmentName;
 use crate::versions;
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
-use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST, LOCK_MERGE};
+use crate::writer::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
 use crate::{Error, Result};
 
 use carry_out::{Move, Plan, carry_out};
@@ -117,25 +117,28 @@ pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
         return Err(error);
     }
     let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
-    let mut merge = Lock::open(vfs, &dir.join(LOCK_MERGE), "merge")?;
+    let mut large = open_large(vfs, dir)?;
+    let mut small = open_small(vfs, dir)?;
     let mut commit = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     let mut manifest = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     with_lock(&mut backup, |_, _| {
-        with_lock(&mut merge, |_, _| {
-            with_lock(&mut commit, |commit, found| {
-                // Commits of a writer that died are in doubt until the next one has written them anew.
-                if found.died {
-                    commit.mark_suspect(1);
-                }
-                let in_doubt = found.died || found.suspect != 0;
-                let result = with_lock(&mut manifest, |manifest, found| {
+        with_lock(&mut large, |_, _| {
+            with_lock(&mut small, |_, _| {
+                with_lock(&mut commit, |commit, found| {
+                    // Commits of a writer that died are in doubt until the next one has written them anew.
                     if found.died {
-                        manifest.mark_suspect(1);
+                        commit.mark_suspect(1);
                     }
-                    Repair { vfs, dir, dry_run: false, in_doubt }.run()
-                });
-                commit.raise();
-                result
+                    let in_doubt = found.died || found.suspect != 0;
+                    let result = with_lock(&mut manifest, |manifest, found| {
+                        if found.died {
+                            manifest.mark_suspect(1);
+                        }
+                        Repair { vfs, dir, dry_run: false, in_doubt }.run()
+                    });
+                    commit.raise();
+                    result
+                })
             })
         })
     })

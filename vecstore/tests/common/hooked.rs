@@ -35,6 +35,7 @@ impl Vfs for Hooked {
         Ok(Box::new(HookedFile { file, path: path.to_owned(), hook: Arc::clone(&self.0) }))
     }
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        (self.0)("read", path);
         RealFs.read(path, max_len)
     }
     fn map(&self, path: &Path) -> io::Result<Mapping> {

@@ -1,13 +1,12 @@
-//! How considerate a merge is: it rests, and lets smaller merges go first.
+//! How considerate a merge is: it rests while others commit, and can be stopped.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aligned::PIECE;
-use super::share::Share;
 use crate::lock::Watch;
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::nap;
@@ -19,7 +18,7 @@ use crate::{Error, Result};
 const SHORT_STEP: usize = 1 << 20;
 /// The same when nobody commits.
 const LONG_STEP: usize = 8 << 20;
-/// Who has committed within this time is likely to commit again.
+/// A writer that has committed within this time is likely to commit again.
 const RECENT: Duration = Duration::from_secs(1);
 /// No rest is longer.
 const LONGEST_REST: Duration = Duration::from_millis(500);
@@ -27,16 +26,14 @@ const LONGEST_REST: Duration = Duration::from_millis(500);
 /// How considerate a merge is, and how it is stopped.
 #[derive(Clone, Debug)]
 pub(crate) struct Pace {
-    /// Time rested per time worked, at least.
+    /// Time rested per time worked.
     pub rest: f64,
-    /// Tells when somebody commits.
+    /// Tells when another process or thread commits.
     pub commits: Option<Rc<Watch>>,
-    /// Rest even when nobody commits.
+    /// Rest even when nothing is committed.
     pub always: bool,
     /// How long a commit is taken for a sign of further ones.
     pub recent: Duration,
-    /// What this costs those who commit.
-    pub share: Rc<RefCell<Share>>,
     /// Give up.
     pub stop: Arc<AtomicBool>,
     /// Appends that wait: do not rest as long as there are any.
@@ -51,70 +48,38 @@ impl Pace {
             commits: None,
             always: true,
             recent: RECENT,
-            share: Rc::default(),
             stop: Arc::default(),
             hurry: Arc::default(),
         }
     }
 }
 
+/// Why a merge that was stopped has no output.
+const STOPPED: &str = "the merge was stopped because the store is being closed";
+
 /// Counts what a merge has read and written, and rests after every few MiB.
 pub(super) struct Pacer<'p> {
     pace: &'p Pace,
-    /// Called at every step; may merge what has come in meanwhile.
-    between: RefCell<&'p mut dyn FnMut()>,
     pending: Cell<usize>,
     /// Since when it has worked or rested, and LOCK's counter then.
     since: Cell<(Instant, Option<u64>)>,
     /// When that was last seen to change.
     commit: Cell<Option<Instant>>,
-    signals: Signals,
 }
-
-/// What another thread of the same merge has to know of its pace.
-#[derive(Clone, Debug)]
-pub(super) struct Signals {
-    /// As of the last look.
-    gentle: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    hurry: Arc<AtomicUsize>,
-}
-
-impl Signals {
-    /// An error when the store is being closed.
-    pub fn go_on(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::bad_input(STOPPED)) } else { Ok(()) }
-    }
-
-    /// The merge takes its time for the sake of others, and none of them waits for it.
-    pub fn is_gentle(&self) -> bool {
-        self.gentle.load(Ordering::Relaxed) && self.hurry.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// Why a merge that was stopped has no output.
-const STOPPED: &str = "the merge was stopped because the store is being closed";
 
 impl<'p> Pacer<'p> {
-    pub fn new(pace: &'p Pace, between: &'p mut dyn FnMut()) -> Self {
-        let pacer = Pacer {
+    pub fn new(pace: &'p Pace) -> Self {
+        let counter = pace.commits.as_ref().and_then(|watch| watch.counter());
+        Pacer {
             pace,
-            between: RefCell::new(between),
             pending: Cell::new(0),
-            since: Cell::new((Instant::now(), pace.commits.as_ref().and_then(|watch| watch.counter()))),
+            since: Cell::new((Instant::now(), counter)),
             commit: Cell::new(None),
-            signals: Signals {
-                gentle: Arc::default(),
-                stop: Arc::clone(&pace.stop),
-                hurry: Arc::clone(&pace.hurry),
-            },
-        };
-        pacer.signals.gentle.store(pacer.is_gentle(), Ordering::Relaxed);
-        pacer
+        }
     }
 
-    /// The time since the last look, and the commits of others.
-    fn look(&self) -> (u64, Duration) {
+    /// The time since the last look, at which it also looks for commits of others.
+    fn look(&self) -> Duration {
         let counter = self.pace.commits.as_ref().and_then(|watch| watch.counter());
         let now = Instant::now();
         let (then, before) = self.since.replace((now, counter));
@@ -123,9 +88,7 @@ impl<'p> Pacer<'p> {
         } else if self.commit.get().is_some_and(|commit| now - commit >= self.pace.recent) {
             self.commit.set(None);
         }
-        self.signals.gentle.store(self.is_gentle(), Ordering::Relaxed);
-        let commits = counter.zip(before).map_or(0, |(now, then)| now.wrapping_sub(then));
-        (commits, now - then)
+        now - then
     }
 
     /// So many bytes have been worked on.
@@ -138,31 +101,22 @@ impl<'p> Pacer<'p> {
         self.pause();
     }
 
-    /// The same for somebody who can be stopped.
+    /// The same for work that can be stopped.
     ///
     /// # Errors
     /// The store is being closed.
     pub fn worked_on(&self, bytes: usize) -> Result<()> {
         self.worked(bytes);
-        self.signals.go_on()
+        if self.is_stopped() { Err(Error::bad_input(STOPPED)) } else { Ok(()) }
     }
 
     /// Lets others go on for as long as what was done since the last time calls for.
     pub fn pause(&self) {
-        let (commits, worked) = self.look();
-        self.pace.share.borrow_mut().worked(commits, worked);
-        // Not while it is borrowed: a step within a step does nothing more.
-        if let Ok(mut between) = self.between.try_borrow_mut() {
-            between();
+        let worked = self.look();
+        if self.is_gentle() {
+            self.rest(worked.mul_f64(self.pace.rest).min(LONGEST_REST));
+            self.look();
         }
-        if !self.is_gentle() {
-            return;
-        }
-        self.look();
-        let rest = self.pace.share.borrow().rest(self.pace.rest);
-        self.rest(worked.mul_f64(rest).min(LONGEST_REST));
-        let (commits, rested) = self.look();
-        self.pace.share.borrow_mut().rested(commits, rested);
     }
 
     /// Bytes until the next rest.
@@ -170,7 +124,7 @@ impl<'p> Pacer<'p> {
         if self.is_gentle() { SHORT_STEP } else { LONG_STEP }
     }
 
-    /// Sleeps, but not longer than somebody wants it to.
+    /// Sleeps, until an append waits or the store is closed.
     fn rest(&self, rest: Duration) {
         let end = Instant::now() + rest;
         while self.pace.hurry.load(Ordering::Relaxed) == 0 && !self.is_stopped() {
@@ -186,17 +140,11 @@ impl<'p> Pacer<'p> {
         self.pace.stop.load(Ordering::Relaxed)
     }
 
-    /// For another thread of the same merge.
-    pub fn signals(&self) -> Signals {
-        self.signals.clone()
-    }
-
-    /// Somebody commits, or it cannot be told, or does not matter.
+    /// Others commit, or it cannot be told, or does not matter.
     pub fn is_gentle(&self) -> bool {
         self.pace.rest > 0.0 && (self.pace.always || self.commit.get().is_some())
     }
 }
-
 /// Passes writes on, handing them to the disk every few MiB: one flush of a gigabyte at the end would hold up every commit's
 /// flush.
 pub(super) struct Throttled<'f, 'p> {
@@ -257,11 +205,9 @@ mod tests {
     use crate::sync::threads::naps;
 
     #[test]
-    fn rests_in_proportion_and_steps_in_between() {
+    fn rests_in_proportion() {
         let pace = Pace { rest: 3.0, ..Pace::full_speed() };
-        let steps = Cell::new(0);
-        let mut between = || steps.set(steps.get() + 1);
-        let pacer = Pacer::new(&pace, &mut between);
+        let pacer = Pacer::new(&pace);
         let start = Instant::now();
         for _ in 0..4 {
             // Work; any duration passes: the longer it takes, the longer is the rest.
@@ -269,15 +215,13 @@ mod tests {
             pacer.worked(SHORT_STEP / 2);
         }
         assert!(start.elapsed() >= Duration::from_millis(8 * 4), "worked 8 ms, rested three times as long");
-        assert_eq!(steps.get(), 2);
     }
 
     #[test]
     fn does_not_rest_while_an_append_waits_or_nobody_commits() {
         let hour = |pace: Pace| {
             let before = naps();
-            let mut between = || ();
-            let pacer = Pacer::new(&pace, &mut between);
+            let pacer = Pacer::new(&pace);
             // Work; any duration passes: it would be rested for an hour per millisecond.
             std::thread::sleep(Duration::from_millis(1));
             pacer.worked(LONG_STEP);
@@ -294,8 +238,7 @@ mod tests {
         hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), always: false, ..Pace::full_speed() });
 
         let pace = Pace { rest: long, commits: Some(watch), always: false, ..Pace::full_speed() };
-        let mut between = || ();
-        let pacer = Pacer::new(&pace, &mut between);
+        let pacer = Pacer::new(&pace);
         lock.raise();
         lock.release();
         let start = Instant::now();
@@ -342,8 +285,7 @@ mod tests {
         // Only the double says when the commit is long ago.
         let (always, recent) = (false, Duration::MAX);
         let pace = Pace { rest: 1e-9, commits: Some(watch), always, recent, ..Pace::full_speed() };
-        let mut between = || ();
-        let pacer = Pacer::new(&pace, &mut between);
+        let pacer = Pacer::new(&pace);
         let first = LONG_STEP / PIECE;
         let (commits_at, past_at) = (2, first + 3);
         let mut noting = Noting { sizes: Vec::new(), commits_at, past_at, lock: &mut lock, pacer: &pacer };

@@ -1,0 +1,137 @@
+//! The locks of mergers: one of those that merge large files, one of those that merge small ones.
+//!
+//! A merger of large files plans while it has both, and leaves a claim in the record of its own: what it is at work on. A merger
+//! of small files leaves that alone. Taken in the order large, small; a holder of the small one only tries the other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::Lock;
+use super::record::{Record, Span};
+use crate::Result;
+use crate::error::IoContext;
+use crate::vfs::Vfs;
+
+/// The lock of those that merge large files.
+const LOCK_MERGE: &str = "LOCK.merge";
+/// The lock of those that merge small files.
+const LOCK_SMALL: &str = "LOCK.small";
+
+pub(crate) fn open_large(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
+    Ok(Lock { has_claims: true, ..Lock::open(vfs, &dir.join(LOCK_MERGE), "merge")? })
+}
+
+pub(crate) fn open_small(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
+    Lock::open(vfs, &dir.join(LOCK_SMALL), "merge")
+}
+
+/// Both locks, for what changes files that no merger may be at work on.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    large: Lock,
+    small: Lock,
+}
+
+impl Lanes {
+    pub fn open(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
+        Ok(Lanes { large: open_large(vfs, dir)?, small: open_small(vfs, dir)? })
+    }
+
+    /// Takes both.
+    pub fn acquire(&mut self, timeout: Duration) -> Result<()> {
+        self.large.acquire(timeout)?;
+        self.small.acquire(timeout).map(drop).inspect_err(|_| _ = self.large.release())
+    }
+
+    /// Takes both, unless large files are being merged. Merges of small ones are short, and waited for.
+    pub fn try_acquire(&mut self, timeout: Duration) -> Result<bool> {
+        if self.large.try_acquire()?.is_none() {
+            return Ok(false);
+        }
+        self.small.acquire(timeout).map(|_| true).inspect_err(|_| _ = self.large.release())
+    }
+
+    pub fn release(&mut self) {
+        self.small.release();
+        self.large.release();
+    }
+}
+
+impl Lock {
+    /// Says that commits up to this one are being merged. The claim ends with the lock.
+    pub fn claim(&mut self, last: u64) -> Result<()> {
+        if let Some(newest) = self.record.spans.last_mut() {
+            *newest = Span { first: 1, last };
+        }
+        self.write()
+    }
+
+    /// A claim is that of a holder, and of one merge.
+    pub(super) fn drop_claim(&mut self) {
+        if self.has_claims
+            && let Some(newest) = self.record.spans.last_mut()
+        {
+            *newest = Span::default();
+        }
+    }
+
+    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot be read it may be
+    /// all of them.
+    pub fn claimed(&mut self) -> Result<u64> {
+        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+        if let Some(record) = record.filter(|record| record.pid == 0) {
+            debug_assert!(record.spans.last().is_none_or(|span| span.last == 0));
+            return Ok(0);
+        }
+        // Its holder may have died; and without a record nothing is known.
+        if self.try_acquire()?.is_some() {
+            self.release();
+            return Ok(0);
+        }
+        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+        Ok(record.and_then(|record| record.spans.last().map(|span| span.last)).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+
+    #[test]
+    fn a_claim_lasts_as_long_as_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || open_large(&RealFs, dir.path()).unwrap();
+        let mut looks = open();
+        assert_eq!(looks.claimed().unwrap(), 0, "a new lock");
+        let mut large = open();
+        large.acquire(Duration::ZERO).unwrap();
+        assert_eq!(looks.claimed().unwrap(), 0, "it has not planned yet");
+        large.claim(7).unwrap();
+        assert_eq!(looks.claimed().unwrap(), 7);
+        large.release();
+        assert_eq!(looks.claimed().unwrap(), 0);
+        large.acquire(Duration::ZERO).unwrap();
+        assert_eq!(looks.claimed().unwrap(), 0, "the former claim is gone");
+        large.claim(9).unwrap();
+        drop(large); // as a kill would
+        assert_eq!(looks.claimed().unwrap(), 0);
+        open().acquire(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn both_lanes_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lanes = Lanes::open(&RealFs, dir.path()).unwrap();
+        let mut small = open_small(&RealFs, dir.path()).unwrap();
+        small.acquire(Duration::ZERO).unwrap();
+        assert!(lanes.acquire(Duration::ZERO).is_err());
+        assert!(open_large(&RealFs, dir.path()).unwrap().try_acquire().unwrap().is_some(), "given back");
+        small.release();
+        lanes.acquire(Duration::ZERO).unwrap();
+        assert!(small.try_acquire().unwrap().is_none());
+        assert!(!Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(Duration::ZERO).unwrap());
+        lanes.release();
+        assert!(Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(Duration::ZERO).unwrap());
+    }
+}

@@ -1,0 +1,36 @@
+//! What a merge does about damaged inputs: all who merge are told, and go around them.
+
+use crate::damaged;
+use crate::event::Event;
+use crate::inner::Inner;
+use crate::lock::Lock;
+use crate::manifest::Manifest;
+use crate::segment::SegmentName;
+use crate::writer::LOCK_MANIFEST;
+use crate::{Error, Result};
+
+impl Inner {
+    /// Remembers damaged segments, for all who merge.
+    pub(super) fn note_damaged(&self, found: Vec<(SegmentName, Error)>) -> Result<()> {
+        let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
+        lock.acquire_named(self.lock_timeout()?)?;
+        let noted = Manifest::read(&*self.vfs, &self.path).and_then(|mut manifest| {
+            let mut all = damaged::of(&manifest.body);
+            all.extend(found.iter().map(|(name, _)| *name));
+            damaged::set(&mut manifest.body, &all)?;
+            manifest.generation += 1;
+            manifest.write(&*self.vfs, &self.path)
+        });
+        match &noted {
+            Ok(()) => lock.clear_suspect(),
+            // The new manifest may be visible, and its name not durable.
+            Err(_) => lock.mark_suspect(1),
+        }
+        lock.release();
+        noted?;
+        for (_, error) in found {
+            self.tell(&Event::Damaged { error });
+        }
+        Ok(())
+    }
+}
