@@ -9,6 +9,7 @@ use crate::event::{Event, Observer};
 use crate::inner::Inner;
 use crate::load;
 use crate::lock::Watch;
+use crate::merge::MAX_SEGMENT;
 use crate::vfs::{Copying, RealFs, Vfs};
 use crate::writer::{LOCK, Writer};
 use crate::{Result, Store, StoreConfig, create, versions};
@@ -21,7 +22,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Merging {
-    /// In a thread of its own. A large merge rests at least four times as long as it works.
+    /// In threads of its own. Merges of large files rest four times as long as they work, while others commit.
     Background,
     /// Only when told to ([`Store::compact`]), or when there are far too many files.
     OnDemand,
@@ -62,6 +63,7 @@ pub struct OpenOptions {
     checkpoint: Option<String>,
     observer: Observer,
     vfs: Arc<dyn Vfs>,
+    max_segment: u64,
 }
 
 impl Default for OpenOptions {
@@ -75,6 +77,7 @@ impl Default for OpenOptions {
             checkpoint: None,
             observer: Observer::default(),
             vfs: Arc::new(RealFs),
+            max_segment: MAX_SEGMENT,
         }
     }
 }
@@ -107,6 +110,13 @@ impl OpenOptions {
     /// When segments are merged: in the background unless told otherwise.
     pub fn merging(mut self, merging: Merging) -> Self {
         self.merging = merging;
+        self
+    }
+
+    /// Bytes up to which merges join segments, unless all are to become one.
+    #[doc(hidden)]
+    pub fn max_segment(mut self, bytes: u64) -> Self {
+        self.max_segment = bytes;
         self
     }
 
@@ -211,7 +221,8 @@ impl OpenOptions {
             writer.recover(&mut view, &watch)?;
             Some(writer)
         };
-        let inner = Inner::new(path, vfs, view, writer, watch, seen);
+        let mut inner = Inner::new(path, vfs, view, writer, watch, seen);
+        inner.max_segment = self.max_segment;
         Ok(Store::assemble(inner, self.merging))
     }
 }

@@ -41,6 +41,8 @@ pub struct SegmentInfo {
     pub rows: u64,
     /// Length of the file in bytes.
     pub bytes: u64,
+    /// A merge has found it damaged: it stays as it is until [`repair`](crate::repair), and merges go around it.
+    pub is_damaged: bool,
 }
 
 impl Snapshot {
@@ -86,6 +88,7 @@ impl Snapshot {
                 entries: footer.entries,
                 rows: footer.rows,
                 bytes: footer.file_len,
+                is_damaged: self.view.meta.damaged.contains(&live.segment.name()),
             }
         })
     }

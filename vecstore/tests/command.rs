@@ -58,6 +58,7 @@ fn every_command_answers_in_text_and_json() {
         .collect();
     assert_eq!(scores, [0.5, 1.0, 9.0]);
     assert_eq!(ok(&["files", path]).lines().count(), 4);
+    assert!(!ok(&["info", path]).contains("damaged"));
     assert!(ok(&["files", path, "--json"]).lines().all(|l| l.contains("first_commit")));
     assert!(ok(&["verify", path]).starts_with("whole: 4 commit(s), 4 row(s)"));
     assert!(ok(&["repair", path]).contains("nothing to do"));
@@ -216,4 +217,27 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", text(&output));
         assert!(text(&output).contains(part), "{args:?}: {}", text(&output));
     }
+}
+
+#[test]
+fn damage_that_merges_have_met_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let victim = path.join("segments/0000000002-0000000002.0.npy");
+    let mut bytes = std::fs::read(&victim).unwrap();
+    bytes[4097] ^= 4;
+    std::fs::write(&victim, bytes).unwrap();
+    let path = path.to_str().unwrap();
+    let said = ok(&["compact", path]);
+    assert!(
+        said.contains("1 damaged segment(s)") && said.contains(&format!("`vecstore repair {path}`")),
+        "{said}"
+    );
+    let said = ok(&["info", path]);
+    assert!(
+        said.contains("1 segment(s), which") && said.contains(&format!("`vecstore repair {path}`")),
+        "{said}"
+    );
+    let info: serde_json::Value = serde_json::from_str(&ok(&["info", path, "--json"])).unwrap();
+    assert_eq!(info["damaged_segments"].as_u64(), Some(1));
 }

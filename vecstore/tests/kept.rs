@@ -49,6 +49,7 @@ fn spellings_and_fields_that_scripts_use_stay() {
             "rows",
             "commits",
             "segments",
+            "damaged_segments",
             "bytes",
             "settings",
         ],

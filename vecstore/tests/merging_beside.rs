@@ -114,6 +114,12 @@ fn one_shot_writers_leave_a_tidy_store() {
     assert_eq!(contents(&create_again(&path)).len(), 400);
 }
 
+fn put_row(store: &Store, key: &str, row: &[f32]) {
+    let mut batch = store.batch();
+    batch.push(key, row).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+}
+
 /// Appends so many one-row batches; every so many the file that was just written is damaged. Merges go around these.
 fn append_and_damage(commits: usize, every: usize) {
     let dir = tempfile::tempdir().unwrap();
@@ -160,6 +166,27 @@ fn merges_go_around_damaged_files() {
     append_and_damage(600, 600);
     append_and_damage(600, 60);
     append_and_damage(300, 3);
+}
+
+/// Full segments are never merged again, however many there are: they are no reason for appends to wait.
+#[test]
+fn appends_go_on_beside_many_full_segments() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dim = 1 << 13;
+    let options = OpenOptions::new().merging(Merging::OnDemand).max_segment(32 << 10);
+    // An append that waits would find that another process merges for ever.
+    let options = options.lock_timeout(Duration::from_millis(1)).on_event(|event| {
+        assert!(!matches!(event, Event::MergeFailed { .. }), "{event}");
+    });
+    let store = options.create(&path, StoreConfig::new(dim)).unwrap();
+    let other = std::fs::File::create(path.join("LOCK.merge")).unwrap();
+    other.lock().unwrap();
+    for number in 0..600 {
+        put_row(&store, &number.to_string(), &vec![0.5f32; dim]);
+    }
+    assert_eq!(store.snapshot().segments().count(), 600);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
 #[test]

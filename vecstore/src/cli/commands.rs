@@ -66,6 +66,7 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     let totals = snapshot.totals();
     let fingerprint = store.fingerprint();
     let segments = snapshot.segments().count();
+    let damaged = snapshot.segments().filter(|segment| segment.is_damaged).count();
     if source.target.json {
         let answer = json!({
             "store": source.target.dir.to_string_lossy(),
@@ -81,6 +82,7 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
             "rows": totals.rows,
             "commits": snapshot.last_commit(),
             "segments": segments,
+            "damaged_segments": damaged,
             "bytes": totals.bytes,
             "settings": store.settings(),
         });
@@ -109,6 +111,15 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
             bytes(totals.bytes)
         ),
     )?;
+    if damaged > 0 {
+        let dir = source.target.dir.display();
+        line(
+            out,
+            format_args!(
+                "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"
+            ),
+        )?;
+    }
     for (name, value) in store.settings() {
         line(out, format_args!("  {name:<9} {value}"))?;
     }

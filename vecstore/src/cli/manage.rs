@@ -39,7 +39,7 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
     if target.json {
         let answer = json!({"segments_before": done.segments_before, "segments_after": done.segments_after,
             "merges": done.merges, "entries_dropped": done.entries_dropped, "bytes_read": done.bytes_read,
-            "bytes_written": done.bytes_written});
+            "bytes_written": done.bytes_written, "damaged": done.damaged});
         json_line(out, &answer)?;
     } else {
         let written = bytes(done.bytes_written);
@@ -50,6 +50,16 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
                 done.segments_after, done.segments_before, done.entries_dropped
             ),
         )?;
+        if done.damaged > 0 {
+            let dir = target.dir.display();
+            line(
+                out,
+                format_args!(
+                    "{} damaged segment(s) stay as they are; mend them with `vecstore repair {dir}`",
+                    done.damaged
+                ),
+            )?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
