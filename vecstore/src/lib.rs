@@ -57,6 +57,13 @@
     )
 )]
 
+#[cfg(not(unix))]
+compile_error!(
+    "vecstore needs a Unix system: it relies on flock, on renaming over open files, and on flushing directories"
+);
+#[cfg(target_endian = "big")]
+compile_error!("vecstore maps little-endian files; big-endian machines are not supported");
+
 mod background;
 mod backup;
 mod batch;

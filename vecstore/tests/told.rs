@@ -68,7 +68,10 @@ fn a_commit_that_cannot_be_mapped() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     put(&store, "a").unwrap();
-    fs.arm("map", 0, Misfortune::Fails(EMFILE, true));
+    // Neither while it is being written, nor by its name.
+    fs.arm("map", 0, Misfortune::Fails(EMFILE, false));
+    let again = fs.clone();
+    fs.before_next("flush directory", move || again.arm("map", 0, Misfortune::Fails(EMFILE, true)));
     put(&store, "b").unwrap();
     assert!(!store.snapshot().contains("b").unwrap(), "it was not mapped");
     fs.set_fault(None);

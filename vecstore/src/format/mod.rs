@@ -11,9 +11,6 @@ pub(crate) mod records;
 pub(crate) mod section;
 pub(crate) mod settings;
 
-#[cfg(target_endian = "big")]
-compile_error!("vecstore maps little-endian files; big-endian machines are not supported");
-
 /// Version of the format this crate writes.
 pub(crate) const VERSION_MAJOR: u16 = 1;
 /// Minor version: readers of the same major version read all minor ones.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Debug;
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Deref;
 use std::path::Path;
 
@@ -28,7 +28,7 @@ where
         self.0.open(path)
     }
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        self.0.create_new(path)
+        Ok(Box::new(Unmapped(self.0.create_new(path)?)))
     }
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
         self.0.read(path, max_len)
@@ -65,5 +65,23 @@ where
     }
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         self.0.free_space(path)
+    }
+}
+
+/// A file that is written, and not mapped: it is read by its name.
+struct Unmapped(Box<dyn VfsFile>);
+
+impl VfsFile for Unmapped {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.write_all(data)
+    }
+    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.0.write_slices(slices)
+    }
+    fn write_out(&mut self, wait: bool) -> io::Result<()> {
+        self.0.write_out(wait)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

@@ -215,6 +215,14 @@ impl VfsFile for SimFile {
         }
         may
     }
+
+    fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
+        let (disk, may) = self.fs.call("map", &self.path);
+        may?;
+        let Node::File(bytes) = &disk.now[self.ino] else { return Ok(None) };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(Some(Mapping::heap(&bytes[..len])))
+    }
 }
 
 struct SimLock {
