@@ -303,6 +303,27 @@ fn a_verification_beside_checkpoints_ends() {
     assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 4);
 }
 
+/// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole store.
+#[test]
+fn a_store_that_never_stands_still_is_not_called_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    let mut number = 3;
+    let fs = Moving::before(move |called, path| {
+        // After a listing, and before its files are read.
+        if called == "map" && path.extension().is_some_and(|end| end == "npy") && path.exists() {
+            put(&writer, &number.to_string());
+            writer.compact_full().unwrap();
+            number += 1;
+        }
+    });
+    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    assert!(!report.is_whole());
+    let told: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    assert!(matches!(&told[..], [only] if only.contains("verify again")), "{told:?}");
+}
+
 /// A reader whose bitmaps a checkpoint replaces looks again, and sees what came meanwhile.
 #[test]
 fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
