@@ -254,6 +254,7 @@ impl Inner {
             return Ok(());
         }
         let mut side = self.side.lock();
+        side.watch.check_place()?;
         let counter = side.watch.counter();
         // Who holds the lock, or could not say that it gave the lock back, may have committed and not counted it.
         if counter.is_none() || counter != side.seen || side.watch.is_held() {

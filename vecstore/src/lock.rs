@@ -34,6 +34,20 @@ fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())
 }
 
+/// Refuses a file that is no longer at its path: the store there is another one.
+fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
+    let moved = |found| Err(Error::Moved { path: path.to_owned(), found });
+    match file.is_at(path) {
+        Ok(true) => Ok(()),
+        _ if Bug::LockAnything.is_on() => Ok(()),
+        Ok(false) => moved("the store was replaced, or its lock file was"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            moved("the store was moved or removed, or its lock file was")
+        }
+        Err(error) => Err(Error::io(path, "look at the lock file", error)),
+    }
+}
+
 /// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
 pub(crate) struct Lock {
     path: PathBuf,
@@ -189,18 +203,9 @@ impl Lock {
         }
     }
 
-    /// A lock on a file that is no longer at its path excludes nobody who opens the path now.
+    /// A lock on a file that is no longer at its path excludes no opener of that path.
     pub fn check_place(&self) -> Result<()> {
-        let moved = |found| Err(Error::Moved { path: self.path.clone(), found });
-        match self.file.is_at(&self.path) {
-            Ok(true) => Ok(()),
-            _ if Bug::LockAnything.is_on() => Ok(()),
-            Ok(false) => moved("the store was replaced, or its lock file was"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                moved("the store was moved or removed, or its lock file was")
-            }
-            Err(error) => Err(Error::io(&self.path, "look at the lock file", error)),
-        }
+        check_place(&*self.file, &self.path)
     }
 
     /// Finds out whether this file system has locks at all, before hours of work end at the first append.

@@ -299,7 +299,8 @@ impl Store {
     /// another thread of this handle that is under way).
     ///
     /// # Errors
-    /// As for opening, when the directory cannot be read any more.
+    /// [`Error::Moved`] when another store is at the path now, or none: open it again. Otherwise as for opening, when the
+    /// directory cannot be read any more.
     pub fn refresh(&self) -> Result<Snapshot> {
         self.inner.refresh()?;
         Ok(self.snapshot())

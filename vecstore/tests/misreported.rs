@@ -216,17 +216,18 @@ fn a_store_that_is_replaced_while_open_is_not_written_to() {
     let (path, old) = (dir.path().join("s"), dir.path().join("old"));
     let store = Store::create(&path, StoreConfig::new(1)).unwrap();
     put(&store, "a").unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
     std::fs::rename(&path, &old).unwrap();
+    assert!(matches!(reader.refresh(), Err(Error::Moved { .. })), "moved");
     assert!(matches!(put(&store, "b"), Err(Error::Moved { .. })), "moved");
     let other = Store::create(&path, StoreConfig::new(1)).unwrap();
     assert!(matches!(put(&store, "c"), Err(Error::Moved { .. })), "replaced");
     put(&other, "x").unwrap();
-    // It may find out, or go on to show what it has; but nothing of the store that is in its place.
-    match store.refresh() {
-        Ok(seen) => assert_eq!(seen.missing(&["a", "x"]).unwrap(), [1]),
-        Err(error) => assert!(matches!(error, Error::Moved { .. }), "{error}"),
+    for handle in [&store, &reader] {
+        assert!(matches!(handle.refresh(), Err(Error::Moved { .. })), "it is seen by looking, too");
+        assert_eq!(handle.snapshot().missing(&["a", "x"]).unwrap(), [1], "what was read stays");
     }
-    drop(store);
+    drop((store, reader));
     drop(other);
     for (path, keys) in [(&path, 1), (&old, 1)] {
         assert_whole(path);

@@ -1,13 +1,16 @@
 //! LOCK without the lock: what readers do to see whether anything changed.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::check_place;
 use super::record::Record;
+use crate::Result;
 use crate::vfs::{LockFile, Vfs};
 
 /// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.
 pub(crate) struct Watch {
+    path: PathBuf,
     file: Option<Box<dyn LockFile>>,
 }
 
@@ -20,7 +23,12 @@ impl fmt::Debug for Watch {
 impl Watch {
     /// A missing or unreadable LOCK is no error: such a store is listed on every refresh.
     pub fn open(vfs: &dyn Vfs, path: &Path) -> Self {
-        Watch { file: vfs.open_lock(path, false).ok() }
+        Watch { path: path.to_owned(), file: vfs.open_lock(path, false).ok() }
+    }
+
+    /// Refuses when the store that was opened is no longer at its path.
+    pub fn check_place(&self) -> Result<()> {
+        self.file.as_deref().map_or(Ok(()), |file| check_place(file, &self.path))
     }
 
     /// The counter; `None` when it cannot be told.
