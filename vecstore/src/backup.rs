@@ -14,7 +14,7 @@ use crate::error::{IoContext, is_no_space};
 use crate::format::{hex, random_id, section};
 use crate::live;
 use crate::load::{self, SEGMENTS};
-use crate::lock::{Lanes, Lock};
+use crate::lock::{Lanes, Lock, Timeout};
 use crate::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::vfs::{RealFs, Vfs};
@@ -65,26 +65,27 @@ impl Store {
     /// Runs `work` with everything that is committed now pinned.
     pub(crate) fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
         let inner = &self.inner;
-        let timeout = inner.with_writer("back up", |writer, _| Ok(writer.timeout))?;
+        let timeout = inner.writing_timeout("back up")?;
         let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
-        lock.acquire(timeout)?;
-        let result = self.pin_and(timeout, work);
+        lock.acquire(&timeout)?;
+        let result = self.pin_and(&timeout, work);
         lock.release();
         result
     }
 
-    fn pin_and<T>(&self, timeout: Duration, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    fn pin_and<T>(&self, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
         // Pins of backups that were killed: nobody else can hold the lock now.
-        for version in self.checkpoints()?.iter().filter(|version| version.name.starts_with(PIN_PREFIX)) {
-            self.drop_checkpoint(&version.name)?;
+        let names = versions::names(&*self.inner.vfs, &self.inner.path)?;
+        for name in names.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
+            self.unpin(name)?;
         }
         let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
         self.pin(&name)?;
         let manifest = versions::read(&*self.inner.vfs, &self.inner.path, &name);
         let result = manifest.and_then(|manifest| {
-            work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest, timeout })
+            work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest, timeout: timeout.clone() })
         });
-        let dropped = self.drop_checkpoint(&name);
+        let dropped = self.unpin(&name);
         let result = result?;
         dropped.map(|()| result)
     }
@@ -95,7 +96,7 @@ pub(crate) struct Source<'a> {
     pub vfs: &'a dyn Vfs,
     dir: &'a Path,
     pub manifest: Manifest,
-    timeout: Duration,
+    timeout: Timeout,
 }
 
 impl Source<'_> {
@@ -140,12 +141,12 @@ impl Source<'_> {
         let mut merge = Lanes::open(self.vfs, dest)?;
         let mut commit = open(LOCK, "commit")?;
         let mut manifest = open(LOCK_MANIFEST, "manifest")?;
-        merge.acquire(self.timeout)?;
-        let found = commit.acquire(self.timeout)?;
+        merge.acquire(&self.timeout)?;
+        let found = commit.acquire(&self.timeout)?;
         if found.died {
             commit.mark_suspect(1);
         }
-        let result = manifest.acquire_named(self.timeout).and_then(|_| {
+        let result = manifest.acquire_named(&self.timeout).and_then(|_| {
             let result = work(&Target { source: self, dest });
             // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
             match &result {

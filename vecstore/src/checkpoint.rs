@@ -1,6 +1,7 @@
 //! Checkpoints: the manifest brought up to date.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bug::Bug;
 use crate::error::IoContext;
@@ -17,6 +18,11 @@ use crate::{Error, Result, repair};
 /// this many takes some milliseconds; a bitmap costs a flush, and they can be as many as segments.
 const MANY_KILLS: u64 = 1 << 16;
 
+/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Commits after a checkpoint from which on it is told that there is none.
+const OVERDUE: u64 = 1024;
+
 /// What a checkpoint does with liveness bitmaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bitmaps {
@@ -29,23 +35,24 @@ enum Bitmaps {
 impl Writer {
     /// Writes the manifest: the list on disk, read again, plus the commits after it; and liveness bitmaps.
     pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
-        self.write_manifest(view, Bitmaps::All, |_| Ok(()))
+        self.write_manifest(view, Bitmaps::All, PATIENCE, |_| Ok(()))
     }
 
     /// Writes the manifest, and bitmaps only when there is much to gain.
     pub fn list_commits(&mut self, view: &mut View) -> Result<()> {
-        self.write_manifest(view, Bitmaps::WhenMany, |_| Ok(()))
+        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, |_| Ok(()))
     }
 
     /// A checkpoint that nobody asked for: its failure is told, louder each time, and repeated after the next commit.
     /// The commits are durable without it.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
-        match self.list_commits(view) {
+        match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
             Ok(()) => self.failed_checkpoints = 0,
+            // All who commit would wait. Its holder will be done by one of the next commits.
+            Err(Error::Busy { .. }) if self.since_checkpoint < OVERDUE => {}
             Err(error) => {
                 self.failed_checkpoints += 1;
-                let event = Event::CheckpointFailed { attempts: self.failed_checkpoints, error };
-                self.observer.tell(&self.dir, &event);
+                self.events.push(Event::CheckpointFailed { attempts: self.failed_checkpoints, error });
             }
         }
     }
@@ -58,16 +65,18 @@ impl Writer {
         view: &mut View,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.write_manifest(view, Bitmaps::WhenMany, change)
+        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, change)
     }
 
     fn write_manifest(
         &mut self,
         view: &mut View,
         bitmaps: Bitmaps,
+        patience: Duration,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.manifest_lock.acquire_named(self.timeout)?;
+        let patience = self.timeout.left(Duration::ZERO).min(patience);
+        self.manifest_lock.acquire_named(patience)?;
         let result = self.replace_manifest(view, bitmaps, change);
         self.manifest_lock.release();
         result
@@ -138,20 +147,19 @@ impl Writer {
             log::warn!("superseded liveness bitmaps stay where they are: {error}");
         }
         if let Some(last) = fresh.last() {
-            let event = Event::Checkpoint {
+            self.events.push(Event::Checkpoint {
                 first: from,
                 last: last.last,
                 rows: fresh_rows,
                 bytes: fresh.iter().map(|record| record.file_len).sum(),
-            };
-            self.observer.tell(&self.dir, &event);
+            });
         }
         view.covered = LiveRecord::of(&manifest.body).map_or(0, |record| record.last);
         view.distrusts_bitmaps &= written.is_none();
         view.manifest_generation = manifest.generation;
         view.manifest_last = manifest.body.last_commit();
         view.meta = Arc::new(crate::view::Meta::of(&manifest.body));
-        self.since_checkpoint = 0;
+        (self.since_checkpoint, self.bytes_since_checkpoint) = (0, 0);
         Ok(())
     }
 

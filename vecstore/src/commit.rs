@@ -26,8 +26,10 @@ use crate::view::View;
 use crate::writer::{TMP_PREFIX, Writer};
 use crate::{Batch, Error, OnDuplicate, Result};
 
-/// Commits between two checkpoints of the manifest.
+/// Commits between two checkpoints of the manifest,
 const CHECKPOINT_EVERY: u64 = 64;
+/// and bytes: what came after a checkpoint is copied when its writer dies.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,7 +194,7 @@ impl Writer {
             self.begin_history(view)?;
             self.write_segment(encode(view, &resolved)?, hashes_of(&resolved))?;
         }
-        if self.since_checkpoint >= CHECKPOINT_EVERY {
+        if self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES {
             self.take_in(view);
             self.routine_checkpoint(view);
         }
@@ -214,6 +216,7 @@ impl Writer {
         self.lock.raise_by(Span { first: name.first, last: name.last });
         self.committed = Some(Committed { path, footer, map, hashes });
         self.since_checkpoint += name.last - name.first + 1;
+        self.bytes_since_checkpoint += footer.file_len;
         Ok(())
     }
 

@@ -94,19 +94,13 @@ impl Store {
     /// [`Store::checkpoint`].
     pub fn create_checkpoint(&self, name: &str) -> Result<CheckpointInfo> {
         versions::check_name(name)?;
-        if name.starts_with(PIN_PREFIX) {
-            return Err(Error::bad_input(format!(
-                "\"{name}\" cannot name a checkpoint: names that begin with \"{PIN_PREFIX}\" are those of backups under way"
-            )));
-        }
+        refuse_pin(name)?;
         self.pin(name)
     }
 
     /// Makes a named checkpoint, or the pin of a backup.
     pub(crate) fn pin(&self, name: &str) -> Result<CheckpointInfo> {
-        self.inner.with_writer("create a checkpoint", |writer, view| {
-            writer.locked(view, |writer, view| writer.checkpoint(view))
-        })?;
+        self.inner.locked("create a checkpoint", |writer, view| writer.checkpoint(view))?;
         self.under_manifest_lock("create a checkpoint", |store| {
             let manifest = Manifest::read(&*store.inner.vfs, &store.inner.path)?;
             versions::write(&*store.inner.vfs, &store.inner.path, name, &manifest)?;
@@ -121,14 +115,21 @@ impl Store {
     /// dropped.
     pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
         let all = versions::list(&*self.inner.vfs, &self.inner.path)?;
-        Ok(all.iter().map(|version| info(&version.name, &version.manifest)).collect())
+        let named = all.iter().filter(|version| !version.name.starts_with(PIN_PREFIX));
+        Ok(named.map(|version| info(&version.name, &version.manifest)).collect())
     }
 
     /// Drops a named checkpoint; files that only it needed are removed.
     ///
     /// # Errors
-    /// [`Error::BadInput`](crate::Error::BadInput) when there is none of that name.
+    /// [`Error::BadInput`](crate::Error::BadInput) when there is none of that name, or it is that of a backup under way.
     pub fn drop_checkpoint(&self, name: &str) -> Result<()> {
+        refuse_pin(name)?;
+        self.unpin(name)
+    }
+
+    /// Drops a named checkpoint, or the pin of a backup.
+    pub(crate) fn unpin(&self, name: &str) -> Result<()> {
         self.under_manifest_lock("drop a checkpoint", |store| {
             versions::drop_named(&*store.inner.vfs, &store.inner.path, name)
         })?;
@@ -140,12 +141,22 @@ impl Store {
         action: &'static str,
         work: impl FnOnce(&Store) -> Result<T>,
     ) -> Result<T> {
-        let timeout = self.inner.with_writer(action, |writer, _| Ok(writer.timeout))?;
+        let timeout = self.inner.writing_timeout(action)?;
         let mut lock = Lock::open(&*self.inner.vfs, &self.inner.path.join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire_named(timeout)?;
+        lock.acquire_named(&timeout)?;
         let result = work(self);
         lock.release();
         result
+    }
+}
+
+/// Backups under way hold on to their files by such names.
+fn refuse_pin(name: &str) -> Result<()> {
+    match name.starts_with(PIN_PREFIX) {
+        true => Err(Error::bad_input(format!(
+            "\"{name}\" cannot name a checkpoint: names that begin with \"{PIN_PREFIX}\" are those of backups under way"
+        ))),
+        false => Ok(()),
     }
 }
 

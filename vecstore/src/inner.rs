@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::background::Waker;
 use crate::commit::Request;
-use crate::event::Event;
+use crate::event::{Event, Observer};
 use crate::load;
-use crate::lock::Watch;
+use crate::lock::{Timeout, Watch};
 use crate::merge::{Going, Lane, MAX_SEGMENT};
 use crate::queue::{Leading, Queue, Turn, Waiting};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -37,6 +38,9 @@ pub(crate) struct Inner {
     pub merge_again_at: AtomicUsize,
     /// What goes on in each lane of merges.
     lanes: [LaneState; 2],
+    pub observer: Observer,
+    /// How long it waits for locks.
+    pub timeout: Timeout,
     /// Leftovers of others have been looked for.
     pub is_clean: AtomicBool,
     /// Merges make no larger segments by themselves.
@@ -57,6 +61,8 @@ pub(crate) struct LaneState {
     pub failed: AtomicU32,
 }
 
+/// How long other threads of a handle wait at a time for one that waits for a lock.
+const SLICE: Duration = Duration::from_millis(50);
 /// Commits from one waking of the merger to the next.
 const WAKE_EVERY: usize = 8;
 
@@ -80,7 +86,10 @@ impl Inner {
         seen: Option<u64>,
     ) -> Self {
         let is_writable = writer.is_some();
+        let timeout = writer.as_ref().map_or(Duration::ZERO.into(), |writer| writer.timeout.clone());
         Inner {
+            observer: Observer::default(),
+            timeout,
             path: path.to_owned(),
             vfs,
             view: RwLock::new(Arc::new(view)),
@@ -117,14 +126,28 @@ impl Inner {
 
     /// Tells the handle's observer.
     pub fn tell(&self, event: &Event) {
-        let observer = self.side.lock().writer.as_ref().map(|writer| writer.observer.clone());
-        observer.unwrap_or_default().tell(&self.path, event);
+        self.observer.tell(&self.path, event);
+    }
+
+    /// Tells what happened before there was a handle.
+    pub fn tell_all(&self) {
+        let events = self.side.lock().writer.as_mut().map(|writer| std::mem::take(&mut writer.events));
+        events.unwrap_or_default().iter().for_each(|event| self.tell(event));
     }
 
     /// From here on locks of other processes are only tried.
     pub fn do_not_wait(&self) {
-        if let Some(writer) = self.side.lock().writer.as_mut() {
-            writer.timeout = std::time::Duration::ZERO;
+        self.timeout.end();
+    }
+
+    /// How long an operation that writes waits for locks.
+    ///
+    /// # Errors
+    /// The handle was opened for reading.
+    pub fn writing_timeout(&self, action: &'static str) -> Result<Timeout> {
+        match self.is_writable {
+            true => Ok(self.timeout.clone()),
+            false => Err(Error::ReadOnly { path: self.path.clone(), action }),
         }
     }
 
@@ -158,10 +181,39 @@ impl Inner {
         let result = work(writer, &mut view);
         *self.view.write() = Arc::new(view);
         // The view knows everything up to this count: refreshing need not look for our own commits.
-        if let Some(counter) = writer.counter {
+        let (events, counter) = (std::mem::take(&mut writer.events), writer.counter);
+        if let Some(counter) = counter {
             side.seen = Some(counter);
         }
+        drop(side);
+        // A callback that takes its time holds up this thread alone.
+        events.iter().for_each(|event| self.tell(event));
         result
+    }
+
+    /// Runs `work` under the commit lock, as [`Inner::with_writer`]. Waits for the locks of other processes a little at a time:
+    /// other threads of this handle go on meanwhile, and so do other processes where `work` waits for a lock itself.
+    pub fn locked<T>(
+        &self,
+        action: &'static str,
+        mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            let left = self.timeout.left(start.elapsed());
+            let slice = Timeout::from(left.min(SLICE));
+            let done = self.with_writer(action, |writer, view| {
+                writer.look_ahead(view);
+                writer.locked_within(&slice, view, &mut work)
+            });
+            match done {
+                Err(Error::Busy { .. }) if left > SLICE => {}
+                Err(Error::Busy { path, lock, holder, .. }) => {
+                    return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Commits a batch, together with those of other threads that wait, and hands it back.
@@ -271,6 +323,8 @@ impl Inner {
             }
             *self.view.write() = Arc::new(view);
             side.seen = counter;
+            drop(side);
+            self.tell_all();
         }
         Ok(())
     }

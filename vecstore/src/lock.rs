@@ -18,7 +18,7 @@ use patience::{Patience, SLEEP, TURN_SLEEP};
 use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
 
 pub(crate) use lanes::{Lanes, open_large, open_small};
-pub(crate) use patience::Punctual;
+pub(crate) use patience::{Punctual, Timeout};
 pub use record::Holder;
 pub(crate) use record::Span;
 pub(crate) use watch::Watch;
@@ -95,31 +95,18 @@ impl Lock {
     }
 
     /// Takes the lock, waiting up to `timeout`.
-    pub fn acquire(&mut self, timeout: Duration) -> Result<Found> {
-        loop {
-            if let Some(found) = self.acquire_unless(timeout, || false)? {
-                return Ok(found);
-            }
-        }
-    }
-
-    /// The same until `is_done` says that the lock is not needed any more: `None`.
-    pub fn acquire_unless(&mut self, timeout: Duration, is_done: impl Fn() -> bool) -> Result<Option<Found>> {
+    pub fn acquire(&mut self, timeout: impl Into<Timeout>) -> Result<Found> {
         if let Some(found) = self.try_acquire_in_turn()? {
-            return Ok(Some(found));
+            return Ok(found);
         }
         let _punctual = Punctual::new();
-        let mut patience = Patience::new(timeout);
-        while let Some(turn) = self.turn.as_mut() {
-            if turn.try_lock().at(&self.path, "take a turn at the lock")? {
-                break;
-            }
-            if is_done() {
-                return Ok(None);
-            }
+        let mut patience = Patience::new(timeout.into());
+        while let Some(turn) = self.turn.as_mut()
+            && !turn.try_lock().at(&self.path, "take a turn at the lock")?
+        {
             self.wait(&mut patience, TURN_SLEEP)?;
         }
-        let found = self.acquire_next(&mut patience, is_done);
+        let found = self.acquire_next(&mut patience);
         self.give_turn_back();
         found
     }
@@ -146,7 +133,7 @@ impl Lock {
 
     /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush failed,
     /// or the last holder died and cannot be asked. It stays so until [`Lock::clear_suspect`].
-    pub fn acquire_named(&mut self, timeout: Duration) -> Result<bool> {
+    pub fn acquire_named(&mut self, timeout: impl Into<Timeout>) -> Result<bool> {
         let found = self.acquire(timeout)?;
         if found.died {
             self.mark_suspect(1);
@@ -154,16 +141,13 @@ impl Lock {
         Ok(found.died || found.suspect != 0)
     }
 
-    fn acquire_next(&mut self, patience: &mut Patience, is_done: impl Fn() -> bool) -> Result<Option<Found>> {
+    fn acquire_next(&mut self, patience: &mut Patience) -> Result<Found> {
         // Only one process at a time looks so often.
         let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
         patience.sleep = SLEEP.0;
         loop {
             if let Some(found) = self.try_acquire()? {
-                return Ok(Some(found));
-            }
-            if is_done() {
-                return Ok(None);
+                return Ok(found);
             }
             self.wait(patience, longest)?;
         }
@@ -172,10 +156,11 @@ impl Lock {
     /// Sleeps a little, or says who is in the way.
     fn wait(&self, patience: &mut Patience, longest: Duration) -> Result<()> {
         let waited = patience.start.elapsed();
-        if waited < patience.timeout {
+        let left = patience.timeout.left(waited);
+        if !left.is_zero() {
             // After a while nobody is about to give the lock back: no need to look so often.
             let longest = if waited > Duration::from_millis(20) { SLEEP.1 } else { longest };
-            nap(patience.sleep.min(patience.timeout - waited));
+            nap(patience.sleep.min(left));
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());
         }
@@ -368,28 +353,72 @@ mod tests {
         assert!(lock(dir.path()).acquire(Duration::ZERO).unwrap().died);
     }
 
+    /// A lock file that calls back when it was found locked.
+    struct Asked<F> {
+        file: Box<dyn LockFile>,
+        refused: F,
+    }
+
+    impl<F: FnMut() + Send> LockFile for Asked<F> {
+        fn try_lock(&mut self) -> std::io::Result<bool> {
+            let locked = self.file.try_lock()?;
+            if !locked {
+                (self.refused)();
+            }
+            Ok(locked)
+        }
+        fn unlock(&mut self) -> std::io::Result<()> {
+            self.file.unlock()
+        }
+        fn read_record(&self, buf: &mut [u8]) -> std::io::Result<usize> {
+            self.file.read_record(buf)
+        }
+        fn write_record(&mut self, record: &[u8]) -> std::io::Result<()> {
+            self.file.write_record(record)
+        }
+        fn is_at(&self, path: &Path) -> std::io::Result<bool> {
+            self.file.is_at(path)
+        }
+    }
+
+    fn fair(dir: &Path) -> Lock {
+        Lock::open_fair(&RealFs, &dir.join("LOCK"), &dir.join("TURN"), "commit").unwrap()
+    }
+
     #[test]
     fn a_waiter_gets_a_turn() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || {
-            Lock::open_fair(&RealFs, &dir.path().join("LOCK"), &dir.path().join("TURN"), "commit").unwrap()
-        };
-        let (first, mut second) = (std::cell::RefCell::new(open()), open());
-        first.borrow_mut().acquire(Duration::ZERO).unwrap();
-        let asked = std::cell::Cell::new(false);
-        // The waiter has found the lock taken. Now it is given back, and at once wanted again.
-        let meanwhile = || {
-            let mut first = first.borrow_mut();
-            if !asked.replace(true) {
+        let (mut first, mut second) = (fair(dir.path()), fair(dir.path()));
+        first.acquire(Duration::ZERO).unwrap();
+        let first = Arc::new(std::sync::Mutex::new(first));
+        let theirs = Arc::clone(&first);
+        // The waiter has looked once without a turn, and then with one. Now the lock is given back, and at once wanted again.
+        let mut refused = 0;
+        let meanwhile = move || {
+            refused += 1;
+            if refused == 2 {
+                let mut first = theirs.lock().unwrap();
                 first.release();
                 assert!(first.try_acquire_in_turn().unwrap().is_none(), "another handle waits");
             }
-            false
         };
-        let found = second.acquire_unless(Duration::from_secs(60), meanwhile);
+        let file = std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
+        second.file = Box::new(Asked { file, refused: meanwhile });
+        second.acquire(Duration::from_secs(300)).unwrap();
         second.release();
-        assert!(found.unwrap().is_some() && asked.get());
-        assert!(first.borrow_mut().try_acquire_in_turn().unwrap().is_some(), "the turn is given back");
+        assert!(first.lock().unwrap().try_acquire_in_turn().unwrap().is_some(), "the turn is given back");
+    }
+
+    #[test]
+    fn a_wait_ends_when_its_timeout_is_brought_to_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut first, mut second) = (fair(dir.path()), fair(dir.path()));
+        first.acquire(Duration::ZERO).unwrap();
+        let timeout = Timeout::from(Duration::from_secs(1_000_000));
+        let theirs = timeout.clone();
+        let file = std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
+        second.file = Box::new(Asked { file, refused: move || theirs.end() });
+        assert!(matches!(second.acquire(&timeout), Err(Error::Busy { .. })));
     }
 
     #[test]

@@ -211,9 +211,8 @@ impl OpenOptions {
             let mut writer = Writer::open(
                 Arc::clone(&vfs),
                 path,
-                self.lock_timeout,
+                self.lock_timeout.into(),
                 self.verify_saves,
-                self.observer.clone(),
             )?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
             create::flush_name(&*vfs, path)?;
@@ -223,6 +222,8 @@ impl OpenOptions {
         };
         let mut inner = Inner::new(path, vfs, view, writer, watch, seen);
         inner.max_segment = self.max_segment;
+        inner.observer = self.observer.clone();
+        inner.tell_all();
         Ok(Store::assemble(inner, self.merging))
     }
 }

@@ -190,14 +190,12 @@ impl Store {
     fn change_manifest(
         &self,
         action: &'static str,
-        change: impl FnOnce(&mut crate::manifest::Manifest) -> Result<()>,
+        change: impl Fn(&mut crate::manifest::Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.inner.with_writer(action, |writer, view| {
-            writer.locked(view, |writer, view| {
-                writer.update_manifest(view, change)?;
-                writer.raise();
-                Ok(())
-            })
+        self.inner.locked(action, |writer, view| {
+            writer.update_manifest(view, &change)?;
+            writer.raise();
+            Ok(())
         })
     }
 
@@ -312,9 +310,7 @@ impl Store {
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
     pub fn checkpoint(&self) -> Result<()> {
-        self.inner.with_writer("write a checkpoint", |writer, view| {
-            writer.locked(view, |writer, view| writer.checkpoint(view))
-        })
+        self.inner.locked("write a checkpoint", |writer, view| writer.checkpoint(view))
     }
 
     /// Writes the manifest, if commits came after it, and closes the handle. Dropping the store does the same, but

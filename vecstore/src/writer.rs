@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::bug::Bug;
 use crate::commit::Committed;
-use crate::event::Observer;
+use crate::event::Event;
 use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
-use crate::lock::{Found, Lock, Span, Watch};
+use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::manifest::remove_own;
 use crate::publish::Target;
 use crate::recent::Recent;
@@ -42,13 +41,15 @@ pub(crate) struct Writer {
     pub(crate) dir: PathBuf,
     pub(crate) lock: Lock,
     pub(crate) manifest_lock: Lock,
-    pub(crate) timeout: Duration,
+    pub(crate) timeout: Timeout,
     pub(crate) verify_saves: bool,
     /// LOCK's counter when the view was last known to be complete; `None`: look.
     pub(crate) counter: Option<u64>,
     pub(crate) since_checkpoint: u64,
+    pub(crate) bytes_since_checkpoint: u64,
     pub(crate) failed_checkpoints: u32,
-    pub(crate) observer: Observer,
+    /// What is to be told once no lock is held.
+    pub(crate) events: Vec<Event>,
     /// A segment that is committed, and not yet part of the view.
     pub(crate) committed: Option<Committed>,
     /// The keys of small segments.
@@ -62,9 +63,8 @@ impl Writer {
     pub fn open(
         vfs: Arc<dyn Vfs>,
         dir: &Path,
-        timeout: Duration,
+        timeout: Timeout,
         verify_saves: bool,
-        observer: Observer,
     ) -> Result<Self> {
         let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
@@ -78,8 +78,9 @@ impl Writer {
             verify_saves,
             counter: None,
             since_checkpoint: 0,
+            bytes_since_checkpoint: 0,
             failed_checkpoints: 0,
-            observer,
+            events: Vec::new(),
             committed: None,
             recent: Recent::default(),
             many: MANY,
@@ -97,8 +98,18 @@ impl Writer {
         view: &mut View,
         work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
     ) -> Result<T> {
+        self.locked_within(&self.timeout.clone(), view, work)
+    }
+
+    /// The same with another patience.
+    pub fn locked_within<T>(
+        &mut self,
+        timeout: &Timeout,
+        view: &mut View,
+        work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
+    ) -> Result<T> {
         self.check_latch()?;
-        let found = self.lock.acquire(self.timeout)?;
+        let found = self.lock.acquire(timeout)?;
         self.holding(found, view, work)
     }
 
@@ -330,7 +341,7 @@ impl Writer {
     /// Stops writing, and leaves the mark, after a failed flush of a directory outside the commit lock.
     pub fn flush_failed(&mut self, dir: &Path, first: u64, source: std::io::Error) -> Error {
         // The kernel reports a failure once. The next flush may claim success, so the mark must be left.
-        match self.lock.acquire(self.timeout) {
+        match self.lock.acquire(&self.timeout) {
             Ok(_) => {
                 self.lock.mark_suspect(first);
                 self.lock.raise();

@@ -4,9 +4,8 @@
 //! of small files leaves that alone. Taken in the order large, small; a holder of the small one only tries the other.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::Lock;
+use super::{Lock, Timeout};
 use super::record::{Record, Span};
 use crate::Result;
 use crate::error::IoContext;
@@ -38,13 +37,13 @@ impl Lanes {
     }
 
     /// Takes both.
-    pub fn acquire(&mut self, timeout: Duration) -> Result<()> {
+    pub fn acquire(&mut self, timeout: &Timeout) -> Result<()> {
         self.large.acquire(timeout)?;
         self.small.acquire(timeout).map(drop).inspect_err(|_| _ = self.large.release())
     }
 
     /// Takes both, unless large files are being merged. Merges of small ones are short, and waited for.
-    pub fn try_acquire(&mut self, timeout: Duration) -> Result<bool> {
+    pub fn try_acquire(&mut self, timeout: &Timeout) -> Result<bool> {
         if self.large.try_acquire()?.is_none() {
             return Ok(false);
         }
@@ -95,6 +94,8 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::vfs::RealFs;
 
@@ -125,13 +126,13 @@ mod tests {
         let mut lanes = Lanes::open(&RealFs, dir.path()).unwrap();
         let mut small = open_small(&RealFs, dir.path()).unwrap();
         small.acquire(Duration::ZERO).unwrap();
-        assert!(lanes.acquire(Duration::ZERO).is_err());
+        assert!(lanes.acquire(&Duration::ZERO.into()).is_err());
         assert!(open_large(&RealFs, dir.path()).unwrap().try_acquire().unwrap().is_some(), "given back");
         small.release();
-        lanes.acquire(Duration::ZERO).unwrap();
+        lanes.acquire(&Duration::ZERO.into()).unwrap();
         assert!(small.try_acquire().unwrap().is_none());
-        assert!(!Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(Duration::ZERO).unwrap());
+        assert!(!Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(&Duration::ZERO.into()).unwrap());
         lanes.release();
-        assert!(Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(Duration::ZERO).unwrap());
+        assert!(Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(&Duration::ZERO.into()).unwrap());
     }
 }

@@ -1,6 +1,9 @@
 //! How somebody waits for a lock: how long, how often he looks, and that he wakes when he wants to.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How long to sleep between two attempts: short at first, then longer.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
@@ -8,15 +11,43 @@ pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Durat
 /// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
 pub(super) const TURN_SLEEP: Duration = Duration::from_micros(100);
 
-/// How long somebody has waited, and will.
+/// How long a handle waits for locks of other processes. All that wait share it, and it can be brought to its end meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct Timeout(Arc<AtomicU64>);
+
+impl Timeout {
+    /// What is left after so much time; zero when it has passed.
+    pub fn left(&self, waited: Duration) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed)).saturating_sub(waited)
+    }
+
+    /// From here on locks are only tried, also by those that wait now.
+    pub fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+impl From<Duration> for Timeout {
+    fn from(time: Duration) -> Self {
+        Timeout(Arc::new(AtomicU64::new(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))))
+    }
+}
+
+impl From<&Timeout> for Timeout {
+    fn from(shared: &Timeout) -> Self {
+        shared.clone()
+    }
+}
+
+/// How long a lock has been waited for, and will be.
 pub(super) struct Patience {
     pub(super) start: Instant,
-    pub(super) timeout: Duration,
+    pub(super) timeout: Timeout,
     pub(super) sleep: Duration,
 }
 
 impl Patience {
-    pub(super) fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Timeout) -> Self {
         Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
     }
 }

@@ -155,12 +155,12 @@ impl Inner {
             if is_alone && self.files_going() == 0 || self.reload_if_fewer(FULL_STOP)? {
                 return Ok(());
             }
-            if start.elapsed() >= timeout {
+            if timeout.left(start.elapsed()).is_zero() {
                 // Says which process holds the lock.
                 let mut lock = open_large(&*self.vfs, &self.path)?;
                 return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
             }
-            nap(LOOK.min(timeout));
+            nap(LOOK);
         }
     }
 
@@ -211,7 +211,7 @@ impl Inner {
             return Ok(());
         }
         let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
-        if !lanes.try_acquire(Duration::ZERO).is_ok_and(|taken| taken) {
+        if !lanes.try_acquire(&Duration::ZERO.into()).is_ok_and(|taken| taken) {
             return Ok(());
         }
         let result = self.clean();
@@ -222,18 +222,18 @@ impl Inner {
     /// Under both locks.
     fn clean(&self) -> Result<()> {
         let timeout = self.lock_timeout()?;
-        housekeeping::drop_dead_pins(&*self.vfs, &self.path, timeout)?;
-        housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout)
+        housekeeping::drop_dead_pins(&*self.vfs, &self.path, &timeout)?;
+        housekeeping::remove_leftovers(&*self.vfs, &self.path, &timeout)
     }
 
     /// Removes files that are not needed any more; nothing when large files are being merged.
     pub fn tidy(&self) -> Result<()> {
         let timeout = self.lock_timeout()?;
         let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
-        if !lanes.try_acquire(timeout)? {
+        if !lanes.try_acquire(&timeout)? {
             return Ok(());
         }
-        let result = housekeeping::remove_leftovers(&*self.vfs, &self.path, timeout);
+        let result = housekeeping::remove_leftovers(&*self.vfs, &self.path, &timeout);
         lanes.release();
         result
     }
@@ -242,7 +242,7 @@ impl Inner {
     pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
         let timeout = self.lock_timeout()?;
         let mut lock = open_large(&*self.vfs, &self.path)?;
-        lock.acquire(timeout)?;
+        lock.acquire(&timeout)?;
         let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
         let pace =
             Pace { rest: COURTESY, commits: Some(Rc::new(watch)), always: false, ..Pace::full_speed() };
@@ -269,7 +269,7 @@ impl Inner {
             )));
         }
         let mut small = open_small(&*self.vfs, &self.path)?;
-        small.acquire(self.lock_timeout()?)?;
+        small.acquire(&self.lock_timeout()?)?;
         let merged = self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round);
         small.release();
         merged?;
@@ -332,12 +332,12 @@ impl Inner {
     fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace, round: &mut Round) -> Result<()> {
         let timeout = self.lock_timeout()?;
         let mut small = open_small(&*self.vfs, &self.path)?;
-        small.acquire(timeout)?;
+        small.acquire(&timeout)?;
         let cleaned = self.clean();
         small.release();
         cleaned?;
         loop {
-            small.acquire(timeout)?;
+            small.acquire(&timeout)?;
             let planned = self.plan_large(lock, goal, round);
             small.release();
             let (view, range) = planned?;
@@ -388,9 +388,7 @@ impl Inner {
             }
             // What is written to a backup is a history of its own, which begins under the commit lock, and without the
             // files that an interrupted backup brought.
-            self.with_writer("merge", |writer, view| {
-                writer.locked(view, |writer, view| writer.list_commits(view))
-            })?;
+            self.locked("merge", |writer, view| writer.list_commits(view))?;
         }
     }
 

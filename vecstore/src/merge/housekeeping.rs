@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::run::TMP_PREFIX;
 use crate::Result;
@@ -11,7 +10,7 @@ use crate::bug::Bug;
 use crate::error::IoContext;
 use crate::live::{self, LIVE};
 use crate::load::{self, SEGMENTS};
-use crate::lock::Lock;
+use crate::lock::{Lock, Timeout};
 use crate::manifest::{self, Manifest, SegmentRecord, remove_own};
 use crate::repair;
 use crate::segment::SegmentName;
@@ -102,7 +101,7 @@ impl Files {
 /// Drops the pins of backups that were killed: a backup that is alive holds the backup lock.
 ///
 /// That lock comes before the merge lock, which the caller holds; it is only tried.
-pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Result<()> {
+pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     let pins = versions::names(vfs, dir)?;
     if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
         return Ok(());
@@ -126,7 +125,7 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Re
 }
 
 /// Removes what interrupted merges left behind. Called under the merge lock.
-pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: Duration) -> Result<()> {
+pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     remove_temporaries(vfs, &dir.join(SEGMENTS), TMP_PREFIX);
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     let in_doubt = lock.acquire_named(timeout)?;

@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::aligned::Aligned;
 use super::copy::merged;
@@ -16,7 +15,7 @@ use crate::format::{random_id, settings};
 use crate::inner::Inner;
 use crate::live::{self, LiveRecord};
 use crate::load::{self, SEGMENTS};
-use crate::lock::Lock;
+use crate::lock::{Lock, Timeout};
 use crate::manifest::{Manifest, SegmentRecord, remove_own};
 use crate::publish::Target;
 use crate::segment::{Segment, SegmentName, check_open};
@@ -28,8 +27,8 @@ use crate::{Compacted, Error, Result};
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 
 impl Inner {
-    pub(super) fn lock_timeout(&self) -> Result<Duration> {
-        self.with_writer("merge", |writer, _| Ok(writer.timeout))
+    pub(super) fn lock_timeout(&self) -> Result<Timeout> {
+        self.writing_timeout("merge")
     }
 
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
@@ -55,11 +54,8 @@ impl Inner {
         if is_enough(&view) {
             return Ok(view);
         }
-        self.with_writer("merge", |writer, view| {
-            writer.look_ahead(view);
-            writer.locked(view, |writer, view| {
-                if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
-            })
+        self.locked("merge", |writer, view| {
+            if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
         })?;
         self.listed()
     }
