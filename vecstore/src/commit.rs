@@ -126,10 +126,11 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
     identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
     identity.first = first;
     identity.last = view.last_commit() + batches.len() as u64;
-    identity.dim = u32::try_from(meta.dim).unwrap_or(u32::MAX);
+    identity.dim =
+        u32::try_from(meta.dim).map_err(|_| Error::Internal { what: "a dimension of 2^32 or more" })?;
     identity.dtype = meta.dtype.code();
     identity.metric = meta.metric.code();
-    Ok(builder.finish(identity, meta.dtype, segment_settings(meta)?))
+    builder.finish(identity, meta.dtype, segment_settings(meta)?)
 }
 
 impl Writer {
@@ -204,11 +205,12 @@ impl Writer {
     fn write_segment(&mut self, encoded: EncodedSegment<'_>, hashes: Vec<u64>) -> Result<()> {
         let name = encoded.name();
         let segments = self.segments();
+        let verifies = self.verify_saves;
         let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
         let written = target.publish_with(|file| {
             let footer = encoded.write(file)?;
-            // What cannot be mapped now is mapped by its name.
-            let map = file.map(footer.file_len).ok().flatten();
+            // What cannot be mapped now is mapped by its name. And what is mapped would stay in memory: it is to be read back.
+            let map = if verifies { None } else { file.map(footer.file_len).ok().flatten() };
             Ok((footer, map))
         });
         let (path, (footer, map)) = written.map_err(|error| self.in_doubt(name.first, error))?;

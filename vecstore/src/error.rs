@@ -151,6 +151,14 @@ pub enum Error {
         what: String,
     },
 
+    /// The store contradicts itself: a mistake in this library. Nothing was written.
+    #[non_exhaustive]
+    #[error("a mistake in vecstore: {what}; nothing was written; please report it")]
+    Internal {
+        /// What cannot be.
+        what: &'static str,
+    },
+
     /// The disk, or the quota, is full. Nothing of the batch is visible; readers go on.
     #[non_exhaustive]
     #[error(

@@ -402,7 +402,8 @@ mod tests {
                 assert!(first.try_acquire_in_turn().unwrap().is_none(), "another handle waits");
             }
         };
-        let file = std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
+        let file =
+            std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
         second.file = Box::new(Asked { file, refused: meanwhile });
         second.acquire(Duration::from_secs(300)).unwrap();
         second.release();
@@ -416,7 +417,8 @@ mod tests {
         first.acquire(Duration::ZERO).unwrap();
         let timeout = Timeout::from(Duration::from_secs(1_000_000));
         let theirs = timeout.clone();
-        let file = std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
+        let file =
+            std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
         second.file = Box::new(Asked { file, refused: move || theirs.end() });
         assert!(matches!(second.acquire(&timeout), Err(Error::Busy { .. })));
     }

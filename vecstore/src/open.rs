@@ -100,8 +100,8 @@ impl OpenOptions {
         self
     }
 
-    /// Reads every segment back after it was flushed and compares all checksums before it gets its name; each one is
-    /// logged.
+    /// Reads every segment back after it was flushed, on Linux from the disk itself, and compares all checksums before it gets
+    /// its name; each one is logged.
     pub fn verify_saves(mut self, verify: bool) -> Self {
         self.verify_saves = verify;
         self
@@ -208,12 +208,8 @@ impl OpenOptions {
             None
         } else {
             view.check_writable()?;
-            let mut writer = Writer::open(
-                Arc::clone(&vfs),
-                path,
-                self.lock_timeout.into(),
-                self.verify_saves,
-            )?;
+            let mut writer =
+                Writer::open(Arc::clone(&vfs), path, self.lock_timeout.into(), self.verify_saves)?;
             // What this handle reports as stored, somebody will skip: make visible names durable first.
             create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;

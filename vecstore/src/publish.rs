@@ -13,6 +13,16 @@ use crate::segment::SegmentName;
 use crate::vfs::{Vfs, VfsFile};
 use crate::{Error, Result};
 
+/// What is read back, and compared with what was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verify {
+    No,
+    /// What the system has of the file, from memory where it is there: what a later mistake of this process would spoil.
+    AsRead,
+    /// What is on the disk, as far as the system lets go of what it has in memory.
+    FromDisk,
+}
+
 /// Where a new segment goes, and how carefully.
 pub(crate) struct Target<'a> {
     pub vfs: &'a dyn Vfs,
@@ -24,7 +34,7 @@ pub(crate) struct Target<'a> {
     /// Length of the file to be, for the message of a full disk.
     pub len: u64,
     /// Read it back before it gets its name.
-    pub verify: bool,
+    pub verify: Verify,
     /// Told of every few bytes that were read back; may rest, and give up.
     pub step: &'a dyn Fn(usize) -> Result<()>,
 }
@@ -53,6 +63,9 @@ impl Target<'_> {
             let mut file = self.vfs.create_new(&tmp)?;
             let made = write(&mut *file)?;
             file.flush()?;
+            if self.verify == Verify::FromDisk {
+                file.forget()?;
+            }
             Ok(made)
         })();
         let made = match written {
@@ -64,7 +77,7 @@ impl Target<'_> {
                 return Err(self.write_error(tmp, source));
             }
         };
-        if self.verify
+        if self.verify != Verify::No
             && !Bug::TrustWritten.is_on()
             && let Err(error) = self.read_back(&tmp, &made.0)
         {

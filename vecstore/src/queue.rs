@@ -14,6 +14,8 @@ use crate::{Appended, Batch, Error, OnDuplicate, Result};
 
 /// A group of batches is cut at this many bytes, so that no one waits for a giant file.
 const GROUP_BYTES: usize = 32 << 20;
+/// What a batch takes in memory beside its rows, keys and payloads: its own fields, and what its entries need while it waits.
+const COST: usize = 512;
 /// Bytes that may wait for the committer before whoever appends has to wait too.
 const WAITING_BYTES: usize = 64 << 20;
 /// Whoever leads waits for those who were just answered: threads that append again and again are about to come back, and a
@@ -48,7 +50,7 @@ enum Place {
 
 impl Waiting {
     pub fn new(batch: Batch, policy: OnDuplicate) -> Arc<Self> {
-        let bytes = batch.byte_len();
+        let bytes = batch.byte_len() + COST;
         Arc::new(Waiting { policy, bytes, place: Mutex::new(Place::Queued(batch)) })
     }
 
@@ -126,6 +128,8 @@ impl Drop for Group<'_> {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arc<Waiting>>,
+    /// Bytes of all of them.
+    bytes: usize,
     /// Somebody leads.
     led: bool,
     /// Batches of the last group.
@@ -143,8 +147,15 @@ struct State {
 }
 
 impl State {
-    fn bytes(&self) -> usize {
-        self.waiting.iter().map(|waiting| waiting.bytes).sum()
+    fn push(&mut self, waiting: &Arc<Waiting>) {
+        self.bytes += waiting.bytes;
+        self.waiting.push_back(Arc::clone(waiting));
+    }
+
+    fn pop(&mut self) -> Option<Arc<Waiting>> {
+        let waiting = self.waiting.pop_front()?;
+        self.bytes -= waiting.bytes;
+        Some(waiting)
     }
 
     fn lead<'a>(&mut self, queue: &'a Queue) -> Leading<'a> {
@@ -154,7 +165,7 @@ impl State {
 
     /// True when everybody is here who is expected, or the group is full.
     fn is_enough(&self) -> bool {
-        self.waiting.len() >= self.expected || self.bytes() >= GROUP_BYTES
+        self.waiting.len() >= self.expected || self.bytes >= GROUP_BYTES
     }
 }
 
@@ -176,20 +187,20 @@ pub(crate) enum Turn<'a> {
 impl Queue {
     /// Puts a batch into the queue, for a thread that waits for it.
     pub fn push(&self, waiting: &Arc<Waiting>) {
-        self.state.lock().waiting.push_back(Arc::clone(waiting));
+        self.state.lock().push(waiting);
     }
 
     /// Puts a batch into the queue, for the committer. Not when too many bytes wait already: then waits until they do not,
     /// or gives the right to commit them.
     pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
-        while !state.waiting.is_empty() && state.bytes() + waiting.bytes > WAITING_BYTES {
+        while !state.waiting.is_empty() && state.bytes + waiting.bytes > WAITING_BYTES {
             if !state.led {
                 return Some(state.lead(self));
             }
             self.changed.wait(&mut state);
         }
-        state.waiting.push_back(Arc::clone(waiting));
+        state.push(waiting);
         drop(state);
         self.changed.notify_all();
         None
@@ -262,7 +273,7 @@ impl Leading<'_> {
             if !group.batches.is_empty() && bytes > GROUP_BYTES {
                 break;
             }
-            if let Some(waiting) = state.waiting.pop_front()
+            if let Some(waiting) = state.pop()
                 && let Some(batch) = waiting.take()
             {
                 group.batches.push((waiting, batch));
@@ -305,13 +316,21 @@ impl Leading<'_> {
 
     /// Answers whatever waits with an error.
     pub fn fail_all(&self, error: &Error) {
-        let waiting = std::mem::take(&mut self.queue.state.lock().waiting);
-        waiting.iter().for_each(|waiting| waiting.fail(error));
+        let mut state = self.queue.state.lock();
+        while let Some(waiting) = state.pop() {
+            waiting.fail(error);
+        }
     }
 
     /// Takes this batch out of the queue, and answers it with an error.
     pub fn fail(&self, batch: &Arc<Waiting>, error: &Error) {
-        self.queue.state.lock().waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
+        let mut state = self.queue.state.lock();
+        let before = state.waiting.len();
+        state.waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
+        if state.waiting.len() < before {
+            state.bytes -= batch.bytes;
+        }
+        drop(state);
         batch.fail(error);
     }
 }

@@ -10,7 +10,7 @@ use crate::format::random_id;
 use crate::load::{self, SEGMENTS};
 use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::manifest::remove_own;
-use crate::publish::Target;
+use crate::publish::{Target, Verify};
 use crate::recent::Recent;
 use crate::segment::{Segment, SegmentName};
 use crate::vfs::Vfs;
@@ -60,12 +60,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub fn open(
-        vfs: Arc<dyn Vfs>,
-        dir: &Path,
-        timeout: Timeout,
-        verify_saves: bool,
-    ) -> Result<Self> {
+    pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Timeout, verify_saves: bool) -> Result<Self> {
         let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
         lock.probe()?;
@@ -258,7 +253,8 @@ impl Writer {
         name: SegmentName,
         len: u64,
     ) -> Target<'a> {
-        Target { vfs: &*self.vfs, dir, prefix, name, len, verify: self.verify_saves, step: &|_| Ok(()) }
+        let verify = if self.verify_saves { Verify::FromDisk } else { Verify::No };
+        Target { vfs: &*self.vfs, dir, prefix, name, len, verify, step: &|_| Ok(()) }
     }
 
     /// Removes what a dead holder of our lock left behind.

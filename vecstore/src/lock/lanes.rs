@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use super::{Lock, Timeout};
 use super::record::{Record, Span};
+use super::{Lock, Timeout};
 use crate::Result;
 use crate::error::IoContext;
 use crate::vfs::Vfs;

@@ -44,7 +44,7 @@ pub(crate) fn merged<'a>(
     identity.metric = newest.metric;
     // That entries were lost stays said.
     identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_LOST);
-    Ok(builder.finish(identity, last.segment.dtype(), settings))
+    builder.finish(identity, last.segment.dtype(), settings)
 }
 
 /// Copies the entries of one input that stay. A tombstone only goes when nothing older than the output exists.

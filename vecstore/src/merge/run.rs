@@ -17,7 +17,7 @@ use crate::live::{self, LiveRecord};
 use crate::load::{self, SEGMENTS};
 use crate::lock::{Lock, Timeout};
 use crate::manifest::{Manifest, SegmentRecord, remove_own};
-use crate::publish::Target;
+use crate::publish::{Target, Verify};
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::view::{LiveSegment, View};
 use crate::writer::LOCK_MANIFEST;
@@ -91,7 +91,7 @@ impl Inner {
             name,
             len: encoded.file_len(),
             // The inputs go afterwards: what takes their place is read back first.
-            verify: true,
+            verify: Verify::AsRead,
             step: &step,
         };
         let (path, _) = target.publish(|file| {

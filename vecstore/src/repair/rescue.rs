@@ -130,7 +130,7 @@ pub(super) fn rescue<'a>(
         footer.compat |= COMPAT_LOST;
     }
     let dtype = crate::DType::from_code(footer.dtype).unwrap_or(crate::DType::F32);
-    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings), result))
+    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings)?, result))
 }
 
 struct Rescue<'a, 'b> {

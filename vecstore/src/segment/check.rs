@@ -1,5 +1,6 @@
 //! Reads every byte of a segment and says what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -122,9 +123,7 @@ fn open_checked(
 ) -> crate::Result<Checked> {
     Ok(match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
-            for fault in &mut faults {
-                fault.keys = keys_hit(&segment, fault);
-            }
+            find_keys(&segment, &mut faults);
             if faults.is_empty() {
                 faults = check_tables(&segment, step)?;
             }
@@ -288,39 +287,63 @@ fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faul
     }
 }
 
-/// Keys of the entries whose bytes lie in the damaged block.
-fn keys_hit(segment: &Segment, fault: &SegmentFault) -> Vec<Vec<u8>> {
-    let Some(block) = fault.block else { return Vec::new() };
-    let start = (block as usize).saturating_mul(BLOCK_LEN);
-    let bytes = start..start.saturating_add(BLOCK_LEN);
-    // The index names entries out of order.
-    if matches!(fault.section.as_str(), "HASH" | "HENT") {
-        let width = if fault.section == "HASH" { 8 } else { 4 };
-        let positions = (bytes.start / width)..(bytes.end / width).min(segment.entry_count());
-        let entries = positions.filter_map(|position| segment.hash_entry(position));
-        return entries.filter_map(|index| segment.key(index).ok().map(<[u8]>::to_vec)).collect();
+/// Finds the keys of the entries whose bytes lie in damaged blocks. Goes through the entries once, however many blocks there
+/// are.
+fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
+    // By section: the damaged blocks, ascending, and which fault each is.
+    let mut damaged: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
+    for (number, fault) in faults.iter_mut().enumerate() {
+        let Some(block) = fault.block.and_then(|block| usize::try_from(block).ok()) else { continue };
+        // The index names entries out of order.
+        match fault.section.as_str() {
+            "HASH" => fault.keys = keys_indexed(segment, block, 8),
+            "HENT" => fault.keys = keys_indexed(segment, block, 4),
+            section => damaged.entry(section.to_owned()).or_default().push((block, number)),
+        }
     }
-    let entries = (0..segment.entry_count()).filter(|index| touches(segment, &fault.section, *index, &bytes));
+    damaged.values_mut().for_each(|blocks| blocks.sort_unstable());
+    if damaged.is_empty() {
+        return;
+    }
+    for index in 0..segment.entry_count() {
+        for (section, blocks) in &damaged {
+            let Some(span) = span_of(segment, section, index).filter(|span| !span.is_empty()) else {
+                continue;
+            };
+            let first = blocks.partition_point(|(block, _)| *block < span.start / BLOCK_LEN);
+            let hit = blocks.get(first..).unwrap_or_default().iter();
+            for (_, number) in hit.take_while(|(block, _)| *block <= (span.end - 1) / BLOCK_LEN) {
+                if let (Some(fault), Ok(key)) = (faults.get_mut(*number), segment.key(index)) {
+                    fault.keys.push(key.to_vec());
+                }
+            }
+        }
+    }
+}
+
+/// Keys of the entries that a block of the index is about; its numbers have so many bytes.
+fn keys_indexed(segment: &Segment, block: usize, width: usize) -> Vec<Vec<u8>> {
+    let start = block.saturating_mul(BLOCK_LEN);
+    let positions = (start / width)..(start.saturating_add(BLOCK_LEN) / width).min(segment.entry_count());
+    let entries = positions.filter_map(|position| segment.hash_entry(position));
     entries.filter_map(|index| segment.key(index).ok().map(<[u8]>::to_vec)).collect()
 }
 
-fn touches(segment: &Segment, section: &str, index: usize, bytes: &Range<usize>) -> bool {
-    let overlaps = |start: usize, end: usize| start < bytes.end && bytes.start < end;
+/// The bytes of a section that an entry has.
+fn span_of(segment: &Segment, section: &str, index: usize) -> Option<Range<usize>> {
     let row_bytes = segment.footer().dim as usize * segment.dtype().size();
+    let rows = |width: usize| {
+        let rows = segment.row_span(index).ok()?;
+        Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?)
+    };
     match section {
-        "ROWS" => segment
-            .row_span(index)
-            .is_ok_and(|rows| !rows.is_empty() && overlaps(rows.start * row_bytes, rows.end * row_bytes)),
-        "KIND" => overlaps(index, index + 1),
-        "KEND" | "REND" | "PEND" => overlaps(index * 8, index * 8 + 8),
-        "SCAL" => segment
-            .row_span(index)
-            .is_ok_and(|rows| !rows.is_empty() && overlaps(rows.start * 4, rows.end * 4)),
-        "KEYS" => segment.key_span(index).is_some_and(|span| overlaps(span.start, span.end)),
-        "PAYL" => {
-            segment.payload_span(index).is_some_and(|span| !span.is_empty() && overlaps(span.start, span.end))
-        }
-        _ => false,
+        "ROWS" => rows(row_bytes),
+        "KIND" => Some(index..index + 1),
+        "KEND" | "REND" | "PEND" => Some(index * 8..index * 8 + 8),
+        "SCAL" => rows(4),
+        "KEYS" => segment.key_span(index),
+        "PAYL" => segment.payload_span(index),
+        _ => None,
     }
 }
 

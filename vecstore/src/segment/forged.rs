@@ -37,7 +37,7 @@ fn honest() -> Vec<u8> {
     let mut identity = Footer::empty();
     (identity.first, identity.last, identity.dim, identity.dtype, identity.metric) = (1, 1, 2, 1, 1);
     let mut file = Memory(Vec::new());
-    builder.finish(identity, DType::F32, b"".to_vec()).write(&mut file).unwrap();
+    builder.finish(identity, DType::F32, b"".to_vec()).unwrap().write(&mut file).unwrap();
     file.0
 }
 
@@ -130,7 +130,7 @@ fn forge<'a>(path: &Path, commit: u64, build: impl FnOnce(&mut SegmentBuilder<'a
     builder.begin_run(commit, 0, 0);
     build(&mut builder);
     let settings = crate::format::settings::encode(&std::collections::BTreeMap::new()).unwrap();
-    let encoded = builder.finish(identity, DType::F32, settings);
+    let encoded = builder.finish(identity, DType::F32, settings).unwrap();
     let mut file = Memory(Vec::new());
     let name = path.join(load::SEGMENTS).join(encoded.name().to_string());
     let footer = encoded.write(&mut file).unwrap();

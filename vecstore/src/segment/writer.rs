@@ -11,7 +11,7 @@ use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
 use crate::vfs::VfsFile;
-use crate::{DType, Kind};
+use crate::{DType, Error, Kind, Result};
 
 /// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
 const GATHERED_LEN: usize = 1 << 20;
@@ -120,7 +120,7 @@ impl<'a> SegmentBuilder<'a> {
 
     /// The same for a key whose hash is known.
     pub fn push_hashed(&mut self, hash: u64, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
-        // A segment holds fewer than 2^32 entries: checked when a batch is appended and when a merge is planned.
+        // Checked when the segment is laid out: beyond this number it is not.
         self.hashes.push((hash, u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
         self.keys.extend_from_slice(key);
         self.key_ends.push(self.keys.len() as u64);
@@ -158,8 +158,35 @@ impl<'a> SegmentBuilder<'a> {
         self.kills.push(kill);
     }
 
+    /// What was collected must fit together: a contradiction is never written under a fresh checksum.
+    fn check(&self, row_bytes: usize, has_scales: bool) -> Result<()> {
+        let is = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(Error::Internal { what }) };
+        is(u32::try_from(self.kinds.len() + 1).is_ok(), "a segment of 2^32 entries or more")?;
+        let (mut key, mut row, mut payload) = (0, 0, 0);
+        let ends = self.key_ends.iter().zip(&self.row_ends).zip(&self.payload_ends);
+        for (kind, ((key_end, row_end), payload_end)) in self.kinds.iter().zip(ends) {
+            is(*key_end > key, "an entry without a key")?;
+            is((*row_end > row) == (*kind == Kind::Rows.code()), "an entry whose kind and rows disagree")?;
+            is(*payload_end >= payload, "a payload that ends before it begins")?;
+            (key, row, payload) = (*key_end, *row_end, *payload_end);
+        }
+        is(
+            key == self.keys.len() as u64 && payload == self.payloads.len() as u64,
+            "keys or payloads of no entry",
+        )?;
+        let rows: u64 = self.rows.iter().map(Part::len).sum();
+        is(Some(rows) == row.checked_mul(row_bytes as u64), "rows that are not those of the entries")?;
+        is(!has_scales || self.scales.len() as u64 == row, "scales that are not those of the rows")?;
+        let begins = self.runs.first().map_or(self.kinds.is_empty(), |run| run.segment_entry == 0);
+        is(begins && self.runs.is_sorted_by_key(|run| run.segment_entry), "entries of no commit")
+    }
+
     /// Lays the segment out. `identity` has everything that does not follow from the entries.
-    pub fn finish(mut self, identity: Footer, dtype: DType, settings: Vec<u8>) -> EncodedSegment<'a> {
+    ///
+    /// # Errors
+    /// What was collected does not fit together.
+    pub fn finish(mut self, identity: Footer, dtype: DType, settings: Vec<u8>) -> Result<EncodedSegment<'a>> {
+        self.check(identity.dim as usize * dtype.size(), dtype.has_scales())?;
         let mut footer = identity;
         footer.entries = self.kinds.len() as u64;
         footer.rows = self.row_count;
@@ -221,7 +248,7 @@ pub(crate) struct EncodedSegment<'a> {
 }
 
 impl<'a> EncodedSegment<'a> {
-    fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Self {
+    fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Result<Self> {
         let mut offset = 0u64;
         let mut blocks = 0u64;
         let mut table = footer.sections.iter_mut();
@@ -229,7 +256,8 @@ impl<'a> EncodedSegment<'a> {
         for parts in by_section(&sections) {
             let len: u64 = parts.iter().map(|(_, part)| part.len()).sum();
             if let (Some(line), Some((tag, _))) = (table.next(), parts.first()) {
-                let first_block = u32::try_from(blocks).unwrap_or(u32::MAX);
+                let first_block = u32::try_from(blocks)
+                    .map_err(|_| Error::Internal { what: "a segment of 2^32 blocks or more" })?;
                 *line = Section { tag: *tag, flags: 0, offset, len, crc: 0, first_block };
             }
             count += 1;
@@ -240,10 +268,12 @@ impl<'a> EncodedSegment<'a> {
         if let Some(line) = table.next() {
             *line = crcs;
         }
-        debug_assert!(count < MAX_SECTIONS);
-        footer.section_count = u8::try_from(count + 1).unwrap_or(u8::MAX);
+        footer.section_count = u8::try_from(count + 1)
+            .ok()
+            .filter(|sections| usize::from(*sections) <= MAX_SECTIONS)
+            .ok_or(Error::Internal { what: "more sections than a footer has room for" })?;
         footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
-        EncodedSegment { footer, sections }
+        Ok(EncodedSegment { footer, sections })
     }
 
     /// The name it is to get.
@@ -268,6 +298,7 @@ impl<'a> EncodedSegment<'a> {
         for parts in by_section(&sections) {
             let Some(line) = table.next() else { break };
             out.pad_to(line.offset)?;
+            let begins = out.written;
             for (_, part) in parts {
                 if let Part::Stored(stored, range) = part {
                     stored.read(range.clone(), &mut |bytes| {
@@ -278,6 +309,9 @@ impl<'a> EncodedSegment<'a> {
                     hasher.update(part.bytes());
                     out.add(part.bytes())?;
                 }
+            }
+            if out.written - begins != line.len {
+                return Err(io::Error::other("a section has not the length that it was to have"));
             }
             let crcs = hasher.finish();
             line.crc = section_crc(&crcs);
@@ -360,5 +394,44 @@ impl<'a> Gathering<'a, '_> {
             self.copied.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: [u8; 4] = [0; 4];
+
+    /// A builder with an entry of one row in commit 1, changed.
+    fn finish(change: impl FnOnce(&mut SegmentBuilder<'_>)) -> Result<()> {
+        let mut builder = SegmentBuilder::new(1);
+        builder.begin_run(1, 0, 0);
+        builder.push(b"key", Kind::Rows, 1, b"payload");
+        builder.add_rows(&ROW, &[]);
+        change(&mut builder);
+        let identity = Footer { dim: 1, ..Footer::empty() };
+        builder.finish(identity, DType::F32, Vec::new()).map(drop)
+    }
+
+    #[test]
+    fn a_contradiction_is_never_laid_out() {
+        finish(|_| ()).unwrap();
+        let mistakes: [(&str, fn(&mut SegmentBuilder<'_>)); 7] = [
+            ("without a key", |builder| builder.push(b"", Kind::Empty, 0, b"")),
+            ("kind and rows", |builder| builder.push(b"k", Kind::Empty, 1, b"")),
+            ("kind and rows", |builder| builder.push(b"k", Kind::Rows, 0, b"")),
+            ("rows that are not", |builder| builder.push(b"k", Kind::Rows, 1, b"")),
+            ("rows that are not", |builder| builder.add_rows(&ROW, &[])),
+            ("of no commit", |builder| builder.runs.clear()),
+            ("of no entry", |builder| builder.keys.push(b'x')),
+        ];
+        for (what, mistake) in mistakes {
+            let error = finish(mistake).unwrap_err();
+            assert!(
+                matches!(&error, Error::Internal { .. }) && error.to_string().contains(what),
+                "{what}: {error}"
+            );
+        }
     }
 }

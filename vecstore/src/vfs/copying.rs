@@ -84,4 +84,7 @@ impl VfsFile for Unmapped {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
+    fn forget(&mut self) -> io::Result<()> {
+        self.0.forget()
+    }
 }

@@ -107,6 +107,10 @@ pub trait VfsFile {
     }
     /// Makes the data and length durable.
     fn flush(&mut self) -> io::Result<()>;
+    /// Lets go of what memory has of the file, once it was flushed, so that it is read from the disk next.
+    fn forget(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Maps the first `len` bytes of what was written, for a reader in this process: so the file need not be opened again.
     /// `None` where that cannot be done; it is mapped by its name then.
     fn map(&mut self, _len: u64) -> io::Result<Option<Mapping>> {

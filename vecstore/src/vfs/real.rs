@@ -289,6 +289,11 @@ impl VfsFile for RealFile {
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
+    #[cfg(target_os = "linux")]
+    fn forget(&mut self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         map_file(&self.0, len).map(Some)
