@@ -1,6 +1,8 @@
 //! A world that lies or moves: operations that report failure and happened, stores that are replaced while they are
 //! open, flags of later versions.
 
+mod common;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -9,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
+use common::hooked::Hooked;
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
 use vecstore::{Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
@@ -208,6 +211,24 @@ fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
         std::fs::read_dir(path.join("segments")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(names.iter().all(|name| name.to_string_lossy().ends_with(".1.npy")), "{names:?}");
     assert_whole(&path);
+}
+
+/// A disk that says that it has flushed, and has not: memory has what was written, and the disk something else.
+#[test]
+fn a_save_is_verified_from_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let fs = Hooked::new(|call, path| {
+        if call == "forget" {
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[4096] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        }
+    });
+    let store = OpenOptions::new().verify_saves(true).vfs(fs).create(&path, StoreConfig::new(1)).unwrap();
+    let error = put(&store, "a").unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    assert_eq!(std::fs::read_dir(path.join("segments")).unwrap().count(), 0, "nothing is left of it");
 }
 
 #[test]

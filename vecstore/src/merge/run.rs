@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::aligned::Aligned;
-use super::copy::merged;
+use super::copy::{identity, joined};
 use super::housekeeping::Files;
 use super::pace::{Pace, Pacer, Throttled};
 use super::plan::Lane;
@@ -82,7 +82,10 @@ impl Inner {
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
-        let encoded = merged(inputs, name, random_id()?, settings::encode(&last.segment.settings()?)?)?;
+        let settings = settings::encode(&last.segment.settings()?)?;
+        let joined = joined(inputs, name.first)?;
+        let encoded =
+            joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
         let target = Target {
             vfs: &*self.vfs,

@@ -27,9 +27,9 @@ const NAME: SegmentName = SegmentName { first: 1, last: 1, generation: 0 };
 
 /// A segment of two entries, with payloads and a kill.
 fn honest() -> Vec<u8> {
+    let row: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     let mut builder = SegmentBuilder::new(0);
     builder.begin_run(1, 0, 0);
-    let row: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     for key in [b"a", b"b"] {
         builder.push(key, Kind::Rows, 1, b"payload");
         builder.add_rows(&row, &[]);

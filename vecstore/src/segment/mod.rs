@@ -4,6 +4,7 @@ mod ahead;
 mod check;
 #[cfg(test)]
 mod forged;
+mod joined;
 mod name;
 mod pieces;
 mod reader;
@@ -16,6 +17,7 @@ pub(crate) use check::{
     SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, check_unmapped,
     range_of,
 };
+pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
 pub(crate) use pieces::{Pieces, Unreadable, open_unmapped};
 pub(crate) use reader::Segment;

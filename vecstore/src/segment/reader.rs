@@ -218,6 +218,21 @@ impl Segment {
         span(self.records(&self.tables.key_ends), index)
     }
 
+    /// The codes of all entries' kinds.
+    pub fn all_kinds(&self) -> &[u8] {
+        self.kinds()
+    }
+
+    /// The bytes of all payloads.
+    pub fn all_payloads(&self) -> &[u8] {
+        self.slice(&self.tables.payloads)
+    }
+
+    /// True when there is a table of payloads.
+    pub fn has_payloads(&self) -> bool {
+        !self.tables.payload_ends.is_empty()
+    }
+
     /// Kind of an entry.
     #[inline]
     pub fn kind(&self, index: usize) -> Result<Kind> {

@@ -1,6 +1,6 @@
 //! Writes a segment: rows first, then the tables, the block checksums and the footer.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ const USUAL_KEY: usize = 64;
 const MOST_KEYS: usize = 1 << 20;
 
 /// What is to be written: parts, one after the other, and the section that each belongs to.
-type Sections<'a> = Vec<(Tag, Part<'a>)>;
+pub(super) type Sections<'a> = Vec<(Tag, Part<'a>)>;
 
 /// Bytes that are still in another file, and are checked when they are read there.
 pub(crate) trait Stored: Debug {
@@ -34,20 +34,42 @@ pub(crate) trait Stored: Debug {
     fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
 }
 
+/// Makes bytes, and gives them to where they go, one piece after the other.
+pub(super) struct Maker<'a>(Box<MakerFn<'a>>);
+
+type MakerFn<'a> = dyn Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> + 'a;
+
+impl Debug for Maker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maker").finish_non_exhaustive()
+    }
+}
+
 /// Bytes of a section.
-#[derive(Clone, Debug)]
-enum Part<'a> {
+#[derive(Debug)]
+pub(super) enum Part<'a> {
     Borrowed(&'a [u8]),
     Bytes(Vec<u8>),
     Shorts(Vec<u32>),
     Longs(Vec<u64>),
     Stored(&'a dyn Stored, Range<usize>),
+    /// So many bytes that are made when they are written.
+    Made(u64, Maker<'a>),
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// So many bytes that `make` gives.
+    pub fn made(
+        len: u64,
+        make: impl Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> + 'a,
+    ) -> Self {
+        Part::Made(len, Maker(Box::new(make)))
+    }
+
     fn len(&self) -> u64 {
         match self {
             Part::Stored(_, range) => range.len() as u64,
+            Part::Made(len, _) => *len,
             part => part.bytes().len() as u64,
         }
     }
@@ -59,7 +81,7 @@ impl Part<'_> {
             Part::Bytes(bytes) => bytes,
             Part::Shorts(numbers) => bytemuck::cast_slice(numbers),
             Part::Longs(numbers) => bytemuck::cast_slice(numbers),
-            Part::Stored(..) => &[],
+            Part::Stored(..) | Part::Made(..) => &[],
         }
     }
 }
@@ -248,7 +270,7 @@ pub(crate) struct EncodedSegment<'a> {
 }
 
 impl<'a> EncodedSegment<'a> {
-    fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Result<Self> {
+    pub(super) fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Result<Self> {
         let mut offset = 0u64;
         let mut blocks = 0u64;
         let mut table = footer.sections.iter_mut();
@@ -300,14 +322,17 @@ impl<'a> EncodedSegment<'a> {
             out.pad_to(line.offset)?;
             let begins = out.written;
             for (_, part) in parts {
-                if let Part::Stored(stored, range) = part {
-                    stored.read(range.clone(), &mut |bytes| {
-                        hasher.update(bytes);
-                        out.add_copied(bytes)
-                    })?;
-                } else {
-                    hasher.update(part.bytes());
-                    out.add(part.bytes())?;
+                let mut copy = |bytes: &[u8]| {
+                    hasher.update(bytes);
+                    out.add_copied(bytes)
+                };
+                match part {
+                    Part::Stored(stored, range) => stored.read(range.clone(), &mut copy)?,
+                    Part::Made(_, Maker(make)) => make(&mut copy)?,
+                    part => {
+                        hasher.update(part.bytes());
+                        out.add(part.bytes())?;
+                    }
                 }
             }
             if out.written - begins != line.len {

@@ -105,6 +105,10 @@ impl VfsFile for HookedFile {
         (self.hook)("flush", &self.path);
         self.file.flush()
     }
+    fn forget(&mut self) -> io::Result<()> {
+        (self.hook)("forget", &self.path);
+        self.file.forget()
+    }
     fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
         self.file.map(len)
     }
