@@ -64,73 +64,33 @@ compile_error!(
 #[cfg(target_endian = "big")]
 compile_error!("vecstore maps little-endian files; big-endian machines are not supported");
 
-mod background;
-mod backup;
-mod batch;
-mod bug;
-mod checkpoint;
+mod base;
+mod care;
 mod commit;
-mod compact;
-mod config;
-mod create;
-mod damaged;
-mod dtype;
-mod entry;
-mod error;
-mod event;
 mod format;
-mod inner;
-mod live;
-mod load;
+mod handle;
 mod lock;
-mod manifest;
 mod merge;
-mod metric;
-mod missing;
-mod open;
-mod publish;
-mod queue;
-mod recent;
-mod repair;
-mod resolve;
-mod rotate;
-mod search;
+mod read;
 mod segment;
-mod snapshot;
-mod store;
-mod sync;
-mod ticket;
-mod tiling;
-mod verify;
-mod versions;
+mod state;
+mod types;
 #[doc(hidden)]
 pub mod vfs;
-mod view;
-mod writer;
 
+pub use base::{DType, Element, Error, Event, Holder, Result};
+pub use care::{
+    BackupReport, Fault, Finding, RepairReport, VerifyProgress, VerifyReport, repair, repair_dry_run,
+    restore, verify,
+};
 #[doc(hidden)]
-pub use backup::restore_with;
-pub use backup::{BackupReport, restore};
-pub use batch::Batch;
+pub use care::{repair_dry_run_with, repair_with, restore_with, verify_with};
 pub use commit::Appended;
-pub use compact::{CheckpointInfo, Compacted};
-pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};
-pub use dtype::{DType, Element};
-pub use entry::{Address, Entry, Kind};
-pub use error::{Error, Result};
-pub use event::Event;
-pub use lock::Holder;
-pub use metric::Metric;
-pub use open::{Merging, OpenOptions, Reading};
-pub use repair::{Finding, RepairReport, repair, repair_dry_run};
-#[doc(hidden)]
-pub use repair::{repair_dry_run_with, repair_with};
-pub use resolve::OnDuplicate;
-pub use search::Hit;
-pub use snapshot::{Iter, SegmentInfo, Snapshot};
-pub use store::Store;
-pub use ticket::Ticket;
-#[doc(hidden)]
-pub use verify::verify_with;
-pub use verify::{Fault, VerifyProgress, VerifyReport, verify};
-pub use view::Totals;
+pub use handle::{CheckpointInfo, Merging, OpenOptions, Reading, Store, Ticket};
+pub use merge::Compacted;
+pub use read::{Entry, Hit, Iter, SegmentInfo, Snapshot};
+pub use state::Totals;
+pub use types::{
+    Address, Batch, Fingerprint, Kind, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, Metric, OnDuplicate,
+    StoreConfig,
+};

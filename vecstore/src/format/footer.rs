@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::section::Section;
 use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR};
-use crate::bug::Bug;
-use crate::{DType, Error, Metric, Result};
+use crate::base::bug::Bug;
+use crate::base::{DType, Error, Result};
+use crate::types::Metric;
 
 /// First eight bytes of the footer.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89VECSEG\n";
@@ -157,7 +158,7 @@ impl Footer {
         if DType::from_code(footer.dtype).is_none() || Metric::from_code(footer.metric).is_none() {
             return wrong(format!("unknown element type {} or metric {}", footer.dtype, footer.metric));
         }
-        if footer.dim == 0 || footer.dim as usize > crate::MAX_DIM {
+        if footer.dim == 0 || footer.dim as usize > crate::types::MAX_DIM {
             return wrong(format!("dimension {} is not possible", footer.dim));
         }
         if footer.first == 0 || footer.first > footer.last || footer.last > MAX_COMMIT {

@@ -36,15 +36,15 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
 }
 
 /// A fresh random id.
-pub(crate) fn random_id() -> crate::Result<Id> {
+pub(crate) fn random_id() -> crate::base::Result<Id> {
     random_ids().map(|[id]| id)
 }
 
 /// Several of them, asking the system once.
-pub(crate) fn random_ids<const N: usize>() -> crate::Result<[Id; N]> {
+pub(crate) fn random_ids<const N: usize>() -> crate::base::Result<[Id; N]> {
     let mut ids = [[0; 16]; N];
-    crate::sync::fill_random(ids.as_flattened_mut()).map_err(|error| {
-        crate::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
+    crate::base::sync::fill_random(ids.as_flattened_mut()).map_err(|error| {
+        crate::base::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
     })?;
     Ok(ids)
 }

@@ -3,7 +3,7 @@
 //! NumPy's format 1.0: `\x93NUMPY`, version 1.0, a u16 length, then a Python dictionary padded with spaces and
 //! ended by a newline. NumPy refuses headers over 10,000 bytes; this one has 4086.
 
-use crate::DType;
+use crate::base::DType;
 
 /// Where rows begin.
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn header_is_one_page_and_says_its_own_length() {
-        let bytes = header(DType::F32, u64::MAX, crate::MAX_DIM);
+        let bytes = header(DType::F32, u64::MAX, crate::types::MAX_DIM);
         assert_eq!(bytes.len(), HEADER_LEN);
         let said = u16::from_le_bytes([bytes[8], bytes[9]]);
         assert_eq!(usize::from(said) + 10, HEADER_LEN);

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{MAX_SETTINGS_LEN, check_description};
-use crate::{Error, Fingerprint, Result};
+use crate::base::{Error, Result};
+use crate::types::Fingerprint;
+use crate::types::config::{MAX_SETTINGS_LEN, check_description};
 
 /// Name under which the fingerprint's description is stored.
 pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::record::{Record, Span};
 use super::{Lock, Timeout};
-use crate::Result;
-use crate::error::IoContext;
+use crate::base::Result;
+use crate::base::error::IoContext;
 use crate::vfs::Vfs;
 
 /// The lock of those that merge large files.

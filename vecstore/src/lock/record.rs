@@ -1,12 +1,12 @@
 //! The record in LOCK: who has the lock, how often it changed, and what is in doubt.
 
-use std::fmt;
+use crate::base::Holder;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::Result;
-use crate::bug::Bug;
+use crate::base::Result;
+use crate::base::bug::Bug;
 use crate::vfs::LockFile;
 
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
@@ -16,27 +16,6 @@ pub(super) const RECORD_LEN: usize = 256;
 
 /// Raises of the counter that the record explains.
 const SPANS: usize = 9;
-
-/// Who holds a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// Process id; `None` when the record does not tell.
-    pub pid: Option<u32>,
-    /// Name of the machine.
-    pub host: String,
-    /// Seconds since the holder took the lock, by this machine's clock.
-    pub held_secs: u64,
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
-            None => f.write_str("another process"),
-        }
-    }
-}
 
 /// The record in LOCK.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

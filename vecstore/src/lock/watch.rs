@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::check_place;
 use super::record::Record;
-use crate::Result;
+use crate::base::Result;
 use crate::vfs::{LockFile, Vfs};
 
 /// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.

@@ -1,10 +1,11 @@
 //! What of the inputs goes into the output.
 
+use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{COMPAT_LOST, Id};
 use crate::segment::{Joined, SegmentName};
-use crate::view::LiveSegment;
-use crate::{Error, Kind, Result};
+use crate::state::view::LiveSegment;
+use crate::types::Kind;
 
 /// What stays of neighbouring segments. The inputs' liveness must come from listed segments alone, so that an entry is only left
 /// out for a newer one that can no longer be lost. A tombstone only goes when nothing older than the output exists.

@@ -1,13 +1,13 @@
 //! What a merge does about damaged inputs: all who merge are told, and go around them.
 
-use crate::damaged;
-use crate::event::Event;
-use crate::inner::Inner;
+use crate::base::Event;
+use crate::base::{Error, Result};
+use crate::commit::session::LOCK_MANIFEST;
+use crate::handle::shared::Inner;
 use crate::lock::Lock;
-use crate::manifest::Manifest;
 use crate::segment::SegmentName;
-use crate::writer::LOCK_MANIFEST;
-use crate::{Error, Result};
+use crate::state::damaged;
+use crate::state::manifest::Manifest;
 
 impl Inner {
     /// Remembers damaged segments, for all who merge.

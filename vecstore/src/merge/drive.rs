@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 use super::housekeeping;
 use super::pace::Pace;
 use super::plan::{self, Lane, Limits, Piece};
-use crate::damaged;
-use crate::event::Event;
-use crate::inner::Inner;
-use crate::load;
+use crate::base::Event;
+use crate::base::sync::atomic::Ordering;
+use crate::base::sync::nap;
+use crate::base::{Error, Result};
+use crate::commit::session::LOCK;
+use crate::handle::shared::Inner;
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
-use crate::manifest::Manifest;
-use crate::sync::atomic::Ordering;
-use crate::sync::nap;
-use crate::view::{LiveSegment, View};
-use crate::writer::LOCK;
-use crate::{Compacted, Error, Result};
+use crate::merge::Compacted;
+use crate::state::damaged;
+use crate::state::load;
+use crate::state::manifest::Manifest;
+use crate::state::view::{LiveSegment, View};
 
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;

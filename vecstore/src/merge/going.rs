@@ -1,8 +1,8 @@
 //! Merged inputs that are being removed: files that no view lists any more, and that are there all the same.
 
+use crate::base::sync::Mutex;
 use crate::segment::SegmentName;
-use crate::sync::Mutex;
-use crate::view::View;
+use crate::state::view::View;
 
 /// How many inputs of this handle's last merge are still to be removed. Whoever counts files counts them, or appends would
 /// go on as soon as the merge is listed, and meet a directory that is as full as before.

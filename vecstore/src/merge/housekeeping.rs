@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::run::TMP_PREFIX;
-use crate::Result;
-use crate::backup::PIN_PREFIX;
-use crate::bug::Bug;
-use crate::error::IoContext;
-use crate::live::{self, LIVE};
-use crate::load::{self, SEGMENTS};
+use crate::base::Result;
+use crate::base::bug::Bug;
+use crate::base::error::IoContext;
+use crate::care::backup::PIN_PREFIX;
+use crate::care::repair;
+use crate::commit::session::{LOCK_BACKUP, LOCK_MANIFEST};
 use crate::lock::{Lock, Timeout};
-use crate::manifest::{self, Manifest, SegmentRecord, remove_own};
-use crate::repair;
 use crate::segment::SegmentName;
-use crate::versions::{self, CHECKPOINTS};
+use crate::state::live::{self, LIVE};
+use crate::state::load::{self, SEGMENTS};
+use crate::state::manifest::{self, Manifest, SegmentRecord, remove_own};
+use crate::state::named::{self, CHECKPOINTS};
 use crate::vfs::Vfs;
-use crate::writer::{LOCK_BACKUP, LOCK_MANIFEST};
 
 /// The files of a store, as far as removing and naming segments is concerned.
 ///
@@ -43,11 +43,11 @@ impl Files {
         };
         let listed: HashSet<SegmentName> = names(&manifest.body.segments).into_iter().collect();
         let mut pinned = HashSet::new();
-        for version in versions::read_all(vfs, dir)? {
+        for version in named::read_all(vfs, dir)? {
             pinned.extend(names(&version.manifest.body.segments));
         }
         let mut highest = BTreeMap::new();
-        let quarantined = vfs.list(&dir.join(crate::repair::QUARANTINE)).unwrap_or_default();
+        let quarantined = vfs.list(&dir.join(crate::care::repair::QUARANTINE)).unwrap_or_default();
         let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
         for name in present.iter().chain(&listed).chain(&pinned).copied().chain(quarantined) {
             let best = highest.entry((name.first, name.last)).or_insert(name.generation);
@@ -102,7 +102,7 @@ impl Files {
 ///
 /// That lock comes before the merge lock, which the caller holds; it is only tried.
 pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
-    let pins = versions::names(vfs, dir)?;
+    let pins = named::names(vfs, dir)?;
     if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
         return Ok(());
     }
@@ -113,9 +113,9 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     let result = lock.acquire_named(timeout).and_then(|_| {
         // Read again: a backup may have begun and ended in between.
-        let dropped = versions::names(vfs, dir).and_then(|names| {
+        let dropped = named::names(vfs, dir).and_then(|names| {
             let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
-            pins.try_for_each(|name| versions::drop_named(vfs, dir, name))
+            pins.try_for_each(|name| named::drop_named(vfs, dir, name))
         });
         lock.release();
         dropped

@@ -19,9 +19,11 @@ mod going;
 mod housekeeping;
 mod pace;
 pub(crate) mod plan;
+mod report;
 mod run;
 
 pub(crate) use drive::MAX_SEGMENT;
 pub(crate) use going::Going;
 pub(crate) use pace::Pace;
 pub(crate) use plan::Lane;
+pub use report::Compacted;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aligned::PIECE;
+use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::base::sync::nap;
+use crate::base::{Error, Result};
 use crate::lock::Watch;
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::sync::nap;
 use crate::vfs::VfsFile;
-use crate::{Error, Result};
 
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
 /// to wait for what is under way.
@@ -202,7 +202,7 @@ impl VfsFile for Throttled<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::threads::naps;
+    use crate::base::sync::threads::naps;
 
     #[test]
     fn rests_in_proportion() {

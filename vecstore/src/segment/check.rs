@@ -6,14 +6,15 @@ use std::path::Path;
 
 use super::pieces::{Pieces, Unreadable};
 use super::{Segment, SegmentName, ask_for};
-use crate::bug::Bug;
-use crate::error::IoContext;
+use crate::base::Error;
+use crate::base::bug::Bug;
+use crate::base::error::IoContext;
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
+use crate::types::Kind;
 use crate::vfs::{Mapping, Vfs};
-use crate::{Error, Kind};
 
 /// One fault of a segment file.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ pub(crate) fn check_pieces(
 }
 
 /// Is told of every few bytes that were checked. May rest; an error ends the check.
-pub(crate) type Step<'a> = &'a dyn Fn(usize) -> crate::Result<()>;
+pub(crate) type Step<'a> = &'a dyn Fn(usize) -> crate::base::Result<()>;
 
 /// What a check found: the segment, where it can be opened at all, and the faults.
 pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
@@ -104,7 +105,7 @@ pub(crate) fn check_mapping(
     name: SegmentName,
     map: Mapping,
     step: Step<'_>,
-) -> crate::Result<Checked> {
+) -> crate::base::Result<Checked> {
     let footer = match Footer::parse(path, &map) {
         Ok(footer) => footer,
         Err(error) => return Ok((None, vec![from_error(error)])),
@@ -120,7 +121,7 @@ fn open_checked(
     map: Mapping,
     mut faults: Vec<SegmentFault>,
     step: Step<'_>,
-) -> crate::Result<Checked> {
+) -> crate::base::Result<Checked> {
     Ok(match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
             find_keys(&segment, &mut faults);
@@ -140,7 +141,7 @@ fn open_checked(
 }
 
 /// Checks every byte of a segment that is open; the error names the first fault, or is that of `step`.
-pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::Result<()> {
+pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::base::Result<()> {
     let bytes = segment.bytes();
     let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step)?;
     if faults.is_empty() {
@@ -150,13 +151,13 @@ pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::Result<()>
 }
 
 /// The same for a file of which nothing is to be mapped.
-pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> crate::Result<()> {
+pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> crate::base::Result<()> {
     let pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
     none_of(check_pieces(path, name, pieces).1, path)
 }
 
 /// The first fault as an error.
-fn none_of(faults: Vec<SegmentFault>, path: &Path) -> crate::Result<()> {
+fn none_of(faults: Vec<SegmentFault>, path: &Path) -> crate::base::Result<()> {
     match faults.into_iter().next() {
         None => Ok(()),
         Some(fault) => {
@@ -184,7 +185,7 @@ fn check_bytes(
     file_len: usize,
     footer: &Footer,
     step: Step<'_>,
-) -> crate::Result<Vec<SegmentFault>> {
+) -> crate::base::Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let body = file_len.saturating_sub(FOOTER_LEN);
     let crcs = block_crcs(source, body, footer);
@@ -375,7 +376,7 @@ fn first_not_found(segment: &Segment) -> Option<usize> {
 }
 
 /// What checksums cannot say: that the tables agree with each other.
-fn check_tables(segment: &Segment, step: Step<'_>) -> crate::Result<Vec<SegmentFault>> {
+fn check_tables(segment: &Segment, step: Step<'_>) -> crate::base::Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let footer = segment.footer();
     let expected_header = npy::header(segment.dtype(), footer.rows, footer.dim as usize);

@@ -4,11 +4,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Segment, SegmentBuilder, SegmentName};
+use crate::base::{DType, Error};
+use crate::care::Fault;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::Kill;
 use crate::format::section;
+use crate::handle::{Merging, OpenOptions, Store};
+use crate::state::load;
+use crate::types::{Kind, OnDuplicate, StoreConfig};
 use crate::vfs::{Mapping, RealFs, VfsFile};
-use crate::{DType, Error, Fault, Kind, Merging, OnDuplicate, OpenOptions, Store, StoreConfig, load};
 
 struct Memory(Vec<u8>);
 
@@ -157,7 +161,7 @@ const KILL: Kill = Kill { killer: 2, commit: 1, entry: 0, row: 0, rows: 1, kind:
 fn contents(path: &Path) -> Vec<(String, f32)> {
     let read = |store: &Store| -> Vec<(String, f32)> {
         let snapshot = store.snapshot();
-        let entry = |entry: crate::Entry<'_>| {
+        let entry = |entry: crate::read::Entry<'_>| {
             let key = String::from_utf8(entry.key().to_vec()).unwrap();
             assert_eq!(
                 snapshot.get(&key).unwrap().unwrap().address(),
@@ -168,12 +172,12 @@ fn contents(path: &Path) -> Vec<(String, f32)> {
         };
         snapshot.iter().map(|found| entry(found.unwrap())).collect()
     };
-    assert!(crate::verify(path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(path, |_| {}).unwrap().is_whole());
     let store = OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap();
     let before = read(&store);
     store.compact_full().unwrap();
     assert_eq!(read(&store), before);
-    assert!(crate::verify(path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(path, |_| {}).unwrap().is_whole());
     before
 }
 
@@ -189,10 +193,10 @@ fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
         builder.push(b"a", Kind::Tombstone, 0, b"");
         builder.kill(kill);
     });
-    let report = crate::verify(&path, |_| {}).unwrap();
+    let report = crate::care::verify(&path, |_| {}).unwrap();
     assert_eq!(report.last_commit, 2);
     assert!(report.faults.iter().all(|fault| fault.path == name), "{:?}", report.faults);
-    let repaired = crate::repair(&path).unwrap();
+    let repaired = crate::care::repair(&path).unwrap();
     assert_eq!(repaired.was_whole(), report.is_whole());
     if let Some(finding) = repaired.findings.first() {
         assert_eq!((&finding.path, finding.kept), (&name, 1));
@@ -241,7 +245,7 @@ fn a_damaged_and_a_whole_file_contradict_each_other() {
     // Padding, which says nothing.
     let mut ends = footer.sections.iter().map(|section| section.offset + section.len);
     flip_bit(&name, ends.find(|end| end % section::ALIGN != 0).unwrap());
-    let repaired = crate::repair(&path).unwrap();
+    let repaired = crate::care::repair(&path).unwrap();
     let kept: u64 = repaired.findings.iter().map(|finding| finding.kept).sum();
     assert_eq!((repaired.findings.len(), kept, repaired.lost_keys().count()), (2, 3, 0), "{repaired:#?}");
     assert_eq!(contents(&path), [("b".to_owned(), 5.0), ("a".to_owned(), 1.0)]);
@@ -261,7 +265,7 @@ fn a_wrong_kill_is_nothing_to_rely_on() {
     let footer = footer_of(&path, 2);
     let name = path.join(load::SEGMENTS).join("0000000002-0000000002.0.npy");
     flip_bit(&name, section_at(&footer, section::KILL) + 3);
-    let repaired = crate::repair(&path).unwrap();
+    let repaired = crate::care::repair(&path).unwrap();
     assert_eq!(repaired.findings.len(), 2, "{repaired:#?}");
     assert_eq!(contents(&path), [("a".to_owned(), 1.0), ("b".to_owned(), -1.0)]);
 }
@@ -279,7 +283,7 @@ fn a_wrong_kill_takes_nothing_from_a_damaged_file() {
     let footer = footer_of(&path, 2);
     let name = path.join(load::SEGMENTS).join("0000000002-0000000002.0.npy");
     flip_bit(&name, section_at(&footer, section::HASH) + 3);
-    let repaired = crate::repair(&path).unwrap();
+    let repaired = crate::care::repair(&path).unwrap();
     assert_eq!((repaired.findings.len(), repaired.lost_keys().count()), (2, 0), "{repaired:#?}");
     let all = [("a".to_owned(), 0.0), ("b".to_owned(), 1.0), ("c".to_owned(), -1.0)];
     assert_eq!(contents(&path), all);

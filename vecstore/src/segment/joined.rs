@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use super::Segment;
 use super::writer::{EncodedSegment, Part, Sections};
+use crate::base::{DType, Error, Result};
 use crate::format::footer::Footer;
 use crate::format::records::{Kill, Run};
 use crate::format::{npy, section};
-use crate::{DType, Error, Result};
 
 /// Numbers that are gathered before they are written.
 const GATHERED: usize = 8192;

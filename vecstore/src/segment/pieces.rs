@@ -7,12 +7,12 @@ use std::path::Path;
 
 use super::check::{blocks_of, range_of};
 use super::{Segment, SegmentName};
-use crate::error::IoContext;
+use crate::base::error::IoContext;
+use crate::base::{Error, Result};
 use crate::format::blocks::BLOCK_LEN;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::section::Tag;
 use crate::vfs::{Mapping, ReadAt, Vfs};
-use crate::{Error, Result};
 
 /// Where a block cannot be read, pieces of this length are tried by themselves.
 const PIECE: usize = 4096;

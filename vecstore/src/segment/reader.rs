@@ -10,14 +10,15 @@ use super::SegmentName;
 use super::ahead::ask_for;
 use super::search::Index;
 use super::tables::Tables;
-use crate::bug::{Bug, unless};
+use crate::base::bug::{Bug, unless};
+use crate::base::{DType, Error, Result};
 use crate::format::blocks::section_crc;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
 use crate::format::settings;
+use crate::types::{Address, Kind};
 use crate::vfs::{Mapping, Vfs};
-use crate::{Address, DType, Error, Kind, Result};
 
 /// A mapped segment.
 #[derive(Debug)]
@@ -285,7 +286,12 @@ impl Segment {
     /// A range of rows as `f32`.
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         let bytes = self.row_bytes(rows.clone())?;
-        Ok(crate::dtype::widen_bytes(self.dtype, self.footer.dim as usize, bytes, self.row_scales(rows)))
+        Ok(crate::base::dtype::widen_bytes(
+            self.dtype,
+            self.footer.dim as usize,
+            bytes,
+            self.row_scales(rows),
+        ))
     }
 
     /// Payload of an entry; empty when there is none.

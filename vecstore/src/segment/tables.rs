@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::bug::Bug;
+use crate::base::bug::Bug;
+use crate::base::{DType, Error, Result};
 use crate::format::blocks::block_count;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::npy;
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Section, Tag};
-use crate::{DType, Error, Result};
 
 /// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
 /// counts call for.

@@ -5,13 +5,14 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 use super::SegmentName;
+use crate::base::{DType, Error, Result};
 use crate::format::blocks::{BlockHasher, block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
+use crate::types::Kind;
 use crate::vfs::VfsFile;
-use crate::{DType, Error, Kind, Result};
 
 /// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
 const GATHERED_LEN: usize = 1 << 20;

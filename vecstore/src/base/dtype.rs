@@ -1,0 +1,288 @@
+//! Element types of rows, and conversion between them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use half::{bf16, f16};
+
+use crate::base::{Error, Result};
+
+/// Type of the elements of every row of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// IEEE 754 single precision, 4 bytes (NumPy `<f4`).
+    F32,
+    /// IEEE 754 half precision, 2 bytes (NumPy `<f2`).
+    F16,
+    /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments say `<u2`.
+    BF16,
+    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the number
+    /// times the scale.
+    I8,
+}
+
+impl DType {
+    /// All element types.
+    pub const ALL: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::I8];
+
+    /// Bytes of one element.
+    ///
+    /// ```
+    /// assert_eq!(vecstore::DType::F16.size(), 2);
+    /// ```
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::BF16 => 2,
+            DType::I8 => 1,
+        }
+    }
+
+    /// True when each row comes with a scale.
+    pub const fn has_scales(self) -> bool {
+        matches!(self, DType::I8)
+    }
+
+    /// What NumPy calls it in the header of a segment.
+    pub(crate) const fn descr(self) -> &'static str {
+        match self {
+            DType::F32 => "<f4",
+            DType::F16 => "<f2",
+            DType::BF16 => "<u2",
+            DType::I8 => "|i1",
+        }
+    }
+
+    /// Number on disk.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            DType::F32 => 1,
+            DType::F16 => 2,
+            DType::BF16 => 3,
+            DType::I8 => 4,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(DType::F32),
+            2 => Some(DType::F16),
+            3 => Some(DType::BF16),
+            4 => Some(DType::I8),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::I8 => "i8",
+        })
+    }
+}
+
+impl FromStr for DType {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" | "float32" => Ok(DType::F32),
+            "f16" | "float16" => Ok(DType::F16),
+            "bf16" | "bfloat16" => Ok(DType::BF16),
+            "i8" | "int8" => Ok(DType::I8),
+            other => {
+                Err(Error::bad_input(format!("unknown element type \"{other}\"; use f32, f16, bf16 or i8")))
+            }
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with scales and
+/// have methods of their own.
+pub trait Element: bytemuck::Pod + sealed::Sealed + Send + Sync {
+    /// The element type it stands for.
+    const DTYPE: DType;
+    /// The value as `f32` (exact for all three types).
+    fn widen(self) -> f32;
+    /// The nearest value of this type.
+    fn narrow(value: f32) -> Self;
+    /// True when none of them is NaN or infinite.
+    #[doc(hidden)]
+    fn are_finite(rows: &[Self]) -> bool;
+}
+
+/// Whether all of `rows` are below `infinity`, given as bits without their signs. Looks at a piece as a whole, which the
+/// processor does many times faster than one element after the other: this runs over every row that is appended.
+fn are_below<T: Copy, B: Ord + Default>(rows: &[T], infinity: &B, magnitude: impl Fn(T) -> B) -> bool {
+    rows.chunks(1024).all(|piece| {
+        piece.iter().fold(B::default(), |largest, element| largest.max(magnitude(*element))) < *infinity
+    })
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    fn widen(self) -> f32 {
+        self
+    }
+    fn narrow(value: f32) -> Self {
+        value
+    }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7f80_0000, |element| element.to_bits() & 0x7fff_ffff)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+    fn narrow(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7c00, |element| element.to_bits() & 0x7fff)
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+    fn narrow(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+    fn are_finite(rows: &[Self]) -> bool {
+        are_below(rows, &0x7f80, |element| element.to_bits() & 0x7fff)
+    }
+}
+
+/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype` (mapped
+/// rows are), `scales` has one element per row of `dim` elements where the type calls for it.
+pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]) -> Vec<f32> {
+    fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
+        bytemuck::cast_slice::<u8, T>(bytes).iter().map(|element| element.widen()).collect()
+    }
+    match dtype {
+        DType::F32 => bytemuck::cast_slice::<u8, f32>(bytes).to_vec(),
+        DType::F16 => widened::<f16>(bytes),
+        DType::BF16 => widened::<bf16>(bytes),
+        DType::I8 => {
+            let rows = bytemuck::cast_slice::<u8, i8>(bytes).chunks_exact(dim);
+            rows.zip(scales).flat_map(|(row, scale)| row.iter().map(move |q| f32::from(*q) * scale)).collect()
+        }
+    }
+}
+
+/// Appends the nearest values of `dtype` to `bytes`, and to `scales` one scale per row where the type calls for it.
+///
+/// For `i8` the scale of a row is its largest magnitude over 127, so the error is at most half a scale.
+pub(crate) fn narrow_into(
+    dtype: DType,
+    dim: usize,
+    rows: &[f32],
+    bytes: &mut Vec<u8>,
+    scales: &mut Vec<f32>,
+) {
+    fn narrowed<T: Element>(rows: &[f32], bytes: &mut Vec<u8>) {
+        for value in rows {
+            bytes.extend_from_slice(bytemuck::bytes_of(&T::narrow(*value)));
+        }
+    }
+    match dtype {
+        DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(rows)),
+        DType::F16 => narrowed::<f16>(rows, bytes),
+        DType::BF16 => narrowed::<bf16>(rows, bytes),
+        DType::I8 => {
+            for row in rows.chunks_exact(dim) {
+                let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+                let scale = largest / 127.0;
+                // A row so small that its scale is zero is stored as zeros.
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                scales.push(scale);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "clamped to the range of i8 just before"
+                )]
+                bytes.extend(
+                    row.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8),
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_names_round_trip() {
+        for dtype in DType::ALL {
+            assert_eq!(DType::from_code(dtype.code()), Some(dtype));
+            assert_eq!(dtype.to_string().parse::<DType>().unwrap(), dtype);
+        }
+        assert_eq!(DType::from_code(0), None);
+        assert!("f64".parse::<DType>().unwrap_err().to_string().contains("f32, f16, bf16 or i8"));
+    }
+
+    #[test]
+    fn narrowing_keeps_what_the_type_can_hold() {
+        let rows: Vec<f32> = (0..60).map(|i| (i as f32 - 30.0) / 7.0).collect();
+        for (dtype, error) in
+            [(DType::F32, 0.0), (DType::F16, 0.002), (DType::BF16, 0.02), (DType::I8, 0.018)]
+        {
+            let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+            narrow_into(dtype, 20, &rows, &mut bytes, &mut scales);
+            assert_eq!(bytes.len(), rows.len() * dtype.size());
+            assert_eq!(scales.len(), if dtype.has_scales() { 3 } else { 0 });
+            let mapping = crate::vfs::Mapping::heap(&bytes);
+            let wide = widen_bytes(dtype, 20, &mapping, &scales);
+            for (wide, original) in wide.iter().zip(&rows) {
+                assert!((wide - original).abs() <= error, "{dtype}: {wide} {original}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_element_that_is_not_finite_is_found_wherever_it_is() {
+        fn check<T: Element>() {
+            let mut rows = vec![T::narrow(1.0); 3000];
+            rows.extend([T::narrow(-0.0), T::narrow(3e4), T::narrow(-3e4), T::narrow(1e-7)]);
+            assert!(T::are_finite(&rows) && T::are_finite(&[]));
+            for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 1, 1023, 1024, 2047, rows.len() - 1] {
+                    let before = std::mem::replace(&mut rows[at], T::narrow(value));
+                    assert!(!T::are_finite(&rows), "{} {value} at {at}", T::DTYPE);
+                    rows[at] = before;
+                }
+            }
+        }
+        check::<f32>();
+        check::<f16>();
+        check::<bf16>();
+        assert!(f32::are_finite(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE]));
+        assert!(f16::are_finite(&[f16::MAX, f16::MIN]) && bf16::are_finite(&[bf16::MAX, bf16::MIN]));
+    }
+
+    #[test]
+    fn a_row_of_zeros_has_scale_zero() {
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        narrow_into(DType::I8, 2, &[0.0, 0.0, -1.0, 0.5], &mut bytes, &mut scales);
+        assert_eq!(scales, [0.0, 1.0 / 127.0]);
+        assert_eq!(bytemuck::cast_slice::<u8, i8>(&bytes), [0, 0, -127, 64]);
+    }
+}

@@ -1,0 +1,135 @@
+//! What a store does besides appending, told to whoever wants to know.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use crate::base::Error;
+
+/// Something a handle did, or could not do, on its own account. Each is logged too.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there, with the
+    /// length they were written with.
+    #[non_exhaustive]
+    Checkpoint {
+        /// First commit that is listed newly.
+        first: u64,
+        /// Last one.
+        last: u64,
+        /// Rows of these commits' segments.
+        rows: u64,
+        /// Bytes of these commits' segments.
+        bytes: u64,
+    },
+    /// A checkpoint failed. Nothing is lost by that, but the next open has more files to read; it is tried again after
+    /// the next commit.
+    #[non_exhaustive]
+    CheckpointFailed {
+        /// How many failed one after the other.
+        attempts: u32,
+        /// The last failure.
+        error: Error,
+    },
+    /// Segments were merged.
+    #[non_exhaustive]
+    Merged {
+        /// First commit of the output.
+        first: u64,
+        /// Last one.
+        last: u64,
+        /// How many segments became one.
+        segments: usize,
+        /// Length of the output.
+        bytes: u64,
+    },
+    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails where it is damaged;
+    /// `vecstore repair` mends it. Told once.
+    #[non_exhaustive]
+    Damaged {
+        /// Which file, and where.
+        error: Error,
+    },
+    /// A merge failed. Appends go on; it is tried again later.
+    #[non_exhaustive]
+    MergeFailed {
+        /// How many failed one after the other.
+        attempts: u32,
+        /// The last failure.
+        error: Error,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Checkpoint { first, last, rows, bytes } => {
+                write!(
+                    f,
+                    "checkpoint: commits {first} to {last} are in place and listed ({rows} rows, {bytes} bytes)"
+                )
+            }
+            Event::CheckpointFailed { attempts, error } => {
+                write!(f, "the checkpoint failed {attempts} time(s), commits are not affected: {error}")
+            }
+            Event::Merged { first, last, segments, bytes } => {
+                write!(
+                    f,
+                    "merged {segments} segment(s) into one for commits {first} to {last} ({bytes} bytes)"
+                )
+            }
+            Event::Damaged { error } => write!(
+                f,
+                "{error}; merges leave this segment as it is, and the store works: `vecstore repair` keeps what is intact of it"
+            ),
+            Event::MergeFailed { attempts, error } => {
+                write!(f, "merging failed {attempts} time(s), appends are not affected: {error}")
+            }
+        }
+    }
+}
+
+impl Event {
+    /// Failures get louder: a warning at first, an error from the third on.
+    fn level(&self) -> log::Level {
+        match self {
+            Event::Checkpoint { .. } | Event::Merged { .. } => log::Level::Info,
+            Event::CheckpointFailed { attempts, .. } | Event::MergeFailed { attempts, .. }
+                if *attempts >= 3 =>
+            {
+                log::Level::Error
+            }
+            Event::Damaged { .. } => log::Level::Error,
+            _ => log::Level::Warn,
+        }
+    }
+}
+
+type Callback = dyn Fn(&Event) + Send + Sync;
+
+/// Where events go: the log, and a callback.
+#[derive(Clone, Default)]
+pub(crate) struct Observer(Option<Arc<Callback>>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Observer({})", if self.0.is_some() { "callback" } else { "log" })
+    }
+}
+
+impl Observer {
+    pub fn new(callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Observer(Some(Arc::new(callback)))
+    }
+
+    pub fn tell(&self, store: &std::path::Path, event: &Event) {
+        log::log!(event.level(), "{}: {event}", store.display());
+        if let Some(callback) = &self.0 {
+            // A panic here would unwind through locks that other processes wait for.
+            if std::panic::catch_unwind(AssertUnwindSafe(|| callback(event))).is_err() {
+                log::error!("{}: the callback for events ended in a panic", store.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Backups: a consistent copy that is itself a store, and restoring one.
+//!
+//! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
+//! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::bug::{Bug, unless};
+use crate::base::error::{IoContext, is_no_space};
+use crate::base::{Error, Result};
+use crate::care::repair;
+use crate::commit::session::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+use crate::format::{hex, random_id, section};
+use crate::handle::Store;
+use crate::lock::{Lanes, Lock, Timeout};
+use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
+use crate::state::create;
+use crate::state::live;
+use crate::state::load::{self, SEGMENTS};
+use crate::state::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
+use crate::state::named;
+use crate::state::view::View;
+use crate::vfs::{RealFs, Vfs};
+
+/// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
+pub(crate) const PIN_PREFIX: &str = "backup-";
+/// How much is copied at once.
+const COPY_LEN: usize = 1 << 20;
+/// Temporary copies in a backup begin with this.
+const TMP_PREFIX: &str = "tmp-backup-";
+
+/// What a backup or restore did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// The directory it went to.
+    pub path: PathBuf,
+    /// Last commit it holds.
+    pub last_commit: u64,
+    /// Segments that were there already.
+    pub kept: usize,
+    /// Segments linked: no bytes copied.
+    pub linked: usize,
+    /// Segments copied.
+    pub copied: usize,
+    /// Bytes copied.
+    pub bytes_copied: u64,
+    /// Older rotating backups removed.
+    pub removed: usize,
+}
+
+impl Store {
+    /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are transferred.
+    /// The result is a store; opened for writing it becomes a history of its own, and is refused as the destination of
+    /// further backups.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] when `dest` holds another store, or one that was written to or is ahead;
+    /// [`Error::AlreadyExists`] when it is not empty and no store; [`Error::NoSpace`], [`Error::Io`],
+    /// [`Error::Busy`] when another backup is under way.
+    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport> {
+        self.pinned(|source| source.transfer(dest.as_ref(), None))
+    }
+
+    /// Runs `work` with everything that is committed now pinned.
+    pub(crate) fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+        let inner = &self.inner;
+        let timeout = inner.writing_timeout("back up")?;
+        let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
+        lock.acquire(&timeout)?;
+        let result = self.pin_and(&timeout, work);
+        lock.release();
+        result
+    }
+
+    fn pin_and<T>(&self, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+        // Pins of backups that were killed: nobody else can hold the lock now.
+        let names = named::names(&*self.inner.vfs, &self.inner.path)?;
+        for name in names.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
+            self.unpin(name)?;
+        }
+        let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
+        self.pin(&name)?;
+        let manifest = named::read(&*self.inner.vfs, &self.inner.path, &name);
+        let result = manifest.and_then(|manifest| {
+            work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest, timeout: timeout.clone() })
+        });
+        let dropped = self.unpin(&name);
+        let result = result?;
+        dropped.map(|()| result)
+    }
+}
+
+/// A pinned state to be copied.
+pub(crate) struct Source<'a> {
+    pub vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    pub manifest: Manifest,
+    timeout: Timeout,
+}
+
+impl Source<'_> {
+    /// Brings `dest` to the pinned state. Files that `sibling` (another backup) has are linked from there.
+    pub fn transfer(&self, dest: &Path, sibling: Option<&Path>) -> Result<BackupReport> {
+        let mut report = BackupReport {
+            path: dest.to_owned(),
+            last_commit: self.manifest.body.last_commit(),
+            ..BackupReport::default()
+        };
+        let mut manifest = self.manifest.clone();
+        manifest.body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
+        live::forget(&mut manifest.body);
+        match Manifest::read(self.vfs, dest) {
+            Ok(there) => {
+                self.may_continue(dest, &there)?;
+                // Whoever made it may have died before its name was flushed.
+                create::flush_name(self.vfs, dest)?;
+                // One backup at a time into a destination; and a store is no backup of itself.
+                let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
+                lock.acquire(Duration::ZERO)?;
+                remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
+                let result = self
+                    .fill(dest, sibling, &mut report)
+                    .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
+                lock.release();
+                result?;
+            }
+            Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
+                create::place(self.vfs, dest, &manifest, |building| {
+                    self.fill(building, sibling, &mut report)
+                })?;
+            }
+            Err(other) => return Err(other),
+        }
+        Ok(report)
+    }
+
+    /// Runs `work` while nobody else changes the destination, and tells its readers afterwards.
+    fn under_locks_of(&self, dest: &Path, work: impl FnOnce(&Target<'_>) -> Result<()>) -> Result<()> {
+        let open = |name: &str, what| Lock::open(self.vfs, &dest.join(name), what);
+        let mut merge = Lanes::open(self.vfs, dest)?;
+        let mut commit = open(LOCK, "commit")?;
+        let mut manifest = open(LOCK_MANIFEST, "manifest")?;
+        merge.acquire(&self.timeout)?;
+        let found = commit.acquire(&self.timeout)?;
+        if found.died {
+            commit.mark_suspect(1);
+        }
+        let result = manifest.acquire_named(&self.timeout).and_then(|_| {
+            let result = work(&Target { source: self, dest });
+            // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
+            match &result {
+                Ok(()) => manifest.clear_suspect(),
+                Err(_) if Bug::NoBackupMark.is_on() => {}
+                Err(_) => manifest.mark_suspect(1),
+            }
+            manifest.release();
+            result
+        });
+        commit.raise();
+        commit.release();
+        merge.release();
+        result
+    }
+
+    /// Refuses a destination whose content is not an earlier state of this store.
+    fn may_continue(&self, dest: &Path, there: &Manifest) -> Result<()> {
+        let (ours, theirs) = (&self.manifest.body, &there.body);
+        let reason = if ours.store_id != theirs.store_id {
+            "it holds another store"
+        } else if !theirs.is_backup() {
+            "it has been written to, and is no backup any more"
+        } else if self.has_other_commits(theirs) {
+            "it holds commits that this store does not have (was this store restored?)"
+        } else {
+            return Ok(());
+        };
+        Err(Error::bad_input(format!(
+            "{}: cannot back up into this directory: {reason}; choose another one",
+            dest.display()
+        )))
+    }
+
+    /// True when a backup holds commits of a history that is not this store's.
+    fn has_other_commits(&self, theirs: &Body) -> bool {
+        let ours = &self.manifest.body;
+        let last = theirs.last_commit();
+        // An epoch that has no commit yet says nothing of any; and a manifest that had to be rebuilt cannot know of it.
+        let begun = theirs.epochs.iter().take_while(|epoch| epoch.first <= last).count();
+        let epochs = theirs.epochs.get(..begun).unwrap_or_default();
+        // This store went on in a new epoch from an earlier commit than the backup's last.
+        let left = ours.epochs.get(begun).is_some_and(|epoch| last >= epoch.first);
+        let link = |body: &Body, last: u64| {
+            body.segments.iter().find(|record| record.last == last).map(|record| record.link_out)
+        };
+        let differs = theirs
+            .segments
+            .iter()
+            .any(|record| link(ours, record.last).is_some_and(|link_out| link_out != record.link_out));
+        left || differs || !ours.epochs.starts_with(epochs) || last > ours.last_commit()
+    }
+
+    /// Gives `dest` every file the pinned state lists, durably.
+    fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
+        let mut given = Vec::new();
+        let filled = self.give(dest, sibling, report, &mut given);
+        if filled.is_err() {
+            // The kernel reports a lost name once. The next attempt would find these names, and its flush would claim
+            // that they are durable; so it shall give them anew.
+            given.iter().for_each(|path| remove_own(self.vfs, path));
+        }
+        filled
+    }
+
+    fn give(
+        &self,
+        dest: &Path,
+        sibling: Option<&Path>,
+        report: &mut BackupReport,
+        given: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let segments = dest.join(SEGMENTS);
+        for record in &self.manifest.body.segments {
+            let name = record.name().to_string();
+            let to = segments.join(&name);
+            match self.vfs.metadata(&to) {
+                Ok(_) if self.is_same(&to, record)? => {
+                    report.kept += 1;
+                    continue;
+                }
+                Ok(_) => {
+                    return Err(Error::ForeignSegment {
+                        path: to,
+                        detail: "the backup has another file of this name than the store".to_owned(),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io(&to, "look at the file", error)),
+            }
+            let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
+            let from = self.dir.join(SEGMENTS).join(&name);
+            let linked = [Some(&from), beside.as_ref()].into_iter().flatten().any(|source| {
+                (source == &from || self.is_same(source, record).unwrap_or(false))
+                    && self.vfs.link(source, &to).is_ok()
+            });
+            // Also where it fails: the name may have been given.
+            given.push(to.clone());
+            if linked {
+                report.linked += 1;
+            } else {
+                copy(self.vfs, &from, &segments, &to)?;
+                report.copied += 1;
+                report.bytes_copied += record.file_len;
+            }
+        }
+        self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
+    }
+
+    /// An error when the file cannot be read: that says nothing about what is in it.
+    fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
+        match open_unmapped(self.vfs, path, record.name(), &[section::RUNS, section::SETT]) {
+            Ok(segment) => Ok(SegmentRecord::of(&segment) == *record),
+            Err(error @ Error::Io { .. }) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+/// A destination, while all its locks are held.
+struct Target<'a> {
+    source: &'a Source<'a>,
+    dest: &'a Path,
+}
+
+impl Target<'_> {
+    /// Replaces the destination's manifest, and removes what only the former one needed.
+    fn list(&self, manifest: &mut Manifest) -> Result<()> {
+        let vfs = self.source.vfs;
+        // Somebody may have written to it while its files were brought.
+        let there = Manifest::read(vfs, self.dest)?;
+        self.source.may_continue(self.dest, &there)?;
+        manifest.generation = manifest.generation.max(there.generation + 1);
+        let mut needed: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+        for version in named::read_all(vfs, self.dest)? {
+            needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
+        }
+        // Manifests that a backup was killed in; its lock is ours now.
+        remove_temporaries(vfs, self.dest, crate::state::manifest::TMP_PREFIX);
+        manifest.write(vfs, self.dest)?;
+        let mut gone = load::list_segments(vfs, self.dest)?;
+        gone.retain(|name| !needed.contains(name));
+        // Where the source has lost entries, the backup may have the only copy.
+        let missing = repair::with_what_is_missing(vfs, self.dest, &manifest.body.segments, &gone);
+        repair::set_aside(vfs, self.dest, &missing)?;
+        for name in gone.iter().filter(|name| !missing.contains(name)) {
+            remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
+        }
+        if !missing.is_empty() {
+            log::warn!(
+                "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to give up",
+                self.dest.display(),
+                missing.len()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file under a temporary name, flushed before it gets its own. It is not mapped: a sector that cannot be read is
+/// an error that says which.
+fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
+    let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
+    let len = pieces.len();
+    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+    let written = (|| {
+        let mut file = vfs.create_new(&tmp).map_err(Failed::Writing)?;
+        for start in (0..len).step_by(COPY_LEN) {
+            let piece = pieces.read(start..len.min(start.saturating_add(COPY_LEN)));
+            let piece = piece.map_err(|unreadable| Failed::Reading(unreadable.at(from)))?;
+            file.write_all(piece).map_err(Failed::Writing)?;
+        }
+        file.flush().map_err(Failed::Writing)
+    })();
+    if let Err(failed) = written {
+        remove_own(vfs, &tmp);
+        return Err(match failed {
+            Failed::Reading(error) => error,
+            // The room that the copy took is free again when it is asked for.
+            Failed::Writing(source) if is_no_space(&source) => {
+                let free = vfs.free_space(dir).ok();
+                Error::NoSpace { path: tmp, needed: len as u64, free, source: Arc::new(source) }
+            }
+            Failed::Writing(source) => Error::io(&tmp, "copy the segment", source),
+        });
+    }
+    vfs.rename_noreplace(&tmp, to).map_err(|source| {
+        remove_own(vfs, &tmp);
+        Error::io(to, "name the copy", source)
+    })
+}
+
+/// Which side of a copy failed.
+enum Failed {
+    Reading(Error),
+    Writing(std::io::Error),
+}
+
+/// Removes what a backup was killed in. Called under the lock of the destination that such names are made under.
+fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
+    for name in vfs.list(dir).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
+            remove_own(vfs, &dir.join(name));
+        }
+    }
+}
+
+/// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store
+/// begins an epoch of its own, so that later segments of the two can never be mixed up.
+///
+/// # Errors
+/// [`Error::AlreadyExists`] when something is at `dir`; [`Error::Damaged`] when the backup is, with nothing left at
+/// `dir`; otherwise as for opening and creating.
+pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<BackupReport> {
+    restore_with(&RealFs, backup.as_ref(), dir.as_ref())
+}
+
+/// [`restore`] through another file system; for tests.
+#[doc(hidden)]
+pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupReport> {
+    create::refuse_existing(vfs, dir)?;
+    let view: View = load::load_unmapped(vfs, backup)?;
+    let mut manifest = Manifest::read(vfs, backup)?;
+    manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+    if !Bug::NoEpochRestored.is_on() {
+        manifest.body.begin_epoch()?;
+    }
+    live::forget(&mut manifest.body);
+    manifest.generation += 1;
+    let mut report = BackupReport {
+        path: dir.to_owned(),
+        last_commit: manifest.body.last_commit(),
+        ..BackupReport::default()
+    };
+    create::place(vfs, dir, &manifest, |building| {
+        let segments = building.join(SEGMENTS);
+        for live in &view.segments {
+            let (from, name) = (live.segment.path(), live.segment.name());
+            // What cannot be read is told by copying: that is no damage of the file.
+            copy(vfs, from, &segments, &segments.join(name.to_string()))?;
+            unless(Bug::TrustBackup, || check_unmapped(vfs, from, name))?;
+            report.copied += 1;
+            report.bytes_copied += live.segment.footer().file_len;
+        }
+        // Their names are flushed with those of the rest.
+        Ok(())
+    })?;
+    Ok(report)
+}

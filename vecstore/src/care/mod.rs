@@ -1,0 +1,10 @@
+//! Care for whole stores: verifying, backing up, repairing.
+
+pub(crate) mod backup;
+pub(crate) mod repair;
+pub(crate) mod rotate;
+pub(crate) mod verify;
+
+pub use backup::{BackupReport, restore, restore_with};
+pub use repair::{Finding, RepairReport, repair, repair_dry_run, repair_dry_run_with, repair_with};
+pub use verify::{Fault, VerifyProgress, VerifyReport, verify, verify_with};

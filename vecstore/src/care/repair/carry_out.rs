@@ -1,0 +1,141 @@
+//! Carries a repair out, so that a crash at any point leaves what was there before or what was to be.
+//!
+//! 1. Damaged files get a second name in `quarantine/`, and lists of lost keys beside them; both durable.
+//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the manifest lists.
+//! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
+//! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::QUARANTINE;
+use super::mend::Made;
+use crate::base::error::IoContext;
+use crate::base::{Error, Result};
+use crate::format::{hex, random_id};
+use crate::segment::{Pieces, blocks_of};
+use crate::state::load::SEGMENTS;
+use crate::state::manifest::{MANIFEST, Manifest, remove_own, write_temporary};
+use crate::state::named::CHECKPOINTS;
+use crate::vfs::Vfs;
+
+/// A file that goes to quarantine.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    /// Another file takes its name, so the name need not be removed.
+    pub is_replaced: bool,
+}
+
+/// Everything that a repair changes.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub moves: Vec<Move>,
+    /// Files beside those in quarantine, and what they hold.
+    pub lists: Vec<(PathBuf, String)>,
+    pub manifest: Option<Manifest>,
+    /// Named checkpoints that list new files.
+    pub versions: Vec<(String, Manifest)>,
+}
+
+impl Move {
+    /// Chooses a name in quarantine: the file's own, unless another file has it.
+    pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
+        let to = dir.join(QUARANTINE).join(wanted);
+        let moved = |to| Ok(Move { from: from.to_owned(), to, is_replaced: false });
+        match vfs.metadata(&to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => moved(to),
+            Err(error) => Err(Error::io(&to, "look at the file", error)),
+            // A repair that was interrupted has brought it there already.
+            Ok(_) if same_bytes(vfs, from, &to) => moved(to),
+            Ok(_) => moved(to.with_file_name(format!("{wanted}.{}", hex(&random_id()?)))),
+        }
+    }
+}
+
+/// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
+pub(super) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
+    let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
+    let len = a.len();
+    len == b.len()
+        && blocks_of(0..len).all(|block| match (a.read(block.clone()), b.read(block)) {
+            (Ok(a), Ok(b)) => a == b,
+            (Err(a), Err(b)) => a.to_string() == b.to_string(),
+            _ => false,
+        })
+}
+
+/// Does it. `made` are the new files; those that were named are taken out of it.
+pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<Made>) -> Result<()> {
+    let segments = dir.join(SEGMENTS);
+    let linked = set_aside(vfs, dir, plan)?;
+    // One at a time: whatever fails, only those that have no name yet are removed.
+    while let Some(next) = made.last() {
+        if let Some(tmp) = &next.tmp {
+            let path = segments.join(next.segment.name().to_string());
+            vfs.rename_noreplace(tmp, &path).at(&path, "name the segment")?;
+        }
+        made.pop();
+    }
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+    if let Some(manifest) = &plan.manifest {
+        // What could not be given a second name must not be replaced: a directory, say.
+        let path = dir.join(MANIFEST);
+        for (moved, _) in
+            plan.moves.iter().zip(&linked).filter(|(moved, linked)| moved.from == path && !**linked)
+        {
+            vfs.replace(&moved.from, &moved.to).at(&path, "move it to quarantine")?;
+        }
+        manifest.write(vfs, dir)?;
+    }
+    let folder = dir.join(CHECKPOINTS);
+    for (name, version) in &plan.versions {
+        replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
+    }
+    for (moved, linked) in plan.moves.iter().zip(linked).filter(|(moved, _)| !moved.is_replaced) {
+        if linked {
+            vfs.remove_file(&moved.from).at(&moved.from, "remove the damaged file's former name")?;
+        } else {
+            vfs.replace(&moved.from, &moved.to).at(&moved.from, "move it to quarantine")?;
+        }
+    }
+    if plan.moves.is_empty() {
+        return Ok(());
+    }
+    let quarantine = dir.join(QUARANTINE);
+    let changed: BTreeSet<&Path> =
+        plan.moves.iter().filter_map(|moved| moved.from.parent()).chain([quarantine.as_path()]).collect();
+    changed.into_iter().try_for_each(|folder| vfs.flush_dir(folder).at(folder, "flush the directory"))
+}
+
+/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one: directories
+/// cannot, nor can anything on some file systems; those are moved at the end.
+fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
+    if plan.moves.is_empty() && plan.lists.is_empty() {
+        return Ok(Vec::new());
+    }
+    let folder = super::quarantine_folder(vfs, dir)?;
+    let linked = plan.moves.iter().map(|moved| match vfs.link(&moved.from, &moved.to) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => same_bytes(vfs, &moved.from, &moved.to),
+        Err(_) => false,
+    });
+    let linked = linked.collect();
+    for (path, text) in &plan.lists {
+        replace_file(vfs, &folder, path, text.as_bytes())?;
+    }
+    vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
+    Ok(linked)
+}
+
+/// Writes a file whole, in place of one that may be there; its name is durable afterwards.
+fn replace_file(vfs: &dyn Vfs, folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    let tmp = write_temporary(vfs, folder, bytes, "write the file")?;
+    if let Err(source) = vfs.replace(&tmp, path) {
+        remove_own(vfs, &tmp);
+        return Err(Error::io(path, "name the file", source));
+    }
+    vfs.flush_dir(folder).at(folder, "flush the directory")
+}

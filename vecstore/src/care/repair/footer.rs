@@ -1,0 +1,116 @@
+//! The footer of a damaged segment, found or put right.
+
+use std::path::Path;
+
+use crate::format::blocks::BLOCK_LEN;
+use crate::format::footer::{FOOTER_LEN, Footer, MAGIC};
+use crate::format::section;
+use crate::segment::{Pieces, SegmentName};
+use crate::state::manifest::SegmentRecord;
+
+/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
+/// was extended, or with one wrong byte put right.
+pub(super) fn find_footer(
+    path: &Path,
+    name: SegmentName,
+    file: &mut Pieces,
+    record: Option<&SegmentRecord>,
+) -> Option<Footer> {
+    let right = |footer: &Footer| {
+        (footer.first, footer.last, footer.generation) == (name.first, name.last, name.generation)
+            && record
+                .is_none_or(|record| (footer.crc, footer.file_len) == (record.footer_crc, record.file_len))
+    };
+    // Where the file should end, if it has a footer there.
+    let listed =
+        record.and_then(|record| usize::try_from(record.file_len).ok()).filter(|len| *len <= file.len());
+    for end in [Some(file.len()), listed].into_iter().flatten() {
+        if let Some(footer) = ending_at(path, file, end).filter(right) {
+            return Some(footer);
+        }
+    }
+    // Footers begin at multiples of 64, and so do blocks: no magic number lies across two of them.
+    for block in (0..file.len().div_ceil(BLOCK_LEN)).rev() {
+        let start = block * BLOCK_LEN;
+        let Ok(bytes) = file.read(start..(start + BLOCK_LEN).min(file.len())) else { continue };
+        let magics =
+            bytes.chunks(section::ALIGN as usize).enumerate().filter(|(_, line)| line.starts_with(&MAGIC));
+        let places: Vec<usize> = magics.map(|(line, _)| start + line * section::ALIGN as usize).collect();
+        let footers = places.into_iter().rev().filter_map(|place| ending_at(path, file, place + FOOTER_LEN));
+        if let Some(footer) = footers.into_iter().find(right) {
+            return Some(footer);
+        }
+    }
+    [listed, Some(file.len())].into_iter().flatten().find_map(|end| {
+        let fixed = with_one_byte_right(file.read(end.checked_sub(FOOTER_LEN)?..end).ok()?)?;
+        let fixed: &[u8; FOOTER_LEN] = fixed.as_slice().try_into().ok()?;
+        Footer::parse_bytes(path, fixed, end as u64).ok().filter(right)
+    })
+}
+
+/// The footer of the file's first `end` bytes.
+fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
+    let range = end.checked_sub(FOOTER_LEN)?..end;
+    let bytes: &[u8; FOOTER_LEN] = file.read(range).ok()?.try_into().ok()?;
+    Footer::parse_bytes(path, bytes, end as u64).ok()
+}
+
+/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all else that
+/// is known of the file.
+fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (content, stored) = bytes.split_at_checked(FOOTER_LEN - 4)?;
+    let stored = u32::from_le_bytes(stored.try_into().ok()?);
+    let wrong = stored ^ crc32fast::hash(content);
+    let mut fixed = bytes.to_vec();
+    // The checksum itself may be what is wrong.
+    if let Some(at) = (0..4).find(|at| wrong != 0 && wrong & !(0xFF << (at * 8)) == 0) {
+        let byte = fixed.get_mut(content.len() + at)?;
+        *byte ^= wrong.to_le_bytes().get(at)?;
+        return Some(fixed);
+    }
+    // CRC-32 is linear: what a flipped bit does to it depends on the place alone.
+    let zeros = vec![0; content.len()];
+    let of_zeros = crc32fast::hash(&zeros);
+    let mut probe = zeros;
+    for place in 0..content.len() {
+        let mut bits = [0u32; 8];
+        for (bit, difference) in bits.iter_mut().enumerate() {
+            *probe.get_mut(place)? = 1 << bit;
+            *difference = crc32fast::hash(&probe) ^ of_zeros;
+        }
+        *probe.get_mut(place)? = 0;
+        let flips = (1..=u8::MAX).find(|flips| {
+            let set = bits.iter().enumerate().filter(|(bit, _)| flips >> bit & 1 == 1);
+            set.fold(0, |sum, (_, difference)| sum ^ difference) == wrong
+        });
+        if let Some(flips) = flips {
+            *fixed.get_mut(place)? ^= flips;
+            return Some(fixed);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wrong_byte_of_a_footer_is_put_right() {
+        let mut footer = Footer::empty();
+        (footer.first, footer.last, footer.dim, footer.dtype, footer.metric) = (3, 3, 2, 1, 1);
+        footer.file_len = FOOTER_LEN as u64;
+        footer.seal();
+        let is_full = std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full");
+        for place in (0..FOOTER_LEN).step_by(if is_full { 7 } else { 53 }).chain(1018..1024) {
+            for flips in [1u8, 0x80, 0xFF] {
+                let mut bytes = footer.bytes().to_vec();
+                bytes[place] ^= flips;
+                assert_eq!(with_one_byte_right(&bytes).as_deref(), Some(footer.bytes()), "byte {place}");
+                bytes[(place + 100) % FOOTER_LEN] ^= 0x11;
+                let other = with_one_byte_right(&bytes);
+                assert!(other.is_none_or(|other| other != footer.bytes()), "two wrong bytes, {place}");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which files say of older entries what those are not: their bytes are what was written, and what was written is wrong.
+
+use std::collections::HashMap;
+
+use super::chain::Piece;
+use super::remains::Remains;
+use super::survey::{Found, State};
+use crate::base::Result;
+use crate::base::error::IoContext;
+use crate::format::records::Kill;
+use crate::segment::{Pieces, Segment, SegmentName};
+use crate::state::manifest::SegmentRecord;
+use crate::types::Kind;
+use crate::vfs::Vfs;
+
+/// What kills say of an entry: its first row, how many it has, its kind. Without rows there is no first one.
+type Said = (u64, u64, u8);
+
+fn said(kill: &Kill) -> Said {
+    (if kill.rows == 0 { 0 } else { kill.row }, u64::from(kill.rows), kill.kind)
+}
+
+fn as_said(row: u64, rows: u64, kind: Kind) -> Said {
+    (if rows == 0 { 0 } else { row }, rows, kind.code())
+}
+
+/// True when a kill says this of an entry.
+pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
+    said(kill) == as_said(row, rows, kind)
+}
+
+/// Sound files of the chain whose kills do not agree with what is there of the entries that they name are damaged: what they
+/// kill is told by keys, as if the section could not be read. True when there was one; the chain may go another way then.
+pub(super) fn distrust(
+    vfs: &dyn Vfs,
+    found: &mut [Found],
+    pieces: &[Piece],
+    records: &[SegmentRecord],
+) -> Result<bool> {
+    let mut before: Vec<Target<'_>> = Vec::new();
+    let mut wrong: Vec<(usize, String)> = Vec::new();
+    for piece in pieces {
+        let Piece::File(number) = *piece else { continue };
+        let Some(file) = found.get(number) else { continue };
+        match &file.state {
+            State::Sound(segment) => {
+                before.push(Target { name: file.name, content: There::Whole(segment) });
+                if let Some(Kill { entry, commit, .. }) = contradicting(&before, segment)? {
+                    let problem = "a kill does not agree with";
+                    wrong.push((number, format!("section KILL: {problem} entry {entry} of commit {commit}")));
+                }
+            }
+            State::Remains(remains) => {
+                before.push(Target { name: file.name, content: There::Intact(intact(remains)) });
+            }
+            State::Nothing => {}
+        }
+    }
+    let any = !wrong.is_empty();
+    for (number, problem) in wrong {
+        let Some(file) = found.get_mut(number) else { continue };
+        let record = records.iter().find(|record| file.listed && record.name() == file.name);
+        let pieces = Pieces::open(vfs, &file.path).at(&file.path, "open the segment")?;
+        let remains = Remains::read(&file.path, file.name, pieces, record);
+        file.state = remains.map_or(State::Nothing, |remains| State::Remains(Box::new(remains)));
+        file.problem = problem;
+        file.damaged = true;
+    }
+    Ok(any)
+}
+
+/// A file that kills may point to.
+struct Target<'a> {
+    name: SegmentName,
+    content: There<'a>,
+}
+
+/// What is there of a file's entries.
+enum There<'a> {
+    Whole(&'a Segment),
+    /// Those that are intact, by commit and number in the batch.
+    Intact(HashMap<(u64, u64), Said>),
+}
+
+fn intact(remains: &Remains) -> HashMap<(u64, u64), Said> {
+    let entries = (0..remains.entry_count()).filter_map(|index| {
+        let entry = remains.entry(index);
+        let (kind, content) = (entry.kind?, entry.content?);
+        let origin = remains.origin(index, Some(content.rows.start))?;
+        Some(((origin.commit, origin.entry), as_said(origin.row, content.row_count(), kind)))
+    });
+    entries.collect()
+}
+
+/// A kill of the last file that does not agree with what is there.
+fn contradicting(files: &[Target<'_>], last: &Segment) -> Result<Option<Kill>> {
+    for kill in last.kills() {
+        if kill.commit == 0 || kill.commit > last.name().last {
+            return Ok(Some(*kill));
+        }
+        let after = files.partition_point(|file| file.name.first <= kill.commit);
+        let target = after.checked_sub(1).and_then(|at| files.get(at));
+        let Some(target) = target.filter(|file| kill.commit <= file.name.last) else { continue };
+        let agrees = match &target.content {
+            There::Whole(segment) => segment.agrees_with(kill)?,
+            There::Intact(entries) => {
+                entries.get(&(kill.commit, kill.entry)).is_none_or(|entry| *entry == said(kill))
+            }
+        };
+        if !agrees {
+            return Ok(Some(*kill));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,301 @@
+//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a temporary name.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::chain::Piece;
+use super::rebuild::read_settings;
+use super::rescue::{Around, Newer, Rescued, rescue};
+use super::survey::{Found, State};
+use crate::base::error::{IoContext, is_no_space};
+use crate::base::{Error, Result};
+use crate::format::footer::Footer;
+use crate::format::{Id, hex, random_id, settings};
+use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
+use crate::state::live;
+use crate::state::load::SEGMENTS;
+use crate::state::manifest::{Manifest, SegmentRecord, remove_own};
+use crate::state::view::View;
+use crate::vfs::{Mapping, Vfs, VfsFile};
+
+/// Temporary segments of a repair begin with this, and so with what those of commits do.
+const TMP_PREFIX_REPAIR: &str = "tmp-commit-repair-";
+
+/// How much is copied at once.
+const COPY_LEN: usize = 1 << 20;
+
+/// A file that was written in place of another one, or of none.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub piece: Piece,
+    pub segment: Arc<Segment>,
+    /// Where it lies until it is named; `None` in a dry run.
+    pub tmp: Option<PathBuf>,
+    /// What became of the entries; `None` for a copy of a sound file.
+    pub rescued: Option<Rescued>,
+}
+
+/// Writes what the chains lack.
+#[derive(Debug)]
+pub(super) struct Mender<'a> {
+    pub vfs: &'a dyn Vfs,
+    pub dir: &'a Path,
+    pub found: &'a [Found],
+    /// Generations that were used, by range.
+    pub generations: BTreeMap<(u64, u64), u32>,
+    /// Entries that liveness bitmaps say are superseded.
+    pub superseded: HashSet<(u64, u64)>,
+    /// Sound files that begin after this commit are copied: their names are in doubt.
+    pub doubt_after: Option<u64>,
+    pub dry_run: bool,
+    pub made: Vec<Made>,
+}
+
+impl Mender<'_> {
+    /// The view of a chain, whose missing parts are made now. `manifest` lists the files that were to be.
+    pub fn mend(&mut self, manifest: &Manifest, chain: &[Piece]) -> Result<View> {
+        let mut base = manifest.clone();
+        base.body.segments.clear();
+        live::forget(&mut base.body);
+        let mut view = View::empty(&base);
+        for (at, piece) in chain.iter().enumerate() {
+            let later = chain.get(at + 1..).unwrap_or_default();
+            let segment = match (self.sound(*piece), self.made_before(*piece, &view, later)) {
+                (Some(segment), _) => segment,
+                (None, Some(segment)) => segment,
+                (None, None) => {
+                    let made = self.make(manifest, &view, *piece, later)?;
+                    let segment = Arc::clone(&made.segment);
+                    self.made.push(made);
+                    segment
+                }
+            };
+            let record = SegmentRecord::of(&segment);
+            view.add(segment, Some(&record))?;
+        }
+        Ok(view)
+    }
+
+    /// What was made of the same piece for another chain, where its links fit into this one too.
+    fn made_before(&self, piece: Piece, older: &View, later: &[Piece]) -> Option<Arc<Segment>> {
+        let next = later.first().and_then(|piece| self.file(*piece)).and_then(Found::footer);
+        let fits = |made: &&Made| {
+            let footer = made.segment.footer();
+            made.piece == piece
+                && footer.link_in == older.link()
+                && next.is_none_or(|next| next.link_in == footer.link_out)
+        };
+        self.made.iter().find(fits).map(|made| Arc::clone(&made.segment))
+    }
+
+    fn file(&self, piece: Piece) -> Option<&Found> {
+        match piece {
+            Piece::File(number) => self.found.get(number),
+            Piece::Hole { .. } => None,
+        }
+    }
+
+    /// The segment of a file that stays as it is.
+    fn sound(&self, piece: Piece) -> Option<Arc<Segment>> {
+        let file = self.file(piece)?;
+        let in_doubt = self.doubt_after.is_some_and(|last| file.name.first > last);
+        match &file.state {
+            State::Sound(segment) if file.is_whole() && !in_doubt => Some(Arc::clone(segment)),
+            _ => None,
+        }
+    }
+
+    fn make(&mut self, manifest: &Manifest, older: &View, piece: Piece, later: &[Piece]) -> Result<Made> {
+        let found = self.found;
+        let file = match piece {
+            Piece::File(number) => found.get(number),
+            Piece::Hole { .. } => None,
+        };
+        let (first, last) = match (piece, file) {
+            (Piece::Hole { first, last }, _) => (first, last),
+            (Piece::File(_), file) => file.map_or((1, 1), |file| (file.name.first, file.name.last)),
+        };
+        // What is written anew never has the name of what was lost: handles may still have that mapped, and it may turn up.
+        let generation = self.next_generation(first, last);
+        let name = SegmentName { first, last, generation };
+        if let Some(State::Sound(segment)) = file.map(|file| &file.state) {
+            let (tmp, segment) = self.copy(segment, name)?;
+            return Ok(Made { piece, segment, tmp, rescued: None });
+        }
+        let remains = match file.map(|file| &file.state) {
+            Some(State::Remains(remains)) => Some(&**remains),
+            _ => None,
+        };
+        let identity = match remains {
+            Some(remains) => Footer { generation, nonce: random_id()?, ..identity_of(&remains.footer) },
+            None => self.identity(manifest, older, name, later)?,
+        };
+        let mut newer = Newer::default();
+        for piece in later {
+            match self.file(*piece).map(|file| &file.state) {
+                Some(State::Sound(segment)) => newer.add(segment),
+                Some(State::Remains(remains)) => newer.add_remains(remains),
+                _ => {}
+            }
+        }
+        let around = Around { older, newer: &newer, superseded: &self.superseded };
+        let settings = match file.and_then(read_settings) {
+            Some(settings) => settings,
+            None => settings_of(manifest),
+        };
+        let (encoded, rescued) = rescue(remains, identity, settings::encode(&settings)?, around)?;
+        let len = encoded.file_len();
+        let (tmp, segment) = self.write(name, len, |file| encoded.write(file))?;
+        Ok(Made { piece, segment, tmp, rescued: Some(rescued) })
+    }
+
+    /// A generation that no file of this range has had.
+    fn next_generation(&mut self, first: u64, last: u64) -> u32 {
+        let generation = self.generations.get(&(first, last)).map_or(1, |highest| highest.saturating_add(1));
+        self.generations.insert((first, last), generation);
+        generation
+    }
+
+    /// What an empty file is that keeps the chain together.
+    fn identity(
+        &self,
+        manifest: &Manifest,
+        older: &View,
+        name: SegmentName,
+        later: &[Piece],
+    ) -> Result<Footer> {
+        let body = &manifest.body;
+        let next = later.first().and_then(|piece| self.file(*piece)).and_then(Found::footer);
+        let listed = body.segments.iter().find(|record| record.last == name.last);
+        let link_out: Id = match (next, listed) {
+            (Some(next), _) => next.link_in,
+            (None, Some(record)) => record.link_out,
+            (None, None) => random_id()?,
+        };
+        let epoch = body.epochs.iter().rev().find(|epoch| epoch.first <= name.last);
+        let mut identity = Footer::empty();
+        identity.store_id = body.store_id;
+        identity.epoch = epoch.map_or([0; 16], |epoch| epoch.id);
+        identity.nonce = random_id()?;
+        identity.link_in = older.link();
+        identity.link_out = link_out;
+        identity.fingerprint = body.fingerprint.as_ref().map_or([0; 32], |fingerprint| fingerprint.id);
+        (identity.first, identity.last, identity.generation) = (name.first, name.last, name.generation);
+        (identity.dim, identity.dtype, identity.metric) = (body.dim, body.dtype, body.metric);
+        Ok(identity)
+    }
+
+    /// A sound file under a name of its own.
+    fn copy(&self, segment: &Segment, name: SegmentName) -> Result<(Option<PathBuf>, Arc<Segment>)> {
+        let mut footer = *segment.footer();
+        footer.generation = name.generation;
+        footer.nonce = random_id()?;
+        footer.seal();
+        let body_len = footer.file_len.saturating_sub(footer.bytes().len() as u64);
+        let from = self.vfs.open(segment.path()).at(segment.path(), "read the segment")?;
+        self.write(name, footer.file_len, |file| {
+            let mut buffer = vec![0; COPY_LEN];
+            for start in (0..body_len).step_by(COPY_LEN) {
+                let len = usize::try_from(body_len - start).unwrap_or(COPY_LEN).min(COPY_LEN);
+                let piece = buffer.get_mut(..len).unwrap_or_default();
+                from.read_at(piece, start)?;
+                file.write_all(piece)?;
+            }
+            file.write_all(footer.bytes())?;
+            Ok(footer)
+        })
+    }
+
+    /// Writes a file, flushes it, and reads it back. In a dry run it only exists in memory.
+    fn write(
+        &self,
+        name: SegmentName,
+        len: u64,
+        write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>,
+    ) -> Result<(Option<PathBuf>, Arc<Segment>)> {
+        let segments = self.dir.join(SEGMENTS);
+        if self.dry_run {
+            let path = segments.join(name.to_string());
+            let mut memory = Memory(Vec::new());
+            write(&mut memory).at(&path, "lay out the segment")?;
+            let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| Ok(()))?;
+            return sound(&path, checked).map(|segment| (None, segment));
+        }
+        let tmp = segments.join(format!("{TMP_PREFIX_REPAIR}{}", hex(&random_id()?)));
+        let written = (|| {
+            let mut file = self.vfs.create_new(&tmp)?;
+            write(&mut *file)?;
+            file.flush()
+        })();
+        let segment = match written {
+            Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),
+            Err(source) if is_no_space(&source) => {
+                // Room that the attempt took is free again when it is asked for.
+                remove_own(self.vfs, &tmp);
+                let free = self.vfs.free_space(&segments).ok();
+                Err(Error::NoSpace { path: tmp.clone(), needed: len, free, source: Arc::new(source) })
+            }
+            Err(source) => Err(Error::io(&tmp, "write the segment", source)),
+        };
+        segment.inspect_err(|_| remove_own(self.vfs, &tmp)).map(|segment| (Some(tmp.clone()), segment))
+    }
+
+    /// Removes what was not named.
+    pub fn discard(&self) {
+        self.made.iter().filter_map(|made| made.tmp.as_ref()).for_each(|tmp| remove_own(self.vfs, tmp));
+    }
+}
+
+/// What was read back after writing, if it is right.
+fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -> Result<Arc<Segment>> {
+    match (segment, faults.first()) {
+        (Some(segment), None) => Ok(Arc::new(segment)),
+        (_, fault) => {
+            let (section, detail) =
+                fault.map_or(("file", "it cannot be opened"), |f| (&f.section, &f.detail));
+            Err(Error::damaged(path, section, format!("read back after writing: {detail}")))
+        }
+    }
+}
+
+/// What a new file of the same commits keeps of a footer.
+fn identity_of(footer: &Footer) -> Footer {
+    Footer {
+        store_id: footer.store_id,
+        compat: footer.compat,
+        epoch: footer.epoch,
+        link_in: footer.link_in,
+        link_out: footer.link_out,
+        fingerprint: footer.fingerprint,
+        first: footer.first,
+        last: footer.last,
+        dim: footer.dim,
+        dtype: footer.dtype,
+        metric: footer.metric,
+        ..Footer::empty()
+    }
+}
+
+fn settings_of(manifest: &Manifest) -> BTreeMap<String, String> {
+    let mut all = manifest.body.settings.clone();
+    if let Some(fingerprint) = &manifest.body.fingerprint {
+        all.insert(settings::FINGERPRINT.to_owned(), fingerprint.description.clone());
+    }
+    all
+}
+
+/// A file that a dry run writes.
+struct Memory(Vec<u8>);
+
+impl VfsFile for Memory {
+    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

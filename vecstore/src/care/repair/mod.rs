@@ -1,0 +1,379 @@
+//! Makes a damaged store whole, and loses nothing that is intact.
+//!
+//! * `survey`: reads every byte of every segment: which are sound, and which belong here.
+//! * `chain`: which files make up commits 1 to N with the least loss.
+//! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
+//! * `kills`: which files contradict what they supersede.
+//! * `fit`: which sound files the chain leaves no place for.
+//! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
+//! * `beside`: bitmaps and named checkpoints. `tell`: the report.
+//! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
+
+mod beside;
+mod carry_out;
+mod chain;
+mod fit;
+mod footer;
+mod kills;
+mod mend;
+mod quarantine;
+mod rebuild;
+mod remains;
+mod report;
+mod rescue;
+mod rows;
+mod survey;
+mod tell;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::base::error::IoContext;
+use crate::base::{Error, Result};
+use crate::commit::session::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+use crate::lock::{Lock, open_large, open_small};
+use crate::segment::SegmentName;
+use crate::state::live;
+use crate::state::load::SEGMENTS;
+use crate::state::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
+use crate::state::named;
+use crate::vfs::{Copying, FileKind, RealFs, Vfs};
+
+use carry_out::{Move, Plan, carry_out};
+use chain::{Chain, Piece, cheapest};
+use fit::{is_as_listed, refuse_overlapping, refuse_useless};
+use mend::Mender;
+use quarantine::quarantine_folder;
+pub(crate) use quarantine::{move_aside, set_aside, with_what_is_missing};
+pub use report::{Finding, RepairReport};
+use survey::{Found, State};
+
+/// Where damaged files are moved; nothing in it is ever deleted.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// How long to wait for whoever writes.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced by what is
+/// intact of it, and moved to `quarantine/`, never deleted:
+///
+/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are lost with it.
+/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
+/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the disk cannot
+///   read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
+/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to quarantine. Files
+///   that were swapped get their names back.
+///
+/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no longer be mixed
+/// up with what comes after. The store must not be written to meanwhile; a crash leaves a store that can be repaired
+/// again.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// # use vecstore::{OnDuplicate, Store, StoreConfig};
+/// # let store = Store::create(&path, StoreConfig::new(1))?;
+/// # let mut batch = store.batch();
+/// # batch.push("a", &[1.0f32])?;
+/// # store.append(&mut batch, OnDuplicate::Skip)?;
+/// # drop(store);
+/// std::fs::remove_file(path.join("MANIFEST")).unwrap();
+/// assert!(Store::open(&path).is_err());
+/// let report = vecstore::repair(&path)?;
+/// assert!(report.rebuilt && report.lost_keys().next().is_none());
+/// assert!(Store::open(&path)?.snapshot().contains("a")?);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from; [`Error::UnsupportedVersion`] for a
+/// store of a later version; [`Error::Busy`], [`Error::Io`], [`Error::NoSpace`].
+pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
+    repair_with(&RealFs, path.as_ref())
+}
+
+/// What [`repair`] would do; changes nothing and takes no lock. What would be written is held in memory.
+///
+/// # Errors
+/// As [`repair`].
+pub fn repair_dry_run(path: impl AsRef<Path>) -> Result<RepairReport> {
+    repair_dry_run_with(&RealFs, path.as_ref())
+}
+
+/// [`repair_dry_run`] through another file system; for tests.
+#[doc(hidden)]
+pub fn repair_dry_run_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
+    Repair { vfs: &Copying(vfs), dir, dry_run: true, in_doubt: false }.run()
+}
+
+/// [`repair`] through another file system; for tests.
+#[doc(hidden)]
+pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
+    // A sector that cannot be read would end a process that has mapped it.
+    let vfs: &dyn Vfs = &Copying(vfs);
+    // Whatever is no store at all is refused before a lock file is created in it.
+    if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
+        return Err(error);
+    }
+    let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
+    let mut large = open_large(vfs, dir)?;
+    let mut small = open_small(vfs, dir)?;
+    let mut commit = Lock::open(vfs, &dir.join(LOCK), "commit")?;
+    let mut manifest = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    with_lock(&mut backup, |_, _| {
+        with_lock(&mut large, |_, _| {
+            with_lock(&mut small, |_, _| {
+                with_lock(&mut commit, |commit, found| {
+                    // Commits of a writer that died are in doubt until the next one has written them anew.
+                    if found.died {
+                        commit.mark_suspect(1);
+                    }
+                    let in_doubt = found.died || found.suspect != 0;
+                    let result = with_lock(&mut manifest, |manifest, found| {
+                        if found.died {
+                            manifest.mark_suspect(1);
+                        }
+                        Repair { vfs, dir, dry_run: false, in_doubt }.run()
+                    });
+                    commit.raise();
+                    result
+                })
+            })
+        })
+    })
+}
+
+/// Runs `work` under a lock.
+fn with_lock<T>(lock: &mut Lock, work: impl FnOnce(&mut Lock, crate::lock::Found) -> Result<T>) -> Result<T> {
+    let found = lock.acquire(TIMEOUT)?;
+    let result = work(lock, found);
+    lock.release();
+    result
+}
+
+struct Repair<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    dry_run: bool,
+    /// Names above the last checkpoint are in doubt: a flush failed, or a writer died.
+    in_doubt: bool,
+}
+
+/// What is read before anything is decided.
+struct Before {
+    /// `None` when it is missing or damaged.
+    manifest: Option<Manifest>,
+    /// The damaged manifest is there, and why it counts as damaged.
+    bad_manifest: Option<String>,
+    versions: Vec<(String, Manifest)>,
+    bad_versions: Vec<(String, String)>,
+}
+
+impl Repair<'_> {
+    fn run(&self) -> Result<RepairReport> {
+        let mut before = self.read()?;
+        let segments = self.dir.join(SEGMENTS);
+        if !self.dry_run {
+            // Nothing is built on a name that is merely visible.
+            self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+        }
+        let mut found = self.survey(&mut before)?;
+        let (listed, all) = (before.listed(), before.records());
+        let identity = before.identity(&found);
+        if let Some(identity) = &identity {
+            survey::refuse_foreign(&mut found, identity, &all);
+        }
+        let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
+        let listed_last = listed.last().map_or(0, |record| record.last);
+        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given again, and the file
+        // that takes the place of what is missing does not lie beyond the chain, where readers would take it for a commit.
+        let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
+        let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
+        let last = match is_backup {
+            true => listed_last,
+            false => chain::last_commit(known, &found, len),
+        };
+        let start = before.manifest.as_ref().and_then(|manifest| manifest.body.epochs.first()).map(|e| e.id);
+        let pieces = loop {
+            let mut pieces = cheapest(&found, &listed, last, start, Chain::Store);
+            chain::drop_hole_after(known, &mut pieces);
+            if !kills::distrust(self.vfs, &mut found, &pieces, &all)? {
+                break pieces;
+            }
+        };
+        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
+        let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
+        let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
+        refuse_useless(&mut found, &pieces, &before.versions, is_backup);
+        refuse_overlapping(&mut found, &pieces, is_backup.then_some(listed_last).filter(|_| !chain_is_whole));
+
+        let mut manifest = match &before.manifest {
+            Some(manifest) => manifest.clone(),
+            None => rebuild::rebuilt(self.vfs, self.dir, &found, &pieces, last)?,
+        };
+        let mut mender = Mender {
+            vfs: self.vfs,
+            dir: self.dir,
+            found: &found,
+            generations: self.generations(&found, &all)?,
+            superseded: self.superseded(&found, &manifest.body, chain_is_whole)?,
+            doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
+            dry_run: self.dry_run,
+            made: Vec::new(),
+        };
+        let result = self.mend(&before, &mut mender, &mut manifest, &pieces, chain_is_whole);
+        if result.is_err() {
+            mender.discard();
+        }
+        result
+    }
+
+    fn read(&self) -> Result<Before> {
+        let mut before =
+            Before { manifest: None, bad_manifest: None, versions: Vec::new(), bad_versions: Vec::new() };
+        match Manifest::read(self.vfs, self.dir) {
+            Ok(manifest) => {
+                survey::check_flags(&self.dir.join(MANIFEST), manifest.ro_compat)?;
+                before.manifest = Some(manifest);
+            }
+            Err(Error::ManifestMissing { .. }) => {}
+            Err(error) => before.bad_manifest = Some(self.damage(error)?),
+        }
+        for name in named::names(self.vfs, self.dir)? {
+            match named::read(self.vfs, self.dir, &name) {
+                Ok(version) => before.versions.push((name, version)),
+                Err(error) => {
+                    let why = self.damage(error)?;
+                    before.bad_versions.push((name, why));
+                }
+            }
+        }
+        Ok(before)
+    }
+
+    /// What is wrong with a file that is damaged, missing or no file. That it cannot be read now is an error: nobody can
+    /// say what it holds.
+    fn damage(&self, error: Error) -> Result<String> {
+        match error {
+            Error::Damaged { detail, .. } => Ok(detail),
+            Error::Io { path, op, source } => match self.vfs.metadata(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok("it is missing".to_owned()),
+                Ok(found) if found.kind != FileKind::File => {
+                    Ok("expected a regular file, found something else".to_owned())
+                }
+                _ => Err(Error::Io { path, op, source }),
+            },
+            other => Err(other),
+        }
+    }
+
+    /// The same of a bitmap, once it is known that what it holds is not needed: that it cannot be read is damage too.
+    fn bitmap_damage(&self, error: Error) -> Result<String> {
+        match self.damage(error) {
+            Err(Error::Io { source, .. }) => Ok(format!("it cannot be read: {source}")),
+            other => other,
+        }
+    }
+
+    /// The highest generation of each range that anybody has seen.
+    fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> Result<BTreeMap<(u64, u64), u32>> {
+        let folder = self.dir.join(QUARANTINE);
+        let quarantined = match self.vfs.list(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.at(&folder, "list the quarantined files")?,
+        };
+        let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
+        let names = found.iter().flat_map(|file| [file.called, file.name]).chain(quarantined);
+        let mut highest = BTreeMap::new();
+        for name in names.chain(records.iter().map(SegmentRecord::name)) {
+            let best = highest.entry((name.first, name.last)).or_insert(name.generation);
+            *best = name.generation.max(*best);
+        }
+        Ok(highest)
+    }
+
+    /// What the manifest's bitmaps say is superseded, in files that are whole.
+    fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
+        let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
+            State::Sound(segment) => Some(segment),
+            _ => None,
+        });
+        let mut superseded = HashSet::new();
+        for segment in sound {
+            match live::known(self.vfs, self.dir, body, segment) {
+                Some(Ok(dead)) => {
+                    superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
+                }
+                // Where nothing is lost, what a bitmap holds follows from the segments.
+                Some(Err(_)) if chain_is_whole => {}
+                Some(Err(error)) => drop(self.damage(error)?),
+                None => {}
+            }
+        }
+        Ok(superseded)
+    }
+
+    fn mend(
+        &self,
+        before: &Before,
+        mender: &mut Mender<'_>,
+        manifest: &mut Manifest,
+        pieces: &[Piece],
+        chain_is_whole: bool,
+    ) -> Result<RepairReport> {
+        let view = mender.mend(manifest, pieces)?;
+        let rebuilt = before.manifest.is_none();
+        let mut report = RepairReport {
+            rebuilt,
+            segments: view.segments.len(),
+            last_commit: view.last_commit(),
+            dry_run: self.dry_run,
+            ..RepairReport::default()
+        };
+        let mut plan = Plan::default();
+        if let Some(problem) = &before.bad_manifest {
+            let path = self.dir.join(MANIFEST);
+            let wanted = format!("{MANIFEST}.{:016x}", manifest.generation);
+            let moved = Move { is_replaced: true, ..Move::choose(self.vfs, self.dir, &path, &wanted)? };
+            report.quarantined = Some(moved.to.clone());
+            report.findings.push(Finding {
+                path,
+                problem: problem.clone(),
+                moved_to: Some(moved.to.clone()),
+                replaced_by: Some(self.dir.join(MANIFEST)),
+                ..Finding::default()
+            });
+            plan.moves.push(moved);
+        } else if rebuilt {
+            report.findings.push(Finding {
+                path: self.dir.join(MANIFEST),
+                problem: "it is missing".to_owned(),
+                replaced_by: Some(self.dir.join(MANIFEST)),
+                ..Finding::default()
+            });
+        }
+        let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan, &mut report)?;
+        self.mend_versions(before, mender, &bad_bitmaps, &mut plan, &mut report)?;
+        self.tell(mender, manifest, pieces, &view, &mut plan, &mut report)?;
+
+        let forgets = live::named(&manifest.body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
+        if rebuilt || !chain_is_whole {
+            manifest.body.segments =
+                view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+            live::forget(&mut manifest.body);
+            manifest.body.begin_epoch()?;
+        } else if forgets {
+            live::forget(&mut manifest.body);
+        }
+        if rebuilt || !chain_is_whole || forgets {
+            manifest.generation += 1;
+            plan.manifest = Some(manifest.clone());
+        }
+        let changes = plan.manifest.is_some() || !report.was_whole();
+        if !self.dry_run && changes {
+            carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
+        }
+        Ok(report)
+    }
+}

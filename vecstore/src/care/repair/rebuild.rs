@@ -1,0 +1,95 @@
+//! The manifest, rebuilt from footers: segments describe themselves.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::chain::Piece;
+use super::survey::{Found, Identity, State};
+use crate::base::{Error, Result};
+use crate::format::footer::Footer;
+use crate::format::{random_id, settings};
+use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
+use crate::vfs::Vfs;
+
+/// A manifest that lists no segment yet, with what the files of the chain say of the store.
+pub(super) fn rebuilt(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    found: &[Found],
+    chain: &[Piece],
+    last: u64,
+) -> Result<Manifest> {
+    let files: Vec<&Found> = chain
+        .iter()
+        .filter_map(|piece| match piece {
+            Piece::File(number) => found.get(*number),
+            Piece::Hole { .. } => None,
+        })
+        .filter(|file| file.footer().is_some())
+        .collect();
+    let Some((newest, identity)) = files.last().and_then(|file| file.footer()).zip(Identity::of_most(found))
+    else {
+        return Err(Error::NotAStore {
+            path: dir.to_owned(),
+            found: "a damaged manifest and no segment to rebuild it from".to_owned(),
+        });
+    };
+    let mut settings: BTreeMap<String, String> =
+        files.iter().rev().find_map(|file| read_settings(file)).unwrap_or_default();
+    let description = settings.remove(settings::FINGERPRINT);
+    let fingerprint = (newest.fingerprint != [0; 32])
+        .then(|| FingerprintRecord { id: newest.fingerprint, description: description.unwrap_or_default() });
+    let epochs = epochs(files.iter().filter_map(|file| file.footer()))?;
+    // Larger than any generation that checkpoints of this many commits and epochs could have reached.
+    let generation = ((epochs.len() as u64 + 1) << 40).saturating_add(last);
+    Ok(Manifest {
+        generation: generation.max(claimed_generation(vfs, dir).saturating_add(1)),
+        ro_compat: 0,
+        compat: 0,
+        body: Body {
+            store_id: identity.store_id,
+            dim: newest.dim,
+            dtype: newest.dtype,
+            metric: newest.metric,
+            fingerprint,
+            settings,
+            epochs,
+            segments: Vec::new(),
+            extra: BTreeMap::new(),
+        },
+    })
+}
+
+/// The settings a file carries, if they are intact.
+pub(super) fn read_settings(file: &Found) -> Option<BTreeMap<String, String>> {
+    match &file.state {
+        State::Sound(segment) => segment.settings().ok(),
+        State::Remains(remains) => remains.settings(),
+        State::Nothing => None,
+    }
+}
+
+/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made up.
+fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochRecord>> {
+    let mut epochs: Vec<EpochRecord> = Vec::new();
+    for footer in footers {
+        if epochs.is_empty() {
+            let id = if footer.first == 1 { footer.link_in } else { random_id()? };
+            epochs.push(EpochRecord { id, parent: [0; 16], first: 1 });
+        }
+        let parent = epochs.last().map_or([0; 16], |epoch| epoch.id);
+        if parent != footer.epoch {
+            epochs.push(EpochRecord { id: footer.epoch, parent, first: footer.first });
+        }
+    }
+    Ok(epochs)
+}
+
+/// The generation a damaged manifest claims, as far as it can be believed; generations only grow.
+fn claimed_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
+    // No more of it is read, for it may be longer than any manifest.
+    let mut bytes = [0; 8];
+    let read = vfs.open(&dir.join(MANIFEST)).and_then(|file| file.read_at(&mut bytes, 40));
+    let claimed = read.map_or(0, |()| u64::from_le_bytes(bytes));
+    if claimed < 1 << 56 { claimed } else { 0 }
+}

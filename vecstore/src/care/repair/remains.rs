@@ -1,0 +1,400 @@
+//! What is left of a damaged segment: which of its blocks are intact, and what can be read from those.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use super::footer::find_footer;
+use super::rows::StoredRows;
+use crate::format::blocks::{BLOCK_LEN, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::records::{Kill, Run};
+use crate::format::section::{self, Tag};
+use crate::format::{key_hash, settings};
+use crate::segment::{Pieces, SegmentName, block_crcs, blocks_of, range_of};
+use crate::state::manifest::SegmentRecord;
+use crate::types::{Kind, MAX_KEY_LEN};
+use crate::vfs::Mapping;
+
+/// Where an end of a key is lost, keys are looked for by their hash up to this length.
+const LONGEST_SEARCHED: usize = 4096;
+
+/// A damaged segment whose footer can be read.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// Everything that could be read but the rows, at its place in the file.
+    map: Mapping,
+    rows: StoredRows,
+    pub footer: Footer,
+    parts: HashMap<Tag, Part>,
+    runs: Option<Vec<Run>>,
+    hashes: Vec<Option<u64>>,
+    key_ends: Vec<Option<u64>>,
+    row_ends: Vec<Option<u64>>,
+    kinds: Vec<Option<Kind>>,
+}
+
+/// A section: where it lies, and which of its blocks have the right checksum.
+#[derive(Debug)]
+struct Part {
+    range: Range<usize>,
+    /// The checksums of those blocks that are intact.
+    sound: Vec<Option<u32>>,
+    crc: u32,
+}
+
+/// Where an entry was made: its commit, its number in the batch, and that of its first row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub commit: u64,
+    pub entry: u64,
+    pub row: u64,
+}
+
+/// What can be read of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Remnant<'a> {
+    pub key: Option<&'a [u8]>,
+    pub kind: Option<Kind>,
+    /// Everything else, when all of it is intact.
+    pub content: Option<Content<'a>>,
+}
+
+/// The intact content of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Content<'a> {
+    pub rows: Range<u64>,
+    /// Where its rows lie in ROWS.
+    pub row_bytes: Range<usize>,
+    pub scales: &'a [u8],
+    pub payload: &'a [u8],
+}
+
+impl Content<'_> {
+    pub fn row_count(&self) -> u64 {
+        self.rows.end - self.rows.start
+    }
+}
+
+impl Remains {
+    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it says which
+    /// footer is the right one.
+    pub fn read(
+        path: &Path,
+        name: SegmentName,
+        mut pieces: Pieces,
+        record: Option<&SegmentRecord>,
+    ) -> Option<Self> {
+        let footer = find_footer(path, name, &mut pieces, record)?;
+        let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
+        let parts = sections(&mut pieces, body, &footer);
+        let (range, crcs) = parts
+            .get(&section::ROWS)
+            .map(|part| (part.range.clone(), part.sound.clone()))
+            .unwrap_or_default();
+        let (map, file) = pieces.into_parts();
+        let mut remains = Remains {
+            map,
+            rows: StoredRows::new(path, file, range, crcs),
+            footer,
+            parts,
+            runs: None,
+            hashes: Vec::new(),
+            key_ends: Vec::new(),
+            row_ends: Vec::new(),
+            kinds: Vec::new(),
+        };
+        // Nothing is allocated for entries that the file has no room for.
+        let len = |tag| remains.parts.get(&tag).map_or(0, |part| part.range.len());
+        let entries = len(section::KIND);
+        let fits = [(section::KEND, 8), (section::REND, 8), (section::HASH, 8), (section::HENT, 4)]
+            .into_iter()
+            .all(|(tag, width)| entries.checked_mul(width) == Some(len(tag)));
+        if entries as u64 != footer.entries || !fits {
+            return None;
+        }
+        remains.runs = remains.read_runs();
+        remains.read_tables(entries);
+        Some(remains)
+    }
+
+    pub fn entry_count(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// Where rows can be read that an entry's content names.
+    pub fn rows(&self) -> &StoredRows {
+        &self.rows
+    }
+
+    /// True when the entries' addresses are known.
+    pub fn has_addresses(&self) -> bool {
+        self.runs.is_some() || self.entry_count() == 0
+    }
+
+    /// How many entries are not intact.
+    pub fn lost(&self) -> u64 {
+        (0..self.entry_count()).filter(|index| !self.entry(*index).is_intact()).count() as u64
+    }
+
+    /// What can be read of an entry.
+    pub fn entry(&self, index: usize) -> Remnant<'_> {
+        let kind = self.kinds.get(index).copied().flatten();
+        let key = span(&self.key_ends, index)
+            .filter(|span| !span.is_empty() && span.len() <= MAX_KEY_LEN)
+            .and_then(|span| self.intact(section::KEYS, span));
+        Remnant { key, kind, content: kind.and_then(|kind| self.content(index, kind)) }
+    }
+
+    fn content(&self, index: usize, kind: Kind) -> Option<Content<'_>> {
+        let rows = span(&self.row_ends, index)?;
+        if rows.is_empty() == (kind == Kind::Rows) {
+            return None;
+        }
+        let width = self.row_width();
+        let bytes = |rows: &Range<usize>, width: usize| -> Option<Range<usize>> {
+            Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?)
+        };
+        let row_bytes = bytes(&rows, width)?;
+        self.is_intact(section::ROWS, &row_bytes)?;
+        let scales = match self.parts.contains_key(&section::SCAL) {
+            true => self.intact(section::SCAL, bytes(&rows, 4)?)?,
+            false => &[],
+        };
+        let payload = match self.parts.contains_key(&section::PAYL) {
+            true => self.intact(section::PAYL, self.end(section::PEND, index)?)?,
+            false => &[],
+        };
+        Some(Content { rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
+    }
+
+    /// False when the index says that an entry has another key.
+    pub fn may_have(&self, index: usize, key_hash: u64) -> bool {
+        self.hashes.get(index).copied().flatten().is_none_or(|hash| hash == key_hash)
+    }
+
+    /// Where an entry was made; `None` when RUNS is damaged. `first_row` is its first row within the segment.
+    pub fn origin(&self, index: usize, first_row: Option<u64>) -> Option<Origin> {
+        let runs = self.runs.as_ref()?;
+        let after = runs.partition_point(|run| run.segment_entry <= index as u64);
+        let run = runs.get(after.checked_sub(1)?)?;
+        let row = first_row.map_or(0, |row| row.saturating_sub(run.segment_row));
+        Some(Origin {
+            commit: run.commit,
+            entry: run.entry + (index as u64 - run.segment_entry),
+            row: run.row.saturating_add(row),
+        })
+    }
+
+    /// Kills in intact blocks, and whether that is all of them.
+    pub fn kills(&self) -> (Vec<Kill>, bool) {
+        let count = self.parts.get(&section::KILL).map_or(0, |part| part.range.len() / size_of::<Kill>());
+        let read = |number: usize| {
+            let start = number * size_of::<Kill>();
+            let bytes = self.intact(section::KILL, start..start + size_of::<Kill>())?;
+            bytemuck::try_pod_read_unaligned::<Kill>(bytes).ok()
+        };
+        let kills: Vec<Kill> = (0..count).filter_map(read).collect();
+        let all = kills.len() == count;
+        (kills, all)
+    }
+
+    /// The settings it carries, if they are intact.
+    pub fn settings(&self) -> Option<std::collections::BTreeMap<String, String>> {
+        let len = self.parts.get(&section::SETT)?.range.len();
+        settings::decode(self.intact(section::SETT, 0..len)?)
+    }
+
+    fn row_width(&self) -> usize {
+        let size = crate::base::DType::from_code(self.footer.dtype).map_or(1, crate::base::DType::size);
+        self.footer.dim as usize * size
+    }
+
+    /// Bytes of a section, if all blocks they lie in are sound.
+    fn intact(&self, tag: Tag, range: Range<usize>) -> Option<&[u8]> {
+        let start = self.is_intact(tag, &range)?;
+        self.map.get(start + range.start..start + range.end)
+    }
+
+    /// Where a section begins, if all blocks are sound that bytes of it lie in.
+    fn is_intact(&self, tag: Tag, range: &Range<usize>) -> Option<usize> {
+        let part = self.parts.get(&tag)?;
+        if range.start > range.end || range.end > part.range.len() {
+            return None;
+        }
+        let blocks = range.start / BLOCK_LEN..range.end.div_ceil(BLOCK_LEN);
+        let sound = range.is_empty() || part.sound.get(blocks)?.iter().all(Option::is_some);
+        sound.then_some(part.range.start)
+    }
+
+    fn number(&self, tag: Tag, index: usize) -> Option<u64> {
+        let start = index.checked_mul(8)?;
+        let bytes = self.intact(tag, start..start.checked_add(8)?)?;
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// Element `index` of a table of ends, as a range.
+    fn end(&self, tag: Tag, index: usize) -> Option<Range<usize>> {
+        let end = usize::try_from(self.number(tag, index)?).ok()?;
+        let start = match index.checked_sub(1) {
+            Some(before) => usize::try_from(self.number(tag, before)?).ok()?,
+            None => 0,
+        };
+        (start <= end).then_some(start..end)
+    }
+
+    fn read_runs(&self) -> Option<Vec<Run>> {
+        let part = self.parts.get(&section::RUNS)?;
+        let len = part.range.len();
+        let name = (self.footer.first, self.footer.last);
+        let runs: Vec<Run> = match self.intact(section::RUNS, 0..len) {
+            Some(bytes) => bytes
+                .chunks_exact(size_of::<Run>())
+                .filter_map(|bytes| bytemuck::try_pod_read_unaligned(bytes).ok())
+                .collect(),
+            // A batch that nothing was merged with has one run, and the checksum says whether this is it.
+            None => {
+                let run = Run { commit: name.0, entry: 0, row: 0, segment_entry: 0, segment_row: 0 };
+                let crc = section_crc(&[crc32fast::hash(bytemuck::bytes_of(&run))]);
+                if crc != part.crc || len != size_of::<Run>() {
+                    return None;
+                }
+                vec![run]
+            }
+        };
+        let in_range = |run: &Run| {
+            (name.0..=name.1).contains(&run.commit)
+                && run.entry.checked_add(self.footer.entries).is_some()
+                && run.row.checked_add(self.footer.rows).is_some()
+        };
+        let ascend = |pair: &[Run]| match pair {
+            [a, b] => {
+                (a.commit, a.entry) < (b.commit, b.entry)
+                    && a.segment_entry <= b.segment_entry
+                    && a.segment_row <= b.segment_row
+            }
+            _ => true,
+        };
+        let begins = runs.first().is_some_and(|run| run.segment_entry == 0 && run.segment_row == 0);
+        (begins && runs.iter().all(in_range) && runs.windows(2).all(ascend)).then_some(runs)
+    }
+
+    /// Reads the tables of ends and kinds. What is damaged in one of them often follows from the others.
+    fn read_tables(&mut self, entries: usize) {
+        self.hashes = self.read_hashes(entries);
+        self.key_ends = (0..entries).map(|index| self.number(section::KEND, index)).collect();
+        self.find_keys_by_hash();
+        self.row_ends = (0..entries).map(|index| self.number(section::REND, index)).collect();
+        self.kinds = (0..entries)
+            .map(|index| {
+                let code = self.intact(section::KIND, index..index + 1)?.first()?;
+                Kind::from_code(*code)
+            })
+            .collect();
+        // Where each entry with rows has one, rows are counted by kinds.
+        if self.footer.kinds.first() == Some(&self.footer.rows) {
+            let mut rows = Some(0u64);
+            for (end, kind) in self.row_ends.iter_mut().zip(&self.kinds) {
+                let counted =
+                    rows.zip(*kind).map(|(rows, kind)| rows.saturating_add(u64::from(kind == Kind::Rows)));
+                *end = end.or(counted);
+                rows = *end;
+            }
+        }
+        // Only entries with rows have rows; of those without, the footer may count but one kind.
+        let mut bare = [Kind::Empty, Kind::Rejected, Kind::Tombstone]
+            .into_iter()
+            .filter(|kind| self.footer.kinds.get(usize::from(kind.code())).is_some_and(|count| *count > 0));
+        let only = bare.next().filter(|_| bare.next().is_none());
+        let kinds = (0..entries).map(|index| {
+            self.kinds.get(index).copied().flatten().or_else(|| {
+                match span(&self.row_ends, index)?.is_empty() {
+                    true => only,
+                    false => Some(Kind::Rows),
+                }
+            })
+        });
+        self.kinds = kinds.collect();
+    }
+
+    /// Hashes of the keys by entry, as far as the index is intact.
+    fn read_hashes(&self, entries: usize) -> Vec<Option<u64>> {
+        let mut hashes: Vec<Option<u64>> = vec![None; entries];
+        for position in 0..entries {
+            let start = position * 4;
+            let entry = self.intact(section::HENT, start..start + 4).and_then(|bytes| bytes.try_into().ok());
+            let entry = entry.map(u32::from_le_bytes).and_then(|entry| usize::try_from(entry).ok());
+            let place = entry.and_then(|entry| hashes.get_mut(entry));
+            if let (Some(hash), Some(place)) = (self.number(section::HASH, position), place) {
+                *place = Some(hash);
+            }
+        }
+        hashes
+    }
+
+    /// Fills gaps in the ends of keys: the index has each key's hash.
+    fn find_keys_by_hash(&mut self) {
+        if self.key_ends.iter().all(Option::is_some) {
+            return;
+        }
+        let all = self.parts.get(&section::KEYS).map_or(0, |part| part.range.len());
+        let mut start = Some(0usize);
+        let mut ends = std::mem::take(&mut self.key_ends);
+        for (end, hash) in ends.iter_mut().zip(&self.hashes) {
+            if end.is_none() {
+                let found = start.zip(*hash).and_then(|(start, hash)| {
+                    let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
+                    (start + 1..=start + longest).find(|end| {
+                        self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
+                    })
+                });
+                *end = found.map(|end| end as u64);
+            }
+            start = end.and_then(|end| usize::try_from(end).ok());
+        }
+        self.key_ends = ends;
+    }
+}
+
+impl Remnant<'_> {
+    /// Nothing of the entry was hit.
+    pub fn is_intact(&self) -> bool {
+        self.key.is_some() && self.kind.is_some() && self.content.is_some()
+    }
+}
+
+fn span(ends: &[Option<u64>], index: usize) -> Option<Range<usize>> {
+    let end = usize::try_from((*ends.get(index)?)?).ok()?;
+    let start = match index.checked_sub(1) {
+        Some(before) => usize::try_from((*ends.get(before)?)?).ok()?,
+        None => 0,
+    };
+    (start <= end).then_some(start..end)
+}
+
+/// The sections that lie within the file, each block held against CRCS, and all of them against the footer. What cannot
+/// be read is not intact.
+fn sections(pieces: &mut Pieces, body: usize, footer: &Footer) -> HashMap<Tag, Part> {
+    let crcs = block_crcs(pieces, body, footer);
+    let mut parts = HashMap::new();
+    for line in footer.sections() {
+        let Some(range) = range_of(line, body) else { continue };
+        let mut found: Vec<Option<u32>> = Vec::new();
+        for block in blocks_of(range.clone()) {
+            let bytes = match line.tag {
+                section::ROWS | section::CRCS => pieces.read(block),
+                _ => pieces.load(block),
+            };
+            found.push(bytes.ok().map(crc32fast::hash));
+        }
+        let all: Option<Vec<u32>> = found.iter().copied().collect();
+        let whole = all.is_some_and(|all| section_crc(&all) == line.crc);
+        let first = line.first_block as usize;
+        let sound = found
+            .iter()
+            .enumerate()
+            .map(|(block, crc)| crc.filter(|crc| whole || crcs.get(first + block) == Some(&Some(*crc))));
+        parts.insert(line.tag, Part { range, sound: sound.collect(), crc: line.crc });
+    }
+    parts
+}

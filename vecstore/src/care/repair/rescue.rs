@@ -1,0 +1,425 @@
+//! The file that takes the place of a damaged one: everything intact, under its old addresses.
+//!
+//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry is lost
+//! that replaced or deleted an older one, a tombstone of the same key stands in its place.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, hash_map};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::kills;
+use super::remains::{Content, Origin, Remains, Remnant};
+use crate::base::Result;
+use crate::format::footer::Footer;
+use crate::format::records::Kill;
+use crate::format::{COMPAT_LOST, key_hash};
+use crate::read::Entry;
+use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
+use crate::state::view::View;
+use crate::types::Kind;
+
+/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer entries.
+const NEW_ENTRIES: u64 = 1 << 32;
+const NEW_ROWS: u64 = 1 << 48;
+
+/// What later segments say about a damaged one.
+#[derive(Debug, Default)]
+pub(super) struct Newer {
+    pub sound: Vec<Arc<Segment>>,
+    /// Keys that can be read in later damaged segments.
+    pub keys: HashSet<Vec<u8>>,
+    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those of damaged ones
+    /// may turn out to be wrong.
+    pub killed: HashSet<(u64, u64)>,
+    /// The same of those that stay as they are.
+    pub surely_killed: HashSet<(u64, u64)>,
+}
+
+impl Newer {
+    fn has(&self, key: &[u8]) -> Result<bool> {
+        let hash = key_hash(key);
+        for segment in &self.sound {
+            if segment.find(hash, key)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(self.keys.contains(key))
+    }
+
+    /// Notes what a later sound segment has.
+    pub fn add(&mut self, segment: &Arc<Segment>) {
+        let killed = segment.kills().iter().map(|kill| (kill.commit, kill.entry));
+        self.surely_killed.extend(killed.clone());
+        self.killed.extend(killed);
+        self.sound.push(Arc::clone(segment));
+    }
+
+    /// Notes what can be read of a later damaged segment.
+    pub fn add_remains(&mut self, remains: &Remains) {
+        self.killed.extend(remains.kills().0.iter().map(|kill| (kill.commit, kill.entry)));
+        let entries = (0..remains.entry_count()).filter_map(|index| remains.entry(index).key);
+        self.keys.extend(entries.map(<[u8]>::to_vec));
+    }
+}
+
+/// What became of the entries of a damaged segment.
+#[derive(Debug, Default)]
+pub(super) struct Rescued {
+    pub kept: u64,
+    /// Keys of entries that are lost.
+    pub lost_keys: Vec<Vec<u8>>,
+    /// Entries that are lost and whose keys cannot be read.
+    pub unnamed: u64,
+    /// Entries whose addresses are lost: they have new ones.
+    pub readdressed: u64,
+    /// What the segment superseded cannot be read: found again by keys.
+    pub kills_lost: bool,
+}
+
+/// An entry that stands in the new file.
+struct Item<'a> {
+    origin: Origin,
+    key: Cow<'a, [u8]>,
+    kind: Kind,
+    content: Option<Content<'a>>,
+}
+
+/// What is known of the store around a damaged segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around<'a> {
+    /// The store up to the segment before.
+    pub older: &'a View,
+    pub newer: &'a Newer,
+    /// Entries that liveness bitmaps say are superseded: commit, and number in the batch.
+    pub superseded: &'a HashSet<(u64, u64)>,
+}
+
+/// Rescues what is intact of a damaged segment; of one that is gone, or whose footer cannot be read, nothing is.
+/// `identity` has the range, links and name of the new file.
+pub(super) fn rescue<'a>(
+    remains: Option<&'a Remains>,
+    identity: Footer,
+    settings: Vec<u8>,
+    around: Around<'_>,
+) -> Result<(EncodedSegment<'a>, Rescued)> {
+    let count = remains.map_or(0, Remains::entry_count);
+    let mut rescue = Rescue {
+        remains,
+        range: identity.first..=identity.last,
+        around,
+        entries: remains.map_or_else(Vec::new, |remains| (0..count).map(|i| remains.entry(i)).collect()),
+        origins: Vec::new(),
+        places: HashMap::new(),
+        latest: HashMap::new(),
+        kills: Vec::new(),
+        result: Rescued::default(),
+    };
+    rescue.find_origins();
+    rescue.note_keys();
+    rescue.take_kills()?;
+    if rescue.result.kills_lost {
+        rescue.kill_older()?;
+    }
+    let stand_ins = rescue.stand_ins()?;
+    let items = rescue.items(stand_ins)?;
+    if rescue.result.kills_lost {
+        rescue.kill_here(&items)?;
+    }
+    let Rescue { kills, result, .. } = rescue;
+    let mut footer = identity;
+    if remains.is_none() || !result.lost_keys.is_empty() || result.unnamed > 0 || result.kills_lost {
+        footer.compat |= COMPAT_LOST;
+    }
+    let dtype = crate::base::DType::from_code(footer.dtype).unwrap_or(crate::base::DType::F32);
+    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings)?, result))
+}
+
+struct Rescue<'a, 'b> {
+    remains: Option<&'a Remains>,
+    range: RangeInclusive<u64>,
+    around: Around<'b>,
+    entries: Vec<Remnant<'a>>,
+    origins: Vec<Origin>,
+    /// Positions of the entries by commit and number in the batch.
+    places: HashMap<(u64, u64), usize>,
+    /// The last entry of each key that can be read.
+    latest: HashMap<&'a [u8], usize>,
+    kills: Vec<Kill>,
+    result: Rescued,
+}
+
+/// Keys of lost entries that cannot be read themselves.
+#[derive(Debug, Default)]
+struct StandIns {
+    /// By the position of the entry.
+    at: HashMap<usize, Vec<u8>>,
+    /// Where it cannot be told which entry it was.
+    somewhere: Vec<Vec<u8>>,
+}
+
+impl<'a> Rescue<'a, '_> {
+    fn has_addresses(&self) -> bool {
+        self.remains.is_none_or(Remains::has_addresses)
+    }
+
+    /// An address that no entry ever had, within the last commit.
+    fn new_origin(&self, number: u64, row: u64) -> Origin {
+        Origin { commit: *self.range.end(), entry: NEW_ENTRIES + number, row: NEW_ROWS + row }
+    }
+
+    /// Where each entry was made.
+    fn find_origins(&mut self) {
+        let mut row = 0;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let first_row = entry.content.as_ref().map(|content| content.rows.start);
+            let known = self.remains.and_then(|remains| remains.origin(index, first_row));
+            let origin = known.unwrap_or_else(|| self.new_origin(index as u64, row));
+            row += entry.content.as_ref().map_or(0, Content::row_count);
+            self.places.insert((origin.commit, origin.entry), index);
+            self.origins.push(origin);
+        }
+    }
+
+    fn origin(&self, index: usize) -> (u64, u64) {
+        self.origins.get(index).map_or((0, 0), |origin| (origin.commit, origin.entry))
+    }
+
+    fn note_keys(&mut self) {
+        let keys = self.entries.iter().enumerate().filter_map(|(index, entry)| Some((entry.key?, index)));
+        self.latest = keys.collect();
+    }
+
+    /// Keeps the kills that can be read, and agree with what they name.
+    fn take_kills(&mut self) -> Result<()> {
+        let (kills, mut all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
+        // Without addresses nothing in this file can be pointed at.
+        let dangling = |kill: &Kill| !self.has_addresses() && self.range.contains(&kill.commit);
+        let fits = |kill: &Kill| {
+            kill.padding == [0; 3]
+                && Kind::from_code(kill.kind).is_some()
+                && self.range.contains(&kill.killer)
+                && kill.commit <= *self.range.end()
+        };
+        let mut fitting = Vec::with_capacity(kills.len());
+        for kill in kills {
+            match fits(&kill) && !dangling(&kill) && self.agrees(&kill)? {
+                true => fitting.push(kill),
+                false => all = false,
+            }
+        }
+        self.kills = fitting;
+        self.result.kills_lost = !all;
+        Ok(())
+    }
+
+    /// False when an entry that is there, and intact, is not what a kill says of it.
+    fn agrees(&self, kill: &Kill) -> Result<bool> {
+        if !self.range.contains(&kill.commit) {
+            return self.around.older.kill_agrees(kill);
+        }
+        let Some(index) = self.places.get(&(kill.commit, kill.entry)) else { return Ok(true) };
+        let (Some(entry), Some(origin)) = (self.entries.get(*index), self.origins.get(*index)) else {
+            return Ok(true);
+        };
+        Ok(match (entry.kind, &entry.content) {
+            (Some(kind), Some(content)) => kills::says(kill, origin.row, content.row_count(), kind),
+            _ => true,
+        })
+    }
+
+    /// What the kills name.
+    fn killed(&self) -> HashSet<(u64, u64)> {
+        self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect()
+    }
+
+    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a bitmap says so.
+    fn kill_older(&mut self) -> Result<()> {
+        let Around { older, newer, superseded } = self.around;
+        let known = self.killed();
+        for live in &older.segments {
+            for index in (0..live.segment.entry_count()).filter(|index| live.is_live(*index)) {
+                let entry = Entry::read(&live.segment, index)?;
+                let Some(origin) = live.segment.origin(index) else { continue };
+                if known.contains(&origin) || newer.surely_killed.contains(&origin) {
+                    continue;
+                }
+                let killer = match self.latest.get(entry.key()) {
+                    Some(here) => self.origin(*here).0,
+                    None if superseded.contains(&origin) || newer.has(entry.key())? => *self.range.end(),
+                    None => continue,
+                };
+                let rows = u32::try_from(entry.row_count()).unwrap_or(u32::MAX);
+                let row = entry.address().row;
+                self.kills.push(kill(
+                    killer,
+                    Origin { commit: origin.0, entry: origin.1, row },
+                    rows,
+                    entry.kind(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What an entry superseded has its key: so keys of entries can be told that cannot be read themselves.
+    fn stand_ins(&self) -> Result<StandIns> {
+        let nameless = |index: &usize| self.entries.get(*index).is_some_and(|entry| entry.key.is_none());
+        let killed = self.killed();
+        let is_superseded = |index: &usize| {
+            let origin = self.origin(*index);
+            self.around.newer.killed.contains(&origin) || killed.contains(&origin)
+        };
+        let mut free: Vec<usize> =
+            (0..self.entries.len()).filter(nameless).filter(|index| !is_superseded(index)).collect();
+        let mut named = StandIns::default();
+        for kill in &self.kills {
+            let Some(key) = self.key_of_killed(kill)? else { continue };
+            let here = self.latest.get(key.as_slice()).map(|index| self.origin(*index));
+            if here.is_some_and(|here| here > (kill.commit, kill.entry)) || self.around.newer.has(&key)? {
+                continue;
+            }
+            let hash = key_hash(&key);
+            let fits = |index: &usize| {
+                let of_commit =
+                    !self.has_addresses() || self.result.kills_lost || self.origin(*index).0 == kill.killer;
+                of_commit && self.remains.is_some_and(|remains| remains.may_have(*index, hash))
+            };
+            match free.iter().position(fits) {
+                Some(at) => drop(named.at.insert(free.remove(at), key)),
+                None => named.somewhere.push(key),
+            }
+        }
+        Ok(named)
+    }
+
+    fn key_of_killed(&self, kill: &Kill) -> Result<Option<Vec<u8>>> {
+        if self.range.contains(&kill.commit) {
+            let place =
+                self.places.get(&(kill.commit, kill.entry)).and_then(|index| self.entries.get(*index));
+            return Ok(place.and_then(|entry| entry.key).map(<[u8]>::to_vec));
+        }
+        let Some(live) = self.around.older.segment_of(kill.commit) else { return Ok(None) };
+        match live.segment.locate_entry(kill.commit, kill.entry) {
+            Some(index) => live.segment.key(index).map(|key| Some(key.to_vec())),
+            None => Ok(None),
+        }
+    }
+
+    /// What stands in the new file, in order.
+    fn items(&mut self, mut stand_ins: StandIns) -> Result<Vec<Item<'a>>> {
+        let newer = self.around.newer;
+        let mut items: Vec<Item<'a>> = Vec::with_capacity(self.entries.len());
+        let mut here: HashSet<&'a [u8]> = HashSet::new();
+        let killed = self.killed();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let Some(origin) = self.origins.get(index).copied() else { continue };
+            if let (Some(key), Some(kind), Some(content)) = (entry.key, entry.kind, &entry.content) {
+                if !self.has_addresses() {
+                    // Later kills name the address it had: whether it is superseded, only newer keys can say.
+                    if newer.has(key)? {
+                        continue;
+                    }
+                    self.result.readdressed += 1;
+                }
+                self.result.kept += 1;
+                here.insert(key);
+                items.push(Item { origin, key: Cow::Borrowed(key), kind, content: Some(content.clone()) });
+                continue;
+            }
+            let at = (origin.commit, origin.entry);
+            if newer.killed.contains(&at) || killed.contains(&at) {
+                continue;
+            }
+            let was_deletion = entry.kind == Some(Kind::Tombstone);
+            let key = match (entry.key, stand_ins.at.remove(&index)) {
+                (Some(key), _) => Cow::Borrowed(key),
+                (None, Some(key)) => Cow::Owned(key),
+                (None, None) => {
+                    self.result.unnamed += u64::from(!was_deletion);
+                    continue;
+                }
+            };
+            let is_latest = self.latest.get(&*key).is_none_or(|latest| *latest <= index);
+            if !is_latest || newer.has(&key)? {
+                continue;
+            }
+            if !was_deletion {
+                self.result.lost_keys.push(key.to_vec());
+            }
+            if here.contains(&*key) || self.around.older.find(&key)?.is_some() {
+                items.push(Item { origin, key, kind: Kind::Tombstone, content: None });
+            }
+        }
+        for (number, key) in (self.entries.len() as u64..).zip(stand_ins.somewhere) {
+            // After all rows that were given new addresses.
+            let origin = self.new_origin(number, NEW_ROWS);
+            self.result.lost_keys.push(key.clone());
+            items.push(Item { origin, key: Cow::Owned(key), kind: Kind::Tombstone, content: None });
+        }
+        Ok(items)
+    }
+
+    /// The same as [`Rescue::kill_older`] for the entries of this very file.
+    fn kill_here(&mut self, items: &[Item<'_>]) -> Result<()> {
+        let newer = self.around.newer;
+        let mut known = self.killed();
+        known.extend(&newer.surely_killed);
+        let mut here: HashMap<&[u8], u64> = HashMap::new();
+        for item in items.iter().rev() {
+            let killer = match here.entry(&item.key) {
+                hash_map::Entry::Occupied(later) => *later.get(),
+                hash_map::Entry::Vacant(none) => {
+                    none.insert(item.origin.commit);
+                    if !newer.has(&item.key)? {
+                        continue;
+                    }
+                    *self.range.end()
+                }
+            };
+            if known.insert((item.origin.commit, item.origin.entry)) {
+                let rows = item.content.as_ref().map_or(0, Content::row_count);
+                self.kills.push(kill(
+                    killer,
+                    item.origin,
+                    u32::try_from(rows).unwrap_or(u32::MAX),
+                    item.kind,
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kill(killer: u64, of: Origin, rows: u32, kind: Kind) -> Kill {
+    let Origin { commit, entry, row } = of;
+    Kill { killer, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
+}
+
+/// Entries in order, in runs that keep their addresses.
+fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
+    let mut builder = SegmentBuilder::new(0);
+    let mut expected: Option<Origin> = None;
+    for item in items {
+        let rows = item.content.as_ref().map_or(0, Content::row_count);
+        let mut origin = item.origin;
+        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a commit.
+        if let (None, Some(expected)) = (&item.content, expected.filter(|next| next.commit == origin.commit))
+        {
+            origin.row = expected.row;
+        }
+        if expected != Some(origin) {
+            builder.begin_run(origin.commit, origin.entry, origin.row);
+        }
+        expected = Some(Origin { entry: origin.entry + 1, row: origin.row.saturating_add(rows), ..origin });
+        let payload = item.content.as_ref().map_or(&[][..], |content| content.payload);
+        builder.push(&item.key, item.kind, rows, payload);
+        if let (Some(content), Some(remains)) = (&item.content, remains) {
+            let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
+            let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
+            builder.add_stored_rows(remains.rows(), content.row_bytes.clone(), &scales);
+        }
+    }
+    kills.into_iter().for_each(|kill| builder.kill(kill));
+    builder
+}

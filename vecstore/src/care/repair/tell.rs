@@ -1,0 +1,163 @@
+//! What became of each file, for the report and the lists of lost keys.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use super::carry_out::{Move, Plan};
+use super::chain::{Piece, is_lossy};
+use super::mend::Mender;
+use super::rescue::Rescued;
+use super::survey::State;
+use super::{Finding, QUARANTINE, Repair, RepairReport, report};
+use crate::base::Result;
+use crate::segment::{Segment, SegmentName};
+use crate::state::load::SEGMENTS;
+use crate::state::manifest::Manifest;
+use crate::state::view::View;
+use crate::types::Kind;
+
+impl Repair<'_> {
+    /// What became of each file that is not whole, and of what is missing.
+    pub(super) fn tell(
+        &self,
+        mender: &mut Mender<'_>,
+        manifest: &Manifest,
+        pieces: &[Piece],
+        view: &View,
+        plan: &mut Plan,
+        report: &mut RepairReport,
+    ) -> Result<()> {
+        let folder = self.dir.join(SEGMENTS);
+        let path_of = |segment: &Segment| folder.join(segment.name().to_string());
+        for (number, file) in mender.found.iter().enumerate().filter(|(_, file)| !file.is_whole()) {
+            let moved = Move::choose(self.vfs, self.dir, &file.path, &file.called.to_string())?;
+            let mut finding = Finding {
+                path: file.path.clone(),
+                problem: file.problem.clone(),
+                moved_to: Some(moved.to.clone()),
+                ..Finding::default()
+            };
+            match mender.made.iter_mut().find(|made| made.piece == Piece::File(number)) {
+                Some(made) => {
+                    finding.replaced_by = Some(path_of(&made.segment));
+                    match made.rescued.take() {
+                        Some(rescued) => finding.take(rescued, view)?,
+                        None => finding.kept = made.segment.footer().entries,
+                    }
+                    finding.lost_unknown = matches!(file.state, State::Nothing);
+                }
+                None if file.damaged && file.called.last > view.last_commit() => {
+                    finding.lost_unknown = true;
+                    finding
+                        .notes
+                        .push("it may have held commits after the last one that can be told".to_owned());
+                }
+                None if self.is_held_by_lossy(view, file.name) => {
+                    finding.lost_unknown = true;
+                    finding.notes.push(
+                        "an earlier repair, perhaps interrupted, wrote what it rescued of these commits to another file; \
+                         look for its .lost-keys.txt in quarantine/"
+                            .to_owned(),
+                    );
+                }
+                None if file.footer().is_some() && !file.is_misplaced() => {
+                    finding.notes.push("other files hold its commits, whole".to_owned());
+                }
+                None => {}
+            }
+            finding.list(&moved.to, plan);
+            plan.moves.push(moved);
+            report.findings.push(finding);
+        }
+        let here: HashSet<SegmentName> = mender.found.iter().map(|file| file.called).collect();
+        let holes: Vec<(u64, u64)> = pieces
+            .iter()
+            .filter_map(|piece| match piece {
+                Piece::Hole { first, last } => Some((*first, *last)),
+                Piece::File(_) => None,
+            })
+            .collect();
+        for record in &manifest.body.segments {
+            let in_hole = holes.iter().any(|(first, last)| *first <= record.last && record.first <= *last);
+            if !here.contains(&record.name()) && !in_hole {
+                report.findings.push(Finding {
+                    path: folder.join(record.name().to_string()),
+                    problem: "it is missing".to_owned(),
+                    notes: vec!["other files hold its commits, whole".to_owned()],
+                    ..Finding::default()
+                });
+            }
+        }
+        for made in &mut mender.made {
+            let Piece::Hole { first, last } = made.piece else { continue };
+            let listed =
+                manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
+            let path = match listed {
+                Some(record) => folder.join(record.name().to_string()),
+                None => folder.join(SegmentName { first, last, generation: 0 }.to_string()),
+            };
+            let problem = match (pieces.contains(&made.piece), first == last) {
+                (_, true) => format!("the segment of commit {first} is missing"),
+                (_, false) => format!("the segments of commits {first} to {last} are missing"),
+            };
+            let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
+            finding.replaced_by = Some(path_of(&made.segment));
+            if let Some(rescued) = made.rescued.take() {
+                finding.take(rescued, view)?;
+            }
+            finding.list(&self.dir.join(QUARANTINE).join(made.segment.name().to_string()), plan);
+            report.findings.push(finding);
+        }
+        Ok(())
+    }
+
+    /// True when the store's file for some of these commits lacks entries.
+    fn is_held_by_lossy(&self, view: &View, name: SegmentName) -> bool {
+        view.segments.iter().map(|live| &live.segment).any(|segment| {
+            segment.name().first <= name.last && name.first <= segment.name().last && is_lossy(segment)
+        })
+    }
+}
+
+impl Finding {
+    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost.
+    fn take(&mut self, rescued: Rescued, view: &View) -> Result<()> {
+        self.kept = rescued.kept;
+        self.readdressed = rescued.readdressed;
+        self.lost_unnamed = rescued.unnamed;
+        let lost = rescued.lost_keys.len();
+        for key in rescued.lost_keys {
+            if view.find(&key)?.is_none_or(|(_, entry)| entry.kind() == Kind::Tombstone) {
+                self.lost_keys.push(key);
+            }
+        }
+        let elsewhere = lost - self.lost_keys.len();
+        if elsewhere > 0 {
+            self.notes.push(format!(
+                "{elsewhere} lost entries are missing from named checkpoints; the store has their keys"
+            ));
+        }
+        if rescued.readdressed > 0 {
+            self.notes.push("the run table was hit: its entries have new addresses".to_owned());
+        }
+        if rescued.kills_lost {
+            self.notes.push(
+                "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be there again"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Lists lost keys in a file beside the one in quarantine.
+    fn list(&mut self, beside: &Path, plan: &mut Plan) {
+        if self.lost_keys.is_empty() {
+            return;
+        }
+        let name = beside.file_name().unwrap_or_default().to_string_lossy();
+        let path = beside.with_file_name(format!("{name}.lost-keys.txt"));
+        let lines: Vec<String> = self.lost_keys.iter().map(|key| report::escaped(key) + "\n").collect();
+        plan.lists.push((path.clone(), lines.concat()));
+        self.list = Some(path);
+    }
+}

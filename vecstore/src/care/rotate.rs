@@ -1,0 +1,169 @@
+//! Rotating backups: a directory of backups whose names ascend, of which the newest few stay.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::base::error::IoContext;
+use crate::base::{Error, Result};
+use crate::care::BackupReport;
+use crate::care::backup::Source;
+use crate::commit::session::LOCK;
+use crate::format::{hex, random_id};
+use crate::handle::Store;
+use crate::lock::Lock;
+use crate::state::create::{flush_name, sweep};
+use crate::state::manifest::Manifest;
+use crate::vfs::{FileKind, Vfs};
+
+/// Follows the hidden name of an old backup that is being removed.
+const REMOVING: &str = ".removing-";
+
+impl Store {
+    /// [Backs up](Store::backup) into the new directory `name` below `parent`. Files that the backup before it has are linked
+    /// from there. Of the backups of this store whose names differ from `name` in nothing but digits (`2026-11-30`, say) the
+    /// newest `keep` stay, by their names.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// for name in ["night-001", "night-002", "night-003"] {
+    ///     store.backup_rotating(dir.path().join("backups"), name, 2)?;
+    /// }
+    /// assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 2);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0, and for a name that is no name, or not after the others.
+    pub fn backup_rotating(&self, parent: impl AsRef<Path>, name: &str, keep: usize) -> Result<BackupReport> {
+        let parent = parent.as_ref();
+        if keep == 0 {
+            return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
+        }
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+            return Err(Error::bad_input(format!(
+                "\"{name}\" cannot name a backup: choose a plain name like 2026-11-30"
+            )));
+        }
+        let vfs = &*self.inner.vfs;
+        let created = match vfs.create_dir(parent) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::io(parent, "create the directory", error));
+            }
+            created => created.is_ok(),
+        };
+        if let Err(error) = flush_name(vfs, parent) {
+            // A later flush of this name would claim success, whatever became of it: the next attempt gives a new one.
+            if created && let Err(error) = vfs.remove_dir(parent) {
+                log::warn!("{}: not taken back: {error}", parent.display());
+            }
+            return Err(error);
+        }
+        self.pinned(|source| {
+            sweep(vfs, parent, |other| is_like(name, other));
+            sweep_removed(vfs, parent, name);
+            let before = backups_like(source, parent, name)?;
+            let dest = parent.join(name);
+            if let Some(newest) = before.last().filter(|newest| **newest >= dest) {
+                return Err(Error::bad_input(format!(
+                    "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
+                    newest.display()
+                )));
+            }
+            let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
+            let all = backups_like(source, parent, name)?;
+            for old in all.iter().take(all.len().saturating_sub(keep)) {
+                match remove_store(vfs, parent, old) {
+                    Ok(()) => report.removed += 1,
+                    // The backup itself is whole; the next one tries again.
+                    Err(error) => log::warn!("an old backup stays: {error}"),
+                }
+            }
+            Ok(report)
+        })
+    }
+}
+
+/// Backups of this store below `parent` with names like this one, oldest first.
+fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+    let names = source.vfs.list(parent).at(parent, "list the backups")?;
+    let mut found: Vec<PathBuf> = names
+        .iter()
+        .filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)))
+        .map(|name| parent.join(name))
+        .filter(|path| {
+            Manifest::read(source.vfs, path).is_ok_and(|manifest| {
+                manifest.body.store_id == source.manifest.body.store_id && manifest.body.is_backup()
+            })
+        })
+        .collect();
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Removes a backup: first it gets a hidden name, durably, so that none is ever seen in part.
+fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
+    let mut hidden = std::ffi::OsStr::new(".").to_owned();
+    hidden.push(dir.file_name().unwrap_or_default());
+    hidden.push(format!("{REMOVING}{}", hex(&random_id()?)));
+    let hidden = parent.join(hidden);
+    // It may have been written to meanwhile: then it is no backup any more, and stays.
+    let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
+    lock.acquire(Duration::ZERO)?;
+    let renamed = Manifest::read(vfs, dir).and_then(|manifest| match manifest.body.is_backup() {
+        true => vfs.replace(dir, &hidden).at(dir, "remove the old backup"),
+        false => Err(Error::bad_input(format!("{}: it was written to meanwhile", dir.display()))),
+    });
+    lock.release();
+    renamed?;
+    vfs.flush_dir(parent).at(parent, "flush the directory")?;
+    remove_tree(vfs, &hidden, 3)
+}
+
+/// Removes old backups whose removal was interrupted.
+fn sweep_removed(vfs: &dyn Vfs, parent: &Path, pattern: &str) {
+    for name in vfs.list(parent).unwrap_or_default() {
+        let removing = name.to_str().and_then(|name| name.strip_prefix('.')?.split_once(REMOVING));
+        if removing.is_none_or(|(name, _)| !is_like(pattern, name)) {
+            continue;
+        }
+        let flushed = vfs.flush_dir(parent).at(parent, "flush the directory");
+        if let Err(error) = flushed.and_then(|()| remove_tree(vfs, &parent.join(name), 3)) {
+            log::warn!("an old backup's files stay: {error}");
+        }
+    }
+}
+
+fn remove_tree(vfs: &dyn Vfs, dir: &Path, depth: u32) -> Result<()> {
+    for name in vfs.list(dir).at(dir, "list the old backup")? {
+        let path = dir.join(name);
+        let found = vfs.metadata(&path).at(&path, "look at the old backup")?;
+        if found.kind == FileKind::Dir && depth > 0 {
+            remove_tree(vfs, &path, depth - 1)?;
+        } else {
+            vfs.remove_file(&path).at(&path, "remove the old backup")?;
+        }
+    }
+    vfs.remove_dir(dir).at(dir, "remove the old backup")
+}
+
+/// True for a name that differs from the pattern in nothing but its digits.
+fn is_like(pattern: &str, name: &str) -> bool {
+    let is_same = |(p, n): (u8, u8)| p == n || p.is_ascii_digit() && n.is_ascii_digit();
+    pattern.len() == name.len() && pattern.bytes().zip(name.bytes()).all(is_same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_alike_but_for_their_digits() {
+        assert!(is_like("2026-11-21T00-05", "1999-01-01T23-59"));
+        for other in ["2026-11-21T00-0", "2026-11-21 00-05", "2026-11-21T00-0x", "2026-11-21T00-05Z"] {
+            assert!(!is_like("2026-11-21T00-05", other), "{other}");
+        }
+    }
+}

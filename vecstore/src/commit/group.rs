@@ -1,0 +1,271 @@
+//! The commit: how a group of batches becomes one durable, visible segment.
+//!
+//! 1. Take the commit lock (between processes).
+//! 2. Look whether others committed, or died trying; if so list the directory and flush it, because a name that is
+//!    merely visible is not yet durable.
+//! 3. Decide numbers, duplicates, kills and the link to the predecessor.
+//! 4. Write a temporary file and flush its data.
+//! 5. Rename it to its final name, without replacing; flush the directory.
+//! 6. Raise LOCK's counter, release the lock, acknowledge.
+//!
+//! `docs/DURABILITY.md` argues each step crash point by crash point.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::bug::Bug;
+use crate::base::{Error, Result};
+use crate::commit::resolve::{Overlay, Resolved, resolve};
+use crate::commit::session::{TMP_PREFIX, Writer};
+use crate::format::footer::Footer;
+use crate::format::{random_ids, settings};
+use crate::lock::Span;
+use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
+use crate::state::load;
+use crate::state::recent::Recent;
+use crate::state::view::View;
+use crate::types::{Batch, OnDuplicate};
+use crate::vfs::Mapping;
+
+/// Commits between two checkpoints of the manifest,
+const CHECKPOINT_EVERY: u64 = 64;
+/// and bytes: what came after a checkpoint is copied when its writer dies.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Appended {
+    /// The batch's commit number; `None` when nothing was left to write.
+    pub commit: Option<u64>,
+    /// Entries written.
+    pub entries: u64,
+    /// Rows written.
+    pub rows: u64,
+    /// Entries left out because their key is stored (or, for deletions, is not).
+    pub skipped: u64,
+    /// Entries that superseded a stored one.
+    pub replaced: u64,
+    /// Keys deleted.
+    pub deleted: u64,
+}
+
+/// A segment of this handle's own that is committed, as it was written.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    path: PathBuf,
+    footer: Footer,
+    map: Option<Mapping>,
+    /// The hashes of its keys.
+    hashes: Vec<u64>,
+}
+
+/// A batch on its way, as the group sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub batch: &'a Batch,
+    pub policy: OnDuplicate,
+}
+
+/// Decides what becomes of each batch of a group, and what is left to write.
+fn resolve_group<'a>(
+    view: &View,
+    recent: &mut Recent,
+    group: &[Request<'a>],
+) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
+    recent.update(view);
+    let mut overlay = Overlay::default();
+    let mut resolved: Vec<Resolved<'_>> = Vec::new();
+    let mut next = view.last_commit() + 1;
+    let mut outcomes = Vec::with_capacity(group.len());
+    for (number, request) in group.iter().enumerate() {
+        overlay.is_needed = number + 1 < group.len();
+        outcomes.push(resolve(view, recent, &mut overlay, request.batch, request.policy, next).map(
+            |mut batch| {
+                if batch.written.is_empty() {
+                    return batch.outcome;
+                }
+                batch.outcome.commit = Some(next);
+                next += 1;
+                let outcome = batch.outcome;
+                resolved.push(batch);
+                outcome
+            },
+        ));
+    }
+    (outcomes, resolved)
+}
+
+/// The hashes of the keys that are written, in their order.
+fn hashes_of(batches: &[Resolved<'_>]) -> Vec<u64> {
+    batches.iter().flat_map(|batch| &batch.written).map(|(hash, _)| *hash).collect()
+}
+
+/// Lays out the segment that follows the last one of the view.
+fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a>> {
+    let meta = &view.meta;
+    let first = view.last_commit() + 1;
+    let row_bytes = meta.dim * meta.dtype.size();
+    let mut builder = SegmentBuilder::new(batches.iter().map(|batch| batch.written.len()).sum());
+    for (commit, batch) in (first..).zip(batches) {
+        builder.begin_run(commit, 0, 0);
+        for (hash, entry) in &batch.written {
+            let rows = (entry.rows.len() / row_bytes) as u64;
+            builder.push_hashed(*hash, entry.key, entry.kind, rows, entry.payload);
+        }
+        match batch.all_rows() {
+            Some((rows, scales)) => builder.add_rows(rows, scales),
+            None => batch.written.iter().for_each(|(_, entry)| builder.add_rows(entry.rows, entry.scales)),
+        }
+        batch.kills.iter().for_each(|kill| builder.kill(*kill));
+    }
+    let mut identity = Footer::empty();
+    identity.store_id = meta.store_id;
+    identity.epoch = meta.epoch();
+    [identity.nonce, identity.link_out] = random_ids()?;
+    identity.link_in = view.link();
+    identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
+    identity.first = first;
+    identity.last = view.last_commit() + batches.len() as u64;
+    identity.dim =
+        u32::try_from(meta.dim).map_err(|_| Error::Internal { what: "a dimension of 2^32 or more" })?;
+    identity.dtype = meta.dtype.code();
+    identity.metric = meta.metric.code();
+    builder.finish(identity, meta.dtype, segment_settings(meta)?)
+}
+
+impl Writer {
+    /// Commits a group of batches as one segment. Each batch gets its own outcome; a failure of the file fails all that
+    /// were part of it.
+    pub fn commit_group(&mut self, view: &mut View, group: &[Request<'_>]) -> Vec<Result<Appended>> {
+        let mut outcomes: Vec<Result<Appended>> = Vec::with_capacity(group.len());
+        let committed = self.locked(view, |writer, view| writer.commit(view, group, &mut outcomes));
+        self.take_in(view);
+        match committed {
+            Ok(()) => outcomes,
+            Err(_) if Bug::AcknowledgeFailed.is_on() => outcomes,
+            Err(error) => fail_all(error, group.len(), outcomes),
+        }
+    }
+
+    /// Adds what other processes have committed, up to this commit at least, to the view.
+    fn learn(&mut self, view: &mut View, last: u64) {
+        self.follow_early(view);
+        if view.last_commit() >= last {
+            return;
+        }
+        // What is counted is durable. Who knows all of that by looking need not look again.
+        self.counter = None;
+        let counted = self.lock.counted();
+        let newest = counted.map_or(last, |(_, newest)| newest.max(last));
+        if self.look_for(view, newest) {
+            self.counter = counted.map(|(counter, _)| counter);
+        }
+    }
+
+    /// Learns what others have committed before the lock is taken, so that it is held for a shorter time.
+    pub(crate) fn look_ahead(&mut self, view: &mut View) {
+        if let Some((counter, last)) = self.lock.counted()
+            && self.counter != Some(counter)
+        {
+            self.learn(view, last);
+        }
+    }
+
+    /// Looks at the directory for a commit that is there; says whether the view has it now.
+    fn look_for(&self, view: &mut View, last: u64) -> bool {
+        match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
+            Ok(newer) => *view = newer,
+            Err(error) => {
+                log::warn!("what was committed could not be read, which will be repeated: {error}");
+            }
+        }
+        view.last_commit() >= last
+    }
+
+    /// Under the commit lock: writes the group as one segment, and now and then the manifest.
+    fn commit(
+        &mut self,
+        view: &mut View,
+        group: &[Request<'_>],
+        outcomes: &mut Vec<Result<Appended>>,
+    ) -> Result<()> {
+        let (decided, resolved) = resolve_group(view, &mut self.recent, group);
+        outcomes.extend(decided);
+        if !resolved.is_empty() {
+            self.begin_history(view)?;
+            self.write_segment(encode(view, &resolved)?, hashes_of(&resolved))?;
+        }
+        if self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES {
+            self.take_in(view);
+            self.routine_checkpoint(view);
+        }
+        Ok(())
+    }
+
+    fn write_segment(&mut self, encoded: EncodedSegment<'_>, hashes: Vec<u64>) -> Result<()> {
+        let name = encoded.name();
+        let segments = self.segments();
+        let verifies = self.verify_saves;
+        let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
+        let written = target.publish_with(|file| {
+            let footer = encoded.write(file)?;
+            // What cannot be mapped now is mapped by its name. And what is mapped would stay in memory: it is to be read back.
+            let map = if verifies { None } else { file.map(footer.file_len).ok().flatten() };
+            Ok((footer, map))
+        });
+        let (path, (footer, map)) = written.map_err(|error| self.in_doubt(name.first, error))?;
+        self.flush_names(&segments, name.first)?;
+        self.lock.raise_by(Span { first: name.first, last: name.last });
+        self.committed = Some(Committed { path, footer, map, hashes });
+        self.since_checkpoint += name.last - name.first + 1;
+        self.bytes_since_checkpoint += footer.file_len;
+        Ok(())
+    }
+
+    /// What is written to a backup is a history of its own, and says so before its first commit.
+    fn begin_history(&mut self, view: &mut View) -> Result<()> {
+        if view.meta.is_backup { self.checkpoint(view) } else { Ok(()) }
+    }
+
+    /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
+    /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
+    fn take_in(&mut self, view: &mut View) {
+        let Some(Committed { path, footer, map, hashes }) = self.committed.take() else { return };
+        // Until it is part of the view the view is not complete, whatever happens here.
+        let counter = self.counter.take();
+        let added = Segment::written(&*self.vfs, &path, footer, map).and_then(|segment| {
+            let segment = Arc::new(segment);
+            view.add(Arc::clone(&segment), None)?;
+            self.recent.add(view, &segment, &hashes);
+            Ok(())
+        });
+        // Another process may have merged it already.
+        if added.is_ok() || self.look_for(view, footer.last) {
+            self.counter = counter;
+        }
+    }
+}
+
+/// The settings section of a segment: the user's settings, and the fingerprint's description.
+fn segment_settings(meta: &crate::state::view::Meta) -> Result<Vec<u8>> {
+    let mut all = meta.settings.clone();
+    if let Some(fingerprint) = &meta.fingerprint {
+        all.insert(settings::FINGERPRINT.to_owned(), fingerprint.description().to_owned());
+    }
+    settings::encode(&all)
+}
+
+/// A failure of the group is that of every batch in it, whatever was decided for it: a key that was refused, or skipped,
+/// for a batch of the same group is not stored after all. Only what is wrong with a batch itself stays.
+fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<Result<Appended>> {
+    let mut failed: Vec<Result<Appended>> = outcomes
+        .into_iter()
+        .map(|outcome| match outcome {
+            Err(own @ Error::BadInput { .. }) => Err(own),
+            _ => Err(error.clone()),
+        })
+        .collect();
+    failed.resize_with(count, || Err(error.clone()));
+    failed
+}

@@ -1,0 +1,7 @@
+//! The commit: what becomes of batches, under the commit lock.
+
+pub(crate) mod group;
+pub(crate) mod resolve;
+pub(crate) mod session;
+
+pub use group::Appended;

@@ -1,0 +1,162 @@
+//! Decides, for each batch of a group, what is written and what it supersedes.
+//!
+//! Runs under the commit lock, against a view that knows every commit, so that the answer cannot be overtaken.
+
+use crate::types::OnDuplicate;
+use std::collections::{HashMap, HashSet};
+
+use crate::base::{Error, Result};
+use crate::commit::Appended;
+use crate::format::key_hash;
+use crate::format::records::Kill;
+use crate::state::recent::Recent;
+use crate::state::view::View;
+use crate::types::batch::BatchEntry;
+use crate::types::{Batch, Kind};
+
+/// An entry that exists at this moment of the commit, stored or written earlier in the same group.
+#[derive(Clone, Copy, Debug)]
+struct Existing {
+    commit: u64,
+    entry: u64,
+    row: u64,
+    rows: u32,
+    kind: Kind,
+}
+
+/// Entries that the group has written so far.
+#[derive(Debug, Default)]
+pub(crate) struct Overlay<'a> {
+    entries: HashMap<&'a [u8], Existing>,
+    /// More batches follow in this group.
+    pub is_needed: bool,
+}
+
+/// A batch after resolution.
+#[derive(Debug)]
+pub(crate) struct Resolved<'a> {
+    batch: &'a Batch,
+    /// The entries to be written, and the hashes of their keys.
+    pub written: Vec<(u64, BatchEntry<'a>)>,
+    pub kills: Vec<Kill>,
+    pub outcome: Appended,
+}
+
+impl<'a> Resolved<'a> {
+    /// The rows of all entries to be written, and their scales, where these are the whole batch.
+    pub fn all_rows(&self) -> Option<(&'a [u8], &'a [f32])> {
+        (self.written.len() == self.batch.len()).then(|| self.batch.all_rows())
+    }
+}
+
+/// The hash of each entry's key.
+///
+/// # Errors
+/// When a key is there twice.
+fn hashes(batch: &Batch) -> Result<Vec<u64>> {
+    let hashes: Vec<u64> = batch.entries().map(|entry| key_hash(entry.key)).collect();
+    let mut sorted = hashes.clone();
+    sorted.sort_unstable();
+    // Hardly ever: keys that differ may have the same hash.
+    if sorted.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+        let mut seen = HashSet::with_capacity(batch.len());
+        if let Some(twice) = batch.entries().find(|entry| !seen.insert(entry.key)) {
+            return Err(Error::bad_input(format!(
+                "key \"{}\" is twice in one batch; nothing of it was written; give each key once",
+                String::from_utf8_lossy(twice.key)
+            )));
+        }
+    }
+    Ok(hashes)
+}
+
+/// Resolves one batch that would become `commit`. `recent` knows the view. The overlay is only changed when this succeeds and something is
+/// left to write.
+pub(crate) fn resolve<'a>(
+    view: &View,
+    recent: &Recent,
+    overlay: &mut Overlay<'a>,
+    batch: &'a Batch,
+    policy: OnDuplicate,
+    commit: u64,
+) -> Result<Resolved<'a>> {
+    let row_bytes = view.meta.dim * view.meta.dtype.size();
+    let mut written = Vec::with_capacity(batch.len());
+    let mut kills = Vec::new();
+    let mut outcome = Appended::default();
+    let mut fresh: Vec<(&[u8], Existing)> = Vec::new();
+    let mut duplicates: (usize, &[u8]) = (0, b"");
+    let mut row = 0u64;
+
+    for (hash, entry) in hashes(batch)?.into_iter().zip(batch.entries()) {
+        let existing = match overlay.entries.get(entry.key) {
+            Some(existing) => Some(*existing),
+            None => stored(view, recent, hash, entry.key)?,
+        };
+        let present = existing.is_some_and(|existing| View::is_present(existing.kind));
+        let deletes = entry.kind == Kind::Tombstone;
+        if present && !deletes {
+            match policy {
+                OnDuplicate::Skip => {
+                    outcome.skipped += 1;
+                    continue;
+                }
+                OnDuplicate::Replace => outcome.replaced += 1,
+                OnDuplicate::Error => {
+                    if duplicates.0 == 0 {
+                        duplicates.1 = entry.key;
+                    }
+                    duplicates.0 += 1;
+                    continue;
+                }
+            }
+        }
+        if deletes {
+            if !present {
+                outcome.skipped += 1;
+                continue;
+            }
+            outcome.deleted += 1;
+        }
+        // The tombstone of a key that comes back is superseded like any other entry.
+        if let Some(old) = existing {
+            kills.push(Kill {
+                killer: commit,
+                commit: old.commit,
+                entry: old.entry,
+                row: old.row,
+                rows: old.rows,
+                kind: old.kind.code(),
+                padding: [0; 3],
+            });
+        }
+        let rows = u32::try_from(entry.rows.len() / row_bytes)
+            .map_err(|_| Error::bad_input("an entry holds fewer than 2^32 rows; split it"))?;
+        if overlay.is_needed {
+            let number = written.len() as u64;
+            fresh.push((entry.key, Existing { commit, entry: number, row, rows, kind: entry.kind }));
+        }
+        row += u64::from(rows);
+        written.push((hash, entry));
+    }
+    if duplicates.0 > 0 {
+        return Err(Error::DuplicateKey { key: duplicates.1.to_vec(), count: duplicates.0 });
+    }
+    overlay.entries.extend(fresh);
+    outcome.entries = written.len() as u64;
+    outcome.rows = row;
+    Ok(Resolved { batch, written, kills, outcome })
+}
+
+/// The newest stored entry of a key.
+fn stored(view: &View, recent: &Recent, hash: u64, key: &[u8]) -> Result<Option<Existing>> {
+    let Some((_, entry)) = view.find_knowing(recent, hash, key)? else { return Ok(None) };
+    let Some((commit, number)) = entry.segment.origin(entry.index) else { return Ok(None) };
+    Ok(Some(Existing {
+        commit,
+        entry: number,
+        row: entry.address().row,
+        rows: u32::try_from(entry.row_count()).unwrap_or(u32::MAX),
+        kind: entry.kind(),
+    }))
+}

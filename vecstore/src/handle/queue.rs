@@ -1,0 +1,355 @@
+//! The batches that threads of one handle want to commit: one thread at a time leads, and commits what waits, its own
+//! batch and those of the others; the others sleep until theirs are done, or go on and ask later.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::base::sync::{Condvar, Mutex, nap};
+use crate::base::{Error, Result};
+use crate::commit::Appended;
+use crate::commit::group::Request;
+use crate::lock::Punctual;
+use crate::types::{Batch, OnDuplicate};
+
+/// A group of batches is cut at this many bytes, so that no one waits for a giant file.
+const GROUP_BYTES: usize = 32 << 20;
+/// What a batch takes in memory beside its rows, keys and payloads: its own fields, and what its entries need while it waits.
+const COST: usize = 512;
+/// Bytes that may wait for the committer before whoever appends has to wait too.
+const WAITING_BYTES: usize = 64 << 20;
+/// Whoever leads waits for those who were just answered: threads that append again and again are about to come back, and a
+/// flush that they miss takes them much longer. He looks for them this often,
+const LOOK: Duration = Duration::from_micros(20);
+/// for at most this part of what the last group took,
+const SHARE: u32 = 3;
+/// between so many and so many looks.
+const LOOKS: (u32, u32) = (4, 50);
+/// Where they did not come, so many groups do not wait: more each time, up to the second number.
+const DOUBT: (u32, u32) = (4, 64);
+
+/// A batch that waits to be committed, and then its outcome.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    policy: OnDuplicate,
+    /// Bytes of the batch.
+    bytes: usize,
+    place: Mutex<Place>,
+}
+
+/// Where the batch is.
+#[derive(Debug)]
+enum Place {
+    /// Here, until a leader takes it.
+    Queued(Batch),
+    /// With the leader, or with the thread that was told the outcome.
+    Away,
+    /// Back.
+    Done(Result<Appended>, Batch),
+}
+
+impl Waiting {
+    pub fn new(batch: Batch, policy: OnDuplicate) -> Arc<Self> {
+        let bytes = batch.byte_len() + COST;
+        Arc::new(Waiting { policy, bytes, place: Mutex::new(Place::Queued(batch)) })
+    }
+
+    /// Takes the batch, to commit it.
+    fn take(&self) -> Option<Batch> {
+        let mut place = self.place.lock();
+        match std::mem::replace(&mut *place, Place::Away) {
+            Place::Queued(batch) => Some(batch),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Answers it with an error, unless a leader has it or has answered it.
+    fn fail(&self, error: &Error) {
+        if let Some(batch) = self.take() {
+            self.answer(Err(error.clone()), batch);
+        }
+    }
+
+    /// Gives the batch back, with what became of it.
+    fn answer(&self, outcome: Result<Appended>, batch: Batch) {
+        *self.place.lock() = Place::Done(outcome, batch);
+    }
+
+    /// True when it has an outcome that was not told yet.
+    pub fn is_done(&self) -> bool {
+        matches!(*self.place.lock(), Place::Done(..))
+    }
+
+    /// What became of it, told once.
+    fn outcome(&self) -> Option<(Result<Appended>, Batch)> {
+        let mut place = self.place.lock();
+        match std::mem::replace(&mut *place, Place::Away) {
+            Place::Done(outcome, batch) => Some((outcome, batch)),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+}
+
+/// The batches that a leader commits. Should it panic they are answered all the same.
+pub(crate) struct Group<'a> {
+    batches: Vec<(Arc<Waiting>, Batch)>,
+    path: &'a Path,
+}
+
+impl Group<'_> {
+    /// What the commit is asked for, in order.
+    pub fn requests(&self) -> impl Iterator<Item = Request<'_>> {
+        self.batches.iter().map(|(waiting, batch)| Request { batch, policy: waiting.policy })
+    }
+
+    /// Tells each thread what became of its batch. One without an outcome is answered as after a panic.
+    pub fn answer(mut self, outcomes: Vec<Result<Appended>>) {
+        let answered = outcomes.len().min(self.batches.len());
+        for ((waiting, batch), outcome) in self.batches.drain(..answered).zip(outcomes) {
+            waiting.answer(outcome, batch);
+        }
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        for (waiting, batch) in self.batches.drain(..) {
+            waiting.answer(Err(Error::Abandoned { path: self.path.to_owned() }), batch);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Arc<Waiting>>,
+    /// Bytes of all of them.
+    bytes: usize,
+    /// Somebody leads.
+    led: bool,
+    /// Batches of the last group.
+    last: usize,
+    /// Those, and what had come in meanwhile.
+    expected: usize,
+    /// How long the last group took.
+    took: Duration,
+    /// Groups that will not wait for more.
+    doubt: u32,
+    /// As many did not wait when last nobody came.
+    doubted: u32,
+    /// The handle's committer is to end.
+    closing: bool,
+}
+
+impl State {
+    fn push(&mut self, waiting: &Arc<Waiting>) {
+        self.bytes += waiting.bytes;
+        self.waiting.push_back(Arc::clone(waiting));
+    }
+
+    fn pop(&mut self) -> Option<Arc<Waiting>> {
+        let waiting = self.waiting.pop_front()?;
+        self.bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    fn lead<'a>(&mut self, queue: &'a Queue) -> Leading<'a> {
+        self.led = true;
+        Leading { queue, began: Cell::new(None) }
+    }
+
+    /// True when everybody is here who is expected, or the group is full.
+    fn is_enough(&self) -> bool {
+        self.waiting.len() >= self.expected || self.bytes >= GROUP_BYTES
+    }
+}
+
+/// The batches of a handle that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What a thread does that waits for a batch of its own.
+pub(crate) enum Turn<'a> {
+    /// Another thread has seen to it, and the batch is back.
+    Done(Result<Appended>, Batch),
+    /// It leads until this is dropped.
+    Lead(Leading<'a>),
+}
+
+impl Queue {
+    /// Puts a batch into the queue, for a thread that waits for it.
+    pub fn push(&self, waiting: &Arc<Waiting>) {
+        self.state.lock().push(waiting);
+    }
+
+    /// Puts a batch into the queue, for the committer. Not when too many bytes wait already: then waits until they do not,
+    /// or gives the right to commit them.
+    pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
+        let mut state = self.state.lock();
+        while !state.waiting.is_empty() && state.bytes + waiting.bytes > WAITING_BYTES {
+            if !state.led {
+                return Some(state.lead(self));
+            }
+            self.changed.wait(&mut state);
+        }
+        state.push(waiting);
+        drop(state);
+        self.changed.notify_all();
+        None
+    }
+
+    /// Waits until a batch has an outcome, or nobody leads.
+    pub fn wait(&self, waiting: &Waiting) -> Turn<'_> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some((outcome, batch)) = waiting.outcome() {
+                return Turn::Done(outcome, batch);
+            }
+            if !state.led {
+                return Turn::Lead(state.lead(self));
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Waits until there is something to commit, and nobody leads. `None` once the queue is empty after [`Queue::close`].
+    pub fn wait_for_any(&self) -> Option<Leading<'_>> {
+        let mut state = self.state.lock();
+        loop {
+            if !state.led {
+                if !state.waiting.is_empty() {
+                    return Some(state.lead(self));
+                }
+                if state.closing {
+                    return None;
+                }
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Lets [`Queue::wait_for_any`] end when nothing waits any more.
+    pub fn close(&self) {
+        self.state.lock().closing = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until [`Queue::close`] was called.
+    #[cfg(test)]
+    pub fn wait_for_close(&self) {
+        let mut state = self.state.lock();
+        while !state.closing {
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+/// The right to commit what waits. Ends when it is dropped, also by a panic: somebody else then leads.
+#[derive(Debug)]
+pub(crate) struct Leading<'a> {
+    queue: &'a Queue,
+    /// When its group was taken.
+    began: Cell<Option<Instant>>,
+}
+
+impl Leading<'_> {
+    /// Takes what is to be committed together, in order; empty when nothing waits.
+    pub fn group<'p>(&self, path: &'p Path) -> Group<'p> {
+        self.linger();
+        self.began.set(Some(Instant::now()));
+        let mut state = self.queue.state.lock();
+        let mut bytes = 0;
+        let mut group = Group { batches: Vec::with_capacity(state.waiting.len()), path };
+        while let Some(waiting) = state.waiting.front() {
+            bytes += waiting.bytes;
+            if !group.batches.is_empty() && bytes > GROUP_BYTES {
+                break;
+            }
+            if let Some(waiting) = state.pop()
+                && let Some(batch) = waiting.take()
+            {
+                group.batches.push((waiting, batch));
+            }
+        }
+        state.last = group.batches.len();
+        group
+    }
+
+    /// Waits a little for those who are about to come back. Otherwise threads that found each other in two groups would
+    /// stay in two groups, each of which waits for the other's flush.
+    fn linger(&self) {
+        let looks = {
+            let mut state = self.queue.state.lock();
+            if state.is_enough() {
+                if state.expected > 1 {
+                    (state.doubt, state.doubted) = (0, 0);
+                }
+                return;
+            }
+            if state.doubt > 0 {
+                state.doubt -= 1;
+                return;
+            }
+            looks(state.took)
+        };
+        let _punctual = Punctual::new();
+        for _ in 0..looks {
+            nap(LOOK);
+            let mut state = self.queue.state.lock();
+            if state.is_enough() {
+                state.doubted = 0;
+                return;
+            }
+        }
+        let mut state = self.queue.state.lock();
+        state.doubted = (state.doubted * 2).clamp(DOUBT.0, DOUBT.1);
+        state.doubt = state.doubted;
+    }
+
+    /// Answers whatever waits with an error.
+    pub fn fail_all(&self, error: &Error) {
+        let mut state = self.queue.state.lock();
+        while let Some(waiting) = state.pop() {
+            waiting.fail(error);
+        }
+    }
+
+    /// Takes this batch out of the queue, and answers it with an error.
+    pub fn fail(&self, batch: &Arc<Waiting>, error: &Error) {
+        let mut state = self.queue.state.lock();
+        let before = state.waiting.len();
+        state.waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
+        if state.waiting.len() < before {
+            state.bytes -= batch.bytes;
+        }
+        drop(state);
+        batch.fail(error);
+    }
+}
+
+/// How often to look for those who are expected. The scheduler of a test build has no clock.
+fn looks(took: Duration) -> u32 {
+    let looks = if cfg!(vecstore_shuttle) { 0 } else { took.as_nanos() / (LOOK * SHARE).as_nanos() };
+    u32::try_from(looks).unwrap_or(LOOKS.1).clamp(LOOKS.0, LOOKS.1)
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        state.led = false;
+        state.took = self.began.get().map_or(Duration::ZERO, |began| began.elapsed());
+        state.expected = std::mem::take(&mut state.last) + state.waiting.len();
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+}

@@ -1,0 +1,369 @@
+//! What the threads of one handle share: the view, the writer, and the batches that wait.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crate::base::Event;
+use crate::base::event::Observer;
+use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::base::sync::{Mutex, RwLock, thread};
+use crate::base::{Error, Result};
+use crate::commit::Appended;
+use crate::commit::group::Request;
+use crate::commit::session::Writer;
+use crate::handle::merger::Waker;
+use crate::handle::queue::{Leading, Queue, Turn, Waiting};
+use crate::lock::{Timeout, Watch};
+use crate::merge::{Going, Lane, MAX_SEGMENT};
+use crate::state::load;
+use crate::state::view::View;
+use crate::types::{Batch, OnDuplicate};
+use crate::vfs::Vfs;
+
+/// The shared part of a handle.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub path: PathBuf,
+    pub vfs: Arc<dyn Vfs>,
+    pub view: RwLock<Arc<View>>,
+    queue: Queue,
+    side: Mutex<Side>,
+    /// The view is that of a named checkpoint: it never changes.
+    fixed: bool,
+    /// The handle was opened for writing.
+    pub is_writable: bool,
+    /// Wakes the handle's merger.
+    pub merger: OnceLock<Waker>,
+    /// Appends that wait for the merger.
+    pub hurry: Arc<AtomicUsize>,
+    /// After a failed merge, or while somebody else merges: how many files there must be before an append looks again.
+    pub merge_again_at: AtomicUsize,
+    /// What goes on in each lane of merges.
+    lanes: [LaneState; 2],
+    pub observer: Observer,
+    /// How long it waits for locks.
+    pub timeout: Timeout,
+    /// Leftovers of others have been looked for.
+    pub is_clean: AtomicBool,
+    /// Merges make no larger segments by themselves.
+    pub max_segment: u64,
+    /// The last commit that the manifest listed when the merger was woken.
+    woken: AtomicU64,
+    /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
+    /// here once it has said that it does: one of them sees the other (`SeqCst`).
+    pub commits: AtomicUsize,
+}
+
+/// What this handle does in a lane of merges.
+#[derive(Debug, Default)]
+pub(crate) struct LaneState {
+    /// Inputs that are being removed.
+    pub going: Going,
+    /// Merges that failed one after the other.
+    pub failed: AtomicU32,
+}
+
+/// How long other threads of a handle wait at a time for one that waits for a lock.
+const SLICE: Duration = Duration::from_millis(50);
+/// Commits from one waking of the merger to the next.
+const WAKE_EVERY: usize = 8;
+
+/// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
+#[derive(Debug)]
+struct Side {
+    writer: Option<Writer>,
+    watch: Watch,
+    /// LOCK's counter when the view was last read.
+    seen: Option<u64>,
+}
+
+impl Inner {
+    /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
+    pub fn new(
+        path: &Path,
+        vfs: Arc<dyn Vfs>,
+        view: View,
+        writer: Option<Writer>,
+        watch: Watch,
+        seen: Option<u64>,
+    ) -> Self {
+        let is_writable = writer.is_some();
+        let timeout = writer.as_ref().map_or(Duration::ZERO.into(), |writer| writer.timeout.clone());
+        Inner {
+            observer: Observer::default(),
+            timeout,
+            path: path.to_owned(),
+            vfs,
+            view: RwLock::new(Arc::new(view)),
+            queue: Queue::default(),
+            side: Mutex::new(Side { writer, watch, seen }),
+            fixed: false,
+            is_writable,
+            merger: OnceLock::new(),
+            hurry: Arc::default(),
+            merge_again_at: AtomicUsize::new(0),
+            lanes: Default::default(),
+            is_clean: AtomicBool::new(false),
+            max_segment: MAX_SEGMENT,
+            woken: AtomicU64::new(u64::MAX),
+            commits: AtomicUsize::new(0),
+        }
+    }
+
+    /// A read-only handle whose view never changes.
+    pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
+        Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None) }
+    }
+
+    /// What this handle does in a lane.
+    pub fn merging(&self, lane: Lane) -> &LaneState {
+        let [small, large] = &self.lanes;
+        if lane == Lane::Small { small } else { large }
+    }
+
+    /// Inputs of a lane's last merge that are being removed.
+    pub fn going(&self, lane: Lane) -> &Going {
+        &self.merging(lane).going
+    }
+
+    /// Tells the handle's observer.
+    pub fn tell(&self, event: &Event) {
+        self.observer.tell(&self.path, event);
+    }
+
+    /// Tells what happened before there was a handle.
+    pub fn tell_all(&self) {
+        let events = self.side.lock().writer.as_mut().map(|writer| std::mem::take(&mut writer.events));
+        events.unwrap_or_default().iter().for_each(|event| self.tell(event));
+    }
+
+    /// From here on locks of other processes are only tried.
+    pub fn do_not_wait(&self) {
+        self.timeout.end();
+    }
+
+    /// How long an operation that writes waits for locks.
+    ///
+    /// # Errors
+    /// The handle was opened for reading.
+    pub fn writing_timeout(&self, action: &'static str) -> Result<Timeout> {
+        match self.is_writable {
+            true => Ok(self.timeout.clone()),
+            false => Err(Error::ReadOnly { path: self.path.clone(), action }),
+        }
+    }
+
+    /// True when the handle writes nothing more, after a failed flush.
+    pub fn is_latched(&self) -> bool {
+        self.side.lock().writer.as_ref().is_some_and(Writer::is_latched)
+    }
+
+    /// True when a checkpoint would spare the next who opens the store some work, and this handle still writes: commits
+    /// came after its last one, or their kills are in no bitmap yet.
+    pub fn wants_checkpoint(&self) -> bool {
+        let side = self.side.lock();
+        side.writer.as_ref().is_some_and(|writer| {
+            let wanted = writer.since_checkpoint() > 0 || self.view.read().wants_bitmaps();
+            wanted && !writer.is_latched()
+        })
+    }
+
+    /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome: even a
+    /// failed commit may have learnt what others did.
+    pub fn with_writer<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let mut side = self.side.lock();
+        let Some(writer) = side.writer.as_mut() else {
+            return Err(Error::ReadOnly { path: self.path.clone(), action });
+        };
+        let mut view = View::clone(&self.view.read());
+        let result = work(writer, &mut view);
+        *self.view.write() = Arc::new(view);
+        // The view knows everything up to this count: refreshing need not look for our own commits.
+        let (events, counter) = (std::mem::take(&mut writer.events), writer.counter);
+        if let Some(counter) = counter {
+            side.seen = Some(counter);
+        }
+        drop(side);
+        // A callback that takes its time holds up this thread alone.
+        events.iter().for_each(|event| self.tell(event));
+        result
+    }
+
+    /// Runs `work` under the commit lock, as [`Inner::with_writer`]. Waits for the locks of other processes a little at a time:
+    /// other threads of this handle go on meanwhile, and so do other processes where `work` waits for a lock itself.
+    pub fn locked<T>(
+        &self,
+        action: &'static str,
+        mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            let left = self.timeout.left(start.elapsed());
+            let slice = Timeout::from(left.min(SLICE));
+            let done = self.with_writer(action, |writer, view| {
+                writer.look_ahead(view);
+                writer.locked_within(&slice, view, &mut work)
+            });
+            match done {
+                Err(Error::Busy { .. }) if left > SLICE => {}
+                Err(Error::Busy { path, lock, holder, .. }) => {
+                    return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Commits a batch, together with those of other threads that wait, and hands it back.
+    pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> (Result<Appended>, Batch) {
+        let waiting = Waiting::new(batch, on_duplicate);
+        self.queue.push(&waiting);
+        self.complete(&waiting)
+    }
+
+    /// Leaves a batch to the committer.
+    pub fn append_later(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
+        let waiting = Waiting::new(batch, on_duplicate);
+        while let Some(leading) = self.queue.push_for_later(&waiting) {
+            self.lead(&leading)?;
+            drop(leading);
+            self.after_commit(true);
+        }
+        Ok(waiting)
+    }
+
+    /// Waits for the outcome of a batch that is in the queue, committing what is there when nobody else does.
+    pub fn complete(&self, waiting: &Arc<Waiting>) -> (Result<Appended>, Batch) {
+        loop {
+            let leading = match self.queue.wait(waiting) {
+                Turn::Done(outcome, batch) => return (outcome, batch),
+                Turn::Lead(leading) => leading,
+            };
+            if let Err(error) = self.lead(&leading) {
+                leading.fail(waiting, &error);
+            }
+        }
+    }
+
+    /// Wakes the merger, or merges here when files pile up faster than it works. `superseded`: stored entries have been, so
+    /// that some segment may be mostly dead now.
+    pub fn after_commit(&self, superseded: bool) {
+        let listed = self.view.read().manifest_last;
+        let commits = self.commits.fetch_add(1, Ordering::SeqCst);
+        // Otherwise it merges what the manifest lists, or a long tail behind that. To wake a thread costs as much as all else
+        // that a commit has to compute.
+        let has_news =
+            self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY);
+        if let Some(merger) = self.merger.get()
+            && (superseded || has_news || merger.is_asleep())
+        {
+            merger.wake();
+        }
+        self.merge_backlog();
+    }
+
+    /// Commits whatever comes into the queue, until that is closed and empty.
+    pub fn commit_queue(&self) {
+        while let Some(leading) = self.queue.wait_for_any() {
+            if let Err(error) = self.lead(&leading) {
+                leading.fail_all(&error);
+            }
+            drop(leading);
+            self.after_commit(true);
+        }
+    }
+
+    /// Lets [`Inner::commit_queue`] end.
+    pub fn close_queue(&self) {
+        self.queue.close();
+    }
+
+    /// Waits until [`Inner::close_queue`] was called.
+    #[cfg(test)]
+    pub fn wait_for_close(&self) {
+        self.queue.wait_for_close();
+    }
+
+    /// Commits a group of what is in the queue.
+    fn lead(&self, leading: &Leading<'_>) -> Result<()> {
+        let answered = self.with_writer("append", |writer, view| {
+            let group = leading.group(&self.path);
+            let requests: Vec<Request<'_>> = group.requests().collect();
+            let outcomes = writer.commit_group(view, &requests);
+            Ok((group, outcomes))
+        })?;
+        // Answered only now: a thread that has its answer sees what it appended.
+        let (group, outcomes) = answered;
+        group.answer(outcomes);
+        Ok(())
+    }
+
+    /// Looks for commits of other processes.
+    pub fn refresh(&self) -> Result<()> {
+        if self.fixed {
+            return Ok(());
+        }
+        let mut side = self.side.lock();
+        side.watch.check_place()?;
+        let counter = side.watch.counter();
+        // Who holds the lock, or could not say that it gave the lock back, may have committed and not counted it.
+        if counter.is_none() || counter != side.seen || side.watch.is_held() {
+            let known = Arc::clone(&self.view.read());
+            let view = load::load(&*self.vfs, &self.path, Some(&known))?;
+            let mut view = view;
+            let Side { writer, watch, .. } = &mut *side;
+            if let Some(writer) = writer.as_mut() {
+                // Whoever writes will skip what is visible now: it must be durable, and not in doubt.
+                if view.last_commit() > known.last_commit() {
+                    writer.flush_seen(&view)?;
+                }
+                writer.recover(&mut view, watch)?;
+            }
+            *self.view.write() = Arc::new(view);
+            side.seen = counter;
+            drop(side);
+            self.tell_all();
+        }
+        Ok(())
+    }
+
+    /// Reads the directory again, after a merge has changed which files there are. Gives back the views that are
+    /// past: what only they have mapped goes with them.
+    pub fn reload(&self) -> Result<[Arc<View>; 2]> {
+        let before = Arc::clone(&self.view.read());
+        // Those who commit only wait for what comes in until this is done.
+        let ahead = load::load(&*self.vfs, &self.path, Some(&before))?;
+        let mut side = self.side.lock();
+        let known = Arc::clone(&self.view.read());
+        let view = load::load(&*self.vfs, &self.path, Some(&ahead))?;
+        if view.last_commit() < known.last_commit() {
+            // This handle's own commit, between the two looks, is gone.
+            let commit = view.last_commit() + 1;
+            return Err(Error::MissingSegment { path: self.path.join(load::SEGMENTS), commit });
+        }
+        if view.last_commit() > known.last_commit()
+            && let Some(writer) = side.writer.as_mut()
+        {
+            writer.flush_seen(&view)?;
+        }
+        *self.view.write() = Arc::new(view);
+        Ok([before, known])
+    }
+
+    /// The same for somebody who has better to do than to let go of files. Where they have been removed, whoever unmaps them
+    /// last frees what they take on the disk: 0.2 ms for each.
+    pub fn reload_lightly(&self) -> Result<()> {
+        let past = self.reload()?;
+        // If there is no thread to be had, they go here.
+        if let Err(error) = thread::Builder::new().name("vecstore-unmap".to_owned()).spawn(move || drop(past))
+        {
+            log::debug!("no thread to unmap files: {error}");
+        }
+        Ok(())
+    }
+}

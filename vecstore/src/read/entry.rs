@@ -1,0 +1,185 @@
+//! Entries as a reader sees them.
+
+use crate::types::{Address, Kind};
+use std::fmt;
+
+use crate::base::{DType, Element, Error, Result};
+use crate::segment::Segment;
+
+/// One entry of a snapshot; it borrows everything from the mapped segment.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub(crate) segment: &'a Segment,
+    pub(crate) index: usize,
+    key: &'a [u8],
+    kind: Kind,
+    payload: &'a [u8],
+    first_row: usize,
+    row_count: usize,
+}
+
+impl<'a> Entry<'a> {
+    /// Reads entry `index` of a segment, checking every offset.
+    #[inline]
+    pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
+        let key = segment.key(index)?;
+        let (kind, span) = segment.kind_and_rows(index)?;
+        let payload = segment.payload(index)?;
+        Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    /// What kind of entry it is.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Number of rows (vectors); 0 unless the kind is [`Kind::Rows`].
+    pub fn row_count(&self) -> usize {
+        self.row_count
+    }
+
+    /// All rows, one after the other, straight from the mapped file: `row_count() * dim` elements.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    #[inline]
+    pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
+        if self.segment.dtype() != T::DTYPE {
+            return Err(Error::DTypeMismatch {
+                what: "the rows asked for",
+                expected: self.segment.dtype(),
+                found: T::DTYPE,
+            });
+        }
+        bytemuck::try_cast_slice(self.row_bytes()?)
+            .map_err(|_| Error::damaged(self.segment.path(), "ROWS", "rows are not aligned"))
+    }
+
+    /// All rows as `f32`, whatever the store's element type; a copy.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the file's tables contradict each other.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        self.segment.rows_f32(self.span())
+    }
+
+    /// All rows of an `i8` store, straight from the mapped file, and the scale of each.
+    ///
+    /// # Errors
+    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    pub fn quantized(&self) -> Result<(&'a [i8], &'a [f32])> {
+        if self.segment.dtype() != DType::I8 {
+            return Err(Error::DTypeMismatch {
+                what: "the rows asked for",
+                expected: self.segment.dtype(),
+                found: DType::I8,
+            });
+        }
+        Ok((bytemuck::cast_slice(self.row_bytes()?), self.segment.row_scales(self.span())))
+    }
+
+    fn span(&self) -> std::ops::Range<usize> {
+        self.first_row..self.first_row + self.row_count
+    }
+
+    #[inline]
+    fn row_bytes(&self) -> Result<&'a [u8]> {
+        self.segment.row_bytes(self.span())
+    }
+
+    /// The payload; empty when there is none.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// Why the input was rejected, for [`Kind::Rejected`].
+    pub fn reason(&self) -> Option<&'a str> {
+        if self.kind == Kind::Rejected { std::str::from_utf8(self.payload()).ok() } else { None }
+    }
+
+    /// Address of the entry's first row. For an entry without rows: where its first row would be.
+    pub fn address(&self) -> Address {
+        self.segment.address_of_entry(self.index, self.first_row)
+    }
+
+    /// The segment file that holds the entry, and the number of its first row in that file's array.
+    pub fn location(&self) -> (&'a std::path::Path, usize) {
+        (self.segment.path(), self.first_row)
+    }
+
+    /// Element type of the rows.
+    pub fn dtype(&self) -> DType {
+        self.segment.dtype()
+    }
+}
+
+/// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all rows is then
+/// little more than reading memory.
+#[derive(Debug)]
+pub(crate) struct SimpleEntries<'a> {
+    segment: &'a Segment,
+    keys: &'a [u8],
+    ends: std::iter::Enumerate<std::slice::Iter<'a, u64>>,
+    /// Where the next key begins.
+    start: usize,
+}
+
+impl<'a> SimpleEntries<'a> {
+    /// Those of a segment, if they are all of that kind.
+    pub fn of(segment: &'a Segment) -> Option<Self> {
+        let ends = segment.simple_key_ends()?.iter().enumerate();
+        Some(SimpleEntries { segment, keys: segment.all_keys(), ends, start: 0 })
+    }
+
+    /// The next one, its offsets checked.
+    #[inline]
+    pub fn next(&mut self) -> Option<Result<Entry<'a>>> {
+        let (index, end) = self.ends.next()?;
+        let end = usize::try_from(*end).unwrap_or(usize::MAX);
+        let start = std::mem::replace(&mut self.start, end);
+        let Some(key) = self.keys.get(start..end) else {
+            // Says what is wrong.
+            return Some(Entry::read(self.segment, index));
+        };
+        let segment = self.segment;
+        Some(Ok(Entry {
+            segment,
+            index,
+            key,
+            kind: Kind::Rows,
+            payload: &[],
+            first_row: index,
+            row_count: 1,
+        }))
+    }
+}
+
+impl fmt::Debug for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &String::from_utf8_lossy(self.key))
+            .field("kind", &self.kind)
+            .field("rows", &self.row_count)
+            .field("address", &self.address().to_string())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_codes_round_trip() {
+        for kind in [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone] {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+        }
+        assert_eq!(Kind::from_code(4), None);
+    }
+}

@@ -1,0 +1,247 @@
+//! Exact nearest neighbours: every live row is compared, bounded by memory bandwidth.
+
+mod kernels;
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::num::NonZeroUsize;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::base::sync::{spawn_scoped, thread};
+use crate::base::{DType, Result};
+use crate::state::view::{LiveSegment, View};
+use crate::types::{Address, Metric};
+
+/// Rows below which a further thread costs more than it saves.
+const ROWS_PER_THREAD: usize = 16_384;
+/// Rows of one piece of work.
+const CHUNK: usize = 4_096;
+
+/// A row found by a search.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Hit {
+    /// Key of its entry.
+    pub key: Vec<u8>,
+    /// The row's number within its entry, from 0.
+    pub row: u32,
+    /// Its address.
+    pub address: Address,
+    /// Cosine or inner product (larger is nearer), or Euclidean distance (smaller is nearer), by the store's metric.
+    pub score: f32,
+}
+
+/// A candidate: `closeness` is larger for nearer rows whatever the metric.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    closeness: f32,
+    segment: usize,
+    row: usize,
+}
+
+impl Candidate {
+    /// Nearer first; among equals the older row first, so that results do not depend on how work was split.
+    fn order(&self, other: &Self) -> Ordering {
+        other
+            .closeness
+            .total_cmp(&self.closeness)
+            .then(self.segment.cmp(&other.segment))
+            .then(self.row.cmp(&other.row))
+    }
+}
+
+impl PartialEq for Candidate {
+    fn eq(&self, other: &Self) -> bool {
+        self.order(other) == Ordering::Equal
+    }
+}
+impl Eq for Candidate {}
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Candidate {
+    /// The heap's top is the worst of the best.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order(other)
+    }
+}
+
+/// The best `k` so far.
+struct Best {
+    k: usize,
+    heap: BinaryHeap<Candidate>,
+}
+
+impl Best {
+    fn new(k: usize) -> Self {
+        Best { k, heap: BinaryHeap::new() }
+    }
+
+    fn offer(&mut self, candidate: Candidate) {
+        // A row with NaN (allowed on request) is near to nothing.
+        if candidate.closeness.is_nan() {
+            return;
+        }
+        if self.heap.len() < self.k {
+            self.heap.push(candidate);
+        } else if self.heap.peek().is_some_and(|worst| candidate < *worst) {
+            self.heap.pop();
+            self.heap.push(candidate);
+        }
+    }
+}
+
+/// The `k` nearest live rows of a view. The query has the view's dimension and is finite.
+pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+    let work: Vec<(usize, usize)> = view
+        .segments
+        .iter()
+        .enumerate()
+        .flat_map(|(segment, live)| {
+            (0..live.segment.row_count()).step_by(CHUNK).map(move |row| (segment, row))
+        })
+        .collect();
+    let rows: usize = view.segments.iter().map(|live| live.segment.row_count()).sum();
+    let threads = match rows / ROWS_PER_THREAD {
+        // Counting the cores reads files of the system: it takes longer than searching a small store.
+        0 | 1 => 1,
+        useful => useful.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+    };
+    let k = k.min(rows);
+    let scan = |work: &[(usize, usize)]| -> Result<Best> {
+        let mut best = Best::new(k);
+        for (segment, first) in work {
+            if let Some(live) = view.segments.get(*segment) {
+                scan_chunk(live, view.meta.metric, query, *segment, *first, &mut best)?;
+            }
+        }
+        Ok(best)
+    };
+    let parts: Vec<Result<Best>> = if threads == 1 {
+        vec![scan(&work)]
+    } else {
+        let scan = &scan;
+        thread::scope(|scope| {
+            let pieces = work.chunks(work.len().div_ceil(threads).max(1));
+            // Where the system gives no further thread this one does it.
+            let started: Vec<_> = pieces
+                .map(|piece| {
+                    let run = move || scan(piece);
+                    spawn_scoped(scope, run).map_err(|_| run)
+                })
+                .collect();
+            let done = started.into_iter().map(|thread| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(run) => run(),
+            });
+            done.collect()
+        })
+    };
+    let mut best = Best::new(k);
+    for part in parts {
+        part?.heap.into_iter().for_each(|candidate| best.offer(candidate));
+    }
+    let mut sorted = best.heap.into_vec();
+    sorted.sort_unstable();
+    sorted.iter().map(|candidate| hit(view, candidate)).collect()
+}
+
+fn scan_chunk(
+    live: &LiveSegment,
+    metric: Metric,
+    query: &[f32],
+    segment: usize,
+    first: usize,
+    best: &mut Best,
+) -> Result<()> {
+    let last = (first + CHUNK).min(live.segment.row_count());
+    let bytes = live.segment.row_bytes(first..last)?;
+    let mut offer = |index: usize, closeness: f32| {
+        let row = first + index;
+        if live.is_row_live(row) {
+            best.offer(Candidate { closeness, segment, row });
+        }
+    };
+    match live.segment.dtype() {
+        DType::F32 => kernels::closeness(metric, query, bytemuck::cast_slice::<u8, f32>(bytes), &mut offer),
+        DType::F16 => {
+            let widen = |row: &[f16], wide: &mut [f32], _| row.convert_to_f32_slice(wide);
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
+        }
+        DType::BF16 => {
+            let widen = |row: &[bf16], wide: &mut [f32], _| row.convert_to_f32_slice(wide);
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
+        }
+        DType::I8 => {
+            let scales = live.segment.row_scales(first..last);
+            let widen = |row: &[i8], wide: &mut [f32], index: usize| {
+                let scale = scales.get(index).copied().unwrap_or_default();
+                wide.iter_mut().zip(row).for_each(|(wide, q)| *wide = f32::from(*q) * scale);
+            };
+            kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
+        }
+    }
+    Ok(())
+}
+
+fn hit(view: &View, candidate: &Candidate) -> Result<Hit> {
+    let live = view
+        .segments
+        .get(candidate.segment)
+        .ok_or_else(|| crate::base::Error::bad_input("no such segment"))?;
+    let segment = &live.segment;
+    let entry = segment.entry_of_row(candidate.row);
+    let span = segment.row_span(entry)?;
+    let first = segment.address_of_entry(entry, span.start);
+    let row = candidate.row.saturating_sub(span.start);
+    Ok(Hit {
+        key: segment.key(entry)?.to_vec(),
+        row: u32::try_from(row).unwrap_or(u32::MAX),
+        address: Address { commit: first.commit, row: first.row + row as u64 },
+        score: kernels::score(view.meta.metric, candidate.closeness),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_are_kept_whatever_the_order() {
+        let mut closeness: Vec<f32> = (0..50).map(|x| x as f32).collect();
+        for _ in 0..3 {
+            closeness.rotate_left(17);
+            let mut best = Best::new(3);
+            for (row, closeness) in closeness.iter().enumerate() {
+                best.offer(Candidate { closeness: *closeness, segment: 0, row });
+            }
+            best.offer(Candidate { closeness: f32::NAN, segment: 0, row: 99 });
+            let mut found: Vec<f32> = best.heap.into_iter().map(|c| c.closeness).collect();
+            found.sort_by(f32::total_cmp);
+            assert_eq!(found, [47.0, 48.0, 49.0]);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_gives_no_thread_finds_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::types::StoreConfig::new(1).metric(Metric::Dot);
+        let store = crate::handle::Store::create(dir.path().join("s"), config).unwrap();
+        let mut batch = store.batch();
+        for row in 0..4 * ROWS_PER_THREAD {
+            batch.push(format!("{row}"), &[row as f32 % 1013.0 + 1.0]).unwrap();
+        }
+        store.append(&mut batch, crate::types::OnDuplicate::Error).unwrap();
+        let view = std::sync::Arc::clone(&store.inner.view.read());
+        let find = || exact(&view, &[1.0], 20).unwrap();
+        let all = find();
+        assert_eq!(all.len(), 20);
+        for count in 0..2 {
+            assert_eq!(crate::base::sync::threads::given(count, find), all, "{count} threads");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
+//! not at all.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::base::error::IoContext;
+use crate::base::{Error, Result};
+use crate::commit::session::{LOCK, LOCK_MANIFEST, LOCK_TURN};
+use crate::format::{hex, random_id};
+use crate::lock::Lock;
+use crate::state::load::SEGMENTS;
+use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
+use crate::types::StoreConfig;
+use crate::vfs::{FileKind, LockFile, Vfs};
+
+/// Follows the name of a store in the name of the directory it is built in.
+const CREATING: &str = ".creating-";
+/// How often a builder tries to claim a directory that others take for a leftover.
+const CLAIMS: u32 = 8;
+
+/// Creates the store's directory. Nothing may be there, or an empty directory.
+pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<()> {
+    config.check()?;
+    if config.settings.keys().any(|name| name.starts_with(crate::format::settings::RESERVED)) {
+        return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
+    }
+    let (store_id, epoch) = (random_id()?, random_id()?);
+    let manifest = Manifest {
+        generation: 1,
+        ro_compat: 0,
+        compat: 0,
+        body: Body {
+            store_id,
+            dim: u32::try_from(config.dim).unwrap_or(u32::MAX),
+            dtype: config.dtype.code(),
+            metric: config.metric.code(),
+            fingerprint: config.fingerprint.as_ref().map(|fingerprint| FingerprintRecord {
+                id: *fingerprint.id(),
+                description: fingerprint.description().to_owned(),
+            }),
+            settings: config.settings.clone(),
+            epochs: vec![EpochRecord { id: epoch, parent: [0; 16], first: 1 }],
+            segments: Vec::new(),
+            extra: std::collections::BTreeMap::new(),
+        },
+    };
+    place(vfs, dir, &manifest, |_| Ok(()))
+}
+
+/// Builds a store beside its final place, lets `fill` add segments to it, and renames it into place.
+pub(crate) fn place(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    refuse_existing(vfs, dir)?;
+    if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(OsStr::to_str)) {
+        sweep(vfs, parent, |other| other == name);
+    }
+    let (sibling, _alive) = claim(vfs, dir)?;
+    if let Err(error) = build(vfs, &sibling, manifest, fill) {
+        discard(vfs, &sibling);
+        return Err(error);
+    }
+    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store somebody else has
+    // created in the meantime: a store is never empty.
+    if let Err(source) = vfs.replace(&sibling, dir) {
+        discard(vfs, &sibling);
+        refuse_existing(vfs, dir)?;
+        return Err(Error::io(dir, "create the store", source));
+    }
+    let flushed = flush_name(vfs, dir);
+    if flushed.is_err() {
+        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the name goes
+        // again: whoever tries again gives a new one.
+        match vfs.replace(dir, &sibling) {
+            Ok(()) => discard(vfs, &sibling),
+            Err(error) => log::warn!("{}: not taken back: {error}", dir.display()),
+        }
+    }
+    flushed
+}
+
+/// Makes the store's own name durable. Whoever opens it for writing does this too: its creator may have died between
+/// giving the name and flushing it.
+pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    match vfs.flush_dir(parent) {
+        // A directory that may be passed but not read cannot be opened, and so not be flushed, by this user.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            log::debug!("{}: not flushed: {error}", parent.display());
+            Ok(())
+        }
+        flushed => flushed.at(parent, "flush the directory"),
+    }
+}
+
+/// Refuses a path at which there is anything but an empty directory.
+pub(crate) fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let found = match vfs.metadata(dir) {
+        Ok(found) => found,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io(dir, "look at the store's path", error)),
+    };
+    let names = match found.kind {
+        FileKind::Dir => vfs.list(dir).at(dir, "list the directory")?,
+        FileKind::File => return exists(dir, "a file is there"),
+        FileKind::Other => return exists(dir, "a link or special file is there"),
+    };
+    if names.is_empty() {
+        return Ok(());
+    }
+    let store = names.iter().any(|name| name == OsStr::new(MANIFEST) || name == OsStr::new(SEGMENTS));
+    exists(dir, if store { "a store is there" } else { "a directory that is not empty is there" })
+}
+
+fn exists(dir: &Path, found: &str) -> Result<()> {
+    Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
+}
+
+/// The name under which the store is built beside its final place.
+fn sibling(dir: &Path) -> Result<PathBuf> {
+    let Some(name) = dir.file_name() else {
+        return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
+    };
+    let mut hidden = OsStr::new(".").to_owned();
+    hidden.push(name);
+    hidden.push(format!("{CREATING}{}", hex(&random_id()?)));
+    Ok(dir.with_file_name(hidden))
+}
+
+/// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
+/// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays, but for a directory with
+/// nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
+pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
+    // A relative path's parent is the current directory.
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    for name in vfs.list(parent).unwrap_or_default() {
+        let base = name.to_str().and_then(|name| Some(name.strip_prefix('.')?.split_once(CREATING)?.0));
+        if base.is_none_or(|base| !is_ours(base)) {
+            continue;
+        }
+        let dir = parent.join(&name);
+        if vfs.metadata(&dir).is_ok_and(|found| found.kind != FileKind::Dir) {
+            continue;
+        }
+        let turn = dir.join(LOCK_TURN);
+        let mut lock = match vfs.open_lock(&turn, false) {
+            Ok(lock) => lock,
+            Err(error) => {
+                if error.kind() == std::io::ErrorKind::NotFound && vfs.remove_dir(&dir).is_ok() {
+                    log::info!("{}: removed, it was empty", dir.display());
+                }
+                continue;
+            }
+        };
+        // Held until everything is gone, so that its builder, should it only just begin, notices.
+        if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
+            log::info!("{}: removed, a store was being built there when its builder died", dir.display());
+            discard(vfs, &dir);
+        }
+    }
+}
+
+/// Makes the directory a store is built in. The lock says that its builder is alive.
+fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let sibling = sibling(dir)?;
+        vfs.create_dir(&sibling).at(&sibling, "create the store's directory")?;
+        let turn = sibling.join(LOCK_TURN);
+        let locked = vfs.open_lock(&turn, true).and_then(|mut lock| {
+            let ours = lock.try_lock()? && lock.is_at(&turn)?;
+            Ok(ours.then_some(lock))
+        });
+        match locked {
+            Ok(Some(lock)) => return Ok((sibling, lock)),
+            // Somebody who clears away what dead builders left took it for that, in the moment it was not locked.
+            Ok(None) if attempts < CLAIMS => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempts < CLAIMS => {}
+            Ok(None) => {
+                discard(vfs, &sibling);
+                return Err(Error::io(&turn, "lock", std::io::ErrorKind::WouldBlock.into()));
+            }
+            Err(error) => {
+                discard(vfs, &sibling);
+                return Err(Error::io(&turn, "create the lock file", error));
+            }
+        }
+        discard(vfs, &sibling);
+    }
+}
+
+fn build(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let segments = dir.join(SEGMENTS);
+    vfs.create_dir(&segments).at(&segments, "create the directory")?;
+    for lock in [LOCK, LOCK_MANIFEST] {
+        let path = dir.join(lock);
+        Lock::open(vfs, &path, "new")?.prepare()?;
+    }
+    fill(dir)?;
+    vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
+    // Flushes the directory too.
+    manifest.write(vfs, dir)
+}
+
+/// Removes what [`build`] made; it is ours alone, for its name is random.
+fn discard(vfs: &dyn Vfs, dir: &Path) {
+    let segments = dir.join(SEGMENTS);
+    for folder in [segments.as_path(), dir] {
+        for name in vfs.list(folder).unwrap_or_default() {
+            // Without the lock file nobody could tell that what is left belongs to nobody: it goes last.
+            if name != OsStr::new(SEGMENTS) && name != OsStr::new(LOCK_TURN) {
+                remove_own(vfs, &folder.join(name));
+            }
+        }
+    }
+    for path in [segments.as_path(), dir] {
+        if path == dir {
+            remove_own(vfs, &dir.join(LOCK_TURN));
+        }
+        if let Err(error) = vfs.remove_dir(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("{}: cannot remove an unfinished store: {error}", path.display());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What `verify` does with bitmaps: reads every byte, and holds them against the kills.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::read::{is_absent, open};
+use super::{BitmapName, BitmapRecord, Dead, LIVE, LiveRecord, RECORD, named};
+use crate::base::{Error, Result};
+use crate::segment::{Segment, SegmentName};
+use crate::state::manifest::{MANIFEST, Manifest};
+use crate::state::named;
+use crate::state::view::{LiveSegment, View};
+use crate::vfs::Vfs;
+
+/// What is wrong with the bitmaps of a store.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// File, section and what is wrong.
+    pub faults: Vec<(PathBuf, &'static str, Error)>,
+    /// Files that nobody needs.
+    pub notes: Vec<String>,
+    /// A bitmap that MANIFEST lists is not there: a checkpoint may have replaced both.
+    pub missing: bool,
+    /// Bitmaps that were read.
+    pub read: HashSet<BitmapName>,
+}
+
+/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be opened.
+pub(crate) fn check(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    opened: &HashMap<SegmentName, Arc<Segment>>,
+) -> Checked {
+    let mut checked = Checked::default();
+    let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
+    let mut check = Check { vfs, dir, opened, checked: &mut checked };
+    check.manifest(&dir.join(MANIFEST), manifest, None);
+    for name in named::names(vfs, dir).unwrap_or_default() {
+        let path = dir.join(named::CHECKPOINTS).join(&name);
+        match named::read(vfs, dir, &name) {
+            Ok(version) => {
+                needed.extend(named(&version.body));
+                check.manifest(&path, &version, Some(&name));
+            }
+            // Dropped meanwhile.
+            Err(Error::BadInput { .. }) => {}
+            Err(error) => check.checked.faults.push((path, "manifest", error)),
+        }
+    }
+    let live = dir.join(LIVE);
+    for name in vfs.list(&live).unwrap_or_default() {
+        let path = live.join(&name);
+        match BitmapName::parse(&name) {
+            Some(name) if needed.contains(&name) => {}
+            Some(_) => {
+                checked.notes.push(format!("{}: a bitmap that nothing needs any more", path.display()))
+            }
+            None => checked.notes.push(format!("{}: not a bitmap, ignored", path.display())),
+        }
+    }
+    checked
+}
+
+struct Check<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    opened: &'a HashMap<SegmentName, Arc<Segment>>,
+    checked: &'a mut Checked,
+}
+
+impl Check<'_> {
+    /// Checks the bitmaps that a manifest lists; `name` is that of the checkpoint it belongs to.
+    fn manifest(&mut self, path: &Path, manifest: &Manifest, name: Option<&str>) {
+        let body = &manifest.body;
+        let Some(record) = LiveRecord::of(body) else {
+            if body.extra.contains_key(RECORD) {
+                let what = "its record of liveness bitmaps is not about its segments (an older program changed them)";
+                self.checked.notes.push(format!("{}: {what}; it is not used", path.display()));
+            }
+            return;
+        };
+        let replayed = self.replay(manifest, record.last);
+        for bitmap in &record.bitmaps {
+            let Some(segment) = self.opened.get(&bitmap.segment()) else {
+                // A listed segment that cannot be opened is reported; its bitmap is of no use.
+                if !body.segments.iter().any(|listed| listed.name() == bitmap.segment()) {
+                    let detail =
+                        format!("it lists the bitmap {} of a segment it does not list", bitmap.name());
+                    self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+                }
+                continue;
+            };
+            let file = self.dir.join(LIVE).join(bitmap.name().to_string());
+            self.checked.read.insert(bitmap.name());
+            let found = open(self.vfs, self.dir, bitmap, segment);
+            let absent = found.as_ref().is_err_and(is_absent);
+            if absent && name.is_some_and(|name| !self.is_there(name)) {
+                return;
+            }
+            self.checked.missing |= absent && name.is_none();
+            let wrong = found.and_then(|dead| match &replayed {
+                Some(replayed) => replayed.compare(&file, segment, &dead),
+                None => Ok(()),
+            });
+            if let Err(error) = wrong {
+                self.fault(&file, if absent { "file" } else { "bitmap" }, error);
+            }
+        }
+        let without = replayed.iter().flat_map(|replayed| &replayed.least).filter(|live| {
+            let listed = |bitmap: &BitmapRecord| bitmap.segment() == live.segment.name();
+            live.dead.is_some() && !record.bitmaps.iter().any(listed)
+        });
+        for live in without {
+            let detail =
+                format!("it lists no bitmap for {}, which has superseded entries", live.segment.name());
+            self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+        }
+    }
+
+    /// A bitmap of MANIFEST may be a named checkpoint's too: what is wrong with it is told once.
+    fn fault(&mut self, path: &Path, section: &'static str, error: Error) {
+        if !self.checked.faults.iter().any(|(told, ..)| told == path) {
+            self.checked.faults.push((path.to_owned(), section, error));
+        }
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        !matches!(named::read(self.vfs, self.dir, name), Err(Error::BadInput { .. }))
+    }
+
+    /// What the kills say; `None` where segments are missing or wrong.
+    fn replay(&self, manifest: &Manifest, last: u64) -> Option<Replayed> {
+        let mut view = View::empty(manifest);
+        let mut least = Vec::new();
+        for record in &manifest.body.segments {
+            let segment = self.opened.get(&record.name())?;
+            view.add(Arc::clone(segment), Some(record)).ok()?;
+            if record.last == last {
+                least = view.segments.clone();
+            }
+        }
+        Some(Replayed { least, most: view.segments })
+    }
+}
+
+/// What is superseded according to the kills.
+struct Replayed {
+    /// By the segments that the record is about: a bitmap has at least that.
+    least: Vec<LiveSegment>,
+    /// By all that are listed: a bitmap has no more than that.
+    most: Vec<LiveSegment>,
+}
+
+impl Replayed {
+    fn compare(&self, path: &Path, segment: &Segment, found: &Dead) -> Result<()> {
+        let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
+        let of = |segments: &[LiveSegment]| {
+            let live = segments.iter().find(|live| live.segment.name() == segment.name());
+            live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment)))
+        };
+        let within = |a: &Dead, b: &Dead| a.entries.is_subset(&b.entries) && a.rows.is_subset(&b.rows);
+        if !within(&of(&self.least), found) {
+            return wrong("a superseded entry is not in it");
+        }
+        if !within(found, &of(&self.most)) {
+            return wrong("an entry is in it that nothing supersedes");
+        }
+        let mut kinds = [0u64; 4];
+        for index in found.entries.positions() {
+            let kind = usize::from(segment.kind(index)?.code());
+            kinds.get_mut(kind).map(|count| *count += 1).unwrap_or_default();
+        }
+        if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
+            return wrong("its counts are not those of its bits");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Store;
+    use crate::types::{OnDuplicate, StoreConfig};
+    use crate::vfs::RealFs;
+
+    /// A record that is about the right segments, and yet names a bitmap of one that is not among them.
+    #[test]
+    fn a_bitmap_of_a_segment_that_is_not_listed_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        for _ in 0..2 {
+            let mut batch = store.batch();
+            batch.push("a", &[1.0f32]).unwrap();
+            store.append(&mut batch, OnDuplicate::Replace).unwrap();
+        }
+        store.close().unwrap();
+        let mut manifest = Manifest::read(&RealFs, &path).unwrap();
+        let mut record = LiveRecord::of(&manifest.body).unwrap();
+        record.bitmaps.push(BitmapRecord { first: 9, last: 9, ..record.bitmaps[0] });
+        record.put(&mut manifest.body).unwrap();
+        manifest.write(&RealFs, &path).unwrap();
+        let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].path, path.join(MANIFEST));
+        assert!(faults[0].detail.contains("of a segment it does not list"), "{}", faults[0].detail);
+    }
+}

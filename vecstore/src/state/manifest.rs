@@ -1,0 +1,403 @@
+//! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
+//!
+//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by bincode
+//! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
+//! that came after.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
+
+use crate::base::bug::Bug;
+use crate::base::error::{IoContext, is_no_space};
+use crate::base::{DType, Error, Result};
+use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
+use crate::segment::{Segment, SegmentName};
+use crate::types::config::{check_description, check_settings};
+use crate::types::{Fingerprint, Metric};
+use crate::vfs::Vfs;
+
+/// Name of the manifest in the store's directory.
+pub(crate) const MANIFEST: &str = "MANIFEST";
+/// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
+pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
+
+/// In `extra`: the store is a backup that nothing has been written to. The value is zero bytes long.
+pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
+
+const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
+const ENVELOPE_LEN: usize = 64;
+/// No manifest is longer: some 40,000 segments with their bitmaps. Linux lets one process map 65,530 files. What a length
+/// inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
+pub(crate) const MAX_LEN: u64 = 4 << 20;
+/// Named records in [`Body::extra`]; two names are in use.
+const MAX_EXTRA: usize = 1024;
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Envelope {
+    magic: [u8; 8],
+    version_major: u16,
+    version_minor: u16,
+    padding: u32,
+    incompat: u64,
+    ro_compat: u64,
+    compat: u64,
+    generation: u64,
+    body_len: u64,
+    tail: u32,
+    /// CRC-32 of the envelope before this field, then the body.
+    crc: u32,
+}
+
+const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
+
+/// The checkpointed state of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// Grows with every replacement.
+    pub generation: u64,
+    /// Flags of later versions: kept when the manifest is rewritten.
+    pub ro_compat: u64,
+    /// Likewise.
+    pub compat: u64,
+    pub body: Body,
+}
+
+/// What bincode encodes. The order of the fields is the format.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Body {
+    pub store_id: Id,
+    pub dim: u32,
+    pub dtype: u8,
+    pub metric: u8,
+    pub fingerprint: Option<FingerprintRecord>,
+    pub settings: BTreeMap<String, String>,
+    /// Histories of the store, oldest first; never empty.
+    pub epochs: Vec<EpochRecord>,
+    /// The live segments, tiling commits 1 to N.
+    pub segments: Vec<SegmentRecord>,
+    /// Named records of later minor versions. A writer keeps those it does not know.
+    pub extra: BTreeMap<String, Vec<u8>>,
+}
+
+/// The recorded fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FingerprintRecord {
+    pub id: [u8; 32],
+    pub description: String,
+}
+
+/// A history: who began it, and with which commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EpochRecord {
+    pub id: Id,
+    /// The epoch before; zero for the first.
+    pub parent: Id,
+    /// First commit number that may carry it.
+    pub first: u64,
+}
+
+/// A segment file, identified by name and footer checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SegmentRecord {
+    pub first: u64,
+    pub last: u64,
+    pub generation: u32,
+    pub footer_crc: u32,
+    pub file_len: u64,
+    pub link_out: Id,
+}
+
+impl SegmentRecord {
+    pub fn of(segment: &Segment) -> Self {
+        let footer = segment.footer();
+        SegmentRecord {
+            first: footer.first,
+            last: footer.last,
+            generation: footer.generation,
+            footer_crc: footer.crc,
+            file_len: footer.file_len,
+            link_out: footer.link_out,
+        }
+    }
+
+    pub fn name(&self) -> SegmentName {
+        SegmentName { first: self.first, last: self.last, generation: self.generation }
+    }
+}
+
+impl Body {
+    /// Last commit number the manifest lists; 0 for none.
+    pub fn last_commit(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.last)
+    }
+
+    /// True while nothing has been written to a store that was made as a backup.
+    pub fn is_backup(&self) -> bool {
+        self.extra.contains_key(BACKUP_RECORD)
+    }
+
+    /// Begins a history: commits from here on carry a new epoch.
+    pub fn begin_epoch(&mut self) -> Result<()> {
+        let parent = self.epochs.last().map_or([0; 16], |epoch| epoch.id);
+        self.epochs.push(EpochRecord { id: random_id()?, parent, first: self.last_commit() + 1 });
+        self.extra.remove(BACKUP_RECORD);
+        Ok(())
+    }
+
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.fingerprint.as_ref().map(|record| Fingerprint::new(record.id, record.description.clone()))
+    }
+
+    /// True when the body describes a store that can exist.
+    fn check(&self) -> Result<(), String> {
+        if self.dim == 0 || self.dim as usize > crate::types::MAX_DIM {
+            return Err(format!("dimension {} is not possible", self.dim));
+        }
+        if DType::from_code(self.dtype).is_none() || Metric::from_code(self.metric).is_none() {
+            return Err(format!("unknown element type {} or metric {}", self.dtype, self.metric));
+        }
+        if self.epochs.is_empty() {
+            return Err("no epoch".to_owned());
+        }
+        if self.extra.len() > MAX_EXTRA {
+            return Err(format!("{} named records; there may be {MAX_EXTRA}", self.extra.len()));
+        }
+        // Whatever is longer, no reader would accept in the segments that carry it.
+        check_settings(&self.settings).map_err(|error| error.to_string())?;
+        if let Some(fingerprint) = self.fingerprint() {
+            check_description(&fingerprint).map_err(|error| error.to_string())?;
+        }
+        let mut next = 1u64;
+        for segment in &self.segments {
+            if segment.first != next || segment.last < segment.first || segment.last > MAX_COMMIT {
+                return Err(format!(
+                    "segments do not tile: expected commit {next}, found {}",
+                    segment.name()
+                ));
+            }
+            next = segment.last + 1;
+        }
+        Ok(())
+    }
+}
+
+/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole manifest has,
+/// because names and texts count for more in memory than in the file.
+fn config() -> impl bincode::config::Config {
+    const LIMIT: usize = 2 * MAX_LEN as usize;
+    bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
+}
+
+/// Encodes the value of a record of [`Body::extra`].
+pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
+    bincode::serde::encode_to_vec(value, config())
+        .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
+}
+
+/// Decodes the value of a record of [`Body::extra`]; `None` when it is not what was expected.
+pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
+    (used == bytes.len()).then_some(value)
+}
+
+impl Manifest {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        // What could not be read again is never written.
+        self.body
+            .check()
+            .map_err(|detail| Error::bad_input(format!("the manifest would be wrong: {detail}")))?;
+        let body = bincode::serde::encode_to_vec(&self.body, config())
+            .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))?;
+        let len = (ENVELOPE_LEN + body.len()) as u64;
+        if len > MAX_LEN {
+            return Err(Error::bad_input(format!(
+                "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge segments with \
+                 `vecstore compact` or `Store::compact`",
+                self.body.segments.len()
+            )));
+        }
+        let mut envelope = Envelope {
+            magic: MAGIC,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            ro_compat: self.ro_compat,
+            compat: self.compat,
+            generation: self.generation,
+            body_len: body.len() as u64,
+            ..Envelope::zeroed()
+        };
+        envelope.crc = checksum(&envelope, &body);
+        let mut bytes = bytemuck::bytes_of(&envelope).to_vec();
+        bytes.extend_from_slice(&body);
+        Ok(bytes)
+    }
+
+    /// Reads the bytes of the file, trusting none of them.
+    pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let damaged = |detail: String| Error::damaged(path, "manifest", detail);
+        if bytes.len() as u64 > MAX_LEN {
+            return Err(damaged(format!("expected at most {MAX_LEN} bytes, found {}", bytes.len())));
+        }
+        let Some((head, body)) = bytes.split_at_checked(ENVELOPE_LEN) else {
+            return Err(damaged(format!("expected at least {ENVELOPE_LEN} bytes, found {}", bytes.len())));
+        };
+        let envelope: Envelope = bytemuck::pod_read_unaligned(head);
+        if envelope.magic != MAGIC {
+            return Err(damaged("expected the magic number of a manifest, found other bytes".to_owned()));
+        }
+        if envelope.body_len != body.len() as u64 {
+            return Err(damaged(format!(
+                "expected a body of {} bytes, found {}",
+                envelope.body_len,
+                body.len()
+            )));
+        }
+        if envelope.crc != checksum(&envelope, body) && !Bug::TrustManifest.is_on() {
+            return Err(damaged("its checksum does not match".to_owned()));
+        }
+        if envelope.version_major != VERSION_MAJOR || envelope.incompat & !KNOWN_INCOMPAT != 0 {
+            return Err(Error::UnsupportedVersion {
+                path: path.to_owned(),
+                expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
+                found: format!(
+                    "{}.{} with incompat flags {:#x}",
+                    envelope.version_major, envelope.version_minor, envelope.incompat
+                ),
+            });
+        }
+        if envelope.padding != 0 || envelope.tail != 0 {
+            return Err(damaged("reserved bytes are not zero".to_owned()));
+        }
+        // It only grows, and must be able to.
+        if envelope.generation > u64::MAX / 2 {
+            return Err(damaged(format!("generation {} is not possible", envelope.generation)));
+        }
+        let (mut decoded, used): (Body, usize) = bincode::serde::decode_from_slice(body, config())
+            .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
+        if used != body.len() {
+            return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
+        }
+        decoded.check().map_err(damaged)?;
+        // Named checkpoints are held in memory all at once; what a list grew beyond its end is not.
+        decoded.segments.shrink_to_fit();
+        decoded.epochs.shrink_to_fit();
+        Ok(Manifest {
+            generation: envelope.generation,
+            ro_compat: envelope.ro_compat,
+            compat: envelope.compat,
+            body: decoded,
+        })
+    }
+
+    /// Reads a store's manifest.
+    ///
+    /// # Errors
+    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments are
+    /// there.
+    pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let read = |path: &Path| match vfs.read(path, MAX_LEN) {
+            Ok(bytes) => Self::decode(path, &bytes).map(Some),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(not_read(path, "read the manifest", error)),
+        };
+        if let Some(manifest) = read(&path)? {
+            return Ok(manifest);
+        }
+        match why_absent(vfs, dir, path.clone()) {
+            missing @ Error::NotFound { .. } => Err(missing),
+            // The store may have been renamed into place between the two looks.
+            other => read(&path)?.ok_or(other),
+        }
+    }
+
+    /// Puts this manifest in place of the one there: temporary file, flush, rename, flush of the directory.
+    ///
+    /// The caller holds the manifest lock (or the directory is not yet a store).
+    pub fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        self.replace(vfs, dir)?;
+        vfs.flush_dir(dir).at(dir, "flush the directory")
+    }
+
+    /// The same but for the last step: the manifest is visible, not yet durable.
+    pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+        let path = dir.join(MANIFEST);
+        let tmp = write_temporary(vfs, dir, &self.encode()?, "write the manifest")?;
+        if let Err(source) = vfs.replace(&tmp, &path) {
+            remove_own(vfs, &tmp);
+            return Err(Error::io(&path, "replace the manifest", source));
+        }
+        Ok(())
+    }
+}
+
+fn checksum(envelope: &Envelope, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(bytemuck::bytes_of(envelope).get(..ENVELOPE_LEN - 4).unwrap_or_default());
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// Writes a file whole under a temporary name in the directory it will be named in, and flushes it. The caller holds the
+/// manifest lock. A failed flush only fails this attempt: the file goes, and a later attempt writes another one.
+pub(crate) fn write_temporary(vfs: &dyn Vfs, dir: &Path, bytes: &[u8], op: &'static str) -> Result<PathBuf> {
+    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
+    let written = (|| {
+        let mut file = vfs.create_new(&tmp)?;
+        file.write_all(bytes)?;
+        file.flush()
+    })();
+    let Err(source) = written else { return Ok(tmp) };
+    remove_own(vfs, &tmp);
+    Err(if is_no_space(&source) {
+        let free = vfs.free_space(dir).ok();
+        Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source: Arc::new(source) }
+    } else {
+        Error::io(&tmp, op, source)
+    })
+}
+
+/// Removes a temporary file of our own; that it stays behind is worth a line in the log and nothing more.
+pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
+    if let Err(error) = vfs.remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("{}: cannot remove a temporary file: {error}", path.display());
+    }
+}
+
+/// A file that is longer than any manifest is damaged; what else goes wrong says nothing of its bytes.
+pub(crate) fn not_read(path: &Path, op: &'static str, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => Error::damaged(path, "manifest", error.to_string()),
+        _ => Error::io(path, op, error),
+    }
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+fn why_absent(vfs: &dyn Vfs, dir: &Path, manifest: PathBuf) -> Error {
+    let not_a_store = |found: &str| Error::NotAStore { path: dir.to_owned(), found: found.to_owned() };
+    match vfs.metadata(dir) {
+        Err(error) if is_absent(&error) => return Error::NotFound { path: dir.to_owned() },
+        Err(error) => return Error::io(dir, "look at the store", error),
+        Ok(found) if found.kind == crate::vfs::FileKind::File => return not_a_store("a file"),
+        Ok(_) => {}
+    }
+    let names = vfs.list(&dir.join("segments")).unwrap_or_default();
+    match names.iter().filter(|name| SegmentName::parse(name).is_some()).count() {
+        0 => not_a_store("a directory without a manifest and without segments"),
+        segments => Error::ManifestMissing { path: manifest, segments },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! What a manifest may hold, to the number.
+
+use super::*;
+
+fn manifest() -> Manifest {
+    let segment = |first, last| SegmentRecord {
+        first,
+        last,
+        generation: 0,
+        footer_crc: 7,
+        file_len: 5120,
+        link_out: [first as u8; 16],
+    };
+    Manifest {
+        generation: 3,
+        ro_compat: 0,
+        compat: 5,
+        body: Body {
+            store_id: [1; 16],
+            dim: 512,
+            dtype: 1,
+            metric: 1,
+            fingerprint: Some(FingerprintRecord { id: [9; 32], description: "a model".to_owned() }),
+            settings: [("root".to_owned(), "/pictures".to_owned())].into(),
+            epochs: vec![EpochRecord { id: [2; 16], parent: [0; 16], first: 1 }],
+            segments: vec![segment(1, 64), segment(65, 65)],
+            extra: BTreeMap::new(),
+        },
+    }
+}
+
+#[test]
+fn round_trip_and_every_flipped_bit() {
+    let good = manifest();
+    let bytes = good.encode().unwrap();
+    assert_eq!(Manifest::decode(Path::new("m"), &bytes).unwrap(), good);
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Manifest::decode(Path::new("m"), &flipped).is_err(), "bit {bit}");
+    }
+    for cut in 0..bytes.len() {
+        assert!(Manifest::decode(Path::new("m"), &bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn segments_must_tile() {
+    let mut gap = manifest();
+    gap.body.segments[1].first = 66;
+    gap.body.segments[1].last = 66;
+    let error = gap.encode().unwrap_err().to_string();
+    assert!(error.contains("do not tile"), "{error}");
+}
+
+#[test]
+fn what_takes_too_much_memory_is_refused() {
+    let long = || "x".repeat(70_000);
+    type Change = fn(&mut Body, String);
+    let cases: [(&str, Change); 4] = [
+        ("segments in", |body, _| {
+            let record = |commit| SegmentRecord { first: commit, last: commit, ..body.segments[0] };
+            body.segments = (1..=180_000).map(record).collect();
+        }),
+        ("settings of", |body, long| drop(body.settings.insert(long, String::new()))),
+        ("description", |body, long| {
+            body.fingerprint = Some(FingerprintRecord { id: [1; 32], description: long });
+        }),
+        ("named records", |body, _| {
+            body.extra = (0..=MAX_EXTRA).map(|number| (number.to_string(), Vec::new())).collect();
+        }),
+    ];
+    for (expected, change) in cases {
+        let mut bad = manifest();
+        change(&mut bad.body, long());
+        let error = bad.encode().unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let error = Manifest::decode(Path::new("m"), &vec![0; MAX_LEN as usize + 1]).unwrap_err().to_string();
+    assert!(error.contains("at most"), "{error}");
+}
+
+/// Whatever is at its bound is written and read again; whatever is beyond is refused by both.
+#[test]
+fn bounds_of_a_body() {
+    type Change = fn(&mut Body);
+    let good: [(&str, Change); 4] = [
+        ("the smallest dimension", |body| body.dim = 1),
+        ("the largest dimension", |body| body.dim = crate::types::MAX_DIM as u32),
+        ("as many named records as there may be", |body| {
+            body.extra = (0..MAX_EXTRA).map(|number| (number.to_string(), Vec::new())).collect();
+        }),
+        ("the last commit", |body| body.segments[1].last = MAX_COMMIT),
+    ];
+    for (what, change) in good {
+        let mut manifest = manifest();
+        change(&mut manifest.body);
+        let bytes = manifest.encode().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(Manifest::decode(Path::new("m"), &bytes).unwrap(), manifest, "{what}");
+    }
+    let bad: [(&str, Change); 8] = [
+        ("dimension", |body| body.dim = 0),
+        ("dimension", |body| body.dim = crate::types::MAX_DIM as u32 + 1),
+        ("element type", |body| body.dtype = 200),
+        ("metric", |body| body.metric = 200),
+        ("no epoch", |body| body.epochs.clear()),
+        ("do not tile", |body| body.segments[1].last = MAX_COMMIT + 1),
+        ("do not tile", |body| body.segments[1].last = 64),
+        ("do not tile", |body| body.segments[0].last = 65),
+    ];
+    for (expected, change) in bad {
+        let mut bad = manifest();
+        change(&mut bad.body);
+        let error = bad.encode().unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+        let body = bincode::serde::encode_to_vec(&bad.body, config()).unwrap();
+        let error = Manifest::decode(Path::new("m"), &sealed(|_| (), &body)).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{expected}: {error}");
+    }
+}
+
+/// The bytes of a manifest with this body, its envelope changed before the checksum is made.
+fn sealed(change: impl FnOnce(&mut Envelope), body: &[u8]) -> Vec<u8> {
+    let bytes = manifest().encode().unwrap();
+    let mut envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
+    envelope.body_len = body.len() as u64;
+    change(&mut envelope);
+    envelope.crc = checksum(&envelope, body);
+    [bytemuck::bytes_of(&envelope), body].concat()
+}
+
+/// Each with a checksum that matches, so that it is the field itself that is looked at.
+#[test]
+fn every_field_of_the_envelope_counts() {
+    let body = bincode::serde::encode_to_vec(&manifest().body, config()).unwrap();
+    let decode = |change: fn(&mut Envelope)| Manifest::decode(Path::new("m"), &sealed(change, &body));
+    assert_eq!(decode(|_| ()).unwrap(), manifest());
+    let later: [fn(&mut Envelope); 3] = [
+        |envelope| envelope.version_major += 1,
+        |envelope| envelope.version_major = 0,
+        |envelope| envelope.incompat = 1 << 63,
+    ];
+    for change in later {
+        let error = decode(change).unwrap_err();
+        assert!(matches!(error, Error::UnsupportedVersion { .. }), "{error}");
+    }
+    type Change = fn(&mut Envelope);
+    let damaged: [(&str, Change); 5] = [
+        ("magic", |envelope| envelope.magic[7] = 0),
+        ("a body of", |envelope| envelope.body_len += 1),
+        ("reserved", |envelope| envelope.padding = 1),
+        ("reserved", |envelope| envelope.tail = 1),
+        ("generation", |envelope| envelope.generation = u64::MAX / 2 + 1),
+    ];
+    for (expected, change) in damaged {
+        let error = decode(change).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    assert_eq!(decode(|envelope| envelope.version_minor += 1).unwrap(), manifest(), "later minor versions");
+    assert_eq!(decode(|envelope| envelope.generation = u64::MAX / 2).unwrap().generation, u64::MAX / 2);
+    let followed = [body.as_slice(), &[0]].concat();
+    let error = Manifest::decode(Path::new("m"), &sealed(|_| (), &followed)).unwrap_err().to_string();
+    assert!(error.contains("1 bytes follow"), "{error}");
+}
+
+/// Flags of later versions are kept; what this version writes says which it is.
+#[test]
+fn what_is_written_says_who_wrote_it() {
+    let manifest = Manifest { ro_compat: 6, ..manifest() };
+    let bytes = manifest.encode().unwrap();
+    let envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
+    assert_eq!((envelope.version_major, envelope.version_minor), (VERSION_MAJOR, VERSION_MINOR));
+    assert_eq!((envelope.ro_compat, envelope.compat, envelope.generation), (6, 5, 3));
+}
+
+#[test]
+fn the_longest_manifest_is_read_again() {
+    let mut long = manifest();
+    long.body.extra.insert("filling".to_owned(), Vec::new());
+    let len = long.encode().unwrap().len();
+    long.body.extra.insert("filling".to_owned(), vec![7; MAX_LEN as usize - len]);
+    let bytes = long.encode().unwrap();
+    assert_eq!(bytes.len() as u64, MAX_LEN);
+    assert_eq!(Manifest::decode(Path::new("m"), &bytes).unwrap(), long);
+    long.body.extra.insert("filling".to_owned(), vec![7; MAX_LEN as usize - len + 1]);
+    let error = long.encode().unwrap_err().to_string();
+    assert!(error.contains("the limit is"), "{error}");
+
+    // Lists take more in memory than in the file.
+    let mut many = manifest();
+    let record = |commit| SegmentRecord { first: commit, last: commit, ..many.body.segments[0] };
+    many.body.segments = (1..=80_000).map(record).collect();
+    let bytes = many.encode().unwrap();
+    assert_eq!(Manifest::decode(Path::new("m"), &bytes).unwrap(), many);
+}
+
+#[test]
+fn an_epoch_begins_after_what_is_listed() {
+    let mut body = manifest().body;
+    body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
+    assert!(body.is_backup());
+    body.begin_epoch().unwrap();
+    assert!(!body.is_backup());
+    let [before, after] = body.epochs[..] else { panic!("two epochs") };
+    assert_eq!((after.parent, after.first), (before.id, 66));
+    assert_ne!(after.id, before.id);
+}
+
+#[test]
+fn a_file_that_is_longer_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = std::fs::File::create(dir.path().join(MANIFEST)).unwrap();
+    file.set_len(MAX_LEN + 1).unwrap();
+    let error = Manifest::read(&crate::vfs::RealFs, dir.path()).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}

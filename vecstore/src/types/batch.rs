@@ -1,0 +1,361 @@
+//! A batch: entries that become durable and visible as a whole or not at all.
+
+use crate::base::dtype::narrow_into;
+use crate::base::{DType, Element, Error, Result};
+use crate::types::Kind;
+use crate::types::{MAX_KEY_LEN, MAX_PAYLOAD_LEN};
+
+/// Entries like the first one that a batch has room for.
+const USUAL_BATCH: usize = 32;
+/// Bytes of such room at most.
+const MOST_ROOM: usize = 256 << 10;
+
+/// Entries to be appended together.
+///
+/// ```
+/// use vecstore::{Batch, DType};
+/// let mut batch = Batch::new(3, DType::F32);
+/// batch.push("cat.jpg", &[0.1f32, 0.2, 0.3])?;
+/// batch.push("two faces.jpg", &[1.0f32, 0.0, 0.0, 0.0, 1.0, 0.0])?;
+/// batch.push_empty("nobody there.jpg", b"")?;
+/// batch.push_rejected("broken.jpg", "truncated after 1024 bytes")?;
+/// assert_eq!((batch.len(), batch.rows()), (4, 3));
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Batch {
+    dim: usize,
+    dtype: DType,
+    allow_non_finite: bool,
+    rows: Vec<u8>,
+    scales: Vec<f32>,
+    keys: Vec<u8>,
+    payloads: Vec<u8>,
+    entries: Vec<Ends>,
+}
+
+/// Where an entry's pieces end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ends {
+    pub kind: u8,
+    pub key: usize,
+    pub rows: usize,
+    pub payload: usize,
+}
+
+/// An entry of a batch, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchEntry<'a> {
+    pub key: &'a [u8],
+    pub kind: Kind,
+    pub rows: &'a [u8],
+    /// One per row, for element types that have scales.
+    pub scales: &'a [f32],
+    pub payload: &'a [u8],
+}
+
+impl Batch {
+    /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch) makes
+    /// one that fits the store.
+    pub fn new(dim: usize, dtype: DType) -> Self {
+        Batch {
+            dim,
+            dtype,
+            allow_non_finite: false,
+            rows: Vec::new(),
+            scales: Vec::new(),
+            keys: Vec::new(),
+            payloads: Vec::new(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row useless.
+    pub fn allow_non_finite(mut self, allow: bool) -> Self {
+        self.allow_non_finite = allow;
+        self
+    }
+
+    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has committed.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(1, DType::F32);
+    /// batch.push("a", &[1.0f32])?;
+    /// batch.clear();
+    /// assert!(batch.is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.scales.clear();
+        self.keys.clear();
+        self.payloads.clear();
+        self.entries.clear();
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Number of rows of all entries.
+    pub fn rows(&self) -> usize {
+        self.rows.len() / (self.dim * self.dtype.size()).max(1)
+    }
+
+    /// Dimension of the vectors.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Element type of the vectors.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes of rows, keys and payloads.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.rows.len() + self.scales.len() * 4 + self.keys.len() + self.payloads.len()
+    }
+
+    /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
+    ///
+    /// # Errors
+    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of another
+    /// type than the batch's, NaN or infinity. The batch is then as it was.
+    pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, rows: &[T]) -> Result<()> {
+        self.push_with_payload(key, rows, &[])
+    }
+
+    /// The same with a payload of up to 16 MiB, which the store keeps and does not look into.
+    ///
+    /// # Errors
+    /// As [`Batch::push`], and for a payload over its limit.
+    pub fn push_with_payload<T: Element>(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        rows: &[T],
+        payload: &[u8],
+    ) -> Result<()> {
+        let key = key.as_ref();
+        if T::DTYPE != self.dtype {
+            return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
+        }
+        self.check_rows(key, rows)?;
+        self.add_rows(key, bytemuck::cast_slice(rows), &[], payload)
+    }
+
+    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a scale per row
+    /// of its largest magnitude over 127.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(3, DType::I8);
+    /// batch.push_converted("a", &[0.1, 0.2, -0.4], b"")?;
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Batch::push_with_payload`], and for values beyond what the element type can hold (`f16`: 65504).
+    pub fn push_converted(&mut self, key: impl AsRef<[u8]>, rows: &[f32], payload: &[u8]) -> Result<()> {
+        let key = key.as_ref();
+        self.check_rows(key, rows)?;
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        narrow_into(self.dtype, self.dim, rows, &mut bytes, &mut scales);
+        if !self.allow_non_finite && self.dtype == DType::F16 {
+            let narrow: Vec<half::f16> = rows.iter().map(|value| half::f16::from_f32(*value)).collect();
+            self.check_rows(key, &narrow)?;
+        }
+        self.add_rows(key, &bytes, &scales, payload)
+    }
+
+    /// Adds rows of `i8` with one scale per row: element times scale is the value.
+    ///
+    /// # Errors
+    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and for as many scales as there are not
+    /// rows.
+    pub fn push_quantized(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        rows: &[i8],
+        scales: &[f32],
+        payload: &[u8],
+    ) -> Result<()> {
+        let key = key.as_ref();
+        if self.dtype != DType::I8 {
+            return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: DType::I8 });
+        }
+        self.check_shape(rows.len())?;
+        if scales.len() != rows.len() / self.dim
+            || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite()))
+        {
+            return Err(Error::bad_input(format!(
+                "key \"{}\": {} rows need as many finite scales, found {}",
+                String::from_utf8_lossy(key),
+                rows.len() / self.dim,
+                scales.len()
+            )));
+        }
+        self.add_rows(key, bytemuck::cast_slice(rows), scales, payload)
+    }
+
+    fn check_shape(&self, elements: usize) -> Result<()> {
+        if elements == 0 || self.dim == 0 || !elements.is_multiple_of(self.dim) {
+            return Err(Error::DimensionMismatch {
+                what: "an entry's rows",
+                expected: self.dim,
+                found: elements,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_rows<T: Element>(&self, key: &[u8], rows: &[T]) -> Result<()> {
+        self.check_shape(rows.len())?;
+        if !self.allow_non_finite
+            && !T::are_finite(rows)
+            && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
+        {
+            return Err(Error::bad_input(format!(
+                "key \"{}\": element {} of row {} is not finite (as {}); find out what made it, or allow such values",
+                String::from_utf8_lossy(key),
+                at % self.dim,
+                at / self.dim,
+                T::DTYPE
+            )));
+        }
+        Ok(())
+    }
+
+    /// Adds an entry that says "done, and nothing was found".
+    ///
+    /// # Errors
+    /// As for [`Batch::push`] on key and payload.
+    pub fn push_empty(&mut self, key: impl AsRef<[u8]>, payload: &[u8]) -> Result<()> {
+        self.add(key.as_ref(), Kind::Empty, &[], payload)
+    }
+
+    /// Adds an entry that says "its content is bad", with the reason.
+    ///
+    /// # Errors
+    /// As for [`Batch::push`] on key and payload.
+    pub fn push_rejected(&mut self, key: impl AsRef<[u8]>, reason: &str) -> Result<()> {
+        self.add(key.as_ref(), Kind::Rejected, &[], reason.as_bytes())
+    }
+
+    /// Adds a tombstone: the key's entry, if there is one, is deleted by the commit of this batch.
+    ///
+    /// # Errors
+    /// As for [`Batch::push`] on the key.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.add(key.as_ref(), Kind::Tombstone, &[], &[])
+    }
+
+    fn add_rows(&mut self, key: &[u8], rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
+        self.add(key, Kind::Rows, rows, payload)?;
+        self.scales.extend_from_slice(scales);
+        Ok(())
+    }
+
+    fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], payload: &[u8]) -> Result<()> {
+        if key.is_empty() || key.len() > MAX_KEY_LEN {
+            return Err(Error::bad_input(format!(
+                "a key of {} bytes is not possible; use 1 to {MAX_KEY_LEN}",
+                key.len()
+            )));
+        }
+        if payload.len() > MAX_PAYLOAD_LEN {
+            return Err(Error::bad_input(format!(
+                "key \"{}\": a payload of {} bytes is too long; the limit is {MAX_PAYLOAD_LEN}",
+                String::from_utf8_lossy(key),
+                payload.len()
+            )));
+        }
+        if u32::try_from(self.entries.len() + 1).is_err() {
+            return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
+        }
+        self.keys.extend_from_slice(key);
+        if self.rows.capacity() - self.rows.len() < rows.len() {
+            // Room for a usual batch at once, instead of moving the first rows again and again.
+            self.rows.reserve(rows.len().max((USUAL_BATCH * rows.len()).min(MOST_ROOM)));
+        }
+        self.rows.extend_from_slice(rows);
+        self.payloads.extend_from_slice(payload);
+        self.entries.push(Ends {
+            kind: kind.code(),
+            key: self.keys.len(),
+            rows: self.rows.len(),
+            payload: self.payloads.len(),
+        });
+        Ok(())
+    }
+
+    /// The rows of all entries, and their scales.
+    pub(crate) fn all_rows(&self) -> (&[u8], &[f32]) {
+        (&self.rows, &self.scales)
+    }
+
+    /// The entries in order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
+        let mut before = Ends::default();
+        let row_bytes = (self.dim * self.dtype.size()).max(1);
+        self.entries.iter().map(move |ends| {
+            let scales = before.rows / row_bytes..ends.rows / row_bytes;
+            let entry = BatchEntry {
+                key: self.keys.get(before.key..ends.key).unwrap_or_default(),
+                kind: Kind::from_code(ends.kind).unwrap_or(Kind::Empty),
+                rows: self.rows.get(before.rows..ends.rows).unwrap_or_default(),
+                scales: self.scales.get(scales).unwrap_or_default(),
+                payload: self.payloads.get(before.payload..ends.payload).unwrap_or_default(),
+            };
+            before = *ends;
+            entry
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_entries_leave_the_batch_as_it_was() {
+        let mut batch = Batch::new(2, DType::F32);
+        assert!(batch.push("", &[0.0f32, 1.0]).is_err(), "empty key");
+        assert!(batch.push(vec![b'k'; MAX_KEY_LEN + 1], &[0.0f32, 1.0]).is_err(), "long key");
+        assert!(batch.push("k", &[0.0f32]).is_err(), "half a row");
+        assert!(batch.push::<f32>("k", &[]).is_err(), "no row");
+        assert!(batch.push("k", &[f32::NAN, 0.0]).is_err(), "NaN");
+        assert!(batch.push("k", &[0.0, f32::INFINITY]).is_err(), "infinity");
+        assert!(batch.push("k", &[half::f16::ONE; 2]).is_err(), "another type");
+        assert!(batch.push_empty("k", &vec![0; MAX_PAYLOAD_LEN + 1]).is_err(), "long payload");
+        assert!(batch.is_empty() && batch.byte_len() == 0);
+        batch.push(vec![b'k'; MAX_KEY_LEN], &[0.0f32, 1.0]).unwrap();
+        let mut batch = Batch::new(2, DType::F32).allow_non_finite(true);
+        batch.push("k", &[f32::NAN, 0.0]).unwrap();
+        assert_eq!(batch.rows(), 1);
+    }
+
+    #[test]
+    fn entries_come_back_in_order() {
+        let mut batch = Batch::new(1, DType::F32);
+        batch.push_with_payload("a", &[1.0f32, 2.0], b"p").unwrap();
+        batch.push_rejected("b", "why").unwrap();
+        batch.delete("c").unwrap();
+        let found: Vec<_> = batch.entries().map(|e| (e.key, e.kind, e.rows.len(), e.payload)).collect();
+        assert_eq!(
+            found,
+            [
+                (&b"a"[..], Kind::Rows, 8, &b"p"[..]),
+                (b"b", Kind::Rejected, 0, b"why"),
+                (b"c", Kind::Tombstone, 0, b""),
+            ]
+        );
+    }
+}

@@ -1,0 +1,74 @@
+//! What "near" means in a store.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::base::{Error, Result};
+
+/// How two vectors are compared. Fixed when a store is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Metric {
+    /// Cosine of the angle, −1 to 1; larger is nearer. A vector of length zero has cosine 0 to everything.
+    Cosine,
+    /// Inner product; larger is nearer.
+    Dot,
+    /// Euclidean distance (not squared), 0 upwards; smaller is nearer.
+    L2,
+}
+
+impl Metric {
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Metric::Cosine => 1,
+            Metric::Dot => 2,
+            Metric::L2 => 3,
+        }
+    }
+
+    pub(crate) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Metric::Cosine),
+            2 => Some(Metric::Dot),
+            3 => Some(Metric::L2),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Metric::Cosine => "cosine",
+            Metric::Dot => "dot",
+            Metric::L2 => "l2",
+        })
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "cosine" => Ok(Metric::Cosine),
+            "dot" => Ok(Metric::Dot),
+            "l2" => Ok(Metric::L2),
+            other => Err(Error::bad_input(format!("unknown metric \"{other}\"; use cosine, dot or l2"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_names_round_trip() {
+        for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+            assert_eq!(Metric::from_code(metric.code()), Some(metric));
+            assert_eq!(metric.to_string().parse::<Metric>().unwrap(), metric);
+        }
+        assert_eq!(Metric::from_code(9), None);
+    }
+}

@@ -1,0 +1,15 @@
+//! What is to be done about keys that are stored already.
+
+/// What an append does with keys that are stored already.
+///
+/// Empty and rejected entries count as stored, a deleted key does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDuplicate {
+    /// Leave the stored entry, drop the new one. What resuming a job wants.
+    Skip,
+    /// The new entry supersedes the stored one.
+    Replace,
+    /// Refuse the whole batch.
+    Error,
+}
