@@ -317,7 +317,7 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::InvalidInput if error.to_string().starts_with("expected a regular file") => {
             "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
         }
-        _ if error.get_ref().is_some_and(|inner| inner.is::<crate::segment::Unreadable>()) => {
+        _ if error.get_ref().is_some_and(|inner| inner.is::<super::unreadable::Unreadable>()) => {
             "; if it stays so the disk is failing: `vecstore repair` saves what can be read, on this disk or of a copy"
         }
         _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {

@@ -6,6 +6,7 @@ pub(crate) mod error;
 pub(crate) mod event;
 pub(crate) mod holder;
 pub(crate) mod sync;
+pub(crate) mod unreadable;
 
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};

@@ -3,6 +3,13 @@
 //! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
 //! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
 
+use crate::lock::LOCK;
+use crate::lock::LOCK_BACKUP;
+use crate::lock::LOCK_MANIFEST;
+use crate::state::named::PIN_PREFIX;
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::remove_temporaries;
+use crate::state::{quarantine, temporaries};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +18,7 @@ use std::time::Duration;
 use crate::base::bug::{Bug, unless};
 use crate::base::error::{IoContext, is_no_space};
 use crate::base::{Error, Result};
-use crate::care::repair;
-use crate::commit::session::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+
 use crate::format::{hex, random_id, section};
 use crate::handle::Store;
 use crate::lock::{Lanes, Lock, Timeout};
@@ -20,13 +26,11 @@ use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::create;
 use crate::state::live;
 use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord, remove_own};
+use crate::state::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord};
 use crate::state::named;
 use crate::state::view::View;
 use crate::vfs::{RealFs, Vfs};
 
-/// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
-pub(crate) const PIN_PREFIX: &str = "backup-";
 /// How much is copied at once.
 const COPY_LEN: usize = 1 << 20;
 /// Temporary copies in a backup begin with this.
@@ -288,13 +292,13 @@ impl Target<'_> {
             needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
         }
         // Manifests that a backup was killed in; its lock is ours now.
-        remove_temporaries(vfs, self.dest, crate::state::manifest::TMP_PREFIX);
+        remove_temporaries(vfs, self.dest, temporaries::TMP_PREFIX);
         manifest.write(vfs, self.dest)?;
         let mut gone = load::list_segments(vfs, self.dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
-        let missing = repair::with_what_is_missing(vfs, self.dest, &manifest.body.segments, &gone);
-        repair::set_aside(vfs, self.dest, &missing)?;
+        let missing = quarantine::with_what_is_missing(vfs, self.dest, &manifest.body.segments, &gone);
+        quarantine::set_aside(vfs, self.dest, &missing)?;
         for name in gone.iter().filter(|name| !missing.contains(name)) {
             remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
         }
@@ -346,15 +350,6 @@ fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
 enum Failed {
     Reading(Error),
     Writing(std::io::Error),
-}
-
-/// Removes what a backup was killed in. Called under the lock of the destination that such names are made under.
-fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
-    for name in vfs.list(dir).unwrap_or_default() {
-        if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
-            remove_own(vfs, &dir.join(name));
-        }
-    }
 }
 
 /// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store

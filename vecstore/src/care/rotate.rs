@@ -1,5 +1,6 @@
 //! Rotating backups: a directory of backups whose names ascend, of which the newest few stay.
 
+use crate::lock::LOCK;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::base::error::IoContext;
 use crate::base::{Error, Result};
 use crate::care::BackupReport;
 use crate::care::backup::Source;
-use crate::commit::session::LOCK;
+
 use crate::format::{hex, random_id};
 use crate::handle::Store;
 use crate::lock::Lock;

@@ -279,10 +279,10 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
         }
     }
     names.sort_unstable();
-    if let Ok(found) = vfs.metadata(&dir.join(crate::commit::session::LOCK))
+    if let Ok(found) = vfs.metadata(&dir.join(crate::lock::LOCK))
         && found.kind != FileKind::File
     {
-        let path = dir.join(crate::commit::session::LOCK);
+        let path = dir.join(crate::lock::LOCK);
         report.fault(&path, "file", Error::bad_input("expected a regular file"));
     }
     names

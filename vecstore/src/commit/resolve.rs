@@ -150,13 +150,15 @@ pub(crate) fn resolve<'a>(
 
 /// The newest stored entry of a key.
 fn stored(view: &View, recent: &Recent, hash: u64, key: &[u8]) -> Result<Option<Existing>> {
-    let Some((_, entry)) = view.find_knowing(recent, hash, key)? else { return Ok(None) };
-    let Some((commit, number)) = entry.segment.origin(entry.index) else { return Ok(None) };
+    let Some((segment, index)) = view.find_knowing(recent, hash, key)? else { return Ok(None) };
+    let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
+    let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
+    let (kind, rows) = segment.kind_and_rows(index)?;
     Ok(Some(Existing {
         commit,
-        entry: number,
-        row: entry.address().row,
-        rows: u32::try_from(entry.row_count()).unwrap_or(u32::MAX),
-        kind: entry.kind(),
+        entry,
+        row: segment.address_of_entry(index, rows.start).row,
+        rows: u32::try_from(rows.len()).map_err(|_| damaged("REND", "has 2^32 rows or more"))?,
+        kind,
     }))
 }

@@ -1,5 +1,10 @@
 //! The writing side of a handle: the commit lock, and catching up with what others did.
 
+use crate::lock::LOCK;
+use crate::lock::LOCK_MANIFEST;
+use crate::lock::LOCK_TURN;
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::remove_temporaries;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +16,7 @@ use crate::format::random_id;
 use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::segment::{Segment, SegmentName};
 use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::remove_own;
+
 use crate::state::publish::{Target, Verify};
 use crate::state::recent::Recent;
 use crate::state::view::View;
@@ -25,14 +30,6 @@ const MORE: usize = 32;
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 /// Those that take the place of a commit in doubt.
 const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
-/// The commit lock's file.
-pub(crate) const LOCK: &str = "LOCK";
-/// The turnstile before the commit lock.
-pub(crate) const LOCK_TURN: &str = "LOCK.turn";
-/// The manifest lock's file.
-pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
-/// The backup lock's file: one backup at a time.
-pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
 
 /// The writing side of a handle. One thread at a time has it.
 #[derive(Debug)]
@@ -227,7 +224,7 @@ impl Writer {
             self.flush_names(&dir, view.first_unlisted())?;
         }
         if !vouched {
-            self.remove_temporaries(&segments, TMP_PREFIX);
+            remove_temporaries(&*self.vfs, &segments, TMP_PREFIX);
         }
         let before = Arc::clone(&view.meta);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
@@ -255,15 +252,6 @@ impl Writer {
     ) -> Target<'a> {
         let verify = if self.verify_saves { Verify::FromDisk } else { Verify::No };
         Target { vfs: &*self.vfs, dir, prefix, name, len, verify, step: &|_| Ok(()) }
-    }
-
-    /// Removes what a dead holder of our lock left behind.
-    pub(crate) fn remove_temporaries(&self, dir: &Path, prefix: &str) {
-        for name in self.vfs.list(dir).unwrap_or_default() {
-            if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
-                remove_own(&*self.vfs, &dir.join(name));
-            }
-        }
     }
 
     /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above

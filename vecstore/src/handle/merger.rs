@@ -1,5 +1,6 @@
 //! The merger: two threads that keep files few while others append.
 
+use crate::lock::LOCK;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use crate::base::Result;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{Condvar, Mutex};
-use crate::commit::session::LOCK;
+
 use crate::handle::shared::Inner;
 use crate::lock::Watch;
 use crate::merge::{Lane, Pace};

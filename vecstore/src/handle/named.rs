@@ -1,9 +1,11 @@
 //! What a user asks of a whole store: compaction and named checkpoints.
 
 use crate::base::{Error, Result};
-use crate::care::backup::PIN_PREFIX;
+use crate::lock::LOCK_MANIFEST;
+use crate::state::named::PIN_PREFIX;
+
 use crate::commit::Appended;
-use crate::commit::session::LOCK_MANIFEST;
+
 use crate::handle::Store;
 use crate::lock::Lock;
 use crate::merge::Compacted;

@@ -1,5 +1,6 @@
 //! Opening a store, and the options for it.
 
+use crate::lock::LOCK;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::base::Event;
 use crate::base::Result;
 use crate::base::error::IoContext;
 use crate::base::event::Observer;
-use crate::commit::session::{LOCK, Writer};
+use crate::commit::session::Writer;
 use crate::handle::Store;
 use crate::handle::shared::Inner;
 use crate::lock::Watch;

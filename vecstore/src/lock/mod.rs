@@ -28,6 +28,15 @@ use crate::base::sync::nap;
 use crate::base::{Error, Result};
 use crate::vfs::{LockFile, Vfs};
 
+/// The commit lock's file.
+pub(crate) const LOCK: &str = "LOCK";
+/// The turnstile before the commit lock.
+pub(crate) const LOCK_TURN: &str = "LOCK.turn";
+/// The manifest lock's file.
+pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
+/// The backup lock's file: one backup at a time.
+pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
+
 /// Gives a lock back; asks twice, because a lock that is kept for nothing holds up everybody until its handle ends.
 fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())

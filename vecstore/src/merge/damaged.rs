@@ -2,7 +2,8 @@
 
 use crate::base::Event;
 use crate::base::{Error, Result};
-use crate::commit::session::LOCK_MANIFEST;
+use crate::lock::LOCK_MANIFEST;
+
 use crate::handle::shared::Inner;
 use crate::lock::Lock;
 use crate::segment::SegmentName;

@@ -1,5 +1,6 @@
 //! When to merge what: in the background, inline when files pile up, or because a user asks.
 
+use crate::lock::LOCK;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use crate::base::Event;
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::nap;
 use crate::base::{Error, Result};
-use crate::commit::session::LOCK;
+
 use crate::handle::shared::Inner;
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
 use crate::merge::Compacted;

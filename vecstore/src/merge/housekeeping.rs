@@ -1,5 +1,12 @@
 //! Which files are there, which of them somebody needs, and which are left over.
 
+use crate::lock::LOCK_BACKUP;
+use crate::lock::LOCK_MANIFEST;
+use crate::state::named::PIN_PREFIX;
+use crate::state::quarantine::QUARANTINE;
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::remove_temporaries;
+use crate::state::{quarantine, temporaries};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -7,14 +14,12 @@ use super::run::TMP_PREFIX;
 use crate::base::Result;
 use crate::base::bug::Bug;
 use crate::base::error::IoContext;
-use crate::care::backup::PIN_PREFIX;
-use crate::care::repair;
-use crate::commit::session::{LOCK_BACKUP, LOCK_MANIFEST};
+
 use crate::lock::{Lock, Timeout};
 use crate::segment::SegmentName;
 use crate::state::live::{self, LIVE};
 use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{self, Manifest, SegmentRecord, remove_own};
+use crate::state::manifest::{Manifest, SegmentRecord};
 use crate::state::named::{self, CHECKPOINTS};
 use crate::vfs::Vfs;
 
@@ -47,7 +52,7 @@ impl Files {
             pinned.extend(names(&version.manifest.body.segments));
         }
         let mut highest = BTreeMap::new();
-        let quarantined = vfs.list(&dir.join(crate::care::repair::QUARANTINE)).unwrap_or_default();
+        let quarantined = vfs.list(&dir.join(QUARANTINE)).unwrap_or_default();
         let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
         for name in present.iter().chain(&listed).chain(&pinned).copied().chain(quarantined) {
             let best = highest.entry((name.first, name.last)).or_insert(name.generation);
@@ -135,7 +140,7 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         Err(_) => lock.mark_suspect(1),
     }
     for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
-        remove_temporaries(vfs, folder, manifest::TMP_PREFIX);
+        remove_temporaries(vfs, folder, temporaries::TMP_PREFIX);
     }
     let result = durable.and_then(|manifest| {
         let files = Files::read(vfs, dir)?;
@@ -143,8 +148,8 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         let segments = if files.is_complete() {
             let leftovers: Vec<SegmentName> = files.leftovers().filter(|name| files.is_free(name)).collect();
             // What a repair could not find may have been put back by hand.
-            let missing = repair::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
-            repair::set_aside(vfs, dir, &missing)?;
+            let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
+            quarantine::set_aside(vfs, dir, &missing)?;
             files.remove_unlisted(vfs, leftovers.into_iter().filter(|name| !missing.contains(name)))
         } else {
             0
@@ -157,15 +162,6 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         log::info!("removed {removed} file(s) that an interrupted merge or checkpoint had left");
     }
     Ok(())
-}
-
-/// Removes what holders of a lock that we hold now left behind.
-fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
-    for name in vfs.list(dir).unwrap_or_default() {
-        if name.to_str().is_some_and(|name| name.starts_with(prefix)) {
-            remove_own(vfs, &dir.join(name));
-        }
-    }
 }
 
 /// The manifest that says what is superseded, once its name is durable: a visible one need not be, for its writer may

@@ -1,5 +1,7 @@
 //! One merge, from the check of its inputs to their removal.
 
+use crate::lock::LOCK_MANIFEST;
+use crate::state::temporaries::remove_own;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use super::plan::Lane;
 use crate::base::Event;
 use crate::base::bug::{Bug, unless};
 use crate::base::{Error, Result};
-use crate::commit::session::LOCK_MANIFEST;
+
 use crate::format::{random_id, settings};
 use crate::handle::shared::Inner;
 use crate::lock::{Lock, Timeout};
@@ -20,7 +22,7 @@ use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::live::{self, LiveRecord};
 use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{Manifest, SegmentRecord, remove_own};
+use crate::state::manifest::{Manifest, SegmentRecord};
 use crate::state::publish::{Target, Verify};
 use crate::state::view::{LiveSegment, View};
 

@@ -102,8 +102,9 @@ impl Snapshot {
     /// # Errors
     /// [`Error::Damaged`] when a table of a segment points outside its file.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<'_>>> {
-        let found = self.view.find(key.as_ref())?.map(|(_, entry)| entry);
-        Ok(found.filter(|entry| View::is_present(entry.kind())))
+        let Some((segment, index)) = self.view.find(key.as_ref())? else { return Ok(None) };
+        let entry = Entry::read(segment, index)?;
+        Ok(View::is_present(entry.kind()).then_some(entry))
     }
 
     /// True when the key is stored: empty and rejected entries count, deleted ones do not.

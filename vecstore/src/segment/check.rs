@@ -1,10 +1,11 @@
 //! Reads every byte of a segment and says what is wrong with it.
 
+use crate::base::unreadable::Unreadable;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use super::pieces::{Pieces, Unreadable};
+use super::pieces::Pieces;
 use super::{Segment, SegmentName, ask_for};
 use crate::base::Error;
 use crate::base::bug::Bug;

@@ -19,6 +19,6 @@ pub(crate) use check::{
 };
 pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
-pub(crate) use pieces::{Pieces, Unreadable, open_unmapped};
+pub(crate) use pieces::{Pieces, open_unmapped};
 pub(crate) use reader::Segment;
 pub(crate) use writer::{EncodedSegment, SegmentBuilder, Stored};

@@ -1,14 +1,14 @@
 //! A segment file that is read block by block, for those who must not die of a sector that cannot be read.
 
-use std::fmt;
+use crate::base::unreadable::Unreadable;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use super::check::{blocks_of, range_of};
 use super::{Segment, SegmentName};
+use crate::base::Result;
 use crate::base::error::IoContext;
-use crate::base::{Error, Result};
 use crate::format::blocks::BLOCK_LEN;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::section::Tag;
@@ -27,42 +27,6 @@ pub(crate) struct Pieces {
     buffer: Vec<u8>,
     /// Some of it could be read.
     read_some: bool,
-}
-
-/// Bytes that cannot be read, and the operating system's word for it.
-#[derive(Debug)]
-pub(crate) struct Unreadable {
-    ranges: Vec<Range<usize>>,
-    error: io::Error,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes ")?;
-        for (number, range) in self.ranges.iter().enumerate() {
-            let and = if number > 0 { ", " } else { "" };
-            write!(f, "{and}{} to {}", range.start, range.end.saturating_sub(1))?;
-        }
-        write!(f, " of the file cannot be read: {}", self.error)
-    }
-}
-
-impl std::error::Error for Unreadable {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl Unreadable {
-    /// What the operating system said.
-    pub fn into_error(self) -> io::Error {
-        self.error
-    }
-
-    /// The error of whoever needed these bytes.
-    pub fn at(self, path: &Path) -> Error {
-        Error::io(path, "read the segment", io::Error::new(self.error.kind(), self))
-    }
 }
 
 /// A segment of which only these tables are read, and nothing is mapped; the rest of it is zeros.

@@ -3,6 +3,7 @@
 //! Opening one costs the same whatever its size: footer, section table and runs are checked, kills when they are
 //! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
 
+use crate::format::COMPAT_LOST;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,11 @@ impl Segment {
 
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
+    pub fn is_lossy(&self) -> bool {
+        self.footer.compat & COMPAT_LOST != 0
     }
 
     /// The whole file.

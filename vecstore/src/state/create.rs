@@ -1,16 +1,20 @@
 //! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
 //! not at all.
 
+use crate::lock::LOCK;
+use crate::lock::LOCK_MANIFEST;
+use crate::lock::LOCK_TURN;
+use crate::state::temporaries::remove_own;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
-use crate::commit::session::{LOCK, LOCK_MANIFEST, LOCK_TURN};
+
 use crate::format::{hex, random_id};
 use crate::lock::Lock;
 use crate::state::load::SEGMENTS;
-use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, remove_own};
+use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
 

@@ -4,17 +4,18 @@
 //! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
 //! that came after.
 
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::write_temporary;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
 use crate::base::bug::Bug;
-use crate::base::error::{IoContext, is_no_space};
+use crate::base::error::IoContext;
 use crate::base::{DType, Error, Result};
-use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, hex, random_id};
+use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, random_id};
 use crate::segment::{Segment, SegmentName};
 use crate::types::config::{check_description, check_settings};
 use crate::types::{Fingerprint, Metric};
@@ -22,8 +23,6 @@ use crate::vfs::Vfs;
 
 /// Name of the manifest in the store's directory.
 pub(crate) const MANIFEST: &str = "MANIFEST";
-/// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
-pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 
 /// In `extra`: the store is a backup that nothing has been written to. The value is zero bytes long.
 pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
@@ -342,34 +341,6 @@ fn checksum(envelope: &Envelope, body: &[u8]) -> u32 {
     hasher.update(bytemuck::bytes_of(envelope).get(..ENVELOPE_LEN - 4).unwrap_or_default());
     hasher.update(body);
     hasher.finalize()
-}
-
-/// Writes a file whole under a temporary name in the directory it will be named in, and flushes it. The caller holds the
-/// manifest lock. A failed flush only fails this attempt: the file goes, and a later attempt writes another one.
-pub(crate) fn write_temporary(vfs: &dyn Vfs, dir: &Path, bytes: &[u8], op: &'static str) -> Result<PathBuf> {
-    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
-    let written = (|| {
-        let mut file = vfs.create_new(&tmp)?;
-        file.write_all(bytes)?;
-        file.flush()
-    })();
-    let Err(source) = written else { return Ok(tmp) };
-    remove_own(vfs, &tmp);
-    Err(if is_no_space(&source) {
-        let free = vfs.free_space(dir).ok();
-        Error::NoSpace { path: tmp, needed: bytes.len() as u64, free, source: Arc::new(source) }
-    } else {
-        Error::io(&tmp, op, source)
-    })
-}
-
-/// Removes a temporary file of our own; that it stays behind is worth a line in the log and nothing more.
-pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
-    if let Err(error) = vfs.remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        log::warn!("{}: cannot remove a temporary file: {error}", path.display());
-    }
 }
 
 /// A file that is longer than any manifest is damaged; what else goes wrong says nothing of its bytes.

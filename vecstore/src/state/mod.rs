@@ -9,7 +9,9 @@ pub(crate) mod load;
 pub(crate) mod manifest;
 pub(crate) mod named;
 pub(crate) mod publish;
+pub(crate) mod quarantine;
 pub(crate) mod recent;
+pub(crate) mod temporaries;
 pub(crate) mod tiling;
 pub(crate) mod view;
 

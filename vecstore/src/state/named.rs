@@ -3,13 +3,20 @@
 //! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it lists are
 //! pinned; merges leave them alone.
 
+use crate::state::temporaries::TMP_PREFIX;
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::remove_temporaries;
+use crate::state::temporaries::write_temporary;
 use std::path::Path;
 
 use crate::base::bug::Bug;
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
-use crate::state::manifest::{MAX_LEN, Manifest, TMP_PREFIX, not_read, remove_own, write_temporary};
+use crate::state::manifest::{MAX_LEN, Manifest, not_read};
 use crate::vfs::Vfs;
+
+/// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
+pub(crate) const PIN_PREFIX: &str = "backup-";
 
 /// Directory of the named checkpoints within a store.
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
@@ -105,7 +112,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     check_name(name)?;
     let folder = dir.join(CHECKPOINTS);
     prepare(vfs, dir, &folder)?;
-    remove_temporaries(vfs, &folder);
+    remove_temporaries(vfs, &folder, TMP_PREFIX);
     let bytes = manifest.encode()?;
     let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
     let path = folder.join(name);
@@ -162,7 +169,7 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
         Err(other) => return Err(other),
     };
     let folder = dir.join(CHECKPOINTS);
-    remove_temporaries(vfs, &folder);
+    remove_temporaries(vfs, &folder, TMP_PREFIX);
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
     let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
@@ -173,15 +180,6 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
         log::warn!("{}: neither dropped for good nor put back: {error}", path.display());
     }
     flushed
-}
-
-/// Removes checkpoints that somebody died writing. Called under the manifest lock.
-fn remove_temporaries(vfs: &dyn Vfs, folder: &Path) {
-    for name in vfs.list(folder).unwrap_or_default() {
-        if name.to_str().is_some_and(|name| name.starts_with(TMP_PREFIX)) {
-            remove_own(vfs, &folder.join(name));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Writing one segment file: temporary name, flush, final name.
 
+use crate::state::temporaries::remove_own;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{hex, random_id};
 use crate::segment::SegmentName;
-use crate::state::manifest::remove_own;
+
 use crate::vfs::{Vfs, VfsFile};
 
 /// What is read back, and compared with what was to be written.

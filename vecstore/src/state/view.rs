@@ -10,7 +10,6 @@ use crate::base::bug::Bug;
 use crate::base::{DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
-use crate::read::Entry;
 use crate::segment::{Segment, SegmentName};
 use crate::state::damaged;
 use crate::state::live::{Dead, LiveRecord};
@@ -273,13 +272,18 @@ impl View {
         }
     }
 
-    /// The newest entry with this key, tombstones included, and the position of its segment.
-    pub fn find(&self, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
+    /// The newest entry with this key, tombstones included: its segment, and its number there.
+    pub fn find(&self, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
         self.find_in(0..self.segments.len(), key_hash(key), key)
     }
 
-    /// The same for a writer, who knows what is recent.
-    pub fn find_knowing(&self, recent: &Recent, hash: u64, key: &[u8]) -> Result<Option<(usize, Entry<'_>)>> {
+    /// The same for a writer, which knows what is recent.
+    pub fn find_knowing(
+        &self,
+        recent: &Recent,
+        hash: u64,
+        key: &[u8],
+    ) -> Result<Option<(&Arc<Segment>, usize)>> {
         if recent.may_have(hash) {
             return self.find_in(0..self.segments.len(), hash, key);
         }
@@ -292,11 +296,11 @@ impl View {
         positions: impl DoubleEndedIterator<Item = usize>,
         hash: u64,
         key: &[u8],
-    ) -> Result<Option<(usize, Entry<'_>)>> {
+    ) -> Result<Option<(&Arc<Segment>, usize)>> {
         for position in positions.rev() {
             let Some(live) = self.segments.get(position) else { continue };
             if let Some(index) = live.segment.find(hash, key)? {
-                return Ok(Some((position, Entry::read(&live.segment, index)?)));
+                return Ok(Some((&live.segment, index)));
             }
         }
         Ok(None)

@@ -1,10 +1,11 @@
 //! What lies beside the segments: liveness bitmaps and named checkpoints.
 
+use crate::state::quarantine::Move;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::carry_out::{Move, Plan};
+use super::carry_out::Plan;
 use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
 use super::mend::Mender;

@@ -5,29 +5,23 @@
 //! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
+use crate::state::quarantine::Move;
+use crate::state::quarantine::QUARANTINE;
+use crate::state::quarantine::quarantine_folder;
+use crate::state::quarantine::same_bytes;
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::write_temporary;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::QUARANTINE;
 use super::mend::Made;
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
-use crate::format::{hex, random_id};
-use crate::segment::{Pieces, blocks_of};
 use crate::state::load::SEGMENTS;
-use crate::state::manifest::{MANIFEST, Manifest, remove_own, write_temporary};
+use crate::state::manifest::{MANIFEST, Manifest};
 use crate::state::named::CHECKPOINTS;
 use crate::vfs::Vfs;
-
-/// A file that goes to quarantine.
-#[derive(Clone, Debug)]
-pub(super) struct Move {
-    pub from: PathBuf,
-    pub to: PathBuf,
-    /// Another file takes its name, so the name need not be removed.
-    pub is_replaced: bool,
-}
 
 /// Everything that a repair changes.
 #[derive(Debug, Default)]
@@ -38,33 +32,6 @@ pub(super) struct Plan {
     pub manifest: Option<Manifest>,
     /// Named checkpoints that list new files.
     pub versions: Vec<(String, Manifest)>,
-}
-
-impl Move {
-    /// Chooses a name in quarantine: the file's own, unless another file has it.
-    pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
-        let to = dir.join(QUARANTINE).join(wanted);
-        let moved = |to| Ok(Move { from: from.to_owned(), to, is_replaced: false });
-        match vfs.metadata(&to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => moved(to),
-            Err(error) => Err(Error::io(&to, "look at the file", error)),
-            // A repair that was interrupted has brought it there already.
-            Ok(_) if same_bytes(vfs, from, &to) => moved(to),
-            Ok(_) => moved(to.with_file_name(format!("{wanted}.{}", hex(&random_id()?)))),
-        }
-    }
-}
-
-/// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
-pub(super) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
-    let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
-    let len = a.len();
-    len == b.len()
-        && blocks_of(0..len).all(|block| match (a.read(block.clone()), b.read(block)) {
-            (Ok(a), Ok(b)) => a == b,
-            (Err(a), Err(b)) => a.to_string() == b.to_string(),
-            _ => false,
-        })
 }
 
 /// Does it. `made` are the new files; those that were named are taken out of it.
@@ -116,7 +83,7 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     if plan.moves.is_empty() && plan.lists.is_empty() {
         return Ok(Vec::new());
     }
-    let folder = super::quarantine_folder(vfs, dir)?;
+    let folder = quarantine_folder(vfs, dir)?;
     let linked = plan.moves.iter().map(|moved| match vfs.link(&moved.from, &moved.to) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => same_bytes(vfs, &moved.from, &moved.to),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::survey::{Found, State};
 use crate::format::{COMPAT_LOST, Id};
-use crate::segment::{Segment, SegmentName};
+use crate::segment::SegmentName;
 use crate::state::manifest::SegmentRecord;
 
 /// A stretch of the repaired chain.
@@ -163,7 +163,7 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
                 (0, u128::from(file.is_misplaced()))
             }
             State::Sound(_) if newest.get(&(name.first, name.last)) != Some(&name.generation) => return None,
-            State::Sound(segment) if is_lossy(segment) => {
+            State::Sound(segment) if segment.is_lossy() => {
                 let commits = if segment.entry_count() == 0 { len } else { 1 };
                 (LEFT_OUT * commits, size)
             }
@@ -181,11 +181,6 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
         (name.last <= last).then_some(Edge { piece, first: name.first, last: name.last, cost, links })
     };
     found.iter().enumerate().filter_map(edge).collect()
-}
-
-/// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
-pub(crate) fn is_lossy(segment: &Segment) -> bool {
-    segment.footer().compat & COMPAT_LOST != 0
 }
 
 /// True for a file that was there before a listed one that covers its commits.

@@ -1,5 +1,6 @@
 //! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a temporary name.
 
+use crate::state::temporaries::remove_own;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::format::{Id, hex, random_id, settings};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
 use crate::state::live;
 use crate::state::load::SEGMENTS;
-use crate::state::manifest::{Manifest, SegmentRecord, remove_own};
+use crate::state::manifest::{Manifest, SegmentRecord};
 use crate::state::view::View;
 use crate::vfs::{Mapping, Vfs, VfsFile};
 

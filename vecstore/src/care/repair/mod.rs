@@ -16,7 +16,6 @@ mod fit;
 mod footer;
 mod kills;
 mod mend;
-mod quarantine;
 mod rebuild;
 mod remains;
 mod report;
@@ -25,13 +24,18 @@ mod rows;
 mod survey;
 mod tell;
 
+use crate::lock::LOCK;
+use crate::lock::LOCK_BACKUP;
+use crate::lock::LOCK_MANIFEST;
+use crate::state::quarantine::Move;
+use crate::state::quarantine::QUARANTINE;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
-use crate::commit::session::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+
 use crate::lock::{Lock, open_large, open_small};
 use crate::segment::SegmentName;
 use crate::state::live;
@@ -40,17 +44,12 @@ use crate::state::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
 use crate::state::named;
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
-use carry_out::{Move, Plan, carry_out};
+use carry_out::{Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::Mender;
-use quarantine::quarantine_folder;
-pub(crate) use quarantine::{move_aside, set_aside, with_what_is_missing};
 pub use report::{Finding, RepairReport};
 use survey::{Found, State};
-
-/// Where damaged files are moved; nothing in it is ever deleted.
-pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// How long to wait for whoever writes.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,14 +1,16 @@
 //! What became of each file, for the report and the lists of lost keys.
 
+use crate::state::quarantine::Move;
+use crate::state::quarantine::QUARANTINE;
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::carry_out::{Move, Plan};
-use super::chain::{Piece, is_lossy};
+use super::carry_out::Plan;
+use super::chain::Piece;
 use super::mend::Mender;
 use super::rescue::Rescued;
 use super::survey::State;
-use super::{Finding, QUARANTINE, Repair, RepairReport, report};
+use super::{Finding, Repair, RepairReport, report};
 use crate::base::Result;
 use crate::segment::{Segment, SegmentName};
 use crate::state::load::SEGMENTS;
@@ -114,7 +116,7 @@ impl Repair<'_> {
     /// True when the store's file for some of these commits lacks entries.
     fn is_held_by_lossy(&self, view: &View, name: SegmentName) -> bool {
         view.segments.iter().map(|live| &live.segment).any(|segment| {
-            segment.name().first <= name.last && name.first <= segment.name().last && is_lossy(segment)
+            segment.name().first <= name.last && name.first <= segment.name().last && segment.is_lossy()
         })
     }
 }
@@ -127,7 +129,11 @@ impl Finding {
         self.lost_unnamed = rescued.unnamed;
         let lost = rescued.lost_keys.len();
         for key in rescued.lost_keys {
-            if view.find(&key)?.is_none_or(|(_, entry)| entry.kind() == Kind::Tombstone) {
+            let is_there = match view.find(&key)? {
+                Some((segment, index)) => segment.kind(index)? != Kind::Tombstone,
+                None => false,
+            };
+            if !is_there {
                 self.lost_keys.push(key);
             }
         }

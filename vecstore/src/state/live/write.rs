@@ -1,5 +1,7 @@
 //! Writing bitmaps: under the manifest lock, durable before a manifest lists them; and removing those that none does.
 
+use crate::state::temporaries::remove_own;
+use crate::state::temporaries::write_temporary;
 use std::path::Path;
 
 use super::dead::Dead;
@@ -8,7 +10,7 @@ use crate::base::error::IoContext;
 use crate::base::{Error, Result};
 use crate::format::bitmap::Header;
 use crate::segment::Segment;
-use crate::state::manifest::{Body, Manifest, remove_own, write_temporary};
+use crate::state::manifest::{Body, Manifest};
 use crate::state::named;
 use crate::state::view::LiveSegment;
 use crate::vfs::Vfs;

@@ -1,18 +1,56 @@
 //! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing in it is ever
 //! deleted.
 
+use crate::format::{hex, random_id};
+use crate::segment::{Pieces, blocks_of};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::QUARANTINE;
-use super::carry_out::{Move, same_bytes};
-use super::chain::is_lossy;
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
 use crate::state::load::SEGMENTS;
 use crate::state::manifest::SegmentRecord;
 use crate::vfs::Vfs;
+
+/// Where damaged files are moved; nothing in it is ever deleted.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+/// A file that goes to quarantine.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    pub from: PathBuf,
+    pub to: PathBuf,
+    /// Another file takes its name, so the name need not be removed.
+    pub is_replaced: bool,
+}
+
+impl Move {
+    /// Chooses a name in quarantine: the file's own, unless another file has it.
+    pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
+        let to = dir.join(QUARANTINE).join(wanted);
+        let moved = |to| Ok(Move { from: from.to_owned(), to, is_replaced: false });
+        match vfs.metadata(&to) {
+            Err(error) if error.kind() == ErrorKind::NotFound => moved(to),
+            Err(error) => Err(Error::io(&to, "look at the file", error)),
+            // A repair that was interrupted has brought it there already.
+            Ok(_) if same_bytes(vfs, from, &to) => moved(to),
+            Ok(_) => moved(to.with_file_name(format!("{wanted}.{}", hex(&random_id()?)))),
+        }
+    }
+}
+
+/// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
+pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
+    let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
+    let len = a.len();
+    len == b.len()
+        && blocks_of(0..len).all(|block| match (a.read(block.clone()), b.read(block)) {
+            (Ok(a), Ok(b)) => a == b,
+            (Err(a), Err(b)) => a.to_string() == b.to_string(),
+            _ => false,
+        })
+}
 
 /// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is missing,
 /// and are not to be removed.
@@ -32,7 +70,8 @@ pub(crate) fn with_what_is_missing(
         .map(SegmentRecord::name)
         .filter(|listed| names.iter().any(|name| meets(listed, name)))
         .filter(|name| {
-            Segment::open(vfs, &segments.join(name.to_string()), *name).is_ok_and(|s| is_lossy(&s))
+            Segment::open(vfs, &segments.join(name.to_string()), *name)
+                .is_ok_and(|segment| segment.is_lossy())
         })
         .collect();
     names.iter().copied().filter(|name| lossy.iter().any(|lossy| meets(lossy, name))).collect()
@@ -75,7 +114,7 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
 }
 
 /// The store's quarantine/, made if it is missing, its name durable.
-pub(super) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
+pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
     let folder = dir.join(QUARANTINE);
     match vfs.create_dir(&folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {

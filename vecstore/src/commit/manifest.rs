@@ -1,0 +1,89 @@
+//! When the manifest is written, and under which locks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::session::Writer;
+use crate::base::bug::Bug;
+use crate::base::{Error, Event, Result};
+use crate::state::checkpoint::{Bitmaps, Checkpoint};
+use crate::state::manifest::Manifest;
+use crate::state::view::View;
+
+/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Commits after a checkpoint from which on it is told that there is none.
+const OVERDUE: u64 = 1024;
+
+impl Writer {
+    /// Writes the manifest: the list on disk, read again, plus the commits after it; and liveness bitmaps.
+    pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
+        self.write_manifest(view, Bitmaps::All, PATIENCE, |_| Ok(()))
+    }
+
+    /// Writes the manifest, and bitmaps only when there is much to gain.
+    pub fn list_commits(&mut self, view: &mut View) -> Result<()> {
+        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, |_| Ok(()))
+    }
+
+    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the next commit.
+    /// The commits are durable without it.
+    pub fn routine_checkpoint(&mut self, view: &mut View) {
+        match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
+            Ok(()) => self.failed_checkpoints = 0,
+            // All who commit would wait. Its holder will be done by one of the next commits.
+            Err(Error::Busy { .. }) if self.since_checkpoint < OVERDUE => {}
+            Err(error) => {
+                self.failed_checkpoints += 1;
+                self.events.push(Event::CheckpointFailed { attempts: self.failed_checkpoints, error });
+            }
+        }
+    }
+
+    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is applied.
+    ///
+    /// Called under the commit lock.
+    pub fn update_manifest(
+        &mut self,
+        view: &mut View,
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
+    ) -> Result<()> {
+        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, change)
+    }
+
+    fn write_manifest(
+        &mut self,
+        view: &mut View,
+        bitmaps: Bitmaps,
+        patience: Duration,
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
+    ) -> Result<()> {
+        let patience = self.timeout.left(Duration::ZERO).min(patience);
+        self.manifest_lock.acquire_named(patience)?;
+        let result = self.replace_manifest(view, bitmaps, change);
+        self.manifest_lock.release();
+        result
+    }
+
+    fn replace_manifest(
+        &mut self,
+        view: &mut View,
+        bitmaps: Bitmaps,
+        change: impl FnOnce(&mut Manifest) -> Result<()>,
+    ) -> Result<()> {
+        let (vfs, dir, first) = (Arc::clone(&self.vfs), self.dir.clone(), view.first_unlisted());
+        let flush = |folder: &std::path::Path| self.flush_names(folder, first);
+        let checkpoint = Checkpoint::prepare(&*vfs, &dir, view, bitmaps, change, flush)?;
+        checkpoint.replace(&*vfs, &dir)?;
+        if let Err(error) = self.flush_names(&dir, first) {
+            if !Bug::NoManifestMark.is_on() {
+                self.manifest_lock.mark_suspect(1);
+            }
+            return Err(error);
+        }
+        self.manifest_lock.clear_suspect();
+        self.events.extend(checkpoint.finish(&*vfs, &dir, view));
+        (self.since_checkpoint, self.bytes_since_checkpoint) = (0, 0);
+        Ok(())
+    }
+}
