@@ -19,9 +19,10 @@ use crate::base::bug::{Bug, unless};
 use crate::base::error::{IoContext, is_no_space};
 use crate::base::{Error, Result};
 
+use super::pins;
 use crate::format::{hex, random_id, section};
-use crate::handle::Store;
 use crate::lock::{Lanes, Lock, Timeout};
+use crate::merge::Host;
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::create;
 use crate::state::live;
@@ -56,46 +57,35 @@ pub struct BackupReport {
     pub removed: usize,
 }
 
-impl Store {
-    /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are transferred.
-    /// The result is a store; opened for writing it becomes a history of its own, and is refused as the destination of
-    /// further backups.
-    ///
-    /// # Errors
-    /// [`Error::BadInput`] when `dest` holds another store, or one that was written to or is ahead;
-    /// [`Error::AlreadyExists`] when it is not empty and no store; [`Error::NoSpace`], [`Error::Io`],
-    /// [`Error::Busy`] when another backup is under way.
-    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport> {
-        self.pinned(|source| source.transfer(dest.as_ref(), None))
-    }
+/// Copies the store as it is now to `dest`, while writers go on.
+pub(crate) fn backup(host: &impl Host, dest: &Path) -> Result<BackupReport> {
+    pinned(host, |source| source.transfer(dest, None))
+}
 
-    /// Runs `work` with everything that is committed now pinned.
-    pub(crate) fn pinned<T>(&self, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-        let inner = &self.inner;
-        let timeout = inner.writing_timeout("back up")?;
-        let mut lock = Lock::open(&*inner.vfs, &inner.path.join(LOCK_BACKUP), "backup")?;
-        lock.acquire(&timeout)?;
-        let result = self.pin_and(&timeout, work);
-        lock.release();
-        result
-    }
+/// Runs `work` with everything that is committed now pinned.
+pub(crate) fn pinned<T>(host: &impl Host, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    let timeout = host.writing_timeout("back up")?;
+    let mut lock = Lock::open(host.vfs(), &host.path().join(LOCK_BACKUP), "backup")?;
+    lock.acquire(&timeout)?;
+    let result = pin_and(host, &timeout, work);
+    lock.release();
+    result
+}
 
-    fn pin_and<T>(&self, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-        // Pins of backups that were killed: nobody else can hold the lock now.
-        let names = named::names(&*self.inner.vfs, &self.inner.path)?;
-        for name in names.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
-            self.unpin(name)?;
-        }
-        let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
-        self.pin(&name)?;
-        let manifest = named::read(&*self.inner.vfs, &self.inner.path, &name);
-        let result = manifest.and_then(|manifest| {
-            work(&Source { vfs: &*self.inner.vfs, dir: &self.inner.path, manifest, timeout: timeout.clone() })
-        });
-        let dropped = self.unpin(&name);
-        let result = result?;
-        dropped.map(|()| result)
+fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
+    // Pins of backups that were killed: only the holder of the lock, which is this one, has a backup under way.
+    for name in named::names(host.vfs(), host.path())?.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
+        pins::unpin(host, name)?;
     }
+    let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
+    pins::pin(host, &name)?;
+    let manifest = named::read(host.vfs(), host.path(), &name);
+    let result = manifest.and_then(|manifest| {
+        work(&Source { vfs: host.vfs(), dir: host.path(), manifest, timeout: timeout.clone() })
+    });
+    let dropped = pins::unpin(host, &name);
+    let result = result?;
+    dropped.map(|()| result)
 }
 
 /// A pinned state to be copied.

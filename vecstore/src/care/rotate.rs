@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::base::error::IoContext;
 use crate::base::{Error, Result};
 use crate::care::BackupReport;
-use crate::care::backup::Source;
+use crate::care::backup::{Source, pinned};
+use crate::merge::Host;
 
 use crate::format::{hex, random_id};
-use crate::handle::Store;
 use crate::lock::Lock;
 use crate::state::create::{flush_name, sweep};
 use crate::state::manifest::Manifest;
@@ -20,71 +20,52 @@ use crate::vfs::{FileKind, Vfs};
 /// Follows the hidden name of an old backup that is being removed.
 const REMOVING: &str = ".removing-";
 
-impl Store {
-    /// [Backs up](Store::backup) into the new directory `name` below `parent`. Files that the backup before it has are linked
-    /// from there. Of the backups of this store whose names differ from `name` in nothing but digits (`2026-11-30`, say) the
-    /// newest `keep` stay, by their names.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # use vecstore::{Store, StoreConfig};
-    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
-    /// for name in ["night-001", "night-002", "night-003"] {
-    ///     store.backup_rotating(dir.path().join("backups"), name, 2)?;
-    /// }
-    /// assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 2);
-    /// # Ok::<(), vecstore::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0, and for a name that is no name, or not after the others.
-    pub fn backup_rotating(&self, parent: impl AsRef<Path>, name: &str, keep: usize) -> Result<BackupReport> {
-        let parent = parent.as_ref();
-        if keep == 0 {
-            return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
+/// Backs up into the new directory `name` below `parent`; of the backups of this store with names like that the newest `keep` stay.
+pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -> Result<BackupReport> {
+    if keep == 0 {
+        return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
+    }
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        return Err(Error::bad_input(format!(
+            "\"{name}\" cannot name a backup: choose a plain name like 2026-11-30"
+        )));
+    }
+    let vfs = host.vfs();
+    let created = match vfs.create_dir(parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(parent, "create the directory", error));
         }
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
+        created => created.is_ok(),
+    };
+    if let Err(error) = flush_name(vfs, parent) {
+        // A later flush of this name would claim success, whatever became of it: the next attempt gives a new one.
+        if created && let Err(error) = vfs.remove_dir(parent) {
+            log::warn!("{}: not taken back: {error}", parent.display());
+        }
+        return Err(error);
+    }
+    pinned(host, |source| {
+        sweep(vfs, parent, |other| is_like(name, other));
+        sweep_removed(vfs, parent, name);
+        let before = backups_like(source, parent, name)?;
+        let dest = parent.join(name);
+        if let Some(newest) = before.last().filter(|newest| **newest >= dest) {
             return Err(Error::bad_input(format!(
-                "\"{name}\" cannot name a backup: choose a plain name like 2026-11-30"
+                "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
+                newest.display()
             )));
         }
-        let vfs = &*self.inner.vfs;
-        let created = match vfs.create_dir(parent) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::io(parent, "create the directory", error));
+        let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
+        let all = backups_like(source, parent, name)?;
+        for old in all.iter().take(all.len().saturating_sub(keep)) {
+            match remove_store(vfs, parent, old) {
+                Ok(()) => report.removed += 1,
+                // The backup itself is whole; the next one tries again.
+                Err(error) => log::warn!("an old backup stays: {error}"),
             }
-            created => created.is_ok(),
-        };
-        if let Err(error) = flush_name(vfs, parent) {
-            // A later flush of this name would claim success, whatever became of it: the next attempt gives a new one.
-            if created && let Err(error) = vfs.remove_dir(parent) {
-                log::warn!("{}: not taken back: {error}", parent.display());
-            }
-            return Err(error);
         }
-        self.pinned(|source| {
-            sweep(vfs, parent, |other| is_like(name, other));
-            sweep_removed(vfs, parent, name);
-            let before = backups_like(source, parent, name)?;
-            let dest = parent.join(name);
-            if let Some(newest) = before.last().filter(|newest| **newest >= dest) {
-                return Err(Error::bad_input(format!(
-                    "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
-                    newest.display()
-                )));
-            }
-            let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
-            let all = backups_like(source, parent, name)?;
-            for old in all.iter().take(all.len().saturating_sub(keep)) {
-                match remove_store(vfs, parent, old) {
-                    Ok(()) => report.removed += 1,
-                    // The backup itself is whole; the next one tries again.
-                    Err(error) => log::warn!("an old backup stays: {error}"),
-                }
-            }
-            Ok(report)
-        })
-    }
+        Ok(report)
+    })
 }
 
 /// Backups of this store below `parent` with names like this one, oldest first.

@@ -12,7 +12,7 @@ use crate::base::sync::{Condvar, Mutex};
 
 use crate::handle::shared::Inner;
 use crate::lock::Watch;
-use crate::merge::{Lane, Pace};
+use crate::merge::{Host, Lane, Merges, Pace};
 
 /// Time rested per time worked: at most a fifth of a core and of the disk.
 const REST: f64 = 4.0;
@@ -131,13 +131,13 @@ fn merge_small(inner: &Inner, signal: &Signal, large: &Waker) {
     loop {
         signal.wait(&inner.commits, looked_at);
         looked_at = inner.commits.load(Ordering::SeqCst);
-        let merged = inner.merge_in_background(Lane::Small, &pace);
+        let merged = Merges::of(inner).merge_in_background(Lane::Small, &pace);
         log::trace!("{}: looked for files to merge after {looked_at} commit(s)", inner.path.display());
         if matches!(merged, Ok(false)) {
             // Another process is merging, and may not know of the last commits.
             looked_at = looked_at.wrapping_sub(1);
         }
-        if inner.has_plan(Lane::Large) {
+        if Merges::of(inner).has_plan(Lane::Large) {
             large.wake();
         }
         if !retry.goes_on(inner, signal, Lane::Small, &merged.map(drop)) {
@@ -152,14 +152,14 @@ fn merge_large(inner: &Inner, signal: &Signal) {
         rest: REST,
         commits: Some(Rc::new(Watch::open(&*inner.vfs, &inner.path.join(LOCK)))),
         stop: Arc::clone(&signal.stop),
-        hurry: Arc::clone(&inner.hurry),
+        hurry: Arc::clone(&inner.merging().hurry),
         ..Pace::full_speed()
     };
     let mut retry = Retry(RETRY.0);
     let mut is_left = false;
     loop {
         signal.wait(&AtomicUsize::new(usize::from(is_left)), 0);
-        let merged = inner.merge_in_background(Lane::Large, &pace);
+        let merged = Merges::of(inner).merge_in_background(Lane::Large, &pace);
         // Another process is merging, and may not know of what is to be merged.
         is_left = matches!(merged, Ok(false));
         if !retry.goes_on(inner, signal, Lane::Large, &merged.map(drop)) {
@@ -177,7 +177,7 @@ impl Retry {
         if signal.stop.load(Ordering::Relaxed) {
             return false;
         }
-        inner.note_merge(lane, merged);
+        Merges::of(inner).note_merge(lane, merged);
         if inner.is_latched() {
             return false;
         }

@@ -1,13 +1,14 @@
 //! What a user asks of a whole store: compaction and named checkpoints.
 
 use crate::base::{Error, Result};
-use crate::lock::LOCK_MANIFEST;
+use crate::care::{self, BackupReport, pins};
+use crate::merge::{Host, Merges};
 use crate::state::named::PIN_PREFIX;
+use std::path::Path;
 
 use crate::commit::Appended;
 
 use crate::handle::Store;
-use crate::lock::Lock;
 use crate::merge::Compacted;
 use crate::state::manifest::Manifest;
 use crate::state::named;
@@ -49,7 +50,7 @@ impl Store {
     /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Busy`](crate::Error::Busy),
     /// [`Error::ReadOnly`](crate::Error::ReadOnly), [`Error::Io`](crate::Error::Io).
     pub fn compact(&self) -> Result<Compacted> {
-        self.inner.compact(Some(self.inner.max_segment))
+        Merges::of(&*self.inner).compact(Some(self.inner.merging().max_segment))
     }
 
     /// Merges everything into one segment: one `.npy` file of all live rows, in commit order.
@@ -58,7 +59,7 @@ impl Store {
     /// As [`Store::compact`], and [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is never copied. What
     /// can be merged is merged all the same. [`Error::BadInput`](crate::Error::BadInput) for 2^32 entries or more.
     pub fn compact_full(&self) -> Result<Compacted> {
-        self.inner.compact(None)
+        Merges::of(&*self.inner).compact(None)
     }
 
     /// Deletes keys, durably and as a whole. Keys that are not stored are counted as skipped.
@@ -82,17 +83,8 @@ impl Store {
     pub fn create_checkpoint(&self, name: &str) -> Result<CheckpointInfo> {
         named::check_name(name)?;
         refuse_pin(name)?;
-        self.pin(name)
-    }
-
-    /// Makes a named checkpoint, or the pin of a backup.
-    pub(crate) fn pin(&self, name: &str) -> Result<CheckpointInfo> {
-        self.inner.locked("create a checkpoint", |writer, view| writer.checkpoint(view))?;
-        self.under_manifest_lock("create a checkpoint", |store| {
-            let manifest = Manifest::read(&*store.inner.vfs, &store.inner.path)?;
-            named::write(&*store.inner.vfs, &store.inner.path, name, &manifest)?;
-            Ok(info(name, &manifest))
-        })
+        let manifest = pins::pin(&*self.inner, name)?;
+        Ok(info(name, &manifest))
     }
 
     /// The named checkpoints, by name.
@@ -112,28 +104,40 @@ impl Store {
     /// [`Error::BadInput`](crate::Error::BadInput) when there is none of that name, or it is that of a backup under way.
     pub fn drop_checkpoint(&self, name: &str) -> Result<()> {
         refuse_pin(name)?;
-        self.unpin(name)
+        pins::unpin(&*self.inner, name)
     }
 
-    /// Drops a named checkpoint, or the pin of a backup.
-    pub(crate) fn unpin(&self, name: &str) -> Result<()> {
-        self.under_manifest_lock("drop a checkpoint", |store| {
-            named::drop_named(&*store.inner.vfs, &store.inner.path, name)
-        })?;
-        self.inner.tidy()
+    /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are transferred.
+    /// The result is a store; opened for writing it becomes a history of its own, and is refused as the destination of
+    /// further backups.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] when `dest` holds another store, or one that was written to or is ahead;
+    /// [`Error::AlreadyExists`] when it is not empty and no store; [`Error::NoSpace`], [`Error::Io`],
+    /// [`Error::Busy`] when another backup is under way.
+    pub fn backup(&self, dest: impl AsRef<Path>) -> Result<BackupReport> {
+        care::backup::backup(&*self.inner, dest.as_ref())
     }
 
-    fn under_manifest_lock<T>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce(&Store) -> Result<T>,
-    ) -> Result<T> {
-        let timeout = self.inner.writing_timeout(action)?;
-        let mut lock = Lock::open(&*self.inner.vfs, &self.inner.path.join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire_named(&timeout)?;
-        let result = work(self);
-        lock.release();
-        result
+    /// [Backs up](Store::backup) into the new directory `name` below `parent`. Files that the backup before it has are linked
+    /// from there. Of the backups of this store whose names differ from `name` in nothing but digits (`2026-11-30`, say) the
+    /// newest `keep` stay, by their names.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// for name in ["night-001", "night-002", "night-003"] {
+    ///     store.backup_rotating(dir.path().join("backups"), name, 2)?;
+    /// }
+    /// assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 2);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::backup`], and [`Error::BadInput`] for `keep` 0, and for a name that is no name, or not after the others.
+    pub fn backup_rotating(&self, parent: impl AsRef<Path>, name: &str, keep: usize) -> Result<BackupReport> {
+        care::rotate::rotate(&*self.inner, parent.as_ref(), name, keep)
     }
 }
 

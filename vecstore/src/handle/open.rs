@@ -221,8 +221,7 @@ impl OpenOptions {
             writer.recover(&mut view, &watch)?;
             Some(writer)
         };
-        let mut inner = Inner::new(path, vfs, view, writer, watch, seen);
-        inner.max_segment = self.max_segment;
+        let mut inner = Inner::new(path, vfs, view, writer, watch, seen, self.max_segment);
         inner.observer = self.observer.clone();
         inner.tell_all();
         Ok(Store::assemble(inner, self.merging))

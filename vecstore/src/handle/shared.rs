@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::Event;
 use crate::base::event::Observer;
-use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, RwLock, thread};
 use crate::base::{Error, Result};
 use crate::commit::Appended;
@@ -15,7 +15,7 @@ use crate::commit::session::Writer;
 use crate::handle::merger::Waker;
 use crate::handle::queue::{Leading, Queue, Turn, Waiting};
 use crate::lock::{Timeout, Watch};
-use crate::merge::{Going, Lane, MAX_SEGMENT};
+use crate::merge::{Host, MAX_SEGMENT, Merges, State};
 use crate::state::load;
 use crate::state::view::View;
 use crate::types::{Batch, OnDuplicate};
@@ -35,33 +35,16 @@ pub(crate) struct Inner {
     pub is_writable: bool,
     /// Wakes the handle's merger.
     pub merger: OnceLock<Waker>,
-    /// Appends that wait for the merger.
-    pub hurry: Arc<AtomicUsize>,
-    /// After a failed merge, or while somebody else merges: how many files there must be before an append looks again.
-    pub merge_again_at: AtomicUsize,
-    /// What goes on in each lane of merges.
-    lanes: [LaneState; 2],
+    /// What it keeps for merging.
+    merging: State,
     pub observer: Observer,
     /// How long it waits for locks.
     pub timeout: Timeout,
-    /// Leftovers of others have been looked for.
-    pub is_clean: AtomicBool,
-    /// Merges make no larger segments by themselves.
-    pub max_segment: u64,
     /// The last commit that the manifest listed when the merger was woken.
     woken: AtomicU64,
     /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
     /// here once it has said that it does: one of them sees the other (`SeqCst`).
     pub commits: AtomicUsize,
-}
-
-/// What this handle does in a lane of merges.
-#[derive(Debug, Default)]
-pub(crate) struct LaneState {
-    /// Inputs that are being removed.
-    pub going: Going,
-    /// Merges that failed one after the other.
-    pub failed: AtomicU32,
 }
 
 /// How long other threads of a handle wait at a time for one that waits for a lock.
@@ -87,6 +70,7 @@ impl Inner {
         writer: Option<Writer>,
         watch: Watch,
         seen: Option<u64>,
+        max_segment: u64,
     ) -> Self {
         let is_writable = writer.is_some();
         let timeout = writer.as_ref().map_or(Duration::ZERO.into(), |writer| writer.timeout.clone());
@@ -101,11 +85,7 @@ impl Inner {
             fixed: false,
             is_writable,
             merger: OnceLock::new(),
-            hurry: Arc::default(),
-            merge_again_at: AtomicUsize::new(0),
-            lanes: Default::default(),
-            is_clean: AtomicBool::new(false),
-            max_segment: MAX_SEGMENT,
+            merging: State::new(max_segment),
             woken: AtomicU64::new(u64::MAX),
             commits: AtomicUsize::new(0),
         }
@@ -113,23 +93,7 @@ impl Inner {
 
     /// A read-only handle whose view never changes.
     pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
-        Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None) }
-    }
-
-    /// What this handle does in a lane.
-    pub fn merging(&self, lane: Lane) -> &LaneState {
-        let [small, large] = &self.lanes;
-        if lane == Lane::Small { small } else { large }
-    }
-
-    /// Inputs of a lane's last merge that are being removed.
-    pub fn going(&self, lane: Lane) -> &Going {
-        &self.merging(lane).going
-    }
-
-    /// Tells the handle's observer.
-    pub fn tell(&self, event: &Event) {
-        self.observer.tell(&self.path, event);
+        Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
     }
 
     /// Tells what happened before there was a handle.
@@ -141,17 +105,6 @@ impl Inner {
     /// From here on locks of other processes are only tried.
     pub fn do_not_wait(&self) {
         self.timeout.end();
-    }
-
-    /// How long an operation that writes waits for locks.
-    ///
-    /// # Errors
-    /// The handle was opened for reading.
-    pub fn writing_timeout(&self, action: &'static str) -> Result<Timeout> {
-        match self.is_writable {
-            true => Ok(self.timeout.clone()),
-            false => Err(Error::ReadOnly { path: self.path.clone(), action }),
-        }
     }
 
     /// True when the handle writes nothing more, after a failed flush.
@@ -167,56 +120,6 @@ impl Inner {
             let wanted = writer.since_checkpoint() > 0 || self.view.read().wants_bitmaps();
             wanted && !writer.is_latched()
         })
-    }
-
-    /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome: even a
-    /// failed commit may have learnt what others did.
-    pub fn with_writer<T>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T> {
-        let mut side = self.side.lock();
-        let Some(writer) = side.writer.as_mut() else {
-            return Err(Error::ReadOnly { path: self.path.clone(), action });
-        };
-        let mut view = View::clone(&self.view.read());
-        let result = work(writer, &mut view);
-        *self.view.write() = Arc::new(view);
-        // The view knows everything up to this count: refreshing need not look for our own commits.
-        let (events, counter) = (std::mem::take(&mut writer.events), writer.counter);
-        if let Some(counter) = counter {
-            side.seen = Some(counter);
-        }
-        drop(side);
-        // A callback that takes its time holds up this thread alone.
-        events.iter().for_each(|event| self.tell(event));
-        result
-    }
-
-    /// Runs `work` under the commit lock, as [`Inner::with_writer`]. Waits for the locks of other processes a little at a time:
-    /// other threads of this handle go on meanwhile, and so do other processes where `work` waits for a lock itself.
-    pub fn locked<T>(
-        &self,
-        action: &'static str,
-        mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T> {
-        let start = Instant::now();
-        loop {
-            let left = self.timeout.left(start.elapsed());
-            let slice = Timeout::from(left.min(SLICE));
-            let done = self.with_writer(action, |writer, view| {
-                writer.look_ahead(view);
-                writer.locked_within(&slice, view, &mut work)
-            });
-            match done {
-                Err(Error::Busy { .. }) if left > SLICE => {}
-                Err(Error::Busy { path, lock, holder, .. }) => {
-                    return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
-                }
-                done => return done,
-            }
-        }
     }
 
     /// Commits a batch, together with those of other threads that wait, and hands it back.
@@ -264,7 +167,7 @@ impl Inner {
         {
             merger.wake();
         }
-        self.merge_backlog();
+        Merges::of(self).merge_backlog();
     }
 
     /// Commits whatever comes into the queue, until that is closed and empty.
@@ -331,10 +234,83 @@ impl Inner {
         }
         Ok(())
     }
+}
 
-    /// Reads the directory again, after a merge has changed which files there are. Gives back the views that are
-    /// past: what only they have mapped goes with them.
-    pub fn reload(&self) -> Result<[Arc<View>; 2]> {
+impl Host for Inner {
+    fn vfs(&self) -> &dyn Vfs {
+        &*self.vfs
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    fn tell(&self, event: &Event) {
+        self.observer.tell(&self.path, event);
+    }
+
+    fn merging(&self) -> &State {
+        &self.merging
+    }
+
+    fn writing_timeout(&self, action: &'static str) -> Result<Timeout> {
+        match self.is_writable {
+            true => Ok(self.timeout.clone()),
+            false => Err(Error::ReadOnly { path: self.path.clone(), action }),
+        }
+    }
+
+    fn with_writer<T>(
+        &self,
+        action: &'static str,
+        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let mut side = self.side.lock();
+        let Some(writer) = side.writer.as_mut() else {
+            return Err(Error::ReadOnly { path: self.path.clone(), action });
+        };
+        let mut view = View::clone(&self.view.read());
+        let result = work(writer, &mut view);
+        *self.view.write() = Arc::new(view);
+        // The view knows everything up to this count: refreshing need not look for our own commits.
+        let (events, counter) = (std::mem::take(&mut writer.events), writer.counter);
+        if let Some(counter) = counter {
+            side.seen = Some(counter);
+        }
+        drop(side);
+        // A callback that takes its time holds up this thread alone.
+        events.iter().for_each(|event| self.tell(event));
+        result
+    }
+
+    fn locked<T>(
+        &self,
+        action: &'static str,
+        mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
+    ) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            let left = self.timeout.left(start.elapsed());
+            let slice = Timeout::from(left.min(SLICE));
+            let done = self.with_writer(action, |writer, view| {
+                writer.look_ahead(view);
+                writer.locked_within(&slice, view, &mut work)
+            });
+            match done {
+                Err(Error::Busy { .. }) if left > SLICE => {}
+                Err(Error::Busy { path, lock, holder, .. }) => {
+                    return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn reload(&self) -> Result<[Arc<View>; 2]> {
         let before = Arc::clone(&self.view.read());
         // Those who commit only wait for what comes in until this is done.
         let ahead = load::load(&*self.vfs, &self.path, Some(&before))?;
@@ -355,9 +331,7 @@ impl Inner {
         Ok([before, known])
     }
 
-    /// The same for somebody who has better to do than to let go of files. Where they have been removed, whoever unmaps them
-    /// last frees what they take on the disk: 0.2 ms for each.
-    pub fn reload_lightly(&self) -> Result<()> {
+    fn reload_lightly(&self) -> Result<()> {
         let past = self.reload()?;
         // If there is no thread to be had, they go here.
         if let Err(error) = thread::Builder::new().name("vecstore-unmap".to_owned()).spawn(move || drop(past))

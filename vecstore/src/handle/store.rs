@@ -13,6 +13,7 @@ use crate::handle::merger::Merger;
 use crate::handle::shared::Inner;
 use crate::handle::ticket::Committer;
 use crate::handle::{Merging, OpenOptions};
+use crate::merge::Host;
 use crate::read::Snapshot;
 use crate::state::manifest::FingerprintRecord;
 use crate::types::config::{check_description, check_settings};

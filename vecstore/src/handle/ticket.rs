@@ -129,6 +129,7 @@ impl Committer {
 mod tests {
     use super::*;
     use crate::handle::Store;
+    use crate::merge::Host;
     use crate::types::{OnDuplicate, StoreConfig};
 
     #[test]

@@ -1,26 +1,26 @@
 //! What a merge does about damaged inputs: all who merge are told, and go around them.
 
+use super::host::{Host, Merges};
 use crate::base::Event;
 use crate::base::{Error, Result};
 use crate::lock::LOCK_MANIFEST;
 
-use crate::handle::shared::Inner;
 use crate::lock::Lock;
 use crate::segment::SegmentName;
 use crate::state::damaged;
 use crate::state::manifest::Manifest;
 
-impl Inner {
+impl<H: Host> Merges<'_, H> {
     /// Remembers damaged segments, for all who merge.
     pub(super) fn note_damaged(&self, found: Vec<(SegmentName, Error)>) -> Result<()> {
-        let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
+        let mut lock = Lock::open(self.host.vfs(), &self.host.path().join(LOCK_MANIFEST), "manifest")?;
         lock.acquire_named(self.lock_timeout()?)?;
-        let noted = Manifest::read(&*self.vfs, &self.path).and_then(|mut manifest| {
+        let noted = Manifest::read(self.host.vfs(), self.host.path()).and_then(|mut manifest| {
             let mut all = damaged::of(&manifest.body);
             all.extend(found.iter().map(|(name, _)| *name));
             damaged::set(&mut manifest.body, &all)?;
             manifest.generation += 1;
-            manifest.write(&*self.vfs, &self.path)
+            manifest.write(self.host.vfs(), self.host.path())
         });
         match &noted {
             Ok(()) => lock.clear_suspect(),
@@ -30,7 +30,7 @@ impl Inner {
         lock.release();
         noted?;
         for (_, error) in found {
-            self.tell(&Event::Damaged { error });
+            self.host.tell(&Event::Damaged { error });
         }
         Ok(())
     }

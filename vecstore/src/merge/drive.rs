@@ -1,10 +1,10 @@
 //! When to merge what: in the background, inline when files pile up, or because a user asks.
 
+use super::host::{Host, Merges};
 use crate::lock::LOCK;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::housekeeping;
@@ -15,7 +15,6 @@ use crate::base::sync::atomic::Ordering;
 use crate::base::sync::nap;
 use crate::base::{Error, Result};
 
-use crate::handle::shared::Inner;
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
 use crate::merge::Compacted;
 use crate::state::damaged;
@@ -61,7 +60,7 @@ struct Round {
     total: Compacted,
 }
 
-impl Inner {
+impl<H: Host> Merges<'_, H> {
     /// Merges while the background policy of a lane finds something to do. False when another thread or process is merging
     /// there.
     pub fn merge_in_background(&self, lane: Lane, pace: &Pace) -> Result<bool> {
@@ -71,7 +70,7 @@ impl Inner {
         match lane {
             Lane::Small => {
                 self.clean_once()?;
-                let mut lock = open_small(&*self.vfs, &self.path)?;
+                let mut lock = open_small(self.host.vfs(), self.host.path())?;
                 if lock.try_acquire()?.is_none() {
                     return Ok(false);
                 }
@@ -81,7 +80,7 @@ impl Inner {
                 merged.map(|()| true)
             }
             Lane::Large => {
-                let mut lock = open_large(&*self.vfs, &self.path)?;
+                let mut lock = open_large(self.host.vfs(), self.host.path())?;
                 if lock.try_acquire()?.is_none() {
                     return Ok(false);
                 }
@@ -95,7 +94,7 @@ impl Inner {
     /// Merges small files in the calling thread when they pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
         let files = self.files();
-        if files < BACKLOG.max(self.merge_again_at.load(Ordering::Relaxed)) {
+        if files < BACKLOG.max(self.state.again_at.load(Ordering::Relaxed)) {
             return;
         }
         // Where nothing is to be merged, what is being removed may still have to go first.
@@ -120,26 +119,26 @@ impl Inner {
             // After a failure (a full disk, say) appends go on for a while before the next attempt.
             Err(error) => (files + RETRY_AFTER, Err(error)),
         };
-        self.merge_again_at.store(again_at, Ordering::Relaxed);
+        self.state.again_at.store(again_at, Ordering::Relaxed);
         self.note_merge(Lane::Small, &merged);
     }
 
     /// Tells of a failed merge, louder each time.
     pub fn note_merge(&self, lane: Lane, merged: &Result<()>) {
-        let failed = &self.merging(lane).failed;
+        let failed = &self.state.lane(lane).failed;
         let Err(error) = merged else {
             failed.store(0, Ordering::Relaxed);
             return;
         };
         let attempts = failed.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tell(&Event::MergeFailed { attempts, error: error.clone() });
+        self.host.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
     /// Waits until mergers have made files few, at full speed, or merges them here.
     fn wait_for_merge(&self) -> Result<()> {
-        self.hurry.fetch_add(1, Ordering::Relaxed);
+        self.state.hurry.fetch_add(1, Ordering::Relaxed);
         let result = self.merge_until_few();
-        self.hurry.fetch_sub(1, Ordering::Relaxed);
+        self.state.hurry.fetch_sub(1, Ordering::Relaxed);
         result
     }
 
@@ -159,7 +158,7 @@ impl Inner {
             }
             if timeout.left(start.elapsed()).is_zero() {
                 // Says which process holds the lock.
-                let mut lock = open_large(&*self.vfs, &self.path)?;
+                let mut lock = open_large(self.host.vfs(), self.host.path())?;
                 return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
             }
             nap(LOOK);
@@ -173,7 +172,7 @@ impl Inner {
         if few() {
             return Ok(true);
         }
-        let manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
         let limits = self.limits();
         let damaged = damaged::of(&manifest.body);
         let is_barrier = |bytes, name| {
@@ -182,37 +181,38 @@ impl Inner {
         let listed = manifest.body.segments.iter();
         let listed = listed.filter(|record| !is_barrier(record.file_len, record.name())).count();
         if listed + self.count_after(manifest.body.last_commit())? + self.files_going() < than {
-            self.reload_lightly()?;
+            self.host.reload_lightly()?;
         }
         Ok(few())
     }
 
     /// Live files that a merge could make fewer, and those that this handle's mergers are about to remove.
     fn files(&self) -> usize {
-        let view = Arc::clone(&self.view.read());
+        let view = self.host.view();
         let limits = self.limits();
         let barriers = view.segments.iter().filter(|live| limits.is_barrier(&piece(&view, live))).count();
-        let going: usize = [Lane::Small, Lane::Large].map(|lane| self.going(lane).beside(&view)).iter().sum();
+        let going: usize =
+            [Lane::Small, Lane::Large].map(|lane| self.state.going(lane).beside(&view)).iter().sum();
         view.segments.len() - barriers + going
     }
 
     /// Files that are neither listed nor removed yet.
     fn files_going(&self) -> usize {
-        self.going(Lane::Small).left() + self.going(Lane::Large).left()
+        self.state.going(Lane::Small).left() + self.state.going(Lane::Large).left()
     }
 
     /// How many files there are after a commit.
     fn count_after(&self, commit: u64) -> Result<usize> {
-        let names = load::list_segments(&*self.vfs, &self.path)?;
+        let names = load::list_segments(self.host.vfs(), self.host.path())?;
         Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
     /// The first merge of a handle removes what others have left, unless large files are being merged.
     fn clean_once(&self) -> Result<()> {
-        if self.is_clean.swap(true, Ordering::Relaxed) {
+        if self.state.is_clean.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
+        let mut lanes = Lanes::open(self.host.vfs(), self.host.path())?;
         if !lanes.try_acquire(&Duration::ZERO.into()).is_ok_and(|taken| taken) {
             return Ok(());
         }
@@ -224,18 +224,18 @@ impl Inner {
     /// Under both locks.
     fn clean(&self) -> Result<()> {
         let timeout = self.lock_timeout()?;
-        housekeeping::drop_dead_pins(&*self.vfs, &self.path, &timeout)?;
-        housekeeping::remove_leftovers(&*self.vfs, &self.path, &timeout)
+        housekeeping::drop_dead_pins(self.host.vfs(), self.host.path(), &timeout)?;
+        housekeeping::remove_leftovers(self.host.vfs(), self.host.path(), &timeout)
     }
 
     /// Removes files that are not needed any more; nothing when large files are being merged.
     pub fn tidy(&self) -> Result<()> {
         let timeout = self.lock_timeout()?;
-        let mut lanes = Lanes::open(&*self.vfs, &self.path)?;
+        let mut lanes = Lanes::open(self.host.vfs(), self.host.path())?;
         if !lanes.try_acquire(&timeout)? {
             return Ok(());
         }
-        let result = housekeeping::remove_leftovers(&*self.vfs, &self.path, &timeout);
+        let result = housekeeping::remove_leftovers(self.host.vfs(), self.host.path(), &timeout);
         lanes.release();
         result
     }
@@ -243,9 +243,9 @@ impl Inner {
     /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
     pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
         let timeout = self.lock_timeout()?;
-        let mut lock = open_large(&*self.vfs, &self.path)?;
+        let mut lock = open_large(self.host.vfs(), self.host.path())?;
         lock.acquire(&timeout)?;
-        let watch = Watch::open(&*self.vfs, &self.path.join(LOCK));
+        let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
         let pace =
             Pace { rest: COURTESY, commits: Some(Rc::new(watch)), always: false, ..Pace::full_speed() };
         let mut round = Round { is_explicit: true, ..Round::default() };
@@ -263,25 +263,25 @@ impl Inner {
         round: &mut Round,
     ) -> Result<()> {
         let limits = Limits { max_bytes: max_bytes.unwrap_or(self.limits().max_bytes) };
-        let entries = self.view.read().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
+        let entries = self.host.view().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
         if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
             return Err(Error::bad_input(format!(
                 "a segment holds at most {} entries, and this store has {entries}; compact it without asking for one segment",
                 plan::MAX_ENTRIES
             )));
         }
-        let mut small = open_small(&*self.vfs, &self.path)?;
+        let mut small = open_small(self.host.vfs(), self.host.path())?;
         small.acquire(&self.lock_timeout()?)?;
         let merged = self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round);
         small.release();
         merged?;
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         self.merge_large(lock, goal, pace, round)?;
-        let view = Arc::clone(&self.view.read());
+        let view = self.host.view();
         round.total.damaged = view.meta.damaged.len();
         match view.meta.damaged.first().filter(|_| goal == Goal::Full) {
             Some(name) => Err(Error::damaged(
-                &self.path.join(load::SEGMENTS).join(name.to_string()),
+                &self.host.path().join(load::SEGMENTS).join(name.to_string()),
                 "rows, keys or tables",
                 "it cannot be part of one segment; `vecstore repair` first".to_owned(),
             )),
@@ -291,7 +291,7 @@ impl Inner {
 
     /// A look at the view, without any file operation.
     pub fn has_plan(&self, lane: Lane) -> bool {
-        let view = Arc::clone(&self.view.read());
+        let view = self.host.view();
         // A backup that nothing was written to stays one.
         !view.meta.is_backup
             && plan::background(&pieces(&view, &HashSet::new()), lane, self.limits()).is_some()
@@ -302,7 +302,7 @@ impl Inner {
     }
 
     fn limits(&self) -> Limits {
-        Limits { max_bytes: self.max_segment }
+        Limits { max_bytes: self.state.max_segment }
     }
 
     /// Under the small lane's lock: merges what a plan says, of files that are not claimed.
@@ -313,7 +313,7 @@ impl Inner {
         round: &mut Round,
     ) -> Result<()> {
         // This thread may hold the other lock itself: then it claims nothing yet.
-        let mut large = open_large(&*self.vfs, &self.path)?;
+        let mut large = open_large(self.host.vfs(), self.host.path())?;
         loop {
             let claimed = large.claimed()?;
             let choose = |view: &View, horizon: u64| {
@@ -326,14 +326,14 @@ impl Inner {
             let (view, range) = self.next(round, choose)?;
             let Some(range) = range else { return self.take_over(view, round) };
             self.merge(&view, range, Lane::Small, pace, &mut round.total)?;
-            self.reload()?;
+            self.host.reload()?;
         }
     }
 
     /// Under the large lane's lock: merges what the goal asks for. Each merge is planned under the small lane's lock, too.
     fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace, round: &mut Round) -> Result<()> {
         let timeout = self.lock_timeout()?;
-        let mut small = open_small(&*self.vfs, &self.path)?;
+        let mut small = open_small(self.host.vfs(), self.host.path())?;
         small.acquire(&timeout)?;
         let cleaned = self.clean();
         small.release();
@@ -345,7 +345,7 @@ impl Inner {
             let (view, range) = planned?;
             let Some(range) = range else { return self.take_over(view, round) };
             self.merge(&view, range, Lane::Large, pace, &mut round.total)?;
-            self.reload()?;
+            self.host.reload()?;
         }
     }
 
@@ -390,7 +390,7 @@ impl Inner {
             }
             // What is written to a backup is a history of its own, which begins under the commit lock, and without the
             // files that an interrupted backup brought.
-            self.locked("merge", |writer, view| writer.list_commits(view))?;
+            self.host.locked("merge", |writer, view| writer.list_commits(view))?;
         }
     }
 
@@ -398,13 +398,13 @@ impl Inner {
     /// to merge.
     fn take_over(&self, view: View, round: &mut Round) -> Result<()> {
         round.total.segments_after = view.segments.len();
-        let known = Arc::clone(&self.view.read());
+        let known = self.host.view();
         let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
         let mut both = known.segments.iter().zip(&view.segments);
         let is_known =
             both.all(|(known, listed)| same(known, listed)) && known.meta.damaged == view.meta.damaged;
         drop(known);
-        if is_known { Ok(()) } else { self.reload_lightly() }
+        if is_known { Ok(()) } else { self.host.reload_lightly() }
     }
 }
 

@@ -16,6 +16,7 @@ mod copy;
 mod damaged;
 mod drive;
 mod going;
+mod host;
 mod housekeeping;
 mod pace;
 pub(crate) mod plan;
@@ -23,7 +24,7 @@ mod report;
 mod run;
 
 pub(crate) use drive::MAX_SEGMENT;
-pub(crate) use going::Going;
+pub(crate) use host::{Host, Merges, State};
 pub(crate) use pace::Pace;
 pub(crate) use plan::Lane;
 pub use report::Compacted;

@@ -1,5 +1,6 @@
 //! One merge, from the check of its inputs to their removal.
 
+use super::host::{Host, Merges};
 use crate::lock::LOCK_MANIFEST;
 use crate::state::temporaries::remove_own;
 use std::ops::Range;
@@ -16,7 +17,6 @@ use crate::base::bug::{Bug, unless};
 use crate::base::{Error, Result};
 
 use crate::format::{random_id, settings};
-use crate::handle::shared::Inner;
 use crate::lock::{Lock, Timeout};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
@@ -29,9 +29,9 @@ use crate::state::view::{LiveSegment, View};
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 
-impl Inner {
+impl<H: Host> Merges<'_, H> {
     pub(super) fn lock_timeout(&self) -> Result<Timeout> {
-        self.writing_timeout("merge")
+        self.host.writing_timeout("merge")
     }
 
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
@@ -39,14 +39,14 @@ impl Inner {
     /// # Errors
     /// As those who commit: this handle has stopped writing, the store was moved, or a later version has written to it.
     pub(super) fn listed(&self) -> Result<View> {
-        self.with_writer("merge", |writer, _| writer.check_may_write())?;
-        let manifest = Manifest::read(&*self.vfs, &self.path)?;
-        let known = Arc::clone(&self.view.read());
+        self.host.with_writer("merge", |writer, _| writer.check_may_write())?;
+        let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
+        let known = self.host.view();
         if manifest.body.store_id != known.meta.store_id {
             let found = "another store was put in its place";
-            return Err(Error::Moved { path: self.path.clone(), found });
+            return Err(Error::Moved { path: self.host.path().to_owned(), found });
         }
-        let view = load::listed(&*self.vfs, &self.path, &manifest, Some(&known))?;
+        let view = load::listed(self.host.vfs(), self.host.path(), &manifest, Some(&known))?;
         view.check_writable()?;
         Ok(view)
     }
@@ -57,7 +57,7 @@ impl Inner {
         if is_enough(&view) {
             return Ok(view);
         }
-        self.locked("merge", |writer, view| {
+        self.host.locked("merge", |writer, view| {
             if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
         })?;
         self.listed()
@@ -80,8 +80,8 @@ impl Inner {
         if !damaged.is_empty() {
             return self.note_damaged(damaged);
         }
-        let dir = self.path.join(SEGMENTS);
-        let files = Files::read(&*self.vfs, &self.path)?;
+        let dir = self.host.path().join(SEGMENTS);
+        let files = Files::read(self.host.vfs(), self.host.path())?;
         let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
         let generation = files.next_generation(first_commit, last_commit);
         let name = SegmentName { first: first_commit, last: last_commit, generation };
@@ -91,7 +91,7 @@ impl Inner {
             joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
         let target = Target {
-            vfs: &*self.vfs,
+            vfs: self.host.vfs(),
             dir: &dir,
             prefix: temporary_prefix(lane),
             name,
@@ -107,14 +107,15 @@ impl Inner {
             aligned.finish()?;
             Ok(footer)
         })?;
-        self.with_writer("merge", |writer, view| writer.flush_seen(view))?;
-        let output = Segment::open(&*self.vfs, &path, name)?;
+        self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
+        let output = Segment::open(self.host.vfs(), &path, name)?;
         let superseded = self.swap(view, inputs, &output)?;
         // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
         // makes this store that of a backup holds the merge lock, as this does. Without a rest, before anybody can put
         // another store in the place of this one.
-        self.going(lane)
-            .remove_each(name, &superseded, |name| remove_own(&*self.vfs, &dir.join(name.to_string())));
+        self.state
+            .going(lane)
+            .remove_each(name, &superseded, |name| remove_own(self.host.vfs(), &dir.join(name.to_string())));
         pacer.pause();
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
@@ -127,7 +128,7 @@ impl Inner {
             entries(&output),
             superseded.len()
         );
-        self.tell(&Event::Merged {
+        self.host.tell(&Event::Merged {
             first: first_commit,
             last: last_commit,
             segments: inputs.len(),
@@ -137,7 +138,7 @@ impl Inner {
     }
 
     fn check_space(&self, dir: &Path, needed: u64) -> Result<()> {
-        match self.vfs.free_space(dir) {
+        match self.host.vfs().free_space(dir) {
             Ok(free) if free < needed => Err(Error::NoSpace {
                 path: dir.to_owned(),
                 needed,
@@ -150,15 +151,15 @@ impl Inner {
 
     /// Puts the output in place of the inputs in the manifest. Says which inputs nothing pins.
     fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<Vec<SegmentName>> {
-        let mut lock = Lock::open(&*self.vfs, &self.path.join(LOCK_MANIFEST), "manifest")?;
+        let mut lock = Lock::open(self.host.vfs(), &self.host.path().join(LOCK_MANIFEST), "manifest")?;
         lock.acquire_named(self.lock_timeout()?)?;
         let swapped = self.swap_locked(&mut lock, view, inputs, output);
         lock.release();
         // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
         match swapped? {
             Swapped::Durably(superseded) => Ok(superseded),
-            Swapped::InDoubt(source) => self.with_writer("merge", |writer, known| {
-                Err(writer.flush_failed(&self.path, known.first_unlisted(), source))
+            Swapped::InDoubt(source) => self.host.with_writer("merge", |writer, known| {
+                Err(writer.flush_failed(self.host.path(), known.first_unlisted(), source))
             }),
         }
     }
@@ -170,7 +171,7 @@ impl Inner {
         inputs: &[LiveSegment],
         output: &Segment,
     ) -> Result<Swapped> {
-        let mut manifest = Manifest::read(&*self.vfs, &self.path)?;
+        let mut manifest = Manifest::read(self.host.vfs(), self.host.path())?;
         let bitmaps = LiveRecord::of(&manifest.body);
         let superseded = live::named(&manifest.body);
         let records: Vec<SegmentRecord> =
@@ -191,18 +192,18 @@ impl Inner {
         }
         manifest.generation += 1;
         live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
-        manifest.replace(&*self.vfs, &self.path)?;
+        manifest.replace(self.host.vfs(), self.host.path())?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
         // is to rely on what the directory shows.
-        if let Err(source) = self.vfs.flush_dir(&self.path) {
+        if let Err(source) = self.host.vfs().flush_dir(self.host.path()) {
             if !Bug::NoManifestMark.is_on() {
                 lock.mark_suspect(1);
             }
             return Ok(Swapped::InDoubt(source));
         }
         lock.clear_suspect();
-        let files = Files::read(&*self.vfs, &self.path)?;
-        live::remove_unlisted(&*self.vfs, &self.path, &manifest, superseded)?;
+        let files = Files::read(self.host.vfs(), self.host.path())?;
+        live::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
         Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
 }
