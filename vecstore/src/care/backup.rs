@@ -3,33 +3,21 @@
 //! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
 //! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
 
-use crate::lock::LOCK;
-use crate::lock::LOCK_BACKUP;
-use crate::lock::LOCK_MANIFEST;
-use crate::state::named::PIN_PREFIX;
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::remove_temporaries;
-use crate::state::{quarantine, temporaries};
+use crate::lock::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::bug::{Bug, unless};
-use crate::base::error::{IoContext, is_no_space};
-use crate::base::{Error, Result};
+use crate::base::{Bug, Error, IoContext, Result, is_no_space, unless};
 
 use super::pins;
 use crate::format::{hex, random_id, section};
 use crate::lock::{Lanes, Lock, Timeout};
 use crate::merge::Host;
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
-use crate::state::create;
-use crate::state::live;
-use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{BACKUP_RECORD, Body, Manifest, SegmentRecord};
-use crate::state::named;
-use crate::state::view::View;
+use crate::state::{BACKUP_RECORD, Body, Manifest, SEGMENTS, SegmentRecord, View, create, live, load, named};
 use crate::vfs::{RealFs, Vfs};
 
 /// How much is copied at once.

@@ -3,8 +3,7 @@
 use crate::base::Result;
 use crate::lock::{LOCK_MANIFEST, Lock};
 use crate::merge::{Host, Merges};
-use crate::state::manifest::Manifest;
-use crate::state::named;
+use crate::state::{Manifest, named};
 
 /// Keeps the store as it is now under a name.
 pub(crate) fn pin(host: &impl Host, name: &str) -> Result<Manifest> {

@@ -5,16 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
-use crate::care::BackupReport;
-use crate::care::backup::{Source, pinned};
-use crate::merge::Host;
-
+use crate::base::{Error, IoContext, Result};
+use crate::care::{BackupReport, Source, pinned};
 use crate::format::{hex, random_id};
 use crate::lock::Lock;
-use crate::state::create::{flush_name, sweep};
-use crate::state::manifest::Manifest;
+use crate::merge::Host;
+use crate::state::{Manifest, flush_name, sweep};
 use crate::vfs::{FileKind, Vfs};
 
 /// Follows the hidden name of an old backup that is being removed.

@@ -7,12 +7,9 @@ use std::sync::Arc;
 
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName, check_file};
-use crate::state::Totals;
-use crate::state::live::{self, Checked, LIVE};
-use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{MANIFEST, Manifest, SegmentRecord};
-use crate::state::named;
-use crate::state::view::View;
+use crate::state::{
+    Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named,
+};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 /// One fault of a store.

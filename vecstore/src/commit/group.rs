@@ -13,17 +13,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::base::bug::Bug;
-use crate::base::{Error, Result};
-use crate::commit::resolve::{Overlay, Resolved, resolve};
-use crate::commit::session::{TMP_PREFIX, Writer};
+use crate::base::{Bug, Error, Result};
+use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
 use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
 use crate::lock::Span;
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
-use crate::state::load;
-use crate::state::recent::Recent;
-use crate::state::view::View;
+use crate::state::{Recent, View, load};
 use crate::types::{Batch, OnDuplicate};
 use crate::vfs::Mapping;
 

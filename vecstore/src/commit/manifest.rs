@@ -4,11 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::session::Writer;
-use crate::base::bug::Bug;
-use crate::base::{Error, Event, Result};
-use crate::state::checkpoint::{Bitmaps, Checkpoint};
-use crate::state::manifest::Manifest;
-use crate::state::view::View;
+use crate::base::{Bug, Error, Event, Result};
+use crate::state::{Bitmaps, Checkpoint, Manifest, View};
 
 /// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -6,3 +6,6 @@ pub(crate) mod resolve;
 pub(crate) mod session;
 
 pub use group::Appended;
+pub(crate) use group::{Committed, Request};
+pub(crate) use resolve::{Overlay, Resolved, resolve};
+pub(crate) use session::{TMP_PREFIX, Writer};

@@ -9,10 +9,8 @@ use crate::base::{Error, Result};
 use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
-use crate::state::recent::Recent;
-use crate::state::view::View;
-use crate::types::batch::BatchEntry;
-use crate::types::{Batch, Kind};
+use crate::state::{Recent, View};
+use crate::types::{Batch, BatchEntry, Kind};
 
 /// An entry that exists at this moment of the commit, stored or written earlier in the same group.
 #[derive(Clone, Copy, Debug)]

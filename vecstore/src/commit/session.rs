@@ -1,25 +1,16 @@
 //! The writing side of a handle: the commit lock, and catching up with what others did.
 
-use crate::lock::LOCK;
-use crate::lock::LOCK_MANIFEST;
-use crate::lock::LOCK_TURN;
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::remove_temporaries;
+use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN};
+use crate::state::{remove_own, remove_temporaries};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::Event;
-use crate::base::bug::Bug;
-use crate::base::{Error, Result};
-use crate::commit::group::Committed;
+use crate::base::{Bug, Error, Event, Result};
+use crate::commit::Committed;
 use crate::format::random_id;
 use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::segment::{Segment, SegmentName};
-use crate::state::load::{self, SEGMENTS};
-
-use crate::state::publish::{Target, Verify};
-use crate::state::recent::Recent;
-use crate::state::view::View;
+use crate::state::{Recent, SEGMENTS, Target, Verify, View, load};
 use crate::vfs::Vfs;
 
 /// From so many segments on the directory is listed: others may have merged them. Again when so many more have come.

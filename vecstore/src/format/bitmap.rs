@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR};
-use crate::base::bug::Bug;
+use crate::base::Bug;
 
 const MAGIC: [u8; 8] = *b"\x89VECLIV\n";
 /// Length of the header.

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use super::section::Section;
 use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR};
-use crate::base::bug::Bug;
-use crate::base::{DType, Error, Result};
+use crate::base::{Bug, DType, Error, Result};
 use crate::types::Metric;
 
 /// First eight bytes of the footer.

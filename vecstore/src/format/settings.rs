@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::{Error, Result};
-use crate::types::Fingerprint;
-use crate::types::config::{MAX_SETTINGS_LEN, check_description};
+use crate::types::{Fingerprint, MAX_SETTINGS_LEN, check_description};
 
 /// Name under which the fingerprint's description is stored.
 pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";

@@ -9,8 +9,7 @@ use crate::base::Result;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{Condvar, Mutex};
-
-use crate::handle::shared::Inner;
+use crate::handle::Inner;
 use crate::lock::Watch;
 use crate::merge::{Host, Lane, Merges, Pace};
 

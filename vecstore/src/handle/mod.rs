@@ -8,7 +8,11 @@ pub(crate) mod shared;
 pub(crate) mod store;
 pub(crate) mod ticket;
 
+pub(crate) use merger::{Merger, Waker};
 pub use named::CheckpointInfo;
 pub use open::{Merging, OpenOptions, Reading};
+pub(crate) use queue::{Leading, Queue, Turn, Waiting};
+pub(crate) use shared::Inner;
 pub use store::Store;
+pub(crate) use ticket::Committer;
 pub use ticket::Ticket;

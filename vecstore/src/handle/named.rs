@@ -3,15 +3,13 @@
 use crate::base::{Error, Result};
 use crate::care::{self, BackupReport, pins};
 use crate::merge::{Host, Merges};
-use crate::state::named::PIN_PREFIX;
+use crate::state::PIN_PREFIX;
 use std::path::Path;
 
 use crate::commit::Appended;
-
 use crate::handle::Store;
 use crate::merge::Compacted;
-use crate::state::manifest::Manifest;
-use crate::state::named;
+use crate::state::{Manifest, named};
 use crate::types::OnDuplicate;
 
 /// A named checkpoint.

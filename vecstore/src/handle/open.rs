@@ -5,17 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::Event;
-use crate::base::Result;
-use crate::base::error::IoContext;
-use crate::base::event::Observer;
-use crate::commit::session::Writer;
-use crate::handle::Store;
-use crate::handle::shared::Inner;
+use crate::base::{Event, IoContext, Observer, Result};
+use crate::commit::Writer;
+use crate::handle::{Inner, Store};
 use crate::lock::Watch;
 use crate::merge::MAX_SEGMENT;
-use crate::state::load;
-use crate::state::{create, named};
+use crate::state::{create, load, named};
 use crate::types::StoreConfig;
 use crate::vfs::{Copying, RealFs, Vfs};
 

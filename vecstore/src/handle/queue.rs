@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::sync::{Condvar, Mutex, nap};
 use crate::base::{Error, Result};
-use crate::commit::Appended;
-use crate::commit::group::Request;
+use crate::commit::{Appended, Request};
 use crate::lock::Punctual;
 use crate::types::{Batch, OnDuplicate};
 

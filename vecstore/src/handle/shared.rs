@@ -4,20 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::base::Event;
-use crate::base::event::Observer;
 use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, RwLock, thread};
-use crate::base::{Error, Result};
-use crate::commit::Appended;
-use crate::commit::group::Request;
-use crate::commit::session::Writer;
-use crate::handle::merger::Waker;
-use crate::handle::queue::{Leading, Queue, Turn, Waiting};
+use crate::base::{Error, Event, Observer, Result};
+use crate::commit::{Appended, Request, Writer};
+use crate::handle::{Leading, Queue, Turn, Waiting, Waker};
 use crate::lock::{Timeout, Watch};
 use crate::merge::{Host, MAX_SEGMENT, Merges, State};
-use crate::state::load;
-use crate::state::view::View;
+use crate::state::{View, load};
 use crate::types::{Batch, OnDuplicate};
 use crate::vfs::Vfs;
 

@@ -8,16 +8,11 @@ use std::sync::Arc;
 use crate::base::sync::Mutex;
 use crate::base::{DType, Error, Result};
 use crate::commit::Appended;
-use crate::handle::Ticket;
-use crate::handle::merger::Merger;
-use crate::handle::shared::Inner;
-use crate::handle::ticket::Committer;
-use crate::handle::{Merging, OpenOptions};
+use crate::handle::{Committer, Inner, Merger, Merging, OpenOptions, Ticket};
 use crate::merge::Host;
 use crate::read::Snapshot;
-use crate::state::manifest::FingerprintRecord;
-use crate::types::config::{check_description, check_settings};
-use crate::types::{Batch, Fingerprint, Metric, OnDuplicate, StoreConfig};
+use crate::state::FingerprintRecord;
+use crate::types::{Batch, Fingerprint, Metric, OnDuplicate, StoreConfig, check_description, check_settings};
 
 /// A store: a directory of immutable segments.
 ///

@@ -7,8 +7,7 @@ use crate::base::Result;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::commit::Appended;
-use crate::handle::queue::Waiting;
-use crate::handle::shared::Inner;
+use crate::handle::{Inner, Waiting};
 use crate::types::Batch;
 
 /// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.

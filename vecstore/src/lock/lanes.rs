@@ -7,8 +7,7 @@ use std::path::Path;
 
 use super::record::{Record, Span};
 use super::{Lock, Timeout};
-use crate::base::Result;
-use crate::base::error::IoContext;
+use crate::base::{IoContext, Result};
 use crate::vfs::Vfs;
 
 /// The lock of those that merge large files.

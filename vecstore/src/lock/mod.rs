@@ -22,10 +22,8 @@ pub(crate) use patience::{Punctual, Timeout};
 pub(crate) use record::Span;
 pub(crate) use watch::Watch;
 
-use crate::base::bug::Bug;
-use crate::base::error::{IoContext, is_no_space};
 use crate::base::sync::nap;
-use crate::base::{Error, Result};
+use crate::base::{Bug, Error, IoContext, Result, is_no_space};
 use crate::vfs::{LockFile, Vfs};
 
 /// The commit lock's file.

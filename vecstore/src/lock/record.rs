@@ -5,8 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::base::Result;
-use crate::base::bug::Bug;
+use crate::base::{Bug, Result};
 use crate::vfs::LockFile;
 
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";

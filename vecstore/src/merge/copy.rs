@@ -4,7 +4,7 @@ use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{COMPAT_LOST, Id};
 use crate::segment::{Joined, SegmentName};
-use crate::state::view::LiveSegment;
+use crate::state::LiveSegment;
 use crate::types::Kind;
 
 /// What stays of neighbouring segments. The inputs' liveness must come from listed segments alone, so that an entry is only left

@@ -1,14 +1,10 @@
 //! What a merge does about damaged inputs: all who merge are told, and go around them.
 
 use super::host::{Host, Merges};
-use crate::base::Event;
-use crate::base::{Error, Result};
-use crate::lock::LOCK_MANIFEST;
-
-use crate::lock::Lock;
+use crate::base::{Error, Event, Result};
+use crate::lock::{LOCK_MANIFEST, Lock};
 use crate::segment::SegmentName;
-use crate::state::damaged;
-use crate::state::manifest::Manifest;
+use crate::state::{Manifest, damaged};
 
 impl<H: Host> Merges<'_, H> {
     /// Remembers damaged segments, for all who merge.

@@ -10,17 +10,12 @@ use std::time::{Duration, Instant};
 use super::housekeeping;
 use super::pace::Pace;
 use super::plan::{self, Lane, Limits, Piece};
-use crate::base::Event;
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::nap;
-use crate::base::{Error, Result};
-
+use crate::base::{Error, Event, Result};
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
 use crate::merge::Compacted;
-use crate::state::damaged;
-use crate::state::load;
-use crate::state::manifest::Manifest;
-use crate::state::view::{LiveSegment, View};
+use crate::state::{LiveSegment, Manifest, View, damaged, load};
 
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;

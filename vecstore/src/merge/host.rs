@@ -7,9 +7,9 @@ use super::going::Going;
 use super::plan::Lane;
 use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use crate::base::{Event, Result};
-use crate::commit::session::Writer;
+use crate::commit::Writer;
 use crate::lock::Timeout;
-use crate::state::view::View;
+use crate::state::View;
 use crate::vfs::Vfs;
 
 /// A handle, as far as merging and care need one.

@@ -1,26 +1,15 @@
 //! Which files are there, which of them somebody needs, and which are left over.
 
-use crate::lock::LOCK_BACKUP;
-use crate::lock::LOCK_MANIFEST;
-use crate::state::named::PIN_PREFIX;
-use crate::state::quarantine::QUARANTINE;
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::remove_temporaries;
-use crate::state::{quarantine, temporaries};
+use crate::lock::{LOCK_BACKUP, LOCK_MANIFEST};
+use crate::state::{PIN_PREFIX, QUARANTINE, quarantine, remove_own, remove_temporaries, temporaries};
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::run::TMP_PREFIX;
-use crate::base::Result;
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
-
+use crate::base::{Bug, IoContext, Result};
 use crate::lock::{Lock, Timeout};
 use crate::segment::SegmentName;
-use crate::state::live::{self, LIVE};
-use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{Manifest, SegmentRecord};
-use crate::state::named::{self, CHECKPOINTS};
+use crate::state::{CHECKPOINTS, LIVE, Manifest, SEGMENTS, SegmentRecord, live, load, named};
 use crate::vfs::Vfs;
 
 /// The files of a store, as far as removing and naming segments is concerned.

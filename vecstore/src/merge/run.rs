@@ -2,7 +2,7 @@
 
 use super::host::{Host, Merges};
 use crate::lock::LOCK_MANIFEST;
-use crate::state::temporaries::remove_own;
+use crate::state::remove_own;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,19 +12,14 @@ use super::copy::{identity, joined};
 use super::housekeeping::Files;
 use super::pace::{Pace, Pacer, Throttled};
 use super::plan::Lane;
-use crate::base::Event;
-use crate::base::bug::{Bug, unless};
-use crate::base::{Error, Result};
-
+use crate::base::{Bug, Error, Event, Result, unless};
 use crate::format::{random_id, settings};
 use crate::lock::{Lock, Timeout};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
-use crate::state::live::{self, LiveRecord};
-use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{Manifest, SegmentRecord};
-use crate::state::publish::{Target, Verify};
-use crate::state::view::{LiveSegment, View};
+use crate::state::{
+    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load,
+};
 
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";

@@ -11,7 +11,7 @@ use crate::base::Result;
 use crate::base::sync::{spawn_scoped, thread};
 use crate::format::key_hash;
 use crate::segment::{Segment, ask_for};
-use crate::state::view::{LiveSegment, View};
+use crate::state::{LiveSegment, View};
 use crate::types::Kind;
 
 /// Keys below which a further thread costs more than it saves.

@@ -6,5 +6,6 @@ pub(crate) mod search;
 pub(crate) mod snapshot;
 
 pub use entry::Entry;
+pub(crate) use entry::SimpleEntries;
 pub use search::Hit;
 pub use snapshot::{Iter, SegmentInfo, Snapshot};

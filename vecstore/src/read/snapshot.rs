@@ -5,13 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::{DType, Error, Result};
-use crate::read::Entry;
-use crate::read::Hit;
-use crate::read::entry::SimpleEntries;
-use crate::read::missing;
-use crate::read::search;
-use crate::state::Totals;
-use crate::state::view::View;
+use crate::read::{Entry, Hit, SimpleEntries, missing, search};
+use crate::state::{Totals, View};
 use crate::types::{Address, Metric};
 
 /// The store at one moment. Cloning it is cheap; it stays as it is while writers go on.

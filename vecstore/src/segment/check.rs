@@ -1,15 +1,13 @@
 //! Reads every byte of a segment and says what is wrong with it.
 
-use crate::base::unreadable::Unreadable;
+use crate::base::Unreadable;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use super::pieces::Pieces;
 use super::{Segment, SegmentName, ask_for};
-use crate::base::Error;
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
+use crate::base::{Bug, Error, IoContext};
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::section::{self, Section, Tag};

@@ -1,14 +1,13 @@
 //! A segment file that is read block by block, for those who must not die of a sector that cannot be read.
 
-use crate::base::unreadable::Unreadable;
+use crate::base::Unreadable;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use super::check::{blocks_of, range_of};
 use super::{Segment, SegmentName};
-use crate::base::Result;
-use crate::base::error::IoContext;
+use crate::base::{IoContext, Result};
 use crate::format::blocks::BLOCK_LEN;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::section::Tag;

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use crate::base::bug::Bug;
-use crate::base::{DType, Error, Result};
+use crate::base::{Bug, DType, Error, Result};
 use crate::format::blocks::block_count;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::npy;

@@ -3,15 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
-use crate::base::{Error, Event, Result};
-use crate::state::live::{self, BitmapName, LIVE, LiveRecord};
-use crate::state::manifest::{BACKUP_RECORD, Manifest, SegmentRecord};
-use crate::state::named::CHECKPOINTS;
-use crate::state::temporaries::{TMP_PREFIX, remove_temporaries};
-use crate::state::view::{Meta, View};
-use crate::state::{load, quarantine};
+use crate::base::{Bug, Error, Event, IoContext, Result};
+use crate::state::{
+    BACKUP_RECORD, BitmapName, CHECKPOINTS, LIVE, LiveRecord, Manifest, Meta, SegmentRecord, TMP_PREFIX,
+    View, live, load, quarantine, remove_temporaries,
+};
 use crate::vfs::Vfs;
 
 /// Kills that are not in any bitmap yet, from which on a checkpoint that no user asked for writes bitmaps too. Replaying

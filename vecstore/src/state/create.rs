@@ -1,20 +1,15 @@
 //! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
 //! not at all.
 
-use crate::lock::LOCK;
-use crate::lock::LOCK_MANIFEST;
-use crate::lock::LOCK_TURN;
-use crate::state::temporaries::remove_own;
+use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN};
+use crate::state::remove_own;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
-
+use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
 use crate::lock::Lock;
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
+use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SEGMENTS};
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
 

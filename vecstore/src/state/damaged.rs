@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::base::Result;
 use crate::segment::SegmentName;
-use crate::state::manifest::{Body, decode_record, encode_record};
+use crate::state::{Body, decode_record, encode_record};
 
 /// In `extra` of a manifest: listed segments that are damaged.
 const RECORD: &str = "vecstore.damaged";

@@ -4,15 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
+use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::{Segment, SegmentName, open_unmapped};
-use crate::state::live::{self, Covered};
-use crate::state::manifest::{Manifest, SegmentRecord};
-use crate::state::tiling::{self, Tiling};
-use crate::state::view::View;
+use crate::state::{Covered, Manifest, SegmentRecord, Tiling, View, live, tiling};
 use crate::vfs::{Copying, Vfs};
 
 /// Directory of the segments within a store.

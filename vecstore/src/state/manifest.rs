@@ -4,21 +4,17 @@
 //! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
 //! that came after.
 
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::write_temporary;
+use crate::state::{remove_own, write_temporary};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
-use crate::base::{DType, Error, Result};
+use crate::base::{Bug, DType, Error, IoContext, Result};
 use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, random_id};
 use crate::segment::{Segment, SegmentName};
-use crate::types::config::{check_description, check_settings};
-use crate::types::{Fingerprint, Metric};
+use crate::types::{Fingerprint, Metric, check_description, check_settings};
 use crate::vfs::Vfs;
 
 /// Name of the manifest in the store's directory.

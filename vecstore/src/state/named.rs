@@ -3,16 +3,11 @@
 //! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it lists are
 //! pinned; merges leave them alone.
 
-use crate::state::temporaries::TMP_PREFIX;
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::remove_temporaries;
-use crate::state::temporaries::write_temporary;
+use crate::state::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
 use std::path::Path;
 
-use crate::base::bug::Bug;
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
-use crate::state::manifest::{MAX_LEN, Manifest, not_read};
+use crate::base::{Bug, Error, IoContext, Result};
+use crate::state::{MAX_LEN, Manifest, not_read};
 use crate::vfs::Vfs;
 
 /// Pins of backups under way begin with this; whoever holds the backup lock may drop them.

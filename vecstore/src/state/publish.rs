@@ -1,17 +1,14 @@
 //! Writing one segment file: temporary name, flush, final name.
 
-use crate::state::temporaries::remove_own;
+use crate::state::remove_own;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::bug::Bug;
-use crate::base::error::{IoContext, is_no_space};
-use crate::base::{Error, Result};
+use crate::base::{Bug, Error, IoContext, Result, is_no_space};
 use crate::format::footer::Footer;
 use crate::format::{hex, random_id};
 use crate::segment::SegmentName;
-
 use crate::vfs::{Vfs, VfsFile};
 
 /// What is read back, and compared with what was to be written.

@@ -6,11 +6,9 @@ use crate::segment::{Pieces, blocks_of};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::segment::{Segment, SegmentName};
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::SegmentRecord;
+use crate::state::{SEGMENTS, SegmentRecord};
 use crate::vfs::Vfs;
 
 /// Where damaged files are moved; nothing in it is ever deleted.

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Weak};
 
 use crate::segment::Segment;
-use crate::state::view::View;
+use crate::state::View;
 
 /// Entries up to which a segment counts as small: what one merge makes of many small batches is not, in the end.
 const SMALL: usize = 4096;

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::error::is_no_space;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, is_no_space};
 use crate::format::{hex, random_id};
 use crate::vfs::Vfs;
 

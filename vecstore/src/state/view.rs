@@ -6,15 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::base::bug::Bug;
-use crate::base::{DType, Error, Result};
+use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::segment::{Segment, SegmentName};
-use crate::state::damaged;
-use crate::state::live::{Dead, LiveRecord};
-use crate::state::manifest::{Body, EpochRecord, Manifest, SegmentRecord};
-use crate::state::recent::Recent;
+use crate::state::{Body, Dead, EpochRecord, LiveRecord, Manifest, Recent, SegmentRecord, damaged};
 use crate::types::{Fingerprint, Kind, Metric};
 
 /// Counts over the live entries of a snapshot.

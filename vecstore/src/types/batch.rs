@@ -1,9 +1,7 @@
 //! A batch: entries that become durable and visible as a whole or not at all.
 
-use crate::base::dtype::narrow_into;
-use crate::base::{DType, Element, Error, Result};
-use crate::types::Kind;
-use crate::types::{MAX_KEY_LEN, MAX_PAYLOAD_LEN};
+use crate::base::{DType, Element, Error, Result, narrow_into};
+use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// Entries like the first one that a batch has room for.
 const USUAL_BATCH: usize = 32;

@@ -7,7 +7,9 @@ pub(crate) mod metric;
 pub(crate) mod policy;
 
 pub use batch::Batch;
+pub(crate) use batch::BatchEntry;
 pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};
+pub(crate) use config::{MAX_SETTINGS_LEN, check_description, check_settings};
 pub use kind::{Address, Kind};
 pub use metric::Metric;
 pub use policy::OnDuplicate;

@@ -1,6 +1,6 @@
 //! What lies beside the segments: liveness bitmaps and named checkpoints.
 
-use crate::state::quarantine::Move;
+use crate::state::Move;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,9 +13,7 @@ use super::survey::{Found, Identity, State, survey};
 use super::{Before, Finding, Repair, RepairReport};
 use crate::base::Result;
 use crate::segment::{Segment, SegmentName};
-use crate::state::live::{self, LIVE};
-use crate::state::manifest::{MANIFEST, Manifest, SegmentRecord};
-use crate::state::named::CHECKPOINTS;
+use crate::state::{CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
 
 impl Before {
     pub(super) fn listed(&self) -> Vec<SegmentRecord> {

@@ -5,22 +5,14 @@
 //! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
-use crate::state::quarantine::Move;
-use crate::state::quarantine::QUARANTINE;
-use crate::state::quarantine::quarantine_folder;
-use crate::state::quarantine::same_bytes;
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::write_temporary;
+use crate::state::{Move, QUARANTINE, quarantine_folder, remove_own, same_bytes, write_temporary};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mend::Made;
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::{MANIFEST, Manifest};
-use crate::state::named::CHECKPOINTS;
+use crate::base::{Error, IoContext, Result};
+use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS};
 use crate::vfs::Vfs;
 
 /// Everything that a repair changes.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::survey::{Found, State};
 use crate::format::{COMPAT_LOST, Id};
 use crate::segment::SegmentName;
-use crate::state::manifest::SegmentRecord;
+use crate::state::SegmentRecord;
 
 /// A stretch of the repaired chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::chain::Piece;
 use super::survey::{Found, State};
 use crate::segment::SegmentName;
-use crate::state::manifest::{Manifest, SegmentRecord};
+use crate::state::{Manifest, SegmentRecord};
 
 /// True when a chain begins with the listed files, and goes on with files as they are.
 pub(super) fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentRecord]) -> bool {

@@ -6,7 +6,7 @@ use crate::format::blocks::BLOCK_LEN;
 use crate::format::footer::{FOOTER_LEN, Footer, MAGIC};
 use crate::format::section;
 use crate::segment::{Pieces, SegmentName};
-use crate::state::manifest::SegmentRecord;
+use crate::state::SegmentRecord;
 
 /// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
 /// was extended, or with one wrong byte put right.

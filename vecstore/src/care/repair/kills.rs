@@ -5,11 +5,10 @@ use std::collections::HashMap;
 use super::chain::Piece;
 use super::remains::Remains;
 use super::survey::{Found, State};
-use crate::base::Result;
-use crate::base::error::IoContext;
+use crate::base::{IoContext, Result};
 use crate::format::records::Kill;
 use crate::segment::{Pieces, Segment, SegmentName};
-use crate::state::manifest::SegmentRecord;
+use crate::state::SegmentRecord;
 use crate::types::Kind;
 use crate::vfs::Vfs;
 

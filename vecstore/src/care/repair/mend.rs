@@ -1,6 +1,6 @@
 //! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a temporary name.
 
-use crate::state::temporaries::remove_own;
+use crate::state::remove_own;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,11 @@ use super::chain::Piece;
 use super::rebuild::read_settings;
 use super::rescue::{Around, Newer, Rescued, rescue};
 use super::survey::{Found, State};
-use crate::base::error::{IoContext, is_no_space};
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result, is_no_space};
 use crate::format::footer::Footer;
 use crate::format::{Id, hex, random_id, settings};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
-use crate::state::live;
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::{Manifest, SegmentRecord};
-use crate::state::view::View;
+use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
 /// Temporary segments of a repair begin with this, and so with what those of commits do.

@@ -24,24 +24,16 @@ mod rows;
 mod survey;
 mod tell;
 
-use crate::lock::LOCK;
-use crate::lock::LOCK_BACKUP;
-use crate::lock::LOCK_MANIFEST;
-use crate::state::quarantine::Move;
-use crate::state::quarantine::QUARANTINE;
+use crate::lock::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
+use crate::state::{Move, QUARANTINE};
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
-
+use crate::base::{Error, IoContext, Result};
 use crate::lock::{Lock, open_large, open_small};
 use crate::segment::SegmentName;
-use crate::state::live;
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::{Body, MANIFEST, Manifest, SegmentRecord};
-use crate::state::named;
+use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, live, named};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use carry_out::{Plan, carry_out};

@@ -8,7 +8,7 @@ use super::survey::{Found, Identity, State};
 use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
-use crate::state::manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
+use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
 use crate::vfs::Vfs;
 
 /// A manifest that lists no segment yet, with what the files of the chain say of the store.

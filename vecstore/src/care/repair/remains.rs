@@ -12,7 +12,7 @@ use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
 use crate::format::{key_hash, settings};
 use crate::segment::{Pieces, SegmentName, block_crcs, blocks_of, range_of};
-use crate::state::manifest::SegmentRecord;
+use crate::state::SegmentRecord;
 use crate::types::{Kind, MAX_KEY_LEN};
 use crate::vfs::Mapping;
 

@@ -16,7 +16,7 @@ use crate::format::records::Kill;
 use crate::format::{COMPAT_LOST, key_hash};
 use crate::read::Entry;
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
-use crate::state::view::View;
+use crate::state::View;
 use crate::types::Kind;
 
 /// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer entries.

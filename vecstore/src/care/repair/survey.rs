@@ -4,13 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::remains::Remains;
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{Id, KNOWN_RO_COMPAT};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
-use crate::state::load::{self, SEGMENTS};
-use crate::state::manifest::{Body, EpochRecord, SegmentRecord};
+use crate::state::{Body, EpochRecord, SEGMENTS, SegmentRecord, load};
 use crate::vfs::{FileKind, Vfs};
 
 /// A file under a segment's name.

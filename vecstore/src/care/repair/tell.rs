@@ -1,7 +1,6 @@
 //! What became of each file, for the report and the lists of lost keys.
 
-use crate::state::quarantine::Move;
-use crate::state::quarantine::QUARANTINE;
+use crate::state::{Move, QUARANTINE};
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -13,9 +12,7 @@ use super::survey::State;
 use super::{Finding, Repair, RepairReport, report};
 use crate::base::Result;
 use crate::segment::{Segment, SegmentName};
-use crate::state::load::SEGMENTS;
-use crate::state::manifest::Manifest;
-use crate::state::view::View;
+use crate::state::{Manifest, SEGMENTS, View};
 use crate::types::Kind;
 
 impl Repair<'_> {

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{DType, Result};
-use crate::state::view::{LiveSegment, View};
+use crate::state::{LiveSegment, View};
 use crate::types::{Address, Metric};
 
 /// Rows below which a further thread costs more than it saves.

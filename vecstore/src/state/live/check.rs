@@ -8,9 +8,7 @@ use super::read::{is_absent, open};
 use super::{BitmapName, BitmapRecord, Dead, LIVE, LiveRecord, RECORD, named};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
-use crate::state::manifest::{MANIFEST, Manifest};
-use crate::state::named;
-use crate::state::view::{LiveSegment, View};
+use crate::state::{LiveSegment, MANIFEST, Manifest, View, named};
 use crate::vfs::Vfs;
 
 /// What is wrong with the bitmaps of a store.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result};
 use crate::segment::SegmentName;
-use crate::state::manifest::{Body, SegmentRecord, decode_record, encode_record};
+use crate::state::{Body, SegmentRecord, decode_record, encode_record};
 use crate::vfs::Vfs;
 
 pub(crate) use check::{Checked, check};
@@ -193,7 +193,7 @@ pub(crate) fn named(body: &Body) -> Vec<BitmapName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::manifest::{EpochRecord, Manifest};
+    use crate::state::{EpochRecord, Manifest};
 
     fn body(segments: u64) -> Body {
         Body {

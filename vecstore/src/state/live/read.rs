@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::dead::{Bits, Dead};
 use super::{BitmapRecord, LIVE, LiveRecord};
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::format::bitmap::Header;
 use crate::segment::Segment;
-use crate::state::manifest::{Body, MANIFEST, SegmentRecord};
+use crate::state::{Body, MANIFEST, SegmentRecord};
 use crate::vfs::Vfs;
 
 /// Maps a bitmap and checks every byte of it, and that it is this segment's.

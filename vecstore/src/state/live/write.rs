@@ -1,18 +1,14 @@
 //! Writing bitmaps: under the manifest lock, durable before a manifest lists them; and removing those that none does.
 
-use crate::state::temporaries::remove_own;
-use crate::state::temporaries::write_temporary;
+use crate::state::{remove_own, write_temporary};
 use std::path::Path;
 
 use super::dead::Dead;
 use super::{BitmapName, BitmapRecord, LIVE, LiveRecord, named};
-use crate::base::error::IoContext;
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::format::bitmap::Header;
 use crate::segment::Segment;
-use crate::state::manifest::{Body, Manifest};
-use crate::state::named;
-use crate::state::view::LiveSegment;
+use crate::state::{Body, LiveSegment, Manifest, named};
 use crate::vfs::Vfs;
 
 /// A record that may be listed, and the files that were written for it.
