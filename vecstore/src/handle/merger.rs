@@ -9,7 +9,7 @@ use crate::base::Result;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::base::sync::{Condvar, Mutex};
-use crate::handle::Inner;
+use crate::handle::Shared;
 use crate::lock::Watch;
 use crate::merge::{Host, Lane, Merges, Pace};
 
@@ -78,7 +78,7 @@ impl Signal {
 
 impl Merger {
     /// Starts a thread for each lane. A machine that gives no further thread still merges inline.
-    pub fn start(inner: &Arc<Inner>) -> Self {
+    pub fn start(inner: &Arc<Shared>) -> Self {
         let [small, large] = [(); 2].map(|()| Arc::new(Signal::default()));
         let waker = Waker(Arc::clone(&large));
         let threads = [
@@ -109,9 +109,9 @@ impl Merger {
 
 fn start(
     name: &str,
-    inner: &Arc<Inner>,
+    inner: &Arc<Shared>,
     signal: &Arc<Signal>,
-    work: impl FnOnce(&Inner, &Signal) + Send + 'static,
+    work: impl FnOnce(&Shared, &Signal) + Send + 'static,
 ) -> Option<JoinHandle<()>> {
     let (signal, inner) = (Arc::clone(signal), Arc::clone(inner));
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(move || work(&inner, &signal));
@@ -123,7 +123,7 @@ fn start(
 
 /// Merges small files, at full speed: they are few bytes, and commits would have to wait for them. Wakes the other lane when
 /// there is something for it.
-fn merge_small(inner: &Inner, signal: &Signal, large: &Waker) {
+fn merge_small(inner: &Shared, signal: &Signal, large: &Waker) {
     let pace = Pace { stop: Arc::clone(&signal.stop), ..Pace::full_speed() };
     let mut retry = Retry(RETRY.0);
     let mut looked_at = 0;
@@ -146,7 +146,7 @@ fn merge_small(inner: &Inner, signal: &Signal, large: &Waker) {
 }
 
 /// Merges large files, and rests meanwhile as long as others commit.
-fn merge_large(inner: &Inner, signal: &Signal) {
+fn merge_large(inner: &Shared, signal: &Signal) {
     let pace = Pace {
         rest: REST,
         commits: Some(Rc::new(Watch::open(&*inner.vfs, &inner.path.join(LOCK)))),
@@ -172,7 +172,7 @@ struct Retry(Duration);
 
 impl Retry {
     /// Tells of a merge, and waits after a failed one. False when the thread is to end.
-    fn goes_on(&mut self, inner: &Inner, signal: &Signal, lane: Lane, merged: &Result<()>) -> bool {
+    fn goes_on(&mut self, inner: &Shared, signal: &Signal, lane: Lane, merged: &Result<()>) -> bool {
         if signal.stop.load(Ordering::Relaxed) {
             return false;
         }

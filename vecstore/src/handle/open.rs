@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::base::{Event, IoContext, Observer, Result};
 use crate::commit::Writer;
-use crate::handle::{Inner, Store};
+use crate::handle::{Shared, Store};
 use crate::lock::Watch;
 use crate::merge::MAX_SEGMENT;
 use crate::state::{create, load, named};
@@ -201,7 +201,7 @@ impl OpenOptions {
         if let Some(name) = &self.checkpoint {
             let manifest = named::read(&*vfs, path, name)?;
             let view = load::listed(&*vfs, path, &manifest, None)?;
-            return Ok(Store::assemble(Inner::fixed(path, vfs, view, watch), self.merging));
+            return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch), self.merging));
         }
         let mut view = load::load(&*vfs, path, None)?;
         let writer = if self.read_only {
@@ -216,7 +216,7 @@ impl OpenOptions {
             writer.recover(&mut view, &watch)?;
             Some(writer)
         };
-        let mut inner = Inner::new(path, vfs, view, writer, watch, seen, self.max_segment);
+        let mut inner = Shared::new(path, vfs, view, writer, watch, seen, self.max_segment);
         inner.observer = self.observer.clone();
         inner.tell_all();
         Ok(Store::assemble(inner, self.merging))

@@ -17,7 +17,7 @@ use crate::vfs::Vfs;
 
 /// The shared part of a handle.
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct Shared {
     pub path: PathBuf,
     pub vfs: Arc<dyn Vfs>,
     pub view: RwLock<Arc<View>>,
@@ -55,7 +55,7 @@ struct Side {
     seen: Option<u64>,
 }
 
-impl Inner {
+impl Shared {
     /// A handle from its parts; `seen` is LOCK's counter from before the view was read.
     pub fn new(
         path: &Path,
@@ -68,7 +68,7 @@ impl Inner {
     ) -> Self {
         let is_writable = writer.is_some();
         let timeout = writer.as_ref().map_or(Duration::ZERO.into(), |writer| writer.timeout.clone());
-        Inner {
+        Shared {
             observer: Observer::default(),
             timeout,
             path: path.to_owned(),
@@ -87,7 +87,7 @@ impl Inner {
 
     /// A read-only handle whose view never changes.
     pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
-        Inner { fixed: true, ..Inner::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
+        Shared { fixed: true, ..Shared::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
     }
 
     /// Tells what happened before there was a handle.
@@ -175,12 +175,12 @@ impl Inner {
         }
     }
 
-    /// Lets [`Inner::commit_queue`] end.
+    /// Lets [`Shared::commit_queue`] end.
     pub fn close_queue(&self) {
         self.queue.close();
     }
 
-    /// Waits until [`Inner::close_queue`] was called.
+    /// Waits until [`Shared::close_queue`] was called.
     #[cfg(test)]
     pub fn wait_for_close(&self) {
         self.queue.wait_for_close();
@@ -230,7 +230,7 @@ impl Inner {
     }
 }
 
-impl Host for Inner {
+impl Host for Shared {
     fn vfs(&self) -> &dyn Vfs {
         &*self.vfs
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::sync::Mutex;
 use crate::base::{DType, Error, Result};
 use crate::commit::Appended;
-use crate::handle::{Committer, Inner, Merger, Merging, OpenOptions, Ticket};
+use crate::handle::{Committer, Shared, Merger, Merging, OpenOptions, Ticket};
 use crate::merge::Host;
 use crate::read::Snapshot;
 use crate::state::FingerprintRecord;
@@ -36,7 +36,7 @@ use crate::types::{Batch, Fingerprint, Metric, OnDuplicate, StoreConfig, check_d
 /// # Ok::<(), vecstore::Error>(())
 /// ```
 pub struct Store {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Shared>,
     merger: Option<Merger>,
     /// Started by the first append that does not wait.
     committer: Mutex<Option<Committer>>,
@@ -50,7 +50,7 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// A handle from its parts.
-    pub(crate) fn assemble(inner: Inner, merging: Merging) -> Self {
+    pub(crate) fn assemble(inner: Shared, merging: Merging) -> Self {
         let inner = Arc::new(inner);
         let background = merging == Merging::Background && inner.is_writable;
         let merger = background.then(|| Merger::start(&inner));

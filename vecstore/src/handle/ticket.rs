@@ -7,7 +7,7 @@ use crate::base::Result;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::thread::{self, JoinHandle};
 use crate::commit::Appended;
-use crate::handle::{Inner, Waiting};
+use crate::handle::{Shared, Waiting};
 use crate::types::Batch;
 
 /// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.
@@ -15,7 +15,7 @@ use crate::types::Batch;
 /// It is committed whether or not anybody waits for it. Until [`Ticket::wait`] has said so it may be lost in a crash.
 #[must_use = "an append that fails says so here only"]
 pub struct Ticket {
-    inner: Arc<Inner>,
+    inner: Arc<Shared>,
     state: State,
 }
 
@@ -32,12 +32,12 @@ impl fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn waiting(inner: &Arc<Inner>, waiting: Arc<Waiting>) -> Self {
+    pub(crate) fn waiting(inner: &Arc<Shared>, waiting: Arc<Waiting>) -> Self {
         Ticket { inner: Arc::clone(inner), state: State::Waiting(waiting) }
     }
 
     /// For a batch of which nothing had to be written.
-    pub(crate) fn done(inner: &Arc<Inner>, batch: Batch) -> Self {
+    pub(crate) fn done(inner: &Arc<Shared>, batch: Batch) -> Self {
         Ticket { inner: Arc::clone(inner), state: State::Done(batch) }
     }
 
@@ -92,7 +92,7 @@ impl Drop for Running {
 
 impl Committer {
     /// Starts it. Where there is no further thread, whoever waits for a ticket commits.
-    pub fn start(inner: &Arc<Inner>) -> Self {
+    pub fn start(inner: &Arc<Shared>) -> Self {
         let (inner, gone) = (Arc::clone(inner), Arc::new(AtomicBool::new(false)));
         let running = Running(Arc::clone(&gone));
         let run = move || {
@@ -112,7 +112,7 @@ impl Committer {
     }
 
     /// Ends the thread once everything is committed.
-    pub fn stop(self, inner: &Inner) {
+    pub fn stop(self, inner: &Shared) {
         inner.close_queue();
         if let Some(thread) = self.thread
             && thread.join().is_err()
