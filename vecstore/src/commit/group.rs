@@ -19,7 +19,7 @@ use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
 use crate::lock::Span;
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
-use crate::state::{Recent, View, load};
+use crate::state::{View, load};
 use crate::types::{Batch, OnDuplicate};
 use crate::vfs::Mapping;
 
@@ -64,30 +64,23 @@ pub(crate) struct Request<'a> {
 }
 
 /// Decides what becomes of each batch of a group, and what is left to write.
-fn resolve_group<'a>(
-    view: &View,
-    recent: &mut Recent,
-    group: &[Request<'a>],
-) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
-    recent.update(view);
+fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
     let mut overlay = Overlay::default();
     let mut resolved: Vec<Resolved<'_>> = Vec::new();
     let mut next = view.last_commit() + 1;
     let mut outcomes = Vec::with_capacity(group.len());
     for (number, request) in group.iter().enumerate() {
         overlay.is_needed = number + 1 < group.len();
-        outcomes.push(resolve(view, recent, &mut overlay, request.batch, request.policy, next).map(
-            |mut batch| {
-                if batch.written.is_empty() {
-                    return batch.outcome;
-                }
-                batch.outcome.commit = Some(next);
-                next += 1;
-                let outcome = batch.outcome;
-                resolved.push(batch);
-                outcome
-            },
-        ));
+        outcomes.push(resolve(view, &mut overlay, request.batch, request.policy, next).map(|mut batch| {
+            if batch.written.is_empty() {
+                return batch.outcome;
+            }
+            batch.outcome.commit = Some(next);
+            next += 1;
+            let outcome = batch.outcome;
+            resolved.push(batch);
+            outcome
+        }));
     }
     (outcomes, resolved)
 }
@@ -186,7 +179,7 @@ impl Writer {
         group: &[Request<'_>],
         outcomes: &mut Vec<Result<Appended>>,
     ) -> Result<()> {
-        let (decided, resolved) = resolve_group(view, &mut self.recent, group);
+        let (decided, resolved) = resolve_group(view, group);
         outcomes.extend(decided);
         if !resolved.is_empty() {
             self.begin_history(view)?;
@@ -230,12 +223,8 @@ impl Writer {
         let Some(Committed { path, footer, map, hashes }) = self.committed.take() else { return };
         // Until it is part of the view the view is not complete, whatever happens here.
         let counter = self.counter.take();
-        let added = Segment::written(&*self.vfs, &path, footer, map).and_then(|segment| {
-            let segment = Arc::new(segment);
-            view.add(Arc::clone(&segment), None)?;
-            self.recent.add(view, &segment, &hashes);
-            Ok(())
-        });
+        let added = Segment::written(&*self.vfs, &path, footer, map, &hashes)
+            .and_then(|segment| view.add(Arc::new(segment), None));
         // Another process may have merged it already.
         if added.is_ok() || self.look_for(view, footer.last) {
             self.counter = counter;

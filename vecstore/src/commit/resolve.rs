@@ -9,7 +9,7 @@ use crate::base::{Error, Result};
 use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
-use crate::state::{Recent, View};
+use crate::state::View;
 use crate::types::{Batch, BatchEntry, Kind};
 
 /// An entry that exists at this moment of the commit, stored or written earlier in the same group.
@@ -68,11 +68,10 @@ fn hashes(batch: &Batch) -> Result<Vec<u64>> {
     Ok(hashes)
 }
 
-/// Resolves one batch that would become `commit`. `recent` knows the view. The overlay is only changed when this succeeds and something is
+/// Resolves one batch that would become `commit`. The overlay is only changed when this succeeds and something is
 /// left to write.
 pub(crate) fn resolve<'a>(
     view: &View,
-    recent: &Recent,
     overlay: &mut Overlay<'a>,
     batch: &'a Batch,
     policy: OnDuplicate,
@@ -89,7 +88,7 @@ pub(crate) fn resolve<'a>(
     for (hash, entry) in hashes(batch)?.into_iter().zip(batch.entries()) {
         let existing = match overlay.entries.get(entry.key) {
             Some(existing) => Some(*existing),
-            None => stored(view, recent, hash, entry.key)?,
+            None => stored(view, hash, entry.key)?,
         };
         let present = existing.is_some_and(|existing| View::is_present(existing.kind));
         let deletes = entry.kind == Kind::Tombstone;
@@ -147,8 +146,8 @@ pub(crate) fn resolve<'a>(
 }
 
 /// The newest stored entry of a key.
-fn stored(view: &View, recent: &Recent, hash: u64, key: &[u8]) -> Result<Option<Existing>> {
-    let Some((segment, index)) = view.find_knowing(recent, hash, key)? else { return Ok(None) };
+fn stored(view: &View, hash: u64, key: &[u8]) -> Result<Option<Existing>> {
+    let Some((segment, index)) = view.find_hashed(hash, key)? else { return Ok(None) };
     let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
     let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
     let (kind, rows) = segment.kind_and_rows(index)?;

@@ -10,7 +10,7 @@ use crate::commit::Committed;
 use crate::format::random_id;
 use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Recent, SEGMENTS, Target, Verify, View, load};
+use crate::state::{SEGMENTS, Target, Verify, View, load};
 use crate::vfs::Vfs;
 
 /// From so many segments on the directory is listed: others may have merged them. Again when so many more have come.
@@ -40,8 +40,6 @@ pub(crate) struct Writer {
     pub(crate) events: Vec<Event>,
     /// A segment that is committed, and not yet part of the view.
     pub(crate) committed: Option<Committed>,
-    /// The keys of small segments.
-    pub(crate) recent: Recent,
     /// From so many segments on the directory is listed.
     many: usize,
     latched: Option<String>,
@@ -65,7 +63,6 @@ impl Writer {
             failed_checkpoints: 0,
             events: Vec::new(),
             committed: None,
-            recent: Recent::default(),
             many: MANY,
             latched: None,
         })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::sync::Mutex;
 use crate::base::{DType, Error, Result};
 use crate::commit::Appended;
-use crate::handle::{Committer, Shared, Merger, Merging, OpenOptions, Ticket};
+use crate::handle::{Committer, Merger, Merging, OpenOptions, Shared, Ticket};
 use crate::merge::Host;
 use crate::read::Snapshot;
 use crate::state::FingerprintRecord;

@@ -49,8 +49,15 @@ impl Segment {
     }
 
     /// A segment that this process has just written, with this footer, and has mapped, unless that could not be done. Nothing of it
-    /// is looked at: that would fetch the pages of its end, one after the other, with a commit waiting.
-    pub fn written(vfs: &dyn Vfs, path: &Path, footer: Footer, map: Option<Mapping>) -> Result<Self> {
+    /// is looked at: that would fetch the pages of its end, one after the other, with a commit waiting. `hashes` are those of its
+    /// keys.
+    pub fn written(
+        vfs: &dyn Vfs,
+        path: &Path,
+        footer: Footer,
+        map: Option<Mapping>,
+        hashes: &[u64],
+    ) -> Result<Self> {
         let map = match map {
             Some(map) => map,
             None => vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?,
@@ -59,7 +66,9 @@ impl Segment {
             let detail = format!("expected a file of {} bytes, found {}", footer.file_len, map.len());
             return Err(Error::damaged(path, "footer", detail));
         }
-        Self::with_footer(path, map, footer)
+        let segment = Self::with_footer(path, map, footer)?;
+        segment.index.remember(hashes);
+        Ok(segment)
     }
 
     /// The same as [`Segment::open`] for bytes that are mapped already.

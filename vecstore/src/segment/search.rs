@@ -48,21 +48,29 @@ impl Index {
         filter.get(word_of(filter.len(), hash)).is_none_or(|word| word & bits == bits)
     }
 
-    /// The hash was not there. Whoever is asked for that often remembers what is.
+    /// The hash was not there. A segment that is asked for that often remembers what is.
     pub fn was_in_vain(&self, hashes: &[u64]) {
-        if hashes.len() > FILTERED || self.filter.get().is_some() {
+        if self.filter.get().is_some() {
             return;
         }
         let count = self.in_vain.load(Ordering::Relaxed).saturating_add(1);
         self.in_vain.store(count, Ordering::Relaxed);
-        if count as usize * PER_VAIN < hashes.len() {
+        if count as usize * PER_VAIN >= hashes.len() {
+            self.remember(hashes);
+        }
+    }
+
+    /// Makes the filter, unless there are too many hashes for one.
+    pub fn remember(&self, hashes: &[u64]) {
+        if hashes.len() > FILTERED {
             return;
         }
         self.filter.get_or_init(|| {
             let mut filter = vec![0; (hashes.len() * FILTER_BITS).div_ceil(64)].into_boxed_slice();
             for hash in hashes {
-                let word = word_of(filter.len(), *hash);
-                filter.get_mut(word).into_iter().for_each(|word| *word |= bits_of(*hash));
+                if let Some(word) = filter.get_mut(word_of(filter.len(), *hash)) {
+                    *word |= bits_of(*hash);
+                }
             }
             filter
         });

@@ -10,7 +10,6 @@ pub(crate) mod manifest;
 pub(crate) mod named;
 pub(crate) mod publish;
 pub(crate) mod quarantine;
-pub(crate) mod recent;
 pub(crate) mod temporaries;
 pub(crate) mod tiling;
 pub(crate) mod view;
@@ -26,7 +25,6 @@ pub(crate) use manifest::{
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
-pub(crate) use recent::Recent;
 pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
 pub(crate) use tiling::Tiling;
 pub use view::Totals;

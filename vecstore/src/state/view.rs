@@ -10,7 +10,7 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, Dead, EpochRecord, LiveRecord, Manifest, Recent, SegmentRecord, damaged};
+use crate::state::{Body, Dead, EpochRecord, LiveRecord, Manifest, SegmentRecord, damaged};
 use crate::types::{Fingerprint, Kind, Metric};
 
 /// Counts over the live entries of a snapshot.
@@ -270,31 +270,12 @@ impl View {
 
     /// The newest entry with this key, tombstones included: its segment, and its number there.
     pub fn find(&self, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
-        self.find_in(0..self.segments.len(), key_hash(key), key)
+        self.find_hashed(key_hash(key), key)
     }
 
-    /// The same for a writer, which knows what is recent.
-    pub fn find_knowing(
-        &self,
-        recent: &Recent,
-        hash: u64,
-        key: &[u8],
-    ) -> Result<Option<(&Arc<Segment>, usize)>> {
-        if recent.may_have(hash) {
-            return self.find_in(0..self.segments.len(), hash, key);
-        }
-        self.find_in(recent.large().iter().copied(), hash, key)
-    }
-
-    /// The same among segments at ascending positions.
-    fn find_in(
-        &self,
-        positions: impl DoubleEndedIterator<Item = usize>,
-        hash: u64,
-        key: &[u8],
-    ) -> Result<Option<(&Arc<Segment>, usize)>> {
-        for position in positions.rev() {
-            let Some(live) = self.segments.get(position) else { continue };
+    /// The same for a key whose hash is known.
+    pub fn find_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
+        for live in self.segments.iter().rev() {
             if let Some(index) = live.segment.find(hash, key)? {
                 return Ok(Some((&live.segment, index)));
             }
