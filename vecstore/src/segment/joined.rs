@@ -152,20 +152,33 @@ impl<'a> Stretch<'a> {
         Ok(Stretch { segment, entries, rows, keys, payloads })
     }
 
-    /// Ends of something within the segment, as they are when it begins at `base` in the output.
-    fn ends(
-        &self,
-        span: impl Fn(usize) -> Option<usize>,
-        start: usize,
-        base: u64,
-        out: &mut Numbers<'_>,
-    ) -> io::Result<()> {
-        for entry in self.entries.clone() {
-            let end = span(entry).and_then(|end| end.checked_sub(start)).ok_or_else(contradiction)?;
-            out.push(base + end as u64)?;
+    /// Where what is of this kind lies.
+    fn range(&self, of: Ends) -> &Range<usize> {
+        match of {
+            Ends::Keys => &self.keys,
+            Ends::Rows => &self.rows,
+            Ends::Payloads => &self.payloads,
         }
-        Ok(())
     }
+
+    /// Where what is of this kind ends for an entry. A segment without payloads has no table of their ends.
+    fn end(&self, of: Ends, entry: usize) -> Option<usize> {
+        let span = match of {
+            Ends::Keys => self.segment.key_span(entry),
+            Ends::Rows => self.segment.row_span(entry).ok(),
+            Ends::Payloads if self.segment.has_payloads() => self.segment.payload_span(entry),
+            Ends::Payloads => Some(0..0),
+        };
+        span.map(|span| span.end)
+    }
+}
+
+/// What has a table of ends.
+#[derive(Clone, Copy, Debug)]
+enum Ends {
+    Keys,
+    Rows,
+    Payloads,
 }
 
 fn contradiction() -> io::Error {
@@ -309,7 +322,7 @@ impl<'a> Joined<'a> {
                     })
                 }),
             ),
-            (section::KEND, Part::made(entries * 8, |sink| self.write_key_ends(sink))),
+            (section::KEND, Part::made(entries * 8, |sink| self.write_ends(Ends::Keys, sink))),
             (
                 section::KIND,
                 Part::made(entries, |sink| {
@@ -318,7 +331,7 @@ impl<'a> Joined<'a> {
                     })
                 }),
             ),
-            (section::REND, Part::made(entries * 8, |sink| self.write_row_ends(sink))),
+            (section::REND, Part::made(entries * 8, |sink| self.write_ends(Ends::Rows, sink))),
         ]);
         if payload_bytes > 0 {
             sections.push((
@@ -329,7 +342,8 @@ impl<'a> Joined<'a> {
                     })
                 }),
             ));
-            sections.push((section::PEND, Part::made(entries * 8, |sink| self.write_payload_ends(sink))));
+            sections
+                .push((section::PEND, Part::made(entries * 8, |sink| self.write_ends(Ends::Payloads, sink))));
         }
         sections.push((section::HASH, Part::made(entries * 8, |sink| self.write_hashes(sink))));
         sections.push((
@@ -358,37 +372,16 @@ impl<'a> Joined<'a> {
         Ok(())
     }
 
-    fn write_key_ends(&self, sink: Sink<'_>) -> io::Result<()> {
+    /// Ends, which count from the beginning of the output.
+    fn write_ends(&self, of: Ends, sink: Sink<'_>) -> io::Result<()> {
         let (mut out, mut base) = (Numbers::new(sink), 0);
         self.each(|stretch| {
-            let end = |entry| stretch.segment.key_span(entry).map(|span| span.end);
-            stretch.ends(end, stretch.keys.start, base, &mut out)?;
-            base += stretch.keys.len() as u64;
-            Ok(())
-        })?;
-        out.flush()
-    }
-
-    fn write_row_ends(&self, sink: Sink<'_>) -> io::Result<()> {
-        let (mut out, mut base) = (Numbers::new(sink), 0);
-        self.each(|stretch| {
-            let end = |entry| stretch.segment.row_span(entry).ok().map(|span| span.end);
-            stretch.ends(end, stretch.rows.start, base, &mut out)?;
-            base += stretch.rows.len() as u64;
-            Ok(())
-        })?;
-        out.flush()
-    }
-
-    fn write_payload_ends(&self, sink: Sink<'_>) -> io::Result<()> {
-        let (mut out, mut base) = (Numbers::new(sink), 0);
-        self.each(|stretch| {
-            // A segment without payloads has no table of their ends.
-            let has = stretch.segment.has_payloads();
-            let end =
-                |entry| if has { stretch.segment.payload_span(entry).map(|span| span.end) } else { Some(0) };
-            stretch.ends(end, stretch.payloads.start, base, &mut out)?;
-            base += stretch.payloads.len() as u64;
+            let range = stretch.range(of);
+            for entry in stretch.entries.clone() {
+                let end = stretch.end(of, entry).and_then(|end| end.checked_sub(range.start));
+                out.push(base + end.ok_or_else(contradiction)? as u64)?;
+            }
+            base += range.len() as u64;
             Ok(())
         })?;
         out.flush()
