@@ -1,7 +1,7 @@
 //! The commit: how a group of batches becomes one durable, visible segment.
 //!
 //! 1. Take the commit lock (between processes).
-//! 2. Look whether others committed, or died trying; if so list the directory and flush it, because a name that is
+//! 2. Look whether another process committed, or died trying; if so list the directory and flush it, because a name that is
 //!    merely visible is not yet durable.
 //! 3. Decide numbers, duplicates, kills and the link to the predecessor.
 //! 4. Write a temporary file and flush its data.
@@ -19,13 +19,13 @@ use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
 use crate::lock::Span;
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
-use crate::state::{View, load};
+use crate::state::View;
 use crate::types::{Batch, OnDuplicate};
 use crate::vfs::Mapping;
 
 /// Commits between two checkpoints of the manifest,
 const CHECKPOINT_EVERY: u64 = 64;
-/// and bytes: what came after a checkpoint is copied when its writer dies.
+/// and bytes: what came after a checkpoint is copied when a lock holder dies.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// What an append did.
@@ -128,48 +128,18 @@ impl Writer {
     /// were part of it.
     pub fn commit_group(&mut self, view: &mut View, group: &[Request<'_>]) -> Vec<Result<Appended>> {
         let mut outcomes: Vec<Result<Appended>> = Vec::with_capacity(group.len());
-        let committed = self.locked(view, |writer, view| writer.commit(view, group, &mut outcomes));
+        let committed = self.take_lock(&self.timeout.clone()).and_then(|found| {
+            let committed = self.begin(found, view).and_then(|()| self.commit(view, group, &mut outcomes));
+            // What the group wrote is durable and named by now, or has failed.
+            self.end(committed.is_ok());
+            committed
+        });
         self.take_in(view);
         match committed {
             Ok(()) => outcomes,
             Err(_) if Bug::AcknowledgeFailed.is_on() => outcomes,
             Err(error) => fail_all(error, group.len(), outcomes),
         }
-    }
-
-    /// Adds what other processes have committed, up to this commit at least, to the view.
-    fn learn(&mut self, view: &mut View, last: u64) {
-        self.follow_early(view);
-        if view.last_commit() >= last {
-            return;
-        }
-        // What is counted is durable. Who knows all of that by looking need not look again.
-        self.counter = None;
-        let counted = self.lock.counted();
-        let newest = counted.map_or(last, |(_, newest)| newest.max(last));
-        if self.look_for(view, newest) {
-            self.counter = counted.map(|(counter, _)| counter);
-        }
-    }
-
-    /// Learns what others have committed before the lock is taken, so that it is held for a shorter time.
-    pub(crate) fn look_ahead(&mut self, view: &mut View) {
-        if let Some((counter, last)) = self.lock.counted()
-            && self.counter != Some(counter)
-        {
-            self.learn(view, last);
-        }
-    }
-
-    /// Looks at the directory for a commit that is there; says whether the view has it now.
-    fn look_for(&self, view: &mut View, last: u64) -> bool {
-        match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
-            Ok(newer) => *view = newer,
-            Err(error) => {
-                log::warn!("what was committed could not be read, which will be repeated: {error}");
-            }
-        }
-        view.last_commit() >= last
     }
 
     /// Under the commit lock: writes the group as one segment, and now and then the manifest.

@@ -1,9 +1,11 @@
 //! The commit: what becomes of batches, under the commit lock.
 
-pub(crate) mod group;
+mod doubt;
+mod group;
 mod manifest;
-pub(crate) mod resolve;
-pub(crate) mod session;
+mod others;
+mod resolve;
+mod session;
 
 pub use group::Appended;
 pub(crate) use group::{Committed, Request};

@@ -111,7 +111,7 @@ impl Shared {
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
         side.writer.as_ref().is_some_and(|writer| {
-            let wanted = writer.since_checkpoint() > 0 || self.view.read().wants_bitmaps();
+            let wanted = writer.since_checkpoint > 0 || self.view.read().wants_bitmaps();
             wanted && !writer.is_latched()
         })
     }
@@ -290,10 +290,7 @@ impl Host for Shared {
         loop {
             let left = self.timeout.left(start.elapsed());
             let slice = Timeout::from(left.min(SLICE));
-            let done = self.with_writer(action, |writer, view| {
-                writer.look_ahead(view);
-                writer.locked_within(&slice, view, &mut work)
-            });
+            let done = self.with_writer(action, |writer, view| writer.locked(&slice, view, &mut work));
             match done {
                 Err(Error::Busy { .. }) if left > SLICE => {}
                 Err(Error::Busy { path, lock, holder, .. }) => {
