@@ -298,7 +298,7 @@ fn two_handles_see_each_other_after_refresh() {
 }
 
 #[test]
-fn verified_saves_are_read_back() {
+fn a_save_that_is_verified_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let options = OpenOptions::new().verify_saves(true);
     let store = options.create(dir.path().join("s"), StoreConfig::new(1)).unwrap();

@@ -207,7 +207,7 @@ fn closing_and_dropping_commit_what_waits() {
 }
 
 #[test]
-fn a_ticket_nobody_waits_for_is_committed_all_the_same() {
+fn a_ticket_that_is_dropped_is_committed_all_the_same() {
     let fs = SimFs::new();
     let store = store(&fs);
     let before = fs.call_count();
@@ -271,9 +271,9 @@ fn threads_with_and_without_tickets_share_a_store() {
     assert_eq!((store.snapshot().totals().entries, store.snapshot().last_commit()), (120, 120));
 }
 
-/// Whoever waits at once commits by himself; files stay few all the same.
+/// A thread that waits at once commits its own batch; files stay few all the same.
 #[test]
-fn files_stay_few_for_those_who_wait_at_once() {
+fn files_stay_few_where_each_ticket_is_waited_for_at_once() {
     let fs = SimFs::new();
     // The committer and this thread may want the same locks.
     let options = crate::sim::run::options(&fs).lock_timeout(Duration::from_secs(60));

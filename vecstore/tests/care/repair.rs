@@ -112,7 +112,7 @@ fn what_is_lost_is_what_was_hit() {
 fn what_is_gone_leaves_a_hole() {
     let mut bench = Bench::new();
     for name in [FOUR, FIVE, SIX] {
-        // Bitmaps know what the lost segment superseded, but nobody knows what else was in it.
+        // Bitmaps know what the lost segment superseded, but it is not known what else was in it.
         let (lost, unnamed): (&[&str], &[&str]) = match name {
             FOUR => (&["b1", "c1"], &["two rows"]),
             FIVE => (&["none2"], &["d5"]),
@@ -121,7 +121,7 @@ fn what_is_gone_leaves_a_hole() {
         let before = bench.before.clone();
         let expect =
             Expect { lost: Expect::keys(lost).lost, unnamed: Expect::keys(unnamed).lost, unknown: true };
-        // Keys that had been deleted are among those that may be lost: nobody can tell.
+        // Keys that had been deleted are among those that may be lost: it cannot be told.
         for key in &expect.lost {
             bench.before.entry(key.clone()).or_default();
         }
@@ -391,6 +391,7 @@ fn one_block_costs_what_lies_in_it() {
         .filter(|entry| entry.location().0.ends_with(merged) && (16..32).contains(&entry.location().1))
         .map(|entry| entry.key().to_vec())
         .collect();
+    assert_eq!(names.len(), 16);
     copy_dir(&whole, &path);
     flip(&file(&path, merged), offset("ROWS") + 65536 + 7);
     let report = vecstore::repair(&path).unwrap();

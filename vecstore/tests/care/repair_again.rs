@@ -80,14 +80,15 @@ fn a_number_that_may_have_been_given_is_not_given_again() {
     put(&other, "other");
     assert_eq!(other.snapshot().last_commit(), 5);
     drop(other);
-    // Whatever becomes of the writer, the store stays whole.
+    // The writer goes on with what there is now, and the store stays whole.
     let mut batch = writer.batch();
     batch.push("k5", &[1.0f32, 2.0]).unwrap();
-    let appended = writer.append(&mut batch, OnDuplicate::Skip);
+    let appended = writer.append(&mut batch, OnDuplicate::Skip).unwrap();
+    assert_eq!(appended.commit, Some(6));
     drop(writer);
     assert_whole(&path);
     let store = Store::open_read_only(&path).unwrap();
-    assert_eq!(store.snapshot().contains("k5").unwrap(), appended.is_ok());
+    assert!(store.snapshot().contains("k5").unwrap());
     assert!(store.snapshot().contains("other").unwrap());
 }
 
@@ -161,7 +162,7 @@ fn what_is_put_back_by_hand_is_not_deleted() {
     assert_whole(&path);
 }
 
-/// What is in quarantine already, and in its old place again, is in nobody's way.
+/// What is in quarantine already, and in its old place again, is in no way of others.
 #[test]
 fn what_was_quarantined_may_be_put_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +182,7 @@ fn what_was_quarantined_may_be_put_back() {
     fs::hard_link(&linked, dest.join("quarantine").join(linked.file_name().unwrap())).unwrap();
     store.backup(&dest).unwrap();
     assert!(!linked.exists());
-    // In the store because somebody has copied it back.
+    // In the store because a user has copied it back.
     fs::copy(&bad, &file).unwrap();
     store.compact_full().unwrap();
     assert!(!file.exists());

@@ -15,7 +15,7 @@ use vecstore::vfs::Vfs;
 
 /// Combinations of fates after each change, and in plain `cargo test`.
 const COMBINATIONS: (usize, usize) = (32, 4);
-/// Of the calls that fail, so many are left out there for each that does.
+/// Of the calls that could fail, this many are left out there for each that does.
 const FAILING: usize = 4;
 
 /// At the end of the names of damages that cost nothing.
@@ -153,7 +153,7 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
 
 /// Repairs what an interrupted repair has left, and holds it against the undisturbed one.
 fn repaired(fs: &SimFs, right: &Right, hit: &[Arc<Vec<u8>>]) -> Result<(), String> {
-    // Whoever opens it before gets an error, or entries that are right.
+    // A reader that opens it before gets an error, or entries that are right.
     if let Ok(found) = contents(fs) {
         for (key, value) in &found {
             if right.0.get(key).is_some_and(|right| right.3 == value.3 && right != value) {

@@ -225,7 +225,8 @@ fn a_checkpoint_without_segments_is_nothing_to_rebuild_from() {
     assert!(matches!(vecstore::repair(&path).unwrap_err(), Error::NotAStore { .. }));
 }
 
-/// Files that nothing but a named checkpoint needs: who removes or replaces one is told by `verify`, and `repair` mends it.
+/// Files that nothing but a named checkpoint needs: `verify` tells of one that is removed or replaced, and
+/// `repair` mends it.
 #[test]
 fn what_only_a_checkpoint_lists_is_missed() {
     let dir = tempfile::tempdir().unwrap();

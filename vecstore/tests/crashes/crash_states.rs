@@ -29,7 +29,7 @@ const FEW_STATES: u64 = 4_000;
 const FEW_COMBINATIONS: usize = 3;
 /// The same for workloads of one operation.
 const SOME_COMBINATIONS: usize = 16;
-/// Every so many states one is crashed again while it is recovered.
+/// Of this many states one is crashed again while it is recovered.
 const DEEPER: usize = 48;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -244,13 +244,13 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
                         .open(crate::sim::run::STORE)
                         .expect("it was created");
                     // Deletes nothing, but from here on the handle knows LOCK's counter.
-                    store.delete(&["nobody's"]).expect("nobody else is at work");
+                    store.delete(&["not there"]).expect("no other process is at work");
                     store
                 };
                 opened_before = vec![open(), open()];
             }
         }
-        assert!(run.fs.is_dead() || !run.stores.is_empty() || dies_at > 0);
+        assert!(run.fs.is_dead(), "it was to be killed before call {dies_at}");
         run.errors.clear();
         let killed = survivor.changes();
         let mut run = run.into_process(survivor);
@@ -300,7 +300,7 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
 }
 
 /// A process is stopped before each of its calls and keeps its locks; another one opens the store, or has it open and
-/// refreshes it, and shows what is in it, for somebody to skip what is there; then the power fails.
+/// refreshes it, and shows what is in it, for a writer to skip what is there; then the power fails.
 #[test]
 fn what_was_shown_beside_a_stopped_writer_survives() {
     let tally = Tally::default();
@@ -327,7 +327,7 @@ fn what_was_shown_beside_a_stopped_writer_survives() {
                 run.act(Do::Refresh(2));
             }
         }
-        // Who refreshes and is not told of any change does not look, and so does not see what is still undecided.
+        // A handle that is told of no change does not look, and so does not see what is still undecided.
         let sees_all = || {
             let reader = crate::sim::run::options(&run.fs).read_only(true).open(crate::sim::run::STORE);
             let reader = State::read(&reader.expect("it opens")).expect("it reads");
@@ -442,7 +442,7 @@ fn a_merge_in_the_background_may_be_interrupted() {
         .lock_timeout(Duration::from_secs(60))
         .on_event(move |event| {
             if matches!(event, Event::Merged { .. }) {
-                merged.send(()).expect("somebody waits");
+                merged.send(()).expect("the test waits");
             }
         });
     all.stores.insert(0, options.open(crate::sim::run::STORE).expect("it opens"));

@@ -98,8 +98,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     fs.set_fault(None);
     let calls = fs.calls();
     let Some(failed) = calls.get(fault.at) else { return Err("the call was not made again".to_owned()) };
-    // What leaves the outcome unknown: a failed directory flush, and a failed rename of which nobody could be asked
-    // whether it happened.
+    // What leaves the outcome unknown: a failed directory flush, and a failed rename where it could not be looked
+    // up whether it happened.
     let may_latch = failed.what == "flush directory"
         || fault.lasting
             && calls[fault.at..].iter().any(|call| matches!(call.what, "flush directory" | "rename"));
@@ -175,7 +175,7 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
         return Ok(());
     }
     // Of a name in the store a failed flush leaves a mark. Of one beside it (a backup's), or of a named checkpoint, it
-    // makes the name be given anew; where that fails too, nobody can do anything.
+    // makes the name be given anew; where that fails too, nothing can be done.
     let unmarked = |call: &Call| {
         let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
         call.what == "flush directory" && !within
@@ -263,7 +263,7 @@ fn any_call_of_a_merge_checkpoint_backup_or_restore_may_fail() {
 }
 
 /// Another process merges, makes checkpoints and backs up, and from one of its calls on everything it asks for fails:
-/// whoever appends, at that very moment and afterwards, does not notice.
+/// a process that appends, at that very moment and afterwards, does not notice.
 #[test]
 fn a_failing_merge_or_backup_disturbs_no_append() {
     const ACTIONS: [Do; 6] =

@@ -144,7 +144,7 @@ fn assert_whole(path: &Path) {
 }
 
 #[test]
-fn a_rename_that_reports_failure_and_happened_loses_nobodys_commit() {
+fn a_rename_that_reports_failure_and_happened_loses_no_commit() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (fs, first) = lying(&path);
@@ -203,7 +203,7 @@ fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
     put(&first, "a").unwrap();
     fs.flush.store(true, Ordering::SeqCst);
     assert!(matches!(put(&first, "b"), Err(Error::OutcomeUnknown { .. })));
-    // Whoever is told that "b" is stored will skip it: so it must have been written anew by then.
+    // A writer that is told that "b" is stored skips it: so it must have been written anew by then.
     assert_eq!(second.refresh().unwrap().missing(&["a", "b"]).unwrap(), Vec::<usize>::new());
     let names: Vec<_> =
         std::fs::read_dir(path.join("segments")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -280,12 +280,11 @@ fn a_commit_that_went_away_is_not_numbered_again() {
     std::fs::remove_file(path.join("segments/0000000002-0000000002.0.npy")).unwrap();
     std::fs::remove_file(path.join("LOCK")).unwrap();
     let reader = Store::open_read_only(&path).unwrap();
-    assert_eq!(reader.snapshot().last_commit(), 1, "who never saw it cannot know");
-    // A handle that has seen it may find out, but never goes back to what was before it.
-    match other.refresh() {
-        Ok(seen) => assert_eq!(seen.missing(&["a", "b"]).unwrap(), [0usize; 0]),
-        Err(error) => assert!(matches!(error, Error::MissingSegment { .. } | Error::Moved { .. }), "{error}"),
-    }
+    assert_eq!(reader.snapshot().last_commit(), 1, "a handle that never saw it cannot know");
+    // A handle that has seen it finds out, and never goes back to what was before it.
+    let error = other.refresh().unwrap_err();
+    assert!(matches!(error, Error::Moved { .. }), "{error}");
+    assert_eq!(other.snapshot().missing(&["a", "b"]).unwrap(), [0usize; 0]);
     for (store, key) in [(&other, "c"), (&store, "d")] {
         let error = put(store, key).unwrap_err();
         assert!(matches!(error, Error::Moved { .. }), "{error}");
@@ -312,8 +311,8 @@ fn mark(path: &Path, lock: &str) -> u64 {
     u64::from_le_bytes(bytes[16..24].try_into().unwrap())
 }
 
-/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more, and whoever
-/// comes next writes the manifest anew before anything is built on it.
+/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more, and the
+/// next writer writes the manifest anew before anything is built on it.
 #[test]
 fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     let dir = tempfile::tempdir().unwrap();
@@ -335,7 +334,7 @@ fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     assert!(inputs.iter().all(|input| left.contains(input)) && left.len() == 4, "{left:?}");
     assert!(mark(&path, "LOCK") != 0 && mark(&path, "LOCK.manifest") != 0, "both say so");
 
-    // Who only removes leftovers does not ask the commit lock: the mark of the manifest's own stops it.
+    // A handle that only removes leftovers does not ask the commit lock: the mark of the manifest's own stops it.
     let visible = generation(&path);
     other.create_checkpoint("x").unwrap();
     assert!(generation(&path) > visible, "written anew");
@@ -360,7 +359,7 @@ fn the_first_checkpoint_leaves_a_mark_too() {
     assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (1, 1));
 }
 
-/// Removing what nobody needs rests on the manifest alone. While its name is in doubt, it is written anew first.
+/// Removing what is not needed rests on the manifest alone. While its name is in doubt, it is written anew first.
 #[test]
 fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     let dir = tempfile::tempdir().unwrap();
@@ -505,7 +504,7 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     assert!(matches!(&events[..], [Event::Checkpoint { first: 1, last: 67, rows: 67, .. }]), "{events:?}");
 }
 
-/// The disk does not keep what it was given. Who reads back what was saved notices; so does every merge, before anything
+/// The disk does not keep what it was given. A handle that reads back what it saved notices; so does every merge, before anything
 /// goes that it was made from.
 #[test]
 fn what_was_written_wrong_is_noticed_before_it_gets_a_name() {

@@ -1,4 +1,4 @@
-//! What a failed call is told as: what nobody knows is not told as known, and the other way round.
+//! What a failed call is told as: what is not known is not told as known, and the other way round.
 
 use std::path::Path;
 

@@ -48,7 +48,7 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
         fs::write(file, good).unwrap();
         assert_whole(&path);
     }
-    // The next one who writes puts it right, without being asked.
+    // The next writer puts it right, without being asked.
     fs::write(&files[0], "nothing").unwrap();
     options().open(&path).unwrap().close().unwrap();
     assert_whole(&path);
@@ -177,6 +177,7 @@ fn leftovers_of_a_crash_are_no_damage_and_go() {
     let path = dir.path().join("t");
     store.create_checkpoint("x").unwrap();
     let before = bitmaps(&path);
+    assert!(!before.is_empty());
     fs::write(path.join("checkpoints/x"), "nothing").unwrap();
     put(&store, &["a", "d"], 1.0);
     store.checkpoint().unwrap();

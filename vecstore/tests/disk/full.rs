@@ -25,7 +25,7 @@ fn append(store: &Store, key: usize) -> vecstore::Result<vecstore::Appended> {
     store.append(&mut batch, OnDuplicate::Error)
 }
 
-/// The disk holds so many bytes more than it does now, and needs some for what is overwritten.
+/// The disk holds this many bytes more than it does now, and needs some for what is overwritten.
 fn leave(fs: &SimFs, bytes: u64, is_quota: bool) {
     fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true, names: false, late: false }));
 }
@@ -41,7 +41,7 @@ fn leave_in_place(fs: &SimFs, bytes: u64) {
     }));
 }
 
-/// The disk holds so many bytes more, and it is a flush that sees when they are used up. How many that is in all.
+/// The disk holds this many bytes more, and it is a flush that sees when they are used up. How many that is in all.
 fn leave_for_flushes(fs: &SimFs, bytes: u64) -> u64 {
     let bytes = fs.used() + bytes;
     fs.set_room(Some(Room { bytes, is_quota: false, copies: false, names: false, late: true }));
@@ -197,7 +197,7 @@ fn a_merge_runs_out_of_room(is_quota: bool) {
     }
     assert_eq!(fs.names("/d/s/segments").len(), keys);
 
-    // With room again it merges by itself: nobody calls anything.
+    // With room again it merges by itself, without a call.
     fs.set_room(None);
     let merged = next(&told, |event| matches!(event, Event::Merged { .. }));
     let Event::Merged { segments, .. } = merged else { panic!("{merged}") };
@@ -209,13 +209,13 @@ fn a_merge_runs_out_of_room(is_quota: bool) {
 }
 
 #[test]
-fn a_merge_on_a_full_disk_disturbs_nobody_and_is_made_up_for() {
+fn a_merge_on_a_full_disk_disturbs_no_append_and_is_made_up_for() {
     a_merge_runs_out_of_room(false);
 }
 
 /// A quota is only noticed in the middle of the output, which then goes again.
 #[test]
-fn a_merge_beyond_a_quota_disturbs_nobody_and_is_made_up_for() {
+fn a_merge_beyond_a_quota_disturbs_no_append_and_is_made_up_for() {
     a_merge_runs_out_of_room(true);
 }
 

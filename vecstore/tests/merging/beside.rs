@@ -1,4 +1,4 @@
-//! Merging by itself, beside those who append: files stay few, and nobody waits for it.
+//! Merging by itself, beside threads that append: files stay few, and no thread waits for it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -118,7 +118,7 @@ fn put_row(store: &Store, key: &str, row: &[f32]) {
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
-/// Appends so many one-row batches; every so many the file that was just written is damaged. Merges go around these.
+/// Appends `commits` one-row batches; after each `every` of them the newest file is damaged. Merges go around these.
 fn append_and_damage(commits: usize, every: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -188,7 +188,7 @@ fn appends_go_on_beside_many_full_segments() {
 }
 
 #[test]
-fn a_compaction_ends_although_somebody_appends_all_the_time() {
+fn a_compaction_ends_beside_a_thread_that_appends_all_the_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -196,6 +196,7 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
         put(&store, &i.to_string(), 1.0);
     }
     let done = std::sync::atomic::AtomicBool::new(false);
+    let (tell, begun) = channel();
     std::thread::scope(|scope| {
         let (store, done) = (&store, &done);
         scope.spawn(move || {
@@ -203,8 +204,11 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
             while !done.load(Ordering::Relaxed) {
                 put(store, &i.to_string(), 1.0);
                 i += 1;
+                // Nothing listens after the first.
+                let _ = tell.send(());
             }
         });
+        begun.recv_timeout(HANG).expect("it appends");
         let merges = store.compact_full().unwrap().merges + store.compact().unwrap().merges;
         done.store(true, Ordering::Relaxed);
         assert!(merges <= 4, "{merges}");
@@ -212,8 +216,8 @@ fn a_compaction_ends_although_somebody_appends_all_the_time() {
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
-/// Appends so many times in the middle of a full compaction of six files of 4 MiB and so many small ones, and then on until
-/// it ends. Says how often newer files were merged meanwhile, and how many files there were at most.
+/// Appends `appends` times in the middle of a full compaction of six files of 4 MiB and `small` small ones, and then on
+/// until it ends. Says how often newer files were merged meanwhile, and how many files there were at most.
 fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -292,7 +296,8 @@ fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
     assert!(most < 180 + 64 + 4, "{most} files");
 }
 
-/// Whoever appends lists commits now and then. A merge takes what is listed, and does not make him wait for a list of its own.
+/// A writer lists commits now and then. A merge takes what is listed, and does not make the writer wait for a list of its
+/// own.
 #[test]
 fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
     let dir = tempfile::tempdir().unwrap();

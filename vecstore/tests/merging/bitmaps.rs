@@ -31,7 +31,7 @@ fn of<'a>(calls: &'a [Call], path: &str) -> Vec<&'a str> {
     calls.iter().filter(|call| call.path == path && call.what != "list").map(|call| call.what).collect()
 }
 
-/// A folder that no manifest relies on may be somebody's who died before its name was durable: it is made anew.
+/// A folder that no manifest relies on may be of a process that died before its name was durable: it is made anew.
 #[test]
 fn the_folder_is_made_once() {
     let fs = SimFs::new();
@@ -122,7 +122,7 @@ fn new_bitmaps_are_believed() {
     assert_eq!((bitmaps(&path), generation(&path)), (anew, written + 1), "nothing is left to do");
 }
 
-/// A checkpoint that nobody asked for writes no bitmaps while there is little in them, and there is nothing to make up for.
+/// A checkpoint that comes by itself writes no bitmaps while there is little in them, and nothing to make up for.
 #[test]
 fn without_anything_superseded_there_is_nothing_to_write() {
     let dir = tempfile::tempdir().unwrap();

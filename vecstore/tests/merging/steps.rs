@@ -1,4 +1,4 @@
-//! Merging: what stays, what goes, and who notices.
+//! Merging: what stays, what goes, and what is told.
 
 use crate::common::copy_dir;
 use crate::common::small::{contents, create, create_again, put, segment_files};
@@ -212,6 +212,7 @@ fn damage_of_large_files_is_never_copied() {
     let store = options.open(&path).unwrap();
     assert_eq!(store.compact_full().unwrap().segments_after, 1);
     let snapshot = store.snapshot();
+    assert_eq!(snapshot.iter().count(), 240);
     for (number, entry) in snapshot.iter().enumerate() {
         let entry = entry.unwrap();
         assert!(entry.rows::<f32>().unwrap().iter().all(|element| *element == number as f32));

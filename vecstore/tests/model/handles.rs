@@ -214,7 +214,7 @@ fn run(
     Ok(path)
 }
 
-/// So many cases where everything is tried, so many in plain `cargo test`.
+/// `all` cases where everything is tried, `few` in plain `cargo test`.
 fn cases(all: u32, few: u32) -> ProptestConfig {
     let cases = full_or(all, few);
     let rng_seed = if is_random() { RngSeed::Random } else { RngSeed::Fixed(1) };

@@ -54,7 +54,7 @@ fn the_files_of_others_are_mapped_by_name() {
         assert_eq!(count(&calls, "list"), 0, "{calls:?}");
         // Theirs, and the one just written.
         assert_eq!(count(&calls, "map"), commits + 1, "{calls:?}");
-        // Whoever counted a commit has flushed its name.
+        // The writer that counted a commit has flushed its name.
         assert_eq!(count(&calls, "flush directory"), 1, "{calls:?}");
     }
     assert_eq!(ours.store.snapshot().totals().entries, 12);
@@ -64,7 +64,7 @@ fn the_files_of_others_are_mapped_by_name() {
 #[test]
 fn many_files_are_looked_at_now_and_then() {
     let (ours, theirs) = two_writers();
-    // Somebody else has begun to merge, and takes long.
+    // Another process has begun to merge, and takes long.
     let mut merging = ours.fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
     assert!(merging.try_lock().unwrap());
     theirs.append("theirs");
@@ -79,7 +79,7 @@ fn many_files_are_looked_at_now_and_then() {
         if count(&calls[..written], "list") > 0 {
             looked_at.push(before);
             let flushes = calls[..written].iter().filter(|call| call.what == "flush directory").count();
-            assert_eq!(flushes, 0, "whoever counted his commits has flushed what there is");
+            assert_eq!(flushes, 0, "the writer that counted its commits has flushed what there is");
         }
     }
     // What was found there counts from then on, their newest commit too.

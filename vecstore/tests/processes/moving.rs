@@ -1,4 +1,4 @@
-//! Directories that move while somebody looks at them without a lock: writers name files during a listing, mergers take
+//! Directories that move while a reader looks at them without a lock: writers name files during a listing, mergers take
 //! away what was listed.
 
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ type Before = Box<dyn FnMut(&str, &Path) + Send>;
 /// What a listing of the segments shows, of what is there.
 type Shown = Box<dyn FnMut(Vec<String>) -> Vec<String> + Send>;
 
-/// The real file system, beside others who are at work.
+/// The real file system, beside other processes at work.
 struct Moving {
     before: Mutex<Before>,
     shown: Mutex<Shown>,
@@ -111,7 +111,7 @@ fn put(store: &Store, key: &str) {
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// A store of so many commits, which its manifest does not list.
+/// A store of `commits` commits, which its manifest does not list.
 fn filled(path: &Path, commits: usize) -> Store {
     let store = on_demand().create(path, StoreConfig::new(1)).unwrap();
     (0..commits).for_each(|i| put(&store, &i.to_string()));
@@ -124,7 +124,7 @@ fn read_only(path: &Path, fs: Moving) -> Result<Store, Error> {
 
 /// Two commits are named during each listing, and it shows only the second of them.
 #[test]
-fn a_busy_writer_keeps_nobody_from_opening() {
+fn a_busy_writer_keeps_no_reader_from_opening() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _writer = filled(&path, 40);
@@ -143,7 +143,7 @@ fn a_busy_writer_keeps_nobody_from_opening() {
     assert_eq!(read_only(&path, fs).unwrap().snapshot().last_commit(), 4);
 }
 
-/// A gap that two equal listings show is one; where they differ each time, somebody gives up looking.
+/// A gap that two equal listings show is one; where they differ each time, the reader gives up looking.
 #[test]
 fn a_gap_is_an_error_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ fn a_gap_is_an_error_in_the_end() {
         let fs = Moving::shown(move |mut names| {
             let mut looks = counted.lock().unwrap();
             *looks += 1;
-            assert!(*looks < 100, "nobody gives up");
+            assert!(*looks < 100, "the reader does not give up");
             names.remove(1);
             if !is_still && *looks % 2 == 0 {
                 names.remove(2);
@@ -246,7 +246,7 @@ fn a_newest_file_that_went_away_is_missed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _writer = filled(&path, 3);
-    // Without the record whoever refreshes lists.
+    // Without the record a refresh lists.
     std::fs::remove_file(path.join("LOCK")).unwrap();
     let reader = Store::open_read_only(&path).unwrap();
     assert_eq!(reader.refresh().unwrap().last_commit(), 3);
@@ -271,6 +271,7 @@ fn what_goes_away_during_a_verification_is_no_damage() {
         writer.checkpoint().unwrap();
         let work = move || assert_eq!(writer.compact_full().unwrap().merges, 1);
         assert_whole(&vecstore::verify_with(&once(kind, end, work), &path, |_| {}).unwrap(), 3);
+        assert!(!path.join("segments").join(FIRST).exists(), "it was merged before {kind} of {end}");
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -285,7 +286,7 @@ fn what_goes_away_during_a_verification_is_no_damage() {
     assert_eq!(report.files, 8);
 }
 
-/// A manifest that is replaced again and again keeps nobody from verifying.
+/// A manifest that is replaced again and again does not keep a verification from its end.
 #[test]
 fn a_verification_beside_checkpoints_ends() {
     let dir = tempfile::tempdir().unwrap();
@@ -293,12 +294,14 @@ fn a_verification_beside_checkpoints_ends() {
     let writer = filled(&path, 3);
     put(&writer, "0");
     writer.checkpoint().unwrap();
+    let before = std::fs::read(path.join("MANIFEST")).unwrap();
     let fs = Moving::before(move |called, path| {
         if called == "list" && path.ends_with("segments") {
             writer.checkpoint().unwrap();
         }
     });
     assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 4);
+    assert_ne!(std::fs::read(path.join("MANIFEST")).unwrap(), before, "it was replaced meanwhile");
 }
 
 /// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole store.
@@ -336,7 +339,7 @@ fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
     assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
 }
 
-/// Neither is a named checkpoint that somebody drops meanwhile, with the bitmap that only it needed, damaged.
+/// Neither is a named checkpoint that another process drops meanwhile, with the bitmap that only it needed, damaged.
 #[test]
 fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();

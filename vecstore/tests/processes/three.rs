@@ -48,7 +48,7 @@ fn one_process() {
     for number in 0..OPERATIONS {
         match random.below(20) {
             0..12 => {
-                // Keys of its own are replaced; a key all want belongs to whoever came first.
+                // Keys of its own are replaced; a key that all want belongs to the first.
                 let key = format!("{name}/{}", random.below(40));
                 let mut batch = store.batch();
                 batch.push(&key, &[number as f32, 1.0]).unwrap();

@@ -121,7 +121,7 @@ fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
     drop(other);
 }
 
-/// Whoever waits for a lock is told by which process, and how long it has waited.
+/// A process that waits for a lock does so as long as it may, and is told that it is held.
 #[test]
 fn an_operation_waits_as_long_as_it_may() {
     let dir = tempfile::tempdir().unwrap();

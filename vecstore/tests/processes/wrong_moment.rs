@@ -1,4 +1,4 @@
-//! Things that happen at the wrong moment: somebody dies between a name and its flush, merges what another sees as it
+//! Things that happen at the wrong moment: a process dies between a name and its flush, merges what another sees as it
 //! was, clears away what another is building.
 
 use std::path::Path;
@@ -34,7 +34,7 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     };
     replace(&first, 1000);
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge"));
-    // While somebody else has the merge lock, the second handle learns of a segment that is mostly dead.
+    // While another process has the merge lock, the second handle learns of a segment that is mostly dead.
     let merger = merger.or_else(|_| std::fs::File::create(path.join("LOCK.merge"))).unwrap();
     merger.lock().unwrap();
     let checkpoints = Arc::new(Mutex::new(0));
@@ -200,9 +200,9 @@ fn during_an_append(
     (fs, appended)
 }
 
-/// Between a commit's name and the flush of that name nobody else gets the lock, to skip what may still vanish.
+/// Between a commit's name and the flush of that name no other process gets the lock, to skip what may still vanish.
 #[test]
-fn nobody_builds_on_a_commit_whose_name_is_being_flushed() {
+fn no_process_builds_on_a_commit_whose_name_is_being_flushed() {
     let flush = |call: &crate::sim::Call| call.what == "flush directory" && call.path.ends_with("segments");
     let (_, appended) = during_an_append(flush, |_, other| {
         let skipped = put(other, "1");
@@ -211,23 +211,23 @@ fn nobody_builds_on_a_commit_whose_name_is_being_flushed() {
     appended.unwrap();
 }
 
-/// Somebody who does not ask for the lock puts a file where a commit is about to go: it is not replaced.
+/// A process that does not ask for the lock puts a file where a commit is about to go: it is not replaced.
 #[test]
 fn a_name_that_is_taken_is_not_taken_away() {
     const NAME: &str = "segments/0000000002-0000000002.0.npy";
     let rename = |call: &crate::sim::Call| call.what == "rename" && call.path.ends_with(NAME);
     let (fs, appended) = during_an_append(rename, |theirs, _| {
         let mut file = theirs.create_new(&Path::new(STORE).join(NAME)).unwrap();
-        file.write_all(b"somebody else's").unwrap();
+        file.write_all(b"another's").unwrap();
     });
     assert!(matches!(appended, Err(vecstore::Error::NameTaken { .. })), "{appended:?}");
-    assert_eq!(fs.read(&Path::new(STORE).join(NAME), 1 << 20).unwrap(), b"somebody else's");
+    assert_eq!(fs.read(&Path::new(STORE).join(NAME), 1 << 20).unwrap(), b"another's");
 }
 
-/// A writer dies between a name and its flush. Who comes next, and only looks, brings the commit out of doubt; a third
-/// one, who knows LOCK's counter from before, must notice, or it would give the same number to another commit.
+/// A writer dies between a name and its flush. The next one, which only looks, brings the commit out of doubt; a
+/// third one, which knows LOCK's counter from before, must notice, or it would give the same number to another commit.
 #[test]
-fn whoever_finds_a_dead_writer_tells_the_others() {
+fn a_dead_writer_that_one_process_finds_is_told_to_the_others() {
     let begin = || {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
@@ -248,7 +248,7 @@ fn whoever_finds_a_dead_writer_tells_the_others() {
         // Once its name is flushed, the commit is acknowledged whatever becomes of the process.
         let acknowledged = put(&store, "1").is_ok();
         std::mem::forget(store);
-        second.delete(&["nobody's"]).unwrap();
+        second.delete(&["not there"]).unwrap();
         let shown = second.refresh().unwrap().contains("1").unwrap();
         assert!(shown || !acknowledged, "killed before call {at}");
         put(&third, "2").unwrap();
@@ -279,7 +279,7 @@ fn dies_before(call: impl Fn(&crate::sim::Call) -> bool) -> (SimFs, Store) {
     (fs, other)
 }
 
-/// It dies before its name is durable, and its record of that is torn: whoever skips what it wrote makes the name durable.
+/// It dies before its name is durable, and its record of that is torn: a writer that skips what it wrote makes the name durable.
 #[test]
 fn a_torn_record_vouches_for_nothing() {
     let (fs, other) = dies_before(|call| call.what == "flush directory" && call.path.ends_with("segments"));
@@ -298,7 +298,7 @@ fn a_torn_record_vouches_for_nothing() {
     });
 }
 
-/// What the dead were writing goes with the next commit, also of somebody who knows everything that was committed.
+/// What the dead were writing goes with the next commit, also of a writer that knows everything that was committed.
 #[test]
 fn what_the_dead_were_writing_goes() {
     let (fs, other) = dies_before(|call| call.what == "rename");

@@ -1,4 +1,4 @@
-//! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while somebody merges, flushes fail or the
+//! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while another process merges, flushes fail or the
 //! power does.
 
 use std::path::Path;
@@ -75,7 +75,7 @@ fn pinned_files_do_not_hold_up_appends() {
     // Some other process is in a long merge from here on.
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge")).unwrap();
     merger.lock().unwrap();
-    // Who has waited for it in vain tells of it.
+    // An append that has waited for it in vain tells of it.
     (0..85).for_each(|i| put(&second, &format!("b{i}")).unwrap());
     assert!(failed.lock().unwrap().is_empty(), "{failed:?}");
 }
@@ -110,9 +110,9 @@ fn a_backup_after_a_failed_flush_gives_its_names_anew() {
     });
 }
 
-/// Dropping a named checkpoint is durable also when nobody can look for files that only it needed.
+/// Dropping a named checkpoint is durable also when it cannot be looked for files that only it needed.
 #[test]
-fn a_dropped_checkpoint_stays_dropped_while_somebody_merges() {
+fn a_dropped_checkpoint_stays_dropped_beside_a_merge() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
     put(&store, "0").unwrap();
@@ -127,10 +127,10 @@ fn a_dropped_checkpoint_stays_dropped_while_somebody_merges() {
     });
 }
 
-/// Somebody dies after removing a named checkpoint, before that is durable; another one merges. Where the power cut that
-/// follows brings the checkpoint back, its files are there.
+/// A process dies after removing a named checkpoint, before that is durable; another one merges, and removes the files that
+/// only the checkpoint needed. No power cut that follows brings the checkpoint back.
 #[test]
-fn a_checkpoint_that_comes_back_has_its_files() {
+fn a_checkpoint_whose_files_are_removed_stays_dropped() {
     let run = |die_at: Option<usize>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
@@ -152,18 +152,11 @@ fn a_checkpoint_that_comes_back_has_its_files() {
     let (_, calls) = run(None);
     let removed = calls.iter().position(|call| call.what == "remove" && call.path.ends_with("x")).unwrap();
     let (fs, _) = run(Some(removed + 1));
-    let came_back = std::cell::Cell::new(0);
     power_cut(&fs, |image| {
         let store = options(image).open(STORE).map_err(|error| error.to_string())?;
-        for checkpoint in store.checkpoints().map_err(|error| error.to_string())? {
-            let opened = options(image).at_checkpoint(&checkpoint.name).open(STORE);
-            let snapshot = opened.map_err(|error| error.to_string())?.snapshot();
-            assert_eq!(snapshot.missing(&["0", "1"]).unwrap(), [0usize; 0]);
-            came_back.set(came_back.get() + 1);
-        }
-        Ok(())
+        let left = store.checkpoints().map_err(|error| error.to_string())?;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} came back, without its files")) }
     });
-    assert_eq!(came_back.get(), 0, "whoever removes its files makes sure first that it stays away");
 }
 
 /// The first flush of a named checkpoint's name fails. It is given anew, and what was acknowledged is there.
@@ -188,7 +181,7 @@ fn a_named_checkpoint_whose_flush_failed_is_named_anew() {
     });
 }
 
-/// A backup's new manifest may not be durable, because flushing its name failed. Whoever merges in the backup then does
+/// A backup's new manifest may not be durable, because flushing its name failed. A merge in the backup then does
 /// not remove what only the former one lists.
 #[test]
 fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {

@@ -1,5 +1,5 @@
 //! Threads in every order: the swap of the view, the queue of batches that share a commit, and what appender, checkpoint
-//! and merge hand to each other, under a scheduler that decides at every lock, flag and file operation who goes on.
+//! and merge hand to each other, under a scheduler that decides at every lock, flag and file operation which thread goes on.
 //!
 //! The real code runs on the simulated disk. Schedules are chosen at random, and by few well-placed preemptions (PCT): see
 //! the crate `shuttle`. Built and run by `scripts/schedules`; an ordinary build of this file is empty.

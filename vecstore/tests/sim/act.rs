@@ -27,17 +27,17 @@ pub enum Act {
     Meanwhile { outer: Do, after: usize, inner: Do },
     /// A snapshot of this handle is kept; it must never change.
     Keep(usize),
-    /// Somebody opens and reads everything there is.
+    /// A process opens and reads everything there is.
     Look,
     /// From a call of this process on, by number, one call or all calls fail.
     Fault { process: usize, after: usize, errno: i32, lasting: bool },
     /// The cause of all faults is gone.
     Relief,
-    /// The disk, or a quota, has so many bytes left.
+    /// The disk, or a quota, has this many bytes left.
     Full { bytes: u64, is_quota: bool },
     /// The process dies before a call, by number.
     Kill { process: usize, after: usize },
-    /// The power fails so many changes before the last one. `fates` says what of the rest becomes durable: 0 nothing, 1
+    /// The power fails this many changes before the last one. `fates` says what of the rest becomes durable: 0 nothing, 1
     /// everything, otherwise something that `seed` chooses.
     PowerCut { back: usize, fates: usize, seed: u64 },
 }

@@ -49,7 +49,7 @@ impl Tally {
 pub struct Crashes<'a> {
     workload: &'a str,
     pub rng: Rng,
-    /// Every so many states one is crashed again while it is recovered; 0: never.
+    /// Of this many states one is crashed again while it is recovered; 0: never.
     deeper: usize,
     combinations: usize,
     tally: &'a Tally,

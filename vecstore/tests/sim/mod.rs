@@ -138,7 +138,7 @@ struct Process {
     calls: Vec<Call>,
     fault: Option<Fault>,
     before: Option<Before>,
-    /// What befalls it so many calls after the next one of this kind.
+    /// What befalls it this many calls after the next one of this kind.
     armed: Option<(&'static str, usize, Misfortune)>,
     /// What happens before the next call of this kind.
     before_kind: Option<(&'static str, Work)>,
@@ -196,7 +196,7 @@ impl SimFs {
         Self::from_image(vec![Node::Dir(root), Node::Dir(BTreeMap::new())])
     }
 
-    /// A disk after a start of the machine: everything there is durable, nobody holds a lock.
+    /// A disk after a start of the machine: everything there is durable, no process holds a lock.
     pub fn from_image(image: Vec<Node>) -> Self {
         SimFs { disk: Arc::new(Mutex::new(Disk::new(image))), called: Arc::default(), process: 0 }
     }
@@ -231,7 +231,7 @@ impl SimFs {
         (process.dies_at, process.stops) = (Some(at), true);
     }
 
-    /// The call that comes so many calls after the next one of a kind, counted from 0 for that one itself, is the last this
+    /// The call that comes `after` calls after the next one of a kind, counted from 0 for that one itself, is the last this
     /// process makes, or fails.
     pub fn arm(&self, kind: &'static str, after: usize, what: Misfortune) {
         self.disk().processes[self.process].armed = Some((kind, after, what));

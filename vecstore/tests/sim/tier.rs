@@ -21,7 +21,7 @@ pub fn full_or<T>(full: T, sample: T) -> T {
     if is_full() { full } else { sample }
 }
 
-/// Everything, or of every so many the one at the place `offset`.
+/// Everything, or of each `of` the one at the place `offset`.
 pub fn sampled<T>(all: impl IntoIterator<Item = T>, of: usize, offset: usize) -> Vec<T> {
     let step = full_or(1, of);
     all.into_iter().skip(offset % step).step_by(step).collect()

@@ -67,7 +67,7 @@ struct Trouble {
     fault: Option<Fault>,
     /// Operations that met it.
     met: usize,
-    /// A flush of a directory failed, or a rename: nobody knows what a power cut would leave.
+    /// A flush of a directory failed, or a rename: it is not known what a power cut would leave.
     may_latch: bool,
     /// A lock could not be given back.
     is_stuck: bool,
@@ -291,7 +291,7 @@ impl Trial {
             let found = World { store: state, ..World::default() };
             return Err(format!("handle {handle}: {}", difference(&found, &self.now)));
         }
-        // Beside a holder that lives and cannot give its lock back, nobody can tell what that holder failed to flush.
+        // Beside a holder that lives and cannot give its lock back, it cannot be told what that holder failed to flush.
         let is_stuck = self.trouble.iter().any(|trouble| trouble.is_stuck);
         if what.shows() && !is_stuck {
             self.run.show(handle)?;
@@ -300,7 +300,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Somebody else reads everything.
+    /// Another process reads everything.
     fn look(&mut self) -> Result<(), String> {
         match options(&self.disk).read_only(true).open(STORE) {
             Err(Error::NotFound { .. }) if self.now.iter().any(|world| !world.store.exists) => return Ok(()),

@@ -33,7 +33,7 @@ pub enum Deed {
     Name(String),
     DropName(String),
     Backup,
-    /// A dated backup, of which so many are kept.
+    /// A dated backup, of which this many are kept.
     Dated(usize),
     /// The backup becomes a store of this name.
     Restore(String),
@@ -93,7 +93,7 @@ impl World {
         world
     }
 
-    /// The worlds that a deed may leave that was interrupted, or of which nobody knows whether it happened.
+    /// The worlds that a deed may leave that was interrupted, or of which it is not known whether it happened.
     fn in_doubt(&self, deed: &Deed) -> Vec<World> {
         let mut worlds = vec![self.clone(), self.after(deed)];
         if let Deed::Dated(keep) = deed {
@@ -125,7 +125,7 @@ pub enum Step {
         started: usize,
         outcome: Outcome,
     },
-    /// A writing handle has shown this state of the store: what it shows, somebody may rely on.
+    /// A writing handle has shown this state of the store: a user may rely on what it shows.
     Shown {
         at: usize,
         state: State,

@@ -38,7 +38,7 @@ impl Trial {
             trouble.may_latch |= matches!(call.what, "flush directory" | "rename");
             trouble.is_stuck |= call.what == "unlock";
             // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named checkpoint, the name
-            // is given anew; where that fails too nobody can do anything. A dated backup that is removed may come back.
+            // is given anew; where that fails too nothing can be done. A dated backup that is removed may come back.
             let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
             // And a directory that a user may not open, that user need not flush.
             let is_hopeless = fault.lasting || fault.errno == EACCES || call.path.starts_with(DATED);
@@ -87,7 +87,7 @@ impl Trial {
             Error::NotFound { .. } if matches!(what, What::Do(Do::Open(_))) => {
                 before.iter().any(|world| !world.store.exists)
             }
-            // Nobody knows whether the checkpoint is there.
+            // It is not known whether the checkpoint is there.
             Error::BadInput { .. } if matches!(what, What::Do(Do::DropName(_))) => {
                 return match before.iter().any(|world| !world.named.contains_key(oldest.unwrap_or_default()))
                 {
@@ -191,7 +191,7 @@ impl Trial {
         let dead: Vec<usize> =
             (0..self.processes.len()).filter(|process| self.processes[*process].is_dead()).collect();
         for (what, error) in errors {
-            // Nobody may know whether a checkpoint is there.
+            // It may not be known whether a checkpoint is there.
             let may =
                 matches!((what, &error), (_, Error::Busy { .. }) | (Do::DropName(_), Error::BadInput { .. }));
             if dead.is_empty() && !may {
