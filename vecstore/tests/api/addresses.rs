@@ -1,4 +1,5 @@
-//! An address, (commit, row), is for ever: every tenth row's is kept and read back after everything that moves rows.
+//! An address, (commit, row), is for ever: every tenth row's is kept and read back after everything that
+//! moves rows.
 
 use std::path::Path;
 

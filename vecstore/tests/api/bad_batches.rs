@@ -1,4 +1,5 @@
-//! A batch that is wrong is refused as a whole: nothing is written, no commit number is taken, and the store goes on.
+//! A batch that is wrong is refused as a whole: nothing is written, no commit number is taken, and the store
+//! goes on.
 
 use vecstore::{Batch, DType, Error, OnDuplicate, Store, StoreConfig};
 

@@ -1,4 +1,5 @@
-//! Spellings and JSON fields of the `vecstore` command that scripts rely on: they stay, whatever else is added.
+//! Spellings and JSON fields of the `vecstore` command that scripts rely on: they stay, whatever else is
+//! added.
 #![cfg(feature = "cli")]
 
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What a caller is promised: batches go in whole or not at all, are read as they were written, and keep their addresses;
-//! the command says the same.
+//! What a caller is promised: batches go in whole or not at all, are read as they were written, and keep
+//! their addresses; the command says the same.
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -145,8 +145,8 @@ fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
     assert_eq!(keys(&store), ["a"]);
 }
 
-/// Batches that share a file fail with it, also one that was refused for a key of another one's; but what is wrong with a
-/// batch itself is told all the same.
+/// Batches that share a file fail with it, also one that was refused for a key of another one's; but what is
+/// wrong with a batch itself is told all the same.
 #[test]
 fn batches_that_fail_together_are_told_their_own_mistakes() {
     let fs = SimFs::new();

@@ -319,7 +319,8 @@ fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
     std::fs::copy(path.join("MANIFEST"), &pin).unwrap();
 
     put(&store, "b", 2.0);
-    // It is no user's checkpoint: a script that drops all there are must not pull its files from under a backup.
+    // It is no user's checkpoint: a script that drops all there are must not pull its files from under a
+    // backup.
     assert_eq!(store.checkpoints().unwrap(), []);
     let error = store.drop_checkpoint("backup-0123456789abcdef").unwrap_err();
     assert!(error.to_string().contains("backups under way"), "{error}");

@@ -1,5 +1,5 @@
-//! Repairs: whatever file of a store is damaged, and however, afterwards the store is whole, everything that was not hit
-//! is there at its old address, what is lost is named, and nothing was deleted.
+//! Repairs: whatever file of a store is damaged, and however, afterwards the store is whole, everything that
+//! was not hit is there at its old address, what is lost is named, and nothing was deleted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -107,7 +107,8 @@ fn what_is_lost_is_what_was_hit() {
     println!("repair: {} damages of single segments", bench.tried);
 }
 
-/// Files that are gone, cut, or no files: an empty one keeps the chain. What they replaced does not come back.
+/// Files that are gone, cut, or no files: an empty one keeps the chain. What they replaced does not come
+/// back.
 #[test]
 fn what_is_gone_leaves_a_hole() {
     let mut bench = Bench::new();
@@ -154,7 +155,8 @@ fn what_is_gone_leaves_a_hole() {
     println!("repair: {} files gone", bench.tried);
 }
 
-/// Files that are not where they belong: swapped, of another store, from before a restore, twice, an old manifest, none.
+/// Files that are not where they belong: swapped, of another store, from before a restore, twice, an old
+/// manifest, none.
 #[test]
 fn what_does_not_belong_goes_and_what_was_swapped_comes_back() {
     let mut bench = Bench::new();
@@ -244,7 +246,8 @@ fn a_segment_of_another_history_goes() {
     assert_eq!(store.snapshot().last_commit(), 7, "its number is not given twice");
 }
 
-/// A damaged merge of which one input is left: what can be rescued of the merge counts, and the input is kept as well.
+/// A damaged merge of which one input is left: what can be rescued of the merge counts, and the input is kept
+/// as well.
 #[test]
 fn a_lone_input_is_kept() {
     let mut bench = Bench::new();
@@ -301,7 +304,8 @@ fn links_tell_histories_of_one_epoch_apart() {
     }
 }
 
-/// After a repair, what was written to the store it was made from does not fit any more, though the links would.
+/// After a repair, what was written to the store it was made from does not fit any more, though the links
+/// would.
 #[test]
 fn a_repair_begins_an_epoch() {
     let bench = Bench::new();

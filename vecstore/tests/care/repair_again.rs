@@ -1,5 +1,5 @@
-//! What happens after a repair, or in a second one: nothing that may still be needed goes, and nothing is called whole
-//! that is not.
+//! What happens after a repair, or in a second one: nothing that may still be needed goes, and nothing is
+//! called whole that is not.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -199,7 +199,8 @@ fn what_was_quarantined_may_be_put_back() {
     }
 }
 
-/// What an interrupted backup brought makes way for the first commit of its own, and takes no other file's place.
+/// What an interrupted backup brought makes way for the first commit of its own, and takes no other file's
+/// place.
 #[test]
 fn what_lies_beyond_a_backup_displaces_nothing_in_quarantine() {
     let dir = tempfile::tempdir().unwrap();
@@ -220,8 +221,8 @@ fn what_lies_beyond_a_backup_displaces_nothing_in_quarantine() {
     assert!(!Store::open(&dest).unwrap().snapshot().contains("k4").unwrap());
 }
 
-/// A merge of what a repair left, and one of its inputs that a power cut has brought back: without a manifest too the merge
-/// is what counts.
+/// A merge of what a repair left, and one of its inputs that a power cut has brought back: without a manifest
+/// too the merge is what counts.
 #[test]
 fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
     let dir = tempfile::tempdir().unwrap();
@@ -243,7 +244,8 @@ fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
     }
 }
 
-/// A rebuilt manifest cannot know of an epoch that has no commit yet; a backup that does goes on all the same.
+/// A rebuilt manifest cannot know of an epoch that has no commit yet; a backup that does goes on all the
+/// same.
 #[test]
 fn a_backup_goes_on_after_a_manifest_is_rebuilt_twice() {
     let dir = tempfile::tempdir().unwrap();

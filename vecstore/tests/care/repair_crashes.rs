@@ -1,5 +1,6 @@
-//! Repairs that are interrupted: by a power cut after any change, in any way the disk may leave it, and by any call that
-//! fails. Repaired again, the store is what the undisturbed repair makes of it, and every damaged byte is still there.
+//! Repairs that are interrupted: by a power cut after any change, in any way the disk may leave it, and by
+//! any call that fails. Repaired again, the store is what the undisturbed repair makes of it, and every
+//! damaged byte is still there.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -43,8 +44,8 @@ fn contents(fs: &SimFs) -> Result<Contents, String> {
     Ok(contents)
 }
 
-/// The named checkpoints, each of which can be read. (How much of a damaged one is left depends on whether bitmaps could
-/// be read: they say what of it was superseded later.)
+/// The named checkpoints, each of which can be read. (How much of a damaged one is left depends on whether
+/// bitmaps could be read: they say what of it was superseded later.)
 fn named(fs: &SimFs) -> Result<Vec<String>, String> {
     let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
     let all = store.checkpoints().map_err(|error| error.to_string())?;
@@ -56,7 +57,8 @@ fn named(fs: &SimFs) -> Result<Vec<String>, String> {
     all.into_iter().map(|checkpoint| opened(checkpoint.name)).collect()
 }
 
-/// A store with merged and single segments, a named checkpoint, bitmaps, and commits that the manifest does not list.
+/// A store with merged and single segments, a named checkpoint, bitmaps, and commits that the manifest does
+/// not list.
 fn image() -> Vec<Node> {
     let mut run = Run::new(SimFs::new());
     for action in [
@@ -305,8 +307,8 @@ fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right
     }
 }
 
-/// A commit whose directory flush failed may be visible, and gone after a power cut, whatever later flushes say. A repair
-/// that lists it has to write it anew.
+/// A commit whose directory flush failed may be visible, and gone after a power cut, whatever later flushes
+/// say. A repair that lists it has to write it anew.
 #[test]
 fn a_commit_in_doubt_is_written_anew() {
     let image = image();

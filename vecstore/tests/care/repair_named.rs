@@ -1,5 +1,5 @@
-//! Repairs of stores with named checkpoints that list more than there is, or are not the store's: afterwards the store
-//! opens and is whole, nothing that was not hit is lost, and no number is given twice.
+//! Repairs of stores with named checkpoints that list more than there is, or are not the store's: afterwards
+//! the store opens and is whole, nothing that was not hit is lost, and no number is given twice.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,8 @@ fn assert_whole(path: &Path, what: &str) {
     assert!(report.is_whole(), "{what}: {:?}", report.faults);
 }
 
-/// Repairs a store that had commits 1 to `commits`, of which `gone` cannot be there any more, and goes on with it.
+/// Repairs a store that had commits 1 to `commits`, of which `gone` cannot be there any more, and goes on
+/// with it.
 fn repaired(path: &Path, what: &str, commits: u64, gone: &[u64]) -> RepairReport {
     let would = vecstore::repair_dry_run(path).unwrap();
     let report = vecstore::repair(path).unwrap();
@@ -95,8 +96,8 @@ fn what_a_checkpoint_lists_was_committed() {
     }
 }
 
-/// A checkpoint that was moved away while the manifest was rebuilt, and put back, begins with another epoch than the store
-/// has now: what takes the place of commit 1 is another file for each.
+/// A checkpoint that was moved away while the manifest was rebuilt, and put back, begins with another epoch
+/// than the store has now: what takes the place of commit 1 is another file for each.
 #[test]
 fn a_checkpoint_that_begins_differently_gets_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -140,7 +141,8 @@ fn a_checkpoint_of_another_store_says_nothing() {
     }
 }
 
-/// The checkpoint of a store that a copy was restored from lists commits of another epoch; the copy's own stay.
+/// The checkpoint of a store that a copy was restored from lists commits of another epoch; the copy's own
+/// stay.
 #[test]
 fn a_checkpoint_of_another_history_goes() {
     let dir = tempfile::tempdir().unwrap();
@@ -162,7 +164,8 @@ fn a_checkpoint_of_another_history_goes() {
     assert!(quarantined(&report, "checkpoint-ours"), "{report:#?}");
 }
 
-/// A backup ends with its manifest: a checkpoint of its source makes it no longer, and it can be brought up to date.
+/// A backup ends with its manifest: a checkpoint of its source makes it no longer, and it can be brought up
+/// to date.
 #[test]
 fn a_backup_stays_one_beside_a_checkpoint_of_its_source() {
     let dir = tempfile::tempdir().unwrap();

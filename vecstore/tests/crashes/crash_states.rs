@@ -1,10 +1,11 @@
-//! Every state that a power cut may leave, opened by the real code and held against what was acknowledged: of the store,
-//! of its named checkpoints, of its backups and of what was restored from them.
+//! Every state that a power cut may leave, opened by the real code and held against what was acknowledged: of
+//! the store, of its named checkpoints, of its backups and of what was restored from them.
 //!
 //! Plain `cargo test` tries a sample of the workloads, and of the places where something happens in them, and
-//! `VECSTORE_TESTS=full` all of them. `VECSTORE_CRASH_STATES` is the number of distinct states that the enumerated workloads
-//! shall reach; more than the default also tries more combinations of what is lost. `VECSTORE_CRASH_SEED` begins elsewhere.
-//! Workloads that once failed are kept in `regressions/crash_states.txt` and tried first.
+//! `VECSTORE_TESTS=full` all of them. `VECSTORE_CRASH_STATES` is the number of distinct states that the
+//! enumerated workloads shall reach; more than the default also tries more combinations of what is lost.
+//! `VECSTORE_CRASH_SEED` begins elsewhere. Workloads that once failed are kept in
+//! `regressions/crash_states.txt` and tried first.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,7 +23,8 @@ use crate::sim::tier::{full_or, is_full, sampled};
 use crate::sim::world::{nothing, right_worlds};
 use vecstore::{Event, Merging};
 
-/// Distinct states that the enumerated workloads reach, unless told otherwise; and that a sample of them does.
+/// Distinct states that the enumerated workloads reach, unless told otherwise; and that a sample of them
+/// does.
 const STATES: u64 = 11_000;
 const FEW_STATES: u64 = 4_000;
 /// The same where there are as many runs as calls.
@@ -45,8 +47,8 @@ fn run(actions: &[Do]) -> Run {
     run
 }
 
-/// Operations that workloads are made of, with their names in regression files; handle 1 is a second writer on the same
-/// store, handle 8 one on what was restored.
+/// Operations that workloads are made of, with their names in regression files; handle 1 is a second writer
+/// on the same store, handle 8 one on what was restored.
 const ALPHABET: [(&str, &[Do]); 25] = [
     ("append", &[Do::Append(0)]),
     ("append-together", &[Do::Together(0)]),
@@ -133,8 +135,8 @@ impl Case {
         })
     }
 
-    /// Runs the workload, and crashes it everywhere in its last operation: what comes before is the last operation of a
-    /// shorter workload.
+    /// Runs the workload, and crashes it everywhere in its last operation: what comes before is the last
+    /// operation of a shorter workload.
     fn try_all(&self, deeper: usize, tally: &Tally) {
         let mut run = Run::new(SimFs::new());
         let mut last = 0;
@@ -153,8 +155,8 @@ impl Case {
     }
 }
 
-/// Workloads that once failed, the empty one (what comes before all others), all of one operation, all or a sample of two, then
-/// random ones of three and four until the number is reached.
+/// Workloads that once failed, the empty one (what comes before all others), all of one operation, all or a
+/// sample of two, then random ones of three and four until the number is reached.
 #[test]
 fn what_was_acknowledged_survives_every_power_cut() {
     let all = is_full() || std::env::var_os("VECSTORE_CRASH_STATES").is_some();
@@ -206,9 +208,9 @@ fn regression_lines_are_read_as_they_are_written() {
     assert!(!Case::read("1 1 close append").expect("a case").makes_sense());
 }
 
-/// A process is killed before each of its calls; another one opens the store, shows what is in it and goes on; then
-/// the power fails. What the second process has shown or acknowledged must be there, also where it rests on names
-/// that the first one gave and did not live to flush.
+/// A process is killed before each of its calls; another one opens the store, shows what is in it and goes
+/// on; then the power fails. What the second process has shown or acknowledged must be there, also where it
+/// rests on names that the first one gave and did not live to flush.
 #[test]
 fn a_survivor_builds_on_nothing_that_may_vanish() {
     let tally = Tally::default();
@@ -299,8 +301,8 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
     assert!(tally.distinct() > full_or(1_000, 500));
 }
 
-/// A process is stopped before each of its calls and keeps its locks; another one opens the store, or has it open and
-/// refreshes it, and shows what is in it, for a writer to skip what is there; then the power fails.
+/// A process is stopped before each of its calls and keeps its locks; another one opens the store, or has it
+/// open and refreshes it, and shows what is in it, for a writer to skip what is there; then the power fails.
 #[test]
 fn what_was_shown_beside_a_stopped_writer_survives() {
     let tally = Tally::default();
@@ -349,7 +351,8 @@ fn what_was_shown_beside_a_stopped_writer_survives() {
     assert!(shown > calls, "only {shown} of {} could be shown", 2 * (calls - created));
 }
 
-/// Two processes at once: before each call of one, the other does something of its own, whole; then the power fails.
+/// Two processes at once: before each call of one, the other does something of its own, whole; then the power
+/// fails.
 #[test]
 fn two_writers_may_interleave_anywhere() {
     const OUTER: [Do; 9] = [

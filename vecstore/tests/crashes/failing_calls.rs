@@ -1,10 +1,11 @@
-//! Every call to the file system fails, once or from then on, with every error that an operating system has for it.
+//! Every call to the file system fails, once or from then on, with every error that an operating system has
+//! for it.
 //!
-//! Whatever fails: the error is an ordinary one that names a path; nothing acknowledged is lost, not even by a power
-//! cut that follows; readers go on; and when the cause is gone, writing goes on without any tool.
+//! Whatever fails: the error is an ordinary one that names a path; nothing acknowledged is lost, not even by
+//! a power cut that follows; readers go on; and when the cause is gone, writing goes on without any tool.
 //!
-//! Plain `cargo test` tries a sample of these; `VECSTORE_TESTS=full` all of them, `VECSTORE_ALL_FAULTS` also every error for
-//! every call of the long workload.
+//! Plain `cargo test` tries a sample of these; `VECSTORE_TESTS=full` all of them, `VECSTORE_ALL_FAULTS` also
+//! every error for every call of the long workload.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -98,8 +99,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     fs.set_fault(None);
     let calls = fs.calls();
     let Some(failed) = calls.get(fault.at) else { return Err("the call was not made again".to_owned()) };
-    // What leaves the outcome unknown: a failed directory flush, and a failed rename where it could not be looked
-    // up whether it happened.
+    // What leaves the outcome unknown: a failed directory flush, and a failed rename where it could not be
+    // looked up whether it happened.
     let may_latch = failed.what == "flush directory"
         || fault.lasting
             && calls[fault.at..].iter().any(|call| matches!(call.what, "flush directory" | "rename"));
@@ -174,8 +175,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     if fault.errno != EIO {
         return Ok(());
     }
-    // Of a name in the store a failed flush leaves a mark. Of one beside it (a backup's), or of a named checkpoint, it
-    // makes the name be given anew; where that fails too, nothing can be done.
+    // Of a name in the store a failed flush leaves a mark. Of one beside it (a backup's), or of a named
+    // checkpoint, it makes the name be given anew; where that fails too, nothing can be done.
     let unmarked = |call: &Call| {
         let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
         call.what == "flush directory" && !within
@@ -197,8 +198,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     Ok(())
 }
 
-/// Errors that an operating system may have for a call. `some`: of those that any call may have, EIO and one more, in
-/// turn.
+/// Errors that an operating system may have for a call. `some`: of those that any call may have, EIO and one
+/// more, in turn.
 fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
     const ANY: [i32; 6] = [ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, EINTR];
     let mut errors = vec![EIO];
@@ -214,8 +215,8 @@ fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
 /// So many wrong outcomes are enough to look at; no more faults are tried then.
 const ENOUGH: usize = 20;
 
-/// Every call of a workload fails, in every way or in `some`. A sample of these faults has no factor in common with the
-/// number of faults of a call, so that it goes through all of them.
+/// Every call of a workload fails, in every way or in `some`. A sample of these faults has no factor in
+/// common with the number of faults of a call, so that it goes through all of them.
 fn every_call_fails(what: &str, actions: &[Do], some: bool) {
     let start = Start::new();
     let (clean, _) = workload(start.disk(), actions, None);
@@ -262,8 +263,8 @@ fn any_call_of_a_merge_checkpoint_backup_or_restore_may_fail() {
     every_call_fails("merges, checkpoints, backups, restores", &VERSIONS, some);
 }
 
-/// Another process merges, makes checkpoints and backs up, and from one of its calls on everything it asks for fails:
-/// a process that appends, at that very moment and afterwards, does not notice.
+/// Another process merges, makes checkpoints and backs up, and from one of its calls on everything it asks
+/// for fails: a process that appends, at that very moment and afterwards, does not notice.
 #[test]
 fn a_failing_merge_or_backup_disturbs_no_append() {
     const ACTIONS: [Do; 6] =
@@ -331,7 +332,8 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
     assert!(at_that_moment > jobs.len() / 3, "only {at_that_moment} of {}", jobs.len());
 }
 
-/// Commits in doubt are written anew, and the power fails while that is done: after every change, in every way.
+/// Commits in doubt are written anew, and the power fails while that is done: after every change, in every
+/// way.
 #[test]
 fn writing_commits_in_doubt_anew_may_be_interrupted() {
     let start = Start::new();
@@ -365,8 +367,9 @@ fn writing_commits_in_doubt_anew_may_be_interrupted() {
     assert!(states > full_or(200, 60), "{states}");
 }
 
-/// A failed directory flush: the outcome is unknown, the handle is latched, and the next one writes the commits in
-/// doubt anew, so that they survive a power cut although the kernel will never flush the old names.
+/// A failed directory flush: the outcome is unknown, the handle is latched, and the next one writes the
+/// commits in doubt anew, so that they survive a power cut although the kernel will never flush the old
+/// names.
 #[test]
 fn a_failed_directory_flush_latches_and_the_next_handle_rewrites() {
     let start = Start::new();

@@ -1,4 +1,5 @@
-//! Every call fails while a store is made, opened or read: what was there stays, and nothing is written by readers.
+//! Every call fails while a store is made, opened or read: what was there stays, and nothing is written by
+//! readers.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,6 @@
-//! What the operating system may do to single calls of a real process: writes that take a part only, and calls that a
-//! signal interrupts. The first needs `sh`, the second `strace`; without it that test says so and ends.
+//! What the operating system may do to single calls of a real process: writes that take a part only, and
+//! calls that a signal interrupts. The first needs `sh`, the second `strace`; without it that test says so
+//! and ends.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -12,7 +13,8 @@ use vecstore::{Error, OnDuplicate, OpenOptions, Store, StoreConfig};
 const STORE: &str = "VECSTORE_INTERRUPTED_STORE";
 /// Elements per vector: a batch takes 64 KiB and a little.
 const DIM: usize = 16 << 10;
-/// Bytes that a file may have in a process with a limit: in the middle of the rows, and no multiple of a block.
+/// Bytes that a file may have in a process with a limit: in the middle of the rows, and no multiple of a
+/// block.
 const LIMIT: u64 = 40 << 10;
 
 fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
@@ -40,13 +42,15 @@ fn limited() {
     assert_eq!(store.snapshot().iter().count(), 1);
 }
 
-/// A write that reaches the limit of a file's length takes the part that fits; the one that is made for the rest fails.
+/// A write that reaches the limit of a file's length takes the part that fits; the one that is made for the
+/// rest fails.
 #[test]
 fn a_write_that_takes_a_part_only_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     put(&Store::create(&path, StoreConfig::new(DIM)).unwrap(), "before").unwrap();
-    // Blocks of 512 bytes, says POSIX; a shell that counts in KiB gives twice as much, which is still too little.
+    // Blocks of 512 bytes, says POSIX; a shell that counts in KiB gives twice as much, which is still too
+    // little.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", LIMIT / 1024);
     let output = Command::new("sh")
         .args(["-c", &script, "sh"])

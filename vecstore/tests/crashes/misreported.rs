@@ -1,5 +1,5 @@
-//! A world that lies or moves: operations that report failure and happened, stores that are replaced while they are
-//! open, flags of later versions.
+//! A world that lies or moves: operations that report failure and happened, stores that are replaced while
+//! they are open, flags of later versions.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,7 +22,8 @@ struct LyingFs {
     flush: AtomicBool,
     /// The manifest cannot be replaced, as long as this is set.
     manifest: AtomicBool,
-    /// After the next time the manifest is replaced, flushing the store's directory reports an I/O error, once.
+    /// After the next time the manifest is replaced, flushing the store's directory reports an I/O error,
+    /// once.
     swap: AtomicBool,
     swapped: AtomicBool,
     /// A bit of every new segment's data is written wrong, as long as this is set.
@@ -211,7 +212,8 @@ fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
     assert_whole(&path);
 }
 
-/// A disk that says that it has flushed, and has not: memory has what was written, and the disk something else.
+/// A disk that says that it has flushed, and has not: memory has what was written, and the disk something
+/// else.
 #[test]
 fn a_save_is_verified_from_the_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -311,8 +313,8 @@ fn mark(path: &Path, lock: &str) -> u64 {
     u64::from_le_bytes(bytes[16..24].try_into().unwrap())
 }
 
-/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more, and the
-/// next writer writes the manifest anew before anything is built on it.
+/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more,
+/// and the next writer writes the manifest anew before anything is built on it.
 #[test]
 fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     let dir = tempfile::tempdir().unwrap();
@@ -334,7 +336,8 @@ fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     assert!(inputs.iter().all(|input| left.contains(input)) && left.len() == 4, "{left:?}");
     assert!(mark(&path, "LOCK") != 0 && mark(&path, "LOCK.manifest") != 0, "both say so");
 
-    // A handle that only removes leftovers does not ask the commit lock: the mark of the manifest's own stops it.
+    // A handle that only removes leftovers does not ask the commit lock: the mark of the manifest's own stops
+    // it.
     let visible = generation(&path);
     other.create_checkpoint("x").unwrap();
     assert!(generation(&path) > visible, "written anew");
@@ -359,7 +362,8 @@ fn the_first_checkpoint_leaves_a_mark_too() {
     assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (1, 1));
 }
 
-/// Removing what is not needed rests on the manifest alone. While its name is in doubt, it is written anew first.
+/// Removing what is not needed rests on the manifest alone. While its name is in doubt, it is written anew
+/// first.
 #[test]
 fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     let dir = tempfile::tempdir().unwrap();
@@ -389,7 +393,8 @@ fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     assert_whole(&path);
 }
 
-/// Until a manifest that lists new bitmaps is durable, a power cut may bring back the one that lists the former ones.
+/// Until a manifest that lists new bitmaps is durable, a power cut may bring back the one that lists the
+/// former ones.
 #[test]
 fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
     let dir = tempfile::tempdir().unwrap();
@@ -504,8 +509,8 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     assert!(matches!(&events[..], [Event::Checkpoint { first: 1, last: 67, rows: 67, .. }]), "{events:?}");
 }
 
-/// The disk does not keep what it was given. A handle that reads back what it saved notices; so does every merge, before anything
-/// goes that it was made from.
+/// The disk does not keep what it was given. A handle that reads back what it saved notices; so does every
+/// merge, before anything goes that it was made from.
 #[test]
 fn what_was_written_wrong_is_noticed_before_it_gets_a_name() {
     let dir = tempfile::tempdir().unwrap();

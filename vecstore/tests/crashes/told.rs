@@ -17,7 +17,8 @@ fn put(store: &Store, key: &str) -> vecstore::Result<()> {
     store.append(&mut batch, OnDuplicate::Error).map(drop)
 }
 
-/// A segment that did not get its name is not there: the batch failed, the handle goes on, and nothing stays behind.
+/// A segment that did not get its name is not there: the batch failed, the handle goes on, and nothing stays
+/// behind.
 #[test]
 fn a_name_that_was_not_given() {
     let begin = || {
@@ -59,8 +60,8 @@ fn a_place_that_cannot_be_looked_at() {
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
 
-/// A commit whose file cannot be mapped, nor the directory read, is there all the same; the handle knows that it does not
-/// know it, and looks again.
+/// A commit whose file cannot be mapped, nor the directory read, is there all the same; the handle knows that
+/// it does not know it, and looks again.
 #[test]
 fn a_commit_that_cannot_be_mapped() {
     let fs = SimFs::new();

@@ -1,8 +1,8 @@
 //! Damaged, foreign and missing files: `verify` names each, nothing panics, and what can be repaired is.
 //!
-//! Reading does not check everything: rows, keys and payloads are used where they are mapped, and a flip in them is
-//! promised to be found by `verify` only. The manifest, footers and the small tables are checked whenever a store is
-//! opened.
+//! Reading does not check everything: rows, keys and payloads are used where they are mapped, and a flip in
+//! them is promised to be found by `verify` only. The manifest, footers and the small tables are checked
+//! whenever a store is opened.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -189,7 +189,8 @@ fn every_other_length_is_found() {
     println!("damage: {tried} wrong lengths, each reported");
 }
 
-/// Every file missing, or replaced by something that is no file. Nothing hangs (a FIFO would), nothing is followed.
+/// Every file missing, or replaced by something that is no file. Nothing hangs (a FIFO would), nothing is
+/// followed.
 #[test]
 fn missing_files_and_other_things_are_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -276,7 +277,8 @@ fn segments_that_do_not_chain_are_refused() {
     assert!(verify(&path).is_whole());
 }
 
-/// A segment of the same store and number, but of another history: written after a copy was made, to the copy.
+/// A segment of the same store and number, but of another history: written after a copy was made, to the
+/// copy.
 #[test]
 fn a_segment_of_another_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -307,8 +309,8 @@ fn a_segment_of_another_history_is_refused() {
     assert!(verify(&path).faults.iter().any(|fault| fault.path == four));
 }
 
-/// Two copies of a store merge the same commits: the outputs have the same name, links and rows, and yet are two files. A
-/// manifest lists one of them.
+/// Two copies of a store merge the same commits: the outputs have the same name, links and rows, and yet are
+/// two files. A manifest lists one of them.
 #[test]
 fn a_file_that_only_looks_like_the_listed_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();

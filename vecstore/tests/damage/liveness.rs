@@ -1,5 +1,5 @@
-//! Liveness bitmaps that are damaged, of other files, kept by an older program, or left by a crash: they are told, and change no
-//! answer.
+//! Liveness bitmaps that are damaged, of other files, kept by an older program, or left by a crash: they are
+//! told, and change no answer.
 
 use std::fs;
 use std::path::{Path, PathBuf};

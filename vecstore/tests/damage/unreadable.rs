@@ -1,8 +1,8 @@
-//! Sectors that cannot be read: `verify` and `repair` say which bytes they are, and go on with the others; backups and
-//! restores end with an error that says so.
+//! Sectors that cannot be read: `verify` and `repair` say which bytes they are, and go on with the others;
+//! backups and restores end with an error that says so.
 //!
-//! Behind the seam the real file system, on a disk with bad sectors. A mapping of a file that has one ends the test, as the
-//! access would end the process.
+//! Behind the seam the real file system, on a disk with bad sectors. A mapping of a file that has one ends
+//! the test, as the access would end the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -190,8 +190,8 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-/// Every page of every segment in turn: reported with path, place and reason; and the repaired store has every entry that
-/// was not hit, and says which were.
+/// Every page of every segment in turn: reported with path, place and reason; and the repaired store has
+/// every entry that was not hit, and says which were.
 #[test]
 fn every_page_in_turn() {
     let dir = tempfile::tempdir().unwrap();
@@ -261,8 +261,8 @@ fn every_page_in_turn() {
                 finding.lost_unknown || missing == keys.len() + unnamed,
                 "{missing} are missing: {finding:?}"
             );
-            // Nothing of the other segment goes; of this one no more than the entries that have bytes in that block, or, where
-            // tables or the footer are hit, all.
+            // Nothing of the other segment goes; of this one no more than the entries that have bytes in that
+            // block, or, where tables or the footer are hit, all.
             let least = if of_rows { 80 - 16 } else { 40 };
             assert!(here >= least, "page {page}: {here} of 80 are left");
             (pages, kept, lost) = (pages + 1, kept + here, lost + 80 - here);
@@ -382,8 +382,8 @@ fn a_bitmap_that_cannot_be_read() {
     assert!(!Store::open(&path).unwrap().snapshot().contains(key(3)).unwrap());
 }
 
-/// With `Reading::Copied` a segment that cannot be read is an error that names it, on opening and on refreshing; what is in
-/// memory goes on answering.
+/// With `Reading::Copied` a segment that cannot be read is an error that names it, on opening and on
+/// refreshing; what is in memory goes on answering.
 #[test]
 fn copied_segments_give_errors() {
     let dir = tempfile::tempdir().unwrap();
@@ -424,8 +424,8 @@ fn pages(path: &Path) -> Vec<(PathBuf, Range<u64>)> {
     all.collect()
 }
 
-/// A backup to another disk reads what it copies. Each page of each segment in turn: the error names file, bytes and reason,
-/// nothing is left behind, and when the page can be read again the backup is made.
+/// A backup to another disk reads what it copies. Each page of each segment in turn: the error names file,
+/// bytes and reason, nothing is left behind, and when the page can be read again the backup is made.
 #[test]
 fn a_backup_of_what_cannot_be_read_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! A disk that fills up: an append, a merge in the background, a named checkpoint and a backup run out of room; nothing
-//! is lost, the error says how much was needed and how much there is, and all goes on when there is room again, by
-//! itself or with the same call.
+//! A disk that fills up: an append, a merge in the background, a named checkpoint and a backup run out of
+//! room; nothing is lost, the error says how much was needed and how much there is, and all goes on when
+//! there is room again, by itself or with the same call.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -41,7 +41,8 @@ fn leave_in_place(fs: &SimFs, bytes: u64) {
     }));
 }
 
-/// The disk holds this many bytes more, and it is a flush that sees when they are used up. How many that is in all.
+/// The disk holds this many bytes more, and it is a flush that sees when they are used up. How many that is
+/// in all.
 fn leave_for_flushes(fs: &SimFs, bytes: u64) -> u64 {
     let bytes = fs.used() + bytes;
     fs.set_room(Some(Room { bytes, is_quota: false, copies: false, names: false, late: true }));

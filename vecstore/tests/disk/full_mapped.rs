@@ -1,5 +1,6 @@
-//! A full disk that is noticed when a commit is flushed, on the real file system: by then the new file is mapped, and takes
-//! room until it is not, whether it has a name or not. What the error says is free has to be asked for after that.
+//! A full disk that is noticed when a commit is flushed, on the real file system: by then the new file is
+//! mapped, and takes room until it is not, whether it has a name or not. What the error says is free has to
+//! be asked for after that.
 #![cfg(target_os = "linux")]
 
 use std::ffi::OsString;

@@ -24,7 +24,8 @@ fn merges() -> (impl Fn(&Event) + Send + Sync + 'static, Receiver<()>) {
     (merged, told)
 }
 
-/// A merger that meets the merge of another process looks again by itself when that is over: no commit has to wake it.
+/// A merger that meets the merge of another process looks again by itself when that is over: no commit has to
+/// wake it.
 #[test]
 fn a_merger_that_met_another_looks_again() {
     looks::watch();
@@ -118,7 +119,8 @@ fn put_row(store: &Store, key: &str, row: &[f32]) {
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
-/// Appends `commits` one-row batches; after each `every` of them the newest file is damaged. Merges go around these.
+/// Appends `commits` one-row batches; after each `every` of them the newest file is damaged. Merges go around
+/// these.
 fn append_and_damage(commits: usize, every: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -216,8 +218,9 @@ fn a_compaction_ends_beside_a_thread_that_appends_all_the_time() {
     assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
 }
 
-/// Appends `appends` times in the middle of a full compaction of six files of 4 MiB and `small` small ones, and then on
-/// until it ends. Says how often newer files were merged meanwhile, and how many files there were at most.
+/// Appends `appends` times in the middle of a full compaction of six files of 4 MiB and `small` small ones,
+/// and then on until it ends. Says how often newer files were merged meanwhile, and how many files there were
+/// at most.
 fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -239,7 +242,8 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
 
     let within = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&within);
-    // Before its second piece the merge waits for the appends. What follows are more pieces than it makes between two looks.
+    // Before its second piece the merge waits for the appends. What follows are more pieces than it makes
+    // between two looks.
     let ((tell, in_the_middle), (go_on, may)) = (channel(), channel::<()>());
     let once = Mutex::new(Some((tell, may)));
     let pieces = AtomicUsize::new(0);
@@ -296,8 +300,8 @@ fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
     assert!(most < 180 + 64 + 4, "{most} files");
 }
 
-/// A writer lists commits now and then. A merge takes what is listed, and does not make the writer wait for a list of its
-/// own.
+/// A writer lists commits now and then. A merge takes what is listed, and does not make the writer wait for a
+/// list of its own.
 #[test]
 fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The folder of liveness bitmaps: when it is made, what is done when it cannot be, and files in it that are not what the
-//! manifest lists.
+//! The folder of liveness bitmaps: when it is made, what is done when it cannot be, and files in it that are
+//! not what the manifest lists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,8 @@ fn of<'a>(calls: &'a [Call], path: &str) -> Vec<&'a str> {
     calls.iter().filter(|call| call.path == path && call.what != "list").map(|call| call.what).collect()
 }
 
-/// A folder that no manifest relies on may be of a process that died before its name was durable: it is made anew.
+/// A folder that no manifest relies on may be of a process that died before its name was durable: it is made
+/// anew.
 #[test]
 fn the_folder_is_made_once() {
     let fs = SimFs::new();
@@ -122,7 +123,8 @@ fn new_bitmaps_are_believed() {
     assert_eq!((bitmaps(&path), generation(&path)), (anew, written + 1), "nothing is left to do");
 }
 
-/// A checkpoint that comes by itself writes no bitmaps while there is little in them, and nothing to make up for.
+/// A checkpoint that comes by itself writes no bitmaps while there is little in them, and nothing to make up
+/// for.
 #[test]
 fn without_anything_superseded_there_is_nothing_to_write() {
     let dir = tempfile::tempdir().unwrap();

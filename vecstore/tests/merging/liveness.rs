@@ -117,7 +117,8 @@ fn two_handles_and_a_merge_by_the_other_one() {
     assert_eq!(state(&read_only(&path).unwrap().snapshot()).0, right.0, "from bitmaps of the merged file");
 }
 
-/// A merge keeps kills of what lies in a segment that is too large for it, and bitmaps have them: nothing is read twice.
+/// A merge keeps kills of what lies in a segment that is too large for it, and bitmaps have them: nothing is
+/// read twice.
 #[test]
 fn a_merged_and_closed_store_opens_without_reading_a_kill() {
     let dir = tempfile::tempdir().unwrap();
@@ -214,7 +215,8 @@ impl Random {
     }
 }
 
-/// Random work on two handles; after each step a reader with bitmaps, one without, and the writer say the same.
+/// Random work on two handles; after each step a reader with bitmaps, one without, and the writer say the
+/// same.
 #[test]
 fn with_and_without_bitmaps_a_store_says_the_same() {
     let mut with = 0;

@@ -84,8 +84,8 @@ fn a_tombstone_stays_while_something_older_is_outside_the_merge() {
     let store = create(&path);
     put(&store, "a", 1.0);
     store.compact_full().unwrap();
-    // A checkpoint pins the file that holds "a", but what matters is the range: merge commits 2 and 3 alone by making
-    // the first segment too large to be joined.
+    // A checkpoint pins the file that holds "a", but what matters is the range: merge commits 2 and 3 alone
+    // by making the first segment too large to be joined.
     store.delete(&["a"]).unwrap();
     put(&store, "b", 2.0);
     drop(store);

@@ -1,9 +1,10 @@
-//! Random trials: operations of two processes on a store, calls that fail, disks that fill up, processes that die, power
-//! cuts, and all that on top of each other, held against a map in memory after each of them.
+//! Random trials: operations of two processes on a store, calls that fail, disks that fill up, processes that
+//! die, power cuts, and all that on top of each other, held against a map in memory after each of them.
 //!
-//! Plain `cargo test` tries the same few each time, `VECSTORE_TESTS=full` the same many, `VECSTORE_TESTS=random` other ones.
-//! `VECSTORE_TRIALS` is their number. Trials that once failed are kept in `regressions/trials.txt` and tried first; a
-//! failure prints the line to add. The fuzz target `operations` has the same bytes.
+//! Plain `cargo test` tries the same few each time, `VECSTORE_TESTS=full` the same many,
+//! `VECSTORE_TESTS=random` other ones. `VECSTORE_TRIALS` is their number. Trials that once failed are kept in
+//! `regressions/trials.txt` and tried first; a failure prints the line to add. The fuzz target `operations`
+//! has the same bytes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

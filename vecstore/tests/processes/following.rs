@@ -1,5 +1,5 @@
-//! What it costs a writer that others commit too: their files, by the names that the commit lock's record has, and now and
-//! then a look at the directory.
+//! What it costs a writer that others commit too: their files, by the names that the commit lock's record
+//! has, and now and then a look at the directory.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! Directories that move while a reader looks at them without a lock: writers name files during a listing, mergers take
-//! away what was listed.
+//! Directories that move while a reader looks at them without a lock: writers name files during a listing,
+//! mergers take away what was listed.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -225,7 +225,8 @@ fn what_a_merge_takes_away_is_looked_for_again() {
     }
 }
 
-/// A reader has the manifest from before a repair, and lists after it: what follows is of an epoch it has not heard of.
+/// A reader has the manifest from before a repair, and lists after it: what follows is of an epoch it has not
+/// heard of.
 #[test]
 fn an_epoch_that_began_meanwhile_is_read_about() {
     let dir = tempfile::tempdir().unwrap();
@@ -260,8 +261,8 @@ fn assert_whole(report: &VerifyReport, last_commit: u64) {
     assert_eq!(report.last_commit, last_commit);
 }
 
-/// The same of `verify`: neither the inputs of a merge, nor the bitmaps that a checkpoint replaces, are damage when they
-/// go away meanwhile.
+/// The same of `verify`: neither the inputs of a merge, nor the bitmaps that a checkpoint replaces, are
+/// damage when they go away meanwhile.
 #[test]
 fn what_goes_away_during_a_verification_is_no_damage() {
     for (kind, end) in [("map", FIRST), ("list", "segments")] {
@@ -304,7 +305,8 @@ fn a_verification_beside_checkpoints_ends() {
     assert_ne!(std::fs::read(path.join("MANIFEST")).unwrap(), before, "it was replaced meanwhile");
 }
 
-/// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole store.
+/// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole
+/// store.
 #[test]
 fn a_store_that_never_stands_still_is_not_called_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -339,7 +341,8 @@ fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
     assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
 }
 
-/// Neither is a named checkpoint that another process drops meanwhile, with the bitmap that only it needed, damaged.
+/// Neither is a named checkpoint that another process drops meanwhile, with the bitmap that only it needed,
+/// damaged.
 #[test]
 fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();

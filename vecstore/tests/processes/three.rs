@@ -115,7 +115,8 @@ fn three_processes_agree_with_their_maps_and_with_each_other() {
     let names = ["a", "bb", "ccc"];
     let mut children: Vec<_> = names.iter().map(|name| start(&path, name)).collect();
 
-    // Readers and backups go on meanwhile: every snapshot is whole. The last of the lines come when there is still much to do.
+    // Readers and backups go on meanwhile: every snapshot is whole. The last of the lines come when there is
+    // still much to do.
     let watcher = OpenOptions::new().open(&path).unwrap();
     let mut said = String::new();
     let mut lines = BufReader::new(children[0].stdout.take().unwrap());

@@ -1,5 +1,5 @@
-//! Things that happen at the wrong moment: a process dies between a name and its flush, merges what another sees as it
-//! was, clears away what another is building.
+//! Things that happen at the wrong moment: a process dies between a name and its flush, merges what another
+//! sees as it was, clears away what another is building.
 
 use std::path::Path;
 use std::process::Command;
@@ -80,7 +80,8 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     assert!(checkpoints <= 2, "{checkpoints} checkpoints for 20 commits");
 }
 
-/// A merge of a backup dies before the manifest that begins an epoch is durable; another handle goes on in it.
+/// A merge of a backup dies before the manifest that begins an epoch is durable; another handle goes on in
+/// it.
 #[test]
 fn an_epoch_is_durable_before_its_first_commit() {
     let run = |die_at: Option<usize>| {
@@ -123,7 +124,8 @@ fn an_epoch_is_durable_before_its_first_commit() {
     }
 }
 
-/// Two processes create the same store; one clears away what the other is building, in the moment it is not locked.
+/// Two processes create the same store; one clears away what the other is building, in the moment it is not
+/// locked.
 #[test]
 fn a_builder_that_is_alive_loses_nothing() {
     let dry = SimFs::new();
@@ -169,8 +171,8 @@ fn left_beside_a_relative_path() {
     assert!(Path::new(".s.creating-01").exists(), "not made by a builder");
 }
 
-/// What happens while an append is about to make the call that `wanted` describes: `meanwhile` gets the disk as another
-/// process sees it, and the store as it was opened there before.
+/// What happens while an append is about to make the call that `wanted` describes: `meanwhile` gets the disk
+/// as another process sees it, and the store as it was opened there before.
 fn during_an_append(
     wanted: impl Fn(&crate::sim::Call) -> bool,
     meanwhile: impl FnOnce(&SimFs, &Store) + Send + 'static,
@@ -200,7 +202,8 @@ fn during_an_append(
     (fs, appended)
 }
 
-/// Between a commit's name and the flush of that name no other process gets the lock, to skip what may still vanish.
+/// Between a commit's name and the flush of that name no other process gets the lock, to skip what may still
+/// vanish.
 #[test]
 fn no_process_builds_on_a_commit_whose_name_is_being_flushed() {
     let flush = |call: &crate::sim::Call| call.what == "flush directory" && call.path.ends_with("segments");
@@ -224,8 +227,9 @@ fn a_name_that_is_taken_is_not_taken_away() {
     assert_eq!(fs.read(&Path::new(STORE).join(NAME), 1 << 20).unwrap(), b"another's");
 }
 
-/// A writer dies between a name and its flush. The next one, which only looks, brings the commit out of doubt; a
-/// third one, which knows LOCK's counter from before, must notice, or it would give the same number to another commit.
+/// A writer dies between a name and its flush. The next one, which only looks, brings the commit out of
+/// doubt; a third one, which knows LOCK's counter from before, must notice, or it would give the same number
+/// to another commit.
 #[test]
 fn a_dead_writer_that_one_process_finds_is_told_to_the_others() {
     let begin = || {
@@ -279,7 +283,8 @@ fn dies_before(call: impl Fn(&crate::sim::Call) -> bool) -> (SimFs, Store) {
     (fs, other)
 }
 
-/// It dies before its name is durable, and its record of that is torn: a writer that skips what it wrote makes the name durable.
+/// It dies before its name is durable, and its record of that is torn: a writer that skips what it wrote
+/// makes the name durable.
 #[test]
 fn a_torn_record_vouches_for_nothing() {
     let (fs, other) = dies_before(|call| call.what == "flush directory" && call.path.ends_with("segments"));
@@ -298,7 +303,8 @@ fn a_torn_record_vouches_for_nothing() {
     });
 }
 
-/// What the dead were writing goes with the next commit, also of a writer that knows everything that was committed.
+/// What the dead were writing goes with the next commit, also of a writer that knows everything that was
+/// committed.
 #[test]
 fn what_the_dead_were_writing_goes() {
     let (fs, other) = dies_before(|call| call.what == "rename");

@@ -1,5 +1,5 @@
-//! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while another process merges, flushes fail or the
-//! power does.
+//! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while another process
+//! merges, flushes fail or the power does.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -127,8 +127,8 @@ fn a_dropped_checkpoint_stays_dropped_beside_a_merge() {
     });
 }
 
-/// A process dies after removing a named checkpoint, before that is durable; another one merges, and removes the files that
-/// only the checkpoint needed. No power cut that follows brings the checkpoint back.
+/// A process dies after removing a named checkpoint, before that is durable; another one merges, and removes
+/// the files that only the checkpoint needed. No power cut that follows brings the checkpoint back.
 #[test]
 fn a_checkpoint_whose_files_are_removed_stays_dropped() {
     let run = |die_at: Option<usize>| {
@@ -181,8 +181,8 @@ fn a_named_checkpoint_whose_flush_failed_is_named_anew() {
     });
 }
 
-/// A backup's new manifest may not be durable, because flushing its name failed. A merge in the backup then does
-/// not remove what only the former one lists.
+/// A backup's new manifest may not be durable, because flushing its name failed. A merge in the backup then
+/// does not remove what only the former one lists.
 #[test]
 fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {
     let run = |fault: Option<Fault>| {

@@ -147,8 +147,8 @@ impl Journal {
         last
     }
 
-    /// At the end, when all threads are done: every snapshot that was taken had exactly the keys of the commits up to its
-    /// last one, and so has the store that is opened now.
+    /// At the end, when all threads are done: every snapshot that was taken had exactly the keys of the
+    /// commits up to its last one, and so has the store that is opened now.
     pub fn close(&self, end: &Snapshot) {
         let last = end.last_commit();
         let end_keys = keys(end);

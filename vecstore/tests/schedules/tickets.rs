@@ -1,5 +1,5 @@
-//! Appends that do not wait: the committer, threads that wait for their tickets, threads that append as usual, and the
-//! end of the handle.
+//! Appends that do not wait: the committer, threads that wait for their tickets, threads that append as
+//! usual, and the end of the handle.
 
 use std::sync::Arc;
 

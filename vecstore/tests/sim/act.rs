@@ -1,4 +1,5 @@
-//! Trials as bytes: what a fuzzer changes, what random tests make up, and what a line of a regression file holds.
+//! Trials as bytes: what a fuzzer changes, what random tests make up, and what a line of a regression file
+//! holds.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ pub const LEN: usize = 8;
 /// The handle on what was restored.
 pub const RESTORED: usize = 4;
 pub const EACCES: i32 = 13;
-/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read in part.
+/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read
+/// in part.
 const ERRORS: [i32; 9] = [5, 28, 122, 24, EACCES, 30, 37, 4, SHORT];
 
 /// What two processes, of two handles each, do to a store, and what happens to them.
@@ -37,8 +39,8 @@ pub enum Act {
     Full { bytes: u64, is_quota: bool },
     /// The process dies before a call, by number.
     Kill { process: usize, after: usize },
-    /// The power fails this many changes before the last one. `fates` says what of the rest becomes durable: 0 nothing, 1
-    /// everything, otherwise something that `seed` chooses.
+    /// The power fails this many changes before the last one. `fates` says what of the rest becomes durable:
+    /// 0 nothing, 1 everything, otherwise something that `seed` chooses.
     PowerCut { back: usize, fates: usize, seed: u64 },
 }
 

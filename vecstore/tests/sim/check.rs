@@ -24,9 +24,9 @@ pub fn is_clean(error: &Error) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens the store as after a start of the machine, holds it and what belongs to it against what is right, verifies it,
-/// goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed in turn; `choice`
-/// chooses what is done besides appending.
+/// Opens the store as after a start of the machine, holds it and what belongs to it against what is right,
+/// verifies it, goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed
+/// in turn; `choice` chooses what is done besides appending.
 pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Step>, String> {
     let mut run = Run::new(fs.clone());
     run.skip_keys(1_000_000);

@@ -1,4 +1,5 @@
-//! The disk behind all processes: what programs see, what was durable at the beginning, and every change since.
+//! The disk behind all processes: what programs see, what was durable at the beginning, and every change
+//! since.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;

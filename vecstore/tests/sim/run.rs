@@ -31,8 +31,8 @@ pub fn restored(name: &str) -> String {
     format!("/d/{name}")
 }
 
-/// Options for a store on this disk. No handle waits for a lock: the tests that use them have no concurrent processes.
-/// Nothing is merged in the background, so that a run is the same each time.
+/// Options for a store on this disk. No handle waits for a lock: the tests that use them have no concurrent
+/// processes. Nothing is merged in the background, so that a run is the same each time.
 pub fn options(fs: &SimFs) -> OpenOptions {
     OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO).merging(Merging::OnDemand)
 }
@@ -342,8 +342,8 @@ impl Run {
             name = self.fresh_name("r");
         }
         let path = restored(&name);
-        // Of a backup that was interrupted the name may not last, though that of the restored store does. The worlds
-        // know a restored store only beside its backup, so its name is made to last first.
+        // Of a backup that was interrupted the name may not last, though that of the restored store does. The
+        // worlds know a restored store only beside its backup, so its name is made to last first.
         self.fs.other_process().flush_dir(Path::new("/")).expect("nothing happens to this process");
         let done = vecstore::restore_with(&self.fs, Path::new(BACKUP), Path::new(&path)).map(drop);
         let is_there = done.is_ok();
@@ -389,8 +389,8 @@ impl Run {
         Ok(())
     }
 
-    /// Appends several batches at once: the first is held in the middle of its commit until the others wait, so that those
-    /// share the next file.
+    /// Appends several batches at once: the first is held in the middle of its commit until the others wait,
+    /// so that those share the next file.
     pub fn append_together(&mut self, handle: usize, count: usize) {
         let batches: Vec<Entries> = (0..count).map(|_| vec![self.fresh(), self.fresh()]).collect();
         let Some(store) = self.stores.get(&handle) else { return };

@@ -1,5 +1,6 @@
-//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`, and with
-//! `VECSTORE_TESTS=random` everything, where random cases are other ones each time. Without it they are the same ones.
+//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`, and
+//! with `VECSTORE_TESTS=random` everything, where random cases are other ones each time. Without it they are
+//! the same ones.
 
 fn is_tier(names: &[&str]) -> bool {
     std::env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))

@@ -1,5 +1,6 @@
-//! Carries out acts with the real code, and holds everything it says and shows against the oracle: operations of two
-//! processes, calls that fail, disks that fill up, processes that die, power cuts, and all that on top of each other.
+//! Carries out acts with the real code, and holds everything it says and shows against the oracle: operations
+//! of two processes, calls that fail, disks that fill up, processes that die, power cuts, and all that on top
+//! of each other.
 
 mod befall;
 mod what;
@@ -246,7 +247,8 @@ impl Trial {
         if let (What::Write(policy, entries), Some(said)) = (what, &said) {
             self.said_right(handle, *policy, entries, said, &before)?;
         }
-        // A commit that is durable is acknowledged, even if its own handle could not map it: the next look does.
+        // A commit that is durable is acknowledged, even if its own handle could not map it: the next look
+        // does.
         if met { Ok(()) } else { self.compare(handle, what) }
     }
 
@@ -291,7 +293,8 @@ impl Trial {
             let found = World { store: state, ..World::default() };
             return Err(format!("handle {handle}: {}", difference(&found, &self.now)));
         }
-        // Beside a holder that lives and cannot give its lock back, it cannot be told what that holder failed to flush.
+        // Beside a holder that lives and cannot give its lock back, it cannot be told what that holder failed
+        // to flush.
         let is_stuck = self.trouble.iter().any(|trouble| trouble.is_stuck);
         if what.shows() && !is_stuck {
             self.run.show(handle)?;

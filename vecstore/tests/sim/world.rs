@@ -1,5 +1,5 @@
-//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what was
-//! restored from them. And which worlds are right after a power cut.
+//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what
+//! was restored from them. And which worlds are right after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,7 +93,8 @@ impl World {
         world
     }
 
-    /// The worlds that a deed may leave that was interrupted, or of which it is not known whether it happened.
+    /// The worlds that a deed may leave that was interrupted, or of which it is not known whether it
+    /// happened.
     fn in_doubt(&self, deed: &Deed) -> Vec<World> {
         let mut worlds = vec![self.clone(), self.after(deed)];
         if let Deed::Dated(keep) = deed {
@@ -130,7 +131,8 @@ pub enum Step {
         at: usize,
         state: State,
     },
-    /// Histories of which any may be taken for what happened: what two processes did at the same time, in either order.
+    /// Histories of which any may be taken for what happened: what two processes did at the same time, in
+    /// either order.
     Either(Vec<Vec<Step>>),
 }
 
