@@ -113,7 +113,7 @@ pub struct Expect {
     pub lost: BTreeSet<Vec<u8>>,
     /// Keys that are lost without a name.
     pub unnamed: BTreeSet<Vec<u8>>,
-    /// Nobody can say what was lost.
+    /// It cannot be told what was lost.
     pub unknown: bool,
 }
 

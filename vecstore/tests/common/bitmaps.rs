@@ -50,7 +50,7 @@ pub fn segments(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Damages the kills of a segment. Whoever reads them finds out.
+/// Damages the kills of a segment. Reading them is an error.
 pub fn spoil_kills(segment: &Path) {
     let mut bytes = fs::read(segment).unwrap();
     let footer = bytes.len() - 1024;

@@ -11,8 +11,8 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 /// What happens at a call: its kind, and the path.
 type Hook = Arc<dyn Fn(&str, &Path) + Send + Sync>;
 
-/// Calls that change something are told of before they are made: `create`, `write`, `flush`, `rename`, `replace`, `remove`.
-/// Of locks it is told that one was `taken`, or `refused`.
+/// Calls that change something are told of before they are made: `create`, `write`, `flush`, `rename`,
+/// `replace`, `remove`. Of locks it is told that one was `taken`, or `refused`.
 #[derive(Clone)]
 pub struct Hooked(Hook);
 

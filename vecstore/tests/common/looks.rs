@@ -45,7 +45,8 @@ pub fn watch() {
     });
 }
 
-/// Waits until mergers of this store have looked so often when the handle had made this many commits, or more.
+/// Waits until mergers of this store have looked this often when the handle had made this many commits, or
+/// more.
 pub fn wait(store: &Path, commits: usize, times: usize) {
     let store = store.display().to_string();
     let is_less = |seen: &mut Option<HashMap<String, Vec<usize>>>| {

@@ -10,12 +10,26 @@ pub mod small;
 
 use std::fs;
 use std::path::Path;
+use std::process::Output;
 
 use vecstore::{Merging, OpenOptions};
 
 /// Options for a store that merges only when it is asked to, or has to.
 pub fn on_demand() -> OpenOptions {
     OpenOptions::new().merging(Merging::OnDemand)
+}
+
+/// Program and arguments that run one ignored test of this program, in a process of its own.
+pub fn one_test(name: &str) -> Vec<String> {
+    let program = std::env::current_exe().expect("it has a path");
+    [&program.to_string_lossy(), "--exact", name, "--ignored", "--nocapture"].map(str::to_owned).to_vec()
+}
+
+/// The program ended well, and what it ran was one test.
+pub fn assert_one_passed(what: &str, output: &Output) {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let (said, failed) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{what}: {said}\n{failed}");
 }
 
 /// Copies a directory and all that is in it.

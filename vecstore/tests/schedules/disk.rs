@@ -66,7 +66,7 @@ impl Disk {
         self.names().durable.contains(path)
     }
 
-    /// The thread that makes the call after so many others panics; `None`: nobody does.
+    /// After this number of calls the thread that makes the next one panics; `None`: none does.
     pub fn panic_in(&self, calls: Option<usize>) {
         self.names().panics_in = calls;
     }
@@ -80,7 +80,7 @@ impl Disk {
             Some(0) if !std::thread::panicking() => {
                 names.panics_in = None;
                 drop(names);
-                // Without the message of a panic that nobody expects.
+                // Without the message of an unexpected panic.
                 std::panic::resume_unwind(Box::new(PANIC));
             }
             Some(calls) => names.panics_in = Some(calls.saturating_sub(1)),

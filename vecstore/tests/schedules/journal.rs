@@ -69,12 +69,12 @@ impl Journal {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a batch of keys that nobody else appends, notes the answer, and looks for it.
+    /// Appends a batch of keys that no other thread appends, notes the answer, and looks for it.
     pub fn append(&self, store: &Store, these: &[&str]) -> Result<Appended, Error> {
         self.append_until(store, these, || false)
     }
 
-    /// The same in a process that may be dead by the time the answer comes: then nobody is told anything.
+    /// The same in a process that may be dead by the time the answer comes: then no thread is told anything.
     pub fn append_until(
         &self,
         store: &Store,
@@ -90,7 +90,7 @@ impl Journal {
                 let commit = appended.commit.expect("something was written");
                 let twice = self.seen().commits.insert(commit, names.collect());
                 assert_eq!(twice, None, "commit {commit} was acknowledged twice");
-                // Whoever was told that it is stored finds it.
+                // What was told to be stored is found.
                 if self.may_lag && store.snapshot().last_commit() < commit {
                     self.hold(&store.refresh().unwrap(), &[commit]);
                 } else {
@@ -147,8 +147,8 @@ impl Journal {
         last
     }
 
-    /// At the end, when all threads are done: every snapshot that was taken had exactly the keys of the commits up to its
-    /// last one, and so has the store that is opened now.
+    /// At the end, when all threads are done: every snapshot that was taken had exactly the keys of the
+    /// commits up to its last one, and so has the store that is opened now.
     pub fn close(&self, end: &Snapshot) {
         let last = end.last_commit();
         let end_keys = keys(end);

@@ -49,8 +49,8 @@ fn many() -> Vec<Node> {
     IMAGE.get_or_init(|| stored(63)).clone()
 }
 
-/// What every scenario ends with: the store is opened anew, and has what was acknowledged; every byte is right, and
-/// nobody has left temporary files.
+/// What every scenario ends with: the store is opened anew, and has what was acknowledged; every byte is
+/// right, and no temporary files are left.
 pub(super) fn end(disk: &Disk, journal: &Journal) {
     let store = options(disk).read_only(true).open(STORE).unwrap();
     journal.close(&store.snapshot());
@@ -286,7 +286,8 @@ fn closing_beside_the_merger() {
     assert!(merged > 0 && stopped > 0);
 }
 
-/// The merger that finds nothing to do goes to sleep and is woken all the time; closing must find it awake or wake it.
+/// The merger that finds nothing to do goes to sleep and is woken all the time; closing must find it awake or
+/// wake it.
 #[test]
 fn closing_beside_an_idle_merger() {
     two();
@@ -302,8 +303,8 @@ fn closing_beside_an_idle_merger() {
     });
 }
 
-/// One call fails, whichever it is: those whose batch was in that group get the error, nobody waits for ever, nobody's
-/// batch is lost or written twice.
+/// One call fails, whichever it is: those whose batch was in that group get the error, no thread waits for
+/// ever, no thread's batch is lost or written twice.
 #[test]
 fn a_call_that_fails() {
     static FAILED: AtomicU64 = AtomicU64::new(0);
@@ -322,7 +323,8 @@ fn a_call_that_fails() {
                 let (store, journal) = (Arc::clone(&store), Arc::clone(&journal));
                 thread::spawn(move || {
                     let first = journal.append(&store, &[name]);
-                    // Whoever was refused may come again, unless the handle says that it writes nothing more.
+                    // What was refused may be appended again, unless the handle says that it writes nothing
+                    // more.
                     let second = journal.append(&store, &[&format!("{name}+")]);
                     match (first, second) {
                         (Err(Error::OutcomeUnknown { .. } | Error::Latched { .. }), second) => {
@@ -471,7 +473,7 @@ fn one_of_two_handles_dies() {
         [dying, living].into_iter().for_each(|thread| thread.join().unwrap());
         DIED.fetch_add(u64::from(mortal.sim.is_dead()), Ordering::Relaxed);
         drop(second);
-        // Whoever comes next clears up behind the dead.
+        // The next writer clears up behind the dead.
         journal.append(&first, &["a2"]).unwrap();
         close(first).unwrap();
         end(&disk, &journal);

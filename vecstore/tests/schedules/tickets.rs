@@ -1,5 +1,5 @@
-//! Appends that do not wait: the committer, those who wait for their tickets, those who append as usual, and the end of the
-//! handle.
+//! Appends that do not wait: the committer, threads that wait for their tickets, threads that append as
+//! usual, and the end of the handle.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn tickets_and_appends() {
         let left = store.append_async(batch(&store, &["left"]), OnDuplicate::Error).unwrap();
         appender.join().unwrap();
         let waited_for = waiter.join().unwrap();
-        // Closing commits what nobody has waited for.
+        // Closing commits what no thread has waited for.
         close(store).unwrap();
         assert!(left.is_done());
         journal.note(waited_for, &["waited for"]);

@@ -1,4 +1,5 @@
-//! Trials as bytes: what a fuzzer changes, what random tests make up, and what a line of a regression file holds.
+//! Trials as bytes: what a fuzzer changes, what random tests make up, and what a line of a regression file
+//! holds.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ pub const LEN: usize = 8;
 /// The handle on what was restored.
 pub const RESTORED: usize = 4;
 pub const EACCES: i32 = 13;
-/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read in part.
+/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read
+/// in part.
 const ERRORS: [i32; 9] = [5, 28, 122, 24, EACCES, 30, 37, 4, SHORT];
 
 /// What two processes, of two handles each, do to a store, and what happens to them.
@@ -27,18 +29,18 @@ pub enum Act {
     Meanwhile { outer: Do, after: usize, inner: Do },
     /// A snapshot of this handle is kept; it must never change.
     Keep(usize),
-    /// Somebody opens and reads everything there is.
+    /// A process opens and reads everything there is.
     Look,
     /// From a call of this process on, by number, one call or all calls fail.
     Fault { process: usize, after: usize, errno: i32, lasting: bool },
     /// The cause of all faults is gone.
     Relief,
-    /// The disk, or a quota, has so many bytes left.
+    /// The disk, or a quota, has this many bytes left.
     Full { bytes: u64, is_quota: bool },
     /// The process dies before a call, by number.
     Kill { process: usize, after: usize },
-    /// The power fails so many changes before the last one. `fates` says what of the rest becomes durable: 0 nothing, 1
-    /// everything, otherwise something that `seed` chooses.
+    /// The power fails this many changes before the last one. `fates` says what of the rest becomes durable:
+    /// 0 nothing, 1 everything, otherwise something that `seed` chooses.
     PowerCut { back: usize, fates: usize, seed: u64 },
 }
 

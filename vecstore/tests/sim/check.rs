@@ -10,7 +10,7 @@ use super::run::{BACKUP, DATED, Do, Run, STORE, options, restored};
 use super::world::{Step, World, difference, right_worlds};
 use super::{SimFs, is_temporary};
 
-/// Pins of backups under way: nobody's named checkpoints.
+/// Pins of backups under way, which are no user's named checkpoints.
 pub const PIN: &str = "backup-";
 
 /// An error says where and what.
@@ -24,21 +24,21 @@ pub fn is_clean(error: &Error) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens the store as after a start of the machine, holds it and what belongs to it against what is right, verifies it,
-/// goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed in turn; `choice`
-/// chooses what is done besides appending.
+/// Opens the store as after a start of the machine, holds it and what belongs to it against what is right,
+/// verifies it, goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed
+/// in turn; `choice` chooses what is done besides appending.
 pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Step>, String> {
     let mut run = Run::new(fs.clone());
     run.skip_keys(1_000_000);
-    // Nobody need repair what is not damaged; whoever does all the same, changes nothing.
+    // What is not damaged need not be repaired; a repair of it changes nothing.
     if right.iter().any(|world| world.is_hurt) || choice % 16 == 1 && fs.exists(STORE) {
-        // Who looks before that may meet the damage, and gets an error at worst.
+        // A reader before that may meet the damage, and gets an error at worst.
         let _ = read(fs);
         run.act(Do::Repair);
     }
     let start = right;
     let right = &right_worlds(start, &run.steps, usize::MAX);
-    // Backups and what was restored are whole whatever the store is like, and nobody has to recover them.
+    // Backups and what was restored are whole whatever the store is like, and need no recovery.
     let mut found = beside(fs)?;
     match options(fs).open(STORE) {
         Ok(store) => {
@@ -154,7 +154,7 @@ pub fn whole(fs: &SimFs) -> Result<(), String> {
     Ok(())
 }
 
-/// Nothing temporary is left in the store or its backup, now that somebody has written to both.
+/// Nothing temporary is left in the store or its backup, now that both were written to.
 fn tidy(fs: &SimFs) -> Result<(), String> {
     for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/b/segments"] {
         // What an interrupted merge left, the next merge removes, not the next append.

@@ -100,8 +100,8 @@ impl History {
         History { base, kinds, log, lock_files }
     }
 
-    /// Numbers of the changes among the first `prefix` that no successful flush has made durable. A failed flush
-    /// leaves pages and names that look clean: a later one does not write them.
+    /// Numbers of the changes among the first `prefix` that no successful flush has made durable. A failed
+    /// flush leaves pages and names that look clean: a later one does not write them.
     pub fn unsynced(&self, prefix: usize) -> Vec<usize> {
         let mut open: HashMap<Ino, Vec<usize>> = HashMap::new();
         let mut given_up: Vec<usize> = Vec::new();
@@ -141,8 +141,8 @@ impl History {
         fates
     }
 
-    /// Fates to try after the first `prefix` changes: every combination when there are at most `limit`, otherwise
-    /// all lost, all whole, each alone lost, each alone whole, and random ones up to the limit.
+    /// Fates to try after the first `prefix` changes: every combination when there are at most `limit`,
+    /// otherwise all lost, all whole, each alone lost, each alone whole, and random ones up to the limit.
     pub fn fates(&self, prefix: usize, limit: usize, rng: &mut Rng) -> Vec<Fates> {
         let unsynced = self.unsynced(prefix);
         let possible: Vec<Vec<Fate>> = unsynced.iter().map(|number| self.possible(*number, rng)).collect();
@@ -173,8 +173,8 @@ impl History {
         fates
     }
 
-    /// What is on the disk when the power fails after the first `prefix` changes. Lock files are written in place
-    /// and never flushed: an old record, a new one, a part of one, or garbage.
+    /// What is on the disk when the power fails after the first `prefix` changes. Lock files are written in
+    /// place and never flushed: an old record, a new one, a part of one, or garbage.
     pub fn image(&self, prefix: usize, fates: &Fates, rng: &mut Rng) -> Vec<Node> {
         let mut nodes = self.base.clone();
         nodes.extend(self.kinds[self.base.len()..].iter().map(|is_dir| match is_dir {
@@ -246,8 +246,8 @@ fn damaged(data: &[u8], fate: Fate) -> Vec<u8> {
     }
 }
 
-/// A number that is the same for trees with the same names and bytes, whatever is in lock files. Not a checksum of
-/// the store's own kind: those cancel out over bytes that end in one.
+/// A number that is the same for trees with the same names and bytes, whatever is in lock files. Not a
+/// checksum of the store's own kind: those cancel out over bytes that end in one.
 pub fn digest(nodes: &[Node]) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325;
     digest_of(nodes, 0, &mut hash);

@@ -49,11 +49,12 @@ impl Tally {
 pub struct Crashes<'a> {
     workload: &'a str,
     pub rng: Rng,
-    /// Every so many states one is crashed again while it is recovered; 0: never.
+    /// Of this many states one is crashed again while it is recovered; 0: never.
     deeper: usize,
     combinations: usize,
     tally: &'a Tally,
-    /// Images tried, with what was right then: the same image may be right at one moment and wrong at a later one.
+    /// Images tried, with what was right then: the same image may be right at one moment and wrong at a later
+    /// one.
     seen: HashSet<(u64, u64)>,
 }
 
@@ -130,7 +131,8 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last, or panics: then the others begin no more.
+/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last, or panics: then the others begin no
+/// more.
 pub fn in_parallel(job: impl Fn(usize) -> bool + Sync) {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {

@@ -1,4 +1,5 @@
-//! What a disk does to files by itself: it changes their bytes, or loses them. And what of the store a repair can save then.
+//! What a disk does to files by itself: it changes their bytes, or loses them. And what of the store a repair
+//! can save then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -75,8 +76,8 @@ fn keys_in(snapshot: &Snapshot, file: &Path) -> (BTreeSet<String>, BTreeSet<Stri
 }
 
 impl Run {
-    /// Hits a file of the store, and writes down what a repair may find: what is lost, or that nothing is, because files
-    /// that were merged, or the merge of this one, are still there and serve in its place.
+    /// Hits a file of the store, and writes down what a repair may find: what is lost, or that nothing is,
+    /// because files that were merged, or the merge of this one, are still there and serve in its place.
     pub(super) fn hit(&mut self, what: Hit) {
         let started = self.fs.changes();
         let outcomes = match what {
@@ -136,7 +137,8 @@ impl Run {
         Some((path, losses))
     }
 
-    /// Makes the store whole again. What is there afterwards is there to stay, and what is lost does not come back.
+    /// Makes the store whole again. What is there afterwards is there to stay, and what is lost does not come
+    /// back.
     pub(super) fn repair(&mut self) {
         let started = self.fs.changes();
         let repaired = vecstore::repair_with(&self.fs, Path::new(STORE)).map(drop);

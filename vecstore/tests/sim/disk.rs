@@ -1,4 +1,5 @@
-//! The disk behind all processes: what programs see, what was durable at the beginning, and every change since.
+//! The disk behind all processes: what programs see, what was durable at the beginning, and every change
+//! since.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -19,7 +20,7 @@ pub(super) struct Disk {
     /// Lock holder: process and handle.
     pub locks: HashMap<Ino, (usize, u64)>,
     pub lock_files: HashSet<Ino>,
-    /// Files that were opened for writing, and are until nobody has the other end.
+    /// Files that were opened for writing, and are until no handle has the other end.
     pub open: Vec<(Ino, Weak<()>)>,
     pub handles: u64,
     pub processes: Vec<Process>,
@@ -36,7 +37,7 @@ pub(super) fn error(kind: ErrorKind) -> io::Error {
 }
 
 impl Disk {
-    /// After a start of the machine: everything there is durable, nobody holds a lock.
+    /// After a start of the machine: everything there is durable, no process holds a lock.
     pub fn new(image: Vec<Node>) -> Self {
         Disk {
             base: image.clone(),

@@ -1,9 +1,9 @@
-//! Mistakes of a program in what it asks of the disk, to show that the tests notice them: flushes left out, calls in a wrong
-//! order, failures not taken for what they are. `VECSTORE_DISK_BUG` names the one that is made; `scripts/check-bugs` runs for
-//! each the test that has to fail then.
+//! Mistakes of a program in what it asks of the disk, to show that the tests notice them: flushes left out,
+//! calls in a wrong order, failures not taken for what they are. `VECSTORE_DISK_BUG` names the one that is
+//! made; `scripts/check-bugs` runs for each the test that has to fail then.
 //!
-//! The program itself is right. A flush is left out by not recording it, and an order is changed in what is recorded: so the
-//! power cuts that are tried are those of the program that makes the mistake.
+//! The program itself is right. A flush is left out by not recording it, and an order is changed in what is
+//! recorded: so the power cuts that are tried are those of the program that makes the mistake.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -134,8 +134,8 @@ mistakes! {
 
 use Mistake::*;
 
-/// The mistake that is made. A name that no mistake has ends the process: a run that tests nothing shall not pass for one that
-/// does.
+/// The mistake that is made. A name that no mistake has ends the process: a run that tests nothing shall not
+/// pass for one that does.
 pub fn made() -> Option<Mistake> {
     static MADE: OnceLock<Option<Mistake>> = OnceLock::new();
     *MADE.get_or_init(|| {
@@ -355,8 +355,8 @@ pub(super) fn renamed(disk: &mut Disk, process: usize, from: &Path, to: &Path, b
     }
 }
 
-/// Gives a lock back as its holder does: the record counts one more change, and says that there is no holder. See
-/// docs/FORMAT.md.
+/// Gives a lock back as its holder does: the record counts one more change, and says that there is no holder.
+/// See docs/FORMAT.md.
 fn give_back(disk: &mut Disk, path: &Path) {
     let (Ok(ino), Ok(record)) = (disk.find(path), disk.file(path)) else { return };
     let mut record = record.to_vec();

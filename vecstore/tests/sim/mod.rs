@@ -1,9 +1,9 @@
 //! A simulated disk behind the crate's file-system seam.
 //!
-//! It keeps what a running program sees (the page cache) apart from what is durable: a flush of a file makes its
-//! data durable and says nothing of its name, a flush of a directory makes its names durable and says nothing of
-//! the files behind them. Every change is recorded, so that [`crash`] can build the states that a power cut after
-//! any of them may leave. Calls can be made to fail, and processes to die.
+//! It keeps what a running program sees (the page cache) apart from what is durable: a flush of a file makes
+//! its data durable and says nothing of its name, a flush of a directory makes its names durable and says
+//! nothing of the files behind them. Every change is recorded, so that [`crash`] can build the states that a
+//! power cut after any of them may leave. Calls can be made to fail, and processes to die.
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
@@ -138,7 +138,7 @@ struct Process {
     calls: Vec<Call>,
     fault: Option<Fault>,
     before: Option<Before>,
-    /// What befalls it so many calls after the next one of this kind.
+    /// What befalls it this many calls after the next one of this kind.
     armed: Option<(&'static str, usize, Misfortune)>,
     /// What happens before the next call of this kind.
     before_kind: Option<(&'static str, Work)>,
@@ -196,7 +196,7 @@ impl SimFs {
         Self::from_image(vec![Node::Dir(root), Node::Dir(BTreeMap::new())])
     }
 
-    /// A disk after a start of the machine: everything there is durable, nobody holds a lock.
+    /// A disk after a start of the machine: everything there is durable, no process holds a lock.
     pub fn from_image(image: Vec<Node>) -> Self {
         SimFs { disk: Arc::new(Mutex::new(Disk::new(image))), called: Arc::default(), process: 0 }
     }
@@ -223,16 +223,16 @@ impl SimFs {
         self.disk().processes[self.process].dies_at = Some(at);
     }
 
-    /// This process stops for ever when it is about to make call number `at`: it makes no call any more, and keeps
-    /// the locks it has.
+    /// This process stops for ever when it is about to make call number `at`: it makes no call any more, and
+    /// keeps the locks it has.
     pub fn stop_at(&self, at: usize) {
         let mut disk = self.disk();
         let process = &mut disk.processes[self.process];
         (process.dies_at, process.stops) = (Some(at), true);
     }
 
-    /// The call that comes so many calls after the next one of a kind, counted from 0 for that one itself, is the last this
-    /// process makes, or fails.
+    /// The call that comes `after` calls after the next one of a kind, counted from 0 for that one itself, is
+    /// the last this process makes, or fails.
     pub fn arm(&self, kind: &'static str, after: usize, what: Misfortune) {
         self.disk().processes[self.process].armed = Some((kind, after, what));
     }
@@ -282,7 +282,8 @@ impl SimFs {
         self.disk().processes[self.process].calls.get(first..).unwrap_or_default().to_vec()
     }
 
-    /// Waits until something is so that calls of processes bring about: it is looked at again after each of them.
+    /// Waits until something is so that calls of processes bring about: it is looked at again after each of
+    /// them.
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         self.disk().watchers += 1;
         loop {

@@ -16,7 +16,9 @@ pub fn power_cut(fs: &SimFs, check: impl Fn(&SimFs) -> Result<(), String>) {
     let history = fs.history();
     let now = history.log.len();
     let mut rng = Rng(3);
-    for fates in history.fates(now, 200, &mut rng) {
+    let all = history.fates(now, 200, &mut rng);
+    assert!(!all.is_empty(), "no state is tried");
+    for fates in all {
         let image = history.image(now, &fates, &mut rng);
         check(&SimFs::from_image(image))
             .unwrap_or_else(|wrong| panic!("{wrong}\n{}", history.tell(now, &fates)));

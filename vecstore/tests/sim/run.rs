@@ -17,7 +17,7 @@ use super::world::{Deed, Outcome, Step};
 
 /// Where the store of these tests lies.
 pub const STORE: &str = "/d/s";
-/// Where its backup lies: in another directory, which nobody flushes for the store's sake.
+/// Where its backup lies: in another directory, which is not flushed for the store's sake.
 pub const BACKUP: &str = "/b";
 /// Where its dated backups lie.
 pub const DATED: &str = "/d/dated";
@@ -31,8 +31,8 @@ pub fn restored(name: &str) -> String {
     format!("/d/{name}")
 }
 
-/// Options for a store on this disk. Nobody waits for a lock: the tests that use them have no concurrent processes.
-/// Nothing is merged in the background, so that a run is the same each time.
+/// Options for a store on this disk. No handle waits for a lock: the tests that use them have no concurrent
+/// processes. Nothing is merged in the background, so that a run is the same each time.
 pub fn options(fs: &SimFs) -> OpenOptions {
     OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO).merging(Merging::OnDemand)
 }
@@ -76,11 +76,11 @@ pub fn append(
 pub enum Do {
     Create(usize),
     Open(usize),
-    /// Two keys nobody has used.
+    /// Two keys that are not used yet.
     Append(usize),
     /// Several such batches at once.
     Together(usize),
-    /// The newest key again, and one nobody has used.
+    /// The newest key again, and one that is not used yet.
     Replace(usize),
     /// The same, keeping what is stored.
     Skip(usize),
@@ -130,7 +130,7 @@ pub struct Run {
     oldest: u32,
     /// Settings and fingerprint that the last commit carries.
     pub(super) told: (BTreeMap<String, String>, Option<u8>),
-    /// The disk has damaged the store: whoever meets that may say so.
+    /// The disk has damaged the store: a handle that meets that may say so.
     pub(super) is_hurt: bool,
 }
 
@@ -342,8 +342,8 @@ impl Run {
             name = self.fresh_name("r");
         }
         let path = restored(&name);
-        // Of a backup that was interrupted the name may not last, though that of the restored store does. The worlds
-        // know a restored store only beside its backup, so its name is made to last first.
+        // Of a backup that was interrupted the name may not last, though that of the restored store does. The
+        // worlds know a restored store only beside its backup, so its name is made to last first.
         self.fs.other_process().flush_dir(Path::new("/")).expect("nothing happens to this process");
         let done = vecstore::restore_with(&self.fs, Path::new(BACKUP), Path::new(&path)).map(drop);
         let is_there = done.is_ok();
@@ -389,8 +389,8 @@ impl Run {
         Ok(())
     }
 
-    /// Appends several batches at once: the first is held in the middle of its commit until the others wait, so that those
-    /// share the next file.
+    /// Appends several batches at once: the first is held in the middle of its commit until the others wait,
+    /// so that those share the next file.
     pub fn append_together(&mut self, handle: usize, count: usize) {
         let batches: Vec<Entries> = (0..count).map(|_| vec![self.fresh(), self.fresh()]).collect();
         let Some(store) = self.stores.get(&handle) else { return };

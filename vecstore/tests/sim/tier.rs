@@ -1,5 +1,6 @@
-//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`, and with
-//! `VECSTORE_TESTS=random` everything, where random cases are other ones each time. Without it they are the same ones.
+//! How much the enumerations try: a sample in plain `cargo test`, everything with `VECSTORE_TESTS=full`, and
+//! with `VECSTORE_TESTS=random` everything, where random cases are other ones each time. Without it they are
+//! the same ones.
 
 fn is_tier(names: &[&str]) -> bool {
     std::env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))
@@ -21,7 +22,7 @@ pub fn full_or<T>(full: T, sample: T) -> T {
     if is_full() { full } else { sample }
 }
 
-/// Everything, or of every so many the one at the place `offset`.
+/// Everything, or of each `of` the one at the place `offset`.
 pub fn sampled<T>(all: impl IntoIterator<Item = T>, of: usize, offset: usize) -> Vec<T> {
     let step = full_or(1, of);
     all.into_iter().skip(offset % step).step_by(step).collect()

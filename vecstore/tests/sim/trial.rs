@@ -1,5 +1,6 @@
-//! Carries out acts with the real code, and holds everything it says and shows against the oracle: operations of two
-//! processes, calls that fail, disks that fill up, processes that die, power cuts, and all that on top of each other.
+//! Carries out acts with the real code, and holds everything it says and shows against the oracle: operations
+//! of two processes, calls that fail, disks that fill up, processes that die, power cuts, and all that on top
+//! of each other.
 
 mod befall;
 mod what;
@@ -67,7 +68,7 @@ struct Trouble {
     fault: Option<Fault>,
     /// Operations that met it.
     met: usize,
-    /// A flush of a directory failed, or a rename: nobody knows what a power cut would leave.
+    /// A flush of a directory failed, or a rename: it is not known what a power cut would leave.
     may_latch: bool,
     /// A lock could not be given back.
     is_stuck: bool,
@@ -246,7 +247,8 @@ impl Trial {
         if let (What::Write(policy, entries), Some(said)) = (what, &said) {
             self.said_right(handle, *policy, entries, said, &before)?;
         }
-        // A commit that is durable is acknowledged, even if its own handle could not map it: the next look does.
+        // A commit that is durable is acknowledged, even if its own handle could not map it: the next look
+        // does.
         if met { Ok(()) } else { self.compare(handle, what) }
     }
 
@@ -291,7 +293,8 @@ impl Trial {
             let found = World { store: state, ..World::default() };
             return Err(format!("handle {handle}: {}", difference(&found, &self.now)));
         }
-        // Beside a holder that lives and cannot give its lock back, nobody can tell what that holder failed to flush.
+        // Beside a holder that lives and cannot give its lock back, it cannot be told what that holder failed
+        // to flush.
         let is_stuck = self.trouble.iter().any(|trouble| trouble.is_stuck);
         if what.shows() && !is_stuck {
             self.run.show(handle)?;
@@ -300,7 +303,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Somebody else reads everything.
+    /// Another process reads everything.
     fn look(&mut self) -> Result<(), String> {
         match options(&self.disk).read_only(true).open(STORE) {
             Err(Error::NotFound { .. }) if self.now.iter().any(|world| !world.store.exists) => return Ok(()),

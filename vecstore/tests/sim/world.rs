@@ -1,5 +1,5 @@
-//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what was
-//! restored from them. And which worlds are right after a power cut.
+//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what
+//! was restored from them. And which worlds are right after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub enum Deed {
     Name(String),
     DropName(String),
     Backup,
-    /// A dated backup, of which so many are kept.
+    /// A dated backup, of which this many are kept.
     Dated(usize),
     /// The backup becomes a store of this name.
     Restore(String),
@@ -93,7 +93,8 @@ impl World {
         world
     }
 
-    /// The worlds that a deed may leave that was interrupted, or of which nobody knows whether it happened.
+    /// The worlds that a deed may leave that was interrupted, or of which it is not known whether it
+    /// happened.
     fn in_doubt(&self, deed: &Deed) -> Vec<World> {
         let mut worlds = vec![self.clone(), self.after(deed)];
         if let Deed::Dated(keep) = deed {
@@ -125,12 +126,13 @@ pub enum Step {
         started: usize,
         outcome: Outcome,
     },
-    /// A writing handle has shown this state of the store: what it shows, somebody may rely on.
+    /// A writing handle has shown this state of the store: a user may rely on what it shows.
     Shown {
         at: usize,
         state: State,
     },
-    /// Histories of which any may be taken for what happened: what two processes did at the same time, in either order.
+    /// Histories of which any may be taken for what happened: what two processes did at the same time, in
+    /// either order.
     Either(Vec<Vec<Step>>),
 }
 

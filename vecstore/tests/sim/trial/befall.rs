@@ -1,5 +1,5 @@
-//! What befalls the processes of a trial: calls that fail, a full disk, death, another process in between, a power cut. And what
-//! may come of that.
+//! What befalls the processes of a trial: calls that fail, a full disk, death, another process in between, a
+//! power cut. And what may come of that.
 
 use std::collections::BTreeSet;
 use std::mem::take;
@@ -37,8 +37,9 @@ impl Trial {
             self.story.push(format!("  failed: {} {}", call.what, call.path.display()));
             trouble.may_latch |= matches!(call.what, "flush directory" | "rename");
             trouble.is_stuck |= call.what == "unlock";
-            // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named checkpoint, the name
-            // is given anew; where that fails too nobody can do anything. A dated backup that is removed may come back.
+            // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named
+            // checkpoint, the name is given anew; where that fails too nothing can be done. A dated backup
+            // that is removed may come back.
             let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
             // And a directory that a user may not open, that user need not flush.
             let is_hopeless = fault.lasting || fault.errno == EACCES || call.path.starts_with(DATED);
@@ -87,7 +88,7 @@ impl Trial {
             Error::NotFound { .. } if matches!(what, What::Do(Do::Open(_))) => {
                 before.iter().any(|world| !world.store.exists)
             }
-            // Nobody knows whether the checkpoint is there.
+            // It is not known whether the checkpoint is there.
             Error::BadInput { .. } if matches!(what, What::Do(Do::DropName(_))) => {
                 return match before.iter().any(|world| !world.named.contains_key(oldest.unwrap_or_default()))
                 {
@@ -115,7 +116,8 @@ impl Trial {
         self.make_room()
     }
 
-    /// The cause of a fault is gone: every handle goes on, unless it says that it does not, and had reason to.
+    /// The cause of a fault is gone: every handle goes on, unless it says that it does not, and had reason
+    /// to.
     pub(super) fn relieve(&mut self, process: usize) -> Result<(), String> {
         self.processes[process].set_fault(None);
         let trouble = &mut self.trouble[process];
@@ -191,7 +193,7 @@ impl Trial {
         let dead: Vec<usize> =
             (0..self.processes.len()).filter(|process| self.processes[*process].is_dead()).collect();
         for (what, error) in errors {
-            // Nobody may know whether a checkpoint is there.
+            // It may not be known whether a checkpoint is there.
             let may =
                 matches!((what, &error), (_, Error::Busy { .. }) | (Do::DropName(_), Error::BadInput { .. }));
             if dead.is_empty() && !may {

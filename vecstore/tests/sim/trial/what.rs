@@ -21,7 +21,7 @@ impl What<'_> {
         self.shows() || matches!(self, What::Do(Do::Refresh(_) | Do::Merge(_) | Do::FullMerge(_)))
     }
 
-    /// What the handle knows afterwards, somebody may rely on.
+    /// A user may rely on what the handle knows afterwards.
     pub(super) fn shows(&self) -> bool {
         match self {
             What::Write(..) => true,

@@ -1,0 +1,13 @@
+//! What a caller is promised: batches go in whole or not at all, are read as they were written, and keep
+//! their addresses; the command says the same.
+
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod addresses;
+mod append_and_read;
+mod bad_batches;
+mod command;
+mod kept;
+mod reading;
+mod tickets;

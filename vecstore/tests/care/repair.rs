@@ -1,0 +1,429 @@
+//! Repairs: whatever file of a store is damaged, and however, afterwards the store is whole, everything that
+//! was not hit is there at its old address, what is lost is named, and nothing was deleted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::bench::{Bench, Contents, Expect, build, contents, file, flip, quiet, sections};
+use crate::common::copy_dir;
+use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+
+const MERGED: &str = "0000000001-0000000003.0.npy";
+const FOUR: &str = "0000000004-0000000004.0.npy";
+const FIVE: &str = "0000000005-0000000005.0.npy";
+const SIX: &str = "0000000006-0000000006.0.npy";
+
+/// Any flipped byte of a merged segment whose inputs are still there: they serve again, and nothing is lost.
+#[test]
+fn inputs_of_a_damaged_merge_serve_again() {
+    let mut bench = Bench::new();
+    let whole = file(&bench.dir.path().join("whole"), MERGED);
+    let len = fs::metadata(&whole).unwrap().len() as usize;
+    let places: Vec<usize> =
+        sections(&whole).iter().map(|(_, offset, _)| *offset).chain([len - 1, len - 500]).collect();
+    for at in places {
+        let report = bench.case(
+            &format!("merged, byte {at}"),
+            |path| flip(&file(path, MERGED), at),
+            &Expect::nothing(),
+        );
+        let footer = at >= len - 1024;
+        assert!(footer || report.segments == 6, "{report:#?}");
+    }
+    for keep in [0, 1, 5000, len - 1024, len - 1] {
+        let cut = |path: &Path| fs::write(file(path, MERGED), &fs::read(&whole).unwrap()[..keep]).unwrap();
+        assert_eq!(bench.case(&format!("merged, cut to {keep}"), cut, &Expect::nothing()).segments, 6);
+    }
+    bench.case("merged, gone", |path| fs::remove_file(file(path, MERGED)).unwrap(), &Expect::nothing());
+    println!("repair: {} damages of a merged segment with inputs", bench.tried);
+}
+
+/// Each section of each other segment flipped: lost is exactly what was hit.
+#[test]
+fn what_is_lost_is_what_was_hit() {
+    let mut bench = Bench::new();
+    let whole = bench.dir.path().join("whole");
+    // "a2" in commit 2 was replaced in commit 6, and "b1" in commit 4.
+    let live = |name: &str| -> Vec<&'static str> {
+        match name {
+            FOUR => vec!["two rows", "b1"],
+            FIVE => vec!["d5"],
+            _ => vec!["e6", "a2"],
+        }
+    };
+    for name in [FOUR, FIVE, SIX] {
+        for (section, offset, len) in sections(&file(&whole, name)) {
+            if len == 0 {
+                continue;
+            }
+            let keys = live(name);
+            let expect = match section.as_str() {
+                // Every entry lies in the same block, and has rows.
+                "ROWS" | "SCAL" => Expect::keys(&keys),
+                // The payload of one lies in the block, that of the other is empty, and lies nowhere.
+                "PAYL" => Expect::keys(&["b1"]),
+                "PEND" => Expect::keys(&keys),
+                // What an entry replaced has its key.
+                "KEYS" => match name {
+                    FOUR => Expect {
+                        lost: Expect::keys(&["b1"]).lost,
+                        unnamed: Expect::keys(&["two rows"]).lost,
+                        unknown: false,
+                    },
+                    FIVE => Expect::unnamed(&["d5"]),
+                    _ => Expect {
+                        lost: Expect::keys(&["a2"]).lost,
+                        unnamed: Expect::keys(&["e6"]).lost,
+                        unknown: false,
+                    },
+                },
+                // How many rows each entry has cannot be told where one of them has two.
+                "REND" if name == FOUR => Expect::keys(&keys),
+                // Everything else follows from what is left.
+                _ => Expect::nothing(),
+            };
+            let middle = offset + len / 2;
+            let what = format!("{name}, {section}");
+            let report = bench.case(&what, |path| flip(&file(path, name), middle), &expect);
+            assert_eq!(report.findings[0].path, file(&bench.dir.path().join("s"), name), "{what}");
+            let moved = report.findings[0].moved_to.as_ref().unwrap();
+            assert!(moved.ends_with(Path::new("quarantine").join(name)), "{what}");
+        }
+        // One wrong byte of a footer can be put right.
+        let len = fs::metadata(file(&whole, name)).unwrap().len() as usize;
+        for at in (len - 1024..len).step_by(97).chain([len - 1]) {
+            bench.case(&format!("{name}, byte {at}"), |path| flip(&file(path, name), at), &Expect::nothing());
+        }
+        for more in [1, 64, 5000] {
+            let extend = |path: &Path| {
+                let mut bytes = fs::read(file(path, name)).unwrap();
+                bytes.resize(bytes.len() + more, 7);
+                fs::write(file(path, name), bytes).unwrap();
+            };
+            bench.case(&format!("{name}, {more} bytes more"), extend, &Expect::nothing());
+        }
+    }
+    println!("repair: {} damages of single segments", bench.tried);
+}
+
+/// Files that are gone, cut, or no files: an empty one keeps the chain. What they replaced does not come
+/// back.
+#[test]
+fn what_is_gone_leaves_a_hole() {
+    let mut bench = Bench::new();
+    for name in [FOUR, FIVE, SIX] {
+        // Bitmaps know what the lost segment superseded, but it is not known what else was in it.
+        let (lost, unnamed): (&[&str], &[&str]) = match name {
+            FOUR => (&["b1", "c1"], &["two rows"]),
+            FIVE => (&["none2"], &["d5"]),
+            _ => (&["a2"], &["e6"]),
+        };
+        let before = bench.before.clone();
+        let expect =
+            Expect { lost: Expect::keys(lost).lost, unnamed: Expect::keys(unnamed).lost, unknown: true };
+        // Keys that had been deleted are among those that may be lost: it cannot be told.
+        for key in &expect.lost {
+            bench.before.entry(key.clone()).or_default();
+        }
+        let gone = |path: &Path| fs::remove_file(file(path, name)).unwrap();
+        bench.case(&format!("{name} gone"), gone, &expect);
+        let directory = |path: &Path| {
+            gone(path);
+            fs::create_dir(file(path, name)).unwrap();
+            fs::write(file(path, name).join("inside"), b"x").unwrap();
+        };
+        bench.case(&format!("{name} a directory"), directory, &expect);
+        let fifo = |path: &Path| {
+            gone(path);
+            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+            rustix::fs::mkfifoat(rustix::fs::CWD, file(path, name), mode).unwrap();
+        };
+        bench.case(&format!("{name} a FIFO"), fifo, &expect);
+        let link = |path: &Path| {
+            gone(path);
+            std::os::unix::fs::symlink("/etc/hostname", file(path, name)).unwrap();
+        };
+        bench.case(&format!("{name} a link"), link, &expect);
+        let whole = fs::read(file(&bench.dir.path().join("whole"), name)).unwrap();
+        for keep in [0, 100, 4096, whole.len() - 1024, whole.len() - 1] {
+            let cut = |path: &Path| fs::write(file(path, name), &whole[..keep]).unwrap();
+            bench.case(&format!("{name} cut to {keep}"), cut, &expect);
+        }
+        bench.before = before;
+    }
+    println!("repair: {} files gone", bench.tried);
+}
+
+/// Files that are not where they belong: swapped, of another store, from before a restore, twice, an old
+/// manifest, none.
+#[test]
+fn what_does_not_belong_goes_and_what_was_swapped_comes_back() {
+    let mut bench = Bench::new();
+    let other = bench.dir.path().join("other");
+    build(&other);
+    let nothing = Expect::nothing();
+    let swap = |path: &Path| {
+        fs::rename(file(path, FOUR), path.join("aside")).unwrap();
+        fs::rename(file(path, FIVE), file(path, FOUR)).unwrap();
+        fs::rename(path.join("aside"), file(path, FIVE)).unwrap();
+    };
+    let report = bench.case("two swapped", swap, &nothing);
+    assert_eq!(report.findings.iter().filter(|finding| finding.moved_to.is_some()).count(), 2, "{report:#?}");
+    bench.case(
+        "two swapped, the manifest gone",
+        |path| {
+            swap(path);
+            fs::remove_file(path.join("MANIFEST")).unwrap();
+        },
+        &nothing,
+    );
+    let next = "0000000007-0000000007.0.npy";
+    let twice = |path: &Path| fs::copy(file(path, SIX), file(path, next)).map(|_| ()).unwrap();
+    assert_eq!(bench.case("a segment twice", twice, &nothing).last_commit, 6);
+    let foreign = |path: &Path| fs::copy(file(&other, SIX), file(path, next)).map(|_| ()).unwrap();
+    assert_eq!(bench.case("another store's, next", foreign, &nothing).last_commit, 6);
+    let instead = |path: &Path| {
+        fs::rename(file(path, FIVE), path.join("quarantined by hand")).unwrap();
+        fs::copy(file(&other, FIVE), file(path, FIVE)).unwrap();
+    };
+    let before = bench.before.clone();
+    bench.before.entry(b"none2".to_vec()).or_default();
+    let expect =
+        Expect { lost: Expect::keys(&["none2"]).lost, unnamed: Expect::keys(&["d5"]).lost, unknown: true };
+    bench.case("another store's, instead", instead, &expect);
+    bench.before = before;
+
+    bench.case("the manifest gone", |path| fs::remove_file(path.join("MANIFEST")).unwrap(), &nothing);
+    bench.case("the manifest flipped", |path| flip(&path.join("MANIFEST"), 100), &nothing);
+    let directory = |path: &Path| {
+        fs::remove_file(path.join("MANIFEST")).unwrap();
+        fs::create_dir(path.join("MANIFEST")).unwrap();
+    };
+    bench.case("the manifest a directory", directory, &nothing);
+    let both = |path: &Path| {
+        fs::remove_file(path.join("MANIFEST")).unwrap();
+        let rows = sections(&file(path, SIX)).into_iter().find(|(name, ..)| name == "ROWS").unwrap();
+        flip(&file(path, SIX), rows.1);
+    };
+    bench.case("the manifest gone and the last segment hit", both, &Expect::keys(&["e6", "a2"]));
+    let old =
+        |path: &Path| fs::copy(path.join("checkpoints/pinned"), path.join("MANIFEST")).map(|_| ()).unwrap();
+    bench.case("an old manifest", old, &nothing);
+    let old_and_gone = |path: &Path| {
+        old(path);
+        fs::remove_file(file(path, "0000000002-0000000002.0.npy")).unwrap();
+    };
+    bench.case("an old manifest, an input gone", old_and_gone, &nothing);
+    println!("repair: {} misplaced files", bench.tried);
+}
+
+/// A segment of the same store and number, written after a copy was made, to the copy.
+#[test]
+fn a_segment_of_another_history_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
+    build(&path);
+    vecstore::restore(&path, &copy).unwrap();
+    let append = |path: &Path, key: &str| {
+        let store = quiet().open(path).unwrap();
+        let mut batch = store.batch();
+        batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
+        store.append(&mut batch, OnDuplicate::Skip).unwrap();
+        store.close().unwrap();
+    };
+    append(&path, "ours");
+    append(&copy, "theirs");
+    let seven = "0000000007-0000000007.0.npy";
+    let ours = fs::read(file(&path, seven)).unwrap();
+    fs::copy(file(&path, seven), file(&copy, seven)).unwrap();
+    assert!(matches!(Store::open(&copy).unwrap_err(), Error::ForeignSegment { .. }));
+    let report = vecstore::repair(&copy).unwrap();
+    assert!(vecstore::verify(&copy, |_| {}).unwrap().is_whole(), "{report:#?}");
+    assert_eq!(fs::read(copy.join("quarantine").join(seven)).unwrap(), ours);
+    let store = Store::open(&copy).unwrap();
+    assert!(!store.snapshot().contains("ours").unwrap() && !store.snapshot().contains("theirs").unwrap());
+    assert_eq!(store.snapshot().last_commit(), 7, "its number is not given twice");
+}
+
+/// A damaged merge of which one input is left: what can be rescued of the merge counts, and the input is kept
+/// as well.
+#[test]
+fn a_lone_input_is_kept() {
+    let mut bench = Bench::new();
+    let input = "0000000002-0000000002.0.npy";
+    let damage = |path: &Path| {
+        for gone in [
+            "checkpoints/pinned",
+            "segments/0000000001-0000000001.0.npy",
+            "segments/0000000003-0000000003.0.npy",
+        ] {
+            fs::remove_file(path.join(gone)).unwrap();
+        }
+        let index = sections(&file(path, MERGED)).into_iter().find(|(name, ..)| name == "HASH").unwrap();
+        flip(&file(path, MERGED), index.1);
+    };
+    let report = bench.case("one input left", damage, &Expect::nothing());
+    assert!(report.findings.iter().any(|finding| {
+        finding.moved_to.as_ref().is_some_and(|to| to.ends_with(Path::new("quarantine").join(input)))
+    }));
+}
+
+/// Two that went on from one store, without a backup: the epoch is the same, the links are not.
+#[test]
+fn links_tell_histories_of_one_epoch_apart() {
+    let bench = Bench::new();
+    for without_manifest in [false, true] {
+        let path = bench.fresh();
+        let twin = bench.dir.path().join("twin");
+        let _ = fs::remove_dir_all(&twin);
+        copy_dir(&path, &twin);
+        let append = |path: &Path, keys: &[&str]| {
+            let store = quiet().open(path).unwrap();
+            for key in keys {
+                let mut batch = store.batch();
+                batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
+                store.append(&mut batch, OnDuplicate::Skip).unwrap();
+            }
+            store.close().unwrap();
+        };
+        append(&path, &["ours"]);
+        append(&twin, &["theirs", "theirs too"]);
+        let eight = "0000000008-0000000008.0.npy";
+        fs::copy(file(&twin, eight), file(&path, eight)).unwrap();
+        if without_manifest {
+            fs::remove_file(path.join("MANIFEST")).unwrap();
+        }
+        assert!(Store::open(&path).is_err());
+        let report = vecstore::repair(&path).unwrap();
+        assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole(), "{report:#?}");
+        assert!(path.join("quarantine").join(eight).exists());
+        let snapshot = Store::open_read_only(&path).unwrap().snapshot();
+        assert!(snapshot.contains("ours").unwrap() && !snapshot.contains("theirs too").unwrap());
+        assert_eq!(contents(&snapshot).len(), bench.before.len() + 1);
+    }
+}
+
+/// After a repair, what was written to the store it was made from does not fit any more, though the links
+/// would.
+#[test]
+fn a_repair_begins_an_epoch() {
+    let bench = Bench::new();
+    let path = bench.fresh();
+    let twin = bench.dir.path().join("twin");
+    copy_dir(&path, &twin);
+    let store = quiet().open(&twin).unwrap();
+    let mut batch = store.batch();
+    batch.push_converted("from before", &[1.0, 2.0], b"").unwrap();
+    store.append(&mut batch, OnDuplicate::Skip).unwrap();
+    store.close().unwrap();
+    fs::remove_file(file(&path, SIX)).unwrap();
+    vecstore::repair(&path).unwrap();
+    let seven = "0000000007-0000000007.0.npy";
+    fs::copy(file(&twin, seven), file(&path, seven)).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, Error::ForeignSegment { .. }), "{error}");
+    let report = vecstore::repair(&path).unwrap();
+    assert_eq!((report.findings.len(), report.last_commit), (1, 6), "{report:#?}");
+    assert!(Store::open(&path).is_ok());
+}
+
+/// Bitmaps and named checkpoints: none of them is the store.
+#[test]
+fn damaged_bitmaps_and_checkpoints_are_set_aside() {
+    let mut bench = Bench::new();
+    let nothing = Expect::nothing();
+    let bitmaps = |path: &Path| -> Vec<PathBuf> {
+        fs::read_dir(path.join("live")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    };
+    bench.case("bitmaps flipped", |path| bitmaps(path).iter().for_each(|file| flip(file, 170)), &nothing);
+    bench.case(
+        "bitmaps gone",
+        |path| bitmaps(path).iter().for_each(|file| fs::remove_file(file).unwrap()),
+        &nothing,
+    );
+    let pinned = |path: &Path| path.join("checkpoints/pinned");
+    let report = bench.case("a checkpoint flipped", |path| flip(&pinned(path), 80), &nothing);
+    assert!(report.findings[0].moved_to.as_ref().unwrap().ends_with("quarantine/checkpoint-pinned"));
+    // An input that only the checkpoint needs.
+    let input = "0000000002-0000000002.0.npy";
+    let hit = |path: &Path| {
+        let rows = sections(&file(path, input)).into_iter().find(|(name, ..)| name == "ROWS").unwrap();
+        flip(&file(path, input), rows.1);
+    };
+    bench.case("a pinned input hit", hit, &nothing);
+    bench.case("a pinned input gone", |path| fs::remove_file(file(path, input)).unwrap(), &nothing);
+    println!("repair: {} damages beside the chain", bench.tried);
+}
+
+/// Of a segment of many blocks only the entries in the damaged block are lost; inputs are not there any more.
+#[test]
+fn one_block_costs_what_lies_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, path) = (dir.path().join("whole"), dir.path().join("s"));
+    let store = OpenOptions::new().merging(Merging::OnDemand);
+    drop(Store::create(&whole, StoreConfig::new(1024)).unwrap());
+    let store = store.open(&whole).unwrap();
+    for commit in 1..=4 {
+        let mut batch = store.batch();
+        for number in 0..16 {
+            let key = format!("key {commit}-{number:02}");
+            batch.push_with_payload(&key, &[(commit * 100 + number) as f32; 1024], b"p").unwrap();
+        }
+        if commit > 1 {
+            batch.push(format!("key {}-00", commit - 1), &[0.5f32; 1024]).unwrap();
+        }
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
+    }
+    store.compact_full().unwrap();
+    let mut batch = store.batch();
+    batch.delete("key 4-15").unwrap();
+    batch.push("key 4-14", &[2.0f32; 1024]).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
+    let right = contents(&store.snapshot());
+    store.close().unwrap();
+    let merged = "0000000001-0000000004.0.npy";
+    let lines = sections(&file(&whole, merged));
+    let offset = |tag: &str| lines.iter().find(|(name, ..)| name == tag).unwrap().1;
+
+    // Rows of 4096 bytes: sixteen in a block, in the order of the merged file.
+    let names: Vec<Vec<u8>> = Store::open_read_only(&whole)
+        .unwrap()
+        .snapshot()
+        .iter()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.location().0.ends_with(merged) && (16..32).contains(&entry.location().1))
+        .map(|entry| entry.key().to_vec())
+        .collect();
+    assert_eq!(names.len(), 16);
+    copy_dir(&whole, &path);
+    flip(&file(&path, merged), offset("ROWS") + 65536 + 7);
+    let report = vecstore::repair(&path).unwrap();
+    assert_eq!(report.lost_keys().collect::<Vec<_>>(), names);
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    let mut left = right.clone();
+    left.retain(|key, _| !names.contains(key));
+    assert_eq!(contents(&Store::open(&path).unwrap().snapshot()), left);
+
+    // The run table: contents stay, with addresses that nothing ever had; what is superseded stays so.
+    fs::remove_dir_all(&path).unwrap();
+    copy_dir(&whole, &path);
+    flip(&file(&path, merged), offset("RUNS") + 3);
+    let report = vecstore::repair(&path).unwrap();
+    assert_eq!(report.lost_keys().count(), 0);
+    assert!(report.findings[0].readdressed > 50, "{report:#?}");
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    let store = Store::open(&path).unwrap();
+    let snapshot = store.snapshot();
+    let without_address = |contents: Contents| -> BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>)> {
+        contents.into_iter().map(|(key, (kind, rows, payload, _))| (key, (kind, rows, payload))).collect()
+    };
+    assert_eq!(without_address(contents(&snapshot)), without_address(right.clone()));
+    for (_, (_, _, _, address)) in right.iter().filter(|(key, _)| key.as_slice() != b"key 4-14") {
+        assert_eq!(
+            snapshot.at(address.parse().unwrap()).unwrap(),
+            None,
+            "nothing else answers to an old address"
+        );
+    }
+}

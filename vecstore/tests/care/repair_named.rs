@@ -1,0 +1,268 @@
+//! Repairs of stores with named checkpoints that list more than there is, or are not the store's: afterwards
+//! the store opens and is whole, nothing that was not hit is lost, and no number is given twice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::{copy_dir, on_demand};
+use vecstore::{Error, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
+
+fn segment(path: &Path, first: u64, last: u64) -> PathBuf {
+    path.join("segments").join(format!("{first:010}-{last:010}.0.npy"))
+}
+
+fn put(store: &Store, key: &str) {
+    let mut batch = store.batch();
+    batch.push(key, &[1.0f32, 2.0]).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
+}
+
+/// A store with commits 1 to `commits`, one key each, and a checkpoint of each of `named`.
+fn filled(path: &Path, commits: u64, named: &[u64]) {
+    let store = on_demand().create(path, StoreConfig::new(2)).unwrap();
+    for commit in 1..=commits {
+        put(&store, &format!("k{commit}"));
+        if named.contains(&commit) {
+            store.create_checkpoint(&format!("v{commit}")).unwrap();
+        }
+    }
+    store.close().unwrap();
+}
+
+fn assert_whole(path: &Path, what: &str) {
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    assert!(report.is_whole(), "{what}: {:?}", report.faults);
+}
+
+/// Repairs a store that had commits 1 to `commits`, of which `gone` cannot be there any more, and goes on
+/// with it.
+fn repaired(path: &Path, what: &str, commits: u64, gone: &[u64]) -> RepairReport {
+    let would = vecstore::repair_dry_run(path).unwrap();
+    let report = vecstore::repair(path).unwrap();
+    assert_eq!(would.findings.len(), report.findings.len(), "{what}");
+    assert_whole(path, what);
+    let told = report.findings.iter().any(|finding| finding.lost_unknown);
+    assert_eq!(told, !gone.is_empty(), "{what}: {report:#?}");
+    let store = on_demand().open(path).unwrap();
+    assert_eq!(store.snapshot().last_commit(), commits, "{what}");
+    for commit in 1..=commits {
+        let is_there = store.snapshot().contains(format!("k{commit}")).unwrap();
+        assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit}");
+    }
+    for checkpoint in store.checkpoints().unwrap() {
+        let named = OpenOptions::new().at_checkpoint(&checkpoint.name).open(path).unwrap();
+        for commit in 1..=checkpoint.last_commit {
+            let is_there = named.snapshot().contains(format!("k{commit}")).unwrap();
+            assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit} in {}", checkpoint.name);
+        }
+    }
+    put(&store, "new");
+    assert_eq!(store.snapshot().last_commit(), commits + 1, "{what}");
+    store.compact_full().unwrap();
+    store.close().unwrap();
+    assert_whole(path, what);
+    assert!(vecstore::repair(path).unwrap().was_whole(), "{what}");
+    report
+}
+
+fn quarantined(report: &RepairReport, name: &str) -> bool {
+    report.findings.iter().any(|finding| finding.moved_to.as_ref().is_some_and(|to| to.ends_with(name)))
+}
+
+/// The manifest is gone, or an older one was put back, and segments are gone that named checkpoints list.
+#[test]
+fn what_a_checkpoint_lists_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 4, &[1, 2, 4]);
+    for manifest in ["gone", "that of v1", "as it was"] {
+        // All ways to lose some of the four segments, but not all.
+        for hit in 0..15u64 {
+            let gone: Vec<u64> = (1..=4).filter(|commit| hit >> (commit - 1) & 1 == 1).collect();
+            let what = format!("manifest {manifest}, segments {gone:?} gone");
+            let damaged = dir.path().join(&what);
+            copy_dir(&path, &damaged);
+            match manifest {
+                "gone" => fs::remove_file(damaged.join("MANIFEST")).unwrap(),
+                "that of v1" => {
+                    fs::copy(damaged.join("checkpoints/v1"), damaged.join("MANIFEST")).map(drop).unwrap();
+                }
+                _ => {}
+            }
+            gone.iter().for_each(|commit| fs::remove_file(segment(&damaged, *commit, *commit)).unwrap());
+            let report = repaired(&damaged, &what, 4, &gone);
+            assert_eq!(report.rebuilt, manifest == "gone");
+        }
+    }
+}
+
+/// A checkpoint that was moved away while the manifest was rebuilt, and put back, begins with another epoch
+/// than the store has now: what takes the place of commit 1 is another file for each.
+#[test]
+fn a_checkpoint_that_begins_differently_gets_a_file_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 3, &[3]);
+    let (named, aside) = (path.join("checkpoints/v3"), path.join("aside"));
+    fs::rename(&named, &aside).unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    fs::remove_file(segment(&path, 1, 1)).unwrap();
+    assert!(vecstore::repair(&path).unwrap().rebuilt);
+    fs::rename(&aside, &named).unwrap();
+    fs::remove_file(path.join("segments/0000000001-0000000001.1.npy")).unwrap();
+    repaired(&path, "commit 1 lost twice", 3, &[1]);
+}
+
+/// A checkpoint that was copied from another store goes, whatever it lists; the store's own segments stay.
+#[test]
+fn a_checkpoint_of_another_store_says_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("s"), dir.path().join("other"));
+    filled(&path, 4, &[2]);
+    filled(&other, 6, &[3, 6]);
+    for manifest in ["there", "gone"] {
+        for (name, gone) in [("v3", &[][..]), ("v6", &[]), ("v3", &[1]), ("v6", &[3, 4])] {
+            let what = format!("manifest {manifest}, {name} of another store, segments {gone:?} gone");
+            let damaged = dir.path().join(&what);
+            copy_dir(&path, &damaged);
+            fs::copy(other.join("checkpoints").join(name), damaged.join("checkpoints").join(name)).unwrap();
+            if manifest == "gone" {
+                fs::remove_file(damaged.join("MANIFEST")).unwrap();
+            }
+            gone.iter().for_each(|commit| fs::remove_file(segment(&damaged, *commit, *commit)).unwrap());
+            // Nothing says that there were commits 3 and 4 when manifest and segments are gone.
+            let commits = if manifest == "gone" && gone.contains(&4) { 2 } else { 4 };
+            let gone: Vec<u64> = gone.iter().copied().filter(|commit| *commit <= commits).collect();
+            let report = repaired(&damaged, &what, commits, &gone);
+            assert!(quarantined(&report, &format!("checkpoint-{name}")), "{what}: {report:#?}");
+            let moved = report.findings.iter().filter(|finding| finding.moved_to.is_some());
+            assert_eq!(moved.count(), 1, "{what}: nothing goes but the checkpoint: {report:#?}");
+        }
+    }
+}
+
+/// The checkpoint of a store that a copy was restored from lists commits of another epoch; the copy's own
+/// stay.
+#[test]
+fn a_checkpoint_of_another_history_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
+    filled(&path, 3, &[]);
+    vecstore::restore(&path, &copy).unwrap();
+    let (ours, theirs) = (on_demand().open(&path).unwrap(), on_demand().open(&copy).unwrap());
+    put(&theirs, "k4");
+    for key in ["a4", "a5"] {
+        put(&ours, key);
+    }
+    ours.create_checkpoint("ours").unwrap();
+    // As a crash leaves it: commit 4 is in no manifest yet.
+    let killed = dir.path().join("killed");
+    copy_dir(&copy, &killed);
+    fs::create_dir_all(killed.join("checkpoints")).unwrap();
+    fs::copy(path.join("checkpoints/ours"), killed.join("checkpoints/ours")).unwrap();
+    let report = repaired(&killed, "another history's checkpoint", 4, &[]);
+    assert!(quarantined(&report, "checkpoint-ours"), "{report:#?}");
+}
+
+/// A backup ends with its manifest: a checkpoint of its source makes it no longer, and it can be brought up
+/// to date.
+#[test]
+fn a_backup_stays_one_beside_a_checkpoint_of_its_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, backup) = (dir.path().join("s"), dir.path().join("b"));
+    filled(&path, 2, &[]);
+    let store = on_demand().open(&path).unwrap();
+    store.backup(&backup).unwrap();
+    put(&store, "k3");
+    store.create_checkpoint("v3").unwrap();
+    fs::create_dir_all(backup.join("checkpoints")).unwrap();
+    fs::copy(path.join("checkpoints/v3"), backup.join("checkpoints/v3")).unwrap();
+    let report = vecstore::repair(&backup).unwrap();
+    assert!(quarantined(&report, "checkpoint-v3"), "{report:#?}");
+    assert_eq!(report.last_commit, 2);
+    assert_whole(&backup, "the backup");
+    store.backup(&backup).unwrap();
+    assert_whole(&backup, "the backup, brought up to date");
+    assert!(Store::open_read_only(&backup).unwrap().snapshot().contains("k3").unwrap());
+}
+
+/// The bitmap that a checkpoint lists is gone or damaged, with the manifest: the checkpoint does without.
+#[test]
+fn a_checkpoints_bitmap_is_looked_at_without_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
+    ["a", "k1", "a", "k2"].iter().for_each(|key| put(&store, key));
+    store.create_checkpoint("v4").unwrap();
+    store.close().unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    for how in ["gone", "cut"] {
+        let damaged = dir.path().join(how);
+        copy_dir(&path, &damaged);
+        let bitmaps: Vec<PathBuf> =
+            fs::read_dir(damaged.join("live")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!bitmaps.is_empty());
+        for bitmap in &bitmaps {
+            match how {
+                "gone" => fs::remove_file(bitmap).unwrap(),
+                _ => fs::write(bitmap, b"cut").unwrap(),
+            }
+        }
+        let report = vecstore::repair(&damaged).unwrap();
+        assert!(bitmaps.iter().all(|bitmap| report.findings.iter().any(|told| told.path == *bitmap)));
+        assert_whole(&damaged, how);
+        let named = OpenOptions::new().at_checkpoint("v4").open(&damaged).unwrap();
+        assert_eq!(named.snapshot().totals().entries, 3, "the first \"a\" is superseded");
+        assert!(vecstore::repair(&damaged).unwrap().was_whole());
+    }
+}
+
+/// A checkpoint alone is no store: nothing can be rescued.
+#[test]
+fn a_checkpoint_without_segments_is_nothing_to_rebuild_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    filled(&path, 1, &[1]);
+    fs::remove_file(segment(&path, 1, 1)).unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    assert!(matches!(vecstore::repair(&path).unwrap_err(), Error::NotAStore { .. }));
+}
+
+/// Files that nothing but a named checkpoint needs: `verify` tells of one that is removed or replaced, and
+/// `repair` mends it.
+#[test]
+fn what_only_a_checkpoint_lists_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let merged = dir.path().join("s");
+    filled(&merged, 4, &[3]);
+    let store = on_demand().open(&merged).unwrap();
+    store.compact_full().unwrap();
+    store.close().unwrap();
+    assert_whole(&merged, "before");
+    let strange = dir.path().join("another");
+    filled(&strange, 2, &[]);
+
+    for (case, words) in [("removed", "it is missing"), ("replaced", "another file of this name")] {
+        let path = dir.path().join(case);
+        copy_dir(&merged, &path);
+        match case {
+            "removed" => fs::remove_file(segment(&path, 2, 2)).unwrap(),
+            _ => drop(fs::copy(segment(&strange, 2, 2), segment(&path, 2, 2)).unwrap()),
+        }
+        let faults = vecstore::verify(&path, |_| {}).unwrap().faults;
+        let [fault] = faults.as_slice() else { panic!("{case}: {faults:?}") };
+        assert_eq!(fault.path, segment(&path, 2, 2), "{case}");
+        assert!(
+            fault.detail.contains("checkpoint \"v3\"") && fault.detail.contains(words),
+            "{case}: {fault}"
+        );
+        // A merge that goes beyond the checkpoint cannot serve for it.
+        assert!(!vecstore::repair(&path).unwrap().was_whole(), "{case}");
+        assert_whole(&path, case);
+        let store = on_demand().open(&path).unwrap();
+        let keys = |store: &Store| store.snapshot().totals().entries;
+        assert_eq!(keys(&store), 4, "{case}");
+        let past = OpenOptions::new().at_checkpoint("v3").open(&path).unwrap();
+        assert_eq!(keys(&past), 2, "{case}: but for k2");
+    }
+}

@@ -1,0 +1,13 @@
+//! Power cuts, failing calls and calls that lie: what was acknowledged stays, and what failed says so.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod crash_states;
+mod failing_calls;
+mod failing_openings;
+mod interrupted;
+mod misreported;
+mod told;

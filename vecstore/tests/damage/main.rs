@@ -1,0 +1,10 @@
+//! Files that are damaged, missing, foreign or unreadable: each is named, and none is believed.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod files;
+mod liveness;
+mod unreadable;

@@ -1,0 +1,7 @@
+//! Random operations held against a map in memory.
+
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod handles;
+mod trials;

@@ -1,0 +1,416 @@
+//! Directories that move while a reader looks at them without a lock: writers name files during a listing,
+//! mergers take away what was listed.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use crate::common::on_demand;
+use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
+use vecstore::{Error, OnDuplicate, OpenOptions, Store, StoreConfig, VerifyReport};
+
+/// What happens before a call: its kind, and the path.
+type Before = Box<dyn FnMut(&str, &Path) + Send>;
+/// What a listing of the segments shows, of what is there.
+type Shown = Box<dyn FnMut(Vec<String>) -> Vec<String> + Send>;
+
+/// The real file system, beside other processes at work.
+struct Moving {
+    before: Mutex<Before>,
+    shown: Mutex<Shown>,
+}
+
+impl fmt::Debug for Moving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Moving").finish_non_exhaustive()
+    }
+}
+
+impl Moving {
+    fn before(before: impl FnMut(&str, &Path) + Send + 'static) -> Self {
+        Moving { before: Mutex::new(Box::new(before)), shown: Mutex::new(Box::new(|names| names)) }
+    }
+
+    fn shown(shown: impl FnMut(Vec<String>) -> Vec<String> + Send + 'static) -> Self {
+        Moving { before: Mutex::new(Box::new(|_, _| ())), shown: Mutex::new(Box::new(shown)) }
+    }
+
+    fn call(&self, kind: &str, path: &Path) {
+        (self.before.lock().unwrap())(kind, path);
+    }
+}
+
+impl Vfs for Moving {
+    fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+        self.call("read", path);
+        RealFs.read(path, max_len)
+    }
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        self.call("map", path);
+        RealFs.map(path)
+    }
+    fn copy(&self, path: &Path) -> io::Result<Mapping> {
+        self.call("map", path);
+        RealFs.copy(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
+        self.call("map", path);
+        RealFs.open(path)
+    }
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        self.call("list", path);
+        let names = RealFs.list(path)?;
+        if !path.ends_with("segments") {
+            return Ok(names);
+        }
+        let mut names: Vec<String> = names.into_iter().map(|name| name.into_string().unwrap()).collect();
+        names.sort_unstable();
+        Ok((self.shown.lock().unwrap())(names).into_iter().map(OsString::from).collect())
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
+        RealFs.create_new(path)
+    }
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        RealFs.metadata(path)
+    }
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.rename_noreplace(from, to)
+    }
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.replace(from, to)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealFs.link(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.call("remove", path);
+        RealFs.remove_file(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.remove_dir(path)
+    }
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.create_dir(path)
+    }
+    fn flush_dir(&self, path: &Path) -> io::Result<()> {
+        RealFs.flush_dir(path)
+    }
+    fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
+        RealFs.open_lock(path, create)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        RealFs.free_space(path)
+    }
+}
+
+fn put(store: &Store, key: &str) {
+    let mut batch = store.batch();
+    batch.push(key, &[1.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
+}
+
+/// A store of `commits` commits, which its manifest does not list.
+fn filled(path: &Path, commits: usize) -> Store {
+    let store = on_demand().create(path, StoreConfig::new(1)).unwrap();
+    (0..commits).for_each(|i| put(&store, &i.to_string()));
+    store
+}
+
+fn read_only(path: &Path, fs: Moving) -> Result<Store, Error> {
+    OpenOptions::new().vfs(Arc::new(fs)).read_only(true).open(path)
+}
+
+/// Two commits are named during each listing, and it shows only the second of them.
+#[test]
+fn a_busy_writer_keeps_no_reader_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _writer = filled(&path, 40);
+    let mut looks = 0;
+    let fs = Moving::shown(move |names| {
+        looks += 1;
+        let there = looks * 2;
+        names
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| *at < there || *at == there + 1)
+            .map(|(_, name)| name)
+            .collect()
+    });
+    // What the first listing showed was there before the second began.
+    assert_eq!(read_only(&path, fs).unwrap().snapshot().last_commit(), 4);
+}
+
+/// A gap that two equal listings show is one; where they differ each time, the reader gives up looking.
+#[test]
+fn a_gap_is_an_error_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _writer = filled(&path, 5);
+    for (is_still, expected) in [(true, 2), (false, 10)] {
+        let looks = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&looks);
+        let fs = Moving::shown(move |mut names| {
+            let mut looks = counted.lock().unwrap();
+            *looks += 1;
+            assert!(*looks < 100, "the reader does not give up");
+            names.remove(1);
+            if !is_still && *looks % 2 == 0 {
+                names.remove(2);
+            }
+            names
+        });
+        let error = read_only(&path, fs).unwrap_err();
+        assert!(matches!(error, Error::MissingSegment { commit: 2, .. }), "{error}");
+        assert_eq!(*looks.lock().unwrap(), expected, "listings");
+    }
+}
+
+/// What no writer or merger at work can cause is told at once.
+#[test]
+fn damage_is_not_looked_at_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _writer = filled(&path, 3);
+    std::fs::write(path.join("segments").join(FIRST), "nothing").unwrap();
+    let looks = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&looks);
+    let fs = Moving::shown(move |names| {
+        *counted.lock().unwrap() += 1;
+        names
+    });
+    let error = read_only(&path, fs).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    assert_eq!(*looks.lock().unwrap(), 1);
+}
+
+/// Before the first call of this kind with such a path another handle does something.
+fn once(kind: &'static str, end: &'static str, mut work: impl FnMut() + Send + 'static) -> Moving {
+    let mut is_done = false;
+    Moving::before(move |called, path| {
+        if !is_done && called == kind && path.to_string_lossy().ends_with(end) {
+            is_done = true;
+            work();
+        }
+    })
+}
+
+/// Commit 4 is of "x" and "y", commit 5 replaces "x"; a bitmap says so.
+fn two_of_one_batch_superseded_in_turn(path: &Path) -> Store {
+    let writer = filled(path, 3);
+    let mut batch = writer.batch();
+    ["x", "y"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
+    writer.append(&mut batch, OnDuplicate::Error).unwrap();
+    put(&writer, "x");
+    writer.checkpoint().unwrap();
+    writer
+}
+
+const FIRST: &str = "0000000001-0000000001.0.npy";
+
+/// A merge replaces files after they were listed, or before that and after the manifest was read.
+#[test]
+fn what_a_merge_takes_away_is_looked_for_again() {
+    for (kind, end) in [("map", FIRST), ("list", "segments")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let writer = filled(&path, 3);
+        writer.checkpoint().unwrap();
+        let work = move || assert_eq!(writer.compact_full().unwrap().merges, 1);
+        let store = read_only(&path, once(kind, end, work)).unwrap();
+        assert_eq!(store.snapshot().totals().entries, 3, "before {kind} of {end}");
+        assert!(!path.join("segments").join(FIRST).exists(), "it was merged");
+    }
+}
+
+/// A reader has the manifest from before a repair, and lists after it: what follows is of an epoch it has not
+/// heard of.
+#[test]
+fn an_epoch_that_began_meanwhile_is_read_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(filled(&path, 3));
+    std::fs::remove_file(path.join("segments/0000000003-0000000003.0.npy")).unwrap();
+    let at = path.clone();
+    let fs = once("list", "segments", move || {
+        vecstore::repair(&at).unwrap();
+        put(&on_demand().open(&at).unwrap(), "after");
+    });
+    assert!(read_only(&path, fs).unwrap().snapshot().contains("after").unwrap());
+}
+
+/// A handle that has seen a commit misses it also when nothing was named after it.
+#[test]
+fn a_newest_file_that_went_away_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _writer = filled(&path, 3);
+    // Without the record a refresh lists.
+    std::fs::remove_file(path.join("LOCK")).unwrap();
+    let reader = Store::open_read_only(&path).unwrap();
+    assert_eq!(reader.refresh().unwrap().last_commit(), 3);
+    std::fs::remove_file(path.join("segments/0000000003-0000000003.0.npy")).unwrap();
+    let error = reader.refresh().unwrap_err();
+    assert!(matches!(error, Error::MissingSegment { commit: 3, .. }), "{error}");
+}
+
+fn assert_whole(report: &VerifyReport, last_commit: u64) {
+    assert!(report.is_whole(), "{:?}", report.faults);
+    assert_eq!(report.last_commit, last_commit);
+}
+
+/// The same of `verify`: neither the inputs of a merge, nor the bitmaps that a checkpoint replaces, are
+/// damage when they go away meanwhile.
+#[test]
+fn what_goes_away_during_a_verification_is_no_damage() {
+    for (kind, end) in [("map", FIRST), ("list", "segments")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let writer = filled(&path, 3);
+        writer.checkpoint().unwrap();
+        let work = move || assert_eq!(writer.compact_full().unwrap().merges, 1);
+        assert_whole(&vecstore::verify_with(&once(kind, end, work), &path, |_| {}).unwrap(), 3);
+        assert!(!path.join("segments").join(FIRST).exists(), "it was merged before {kind} of {end}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = two_of_one_batch_superseded_in_turn(&path);
+    let work = move || {
+        put(&writer, "y");
+        writer.checkpoint().unwrap();
+    };
+    let report = vecstore::verify_with(&once("map", ".live", work), &path, |_| {}).unwrap();
+    assert_whole(&report, 6);
+    // The second look reads what is new: six segments, a bitmap and the manifest.
+    assert_eq!(report.files, 8);
+}
+
+/// A manifest that is replaced again and again does not keep a verification from its end.
+#[test]
+fn a_verification_beside_checkpoints_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    put(&writer, "0");
+    writer.checkpoint().unwrap();
+    let before = std::fs::read(path.join("MANIFEST")).unwrap();
+    let fs = Moving::before(move |called, path| {
+        if called == "list" && path.ends_with("segments") {
+            writer.checkpoint().unwrap();
+        }
+    });
+    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 4);
+    assert_ne!(std::fs::read(path.join("MANIFEST")).unwrap(), before, "it was replaced meanwhile");
+}
+
+/// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole
+/// store.
+#[test]
+fn a_store_that_never_stands_still_is_not_called_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    let mut number = 3;
+    let fs = Moving::before(move |called, path| {
+        // After a listing, and before its files are read.
+        if called == "map" && path.extension().is_some_and(|end| end == "npy") && path.exists() {
+            put(&writer, &number.to_string());
+            writer.compact_full().unwrap();
+            number += 1;
+        }
+    });
+    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    assert!(!report.is_whole());
+    let told: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    assert!(matches!(&told[..], [only] if only.contains("verify again")), "{told:?}");
+}
+
+/// A reader whose bitmaps a checkpoint replaces looks again, and sees what came meanwhile.
+#[test]
+fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = two_of_one_batch_superseded_in_turn(&path);
+    let work = move || {
+        put(&writer, "y");
+        writer.checkpoint().unwrap();
+    };
+    let store = read_only(&path, once("map", ".live", work)).unwrap();
+    assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
+}
+
+/// Neither is a named checkpoint that another process drops meanwhile, with the bitmap that only it needed,
+/// damaged.
+#[test]
+fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = two_of_one_batch_superseded_in_turn(&path);
+    writer.create_checkpoint("x").unwrap();
+    let of_checkpoint = std::fs::read_dir(path.join("live")).unwrap().next().unwrap().unwrap().path();
+    put(&writer, "y");
+    writer.checkpoint().unwrap();
+    let looked_for = of_checkpoint.clone();
+    let fs = Moving::before(move |called, path| {
+        if called == "map" && path == looked_for {
+            let _ = writer.drop_checkpoint("x");
+        }
+    });
+    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 6);
+    assert!(!of_checkpoint.exists(), "it was dropped");
+}
+
+/// Every file is counted once, with all its bytes, and told of when it was read.
+#[test]
+fn a_verification_counts_what_it_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    put(&writer, "0");
+    writer.close().unwrap();
+    let mut files = vec![path.join("MANIFEST")];
+    for folder in ["segments", "live"] {
+        let names = std::fs::read_dir(path.join(folder)).unwrap();
+        files.extend(names.map(|entry| entry.unwrap().path()));
+    }
+    let bytes: u64 = files.iter().map(|file| file.metadata().unwrap().len()).sum();
+    let mut told = Vec::new();
+    let report = vecstore::verify(&path, |progress| told.push(progress)).unwrap();
+    assert_whole(&report, 4);
+    assert_eq!((report.files, report.bytes), (files.len() as u64, bytes));
+    assert_eq!(files.len(), 6, "a manifest, four segments, a bitmap");
+    assert_eq!(
+        told.iter().map(|told| (told.files, told.total_files)).collect::<Vec<_>>(),
+        [(1, 5), (2, 5), (3, 5), (4, 5)]
+    );
+    let segments: u64 = files[1..5].iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert_eq!(told.last().map(|told| told.bytes), Some(segments));
+}
+
+/// A file that overlaps what there is, and that no reader would choose.
+#[test]
+fn ranges_that_overlap_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 5);
+    let segments = path.join("segments");
+    std::fs::copy(segments.join("0000000005-0000000005.0.npy"), segments.join("0000000003-0000000004.0.npy"))
+        .unwrap();
+    assert_eq!(overlaps(&path), 0, "nested");
+    std::fs::copy(segments.join("0000000005-0000000005.0.npy"), segments.join("0000000004-0000000005.0.npy"))
+        .unwrap();
+    assert_eq!(overlaps(&path), 1, "they share a commit");
+    drop(writer);
+}
+
+/// How many faults say that ranges overlap.
+fn overlaps(path: &Path) -> usize {
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    let overlap = report
+        .faults
+        .iter()
+        .filter(|fault| fault.section == "chain" && fault.detail.contains("overlaps that of"));
+    overlap.count()
+}

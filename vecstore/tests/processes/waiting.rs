@@ -1,0 +1,140 @@
+//! Locks that others hold: what waits for them, for how long, and what goes on meanwhile.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::common::hooked::Hooked;
+use crate::common::small::put;
+use vecstore::{Error, Event, Merging, OpenOptions, Store, StoreConfig};
+
+/// How long to wait for something before that is taken for a hang.
+const HANG: Duration = Duration::from_secs(300);
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(1_000_000);
+
+/// Takes a lock as another process does.
+fn hold(path: &Path) -> File {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+fn fill(store: &Store, numbers: Range<u32>) {
+    for number in numbers {
+        put(store, &number.to_string(), 1.0);
+    }
+}
+
+/// Appends do not wait for LOCK.manifest, which another process may hold for as long as it is stopped: all
+/// that commit would wait.
+#[test]
+fn a_checkpoint_that_no_user_asked_for_waits_for_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&refused);
+    let fs = Hooked::new(move |call, path| {
+        if call == "refused" && path.ends_with("LOCK.manifest") {
+            let times = counted.fetch_add(1, Ordering::SeqCst);
+            assert!(times < 50, "an append waits for LOCK.manifest");
+        }
+    });
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&events);
+    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let options = options.on_event(move |event| told.lock().unwrap().push(event.to_string()));
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    let other = hold(&path.join("LOCK.manifest"));
+    fill(&store, 0..70);
+    assert!(refused.load(Ordering::SeqCst) > 0, "it was tried");
+    assert_eq!(*events.lock().unwrap(), Vec::<String>::new(), "that is no failure yet");
+    drop(other);
+    put(&store, "70", 1.0);
+    let events = events.lock().unwrap();
+    assert!(matches!(&events[..], [only] if only.starts_with("checkpoint: commits 1 to 71")), "{events:?}");
+}
+
+/// A callback that takes its time holds up its own thread, and no other process.
+#[test]
+fn a_callback_is_called_without_a_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    drop(options.create(&path, StoreConfig::new(2)).unwrap());
+    let other = options.clone().lock_timeout(Duration::ZERO).open(&path).unwrap();
+    let called = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&called);
+    let store = options.on_event(move |event| {
+        if matches!(event, Event::Checkpoint { .. }) {
+            let number = counted.fetch_add(1, Ordering::SeqCst);
+            put(&other, &format!("other {number}"), 1.0);
+            other.checkpoint().unwrap();
+        }
+    });
+    let store = store.open(&path).unwrap();
+    // The callback lists all that is there then, with a commit of its own.
+    fill(&store, 0..65);
+    store.checkpoint().unwrap();
+    store.set_setting("name", "value").unwrap();
+    assert_eq!(called.load(Ordering::SeqCst), 2, "after 64 commits, and when it was asked for");
+    assert_eq!(store.refresh().unwrap().totals().entries, 67);
+}
+
+/// Closing does not wait for what another process holds, whatever this handle's threads are doing.
+#[test]
+fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let ((met, has_met), (go_on, may)) = (channel(), channel::<()>());
+    let (may, begun) = (Mutex::new(Some(may)), AtomicUsize::new(0));
+    let fs = Hooked::new(move |call, path| {
+        if std::thread::current().name() != Some("vecstore-small") {
+            return;
+        }
+        if call == "taken" && path.ends_with("LOCK.small") && begun.fetch_add(1, Ordering::SeqCst) == 0 {
+            // Until the other process has the lock.
+            may.lock().unwrap().take().unwrap().recv().unwrap();
+        }
+        if call == "refused" && path.ends_with("LOCK") {
+            let _ = met.send(());
+        }
+    });
+    let store = OpenOptions::new().lock_timeout(LONG).vfs(fs).create(&path, StoreConfig::new(2)).unwrap();
+    fill(&store, 0..40);
+    store.checkpoint().unwrap();
+    // More than a merge needs, but fewer than a checkpoint comes after.
+    fill(&store, 40..80);
+    let other = hold(&path.join("LOCK"));
+    go_on.send(()).unwrap();
+    has_met.recv_timeout(HANG).expect("the merger wants to list commits");
+    // Other threads of the handle go on, too.
+    assert_eq!(store.refresh().unwrap().totals().entries, 80);
+    let (dropped, is_dropped) = channel();
+    std::thread::spawn(move || {
+        drop(store);
+        dropped.send(()).unwrap();
+    });
+    is_dropped.recv_timeout(HANG).expect("nothing is waited for");
+    drop(other);
+}
+
+/// A process that waits for a lock does so as long as it may, and is told that it is held.
+#[test]
+fn an_operation_waits_as_long_as_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(Duration::from_millis(200));
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    let other = hold(&path.join("LOCK"));
+    let begin = std::time::Instant::now();
+    let error = store.checkpoint().unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    assert!(begin.elapsed() >= Duration::from_millis(200));
+    drop(other);
+    store.checkpoint().unwrap();
+}
