@@ -32,11 +32,7 @@ impl DType {
     /// assert_eq!(vecstore::DType::F16.size(), 2);
     /// ```
     pub const fn size(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F16 | DType::BF16 => 2,
-            DType::I8 => 1,
-        }
+        self.facts().0
     }
 
     /// True when each row comes with a scale.
@@ -44,45 +40,35 @@ impl DType {
         matches!(self, DType::I8)
     }
 
-    /// What NumPy calls it in the header of a segment.
+    /// The type's name in the NumPy header of a segment.
     pub(crate) const fn descr(self) -> &'static str {
-        match self {
-            DType::F32 => "<f4",
-            DType::F16 => "<f2",
-            DType::BF16 => "<u2",
-            DType::I8 => "|i1",
-        }
+        self.facts().1
     }
 
     /// Number on disk.
     pub(crate) const fn code(self) -> u8 {
-        match self {
-            DType::F32 => 1,
-            DType::F16 => 2,
-            DType::BF16 => 3,
-            DType::I8 => 4,
-        }
+        self.facts().2
     }
 
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(DType::F32),
-            2 => Some(DType::F16),
-            3 => Some(DType::BF16),
-            4 => Some(DType::I8),
-            _ => None,
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.code() == code)
+    }
+
+    /// Bytes of one element, name in NumPy, number on disk; name here, and a longer one that is understood too.
+    const fn facts(self) -> (usize, &'static str, u8, [&'static str; 2]) {
+        match self {
+            DType::F32 => (4, "<f4", 1, ["f32", "float32"]),
+            DType::F16 => (2, "<f2", 2, ["f16", "float16"]),
+            DType::BF16 => (2, "<u2", 3, ["bf16", "bfloat16"]),
+            DType::I8 => (1, "|i1", 4, ["i8", "int8"]),
         }
     }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::I8 => "i8",
-        })
+        let [name, _] = self.facts().3;
+        f.write_str(name)
     }
 }
 
@@ -90,15 +76,9 @@ impl FromStr for DType {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f32" | "float32" => Ok(DType::F32),
-            "f16" | "float16" => Ok(DType::F16),
-            "bf16" | "bfloat16" => Ok(DType::BF16),
-            "i8" | "int8" => Ok(DType::I8),
-            other => {
-                Err(Error::bad_input(format!("unknown element type \"{other}\"; use f32, f16, bf16 or i8")))
-            }
-        }
+        Self::ALL.into_iter().find(|dtype| dtype.facts().3.contains(&text)).ok_or_else(|| {
+            Error::bad_input(format!("unknown element type \"{text}\"; use f32, f16, bf16 or i8"))
+        })
     }
 }
 
@@ -249,7 +229,7 @@ mod tests {
             narrow_into(dtype, 20, &rows, &mut bytes, &mut scales);
             assert_eq!(bytes.len(), rows.len() * dtype.size());
             assert_eq!(scales.len(), if dtype.has_scales() { 3 } else { 0 });
-            let mapping = crate::vfs::Mapping::heap(&bytes);
+            let mapping = crate::vfs::Mapping::copied(&bytes).unwrap();
             let wide = widen_bytes(dtype, 20, &mapping, &scales);
             for (wide, original) in wide.iter().zip(&rows) {
                 assert!((wide - original).abs() <= error, "{dtype}: {wide} {original}");

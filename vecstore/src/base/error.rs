@@ -2,11 +2,13 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{DType, Holder};
+use crate::base::DType;
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,7 +59,7 @@ pub enum Error {
         segments: usize,
     },
 
-    /// The commit lock is held by somebody else and was not released in time.
+    /// A lock is held by another process and was not released in time.
     #[non_exhaustive]
     #[error(
         "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
@@ -69,7 +71,7 @@ pub enum Error {
         path: PathBuf,
         /// Which lock it is.
         lock: &'static str,
-        /// Who holds it, as far as it said.
+        /// The holder, as far as the record says.
         holder: Holder,
         /// How long this call waited.
         waited_secs: u64,
@@ -171,7 +173,7 @@ pub enum Error {
         path: PathBuf,
         /// Bytes the file needs.
         needed: u64,
-        /// Bytes free for this user, where the file system tells.
+        /// Bytes free for this user, where the file system tells them.
         free: Option<u64>,
         /// What the operating system said.
         #[source]
@@ -305,25 +307,25 @@ pub enum Error {
 
 /// What a person can do about an error of the operating system.
 fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "; check the owner and the rights of the file and its directory",
-        io::ErrorKind::ReadOnlyFilesystem => {
+    match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
+        (io::ErrorKind::PermissionDenied, _) => {
+            "; check the owner and the rights of the file and its directory"
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
             "; the file system is read-only: open the store read-only, or elsewhere"
         }
-        io::ErrorKind::NotFound => "; it was removed or moved: open the store again",
-        io::ErrorKind::OutOfMemory => {
+        (io::ErrorKind::NotFound, _) => "; it was removed or moved: open the store again",
+        (io::ErrorKind::OutOfMemory, _) => {
             "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
         }
-        io::ErrorKind::InvalidInput if error.to_string().starts_with("expected a regular file") => {
+        (io::ErrorKind::InvalidInput, _) if error.to_string().starts_with("expected a regular file") => {
             "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
         }
-        _ if error.get_ref().is_some_and(|inner| inner.is::<super::unreadable::Unreadable>()) => {
-            "; if it stays so the disk is failing: `vecstore repair` saves what can be read, on this disk or of a copy"
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Unreadable>()) => {
+            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place or in a copy"
         }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-            "; raise the limit on open files (ulimit -n)"
-        }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) => {
+        (_, Some(rustix::io::Errno::MFILE)) => "; raise the limit on open files (ulimit -n)",
+        (_, Some(rustix::io::Errno::NOLCK)) => {
             "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
         }
         _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
@@ -352,7 +354,7 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// Turns an error of the operating system into ours, naming path and operation.
+/// Turns an error of the operating system into one of this crate, naming path and operation.
 pub(crate) trait IoContext<T> {
     fn at(self, path: &Path, op: &'static str) -> Result<T>;
 }
@@ -360,5 +362,55 @@ pub(crate) trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, path: &Path, op: &'static str) -> Result<T> {
         self.map_err(|source| Error::io(path, op, source))
+    }
+}
+
+/// The holder of a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Process id; `None` when the record does not tell.
+    pub pid: Option<u32>,
+    /// Name of the machine.
+    pub host: String,
+    /// Seconds since the holder took the lock, by this machine's clock.
+    pub held_secs: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// Bytes that the disk cannot read, and what the operating system said.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub ranges: Vec<Range<usize>>,
+    pub error: io::Error,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = self.ranges.iter();
+        let ranges: Vec<String> =
+            ranges.map(|range| format!("{} to {}", range.start, range.end.saturating_sub(1))).collect();
+        write!(f, "bytes {} of the file cannot be read: {}", ranges.join(", "), self.error)
+    }
+}
+
+impl std::error::Error for Unreadable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl Unreadable {
+    /// The error of a caller that needs these bytes.
+    pub fn at(self, path: &Path) -> Error {
+        Error::io(path, "read the segment", io::Error::new(self.error.kind(), self))
     }
 }

@@ -1,11 +1,11 @@
-//! The record in LOCK: who has the lock, how often it changed, and what is in doubt.
+//! The record in LOCK: the lock's holder, how often the store changed, and what is in doubt.
 
-use crate::base::Holder;
+use std::ffi::CStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::base::{Bug, Result};
+use crate::base::{Bug, Holder, Result};
 use crate::vfs::LockFile;
 
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
@@ -27,11 +27,11 @@ pub(crate) struct Record {
     pub suspect: u64,
     /// Seconds since 1970 when the lock was taken.
     pub(super) since: u64,
-    /// Process that holds the lock; 0: nobody. A process that dies while it holds the lock leaves this set.
+    /// Process that holds the lock; 0: none. A process that dies while it holds the lock leaves this set.
     pub pid: u32,
     pub(super) padding: u32,
     pub(super) host: [u8; 64],
-    /// What the last raises of the counter were, the last one at the end.
+    /// The commits of the last raises of the counter, the newest at the end.
     pub(super) spans: [Span; SPANS],
     pub(super) tail: [u8; 4],
     pub(super) crc: u32,
@@ -67,7 +67,17 @@ impl Record {
         Ok((record.magic == MAGIC && is_right).then_some(record))
     }
 
-    /// The commits since the counter was `then`; `None` when something else happened too, or more than is told.
+    pub(super) fn newest(&self) -> Span {
+        self.spans.last().copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_newest(&mut self, span: Span) {
+        if let Some(newest) = self.spans.last_mut() {
+            *newest = span;
+        }
+    }
+
+    /// The commits since the counter was `then`; `None` when something else happened too, or more than the record holds.
     pub(super) fn since(&self, then: u64) -> Option<Vec<Span>> {
         let raised =
             usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
@@ -76,16 +86,15 @@ impl Record {
     }
 
     pub(super) fn holder(&self) -> Holder {
-        let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
         Holder {
             pid: (self.pid != 0).then_some(self.pid),
-            host: String::from_utf8_lossy(&host).into_owned(),
+            host: CStr::from_bytes_until_nul(&self.host).unwrap_or_default().to_string_lossy().into_owned(),
             held_secs: now_secs().saturating_sub(self.since),
         }
     }
 }
 
-/// A void record starts at a random count, so that no reader takes it for one it has seen.
+/// A void record starts at a random count, so that no reader takes it for a count it has seen.
 pub(super) fn random_count() -> Result<u64> {
     Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
 }

@@ -1,4 +1,4 @@
-//! LOCK without the lock: what readers do to see whether anything changed.
+//! LOCK without the lock.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Watch {
         self.file.as_deref().map_or(Ok(()), |file| check_place(file, &self.path))
     }
 
-    /// The counter; `None` when it cannot be told.
+    /// The counter; `None` when it cannot be read.
     pub fn counter(&self) -> Option<u64> {
         Some(self.record()?.counter)
     }
@@ -45,7 +45,7 @@ impl Watch {
         self.record().map_or(0, |record| record.suspect)
     }
 
-    /// Somebody holds the lock, or died holding it.
+    /// A process holds the lock, or died holding it.
     pub fn is_held(&self) -> bool {
         self.record().is_some_and(|record| record.pid != 0)
     }
