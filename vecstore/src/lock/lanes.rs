@@ -22,7 +22,6 @@ pub(crate) fn open_small(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
 }
 
 /// Both locks, for what changes files that no merger may be at work on.
-#[derive(Debug)]
 pub(crate) struct Lanes {
     large: Lock,
     small: Lock,

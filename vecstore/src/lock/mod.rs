@@ -9,13 +9,12 @@ mod patience;
 mod record;
 mod watch;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use patience::{Patience, SLEEP, TURN_SLEEP};
-use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
+use record::{RECORD_LEN, Record, host_name, now_secs};
 
 pub(crate) use lanes::{Lanes, open_large, open_small};
 pub(crate) use patience::{Punctual, Timeout};
@@ -54,7 +53,8 @@ fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
     }
 }
 
-/// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
+/// One of the lock files of a store.
+#[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
     what: &'static str,
@@ -62,14 +62,8 @@ pub(crate) struct Lock {
     /// The turnstile: the waiter that is next holds it meanwhile.
     turn: Option<Box<dyn LockFile>>,
     record: Record,
-    /// Its holder may leave a claim: see `lanes.rs`.
+    /// A holder may leave a claim: see `lanes.rs`.
     has_claims: bool,
-}
-
-impl fmt::Debug for Lock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").field("path", &self.path).finish_non_exhaustive()
-    }
 }
 
 /// What the record said when the lock was taken.
@@ -101,7 +95,8 @@ impl Lock {
 
     /// Takes the lock, waiting up to `timeout`.
     pub fn acquire(&mut self, timeout: impl Into<Timeout>) -> Result<Found> {
-        let mut patience = Patience::new(timeout.into());
+        let mut patience =
+            Patience { start: Instant::now(), timeout: timeout.into(), sleep: SLEEP.0, punctual: None };
         while let Some(turn) = self.turn.as_mut()
             && !turn.try_lock().at(&self.path, "take a turn at the lock")?
         {
@@ -111,10 +106,8 @@ impl Lock {
         let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
         patience.sleep = SLEEP.0;
         let found = loop {
-            match self.try_acquire() {
-                Ok(None) => {}
-                Ok(Some(found)) => break Ok(found),
-                Err(error) => break Err(error),
+            if let Some(found) = self.try_acquire().transpose() {
+                break found;
             }
             if let Err(error) = self.wait(&mut patience, longest) {
                 break Err(error);
@@ -128,8 +121,8 @@ impl Lock {
         found
     }
 
-    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush
-    /// failed, or the last holder died. It stays so until [`Lock::clear_suspect`].
+    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt until
+    /// [`Lock::clear_suspect`]: a flush failed, or the last holder died.
     pub fn acquire_named(&mut self, timeout: impl Into<Timeout>) -> Result<bool> {
         let found = self.acquire(timeout)?;
         if found.died {
@@ -150,13 +143,8 @@ impl Lock {
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());
         }
-        let record = self.read_record()?;
-        Err(Error::Busy {
-            path: self.path.clone(),
-            lock: self.what,
-            holder: record.unwrap_or_else(Record::void).holder(),
-            waited_secs: waited.as_secs(),
-        })
+        let holder = self.read_record()?.unwrap_or_else(Record::void).holder();
+        Err(Error::Busy { path: self.path.clone(), lock: self.what, holder, waited_secs: waited.as_secs() })
     }
 
     /// Takes the lock if it is free, and writes the new holder into the record. Takes no turn.
@@ -174,8 +162,7 @@ impl Lock {
         check_place(&*self.file, &self.path)
     }
 
-    /// Finds out whether this file system has locks, so that a user learns it before hours of work, not at the first
-    /// append.
+    /// Finds out whether this file system has locks, before hours of work end at the first append.
     pub fn probe(&mut self) -> Result<()> {
         if self.file.try_lock().at(&self.path, "lock")? {
             unlock(&mut *self.file).at(&self.path, "unlock")?;
@@ -195,16 +182,11 @@ impl Lock {
             suspect: read.map_or(0, |record| record.suspect),
             died: read.is_some_and(|record| record.pid != 0),
         };
-        self.record = match read {
-            Some(record) => record,
-            None => Record { counter: random_count()?, ..Record::void() },
-        };
+        self.record = read.map_or_else(Record::fresh, Ok)?;
         self.drop_claim();
-        self.record.pid = std::process::id();
-        self.record.since = now_secs();
-        self.record.host = host_name();
-        self.write()?;
-        Ok(found)
+        let (pid, since, host) = (std::process::id(), now_secs(), host_name());
+        self.record = Record { pid, since, host, ..self.record };
+        self.write().map(|()| found)
     }
 
     fn write(&mut self) -> Result<()> {
@@ -220,7 +202,7 @@ impl Lock {
 
     /// Writes an empty record into a new lock file, so that later ones need no space.
     pub fn prepare(&mut self) -> Result<()> {
-        self.record.counter = random_count()?;
+        self.record = Record::fresh()?;
         self.write()
     }
 
@@ -326,7 +308,7 @@ mod tests {
         first.mark_suspect(7);
         first.release();
         assert_eq!(watch.counter(), Some(before + 1));
-        assert_eq!(watch.suspect(), 7);
+        assert_eq!(watch.record().unwrap().suspect, 7);
         let mut second = lock(dir.path());
         let found = second.acquire(Duration::ZERO).unwrap();
         assert!(!found.died);

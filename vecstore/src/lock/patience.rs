@@ -47,12 +47,6 @@ pub(super) struct Patience {
     pub(super) punctual: Option<Punctual>,
 }
 
-impl Patience {
-    pub(super) fn new(timeout: Timeout) -> Self {
-        Patience { start: Instant::now(), timeout, sleep: SLEEP.0, punctual: None }
-    }
-}
-
 /// While this lives the thread sleeps no longer than it asks to. Linux usually adds some 50 us, which is long next
 /// to a commit.
 pub(crate) struct Punctual {

@@ -52,6 +52,12 @@ impl Record {
         Record { magic: MAGIC, ..Record::zeroed() }
     }
 
+    /// A void record starts at a random count, so that no reader takes it for a count it has seen.
+    pub(super) fn fresh() -> Result<Self> {
+        let random = crate::format::random_id()?.first_chunk().copied().unwrap_or_default();
+        Ok(Record { counter: u64::from_le_bytes(random) >> 1, ..Record::void() })
+    }
+
     pub(super) fn computed_crc(&self) -> u32 {
         crc32fast::hash(bytemuck::bytes_of(self).get(..RECORD_LEN - 4).unwrap_or_default())
     }
@@ -94,11 +100,6 @@ impl Record {
     }
 }
 
-/// A void record starts at a random count, so that no reader takes it for a count it has seen.
-pub(super) fn random_count() -> Result<u64> {
-    Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
-}
-
 pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -109,9 +110,7 @@ pub(super) fn host_name() -> [u8; 64] {
     *NAME.get_or_init(|| {
         let name = rustix::system::uname();
         let mut host = [0; 64];
-        for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
-            *to = *from;
-        }
+        host.iter_mut().take(63).zip(name.nodename().to_bytes()).for_each(|(to, from)| *to = *from);
         host
     })
 }

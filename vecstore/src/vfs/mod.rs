@@ -9,7 +9,7 @@ mod mapping;
 mod real;
 
 use std::ffi::OsString;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
 use std::path::Path;
 
@@ -139,5 +139,11 @@ pub trait LockFile: Send {
     /// even a file that is overwritten in place may need room.
     fn free_space(&self) -> Option<u64> {
         None
+    }
+}
+
+impl Debug for dyn LockFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockFile")
     }
 }
