@@ -15,10 +15,10 @@ pub enum DType {
     F32,
     /// IEEE 754 half precision, 2 bytes (NumPy `<f2`).
     F16,
-    /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments say `<u2`.
+    /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments name `<u2`.
     BF16,
-    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the number
-    /// times the scale.
+    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the
+    /// number times the scale.
     I8,
 }
 
@@ -54,7 +54,7 @@ impl DType {
         Self::ALL.into_iter().find(|dtype| dtype.code() == code)
     }
 
-    /// Bytes of one element, name in NumPy, number on disk; name here, and a longer one that is understood too.
+    /// Bytes of one element, name in NumPy, number on disk, and name here with its longer form.
     const fn facts(self) -> (usize, &'static str, u8, [&'static str; 2]) {
         match self {
             DType::F32 => (4, "<f4", 1, ["f32", "float32"]),
@@ -89,22 +89,22 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with scales and
-/// have methods of their own.
+/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with
+/// scales and have methods of their own.
 pub trait Element: bytemuck::Pod + sealed::Sealed + Send + Sync {
-    /// The element type it stands for.
+    /// The element type of such rows.
     const DTYPE: DType;
     /// The value as `f32` (exact for all three types).
     fn widen(self) -> f32;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
-    /// True when none of them is NaN or infinite.
+    /// True when no element is NaN or infinite.
     #[doc(hidden)]
     fn are_finite(rows: &[Self]) -> bool;
 }
 
-/// Whether all of `rows` are below `infinity`, given as bits without their signs. Looks at a piece as a whole, which the
-/// processor does many times faster than one element after the other: this runs over every row that is appended.
+/// Whether all of `rows` are below `infinity`, compared as bits without their signs. Whole pieces are
+/// compared at once, many times faster than element by element: this runs over every row that is appended.
 fn are_below<T: Copy, B: Ord + Default>(rows: &[T], infinity: &B, magnitude: impl Fn(T) -> B) -> bool {
     rows.chunks(1024).all(|piece| {
         piece.iter().fold(B::default(), |largest, element| largest.max(magnitude(*element))) < *infinity
@@ -150,8 +150,8 @@ impl Element for bf16 {
     }
 }
 
-/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype` (mapped
-/// rows are), `scales` has one element per row of `dim` elements where the type calls for it.
+/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype`
+/// (mapped rows are); `scales` has one element per row of `dim` elements for types with scales.
 pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]) -> Vec<f32> {
     fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
         bytemuck::cast_slice::<u8, T>(bytes).iter().map(|element| element.widen()).collect()
@@ -167,7 +167,7 @@ pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]
     }
 }
 
-/// Appends the nearest values of `dtype` to `bytes`, and to `scales` one scale per row where the type calls for it.
+/// Appends the nearest values of `dtype` to `bytes`, and for types with scales one per row to `scales`.
 ///
 /// For `i8` the scale of a row is its largest magnitude over 127, so the error is at most half a scale.
 pub(crate) fn narrow_into(
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn narrowing_keeps_what_the_type_can_hold() {
+    fn narrowing_keeps_the_precision_of_the_type() {
         let rows: Vec<f32> = (0..60).map(|i| (i as f32 - 30.0) / 7.0).collect();
         for (dtype, error) in
             [(DType::F32, 0.0), (DType::F16, 0.002), (DType::BF16, 0.02), (DType::I8, 0.018)]
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_element_that_is_not_finite_is_found_wherever_it_is() {
+    fn a_single_element_that_is_not_finite_is_found_at_any_place() {
         fn check<T: Element>() {
             let mut rows = vec![T::narrow(1.0); 3000];
             rows.extend([T::narrow(-0.0), T::narrow(3e4), T::narrow(-3e4), T::narrow(1e-7)]);

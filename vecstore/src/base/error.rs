@@ -25,7 +25,7 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// There is something at this path, but it is not a store.
+    /// There is something else than a store at this path.
     #[non_exhaustive]
     #[error("{}: this is not a store: {found}; give the path of a directory made by `vecstore create`", path.display())]
     NotAStore {
@@ -59,7 +59,7 @@ pub enum Error {
         segments: usize,
     },
 
-    /// A lock is held by another process and was not released in time.
+    /// A lock is held by another handle or process and was not released in time.
     #[non_exhaustive]
     #[error(
         "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
@@ -83,7 +83,7 @@ pub enum Error {
     ReadOnly {
         /// The store.
         path: PathBuf,
-        /// What was to be done.
+        /// The operation that needs a writable handle.
         action: &'static str,
     },
 
@@ -107,11 +107,11 @@ pub enum Error {
         found_id: String,
     },
 
-    /// A vector, batch or query of another dimension.
+    /// A vector, batch or query of another dimension than the store's.
     #[non_exhaustive]
     #[error("{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements")]
     DimensionMismatch {
-        /// What had the wrong dimension.
+        /// The argument with the wrong dimension.
         what: &'static str,
         /// The store's dimension.
         expected: usize,
@@ -123,7 +123,7 @@ pub enum Error {
     #[non_exhaustive]
     #[error("{what} has elements of type {found}, the store has {expected}; convert them explicitly")]
     DTypeMismatch {
-        /// What had the wrong type.
+        /// The argument with the wrong type.
         what: &'static str,
         /// The store's element type.
         expected: DType,
@@ -141,7 +141,7 @@ pub enum Error {
     DuplicateKey {
         /// The first such key.
         key: Vec<u8>,
-        /// How many there are.
+        /// How many such keys there are.
         count: usize,
     },
 
@@ -157,7 +157,7 @@ pub enum Error {
     #[non_exhaustive]
     #[error("a mistake in vecstore: {what}; nothing was written; please report it")]
     Internal {
-        /// What cannot be.
+        /// The contradiction.
         what: &'static str,
     },
 
@@ -180,7 +180,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
 
-    /// Bytes of a file are not what was written.
+    /// Bytes of a file differ from what was written.
     #[non_exhaustive]
     #[error(
         "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` keeps what is \
@@ -210,7 +210,7 @@ pub enum Error {
         commit: u64,
     },
 
-    /// A segment that does not belong into this chain: of another store, or of another history of this one.
+    /// A segment that is no part of this chain: it is of another store, or of another history of this one.
     #[non_exhaustive]
     #[error(
         "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and makes the store \
@@ -230,13 +230,13 @@ pub enum Error {
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
-        /// The newest version, or the feature flags, this program knows.
+        /// The newest version, or the feature flags, that this program knows.
         expected: String,
         /// What the file says.
         found: String,
     },
 
-    /// Naming a segment, or flushing its name, failed in a way that leaves open whether the commit survives.
+    /// Naming a segment, or flushing its name, failed, and it is unknown whether the commit survives.
     #[non_exhaustive]
     #[error(
         "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({source}); \
@@ -279,7 +279,7 @@ pub enum Error {
     Moved {
         /// The path at which the store was opened.
         path: PathBuf,
-        /// What happened to it.
+        /// What happened to the directory.
         found: &'static str,
     },
 
@@ -297,7 +297,7 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         op: &'static str,
         /// What the operating system said.
         #[source]
@@ -305,7 +305,7 @@ pub enum Error {
     },
 }
 
-/// What a person can do about an error of the operating system.
+/// What a user can do about an error of the operating system.
 fn remedy(error: &io::Error) -> &'static str {
     match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
         (io::ErrorKind::PermissionDenied, _) => {
@@ -346,7 +346,7 @@ impl Error {
     }
 }
 
-/// True for the errors that say "the disk or the quota is full".
+/// True for the errors that mean "the disk or the quota is full".
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -365,11 +365,11 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-/// The holder of a lock, as the record says. Diagnostics only: nothing is decided by it but the wording of an error.
+/// The holder of a lock, as the record says: only for the texts of errors, nothing else is decided by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Process id; `None` when the record does not tell.
+    /// Process id; `None` when the record has none.
     pub pid: Option<u32>,
     /// Name of the machine.
     pub host: String,

@@ -10,8 +10,8 @@ use crate::base::Error;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there, with the
-    /// length they were written with.
+    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there,
+    /// with the length they were written with.
     #[non_exhaustive]
     Checkpoint {
         /// First newly listed commit.
@@ -23,8 +23,8 @@ pub enum Event {
         /// Bytes of these commits' segments.
         bytes: u64,
     },
-    /// A checkpoint failed. Nothing is lost, but the next open has more files to read; it is tried again after the next
-    /// commit.
+    /// A checkpoint failed. Nothing is lost, but the next open has more files to read; it is tried again
+    /// after the next commit.
     #[non_exhaustive]
     CheckpointFailed {
         /// How many failed in a row.
@@ -44,8 +44,8 @@ pub enum Event {
         /// Length of the output.
         bytes: u64,
     },
-    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails where it is
-    /// damaged; `vecstore repair` mends it. Told once.
+    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails
+    /// where it is damaged; `vecstore repair` mends it. Told once.
     #[non_exhaustive]
     Damaged {
         /// Which file, and where.

@@ -1,4 +1,4 @@
-//! What each command does.
+//! Commands that read a store, and `create`.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,8 @@
 //! The locks of mergers: one for mergers of large files, one for mergers of small files.
 //!
-//! A merger of large files plans while it has both, and leaves a claim in the record of its own: the last commit it
-//! is at work on. A merger of small files keeps to newer ones. Taken in the order large, small; a holder of the
-//! small one only tries the other.
+//! A merger of large files plans while it has both, and leaves a claim in the record of its own: the last
+//! commit it is at work on. A merger of small files keeps to newer ones. Taken in the order large, small; a
+//! holder of the small one only tries the other.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(crate) fn open_small(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
     Lock::open(vfs, &dir.join("LOCK.small"), "merge")
 }
 
-/// Both locks, for what changes files that no merger may be at work on.
+/// Both locks, for work on files that no merger may be at work on.
 pub(crate) struct Lanes {
     large: Lock,
     small: Lock,
@@ -66,8 +66,8 @@ impl Lock {
         }
     }
 
-    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot be read
-    /// it may be all of them.
+    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot
+    /// be read it may be all of them.
     pub fn claimed(&mut self) -> Result<u64> {
         if self.read_record()?.is_some_and(|record| record.pid == 0) {
             return Ok(0);

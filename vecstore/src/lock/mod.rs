@@ -1,8 +1,8 @@
 //! LOCK: the advisory lock between processes, and the small record that goes with it.
 //!
-//! The lock itself is the operating system's (it ends with the process that holds it). The record is written in
-//! place and never flushed: it only has to survive the death of a process. After a power cut it may be void, which
-//! its checksum, or its absence, says.
+//! The lock itself is the operating system's (it ends with the process that holds it). The record is written
+//! in place and never flushed: it only has to survive the death of a process. After a power cut it may be
+//! void, which its checksum, or its absence, says.
 
 mod lanes;
 mod patience;
@@ -84,7 +84,7 @@ impl Lock {
         Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void(), has_claims: false })
     }
 
-    /// The same with a turnstile: a second lock that is taken before this one and given back once this one is had.
+    /// The same behind a turnstile: a second lock that is taken first, and given back once this one is had.
     ///
     /// Without it a process that commits without pause would take the lock again microseconds after giving it
     /// back, and waiters, which only look now and then, would hardly ever find it free.
@@ -121,8 +121,8 @@ impl Lock {
         found
     }
 
-    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt until
-    /// [`Lock::clear_suspect`]: a flush failed, or the last holder died.
+    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt
+    /// until [`Lock::clear_suspect`]: a flush failed, or the last holder died.
     pub fn acquire_named(&mut self, timeout: impl Into<Timeout>) -> Result<bool> {
         let found = self.acquire(timeout)?;
         if found.died {
@@ -235,15 +235,15 @@ impl Lock {
         self.record.suspect = 0;
     }
 
-    /// The counter and the commits since it was `then`, as the record has them, without taking the lock. `None` when
-    /// the record cannot be relied on, or does not say.
+    /// The counter and the commits since it was `then`, without taking the lock; `None` when the record
+    /// cannot be relied on, or does not say.
     pub fn news(&self, then: u64) -> Option<(u64, Vec<Span>)> {
         let record = self.sound_record()?;
         Some((record.counter, record.since(then)?))
     }
 
-    /// The counter as the record has it, and the last commit it counts; `None` when the record cannot be relied on, or
-    /// the last raise was no commit.
+    /// The counter and the last commit it counts, without taking the lock; `None` when the record cannot be
+    /// relied on, or the last raise was no commit.
     pub fn counted(&self) -> Option<(u64, u64)> {
         let record = self.sound_record().filter(|record| record.newest().first != 0)?;
         Some((record.counter, record.newest().last))
@@ -258,11 +258,11 @@ impl Lock {
         self.record.since(then)
     }
 
-    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the handle, and
-    /// a record that could not be written makes the next holder look at the directory.
+    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the
+    /// handle, and a record that could not be written makes the next holder look at the directory.
     ///
-    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a later one
-    /// may reach that count with other commits.
+    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a
+    /// later one may reach that count with other commits.
     pub fn release(&mut self) -> bool {
         self.drop_claim();
         self.record.pid = 0;

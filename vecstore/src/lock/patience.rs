@@ -8,7 +8,7 @@ use crate::base::sync::atomic::{AtomicU64, Ordering};
 /// How long to sleep between two attempts: short at first, then longer.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 
-/// The same for a turn: a commit may take less than a millisecond, and by its end the next waiter should have the turn.
+/// The same for a turn: a commit may take under 1 ms, and by its end the next waiter should have the turn.
 pub(super) const TURN_SLEEP: Duration = Duration::from_micros(100);
 
 /// How long a handle waits for locks of other processes. Its waiters share it, and it can be ended meanwhile.
@@ -39,7 +39,7 @@ impl From<&Timeout> for Timeout {
     }
 }
 
-/// How long a lock has been waited for, and will be.
+/// One wait for a lock: since when, until when, and the pause between two looks.
 pub(super) struct Patience {
     pub(super) start: Instant,
     pub(super) timeout: Timeout,
@@ -47,8 +47,7 @@ pub(super) struct Patience {
     pub(super) punctual: Option<Punctual>,
 }
 
-/// While this lives the thread sleeps no longer than it asks to. Linux usually adds some 50 us, which is long next
-/// to a commit.
+/// While this lives the thread sleeps no longer than it asks to. Linux usually adds some 50 us.
 pub(crate) struct Punctual {
     #[cfg(target_os = "linux")]
     slack: Option<std::num::NonZeroU64>,

@@ -83,7 +83,7 @@ impl Record {
         }
     }
 
-    /// The commits since the counter was `then`; `None` when something else happened too, or more than the record holds.
+    /// The commits since the counter was `then`; `None` when they are more than the record holds, or not all.
     pub(super) fn since(&self, then: u64) -> Option<Vec<Span>> {
         let raised =
             usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
@@ -104,7 +104,7 @@ pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// This machine's name when it was first asked for, padded with zeros.
+/// This machine's name at the first call, padded with zeros.
 pub(super) fn host_name() -> [u8; 64] {
     static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();
     *NAME.get_or_init(|| {

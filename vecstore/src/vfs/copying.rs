@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::{LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
-/// Another file system whose files are copied into memory where they would be mapped: a sector that cannot be read, or
-/// a file that another program truncates meanwhile, is an error then, not the end of the process.
+/// Another file system, whose files are copied into memory where they would be mapped: an unreadable sector, or
+/// a file that another program truncates, is an error then, not the end of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Copying<V>(pub V);
 

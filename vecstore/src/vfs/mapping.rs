@@ -9,8 +9,8 @@ use super::ReadAt;
 
 /// Bytes of a file, aligned to at least 64 bytes at the start.
 ///
-/// The simulated file system hands out copies; the real one maps. Published files are never written or truncated by
-/// this crate, which is what makes mapping them sound (see `RealFs`).
+/// The simulated file system hands out copies; the real one maps. Published files are never written or
+/// truncated by this crate, which is what makes mapping them sound (see `RealFs`).
 #[derive(Debug)]
 pub struct Mapping(Inner);
 

@@ -1,8 +1,9 @@
 //! The operating system's file system.
 //!
-//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a directory) or
-//! here, with two exceptions. An interrupted flush of a file has failed, because it cannot be known which pages it
-//! lost: no file is flushed twice. And an interrupted renaming may have been done: the caller looks.
+//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a
+//! directory) or here, with two exceptions. An interrupted flush of a file has failed, because it cannot be
+//! known which pages it lost: no file is flushed twice. And an interrupted renaming may have been done: the
+//! caller looks.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,7 +33,7 @@ fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Opens a regular file for reading, and says how long it is; never follows a link, never waits for a FIFO's writer.
+/// Opens a regular file for reading, and says its length; follows no link, waits for no FIFO's writer.
 fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
@@ -193,12 +194,12 @@ impl ReadAt for (File, u64) {
     }
 }
 
-/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and waiting for one
-/// (from the host of a virtual machine, or after others were moved) can take ten times as long as copying the bytes.
-/// (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
+/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and waiting
+/// for one (from the host of a virtual machine, or after others were moved) can take ten times as long as
+/// copying the bytes. (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
 const MOST_AT_ONCE: usize = 1 << 20;
 
-/// Writes all of `slices`, in as few calls of at most `most` bytes as there can be.
+/// Writes all of `slices`, in as few calls of at most `most` bytes as possible.
 fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: usize) -> io::Result<()> {
     // Empty ones at the front would look like an end.
     IoSlice::advance_slices(&mut slices, 0);
@@ -224,9 +225,10 @@ fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: us
 
 fn map_file(file: &File, len: u64) -> io::Result<Mapping> {
     let len = in_memory(len)?;
-    // SAFETY: the file is mapped read-only. This crate never writes to, truncates or extends a file under its final name
-    // (it replaces names), nor the mapped bytes of one that it writes, so they do not change under the slice. Another
-    // program that truncates the file can end this process with SIGBUS: docs/DURABILITY.md excludes that.
+    // SAFETY: the file is mapped read-only. This crate never writes to, truncates or extends a file under its
+    // final name (it replaces names), nor the mapped bytes of one that it writes, so they do not change under
+    // the slice. Another program that truncates the file can end this process with SIGBUS: see
+    // docs/DURABILITY.md.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(file) }?;
     Ok(Mapping::mapped(map))
 }
@@ -242,15 +244,15 @@ impl VfsFile for RealFile {
         write_gathered(&mut self.0, slices, MOST_AT_ONCE)
     }
 
-    /// Only on Linux: elsewhere there is nothing like it but a full flush, which waits for the disk's own cache.
-    /// A flush would do the same, but would also write the journal of the file system each time, in turn with the
-    /// flushes of commits.
+    /// Only on Linux: elsewhere there is nothing like it but a full flush, which waits for the disk's own
+    /// cache. A flush would do the same, but would also write the journal of the file system each time, in
+    /// turn with the flushes of commits.
     #[cfg(target_os = "linux")]
     fn write_out(&mut self, wait: bool) -> io::Result<()> {
         use std::os::fd::AsRawFd;
         let after = if wait { libc::SYNC_FILE_RANGE_WAIT_AFTER } else { 0 };
         let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | after;
-        // SAFETY: the descriptor is open as long as `self` lives, and the call touches no memory of this process.
+        // SAFETY: the descriptor is open as long as `self` lives; no memory of this process is touched.
         if unsafe { libc::sync_file_range(self.0.as_raw_fd(), 0, 0, how) } == 0 {
             return Ok(());
         }
@@ -262,8 +264,8 @@ impl VfsFile for RealFile {
         }
     }
 
-    /// Not by the standard library, which makes an interrupted flush again; but on Apple's systems, where it asks for
-    /// more than `fdatasync` does.
+    /// Not by the standard library, which makes an interrupted flush again; but on Apple's systems, where it
+    /// asks for more than `fdatasync` does.
     fn flush(&mut self) -> io::Result<()> {
         #[cfg(target_vendor = "apple")]
         return self.0.sync_data();
