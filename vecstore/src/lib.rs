@@ -1,10 +1,10 @@
 //! A durable store for embeddings.
 //!
-//! A store is a directory of immutable, checksummed **segments**, each of which is a valid NumPy `.npy` file. A
-//! **batch** of entries is appended as a whole: when [`Store::append`] returns, it survives `kill -9`, a kernel crash
-//! and a power cut; when it does not return, either all of it is there or nothing. Keys make long jobs resumable:
-//! ask which keys are [missing](Snapshot::missing), embed those, append them, and start again after any interruption
-//! without doing anything twice.
+//! A store is a directory of immutable, checksummed **segments**, each of which is a valid NumPy `.npy` file.
+//! A **batch** of entries is appended as a whole: when [`Store::append`] returns, it survives `kill -9`, a
+//! kernel crash and a power cut; when it does not return, either the whole batch is there or nothing of it.
+//! Keys make long jobs resumable: ask which keys are [missing](Snapshot::missing), embed those, append them,
+//! and after any interruption start again without doing anything twice.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -30,15 +30,15 @@
 //!
 //! # Words
 //!
-//! An **entry** is what one input left behind: a key, a [kind](Kind), any number of **rows** (vectors) and an
-//! optional **payload**. The newest entry of a key wins. Each batch that writes something has a **commit** number,
-//! counted from 1; a row's [address](Address) is its commit and its number in the batch, and never changes. A
-//! [`Snapshot`] is an immutable view: cheap to take, unaffected by what writers do.
+//! An **entry** is what is stored for one input: a key, a [kind](Kind), any number of **rows** (vectors) and
+//! an optional **payload**. The newest entry of a key wins. Each batch that writes something has a **commit**
+//! number, counted from 1; a row's [address](Address) is its commit and its number in the batch, and never
+//! changes. A [`Snapshot`] is an immutable view: cheap to take, unaffected by what writers do.
 //!
 //! # Reading without this crate
 //!
-//! `numpy.load(path, mmap_mode="r")` on any file in `segments/` gives its rows; `vecstore files DIR` names the files
-//! in order.
+//! `numpy.load(path, mmap_mode="r")` on any file in `segments/` gives its rows; `vecstore files DIR` names
+//! the files in order.
 //!
 //! # Features
 //!
@@ -59,10 +59,10 @@
 
 #[cfg(not(unix))]
 compile_error!(
-    "vecstore needs a Unix system: it relies on flock, on renaming over open files, and on flushing directories"
+    "vecstore needs a Unix system, so not Windows: it relies on flock, renaming over open files and flushing directories"
 );
 #[cfg(target_endian = "big")]
-compile_error!("vecstore maps little-endian files; big-endian machines are not supported");
+compile_error!("vecstore maps little-endian files: big-endian machines are not supported");
 
 mod base;
 mod care;

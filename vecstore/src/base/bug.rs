@@ -1,9 +1,9 @@
-//! Mistakes that can be switched on, to show that the tests notice them.
+//! Mistakes that can be switched on, to show that tests notice them.
 //!
-//! A test that passes says little unless it can fail. So for each flush, each ordering and each check that the promises
-//! of `docs/DURABILITY.md` rest on there is a switch that leaves it out, and `scripts/check-bugs` runs for each switch
-//! the one test that has to fail then. The switches are in builds with `--cfg vecstore_bugs` alone: there the variable
-//! `VECSTORE_BUG` names the one that is on. In every other build [`Bug::is_on`] is the constant `false`.
+//! For each flush, ordering and check that the promises of `docs/DURABILITY.md` rest on there is a switch
+//! that leaves it out; `scripts/check-bugs` runs for each the one test that has to fail then. Only builds
+//! with `--cfg vecstore_bugs` have them: the variable `VECSTORE_BUG` names the one that is on. In every other
+//! build [`Bug::is_on`] is the constant `false`.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $variant:ident $name:literal)*) => {
@@ -35,7 +35,7 @@ bugs! {
     NoMark "no-mark"
     /// After a failed flush of a manifest's name there is no mark in LOCK.manifest.
     NoManifestMark "no-manifest-mark"
-    /// After that of a backup's manifest there is no mark in the backup's LOCK.manifest.
+    /// After a failed flush of a backup's manifest there is no mark in the backup's LOCK.manifest.
     NoBackupMark "no-backup-mark"
     /// A named checkpoint whose flush failed is flushed again, and not given anew.
     FlushNamedAgain "flush-named-again"
@@ -48,7 +48,7 @@ bugs! {
     IgnoreMark "ignore-mark"
     /// Commits in doubt are taken over as they are.
     NoRewrite "no-rewrite"
-    /// Who finds commits in doubt does not raise the counter.
+    /// A lock holder that finds commits in doubt does not raise the counter.
     NoRaise "no-raise"
     /// That the manifest is in doubt is overlooked.
     TrustManifestName "trust-manifest-name"
@@ -117,7 +117,7 @@ impl Bug {
     }
 }
 
-/// Which one is on. A name that no bug has ends the process: a run that tests nothing shall not pass for one that does.
+/// The bug that is on. A name that no bug has ends the process, so that a run that tests nothing cannot pass.
 #[cfg(vecstore_bugs)]
 fn switched_on() -> Option<Bug> {
     let wanted = std::env::var("VECSTORE_BUG").ok().filter(|wanted| !wanted.is_empty())?;

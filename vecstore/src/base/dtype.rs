@@ -15,10 +15,10 @@ pub enum DType {
     F32,
     /// IEEE 754 half precision, 2 bytes (NumPy `<f2`).
     F16,
-    /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments say `<u2`.
+    /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments name `<u2`.
     BF16,
-    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the number
-    /// times the scale.
+    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the
+    /// number times the scale.
     I8,
 }
 
@@ -32,11 +32,7 @@ impl DType {
     /// assert_eq!(vecstore::DType::F16.size(), 2);
     /// ```
     pub const fn size(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F16 | DType::BF16 => 2,
-            DType::I8 => 1,
-        }
+        self.facts().0
     }
 
     /// True when each row comes with a scale.
@@ -44,45 +40,35 @@ impl DType {
         matches!(self, DType::I8)
     }
 
-    /// What NumPy calls it in the header of a segment.
+    /// The type's name in the NumPy header of a segment.
     pub(crate) const fn descr(self) -> &'static str {
-        match self {
-            DType::F32 => "<f4",
-            DType::F16 => "<f2",
-            DType::BF16 => "<u2",
-            DType::I8 => "|i1",
-        }
+        self.facts().1
     }
 
     /// Number on disk.
     pub(crate) const fn code(self) -> u8 {
-        match self {
-            DType::F32 => 1,
-            DType::F16 => 2,
-            DType::BF16 => 3,
-            DType::I8 => 4,
-        }
+        self.facts().2
     }
 
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(DType::F32),
-            2 => Some(DType::F16),
-            3 => Some(DType::BF16),
-            4 => Some(DType::I8),
-            _ => None,
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.code() == code)
+    }
+
+    /// Bytes of one element, name in NumPy, number on disk, and name here with its longer form.
+    const fn facts(self) -> (usize, &'static str, u8, [&'static str; 2]) {
+        match self {
+            DType::F32 => (4, "<f4", 1, ["f32", "float32"]),
+            DType::F16 => (2, "<f2", 2, ["f16", "float16"]),
+            DType::BF16 => (2, "<u2", 3, ["bf16", "bfloat16"]),
+            DType::I8 => (1, "|i1", 4, ["i8", "int8"]),
         }
     }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            DType::I8 => "i8",
-        })
+        let [name, _] = self.facts().3;
+        f.write_str(name)
     }
 }
 
@@ -90,15 +76,9 @@ impl FromStr for DType {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "f32" | "float32" => Ok(DType::F32),
-            "f16" | "float16" => Ok(DType::F16),
-            "bf16" | "bfloat16" => Ok(DType::BF16),
-            "i8" | "int8" => Ok(DType::I8),
-            other => {
-                Err(Error::bad_input(format!("unknown element type \"{other}\"; use f32, f16, bf16 or i8")))
-            }
-        }
+        Self::ALL.into_iter().find(|dtype| dtype.facts().3.contains(&text)).ok_or_else(|| {
+            Error::bad_input(format!("unknown element type \"{text}\"; use f32, f16, bf16 or i8"))
+        })
     }
 }
 
@@ -109,22 +89,22 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with scales and
-/// have methods of their own.
+/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with
+/// scales and have methods of their own.
 pub trait Element: bytemuck::Pod + sealed::Sealed + Send + Sync {
-    /// The element type it stands for.
+    /// The element type of such rows.
     const DTYPE: DType;
     /// The value as `f32` (exact for all three types).
     fn widen(self) -> f32;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
-    /// True when none of them is NaN or infinite.
+    /// True when no element is NaN or infinite.
     #[doc(hidden)]
     fn are_finite(rows: &[Self]) -> bool;
 }
 
-/// Whether all of `rows` are below `infinity`, given as bits without their signs. Looks at a piece as a whole, which the
-/// processor does many times faster than one element after the other: this runs over every row that is appended.
+/// Whether all of `rows` are below `infinity`, compared as bits without their signs. Whole pieces are
+/// compared at once, many times faster than element by element: this runs over every row that is appended.
 fn are_below<T: Copy, B: Ord + Default>(rows: &[T], infinity: &B, magnitude: impl Fn(T) -> B) -> bool {
     rows.chunks(1024).all(|piece| {
         piece.iter().fold(B::default(), |largest, element| largest.max(magnitude(*element))) < *infinity
@@ -170,8 +150,8 @@ impl Element for bf16 {
     }
 }
 
-/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype` (mapped
-/// rows are), `scales` has one element per row of `dim` elements where the type calls for it.
+/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype`
+/// (mapped rows are); `scales` has one element per row of `dim` elements for types with scales.
 pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]) -> Vec<f32> {
     fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
         bytemuck::cast_slice::<u8, T>(bytes).iter().map(|element| element.widen()).collect()
@@ -187,7 +167,7 @@ pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]
     }
 }
 
-/// Appends the nearest values of `dtype` to `bytes`, and to `scales` one scale per row where the type calls for it.
+/// Appends the nearest values of `dtype` to `bytes`, and for types with scales one per row to `scales`.
 ///
 /// For `i8` the scale of a row is its largest magnitude over 127, so the error is at most half a scale.
 pub(crate) fn narrow_into(
@@ -240,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn narrowing_keeps_what_the_type_can_hold() {
+    fn narrowing_keeps_the_precision_of_the_type() {
         let rows: Vec<f32> = (0..60).map(|i| (i as f32 - 30.0) / 7.0).collect();
         for (dtype, error) in
             [(DType::F32, 0.0), (DType::F16, 0.002), (DType::BF16, 0.02), (DType::I8, 0.018)]
@@ -249,7 +229,7 @@ mod tests {
             narrow_into(dtype, 20, &rows, &mut bytes, &mut scales);
             assert_eq!(bytes.len(), rows.len() * dtype.size());
             assert_eq!(scales.len(), if dtype.has_scales() { 3 } else { 0 });
-            let mapping = crate::vfs::Mapping::heap(&bytes);
+            let mapping = crate::vfs::Mapping::copied(&bytes).unwrap();
             let wide = widen_bytes(dtype, 20, &mapping, &scales);
             for (wide, original) in wide.iter().zip(&rows) {
                 assert!((wide - original).abs() <= error, "{dtype}: {wide} {original}");
@@ -258,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_element_that_is_not_finite_is_found_wherever_it_is() {
+    fn a_single_element_that_is_not_finite_is_found_at_any_place() {
         fn check<T: Element>() {
             let mut rows = vec![T::narrow(1.0); 3000];
             rows.extend([T::narrow(-0.0), T::narrow(3e4), T::narrow(-3e4), T::narrow(1e-7)]);

@@ -2,11 +2,13 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{DType, Holder};
+use crate::base::DType;
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,7 +25,7 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// There is something at this path, but it is not a store.
+    /// There is something else than a store at this path.
     #[non_exhaustive]
     #[error("{}: this is not a store: {found}; give the path of a directory made by `vecstore create`", path.display())]
     NotAStore {
@@ -57,7 +59,7 @@ pub enum Error {
         segments: usize,
     },
 
-    /// The commit lock is held by somebody else and was not released in time.
+    /// A lock is held by another handle or process and was not released in time.
     #[non_exhaustive]
     #[error(
         "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
@@ -69,7 +71,7 @@ pub enum Error {
         path: PathBuf,
         /// Which lock it is.
         lock: &'static str,
-        /// Who holds it, as far as it said.
+        /// The holder, as far as the record says.
         holder: Holder,
         /// How long this call waited.
         waited_secs: u64,
@@ -81,7 +83,7 @@ pub enum Error {
     ReadOnly {
         /// The store.
         path: PathBuf,
-        /// What was to be done.
+        /// The operation that needs a writable handle.
         action: &'static str,
     },
 
@@ -105,11 +107,11 @@ pub enum Error {
         found_id: String,
     },
 
-    /// A vector, batch or query of another dimension.
+    /// A vector, batch or query of another dimension than the store's.
     #[non_exhaustive]
     #[error("{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements")]
     DimensionMismatch {
-        /// What had the wrong dimension.
+        /// The argument with the wrong dimension.
         what: &'static str,
         /// The store's dimension.
         expected: usize,
@@ -121,7 +123,7 @@ pub enum Error {
     #[non_exhaustive]
     #[error("{what} has elements of type {found}, the store has {expected}; convert them explicitly")]
     DTypeMismatch {
-        /// What had the wrong type.
+        /// The argument with the wrong type.
         what: &'static str,
         /// The store's element type.
         expected: DType,
@@ -139,7 +141,7 @@ pub enum Error {
     DuplicateKey {
         /// The first such key.
         key: Vec<u8>,
-        /// How many there are.
+        /// How many such keys there are.
         count: usize,
     },
 
@@ -155,7 +157,7 @@ pub enum Error {
     #[non_exhaustive]
     #[error("a mistake in vecstore: {what}; nothing was written; please report it")]
     Internal {
-        /// What cannot be.
+        /// The contradiction.
         what: &'static str,
     },
 
@@ -171,14 +173,14 @@ pub enum Error {
         path: PathBuf,
         /// Bytes the file needs.
         needed: u64,
-        /// Bytes free for this user, where the file system tells.
+        /// Bytes free for this user, where the file system tells them.
         free: Option<u64>,
         /// What the operating system said.
         #[source]
         source: Arc<io::Error>,
     },
 
-    /// Bytes of a file are not what was written.
+    /// Bytes of a file differ from what was written.
     #[non_exhaustive]
     #[error(
         "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` keeps what is \
@@ -208,7 +210,7 @@ pub enum Error {
         commit: u64,
     },
 
-    /// A segment that does not belong into this chain: of another store, or of another history of this one.
+    /// A segment that is no part of this chain: it is of another store, or of another history of this one.
     #[non_exhaustive]
     #[error(
         "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and makes the store \
@@ -228,13 +230,13 @@ pub enum Error {
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
-        /// The newest version, or the feature flags, this program knows.
+        /// The newest version, or the feature flags, that this program knows.
         expected: String,
         /// What the file says.
         found: String,
     },
 
-    /// Naming a segment, or flushing its name, failed in a way that leaves open whether the commit survives.
+    /// Naming a segment, or flushing its name, failed, and it is unknown whether the commit survives.
     #[non_exhaustive]
     #[error(
         "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({source}); \
@@ -277,7 +279,7 @@ pub enum Error {
     Moved {
         /// The path at which the store was opened.
         path: PathBuf,
-        /// What happened to it.
+        /// What happened to the directory.
         found: &'static str,
     },
 
@@ -295,7 +297,7 @@ pub enum Error {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         op: &'static str,
         /// What the operating system said.
         #[source]
@@ -303,27 +305,27 @@ pub enum Error {
     },
 }
 
-/// What a person can do about an error of the operating system.
+/// What a user can do about an error of the operating system.
 fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "; check the owner and the rights of the file and its directory",
-        io::ErrorKind::ReadOnlyFilesystem => {
+    match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
+        (io::ErrorKind::PermissionDenied, _) => {
+            "; check the owner and the rights of the file and its directory"
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
             "; the file system is read-only: open the store read-only, or elsewhere"
         }
-        io::ErrorKind::NotFound => "; it was removed or moved: open the store again",
-        io::ErrorKind::OutOfMemory => {
+        (io::ErrorKind::NotFound, _) => "; it was removed or moved: open the store again",
+        (io::ErrorKind::OutOfMemory, _) => {
             "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
         }
-        io::ErrorKind::InvalidInput if error.to_string().starts_with("expected a regular file") => {
+        (io::ErrorKind::InvalidInput, _) if error.to_string().starts_with("expected a regular file") => {
             "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
         }
-        _ if error.get_ref().is_some_and(|inner| inner.is::<super::unreadable::Unreadable>()) => {
-            "; if it stays so the disk is failing: `vecstore repair` saves what can be read, on this disk or of a copy"
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Unreadable>()) => {
+            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place or in a copy"
         }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-            "; raise the limit on open files (ulimit -n)"
-        }
-        _ if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) => {
+        (_, Some(rustix::io::Errno::MFILE)) => "; raise the limit on open files (ulimit -n)",
+        (_, Some(rustix::io::Errno::NOLCK)) => {
             "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
         }
         _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
@@ -344,7 +346,7 @@ impl Error {
     }
 }
 
-/// True for the errors that say "the disk or the quota is full".
+/// True for the errors that mean "the disk or the quota is full".
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -352,7 +354,7 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
     )
 }
 
-/// Turns an error of the operating system into ours, naming path and operation.
+/// Turns an error of the operating system into one of this crate, naming path and operation.
 pub(crate) trait IoContext<T> {
     fn at(self, path: &Path, op: &'static str) -> Result<T>;
 }
@@ -360,5 +362,55 @@ pub(crate) trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, path: &Path, op: &'static str) -> Result<T> {
         self.map_err(|source| Error::io(path, op, source))
+    }
+}
+
+/// The holder of a lock, as the record says: only for the texts of errors, nothing else is decided by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Process id; `None` when the record has none.
+    pub pid: Option<u32>,
+    /// Name of the machine.
+    pub host: String,
+    /// Seconds since the holder took the lock, by this machine's clock.
+    pub held_secs: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
+            None => f.write_str("another process"),
+        }
+    }
+}
+
+/// Bytes that the disk cannot read, and what the operating system said.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub ranges: Vec<Range<usize>>,
+    pub error: io::Error,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ranges = self.ranges.iter();
+        let ranges: Vec<String> =
+            ranges.map(|range| format!("{} to {}", range.start, range.end.saturating_sub(1))).collect();
+        write!(f, "bytes {} of the file cannot be read: {}", ranges.join(", "), self.error)
+    }
+}
+
+impl std::error::Error for Unreadable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl Unreadable {
+    /// The error of a caller that needs these bytes.
+    pub fn at(self, path: &Path) -> Error {
+        Error::io(path, "read the segment", io::Error::new(self.error.kind(), self))
     }
 }

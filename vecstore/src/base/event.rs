@@ -1,4 +1,4 @@
-//! What a store does besides appending, told to whoever wants to know.
+//! What a store does besides appending, told to the log and to a callback.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -6,28 +6,28 @@ use std::sync::Arc;
 
 use crate::base::Error;
 
-/// Something a handle did, or could not do, on its own account. Each is logged too.
+/// Something a handle did, or failed to do, on its own account. Each is logged too.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there, with the
-    /// length they were written with.
+    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there,
+    /// with the length they were written with.
     #[non_exhaustive]
     Checkpoint {
-        /// First commit that is listed newly.
+        /// First newly listed commit.
         first: u64,
-        /// Last one.
+        /// Last newly listed commit.
         last: u64,
         /// Rows of these commits' segments.
         rows: u64,
         /// Bytes of these commits' segments.
         bytes: u64,
     },
-    /// A checkpoint failed. Nothing is lost by that, but the next open has more files to read; it is tried again after
-    /// the next commit.
+    /// A checkpoint failed. Nothing is lost, but the next open has more files to read; it is tried again
+    /// after the next commit.
     #[non_exhaustive]
     CheckpointFailed {
-        /// How many failed one after the other.
+        /// How many failed in a row.
         attempts: u32,
         /// The last failure.
         error: Error,
@@ -37,15 +37,15 @@ pub enum Event {
     Merged {
         /// First commit of the output.
         first: u64,
-        /// Last one.
+        /// Last commit of the output.
         last: u64,
         /// How many segments became one.
         segments: usize,
         /// Length of the output.
         bytes: u64,
     },
-    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails where it is damaged;
-    /// `vecstore repair` mends it. Told once.
+    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails
+    /// where it is damaged; `vecstore repair` mends it. Told once.
     #[non_exhaustive]
     Damaged {
         /// Which file, and where.
@@ -54,7 +54,7 @@ pub enum Event {
     /// A merge failed. Appends go on; it is tried again later.
     #[non_exhaustive]
     MergeFailed {
-        /// How many failed one after the other.
+        /// How many failed in a row.
         attempts: u32,
         /// The last failure.
         error: Error,
@@ -91,17 +91,14 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// Failures get louder: a warning at first, an error from the third on.
+    /// A failure is a warning at first, an error from the third in a row on.
     fn level(&self) -> log::Level {
         match self {
             Event::Checkpoint { .. } | Event::Merged { .. } => log::Level::Info,
-            Event::CheckpointFailed { attempts, .. } | Event::MergeFailed { attempts, .. }
-                if *attempts >= 3 =>
-            {
-                log::Level::Error
+            Event::CheckpointFailed { attempts: ..3, .. } | Event::MergeFailed { attempts: ..3, .. } => {
+                log::Level::Warn
             }
-            Event::Damaged { .. } => log::Level::Error,
-            _ => log::Level::Warn,
+            _ => log::Level::Error,
         }
     }
 }

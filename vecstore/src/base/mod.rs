@@ -4,16 +4,12 @@ pub(crate) mod bug;
 pub(crate) mod dtype;
 pub(crate) mod error;
 pub(crate) mod event;
-pub(crate) mod holder;
 pub(crate) mod sync;
-pub(crate) mod unreadable;
 
 pub(crate) use bug::{Bug, unless};
 pub(crate) use dtype::narrow_into;
 pub use dtype::{DType, Element};
-pub use error::{Error, Result};
-pub(crate) use error::{IoContext, is_no_space};
+pub use error::{Error, Holder, Result};
+pub(crate) use error::{IoContext, Unreadable, is_no_space};
 pub use event::Event;
 pub(crate) use event::Observer;
-pub use holder::Holder;
-pub(crate) use unreadable::Unreadable;

@@ -1,8 +1,8 @@
 //! What threads meet at: mutexes, flags, threads and naps.
 //!
-//! Everything by which threads of this crate can see, wake or wait for each other comes from here. So a test build
-//! (`--cfg vecstore_shuttle`) can put a scheduler in between that decides at each of these points who goes on, and tries
-//! thousands of orders: see `tests/schedules`.
+//! Everything by which threads of this crate see, wake or wait for each other comes from here. So a test
+//! build (`--cfg vecstore_shuttle`) can put a scheduler in between, which decides at each of these points
+//! which thread goes on, and tries thousands of orders: see `tests/schedules`.
 
 #[cfg(not(vecstore_shuttle))]
 mod system {
@@ -40,7 +40,7 @@ mod system {
 #[cfg(not(vecstore_shuttle))]
 pub(crate) use system::*;
 
-/// The same on the test's scheduler. Guards are not poisoned, as those of `parking_lot` are not; nobody waits until a
+/// The same on the test's scheduler. Guards are not poisoned, like those of `parking_lot`; no wait ends at a
 /// time, because the scheduler has no clock.
 #[cfg(vecstore_shuttle)]
 mod scheduled {
@@ -108,7 +108,7 @@ mod scheduled {
 
     impl Condvar {
         pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-            // Whoever wakes without the mutex may do so between the last look and the wait.
+            // A thread that notifies without the mutex may do so between the last look and the wait.
             self.1.load(atomic::Ordering::SeqCst);
             guard.0 = guard.0.take().map(|held| self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
         }
@@ -126,7 +126,7 @@ mod scheduled {
         }
     }
 
-    /// Lets the others go first: who naps waits for somebody.
+    /// Lets other threads go first: a thread that naps waits for one of them.
     pub(crate) fn nap(_time: Duration) {
         thread::yield_now();
     }
@@ -149,7 +149,7 @@ mod scheduled {
 #[cfg(vecstore_shuttle)]
 pub(crate) use scheduled::*;
 
-/// What a thread of a unit test can know and decide: how often it has slept, and that the system gives it no further threads.
+/// For unit tests: how often this thread has slept, and a limit on the threads that the system gives it.
 #[cfg(all(test, not(vecstore_shuttle)))]
 pub(crate) mod threads {
     use std::cell::Cell;
@@ -180,7 +180,7 @@ pub(crate) mod threads {
         })
     }
 
-    /// Does something in a thread that is given so many scoped threads, and no more.
+    /// Runs `work` while the system gives this thread `count` scoped threads, and no more.
     pub(crate) fn given<T>(count: u32, work: impl FnOnce() -> T) -> T {
         REFUSED_AFTER.set(Some(count));
         let done = work();

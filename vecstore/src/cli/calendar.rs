@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::output::Failure;
 
-/// A name after the present time, like `2026-11-20T23-05-09.123Z` (UTC), and after every such name below `parent`: names ascend
-/// even when the clock does not.
+/// A name made of the present time, like `2026-11-20T23-05-09.123Z` (UTC). It is greater than every such name
+/// in `parent`: names ascend even when the clock does not.
 pub fn backup_name(parent: &Path) -> Result<String, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = date(now.as_secs(), now.subsec_millis());
@@ -17,7 +17,7 @@ pub fn backup_name(parent: &Path) -> Result<String, Failure> {
     };
     next(&newest).ok_or_else(|| {
         Failure::Message(format!(
-            "{}: there is a backup of {newest}, which is later than the clock says, and no name left after it; correct the clock",
+            "{}: the newest backup is {newest}, later than the clock, and there is no name left after it; correct the clock",
             parent.display()
         ))
     })

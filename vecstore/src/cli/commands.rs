@@ -1,4 +1,4 @@
-//! What each command does.
+//! Commands that read a store, and `create`.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -8,10 +8,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
 
-use super::output::{Failure, bytes, json_line, keyed, line, text_key};
+use super::output::{Answer, Failure, answer, bytes, hex, keyed, text_key};
 use super::{CheckpointAction, Command, Source, Target, manage, repair};
-
-pub type Answer = Result<ExitCode, Failure>;
 
 /// Runs one command, with stdout buffered.
 pub fn run(command: Command) -> Answer {
@@ -48,82 +46,57 @@ pub fn run(command: Command) -> Answer {
 }
 
 fn create(out: &mut impl Write, target: &Target, dim: usize, dtype: DType, metric: Metric) -> Answer {
-    let store = Store::create(&target.dir, StoreConfig::new(dim).dtype(dtype).metric(metric))?;
-    store.close()?;
-    if target.json {
-        let answer = json!({"store": target.dir.to_string_lossy(), "dim": dim, "dtype": dtype.to_string(),
-            "metric": metric.to_string()});
-        json_line(out, &answer)?;
-    } else {
-        line(out, format_args!("created {} ({dim} x {dtype}, {metric})", target.dir.display()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Store::create(&target.dir, StoreConfig::new(dim).dtype(dtype).metric(metric))?.close()?;
+    let value = json!({"store": target.dir.to_string_lossy(), "dim": dim, "dtype": dtype.to_string(),
+        "metric": metric.to_string()});
+    let text = format_args!("created {} ({dim} x {dtype}, {metric})", target.dir.display());
+    answer(out, target.json, value, text)
 }
 
 fn info(out: &mut impl Write, source: &Source) -> Answer {
     let store = source.open()?;
     let snapshot = store.snapshot();
-    let totals = snapshot.totals();
+    let (totals, commits) = (snapshot.totals(), snapshot.last_commit());
     let fingerprint = store.fingerprint();
     let segments = snapshot.segments().count();
     let damaged = snapshot.segments().filter(|segment| segment.is_damaged).count();
-    if source.target.json {
-        let answer = json!({
-            "store": source.target.dir.to_string_lossy(),
-            "dim": store.dim(),
-            "dtype": store.dtype().to_string(),
-            "metric": store.metric().to_string(),
-            "model": fingerprint.as_ref().map(|f| f.description()),
-            "fingerprint": fingerprint.as_ref().map(|f| f.id().iter().map(|b| format!("{b:02x}")).collect::<String>()),
-            "entries": totals.entries,
-            "empty": totals.empty,
-            "rejected": totals.rejected,
-            "tombstones": totals.tombstones,
-            "rows": totals.rows,
-            "commits": snapshot.last_commit(),
-            "segments": segments,
-            "damaged_segments": damaged,
-            "bytes": totals.bytes,
-            "settings": store.settings(),
-        });
-        json_line(out, &answer)?;
-        return Ok(ExitCode::SUCCESS);
+    let value = json!({
+        "store": source.target.dir.to_string_lossy(),
+        "dim": store.dim(),
+        "dtype": store.dtype().to_string(),
+        "metric": store.metric().to_string(),
+        "model": fingerprint.as_ref().map(|f| f.description()),
+        "fingerprint": fingerprint.as_ref().map(|f| hex(f.id())),
+        "entries": totals.entries,
+        "empty": totals.empty,
+        "rejected": totals.rejected,
+        "tombstones": totals.tombstones,
+        "rows": totals.rows,
+        "commits": commits,
+        "segments": segments,
+        "damaged_segments": damaged,
+        "bytes": totals.bytes,
+        "settings": store.settings(),
+    });
+    let dir = source.target.dir.display();
+    let mut lines =
+        vec![dir.to_string(), format!("  vectors   {} x {}, {}", store.dim(), store.dtype(), store.metric())];
+    if let Some(f) = &fingerprint {
+        lines.push(format!("  model     {} (fingerprint {})", f.description(), f.short_id()));
     }
-    line(out, format_args!("{}", source.target.dir.display()))?;
-    line(out, format_args!("  vectors   {} x {}, {}", store.dim(), store.dtype(), store.metric()))?;
-    if let Some(fingerprint) = &fingerprint {
-        let id = fingerprint.short_id();
-        line(out, format_args!("  model     {} (fingerprint {id})", fingerprint.description()))?;
-    }
-    line(
-        out,
-        format_args!(
-            "  entries   {} with rows, {} empty, {} rejected, {} deleted",
-            totals.entries, totals.empty, totals.rejected, totals.tombstones
-        ),
-    )?;
-    line(out, format_args!("  rows      {}", totals.rows))?;
-    line(
-        out,
-        format_args!(
-            "  commits   {} in {segments} segment(s), {}",
-            snapshot.last_commit(),
-            bytes(totals.bytes)
-        ),
-    )?;
+    lines.push(format!(
+        "  entries   {} with rows, {} empty, {} rejected, {} deleted",
+        totals.entries, totals.empty, totals.rejected, totals.tombstones
+    ));
+    lines.push(format!("  rows      {}", totals.rows));
+    lines.push(format!("  commits   {commits} in {segments} segment(s), {}", bytes(totals.bytes)));
     if damaged > 0 {
-        let dir = source.target.dir.display();
-        line(
-            out,
-            format_args!(
-                "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"
-            ),
-        )?;
+        lines.push(format!(
+            "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"
+        ));
     }
-    for (name, value) in store.settings() {
-        line(out, format_args!("  {name:<9} {value}"))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    lines.extend(store.settings().iter().map(|(name, value)| format!("  {name:<9} {value}")));
+    answer(out, source.target.json, value, lines.join("\n"))
 }
 
 fn verify(out: &mut impl Write, target: &Target) -> Answer {
@@ -136,39 +109,26 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     if show {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
-    let code = if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    if target.json {
-        let faults: Vec<Value> = report
-            .faults
-            .iter()
-            .map(|fault| {
-                let keys: Vec<Value> = fault.keys.iter().map(|key| Value::Object(keyed(key))).collect();
-                json!({"file": fault.path.to_string_lossy(), "section": fault.section, "block": fault.block,
-                    "detail": fault.detail, "keys": keys})
-            })
-            .collect();
-        let answer = json!({"whole": report.is_whole(), "files": report.files, "bytes": report.bytes,
-            "commits": report.last_commit, "rows": report.totals.rows, "faults": faults, "notes": report.notes});
-        json_line(out, &answer)?;
-        return Ok(code);
-    }
-    for note in &report.notes {
-        line(out, format_args!("note: {note}"))?;
-    }
+    let (is_whole, commits, rows) = (report.is_whole(), report.last_commit, report.totals.rows);
+    let (mut faults, mut lines) = (Vec::new(), Vec::new());
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     for fault in &report.faults {
-        line(out, format_args!("fault: {fault}"))?;
-        for key in &fault.keys {
-            line(out, format_args!("  key: {}", text_key(key)))?;
-        }
+        faults.push(
+            json!({"file": fault.path.to_string_lossy(), "section": fault.section, "block": fault.block,
+            "detail": fault.detail, "keys": fault.keys.iter().map(|key| keyed(key)).collect::<Vec<_>>()}),
+        );
+        lines.push(format!("fault: {fault}"));
+        lines.extend(fault.keys.iter().map(|key| format!("  key: {}", text_key(key))));
     }
     let read = format!("{} file(s), {} read", report.files, bytes(report.bytes));
-    if report.is_whole() {
-        let totals = report.totals;
-        line(out, format_args!("whole: {} commit(s), {} row(s); {read}", report.last_commit, totals.rows))?;
-    } else {
-        line(out, format_args!("NOT WHOLE: {} fault(s); {read}", report.faults.len()))?;
-    }
-    Ok(code)
+    lines.push(match is_whole {
+        true => format!("whole: {commits} commit(s), {rows} row(s); {read}"),
+        false => format!("NOT WHOLE: {} fault(s); {read}", faults.len()),
+    });
+    let value = json!({"whole": is_whole, "files": report.files, "bytes": report.bytes,
+        "commits": commits, "rows": rows, "faults": faults, "notes": report.notes});
+    let done = answer(out, target.json, value, lines.join("\n"))?;
+    Ok(if is_whole { done } else { ExitCode::FAILURE })
 }
 
 fn show_progress(progress: VerifyProgress) {
@@ -180,46 +140,36 @@ fn show_progress(progress: VerifyProgress) {
 fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     let store = source.open()?;
     let snapshot = store.snapshot();
-    let Some(entry) = snapshot.get(key)? else { return Err(no_such_key(&source.target.dir, key)) };
-    if source.target.json {
-        let rows = entry.to_f32()?;
-        let rows: Vec<&[f32]> = rows.chunks(store.dim()).collect();
-        let mut answer = described(&entry);
-        answer.insert("rows".to_owned(), json!(rows));
-        json_line(out, &Value::Object(answer))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    line(out, format_args!("key      {}", text_key(entry.key())))?;
-    line(out, format_args!("kind     {}", entry.kind()))?;
-    line(out, format_args!("address  {}", entry.address()))?;
+    let entry = entry(&source.target.dir, &snapshot, key)?;
+    let rows = entry.to_f32()?;
+    let rows: Vec<&[f32]> = rows.chunks(store.dim()).collect();
+    let mut value = described(&entry);
+    value["rows"] = json!(rows);
+    let mut lines = vec![
+        format!("key      {}", text_key(key)),
+        format!("kind     {}", entry.kind()),
+        format!("address  {}", entry.address()),
+    ];
     match entry.reason() {
-        Some(reason) => line(out, format_args!("reason   {reason}"))?,
-        None if !entry.payload().is_empty() => {
-            line(out, format_args!("payload  {} bytes", entry.payload().len()))?
-        }
-        None => {}
+        Some(reason) => lines.push(format!("reason   {reason}")),
+        None if entry.payload().is_empty() => {}
+        None => lines.push(format!("payload  {} bytes", entry.payload().len())),
     }
-    for (number, row) in entry.to_f32()?.chunks(store.dim()).enumerate() {
-        line(out, format_args!("row {number}    {}", elements(row)))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let rows = rows.iter().enumerate();
+    lines.extend(rows.map(|(number, row)| format!("row {number}    {}", elements(row))));
+    answer(out, source.target.json, value, lines.join("\n"))
 }
 
 fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
-    let store = source.open()?;
-    let Some(row) = store.snapshot().at(address)? else {
+    let Some(row) = source.open()?.snapshot().at(address)? else {
         return Err(Failure::Message(format!(
             "{}: there is no row at {address} (never written, superseded or deleted)",
             source.target.dir.display()
         )));
     };
-    if source.target.json {
-        json_line(out, &json!({"address": address.to_string(), "row": row}))?;
-    } else {
-        line(out, format_args!("address  {address}"))?;
-        line(out, format_args!("row      {}", elements(&row)))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let value = json!({"address": address.to_string(), "row": row});
+    let text = format_args!("address  {address}\nrow      {}", elements(&row));
+    answer(out, source.target.json, value, text)
 }
 
 /// The beginning of a row, for people.
@@ -232,42 +182,41 @@ fn elements(row: &[f32]) -> String {
     format!("{}{rest}", first.join(" "))
 }
 
-fn described(entry: &Entry<'_>) -> serde_json::Map<String, Value> {
+fn described(entry: &Entry<'_>) -> Value {
     let mut object = keyed(entry.key());
-    object.insert("kind".to_owned(), json!(entry.kind().to_string()));
-    object.insert("address".to_owned(), json!(entry.address().to_string()));
-    object.insert("row_count".to_owned(), json!(entry.row_count()));
+    object["kind"] = json!(entry.kind().to_string());
+    object["address"] = json!(entry.address().to_string());
+    object["row_count"] = json!(entry.row_count());
     if entry.row_count() > 0 {
         let (file, first_row) = entry.location();
-        object.insert("file".to_owned(), json!(file.to_string_lossy()));
-        object.insert("file_row".to_owned(), json!(first_row));
+        object["file"] = json!(file.to_string_lossy());
+        object["file_row"] = json!(first_row);
     }
     if let Some(reason) = entry.reason() {
-        object.insert("reason".to_owned(), json!(reason));
+        object["reason"] = json!(reason);
     } else if !entry.payload().is_empty() {
-        object.insert("payload_bytes".to_owned(), json!(entry.payload().len()));
+        object["payload_bytes"] = json!(entry.payload().len());
     }
     object
 }
 
-fn no_such_key(dir: &Path, key: &[u8]) -> Failure {
-    Failure::Message(format!(
-        "{}: no entry has the key \"{}\"; `vecstore keys` lists all keys",
-        dir.display(),
-        text_key(key)
-    ))
+fn entry<'a>(dir: &Path, snapshot: &'a Snapshot, key: &[u8]) -> Result<Entry<'a>, Failure> {
+    snapshot.get(key)?.ok_or_else(|| {
+        let (dir, key) = (dir.display(), text_key(key));
+        Failure::Message(format!("{dir}: no entry has the key \"{key}\"; `vecstore keys` lists all keys"))
+    })
 }
 
 fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
-    let store = source.open()?;
-    for entry in store.snapshot().iter() {
+    for entry in source.open()?.snapshot().iter() {
         let entry = entry?;
         if kind.is_some_and(|kind| entry.kind().to_string() != kind) {
             continue;
         }
         if source.target.json {
-            json_line(out, &Value::Object(described(&entry)))?;
+            writeln!(out, "{}", described(&entry))?;
         } else {
+            // Byte for byte: a key need not be UTF-8.
             out.write_all(entry.key())?;
             out.write_all(b"\n")?;
         }
@@ -276,16 +225,11 @@ fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
 }
 
 fn files(out: &mut impl Write, source: &Source) -> Answer {
-    let store = source.open()?;
-    for segment in store.snapshot().segments() {
-        if source.target.json {
-            let answer = json!({"file": segment.path.to_string_lossy(), "first_commit": segment.first_commit,
-                "last_commit": segment.last_commit, "entries": segment.entries, "rows": segment.rows,
-                "bytes": segment.bytes});
-            json_line(out, &answer)?;
-        } else {
-            line(out, segment.path.display())?;
-        }
+    for segment in source.open()?.snapshot().segments() {
+        let value = json!({"file": segment.path.to_string_lossy(), "first_commit": segment.first_commit,
+            "last_commit": segment.last_commit, "entries": segment.entries, "rows": segment.rows,
+            "bytes": segment.bytes});
+        answer(out, source.target.json, value, segment.path.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -293,33 +237,21 @@ fn files(out: &mut impl Write, source: &Source) -> Answer {
 fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usize) -> Answer {
     let store = source.open()?;
     let snapshot = store.snapshot();
-    let query = query_row(&source.target.dir, &snapshot, like, row)?;
-    let own = snapshot.get(like)?.map_or(0, |entry| entry.row_count());
-    let hits = snapshot.search(&query, k.saturating_add(own))?;
+    let entry = entry(&source.target.dir, &snapshot, like)?;
+    let (kind, own, rows) = (entry.kind(), entry.row_count(), entry.to_f32()?);
+    let query = rows.chunks(snapshot.dim()).nth(row).ok_or_else(|| {
+        let key = text_key(like);
+        let found = format!("the entry is of kind {kind} and has {own} row(s)");
+        Failure::Message(format!("key \"{key}\": there is no row {row}; {found}"))
+    })?;
+    let hits = snapshot.search(query, k.saturating_add(own))?;
     for hit in hits.iter().filter(|hit| hit.key != like).take(k) {
-        if source.target.json {
-            let mut answer = keyed(&hit.key);
-            answer.insert("row".to_owned(), json!(hit.row));
-            answer.insert("address".to_owned(), json!(hit.address.to_string()));
-            answer.insert("score".to_owned(), json!(hit.score));
-            json_line(out, &Value::Object(answer))?;
-        } else {
-            line(out, format_args!("{:.5}  {}", hit.score, text_key(&hit.key)))?;
-        }
+        let mut value = keyed(&hit.key);
+        value["row"] = json!(hit.row);
+        value["address"] = json!(hit.address.to_string());
+        value["score"] = json!(hit.score);
+        let text = format_args!("{:.5}  {}", hit.score, text_key(&hit.key));
+        answer(out, source.target.json, value, text)?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The row of a stored entry that a search starts from.
-fn query_row(dir: &Path, snapshot: &Snapshot, key: &[u8], row: usize) -> Result<Vec<f32>, Failure> {
-    let Some(entry) = snapshot.get(key)? else { return Err(no_such_key(dir, key)) };
-    let rows = entry.to_f32()?;
-    rows.chunks(snapshot.dim()).nth(row).map(<[f32]>::to_vec).ok_or_else(|| {
-        Failure::Message(format!(
-            "key \"{}\": there is no row {row}; the entry is of kind {} and has {} row(s)",
-            text_key(key),
-            entry.kind(),
-            entry.row_count()
-        ))
-    })
 }

@@ -6,70 +6,51 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vecstore::{BackupReport, CheckpointInfo, Merging, OpenOptions, Store};
 
 use super::Target;
 use super::calendar::backup_name;
-use super::commands::Answer;
-use super::output::{Failure, bytes, json_line, line};
+use super::output::{Answer, Failure, answer, bytes};
 
-/// A short-lived handle: no thread of its own for merging.
-fn open(target: &Target) -> Result<Store, Failure> {
-    Ok(OpenOptions::new().merging(Merging::OnDemand).open(&target.dir)?)
+/// Does one thing with a short-lived handle, which has no thread of its own for merging, and closes it.
+fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> Result<T, Failure>) -> Result<T, Failure> {
+    let store = OpenOptions::new().merging(Merging::OnDemand).open(&target.dir)?;
+    let done = work(&store)?;
+    store.close()?;
+    Ok(done)
 }
 
 pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString]) -> Answer {
-    let store = open(target)?;
     let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
-    let done = store.delete(&keys)?;
-    store.close()?;
-    if target.json {
-        json_line(out, &json!({"deleted": done.deleted, "not_stored": done.skipped, "commit": done.commit}))?;
-    } else {
-        line(out, format_args!("{} key(s) deleted, {} not stored", done.deleted, done.skipped))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let done = with_store(target, |store| Ok(store.delete(&keys)?))?;
+    let (deleted, skipped) = (done.deleted, done.skipped);
+    let value = json!({"deleted": deleted, "not_stored": skipped, "commit": done.commit});
+    answer(out, target.json, value, format_args!("{deleted} key(s) deleted, {skipped} not stored"))
 }
 
 pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
-    let store = open(target)?;
-    let done = if full { store.compact_full() } else { store.compact() }?;
-    store.close()?;
-    if target.json {
-        let answer = json!({"segments_before": done.segments_before, "segments_after": done.segments_after,
-            "merges": done.merges, "entries_dropped": done.entries_dropped, "bytes_read": done.bytes_read,
-            "bytes_written": done.bytes_written, "damaged": done.damaged});
-        json_line(out, &answer)?;
-    } else {
-        let written = bytes(done.bytes_written);
-        line(
-            out,
-            format_args!(
-                "{} segment(s), before {}; {} superseded or deleted entries dropped, {written} written",
-                done.segments_after, done.segments_before, done.entries_dropped
-            ),
-        )?;
-        if done.damaged > 0 {
-            let dir = target.dir.display();
-            line(
-                out,
-                format_args!(
-                    "{} damaged segment(s) stay as they are; mend them with `vecstore repair {dir}`",
-                    done.damaged
-                ),
-            )?;
-        }
+    let compact = if full { Store::compact_full } else { Store::compact };
+    let done = with_store(target, |store| Ok(compact(store)?))?;
+    let (before, after, dropped) = (done.segments_before, done.segments_after, done.entries_dropped);
+    let value = json!({"segments_before": before, "segments_after": after, "merges": done.merges,
+        "entries_dropped": dropped, "bytes_read": done.bytes_read, "bytes_written": done.bytes_written,
+        "damaged": done.damaged});
+    let written = bytes(done.bytes_written);
+    let mut text = format!(
+        "{after} segment(s), before {before}; {dropped} superseded or deleted entries dropped, {written} written"
+    );
+    if done.damaged > 0 {
+        let (count, dir) = (done.damaged, target.dir.display());
+        text +=
+            &format!("\n{count} damaged segment(s) stay as they are; mend them with `vecstore repair {dir}`");
     }
-    Ok(ExitCode::SUCCESS)
+    answer(out, target.json, value, text)
 }
 
 pub fn checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    let store = open(target)?;
-    let made = store.create_checkpoint(name)?;
-    store.close()?;
-    show_checkpoint(out, target, &made)?;
-    Ok(ExitCode::SUCCESS)
+    let made = with_store(target, |store| Ok(store.create_checkpoint(name)?))?;
+    show_checkpoint(out, target, &made)
 }
 
 pub fn list_checkpoints(out: &mut impl Write, target: &Target) -> Answer {
@@ -79,73 +60,39 @@ pub fn list_checkpoints(out: &mut impl Write, target: &Target) -> Answer {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_checkpoint(
-    out: &mut impl Write,
-    target: &Target,
-    checkpoint: &CheckpointInfo,
-) -> Result<(), Failure> {
-    if target.json {
-        let answer = json!({"name": checkpoint.name, "last_commit": checkpoint.last_commit,
-            "segments": checkpoint.segments, "bytes": checkpoint.bytes});
-        return json_line(out, &answer);
-    }
-    let pinned = bytes(checkpoint.bytes);
-    line(
-        out,
-        format_args!(
-            "{}  up to commit {}, {} segment(s), {pinned}",
-            checkpoint.name, checkpoint.last_commit, checkpoint.segments
-        ),
-    )
+fn show_checkpoint(out: &mut impl Write, target: &Target, checkpoint: &CheckpointInfo) -> Answer {
+    let CheckpointInfo { name, last_commit, segments, bytes: len, .. } = checkpoint;
+    let value = json!({"name": name, "last_commit": last_commit, "segments": segments, "bytes": len});
+    let pinned = bytes(*len);
+    let text = format_args!("{name}  up to commit {last_commit}, {segments} segment(s), {pinned}");
+    answer(out, target.json, value, text)
 }
 
 pub fn drop_checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    let store = open(target)?;
-    store.drop_checkpoint(name)?;
-    store.close()?;
-    if target.json {
-        json_line(out, &json!({"dropped": name}))?;
-    } else {
-        line(out, format_args!("dropped {name}"))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    with_store(target, |store| Ok(store.drop_checkpoint(name)?))?;
+    answer(out, target.json, json!({"dropped": name}), format_args!("dropped {name}"))
 }
 
 pub fn backup(out: &mut impl Write, target: &Target, dest: &Path, keep: Option<usize>) -> Answer {
-    let store = open(target)?;
-    let report = match keep {
-        Some(keep) => store.backup_rotating(dest, &backup_name(dest)?, keep),
-        None => store.backup(dest),
-    }?;
-    store.close()?;
+    let report = with_store(target, |store| match keep {
+        Some(keep) => Ok(store.backup_rotating(dest, &backup_name(dest)?, keep)?),
+        None => Ok(store.backup(dest)?),
+    })?;
     show_copy(out, target, &report)
 }
 
 pub fn restore(out: &mut impl Write, backup: &Path, target: &Target) -> Answer {
-    let report = vecstore::restore(backup, &target.dir)?;
-    show_copy(out, target, &report)
+    show_copy(out, target, &vecstore::restore(backup, &target.dir)?)
 }
 
 fn show_copy(out: &mut impl Write, target: &Target, report: &BackupReport) -> Answer {
-    if target.json {
-        let answer: Value = json!({"path": report.path.to_string_lossy(), "last_commit": report.last_commit,
-            "kept": report.kept, "linked": report.linked, "copied": report.copied,
-            "bytes_copied": report.bytes_copied, "removed": report.removed});
-        json_line(out, &answer)?;
-    } else {
-        let copied = bytes(report.bytes_copied);
-        line(
-            out,
-            format_args!(
-                "{}: up to commit {}; {} segment(s) kept, {} linked, {} copied ({copied}), {} old backup(s) removed",
-                report.path.display(),
-                report.last_commit,
-                report.kept,
-                report.linked,
-                report.copied,
-                report.removed
-            ),
-        )?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let BackupReport { path, last_commit, kept, linked, copied, bytes_copied, removed, .. } = report;
+    let value = json!({"path": path.to_string_lossy(), "last_commit": last_commit, "kept": kept,
+        "linked": linked, "copied": copied, "bytes_copied": bytes_copied, "removed": removed});
+    let (path, len) = (path.display(), bytes(*bytes_copied));
+    let text = format_args!(
+        "{path}: up to commit {last_commit}; {kept} segment(s) kept, {linked} linked, {copied} copied ({len}), \
+         {removed} old backup(s) removed"
+    );
+    answer(out, target.json, value, text)
 }

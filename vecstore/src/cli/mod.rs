@@ -1,6 +1,6 @@
-//! The command line: what can be asked, and how errors and exit codes come out.
+//! The command line: commands, their options, errors and exit codes.
 //!
-//! Exit codes: 0 done (for `verify`: whole), 1 failed (for `verify`: faults, for `get`: no such key), 2 wrong use.
+//! Exit codes: 0 done (`verify`: whole), 1 failed (`verify`: faults, `get`: no such key), 2 wrong use.
 
 mod calendar;
 mod commands;
@@ -21,7 +21,7 @@ use vecstore::{Address, DType, Metric, OpenOptions, Store};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Say more on stderr (-v: what is verified and checkpointed, -vv: everything).
+    /// Write more to stderr (-v: what is verified and checkpointed, -vv: everything).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -55,23 +55,23 @@ enum Command {
     /// Show what a store holds.
     #[command(after_help = "Example:\n  vecstore info photos.vecs --json")]
     Info(Source),
-    /// Read everything and check every byte; exit 0 when whole, 1 with each fault otherwise.
+    /// Read and check every byte; exit 0 when the store is whole, else list each fault and exit 1.
     #[command(after_help = "Example:\n  vecstore verify photos.vecs && echo whole")]
     Verify(Target),
-    /// Make a damaged store whole: keep everything intact, move what is damaged to quarantine/, list lost keys.
+    /// Make a damaged store whole: keep what is intact, move damaged files to quarantine/, list lost keys.
     #[command(
-        after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never deleted; files\n\
-                            with everything that is intact take their place; a missing manifest is rebuilt. Lost keys are\n\
-                            printed, and listed beside the damaged file, one per line, to be embedded again. Stop whoever\n\
-                            writes to the store before.\n\n\
-                            Examples:\n  vecstore repair photos.vecs --dry-run   # only say what would be done\n  \
+        after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never deleted; new\n\
+                            files with all intact entries take their place; a missing manifest is rebuilt. Lost keys are\n\
+                            printed, and listed beside the damaged file, one per line, to be embedded again. Stop all\n\
+                            writers of the store first.\n\n\
+                            Examples:\n  vecstore repair photos.vecs --dry-run   # only show what would be done\n  \
                             vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
                             vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
     )]
     Repair {
         #[command(flatten)]
         target: Target,
-        /// Say what would be done, and change nothing.
+        /// Show what would be done, and change nothing.
         #[arg(long)]
         dry_run: bool,
     },
@@ -88,7 +88,7 @@ enum Command {
         #[arg(long, value_name = "COMMIT:ROW")]
         address: Option<Address>,
     },
-    /// Delete keys, all in one durable commit; keys that are not stored are counted, not an error.
+    /// Delete keys in one durable commit; keys that are not stored are counted and are no error.
     #[command(after_help = "Example:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg")]
     Delete {
         #[command(flatten)]
@@ -97,9 +97,9 @@ enum Command {
         #[arg(required = true)]
         keys: Vec<OsString>,
     },
-    /// Merge segments: few files, superseded and deleted entries gone.
+    /// Merge segments into few files, without superseded and deleted entries.
     #[command(
-        after_help = "Writers and readers may go on meanwhile; addresses do not change.\n\nExamples:\n  \
+        after_help = "Writers and readers may continue meanwhile; addresses do not change.\n\nExamples:\n  \
                             vecstore compact photos.vecs\n  \
                             vecstore compact photos.vecs --full   # one .npy of all live rows, in commit order"
     )]
@@ -110,7 +110,7 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
-    /// Keep the store as it is now under a name; list such checkpoints; drop one.
+    /// Keep the present state of the store under a name; list such checkpoints; drop one.
     #[command(
         subcommand_negates_reqs = true,
         args_conflicts_with_subcommands = true,
@@ -132,9 +132,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copy the store to a backup; the second time only what is new.
+    /// Copy the store to a backup; into an existing backup only what is new.
     #[command(
-        after_help = "On the same file system files are linked, not copied. Writers may go on meanwhile.\n\n\
+        after_help = "On the same file system files are linked, not copied. Writers may continue meanwhile.\n\n\
                             Examples:\n  vecstore backup photos.vecs /mnt/backup/photos.vecs\n  \
                             vecstore backup photos.vecs /mnt/backup/photos --keep 7"
     )]
@@ -147,7 +147,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
     },
-    /// Make a store from a backup: every byte is checked and copied.
+    /// Make a new store from a backup; every byte is checked and copied.
     #[command(after_help = "Example:\n  vecstore restore /mnt/backup/photos.vecs photos.vecs")]
     Restore {
         /// The backup.
@@ -174,10 +174,10 @@ enum Command {
     Search {
         #[command(flatten)]
         source: Source,
-        /// Key whose row is the query; it is left out of the result.
+        /// Key whose row is the query; its own rows are left out of the result.
         #[arg(long)]
         like: OsString,
-        /// Which row of that entry, from 0.
+        /// Number of the row in that entry, from 0.
         #[arg(long, default_value_t = 0)]
         row: usize,
         /// How many rows to show.
@@ -186,21 +186,21 @@ enum Command {
     },
 }
 
-/// What to do about named checkpoints.
+/// Actions on named checkpoints.
 #[derive(Debug, Subcommand)]
 enum CheckpointAction {
     /// List the named checkpoints.
     List(Target),
-    /// Drop a checkpoint; files that only it needed are removed.
+    /// Drop a checkpoint, and remove the files that only it needs.
     Drop {
         #[command(flatten)]
         target: Target,
-        /// Its name.
+        /// Name of the checkpoint.
         name: String,
     },
 }
 
-/// A store to read, now or as of a named checkpoint.
+/// A store to read, as it is now or as of a named checkpoint.
 #[derive(Debug, Args)]
 struct Source {
     #[command(flatten)]
@@ -221,7 +221,7 @@ impl Source {
     }
 }
 
-/// The store, and how to answer.
+/// The store, and the form of the answer.
 #[derive(Debug, Args)]
 struct Target {
     /// The store's directory.
@@ -244,7 +244,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(output::Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(output::Failure::Message(message)) => {
-            // A closed stderr must not turn an error into a panic.
+            // `eprintln!` would panic on a closed stderr.
             let _ =
                 std::io::Write::write_all(&mut std::io::stderr(), format!("error: {message}\n").as_bytes());
             ExitCode::FAILURE

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Why a command ended early.
 #[derive(Debug)]
 pub enum Failure {
-    /// The reader of our output went away (`| head`): no error.
+    /// The process that read the answer went away (`| head`): no error.
     ClosedPipe,
     /// Anything else.
     Message(String),
@@ -30,14 +31,16 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Writes one line to stdout.
-pub fn line(out: &mut impl Write, text: impl fmt::Display) -> Result<(), Failure> {
-    Ok(writeln!(out, "{text}")?)
-}
+/// The exit code of a command, or why it ended early.
+pub type Answer = Result<ExitCode, Failure>;
 
-/// Writes a JSON value and a newline.
-pub fn json_line(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
-    line(out, value)
+/// Writes one answer to stdout: as one line of JSON, or as text.
+pub fn answer(out: &mut impl Write, as_json: bool, value: Value, text: impl fmt::Display) -> Answer {
+    match as_json {
+        true => writeln!(out, "{value}"),
+        false => writeln!(out, "{text}"),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A key as text for people.
@@ -46,27 +49,27 @@ pub fn text_key(key: &[u8]) -> Cow<'_, str> {
 }
 
 /// A JSON object that begins with a key: `key` as text, and `key_hex` when it is not UTF-8.
-pub fn keyed(key: &[u8]) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("key".to_owned(), json!(text_key(key)));
+pub fn keyed(key: &[u8]) -> Value {
+    let mut object = json!({"key": text_key(key)});
     if std::str::from_utf8(key).is_err() {
-        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        object.insert("key_hex".to_owned(), json!(hex));
+        object["key_hex"] = json!(hex(key));
     }
     object
 }
 
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes in words: `1.5 MiB`.
 pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+    let (mut value, mut unit) = (count as f64 / 1024.0, "KiB");
+    for larger in ["MiB", "GiB", "TiB"] {
+        if value >= 1024.0 {
+            (value, unit) = (value / 1024.0, larger);
+        }
     }
-    let name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 { format!("{count} {name}") } else { format!("{value:.1} {name}") }
+    if count < 1024 { format!("{count} bytes") } else { format!("{value:.1} {unit}") }
 }
 
 #[cfg(test)]
@@ -76,13 +79,15 @@ mod tests {
     #[test]
     fn bytes_have_units() {
         assert_eq!(bytes(0), "0 bytes");
+        assert_eq!(bytes(1023), "1023 bytes");
         assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(1 << 20), "1.0 MiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
     }
 
     #[test]
     fn keys_that_are_no_text_are_also_given_in_hexadecimal() {
-        assert_eq!(Value::Object(keyed(b"a")), json!({"key": "a"}));
-        assert_eq!(Value::Object(keyed(b"\xFFa")), json!({"key": "\u{FFFD}a", "key_hex": "ff61"}));
+        assert_eq!(keyed(b"a"), json!({"key": "a"}));
+        assert_eq!(keyed(b"\xFFa"), json!({"key": "\u{FFFD}a", "key_hex": "ff61"}));
     }
 }

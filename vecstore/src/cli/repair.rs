@@ -1,96 +1,70 @@
 //! `vecstore repair`: what was found, where it went, what was kept and what is lost.
 
 use std::io::Write;
-use std::process::ExitCode;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use vecstore::{Finding, RepairReport};
 
 use super::Target;
-use super::commands::Answer;
-use super::output::{Failure, json_line, keyed, line, text_key};
+use super::output::{Answer, answer, keyed, text_key};
 
 /// Repairs a store, or says what would be done.
 pub fn repair(out: &mut impl Write, target: &Target, dry_run: bool) -> Answer {
-    let report = match dry_run {
-        true => vecstore::repair_dry_run(&target.dir)?,
-        false => vecstore::repair(&target.dir)?,
-    };
-    if target.json {
-        json_line(out, &described(&report))?;
-    } else {
-        tell(out, &report)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let repair = if dry_run { vecstore::repair_dry_run } else { vecstore::repair };
+    let report = repair(&target.dir)?;
+    answer(out, target.json, described(&report), told(&report))
 }
 
 fn described(report: &RepairReport) -> Value {
-    let path =
-        |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let keys = |keys: &mut dyn Iterator<Item = &[u8]>| -> Vec<Value> {
-        keys.map(|key| Value::Object(keyed(key))).collect()
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let finding = |finding: &Finding| {
+        let lost: Vec<Value> = finding.lost_keys.iter().map(|key| keyed(key)).collect();
+        json!({"file": finding.path.to_string_lossy(), "problem": finding.problem,
+            "moved_to": path(&finding.moved_to), "replaced_by": path(&finding.replaced_by),
+            "kept": finding.kept, "readdressed": finding.readdressed, "lost_keys": lost,
+            "lost_unnamed": finding.lost_unnamed, "lost_unknown": finding.lost_unknown,
+            "list": path(&finding.list), "notes": finding.notes})
     };
-    let findings: Vec<Value> = report
-        .findings
-        .iter()
-        .map(|finding| {
-            json!({"file": finding.path.to_string_lossy(), "problem": finding.problem,
-                "moved_to": path(&finding.moved_to), "replaced_by": path(&finding.replaced_by),
-                "kept": finding.kept, "readdressed": finding.readdressed,
-                "lost_keys": keys(&mut finding.lost_keys.iter().map(Vec::as_slice)),
-                "lost_unnamed": finding.lost_unnamed, "lost_unknown": finding.lost_unknown,
-                "list": path(&finding.list), "notes": finding.notes})
-        })
-        .collect();
     json!({"dry_run": report.dry_run, "was_whole": report.was_whole(), "rebuilt": report.rebuilt,
         "segments": report.segments, "commits": report.last_commit, "quarantined": path(&report.quarantined),
-        "lost_keys": keys(&mut report.lost_keys()), "findings": findings})
+        "lost_keys": report.lost_keys().map(keyed).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>()})
 }
 
-fn tell(out: &mut impl Write, report: &RepairReport) -> Result<(), Failure> {
+fn told(report: &RepairReport) -> String {
     if report.was_whole() {
-        return line(out, "the store is whole: every byte was checked; nothing to do");
+        return "the store is whole: every byte was checked; nothing to do".to_owned();
     }
+    let mut lines = Vec::new();
     for finding in &report.findings {
-        tell_finding(out, finding)?;
+        lines.push(format!("{}: {}", finding.path.display(), finding.problem));
+        let to = finding.moved_to.iter().map(|to| format!("  moved to {}", to.display()));
+        let by = finding.replaced_by.iter();
+        let by = by.map(|by| format!("  replaced by {} ({} entries kept)", by.display(), finding.kept));
+        let (lost, list) = (finding.lost_keys.len(), finding.list.iter());
+        let list = list.map(|list| format!("  {lost} lost key(s) listed in {}", list.display()));
+        lines.extend(to.chain(by).chain(list));
+        lines.extend(finding.notes.iter().map(|note| format!("  {note}")));
     }
-    for key in report.lost_keys() {
-        line(out, format_args!("lost: {}", text_key(key)))?;
-    }
+    lines.extend(report.lost_keys().map(|key| format!("lost: {}", text_key(key))));
     if report.rebuilt {
         let what = if report.dry_run { "manifest would be rebuilt" } else { "manifest rebuilt" };
-        line(out, format_args!("{what}: {} segment(s), {} commit(s)", report.segments, report.last_commit))?;
+        lines.push(format!("{what}: {} segment(s), {} commit(s)", report.segments, report.last_commit));
     }
     let lost = report.lost_keys().count();
-    let unnamed: u64 = report.findings.iter().map(|finding| finding.lost_unnamed).sum();
+    let unnamed = match report.findings.iter().map(|finding| finding.lost_unnamed).sum::<u64>() {
+        0 => String::new(),
+        count => format!(" and {count} entries whose keys cannot be read"),
+    };
     let unknown = match report.findings.iter().any(|finding| finding.lost_unknown) {
         true => "; what else was in files that are missing or unreadable cannot be told",
         false => "",
-    };
-    let unnamed = match unnamed {
-        0 => String::new(),
-        count => format!(" and {count} entries whose keys cannot be read"),
     };
     let (mood, advice) = match report.dry_run {
         true => ("would be whole", "nothing was changed: run it without --dry-run"),
         false => ("is whole", "embed lost keys again"),
     };
-    line(out, format_args!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}; {advice}"))
-}
-
-fn tell_finding(out: &mut impl Write, finding: &Finding) -> Result<(), Failure> {
-    line(out, format_args!("{}: {}", finding.path.display(), finding.problem))?;
-    if let Some(to) = &finding.moved_to {
-        line(out, format_args!("  moved to {}", to.display()))?;
-    }
-    if let Some(by) = &finding.replaced_by {
-        line(out, format_args!("  replaced by {} ({} entries kept)", by.display(), finding.kept))?;
-    }
-    if let Some(list) = &finding.list {
-        line(out, format_args!("  {} lost key(s) listed in {}", finding.lost_keys.len(), list.display()))?;
-    }
-    for note in &finding.notes {
-        line(out, format_args!("  {note}"))?;
-    }
-    Ok(())
+    lines.push(format!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}; {advice}"));
+    lines.join("\n")
 }

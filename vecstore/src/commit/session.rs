@@ -128,7 +128,7 @@ impl Writer {
     /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or the last holder
     /// of the lock died holding it.
     pub fn recover(&mut self, view: &mut View, watch: &Watch) -> Result<()> {
-        if watch.suspect() != 0 {
+        if watch.record().is_some_and(|record| record.suspect != 0) {
             return self.locked(&self.timeout.clone(), view, |_, _| Ok(()));
         }
         // If the lock cannot be had its holder is alive, and has done this when it took it.

@@ -1,30 +1,27 @@
-//! The locks of mergers: one of those that merge large files, one of those that merge small ones.
+//! The locks of mergers: one for mergers of large files, one for mergers of small files.
 //!
-//! A merger of large files plans while it has both, and leaves a claim in the record of its own: what it is at work on. A merger
-//! of small files leaves that alone. Taken in the order large, small; a holder of the small one only tries the other.
+//! A merger of large files plans while it has both, and leaves a claim in the record of its own: the last
+//! commit it is at work on. A merger of small files keeps to newer ones. Taken in the order large, small; a
+//! holder of the small one only tries the other.
 
 use std::path::Path;
 
-use super::record::{Record, Span};
+use super::record::Span;
 use super::{Lock, Timeout};
-use crate::base::{IoContext, Result};
+use crate::base::Result;
 use crate::vfs::Vfs;
 
-/// The lock of those that merge large files.
-const LOCK_MERGE: &str = "LOCK.merge";
-/// The lock of those that merge small files.
-const LOCK_SMALL: &str = "LOCK.small";
-
+/// The lock of mergers of large files.
 pub(crate) fn open_large(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
-    Ok(Lock { has_claims: true, ..Lock::open(vfs, &dir.join(LOCK_MERGE), "merge")? })
+    Ok(Lock { has_claims: true, ..Lock::open(vfs, &dir.join("LOCK.merge"), "merge")? })
 }
 
+/// The lock of mergers of small files.
 pub(crate) fn open_small(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
-    Lock::open(vfs, &dir.join(LOCK_SMALL), "merge")
+    Lock::open(vfs, &dir.join("LOCK.small"), "merge")
 }
 
-/// Both locks, for what changes files that no merger may be at work on.
-#[derive(Debug)]
+/// Both locks, for work on files that no merger may be at work on.
 pub(crate) struct Lanes {
     large: Lock,
     small: Lock,
@@ -41,7 +38,7 @@ impl Lanes {
         self.small.acquire(timeout).map(drop).inspect_err(|_| _ = self.large.release())
     }
 
-    /// Takes both, unless large files are being merged. Merges of small ones are short, and waited for.
+    /// Takes both, unless large files are being merged. Merges of small files are short, and waited for.
     pub fn try_acquire(&mut self, timeout: &Timeout) -> Result<bool> {
         if self.large.try_acquire()?.is_none() {
             return Ok(false);
@@ -58,27 +55,21 @@ impl Lanes {
 impl Lock {
     /// Says that commits up to this one are being merged. The claim ends with the lock.
     pub fn claim(&mut self, last: u64) -> Result<()> {
-        if let Some(newest) = self.record.spans.last_mut() {
-            *newest = Span { first: 1, last };
-        }
+        self.record.set_newest(Span { first: 1, last });
         self.write()
     }
 
-    /// A claim is that of a holder, and of one merge.
+    /// Ends the claim: it is that of one holder, and of one merge.
     pub(super) fn drop_claim(&mut self) {
-        if self.has_claims
-            && let Some(newest) = self.record.spans.last_mut()
-        {
-            *newest = Span::default();
+        if self.has_claims {
+            self.record.set_newest(Span::default());
         }
     }
 
-    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot be read it may be
-    /// all of them.
+    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot
+    /// be read it may be all of them.
     pub fn claimed(&mut self) -> Result<u64> {
-        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
-        if let Some(record) = record.filter(|record| record.pid == 0) {
-            debug_assert!(record.spans.last().is_none_or(|span| span.last == 0));
+        if self.read_record()?.is_some_and(|record| record.pid == 0) {
             return Ok(0);
         }
         // Its holder may have died; and without a record nothing is known.
@@ -86,8 +77,7 @@ impl Lock {
             self.release();
             return Ok(0);
         }
-        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
-        Ok(record.and_then(|record| record.spans.last().map(|span| span.last)).unwrap_or(u64::MAX))
+        Ok(self.read_record()?.map_or(u64::MAX, |record| record.newest().last))
     }
 }
 
@@ -106,7 +96,7 @@ mod tests {
         assert_eq!(looks.claimed().unwrap(), 0, "a new lock");
         let mut large = open();
         large.acquire(Duration::ZERO).unwrap();
-        assert_eq!(looks.claimed().unwrap(), 0, "it has not planned yet");
+        assert_eq!(looks.claimed().unwrap(), 0, "not planned yet");
         large.claim(7).unwrap();
         assert_eq!(looks.claimed().unwrap(), 7);
         large.release();

@@ -1,21 +1,20 @@
 //! LOCK: the advisory lock between processes, and the small record that goes with it.
 //!
-//! The lock itself is the operating system's (it ends with the process that holds it). The record is written in
-//! place and never flushed: it only has to survive the death of a process. After a power cut it is void, which its
-//! checksum, or its absence, says.
+//! The lock itself is the operating system's (it ends with the process that holds it). The record is written
+//! in place and never flushed: it only has to survive the death of a process. After a power cut it may be
+//! void, which its checksum, or its absence, says.
 
 mod lanes;
 mod patience;
 mod record;
 mod watch;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use patience::{Patience, SLEEP, TURN_SLEEP};
-use record::{RECORD_LEN, Record, host_name, now_secs, random_count};
+use record::{RECORD_LEN, Record, host_name, now_secs};
 
 pub(crate) use lanes::{Lanes, open_large, open_small};
 pub(crate) use patience::{Punctual, Timeout};
@@ -35,7 +34,7 @@ pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
 /// The backup lock's file: one backup at a time.
 pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
 
-/// Gives a lock back; asks twice, because a lock that is kept for nothing holds up everybody until its handle ends.
+/// Gives a lock back; asks twice, because a lock kept for nothing holds up all waiters until its handle ends.
 fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())
 }
@@ -54,22 +53,17 @@ fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
     }
 }
 
-/// A lock file of the store: `LOCK` (commits) or `LOCK.manifest`.
+/// One of the lock files of a store.
+#[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
     what: &'static str,
     file: Box<dyn LockFile>,
-    /// Whoever waits for the lock holds this one meanwhile.
+    /// The turnstile: the waiter that is next holds it meanwhile.
     turn: Option<Box<dyn LockFile>>,
     record: Record,
-    /// Its holder may leave a claim: see `lanes.rs`.
+    /// A holder may leave a claim: see `lanes.rs`.
     has_claims: bool,
-}
-
-impl fmt::Debug for Lock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").field("path", &self.path).finish_non_exhaustive()
-    }
 }
 
 /// What the record said when the lock was taken.
@@ -90,11 +84,10 @@ impl Lock {
         Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void(), has_claims: false })
     }
 
-    /// The same with a turnstile: a second lock that is taken before this one and given back once this one is had.
+    /// The same behind a turnstile: a second lock that is taken first, and given back once this one is had.
     ///
-    /// Without it a process that commits without pause would take the lock again microseconds after giving it back, and
-    /// those that wait, and look every now and then, would hardly ever find it free. With it, the one who waits has the
-    /// turnstile, so the other has to wait for a turn.
+    /// Without it a process that commits without pause would take the lock again microseconds after giving it
+    /// back, and waiters, which only look now and then, would hardly ever find it free.
     pub fn open_fair(vfs: &dyn Vfs, path: &Path, turnstile: &Path, what: &'static str) -> Result<Self> {
         let turn = vfs.open_lock(turnstile, true).at(turnstile, "open the lock file")?;
         Ok(Lock { turn: Some(turn), ..Self::open(vfs, path, what)? })
@@ -102,43 +95,34 @@ impl Lock {
 
     /// Takes the lock, waiting up to `timeout`.
     pub fn acquire(&mut self, timeout: impl Into<Timeout>) -> Result<Found> {
-        if let Some(found) = self.try_acquire_in_turn()? {
-            return Ok(found);
-        }
-        let _punctual = Punctual::new();
-        let mut patience = Patience::new(timeout.into());
+        let mut patience =
+            Patience { start: Instant::now(), timeout: timeout.into(), sleep: SLEEP.0, punctual: None };
         while let Some(turn) = self.turn.as_mut()
             && !turn.try_lock().at(&self.path, "take a turn at the lock")?
         {
             self.wait(&mut patience, TURN_SLEEP)?;
         }
-        let found = self.acquire_next(&mut patience);
-        self.give_turn_back();
-        found
-    }
-
-    /// Takes the lock if nobody has it and nobody waits for it.
-    pub fn try_acquire_in_turn(&mut self) -> Result<Option<Found>> {
-        if let Some(turn) = self.turn.as_mut()
-            && !turn.try_lock().at(&self.path, "take a turn at the lock")?
-        {
-            return Ok(None);
-        }
-        let found = self.try_acquire();
-        self.give_turn_back();
-        found
-    }
-
-    fn give_turn_back(&mut self) {
+        // Only the waiter that has the turn looks very often.
+        let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
+        patience.sleep = SLEEP.0;
+        let found = loop {
+            if let Some(found) = self.try_acquire().transpose() {
+                break found;
+            }
+            if let Err(error) = self.wait(&mut patience, longest) {
+                break Err(error);
+            }
+        };
         if let Some(turn) = self.turn.as_mut()
             && let Err(error) = unlock(&mut **turn)
         {
             log::warn!("{}: cannot give the turn back: {error}", self.path.display());
         }
+        found
     }
 
-    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt: a flush failed,
-    /// or the last holder died and cannot be asked. It stays so until [`Lock::clear_suspect`].
+    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt
+    /// until [`Lock::clear_suspect`]: a flush failed, or the last holder died.
     pub fn acquire_named(&mut self, timeout: impl Into<Timeout>) -> Result<bool> {
         let found = self.acquire(timeout)?;
         if found.died {
@@ -147,51 +131,30 @@ impl Lock {
         Ok(found.died || found.suspect != 0)
     }
 
-    fn acquire_next(&mut self, patience: &mut Patience) -> Result<Found> {
-        // Only one process at a time looks so often.
-        let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
-        patience.sleep = SLEEP.0;
-        loop {
-            if let Some(found) = self.try_acquire()? {
-                return Ok(found);
-            }
-            self.wait(patience, longest)?;
-        }
-    }
-
-    /// Sleeps a little, or says who is in the way.
+    /// Sleeps a little, or says which process is in the way.
     fn wait(&self, patience: &mut Patience, longest: Duration) -> Result<()> {
         let waited = patience.start.elapsed();
         let left = patience.timeout.left(waited);
         if !left.is_zero() {
-            // After a while nobody is about to give the lock back: no need to look so often.
+            patience.punctual.get_or_insert_with(Punctual::new);
+            // A lock that was held so long is not about to be given back: no need to look so often.
             let longest = if waited > Duration::from_millis(20) { SLEEP.1 } else { longest };
             nap(patience.sleep.min(left));
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());
         }
-        let record = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
-        Err(Error::Busy {
-            path: self.path.clone(),
-            lock: self.what,
-            holder: record.unwrap_or_else(Record::void).holder(),
-            waited_secs: waited.as_secs(),
-        })
+        let holder = self.read_record()?.unwrap_or_else(Record::void).holder();
+        Err(Error::Busy { path: self.path.clone(), lock: self.what, holder, waited_secs: waited.as_secs() })
     }
 
-    /// Takes the lock if nobody has it, and writes into the record who did.
+    /// Takes the lock if it is free, and writes the new holder into the record. Takes no turn.
     pub fn try_acquire(&mut self) -> Result<Option<Found>> {
         if !self.file.try_lock().at(&self.path, "lock")? {
             return Ok(None);
         }
-        match self.check_place().and_then(|()| self.note_holder()) {
-            Ok(found) => Ok(Some(found)),
-            // A lock whose record cannot be written is given back at once, or it would be held for nothing.
-            Err(error) => {
-                let _ = unlock(&mut *self.file);
-                Err(error)
-            }
-        }
+        // A lock whose record cannot be written is given back at once, or it would be held for nothing.
+        let found = self.check_place().and_then(|()| self.note_holder());
+        found.map(Some).inspect_err(|_| _ = unlock(&mut *self.file))
     }
 
     /// A lock on a file that is no longer at its path excludes no opener of that path.
@@ -199,7 +162,7 @@ impl Lock {
         check_place(&*self.file, &self.path)
     }
 
-    /// Finds out whether this file system has locks at all, before hours of work end at the first append.
+    /// Finds out whether this file system has locks, before hours of work end at the first append.
     pub fn probe(&mut self) -> Result<()> {
         if self.file.try_lock().at(&self.path, "lock")? {
             unlock(&mut *self.file).at(&self.path, "unlock")?;
@@ -207,45 +170,39 @@ impl Lock {
         Ok(())
     }
 
-    /// Reads the record, and writes into it who holds the lock now.
+    fn read_record(&self) -> Result<Option<Record>> {
+        Record::read(&*self.file).at(&self.path, "read the lock's record")
+    }
+
+    /// Reads the record, and writes this process into it as the holder.
     fn note_holder(&mut self) -> Result<Found> {
-        let read = Record::read(&*self.file).at(&self.path, "read the lock's record")?;
+        let read = self.read_record()?;
         let found = Found {
             counter: read.map(|record| record.counter),
             suspect: read.map_or(0, |record| record.suspect),
             died: read.is_some_and(|record| record.pid != 0),
         };
-        self.record = match read {
-            Some(record) => record,
-            None => Record { counter: random_count()?, ..Record::void() },
-        };
+        self.record = read.map_or_else(Record::fresh, Ok)?;
         self.drop_claim();
-        self.record.pid = std::process::id();
-        self.record.since = now_secs();
-        self.record.host = host_name();
-        self.write()?;
-        Ok(found)
+        let (pid, since, host) = (std::process::id(), now_secs(), host_name());
+        self.record = Record { pid, since, host, ..self.record };
+        self.write().map(|()| found)
     }
 
     fn write(&mut self) -> Result<()> {
         self.record.crc = self.record.computed_crc();
-        self.file.write_record(bytemuck::bytes_of(&self.record)).map_err(|source| {
-            if is_no_space(&source) {
-                let source = Arc::new(source);
-                return Error::NoSpace {
-                    path: self.path.clone(),
-                    needed: RECORD_LEN as u64,
-                    free: self.file.free_space(),
-                    source,
-                };
+        match self.file.write_record(bytemuck::bytes_of(&self.record)) {
+            Err(source) if is_no_space(&source) => {
+                let (path, free) = (self.path.clone(), self.file.free_space());
+                Err(Error::NoSpace { path, needed: RECORD_LEN as u64, free, source: Arc::new(source) })
             }
-            Error::io(&self.path, "write the lock's record", source)
-        })
+            written => written.at(&self.path, "write the lock's record"),
+        }
     }
 
     /// Writes an empty record into a new lock file, so that later ones need no space.
     pub fn prepare(&mut self) -> Result<()> {
-        self.record.counter = random_count()?;
+        self.record = Record::fresh()?;
         self.write()
     }
 
@@ -259,13 +216,11 @@ impl Lock {
         self.raise_by(Span::default());
     }
 
-    /// The same when it is nothing but a segment of these commits, generation 0.
+    /// The same when the change is nothing but a segment of these commits, generation 0.
     pub fn raise_by(&mut self, span: Span) {
         self.record.counter = self.record.counter.wrapping_add(1);
         self.record.spans.rotate_left(1);
-        if let Some(newest) = self.record.spans.last_mut() {
-            *newest = span;
-        }
+        self.record.set_newest(span);
     }
 
     /// Marks commits from here on as suspect; an earlier mark stays.
@@ -280,19 +235,22 @@ impl Lock {
         self.record.suspect = 0;
     }
 
-    /// What happened since the counter was `then`, as the record has it, without taking the lock: the counter, and the
-    /// commits. `None` when the record cannot be relied on, or does not say.
+    /// The counter and the commits since it was `then`, without taking the lock; `None` when the record
+    /// cannot be relied on, or does not say.
     pub fn news(&self, then: u64) -> Option<(u64, Vec<Span>)> {
-        let record = Record::read(&*self.file).ok().flatten().filter(|record| record.suspect == 0)?;
+        let record = self.sound_record()?;
         Some((record.counter, record.since(then)?))
     }
 
-    /// The counter as the record has it, and the last commit it counts; `None` when the record cannot be relied on, or the
-    /// last raise was no commit.
+    /// The counter and the last commit it counts, without taking the lock; `None` when the record cannot be
+    /// relied on, or the last raise was no commit.
     pub fn counted(&self) -> Option<(u64, u64)> {
-        let record = Record::read(&*self.file).ok().flatten().filter(|record| record.suspect == 0)?;
-        let newest = record.spans.last().filter(|span| span.first != 0)?;
-        Some((record.counter, newest.last))
+        let record = self.sound_record().filter(|record| record.newest().first != 0)?;
+        Some((record.counter, record.newest().last))
+    }
+
+    fn sound_record(&self) -> Option<Record> {
+        self.read_record().ok().flatten().filter(|record| record.suspect == 0)
     }
 
     /// The commits since the counter was `then`, under the lock.
@@ -300,11 +258,11 @@ impl Lock {
         self.record.since(then)
     }
 
-    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the handle, and a record that
-    /// could not be written makes the next holder look at the directory.
+    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the
+    /// handle, and a record that could not be written makes the next holder look at the directory.
     ///
-    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a later one
-    /// may reach that count with other commits.
+    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a
+    /// later one may reach that count with other commits.
     pub fn release(&mut self) -> bool {
         self.drop_claim();
         self.record.pid = 0;
@@ -350,7 +308,7 @@ mod tests {
         first.mark_suspect(7);
         first.release();
         assert_eq!(watch.counter(), Some(before + 1));
-        assert_eq!(watch.suspect(), 7);
+        assert_eq!(watch.record().unwrap().suspect, 7);
         let mut second = lock(dir.path());
         let found = second.acquire(Duration::ZERO).unwrap();
         assert!(!found.died);
@@ -382,9 +340,11 @@ mod tests {
         fn write_record(&mut self, record: &[u8]) -> std::io::Result<()> {
             self.file.write_record(record)
         }
-        fn is_at(&self, path: &Path) -> std::io::Result<bool> {
-            self.file.is_at(path)
-        }
+    }
+
+    fn on_refusal(dir: &Path, lock: &mut Lock, refused: impl FnMut() + Send + 'static) {
+        let file = RealFs.open_lock(&dir.join("LOCK"), false).unwrap();
+        lock.file = Box::new(Asked { file, refused });
     }
 
     fn fair(dir: &Path) -> Lock {
@@ -398,22 +358,15 @@ mod tests {
         first.acquire(Duration::ZERO).unwrap();
         let first = Arc::new(std::sync::Mutex::new(first));
         let theirs = Arc::clone(&first);
-        // The waiter has looked once without a turn, and then with one. Now the lock is given back, and at once wanted again.
-        let mut refused = 0;
-        let meanwhile = move || {
-            refused += 1;
-            if refused == 2 {
-                let mut first = theirs.lock().unwrap();
-                first.release();
-                assert!(first.try_acquire_in_turn().unwrap().is_none(), "another handle waits");
-            }
-        };
-        let file =
-            std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
-        second.file = Box::new(Asked { file, refused: meanwhile });
+        // The waiter has looked, with the turn. Now the lock is given back, and at once wanted again.
+        on_refusal(dir.path(), &mut second, move || {
+            let mut first = theirs.lock().unwrap();
+            first.release();
+            assert!(first.acquire(Duration::ZERO).is_err(), "another handle waits");
+        });
         second.acquire(Duration::from_secs(300)).unwrap();
         second.release();
-        assert!(first.lock().unwrap().try_acquire_in_turn().unwrap().is_some(), "the turn is given back");
+        first.lock().unwrap().acquire(Duration::ZERO).expect("the turn is given back");
     }
 
     #[test]
@@ -423,9 +376,7 @@ mod tests {
         first.acquire(Duration::ZERO).unwrap();
         let timeout = Timeout::from(Duration::from_secs(1_000_000));
         let theirs = timeout.clone();
-        let file =
-            std::mem::replace(&mut second.file, RealFs.open_lock(&dir.path().join("LOCK"), false).unwrap());
-        second.file = Box::new(Asked { file, refused: move || theirs.end() });
+        on_refusal(dir.path(), &mut second, move || theirs.end());
         assert!(matches!(second.acquire(&timeout), Err(Error::Busy { .. })));
     }
 

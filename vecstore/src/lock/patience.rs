@@ -1,4 +1,4 @@
-//! How somebody waits for a lock: how long, how often he looks, and that he wakes when he wants to.
+//! How a waiter waits for a lock: how long, how often it looks, and that it wakes on time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,20 +8,20 @@ use crate::base::sync::atomic::{AtomicU64, Ordering};
 /// How long to sleep between two attempts: short at first, then longer.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 
-/// The same for a turn: a commit may take less than a millisecond, and the next one is to wait for the lock by then.
+/// The same for a turn: a commit may take under 1 ms, and by its end the next waiter should have the turn.
 pub(super) const TURN_SLEEP: Duration = Duration::from_micros(100);
 
-/// How long a handle waits for locks of other processes. All that wait share it, and it can be brought to its end meanwhile.
+/// How long a handle waits for locks of other processes. Its waiters share it, and it can be ended meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeout(Arc<AtomicU64>);
 
 impl Timeout {
-    /// What is left after so much time; zero when it has passed.
+    /// What is left after this much time; zero when it has passed.
     pub fn left(&self, waited: Duration) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed)).saturating_sub(waited)
     }
 
-    /// From here on locks are only tried, also by those that wait now.
+    /// From here on locks are only tried, also by present waiters.
     pub fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -39,38 +39,31 @@ impl From<&Timeout> for Timeout {
     }
 }
 
-/// How long a lock has been waited for, and will be.
+/// One wait for a lock: since when, until when, and the pause between two looks.
 pub(super) struct Patience {
     pub(super) start: Instant,
     pub(super) timeout: Timeout,
     pub(super) sleep: Duration,
+    pub(super) punctual: Option<Punctual>,
 }
 
-impl Patience {
-    pub(super) fn new(timeout: Timeout) -> Self {
-        Patience { start: Instant::now(), timeout, sleep: SLEEP.0 }
-    }
-}
-
-/// While this lives the thread sleeps no longer than it asks to: usually the system adds some 50 us, which are many next to
-/// the time that a commit takes.
+/// While this lives the thread sleeps no longer than it asks to. Linux usually adds some 50 us.
 pub(crate) struct Punctual {
     #[cfg(target_os = "linux")]
     slack: Option<std::num::NonZeroU64>,
 }
 
 impl Punctual {
-    #[cfg(target_os = "linux")]
     pub fn new() -> Self {
-        let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
-        if slack.is_some() {
-            let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        #[cfg(target_os = "linux")]
+        {
+            let slack = rustix::thread::current_timer_slack().ok().and_then(std::num::NonZeroU64::new);
+            if slack.is_some() {
+                let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+            }
+            Punctual { slack }
         }
-        Punctual { slack }
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub fn new() -> Self {
+        #[cfg(not(target_os = "linux"))]
         Punctual {}
     }
 }

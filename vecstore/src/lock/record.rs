@@ -1,11 +1,11 @@
-//! The record in LOCK: who has the lock, how often it changed, and what is in doubt.
+//! The record in LOCK: the lock's holder, how often the store changed, and what is in doubt.
 
-use crate::base::Holder;
+use std::ffi::CStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::base::{Bug, Result};
+use crate::base::{Bug, Holder, Result};
 use crate::vfs::LockFile;
 
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
@@ -27,11 +27,11 @@ pub(crate) struct Record {
     pub suspect: u64,
     /// Seconds since 1970 when the lock was taken.
     pub(super) since: u64,
-    /// Process that holds the lock; 0: nobody. A process that dies while it holds the lock leaves this set.
+    /// Process that holds the lock; 0: none. A process that dies while it holds the lock leaves this set.
     pub pid: u32,
     pub(super) padding: u32,
     pub(super) host: [u8; 64],
-    /// What the last raises of the counter were, the last one at the end.
+    /// The commits of the last raises of the counter, the newest at the end.
     pub(super) spans: [Span; SPANS],
     pub(super) tail: [u8; 4],
     pub(super) crc: u32,
@@ -52,6 +52,12 @@ impl Record {
         Record { magic: MAGIC, ..Record::zeroed() }
     }
 
+    /// A void record starts at a random count, so that no reader takes it for a count it has seen.
+    pub(super) fn fresh() -> Result<Self> {
+        let random = crate::format::random_id()?.first_chunk().copied().unwrap_or_default();
+        Ok(Record { counter: u64::from_le_bytes(random) >> 1, ..Record::void() })
+    }
+
     pub(super) fn computed_crc(&self) -> u32 {
         crc32fast::hash(bytemuck::bytes_of(self).get(..RECORD_LEN - 4).unwrap_or_default())
     }
@@ -67,7 +73,17 @@ impl Record {
         Ok((record.magic == MAGIC && is_right).then_some(record))
     }
 
-    /// The commits since the counter was `then`; `None` when something else happened too, or more than is told.
+    pub(super) fn newest(&self) -> Span {
+        self.spans.last().copied().unwrap_or_default()
+    }
+
+    pub(super) fn set_newest(&mut self, span: Span) {
+        if let Some(newest) = self.spans.last_mut() {
+            *newest = span;
+        }
+    }
+
+    /// The commits since the counter was `then`; `None` when they are more than the record holds, or not all.
     pub(super) fn since(&self, then: u64) -> Option<Vec<Span>> {
         let raised =
             usize::try_from(self.counter.wrapping_sub(then)).ok().filter(|raised| *raised <= SPANS)?;
@@ -76,33 +92,25 @@ impl Record {
     }
 
     pub(super) fn holder(&self) -> Holder {
-        let host: Vec<u8> = self.host.iter().copied().take_while(|byte| *byte != 0).collect();
         Holder {
             pid: (self.pid != 0).then_some(self.pid),
-            host: String::from_utf8_lossy(&host).into_owned(),
+            host: CStr::from_bytes_until_nul(&self.host).unwrap_or_default().to_string_lossy().into_owned(),
             held_secs: now_secs().saturating_sub(self.since),
         }
     }
-}
-
-/// A void record starts at a random count, so that no reader takes it for one it has seen.
-pub(super) fn random_count() -> Result<u64> {
-    Ok(u64::from_le_bytes(crate::format::random_id()?.first_chunk().copied().unwrap_or_default()) >> 1)
 }
 
 pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// This machine's name when it was first asked for, padded with zeros.
+/// This machine's name at the first call, padded with zeros.
 pub(super) fn host_name() -> [u8; 64] {
     static NAME: std::sync::OnceLock<[u8; 64]> = std::sync::OnceLock::new();
     *NAME.get_or_init(|| {
         let name = rustix::system::uname();
         let mut host = [0; 64];
-        for (to, from) in host.iter_mut().take(63).zip(name.nodename().to_bytes()) {
-            *to = *from;
-        }
+        host.iter_mut().take(63).zip(name.nodename().to_bytes()).for_each(|(to, from)| *to = *from);
         host
     })
 }

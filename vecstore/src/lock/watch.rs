@@ -1,6 +1,5 @@
-//! LOCK without the lock: what readers do to see whether anything changed.
+//! LOCK without the lock.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::check_place;
@@ -9,15 +8,10 @@ use crate::base::Result;
 use crate::vfs::{LockFile, Vfs};
 
 /// Reads LOCK's counter without taking the lock: what readers do to see whether anything changed.
+#[derive(Debug)]
 pub(crate) struct Watch {
     path: PathBuf,
     file: Option<Box<dyn LockFile>>,
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("readable", &self.file.is_some()).finish()
-    }
 }
 
 impl Watch {
@@ -31,21 +25,17 @@ impl Watch {
         self.file.as_deref().map_or(Ok(()), |file| check_place(file, &self.path))
     }
 
-    /// The counter; `None` when it cannot be told.
+    /// The counter; `None` when it cannot be read.
     pub fn counter(&self) -> Option<u64> {
         Some(self.record()?.counter)
     }
 
-    fn record(&self) -> Option<Record> {
+    /// The record; `None` when it is void or cannot be read.
+    pub fn record(&self) -> Option<Record> {
         Record::read(self.file.as_deref()?).ok().flatten()
     }
 
-    /// The suspect mark; 0: none.
-    pub fn suspect(&self) -> u64 {
-        self.record().map_or(0, |record| record.suspect)
-    }
-
-    /// Somebody holds the lock, or died holding it.
+    /// A process holds the lock, or died holding it.
     pub fn is_held(&self) -> bool {
         self.record().is_some_and(|record| record.pid != 0)
     }

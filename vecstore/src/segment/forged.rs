@@ -53,7 +53,7 @@ fn open(change: impl FnOnce(&mut Footer)) -> Result<(), Error> {
     change(&mut footer);
     footer.seal();
     bytes[at..].copy_from_slice(footer.bytes());
-    Segment::from_mapping(Path::new("x"), NAME, Mapping::heap(&bytes)).map(drop)
+    Segment::from_mapping(Path::new("x"), NAME, Mapping::copied(&bytes).unwrap()).map(drop)
 }
 
 fn refused(what: &str, change: impl FnOnce(&mut Footer)) -> String {

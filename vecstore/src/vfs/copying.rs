@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::{LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
-/// Another file system whose files are copied into memory where they would be mapped: a sector that cannot be read, or
-/// a file that somebody truncates meanwhile, is an error then, not the end of the process.
+/// Another file system, whose files are copied into memory where they would be mapped: an unreadable sector, or
+/// a file that another program truncates, is an error then, not the end of the process.
 #[derive(Clone, Debug)]
 pub(crate) struct Copying<V>(pub V);
 
@@ -68,7 +68,7 @@ where
     }
 }
 
-/// A file that is written, and not mapped: it is read by its name.
+/// A file that is written and not mapped: a reader opens it by its name.
 struct Unmapped(Box<dyn VfsFile>);
 
 impl VfsFile for Unmapped {

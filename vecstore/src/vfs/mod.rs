@@ -1,15 +1,15 @@
 //! The narrow seam through which all file access goes.
 //!
-//! Production code uses [`RealFs`]; tests put a simulated disk behind the same trait, one that knows which bytes
-//! and names are durable. The seam is public so that test crates can implement it, and hidden because it is not a
-//! stable interface.
+//! Production code uses [`RealFs`]; tests put a simulated disk behind the same trait, one that knows which
+//! bytes and names are durable. The seam is public so that test crates can implement it, and hidden because
+//! it is not a stable interface.
 
 mod copying;
 mod mapping;
 mod real;
 
 use std::ffi::OsString;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
 use std::path::Path;
 
@@ -41,7 +41,7 @@ pub struct Metadata {
 ///
 /// Contracts that the rules of the store rest on:
 /// * `create_new` fails when the name exists; `rename_noreplace` fails with `AlreadyExists`, atomically.
-/// * `map`, `read` and `open` refuse whatever is not a regular file, and never follow a symbolic link at the last step.
+/// * `map`, `read` and `open` refuse what is not a regular file, a symbolic link in the last place included.
 /// * `VfsFile::flush` makes the data of a file durable, not its name; `flush_dir` makes names durable.
 pub trait Vfs: Send + Sync + Debug {
     /// Creates a file for writing; the name must not exist.
@@ -52,13 +52,13 @@ pub trait Vfs: Send + Sync + Debug {
     fn map(&self, path: &Path) -> io::Result<Mapping>;
     /// Reads a whole regular file into memory, aligned as a mapped one is.
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
-        self.read(path, u64::MAX).map(|bytes| Mapping::heap(&bytes))
+        Mapping::copied(&self.read(path, u64::MAX)?)
     }
     /// Opens a regular file that is to be read in pieces.
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
         Ok(Box::new(self.copy(path)?))
     }
-    /// Kind and length of what has this name.
+    /// Kind and length of the file with this name.
     fn metadata(&self, path: &Path) -> io::Result<Metadata>;
     /// The names in a directory, in no particular order.
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
@@ -94,25 +94,25 @@ pub trait ReadAt: Debug + Send + Sync {
 pub trait VfsFile {
     /// Writes all of `data` at the end of what was written.
     fn write_all(&mut self, data: &[u8]) -> io::Result<()>;
-    /// Writes all of `slices`, one behind the other, at the end of what was written, in as few calls as there can be.
+    /// Writes all of `slices`, in order, at the end of what was written, in as few calls as possible.
     fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let data: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.write_all(&data)
     }
-    /// Brings what was written so far on its way to the disk, so that a later flush is short; does not make it durable.
-    /// Waits until it has got there, or, where `wait` does not ask for that, until what was sent on its way before has. An
-    /// error means what that of a flush means: something may be lost.
+    /// Sends what was written so far on its way to the disk, so that a later flush is short; does not make it
+    /// durable. With `wait` it returns once all of that is written, else once all that was sent before is. An
+    /// error means what the error of a flush means: something may be lost.
     fn write_out(&mut self, _wait: bool) -> io::Result<()> {
         Ok(())
     }
     /// Makes the data and length durable.
     fn flush(&mut self) -> io::Result<()>;
-    /// Lets go of what memory has of the file, once it was flushed, so that it is read from the disk next.
+    /// Drops the file, once it was flushed, from the cache in memory, so that it is read from the disk next.
     fn forget(&mut self) -> io::Result<()> {
         Ok(())
     }
-    /// Maps the first `len` bytes of what was written, for a reader in this process: so the file need not be opened again.
-    /// `None` where that cannot be done; it is mapped by its name then.
+    /// Maps the first `len` bytes of what was written, for a reader in this process, which then need not open
+    /// the file again. `None` where that cannot be done; the file is mapped by its name then.
     fn map(&mut self, _len: u64) -> io::Result<Option<Mapping>> {
         Ok(None)
     }
@@ -122,7 +122,7 @@ pub trait VfsFile {
 ///
 /// The lock goes away with the process, and with the value.
 pub trait LockFile: Send {
-    /// Takes the exclusive lock if nobody has it.
+    /// Takes the exclusive lock if it is free.
     fn try_lock(&mut self) -> io::Result<bool>;
     /// Gives the lock back.
     fn unlock(&mut self) -> io::Result<()>;
@@ -130,14 +130,20 @@ pub trait LockFile: Send {
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize>;
     /// Overwrites the start of the file.
     fn write_record(&mut self, record: &[u8]) -> io::Result<()>;
-    /// True when this very file is (still) the one at `path`. File systems in memory, where nobody else moves
-    /// directories, need not look.
+    /// True when this very file is (still) the one at `path`. File systems in memory, where no other process
+    /// moves directories, need not look.
     fn is_at(&self, _path: &Path) -> io::Result<bool> {
         Ok(true)
     }
-    /// Bytes free for this user where the file is; `None` where that is not known. Even a file that is overwritten in
-    /// place may need room on file systems that copy on write.
+    /// Bytes free for this user where the file is; `None` where that is not known. On file systems that copy
+    /// on write even a file that is overwritten in place may need room.
     fn free_space(&self) -> Option<u64> {
         None
+    }
+}
+
+impl Debug for dyn LockFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockFile")
     }
 }

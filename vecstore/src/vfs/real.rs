@@ -1,8 +1,9 @@
 //! The operating system's file system.
 //!
-//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a directory) or
-//! here, but for two. A flush of a file that was interrupted has failed, for nobody knows which pages it lost: no file
-//! is flushed twice. And a name that was to be given may have been given: whoever asked looks.
+//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a
+//! directory) or here, with two exceptions. An interrupted flush of a file has failed, because it cannot be
+//! known which pages it lost: no file is flushed twice. And an interrupted renaming may have been done: the
+//! caller looks.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -32,7 +33,7 @@ fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Opens for reading whatever is a regular file, and says how long it is; never follows a link, never waits for a FIFO's writer.
+/// Opens a regular file for reading, and says its length; follows no link, waits for no FIFO's writer.
 fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
@@ -40,14 +41,16 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
         Err(Errno::LOOP) => return Err(not_regular("a symbolic link")),
         Err(errno) => return Err(errno.into()),
     };
-    let found = file.metadata()?;
-    if found.is_dir() {
-        return Err(not_regular("a directory"));
+    match file.metadata()? {
+        found if found.is_file() => Ok((file, found.len())),
+        found if found.is_dir() => Err(not_regular("a directory")),
+        _ => Err(not_regular("a FIFO, socket or device")),
     }
-    if !found.is_file() {
-        return Err(not_regular("a FIFO, socket or device"));
-    }
-    Ok((file, found.len()))
+}
+
+/// A length in memory. A process of 32 bits has no room for 4 GiB.
+fn in_memory(len: u64) -> io::Result<usize> {
+    usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 fn not_regular(what: &str) -> io::Error {
@@ -62,10 +65,8 @@ impl Vfs for RealFs {
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
         let (file, len) = open_regular(path)?;
         if len > max_len {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("expected at most {max_len} bytes, found {len}"),
-            ));
+            let found = format!("expected at most {max_len} bytes, found {len}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, found));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
         file.take(max_len.saturating_add(1)).read_to_end(&mut bytes)?;
@@ -74,17 +75,13 @@ impl Vfs for RealFs {
 
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         let (file, len) = open_regular(path)?;
-        if len == 0 {
-            return Ok(Mapping::heap(&[]));
-        }
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         map_file(&file, len)
     }
 
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
         let (file, len) = open_regular(path)?;
         // Holes take neither time nor memory, however long they are.
-        let mut bytes = Mapping::blank(usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?)?;
+        let mut bytes = Mapping::blank(in_memory(len)?)?;
         let mut piece = vec![0; COPIED_AT_ONCE];
         let mut at = 0;
         while at < len {
@@ -94,28 +91,25 @@ impl Vfs for RealFs {
                 // Not every file system knows where its holes are.
                 Err(_) => at,
             };
-            let left = usize::try_from(len.saturating_sub(at)).unwrap_or(usize::MAX);
+            let left = in_memory(len.saturating_sub(at))?;
             let piece = piece.get_mut(..left.min(COPIED_AT_ONCE)).unwrap_or_default();
             file.read_exact_at(piece, at)?;
-            bytes.put(usize::try_from(at).unwrap_or(usize::MAX), piece);
+            bytes.put(in_memory(at)?, piece);
             at += piece.len() as u64;
         }
         Ok(bytes)
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
-        let (file, len) = open_regular(path)?;
-        Ok(Box::new(RealPieces { file, len }))
+        Ok(Box::new(open_regular(path)?))
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let found = fs::symlink_metadata(path)?;
-        let kind = if found.is_file() {
-            FileKind::File
-        } else if found.is_dir() {
-            FileKind::Dir
-        } else {
-            FileKind::Other
+        let kind = match found.file_type() {
+            kind if kind.is_file() => FileKind::File,
+            kind if kind.is_dir() => FileKind::Dir,
+            _ => FileKind::Other,
         };
         Ok(Metadata { kind, len: found.len() })
     }
@@ -189,28 +183,23 @@ impl Vfs for RealFs {
     }
 }
 
-#[derive(Debug)]
-struct RealPieces {
-    file: File,
-    len: u64,
-}
-
-impl ReadAt for RealPieces {
+/// A file, and its length when it was opened.
+impl ReadAt for (File, u64) {
     fn byte_len(&self) -> u64 {
-        self.len
+        self.1
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
+        self.0.read_exact_at(buf, offset)
     }
 }
 
-/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and where such a page is to be
-/// had only from a virtual machine's host, or after others were moved, that takes ten times as long as to copy the bytes.
-/// (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
+/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and waiting
+/// for one (from the host of a virtual machine, or after others were moved) can take ten times as long as
+/// copying the bytes. (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
 const MOST_AT_ONCE: usize = 1 << 20;
 
-/// Writes all of `slices`, in as few calls of at most `most` bytes as there can be.
+/// Writes all of `slices`, in as few calls of at most `most` bytes as possible.
 fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: usize) -> io::Result<()> {
     // Empty ones at the front would look like an end.
     IoSlice::advance_slices(&mut slices, 0);
@@ -221,25 +210,25 @@ fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: us
             room = left.unwrap_or_default();
             left.is_some()
         };
-        let written = match slices.iter().take_while(fits).count() {
+        let count = slices.iter().take_while(fits).count();
+        let written = again(|| match count {
             0 => out.write(first.get(..most).unwrap_or_default()),
-            count => out.write_vectored(slices.get(..count).unwrap_or_default()),
-        };
-        match written {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            _ => out.write_vectored(slices.get(..count).unwrap_or_default()),
+        })?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
         }
+        IoSlice::advance_slices(&mut slices, written);
     }
     Ok(())
 }
 
-fn map_file(file: &File, len: usize) -> io::Result<Mapping> {
-    // SAFETY: the file is mapped read-only and private to readers. This crate never writes to, truncates or
-    // extends a file under its final name (it replaces names), nor what it has mapped while it writes it, so the bytes do
-    // not change under the slice. Another program that truncates the file behind our back can end this process with SIGBUS;
-    // that is outside the contract and documented in docs/DURABILITY.md.
+fn map_file(file: &File, len: u64) -> io::Result<Mapping> {
+    let len = in_memory(len)?;
+    // SAFETY: the file is mapped read-only. This crate never writes to, truncates or extends a file under its
+    // final name (it replaces names), nor the mapped bytes of one that it writes, so they do not change under
+    // the slice. Another program that truncates the file can end this process with SIGBUS: see
+    // docs/DURABILITY.md.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(file) }?;
     Ok(Mapping::mapped(map))
 }
@@ -255,33 +244,28 @@ impl VfsFile for RealFile {
         write_gathered(&mut self.0, slices, MOST_AT_ONCE)
     }
 
-    /// A flush would do the same, and on a file system with a journal write that each time, in turn with the flushes of
-    /// those who commit.
+    /// Only on Linux: elsewhere there is nothing like it but a full flush, which waits for the disk's own
+    /// cache. A flush would do the same, but would also write the journal of the file system each time, in
+    /// turn with the flushes of commits.
     #[cfg(target_os = "linux")]
     fn write_out(&mut self, wait: bool) -> io::Result<()> {
         use std::os::fd::AsRawFd;
         let after = if wait { libc::SYNC_FILE_RANGE_WAIT_AFTER } else { 0 };
         let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | after;
-        // SAFETY: the descriptor is open as long as `self` lives, and the call touches no memory of this process.
+        // SAFETY: the descriptor is open as long as `self` lives; no memory of this process is touched.
         if unsafe { libc::sync_file_range(self.0.as_raw_fd(), 0, 0, how) } == 0 {
             return Ok(());
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // Not every kernel, sandbox or file system has it.
+            // Not every kernel, sandbox or file system has this call.
             Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::ESPIPE) => self.flush(),
             _ => Err(error),
         }
     }
 
-    /// There is nothing like it but a full flush, which waits for the disk's own cache.
-    #[cfg(not(target_os = "linux"))]
-    fn write_out(&mut self, _: bool) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Not by the standard library where that makes an interrupted flush again; on Apple's systems it asks for more than
-    /// `fdatasync` does.
+    /// Not by the standard library, which makes an interrupted flush again; but on Apple's systems, where it
+    /// asks for more than `fdatasync` does.
     fn flush(&mut self) -> io::Result<()> {
         #[cfg(target_vendor = "apple")]
         return self.0.sync_data();
@@ -295,7 +279,6 @@ impl VfsFile for RealFile {
     }
 
     fn map(&mut self, len: u64) -> io::Result<Option<Mapping>> {
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         map_file(&self.0, len).map(Some)
     }
 }
@@ -318,11 +301,9 @@ impl LockFile for RealLock {
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, filled as u64) {
-                Ok(0) => break,
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match again(|| self.0.read_at(rest, filled as u64))? {
+                0 => break,
+                count => filled += count,
             }
         }
         Ok(filled)
@@ -348,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_signal_interrupts_is_made_again() {
+    fn a_call_that_a_signal_interrupts_is_made_again() {
         let mut calls = 0;
         let done = again(|| {
             calls += 1;
@@ -379,7 +360,7 @@ mod tests {
         assert_eq!(&copy[middle - 4..middle + 4], b"\0middle\0");
     }
 
-    /// Takes what a call of a system may take, and some calls not at all, or not whole.
+    /// Takes what one call of a system may take; some calls are interrupted, and some take only a part.
     struct Picky {
         taken: Vec<u8>,
         calls: Vec<usize>,

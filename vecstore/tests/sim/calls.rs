@@ -42,7 +42,7 @@ impl Vfs for SimFs {
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         let (disk, may) = self.call("map", path);
         may?;
-        Ok(Mapping::heap(&disk.file(path)?))
+        Mapping::copied(&disk.file(path)?)
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
@@ -221,7 +221,7 @@ impl VfsFile for SimFile {
         may?;
         let Node::File(bytes) = &disk.now[self.ino] else { return Ok(None) };
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(Some(Mapping::heap(&bytes[..len])))
+        Mapping::copied(&bytes[..len]).map(Some)
     }
 }
 

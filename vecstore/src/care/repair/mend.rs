@@ -217,7 +217,8 @@ impl Mender<'_> {
             let path = segments.join(name.to_string());
             let mut memory = Memory(Vec::new());
             write(&mut memory).at(&path, "lay out the segment")?;
-            let checked = check_mapping(&path, name, Mapping::heap(&memory.0), &|_| Ok(()))?;
+            let laid_out = Mapping::copied(&memory.0).at(&path, "lay out the segment")?;
+            let checked = check_mapping(&path, name, laid_out, &|_| Ok(()))?;
             return sound(&path, checked).map(|segment| (None, segment));
         }
         let tmp = segments.join(format!("{TMP_PREFIX_REPAIR}{}", hex(&random_id()?)));

@@ -194,7 +194,7 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     let mut pieces = open()?;
     // A drive that vanished is no damage of this file.
     if let Some(unreadable) = unreadable.filter(|_| pieces.is_lost()) {
-        return Err(Error::io(&path, "read the segment", unreadable.into_error()));
+        return Err(Error::io(&path, "read the segment", unreadable.error));
     }
     let remains = Remains::read(&path, called, pieces, record);
     Ok(match remains {

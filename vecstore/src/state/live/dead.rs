@@ -133,7 +133,7 @@ mod tests {
         for index in [0, 7, 8, 63, 64, 129] {
             owned.insert(index);
         }
-        let file = Arc::new(Mapping::heap(owned.bytes()));
+        let file = Arc::new(Mapping::copied(owned.bytes()).unwrap());
         let mut mapped = Bits::mapped(&file, 0..24);
         assert_eq!(mapped.positions().collect::<Vec<_>>(), [0, 7, 8, 63, 64, 129]);
         assert!(mapped.is_subset(&owned) && owned.is_subset(&mapped));
