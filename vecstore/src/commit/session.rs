@@ -10,7 +10,7 @@ use crate::commit::Committed;
 use crate::format::random_id;
 use crate::lock::{Found, Lock, Span, Timeout, Watch};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{SEGMENTS, Target, Verify, View, load};
+use crate::state::{SEGMENTS, Target, Verify, View, load, named};
 use crate::vfs::Vfs;
 
 /// From so many segments on the directory is listed: others may have merged them. Again when so many more have come.
@@ -245,7 +245,10 @@ impl Writer {
     /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above
     /// the last checkpoint is copied to the next generation and flushed; then the mark goes.
     fn rewrite_suspects(&mut self, view: &mut View) -> Result<()> {
-        let names = load::list_segments(&*self.vfs, &self.dir)?;
+        // An unreadable checkpoint holds up merges, never a commit.
+        let versions = named::readable(&*self.vfs, &self.dir);
+        let mut known = load::known_names(&*self.vfs, &self.dir, versions.into_iter())?;
+        known.extend(view.segments.iter().map(|live| live.segment.name()));
         let mut old = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
             // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
@@ -254,18 +257,16 @@ impl Writer {
                 continue;
             }
             let mut footer = *live.segment.footer();
-            let range = (footer.first, footer.last);
-            let highest = names.iter().filter(|n| (n.first, n.last) == range).map(|n| n.generation).max();
-            footer.generation = highest.unwrap_or(footer.generation).saturating_add(1);
+            let name = load::next_generation(&known, footer.first, footer.last);
+            footer.generation = name.generation;
             footer.nonce = random_id()?;
             footer.seal();
             let body_len = live.segment.bytes().len() - footer.bytes().len();
             let body = live.segment.bytes().get(..body_len).unwrap_or_default();
-            let name = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
             self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;
-                Ok(footer)
+                Ok((footer, ()))
             })?;
             old.push(live.segment.path().to_owned());
         }
@@ -353,5 +354,50 @@ impl Writer {
     /// The handle stopped writing after a failed directory flush.
     pub fn is_latched(&self) -> bool {
         self.latched.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Store;
+    use crate::state::{Manifest, QUARANTINE, SegmentRecord};
+    use crate::types::{OnDuplicate, StoreConfig};
+    use crate::vfs::RealFs;
+
+    /// Its name may be needed again: by a file put back from quarantine, or by a named checkpoint.
+    #[test]
+    fn a_commit_in_doubt_takes_a_name_that_no_file_has_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        let mut batch = store.batch();
+        batch.push("a", &[1.0f32]).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        let mut view = load::load(&RealFs, &path, None).unwrap();
+        let name = view.segments[0].segment.name();
+        let rewritten = |generation| SegmentName { generation, ..name }.to_string();
+        let quarantined = path.join(QUARANTINE).join(rewritten(1));
+        std::fs::create_dir(path.join(QUARANTINE)).unwrap();
+        std::fs::copy(view.segments[0].segment.path(), quarantined).unwrap();
+        let suspect = |view: &mut View| {
+            let timeout = Timeout::from(std::time::Duration::from_secs(10));
+            let mut writer = Writer::open(Arc::new(RealFs), &path, timeout.clone(), false).unwrap();
+            writer.lock.acquire(&timeout).unwrap();
+            writer.lock.mark_suspect(1);
+            writer.lock.release();
+            writer.locked(view, |_, _| Ok(())).unwrap();
+            load::list_segments(&RealFs, &path).unwrap()[0].to_string()
+        };
+        let before = Manifest::read(&RealFs, &path).unwrap();
+        assert_eq!(suspect(&mut view), rewritten(2), "quarantined");
+
+        let mut manifest = before.clone();
+        let record = SegmentRecord::of(&view.segments[0].segment);
+        manifest.body.segments = vec![SegmentRecord { generation: 7, ..record }];
+        named::write(&RealFs, &path, "v", &manifest).unwrap();
+        before.write(&RealFs, &path).unwrap();
+        let mut view = load::load(&RealFs, &path, None).unwrap();
+        assert_eq!(suspect(&mut view), rewritten(8), "named");
     }
 }

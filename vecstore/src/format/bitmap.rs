@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR};
+use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR, footer::Footer, record_crc};
 use crate::base::Bug;
 
 const MAGIC: [u8; 8] = *b"\x89VECLIV\n";
@@ -55,35 +55,31 @@ fn bitmap_len(positions: u64) -> Option<usize> {
 }
 
 impl Header {
-    /// A header with magic and version set, and nothing else.
-    pub fn empty() -> Self {
+    /// The header of a bitmap for the segment with this footer, with nothing superseded.
+    pub fn of(footer: &Footer, version: u64) -> Self {
         Header {
             magic: MAGIC,
             version_major: VERSION_MAJOR,
             version_minor: VERSION_MINOR,
-            header_len: 160,
+            header_len: HEADER_LEN as u32,
+            store_id: footer.store_id,
+            first: footer.first,
+            last: footer.last,
+            generation: footer.generation,
+            footer_crc: footer.crc,
+            version,
+            entries: footer.entries,
+            rows: footer.rows,
             ..Header::zeroed()
         }
     }
 
     /// The bytes of the file; sets length and checksum.
     pub fn encode(&mut self, entries: &[u8], rows: &[u8]) -> Vec<u8> {
-        let len = HEADER_LEN + entries.len() + rows.len();
-        self.file_len = len as u64;
-        self.crc = self.checksum(entries, rows);
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(bytemuck::bytes_of(self));
-        bytes.extend_from_slice(entries);
-        bytes.extend_from_slice(rows);
-        bytes
-    }
-
-    fn checksum(&self, entries: &[u8], rows: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(bytemuck::bytes_of(self).get(..HEADER_LEN - 4).unwrap_or_default());
-        hasher.update(entries);
-        hasher.update(rows);
-        hasher.finalize()
+        let bits = [entries, rows].concat();
+        self.file_len = (HEADER_LEN + bits.len()) as u64;
+        self.crc = record_crc(self, &bits);
+        [bytemuck::bytes_of(self), &bits].concat()
     }
 
     /// Reads the bytes of the file, trusting none of them; the error says what was expected and found.
@@ -95,7 +91,7 @@ impl Header {
         if header.magic != MAGIC {
             return Err("expected the magic number of a liveness bitmap, found other bytes".to_owned());
         }
-        if header.crc != header.checksum(body, &[]) && !Bug::TrustBitmap.is_on() {
+        if header.crc != record_crc(&header, body) && !Bug::TrustBitmap.is_on() {
             return Err("its checksum does not match".to_owned());
         }
         if header.version_major != VERSION_MAJOR || header.incompat & !KNOWN_INCOMPAT != 0 {
@@ -113,10 +109,8 @@ impl Header {
         }
         let spare = |range: Option<Range<usize>>, positions: u64| {
             let last = range.and_then(|range| file.get(range)).and_then(<[u8]>::last_chunk::<8>);
-            last.is_some_and(|word| {
-                let used = positions % 64;
-                used != 0 && u64::from_le_bytes(*word) >> used != 0
-            })
+            let used = positions % 64;
+            used != 0 && last.is_some_and(|word| u64::from_le_bytes(*word) >> used != 0)
         };
         if header.padding != 0
             || spare(header.entry_bits(), header.entries)
@@ -144,9 +138,8 @@ mod tests {
     use super::*;
 
     fn file() -> Vec<u8> {
-        let mut header = Header::empty();
-        (header.first, header.last, header.entries, header.rows) = (1, 1, 3, 64);
-        header.encode(&4u64.to_le_bytes(), &(1u64 << 63).to_le_bytes())
+        let footer = Footer { first: 1, last: 1, entries: 3, rows: 64, ..Footer::empty() };
+        Header::of(&footer, 0).encode(&4u64.to_le_bytes(), &(1u64 << 63).to_le_bytes())
     }
 
     #[test]
@@ -164,7 +157,7 @@ mod tests {
         }
     }
 
-    /// What an enemy writes has the right checksum.
+    /// A forged file has the right checksum.
     #[test]
     fn lengths_and_spare_bits_are_checked() {
         let forged = |change: fn(&mut Header), entries: u64| {

@@ -1,7 +1,12 @@
 //! The bytes on disk, one concept per file. `docs/FORMAT.md` is the same in words.
 //!
-//! All integers are little-endian; the records are cast straight from the file, so this crate builds for
-//! little-endian machines only.
+//! All integers are little-endian. Records are cast straight from the file, so this crate builds for little-endian
+//! machines only.
+
+use std::path::Path;
+
+use crate::base::{DType, Error, Result};
+use crate::types::{MAX_DIM, Metric};
 
 pub(crate) mod bitmap;
 pub(crate) mod blocks;
@@ -16,10 +21,9 @@ pub(crate) const VERSION_MAJOR: u16 = 1;
 /// Minor version: readers of the same major version read all minor ones.
 pub(crate) const VERSION_MINOR: u16 = 0;
 
-/// Feature flags (incompat: may not be read without knowing them; ro-compat: may not be written; compat: for
-/// information). Version 1.0 defines none of the first two.
+/// Feature flags without which a file cannot be read. Version 1.0 defines none.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
-/// Feature flags that do not stop a reader.
+/// Feature flags without which a file may be read, but a store not be written. Version 1.0 defines none.
 pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
 /// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a damaged one.
 pub(crate) const COMPAT_LOST: u64 = 1;
@@ -35,16 +39,47 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, key)
 }
 
+/// CRC-32 of a record before its last field (this checksum), then of the bytes that follow the record.
+pub(crate) fn record_crc(record: &impl bytemuck::NoUninit, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(bytemuck::bytes_of(record).split_last_chunk::<4>().map_or(&[][..], |(before, _)| before));
+    hasher.update(rest);
+    hasher.finalize()
+}
+
+/// Refuses a file of another major version, or with a feature that this program does not know.
+pub(crate) fn check_version(path: &Path, major: u16, minor: u16, incompat: u64) -> Result<()> {
+    if major == VERSION_MAJOR && incompat & !KNOWN_INCOMPAT == 0 {
+        return Ok(());
+    }
+    Err(Error::UnsupportedVersion {
+        path: path.to_owned(),
+        expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
+        found: format!("{major}.{minor} with incompat flags {incompat:#x}"),
+    })
+}
+
+/// Refuses vectors that no store can hold; the error says why.
+pub(crate) fn check_vectors(dim: u32, dtype: u8, metric: u8) -> Result<(), String> {
+    if DType::from_code(dtype).is_none() || Metric::from_code(metric).is_none() {
+        return Err(format!("unknown element type {dtype} or metric {metric}"));
+    }
+    if dim == 0 || dim as usize > MAX_DIM {
+        return Err(format!("dimension {dim} is not possible"));
+    }
+    Ok(())
+}
+
 /// A fresh random id.
-pub(crate) fn random_id() -> crate::base::Result<Id> {
+pub(crate) fn random_id() -> Result<Id> {
     random_ids().map(|[id]| id)
 }
 
-/// Several of them, asking the system once.
-pub(crate) fn random_ids<const N: usize>() -> crate::base::Result<[Id; N]> {
+/// Several random ids, asking the system once.
+pub(crate) fn random_ids<const N: usize>() -> Result<[Id; N]> {
     let mut ids = [[0; 16]; N];
     crate::base::sync::fill_random(ids.as_flattened_mut()).map_err(|error| {
-        crate::base::Error::bad_input(format!("the operating system gives no random numbers: {error}"))
+        Error::bad_input(format!("the operating system gives no random numbers: {error}"))
     })?;
     Ok(ids)
 }

@@ -1,7 +1,7 @@
 //! The SETT section: named texts, so that the manifest can be rebuilt from segments alone.
 //!
-//! u32 count, then per setting u32 length and bytes of the name, u32 length and bytes of the value, in ascending
-//! order of the names; UTF-8. Names that begin with `vecstore.` belong to the store itself.
+//! A u32 count; for each setting, by name in ascending order, u32 length and bytes of the name, then of the value, in
+//! UTF-8. Names that begin with `vecstore.` belong to the store itself.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";
 /// Names with this prefix are not the user's.
 pub(crate) const RESERVED: &str = "vecstore.";
 
-/// Encodes settings. The length limit on settings keeps every count within 32 bits.
+/// Encodes settings.
 pub(crate) fn encode(settings: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&length(settings.len())?);
@@ -45,7 +45,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
         } else {
             len += name.len() + value.len() + 8;
         }
-        // In time: short texts take more memory than the file has bytes.
+        // Checked before the next one is read: short texts take more memory than they have bytes in the file.
         if len > MAX_SETTINGS_LEN {
             return None;
         }

@@ -134,12 +134,8 @@ fn bring_bitmaps(
     if bitmaps == Bitmaps::WhenMany && !many {
         return None;
     }
-    let brought = as_listed(vfs, dir, view, manifest).and_then(|()| {
-        let (segments, last) = (view.segments.iter(), view.last_commit());
-        let published = live::publish(vfs, dir, &manifest.body, segments, last, !view.distrusts_bitmaps)?;
-        published.record.put(&mut manifest.body)?;
-        Ok(published.written)
-    });
+    let brought =
+        as_listed(vfs, dir, view, manifest).and_then(|()| live::publish(vfs, dir, &mut manifest.body, view));
     brought
         .inspect_err(|error| {
             log::warn!("no liveness bitmaps with this checkpoint, opening reads more instead: {error}");

@@ -16,16 +16,15 @@ pub(crate) mod view;
 
 pub(crate) use checkpoint::{Bitmaps, Checkpoint};
 pub(crate) use create::{flush_name, sweep};
-pub(crate) use live::{BitmapName, Checked, Covered, Dead, LIVE, LiveRecord};
+pub(crate) use live::{BitmapName, Checked, Dead, LIVE, LiveRecord};
 pub(crate) use load::SEGMENTS;
 pub(crate) use manifest::{
-    BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, MAX_LEN, Manifest, SegmentRecord,
-    decode_record, encode_record, not_read,
+    BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord, decode_record,
+    encode_record,
 };
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
 pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
-pub(crate) use tiling::Tiling;
 pub use view::Totals;
 pub(crate) use view::{LiveSegment, Meta, View};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::read::{is_absent, open};
-use super::{BitmapName, BitmapRecord, Dead, LIVE, LiveRecord, RECORD, named};
+use super::{BitmapName, Dead, LIVE, LiveRecord, RECORD, named};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{LiveSegment, MANIFEST, Manifest, View, named};
@@ -16,7 +16,7 @@ use crate::vfs::Vfs;
 pub(crate) struct Checked {
     /// File, section and what is wrong.
     pub faults: Vec<(PathBuf, &'static str, Error)>,
-    /// Files that nobody needs.
+    /// Files that nothing needs.
     pub notes: Vec<String>,
     /// A bitmap that MANIFEST lists is not there: a checkpoint may have replaced both.
     pub missing: bool,
@@ -49,14 +49,12 @@ pub(crate) fn check(
     }
     let live = dir.join(LIVE);
     for name in vfs.list(&live).unwrap_or_default() {
-        let path = live.join(&name);
-        match BitmapName::parse(&name) {
-            Some(name) if needed.contains(&name) => {}
-            Some(_) => {
-                checked.notes.push(format!("{}: a bitmap that nothing needs any more", path.display()))
-            }
-            None => checked.notes.push(format!("{}: not a bitmap, ignored", path.display())),
-        }
+        let what = match BitmapName::parse(&name) {
+            Some(name) if needed.contains(&name) => continue,
+            Some(_) => "a bitmap that nothing needs any more",
+            None => "not a bitmap, ignored",
+        };
+        checked.notes.push(format!("{}: {what}", live.join(&name).display()));
     }
     checked
 }
@@ -81,12 +79,13 @@ impl Check<'_> {
         };
         let replayed = self.replay(manifest, record.last);
         for bitmap in &record.bitmaps {
-            let Some(segment) = self.opened.get(&bitmap.segment()) else {
+            let Some(segment) = self.opened.get(&bitmap.segment) else {
                 // A listed segment that cannot be opened is reported; its bitmap is of no use.
-                if !body.segments.iter().any(|listed| listed.name() == bitmap.segment()) {
-                    let detail =
-                        format!("it lists the bitmap {} of a segment it does not list", bitmap.name());
-                    self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+                if body.record_of(bitmap.segment).is_none() {
+                    self.wrong(
+                        path,
+                        format!("it lists the bitmap {} of a segment it does not list", bitmap.name()),
+                    );
                 }
                 continue;
             };
@@ -98,23 +97,21 @@ impl Check<'_> {
                 return;
             }
             self.checked.missing |= absent && name.is_none();
-            let wrong = found.and_then(|dead| match &replayed {
-                Some(replayed) => replayed.compare(&file, segment, &dead),
-                None => Ok(()),
-            });
-            if let Err(error) = wrong {
+            let compare = |dead| replayed.as_ref().map_or(Ok(()), |all| all.compare(&file, segment, &dead));
+            if let Err(error) = found.and_then(compare) {
                 self.fault(&file, if absent { "file" } else { "bitmap" }, error);
             }
         }
-        let without = replayed.iter().flat_map(|replayed| &replayed.least).filter(|live| {
-            let listed = |bitmap: &BitmapRecord| bitmap.segment() == live.segment.name();
-            live.dead.is_some() && !record.bitmaps.iter().any(listed)
-        });
-        for live in without {
-            let detail =
-                format!("it lists no bitmap for {}, which has superseded entries", live.segment.name());
-            self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+        for live in replayed.iter().flat_map(|replayed| &replayed.least) {
+            let name = live.segment.name();
+            if live.dead.is_some() && record.bitmap_of(name).is_none() {
+                self.wrong(path, format!("it lists no bitmap for {name}, which has superseded entries"));
+            }
         }
+    }
+
+    fn wrong(&mut self, path: &Path, detail: String) {
+        self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
     }
 
     /// A bitmap of MANIFEST may be a named checkpoint's too: what is wrong with it is told once.
@@ -167,8 +164,8 @@ impl Replayed {
         }
         let mut kinds = [0u64; 4];
         for index in found.entries.positions() {
-            let kind = usize::from(segment.kind(index)?.code());
-            kinds.get_mut(kind).map(|count| *count += 1).unwrap_or_default();
+            let kind = kinds.get_mut(usize::from(segment.kind(index)?.code()));
+            kind.map(|count| *count += 1).unwrap_or_default();
         }
         if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
             return wrong("its counts are not those of its bits");
@@ -198,7 +195,8 @@ mod tests {
         store.close().unwrap();
         let mut manifest = Manifest::read(&RealFs, &path).unwrap();
         let mut record = LiveRecord::of(&manifest.body).unwrap();
-        record.bitmaps.push(BitmapRecord { first: 9, last: 9, ..record.bitmaps[0] });
+        let segment = SegmentName { first: 9, last: 9, generation: 0 };
+        record.bitmaps.push(super::super::BitmapRecord { segment, ..record.bitmaps[0] });
         record.put(&mut manifest.body).unwrap();
         manifest.write(&RealFs, &path).unwrap();
         let faults = crate::care::verify(&path, |_| {}).unwrap().faults;

@@ -80,7 +80,7 @@ fn what_takes_too_much_memory_is_refused() {
     assert!(error.contains("at most"), "{error}");
 }
 
-/// Whatever is at its bound is written and read again; whatever is beyond is refused by both.
+/// What is at its bound is written and read again; what is beyond it both refuse.
 #[test]
 fn bounds_of_a_body() {
     type Change = fn(&mut Body);
@@ -125,11 +125,11 @@ fn sealed(change: impl FnOnce(&mut Envelope), body: &[u8]) -> Vec<u8> {
     let mut envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
     envelope.body_len = body.len() as u64;
     change(&mut envelope);
-    envelope.crc = checksum(&envelope, body);
+    envelope.crc = record_crc(&envelope, body);
     [bytemuck::bytes_of(&envelope), body].concat()
 }
 
-/// Each with a checksum that matches, so that it is the field itself that is looked at.
+/// Each with a checksum that matches, so that the field itself is looked at.
 #[test]
 fn every_field_of_the_envelope_counts() {
     let body = bincode::serde::encode_to_vec(&manifest().body, config()).unwrap();
@@ -165,7 +165,7 @@ fn every_field_of_the_envelope_counts() {
 
 /// Flags of later versions are kept; what this version writes says which it is.
 #[test]
-fn what_is_written_says_who_wrote_it() {
+fn what_is_written_says_which_version_wrote_it() {
     let manifest = Manifest { ro_compat: 6, ..manifest() };
     let bytes = manifest.encode().unwrap();
     let envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
