@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::session::Writer;
 use crate::base::{Bug, Error, Event, Result};
-use crate::state::{Bitmaps, Checkpoint, Manifest, View};
+use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
 /// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -69,17 +69,19 @@ impl Writer {
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
         let (vfs, dir, first) = (Arc::clone(&self.vfs), self.dir.clone(), view.first_unlisted());
-        let flush = |folder: &std::path::Path| self.flush_names(folder, first);
-        let checkpoint = Checkpoint::prepare(&*vfs, &dir, view, bitmaps, change, flush)?;
-        checkpoint.replace(&*vfs, &dir)?;
-        if let Err(error) = self.flush_names(&dir, first) {
-            if !Bug::NoManifestMark.is_on() {
-                self.manifest_lock.mark_suspect(1);
+        let event = checkpoint::write(&*vfs, &dir, view, bitmaps, change, |folder| {
+            let flushed = self.flush_names(folder, first);
+            // The directory of the store has the manifest's own name.
+            match &flushed {
+                Ok(()) if *folder == dir => self.manifest_lock.clear_suspect(),
+                Err(_) if *folder == dir && !Bug::NoManifestMark.is_on() => {
+                    self.manifest_lock.mark_suspect(1)
+                }
+                _ => {}
             }
-            return Err(error);
-        }
-        self.manifest_lock.clear_suspect();
-        self.events.extend(checkpoint.finish(&*vfs, &dir, view));
+            flushed
+        })?;
+        self.events.extend(event);
         (self.since_checkpoint, self.bytes_since_checkpoint) = (0, 0);
         Ok(())
     }

@@ -3,11 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 use std::path::Path;
 
+use super::blocks::BLOCK_LEN_LOG2;
 use super::section::Section;
-use super::{
-    Id, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, blocks::BLOCK_LEN_LOG2, check_vectors, check_version,
-    record_crc,
-};
+use super::{Id, MAX_COMMIT, Preamble, check_vectors, read_record, record_crc};
 use crate::base::{Bug, Error, Result};
 
 /// First eight bytes of the footer.
@@ -21,11 +19,7 @@ pub(crate) const MAX_SECTIONS: usize = 20;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Footer {
-    pub magic: [u8; 8],
-    pub version_major: u16,
-    pub version_minor: u16,
-    pub footer_len: u32,
-    pub incompat: u64,
+    pub head: Preamble,
     pub ro_compat: u64,
     pub compat: u64,
     /// Of the store, random, for ever.
@@ -76,14 +70,7 @@ const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 impl Footer {
     /// A footer with magic, version and block length set, and nothing else.
     pub fn empty() -> Self {
-        Footer {
-            magic: MAGIC,
-            version_major: VERSION_MAJOR,
-            version_minor: VERSION_MINOR,
-            footer_len: 1024,
-            block_len_log2: BLOCK_LEN_LOG2,
-            ..Footer::zeroed()
-        }
+        Footer { head: Preamble::of(MAGIC, FOOTER_LEN), block_len_log2: BLOCK_LEN_LOG2, ..Footer::zeroed() }
     }
 
     /// Sets the checksum; nothing may change after it.
@@ -110,20 +97,13 @@ impl Footer {
 
     /// As [`Footer::parse`], from the footer's own bytes in a file of this length.
     pub fn parse_bytes(path: &Path, bytes: &[u8; FOOTER_LEN], file_len: u64) -> Result<Self> {
-        let footer: Footer = bytemuck::pod_read_unaligned(bytes);
+        let (footer, _): (Footer, _) =
+            read_record((path, "footer", "segment"), bytes, MAGIC, Bug::TrustFooter)?;
         let wrong = |detail: String| Err(Error::damaged(path, "footer", detail));
-        if footer.magic != MAGIC {
-            let found = "found other bytes (truncated, extended, or no segment)";
-            return wrong(format!("expected the magic number of a segment, {found}"));
-        }
-        if footer.crc != record_crc(&footer, &[]) && !Bug::TrustFooter.is_on() {
-            return wrong("its checksum does not match".to_owned());
-        }
-        check_version(path, footer.version_major, footer.version_minor, footer.incompat)?;
         if footer.file_len != file_len && !Bug::TrustFileLength.is_on() {
             return wrong(format!("expected a file of {} bytes, found {file_len}", footer.file_len));
         }
-        if footer.footer_len as usize != FOOTER_LEN
+        if footer.head.len as usize != FOOTER_LEN
             || footer.block_len_log2 != BLOCK_LEN_LOG2
             || usize::from(footer.section_count) > MAX_SECTIONS
         {
@@ -188,12 +168,12 @@ mod tests {
     #[test]
     fn a_later_version_is_named() {
         let mut footer = sealed();
-        footer.version_major = 2;
+        footer.head.version_major = 2;
         footer.seal();
         let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err().to_string();
         assert!(error.contains("2.0") && error.contains("1.0"), "{error}");
         let mut footer = sealed();
-        footer.incompat = 8;
+        footer.head.incompat = 8;
         footer.seal();
         assert!(matches!(
             Footer::parse(Path::new("x"), footer.bytes()),

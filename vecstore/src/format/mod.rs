@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use crate::base::{DType, Error, Result};
+use bytemuck::{Pod, Zeroable};
+
+use crate::base::{Bug, DType, Error, Result};
 use crate::types::{MAX_DIM, Metric};
 
 pub(crate) mod bitmap;
@@ -47,16 +49,56 @@ pub(crate) fn record_crc(record: &impl bytemuck::NoUninit, rest: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Refuses a file of another major version, or with a feature that this program does not know.
-pub(crate) fn check_version(path: &Path, major: u16, minor: u16, incompat: u64) -> Result<()> {
-    if major == VERSION_MAJOR && incompat & !KNOWN_INCOMPAT == 0 {
-        return Ok(());
+/// What a footer, a bitmap and a manifest begin with. They end with a checksum of four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Preamble {
+    pub magic: [u8; 8],
+    pub version_major: u16,
+    pub version_minor: u16,
+    /// Length of the record that begins with this; zero in a manifest.
+    pub len: u32,
+    pub incompat: u64,
+}
+
+impl Preamble {
+    pub const fn of(magic: [u8; 8], len: usize) -> Self {
+        let (version_major, version_minor) = (VERSION_MAJOR, VERSION_MINOR);
+        Preamble { magic, version_major, version_minor, len: len as u32, incompat: 0 }
     }
-    Err(Error::UnsupportedVersion {
-        path: path.to_owned(),
-        expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
-        found: format!("{major}.{minor} with incompat flags {incompat:#x}"),
-    })
+}
+
+/// Reads the record that a file, or its footer, begins with, and returns what follows. Its magic number, its checksum
+/// (unless a bug `trusts` it) and its version are right; `what` names the kind of file, `section` the part of it.
+pub(crate) fn read_record<'a, T: Pod>(
+    (path, section, what): (&Path, &str, &str),
+    bytes: &'a [u8],
+    magic: [u8; 8],
+    trusts: Bug,
+) -> Result<(T, &'a [u8])> {
+    let damaged = |detail: String| Err(Error::damaged(path, section, detail));
+    let Some((head, rest)) = bytes.split_at_checked(size_of::<T>()) else {
+        return damaged(format!("expected at least {} bytes, found {}", size_of::<T>(), bytes.len()));
+    };
+    let record: T = bytemuck::pod_read_unaligned(head);
+    let found: Preamble = bytemuck::pod_read_unaligned(head.get(..size_of::<Preamble>()).unwrap_or_default());
+    if found.magic != magic {
+        let found = format!("found other bytes (truncated, extended, or no {what})");
+        return damaged(format!("expected the magic number of a {what}, {found}"));
+    }
+    let crc = head.last_chunk().map(|crc| u32::from_le_bytes(*crc));
+    if crc != Some(record_crc(&record, rest)) && !trusts.is_on() {
+        return damaged("its checksum does not match".to_owned());
+    }
+    if found.version_major != VERSION_MAJOR || found.incompat & !KNOWN_INCOMPAT != 0 {
+        let (major, minor, incompat) = (found.version_major, found.version_minor, found.incompat);
+        return Err(Error::UnsupportedVersion {
+            path: path.to_owned(),
+            expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
+            found: format!("{major}.{minor} with incompat flags {incompat:#x}"),
+        });
+    }
+    Ok((record, rest))
 }
 
 /// Refuses vectors that no store can hold; the error says why.

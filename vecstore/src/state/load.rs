@@ -138,9 +138,7 @@ impl Source<'_> {
         // Usually nothing but commits has been added since: then all that is known stays.
         let mut view = View::empty(manifest);
         if let Some(known) = known.filter(|known| continues(known, &view, &chosen)) {
-            view.segments = known.segments.clone();
-            view.totals = known.totals;
-            view.distrusts_bitmaps = known.distrusts_bitmaps;
+            view.take_over(known);
         }
         self.fill(manifest, &mut view, chosen.into_iter(), last_look)?;
         // Commits never go away; a file that did is missing even if nothing was named after it.

@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
-use crate::format::{
-    Id, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, check_vectors, check_version, random_id, record_crc,
-};
+use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, random_id, read_record, record_crc};
 use crate::segment::{Segment, SegmentName};
 use crate::state::load;
 use crate::types::{Fingerprint, check_description, check_settings};
@@ -38,11 +36,7 @@ const MAX_EXTRA: usize = 1024;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Envelope {
-    magic: [u8; 8],
-    version_major: u16,
-    version_minor: u16,
-    padding: u32,
-    incompat: u64,
+    head: Preamble,
     ro_compat: u64,
     compat: u64,
     generation: u64,
@@ -222,9 +216,7 @@ impl Manifest {
             )));
         }
         let mut envelope = Envelope {
-            magic: MAGIC,
-            version_major: VERSION_MAJOR,
-            version_minor: VERSION_MINOR,
+            head: Preamble::of(MAGIC, 0),
             ro_compat: self.ro_compat,
             compat: self.compat,
             generation: self.generation,
@@ -241,22 +233,13 @@ impl Manifest {
         if bytes.len() as u64 > MAX_LEN {
             return Err(damaged(format!("expected at most {MAX_LEN} bytes, found {}", bytes.len())));
         }
-        let Some((head, body)) = bytes.split_at_checked(ENVELOPE_LEN) else {
-            return Err(damaged(format!("expected at least {ENVELOPE_LEN} bytes, found {}", bytes.len())));
-        };
-        let envelope: Envelope = bytemuck::pod_read_unaligned(head);
-        if envelope.magic != MAGIC {
-            return Err(damaged("expected the magic number of a manifest, found other bytes".to_owned()));
-        }
+        let kind = (path, "manifest", "manifest");
+        let (envelope, body): (Envelope, _) = read_record(kind, bytes, MAGIC, Bug::TrustManifest)?;
         if envelope.body_len != body.len() as u64 {
             let (expected, found) = (envelope.body_len, body.len());
             return Err(damaged(format!("expected a body of {expected} bytes, found {found}")));
         }
-        if envelope.crc != record_crc(&envelope, body) && !Bug::TrustManifest.is_on() {
-            return Err(damaged("its checksum does not match".to_owned()));
-        }
-        check_version(path, envelope.version_major, envelope.version_minor, envelope.incompat)?;
-        if envelope.padding != 0 || envelope.tail != 0 {
+        if envelope.head.len != 0 || envelope.tail != 0 {
             return Err(damaged("reserved bytes are not zero".to_owned()));
         }
         // A generation only grows, and must be able to.
@@ -320,7 +303,7 @@ impl Manifest {
 
     /// As [`Manifest::write`] but for the last step: the manifest is visible, not yet durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        write_named(vfs, (dir, MANIFEST), &self.encode()?, "write the manifest", true)
+        write_named(vfs, &dir.join(MANIFEST), &self.encode()?, "write the manifest", true)
     }
 }
 

@@ -14,7 +14,7 @@ pub(crate) mod temporaries;
 pub(crate) mod tiling;
 pub(crate) mod view;
 
-pub(crate) use checkpoint::{Bitmaps, Checkpoint};
+pub(crate) use checkpoint::Bitmaps;
 pub(crate) use create::{flush_name, sweep};
 pub(crate) use live::{BitmapName, Checked, Dead, LIVE, LiveRecord};
 pub(crate) use load::SEGMENTS;
@@ -25,6 +25,6 @@ pub(crate) use manifest::{
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
-pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
+pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_named};
 pub use view::Totals;
-pub(crate) use view::{LiveSegment, Meta, View};
+pub(crate) use view::{LiveSegment, View};

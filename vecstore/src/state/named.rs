@@ -48,13 +48,11 @@ pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
 /// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and being read; it
 /// is left out then.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    let mut versions = Vec::new();
-    for name in names(vfs, dir)? {
-        if let Some(manifest) = read_if_there(vfs, dir, &name)? {
-            versions.push(Version { manifest, name });
-        }
-    }
-    Ok(versions)
+    let version = |name: String| {
+        let manifest = read_if_there(vfs, dir, &name).transpose()?;
+        Some(manifest.map(|manifest| Version { name, manifest }))
+    };
+    names(vfs, dir)?.into_iter().filter_map(version).collect()
 }
 
 /// The manifests of those that can be read.
@@ -94,7 +92,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     let folder = make_folder(vfs, dir, CHECKPOINTS, !names(vfs, dir)?.is_empty())?;
     remove_temporaries(vfs, &folder, TMP_PREFIX);
     let bytes = manifest.encode()?;
-    let write = |replaces| write_named(vfs, (&folder, name), &bytes, "write the checkpoint", replaces);
+    let write = |replaces| write_named(vfs, &folder.join(name), &bytes, "write the checkpoint", replaces);
     write(false).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
             Error::bad_input(format!(

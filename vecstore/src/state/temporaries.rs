@@ -46,28 +46,22 @@ pub(super) fn write_error(
     Error::NoSpace { path: path.to_owned(), needed: len, free, source: Arc::new(source) }
 }
 
-/// Writes a file whole under a temporary name in the directory it will be named in, and flushes it. The caller holds the
-/// manifest lock.
-pub(crate) fn write_temporary(vfs: &dyn Vfs, dir: &Path, bytes: &[u8], op: &'static str) -> Result<PathBuf> {
-    let written = write_new(vfs, (dir, TMP_PREFIX), bytes.len() as u64, op, |file| {
-        file.write_all(bytes)?;
-        file.flush()
-    });
-    Ok(written?.0)
-}
-
-/// Writes a file whole, flushes it, and gives it its name in `dir`, which is not durable yet. `replaces`: another file may
-/// have the name. The caller holds the manifest lock.
-pub(super) fn write_named(
+/// Writes a file whole, flushes it under a temporary name, and gives it its own, which is not durable yet. `replaces`:
+/// another file may have that name. The caller holds the manifest lock.
+pub(crate) fn write_named(
     vfs: &dyn Vfs,
-    (dir, name): (&Path, &str),
+    path: &Path,
     bytes: &[u8],
     op: &'static str,
     replaces: bool,
 ) -> Result<()> {
-    let (tmp, path) = (write_temporary(vfs, dir, bytes, op)?, dir.join(name));
-    let named = if replaces { vfs.replace(&tmp, &path) } else { vfs.rename_noreplace(&tmp, &path) };
-    named.inspect_err(|_| remove_own(vfs, &tmp)).at(&path, op)
+    let dir = path.parent().unwrap_or(Path::new(""));
+    let (tmp, ()) = write_new(vfs, (dir, TMP_PREFIX), bytes.len() as u64, op, |file| {
+        file.write_all(bytes)?;
+        file.flush()
+    })?;
+    let named = if replaces { vfs.replace(&tmp, path) } else { vfs.rename_noreplace(&tmp, path) };
+    named.inspect_err(|_| remove_own(vfs, &tmp)).at(path, op)
 }
 
 /// Makes a folder of the store, its name durable, unless files rely on that name already.

@@ -20,13 +20,9 @@ pub(crate) fn choose(
     lists: &[SegmentName],
     present: &[SegmentName],
 ) -> Result<Vec<SegmentName>> {
-    let mut newest: BTreeMap<(u64, u64), SegmentName> = BTreeMap::new();
-    for name in present {
-        let best = newest.entry((name.first, name.last)).or_insert(*name);
-        if name.generation > best.generation {
-            *best = *name;
-        }
-    }
+    // Of those with the same range the last one stays.
+    let newest: BTreeMap<(u64, u64), SegmentName> =
+        present.iter().map(|name| ((name.first, name.last), *name)).collect();
     let listed_last = lists.last().map_or(0, |name| name.last);
     let mut chosen: Vec<SegmentName> = Vec::new();
     let mut next = 1u64;

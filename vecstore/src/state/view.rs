@@ -10,7 +10,7 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, Dead, EpochRecord, LiveRecord, MANIFEST, Manifest, SegmentRecord, damaged};
+use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord, damaged, live};
 use crate::types::{Fingerprint, Metric};
 
 /// Counts over the live entries of a snapshot.
@@ -96,11 +96,9 @@ impl LiveSegment {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub meta: Arc<Meta>,
-    /// Generation of the manifest this view began with.
-    pub manifest_generation: u64,
-    /// Last commit that manifest lists.
+    /// Last commit that the manifest of this view lists.
     pub manifest_last: u64,
-    /// The manifest's ro-compat flags.
+    /// The ro-compat flags of that manifest.
     pub ro_compat: u64,
     pub segments: Vec<LiveSegment>,
     pub totals: Totals,
@@ -115,14 +113,19 @@ impl View {
     pub fn empty(manifest: &Manifest) -> Self {
         View {
             meta: Arc::new(Meta::of(&manifest.body)),
-            manifest_generation: manifest.generation,
             manifest_last: manifest.body.last_commit(),
             ro_compat: manifest.ro_compat,
             segments: Vec::new(),
             totals: Totals::default(),
-            covered: LiveRecord::of(&manifest.body).map_or(0, |record| record.last),
+            covered: live::complete_up_to(&manifest.body),
             distrusts_bitmaps: false,
         }
+    }
+
+    /// Takes over segments and what is known of them from another view.
+    pub fn take_over(&mut self, other: &View) {
+        self.segments.clone_from(&other.segments);
+        (self.totals, self.distrusts_bitmaps) = (other.totals, other.distrusts_bitmaps);
     }
 
     pub fn last_commit(&self) -> u64 {

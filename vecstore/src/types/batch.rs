@@ -190,15 +190,9 @@ impl Batch {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: DType::I8 });
         }
         self.check_shape(rows.len())?;
-        if scales.len() != rows.len() / self.dim
-            || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite()))
-        {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": {} rows need as many finite scales, found {}",
-                String::from_utf8_lossy(key),
-                rows.len() / self.dim,
-                scales.len()
-            )));
+        let (count, found) = (rows.len() / self.dim, scales.len());
+        if found != count || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite())) {
+            return refuse(key, format_args!("{count} rows need as many finite scales, found {found}"));
         }
         self.add(key, Kind::Rows, bytemuck::cast_slice(rows), scales, payload)
     }
@@ -220,13 +214,9 @@ impl Batch {
             && !T::are_finite(rows)
             && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
         {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": element {} of row {} is not finite (as {}); find out what made it, or allow such values",
-                String::from_utf8_lossy(key),
-                at % self.dim,
-                at / self.dim,
-                T::DTYPE
-            )));
+            let (element, row, dtype) = (at % self.dim, at / self.dim, T::DTYPE);
+            let what = format_args!("element {element} of row {row} is not finite (as {dtype})");
+            return refuse(key, format_args!("{what}; find out what made it, or allow such values"));
         }
         Ok(())
     }
@@ -257,17 +247,15 @@ impl Batch {
 
     fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
         if key.is_empty() || key.len() > MAX_KEY_LEN {
+            let len = key.len();
             return Err(Error::bad_input(format!(
-                "a key of {} bytes is not possible; use 1 to {MAX_KEY_LEN}",
-                key.len()
+                "a key of {len} bytes is not possible; use 1 to {MAX_KEY_LEN}"
             )));
         }
         if payload.len() > MAX_PAYLOAD_LEN {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": a payload of {} bytes is too long; the limit is {MAX_PAYLOAD_LEN}",
-                String::from_utf8_lossy(key),
-                payload.len()
-            )));
+            let len = payload.len();
+            let what = format_args!("a payload of {len} bytes is too long; the limit is {MAX_PAYLOAD_LEN}");
+            return refuse(key, what);
         }
         if u32::try_from(self.entries.len() + 1).is_err() {
             return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
@@ -310,6 +298,10 @@ impl Batch {
             entry
         })
     }
+}
+
+fn refuse(key: &[u8], what: std::fmt::Arguments<'_>) -> Result<()> {
+    Err(Error::bad_input(format!("key \"{}\": {what}", String::from_utf8_lossy(key))))
 }
 
 #[cfg(test)]

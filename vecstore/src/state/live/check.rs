@@ -31,9 +31,8 @@ pub(crate) fn check(
     manifest: &Manifest,
     opened: &HashMap<SegmentName, Arc<Segment>>,
 ) -> Checked {
-    let mut checked = Checked::default();
+    let mut check = Check { vfs, dir, opened, checked: Checked::default() };
     let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
-    let mut check = Check { vfs, dir, opened, checked: &mut checked };
     check.manifest(&dir.join(MANIFEST), manifest, None);
     for name in named::names(vfs, dir).unwrap_or_default() {
         let path = dir.join(named::CHECKPOINTS).join(&name);
@@ -47,6 +46,7 @@ pub(crate) fn check(
             Err(error) => check.checked.faults.push((path, "manifest", error)),
         }
     }
+    let mut checked = check.checked;
     let live = dir.join(LIVE);
     for name in vfs.list(&live).unwrap_or_default() {
         let what = match BitmapName::parse(&name) {
@@ -63,7 +63,7 @@ struct Check<'a> {
     vfs: &'a dyn Vfs,
     dir: &'a Path,
     opened: &'a HashMap<SegmentName, Arc<Segment>>,
-    checked: &'a mut Checked,
+    checked: Checked,
 }
 
 impl Check<'_> {
@@ -82,10 +82,8 @@ impl Check<'_> {
             let Some(segment) = self.opened.get(&bitmap.segment) else {
                 // A listed segment that cannot be opened is reported; its bitmap is of no use.
                 if body.record_of(bitmap.segment).is_none() {
-                    self.wrong(
-                        path,
-                        format!("it lists the bitmap {} of a segment it does not list", bitmap.name()),
-                    );
+                    let name = bitmap.name();
+                    self.wrong(path, format!("it lists the bitmap {name} of a segment it does not list"));
                 }
                 continue;
             };
@@ -93,16 +91,17 @@ impl Check<'_> {
             self.checked.read.insert(bitmap.name());
             let found = open(self.vfs, self.dir, bitmap, segment);
             let absent = found.as_ref().is_err_and(is_absent);
-            if absent && name.is_some_and(|name| !self.is_there(name)) {
+            let read_again = |name| named::read(self.vfs, self.dir, name);
+            if absent && matches!(name.map(read_again), Some(Err(Error::BadInput { .. }))) {
                 return;
             }
             self.checked.missing |= absent && name.is_none();
-            let compare = |dead| replayed.as_ref().map_or(Ok(()), |all| all.compare(&file, segment, &dead));
+            let compare = |dead| replayed.as_ref().map_or(Ok(()), |all| compare(&file, segment, &dead, all));
             if let Err(error) = found.and_then(compare) {
                 self.fault(&file, if absent { "file" } else { "bitmap" }, error);
             }
         }
-        for live in replayed.iter().flat_map(|replayed| &replayed.least) {
+        for live in replayed.iter().flat_map(|(least, _)| least) {
             let name = live.segment.name();
             if live.dead.is_some() && record.bitmap_of(name).is_none() {
                 self.wrong(path, format!("it lists no bitmap for {name}, which has superseded entries"));
@@ -121,10 +120,6 @@ impl Check<'_> {
         }
     }
 
-    fn is_there(&self, name: &str) -> bool {
-        !matches!(named::read(self.vfs, self.dir, name), Err(Error::BadInput { .. }))
-    }
-
     /// What the kills say; `None` where segments are missing or wrong.
     fn replay(&self, manifest: &Manifest, last: u64) -> Option<Replayed> {
         let mut view = View::empty(manifest);
@@ -136,42 +131,36 @@ impl Check<'_> {
                 least = view.segments.clone();
             }
         }
-        Some(Replayed { least, most: view.segments })
+        Some((least, view.segments))
     }
 }
 
-/// What is superseded according to the kills.
-struct Replayed {
-    /// By the segments that the record is about: a bitmap has at least that.
-    least: Vec<LiveSegment>,
-    /// By all that are listed: a bitmap has no more than that.
-    most: Vec<LiveSegment>,
-}
+/// What is superseded according to the kills: those of the segments that the record is about, which a bitmap has at least;
+/// and those of all that are listed, which it has at most.
+type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
 
-impl Replayed {
-    fn compare(&self, path: &Path, segment: &Segment, found: &Dead) -> Result<()> {
-        let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
-        let of = |segments: &[LiveSegment]| {
-            let live = segments.iter().find(|live| live.segment.name() == segment.name());
-            live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment)))
-        };
-        let within = |a: &Dead, b: &Dead| a.entries.is_subset(&b.entries) && a.rows.is_subset(&b.rows);
-        if !within(&of(&self.least), found) {
-            return wrong("a superseded entry is not in it");
-        }
-        if !within(found, &of(&self.most)) {
-            return wrong("an entry is in it that nothing supersedes");
-        }
-        let mut kinds = [0u64; 4];
-        for index in found.entries.positions() {
-            let kind = kinds.get_mut(usize::from(segment.kind(index)?.code()));
-            kind.map(|count| *count += 1).unwrap_or_default();
-        }
-        if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
-            return wrong("its counts are not those of its bits");
-        }
-        Ok(())
+fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replayed) -> Result<()> {
+    let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
+    let of = |segments: &[LiveSegment]| {
+        let live = segments.iter().find(|live| live.segment.name() == segment.name());
+        live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment)))
+    };
+    let within = |a: &Dead, b: &Dead| a.entries.is_subset(&b.entries) && a.rows.is_subset(&b.rows);
+    if !within(&of(least), found) {
+        return wrong("a superseded entry is not in it");
     }
+    if !within(found, &of(most)) {
+        return wrong("an entry is in it that nothing supersedes");
+    }
+    let mut kinds = [0u64; 4];
+    for index in found.entries.positions() {
+        let kind = kinds.get_mut(usize::from(segment.kind(index)?.code()));
+        kind.map(|count| *count += 1).unwrap_or_default();
+    }
+    if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
+        return wrong("its counts are not those of its bits");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

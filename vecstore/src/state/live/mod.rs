@@ -162,6 +162,11 @@ pub(crate) fn after_merge(body: &mut Body, before: Option<LiveRecord>, output: S
     }
 }
 
+/// Up to which commit the bitmaps of a manifest know all kills.
+pub(crate) fn complete_up_to(body: &Body) -> u64 {
+    LiveRecord::of(body).map_or(0, |record| record.last)
+}
+
 /// Forgets the bitmaps of a manifest: opening replays.
 pub(crate) fn forget(body: &mut Body) {
     body.extra.remove(RECORD);

@@ -17,7 +17,7 @@ pub(super) fn open(vfs: &dyn Vfs, dir: &Path, record: &BitmapRecord, segment: &S
     let path = dir.join(LIVE).join(record.name().to_string());
     let file = vfs.map(&path).at(&path, "map the liveness bitmap")?;
     let damaged = |detail: String| Error::damaged(&path, "bitmap", detail);
-    let header = Header::parse(&file).map_err(damaged)?;
+    let header = Header::parse(&path, &file)?;
     let footer = segment.footer();
     let of_segment = (header.store_id, header.first, header.last, header.generation, header.footer_crc)
         == (footer.store_id, footer.first, footer.last, footer.generation, footer.crc)

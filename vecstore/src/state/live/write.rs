@@ -49,7 +49,7 @@ fn bring(
             make_folder(vfs, dir, LIVE, !named(body).is_empty())?;
         }
         let (record, bytes) = encode(segment, dead)?;
-        write_named(vfs, (&live, &record.name().to_string()), &bytes, "write a liveness bitmap", false)?;
+        write_named(vfs, &live.join(record.name().to_string()), &bytes, "write a liveness bitmap", false)?;
         written.push(record.name());
         bitmaps.push(record);
     }
