@@ -7,7 +7,8 @@ use super::session::Writer;
 use crate::base::{Bug, Error, Event, Result};
 use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
-/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
+/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait
+/// meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Commits after a checkpoint from which on it is told that there is none.
 const OVERDUE: u64 = 1024;
@@ -23,8 +24,8 @@ impl Writer {
         self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, |_| Ok(()))
     }
 
-    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the next commit.
-    /// The commits are durable without it.
+    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the
+    /// next commit. The commits are durable without it.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
         match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
             Ok(()) => self.failed_checkpoints = 0,
@@ -37,7 +38,8 @@ impl Writer {
         }
     }
 
-    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is applied.
+    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is
+    /// applied.
     ///
     /// Called under the commit lock.
     pub fn update_manifest(

@@ -1,7 +1,7 @@
 //! Checksums per block.
 //!
-//! Every section is cut into blocks of 64 KiB (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in the CRCS
-//! section, which locates a flipped bit to 64 KiB, and which a merge can carry over.
+//! Every section is cut into blocks of 64 KiB (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in
+//! the CRCS section, which locates a flipped bit to 64 KiB, and which a merge can carry over.
 
 /// Bytes per block.
 pub(crate) const BLOCK_LEN: usize = 1 << BLOCK_LEN_LOG2;

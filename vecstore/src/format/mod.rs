@@ -1,7 +1,7 @@
 //! The bytes on disk, one concept per file. `docs/FORMAT.md` is the same in words.
 //!
-//! All integers are little-endian. Records are cast straight from the file, so this crate builds for little-endian
-//! machines only.
+//! All integers are little-endian. Records are cast straight from the file, so this crate builds for
+//! little-endian machines only.
 
 use std::path::Path;
 
@@ -27,7 +27,8 @@ pub(crate) const VERSION_MINOR: u16 = 0;
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Feature flags without which a file may be read, but a store not be written. Version 1.0 defines none.
 pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
-/// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a damaged one.
+/// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a
+/// damaged one.
 pub(crate) const COMPAT_LOST: u64 = 1;
 
 /// Commit numbers end here, so that the next one can always be computed.
@@ -68,8 +69,9 @@ impl Preamble {
     }
 }
 
-/// Reads the record that a file, or its footer, begins with, and returns what follows. Its magic number, its checksum
-/// (unless a bug `trusts` it) and its version are right; `what` names the kind of file, `section` the part of it.
+/// Reads the record that a file, or its footer, begins with, and returns what follows. Its magic number, its
+/// checksum (unless a bug `trusts` it) and its version are right; `what` names the kind of file, `section`
+/// the part of it.
 pub(crate) fn read_record<'a, T: Pod>(
     (path, section, what): (&Path, &str, &str),
     bytes: &'a [u8],

@@ -1,7 +1,7 @@
 //! The SETT section: named texts, so that the manifest can be rebuilt from segments alone.
 //!
-//! A u32 count; for each setting, by name in ascending order, u32 length and bytes of the name, then of the value, in
-//! UTF-8. Names that begin with `vecstore.` belong to the store itself.
+//! A u32 count; for each setting, by name in ascending order, u32 length and bytes of the name, then of the
+//! value, in UTF-8. Names that begin with `vecstore.` belong to the store itself.
 
 use std::collections::BTreeMap;
 

@@ -9,8 +9,8 @@ use crate::state::{
 };
 use crate::vfs::Vfs;
 
-/// From this many kills that are in no bitmap yet, a checkpoint that no user asked for writes bitmaps too. Replaying them
-/// takes some milliseconds; each bitmap costs a flush, and there can be as many as segments.
+/// From this many kills that are in no bitmap yet, a checkpoint that no user asked for writes bitmaps too.
+/// Replaying them takes some milliseconds; each bitmap costs a flush, and there can be as many as segments.
 const MANY_KILLS: u64 = 1 << 16;
 
 /// What a checkpoint does with liveness bitmaps.
@@ -22,8 +22,9 @@ pub(crate) enum Bitmaps {
     WhenMany,
 }
 
-/// Replaces the manifest by one that is derived from the one on disk: commits are appended, bitmaps brought up to date, then
-/// `change` is applied. `flush` flushes a directory of the store; after a failure nothing more is written.
+/// Replaces the manifest by one that is derived from the one on disk: commits are appended, bitmaps brought
+/// up to date, then `change` is applied. `flush` flushes a directory of the store; after a failure nothing
+/// more is written.
 pub(crate) fn write(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -41,8 +42,9 @@ pub(crate) fn write(
     }
     let from = manifest.body.last_commit() + 1;
     if manifest.body.is_backup() {
-        // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
-        // of it: no manifest ever listed them. Should they come back, they would follow this one in another epoch.
+        // What is written to a backup is a history of its own. Files that an interrupted backup brought are
+        // not part of it: no manifest ever listed them. Should they come back, they would follow this one in
+        // another epoch.
         let mut beyond = load::list_segments(vfs, dir)?;
         beyond.retain(|name| name.last >= from);
         quarantine::move_aside(vfs, dir, &beyond)?;
@@ -74,8 +76,8 @@ pub(crate) fn write(
     if Bug::RemoveBitmapsEarly.is_on() {
         let _ = live::remove_unlisted(vfs, dir, &manifest, superseded.clone());
     }
-    // All names that it lists are durable: our own since they were committed, those of others since this handle caught up
-    // with them, those of bitmaps since they were written.
+    // All names that it lists are durable: our own since they were committed, those of others since this
+    // handle caught up with them, those of bitmaps since they were written.
     manifest.replace(vfs, dir).inspect_err(|_| {
         live::discard_unlisted(vfs, dir, &manifest, written.as_deref().unwrap_or_default());
     })?;
@@ -94,9 +96,9 @@ pub(crate) fn write(
     Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
 
-/// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote; `None` when
-/// they are left as they are. They can be derived, so a failure to write them is none of the checkpoint: the record that
-/// the manifest has says itself how far it goes.
+/// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote;
+/// `None` when they are left as they are. They can be derived, so a failure to write them is none of the
+/// checkpoint: the record that the manifest has says itself how far it goes.
 fn bring_bitmaps(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -118,8 +120,8 @@ fn bring_bitmaps(
         .ok()
 }
 
-/// Makes the view consist of the very files that the manifest lists: another handle may have merged some that this
-/// one still reads, and bitmaps are about files.
+/// Makes the view consist of the very files that the manifest lists: another handle may have merged some that
+/// this one still reads, and bitmaps are about files.
 fn as_listed(vfs: &dyn Vfs, dir: &Path, view: &mut View, manifest: &Manifest) -> Result<()> {
     let ours = view.segments.iter().map(|live| SegmentRecord::of(&live.segment));
     if !ours.eq(manifest.body.segments.iter().copied()) {

@@ -1,5 +1,5 @@
-//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
-//! not at all.
+//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists
+//! whole or not at all.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -63,8 +63,8 @@ pub(crate) fn place(
         discard(vfs, &sibling);
         return Err(error);
     }
-    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store that was created in the
-    // meantime: a store is never empty.
+    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store that was
+    // created in the meantime: a store is never empty.
     if let Err(source) = vfs.replace(&sibling, dir) {
         discard(vfs, &sibling);
         refuse_existing(vfs, dir)?;
@@ -72,8 +72,8 @@ pub(crate) fn place(
     }
     let flushed = flush_name(vfs, dir);
     if flushed.is_err() {
-        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the name goes
-        // again: the next attempt gives a new one.
+        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the
+        // name goes again: the next attempt gives a new one.
         match vfs.replace(dir, &sibling) {
             Ok(()) => discard(vfs, &sibling),
             Err(error) => log::warn!("{}: not taken back: {error}", dir.display()),
@@ -82,8 +82,8 @@ pub(crate) fn place(
     flushed
 }
 
-/// Makes the store's own name durable. An opener that writes does this too: the creator may have died between giving the
-/// name and flushing it.
+/// Makes the store's own name durable. An opener that writes does this too: the creator may have died between
+/// giving the name and flushing it.
 pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(Path::new(""));
     match vfs.flush_dir(parent) {
@@ -116,9 +116,9 @@ fn exists(dir: &Path, found: &str) -> Result<()> {
     Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
 }
 
-/// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
-/// lock within. Where the lock file is not there (yet), nothing tells, and what is there stays, but for a directory with
-/// nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
+/// Removes what was being built beside stores of these names when its builder died. A builder that is alive
+/// holds a lock within. Where the lock file is not there (yet), nothing tells, and what is there stays, but
+/// for a directory with nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
     // A relative path's parent is the current directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -195,8 +195,8 @@ fn build(
     manifest.write(vfs, dir)
 }
 
-/// Removes what [`build`] made; it is ours alone, for its name is random. The lock file goes last: without it nothing tells
-/// that what is left is a leftover.
+/// Removes what [`build`] made; it is ours alone, for its name is random. The lock file goes last: without it
+/// nothing tells that what is left is a leftover.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
     let segments = dir.join(SEGMENTS);
     for folder in [segments.as_path(), dir] {

@@ -1,5 +1,5 @@
-//! Segments that a merge has found damaged. The manifest remembers them: merges go around them, and `vecstore info` tells
-//! of them.
+//! Segments that a merge has found damaged. The manifest remembers them: merges go around them, and `vecstore
+//! info` tells of them.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use crate::state::{Body, decode_record, encode_record};
 /// In `extra` of a manifest: listed segments that are damaged.
 const RECORD: &str = "vecstore.damaged";
 
-/// The damaged segments that a manifest knows of. A repair may have replaced those that it does not list any more.
+/// The damaged segments that a manifest knows of. A repair may have replaced those that it does not list any
+/// more.
 pub(crate) fn of(body: &Body) -> BTreeSet<SegmentName> {
     let known = body.extra.get(RECORD).and_then(|bytes| decode_record(bytes));
     let mut known: BTreeSet<SegmentName> = known.unwrap_or_default();

@@ -24,8 +24,8 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
     Ok(names)
 }
 
-/// Every segment name that a file has had, as far as can be seen: in segments/ and quarantine/, listed by the manifest or
-/// by one of these named checkpoints.
+/// Every segment name that a file has had, as far as can be seen: in segments/ and quarantine/, listed by the
+/// manifest or by one of these named checkpoints.
 pub(crate) fn known_names(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -49,14 +49,15 @@ pub(crate) fn next_generation(known: &[SegmentName], first: u64, last: u64) -> S
 
 /// Reads the store's state. Segments that `known` holds already are used again, not mapped again.
 ///
-/// Takes no lock: a listing is not atomic, and a merge may replace files meanwhile. A gap, or a file that went away between
-/// listing and mapping, therefore means "list again": only when manifest and listing stay the same is it a fault.
+/// Takes no lock: a listing is not atomic, and a merge may replace files meanwhile. A gap, or a file that
+/// went away between listing and mapping, therefore means "list again": only when manifest and listing stay
+/// the same is it a fault.
 pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<View> {
     load_until(vfs, dir, known, u64::MAX)
 }
 
-/// As [`load`] without mapping a file, for copying the segments: of these no more is read than what says how they follow
-/// each other and what is superseded. A sector that cannot be read is an error.
+/// As [`load`] without mapping a file, for copying the segments: of these no more is read than what says how
+/// they follow each other and what is superseded. A sector that cannot be read is an error.
 pub(crate) fn load_unmapped(vfs: &dyn Vfs, dir: &Path) -> Result<View> {
     const TABLES: [Tag; 5] = [section::KIND, section::REND, section::KILL, section::RUNS, section::SETT];
     let open = |path: &Path, name| open_unmapped(vfs, path, name, &TABLES);
@@ -76,15 +77,16 @@ pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Opti
     Ok(view)
 }
 
-/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was interrupted.
+/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was
+/// interrupted.
 pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
     if manifest.body.is_backup() && !Bug::ReadBeyondBackup.is_on() {
         names.retain(|name| name.last <= manifest.body.last_commit());
     }
 }
 
-/// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A file is foreign only
-/// after a merge has replaced files between the reading of the manifest and the listing.
+/// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A file is
+/// foreign only after a merge has replaced files between the reading of the manifest and the listing.
 fn is_motion(error: &Error) -> bool {
     match error {
         Error::MissingSegment { .. } | Error::ForeignSegment { .. } => true,
@@ -113,8 +115,9 @@ impl Source<'_> {
             let mut names = list_segments(self.vfs, self.dir)?;
             count_for(&manifest, &mut names);
             names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
-            // What a listing shows beyond a gap may be newer than the listing itself. What the first one showed was there
-            // before the second began, so up to that point the second has no gaps but real ones.
+            // What a listing shows beyond a gap may be newer than the listing itself. What the first one
+            // showed was there before the second began, so up to that point the second has no gaps but real
+            // ones.
             let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
             let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
             names.retain(|name| name.last <= horizon);
@@ -149,8 +152,9 @@ impl Source<'_> {
         Ok(view)
     }
 
-    /// Adds the `chosen` segments that a view lacks, with what is superseded: from the manifest's bitmaps as far as they go,
-    /// from kills after that. A view that is not empty knows what is superseded in its segments: new ones are replayed.
+    /// Adds the `chosen` segments that a view lacks, with what is superseded: from the manifest's bitmaps as
+    /// far as they go, from kills after that. A view that is not empty knows what is superseded in its
+    /// segments: new ones are replayed.
     fn fill(
         &self,
         manifest: &Manifest,
@@ -199,7 +203,8 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// What is known of the superseded entries of segments stays only while these are the first of the very same store.
+    /// What is known of the superseded entries of segments stays only while these are the first of the very
+    /// same store.
     #[test]
     fn what_is_known_stays_while_commits_are_added() {
         let dir = tempfile::tempdir().unwrap();

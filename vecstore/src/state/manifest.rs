@@ -1,8 +1,8 @@
 //! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
 //!
-//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by bincode
-//! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
-//! that came after.
+//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by
+//! bincode with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few
+//! segments that came after.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -27,8 +27,9 @@ pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
 
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
-/// The longest manifest: some 40,000 segments with their bitmaps; Linux lets one process map 65,530 files. What a length
-/// inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
+/// The longest manifest: some 40,000 segments with their bitmaps; Linux lets one process map 65,530 files.
+/// What a length inside may claim before it is read, and what many small records take in memory, stays in
+/// proportion to this.
 pub(crate) const MAX_LEN: u64 = 4 << 20;
 /// Named records in [`Body::extra`]; two names are in use.
 const MAX_EXTRA: usize = 1024;
@@ -181,8 +182,8 @@ impl Body {
     }
 }
 
-/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole manifest has,
-/// because names and texts count for more in memory than in the file.
+/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole
+/// manifest has, because names and texts count for more in memory than in the file.
 fn config() -> impl bincode::config::Config {
     const LIMIT: usize = 2 * MAX_LEN as usize;
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
@@ -266,8 +267,8 @@ impl Manifest {
     /// Reads a store's manifest.
     ///
     /// # Errors
-    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments are
-    /// there.
+    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments
+    /// are there.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let read = || Self::read_file(vfs, &dir.join(MANIFEST), "read the manifest");
         if let Some(manifest) = read()? {
@@ -285,7 +286,8 @@ impl Manifest {
         match vfs.read(path, MAX_LEN) {
             Ok(bytes) => Self::decode(path, &bytes).map(Some),
             Err(error) if is_absent(&error) => Ok(None),
-            // A file that is longer than any manifest is damaged; what else goes wrong says nothing of its bytes.
+            // A file that is longer than any manifest is damaged; what else goes wrong says nothing of its
+            // bytes.
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 Err(Error::damaged(path, "manifest", error.to_string()))
             }

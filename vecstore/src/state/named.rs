@@ -1,7 +1,7 @@
 //! Named checkpoints: the store as of a moment, kept until it is dropped.
 //!
-//! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it lists are
-//! pinned; merges leave them alone.
+//! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it
+//! lists are pinned; merges leave them alone.
 
 use std::path::Path;
 
@@ -36,17 +36,18 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// All named checkpoints, by name, for the removal of what none of them needs. Called under the manifest lock.
+/// All named checkpoints, by name, for the removal of what none of them needs. Called under the manifest
+/// lock.
 pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    // A dropped one may come back in a power cut, if its process died before the name's removal was flushed; and then it
-    // needs its files.
+    // A dropped one may come back in a power cut, if its process died before the name's removal was flushed;
+    // and then it needs its files.
     let folder = dir.join(CHECKPOINTS);
     if_there(vfs.flush_dir(&folder)).at(&folder, "flush the directory")?;
     list(vfs, dir)
 }
 
-/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and being read; it
-/// is left out then.
+/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and
+/// being read; it is left out then.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     let version = |name: String| {
         let manifest = read_if_there(vfs, dir, &name).transpose()?;
@@ -106,7 +107,8 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     if flush().is_ok() {
         return Ok(());
     }
-    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is given anew.
+    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is
+    // given anew.
     if !Bug::FlushNamedAgain.is_on() {
         write(true)?;
     }
@@ -126,7 +128,8 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
     let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
-    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its files.
+    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its
+    // files.
     if let (Err(_), Some(manifest)) = (&flushed, manifest)
         && let Err(error) = write(vfs, dir, name, &manifest)
     {

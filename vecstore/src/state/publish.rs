@@ -14,7 +14,8 @@ use crate::vfs::{Vfs, VfsFile};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verify {
     No,
-    /// What the system has of the file, from memory where it can: a later mistake of this process would spoil that.
+    /// What the system has of the file, from memory where it can: a later mistake of this process would spoil
+    /// that.
     AsRead,
     /// What is on the disk, as far as the system lets go of what it has in memory.
     FromDisk,
@@ -37,9 +38,9 @@ pub(crate) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes a temporary file, flushes it, and gives it its final name, which is not yet durable. Returns its path, its
-    /// footer, and what was made of the file while it was written: of a file that failed that goes before the file does,
-    /// for what is still mapped takes room, and a full disk is to say what is free without it.
+    /// Writes a temporary file, flushes it, and gives it its final name, which is not yet durable. What `write` makes
+    /// of the file goes before a file that failed does: what is still mapped takes room, and a full disk is to say
+    /// what is free without it.
     pub fn publish<T>(
         &self,
         write: impl FnOnce(&mut dyn VfsFile) -> io::Result<(Footer, T)>,

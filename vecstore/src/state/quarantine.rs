@@ -1,5 +1,5 @@
-//! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing in it is ever
-//! deleted.
+//! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing
+//! in it is ever deleted.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Chooses a name in quarantine: the file's own, unless another file has it. The very file may be there: an interrupted
-    /// repair has brought it.
+    /// Chooses a name in quarantine: the file's own, unless another file has it. The very file may be there:
+    /// an interrupted repair has brought it.
     pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
         let mut to = dir.join(QUARANTINE).join(wanted);
         let is_taken = if_there(vfs.metadata(&to)).at(&to, "look at the file")?.is_some();
@@ -36,7 +36,8 @@ impl Move {
     }
 }
 
-/// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
+/// True when two files have the same bytes, as far as they can be read: of one file with two names the same
+/// can.
 pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
     let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
     let len = a.len();
@@ -48,8 +49,8 @@ pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
         })
 }
 
-/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is missing,
-/// and are not to be removed.
+/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is
+/// missing, and are not to be removed.
 pub(crate) fn with_what_is_missing(
     vfs: &dyn Vfs,
     dir: &Path,

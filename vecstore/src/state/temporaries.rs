@@ -1,5 +1,5 @@
-//! What is written under the manifest lock and what it is written into: temporary files that are flushed, then named or
-//! removed; and folders whose names are durable.
+//! What is written under the manifest lock and what it is written into: temporary files that are flushed,
+//! then named or removed; and folders whose names are durable.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,9 @@ use crate::vfs::{Vfs, VfsFile};
 /// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 
-/// Has a file written and flushed under a temporary name: the prefix says under which lock, `len` what it needs. After a
-/// failed flush the file goes, and a later attempt writes another one: the kernel reports a lost page only once.
+/// Has a file written and flushed under a temporary name: the prefix says under which lock, `len` what it
+/// needs. After a failed flush the file goes, and a later attempt writes another one: the kernel reports a
+/// lost page only once.
 pub(super) fn write_new<T>(
     vfs: &dyn Vfs,
     (dir, prefix): (&Path, &str),
@@ -31,7 +32,8 @@ pub(super) fn write_new<T>(
     }
 }
 
-/// The error of a file that could not be written or named; of a full disk it says what is free without that file.
+/// The error of a file that could not be written or named; of a full disk it says what is free without that
+/// file.
 pub(super) fn write_error(
     vfs: &dyn Vfs,
     path: &Path,
@@ -46,8 +48,8 @@ pub(super) fn write_error(
     Error::NoSpace { path: path.to_owned(), needed: len, free, source: Arc::new(source) }
 }
 
-/// Writes a file whole, flushes it under a temporary name, and gives it its own, which is not durable yet. `replaces`:
-/// another file may have that name. The caller holds the manifest lock.
+/// Writes a file whole, flushes it under a temporary name, and gives it its own, which is not durable yet.
+/// `replaces`: another file may have that name. The caller holds the manifest lock.
 pub(crate) fn write_named(
     vfs: &dyn Vfs,
     path: &Path,
@@ -68,8 +70,8 @@ pub(crate) fn write_named(
 pub(super) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: bool) -> Result<PathBuf> {
     let folder = dir.join(name);
     if !is_relied_on {
-        // The maker of an empty one may have died or failed before its name was durable: then no flush of that name can
-        // be believed.
+        // The maker of an empty one may have died or failed before its name was durable: then no flush of
+        // that name can be believed.
         let _ = vfs.remove_dir(&folder);
     }
     match vfs.create_dir(&folder) {
@@ -100,8 +102,8 @@ pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
     }
 }
 
-/// Removes the files whose names begin so: earlier holders of the lock under which they are made have left them. The
-/// caller holds it.
+/// Removes the files whose names begin so: earlier holders of the lock under which they are made have left
+/// them. The caller holds it.
 pub(crate) fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
     for name in vfs.list(dir).unwrap_or_default() {
         if name.to_str().is_some_and(|name| name.starts_with(prefix)) {

@@ -1,7 +1,7 @@
 //! Which files make up commits 1 to N.
 //!
-//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the manifest
-//! does not list it, its inputs are used. For equal ranges the highest generation wins.
+//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the
+//! manifest does not list it, its inputs are used. For equal ranges the highest generation wins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::path::Path;
 use crate::base::{Error, Result};
 use crate::segment::SegmentName;
 
-/// Chooses files of the directory `segments`, in order: those that the manifest `lists` as far as it goes, then the commits
-/// after it. `present` is sorted.
+/// Chooses files of the directory `segments`, in order: those that the manifest `lists` as far as it goes,
+/// then the commits after it. `present` is sorted.
 ///
 /// # Errors
-/// A commit that no file covers, though the manifest or later files say that it exists; and a file that overlaps others
-/// without being a merge of them: two histories in one directory.
+/// A commit that no file covers, though the manifest or later files say that it exists; and a file that overlaps
+/// others without being a merge of them: two histories in one directory.
 pub(crate) fn choose(
     segments: &Path,
     lists: &[SegmentName],

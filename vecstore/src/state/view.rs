@@ -104,7 +104,8 @@ pub(crate) struct View {
     pub totals: Totals,
     /// Last commit whose kills, and all before it, are in the bitmaps that the manifest lists.
     pub covered: u64,
-    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of them anew.
+    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of
+    /// them anew.
     pub distrusts_bitmaps: bool,
 }
 
@@ -153,8 +154,9 @@ impl View {
         Ok(())
     }
 
-    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the manifest
-    /// lists it, the very file. What of it is superseded is known, as are its own kills: bitmaps have both.
+    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the
+    /// manifest lists it, the very file. What of it is superseded is known, as are its own kills: bitmaps
+    /// have both.
     pub fn add_covered(
         &mut self,
         segment: Arc<Segment>,
@@ -199,7 +201,8 @@ impl View {
         Ok(())
     }
 
-    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it knows.
+    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it
+    /// knows.
     fn may_follow(&self, first: u64, epoch: Id) -> bool {
         if first > self.manifest_last {
             return epoch == self.meta.epoch();
@@ -207,7 +210,8 @@ impl View {
         self.meta.epochs.iter().any(|known| known.id == epoch)
     }
 
-    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.
+    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes
+    /// nothing.
     fn apply_kill(&mut self, kill: &Kill) {
         let at = self.place_of(kill.commit);
         let Some(live) = at.and_then(|at| self.segments.get_mut(at)) else { return };
@@ -233,8 +237,8 @@ impl View {
         after.flat_map(|live| live.segment.footer().killed).fold(0, u64::saturating_add)
     }
 
-    /// True when the next opener has kills to replay that a checkpoint would spare it. A backup stays as it is: a change
-    /// makes it a store of its own.
+    /// True when the next opener has kills to replay that a checkpoint would spare it. A backup stays as it
+    /// is: a change makes it a store of its own.
     pub fn wants_bitmaps(&self) -> bool {
         !self.meta.is_backup && (self.distrusts_bitmaps || self.kills_after(self.covered) > 0)
     }

@@ -53,8 +53,8 @@ pub(crate) struct BatchEntry<'a> {
 }
 
 impl Batch {
-    /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch) makes
-    /// one that fits the store.
+    /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch)
+    /// makes one that fits the store.
     pub fn new(dim: usize, dtype: DType) -> Self {
         Batch {
             dim,
@@ -68,13 +68,15 @@ impl Batch {
         }
     }
 
-    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row useless.
+    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row
+    /// useless.
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.allow_non_finite = allow;
         self
     }
 
-    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has committed.
+    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has
+    /// committed.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -125,8 +127,8 @@ impl Batch {
     /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
     ///
     /// # Errors
-    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of another
-    /// type than the batch's, NaN or infinity. The batch is then as it was.
+    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of
+    /// another type than the batch's, NaN or infinity. The batch is then as it was.
     pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, rows: &[T]) -> Result<()> {
         self.push_with_payload(key, rows, &[])
     }
@@ -149,8 +151,8 @@ impl Batch {
         self.add(key, Kind::Rows, bytemuck::cast_slice(rows), &[], payload)
     }
 
-    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a scale per row
-    /// of its largest magnitude over 127.
+    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a
+    /// scale per row of its largest magnitude over 127.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -176,8 +178,8 @@ impl Batch {
     /// Adds rows of `i8` with one scale per row: element times scale is the value.
     ///
     /// # Errors
-    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and where rows and scales are not equal
-    /// in number.
+    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and where rows and scales are
+    /// not equal in number.
     pub fn push_quantized(
         &mut self,
         key: impl AsRef<[u8]>,

@@ -19,13 +19,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds, each at the place of its code.
-    const ALL: [(Kind, &'static str); 4] = [
-        (Kind::Rows, "rows"),
-        (Kind::Empty, "empty"),
-        (Kind::Rejected, "rejected"),
-        (Kind::Tombstone, "tombstone"),
-    ];
+    /// All kinds, and their names, each at the place of its code.
+    const ALL: [Kind; 4] = [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone];
+    const NAMES: [&str; 4] = ["rows", "empty", "rejected", "tombstone"];
 
     /// Number on disk.
     pub(crate) const fn code(self) -> u8 {
@@ -33,13 +29,13 @@ impl Kind {
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Self> {
-        Some(Self::ALL.get(usize::from(code))?.0)
+        Self::ALL.get(usize::from(code)).copied()
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(kind, _)| kind == self).map_or("", |(_, name)| name))
+        f.write_str(Self::NAMES.get(*self as usize).unwrap_or(&""))
     }
 }
 

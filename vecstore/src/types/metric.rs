@@ -18,8 +18,8 @@ pub enum Metric {
 }
 
 impl Metric {
-    const ALL: [(Metric, &'static str); 3] =
-        [(Metric::Cosine, "cosine"), (Metric::Dot, "dot"), (Metric::L2, "l2")];
+    const ALL: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
+    const NAMES: [&str; 3] = ["cosine", "dot", "l2"];
 
     /// Number on disk, counted from 1.
     pub(crate) const fn code(self) -> u8 {
@@ -27,13 +27,13 @@ impl Metric {
     }
 
     pub(crate) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().map(|(metric, _)| metric).find(|metric| metric.code() == code)
+        Self::ALL.into_iter().find(|metric| metric.code() == code)
     }
 }
 
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Self::ALL.iter().find(|(metric, _)| metric == self).map_or("", |(_, name)| name))
+        f.write_str(Self::NAMES.get(*self as usize).unwrap_or(&""))
     }
 }
 
@@ -41,7 +41,7 @@ impl FromStr for Metric {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|(_, name)| *name == text);
+        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(_, name)| *name == text);
         found
             .map(|(metric, _)| metric)
             .ok_or_else(|| Error::bad_input(format!("unknown metric \"{text}\"; use cosine, dot or l2")))

@@ -24,7 +24,8 @@ pub(crate) struct Checked {
     pub read: HashSet<BitmapName>,
 }
 
-/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be opened.
+/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be
+/// opened.
 pub(crate) fn check(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -135,8 +136,8 @@ impl Check<'_> {
     }
 }
 
-/// What is superseded according to the kills: those of the segments that the record is about, which a bitmap has at least;
-/// and those of all that are listed, which it has at most.
+/// What is superseded according to the kills: those of the segments that the record is about, which a bitmap
+/// has at least; and those of all that are listed, which it has at most.
 type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
 
 fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replayed) -> Result<()> {

@@ -85,8 +85,8 @@ impl Dead {
         self.kinds.iter().sum()
     }
 
-    /// Adds an entry and its rows. Kind and number of rows are the kill's, whose checksum was verified, not those of the
-    /// segment's tables.
+    /// Adds an entry and its rows. Kind and number of rows are the kill's, whose checksum was verified, not
+    /// those of the segment's tables.
     pub fn add(&mut self, entry: usize, rows: Range<usize>, kill: &Kill) {
         if !self.entries.insert(entry) {
             return;

@@ -1,10 +1,12 @@
 //! Liveness bitmaps on disk: what is superseded, so that opening need not replay every kill there ever was.
 //!
-//! `live/` holds one immutable file for each segment that has superseded entries. A record of the manifest names them
-//! and says up to which commit they are complete; kills of later segments are replayed. The record also holds a hash of
-//! the segments it is about, because programs that do not know it keep it when they change the list.
+//! `live/` holds one immutable file for each segment that has superseded entries. A record of the manifest
+//! names them and says up to which commit they are complete; kills of later segments are replayed. The record
+//! also holds a hash of the segments it is about, because programs that do not know it keep it when they
+//! change the list.
 //!
-//! Everything here can be derived from the segments. A bitmap that is missing or damaged costs time, never an answer.
+//! Everything here can be derived from the segments. A bitmap that is missing or damaged costs time, never an
+//! answer.
 
 mod check;
 mod dead;
@@ -80,7 +82,8 @@ impl BitmapRecord {
 /// The bitmaps of a manifest. The order of the fields is the format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LiveRecord {
-    /// They know every kill of the segments up to this commit. A segment up to there that has none has nothing dead.
+    /// They know every kill of the segments up to this commit. A segment up to there that has none has
+    /// nothing dead.
     pub last: u64,
     /// Hash of the list of segments up to that commit.
     list: u64,
@@ -126,15 +129,16 @@ impl LiveRecord {
         listed_up_to(body, self.last).filter(|listed| hash_of(listed) == self.list)
     }
 
-    /// The record after a merge: `body` lists an output that ends with commit `last` in place of its inputs. The merge was
-    /// made from a view of the listed segments up to commit `seen`, and left out what that knew as superseded.
+    /// The record after a merge: `body` lists an output that ends with commit `last` in place of its inputs.
+    /// The merge was made from a view of the listed segments up to commit `seen`, and left out what that knew
+    /// as superseded.
     ///
-    /// Nothing has to be written: up to `seen` nothing in the output is superseded, and bitmaps that know kills of later
-    /// commits do no harm, for replaying those changes nothing.
+    /// Nothing has to be written: up to `seen` nothing in the output is superseded, and bitmaps that know
+    /// kills of later commits do no harm, for replaying those changes nothing.
     fn after_merge(self, body: &Body, last: u64, seen: u64) -> Result<Self> {
         let complete = if self.last >= last { self.last.min(seen) } else { self.last };
-        // Where no segment ends there any more (the output is around it, or a merge of newer ones was), it is complete up
-        // to where one does.
+        // Where no segment ends there any more (the output is around it, or a merge of newer ones was), it is
+        // complete up to where one does.
         let complete = body.names().map(|name| name.last).take_while(|last| *last <= complete).last();
         let complete = complete.unwrap_or(0);
         let mut bitmaps = self.bitmaps;
@@ -153,8 +157,8 @@ impl LiveRecord {
     }
 }
 
-/// Brings the record up to date of a manifest that lists a merge's output in place of its inputs. `before` is the record
-/// from before that, `seen` the last commit of the view that the merge was made from.
+/// Brings the record up to date of a manifest that lists a merge's output in place of its inputs. `before` is
+/// the record from before that, `seen` the last commit of the view that the merge was made from.
 pub(crate) fn after_merge(body: &mut Body, before: Option<LiveRecord>, output: SegmentName, seen: u64) {
     let after = before.and_then(|before| before.after_merge(body, output.last, seen).ok());
     if after.is_none_or(|after| after.put(body).is_err()) {
@@ -235,7 +239,8 @@ mod tests {
         }
     }
 
-    /// Programs that do not know the record keep it and change the list: it must say itself that it is about another.
+    /// Programs that do not know the record keep it and change the list: it must say itself that it is about
+    /// another.
     #[test]
     fn a_record_counts_for_the_segments_it_was_written_for() {
         let mut body = body(5);

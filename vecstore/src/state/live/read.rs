@@ -40,8 +40,9 @@ pub(super) fn open(vfs: &dyn Vfs, dir: &Path, record: &BitmapRecord, segment: &S
     })
 }
 
-/// Maps the bitmaps that a manifest lists, and returns what is superseded in each of the first segments, as many as it knows
-/// of; `None` when a bitmap is missing or damaged. `segments` are those that were opened for the manifest, from the first on.
+/// Maps the bitmaps that a manifest lists, and returns what is superseded in each of the first segments, as
+/// many as it knows of; `None` when a bitmap is missing or damaged. `segments` are those that were opened for
+/// the manifest, from the first on.
 ///
 /// # Errors
 /// When one is missing and this is not the last look: a checkpoint may have replaced it, and the manifest.

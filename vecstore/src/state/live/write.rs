@@ -1,4 +1,5 @@
-//! Writing bitmaps: under the manifest lock, durable before a manifest lists them; and removing those that none does.
+//! Writing bitmaps: under the manifest lock, durable before a manifest lists them; and removing those that
+//! none does.
 
 use std::path::Path;
 
@@ -12,9 +13,9 @@ use crate::state::temporaries::{make_folder, remove_own, write_named};
 use crate::state::{Body, Manifest, View, named};
 use crate::vfs::Vfs;
 
-/// Makes a complete set of durable bitmaps for a view, which knows every kill of the segments that `body` lists, and has
-/// the very same segments. Bitmaps that `body` lists, as is on disk, and that are still right are kept, the others are
-/// written; then it lists those. Returns the names of the written ones.
+/// Makes a complete set of durable bitmaps for a view, which knows every kill of the segments that `body`
+/// lists, and has the very same segments. Bitmaps that `body` lists, as is on disk, and that are still right
+/// are kept, the others are written; then it lists those. Returns the names of the written ones.
 ///
 /// Called under the manifest lock.
 pub(crate) fn publish(vfs: &dyn Vfs, dir: &Path, body: &mut Body, view: &View) -> Result<Vec<BitmapName>> {
@@ -54,8 +55,8 @@ fn bring(
         bitmaps.push(record);
     }
     if !written.is_empty() {
-        // A manifest only lists names that are durable. If this fails they are never listed: the next attempt gives
-        // other names.
+        // A manifest only lists names that are durable. If this fails they are never listed: the next attempt
+        // gives other names.
         vfs.flush_dir(&live).at(&live, "flush the directory")?;
     }
     Ok(bitmaps)
@@ -70,7 +71,8 @@ fn encode(segment: &Segment, dead: &Dead) -> Result<(BitmapRecord, Vec<u8>)> {
     Ok((BitmapRecord { segment, crc: header.crc, version, dead }, bytes))
 }
 
-/// Removes bitmaps that were written for a manifest that could not be. (A rename may report failure and have happened.)
+/// Removes bitmaps that were written for a manifest that could not be. (A rename may report failure and have
+/// happened.)
 pub(crate) fn discard_unlisted(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, names: &[BitmapName]) {
     if Manifest::read(vfs, dir).is_ok_and(|there| there.generation != manifest.generation) {
         discard(vfs, dir, names);
@@ -82,8 +84,8 @@ fn discard(vfs: &dyn Vfs, dir: &Path, names: &[BitmapName]) {
     names.iter().for_each(|name| remove_own(vfs, &live.join(name.to_string())));
 }
 
-/// Removes those of `names` that neither this manifest nor a named checkpoint lists; says how many went. An unreadable
-/// checkpoint is an error, for it may need any of them.
+/// Removes those of `names` that neither this manifest nor a named checkpoint lists; says how many went. An
+/// unreadable checkpoint is an error, for it may need any of them.
 ///
 /// Called under the manifest lock, with the manifest that is on disk, its name durable.
 pub(crate) fn remove_unlisted(
