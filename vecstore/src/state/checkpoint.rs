@@ -42,8 +42,8 @@ pub(crate) fn write(
     }
     let from = manifest.body.last_commit() + 1;
     if manifest.body.is_backup() {
-        // What is written to a backup is a history of its own. Files that an interrupted backup brought are
-        // not part of it: no manifest ever listed them. Should they come back, they would follow this one in
+        // Commits to a backup are a history of their own. Files that an interrupted backup brought are not
+        // part of it: no manifest ever listed them. Should they come back, they would follow this one in
         // another epoch.
         let mut beyond = load::list_segments(vfs, dir)?;
         beyond.retain(|name| name.last >= from);
@@ -58,7 +58,7 @@ pub(crate) fn write(
     let mut fresh = Vec::new();
     for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
         let record = SegmentRecord::of(&live.segment);
-        // What is listed is there, as it was written.
+        // A listed file is there, and as long as it was written.
         let path = live.segment.path();
         let found = vfs.metadata(path).at(path, "look at the segment")?;
         if found.len != record.file_len {

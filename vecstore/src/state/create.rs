@@ -116,9 +116,9 @@ fn exists(dir: &Path, found: &str) -> Result<()> {
     Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
 }
 
-/// Removes what was being built beside stores of these names when its builder died. A builder that is alive
-/// holds a lock within. Where the lock file is not there (yet), nothing tells, and what is there stays, but
-/// for a directory with nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
+/// Removes stores of these names that were being built here when their builder died. A builder that is alive
+/// holds a lock within. Without the lock file (yet) nothing tells: the directory stays, unless it is empty.
+/// Its builder, should it only just begin, makes another one ([`claim`]).
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
     // A relative path's parent is the current directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -195,8 +195,8 @@ fn build(
     manifest.write(vfs, dir)
 }
 
-/// Removes what [`build`] made; it is ours alone, for its name is random. The lock file goes last: without it
-/// nothing tells that what is left is a leftover.
+/// Removes an unfinished store, which is ours alone: its name is random. The lock file goes last: without it
+/// nothing tells that the rest is a leftover.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
     let segments = dir.join(SEGMENTS);
     for folder in [segments.as_path(), dir] {

@@ -1,4 +1,4 @@
-//! Builds a view from what is on disk: the manifest, then the segments after it.
+//! Builds a view from a store's directory: the manifest, then the segments after it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<Vi
     load_until(vfs, dir, known, u64::MAX)
 }
 
-/// As [`load`] without mapping a file, for copying the segments: of these no more is read than what says how
-/// they follow each other and what is superseded. A sector that cannot be read is an error.
+/// As [`load`] without mapping a file, for copying the segments: only the tables that say how they follow
+/// each other and which entries are superseded are read. A sector that cannot be read is an error.
 pub(crate) fn load_unmapped(vfs: &dyn Vfs, dir: &Path) -> Result<View> {
     const TABLES: [Tag; 5] = [section::KIND, section::REND, section::KILL, section::RUNS, section::SETT];
     let open = |path: &Path, name| open_unmapped(vfs, path, name, &TABLES);
@@ -115,9 +115,9 @@ impl Source<'_> {
             let mut names = list_segments(self.vfs, self.dir)?;
             count_for(&manifest, &mut names);
             names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
-            // What a listing shows beyond a gap may be newer than the listing itself. What the first one
-            // showed was there before the second began, so up to that point the second has no gaps but real
-            // ones.
+            // A listing may show files beyond a gap that are newer than the listing itself. All files of the
+            // first one were there before the second began, so up to that point the second has no gaps but
+            // real ones.
             let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
             let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
             names.retain(|name| name.last <= horizon);
@@ -203,8 +203,8 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// What is known of the superseded entries of segments stays only while these are the first of the very
-    /// same store.
+    /// The superseded entries of known segments stay known only while these are the first of the very same
+    /// store.
     #[test]
     fn what_is_known_stays_while_commits_are_added() {
         let dir = tempfile::tempdir().unwrap();

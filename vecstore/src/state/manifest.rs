@@ -134,7 +134,7 @@ impl Body {
         self.segments.iter().map(SegmentRecord::name)
     }
 
-    /// What is listed under a name.
+    /// The record of a listed file.
     pub fn record_of(&self, name: SegmentName) -> Option<&SegmentRecord> {
         let at = self.segments.binary_search_by_key(&name.first, |record| record.first).ok()?;
         self.segments.get(at).filter(|record| record.name() == name)
@@ -182,8 +182,8 @@ impl Body {
     }
 }
 
-/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole
-/// manifest has, because names and texts count for more in memory than in the file.
+/// A text is allocated before it is read, so the length it claims is bounded: by twice the length of a whole
+/// manifest, because names and texts count for more in memory than in the file.
 fn config() -> impl bincode::config::Config {
     const LIMIT: usize = 2 * MAX_LEN as usize;
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
@@ -195,7 +195,7 @@ pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
         .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
 }
 
-/// Decodes the value of a record of [`Body::extra`]; `None` when it is not what was expected.
+/// Decodes the value of a record of [`Body::extra`]; `None` when it is not a `T`.
 pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
     (used == bytes.len()).then_some(value)
@@ -204,7 +204,7 @@ pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Opt
 impl Manifest {
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        // What could not be read again is never written.
+        // A manifest that could not be read again is never written.
         let wrong = |detail| Error::bad_input(format!("the manifest would be wrong: {detail}"));
         self.body.check().map_err(wrong)?;
         let body = encode_record(&self.body)?;

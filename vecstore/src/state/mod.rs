@@ -1,5 +1,5 @@
-//! What a store consists of at one moment: the manifest, the segments it lists and those after it, what of
-//! them is superseded, and how these files come to be and go.
+//! A store at one moment: its manifest, the segments it lists and those after it, their superseded entries;
+//! and how these files come to be and go.
 
 pub(crate) mod checkpoint;
 pub(crate) mod create;

@@ -10,14 +10,13 @@ use crate::format::footer::Footer;
 use crate::segment::SegmentName;
 use crate::vfs::{Vfs, VfsFile};
 
-/// What is read back, and compared with what was to be written.
+/// How much of a written file is read back and compared with the bytes to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verify {
     No,
-    /// What the system has of the file, from memory where it can: a later mistake of this process would spoil
-    /// that.
+    /// As the system has it, in memory where it can: this finds mistakes of this process alone.
     AsRead,
-    /// What is on the disk, as far as the system lets go of what it has in memory.
+    /// As it is on the disk, if the system lets go of its pages in memory.
     FromDisk,
 }
 

@@ -1,5 +1,5 @@
-//! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing
-//! in it is ever deleted.
+//! quarantine/: files that are damaged, or that may hold entries missing elsewhere. Nothing in it is ever
+//! deleted.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
         })
 }
 
-/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is
-/// missing, and are not to be removed.
+/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold those,
+/// and are not to be removed.
 pub(crate) fn with_what_is_missing(
     vfs: &dyn Vfs,
     dir: &Path,

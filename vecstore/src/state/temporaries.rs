@@ -1,5 +1,5 @@
-//! What is written under the manifest lock and what it is written into: temporary files that are flushed,
-//! then named or removed; and folders whose names are durable.
+//! Files written under the manifest lock, flushed under a temporary name, then named or removed; and folders
+//! whose names are durable.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use crate::vfs::{Vfs, VfsFile};
 /// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 
-/// Has a file written and flushed under a temporary name: the prefix says under which lock, `len` what it
-/// needs. After a failed flush the file goes, and a later attempt writes another one: the kernel reports a
-/// lost page only once.
+/// Has a file of `len` bytes written and flushed under a temporary name, whose prefix says under which lock.
+/// After a failed flush the file goes, and a later attempt writes another one: the kernel reports a lost page
+/// only once.
 pub(super) fn write_new<T>(
     vfs: &dyn Vfs,
     (dir, prefix): (&Path, &str),
@@ -87,7 +87,7 @@ pub(super) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: b
     flushed.map(|()| folder)
 }
 
-/// `None` for what is not there.
+/// `None` when nothing is there.
 pub(super) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

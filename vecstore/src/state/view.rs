@@ -133,12 +133,12 @@ impl View {
         self.segments.last().map_or(0, |live| live.segment.footer().last)
     }
 
-    /// The first commit that the manifest does not list, or will not: what is in doubt begins there.
+    /// The first commit that the manifest does not list, or will not: doubt begins there.
     pub fn first_unlisted(&self) -> u64 {
         self.manifest_last + 1
     }
 
-    /// What the next segment's `link_in` must be.
+    /// The `link_in` of the next segment.
     pub fn link(&self) -> Id {
         let first_epoch = || self.meta.epochs.first().map_or([0; 16], |epoch| epoch.id);
         self.segments.last().map_or_else(first_epoch, |live| live.segment.footer().link_out)

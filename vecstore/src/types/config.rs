@@ -1,4 +1,4 @@
-//! What is fixed when a store is created, and what it remembers about itself.
+//! The parts of a store that are fixed when it is created, and its notes about itself.
 
 use std::collections::BTreeMap;
 

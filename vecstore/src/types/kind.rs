@@ -1,4 +1,4 @@
-//! What an input left behind, and where a row is.
+//! Kinds of entries, and addresses of rows.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What is to be done about keys that are stored already.
+//! How an append treats keys that are stored already.
 
 /// What an append does with keys that are stored already.
 ///

@@ -136,7 +136,7 @@ impl Check<'_> {
     }
 }
 
-/// What is superseded according to the kills: those of the segments that the record is about, which a bitmap
+/// Superseded entries according to the kills: those of the segments that the record is about, which a bitmap
 /// has at least; and those of all that are listed, which it has at most.
 type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
 

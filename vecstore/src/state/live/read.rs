@@ -1,4 +1,4 @@
-//! Reading bitmaps: what a manifest's record says is superseded.
+//! Reading bitmaps: the superseded entries that a manifest's record knows of.
 
 use std::collections::HashMap;
 use std::path::Path;

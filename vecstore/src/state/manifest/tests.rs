@@ -1,4 +1,4 @@
-//! What a manifest may hold, to the number.
+//! The bounds of a manifest, to the number.
 
 use super::*;
 use crate::format::{VERSION_MAJOR, VERSION_MINOR};
@@ -81,7 +81,7 @@ fn what_takes_too_much_memory_is_refused() {
     assert!(error.contains("at most"), "{error}");
 }
 
-/// What is at its bound is written and read again; what is beyond it both refuse.
+/// A value at its bound is written and read again; a value beyond it neither writer nor reader accepts.
 #[test]
 fn bounds_of_a_body() {
     type Change = fn(&mut Body);
