@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
-    Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named,
+    Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named, tiling,
 };
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
@@ -342,7 +342,7 @@ fn check_chain(
     let records: HashMap<SegmentName, &SegmentRecord> =
         manifest.body.segments.iter().map(|record| (record.name(), record)).collect();
     let lists: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
-    let chosen = match load::choose(dir, &lists, names) {
+    let chosen = match tiling::choose(&dir.join(SEGMENTS), &lists, names) {
         Ok(chosen) => chosen,
         Err(error) => {
             report.fault(&dir.join(SEGMENTS), "chain", error);

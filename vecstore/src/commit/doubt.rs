@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::base::{Bug, Error, Result};
 use crate::commit::Writer;
 use crate::format::random_id;
-use crate::segment::{SegmentName, check_open};
-use crate::state::{View, load, remove_own};
+use crate::segment::check_open;
+use crate::state::{View, load, named, remove_own};
 
 /// Temporary segments that take the place of a commit in doubt begin with this.
 const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
@@ -16,7 +16,10 @@ impl Writer {
     /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above
     /// the last checkpoint is copied to the next generation and flushed; then the mark goes.
     pub(super) fn rewrite_suspects(&mut self, view: &mut View) -> Result<()> {
-        let names = load::list_segments(&*self.vfs, &self.dir)?;
+        // An unreadable checkpoint holds up merges, never a commit.
+        let versions = named::readable(&*self.vfs, &self.dir);
+        let mut known = load::known_names(&*self.vfs, &self.dir, versions.into_iter())?;
+        known.extend(view.segments.iter().map(|live| live.segment.name()));
         let mut old = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first > view.manifest_last) {
             // Damage is never copied under a fresh checksum; the file stays as it is for `verify` to report.
@@ -25,18 +28,16 @@ impl Writer {
                 continue;
             }
             let mut footer = *live.segment.footer();
-            let range = (footer.first, footer.last);
-            let highest = names.iter().filter(|n| (n.first, n.last) == range).map(|n| n.generation).max();
-            footer.generation = highest.unwrap_or(footer.generation).saturating_add(1);
+            let name = load::next_generation(&known, footer.first, footer.last);
+            footer.generation = name.generation;
             footer.nonce = random_id()?;
             footer.seal();
             let body_len = live.segment.bytes().len() - footer.bytes().len();
             let body = live.segment.bytes().get(..body_len).unwrap_or_default();
-            let name = SegmentName { first: footer.first, last: footer.last, generation: footer.generation };
             self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;
-                Ok(footer)
+                Ok((footer, ()))
             })?;
             old.push(live.segment.path().to_owned());
         }
@@ -108,5 +109,52 @@ impl Writer {
             self.latched = Some(error.to_string());
         }
         error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::Store;
+    use crate::lock::Timeout;
+    use crate::segment::SegmentName;
+    use crate::state::{Manifest, QUARANTINE, SegmentRecord};
+    use crate::types::{OnDuplicate, StoreConfig};
+    use crate::vfs::RealFs;
+
+    /// Its name may be needed again: by a file put back from quarantine, or by a named checkpoint.
+    #[test]
+    fn a_commit_in_doubt_takes_a_name_that_no_file_has_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        let mut batch = store.batch();
+        batch.push("a", &[1.0f32]).unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        let mut view = load::load(&RealFs, &path, None).unwrap();
+        let name = view.segments[0].segment.name();
+        let rewritten = |generation| SegmentName { generation, ..name }.to_string();
+        let quarantined = path.join(QUARANTINE).join(rewritten(1));
+        std::fs::create_dir(path.join(QUARANTINE)).unwrap();
+        std::fs::copy(view.segments[0].segment.path(), quarantined).unwrap();
+        let suspect = |view: &mut View| {
+            let timeout = Timeout::from(std::time::Duration::from_secs(10));
+            let mut writer = Writer::open(Arc::new(RealFs), &path, timeout.clone(), false).unwrap();
+            writer.lock.acquire(&timeout).unwrap();
+            writer.lock.mark_suspect(1);
+            writer.lock.release();
+            writer.locked(&timeout, view, |_, _| Ok(())).unwrap();
+            load::list_segments(&RealFs, &path).unwrap()[0].to_string()
+        };
+        let before = Manifest::read(&RealFs, &path).unwrap();
+        assert_eq!(suspect(&mut view), rewritten(2), "quarantined");
+
+        let mut manifest = before.clone();
+        let record = SegmentRecord::of(&view.segments[0].segment);
+        manifest.body.segments = vec![SegmentRecord { generation: 7, ..record }];
+        named::write(&RealFs, &path, "v", &manifest).unwrap();
+        before.write(&RealFs, &path).unwrap();
+        let mut view = load::load(&RealFs, &path, None).unwrap();
+        assert_eq!(suspect(&mut view), rewritten(8), "named");
     }
 }

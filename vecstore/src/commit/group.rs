@@ -167,7 +167,7 @@ impl Writer {
         let segments = self.segments();
         let verifies = self.verify_saves;
         let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
-        let written = target.publish_with(|file| {
+        let written = target.publish(|file| {
             let footer = encoded.write(file)?;
             // What cannot be mapped now is mapped by its name. And what is mapped would stay in memory: it is to be read back.
             let map = if verifies { None } else { file.map(footer.file_len).ok().flatten() };

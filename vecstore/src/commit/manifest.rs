@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::session::Writer;
 use crate::base::{Bug, Error, Event, Result};
-use crate::state::{Bitmaps, Checkpoint, Manifest, View};
+use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
-/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait meanwhile.
+/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait
+/// meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Commits after a checkpoint from which on it is told that there is none.
 const OVERDUE: u64 = 1024;
@@ -23,8 +24,8 @@ impl Writer {
         self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, |_| Ok(()))
     }
 
-    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the next commit.
-    /// The commits are durable without it.
+    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the
+    /// next commit. The commits are durable without it.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
         match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
             Ok(()) => self.failed_checkpoints = 0,
@@ -37,7 +38,8 @@ impl Writer {
         }
     }
 
-    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is applied.
+    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is
+    /// applied.
     ///
     /// Called under the commit lock.
     pub fn update_manifest(
@@ -69,17 +71,19 @@ impl Writer {
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
         let (vfs, dir, first) = (Arc::clone(&self.vfs), self.dir.clone(), view.first_unlisted());
-        let flush = |folder: &std::path::Path| self.flush_names(folder, first);
-        let checkpoint = Checkpoint::prepare(&*vfs, &dir, view, bitmaps, change, flush)?;
-        checkpoint.replace(&*vfs, &dir)?;
-        if let Err(error) = self.flush_names(&dir, first) {
-            if !Bug::NoManifestMark.is_on() {
-                self.manifest_lock.mark_suspect(1);
+        let event = checkpoint::write(&*vfs, &dir, view, bitmaps, change, |folder| {
+            let flushed = self.flush_names(folder, first);
+            // The directory of the store has the manifest's own name.
+            match &flushed {
+                Ok(()) if *folder == dir => self.manifest_lock.clear_suspect(),
+                Err(_) if *folder == dir && !Bug::NoManifestMark.is_on() => {
+                    self.manifest_lock.mark_suspect(1)
+                }
+                _ => {}
             }
-            return Err(error);
-        }
-        self.manifest_lock.clear_suspect();
-        self.events.extend(checkpoint.finish(&*vfs, &dir, view));
+            flushed
+        })?;
+        self.events.extend(event);
         (self.since_checkpoint, self.bytes_since_checkpoint) = (0, 0);
         Ok(())
     }

@@ -90,7 +90,7 @@ pub(crate) fn resolve<'a>(
             Some(existing) => Some(*existing),
             None => stored(view, hash, entry.key)?,
         };
-        let present = existing.is_some_and(|existing| View::is_present(existing.kind));
+        let present = existing.is_some_and(|existing| existing.kind != Kind::Tombstone);
         let deletes = entry.kind == Kind::Tombstone;
         if present && !deletes {
             match policy {

@@ -3,11 +3,12 @@
 //! A fixed header, then one bit for each entry, then one for each row, both in whole words of 64.
 
 use std::ops::Range;
+use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Id, KNOWN_INCOMPAT, VERSION_MAJOR, VERSION_MINOR};
-use crate::base::Bug;
+use super::{Id, Preamble, footer::Footer, read_record, record_crc};
+use crate::base::{Bug, Error, Result};
 
 const MAGIC: [u8; 8] = *b"\x89VECLIV\n";
 /// Length of the header.
@@ -17,11 +18,7 @@ pub(crate) const HEADER_LEN: usize = 160;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Header {
-    magic: [u8; 8],
-    version_major: u16,
-    version_minor: u16,
-    header_len: u32,
-    incompat: u64,
+    head: Preamble,
     ro_compat: u64,
     compat: u64,
     /// Of the store.
@@ -55,74 +52,52 @@ fn bitmap_len(positions: u64) -> Option<usize> {
 }
 
 impl Header {
-    /// A header with magic and version set, and nothing else.
-    pub fn empty() -> Self {
+    /// The header of a bitmap for the segment with this footer, with nothing superseded.
+    pub fn of(footer: &Footer, version: u64) -> Self {
         Header {
-            magic: MAGIC,
-            version_major: VERSION_MAJOR,
-            version_minor: VERSION_MINOR,
-            header_len: 160,
+            head: Preamble::of(MAGIC, HEADER_LEN),
+            store_id: footer.store_id,
+            first: footer.first,
+            last: footer.last,
+            generation: footer.generation,
+            footer_crc: footer.crc,
+            version,
+            entries: footer.entries,
+            rows: footer.rows,
             ..Header::zeroed()
         }
     }
 
     /// The bytes of the file; sets length and checksum.
     pub fn encode(&mut self, entries: &[u8], rows: &[u8]) -> Vec<u8> {
-        let len = HEADER_LEN + entries.len() + rows.len();
-        self.file_len = len as u64;
-        self.crc = self.checksum(entries, rows);
-        let mut bytes = Vec::with_capacity(len);
-        bytes.extend_from_slice(bytemuck::bytes_of(self));
-        bytes.extend_from_slice(entries);
-        bytes.extend_from_slice(rows);
-        bytes
+        let bits = [entries, rows].concat();
+        self.file_len = (HEADER_LEN + bits.len()) as u64;
+        self.crc = record_crc(self, &bits);
+        [bytemuck::bytes_of(self), &bits].concat()
     }
 
-    fn checksum(&self, entries: &[u8], rows: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(bytemuck::bytes_of(self).get(..HEADER_LEN - 4).unwrap_or_default());
-        hasher.update(entries);
-        hasher.update(rows);
-        hasher.finalize()
-    }
-
-    /// Reads the bytes of the file, trusting none of them; the error says what was expected and found.
-    pub fn parse(file: &[u8]) -> Result<Self, String> {
-        let Some((head, body)) = file.split_at_checked(HEADER_LEN) else {
-            return Err(format!("expected at least {HEADER_LEN} bytes, found {}", file.len()));
-        };
-        let header: Header = bytemuck::pod_read_unaligned(head);
-        if header.magic != MAGIC {
-            return Err("expected the magic number of a liveness bitmap, found other bytes".to_owned());
-        }
-        if header.crc != header.checksum(body, &[]) && !Bug::TrustBitmap.is_on() {
-            return Err("its checksum does not match".to_owned());
-        }
-        if header.version_major != VERSION_MAJOR || header.incompat & !KNOWN_INCOMPAT != 0 {
-            return Err(format!(
-                "expected version {VERSION_MAJOR}, found {}.{} with incompat flags {:#x}",
-                header.version_major, header.version_minor, header.incompat
-            ));
-        }
+    /// Reads the bytes of the file, trusting none of them.
+    pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
+        let wrong = |detail: String| Err(Error::damaged(path, "bitmap", detail));
+        let kind = (path, "bitmap", "liveness bitmap");
+        let (header, _): (Header, _) = read_record(kind, file, MAGIC, Bug::TrustBitmap)?;
         let expected = header.row_bits().map(|rows| rows.end);
         if expected != Some(file.len())
             || header.file_len != file.len() as u64
-            || header.header_len as usize != HEADER_LEN
+            || header.head.len as usize != HEADER_LEN
         {
-            return Err(format!("it has {} bytes, which is not what its header says", file.len()));
+            return wrong(format!("it has {} bytes, which is not what its header says", file.len()));
         }
         let spare = |range: Option<Range<usize>>, positions: u64| {
             let last = range.and_then(|range| file.get(range)).and_then(<[u8]>::last_chunk::<8>);
-            last.is_some_and(|word| {
-                let used = positions % 64;
-                used != 0 && u64::from_le_bytes(*word) >> used != 0
-            })
+            let used = positions % 64;
+            used != 0 && last.is_some_and(|word| u64::from_le_bytes(*word) >> used != 0)
         };
         if header.padding != 0
             || spare(header.entry_bits(), header.entries)
             || spare(header.row_bits(), header.rows)
         {
-            return Err("bits that stand for nothing are not zero".to_owned());
+            return wrong("bits that stand for nothing are not zero".to_owned());
         }
         Ok(header)
     }
@@ -143,42 +118,46 @@ impl Header {
 mod tests {
     use super::*;
 
+    fn parse(file: &[u8]) -> Result<Header> {
+        Header::parse(Path::new("b"), file)
+    }
+
     fn file() -> Vec<u8> {
-        let mut header = Header::empty();
-        (header.first, header.last, header.entries, header.rows) = (1, 1, 3, 64);
-        header.encode(&4u64.to_le_bytes(), &(1u64 << 63).to_le_bytes())
+        let footer = Footer { first: 1, last: 1, entries: 3, rows: 64, ..Footer::empty() };
+        Header::of(&footer, 0).encode(&4u64.to_le_bytes(), &(1u64 << 63).to_le_bytes())
     }
 
     #[test]
     fn round_trip_and_every_flipped_bit_and_length() {
         let good = file();
-        let header = Header::parse(&good).unwrap();
+        let header = parse(&good).unwrap();
         assert_eq!((header.entry_bits(), header.row_bits()), (Some(160..168), Some(168..176)));
         for bit in 0..good.len() * 8 {
             let mut flipped = good.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Header::parse(&flipped).is_err(), "bit {bit}");
+            assert!(parse(&flipped).is_err(), "bit {bit}");
         }
         for cut in 0..good.len() {
-            assert!(Header::parse(&good[..cut]).is_err(), "cut at {cut}");
+            assert!(parse(&good[..cut]).is_err(), "cut at {cut}");
         }
     }
 
-    /// What an enemy writes has the right checksum.
+    /// A forged file has the right checksum.
     #[test]
     fn lengths_and_spare_bits_are_checked() {
         let forged = |change: fn(&mut Header), entries: u64| {
-            let mut header = Header::parse(&file()).unwrap();
+            let mut header = parse(&file()).unwrap();
             change(&mut header);
-            Header::parse(&header.encode(&entries.to_le_bytes(), &0u64.to_le_bytes()))
+            let parsed = parse(&header.encode(&entries.to_le_bytes(), &0u64.to_le_bytes()));
+            parsed.map_err(|error| error.to_string())
         };
         assert!(forged(|_| {}, 7).is_ok());
         assert!(forged(|_| {}, 8).unwrap_err().contains("stand for nothing"));
         assert!(forged(|header| header.padding = 1, 7).unwrap_err().contains("stand for nothing"));
         assert!(forged(|header| header.rows = u64::MAX, 7).unwrap_err().contains("176 bytes"));
         assert!(forged(|header| header.entries = 65, 7).unwrap_err().contains("176 bytes"));
-        assert!(forged(|header| header.header_len = 0, 7).unwrap_err().contains("176 bytes"));
-        assert!(forged(|header| header.incompat = 1, 7).unwrap_err().contains("incompat"));
-        assert!(forged(|header| header.version_minor = 9, 7).is_ok());
+        assert!(forged(|header| header.head.len = 0, 7).unwrap_err().contains("176 bytes"));
+        assert!(forged(|header| header.head.incompat = 1, 7).unwrap_err().contains("incompat"));
+        assert!(forged(|header| header.head.version_minor = 9, 7).is_ok());
     }
 }

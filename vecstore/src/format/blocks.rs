@@ -1,11 +1,11 @@
 //! Checksums per block.
 //!
-//! Every section is cut into blocks of 64 KiB (the last one shorter); each has a CRC-32 (IEEE, as in zlib) in the
-//! CRCS section. A flipped bit is so located to 64 KiB, and a merge can carry checksums over.
+//! Every section is cut into blocks of 64 KiB (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in
+//! the CRCS section, which locates a flipped bit to 64 KiB, and which a merge can carry over.
 
 /// Bytes per block.
 pub(crate) const BLOCK_LEN: usize = 1 << BLOCK_LEN_LOG2;
-/// The same as an exponent of two, as the footer stores it.
+/// The block length as an exponent of two, as the footer stores it.
 pub(crate) const BLOCK_LEN_LOG2: u8 = 16;
 
 /// Computes block checksums of a section that arrives in pieces.

@@ -1,12 +1,12 @@
-//! The last 1024 bytes of a segment: who it is, where it belongs, what lies where.
+//! The last 1024 bytes of a segment: its identity, its place in the chain, its sections.
 
 use bytemuck::{Pod, Zeroable};
 use std::path::Path;
 
+use super::blocks::BLOCK_LEN_LOG2;
 use super::section::Section;
-use super::{Id, KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR};
-use crate::base::{Bug, DType, Error, Result};
-use crate::types::Metric;
+use super::{Id, MAX_COMMIT, Preamble, check_vectors, read_record, record_crc};
+use crate::base::{Bug, Error, Result};
 
 /// First eight bytes of the footer.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89VECSEG\n";
@@ -19,11 +19,7 @@ pub(crate) const MAX_SECTIONS: usize = 20;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Footer {
-    pub magic: [u8; 8],
-    pub version_major: u16,
-    pub version_minor: u16,
-    pub footer_len: u32,
-    pub incompat: u64,
+    pub head: Preamble,
     pub ro_compat: u64,
     pub compat: u64,
     /// Of the store, random, for ever.
@@ -74,24 +70,12 @@ const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 impl Footer {
     /// A footer with magic, version and block length set, and nothing else.
     pub fn empty() -> Self {
-        Footer {
-            magic: MAGIC,
-            version_major: VERSION_MAJOR,
-            version_minor: VERSION_MINOR,
-            footer_len: 1024,
-            block_len_log2: super::blocks::BLOCK_LEN_LOG2,
-            ..Footer::zeroed()
-        }
-    }
-
-    fn computed_crc(&self) -> u32 {
-        let bytes = bytemuck::bytes_of(self);
-        crc32fast::hash(bytes.get(..FOOTER_LEN - 4).unwrap_or_default())
+        Footer { head: Preamble::of(MAGIC, FOOTER_LEN), block_len_log2: BLOCK_LEN_LOG2, ..Footer::zeroed() }
     }
 
     /// Sets the checksum; nothing may change after it.
     pub fn seal(&mut self) {
-        self.crc = self.computed_crc();
+        self.crc = record_crc(self, &[]);
     }
 
     /// The bytes to write.
@@ -102,51 +86,25 @@ impl Footer {
     /// Reads and checks the footer of a file, without trusting a single number in it.
     ///
     /// Afterwards: the checksum is right, version and flags are known, element type, metric and dimension are
-    /// possible, the range of commits is not empty, and the file has the length the footer says.
+    /// possible, the range of commits is not empty, and the file has the length that the footer says.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
-        let bytes = file.last_chunk::<FOOTER_LEN>().ok_or_else(|| {
-            Error::damaged(
-                path,
-                "footer",
-                format!("expected at least {FOOTER_LEN} bytes, found {}", file.len()),
-            )
+        let bytes = file.last_chunk().ok_or_else(|| {
+            let detail = format!("expected at least {FOOTER_LEN} bytes, found {}", file.len());
+            Error::damaged(path, "footer", detail)
         })?;
         Self::parse_bytes(path, bytes, file.len() as u64)
     }
 
-    /// The same for the footer's own bytes, in a file of this length.
+    /// As [`Footer::parse`], from the footer's own bytes in a file of this length.
     pub fn parse_bytes(path: &Path, bytes: &[u8; FOOTER_LEN], file_len: u64) -> Result<Self> {
-        let footer: Footer = bytemuck::pod_read_unaligned(bytes);
-        if footer.magic != MAGIC {
-            return Err(Error::damaged(
-                path,
-                "footer",
-                "expected the magic number of a segment, found other bytes (truncated, extended, or no segment)",
-            ));
-        }
-        if footer.crc != footer.computed_crc() && !Bug::TrustFooter.is_on() {
-            return Err(Error::damaged(path, "footer", "its checksum does not match"));
-        }
-        if footer.version_major != VERSION_MAJOR {
-            return Err(Error::UnsupportedVersion {
-                path: path.to_owned(),
-                expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
-                found: format!("{}.{}", footer.version_major, footer.version_minor),
-            });
-        }
-        if footer.incompat & !KNOWN_INCOMPAT != 0 {
-            return Err(Error::UnsupportedVersion {
-                path: path.to_owned(),
-                expected: format!("incompat flags {KNOWN_INCOMPAT:#x}"),
-                found: format!("incompat flags {:#x}", footer.incompat),
-            });
-        }
+        let (footer, _): (Footer, _) =
+            read_record((path, "footer", "segment"), bytes, MAGIC, Bug::TrustFooter)?;
         let wrong = |detail: String| Err(Error::damaged(path, "footer", detail));
         if footer.file_len != file_len && !Bug::TrustFileLength.is_on() {
             return wrong(format!("expected a file of {} bytes, found {file_len}", footer.file_len));
         }
-        if footer.footer_len as usize != FOOTER_LEN
-            || footer.block_len_log2 != super::blocks::BLOCK_LEN_LOG2
+        if footer.head.len as usize != FOOTER_LEN
+            || footer.block_len_log2 != BLOCK_LEN_LOG2
             || usize::from(footer.section_count) > MAX_SECTIONS
         {
             return wrong("lengths that version 1.0 does not have".to_owned());
@@ -154,21 +112,13 @@ impl Footer {
         if footer.reserved != [0; 96] || footer.tail != [0; 4] || footer.flags != 0 {
             return wrong("reserved bytes are not zero".to_owned());
         }
-        if DType::from_code(footer.dtype).is_none() || Metric::from_code(footer.metric).is_none() {
-            return wrong(format!("unknown element type {} or metric {}", footer.dtype, footer.metric));
-        }
-        if footer.dim == 0 || footer.dim as usize > crate::types::MAX_DIM {
-            return wrong(format!("dimension {} is not possible", footer.dim));
+        if let Err(detail) = check_vectors(footer.dim, footer.dtype, footer.metric) {
+            return wrong(detail);
         }
         if footer.first == 0 || footer.first > footer.last || footer.last > MAX_COMMIT {
             return wrong(format!("commits {} to {} are no range", footer.first, footer.last));
         }
         Ok(footer)
-    }
-
-    /// True when this program may write to a store with such segments.
-    pub fn writable(&self) -> bool {
-        self.ro_compat & !KNOWN_RO_COMPAT == 0
     }
 
     /// The used lines of the section table.
@@ -218,12 +168,12 @@ mod tests {
     #[test]
     fn a_later_version_is_named() {
         let mut footer = sealed();
-        footer.version_major = 2;
+        footer.head.version_major = 2;
         footer.seal();
         let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err().to_string();
         assert!(error.contains("2.0") && error.contains("1.0"), "{error}");
         let mut footer = sealed();
-        footer.incompat = 8;
+        footer.head.incompat = 8;
         footer.seal();
         assert!(matches!(
             Footer::parse(Path::new("x"), footer.bytes()),

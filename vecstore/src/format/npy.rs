@@ -1,7 +1,7 @@
 //! The first 4096 bytes of a segment: a NumPy `.npy` header, padded so that rows begin on a page.
 //!
-//! NumPy's format 1.0: `\x93NUMPY`, version 1.0, a u16 length, then a Python dictionary padded with spaces and
-//! ended by a newline. NumPy refuses headers over 10,000 bytes; this one has 4086.
+//! NumPy's format 1.0: `\x93NUMPY`, version 1.0, a u16 length, then a Python dictionary padded with spaces
+//! and ended by a newline. NumPy refuses headers of more than 10,000 bytes; this one has 4086.
 
 use crate::base::DType;
 

@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 /// A stretch of entries of one commit that lie one after the other in the segment.
 ///
-/// A run reaches to the next run's `segment_entry` (the last one to the end), so lengths need not be stored. A
-/// fresh batch has one run; a merge that drops entries leaves one per stretch that survived.
+/// A run reaches to the next run's `segment_entry` (the last one to the end), so lengths need not be stored.
+/// A fresh batch has one run; a merge that drops entries leaves one for each stretch that stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Run {

@@ -1,4 +1,4 @@
-//! The section table of a segment: what lies where, and its checksum.
+//! The section table of a segment: the place of each section, and its checksum.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -1,7 +1,7 @@
 //! The SETT section: named texts, so that the manifest can be rebuilt from segments alone.
 //!
-//! u32 count, then per setting u32 length and bytes of the name, u32 length and bytes of the value, in ascending
-//! order of the names; UTF-8. Names that begin with `vecstore.` belong to the store itself.
+//! A u32 count; for each setting, by name in ascending order, u32 length and bytes of the name, then of the
+//! value, in UTF-8. Names that begin with `vecstore.` belong to the store itself.
 
 use std::collections::BTreeMap;
 
@@ -13,39 +13,30 @@ pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";
 /// Names with this prefix are not the user's.
 pub(crate) const RESERVED: &str = "vecstore.";
 
-/// Encodes settings. The length limit on settings keeps every count within 32 bits.
+/// Encodes settings.
 pub(crate) fn encode(settings: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&length(settings.len())?);
-    for (name, value) in settings {
-        for text in [name, value] {
-            bytes.extend_from_slice(&length(text.len())?);
-            bytes.extend_from_slice(text.as_bytes());
-        }
+    let too_long = |_| Error::bad_input("a setting is longer than 4 GiB");
+    let length = |len| u32::try_from(len).map(u32::to_le_bytes).map_err(too_long);
+    let mut bytes = length(settings.len())?.to_vec();
+    for text in settings.iter().flat_map(|(name, value)| [name, value]) {
+        bytes.extend_from_slice(&length(text.len())?);
+        bytes.extend_from_slice(text.as_bytes());
     }
     Ok(bytes)
-}
-
-fn length(len: usize) -> Result<[u8; 4]> {
-    let len = u32::try_from(len).map_err(|_| Error::bad_input("a setting is longer than 4 GiB"))?;
-    Ok(len.to_le_bytes())
 }
 
 /// Decodes settings; `None` when the bytes are not what [`encode`] writes, or more than a store may have.
 pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let mut rest = bytes;
-    let count = take_u32(&mut rest)?;
-    let mut settings = BTreeMap::new();
-    let mut len = 0;
-    for _ in 0..count {
-        let name = take_text(&mut rest)?;
-        let value = take_text(&mut rest)?;
+    let (mut settings, mut len) = (BTreeMap::new(), 0);
+    for _ in 0..take_u32(&mut rest)? {
+        let (name, value) = (take_text(&mut rest)?, take_text(&mut rest)?);
         if name == FINGERPRINT {
             check_description(&Fingerprint::new([0; 32], value.as_str())).ok()?;
         } else {
             len += name.len() + value.len() + 8;
         }
-        // In time: short texts take more memory than the file has bytes.
+        // Checked before the next one is read: short texts take more memory than they have bytes in the file.
         if len > MAX_SETTINGS_LEN {
             return None;
         }

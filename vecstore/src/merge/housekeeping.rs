@@ -1,8 +1,8 @@
 //! Which files are there, which of them somebody needs, and which are left over.
 
 use crate::lock::{LOCK_BACKUP, LOCK_MANIFEST};
-use crate::state::{PIN_PREFIX, QUARANTINE, quarantine, remove_own, remove_temporaries, temporaries};
-use std::collections::{BTreeMap, HashSet};
+use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::run::TMP_PREFIX;
@@ -23,7 +23,6 @@ pub(super) struct Files {
     listed: HashSet<SegmentName>,
     pinned: HashSet<SegmentName>,
     listed_last: u64,
-    highest: BTreeMap<(u64, u64), u32>,
 }
 
 impl Files {
@@ -40,26 +39,13 @@ impl Files {
         for version in named::read_all(vfs, dir)? {
             pinned.extend(names(&version.manifest.body.segments));
         }
-        let mut highest = BTreeMap::new();
-        let quarantined = vfs.list(&dir.join(QUARANTINE)).unwrap_or_default();
-        let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
-        for name in present.iter().chain(&listed).chain(&pinned).copied().chain(quarantined) {
-            let best = highest.entry((name.first, name.last)).or_insert(name.generation);
-            *best = name.generation.max(*best);
-        }
         Ok(Files {
             dir: dir.join(SEGMENTS),
             present,
             listed,
             pinned,
             listed_last: manifest.body.last_commit(),
-            highest,
         })
-    }
-
-    /// A generation that no file of this range has had, as far as anybody can see.
-    pub fn next_generation(&self, first: u64, last: u64) -> u32 {
-        self.highest.get(&(first, last)).map_or(0, |highest| highest.saturating_add(1))
     }
 
     /// Neither the manifest lists it nor anything pins it.

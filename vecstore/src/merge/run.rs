@@ -18,7 +18,7 @@ use crate::lock::{Lock, Timeout};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::{
-    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load,
+    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load, named,
 };
 
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
@@ -76,10 +76,11 @@ impl<H: Host> Merges<'_, H> {
             return self.note_damaged(damaged);
         }
         let dir = self.host.path().join(SEGMENTS);
-        let files = Files::read(self.host.vfs(), self.host.path())?;
-        let (first_commit, last_commit) = (first.segment.name().first, last.segment.name().last);
-        let generation = files.next_generation(first_commit, last_commit);
-        let name = SegmentName { first: first_commit, last: last_commit, generation };
+        // An unreadable checkpoint is an error now, not after the work.
+        let versions = named::read_all(self.host.vfs(), self.host.path())?;
+        let versions = versions.into_iter().map(|version| version.manifest);
+        let known = load::known_names(self.host.vfs(), self.host.path(), versions)?;
+        let name = load::next_generation(&known, first.segment.name().first, last.segment.name().last);
         let settings = settings::encode(&last.segment.settings()?)?;
         let joined = joined(inputs, name.first)?;
         let encoded =
@@ -100,7 +101,7 @@ impl<H: Host> Merges<'_, H> {
             let mut aligned = Aligned::new(&mut throttled);
             let footer = encoded.write(&mut aligned)?;
             aligned.finish()?;
-            Ok(footer)
+            Ok((footer, ()))
         })?;
         self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(self.host.vfs(), &path, name)?;
@@ -124,8 +125,8 @@ impl<H: Host> Merges<'_, H> {
             superseded.len()
         );
         self.host.tell(&Event::Merged {
-            first: first_commit,
-            last: last_commit,
+            first: name.first,
+            last: name.last,
             segments: inputs.len(),
             bytes: output.footer().file_len,
         });

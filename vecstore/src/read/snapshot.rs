@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::{DType, Error, Result};
 use crate::read::{Entry, Hit, SimpleEntries, missing, search};
 use crate::state::{Totals, View};
-use crate::types::{Address, Metric};
+use crate::types::{Address, Kind, Metric};
 
 /// The store at one moment. Cloning it is cheap; it stays as it is while writers go on.
 #[derive(Clone)]
@@ -99,7 +99,7 @@ impl Snapshot {
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<'_>>> {
         let Some((segment, index)) = self.view.find(key.as_ref())? else { return Ok(None) };
         let entry = Entry::read(segment, index)?;
-        Ok(View::is_present(entry.kind()).then_some(entry))
+        Ok((entry.kind() != Kind::Tombstone).then_some(entry))
     }
 
     /// True when the key is stored: empty and rejected entries count, deleted ones do not.
@@ -225,7 +225,7 @@ impl<'a> Iter<'a> {
                 continue;
             }
             match Entry::read(&live.segment, index) {
-                Ok(entry) if !View::is_present(entry.kind()) => {}
+                Ok(entry) if entry.kind() == Kind::Tombstone => {}
                 other => return Some(other),
             }
         }

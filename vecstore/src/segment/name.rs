@@ -5,10 +5,11 @@ use std::fmt;
 
 use crate::format::MAX_COMMIT;
 
-/// The commit numbers a segment covers and its generation, as its file name says.
+/// The commit numbers a segment covers and its generation, as its file name says. In records of the manifest the order of
+/// the fields is the format.
 ///
 /// Numbers are decimal, the commits padded with zeros to ten digits so that a listing is in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SegmentName {
     pub first: u64,
     pub last: u64,

@@ -1,17 +1,16 @@
 //! Checkpoints: the manifest brought up to date. Made under LOCK and LOCK.manifest.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::base::{Bug, Error, Event, IoContext, Result};
 use crate::state::{
-    BACKUP_RECORD, BitmapName, CHECKPOINTS, LIVE, LiveRecord, Manifest, Meta, SegmentRecord, TMP_PREFIX,
-    View, live, load, quarantine, remove_temporaries,
+    BitmapName, CHECKPOINTS, LIVE, Manifest, SegmentRecord, TMP_PREFIX, View, live, load, quarantine,
+    remove_temporaries,
 };
 use crate::vfs::Vfs;
 
-/// Kills that are not in any bitmap yet, from which on a checkpoint that no user asked for writes bitmaps too. Replaying
-/// this many takes some milliseconds; a bitmap costs a flush, and they can be as many as segments.
+/// From this many kills that are in no bitmap yet, a checkpoint that no user asked for writes bitmaps too.
+/// Replaying them takes some milliseconds; each bitmap costs a flush, and there can be as many as segments.
 const MANY_KILLS: u64 = 1 << 16;
 
 /// What a checkpoint does with liveness bitmaps.
@@ -19,109 +18,87 @@ const MANY_KILLS: u64 = 1 << 16;
 pub(crate) enum Bitmaps {
     /// Brings all of them up to date.
     All,
-    /// Leaves them as they are while few kills came since: the record says up to where they go.
+    /// Leaves them as they are while few kills came since: their record says up to which commit they go.
     WhenMany,
 }
 
-/// A manifest that is to take the place of the one on disk.
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
-    manifest: Manifest,
-    /// Bitmaps that it lists and that are new; `None`: they are left as they are.
-    written: Option<Vec<BitmapName>>,
-    /// Bitmaps that the former manifest lists.
-    superseded: Vec<BitmapName>,
-    event: Option<Event>,
+/// Replaces the manifest by one that is derived from the one on disk: commits are appended, bitmaps brought
+/// up to date, then `change` is applied. `flush` flushes a directory of the store; after a failure nothing
+/// more is written.
+pub(crate) fn write(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    view: &mut View,
+    bitmaps: Bitmaps,
+    change: impl FnOnce(&mut Manifest) -> Result<()>,
+    mut flush: impl FnMut(&Path) -> Result<()>,
+) -> Result<Option<Event>> {
+    for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+        remove_temporaries(vfs, folder, TMP_PREFIX);
+    }
+    let mut manifest = Manifest::read(vfs, dir)?;
+    if manifest.body.store_id != view.meta.store_id {
+        return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
+    }
+    let from = manifest.body.last_commit() + 1;
+    if manifest.body.is_backup() {
+        // Commits to a backup are a history of their own. Files that an interrupted backup brought are not
+        // part of it: no manifest ever listed them. Should they come back, they would follow this one in
+        // another epoch.
+        let mut beyond = load::list_segments(vfs, dir)?;
+        beyond.retain(|name| name.last >= from);
+        quarantine::move_aside(vfs, dir, &beyond)?;
+        flush(&dir.join(load::SEGMENTS))?;
+        manifest.body.begin_epoch()?;
+        if Bug::NoEpochBackup.is_on() {
+            manifest.body.epochs.pop();
+        }
+    }
+    let mut fresh_rows = 0;
+    let mut fresh = Vec::new();
+    for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
+        let record = SegmentRecord::of(&live.segment);
+        // A listed file is there, and as long as it was written.
+        let path = live.segment.path();
+        let found = vfs.metadata(path).at(path, "look at the segment")?;
+        if found.len != record.file_len {
+            let detail = format!("expected a file of {} bytes, found {}", record.file_len, found.len);
+            return Err(Error::damaged(path, "file", detail));
+        }
+        fresh_rows += live.segment.footer().rows;
+        fresh.push(record);
+    }
+    manifest.body.segments.extend_from_slice(&fresh);
+    manifest.generation += 1;
+    change(&mut manifest)?;
+    let superseded = live::named(&manifest.body);
+    let written = bring_bitmaps(vfs, dir, view, &mut manifest, bitmaps);
+    if Bug::RemoveBitmapsEarly.is_on() {
+        let _ = live::remove_unlisted(vfs, dir, &manifest, superseded.clone());
+    }
+    // All names that it lists are durable: our own since they were committed, those of others since this
+    // handle caught up with them, those of bitmaps since they were written.
+    manifest.replace(vfs, dir).inspect_err(|_| {
+        live::discard_unlisted(vfs, dir, &manifest, written.as_deref().unwrap_or_default());
+    })?;
+    flush(dir)?;
+    // Removed any earlier, a power cut would bring back the manifest that needs them.
+    if let Err(error) = live::remove_unlisted(vfs, dir, &manifest, superseded) {
+        log::warn!("superseded liveness bitmaps stay where they are: {error}");
+    }
+    *view = View {
+        segments: std::mem::take(&mut view.segments),
+        totals: view.totals,
+        distrusts_bitmaps: view.distrusts_bitmaps && written.is_none(),
+        ..View::empty(&manifest)
+    };
+    let bytes = fresh.iter().map(|record| record.file_len).sum();
+    Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
 
-impl Checkpoint {
-    /// Derives it from the manifest on disk: commits are appended, bitmaps brought up to date, then `change` is applied. `flush`
-    /// flushes a directory of the store; after a failure nothing more is written.
-    pub fn prepare(
-        vfs: &dyn Vfs,
-        dir: &Path,
-        view: &mut View,
-        bitmaps: Bitmaps,
-        change: impl FnOnce(&mut Manifest) -> Result<()>,
-        flush: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<Self> {
-        for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
-            remove_temporaries(vfs, folder, TMP_PREFIX);
-        }
-        let mut manifest = Manifest::read(vfs, dir)?;
-        if manifest.body.store_id != view.meta.store_id {
-            return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
-        }
-        let from = manifest.body.last_commit() + 1;
-        if manifest.body.is_backup() {
-            // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
-            // of it: no manifest ever listed them. Should they come back, they would follow this one in another epoch.
-            let mut beyond = load::list_segments(vfs, dir)?;
-            beyond.retain(|name| name.last >= from);
-            quarantine::move_aside(vfs, dir, &beyond)?;
-            flush(&dir.join(load::SEGMENTS))?;
-            match Bug::NoEpochBackup.is_on() {
-                true => drop(manifest.body.extra.remove(BACKUP_RECORD)),
-                false => manifest.body.begin_epoch()?,
-            }
-        }
-        let mut fresh_rows = 0;
-        let mut fresh = Vec::new();
-        for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
-            let record = SegmentRecord::of(&live.segment);
-            // What is listed is there, as it was written.
-            let path = live.segment.path();
-            let found = vfs.metadata(path).at(path, "look at the segment")?;
-            if found.len != record.file_len {
-                let detail = format!("expected a file of {} bytes, found {}", record.file_len, found.len);
-                return Err(Error::damaged(path, "file", detail));
-            }
-            fresh_rows += live.segment.footer().rows;
-            fresh.push(record);
-        }
-        manifest.body.segments.extend_from_slice(&fresh);
-        manifest.generation += 1;
-        change(&mut manifest)?;
-        let superseded = live::named(&manifest.body);
-        let written = bring_bitmaps(vfs, dir, view, &mut manifest, bitmaps);
-        let event = fresh.last().map(|last| Event::Checkpoint {
-            first: from,
-            last: last.last,
-            rows: fresh_rows,
-            bytes: fresh.iter().map(|record| record.file_len).sum(),
-        });
-        Ok(Checkpoint { manifest, written, superseded, event })
-    }
-
-    /// Replaces the manifest. Its name is not durable yet; those that it lists are: our own since they were committed, those
-    /// of others since this handle caught up with them, those of bitmaps since they were written.
-    pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        if Bug::RemoveBitmapsEarly.is_on() {
-            let _ = live::remove_unlisted(vfs, dir, &self.manifest, self.superseded.clone());
-        }
-        self.manifest.replace(vfs, dir).inspect_err(|_| {
-            live::discard_unlisted(vfs, dir, &self.manifest, self.written.as_deref().unwrap_or_default());
-        })
-    }
-
-    /// Once the name is durable: removes what the former manifest needed, and tells the view. (Earlier, a power cut would bring
-    /// back the manifest that needs it.)
-    pub fn finish(self, vfs: &dyn Vfs, dir: &Path, view: &mut View) -> Option<Event> {
-        if let Err(error) = live::remove_unlisted(vfs, dir, &self.manifest, self.superseded) {
-            log::warn!("superseded liveness bitmaps stay where they are: {error}");
-        }
-        view.covered = LiveRecord::of(&self.manifest.body).map_or(0, |record| record.last);
-        view.distrusts_bitmaps &= self.written.is_none();
-        view.manifest_generation = self.manifest.generation;
-        view.manifest_last = self.manifest.body.last_commit();
-        view.meta = Arc::new(Meta::of(&self.manifest.body));
-        self.event
-    }
-}
-
-/// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote; `None` when
-/// they are left as they are. They can be derived, so that they cannot be written is no failure of the checkpoint: the
-/// record that the manifest has says itself how far it goes.
+/// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote;
+/// `None` when they are left as they are. They can be derived, so a failure to write them is none of the
+/// checkpoint: the record that the manifest has says itself how far it goes.
 fn bring_bitmaps(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -129,17 +106,13 @@ fn bring_bitmaps(
     manifest: &mut Manifest,
     bitmaps: Bitmaps,
 ) -> Option<Vec<BitmapName>> {
-    let covered = LiveRecord::of(&manifest.body).map_or(0, |record| record.last);
+    let covered = live::complete_up_to(&manifest.body);
     let many = view.distrusts_bitmaps || view.kills_after(covered) > MANY_KILLS;
     if bitmaps == Bitmaps::WhenMany && !many {
         return None;
     }
-    let brought = as_listed(vfs, dir, view, manifest).and_then(|()| {
-        let (segments, last) = (view.segments.iter(), view.last_commit());
-        let published = live::publish(vfs, dir, &manifest.body, segments, last, !view.distrusts_bitmaps)?;
-        published.record.put(&mut manifest.body)?;
-        Ok(published.written)
-    });
+    let brought =
+        as_listed(vfs, dir, view, manifest).and_then(|()| live::publish(vfs, dir, &mut manifest.body, view));
     brought
         .inspect_err(|error| {
             log::warn!("no liveness bitmaps with this checkpoint, opening reads more instead: {error}");
@@ -147,15 +120,13 @@ fn bring_bitmaps(
         .ok()
 }
 
-/// Makes the view consist of the very files that the manifest lists: another handle may have merged some that this
-/// one still reads, and bitmaps are about files.
+/// Makes the view consist of the very files that the manifest lists: another handle may have merged some that
+/// this one still reads, and bitmaps are about files.
 fn as_listed(vfs: &dyn Vfs, dir: &Path, view: &mut View, manifest: &Manifest) -> Result<()> {
     let ours = view.segments.iter().map(|live| SegmentRecord::of(&live.segment));
     if !ours.eq(manifest.body.segments.iter().copied()) {
         let listed = load::listed(vfs, dir, manifest, Some(view))?;
-        view.segments = listed.segments;
-        view.totals = listed.totals;
-        view.distrusts_bitmaps = listed.distrusts_bitmaps;
+        view.take_over(&listed);
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
-//! not at all.
+//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists
+//! whole or not at all.
 
-use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN};
-use crate::state::remove_own;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::temporaries::{if_there, remove_own};
 use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
-use crate::lock::Lock;
+use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN, Lock};
 use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SEGMENTS};
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
@@ -41,7 +41,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
             settings: config.settings.clone(),
             epochs: vec![EpochRecord { id: epoch, parent: [0; 16], first: 1 }],
             segments: Vec::new(),
-            extra: std::collections::BTreeMap::new(),
+            extra: Default::default(),
         },
     };
     place(vfs, dir, &manifest, |_| Ok(()))
@@ -63,7 +63,7 @@ pub(crate) fn place(
         discard(vfs, &sibling);
         return Err(error);
     }
-    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store somebody else has
+    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store that was
     // created in the meantime: a store is never empty.
     if let Err(source) = vfs.replace(&sibling, dir) {
         discard(vfs, &sibling);
@@ -72,8 +72,8 @@ pub(crate) fn place(
     }
     let flushed = flush_name(vfs, dir);
     if flushed.is_err() {
-        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the name goes
-        // again: whoever tries again gives a new one.
+        // The kernel reports a lost name once, and a later flush of the same name would claim success. So the
+        // name goes again: the next attempt gives a new one.
         match vfs.replace(dir, &sibling) {
             Ok(()) => discard(vfs, &sibling),
             Err(error) => log::warn!("{}: not taken back: {error}", dir.display()),
@@ -82,13 +82,13 @@ pub(crate) fn place(
     flushed
 }
 
-/// Makes the store's own name durable. Whoever opens it for writing does this too: its creator may have died between
+/// Makes the store's own name durable. An opener that writes does this too: the creator may have died between
 /// giving the name and flushing it.
 pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(Path::new(""));
     match vfs.flush_dir(parent) {
         // A directory that may be passed but not read cannot be opened, and so not be flushed, by this user.
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             log::debug!("{}: not flushed: {error}", parent.display());
             Ok(())
         }
@@ -98,11 +98,8 @@ pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
 
 /// Refuses a path at which there is anything but an empty directory.
 pub(crate) fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let found = match vfs.metadata(dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io(dir, "look at the store's path", error)),
-    };
+    let found = if_there(vfs.metadata(dir)).at(dir, "look at the store's path")?;
+    let Some(found) = found else { return Ok(()) };
     let names = match found.kind {
         FileKind::Dir => vfs.list(dir).at(dir, "list the directory")?,
         FileKind::File => return exists(dir, "a file is there"),
@@ -119,77 +116,65 @@ fn exists(dir: &Path, found: &str) -> Result<()> {
     Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
 }
 
-/// The name under which the store is built beside its final place.
-fn sibling(dir: &Path) -> Result<PathBuf> {
-    let Some(name) = dir.file_name() else {
-        return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
-    };
-    let mut hidden = OsStr::new(".").to_owned();
-    hidden.push(name);
-    hidden.push(format!("{CREATING}{}", hex(&random_id()?)));
-    Ok(dir.with_file_name(hidden))
-}
-
-/// Removes what was being built beside stores of these names when its builder died. A builder that is alive holds a
-/// lock within; where the lock file is not there (yet), nobody can tell, and what is there stays, but for a directory with
-/// nothing in it: its builder, should it only just begin, makes another one ([`claim`]).
+/// Removes stores of these names that were being built here when their builder died. A builder that is alive
+/// holds a lock within. Without the lock file (yet) nothing tells: the directory stays, unless it is empty.
+/// Its builder, should it only just begin, makes another one ([`claim`]).
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
     // A relative path's parent is the current directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     for name in vfs.list(parent).unwrap_or_default() {
         let base = name.to_str().and_then(|name| Some(name.strip_prefix('.')?.split_once(CREATING)?.0));
-        if base.is_none_or(|base| !is_ours(base)) {
-            continue;
-        }
         let dir = parent.join(&name);
-        if vfs.metadata(&dir).is_ok_and(|found| found.kind != FileKind::Dir) {
+        if !base.is_some_and(&is_ours) || vfs.metadata(&dir).is_ok_and(|found| found.kind != FileKind::Dir) {
             continue;
         }
         let turn = dir.join(LOCK_TURN);
-        let mut lock = match vfs.open_lock(&turn, false) {
-            Ok(lock) => lock,
-            Err(error) => {
-                if error.kind() == std::io::ErrorKind::NotFound && vfs.remove_dir(&dir).is_ok() {
-                    log::info!("{}: removed, it was empty", dir.display());
+        match vfs.open_lock(&turn, false) {
+            // Held until everything is gone, so that its builder, should it only just begin, notices.
+            Ok(mut lock) => {
+                if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
+                    log::info!(
+                        "{}: removed, a store was being built there when its builder died",
+                        dir.display()
+                    );
+                    discard(vfs, &dir);
                 }
-                continue;
             }
-        };
-        // Held until everything is gone, so that its builder, should it only just begin, notices.
-        if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
-            log::info!("{}: removed, a store was being built there when its builder died", dir.display());
-            discard(vfs, &dir);
+            Err(error) if error.kind() == ErrorKind::NotFound && vfs.remove_dir(&dir).is_ok() => {
+                log::info!("{}: removed, it was empty", dir.display());
+            }
+            Err(_) => {}
         }
     }
 }
 
 /// Makes the directory a store is built in. The lock says that its builder is alive.
 fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
+    let Some(name) = dir.file_name() else {
+        return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
+    };
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let sibling = sibling(dir)?;
+        let random = format!("{CREATING}{}", hex(&random_id()?));
+        let sibling = dir
+            .with_file_name([OsStr::new("."), name, OsStr::new(&random)].into_iter().collect::<OsString>());
         vfs.create_dir(&sibling).at(&sibling, "create the store's directory")?;
         let turn = sibling.join(LOCK_TURN);
         let locked = vfs.open_lock(&turn, true).and_then(|mut lock| {
-            let ours = lock.try_lock()? && lock.is_at(&turn)?;
-            Ok(ours.then_some(lock))
+            let is_ours = lock.try_lock()? && lock.is_at(&turn)?;
+            if is_ours { Ok(lock) } else { Err(ErrorKind::WouldBlock.into()) }
         });
-        match locked {
-            Ok(Some(lock)) => return Ok((sibling, lock)),
-            // Somebody who clears away what dead builders left took it for that, in the moment it was not locked.
-            Ok(None) if attempts < CLAIMS => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && attempts < CLAIMS => {}
-            Ok(None) => {
-                discard(vfs, &sibling);
-                return Err(Error::io(&turn, "lock", std::io::ErrorKind::WouldBlock.into()));
-            }
-            Err(error) => {
-                discard(vfs, &sibling);
-                return Err(Error::io(&turn, "create the lock file", error));
-            }
-        }
+        let error = match locked {
+            Ok(lock) => return Ok((sibling, lock)),
+            Err(error) => error,
+        };
         discard(vfs, &sibling);
+        // A process that sweeps took it for a leftover, in the moment it was not locked.
+        let is_swept = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock);
+        if !is_swept || attempts >= CLAIMS {
+            return Err(Error::io(&turn, "create the lock file", error));
+        }
     }
 }
 
@@ -202,8 +187,7 @@ fn build(
     let segments = dir.join(SEGMENTS);
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
     for lock in [LOCK, LOCK_MANIFEST] {
-        let path = dir.join(lock);
-        Lock::open(vfs, &path, "new")?.prepare()?;
+        Lock::open(vfs, &dir.join(lock), "new")?.prepare()?;
     }
     fill(dir)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
@@ -211,25 +195,21 @@ fn build(
     manifest.write(vfs, dir)
 }
 
-/// Removes what [`build`] made; it is ours alone, for its name is random.
+/// Removes an unfinished store, which is ours alone: its name is random. The lock file goes last: without it
+/// nothing tells that the rest is a leftover.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
     let segments = dir.join(SEGMENTS);
     for folder in [segments.as_path(), dir] {
-        for name in vfs.list(folder).unwrap_or_default() {
-            // Without the lock file nobody could tell that what is left belongs to nobody: it goes last.
-            if name != OsStr::new(SEGMENTS) && name != OsStr::new(LOCK_TURN) {
-                remove_own(vfs, &folder.join(name));
-            }
-        }
+        let mut names = vfs.list(folder).unwrap_or_default();
+        names.retain(|name| name != SEGMENTS && name != LOCK_TURN);
+        names.iter().for_each(|name| remove_own(vfs, &folder.join(name)));
     }
-    for path in [segments.as_path(), dir] {
-        if path == dir {
-            remove_own(vfs, &dir.join(LOCK_TURN));
-        }
-        if let Err(error) = vfs.remove_dir(path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
+    let remove_dir = |path: &Path| {
+        if let Err(error) = if_there(vfs.remove_dir(path)) {
             log::warn!("{}: cannot remove an unfinished store: {error}", path.display());
         }
-    }
+    };
+    remove_dir(&segments);
+    remove_own(vfs, &dir.join(LOCK_TURN));
+    remove_dir(dir);
 }

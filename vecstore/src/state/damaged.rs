@@ -1,5 +1,5 @@
-//! Segments that a merge has found damaged. The manifest remembers them, so that merges go around them, and `vecstore info` says
-//! so.
+//! Segments that a merge has found damaged. The manifest remembers them: merges go around them, and `vecstore
+//! info` tells of them.
 
 use std::collections::BTreeSet;
 
@@ -10,24 +10,21 @@ use crate::state::{Body, decode_record, encode_record};
 /// In `extra` of a manifest: listed segments that are damaged.
 const RECORD: &str = "vecstore.damaged";
 
-/// The damaged segments that a manifest knows of. What it does not list any more has been repaired, say.
+/// The damaged segments that a manifest knows of. A repair may have replaced those that it does not list any
+/// more.
 pub(crate) fn of(body: &Body) -> BTreeSet<SegmentName> {
-    let known: Option<Vec<(u64, u64, u32)>> = body.extra.get(RECORD).and_then(|bytes| decode_record(bytes));
-    let known = known.unwrap_or_default().into_iter();
-    let known: BTreeSet<SegmentName> =
-        known.map(|(first, last, generation)| SegmentName { first, last, generation }).collect();
-    let listed = body.segments.iter().map(|record| record.name());
-    listed.filter(|name| known.contains(name)).collect()
+    let known = body.extra.get(RECORD).and_then(|bytes| decode_record(bytes));
+    let mut known: BTreeSet<SegmentName> = known.unwrap_or_default();
+    known.retain(|name| body.record_of(*name).is_some());
+    known
 }
 
 /// Records them.
 pub(crate) fn set(body: &mut Body, damaged: &BTreeSet<SegmentName>) -> Result<()> {
     if damaged.is_empty() {
         body.extra.remove(RECORD);
-        return Ok(());
+    } else {
+        body.extra.insert(RECORD.to_owned(), encode_record(damaged)?);
     }
-    let damaged: Vec<(u64, u64, u32)> =
-        damaged.iter().map(|name| (name.first, name.last, name.generation)).collect();
-    body.extra.insert(RECORD.to_owned(), encode_record(&damaged)?);
     Ok(())
 }

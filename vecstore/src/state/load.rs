@@ -1,13 +1,12 @@
-//! Builds a view from what is on disk: the manifest, then the segments after it.
+//! Builds a view from a store's directory: the manifest, then the segments after it.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::{Segment, SegmentName, open_unmapped};
-use crate::state::{Covered, Manifest, SegmentRecord, Tiling, View, live, tiling};
+use crate::state::{Manifest, QUARANTINE, View, live, tiling};
 use crate::vfs::{Copying, Vfs};
 
 /// Directory of the segments within a store.
@@ -25,171 +24,167 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
     Ok(names)
 }
 
+/// Every segment name that a file has had, as far as can be seen: in segments/ and quarantine/, listed by the
+/// manifest or by one of these named checkpoints.
+pub(crate) fn known_names(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    versions: impl Iterator<Item = Manifest>,
+) -> Result<Vec<SegmentName>> {
+    let mut names = list_segments(vfs, dir)?;
+    let quarantined = vfs.list(&dir.join(QUARANTINE)).unwrap_or_default();
+    names.extend(quarantined.iter().filter_map(|name| SegmentName::parse(name)));
+    for manifest in versions.chain([Manifest::read(vfs, dir)?]) {
+        names.extend(manifest.body.names());
+    }
+    Ok(names)
+}
+
+/// The name of a new file for these commits: of a generation that none of the `known` has.
+pub(crate) fn next_generation(known: &[SegmentName], first: u64, last: u64) -> SegmentName {
+    let of_range = known.iter().filter(|name| (name.first, name.last) == (first, last));
+    let generation = of_range.map(|name| name.generation.saturating_add(1)).max().unwrap_or(0);
+    SegmentName { first, last, generation }
+}
+
 /// Reads the store's state. Segments that `known` holds already are used again, not mapped again.
 ///
-/// Takes no lock: a listing is not atomic, and a merge may replace files while we look. A gap, or a file that went
-/// away between listing and mapping, therefore means "list again"; only when manifest and listing stay the same is
-/// it a fault.
+/// Takes no lock: a listing is not atomic, and a merge may replace files meanwhile. A gap, or a file that
+/// went away between listing and mapping, therefore means "list again": only when manifest and listing stay
+/// the same is it a fault.
 pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<View> {
     load_until(vfs, dir, known, u64::MAX)
 }
 
-/// The same without mapping a file, for whoever only copies the segments: of these no more is read than what says how they
-/// follow each other and what is superseded. A sector that cannot be read is an error.
+/// As [`load`] without mapping a file, for copying the segments: only the tables that say how they follow
+/// each other and which entries are superseded are read. A sector that cannot be read is an error.
 pub(crate) fn load_unmapped(vfs: &dyn Vfs, dir: &Path) -> Result<View> {
     const TABLES: [Tag; 5] = [section::KIND, section::REND, section::KILL, section::RUNS, section::SETT];
-    load_by(&Copying(vfs), dir, None, u64::MAX, &|path, name| open_unmapped(vfs, path, name, &TABLES))
+    let open = |path: &Path, name| open_unmapped(vfs, path, name, &TABLES);
+    Source { vfs: &Copying(vfs), dir, known: None, open: &open }.load_until(u64::MAX)
 }
 
-/// How a segment is opened.
-type Open<'a> = &'a dyn Fn(&Path, SegmentName) -> Result<Segment>;
-
-/// The same without the commits after `until`, unless the manifest lists them.
+/// As [`load`] without the commits after `until`, unless the manifest lists them.
 pub(crate) fn load_until(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64) -> Result<View> {
-    load_by(vfs, dir, known, until, &|path, name| Segment::open(vfs, path, name))
+    Source { vfs, dir, known, open: &|path, name| Segment::open(vfs, path, name) }.load_until(until)
 }
 
-fn load_by(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64, open: Open<'_>) -> Result<View> {
-    let mut before: Option<(u64, Vec<SegmentName>)> = None;
-    let mut horizon: Option<u64> = None;
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let manifest = Manifest::read(vfs, dir)?;
-        let mut names = list_segments(vfs, dir)?;
-        // What a listing shows beyond a gap may be newer than the listing itself. Whatever the first one showed was
-        // there before the second began, so up to that point the second has no gaps but real ones.
-        count_for(&manifest, &mut names);
-        names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
-        let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
-        let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
-        names.retain(|name| name.last <= horizon);
-        let seen = (manifest.generation, names);
-        let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
-        match try_load(vfs, dir, &manifest, &seen.1, known, open, again) {
-            Ok(view) => return Ok(view),
-            Err(error) if again || !is_motion(&error) => return Err(error),
-            Err(_) => before = Some(seen),
-        }
-    }
+/// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.
+pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
+    let source = Source { vfs, dir, known, open: &|path, name| Segment::open(vfs, path, name) };
+    let mut view = View::empty(manifest);
+    source.fill(manifest, &mut view, manifest.body.names(), true)?;
+    Ok(view)
 }
 
-/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was interrupted.
+/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was
+/// interrupted.
 pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
     if manifest.body.is_backup() && !Bug::ReadBeyondBackup.is_on() {
         names.retain(|name| name.last <= manifest.body.last_commit());
     }
 }
 
-/// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment.
+/// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A file is
+/// foreign only after a merge has replaced files between the reading of the manifest and the listing.
 fn is_motion(error: &Error) -> bool {
     match error {
-        Error::MissingSegment { .. } => true,
-        // Only a merge that replaced files between reading the manifest and listing.
-        Error::ForeignSegment { .. } => true,
+        Error::MissingSegment { .. } | Error::ForeignSegment { .. } => true,
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
 }
 
-fn try_load(
-    vfs: &dyn Vfs,
-    dir: &Path,
-    manifest: &Manifest,
-    names: &[SegmentName],
-    known: Option<&View>,
-    open: Open<'_>,
-    last_look: bool,
-) -> Result<View> {
-    let records = &manifest.body.segments;
-    let lists: Vec<SegmentName> = records.iter().map(SegmentRecord::name).collect();
-    if known.is_some_and(|known| known.meta.store_id != manifest.body.store_id) {
-        return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
-    }
-    let chosen = choose(dir, &lists, names)?;
-    let listed: HashMap<SegmentName, &SegmentRecord> =
-        records.iter().map(|record| (record.name(), record)).collect();
-
-    // Usually nothing but commits has been added since: then all that is known stays.
-    let mut view = View::empty(manifest);
-    if let Some(known) = known.filter(|known| continues(known, &view, &chosen)) {
-        view.segments = known.segments.clone();
-        view.totals = known.totals;
-        view.distrusts_bitmaps = known.distrusts_bitmaps;
-    }
-    let mut segments = Vec::new();
-    for name in chosen.into_iter().skip(view.segments.len()) {
-        segments.push((known_or(open, dir, name, known)?, listed.get(&name).copied()));
-    }
-    fill(vfs, dir, manifest, &mut view, segments, last_look)?;
-    // Commits never go away; a file that did is missing even if nothing was named after it.
-    if let Some(known) = known.filter(|known| known.last_commit() > view.last_commit()) {
-        log::debug!("{}: commit {} was there and is not any more", dir.display(), known.last_commit());
-        return Err(Error::MissingSegment { path: dir.join(SEGMENTS), commit: view.last_commit() + 1 });
-    }
-    Ok(view)
+/// Where a view comes from.
+struct Source<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    /// A view from before: its segments are used again.
+    known: Option<&'a View>,
+    open: &'a dyn Fn(&Path, SegmentName) -> Result<Segment>,
 }
 
-/// The files to read, in order, or the error that says which is missing or too many.
-pub(crate) fn choose(dir: &Path, lists: &[SegmentName], names: &[SegmentName]) -> Result<Vec<SegmentName>> {
-    let segments = dir.join(SEGMENTS);
-    match tiling::choose(lists, names) {
-        Tiling::Whole(chosen) => Ok(chosen),
-        Tiling::Gap(commit) => Err(Error::MissingSegment { path: segments, commit }),
-        Tiling::Overlap(name) => Err(Error::ForeignSegment {
-            path: segments.join(name.to_string()),
-            detail: "it overlaps other segments and is no merge of them".to_owned(),
-        }),
-    }
-}
-
-/// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.
-pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
-    let mut segments = Vec::new();
-    for record in &manifest.body.segments {
-        let open = |path: &Path, name| Segment::open(vfs, path, name);
-        segments.push((known_or(&open, dir, record.name(), known)?, Some(record)));
-    }
-    let mut view = View::empty(manifest);
-    fill(vfs, dir, manifest, &mut view, segments, true)?;
-    Ok(view)
-}
-
-/// The segment of this name: that of a known view, or opened now.
-fn known_or(open: Open<'_>, dir: &Path, name: SegmentName, known: Option<&View>) -> Result<Arc<Segment>> {
-    let path = dir.join(SEGMENTS).join(name.to_string());
-    match known.and_then(|known| known.open_segment(name, &path)) {
-        Some(segment) => Ok(segment),
-        None => open(&path, name).map(Arc::new),
-    }
-}
-
-/// Adds segments to a view, with what is superseded: from the manifest's bitmaps as far as they go, from kills after
-/// that. A view that is not empty knows what is superseded in its segments, so new ones are only replayed.
-fn fill(
-    vfs: &dyn Vfs,
-    dir: &Path,
-    manifest: &Manifest,
-    view: &mut View,
-    segments: Vec<(Arc<Segment>, Option<&SegmentRecord>)>,
-    last_look: bool,
-) -> Result<()> {
-    let covered = if view.segments.is_empty() {
-        let opened: Vec<Arc<Segment>> = segments.iter().map(|(segment, _)| Arc::clone(segment)).collect();
-        live::covered(vfs, dir, &manifest.body, &opened, last_look)?
-    } else {
-        Covered::Nothing
-    };
-    view.distrusts_bitmaps |= matches!(covered, Covered::Distrusted);
-    let dead = if let Covered::Known(dead) = covered { dead } else { Vec::new() };
-    let mut dead = dead.into_iter();
-    for (segment, listed) in segments {
-        match dead.next() {
-            Some(dead) => view.add_covered(segment, listed, dead)?,
-            None => view.add(segment, listed)?,
+impl Source<'_> {
+    fn load_until(&self, until: u64) -> Result<View> {
+        let mut before: Option<(u64, Vec<SegmentName>)> = None;
+        let mut horizon: Option<u64> = None;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let manifest = Manifest::read(self.vfs, self.dir)?;
+            let mut names = list_segments(self.vfs, self.dir)?;
+            count_for(&manifest, &mut names);
+            names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
+            // A listing may show files beyond a gap that are newer than the listing itself. All files of the
+            // first one were there before the second began, so up to that point the second has no gaps but
+            // real ones.
+            let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
+            let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
+            names.retain(|name| name.last <= horizon);
+            let seen = (manifest.generation, names);
+            let again = before.as_ref() == Some(&seen) || attempt >= ATTEMPTS;
+            match self.try_load(&manifest, &seen.1, again) {
+                Ok(view) => return Ok(view),
+                Err(error) if again || !is_motion(&error) => return Err(error),
+                Err(_) => before = Some(seen),
+            }
         }
     }
-    Ok(())
+
+    fn try_load(&self, manifest: &Manifest, names: &[SegmentName], last_look: bool) -> Result<View> {
+        let (known, dir, segments) = (self.known, self.dir, self.dir.join(SEGMENTS));
+        if known.is_some_and(|known| known.meta.store_id != manifest.body.store_id) {
+            return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
+        }
+        let lists: Vec<SegmentName> = manifest.body.names().collect();
+        let chosen = tiling::choose(&segments, &lists, names)?;
+        // Usually nothing but commits has been added since: then all that is known stays.
+        let mut view = View::empty(manifest);
+        if let Some(known) = known.filter(|known| continues(known, &view, &chosen)) {
+            view.take_over(known);
+        }
+        self.fill(manifest, &mut view, chosen.into_iter(), last_look)?;
+        // Commits never go away; a file that did is missing even if nothing was named after it.
+        if let Some(known) = known.filter(|known| known.last_commit() > view.last_commit()) {
+            log::debug!("{}: commit {} was there and is not any more", dir.display(), known.last_commit());
+            return Err(Error::MissingSegment { path: segments, commit: view.last_commit() + 1 });
+        }
+        Ok(view)
+    }
+
+    /// Adds the `chosen` segments that a view lacks, with what is superseded: from the manifest's bitmaps as
+    /// far as they go, from kills after that. A view that is not empty knows what is superseded in its
+    /// segments: new ones are replayed.
+    fn fill(
+        &self,
+        manifest: &Manifest,
+        view: &mut View,
+        chosen: impl Iterator<Item = SegmentName>,
+        last_look: bool,
+    ) -> Result<()> {
+        let mut segments = Vec::new();
+        for name in chosen.skip(view.segments.len()) {
+            let path = self.dir.join(SEGMENTS).join(name.to_string());
+            let same = self.known.and_then(|known| known.open_segment(name, &path));
+            segments.push(same.map_or_else(|| (self.open)(&path, name).map(Arc::new), Ok)?);
+        }
+        let mut dead = Vec::new();
+        if view.segments.is_empty() {
+            match live::covered(self.vfs, self.dir, &manifest.body, &segments, last_look)? {
+                Some(known) => dead = known,
+                None => view.distrusts_bitmaps = true,
+            }
+        }
+        let mut dead = dead.into_iter();
+        for segment in segments {
+            let listed = manifest.body.record_of(segment.name());
+            match dead.next() {
+                Some(dead) => view.add_covered(segment, listed, dead)?,
+                None => view.add(segment, listed)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// True when the chosen files begin with those of the known view, of the same store, and there are any.
@@ -208,7 +203,8 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// What is known of the superseded entries of segments stays only while these are the first of the very same store.
+    /// The superseded entries of known segments stay known only while these are the first of the very same
+    /// store.
     #[test]
     fn what_is_known_stays_while_commits_are_added() {
         let dir = tempfile::tempdir().unwrap();

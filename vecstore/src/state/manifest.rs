@@ -1,20 +1,22 @@
 //! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
 //!
-//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by bincode
-//! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
-//! that came after.
+//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by
+//! bincode with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few
+//! segments that came after.
 
-use crate::state::{remove_own, write_temporary};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Bug, DType, Error, IoContext, Result};
-use crate::format::{Id, KNOWN_INCOMPAT, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, random_id};
+use super::temporaries::write_named;
+use crate::base::{Bug, Error, IoContext, Result};
+use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, random_id, read_record, record_crc};
 use crate::segment::{Segment, SegmentName};
-use crate::types::{Fingerprint, Metric, check_description, check_settings};
+use crate::state::load;
+use crate::types::{Fingerprint, check_description, check_settings};
 use crate::vfs::Vfs;
 
 /// Name of the manifest in the store's directory.
@@ -25,8 +27,9 @@ pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
 
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const ENVELOPE_LEN: usize = 64;
-/// No manifest is longer: some 40,000 segments with their bitmaps. Linux lets one process map 65,530 files. What a length
-/// inside may claim before it is read, and what many small records take in memory, stays in proportion to this.
+/// The longest manifest: some 40,000 segments with their bitmaps; Linux lets one process map 65,530 files.
+/// What a length inside may claim before it is read, and what many small records take in memory, stays in
+/// proportion to this.
 pub(crate) const MAX_LEN: u64 = 4 << 20;
 /// Named records in [`Body::extra`]; two names are in use.
 const MAX_EXTRA: usize = 1024;
@@ -34,11 +37,7 @@ const MAX_EXTRA: usize = 1024;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Envelope {
-    magic: [u8; 8],
-    version_major: u16,
-    version_minor: u16,
-    padding: u32,
-    incompat: u64,
+    head: Preamble,
     ro_compat: u64,
     compat: u64,
     generation: u64,
@@ -55,9 +54,8 @@ const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
 pub(crate) struct Manifest {
     /// Grows with every replacement.
     pub generation: u64,
-    /// Flags of later versions: kept when the manifest is rewritten.
+    /// Flags of later versions, these and the next: kept when the manifest is rewritten.
     pub ro_compat: u64,
-    /// Likewise.
     pub compat: u64,
     pub body: Body,
 }
@@ -86,7 +84,7 @@ pub(crate) struct FingerprintRecord {
     pub description: String,
 }
 
-/// A history: who began it, and with which commit.
+/// A history: which one it follows, and from which commit on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EpochRecord {
     pub id: Id,
@@ -131,6 +129,17 @@ impl Body {
         self.segments.last().map_or(0, |segment| segment.last)
     }
 
+    /// Names of the listed segments, in order.
+    pub fn names(&self) -> impl Iterator<Item = SegmentName> + '_ {
+        self.segments.iter().map(SegmentRecord::name)
+    }
+
+    /// The record of a listed file.
+    pub fn record_of(&self, name: SegmentName) -> Option<&SegmentRecord> {
+        let at = self.segments.binary_search_by_key(&name.first, |record| record.first).ok()?;
+        self.segments.get(at).filter(|record| record.name() == name)
+    }
+
     /// True while nothing has been written to a store that was made as a backup.
     pub fn is_backup(&self) -> bool {
         self.extra.contains_key(BACKUP_RECORD)
@@ -150,30 +159,22 @@ impl Body {
 
     /// True when the body describes a store that can exist.
     fn check(&self) -> Result<(), String> {
-        if self.dim == 0 || self.dim as usize > crate::types::MAX_DIM {
-            return Err(format!("dimension {} is not possible", self.dim));
-        }
-        if DType::from_code(self.dtype).is_none() || Metric::from_code(self.metric).is_none() {
-            return Err(format!("unknown element type {} or metric {}", self.dtype, self.metric));
-        }
+        check_vectors(self.dim, self.dtype, self.metric)?;
         if self.epochs.is_empty() {
             return Err("no epoch".to_owned());
         }
         if self.extra.len() > MAX_EXTRA {
             return Err(format!("{} named records; there may be {MAX_EXTRA}", self.extra.len()));
         }
-        // Whatever is longer, no reader would accept in the segments that carry it.
+        // No reader would accept longer ones in the segments that carry them.
         check_settings(&self.settings).map_err(|error| error.to_string())?;
-        if let Some(fingerprint) = self.fingerprint() {
-            check_description(&fingerprint).map_err(|error| error.to_string())?;
-        }
+        let fingerprint = self.fingerprint();
+        fingerprint.as_ref().map_or(Ok(()), check_description).map_err(|error| error.to_string())?;
         let mut next = 1u64;
         for segment in &self.segments {
             if segment.first != next || segment.last < segment.first || segment.last > MAX_COMMIT {
-                return Err(format!(
-                    "segments do not tile: expected commit {next}, found {}",
-                    segment.name()
-                ));
+                let found = segment.name();
+                return Err(format!("segments do not tile: expected commit {next}, found {found}"));
             }
             next = segment.last + 1;
         }
@@ -181,8 +182,8 @@ impl Body {
     }
 }
 
-/// A text is allocated before it is read, so what its length may claim is bounded: by twice what a whole manifest has,
-/// because names and texts count for more in memory than in the file.
+/// A text is allocated before it is read, so the length it claims is bounded: by twice the length of a whole
+/// manifest, because names and texts count for more in memory than in the file.
 fn config() -> impl bincode::config::Config {
     const LIMIT: usize = 2 * MAX_LEN as usize;
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
@@ -194,7 +195,7 @@ pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
         .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
 }
 
-/// Decodes the value of a record of [`Body::extra`]; `None` when it is not what was expected.
+/// Decodes the value of a record of [`Body::extra`]; `None` when it is not a `T`.
 pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
     (used == bytes.len()).then_some(value)
@@ -203,12 +204,10 @@ pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Opt
 impl Manifest {
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        // What could not be read again is never written.
-        self.body
-            .check()
-            .map_err(|detail| Error::bad_input(format!("the manifest would be wrong: {detail}")))?;
-        let body = bincode::serde::encode_to_vec(&self.body, config())
-            .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))?;
+        // A manifest that could not be read again is never written.
+        let wrong = |detail| Error::bad_input(format!("the manifest would be wrong: {detail}"));
+        self.body.check().map_err(wrong)?;
+        let body = encode_record(&self.body)?;
         let len = (ENVELOPE_LEN + body.len()) as u64;
         if len > MAX_LEN {
             return Err(Error::bad_input(format!(
@@ -218,19 +217,15 @@ impl Manifest {
             )));
         }
         let mut envelope = Envelope {
-            magic: MAGIC,
-            version_major: VERSION_MAJOR,
-            version_minor: VERSION_MINOR,
+            head: Preamble::of(MAGIC, 0),
             ro_compat: self.ro_compat,
             compat: self.compat,
             generation: self.generation,
             body_len: body.len() as u64,
             ..Envelope::zeroed()
         };
-        envelope.crc = checksum(&envelope, &body);
-        let mut bytes = bytemuck::bytes_of(&envelope).to_vec();
-        bytes.extend_from_slice(&body);
-        Ok(bytes)
+        envelope.crc = record_crc(&envelope, &body);
+        Ok([bytemuck::bytes_of(&envelope), &body].concat())
     }
 
     /// Reads the bytes of the file, trusting none of them.
@@ -239,47 +234,26 @@ impl Manifest {
         if bytes.len() as u64 > MAX_LEN {
             return Err(damaged(format!("expected at most {MAX_LEN} bytes, found {}", bytes.len())));
         }
-        let Some((head, body)) = bytes.split_at_checked(ENVELOPE_LEN) else {
-            return Err(damaged(format!("expected at least {ENVELOPE_LEN} bytes, found {}", bytes.len())));
-        };
-        let envelope: Envelope = bytemuck::pod_read_unaligned(head);
-        if envelope.magic != MAGIC {
-            return Err(damaged("expected the magic number of a manifest, found other bytes".to_owned()));
-        }
+        let kind = (path, "manifest", "manifest");
+        let (envelope, body): (Envelope, _) = read_record(kind, bytes, MAGIC, Bug::TrustManifest)?;
         if envelope.body_len != body.len() as u64 {
-            return Err(damaged(format!(
-                "expected a body of {} bytes, found {}",
-                envelope.body_len,
-                body.len()
-            )));
+            let (expected, found) = (envelope.body_len, body.len());
+            return Err(damaged(format!("expected a body of {expected} bytes, found {found}")));
         }
-        if envelope.crc != checksum(&envelope, body) && !Bug::TrustManifest.is_on() {
-            return Err(damaged("its checksum does not match".to_owned()));
-        }
-        if envelope.version_major != VERSION_MAJOR || envelope.incompat & !KNOWN_INCOMPAT != 0 {
-            return Err(Error::UnsupportedVersion {
-                path: path.to_owned(),
-                expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
-                found: format!(
-                    "{}.{} with incompat flags {:#x}",
-                    envelope.version_major, envelope.version_minor, envelope.incompat
-                ),
-            });
-        }
-        if envelope.padding != 0 || envelope.tail != 0 {
+        if envelope.head.len != 0 || envelope.tail != 0 {
             return Err(damaged("reserved bytes are not zero".to_owned()));
         }
-        // It only grows, and must be able to.
+        // A generation only grows, and must be able to.
         if envelope.generation > u64::MAX / 2 {
             return Err(damaged(format!("generation {} is not possible", envelope.generation)));
         }
-        let (mut decoded, used): (Body, usize) = bincode::serde::decode_from_slice(body, config())
+        let (mut decoded, used): (Body, _) = bincode::serde::decode_from_slice(body, config())
             .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
         if used != body.len() {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
         decoded.check().map_err(damaged)?;
-        // Named checkpoints are held in memory all at once; what a list grew beyond its end is not.
+        // Named checkpoints are held in memory all at once, without what a list grew beyond its end.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();
         Ok(Manifest {
@@ -293,22 +267,31 @@ impl Manifest {
     /// Reads a store's manifest.
     ///
     /// # Errors
-    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments are
-    /// there.
+    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments
+    /// are there.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
-        let path = dir.join(MANIFEST);
-        let read = |path: &Path| match vfs.read(path, MAX_LEN) {
-            Ok(bytes) => Self::decode(path, &bytes).map(Some),
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(not_read(path, "read the manifest", error)),
-        };
-        if let Some(manifest) = read(&path)? {
+        let read = || Self::read_file(vfs, &dir.join(MANIFEST), "read the manifest");
+        if let Some(manifest) = read()? {
             return Ok(manifest);
         }
-        match why_absent(vfs, dir, path.clone()) {
+        match why_absent(vfs, dir) {
             missing @ Error::NotFound { .. } => Err(missing),
             // The store may have been renamed into place between the two looks.
-            other => read(&path)?.ok_or(other),
+            other => read()?.ok_or(other),
+        }
+    }
+
+    /// Reads a manifest, or a named checkpoint; `None` where there is no file.
+    pub(super) fn read_file(vfs: &dyn Vfs, path: &Path, op: &'static str) -> Result<Option<Self>> {
+        match vfs.read(path, MAX_LEN) {
+            Ok(bytes) => Self::decode(path, &bytes).map(Some),
+            Err(error) if is_absent(&error) => Ok(None),
+            // A file that is longer than any manifest is damaged; what else goes wrong says nothing of its
+            // bytes.
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                Err(Error::damaged(path, "manifest", error.to_string()))
+            }
+            Err(error) => Err(Error::io(path, op, error)),
         }
     }
 
@@ -320,38 +303,17 @@ impl Manifest {
         vfs.flush_dir(dir).at(dir, "flush the directory")
     }
 
-    /// The same but for the last step: the manifest is visible, not yet durable.
+    /// As [`Manifest::write`] but for the last step: the manifest is visible, not yet durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        let path = dir.join(MANIFEST);
-        let tmp = write_temporary(vfs, dir, &self.encode()?, "write the manifest")?;
-        if let Err(source) = vfs.replace(&tmp, &path) {
-            remove_own(vfs, &tmp);
-            return Err(Error::io(&path, "replace the manifest", source));
-        }
-        Ok(())
-    }
-}
-
-fn checksum(envelope: &Envelope, body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(bytemuck::bytes_of(envelope).get(..ENVELOPE_LEN - 4).unwrap_or_default());
-    hasher.update(body);
-    hasher.finalize()
-}
-
-/// A file that is longer than any manifest is damaged; what else goes wrong says nothing of its bytes.
-pub(crate) fn not_read(path: &Path, op: &'static str, error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::InvalidData => Error::damaged(path, "manifest", error.to_string()),
-        _ => Error::io(path, op, error),
+        write_named(vfs, &dir.join(MANIFEST), &self.encode()?, "write the manifest", true)
     }
 }
 
 fn is_absent(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
-fn why_absent(vfs: &dyn Vfs, dir: &Path, manifest: PathBuf) -> Error {
+fn why_absent(vfs: &dyn Vfs, dir: &Path) -> Error {
     let not_a_store = |found: &str| Error::NotAStore { path: dir.to_owned(), found: found.to_owned() };
     match vfs.metadata(dir) {
         Err(error) if is_absent(&error) => return Error::NotFound { path: dir.to_owned() },
@@ -359,10 +321,9 @@ fn why_absent(vfs: &dyn Vfs, dir: &Path, manifest: PathBuf) -> Error {
         Ok(found) if found.kind == crate::vfs::FileKind::File => return not_a_store("a file"),
         Ok(_) => {}
     }
-    let names = vfs.list(&dir.join("segments")).unwrap_or_default();
-    match names.iter().filter(|name| SegmentName::parse(name).is_some()).count() {
+    match load::list_segments(vfs, dir).map_or(0, |names| names.len()) {
         0 => not_a_store("a directory without a manifest and without segments"),
-        segments => Error::ManifestMissing { path: manifest, segments },
+        segments => Error::ManifestMissing { path: dir.join(MANIFEST), segments },
     }
 }
 

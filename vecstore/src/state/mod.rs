@@ -1,4 +1,4 @@
-//! What a store consists of at one moment: the manifest, the segments it lists and those after it, what of them is superseded,
+//! A store at one moment: its manifest, the segments it lists and those after it, their superseded entries;
 //! and how these files come to be and go.
 
 pub(crate) mod checkpoint;
@@ -14,18 +14,17 @@ pub(crate) mod temporaries;
 pub(crate) mod tiling;
 pub(crate) mod view;
 
-pub(crate) use checkpoint::{Bitmaps, Checkpoint};
+pub(crate) use checkpoint::Bitmaps;
 pub(crate) use create::{flush_name, sweep};
-pub(crate) use live::{BitmapName, Checked, Covered, Dead, LIVE, LiveRecord};
+pub(crate) use live::{BitmapName, Checked, Dead, LIVE, LiveRecord};
 pub(crate) use load::SEGMENTS;
 pub(crate) use manifest::{
-    BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, MAX_LEN, Manifest, SegmentRecord,
-    decode_record, encode_record, not_read,
+    BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord, decode_record,
+    encode_record,
 };
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
-pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
-pub(crate) use tiling::Tiling;
+pub(crate) use temporaries::{TMP_PREFIX, remove_own, remove_temporaries, write_named};
 pub use view::Totals;
-pub(crate) use view::{LiveSegment, Meta, View};
+pub(crate) use view::{LiveSegment, View};

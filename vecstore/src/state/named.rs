@@ -1,16 +1,16 @@
 //! Named checkpoints: the store as of a moment, kept until it is dropped.
 //!
-//! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it lists are
-//! pinned; merges leave them alone.
+//! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it
+//! lists are pinned; merges leave them alone.
 
-use crate::state::{TMP_PREFIX, remove_own, remove_temporaries, write_temporary};
 use std::path::Path;
 
+use super::temporaries::{if_there, make_folder, write_named};
 use crate::base::{Bug, Error, IoContext, Result};
-use crate::state::{MAX_LEN, Manifest, not_read};
+use crate::state::{Manifest, TMP_PREFIX, remove_temporaries};
 use crate::vfs::Vfs;
 
-/// Pins of backups under way begin with this; whoever holds the backup lock may drop them.
+/// Pins of backups under way begin with this; the holder of the backup lock may drop those of others.
 pub(crate) const PIN_PREFIX: &str = "backup-";
 
 /// Directory of the named checkpoints within a store.
@@ -26,12 +26,8 @@ pub(crate) struct Version {
 /// Names are file names: letters, digits, `.`, `-` and `_`, not beginning with a dot, at most 100.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if name.is_empty()
-        || name.len() > 100
-        || name.starts_with('.')
-        || !name.chars().all(fine)
-        || name.starts_with("tmp-")
-    {
+    let reserved = name.starts_with('.') || name.starts_with("tmp-");
+    if name.is_empty() || name.len() > 100 || reserved || !name.chars().all(fine) {
         return Err(Error::bad_input(format!(
             "\"{name}\" cannot name a checkpoint; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
              a dot or \"tmp-\""
@@ -40,44 +36,38 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// All named checkpoints, by name, for whoever removes what none of them needs. Called under the manifest lock.
+/// All named checkpoints, by name, for the removal of what none of them needs. Called under the manifest
+/// lock.
 pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    // One that was dropped may come back in a power cut, if who dropped it died before the name was flushed; and then
-    // it needs its files.
+    // A dropped one may come back in a power cut, if its process died before the name's removal was flushed;
+    // and then it needs its files.
     let folder = dir.join(CHECKPOINTS);
-    match vfs.flush_dir(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(&folder, "flush the directory", error))
-        }
-        _ => list(vfs, dir),
-    }
+    if_there(vfs.flush_dir(&folder)).at(&folder, "flush the directory")?;
+    list(vfs, dir)
 }
 
-/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and being read; it
-/// is left out then.
+/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and
+/// being read; it is left out then.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    let mut versions = Vec::new();
-    for name in names(vfs, dir)? {
-        if let Some(manifest) = read_if_there(vfs, dir, &name)? {
-            versions.push(Version { manifest, name });
-        }
-    }
-    Ok(versions)
+    let version = |name: String| {
+        let manifest = read_if_there(vfs, dir, &name).transpose()?;
+        Some(manifest.map(|manifest| Version { name, manifest }))
+    };
+    names(vfs, dir)?.into_iter().filter_map(version).collect()
+}
+
+/// The manifests of those that can be read.
+pub(crate) fn readable(vfs: &dyn Vfs, dir: &Path) -> Vec<Manifest> {
+    let names = names(vfs, dir).unwrap_or_default();
+    names.iter().filter_map(|name| read(vfs, dir, name).ok()).collect()
 }
 
 /// Names of all named checkpoints, ascending.
 pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
     let folder = dir.join(CHECKPOINTS);
-    let names = match vfs.list(&folder) {
-        Ok(names) => names,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(&folder, "list the checkpoints", error)),
-    };
-    let mut names: Vec<String> = names
-        .into_iter()
-        .filter_map(|name| name.into_string().ok())
-        .filter(|name| check_name(name).is_ok())
-        .collect();
+    let names = if_there(vfs.list(&folder)).at(&folder, "list the checkpoints")?.unwrap_or_default();
+    let names = names.into_iter().filter_map(|name| name.into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| check_name(name).is_ok()).collect();
     names.sort_unstable();
     Ok(names)
 }
@@ -94,65 +84,35 @@ pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
 
 fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifest>> {
     check_name(name)?;
-    let path = dir.join(CHECKPOINTS).join(name);
-    match vfs.read(&path, MAX_LEN) {
-        Ok(bytes) => Manifest::decode(&path, &bytes).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(not_read(&path, "read the checkpoint", error)),
-    }
+    Manifest::read_file(vfs, &dir.join(CHECKPOINTS).join(name), "read the checkpoint")
 }
 
 /// Writes a named checkpoint. Called under the manifest lock, with the manifest as it is on disk.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) -> Result<()> {
     check_name(name)?;
-    let folder = dir.join(CHECKPOINTS);
-    prepare(vfs, dir, &folder)?;
+    let folder = make_folder(vfs, dir, CHECKPOINTS, !names(vfs, dir)?.is_empty())?;
     remove_temporaries(vfs, &folder, TMP_PREFIX);
     let bytes = manifest.encode()?;
-    let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
-    let path = folder.join(name);
-    if let Err(source) = vfs.rename_noreplace(&tmp, &path) {
-        remove_own(vfs, &tmp);
-        return Err(match source.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::bad_input(format!(
+    let write = |replaces| write_named(vfs, &folder.join(name), &bytes, "write the checkpoint", replaces);
+    write(false).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            Error::bad_input(format!(
                 "{}: there is a checkpoint \"{name}\" already; drop it first, or choose another name",
                 dir.display()
-            )),
-            _ => Error::io(&path, "name the checkpoint", source),
-        });
-    }
-    if vfs.flush_dir(&folder).is_ok() {
-        return Ok(());
-    }
-    if Bug::FlushNamedAgain.is_on() {
-        return vfs.flush_dir(&folder).at(&folder, "flush the directory");
-    }
-    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is given anew.
-    let tmp = write_temporary(vfs, &folder, &bytes, "write the checkpoint")?;
-    vfs.replace(&tmp, &path).at(&path, "name the checkpoint")?;
-    vfs.flush_dir(&folder).at(&folder, "flush the directory")
-}
-
-/// Makes the directory, its name durable, unless checkpoints rely on it already.
-fn prepare(vfs: &dyn Vfs, dir: &Path, folder: &Path) -> Result<()> {
-    if !names(vfs, dir)?.is_empty() {
-        return Ok(());
-    }
-    // One that is there and empty may have been made by somebody who died or failed before its name was durable, and then
-    // no flush of that name can be believed.
-    let _ = vfs.remove_dir(folder);
-    match vfs.create_dir(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io(folder, "create the directory", error));
+            ))
         }
-        _ => {}
+        other => other,
+    })?;
+    let flush = || vfs.flush_dir(&folder).at(&folder, "flush the directory");
+    if flush().is_ok() {
+        return Ok(());
     }
-    let flushed = vfs.flush_dir(dir).at(dir, "flush the directory");
-    if flushed.is_err() {
-        // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
-        let _ = vfs.remove_dir(folder);
+    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is
+    // given anew.
+    if !Bug::FlushNamedAgain.is_on() {
+        write(true)?;
     }
-    flushed
+    flush()
 }
 
 /// Removes a named checkpoint. Called under the manifest lock.
@@ -168,7 +128,8 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
     let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
-    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its files.
+    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its
+    // files.
     if let (Err(_), Some(manifest)) = (&flushed, manifest)
         && let Err(error) = write(vfs, dir, name, &manifest)
     {

@@ -1,23 +1,22 @@
 //! Writing one segment file: temporary name, flush, final name.
 
-use crate::state::remove_own;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Bug, Error, IoContext, Result, is_no_space};
+use super::temporaries::{if_there, remove_own, write_error, write_new};
+use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::footer::Footer;
-use crate::format::{hex, random_id};
 use crate::segment::SegmentName;
 use crate::vfs::{Vfs, VfsFile};
 
-/// What is read back, and compared with what was to be written.
+/// How much of a written file is read back and compared with the bytes to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verify {
     No,
-    /// What the system has of the file, from memory where it is there: what a later mistake of this process would spoil.
+    /// As the system has it, in memory where it can: this finds mistakes of this process alone.
     AsRead,
-    /// What is on the disk, as far as the system lets go of what it has in memory.
+    /// As it is on the disk, if the system lets go of its pages in memory.
     FromDisk,
 }
 
@@ -33,90 +32,49 @@ pub(crate) struct Target<'a> {
     pub len: u64,
     /// Read it back before it gets its name.
     pub verify: Verify,
-    /// Told of every few bytes that were read back; may rest, and give up.
+    /// Called for every few bytes that were read back; may rest, and give up.
     pub step: &'a dyn Fn(usize) -> Result<()>,
 }
 
 impl Target<'_> {
-    /// Writes a temporary file, flushes it, and gives it its final name; returns its path and its footer. The name is not yet
-    /// durable.
-    pub fn publish(
-        &self,
-        write: impl FnOnce(&mut dyn VfsFile) -> io::Result<Footer>,
-    ) -> Result<(PathBuf, Footer)> {
-        let (path, (footer, ())) = self.publish_with(|file| Ok((write(file)?, ())))?;
-        Ok((path, footer))
-    }
-
-    /// As [`Target::publish`], also of what was made of the file while it was written. Of one that failed, that goes before the
-    /// file does: a file that is still mapped takes room although it has no name, and a full disk is to say what is free
-    /// without it.
-    pub fn publish_with<T>(
+    /// Writes a temporary file, flushes it, and gives it its final name, which is not yet durable. What `write` makes
+    /// of the file goes before a file that failed does: what is still mapped takes room, and a full disk is to say
+    /// what is free without it.
+    pub fn publish<T>(
         &self,
         write: impl FnOnce(&mut dyn VfsFile) -> io::Result<(Footer, T)>,
     ) -> Result<(PathBuf, (Footer, T))> {
-        let tmp = self.dir.join(format!("{}{}", self.prefix, hex(&random_id()?)));
-        let path = self.dir.join(self.name.to_string());
-        let written = (|| {
-            let mut file = self.vfs.create_new(&tmp)?;
-            let made = write(&mut *file)?;
+        let (vfs, op) = (self.vfs, "write the segment");
+        let (tmp, made) = write_new(vfs, (self.dir, self.prefix), self.len, op, |file| {
+            let made = write(file)?;
             file.flush()?;
             if self.verify == Verify::FromDisk {
                 file.forget()?;
             }
             Ok(made)
-        })();
-        let made = match written {
-            Ok(made) => made,
-            // A failed flush of a temporary file only fails this attempt: the file goes, and a later attempt writes
-            // another one. It is never flushed again, because the kernel reports a lost page only once.
-            Err(source) => {
-                remove_own(self.vfs, &tmp);
-                return Err(self.write_error(tmp, source));
-            }
-        };
-        if self.verify != Verify::No
-            && !Bug::TrustWritten.is_on()
-            && let Err(error) = self.read_back(&tmp, &made.0)
-        {
-            remove_own(self.vfs, &tmp);
-            return Err(error);
+        })?;
+        if self.verify != Verify::No && !Bug::TrustWritten.is_on() {
+            self.read_back(&tmp, &made.0).inspect_err(|_| remove_own(vfs, &tmp))?;
         }
-        if let Err(source) = self.vfs.rename_noreplace(&tmp, &path) {
-            let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
-            let absent = self.vfs.metadata(&path).is_err_and(missing);
-            return Err(match source.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    remove_own(self.vfs, &tmp);
-                    Error::NameTaken { path }
-                }
-                _ if absent => {
-                    drop(made);
-                    remove_own(self.vfs, &tmp);
-                    self.write_error(path, source)
-                }
-                // Reported as failed, yet there: a network file system that repeated the request, say.
-                _ => Error::OutcomeUnknown { path, source: Arc::new(source) },
-            });
+        let path = self.dir.join(self.name.to_string());
+        let Err(source) = vfs.rename_noreplace(&tmp, &path) else { return Ok((path, made)) };
+        let is_absent = if_there(vfs.metadata(&path)).is_ok_and(|found| found.is_none());
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            remove_own(vfs, &tmp);
+            return Err(Error::NameTaken { path });
         }
-        Ok((path, made))
-    }
-
-    fn write_error(&self, path: PathBuf, source: io::Error) -> Error {
-        if is_no_space(&source) {
-            return Error::NoSpace {
-                path,
-                needed: self.len,
-                free: self.vfs.free_space(self.dir).ok(),
-                source: Arc::new(source),
-            };
+        if is_absent {
+            drop(made);
+            remove_own(vfs, &tmp);
+            return Err(write_error(vfs, &path, self.len, op, source));
         }
-        Error::io(&path, "write the segment", source)
+        // Reported as failed, yet there: a network file system that repeated the request, say.
+        Err(Error::OutcomeUnknown { path, source: Arc::new(source) })
     }
 
     /// Reads a written file again and compares all checksums, before it gets its name.
     fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
-        // That it cannot be read now says nothing about what was written.
+        // A failure to read it now says nothing about what was written.
         let map = self.vfs.map(tmp).at(tmp, "read the segment back")?;
         let (segment, faults) = crate::segment::check_mapping(tmp, self.name, map, self.step)?;
         let wrong = |section: &str, detail: &str| {

@@ -1,17 +1,17 @@
-//! quarantine/: where files are moved that are damaged, or that may hold what is missing elsewhere. Nothing in it is ever
+//! quarantine/: files that are damaged, or that may hold entries missing elsewhere. Nothing in it is ever
 //! deleted.
 
-use crate::format::{hex, random_id};
-use crate::segment::{Pieces, blocks_of};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, IoContext, Result};
-use crate::segment::{Segment, SegmentName};
+use super::temporaries::{if_there, make_folder};
+use crate::base::{IoContext, Result};
+use crate::format::{hex, random_id};
+use crate::segment::{Pieces, Segment, SegmentName, blocks_of};
 use crate::state::{SEGMENTS, SegmentRecord};
 use crate::vfs::Vfs;
 
-/// Where damaged files are moved; nothing in it is ever deleted.
+/// Directory within a store.
 pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// A file that goes to quarantine.
@@ -24,21 +24,20 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Chooses a name in quarantine: the file's own, unless another file has it.
+    /// Chooses a name in quarantine: the file's own, unless another file has it. The very file may be there:
+    /// an interrupted repair has brought it.
     pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
-        let to = dir.join(QUARANTINE).join(wanted);
-        let moved = |to| Ok(Move { from: from.to_owned(), to, is_replaced: false });
-        match vfs.metadata(&to) {
-            Err(error) if error.kind() == ErrorKind::NotFound => moved(to),
-            Err(error) => Err(Error::io(&to, "look at the file", error)),
-            // A repair that was interrupted has brought it there already.
-            Ok(_) if same_bytes(vfs, from, &to) => moved(to),
-            Ok(_) => moved(to.with_file_name(format!("{wanted}.{}", hex(&random_id()?)))),
+        let mut to = dir.join(QUARANTINE).join(wanted);
+        let is_taken = if_there(vfs.metadata(&to)).at(&to, "look at the file")?.is_some();
+        if is_taken && !same_bytes(vfs, from, &to) {
+            to.set_file_name(format!("{wanted}.{}", hex(&random_id()?)));
         }
+        Ok(Move { from: from.to_owned(), to, is_replaced: false })
     }
 }
 
-/// True when two files have the same bytes, as far as they can be read: of one file with two names the same can.
+/// True when two files have the same bytes, as far as they can be read: of one file with two names the same
+/// can.
 pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
     let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
     let len = a.len();
@@ -50,7 +49,7 @@ pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
         })
 }
 
-/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold what is missing,
+/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold those,
 /// and are not to be removed.
 pub(crate) fn with_what_is_missing(
     vfs: &dyn Vfs,
@@ -58,20 +57,13 @@ pub(crate) fn with_what_is_missing(
     listed: &[SegmentRecord],
     names: &[SegmentName],
 ) -> Vec<SegmentName> {
-    if names.is_empty() {
-        return Vec::new();
-    }
-    let segments = dir.join(SEGMENTS);
     let meets = |a: &SegmentName, b: &SegmentName| a.first <= b.last && b.first <= a.last;
-    let lossy: Vec<SegmentName> = listed
-        .iter()
-        .map(SegmentRecord::name)
-        .filter(|listed| names.iter().any(|name| meets(listed, name)))
-        .filter(|name| {
-            Segment::open(vfs, &segments.join(name.to_string()), *name)
-                .is_ok_and(|segment| segment.is_lossy())
-        })
-        .collect();
+    let mut lossy: Vec<SegmentName> = listed.iter().map(SegmentRecord::name).collect();
+    lossy.retain(|listed| names.iter().any(|name| meets(listed, name)));
+    lossy.retain(|name| {
+        let path = dir.join(SEGMENTS).join(name.to_string());
+        Segment::open(vfs, &path, *name).is_ok_and(|segment| segment.is_lossy())
+    });
     names.iter().copied().filter(|name| lossy.iter().any(|lossy| meets(lossy, name))).collect()
 }
 
@@ -85,7 +77,7 @@ pub(crate) fn set_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Res
     vfs.flush_dir(&segments).at(&segments, "flush the directory")
 }
 
-/// The same for those who flush the directory of segments themselves.
+/// As [`set_aside`], for a caller that flushes the directory of segments itself.
 pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -94,11 +86,10 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
     let mut there_already = Vec::new();
     for name in names {
         let moved = Move::choose(vfs, dir, &segments.join(name.to_string()), &name.to_string())?;
+        let is_same = || same_bytes(vfs, &moved.from, &moved.to);
         match vfs.rename_noreplace(&moved.from, &moved.to) {
-            // A power cut has left both names, or somebody has copied it back.
-            Err(error)
-                if error.kind() == ErrorKind::AlreadyExists && same_bytes(vfs, &moved.from, &moved.to) =>
-            {
+            // A power cut has left both names, or the file was copied back.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && is_same() => {
                 there_already.push(moved.from);
             }
             renamed => renamed.at(&moved.from, "move the segment to quarantine")?,
@@ -113,20 +104,5 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
 
 /// The store's quarantine/, made if it is missing, its name durable.
 pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
-    let folder = dir.join(QUARANTINE);
-    match vfs.create_dir(&folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(Error::io(&folder, "create the directory", error))
-        }
-        _ => {
-            let flush = || vfs.flush_dir(dir).at(dir, "flush the directory");
-            let flushed = flush();
-            if flushed.is_err() {
-                // Its name may never become durable, whatever a later flush says: unless something is in it, the next
-                // attempt makes another one.
-                let _ = vfs.remove_dir(&folder);
-            }
-            flushed.map(|()| folder)
-        }
-    }
+    make_folder(vfs, dir, QUARANTINE, false)
 }

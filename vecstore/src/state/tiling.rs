@@ -1,44 +1,38 @@
 //! Which files make up commits 1 to N.
 //!
-//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the manifest
-//! does not list it, its inputs are used. For equal ranges the highest generation wins.
+//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the
+//! manifest does not list it, its inputs are used. For equal ranges the highest generation wins.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use crate::base::{Error, Result};
 use crate::segment::SegmentName;
 
-/// Which files to read, in order.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Tiling {
-    /// These files tile 1 to N.
-    Whole(Vec<SegmentName>),
-    /// No file covers this commit, though the manifest or later files say that it exists.
-    Gap(u64),
-    /// This file overlaps others without being a merge of them: two histories in one directory.
-    Overlap(SegmentName),
-}
-
-/// Chooses files: those the manifest `lists` as far as it goes, then the commits after it. `present` is sorted.
-pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
-    let mut newest: BTreeMap<(u64, u64), SegmentName> = BTreeMap::new();
-    for name in present {
-        let best = newest.entry((name.first, name.last)).or_insert(*name);
-        if name.generation > best.generation {
-            *best = *name;
-        }
-    }
+/// Chooses files of the directory `segments`, in order: those that the manifest `lists` as far as it goes,
+/// then the commits after it. `present` is sorted.
+///
+/// # Errors
+/// A commit that no file covers, though the manifest or later files say that it exists; and a file that overlaps
+/// others without being a merge of them: two histories in one directory.
+pub(crate) fn choose(
+    segments: &Path,
+    lists: &[SegmentName],
+    present: &[SegmentName],
+) -> Result<Vec<SegmentName>> {
+    // Of those with the same range the last one stays.
+    let newest: BTreeMap<(u64, u64), SegmentName> =
+        present.iter().map(|name| ((name.first, name.last), *name)).collect();
     let listed_last = lists.last().map_or(0, |name| name.last);
     let mut chosen: Vec<SegmentName> = Vec::new();
     let mut next = 1u64;
     loop {
         // Within the manifest's range the manifest decides, while its file is there.
         let listed = lists.binary_search_by_key(&next, |name| name.first).ok().and_then(|at| lists.get(at));
-        let found = match listed.filter(|name| present.binary_search(name).is_ok()) {
-            Some(name) => Some(*name),
-            None => newest.range((next, 0)..=(next, u64::MAX)).next().map(|(_, name)| *name),
-        };
-        if let Some(name) = found {
-            chosen.push(name);
+        let listed = listed.filter(|name| present.binary_search(name).is_ok());
+        let newest_there = || newest.range((next, 0)..=(next, u64::MAX)).next().map(|(_, name)| name);
+        if let Some(name) = listed.or_else(newest_there) {
+            chosen.push(*name);
             next = name.last.saturating_add(1);
             continue;
         }
@@ -50,16 +44,21 @@ pub(crate) fn choose(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
             .min_by_key(|name| name.last - name.first);
         match container {
             // Only what is listed is ever merged.
-            Some(container) if container.last > listed_last => return Tiling::Overlap(*container),
+            Some(container) if container.last > listed_last => {
+                return Err(Error::ForeignSegment {
+                    path: segments.join(container.to_string()),
+                    detail: "it overlaps other segments and is no merge of them".to_owned(),
+                });
+            }
             Some(container) => {
-                while chosen.last().is_some_and(|name| name.first >= container.first) {
-                    chosen.pop();
-                }
+                chosen.retain(|name| name.first < container.first);
                 chosen.push(*container);
                 next = container.last.saturating_add(1);
             }
-            None if more => return Tiling::Gap(next),
-            None => return Tiling::Whole(chosen),
+            None if more => {
+                return Err(Error::MissingSegment { path: segments.to_owned(), commit: next });
+            }
+            None => return Ok(chosen),
         }
     }
 }
@@ -72,10 +71,25 @@ mod tests {
         SegmentName { first, last, generation }
     }
 
+    /// What is found, for a test.
+    #[derive(Debug, PartialEq)]
+    enum Tiling {
+        Whole(Vec<SegmentName>),
+        Gap(u64),
+        Overlap(SegmentName),
+    }
+
     fn chosen(lists: &[SegmentName], present: &[SegmentName]) -> Tiling {
         let mut present = present.to_vec();
         present.sort_unstable();
-        choose(lists, &present)
+        match choose(Path::new("s"), lists, &present) {
+            Ok(chosen) => Tiling::Whole(chosen),
+            Err(Error::MissingSegment { commit, .. }) => Tiling::Gap(commit),
+            Err(Error::ForeignSegment { path, .. }) => {
+                Tiling::Overlap(SegmentName::parse(path.file_name().unwrap()).unwrap())
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]

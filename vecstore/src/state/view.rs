@@ -10,20 +10,20 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, Dead, EpochRecord, LiveRecord, Manifest, SegmentRecord, damaged};
-use crate::types::{Fingerprint, Kind, Metric};
+use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord, damaged, live};
+use crate::types::{Fingerprint, Metric};
 
 /// Counts over the live entries of a snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Entries of kind [`Kind::Rows`].
+    /// Entries of kind [`Kind::Rows`](crate::Kind::Rows).
     pub entries: u64,
-    /// Entries of kind [`Kind::Empty`].
+    /// Entries of kind [`Kind::Empty`](crate::Kind::Empty).
     pub empty: u64,
-    /// Entries of kind [`Kind::Rejected`].
+    /// Entries of kind [`Kind::Rejected`](crate::Kind::Rejected).
     pub rejected: u64,
-    /// Entries of kind [`Kind::Tombstone`].
+    /// Entries of kind [`Kind::Tombstone`](crate::Kind::Tombstone).
     pub tombstones: u64,
     /// Live rows.
     pub rows: u64,
@@ -32,14 +32,9 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn of_kind(&mut self, kind: usize) -> Option<&mut u64> {
-        match kind {
-            0 => Some(&mut self.entries),
-            1 => Some(&mut self.empty),
-            2 => Some(&mut self.rejected),
-            3 => Some(&mut self.tombstones),
-            _ => None,
-        }
+    /// The counts of each kind, by code.
+    fn kinds(&mut self) -> [&mut u64; 4] {
+        [&mut self.entries, &mut self.empty, &mut self.rejected, &mut self.tombstones]
     }
 }
 
@@ -101,17 +96,16 @@ impl LiveSegment {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     pub meta: Arc<Meta>,
-    /// Generation of the manifest this view began with.
-    pub manifest_generation: u64,
-    /// Last commit that manifest lists.
+    /// Last commit that the manifest of this view lists.
     pub manifest_last: u64,
-    /// The manifest's ro-compat flags.
+    /// The ro-compat flags of that manifest.
     pub ro_compat: u64,
     pub segments: Vec<LiveSegment>,
     pub totals: Totals,
     /// Last commit whose kills, and all before it, are in the bitmaps that the manifest lists.
     pub covered: u64,
-    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of them anew.
+    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of
+    /// them anew.
     pub distrusts_bitmaps: bool,
 }
 
@@ -120,31 +114,34 @@ impl View {
     pub fn empty(manifest: &Manifest) -> Self {
         View {
             meta: Arc::new(Meta::of(&manifest.body)),
-            manifest_generation: manifest.generation,
             manifest_last: manifest.body.last_commit(),
             ro_compat: manifest.ro_compat,
             segments: Vec::new(),
             totals: Totals::default(),
-            covered: LiveRecord::of(&manifest.body).map_or(0, |record| record.last),
+            covered: live::complete_up_to(&manifest.body),
             distrusts_bitmaps: false,
         }
+    }
+
+    /// Takes over segments and what is known of them from another view.
+    pub fn take_over(&mut self, other: &View) {
+        self.segments.clone_from(&other.segments);
+        (self.totals, self.distrusts_bitmaps) = (other.totals, other.distrusts_bitmaps);
     }
 
     pub fn last_commit(&self) -> u64 {
         self.segments.last().map_or(0, |live| live.segment.footer().last)
     }
 
-    /// The first commit that the manifest does not list, or will not: what is in doubt begins there.
+    /// The first commit that the manifest does not list, or will not: doubt begins there.
     pub fn first_unlisted(&self) -> u64 {
         self.manifest_last + 1
     }
 
-    /// What the next segment's `link_in` must be.
+    /// The `link_in` of the next segment.
     pub fn link(&self) -> Id {
-        match self.segments.last() {
-            Some(live) => live.segment.footer().link_out,
-            None => self.meta.epochs.first().map_or([0; 16], |epoch| epoch.id),
-        }
+        let first_epoch = || self.meta.epochs.first().map_or([0; 16], |epoch| epoch.id);
+        self.segments.last().map_or_else(first_epoch, |live| live.segment.footer().link_out)
     }
 
     /// Adds the next segment, after checking that it belongs here, and what it supersedes.
@@ -157,8 +154,9 @@ impl View {
         Ok(())
     }
 
-    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the manifest
-    /// lists it, the very file. What of it is superseded is known, and its own kills are: bitmaps have them.
+    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the
+    /// manifest lists it, the very file. What of it is superseded is known, as are its own kills: bitmaps
+    /// have both.
     pub fn add_covered(
         &mut self,
         segment: Arc<Segment>,
@@ -180,9 +178,8 @@ impl View {
             return foreign(format!("expected commit {}, found {}", self.last_commit() + 1, footer.first));
         }
         if footer.link_in != self.link() && !Bug::TrustLink.is_on() {
-            return foreign(
-                "its link does not continue the segment before it (swapped, or another history)".to_owned(),
-            );
+            let detail = "its link does not continue the segment before it (swapped, or another history)";
+            return foreign(detail.to_owned());
         }
         match listed {
             Some(record) if *record != SegmentRecord::of(&segment) && !Bug::TrustListed.is_on() => {
@@ -194,10 +191,9 @@ impl View {
             _ => {}
         }
         let (dead_kinds, dead_rows) = dead.as_ref().map_or(([0; 4], 0), |dead| (dead.kinds, dead.row_count));
-        for (kind, (count, dead)) in footer.kinds.iter().zip(dead_kinds).enumerate() {
-            if let Some(total) = self.totals.of_kind(kind) {
-                *total = total.saturating_add(count.saturating_sub(dead));
-            }
+        for (total, (count, dead)) in self.totals.kinds().into_iter().zip(footer.kinds.iter().zip(dead_kinds))
+        {
+            *total = total.saturating_add(count.saturating_sub(dead));
         }
         self.totals.rows = self.totals.rows.saturating_add(footer.rows.saturating_sub(dead_rows));
         self.totals.bytes = self.totals.bytes.saturating_add(footer.file_len);
@@ -205,7 +201,8 @@ impl View {
         Ok(())
     }
 
-    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it knows.
+    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it
+    /// knows.
     fn may_follow(&self, first: u64, epoch: Id) -> bool {
         if first > self.manifest_last {
             return epoch == self.meta.epoch();
@@ -213,10 +210,11 @@ impl View {
         self.meta.epochs.iter().any(|known| known.id == epoch)
     }
 
-    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes nothing.
+    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes
+    /// nothing.
     fn apply_kill(&mut self, kill: &Kill) {
-        let after = self.segments.partition_point(|live| live.segment.footer().first <= kill.commit);
-        let Some(live) = after.checked_sub(1).and_then(|at| self.segments.get_mut(at)) else { return };
+        let at = self.place_of(kill.commit);
+        let Some(live) = at.and_then(|at| self.segments.get_mut(at)) else { return };
         let segment = &live.segment;
         let Some(index) = segment.locate_entry(kill.commit, kill.entry) else { return };
         if live.dead.as_ref().is_some_and(|dead| dead.entries.contains(index)) {
@@ -228,44 +226,41 @@ impl View {
         let dead = live.dead.get_or_insert_with(|| Arc::new(Dead::none(segment)));
         Arc::make_mut(dead).add(index, rows, kill);
         self.totals.rows = self.totals.rows.saturating_sub(u64::from(kill.rows));
-        if let Some(total) = self.totals.of_kind(usize::from(kill.kind)) {
-            *total = total.saturating_sub(1);
+        if let Some(total) = self.totals.kinds().get_mut(usize::from(kill.kind)) {
+            **total = total.saturating_sub(1);
         }
     }
 
-    /// Kills that whoever opens the store replays, when its bitmaps are complete up to a commit.
+    /// Kills that an opener replays when the store's bitmaps are complete up to a commit.
     pub fn kills_after(&self, commit: u64) -> u64 {
         let after = self.segments.iter().filter(|live| live.segment.footer().last > commit);
         after.flat_map(|live| live.segment.footer().killed).fold(0, u64::saturating_add)
     }
 
-    /// True when the next who opens the store has kills to replay that a checkpoint would spare him. A backup stays as it
-    /// is: whatever changes it makes it a store of its own.
+    /// True when the next opener has kills to replay that a checkpoint would spare it. A backup stays as it
+    /// is: a change makes it a store of its own.
     pub fn wants_bitmaps(&self) -> bool {
         !self.meta.is_backup && (self.distrusts_bitmaps || self.kills_after(self.covered) > 0)
     }
 
-    /// True when a kill agrees with the entry it names, if that is still there; for `verify`.
+    /// True when a kill agrees with the entry that it names, if that is still there.
     pub fn kill_agrees(&self, kill: &Kill) -> Result<bool> {
         self.segment_of(kill.commit).map_or(Ok(false), |live| live.segment.agrees_with(kill))
     }
 
     /// Refuses to write to a store with features that this program only knows how to read.
     pub fn check_writable(&self) -> Result<()> {
-        let refuse = |path: &Path, flags: u64| {
+        let segments = self.segments.iter().map(|live| &live.segment);
+        let segments = segments.map(|segment| (segment.path(), segment.footer().ro_compat));
+        let mut all = std::iter::once((Path::new(MANIFEST), self.ro_compat)).chain(segments);
+        let unknown = all.find(|(_, flags)| flags & !KNOWN_RO_COMPAT != 0);
+        unknown.map_or(Ok(()), |(path, flags)| {
             Err(Error::UnsupportedVersion {
                 path: path.to_owned(),
                 expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write (open read-only to read)"),
                 found: format!("ro-compat flags {flags:#x}"),
             })
-        };
-        if self.ro_compat & !KNOWN_RO_COMPAT != 0 {
-            return refuse(Path::new(crate::state::manifest::MANIFEST), self.ro_compat);
-        }
-        match self.segments.iter().find(|live| !live.segment.footer().writable()) {
-            Some(live) => refuse(live.segment.path(), live.segment.footer().ro_compat),
-            None => Ok(()),
-        }
+        })
     }
 
     /// The newest entry with this key, tombstones included: its segment, and its number there.
@@ -273,7 +268,7 @@ impl View {
         self.find_hashed(key_hash(key), key)
     }
 
-    /// The same for a key whose hash is known.
+    /// As [`View::find`], for a key whose hash is known.
     pub fn find_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
         for live in self.segments.iter().rev() {
             if let Some(index) = live.segment.find(hash, key)? {
@@ -283,22 +278,19 @@ impl View {
         Ok(None)
     }
 
+    /// Number of the last segment that begins with a commit or before it.
+    fn place_of(&self, commit: u64) -> Option<usize> {
+        self.segments.partition_point(|live| live.segment.footer().first <= commit).checked_sub(1)
+    }
+
     /// The segment that covers a commit.
     pub fn segment_of(&self, commit: u64) -> Option<&LiveSegment> {
-        let after = self.segments.partition_point(|live| live.segment.footer().first <= commit);
-        self.segments.get(after.checked_sub(1)?).filter(|live| commit <= live.segment.footer().last)
+        self.segments.get(self.place_of(commit)?).filter(|live| commit <= live.segment.footer().last)
     }
 
-    /// True when the entry counts as present for the duplicate policies: a tombstone does not.
-    #[inline]
-    pub fn is_present(kind: Kind) -> bool {
-        kind != Kind::Tombstone
-    }
-
-    /// Segments by path, to use them again in a later view.
+    /// The segment of a file, to use it again in a later view.
     pub fn open_segment(&self, name: SegmentName, path: &Path) -> Option<Arc<Segment>> {
-        let at = self.segments.partition_point(|live| live.segment.name().first < name.first);
-        let live = self.segments.get(at).filter(|live| live.segment.name() == name)?;
-        (live.segment.path() == path).then(|| Arc::clone(&live.segment))
+        let segment = &self.segment_of(name.first)?.segment;
+        (segment.name() == name && segment.path() == path).then(|| Arc::clone(segment))
     }
 }

@@ -15,7 +15,7 @@ const MOST_ROOM: usize = 256 << 10;
 /// let mut batch = Batch::new(3, DType::F32);
 /// batch.push("cat.jpg", &[0.1f32, 0.2, 0.3])?;
 /// batch.push("two faces.jpg", &[1.0f32, 0.0, 0.0, 0.0, 1.0, 0.0])?;
-/// batch.push_empty("nobody there.jpg", b"")?;
+/// batch.push_empty("no face.jpg", b"")?;
 /// batch.push_rejected("broken.jpg", "truncated after 1024 bytes")?;
 /// assert_eq!((batch.len(), batch.rows()), (4, 3));
 /// # Ok::<(), vecstore::Error>(())
@@ -33,12 +33,12 @@ pub struct Batch {
 }
 
 /// Where an entry's pieces end.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ends {
-    pub kind: u8,
-    pub key: usize,
-    pub rows: usize,
-    pub payload: usize,
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    kind: Kind,
+    key: usize,
+    rows: usize,
+    payload: usize,
 }
 
 /// An entry of a batch, borrowed.
@@ -53,8 +53,8 @@ pub(crate) struct BatchEntry<'a> {
 }
 
 impl Batch {
-    /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch) makes
-    /// one that fits the store.
+    /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch)
+    /// makes one that fits the store.
     pub fn new(dim: usize, dtype: DType) -> Self {
         Batch {
             dim,
@@ -68,13 +68,15 @@ impl Batch {
         }
     }
 
-    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row useless.
+    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row
+    /// useless.
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.allow_non_finite = allow;
         self
     }
 
-    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has committed.
+    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has
+    /// committed.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -125,13 +127,13 @@ impl Batch {
     /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
     ///
     /// # Errors
-    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of another
-    /// type than the batch's, NaN or infinity. The batch is then as it was.
+    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of
+    /// another type than the batch's, NaN or infinity. The batch is then as it was.
     pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, rows: &[T]) -> Result<()> {
         self.push_with_payload(key, rows, &[])
     }
 
-    /// The same with a payload of up to 16 MiB, which the store keeps and does not look into.
+    /// As [`Batch::push`], with a payload of up to 16 MiB, which the store keeps and does not look into.
     ///
     /// # Errors
     /// As [`Batch::push`], and for a payload over its limit.
@@ -146,11 +148,11 @@ impl Batch {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
         }
         self.check_rows(key, rows)?;
-        self.add_rows(key, bytemuck::cast_slice(rows), &[], payload)
+        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), &[], payload)
     }
 
-    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a scale per row
-    /// of its largest magnitude over 127.
+    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a
+    /// scale per row of its largest magnitude over 127.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -170,14 +172,14 @@ impl Batch {
             let narrow: Vec<half::f16> = rows.iter().map(|value| half::f16::from_f32(*value)).collect();
             self.check_rows(key, &narrow)?;
         }
-        self.add_rows(key, &bytes, &scales, payload)
+        self.add(key, Kind::Rows, &bytes, &scales, payload)
     }
 
     /// Adds rows of `i8` with one scale per row: element times scale is the value.
     ///
     /// # Errors
-    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and for as many scales as there are not
-    /// rows.
+    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and where rows and scales are
+    /// not equal in number.
     pub fn push_quantized(
         &mut self,
         key: impl AsRef<[u8]>,
@@ -190,17 +192,11 @@ impl Batch {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: DType::I8 });
         }
         self.check_shape(rows.len())?;
-        if scales.len() != rows.len() / self.dim
-            || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite()))
-        {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": {} rows need as many finite scales, found {}",
-                String::from_utf8_lossy(key),
-                rows.len() / self.dim,
-                scales.len()
-            )));
+        let (count, found) = (rows.len() / self.dim, scales.len());
+        if found != count || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite())) {
+            return refuse(key, format_args!("{count} rows need as many finite scales, found {found}"));
         }
-        self.add_rows(key, bytemuck::cast_slice(rows), scales, payload)
+        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), scales, payload)
     }
 
     fn check_shape(&self, elements: usize) -> Result<()> {
@@ -220,13 +216,9 @@ impl Batch {
             && !T::are_finite(rows)
             && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
         {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": element {} of row {} is not finite (as {}); find out what made it, or allow such values",
-                String::from_utf8_lossy(key),
-                at % self.dim,
-                at / self.dim,
-                T::DTYPE
-            )));
+            let (element, row, dtype) = (at % self.dim, at / self.dim, T::DTYPE);
+            let what = format_args!("element {element} of row {row} is not finite (as {dtype})");
+            return refuse(key, format_args!("{what}; find out what made it, or allow such values"));
         }
         Ok(())
     }
@@ -236,7 +228,7 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`] on key and payload.
     pub fn push_empty(&mut self, key: impl AsRef<[u8]>, payload: &[u8]) -> Result<()> {
-        self.add(key.as_ref(), Kind::Empty, &[], payload)
+        self.add(key.as_ref(), Kind::Empty, &[], &[], payload)
     }
 
     /// Adds an entry that says "its content is bad", with the reason.
@@ -244,7 +236,7 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`] on key and payload.
     pub fn push_rejected(&mut self, key: impl AsRef<[u8]>, reason: &str) -> Result<()> {
-        self.add(key.as_ref(), Kind::Rejected, &[], reason.as_bytes())
+        self.add(key.as_ref(), Kind::Rejected, &[], &[], reason.as_bytes())
     }
 
     /// Adds a tombstone: the key's entry, if there is one, is deleted by the commit of this batch.
@@ -252,41 +244,34 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`] on the key.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.add(key.as_ref(), Kind::Tombstone, &[], &[])
+        self.add(key.as_ref(), Kind::Tombstone, &[], &[], &[])
     }
 
-    fn add_rows(&mut self, key: &[u8], rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
-        self.add(key, Kind::Rows, rows, payload)?;
-        self.scales.extend_from_slice(scales);
-        Ok(())
-    }
-
-    fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], payload: &[u8]) -> Result<()> {
+    fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
         if key.is_empty() || key.len() > MAX_KEY_LEN {
+            let len = key.len();
             return Err(Error::bad_input(format!(
-                "a key of {} bytes is not possible; use 1 to {MAX_KEY_LEN}",
-                key.len()
+                "a key of {len} bytes is not possible; use 1 to {MAX_KEY_LEN}"
             )));
         }
         if payload.len() > MAX_PAYLOAD_LEN {
-            return Err(Error::bad_input(format!(
-                "key \"{}\": a payload of {} bytes is too long; the limit is {MAX_PAYLOAD_LEN}",
-                String::from_utf8_lossy(key),
-                payload.len()
-            )));
+            let len = payload.len();
+            let what = format_args!("a payload of {len} bytes is too long; the limit is {MAX_PAYLOAD_LEN}");
+            return refuse(key, what);
         }
         if u32::try_from(self.entries.len() + 1).is_err() {
             return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
         }
         self.keys.extend_from_slice(key);
         if self.rows.capacity() - self.rows.len() < rows.len() {
-            // Room for a usual batch at once, instead of moving the first rows again and again.
+            // Room for a usual batch at once, so that the first rows are not moved again and again.
             self.rows.reserve(rows.len().max((USUAL_BATCH * rows.len()).min(MOST_ROOM)));
         }
         self.rows.extend_from_slice(rows);
+        self.scales.extend_from_slice(scales);
         self.payloads.extend_from_slice(payload);
         self.entries.push(Ends {
-            kind: kind.code(),
+            kind,
             key: self.keys.len(),
             rows: self.rows.len(),
             payload: self.payloads.len(),
@@ -301,21 +286,24 @@ impl Batch {
 
     /// The entries in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
-        let mut before = Ends::default();
+        let (mut key, mut rows, mut payload) = (0, 0, 0);
         let row_bytes = (self.dim * self.dtype.size()).max(1);
         self.entries.iter().map(move |ends| {
-            let scales = before.rows / row_bytes..ends.rows / row_bytes;
             let entry = BatchEntry {
-                key: self.keys.get(before.key..ends.key).unwrap_or_default(),
-                kind: Kind::from_code(ends.kind).unwrap_or(Kind::Empty),
-                rows: self.rows.get(before.rows..ends.rows).unwrap_or_default(),
-                scales: self.scales.get(scales).unwrap_or_default(),
-                payload: self.payloads.get(before.payload..ends.payload).unwrap_or_default(),
+                key: self.keys.get(key..ends.key).unwrap_or_default(),
+                kind: ends.kind,
+                rows: self.rows.get(rows..ends.rows).unwrap_or_default(),
+                scales: self.scales.get(rows / row_bytes..ends.rows / row_bytes).unwrap_or_default(),
+                payload: self.payloads.get(payload..ends.payload).unwrap_or_default(),
             };
-            before = *ends;
+            (key, rows, payload) = (ends.key, ends.rows, ends.payload);
             entry
         })
     }
+}
+
+fn refuse(key: &[u8], what: std::fmt::Arguments<'_>) -> Result<()> {
+    Err(Error::bad_input(format!("key \"{}\": {what}", String::from_utf8_lossy(key))))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is fixed when a store is created, and what it remembers about itself.
+//! The parts of a store that are fixed when it is created, and its notes about itself.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Fingerprint {
         &self.id
     }
 
-    /// Words for people, such as the model's name and its preprocessing.
+    /// Words for people, the model's name and its preprocessing, say.
     pub fn description(&self) -> &str {
         &self.description
     }
@@ -109,22 +109,15 @@ impl StoreConfig {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        check_dim(self.dim)?;
-        if let Some(fingerprint) = &self.fingerprint {
-            check_description(fingerprint)?;
+        if self.dim == 0 || self.dim > MAX_DIM {
+            let dim = self.dim;
+            return Err(Error::bad_input(format!("dimension {dim} is not possible; use 1 to {MAX_DIM}")));
         }
+        self.fingerprint.as_ref().map_or(Ok(()), check_description)?;
         check_settings(&self.settings)
     }
 }
 
-pub(crate) fn check_dim(dim: usize) -> Result<()> {
-    if dim == 0 || dim > MAX_DIM {
-        return Err(Error::bad_input(format!("dimension {dim} is not possible; use 1 to {MAX_DIM}")));
-    }
-    Ok(())
-}
-
-/// Every segment carries the description.
 pub(crate) fn check_description(fingerprint: &Fingerprint) -> Result<()> {
     let len = fingerprint.description().len();
     if len > MAX_DESCRIPTION_LEN {

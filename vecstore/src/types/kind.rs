@@ -1,4 +1,4 @@
-//! What an input left behind, and where a row is.
+//! Kinds of entries, and addresses of rows.
 
 use std::fmt;
 
@@ -19,34 +19,23 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, and their names, each at the place of its code.
+    const ALL: [Kind; 4] = [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone];
+    const NAMES: [&str; 4] = ["rows", "empty", "rejected", "tombstone"];
+
+    /// Number on disk.
     pub(crate) const fn code(self) -> u8 {
-        match self {
-            Kind::Rows => 0,
-            Kind::Empty => 1,
-            Kind::Rejected => 2,
-            Kind::Tombstone => 3,
-        }
+        self as u8
     }
 
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Kind::Rows),
-            1 => Some(Kind::Empty),
-            2 => Some(Kind::Rejected),
-            3 => Some(Kind::Tombstone),
-            _ => None,
-        }
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
     }
 }
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Kind::Rows => "rows",
-            Kind::Empty => "empty",
-            Kind::Rejected => "rejected",
-            Kind::Tombstone => "tombstone",
-        })
+        f.write_str(Self::NAMES.get(*self as usize).unwrap_or(&""))
     }
 }
 
@@ -70,10 +59,10 @@ impl std::str::FromStr for Address {
 
     /// Reads `COMMIT:ROW`, as [`Address`] is displayed.
     fn from_str(text: &str) -> Result<Self> {
-        text.split_once(':')
-            .and_then(|(commit, row)| Some(Address { commit: commit.parse().ok()?, row: row.parse().ok()? }))
-            .ok_or_else(|| {
-                Error::bad_input(format!("\"{text}\" is no address; write COMMIT:ROW, as in 17:3"))
-            })
+        let parts = text.split_once(':').map(|(commit, row)| (commit.parse(), row.parse()));
+        let Some((Ok(commit), Ok(row))) = parts else {
+            return Err(Error::bad_input(format!("\"{text}\" is no address; write COMMIT:ROW, as in 17:3")));
+        };
+        Ok(Address { commit, row })
     }
 }

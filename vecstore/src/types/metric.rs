@@ -18,31 +18,22 @@ pub enum Metric {
 }
 
 impl Metric {
+    const ALL: [Metric; 3] = [Metric::Cosine, Metric::Dot, Metric::L2];
+    const NAMES: [&str; 3] = ["cosine", "dot", "l2"];
+
+    /// Number on disk, counted from 1.
     pub(crate) const fn code(self) -> u8 {
-        match self {
-            Metric::Cosine => 1,
-            Metric::Dot => 2,
-            Metric::L2 => 3,
-        }
+        self as u8 + 1
     }
 
-    pub(crate) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            1 => Some(Metric::Cosine),
-            2 => Some(Metric::Dot),
-            3 => Some(Metric::L2),
-            _ => None,
-        }
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|metric| metric.code() == code)
     }
 }
 
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Metric::Cosine => "cosine",
-            Metric::Dot => "dot",
-            Metric::L2 => "l2",
-        })
+        f.write_str(Self::NAMES.get(*self as usize).unwrap_or(&""))
     }
 }
 
@@ -50,12 +41,10 @@ impl FromStr for Metric {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "cosine" => Ok(Metric::Cosine),
-            "dot" => Ok(Metric::Dot),
-            "l2" => Ok(Metric::L2),
-            other => Err(Error::bad_input(format!("unknown metric \"{other}\"; use cosine, dot or l2"))),
-        }
+        let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(_, name)| *name == text);
+        found
+            .map(|(metric, _)| metric)
+            .ok_or_else(|| Error::bad_input(format!("unknown metric \"{text}\"; use cosine, dot or l2")))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values that a user makes and gets, and that know nothing of files.
+//! Values that a user makes and gets; they know nothing of files.
 
 pub(crate) mod batch;
 pub(crate) mod config;

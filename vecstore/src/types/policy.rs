@@ -1,4 +1,4 @@
-//! What is to be done about keys that are stored already.
+//! How an append treats keys that are stored already.
 
 /// What an append does with keys that are stored already.
 ///
@@ -6,7 +6,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDuplicate {
-    /// Leave the stored entry, drop the new one. What resuming a job wants.
+    /// Leave the stored entry, drop the new one: for a job that is resumed.
     Skip,
     /// The new entry supersedes the stored one.
     Replace,

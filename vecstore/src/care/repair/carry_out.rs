@@ -5,13 +5,13 @@
 //! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
-use crate::state::{Move, QUARANTINE, quarantine_folder, remove_own, same_bytes, write_temporary};
+use crate::state::{Move, QUARANTINE, quarantine_folder, same_bytes, write_named};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mend::Made;
-use crate::base::{Error, IoContext, Result};
+use crate::base::{IoContext, Result};
 use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS};
 use crate::vfs::Vfs;
 
@@ -91,10 +91,6 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
 
 /// Writes a file whole, in place of one that may be there; its name is durable afterwards.
 fn replace_file(vfs: &dyn Vfs, folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let tmp = write_temporary(vfs, folder, bytes, "write the file")?;
-    if let Err(source) = vfs.replace(&tmp, path) {
-        remove_own(vfs, &tmp);
-        return Err(Error::io(path, "name the file", source));
-    }
+    write_named(vfs, path, bytes, "write the file", true)?;
     vfs.flush_dir(folder).at(folder, "flush the directory")
 }

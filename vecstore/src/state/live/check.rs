@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::read::{is_absent, open};
-use super::{BitmapName, BitmapRecord, Dead, LIVE, LiveRecord, RECORD, named};
+use super::{BitmapName, Dead, LIVE, LiveRecord, RECORD, named};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{LiveSegment, MANIFEST, Manifest, View, named};
@@ -16,7 +16,7 @@ use crate::vfs::Vfs;
 pub(crate) struct Checked {
     /// File, section and what is wrong.
     pub faults: Vec<(PathBuf, &'static str, Error)>,
-    /// Files that nobody needs.
+    /// Files that nothing needs.
     pub notes: Vec<String>,
     /// A bitmap that MANIFEST lists is not there: a checkpoint may have replaced both.
     pub missing: bool,
@@ -24,16 +24,16 @@ pub(crate) struct Checked {
     pub read: HashSet<BitmapName>,
 }
 
-/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be opened.
+/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be
+/// opened.
 pub(crate) fn check(
     vfs: &dyn Vfs,
     dir: &Path,
     manifest: &Manifest,
     opened: &HashMap<SegmentName, Arc<Segment>>,
 ) -> Checked {
-    let mut checked = Checked::default();
+    let mut check = Check { vfs, dir, opened, checked: Checked::default() };
     let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
-    let mut check = Check { vfs, dir, opened, checked: &mut checked };
     check.manifest(&dir.join(MANIFEST), manifest, None);
     for name in named::names(vfs, dir).unwrap_or_default() {
         let path = dir.join(named::CHECKPOINTS).join(&name);
@@ -47,16 +47,15 @@ pub(crate) fn check(
             Err(error) => check.checked.faults.push((path, "manifest", error)),
         }
     }
+    let mut checked = check.checked;
     let live = dir.join(LIVE);
     for name in vfs.list(&live).unwrap_or_default() {
-        let path = live.join(&name);
-        match BitmapName::parse(&name) {
-            Some(name) if needed.contains(&name) => {}
-            Some(_) => {
-                checked.notes.push(format!("{}: a bitmap that nothing needs any more", path.display()))
-            }
-            None => checked.notes.push(format!("{}: not a bitmap, ignored", path.display())),
-        }
+        let what = match BitmapName::parse(&name) {
+            Some(name) if needed.contains(&name) => continue,
+            Some(_) => "a bitmap that nothing needs any more",
+            None => "not a bitmap, ignored",
+        };
+        checked.notes.push(format!("{}: {what}", live.join(&name).display()));
     }
     checked
 }
@@ -65,7 +64,7 @@ struct Check<'a> {
     vfs: &'a dyn Vfs,
     dir: &'a Path,
     opened: &'a HashMap<SegmentName, Arc<Segment>>,
-    checked: &'a mut Checked,
+    checked: Checked,
 }
 
 impl Check<'_> {
@@ -81,12 +80,11 @@ impl Check<'_> {
         };
         let replayed = self.replay(manifest, record.last);
         for bitmap in &record.bitmaps {
-            let Some(segment) = self.opened.get(&bitmap.segment()) else {
+            let Some(segment) = self.opened.get(&bitmap.segment) else {
                 // A listed segment that cannot be opened is reported; its bitmap is of no use.
-                if !body.segments.iter().any(|listed| listed.name() == bitmap.segment()) {
-                    let detail =
-                        format!("it lists the bitmap {} of a segment it does not list", bitmap.name());
-                    self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+                if body.record_of(bitmap.segment).is_none() {
+                    let name = bitmap.name();
+                    self.wrong(path, format!("it lists the bitmap {name} of a segment it does not list"));
                 }
                 continue;
             };
@@ -94,27 +92,26 @@ impl Check<'_> {
             self.checked.read.insert(bitmap.name());
             let found = open(self.vfs, self.dir, bitmap, segment);
             let absent = found.as_ref().is_err_and(is_absent);
-            if absent && name.is_some_and(|name| !self.is_there(name)) {
+            let read_again = |name| named::read(self.vfs, self.dir, name);
+            if absent && matches!(name.map(read_again), Some(Err(Error::BadInput { .. }))) {
                 return;
             }
             self.checked.missing |= absent && name.is_none();
-            let wrong = found.and_then(|dead| match &replayed {
-                Some(replayed) => replayed.compare(&file, segment, &dead),
-                None => Ok(()),
-            });
-            if let Err(error) = wrong {
+            let compare = |dead| replayed.as_ref().map_or(Ok(()), |all| compare(&file, segment, &dead, all));
+            if let Err(error) = found.and_then(compare) {
                 self.fault(&file, if absent { "file" } else { "bitmap" }, error);
             }
         }
-        let without = replayed.iter().flat_map(|replayed| &replayed.least).filter(|live| {
-            let listed = |bitmap: &BitmapRecord| bitmap.segment() == live.segment.name();
-            live.dead.is_some() && !record.bitmaps.iter().any(listed)
-        });
-        for live in without {
-            let detail =
-                format!("it lists no bitmap for {}, which has superseded entries", live.segment.name());
-            self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+        for live in replayed.iter().flat_map(|(least, _)| least) {
+            let name = live.segment.name();
+            if live.dead.is_some() && record.bitmap_of(name).is_none() {
+                self.wrong(path, format!("it lists no bitmap for {name}, which has superseded entries"));
+            }
         }
+    }
+
+    fn wrong(&mut self, path: &Path, detail: String) {
+        self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
     }
 
     /// A bitmap of MANIFEST may be a named checkpoint's too: what is wrong with it is told once.
@@ -122,10 +119,6 @@ impl Check<'_> {
         if !self.checked.faults.iter().any(|(told, ..)| told == path) {
             self.checked.faults.push((path.to_owned(), section, error));
         }
-    }
-
-    fn is_there(&self, name: &str) -> bool {
-        !matches!(named::read(self.vfs, self.dir, name), Err(Error::BadInput { .. }))
     }
 
     /// What the kills say; `None` where segments are missing or wrong.
@@ -139,42 +132,36 @@ impl Check<'_> {
                 least = view.segments.clone();
             }
         }
-        Some(Replayed { least, most: view.segments })
+        Some((least, view.segments))
     }
 }
 
-/// What is superseded according to the kills.
-struct Replayed {
-    /// By the segments that the record is about: a bitmap has at least that.
-    least: Vec<LiveSegment>,
-    /// By all that are listed: a bitmap has no more than that.
-    most: Vec<LiveSegment>,
-}
+/// Superseded entries according to the kills: those of the segments that the record is about, which a bitmap
+/// has at least; and those of all that are listed, which it has at most.
+type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
 
-impl Replayed {
-    fn compare(&self, path: &Path, segment: &Segment, found: &Dead) -> Result<()> {
-        let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
-        let of = |segments: &[LiveSegment]| {
-            let live = segments.iter().find(|live| live.segment.name() == segment.name());
-            live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment)))
-        };
-        let within = |a: &Dead, b: &Dead| a.entries.is_subset(&b.entries) && a.rows.is_subset(&b.rows);
-        if !within(&of(&self.least), found) {
-            return wrong("a superseded entry is not in it");
-        }
-        if !within(found, &of(&self.most)) {
-            return wrong("an entry is in it that nothing supersedes");
-        }
-        let mut kinds = [0u64; 4];
-        for index in found.entries.positions() {
-            let kind = usize::from(segment.kind(index)?.code());
-            kinds.get_mut(kind).map(|count| *count += 1).unwrap_or_default();
-        }
-        if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
-            return wrong("its counts are not those of its bits");
-        }
-        Ok(())
+fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replayed) -> Result<()> {
+    let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
+    let of = |segments: &[LiveSegment]| {
+        let live = segments.iter().find(|live| live.segment.name() == segment.name());
+        live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment)))
+    };
+    let within = |a: &Dead, b: &Dead| a.entries.is_subset(&b.entries) && a.rows.is_subset(&b.rows);
+    if !within(&of(least), found) {
+        return wrong("a superseded entry is not in it");
     }
+    if !within(found, &of(most)) {
+        return wrong("an entry is in it that nothing supersedes");
+    }
+    let mut kinds = [0u64; 4];
+    for index in found.entries.positions() {
+        let kind = kinds.get_mut(usize::from(segment.kind(index)?.code()));
+        kind.map(|count| *count += 1).unwrap_or_default();
+    }
+    if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
+        return wrong("its counts are not those of its bits");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -198,7 +185,8 @@ mod tests {
         store.close().unwrap();
         let mut manifest = Manifest::read(&RealFs, &path).unwrap();
         let mut record = LiveRecord::of(&manifest.body).unwrap();
-        record.bitmaps.push(BitmapRecord { first: 9, last: 9, ..record.bitmaps[0] });
+        let segment = SegmentName { first: 9, last: 9, generation: 0 };
+        record.bitmaps.push(super::super::BitmapRecord { segment, ..record.bitmaps[0] });
         record.put(&mut manifest.body).unwrap();
         manifest.write(&RealFs, &path).unwrap();
         let faults = crate::care::verify(&path, |_| {}).unwrap().faults;

@@ -9,34 +9,23 @@ use crate::vfs::Mapping;
 
 /// A set of positions, one bit each.
 #[derive(Clone, Debug)]
-pub(crate) struct Bits(Words);
-
-#[derive(Clone, Debug)]
-enum Words {
+pub(crate) enum Bits {
     Owned(Vec<u64>),
-    /// Whole little-endian words of 64 bits, somewhere in a file.
-    Mapped {
-        file: Arc<Mapping>,
-        at: Range<usize>,
-    },
+    /// Whole little-endian words of 64 bits, somewhere in a file. A change copies them first.
+    Mapped(Arc<Mapping>, Range<usize>),
 }
 
 impl Bits {
     pub fn with_len(len: usize) -> Self {
-        Bits(Words::Owned(vec![0; len.div_ceil(64)]))
-    }
-
-    /// The bits at a place in a file. A change copies them first.
-    pub fn mapped(file: &Arc<Mapping>, at: Range<usize>) -> Self {
-        Bits(Words::Mapped { file: Arc::clone(file), at })
+        Bits::Owned(vec![0; len.div_ceil(64)])
     }
 
     /// The bits as they lie on disk: position 0 is the lowest bit of the first byte.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        match &self.0 {
-            Words::Owned(words) => bytemuck::cast_slice(words),
-            Words::Mapped { file, at } => file.get(at.clone()).unwrap_or_default(),
+        match self {
+            Bits::Owned(words) => bytemuck::cast_slice(words),
+            Bits::Mapped(file, at) => file.get(at.clone()).unwrap_or_default(),
         }
     }
 
@@ -47,11 +36,10 @@ impl Bits {
 
     /// Adds a position; says whether it was new.
     fn insert(&mut self, index: usize) -> bool {
-        if matches!(self.0, Words::Mapped { .. }) {
-            let words = self.bytes().chunks_exact(8);
-            self.0 = Words::Owned(words.map(bytemuck::pod_read_unaligned).collect());
+        if matches!(self, Bits::Mapped(..)) {
+            *self = Bits::Owned(self.bytes().chunks_exact(8).map(bytemuck::pod_read_unaligned).collect());
         }
-        let Words::Owned(words) = &mut self.0 else { return false };
+        let Bits::Owned(words) = self else { return false };
         let Some(word) = words.get_mut(index / 64) else { return false };
         let mask = 1 << (index % 64);
         let new = *word & mask == 0;
@@ -97,8 +85,8 @@ impl Dead {
         self.kinds.iter().sum()
     }
 
-    /// Adds an entry and its rows. Kind and number of rows come from the kill, whose checksum was verified, not from the
-    /// tables of the segment.
+    /// Adds an entry and its rows. Kind and number of rows are the kill's, whose checksum was verified, not
+    /// those of the segment's tables.
     pub fn add(&mut self, entry: usize, rows: Range<usize>, kill: &Kill) {
         if !self.entries.insert(entry) {
             return;
@@ -134,12 +122,12 @@ mod tests {
             owned.insert(index);
         }
         let file = Arc::new(Mapping::copied(owned.bytes()).unwrap());
-        let mut mapped = Bits::mapped(&file, 0..24);
+        let mut mapped = Bits::Mapped(Arc::clone(&file), 0..24);
         assert_eq!(mapped.positions().collect::<Vec<_>>(), [0, 7, 8, 63, 64, 129]);
         assert!(mapped.is_subset(&owned) && owned.is_subset(&mapped));
         assert!(mapped.insert(65) && !mapped.insert(129));
         assert_eq!(mapped.positions().collect::<Vec<_>>(), [0, 7, 8, 63, 64, 65, 129]);
         assert!(!mapped.is_subset(&owned) && owned.is_subset(&mapped));
-        assert!(!Bits::mapped(&file, 0..24).contains(65), "the file has not changed");
+        assert!(!Bits::Mapped(file, 0..24).contains(65), "the file has not changed");
     }
 }

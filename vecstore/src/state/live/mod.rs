@@ -1,10 +1,12 @@
 //! Liveness bitmaps on disk: what is superseded, so that opening need not replay every kill there ever was.
 //!
-//! `live/` holds one immutable file for each segment that has superseded entries. A record of the manifest names them
-//! and says up to which commit they are complete; kills of later segments are replayed. The record also holds a hash of
-//! the segments it is about, because programs that do not know it keep it when they change the list.
+//! `live/` holds one immutable file for each segment that has superseded entries. A record of the manifest
+//! names them and says up to which commit they are complete; kills of later segments are replayed. The record
+//! also holds a hash of the segments it is about, because programs that do not know it keep it when they
+//! change the list.
 //!
-//! Everything here can be derived from the segments. A bitmap that is missing or damaged costs time, never an answer.
+//! Everything here can be derived from the segments. A bitmap that is missing or damaged costs time, never an
+//! answer.
 
 mod check;
 mod dead;
@@ -24,7 +26,7 @@ use crate::vfs::Vfs;
 
 pub(crate) use check::{Checked, check};
 pub(crate) use dead::Dead;
-pub(crate) use read::{Covered, covered, known};
+pub(crate) use read::{covered, known};
 pub(crate) use write::{discard_unlisted, publish, remove_unlisted};
 
 /// Directory of the bitmaps within a store.
@@ -63,9 +65,7 @@ impl fmt::Display for BitmapName {
 /// A bitmap, as the manifest lists it. The order of the fields is the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BitmapRecord {
-    first: u64,
-    last: u64,
-    generation: u32,
+    segment: SegmentName,
     /// The file's own checksum.
     crc: u32,
     version: u64,
@@ -74,19 +74,16 @@ pub(crate) struct BitmapRecord {
 }
 
 impl BitmapRecord {
-    pub fn segment(&self) -> SegmentName {
-        SegmentName { first: self.first, last: self.last, generation: self.generation }
-    }
-
     pub fn name(&self) -> BitmapName {
-        BitmapName { segment: self.segment(), version: self.version }
+        BitmapName { segment: self.segment, version: self.version }
     }
 }
 
 /// The bitmaps of a manifest. The order of the fields is the format.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LiveRecord {
-    /// They know every kill of the segments up to this commit. A segment up to there that has none has nothing dead.
+    /// They know every kill of the segments up to this commit. A segment up to there that has none has
+    /// nothing dead.
     pub last: u64,
     /// Hash of the list of segments up to that commit.
     list: u64,
@@ -101,14 +98,11 @@ fn listed_up_to(body: &Body, last: u64) -> Option<&[SegmentRecord]> {
 
 /// XXH64 with seed 0 over the identities of segments.
 fn hash_of(segments: &[SegmentRecord]) -> u64 {
-    let mut bytes = Vec::with_capacity(segments.len() * 24);
-    for segment in segments {
-        bytes.extend_from_slice(&segment.first.to_le_bytes());
-        bytes.extend_from_slice(&segment.last.to_le_bytes());
-        bytes.extend_from_slice(&segment.generation.to_le_bytes());
-        bytes.extend_from_slice(&segment.footer_crc.to_le_bytes());
+    let mut words = Vec::with_capacity(segments.len() * 3);
+    for SegmentRecord { first, last, generation, footer_crc, .. } in segments {
+        words.extend([*first, *last, u64::from(*generation) | u64::from(*footer_crc) << 32]);
     }
-    crate::format::key_hash(&bytes)
+    crate::format::key_hash(bytemuck::cast_slice(&words))
 }
 
 impl LiveRecord {
@@ -135,26 +129,25 @@ impl LiveRecord {
         listed_up_to(body, self.last).filter(|listed| hash_of(listed) == self.list)
     }
 
-    /// The record after a merge: `body` lists an output that ends with commit `last` in place of its inputs. The merge was
-    /// made from a view of the listed segments up to commit `seen`, and left out whatever it knew as superseded.
+    /// The record after a merge: `body` lists an output that ends with commit `last` in place of its inputs.
+    /// The merge was made from a view of the listed segments up to commit `seen`, and left out what that knew
+    /// as superseded.
     ///
-    /// Nothing has to be written: up to `seen` nothing in the output is superseded, and bitmaps that know kills of later
-    /// commits do no harm, for replaying those changes nothing.
+    /// Nothing has to be written: up to `seen` nothing in the output is superseded, and bitmaps that know
+    /// kills of later commits do no harm, for replaying those changes nothing.
     fn after_merge(self, body: &Body, last: u64, seen: u64) -> Result<Self> {
         let complete = if self.last >= last { self.last.min(seen) } else { self.last };
-        // Where no segment ends there any more (the output is around it, or a merge of newer ones was), it is complete up
-        // to where one does.
-        let segments = &body.segments;
-        let listed = segments.get(..segments.partition_point(|segment| segment.last <= complete));
-        let listed = listed.unwrap_or_default();
-        let complete = listed.last().map_or(0, |segment| segment.last);
+        // Where no segment ends there any more (the output is around it, or a merge of newer ones was), it is
+        // complete up to where one does.
+        let complete = body.names().map(|name| name.last).take_while(|last| *last <= complete).last();
+        let complete = complete.unwrap_or(0);
         let mut bitmaps = self.bitmaps;
-        bitmaps.retain(|bitmap| listed.iter().any(|segment| segment.name() == bitmap.segment()));
+        bitmaps.retain(|bitmap| bitmap.segment.last <= complete && body.record_of(bitmap.segment).is_some());
         Self::new(body, complete, bitmaps)
     }
 
     fn bitmap_of(&self, name: SegmentName) -> Option<&BitmapRecord> {
-        self.bitmaps.iter().find(|bitmap| bitmap.segment() == name)
+        self.bitmaps.iter().find(|bitmap| bitmap.segment == name)
     }
 
     /// Puts it into a manifest.
@@ -164,13 +157,18 @@ impl LiveRecord {
     }
 }
 
-/// Brings the record of a manifest up to date that lists a merge's output in place of its inputs. `before` is the record
-/// from before that, `seen` the last commit of the view that the merge was made from.
+/// Brings the record up to date of a manifest that lists a merge's output in place of its inputs. `before` is
+/// the record from before that, `seen` the last commit of the view that the merge was made from.
 pub(crate) fn after_merge(body: &mut Body, before: Option<LiveRecord>, output: SegmentName, seen: u64) {
     let after = before.and_then(|before| before.after_merge(body, output.last, seen).ok());
     if after.is_none_or(|after| after.put(body).is_err()) {
         forget(body);
     }
+}
+
+/// Up to which commit the bitmaps of a manifest know all kills.
+pub(crate) fn complete_up_to(body: &Body) -> u64 {
+    LiveRecord::of(body).map_or(0, |record| record.last)
 }
 
 /// Forgets the bitmaps of a manifest: opening replays.
@@ -219,15 +217,7 @@ mod tests {
     }
 
     fn bitmaps(body: &Body) -> Vec<BitmapRecord> {
-        let bitmap = |segment: &SegmentRecord| BitmapRecord {
-            first: segment.first,
-            last: segment.last,
-            generation: segment.generation,
-            crc: 7,
-            version: u64::MAX,
-            dead: 9,
-        };
-        body.segments.iter().map(bitmap).collect()
+        body.names().map(|segment| BitmapRecord { segment, crc: 7, version: u64::MAX, dead: 9 }).collect()
     }
 
     #[test]
@@ -249,7 +239,8 @@ mod tests {
         }
     }
 
-    /// Programs that do not know the record keep it and change the list: it must say itself that it is about another.
+    /// Programs that do not know the record keep it and change the list: it must say itself that it is about
+    /// another.
     #[test]
     fn a_record_counts_for_the_segments_it_was_written_for() {
         let mut body = body(5);
@@ -287,7 +278,7 @@ mod tests {
             after.segments.splice(from..=to, [output]);
             let record = before.after_merge(&after, last, seen).unwrap();
             assert!(record.segments(&after).is_some());
-            (record.last, record.bitmaps.iter().map(|bitmap| bitmap.last).collect::<Vec<_>>())
+            (record.last, record.bitmaps.iter().map(|bitmap| bitmap.segment.last).collect::<Vec<_>>())
         };
         assert_eq!(merged(1, 2, 60, 60), (60, vec![10, 40, 50, 60]));
         assert_eq!(merged(1, 2, 60, 40), (40, vec![10, 40]), "listed while the merge was made");

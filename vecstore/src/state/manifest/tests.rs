@@ -1,6 +1,7 @@
-//! What a manifest may hold, to the number.
+//! The bounds of a manifest, to the number.
 
 use super::*;
+use crate::format::{VERSION_MAJOR, VERSION_MINOR};
 
 fn manifest() -> Manifest {
     let segment = |first, last| SegmentRecord {
@@ -80,7 +81,7 @@ fn what_takes_too_much_memory_is_refused() {
     assert!(error.contains("at most"), "{error}");
 }
 
-/// Whatever is at its bound is written and read again; whatever is beyond is refused by both.
+/// A value at its bound is written and read again; a value beyond it neither writer nor reader accepts.
 #[test]
 fn bounds_of_a_body() {
     type Change = fn(&mut Body);
@@ -125,20 +126,20 @@ fn sealed(change: impl FnOnce(&mut Envelope), body: &[u8]) -> Vec<u8> {
     let mut envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
     envelope.body_len = body.len() as u64;
     change(&mut envelope);
-    envelope.crc = checksum(&envelope, body);
+    envelope.crc = record_crc(&envelope, body);
     [bytemuck::bytes_of(&envelope), body].concat()
 }
 
-/// Each with a checksum that matches, so that it is the field itself that is looked at.
+/// Each with a checksum that matches, so that the field itself is looked at.
 #[test]
 fn every_field_of_the_envelope_counts() {
     let body = bincode::serde::encode_to_vec(&manifest().body, config()).unwrap();
     let decode = |change: fn(&mut Envelope)| Manifest::decode(Path::new("m"), &sealed(change, &body));
     assert_eq!(decode(|_| ()).unwrap(), manifest());
     let later: [fn(&mut Envelope); 3] = [
-        |envelope| envelope.version_major += 1,
-        |envelope| envelope.version_major = 0,
-        |envelope| envelope.incompat = 1 << 63,
+        |envelope| envelope.head.version_major += 1,
+        |envelope| envelope.head.version_major = 0,
+        |envelope| envelope.head.incompat = 1 << 63,
     ];
     for change in later {
         let error = decode(change).unwrap_err();
@@ -146,9 +147,9 @@ fn every_field_of_the_envelope_counts() {
     }
     type Change = fn(&mut Envelope);
     let damaged: [(&str, Change); 5] = [
-        ("magic", |envelope| envelope.magic[7] = 0),
+        ("magic", |envelope| envelope.head.magic[7] = 0),
         ("a body of", |envelope| envelope.body_len += 1),
-        ("reserved", |envelope| envelope.padding = 1),
+        ("reserved", |envelope| envelope.head.len = 1),
         ("reserved", |envelope| envelope.tail = 1),
         ("generation", |envelope| envelope.generation = u64::MAX / 2 + 1),
     ];
@@ -156,7 +157,11 @@ fn every_field_of_the_envelope_counts() {
         let error = decode(change).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    assert_eq!(decode(|envelope| envelope.version_minor += 1).unwrap(), manifest(), "later minor versions");
+    assert_eq!(
+        decode(|envelope| envelope.head.version_minor += 1).unwrap(),
+        manifest(),
+        "later minor versions"
+    );
     assert_eq!(decode(|envelope| envelope.generation = u64::MAX / 2).unwrap().generation, u64::MAX / 2);
     let followed = [body.as_slice(), &[0]].concat();
     let error = Manifest::decode(Path::new("m"), &sealed(|_| (), &followed)).unwrap_err().to_string();
@@ -165,11 +170,11 @@ fn every_field_of_the_envelope_counts() {
 
 /// Flags of later versions are kept; what this version writes says which it is.
 #[test]
-fn what_is_written_says_who_wrote_it() {
+fn what_is_written_says_which_version_wrote_it() {
     let manifest = Manifest { ro_compat: 6, ..manifest() };
     let bytes = manifest.encode().unwrap();
     let envelope: Envelope = bytemuck::pod_read_unaligned(&bytes[..ENVELOPE_LEN]);
-    assert_eq!((envelope.version_major, envelope.version_minor), (VERSION_MAJOR, VERSION_MINOR));
+    assert_eq!((envelope.head.version_major, envelope.head.version_minor), (VERSION_MAJOR, VERSION_MINOR));
     assert_eq!((envelope.ro_compat, envelope.compat, envelope.generation), (6, 5, 3));
 }
 
