@@ -321,7 +321,7 @@ fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
     }
 }
 
-/// Keys of the entries that a block of the index is about; its numbers have so many bytes.
+/// Keys of the entries that a block of the index is about; its numbers have `width` bytes.
 fn keys_indexed(segment: &Segment, block: usize, width: usize) -> Vec<Vec<u8>> {
     let start = block.saturating_mul(BLOCK_LEN);
     let positions = (start / width)..(start.saturating_add(BLOCK_LEN) / width).min(segment.entry_count());

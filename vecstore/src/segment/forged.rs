@@ -1,4 +1,4 @@
-//! Segments made by an enemy: every checksum is right, and what they say is not.
+//! Forged segments: every checksum is right, and what they say is not.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -229,7 +229,7 @@ fn a_kill_of_what_is_not_there_is_told() {
 }
 
 /// A damaged file, of which everything can be read, says that an entry has two rows; a whole file that supersedes it says that
-/// it had one. Nobody knows which is wrong: nothing is lost.
+/// it had one. Which is wrong cannot be told: nothing is lost.
 #[test]
 fn a_damaged_and_a_whole_file_contradict_each_other() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A segment file that is read block by block, for those who must not die of a sector that cannot be read.
+//! A segment file that is read block by block, for callers that survive a sector that cannot be read.
 
 use crate::base::Unreadable;
 use std::io;

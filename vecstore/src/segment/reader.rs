@@ -99,7 +99,7 @@ impl Segment {
         Ok(Segment { path, name, map, footer, dtype, row_bytes, tables, index, is_plain, key_len })
     }
 
-    /// The same without keys, their index and ends of payloads, for whoever only looks at how segments follow each other.
+    /// The same without keys, their index and ends of payloads, for a caller that only follows links.
     /// Gives their memory back where the segment was not mapped.
     pub fn without_keys(self) -> Self {
         let Segment { map, tables, .. } = &self;

@@ -24,13 +24,13 @@ const CELL: usize = 32;
 const MOST_CELLS: u32 = 14;
 /// Hashes up to which a segment has a filter: 96 KiB.
 const FILTERED: usize = 1 << 16;
-/// A filter takes so many bits for each hash, of which four are set: one in a hundred hashes that are not there passes.
+/// Bits that a filter takes for each hash. Four are set: one in a hundred hashes that are not there passes.
 const FILTER_BITS: usize = 12;
 /// A filter is made once a segment was asked in vain once for so many hashes that it has.
 const PER_VAIN: usize = 16;
 
 /// What is remembered of a segment's hashes. It follows from them alone, so threads need not agree who finds it out first.
-/// (Nobody waits here for anybody, or learns anything of others: these are not among what `sync` has.)
+/// (No thread waits for another here, so these are not those of `sync`.)
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     /// Where cells begin, plus one; 0 where that is not known yet.
@@ -113,7 +113,7 @@ impl Index {
     }
 }
 
-/// As a power of two, the cells for so many hashes.
+/// As a power of two, the cells for a number of hashes.
 fn cell_bits(hashes: usize) -> u32 {
     (hashes / CELL).max(2).ilog2().min(MOST_CELLS)
 }

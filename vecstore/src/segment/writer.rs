@@ -54,12 +54,12 @@ pub(super) enum Part<'a> {
     Shorts(Vec<u32>),
     Longs(Vec<u64>),
     Stored(&'a dyn Stored, Range<usize>),
-    /// So many bytes that are made when they are written.
+    /// A number of bytes that are made when they are written.
     Made(u64, Maker<'a>),
 }
 
 impl<'a> Part<'a> {
-    /// So many bytes that `make` gives.
+    /// A number of bytes that `make` gives.
     pub fn made(
         len: u64,
         make: impl Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> + 'a,
@@ -106,7 +106,7 @@ pub(crate) struct SegmentBuilder<'a> {
 }
 
 impl<'a> SegmentBuilder<'a> {
-    /// An empty segment with room for so many entries.
+    /// An empty segment with room for a number of entries.
     pub fn new(entries: usize) -> Self {
         SegmentBuilder {
             rows: Vec::new(),
