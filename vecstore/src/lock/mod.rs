@@ -235,24 +235,6 @@ impl Lock {
         self.record.suspect = 0;
     }
 
-    /// The counter and the commits since it was `then`, without taking the lock; `None` when the record
-    /// cannot be relied on, or does not say.
-    pub fn news(&self, then: u64) -> Option<(u64, Vec<Span>)> {
-        let record = self.sound_record()?;
-        Some((record.counter, record.since(then)?))
-    }
-
-    /// The counter and the last commit it counts, without taking the lock; `None` when the record cannot be
-    /// relied on, or the last raise was no commit.
-    pub fn counted(&self) -> Option<(u64, u64)> {
-        let record = self.sound_record().filter(|record| record.newest().first != 0)?;
-        Some((record.counter, record.newest().last))
-    }
-
-    fn sound_record(&self) -> Option<Record> {
-        self.read_record().ok().flatten().filter(|record| record.suspect == 0)
-    }
-
     /// The commits since the counter was `then`, under the lock.
     pub fn since(&self, then: u64) -> Option<Vec<Span>> {
         self.record.since(then)
