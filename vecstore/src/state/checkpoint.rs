@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Bug, Error, Event, IoContext, Result};
+use crate::segment::check_open;
 use crate::state::{
     BACKUP_RECORD, BitmapName, CHECKPOINTS, LIVE, LiveRecord, Manifest, Meta, SegmentRecord, TMP_PREFIX,
     View, live, load, quarantine, remove_temporaries,
@@ -43,7 +44,7 @@ impl Checkpoint {
         view: &mut View,
         bitmaps: Bitmaps,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
-        flush: impl FnOnce(&Path) -> Result<()>,
+        mut flush: impl FnMut(&Path) -> Result<()>,
     ) -> Result<Self> {
         for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
             remove_temporaries(vfs, folder, TMP_PREFIX);
@@ -52,12 +53,11 @@ impl Checkpoint {
         if manifest.body.store_id != view.meta.store_id {
             return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
         }
-        let from = manifest.body.last_commit() + 1;
         if manifest.body.is_backup() {
             // What is written to a backup is a history of its own. Files that an interrupted backup brought are not part
             // of it: no manifest ever listed them. Should they come back, they would follow this one in another epoch.
             let mut beyond = load::list_segments(vfs, dir)?;
-            beyond.retain(|name| name.last >= from);
+            beyond.retain(|name| name.last > manifest.body.last_commit());
             quarantine::move_aside(vfs, dir, &beyond)?;
             flush(&dir.join(load::SEGMENTS))?;
             match Bug::NoEpochBackup.is_on() {
@@ -65,6 +65,12 @@ impl Checkpoint {
                 false => manifest.body.begin_epoch()?,
             }
         }
+        if let Some(found) = in_place_of_missing(vfs, dir, view, &manifest)? {
+            flush(&dir.join(load::SEGMENTS))?;
+            manifest.body.segments = found.records().collect();
+            *view = found;
+        }
+        let from = manifest.body.last_commit() + 1;
         let mut fresh_rows = 0;
         let mut fresh = Vec::new();
         for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
@@ -119,6 +125,34 @@ impl Checkpoint {
     }
 }
 
+/// Where listed files are gone: the state that other files make up, if they are whole and continue each other (a manifest
+/// was put back that is older than a merge, say). To be asked under the manifest lock: no merge replaces files meanwhile.
+fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) -> Result<Option<View>> {
+    let listed = &manifest.body.segments;
+    if view.records().take(listed.len()).eq(listed.iter().copied()) {
+        return Ok(None);
+    }
+    let present = load::list_segments(vfs, dir)?;
+    let is_there = |record: &&SegmentRecord| present.binary_search(&record.name()).is_ok();
+    if listed.iter().all(|record| is_there(&record)) {
+        return Ok(None);
+    }
+    let found = load::load(vfs, dir, Some(view))?;
+    for live in &found.segments {
+        // What is no longer listed is removed one day: what takes the place of such a file is read first.
+        let name = live.segment.name();
+        let holds = |record: &&SegmentRecord| name.first <= record.first && record.last <= name.last;
+        if listed.iter().filter(is_there).filter(holds).any(|record| record.name() != name) {
+            check_open(&live.segment, &|_| Ok(()))?;
+        }
+    }
+    log::warn!(
+        "{}: the manifest lists segments that are gone, and others hold their commits: these are listed now",
+        dir.display()
+    );
+    Ok(Some(found))
+}
+
 /// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote; `None` when
 /// they are left as they are. They can be derived, so that they cannot be written is no failure of the checkpoint: the
 /// record that the manifest has says itself how far it goes.
@@ -150,8 +184,7 @@ fn bring_bitmaps(
 /// Makes the view consist of the very files that the manifest lists: another handle may have merged some that this
 /// one still reads, and bitmaps are about files.
 fn as_listed(vfs: &dyn Vfs, dir: &Path, view: &mut View, manifest: &Manifest) -> Result<()> {
-    let ours = view.segments.iter().map(|live| SegmentRecord::of(&live.segment));
-    if !ours.eq(manifest.body.segments.iter().copied()) {
+    if !view.records().eq(manifest.body.segments.iter().copied()) {
         let listed = load::listed(vfs, dir, manifest, Some(view))?;
         view.segments = listed.segments;
         view.totals = listed.totals;

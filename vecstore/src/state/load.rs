@@ -82,7 +82,7 @@ pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
 }
 
 /// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment.
-fn is_motion(error: &Error) -> bool {
+pub(crate) fn is_motion(error: &Error) -> bool {
     match error {
         Error::MissingSegment { .. } => true,
         // Only a merge that replaced files between reading the manifest and listing.
