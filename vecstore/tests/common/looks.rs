@@ -18,7 +18,7 @@ static LOOKS: Looks = Looks { seen: Mutex::new(None), more: Condvar::new() };
 
 impl log::Log for Looks {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target() == "vecstore::background"
+        metadata.target() == "vecstore::handle::merger"
     }
 
     fn log(&self, record: &log::Record<'_>) {
