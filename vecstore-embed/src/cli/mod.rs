@@ -76,6 +76,7 @@ impl Command {
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
+    crate::signals::outlive_file_limit();
     let variable = |name: &str| env::var_os(name);
     let (cli, arguments) = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
         Ok(arguments) => (Cli::parse_from(&arguments), arguments),

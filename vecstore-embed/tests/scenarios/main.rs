@@ -7,6 +7,7 @@ mod command;
 mod common;
 mod doctor;
 mod fed;
+mod file_limit;
 mod interrupted;
 mod kept;
 mod kills;

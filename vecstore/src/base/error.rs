@@ -2,9 +2,12 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit};
 
 use crate::base::{DType, Holder};
 
@@ -304,8 +307,16 @@ pub enum Error {
 }
 
 /// What a person can do about an error of the operating system.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
+fn remedy(error: &io::Error) -> Cow<'static, str> {
+    let remedy = match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            return match getrlimit(Resource::Fsize).current {
+                Some(limit) => {
+                    format!("; the limit on the size of files is {limit} bytes: raise it (ulimit -f)").into()
+                }
+                None => "; the file system holds no file of that size: move the store to another one".into(),
+            };
+        }
         io::ErrorKind::PermissionDenied => "; check the owner and the rights of the file and its directory",
         io::ErrorKind::ReadOnlyFilesystem => {
             "; the file system is read-only: open the store read-only, or elsewhere"
@@ -327,7 +338,8 @@ fn remedy(error: &io::Error) -> &'static str {
             "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
         }
         _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
-    }
+    };
+    remedy.into()
 }
 
 impl Error {
@@ -346,10 +358,7 @@ impl Error {
 
 /// True for the errors that say "the disk or the quota is full".
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Turns an error of the operating system into ours, naming path and operation.

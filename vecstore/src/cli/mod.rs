@@ -11,6 +11,7 @@ mod repair;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use vecstore::{Address, DType, Metric, OpenOptions, Store};
@@ -233,6 +234,8 @@ struct Target {
 
 /// Runs the command of this process.
 pub fn run() -> ExitCode {
+    // Beyond the limit on the size of files a write fails, and the error says so: the signal would end the process.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => log::LevelFilter::Warn,
