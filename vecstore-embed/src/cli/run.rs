@@ -55,6 +55,7 @@ Changed files:
 
 Saving:
   A save that fails is tried again; a full disk pauses the run until there is room. --metrics and status tell.
+  A limit on the size of files (ulimit -f) ends the run with code 74.
 
 Keys:
   The key of a picture is its path relative to the store's root, which is the folder of the first run.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::base::{DType, Holder};
+use crate::base::{DType, Holder, escaped};
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -137,7 +137,7 @@ pub enum Error {
     #[error(
         "{count} key(s) are stored already, the first is \"{}\"; nothing of this batch was written; \
          append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
-        String::from_utf8_lossy(key)
+        escaped(key)
     )]
     DuplicateKey {
         /// The first such key.

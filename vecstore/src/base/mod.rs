@@ -3,6 +3,7 @@
 pub(crate) mod bug;
 pub(crate) mod dtype;
 pub(crate) mod error;
+pub(crate) mod escape;
 pub(crate) mod event;
 pub(crate) mod holder;
 pub(crate) mod sync;
@@ -13,6 +14,7 @@ pub(crate) use dtype::narrow_into;
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
 pub(crate) use error::{IoContext, is_no_space};
+pub use escape::{escaped, one_line};
 pub use event::Event;
 pub(crate) use event::Observer;
 pub use holder::Holder;

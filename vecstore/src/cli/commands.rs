@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
+use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress, escaped};
 
-use super::output::{Failure, bytes, json_line, keyed, line, text_key};
+use super::output::{Failure, bytes, json_line, keyed, line};
 use super::{CheckpointAction, Command, Source, Target, manage, repair};
 
 pub type Answer = Result<ExitCode, Failure>;
@@ -158,7 +158,7 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     for fault in &report.faults {
         line(out, format_args!("fault: {fault}"))?;
         for key in &fault.keys {
-            line(out, format_args!("  key: {}", text_key(key)))?;
+            line(out, format_args!("  key: {}", escaped(key)))?;
         }
     }
     let read = format!("{} file(s), {} read", report.files, bytes(report.bytes));
@@ -189,7 +189,7 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
         json_line(out, &Value::Object(answer))?;
         return Ok(ExitCode::SUCCESS);
     }
-    line(out, format_args!("key      {}", text_key(entry.key())))?;
+    line(out, format_args!("key      {}", escaped(entry.key())))?;
     line(out, format_args!("kind     {}", entry.kind()))?;
     line(out, format_args!("address  {}", entry.address()))?;
     match entry.reason() {
@@ -254,7 +254,7 @@ fn no_such_key(dir: &Path, key: &[u8]) -> Failure {
     Failure::Message(format!(
         "{}: no entry has the key \"{}\"; `vecstore keys` lists all keys",
         dir.display(),
-        text_key(key)
+        escaped(key)
     ))
 }
 
@@ -268,8 +268,7 @@ fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
         if source.target.json {
             json_line(out, &Value::Object(described(&entry)))?;
         } else {
-            out.write_all(entry.key())?;
-            out.write_all(b"\n")?;
+            line(out, escaped(entry.key()))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -304,7 +303,7 @@ fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usi
             answer.insert("score".to_owned(), json!(hit.score));
             json_line(out, &Value::Object(answer))?;
         } else {
-            line(out, format_args!("{:.5}  {}", hit.score, text_key(&hit.key)))?;
+            line(out, format_args!("{:.5}  {}", hit.score, escaped(&hit.key)))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -317,7 +316,7 @@ fn query_row(dir: &Path, snapshot: &Snapshot, key: &[u8], row: usize) -> Result<
     rows.chunks(snapshot.dim()).nth(row).map(<[f32]>::to_vec).ok_or_else(|| {
         Failure::Message(format!(
             "key \"{}\": there is no row {row}; the entry is of kind {} and has {} row(s)",
-            text_key(key),
+            escaped(key),
             entry.kind(),
             entry.row_count()
         ))

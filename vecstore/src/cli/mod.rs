@@ -9,12 +9,13 @@ mod output;
 mod repair;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use vecstore::{Address, DType, Metric, OpenOptions, Store};
+use vecstore::{Address, DType, Metric, OpenOptions, Store, one_line};
 
 /// A durable store for embeddings.
 #[derive(Debug, Parser)]
@@ -158,7 +159,9 @@ enum Command {
     },
     /// List all keys in commit order, one per line.
     #[command(
-        after_help = "Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
+        after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \\u{1b}, \\xff, \\\\), so\n\
+                            that a key is a line whatever is in it; --json prints keys as they are.\n\n\
+                            Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
     )]
     Keys {
         #[command(flatten)]
@@ -242,14 +245,18 @@ pub fn run() -> ExitCode {
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Trace,
     };
-    env_logger::Builder::new().filter_level(level).parse_default_env().init();
+    let mut logger = env_logger::Builder::new();
+    logger.format(|out, record| {
+        let message = one_line(&record.args().to_string());
+        writeln!(out, "[{:<5} {}] {message}", record.level(), record.target())
+    });
+    logger.filter_level(level).parse_default_env().init();
     match commands::run(cli.command) {
         Ok(code) => code,
         Err(output::Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(output::Failure::Message(message)) => {
             // A closed stderr must not turn an error into a panic.
-            let _ =
-                std::io::Write::write_all(&mut std::io::stderr(), format!("error: {message}\n").as_bytes());
+            let _ = std::io::stderr().write_all(format!("error: {}\n", one_line(&message)).as_bytes());
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,10 @@
 //! Writing answers: text or JSON, to a stdout that may be a closed pipe.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
+use vecstore::one_line;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -30,25 +30,20 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Writes one line to stdout.
+/// Writes one line to stdout, whatever is in the text.
 pub fn line(out: &mut impl Write, text: impl fmt::Display) -> Result<(), Failure> {
-    Ok(writeln!(out, "{text}")?)
+    Ok(writeln!(out, "{}", one_line(&text.to_string()))?)
 }
 
 /// Writes a JSON value and a newline.
 pub fn json_line(out: &mut impl Write, value: &Value) -> Result<(), Failure> {
-    line(out, value)
-}
-
-/// A key as text for people.
-pub fn text_key(key: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(key)
+    Ok(writeln!(out, "{value}")?)
 }
 
 /// A JSON object that begins with a key: `key` as text, and `key_hex` when it is not UTF-8.
 pub fn keyed(key: &[u8]) -> Map<String, Value> {
     let mut object = Map::new();
-    object.insert("key".to_owned(), json!(text_key(key)));
+    object.insert("key".to_owned(), json!(String::from_utf8_lossy(key)));
     if std::str::from_utf8(key).is_err() {
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         object.insert("key_hex".to_owned(), json!(hex));

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vecstore::{Finding, RepairReport};
+use vecstore::{Finding, RepairReport, escaped};
 
 use super::Target;
 use super::commands::Answer;
-use super::output::{Failure, json_line, keyed, line, text_key};
+use super::output::{Failure, json_line, keyed, line};
 
 /// Repairs a store, or says what would be done.
 pub fn repair(out: &mut impl Write, target: &Target, dry_run: bool) -> Answer {
@@ -55,7 +55,7 @@ fn tell(out: &mut impl Write, report: &RepairReport) -> Result<(), Failure> {
         tell_finding(out, finding)?;
     }
     for key in report.lost_keys() {
-        line(out, format_args!("lost: {}", text_key(key)))?;
+        line(out, format_args!("lost: {}", escaped(key)))?;
     }
     if report.rebuilt {
         let what = if report.dry_run { "manifest would be rebuilt" } else { "manifest rebuilt" };

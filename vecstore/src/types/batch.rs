@@ -1,6 +1,6 @@
 //! A batch: entries that become durable and visible as a whole or not at all.
 
-use crate::base::{DType, Element, Error, Result, narrow_into};
+use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// Entries like the first one that a batch has room for.
@@ -195,7 +195,7 @@ impl Batch {
         {
             return Err(Error::bad_input(format!(
                 "key \"{}\": {} rows need as many finite scales, found {}",
-                String::from_utf8_lossy(key),
+                escaped(key),
                 rows.len() / self.dim,
                 scales.len()
             )));
@@ -222,7 +222,7 @@ impl Batch {
         {
             return Err(Error::bad_input(format!(
                 "key \"{}\": element {} of row {} is not finite (as {}); find out what made it, or allow such values",
-                String::from_utf8_lossy(key),
+                escaped(key),
                 at % self.dim,
                 at / self.dim,
                 T::DTYPE
@@ -271,7 +271,7 @@ impl Batch {
         if payload.len() > MAX_PAYLOAD_LEN {
             return Err(Error::bad_input(format!(
                 "key \"{}\": a payload of {} bytes is too long; the limit is {MAX_PAYLOAD_LEN}",
-                String::from_utf8_lossy(key),
+                escaped(key),
                 payload.len()
             )));
         }
