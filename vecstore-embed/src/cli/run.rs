@@ -87,7 +87,7 @@ pub(crate) struct RunArgs {
     /// The folder that holds the pictures
     #[arg(long, value_name = "DIR", required_unless_present_any = ["list", "tar"])]
     pub(super) folder: Option<PathBuf>,
-    /// The store to fill; created on first use
+    /// The store to fill; created on first use, where nothing is or in an empty folder (a mounted drive, say)
     #[arg(long, value_name = "DIR")]
     pub(super) store: PathBuf,
     /// Also the folders in the folder

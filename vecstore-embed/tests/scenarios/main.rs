@@ -12,6 +12,7 @@ mod interrupted;
 mod kept;
 mod kills;
 mod lanes;
+mod mounted;
 mod options;
 mod ordinary;
 mod roots;

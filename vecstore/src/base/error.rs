@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing at this path.
+    /// There is nothing at this path, or an empty directory.
     #[non_exhaustive]
     #[error("{}: there is no store here; create one with `vecstore create` or `Store::create`", path.display())]
     NotFound {

@@ -39,7 +39,7 @@ Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create an empty store.
+    /// Create an empty store, at a path where nothing is, or in an empty directory (a mounted drive, lost+found aside).
     #[command(after_help = "Example:\n  vecstore create photos.vecs --dim 512 --dtype f16 --metric cosine")]
     Create {
         #[command(flatten)]

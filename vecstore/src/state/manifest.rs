@@ -4,7 +4,7 @@
 //! with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few segments
 //! that came after.
 
-use crate::state::{remove_own, write_temporary};
+use crate::state::{create, remove_own, write_temporary};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -357,6 +357,7 @@ fn why_absent(vfs: &dyn Vfs, dir: &Path, manifest: PathBuf) -> Error {
         Err(error) if is_absent(&error) => return Error::NotFound { path: dir.to_owned() },
         Err(error) => return Error::io(dir, "look at the store", error),
         Ok(found) if found.kind == crate::vfs::FileKind::File => return not_a_store("a file"),
+        Ok(_) if create::is_vacant(vfs, dir) => return Error::NotFound { path: dir.to_owned() },
         Ok(_) => {}
     }
     let names = vfs.list(&dir.join("segments")).unwrap_or_default();
