@@ -51,8 +51,8 @@ fn check(dir: &Path, min: u64) -> Result<(), Box<dyn Error>> {
     Ok(stdout.flush()?)
 }
 
-/// The store, or nothing where none was completed yet: a store appears whole, so that no store is what a writer leaves that
-/// was killed before.
+/// The store, or nothing where none was completed yet: a store appears whole, so that no store is what a
+/// writer leaves that was killed before.
 fn open(dir: &Path) -> Result<Option<Store>, Box<dyn Error>> {
     match Store::open_read_only(dir) {
         Ok(store) => Ok(Some(store)),

@@ -1,5 +1,5 @@
-//! SIGINT and SIGTERM: the first asks the run to finish what is in flight, the second ends it on the spot. And SIGXFSZ, which
-//! ends nothing.
+//! SIGINT and SIGTERM: the first asks the run to finish what is in flight, the second ends it on the spot.
+//! And SIGXFSZ, which ends nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use vecstore_embed::StopFlag;
 
-/// Beyond the limit on the size of files a write fails, and the error says so: the signal would end the process.
+/// Beyond the limit on the size of files a write fails, and the error says so; the signal would end the
+/// process.
 pub(crate) fn outlive_file_limit() {
     if let Err(error) = flag::register(SIGXFSZ, Arc::default()) {
         log::debug!("SIGXFSZ ends this process: {error}");

@@ -1,5 +1,6 @@
-//! An empty folder becomes a store where it is, for it may be a mount point: with `lost+found` or without, after whatever an
-//! interrupted creation has left, and with the power failing at any moment. What belongs to others stays as it is.
+//! An empty folder becomes a store where it is, for it may be a mount point: with `lost+found` or without,
+//! after whatever an interrupted creation has left, and with the power failing at any moment. What belongs to
+//! others stays as it is.
 
 mod common;
 mod sim;
@@ -153,8 +154,8 @@ fn assert_found(fs: &SimFs, found: bool) {
     }
 }
 
-/// After a power cut at any moment of the creation there is a whole store, or the next creation makes one; also when the
-/// power fails again meanwhile. What was acknowledged is there.
+/// After a power cut at any moment of the creation there is a whole store, or the next creation makes one;
+/// also when the power fails again meanwhile. What was acknowledged is there.
 #[test]
 fn every_crash_of_a_creation_in_an_empty_folder_is_survived() {
     let tally = Tally::default();
@@ -211,7 +212,8 @@ fn a_creation_that_was_killed_is_completed_by_the_next() {
     tally.line("a creation that was killed");
 }
 
-/// Each call of the creation fails: the folder is as good as empty, and the next attempt gives every name anew.
+/// Each call of the creation fails: the folder is as good as empty, and the next attempt gives every name
+/// anew.
 #[test]
 fn a_creation_that_failed_is_completed_by_the_next() {
     let tally = Tally::default();

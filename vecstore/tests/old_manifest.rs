@@ -1,5 +1,6 @@
-//! A manifest that is older than the merges beside it, as where MANIFEST alone was put back, or was copied before the
-//! segments: what is there serves, the next checkpoint lists it, and nothing that may be needed is removed.
+//! A manifest that is older than the merges beside it, as where MANIFEST alone was put back, or was copied
+//! before the segments: what is there serves, the next checkpoint lists it, and nothing that may be needed is
+//! removed.
 
 mod common;
 mod sim;
@@ -25,8 +26,8 @@ fn put_many(store: &Store, name: &str, count: usize) {
     }
 }
 
-/// A store whose manifest lists its first four commits, each in a file that a merge has replaced since; after `more`
-/// commits, which are part of the merge.
+/// A store whose manifest lists its first four commits, each in a file that a merge has replaced since; after
+/// `more` commits, which are part of the merge.
 fn behind(path: &Path, more: usize) -> Contents {
     let store = create(path);
     put_many(&store, "old", 4);
@@ -86,7 +87,8 @@ fn whatever_writes_next_lists_what_is_there() {
     }
 }
 
-/// What the manifest lists and another file takes the place of may be removed afterwards: the other one is read before.
+/// What the manifest lists and another file takes the place of may be removed afterwards: the other one is
+/// read before.
 #[test]
 fn a_damaged_file_takes_no_place_of_a_listed_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -129,8 +129,9 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop; other failures
-    /// are tried again some times, but for a limit on the size of files, which stays. Nothing else moves meanwhile: the stages before this one fill their queues, and wait.
+    /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop;
+    /// other failures are tried again some times, but for a limit on the size of files, which stays. Nothing
+    /// else moves meanwhile: the stages before this one fill their queues, and wait.
     fn append(&mut self, mut batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         if batch.is_empty() {
             return Ok(Appended::default());

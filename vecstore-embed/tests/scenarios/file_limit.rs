@@ -1,5 +1,5 @@
-//! Where files may not grow beyond a limit a run ends, and says which: it neither dies of the signal, nor waits for room that
-//! is there.
+//! Where files may not grow beyond a limit a run ends, and says which: it neither dies of the signal, nor
+//! waits for room that is there.
 
 use std::process::Command;
 use std::time::Instant;

@@ -1,8 +1,9 @@
 //! Text from data as one line, in which a terminal finds no commands.
 
-/// A key, or a path, as one line of text that is safe to print. Printable text stays as it is; control characters, those that
-/// turn the direction of writing, separators of lines, bytes that are no UTF-8, and the backslash are written as in Rust
-/// (`\n`, `\u{1b}`, `\xff`, `\\`). So it can be turned back, and no two keys have one text.
+/// A key, or a path, as one line of text that is safe to print. Printable text stays as it is; control
+/// characters, those that turn the direction of writing, separators of lines, bytes that are no UTF-8, and
+/// the backslash are written as in Rust (`\n`, `\u{1b}`, `\xff`, `\\`). So it can be turned back, and no two
+/// keys have one text.
 ///
 /// ```
 /// assert_eq!(vecstore::escaped("Gänse b.jpg".as_bytes()), "Gänse b.jpg");
@@ -12,8 +13,8 @@ pub fn escaped(key: &[u8]) -> String {
     escape(key, true)
 }
 
-/// A message as one line of text that is safe to print: as [`escaped`], but backslashes stay, for keys in it may be escaped
-/// already.
+/// A message as one line of text that is safe to print: as [`escaped`], but backslashes stay, for keys in it
+/// may be escaped already.
 pub fn one_line(message: &str) -> String {
     escape(message.as_bytes(), false)
 }

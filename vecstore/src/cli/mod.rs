@@ -39,7 +39,8 @@ Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create an empty store, at a path where nothing is, or in an empty directory (a mounted drive, lost+found aside).
+    /// Create an empty store, at a path where nothing is, or in an empty directory (a mounted drive,
+    /// lost+found aside).
     #[command(after_help = "Example:\n  vecstore create photos.vecs --dim 512 --dtype f16 --metric cosine")]
     Create {
         #[command(flatten)]
@@ -237,7 +238,8 @@ struct Target {
 
 /// Runs the command of this process.
 pub fn run() -> ExitCode {
-    // Beyond the limit on the size of files a write fails, and the error says so: the signal would end the process.
+    // Beyond the limit on the size of files a write fails, and the error says so; the signal would end the
+    // process.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let cli = Cli::parse();
     let level = match cli.verbose {

@@ -173,8 +173,8 @@ impl OpenOptions {
         self
     }
 
-    /// Creates a store and opens it, at a path where there is nothing, or an empty directory: it may be a mount point, and
-    /// hold a `lost+found`.
+    /// Creates a store and opens it, at a path where there is nothing, or an empty directory: it may be a
+    /// mount point, and hold a `lost+found`.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) when something is there that is not an empty directory; [`Error::BadInput`](crate::Error::BadInput) for a

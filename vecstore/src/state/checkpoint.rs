@@ -125,8 +125,9 @@ impl Checkpoint {
     }
 }
 
-/// Where listed files are gone: the state that other files make up, if they are whole and continue each other (a manifest
-/// was put back that is older than a merge, say). To be asked under the manifest lock: no merge replaces files meanwhile.
+/// Where listed files are gone: the state that other files make up, if these tile all commits (a manifest was
+/// put back that is older than a merge, say). Called under the manifest lock, so that no merge replaces files
+/// meanwhile.
 fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) -> Result<Option<View>> {
     let listed = &manifest.body.segments;
     if view.records().take(listed.len()).eq(listed.iter().copied()) {

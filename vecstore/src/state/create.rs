@@ -1,5 +1,5 @@
-//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists whole or
-//! not at all. In an empty directory that is there already, and may be a mount point, it is built where it is, and MANIFEST,
+//! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists
+//! whole or not at all. An empty directory, which may be a mount point, becomes one where it is: MANIFEST,
 //! without which there is no store, is named last.
 
 use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN};
@@ -52,7 +52,8 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: D
     }
 }
 
-/// True for a directory with nothing in it but what an interrupted creation has left, and the `lost+found` of a file system.
+/// True for a directory with nothing in it but what an interrupted creation has left, and the `lost+found` of
+/// a file system.
 pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
     let is_lock =
         |name: &str| vfs.read(&dir.join(name), RECORD_LEN as u64).is_ok_and(|bytes| is_record(&bytes));
@@ -84,8 +85,8 @@ fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duratio
     built
 }
 
-/// Removes what an interrupted or failed creation has left of a store in a directory: a name whose flush failed has to be given
-/// anew. Without MANIFEST, durably, before anything else goes.
+/// Removes what an interrupted or failed creation has left in a directory: a name whose flush failed has to
+/// be given anew. MANIFEST goes first, durably.
 fn clear(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     remove_own(vfs, &dir.join(MANIFEST));
     vfs.flush_dir(dir).at(dir, "flush the directory")?;
