@@ -51,15 +51,12 @@ fn check(dir: &Path, min: u64) -> Result<(), Box<dyn Error>> {
     Ok(stdout.flush()?)
 }
 
-/// The store, or nothing where none was completed yet: a store appears under its name whole, so that nothing at
-/// all, or a folder with nothing in it, is what a writer leaves that was killed before.
+/// The store, or nothing where none was completed yet: a store appears whole, so that no store is what a
+/// writer leaves that was killed before.
 fn open(dir: &Path) -> Result<Option<Store>, Box<dyn Error>> {
     match Store::open_read_only(dir) {
         Ok(store) => Ok(Some(store)),
         Err(vecstore::Error::NotFound { .. }) => Ok(None),
-        Err(vecstore::Error::NotAStore { .. }) if dir.is_dir() && dir.read_dir()?.next().is_none() => {
-            Ok(None)
-        }
         Err(error) => Err(error.into()),
     }
 }

@@ -170,6 +170,19 @@ pub enum Error {
         folder: PathBuf,
     },
 
+    /// The store's folder is there and empty, and runs have met a store in it before.
+    #[error(
+        "{}: this folder is empty, and {} tells of runs that had a store here: is the drive mounted? mount it and run again; \
+         to begin a new store here, move {} away first",
+        store.display(), runs.display(), runs.display()
+    )]
+    StoreGone {
+        /// The store, as it was given.
+        store: PathBuf,
+        /// The folder of its runs.
+        runs: PathBuf,
+    },
+
     /// The folder to run over is a file.
     #[error("{}: expected a folder, found something else; give the folder that holds the pictures", path.display())]
     NotAFolder {

@@ -1,10 +1,20 @@
 //! SIGINT and SIGTERM: the first asks the run to finish what is in flight, the second ends it on the spot.
+//! And SIGXFSZ, which ends nothing.
 
 use std::io;
+use std::sync::Arc;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use vecstore_embed::StopFlag;
+
+/// Beyond the limit on the size of files a write fails, and the error says so; the signal would end the
+/// process.
+pub(crate) fn outlive_file_limit() {
+    if let Err(error) = flag::register(SIGXFSZ, Arc::default()) {
+        log::debug!("SIGXFSZ ends this process: {error}");
+    }
+}
 
 /// Installs the handlers.
 pub(crate) fn install(stop: &StopFlag) -> io::Result<()> {

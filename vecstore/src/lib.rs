@@ -78,7 +78,7 @@ mod types;
 #[doc(hidden)]
 pub mod vfs;
 
-pub use base::{DType, Element, Error, Event, Holder, Result};
+pub use base::{DType, Element, Error, Event, Holder, Result, escaped, one_line};
 pub use care::{
     BackupReport, Fault, Finding, RepairReport, VerifyProgress, VerifyReport, repair, repair_dry_run,
     restore, verify,

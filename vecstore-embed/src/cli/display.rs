@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vecstore::one_line;
 use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
-
-use super::output::shown;
 
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -87,7 +86,7 @@ impl Display {
     pub(crate) fn say(&self, line: &str) {
         if !self.state().quiet {
             // With stderr closed there is nobody to tell, and the run goes on.
-            let _ = self.above_bar(|| writeln!(io::stderr(), "{}", shown(line.as_bytes())));
+            let _ = self.above_bar(|| writeln!(io::stderr(), "{}", one_line(line)));
         }
     }
 

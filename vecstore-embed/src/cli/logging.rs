@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use vecstore::one_line;
 use vecstore_embed::runs::LogFile;
 
 use super::display::Display;
-use super::output::shown;
 
 /// The log of the run, once there is one.
 #[derive(Clone, Default)]
@@ -89,7 +89,7 @@ impl Write for AboveBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // One record at a time, and its only control character is the line end: others come from names of files.
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        self.0.above_bar(|| writeln!(io::stderr(), "{}", shown(line)))?;
+        self.0.above_bar(|| writeln!(io::stderr(), "{}", one_line(&String::from_utf8_lossy(line))))?;
         Ok(bytes.len())
     }
 

@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
+use vecstore::one_line;
 use vecstore_embed::runs::{LogLine, log_files, log_lines};
 
-use super::output::{Failure, Outcome, find_run, print, runs_of, shown};
+use super::output::{Failure, Outcome, find_run, print, runs_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -108,7 +109,7 @@ fn format(line: &LogLine, human: bool) -> String {
     if human {
         let time = line.time.replace('T', " ");
         let time = time.split('.').next().unwrap_or_default();
-        format!("{time} {:<5} {}\n", line.level, shown(line.message.as_bytes()))
+        format!("{time} {:<5} {}\n", line.level, one_line(&line.message))
     } else {
         // Of three texts: this cannot fail.
         let json = serde_json::to_string(line).unwrap_or_default();

@@ -76,11 +76,12 @@ impl Command {
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
+    crate::signals::outlive_file_limit();
     let variable = |name: &str| env::var_os(name);
     let (cli, arguments) = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
         Ok(arguments) => (Cli::parse_from(&arguments), arguments),
         Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
+            let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -101,7 +102,7 @@ pub(crate) fn main() -> ExitCode {
     let code = result.unwrap_or_else(|error| {
         display.close();
         // With stderr closed there is nobody to tell; the exit code still says it.
-        let _ = writeln!(io::stderr(), "error: {}", output::shown(error.to_string().as_bytes()));
+        let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
         error.exit_code()
     });
     ExitCode::from(code)

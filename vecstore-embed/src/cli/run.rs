@@ -55,6 +55,7 @@ Changed files:
 
 Saving:
   A save that fails is tried again; a full disk pauses the run until there is room. --metrics and status tell.
+  A limit on the size of files (ulimit -f) ends the run with code 74.
 
 Keys:
   The key of a picture is its path relative to the store's root, which is the folder of the first run.
@@ -86,7 +87,7 @@ pub(crate) struct RunArgs {
     /// The folder that holds the pictures
     #[arg(long, value_name = "DIR", required_unless_present_any = ["list", "tar"])]
     pub(super) folder: Option<PathBuf>,
-    /// The store to fill; created on first use
+    /// The store to fill; created on first use, where nothing is or in an empty folder (a mounted drive, say)
     #[arg(long, value_name = "DIR")]
     pub(super) store: PathBuf,
     /// Also the folders in the folder

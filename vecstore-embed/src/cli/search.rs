@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use vecstore::escaped;
 use vecstore_embed::{check_model, embed_picture, open_backend};
 
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
-use super::output::{Outcome, named, open_to_read, print, print_json, shown};
+use super::output::{Outcome, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,7 +77,7 @@ pub(crate) fn search(args: &SearchArgs) -> Outcome {
         let mut text = String::new();
         for hit in &hits {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{:.4}  {}", hit.score, shown(&hit.key));
+            let _ = writeln!(text, "{:.4}  {}", hit.score, escaped(&hit.key));
         }
         if hits.is_empty() {
             let _ = writeln!(text, "{}: the store holds no vectors yet", args.store.display());

@@ -11,10 +11,11 @@ use std::{env, io, process};
 
 use clap::Args;
 use signal_hook::consts::SIGHUP;
+use vecstore::one_line;
 use vecstore_embed::runs::{Known, Phase, Runs, now};
 
 use super::EXIT_FAILED;
-use super::output::{Failure, Outcome, print, shown};
+use super::output::{Failure, Outcome, print};
 use super::run::RunArgs;
 
 const EXAMPLES: &str = "\
@@ -62,7 +63,7 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
             let text = fs::read_to_string(&said).unwrap_or_default();
             let _ = fs::remove_file(&said);
             for line in text.lines() {
-                print(&format!("{}\n", shown(line.as_bytes())))?;
+                print(&format!("{}\n", one_line(line)))?;
             }
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED));
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
-use vecstore::{Kind, Snapshot};
+use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
 use vecstore_embed::record::Rejection;
 use vecstore_embed::runs::{Known, Runs, add_up};
 
-use super::output::{Failure, Outcome, named, open_to_read, print, print_json, shown};
+use super::output::{Failure, Outcome, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -143,13 +143,13 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let none = || "not recorded".to_owned();
     line("model", model.map_or_else(none, |model| format!("{} ({})", model.description(), model.short_id())));
     for root in roots.iter() {
-        line("root", format!("{}={}", root.name(), shown(root.dir().as_os_str().as_bytes())));
+        line("root", format!("{}={}", root.name(), escaped(root.dir().as_os_str().as_bytes())));
     }
     for (key, reason) in &rejected {
-        let _ = writeln!(text, "  {}: {reason}", shown(key));
+        let _ = writeln!(text, "  {}: {}", escaped(key), one_line(reason));
     }
     if !rejected.is_empty() {
-        let store = shown(args.store.as_os_str().as_bytes());
+        let store = escaped(args.store.as_os_str().as_bytes());
         let _ = writeln!(text, "to try one again: vecstore delete {store} KEY, and run again");
     }
     text.push_str(&runs_text(known));
@@ -175,7 +175,7 @@ fn runs_text(known: &[Known]) -> String {
         );
         for (what, told) in [("limit: ", &state.limit), ("", &state.note)] {
             if !told.is_empty() {
-                let _ = write!(text, "; {what}{}", shown(told.as_bytes()));
+                let _ = write!(text, "; {what}{}", one_line(told));
             }
         }
         text.push('\n');
@@ -188,7 +188,7 @@ fn runs_text(known: &[Known]) -> String {
             text,
             "last run  {}: {}; {} embedded, {} rejected",
             state.id,
-            shown(how.as_bytes()),
+            one_line(&how),
             HumanCount(state.progress.embedded),
             HumanCount(state.progress.rejected)
         );

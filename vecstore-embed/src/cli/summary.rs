@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
+use vecstore::{escaped, one_line};
 use vecstore_embed::progress::{FirstFew, Listed};
 use vecstore_embed::{Class, Ended, Plan, Stage, Stages, Summary};
 
-use super::output::{Outcome, named, print, print_json, shown};
+use super::output::{Outcome, named, print, print_json};
 use super::run::RunArgs;
 
 /// What there would be to do.
@@ -161,12 +162,12 @@ pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
     if summary.ended == Ended::ReadFailures {
         let _ = writeln!(text, "error: {}; run again", read_failures(args));
     } else if let (Some(first), true) = (summary.unread.first().first(), unread > 0) {
-        let path = shown(first.path.as_os_str().as_bytes());
+        let path = escaped(first.path.as_os_str().as_bytes());
         let _ = writeln!(
             text,
             "error: {} could not be read, and stay missing, the first: {path}: {}; run again",
             HumanCount(unread),
-            first.reason
+            one_line(&first.reason)
         );
     }
     if let Some(refused) = &summary.gone.refused {
@@ -185,7 +186,7 @@ fn list(text: &mut String, heading: &str, files: &FirstFew) {
     }
     let _ = writeln!(text, "{heading}");
     for file in files.first() {
-        let _ = writeln!(text, "  {}: {}", shown(file.path.as_os_str().as_bytes()), file.reason);
+        let _ = writeln!(text, "  {}: {}", escaped(file.path.as_os_str().as_bytes()), one_line(&file.reason));
     }
     let more = files.count() - files.first().len() as u64;
     if more > 0 {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use clap::Args;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
+use vecstore::{escaped, one_line};
 use vecstore_embed::progress::FirstFew;
 use vecstore_embed::{open_backend, runs, verify_sample};
 
 use super::EXIT_FAILED;
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
-use super::output::{Outcome, named, open_to_read, print, print_json, shown};
+use super::output::{Outcome, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,7 +96,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         );
         for listed in sampled.different.first().iter().chain(sampled.skipped.first()) {
             let path = listed.path.to_string_lossy();
-            let _ = writeln!(text, "  {}: {}", shown(path.as_bytes()), listed.reason);
+            let _ = writeln!(text, "  {}: {}", escaped(path.as_bytes()), one_line(&listed.reason));
         }
         print(&text)?;
     }

@@ -1,5 +1,6 @@
 //! Brings what was computed into the store, and waits where the store cannot take it at the moment.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
@@ -39,6 +40,11 @@ const FULL_WAIT: Duration = Duration::from_secs(5);
 /// True when trying again may help.
 fn is_passing(error: &vecstore::Error) -> bool {
     matches!(error, vecstore::Error::Busy { .. } | vecstore::Error::Io { .. }) || needs_new_handle(error)
+}
+
+/// True when a file would grow beyond the limit of this process, or of the file system.
+fn is_too_large(error: &vecstore::Error) -> bool {
+    matches!(error, vecstore::Error::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge)
 }
 
 /// True when this handle writes nothing any more, but another one will.
@@ -123,8 +129,9 @@ impl<'a> Saver<'a> {
         Ok(())
     }
 
-    /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop; other failures
-    /// are tried again some times. Nothing else moves meanwhile: the stages before this one fill their queues, and wait.
+    /// Appends, as often as it takes. A full disk is waited for until there is room or the run is to stop;
+    /// other failures are tried again some times, but for a limit on the size of files, which stays. Nothing
+    /// else moves meanwhile: the stages before this one fill their queues, and wait.
     fn append(&mut self, mut batch: Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         if batch.is_empty() {
             return Ok(Appended::default());
@@ -148,7 +155,7 @@ impl<'a> Saver<'a> {
             }
             failures += u32::from(!full);
             let path = self.store.path().to_owned();
-            if failures > self.patience.retries || self.shared.is_stopping() {
+            if failures > self.patience.retries || self.shared.is_stopping() || is_too_large(&error) {
                 return Err(Error::SaveFailed { store: path, failures, source: Box::new(error) });
             }
             if full && !paused {

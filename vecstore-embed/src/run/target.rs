@@ -6,6 +6,7 @@ use vecstore::{DType, OpenOptions, Store, StoreConfig};
 
 use crate::model::Model;
 use crate::roots::{FIRST_ROOT, RootArg, Roots};
+use crate::runs::{Known, Runs};
 use crate::{Error, Result};
 
 /// The store, and the roots a run goes by: those that are recorded, changed as the run's options say.
@@ -36,6 +37,11 @@ impl<'a> Target<'a> {
                         store: path.to_owned(),
                         folder: folder.to_owned(),
                     });
+                }
+                let runs = Runs::of_store(path);
+                if path.is_dir() && runs.list().is_ok_and(|known| known.iter().any(Known::met_a_store)) {
+                    let runs = runs.folder().to_owned();
+                    return Err(Error::StoreGone { store: path.to_owned(), runs });
                 }
                 None
             }

@@ -42,6 +42,13 @@ pub struct Known {
     pub live: bool,
 }
 
+impl Known {
+    /// It found something in its store, or put something there.
+    pub(crate) fn met_a_store(&self) -> bool {
+        self.state.stored + self.state.progress.commits > 0
+    }
+}
+
 impl Runs {
     /// The runs of the store at `path`, whether or not it is there yet.
     pub fn of_store(path: &Path) -> Self {

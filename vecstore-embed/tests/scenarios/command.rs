@@ -190,7 +190,7 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(&photos, &store, &["--dtype", "f64"]), 2, "use f32, f16"),
         (program(&[&"run"]), 2, "--folder"),
         (run(&photos, Path::new("no/such/photos.vecs"), &[]), 1, "there is no folder no/such;"),
-        (run(Path::new("no\x1b[2J"), &store, &[]), 1, "no\u{fffd}[2J: there is no such folder"),
+        (run(Path::new("no\x1b[2J"), &store, &[]), 1, "no\\u{1b}[2J: there is no such folder"),
         (program(&[&"status", &"--store", &store]), 1, "`vecstore-embed run` creates one"),
         (program(&[&"search", &"--store", &store, &"--image", &"x.jpg"]), 1, "there is no store here"),
         (
@@ -304,10 +304,12 @@ fn names_are_shown_without_what_moves_the_cursor_and_a_closed_pipe_is_no_failure
     assert_eq!(said(run(&photos, &store, &["--quiet"])).code, 0);
     fs::write(photos.join("a\x1b[2J\n.png"), "").unwrap();
     let told = said(run(&photos, &store, &["-v"]));
-    assert!(
-        told.err.contains("a\u{fffd}[2J\u{fffd}.png: rejected") && !told.err.contains('\x1b'),
-        "{}",
-        told.err
+    assert!(told.err.contains("a\\u{1b}[2J\\n.png: rejected") && !told.err.contains('\x1b'), "{}", told.err);
+    let status = said(program(&[&"status", &"--rejected", &"--store", &store])).out;
+    assert_eq!(
+        status.lines().filter(|line| line.starts_with("  a\\u{1b}[2J\\n.png: ")).count(),
+        1,
+        "{status}"
     );
     fs::remove_file(photos.join("a\x1b[2J\n.png")).unwrap();
 

@@ -2,13 +2,16 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::DType;
+use rustix::process::{Resource, getrlimit};
+
+use crate::base::{DType, escaped};
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -17,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing at this path.
+    /// There is nothing at this path, or an empty directory.
     #[non_exhaustive]
     #[error("{}: there is no store here; create one with `vecstore create` or `Store::create`", path.display())]
     NotFound {
@@ -136,7 +139,7 @@ pub enum Error {
     #[error(
         "{count} key(s) are stored already, the first is \"{}\"; nothing of this batch was written; \
          append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
-        String::from_utf8_lossy(key)
+        escaped(key)
     )]
     DuplicateKey {
         /// The first such key.
@@ -306,8 +309,16 @@ pub enum Error {
 }
 
 /// What a user can do about an error of the operating system.
-fn remedy(error: &io::Error) -> &'static str {
-    match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
+fn remedy(error: &io::Error) -> Cow<'static, str> {
+    let remedy = match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
+        (io::ErrorKind::FileTooLarge, _) => {
+            return match getrlimit(Resource::Fsize).current {
+                Some(limit) => {
+                    format!("; the limit on the size of files is {limit} bytes: raise it (ulimit -f)").into()
+                }
+                None => "; the file system holds no file of that size: move the store to another one".into(),
+            };
+        }
         (io::ErrorKind::PermissionDenied, _) => {
             "; check the owner and the rights of the file and its directory"
         }
@@ -329,7 +340,8 @@ fn remedy(error: &io::Error) -> &'static str {
             "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
         }
         _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
-    }
+    };
+    remedy.into()
 }
 
 impl Error {
@@ -348,10 +360,7 @@ impl Error {
 
 /// True for the errors that mean "the disk or the quota is full".
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Turns an error of the operating system into one of this crate, naming path and operation.

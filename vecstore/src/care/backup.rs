@@ -346,7 +346,7 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     create::refuse_existing(vfs, dir)?;
     let view: View = load::load_unmapped(vfs, backup)?;
     let mut manifest = Manifest::read(vfs, backup)?;
-    manifest.body.segments = view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+    manifest.body.segments = view.records().collect();
     if !Bug::NoEpochRestored.is_on() {
         manifest.body.begin_epoch()?;
     }

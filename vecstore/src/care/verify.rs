@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, escaped};
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
     Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named, tiling,
@@ -36,12 +36,7 @@ impl fmt::Display for Fault {
         }
         write!(f, ": {}", self.detail)?;
         if let Some(first) = self.keys.first() {
-            write!(
-                f,
-                " ({} key(s) hit, the first is \"{}\")",
-                self.keys.len(),
-                String::from_utf8_lossy(first)
-            )?;
+            write!(f, " ({} key(s) hit, the first is \"{}\")", self.keys.len(), escaped(first))?;
         }
         Ok(())
     }

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress};
+use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress, escaped};
 
-use super::output::{Answer, Failure, answer, bytes, hex, keyed, text_key};
+use super::output::{Answer, Failure, answer, bytes, hex, keyed};
 use super::{CheckpointAction, Command, Source, Target, manage, repair};
 
 /// Runs one command, with stdout buffered.
@@ -118,7 +118,7 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
             "detail": fault.detail, "keys": fault.keys.iter().map(|key| keyed(key)).collect::<Vec<_>>()}),
         );
         lines.push(format!("fault: {fault}"));
-        lines.extend(fault.keys.iter().map(|key| format!("  key: {}", text_key(key))));
+        lines.extend(fault.keys.iter().map(|key| format!("  key: {}", escaped(key))));
     }
     let read = format!("{} file(s), {} read", report.files, bytes(report.bytes));
     lines.push(match is_whole {
@@ -146,7 +146,7 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     let mut value = described(&entry);
     value["rows"] = json!(rows);
     let mut lines = vec![
-        format!("key      {}", text_key(key)),
+        format!("key      {}", escaped(key)),
         format!("kind     {}", entry.kind()),
         format!("address  {}", entry.address()),
     ];
@@ -202,7 +202,7 @@ fn described(entry: &Entry<'_>) -> Value {
 
 fn entry<'a>(dir: &Path, snapshot: &'a Snapshot, key: &[u8]) -> Result<Entry<'a>, Failure> {
     snapshot.get(key)?.ok_or_else(|| {
-        let (dir, key) = (dir.display(), text_key(key));
+        let (dir, key) = (dir.display(), escaped(key));
         Failure::Message(format!("{dir}: no entry has the key \"{key}\"; `vecstore keys` lists all keys"))
     })
 }
@@ -216,9 +216,7 @@ fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
         if source.target.json {
             writeln!(out, "{}", described(&entry))?;
         } else {
-            // Byte for byte: a key need not be UTF-8.
-            out.write_all(entry.key())?;
-            out.write_all(b"\n")?;
+            writeln!(out, "{}", escaped(entry.key()))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -240,7 +238,7 @@ fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usi
     let entry = entry(&source.target.dir, &snapshot, like)?;
     let (kind, own, rows) = (entry.kind(), entry.row_count(), entry.to_f32()?);
     let query = rows.chunks(snapshot.dim()).nth(row).ok_or_else(|| {
-        let key = text_key(like);
+        let key = escaped(like);
         let found = format!("the entry is of kind {kind} and has {own} row(s)");
         Failure::Message(format!("key \"{key}\": there is no row {row}; {found}"))
     })?;
@@ -250,7 +248,7 @@ fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usi
         value["row"] = json!(hit.row);
         value["address"] = json!(hit.address.to_string());
         value["score"] = json!(hit.score);
-        let text = format_args!("{:.5}  {}", hit.score, text_key(&hit.key));
+        let text = format_args!("{:.5}  {}", hit.score, escaped(&hit.key));
         answer(out, source.target.json, value, text)?;
     }
     Ok(ExitCode::SUCCESS)

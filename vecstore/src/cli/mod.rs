@@ -9,11 +9,13 @@ mod output;
 mod repair;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use vecstore::{Address, DType, Metric, OpenOptions, Store};
+use vecstore::{Address, DType, Metric, OpenOptions, Store, one_line};
 
 /// A durable store for embeddings.
 #[derive(Debug, Parser)]
@@ -37,7 +39,8 @@ Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create an empty store.
+    /// Create an empty store, at a path where nothing is, or in an empty directory (a mounted drive,
+    /// lost+found aside).
     #[command(after_help = "Example:\n  vecstore create photos.vecs --dim 512 --dtype f16 --metric cosine")]
     Create {
         #[command(flatten)]
@@ -157,7 +160,9 @@ enum Command {
     },
     /// List all keys in commit order, one per line.
     #[command(
-        after_help = "Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
+        after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \\u{1b}, \\xff, \\\\), so\n\
+                            that a key is a line whatever is in it; --json prints keys as they are.\n\n\
+                            Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
     )]
     Keys {
         #[command(flatten)]
@@ -233,20 +238,27 @@ struct Target {
 
 /// Runs the command of this process.
 pub fn run() -> ExitCode {
+    // Beyond the limit on the size of files a write fails, and the error says so; the signal would end the
+    // process.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => log::LevelFilter::Warn,
         1 => log::LevelFilter::Info,
         _ => log::LevelFilter::Trace,
     };
-    env_logger::Builder::new().filter_level(level).parse_default_env().init();
+    let mut logger = env_logger::Builder::new();
+    logger.format(|out, record| {
+        let message = one_line(&record.args().to_string());
+        writeln!(out, "[{:<5} {}] {message}", record.level(), record.target())
+    });
+    logger.filter_level(level).parse_default_env().init();
     match commands::run(cli.command) {
         Ok(code) => code,
         Err(output::Failure::ClosedPipe) => ExitCode::SUCCESS,
         Err(output::Failure::Message(message)) => {
             // `eprintln!` would panic on a closed stderr.
-            let _ =
-                std::io::Write::write_all(&mut std::io::stderr(), format!("error: {message}\n").as_bytes());
+            let _ = std::io::stderr().write_all(format!("error: {}\n", one_line(&message)).as_bytes());
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,5 @@
 //! Writing answers: text or JSON, to a stdout that may be a closed pipe.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -43,14 +42,9 @@ pub fn answer(out: &mut impl Write, as_json: bool, value: Value, text: impl fmt:
     Ok(ExitCode::SUCCESS)
 }
 
-/// A key as text for people.
-pub fn text_key(key: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(key)
-}
-
 /// A JSON object that begins with a key: `key` as text, and `key_hex` when it is not UTF-8.
 pub fn keyed(key: &[u8]) -> Value {
-    let mut object = json!({"key": text_key(key)});
+    let mut object = json!({"key": String::from_utf8_lossy(key)});
     if std::str::from_utf8(key).is_err() {
         object["key_hex"] = json!(hex(key));
     }

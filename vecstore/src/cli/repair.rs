@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vecstore::{Finding, RepairReport};
+use vecstore::{Finding, RepairReport, escaped};
 
 use super::Target;
-use super::output::{Answer, answer, keyed, text_key};
+use super::output::{Answer, answer, keyed};
 
 /// Repairs a store, or says what would be done.
 pub fn repair(out: &mut impl Write, target: &Target, dry_run: bool) -> Answer {
@@ -47,7 +47,7 @@ fn told(report: &RepairReport) -> String {
         lines.extend(to.chain(by).chain(list));
         lines.extend(finding.notes.iter().map(|note| format!("  {note}")));
     }
-    lines.extend(report.lost_keys().map(|key| format!("lost: {}", text_key(key))));
+    lines.extend(report.lost_keys().map(|key| format!("lost: {}", escaped(key))));
     if report.rebuilt {
         let what = if report.dry_run { "manifest would be rebuilt" } else { "manifest rebuilt" };
         lines.push(format!("{what}: {} segment(s), {} commit(s)", report.segments, report.last_commit));

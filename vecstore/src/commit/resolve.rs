@@ -5,7 +5,7 @@
 use crate::types::OnDuplicate;
 use std::collections::{HashMap, HashSet};
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, escaped};
 use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
@@ -61,7 +61,7 @@ fn hashes(batch: &Batch) -> Result<Vec<u64>> {
         if let Some(twice) = batch.entries().find(|entry| !seen.insert(entry.key)) {
             return Err(Error::bad_input(format!(
                 "key \"{}\" is twice in one batch; nothing of it was written; give each key once",
-                String::from_utf8_lossy(twice.key)
+                escaped(twice.key)
             )));
         }
     }

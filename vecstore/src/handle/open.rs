@@ -173,13 +173,14 @@ impl OpenOptions {
         self
     }
 
-    /// Creates a store and opens it.
+    /// Creates a store and opens it, at a path where there is nothing, or an empty directory: it may be a
+    /// mount point, and hold a `lost+found`.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) when something is there that is not an empty directory; [`Error::BadInput`](crate::Error::BadInput) for a
     /// configuration that is not possible; [`Error::Io`](crate::Error::Io) and [`Error::NoSpace`](crate::Error::NoSpace) from the disk.
     pub fn create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
-        create::create(&*self.vfs, path.as_ref(), &config)?;
+        create::create(&*self.vfs, path.as_ref(), &config, self.lock_timeout)?;
         self.open(path)
     }
 

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use patience::{Patience, SLEEP, TURN_SLEEP};
-use record::{RECORD_LEN, Record, host_name, now_secs};
+use record::{Record, host_name, now_secs};
 
 pub(crate) use lanes::{Lanes, open_large, open_small};
 pub(crate) use patience::{Punctual, Timeout};
-pub(crate) use record::Span;
+pub(crate) use record::{RECORD_LEN, Span, is_record};
 pub(crate) use watch::Watch;
 
 use crate::base::sync::nap;

@@ -11,7 +11,12 @@ use crate::vfs::LockFile;
 const MAGIC: [u8; 8] = *b"\x89VECLCK\n";
 
 /// Length of the record.
-pub(super) const RECORD_LEN: usize = 256;
+pub(crate) const RECORD_LEN: usize = 256;
+
+/// True for what a lock file may hold, also after a power cut: a record, or the beginning of one.
+pub(crate) fn is_record(bytes: &[u8]) -> bool {
+    bytes.len() == RECORD_LEN || bytes.len() < RECORD_LEN && bytes.iter().zip(MAGIC).all(|(a, b)| *a == b)
+}
 
 /// Raises of the counter that the record explains.
 const SPANS: usize = 9;

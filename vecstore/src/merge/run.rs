@@ -48,12 +48,18 @@ impl<H: Host> Merges<'_, H> {
 
     /// The same if it is enough, else after a checkpoint, for which those who commit have to wait.
     pub(super) fn with_enough(&self, is_enough: impl FnOnce(&View) -> bool) -> Result<View> {
-        let view = self.listed()?;
-        if is_enough(&view) {
-            return Ok(view);
-        }
+        let is_gone = match self.listed() {
+            Ok(view) if is_enough(&view) => return Ok(view),
+            // A listed file is gone: a checkpoint lists what holds its commits, or says what is missing.
+            Err(error) if !load::is_motion(&error) => return Err(error),
+            listed => listed.is_err(),
+        };
         self.host.locked("merge", |writer, view| {
-            if view.last_commit() > view.manifest_last { writer.list_commits(view) } else { Ok(()) }
+            if is_gone || view.last_commit() > view.manifest_last {
+                writer.list_commits(view)
+            } else {
+                Ok(())
+            }
         })?;
         self.listed()
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::base::{Bug, Error, Event, IoContext, Result};
+use crate::segment::check_open;
 use crate::state::{
     BitmapName, CHECKPOINTS, LIVE, Manifest, SegmentRecord, TMP_PREFIX, View, live, load, quarantine,
     remove_temporaries,
@@ -40,13 +41,12 @@ pub(crate) fn write(
     if manifest.body.store_id != view.meta.store_id {
         return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
     }
-    let from = manifest.body.last_commit() + 1;
     if manifest.body.is_backup() {
         // Commits to a backup are a history of their own. Files that an interrupted backup brought are not
         // part of it: no manifest ever listed them. Should they come back, they would follow this one in
         // another epoch.
         let mut beyond = load::list_segments(vfs, dir)?;
-        beyond.retain(|name| name.last >= from);
+        beyond.retain(|name| name.last > manifest.body.last_commit());
         quarantine::move_aside(vfs, dir, &beyond)?;
         flush(&dir.join(load::SEGMENTS))?;
         manifest.body.begin_epoch()?;
@@ -54,6 +54,12 @@ pub(crate) fn write(
             manifest.body.epochs.pop();
         }
     }
+    if let Some(found) = in_place_of_missing(vfs, dir, view, &manifest)? {
+        flush(&dir.join(load::SEGMENTS))?;
+        manifest.body.segments = found.records().collect();
+        *view = found;
+    }
+    let from = manifest.body.last_commit() + 1;
     let mut fresh_rows = 0;
     let mut fresh = Vec::new();
     for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
@@ -96,6 +102,35 @@ pub(crate) fn write(
     Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
 
+/// Where listed files are gone: the state that other files make up, if these tile all commits (a manifest was
+/// put back that is older than a merge, say). Called under the manifest lock, so that no merge replaces files
+/// meanwhile.
+fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) -> Result<Option<View>> {
+    let listed = &manifest.body.segments;
+    if view.records().take(listed.len()).eq(listed.iter().copied()) {
+        return Ok(None);
+    }
+    let present = load::list_segments(vfs, dir)?;
+    let is_there = |record: &&SegmentRecord| present.binary_search(&record.name()).is_ok();
+    if listed.iter().all(|record| is_there(&record)) {
+        return Ok(None);
+    }
+    let found = load::load(vfs, dir, Some(view))?;
+    for live in &found.segments {
+        // A file that is no longer listed is removed one day: what takes its place is read first.
+        let name = live.segment.name();
+        let holds = |record: &&SegmentRecord| name.first <= record.first && record.last <= name.last;
+        if listed.iter().filter(is_there).filter(holds).any(|record| record.name() != name) {
+            check_open(&live.segment, &|_| Ok(()))?;
+        }
+    }
+    log::warn!(
+        "{}: the manifest lists segments that are gone, and others hold their commits: these are listed now",
+        dir.display()
+    );
+    Ok(Some(found))
+}
+
 /// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote;
 /// `None` when they are left as they are. They can be derived, so a failure to write them is none of the
 /// checkpoint: the record that the manifest has says itself how far it goes.
@@ -123,8 +158,7 @@ fn bring_bitmaps(
 /// Makes the view consist of the very files that the manifest lists: another handle may have merged some that
 /// this one still reads, and bitmaps are about files.
 fn as_listed(vfs: &dyn Vfs, dir: &Path, view: &mut View, manifest: &Manifest) -> Result<()> {
-    let ours = view.segments.iter().map(|live| SegmentRecord::of(&live.segment));
-    if !ours.eq(manifest.body.segments.iter().copied()) {
+    if !view.records().eq(manifest.body.segments.iter().copied()) {
         let listed = load::listed(vfs, dir, manifest, Some(view))?;
         view.take_over(&listed);
     }

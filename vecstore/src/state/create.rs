@@ -1,14 +1,16 @@
 //! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists
-//! whole or not at all.
+//! whole or not at all. An empty directory, which may be a mount point, becomes one where it is: MANIFEST,
+//! without which there is no store, is named last.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::temporaries::{if_there, remove_own};
+use super::temporaries::{TMP_PREFIX, if_there, remove_own, remove_temporaries};
 use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
-use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN, Lock};
+use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN, Lock, RECORD_LEN, is_record};
 use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SEGMENTS};
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
@@ -18,8 +20,8 @@ const CREATING: &str = ".creating-";
 /// How often a builder tries to claim a directory that others take for a leftover.
 const CLAIMS: u32 = 8;
 
-/// Creates the store's directory. Nothing may be there, or an empty directory.
-pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<()> {
+/// Creates a store. Nothing may be there, or an empty directory.
+pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: Duration) -> Result<()> {
     config.check()?;
     if config.settings.keys().any(|name| name.starts_with(crate::format::settings::RESERVED)) {
         return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
@@ -44,7 +46,58 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig) -> Result<
             extra: Default::default(),
         },
     };
-    place(vfs, dir, &manifest, |_| Ok(()))
+    match is_vacant(vfs, dir) {
+        true => build_inside(vfs, dir, &manifest, timeout),
+        false => place(vfs, dir, &manifest, |_| Ok(())),
+    }
+}
+
+/// True for a directory with nothing in it but what an interrupted creation has left, and the `lost+found` of
+/// a file system.
+pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
+    let is_lock =
+        |name: &str| vfs.read(&dir.join(name), RECORD_LEN as u64).is_ok_and(|bytes| is_record(&bytes));
+    vfs.metadata(dir).is_ok_and(|found| found.kind == FileKind::Dir)
+        && vfs.list(dir).is_ok_and(|names| {
+            names.iter().all(|name| match name.to_str() {
+                Some("lost+found") => true,
+                Some(name @ (LOCK | LOCK_TURN | LOCK_MANIFEST)) => is_lock(name),
+                Some(SEGMENTS) => vfs.list(&dir.join(SEGMENTS)).is_ok_and(|names| names.is_empty()),
+                name => name.is_some_and(|name| name.starts_with(TMP_PREFIX)),
+            })
+        })
+}
+
+/// Builds a store in a vacant directory, under the manifest lock.
+fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duration) -> Result<()> {
+    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    lock.acquire(timeout)?;
+    let built = match is_vacant(vfs, dir) {
+        // Another process was faster.
+        false => refuse_existing(vfs, dir),
+        // Names are flushed before MANIFEST has its own: in a power cut it may be the only one that stays.
+        true => clear(vfs, dir)
+            .and_then(|()| build(vfs, dir, manifest, |dir| vfs.flush_dir(dir).at(dir, "flush the directory")))
+            .and_then(|()| flush_name(vfs, dir))
+            .inspect_err(|_| drop(clear(vfs, dir))),
+    };
+    lock.release();
+    built
+}
+
+/// Removes what an interrupted or failed creation has left in a directory: a name whose flush failed has to
+/// be given anew. MANIFEST goes first, durably.
+fn clear(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    remove_own(vfs, &dir.join(MANIFEST));
+    vfs.flush_dir(dir).at(dir, "flush the directory")?;
+    remove_temporaries(vfs, dir, TMP_PREFIX);
+    let segments = dir.join(SEGMENTS);
+    match vfs.remove_dir(&segments) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(&segments, "remove what an unfinished creation left", error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Builds a store beside its final place, lets `fill` add segments to it, and renames it into place.

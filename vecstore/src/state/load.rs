@@ -87,7 +87,7 @@ pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
 
 /// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A file is
 /// foreign only after a merge has replaced files between the reading of the manifest and the listing.
-fn is_motion(error: &Error) -> bool {
+pub(crate) fn is_motion(error: &Error) -> bool {
     match error {
         Error::MissingSegment { .. } | Error::ForeignSegment { .. } => true,
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,

@@ -15,7 +15,7 @@ use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, random_id, read_record, record_crc};
 use crate::segment::{Segment, SegmentName};
-use crate::state::load;
+use crate::state::{create, load};
 use crate::types::{Fingerprint, check_description, check_settings};
 use crate::vfs::Vfs;
 
@@ -319,6 +319,7 @@ fn why_absent(vfs: &dyn Vfs, dir: &Path) -> Error {
         Err(error) if is_absent(&error) => return Error::NotFound { path: dir.to_owned() },
         Err(error) => return Error::io(dir, "look at the store", error),
         Ok(found) if found.kind == crate::vfs::FileKind::File => return not_a_store("a file"),
+        Ok(_) if create::is_vacant(vfs, dir) => return Error::NotFound { path: dir.to_owned() },
         Ok(_) => {}
     }
     match load::list_segments(vfs, dir).map_or(0, |names| names.len()) {

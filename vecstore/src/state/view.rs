@@ -133,6 +133,11 @@ impl View {
         self.segments.last().map_or(0, |live| live.segment.footer().last)
     }
 
+    /// What a manifest says of its segments.
+    pub fn records(&self) -> impl Iterator<Item = SegmentRecord> + '_ {
+        self.segments.iter().map(|live| SegmentRecord::of(&live.segment))
+    }
+
     /// The first commit that the manifest does not list, or will not: doubt begins there.
     pub fn first_unlisted(&self) -> u64 {
         self.manifest_last + 1
@@ -185,7 +190,7 @@ impl View {
             Some(record) if *record != SegmentRecord::of(&segment) && !Bug::TrustListed.is_on() => {
                 return foreign("it is not the file that the manifest lists under this name".to_owned());
             }
-            None if !self.may_follow(footer.first, footer.epoch) && !Bug::TrustEpoch.is_on() => {
+            None if !self.may_follow(footer.last, footer.epoch) && !Bug::TrustEpoch.is_on() => {
                 return foreign("it was written in another epoch (before a restore, say)".to_owned());
             }
             _ => {}
@@ -203,8 +208,8 @@ impl View {
 
     /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it
     /// knows.
-    fn may_follow(&self, first: u64, epoch: Id) -> bool {
-        if first > self.manifest_last {
+    fn may_follow(&self, last: u64, epoch: Id) -> bool {
+        if last > self.manifest_last {
             return epoch == self.meta.epoch();
         }
         self.meta.epochs.iter().any(|known| known.id == epoch)

@@ -1,6 +1,6 @@
 //! A batch: entries that become durable and visible as a whole or not at all.
 
-use crate::base::{DType, Element, Error, Result, narrow_into};
+use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// Entries like the first one that a batch has room for.
@@ -303,7 +303,7 @@ impl Batch {
 }
 
 fn refuse(key: &[u8], what: std::fmt::Arguments<'_>) -> Result<()> {
-    Err(Error::bad_input(format!("key \"{}\": {what}", String::from_utf8_lossy(key))))
+    Err(Error::bad_input(format!("key \"{}\": {what}", escaped(key))))
 }
 
 #[cfg(test)]

@@ -10,4 +10,6 @@ mod bad_batches;
 mod command;
 mod kept;
 mod reading;
+#[cfg(feature = "cli")]
+mod terminal;
 mod tickets;

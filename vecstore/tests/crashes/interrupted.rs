@@ -37,8 +37,10 @@ fn limited() {
     let path = std::env::var_os(STORE).expect("it says where the store is");
     let store = Store::open(&path).unwrap();
     let error = put(&store, "too long").unwrap_err();
-    let Error::NoSpace { needed, .. } = &error else { panic!("{error}") };
-    assert!(*needed > LIMIT, "{needed}");
+    let Error::Io { path: file, source, .. } = &error else { panic!("{error}") };
+    assert!(file.starts_with(&path) && source.kind() == std::io::ErrorKind::FileTooLarge, "{error}");
+    let said = error.to_string();
+    assert!(said.contains("the limit on the size of files is ") && said.contains("ulimit -f"), "{said}");
     assert_eq!(store.snapshot().iter().count(), 1);
 }
 

@@ -6,8 +6,10 @@ mod common;
 mod sim;
 
 mod crash_states;
+mod empty_folder;
 mod failing_calls;
 mod failing_openings;
 mod interrupted;
 mod misreported;
+mod old_manifest;
 mod told;

@@ -3,5 +3,7 @@
 #[path = "../sim/mod.rs"]
 mod sim;
 
+#[cfg(feature = "cli")]
+mod file_limit;
 mod full;
 mod full_mapped;

@@ -31,7 +31,7 @@ pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Ste
     let mut run = Run::new(fs.clone());
     run.skip_keys(1_000_000);
     // What is not damaged need not be repaired; a repair of it changes nothing.
-    if right.iter().any(|world| world.is_hurt) || choice % 16 == 1 && fs.exists(STORE) {
+    if right.iter().any(|world| world.is_hurt) || choice % 16 == 1 && fs.exists("/d/s/MANIFEST") {
         // A reader before that may meet the damage, and gets an error at worst.
         let _ = read(fs);
         run.act(Do::Repair);

@@ -54,6 +54,8 @@ mistakes! {
     NewSegmentNames "new-segment-names"
     /// The name of a new store is not flushed.
     NewName "new-name"
+    /// The names in an empty directory that becomes a store are not flushed before its manifest is named.
+    InsideNames "inside-names"
     /// An opener for writing does not flush the store's name.
     OpenedName "opened-name"
     /// An opener for writing does not flush the names it will skip keys by.
@@ -241,6 +243,7 @@ fn leaves_out_dir(disk: &Disk, process: usize, dir: Ino, path: &Path) -> bool {
         MergeManifestName => lists() && !is_backup(path) && !holds("LOCK"),
         NewNames => is_new(path) && !path.ends_with("segments"),
         NewSegmentNames => is_new(path) && path.ends_with("segments"),
+        InsideNames => is_store && made("segments"),
         NewName => named(&|from, _| is_new(Path::new(from))),
         OpenedName => path == Path::new("/d") && done.is_empty(),
         OpenedNames | RefreshedNames => done.is_empty() && (is_store || path.ends_with("segments")),

@@ -59,30 +59,3 @@ impl RepairReport {
         self.findings.iter().flat_map(|finding| &finding.lost_keys).map(Vec::as_slice)
     }
 }
-
-/// A key on a line of its own: printable text as it is, everything else (and the backslash) escaped.
-pub(super) fn escaped(key: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in key.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
-            }
-        }
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02x}")));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escaped;
-
-    #[test]
-    fn a_key_is_one_line() {
-        assert_eq!(escaped("ä b.jpg".as_bytes()), "ä b.jpg");
-        assert_eq!(escaped(b"a\nb\\c\xFF\x00"), "a\\nb\\\\c\\xff\\u{0}");
-    }
-}

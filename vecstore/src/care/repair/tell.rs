@@ -9,8 +9,8 @@ use super::chain::Piece;
 use super::mend::Mender;
 use super::rescue::Rescued;
 use super::survey::State;
-use super::{Finding, Repair, RepairReport, report};
-use crate::base::Result;
+use super::{Finding, Repair, RepairReport};
+use crate::base::{Result, escaped};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Manifest, SEGMENTS, View};
 use crate::types::Kind;
@@ -159,7 +159,7 @@ impl Finding {
         }
         let name = beside.file_name().unwrap_or_default().to_string_lossy();
         let path = beside.with_file_name(format!("{name}.lost-keys.txt"));
-        let lines: Vec<String> = self.lost_keys.iter().map(|key| report::escaped(key) + "\n").collect();
+        let lines: Vec<String> = self.lost_keys.iter().map(|key| escaped(key) + "\n").collect();
         plan.lists.push((path.clone(), lines.concat()));
         self.list = Some(path);
     }
