@@ -11,7 +11,7 @@ pub(crate) mod ticket;
 pub(crate) use merger::{Merger, Waker};
 pub use named::CheckpointInfo;
 pub use open::{Merging, OpenOptions, Reading};
-pub(crate) use queue::{Leading, Queue, Turn, Waiting};
+pub(crate) use queue::{Leading, Queue, Waiting};
 pub(crate) use shared::Shared;
 pub use store::Store;
 pub(crate) use ticket::Committer;

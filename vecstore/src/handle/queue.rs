@@ -1,8 +1,9 @@
 //! The batches that threads of one handle want to commit: one thread at a time leads, and commits what waits, its own
-//! batch and those of the others; the others sleep until theirs are done, or go on and ask later.
+//! batch and those of the others; the other threads sleep until theirs are done, or go on and ask later.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,20 +14,20 @@ use crate::commit::{Appended, Request};
 use crate::lock::Punctual;
 use crate::types::{Batch, OnDuplicate};
 
-/// A group of batches is cut at this many bytes, so that no one waits for a giant file.
+/// A group of batches is cut at this many bytes, so that no thread waits for a giant file.
 const GROUP_BYTES: usize = 32 << 20;
 /// What a batch takes in memory beside its rows, keys and payloads: its own fields, and what its entries need while it waits.
 const COST: usize = 512;
-/// Bytes that may wait for the committer before whoever appends has to wait too.
+/// Bytes that may wait for the committer before `append_async` waits too.
 const WAITING_BYTES: usize = 64 << 20;
-/// Whoever leads waits for those who were just answered: threads that append again and again are about to come back, and a
-/// flush that they miss takes them much longer. He looks for them this often,
+/// Time between two looks of a leader that waits for the threads it has just answered: they are likely to append again, and
+/// would wait much longer for a flush that they miss.
 const LOOK: Duration = Duration::from_micros(20);
-/// for at most this part of what the last group took,
+/// A leader waits for at most this part (a third) of the time that the last group took.
 const SHARE: u32 = 3;
-/// between so many and so many looks.
+/// The fewest and the most looks.
 const LOOKS: (u32, u32) = (4, 50);
-/// Where they did not come, so many groups do not wait: more each time, up to the second number.
+/// How many groups do not wait after a wait in vain: doubled each time, between these two.
 const DOUBT: (u32, u32) = (4, 64);
 
 /// A batch that waits to be committed, and then its outcome.
@@ -131,7 +132,7 @@ struct State {
     waiting: VecDeque<Arc<Waiting>>,
     /// Bytes of all of them.
     bytes: usize,
-    /// Somebody leads.
+    /// A thread leads.
     led: bool,
     /// Batches of the last group.
     last: usize,
@@ -141,7 +142,7 @@ struct State {
     took: Duration,
     /// Groups that will not wait for more.
     doubt: u32,
-    /// As many did not wait when last nobody came.
+    /// How many did not wait after the last wait in vain.
     doubted: u32,
     /// The handle's committer is to end.
     closing: bool,
@@ -164,7 +165,7 @@ impl State {
         Leading { queue, began: Cell::new(None) }
     }
 
-    /// True when everybody is here who is expected, or the group is full.
+    /// True when as many batches wait as are expected, or as fit into a group.
     fn is_enough(&self) -> bool {
         self.waiting.len() >= self.expected || self.bytes >= GROUP_BYTES
     }
@@ -177,22 +178,14 @@ pub(crate) struct Queue {
     changed: Condvar,
 }
 
-/// What a thread does that waits for a batch of its own.
-pub(crate) enum Turn<'a> {
-    /// Another thread has seen to it, and the batch is back.
-    Done(Result<Appended>, Batch),
-    /// It leads until this is dropped.
-    Lead(Leading<'a>),
-}
-
 impl Queue {
     /// Puts a batch into the queue, for a thread that waits for it.
     pub fn push(&self, waiting: &Arc<Waiting>) {
         self.state.lock().push(waiting);
     }
 
-    /// Puts a batch into the queue, for the committer. Not when too many bytes wait already: then waits until they do not,
-    /// or gives the right to commit them.
+    /// Puts a batch into the queue, for the committer. If too many bytes wait already, waits until they do not, or
+    /// returns the right to commit them.
     pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
         while !state.waiting.is_empty() && state.bytes + waiting.bytes > WAITING_BYTES {
@@ -207,21 +200,21 @@ impl Queue {
         None
     }
 
-    /// Waits until a batch has an outcome, or nobody leads.
-    pub fn wait(&self, waiting: &Waiting) -> Turn<'_> {
+    /// Waits until a batch has an outcome, and ends with it and the batch; or until no thread leads, and goes on as the leader.
+    pub fn wait(&self, waiting: &Waiting) -> ControlFlow<(Result<Appended>, Batch), Leading<'_>> {
         let mut state = self.state.lock();
         loop {
-            if let Some((outcome, batch)) = waiting.outcome() {
-                return Turn::Done(outcome, batch);
+            if let Some(done) = waiting.outcome() {
+                return ControlFlow::Break(done);
             }
             if !state.led {
-                return Turn::Lead(state.lead(self));
+                return ControlFlow::Continue(state.lead(self));
             }
             self.changed.wait(&mut state);
         }
     }
 
-    /// Waits until there is something to commit, and nobody leads. `None` once the queue is empty after [`Queue::close`].
+    /// Waits until there is something to commit, and no thread leads. `None` once the queue is empty after [`Queue::close`].
     pub fn wait_for_any(&self) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
         loop {
@@ -253,7 +246,7 @@ impl Queue {
     }
 }
 
-/// The right to commit what waits. Ends when it is dropped, also by a panic: somebody else then leads.
+/// The right to commit what waits. Ends when it is dropped, also by a panic: another thread then leads.
 #[derive(Debug)]
 pub(crate) struct Leading<'a> {
     queue: &'a Queue,
@@ -284,8 +277,8 @@ impl Leading<'_> {
         group
     }
 
-    /// Waits a little for those who are about to come back. Otherwise threads that found each other in two groups would
-    /// stay in two groups, each of which waits for the other's flush.
+    /// Waits a little for the threads that were just answered. Otherwise threads that fell into two groups would stay in
+    /// two groups, each of which waits for the other's flush.
     fn linger(&self) {
         let looks = {
             let mut state = self.queue.state.lock();
@@ -336,7 +329,7 @@ impl Leading<'_> {
     }
 }
 
-/// How often to look for those who are expected. The scheduler of a test build has no clock.
+/// How often to look for the expected batches. The scheduler of a test build has no clock.
 fn looks(took: Duration) -> u32 {
     let looks = if cfg!(vecstore_shuttle) { 0 } else { took.as_nanos() / (LOOK * SHARE).as_nanos() };
     u32::try_from(looks).unwrap_or(LOOKS.1).clamp(LOOKS.0, LOOKS.1)

@@ -1,5 +1,6 @@
 //! What the threads of one handle share: the view, the writer, and the batches that wait.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, RwLock, thread};
 use crate::base::{Error, Event, Observer, Result};
 use crate::commit::{Appended, Request, Writer};
-use crate::handle::{Leading, Queue, Turn, Waiting, Waker};
+use crate::handle::{Leading, Queue, Waiting, Waker};
 use crate::lock::{Timeout, Watch};
 use crate::merge::{Host, MAX_SEGMENT, Merges, State};
 use crate::state::{View, load};
@@ -36,8 +37,8 @@ pub(crate) struct Shared {
     pub timeout: Timeout,
     /// The last commit that the manifest listed when the merger was woken.
     woken: AtomicU64,
-    /// Commits since the handle was opened. Whoever counts one looks then whether the merger sleeps, and the merger looks
-    /// here once it has said that it does: one of them sees the other (`SeqCst`).
+    /// Commits since the handle was opened. A thread counts its commit and then looks whether the merger sleeps; the merger
+    /// says that it sleeps and then looks here: one of them sees the other (`SeqCst`).
     pub commits: AtomicUsize,
 }
 
@@ -106,8 +107,8 @@ impl Shared {
         self.side.lock().writer.as_ref().is_some_and(Writer::is_latched)
     }
 
-    /// True when a checkpoint would spare the next who opens the store some work, and this handle still writes: commits
-    /// came after its last one, or their kills are in no bitmap yet.
+    /// True when a checkpoint would save the next opener some work, and this handle still writes: commits came after its last
+    /// one, or their kills are in no bitmap yet.
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
         side.writer.as_ref().is_some_and(|writer| {
@@ -134,12 +135,12 @@ impl Shared {
         Ok(waiting)
     }
 
-    /// Waits for the outcome of a batch that is in the queue, committing what is there when nobody else does.
+    /// Waits for the outcome of a batch that is in the queue, committing what is there when no other thread does.
     pub fn complete(&self, waiting: &Arc<Waiting>) -> (Result<Appended>, Batch) {
         loop {
             let leading = match self.queue.wait(waiting) {
-                Turn::Done(outcome, batch) => return (outcome, batch),
-                Turn::Lead(leading) => leading,
+                ControlFlow::Break(done) => return done,
+                ControlFlow::Continue(leading) => leading,
             };
             if let Err(error) = self.lead(&leading) {
                 leading.fail(waiting, &error);
@@ -208,14 +209,13 @@ impl Shared {
         let mut side = self.side.lock();
         side.watch.check_place()?;
         let counter = side.watch.counter();
-        // Who holds the lock, or could not say that it gave the lock back, may have committed and not counted it.
+        // A lock holder, or one that could not say that it gave the lock back, may have committed and not counted it.
         if counter.is_none() || counter != side.seen || side.watch.is_held() {
             let known = Arc::clone(&self.view.read());
-            let view = load::load(&*self.vfs, &self.path, Some(&known))?;
-            let mut view = view;
+            let mut view = load::load(&*self.vfs, &self.path, Some(&known))?;
             let Side { writer, watch, .. } = &mut *side;
             if let Some(writer) = writer.as_mut() {
-                // Whoever writes will skip what is visible now: it must be durable, and not in doubt.
+                // A writer will skip keys that are visible now: they must be durable, and not in doubt.
                 if view.last_commit() > known.last_commit() {
                     writer.flush_seen(&view)?;
                 }
@@ -303,7 +303,7 @@ impl Host for Shared {
 
     fn reload(&self) -> Result<[Arc<View>; 2]> {
         let before = Arc::clone(&self.view.read());
-        // Those who commit only wait for what comes in until this is done.
+        // Read without the mutex: commits only wait for the second, shorter look.
         let ahead = load::load(&*self.vfs, &self.path, Some(&before))?;
         let mut side = self.side.lock();
         let known = Arc::clone(&self.view.read());

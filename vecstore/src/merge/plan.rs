@@ -150,7 +150,7 @@ pub(crate) fn compact(pieces: &[Piece], dead: &[bool], limits: Limits) -> Option
     let is_damaged = |piece: &Piece| piece.is_damaged;
     let open = pieces.iter().rposition(is_damaged).map_or(0, |barrier| barrier + 1);
     closed_runs(pieces, open, is_damaged)
-        .chain([open..pieces.len()])
+        .chain(std::iter::once(open..pieces.len()))
         .find_map(|run| within(pieces, run, limits))
         .or_else(|| {
             let mut all = pieces.iter().zip(dead);
