@@ -7,8 +7,7 @@ use super::session::Writer;
 use crate::base::{Bug, Error, Event, Result};
 use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
-/// How long LOCK.manifest is waited for under the commit lock, for which all who commit have to wait
-/// meanwhile.
+/// How long LOCK.manifest is waited for under the commit lock: all commits wait meanwhile.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Commits after a checkpoint from which on it is told that there is none.
 const OVERDUE: u64 = 1024;
@@ -29,7 +28,7 @@ impl Writer {
     pub fn routine_checkpoint(&mut self, view: &mut View) {
         match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
             Ok(()) => self.failed_checkpoints = 0,
-            // All who commit would wait. Its holder will be done by one of the next commits.
+            // All commits would wait. The holder of LOCK.manifest will be done by one of the next commits.
             Err(Error::Busy { .. }) if self.since_checkpoint < OVERDUE => {}
             Err(error) => {
                 self.failed_checkpoints += 1;

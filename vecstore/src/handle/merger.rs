@@ -55,7 +55,7 @@ impl Waker {
 }
 
 impl Signal {
-    /// Waits until somebody wakes the merger, or a while when there are commits it has not looked at.
+    /// Waits until the merger is woken, or a while when there are commits it has not looked at.
     fn wait(&self, commits: &AtomicUsize, looked_at: usize) {
         let mut wanted = self.wanted.lock();
         let deadline = Instant::now() + LOOK_AGAIN;
@@ -206,7 +206,7 @@ mod tests {
     /// How long a wait may take before that is taken for a hang.
     const HANG: Duration = Duration::from_secs(300);
 
-    /// A thread that waits as a merger does after a look at so many commits, and tells when that ends.
+    /// A thread that waits as a merger does after a look at `looked_at` commits, and tells when that ends.
     fn waits(signal: &Arc<Signal>, commits: usize, looked_at: usize) -> Receiver<()> {
         let (signal, (end, ends)) = (Arc::clone(signal), channel());
         thread::spawn(move || {

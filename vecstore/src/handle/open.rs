@@ -211,7 +211,7 @@ impl OpenOptions {
             view.check_writable()?;
             let mut writer =
                 Writer::open(Arc::clone(&vfs), path, self.lock_timeout.into(), self.verify_saves)?;
-            // What this handle reports as stored, somebody will skip: make visible names durable first.
+            // Callers skip the keys that this handle reports as stored: visible names are made durable first.
             create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;
             writer.recover(&mut view, &watch)?;

@@ -343,7 +343,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         // What was taken on is written, however long that takes.
         self.stop_committer();
-        // Nothing depends on this checkpoint, so nobody shall wait for another process's lock here.
+        // Nothing depends on this checkpoint, so it is not worth waiting for the lock of another process.
         self.inner.do_not_wait();
         if let Err(error) = self.finish() {
             let path = self.inner.path.display();

@@ -12,7 +12,7 @@ use crate::types::Batch;
 
 /// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.
 ///
-/// It is committed whether or not anybody waits for it. Until [`Ticket::wait`] has said so it may be lost in a crash.
+/// It is committed whether or not its ticket is waited for. Until [`Ticket::wait`] has said so it may be lost in a crash.
 #[must_use = "an append that fails says so here only"]
 pub struct Ticket {
     inner: Arc<Shared>,
@@ -74,7 +74,7 @@ impl Ticket {
     }
 }
 
-/// The thread that commits what nobody waits for.
+/// The thread that commits batches whose tickets are not waited for.
 #[derive(Debug)]
 pub(crate) struct Committer {
     thread: Option<JoinHandle<()>>,
@@ -91,7 +91,7 @@ impl Drop for Running {
 }
 
 impl Committer {
-    /// Starts it. Where there is no further thread, whoever waits for a ticket commits.
+    /// Starts it. Where there is no further thread, a thread that waits for a ticket commits.
     pub fn start(inner: &Arc<Shared>) -> Self {
         let (inner, gone) = (Arc::clone(inner), Arc::new(AtomicBool::new(false)));
         let running = Running(Arc::clone(&gone));

@@ -1,8 +1,8 @@
 //! Writes of a merge, cut where huge pages begin.
 //!
 //! Linux keeps what one write brings in one piece of memory where it can, and maps a file that lies in the page cache in pieces
-//! of 2 MiB with huge pages, without being asked. Whoever reads rows in random order from millions of small pages waits as
-//! long for the page tables as for the rows. So writes end where such a piece does, whatever the sections of the file are.
+//! of 2 MiB with huge pages, without being asked. A reader of rows in random order waits as long for the page tables of
+//! small pages as for the rows. So writes end where such a piece does, whatever the sections of the file are.
 
 use std::io::{self, IoSlice};
 

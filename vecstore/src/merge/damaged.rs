@@ -1,4 +1,4 @@
-//! What a merge does about damaged inputs: all who merge are told, and go around them.
+//! What a merge does about damaged inputs: it notes them in the manifest, and all merges go around them.
 
 use super::host::{Host, Merges};
 use crate::base::{Error, Event, Result};
@@ -7,7 +7,7 @@ use crate::segment::SegmentName;
 use crate::state::{Manifest, damaged};
 
 impl<H: Host> Merges<'_, H> {
-    /// Remembers damaged segments, for all who merge.
+    /// Notes damaged segments in the manifest, for the mergers of all processes.
     pub(super) fn note_damaged(&self, found: Vec<(SegmentName, Error)>) -> Result<()> {
         let mut lock = Lock::open(self.host.vfs(), &self.host.path().join(LOCK_MANIFEST), "manifest")?;
         lock.acquire_named(self.lock_timeout()?)?;

@@ -62,28 +62,25 @@ impl<H: Host> Merges<'_, H> {
         if !self.has_plan(lane) {
             return Ok(true);
         }
-        match lane {
-            Lane::Small => {
-                self.clean_once()?;
-                let mut lock = open_small(self.host.vfs(), self.host.path())?;
-                if lock.try_acquire()?.is_none() {
-                    return Ok(false);
-                }
-                let plan = |pieces: &[Piece]| plan::background(pieces, Lane::Small, self.limits());
-                let merged = self.merge_small(plan, pace, &mut Round::default());
-                lock.release();
-                merged.map(|()| true)
-            }
-            Lane::Large => {
-                let mut lock = open_large(self.host.vfs(), self.host.path())?;
-                if lock.try_acquire()?.is_none() {
-                    return Ok(false);
-                }
-                let merged = self.merge_large(&mut lock, Goal::Background, pace, &mut Round::default());
-                lock.release();
-                merged.map(|()| true)
-            }
+        if lane == Lane::Small {
+            self.clean_once()?;
         }
+        let mut lock = match lane {
+            Lane::Small => open_small(self.host.vfs(), self.host.path())?,
+            Lane::Large => open_large(self.host.vfs(), self.host.path())?,
+        };
+        if lock.try_acquire()?.is_none() {
+            return Ok(false);
+        }
+        let round = &mut Round::default();
+        let merged = match lane {
+            Lane::Small => {
+                self.merge_small(|pieces| plan::background(pieces, lane, self.limits()), pace, round)
+            }
+            Lane::Large => self.merge_large(&mut lock, Goal::Background, pace, round),
+        };
+        lock.release();
+        merged.map(|()| true)
     }
 
     /// Merges small files in the calling thread when they pile up. A failure here is no failure of the append.
@@ -241,8 +238,7 @@ impl<H: Host> Merges<'_, H> {
         let mut lock = open_large(self.host.vfs(), self.host.path())?;
         lock.acquire(&timeout)?;
         let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
-        let pace =
-            Pace { rest: COURTESY, commits: Some(Rc::new(watch)), always: false, ..Pace::full_speed() };
+        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), ..Pace::full_speed() };
         let mut round = Round { is_explicit: true, ..Round::default() };
         let result = self.compact_holding(&mut lock, max_bytes, &pace, &mut round);
         lock.release();
@@ -289,7 +285,7 @@ impl<H: Host> Merges<'_, H> {
         let view = self.host.view();
         // A backup that nothing was written to stays one.
         !view.meta.is_backup
-            && plan::background(&pieces(&view, &HashSet::new()), lane, self.limits()).is_some()
+            && plan::background(&pieces(&view, is_mostly_dead), lane, self.limits()).is_some()
     }
 
     fn has_any_plan(&self) -> bool {
@@ -314,7 +310,7 @@ impl<H: Host> Merges<'_, H> {
             let choose = |view: &View, horizon: u64| {
                 let from = view.segments.partition_point(|live| live.segment.name().first <= claimed);
                 let to = view.segments.partition_point(|live| live.segment.name().last <= horizon);
-                let all = pieces(view, &HashSet::new());
+                let all = pieces(view, is_mostly_dead);
                 let range = plan(all.get(from..to).unwrap_or_default())?;
                 Some(range.start + from..range.end + from)
             };
@@ -403,13 +399,10 @@ impl<H: Host> Merges<'_, H> {
     }
 }
 
-/// The segments of a view, for a plan.
-fn pieces(view: &View, written: &HashSet<(u64, u64)>) -> Vec<Piece> {
-    let is_new =
-        |live: &LiveSegment| !written.contains(&(live.segment.name().first, live.segment.name().last));
+/// The segments of a view, for a plan. `is_worth`: what is worth rewriting alone.
+fn pieces(view: &View, is_worth: impl Fn(&LiveSegment) -> bool) -> Vec<Piece> {
     let all = view.segments.iter();
-    all.map(|live| Piece { is_mostly_dead: is_new(live) && is_mostly_dead(live), ..piece(view, live) })
-        .collect()
+    all.map(|live| Piece { is_worth_rewriting: is_worth(live), ..piece(view, live) }).collect()
 }
 
 fn piece(view: &View, live: &LiveSegment) -> Piece {
@@ -418,7 +411,7 @@ fn piece(view: &View, live: &LiveSegment) -> Piece {
         bytes: footer.file_len,
         entries: footer.entries,
         is_damaged: view.meta.damaged.contains(&live.segment.name()),
-        is_mostly_dead: false,
+        is_worth_rewriting: false,
     }
 }
 
@@ -430,29 +423,27 @@ fn choose(
     written: &HashSet<(u64, u64)>,
     limits: Limits,
 ) -> Option<Range<usize>> {
-    let count = view.segments.partition_point(|live| live.segment.name().last <= horizon);
-    let segments = view.segments.get(..count)?;
-    let mut pieces = pieces(view, written);
-    pieces.truncate(count);
-    let is_new =
-        |live: &LiveSegment| !written.contains(&(live.segment.name().first, live.segment.name().last));
+    let has_tombstones =
+        |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
+    let is_worth = |live: &LiveSegment| {
+        let name = live.segment.name();
+        !written.contains(&(name.first, name.last))
+            && match goal {
+                Goal::Background => is_mostly_dead(live),
+                Goal::Compact { .. } => live.dead.is_some(),
+                Goal::Full => live.dead.is_some() || has_tombstones(live),
+            }
+    };
+    let mut pieces = pieces(view, is_worth);
+    pieces.truncate(view.segments.partition_point(|live| live.segment.name().last <= horizon));
     match goal {
         Goal::Background => plan::background(&pieces, Lane::Large, limits),
-        Goal::Compact { max_bytes } => {
-            let dead: Vec<bool> = segments.iter().map(|live| is_new(live) && live.dead.is_some()).collect();
-            plan::compact(&pieces, &dead, Limits { max_bytes })
-        }
-        Goal::Full => {
-            let tombstones =
-                |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
-            let is_dead = |live: &LiveSegment| is_new(live) && (live.dead.is_some() || tombstones(live));
-            let dead: Vec<bool> = segments.iter().map(is_dead).collect();
-            plan::compact(&pieces, &dead, Limits { max_bytes: u64::MAX })
-        }
+        Goal::Compact { max_bytes } => plan::compact(&pieces, Limits { max_bytes }),
+        Goal::Full => plan::compact(&pieces, Limits { max_bytes: u64::MAX }),
     }
 }
 
-/// Worth rewriting alone: what goes is at least as much as what is copied.
+/// Worth rewriting alone in the background: at least as much goes as is copied.
 fn is_mostly_dead(live: &LiveSegment) -> bool {
     let footer = live.segment.footer();
     let half = |dead: u64, all: u64| dead > 0 && dead >= all - dead.min(all);

@@ -4,7 +4,7 @@ use crate::base::sync::Mutex;
 use crate::segment::SegmentName;
 use crate::state::View;
 
-/// How many inputs of this handle's last merge are still to be removed. Whoever counts files counts them, or appends would
+/// How many inputs of this handle's last merge are still to be removed. They count as files, or appends would
 /// go on as soon as the merge is listed, and meet a directory that is as full as before.
 #[derive(Debug, Default)]
 pub(crate) struct Going(Mutex<Option<(SegmentName, usize)>>);

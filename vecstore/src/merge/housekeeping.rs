@@ -1,4 +1,4 @@
-//! Which files are there, which of them somebody needs, and which are left over.
+//! Which files are there, which of them are needed, and which are left over.
 
 use crate::lock::{LOCK_BACKUP, LOCK_MANIFEST};
 use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
@@ -26,8 +26,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Reads directory, manifest and named checkpoints. An unreadable checkpoint is an error, for nobody knows what it
-    /// needs.
+    /// Reads directory, manifest and named checkpoints. An unreadable checkpoint is an error, because what it
+    /// needs is not known.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let manifest = Manifest::read(vfs, dir)?;
         let present = load::list_segments(vfs, dir)?;

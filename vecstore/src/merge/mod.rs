@@ -8,8 +8,8 @@
 //! 4. Under the manifest lock: put the output in place of the inputs in the manifest; then remove the inputs, unless a
 //!    named checkpoint needs them.
 //!
-//! A crash before 4 leaves a file that nobody lists: the next merger removes it. A crash within 4 leaves inputs that
-//! nobody lists: likewise. `docs/DURABILITY.md` argues each step.
+//! A crash before 4 leaves a file that no manifest lists: the next merger removes it. A crash within 4 leaves inputs that
+//! no manifest lists: likewise. `docs/DURABILITY.md` argues each step.
 
 mod aligned;
 mod copy;

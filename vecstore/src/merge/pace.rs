@@ -16,7 +16,7 @@ use crate::vfs::VfsFile;
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
 /// to wait for what is under way.
 const SHORT_STEP: usize = 1 << 20;
-/// The same when nobody commits.
+/// The same when no other thread or process commits.
 const LONG_STEP: usize = 8 << 20;
 /// A writer that has committed within this time is likely to commit again.
 const RECENT: Duration = Duration::from_secs(1);
@@ -30,8 +30,6 @@ pub(crate) struct Pace {
     pub rest: f64,
     /// Tells when another process or thread commits.
     pub commits: Option<Rc<Watch>>,
-    /// Rest even when nothing is committed.
-    pub always: bool,
     /// How long a commit is taken for a sign of further ones.
     pub recent: Duration,
     /// Give up.
@@ -43,14 +41,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// Never rests.
     pub fn full_speed() -> Self {
-        Pace {
-            rest: 0.0,
-            commits: None,
-            always: true,
-            recent: RECENT,
-            stop: Arc::default(),
-            hurry: Arc::default(),
-        }
+        Pace { rest: 0.0, commits: None, recent: RECENT, stop: Arc::default(), hurry: Arc::default() }
     }
 }
 
@@ -74,7 +65,7 @@ impl<'p> Pacer<'p> {
             pace,
             pending: Cell::new(0),
             since: Cell::new((Instant::now(), counter)),
-            commit: Cell::new(None),
+            commit: Cell::new(counter.is_none().then(Instant::now)),
         }
     }
 
@@ -91,7 +82,7 @@ impl<'p> Pacer<'p> {
         now - then
     }
 
-    /// So many bytes have been worked on.
+    /// Counts bytes that have been worked on.
     pub fn worked(&self, bytes: usize) {
         self.pending.set(self.pending.get() + bytes);
         if self.pending.get() < self.step() {
@@ -140,11 +131,12 @@ impl<'p> Pacer<'p> {
         self.pace.stop.load(Ordering::Relaxed)
     }
 
-    /// Others commit, or it cannot be told, or does not matter.
+    /// Other threads or processes commit, or it cannot be told.
     pub fn is_gentle(&self) -> bool {
-        self.pace.rest > 0.0 && (self.pace.always || self.commit.get().is_some())
+        self.pace.rest > 0.0 && self.commit.get().is_some()
     }
 }
+
 /// Passes writes on, handing them to the disk every few MiB: one flush of a gigabyte at the end would hold up every commit's
 /// flush.
 pub(super) struct Throttled<'f, 'p> {
@@ -164,8 +156,7 @@ impl VfsFile for Throttled<'_, '_> {
     fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            // Whole pieces, unless others would have to wait for them. What is written at once may be large, and somebody may
-            // begin to commit meanwhile, or be done with it.
+            // Whole pieces, unless commits would have to wait for them. One write may be large: commits begin and end meanwhile.
             let len = if self.pacer.is_gentle() { SHORT_STEP } else { PIECE - done % PIECE };
             let piece = rest.get(..len).unwrap_or(rest);
             done += piece.len();
@@ -176,8 +167,8 @@ impl VfsFile for Throttled<'_, '_> {
             self.pending += piece.len();
             if self.pending >= self.pacer.step() {
                 self.pending = 0;
-                // Before a rest the disk is to be done, so that it is there for others. When nobody commits it writes while
-                // the next piece is made.
+                // Before a rest the disk is to be done, so that it is free for commits. Without any it writes while the next
+                // piece is made.
                 self.file.write_out(self.pacer.is_gentle())?;
             }
             self.pacer.worked(piece.len());
@@ -218,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn does_not_rest_while_an_append_waits_or_nobody_commits() {
+    fn does_not_rest_while_an_append_waits_or_without_commits() {
         let hour = |pace: Pace| {
             let before = naps();
             let pacer = Pacer::new(&pace);
@@ -235,9 +226,9 @@ mod tests {
             crate::lock::Lock::open(&crate::vfs::RealFs, &dir.path().join("LOCK"), "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &dir.path().join("LOCK")));
-        hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), always: false, ..Pace::full_speed() });
+        hour(Pace { rest: long, commits: Some(Rc::clone(&watch)), ..Pace::full_speed() });
 
-        let pace = Pace { rest: long, commits: Some(watch), always: false, ..Pace::full_speed() };
+        let pace = Pace { rest: long, commits: Some(watch), ..Pace::full_speed() };
         let pacer = Pacer::new(&pace);
         lock.raise();
         lock.release();
@@ -245,7 +236,7 @@ mod tests {
         // Work; any duration passes: the rest is cut to the longest there is.
         std::thread::sleep(Duration::from_millis(1));
         pacer.worked(LONG_STEP);
-        assert!(start.elapsed() >= LONGEST_REST, "somebody committed");
+        assert!(start.elapsed() >= LONGEST_REST, "another handle committed");
     }
 
     /// Notes how much is written at once; a commit comes at some call, and is long ago at a later one.
@@ -276,15 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn pieces_become_smaller_in_the_middle_of_a_write_when_somebody_commits() {
+    fn pieces_become_smaller_in_the_middle_of_a_write_when_a_commit_comes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("LOCK");
         let mut lock = crate::lock::Lock::open(&crate::vfs::RealFs, &path, "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &path));
         // Only the double says when the commit is long ago.
-        let (always, recent) = (false, Duration::MAX);
-        let pace = Pace { rest: 1e-9, commits: Some(watch), always, recent, ..Pace::full_speed() };
+        let pace = Pace { rest: 1e-9, commits: Some(watch), recent: Duration::MAX, ..Pace::full_speed() };
         let pacer = Pacer::new(&pace);
         let first = LONG_STEP / PIECE;
         let (commits_at, past_at) = (2, first + 3);

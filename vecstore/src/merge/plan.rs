@@ -32,7 +32,7 @@ pub(crate) struct Piece {
     /// Merges leave it alone.
     pub is_damaged: bool,
     /// Worth rewriting alone.
-    pub is_mostly_dead: bool,
+    pub is_worth_rewriting: bool,
 }
 
 /// What a merge may do.
@@ -77,12 +77,13 @@ pub(crate) fn background(pieces: &[Piece], lane: Lane, limits: Limits) -> Option
             let levels = (0..=top).rev().filter(|level| is_of_lane(*level));
             levels.into_iter().find_map(|level| tail(pieces, open, level, limits))
         })
-        .or_else(|| match lane {
-            Lane::Small => None,
-            Lane::Large => {
-                pieces.iter().position(|piece| piece.is_mostly_dead && !piece.is_damaged).map(|at| at..at + 1)
-            }
-        })
+        .or_else(|| if lane == Lane::Large { worth_rewriting(pieces) } else { None })
+}
+
+/// The first segment that is to be rewritten alone.
+fn worth_rewriting(pieces: &[Piece]) -> Option<Range<usize>> {
+    let at = pieces.iter().position(|piece| piece.is_worth_rewriting && !piece.is_damaged)?;
+    Some(at..at + 1)
 }
 
 /// Neighbours between two barriers, or before the first.
@@ -146,16 +147,13 @@ pub(crate) fn fresh(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
 
 /// What an explicit compaction still has to do: neighbours that fit together, or a single segment worth rewriting
 /// because entries in it are superseded.
-pub(crate) fn compact(pieces: &[Piece], dead: &[bool], limits: Limits) -> Option<Range<usize>> {
+pub(crate) fn compact(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
     let is_damaged = |piece: &Piece| piece.is_damaged;
     let open = pieces.iter().rposition(is_damaged).map_or(0, |barrier| barrier + 1);
     closed_runs(pieces, open, is_damaged)
         .chain(std::iter::once(open..pieces.len()))
         .find_map(|run| within(pieces, run, limits))
-        .or_else(|| {
-            let mut all = pieces.iter().zip(dead);
-            all.position(|(piece, dead)| *dead && !piece.is_damaged).map(|position| position..position + 1)
-        })
+        .or_else(|| worth_rewriting(pieces))
 }
 
 #[cfg(test)]
@@ -243,24 +241,28 @@ mod tests {
     #[test]
     fn entries_stay_within_their_numbers() {
         let piece = Piece { bytes: 1 << 10, entries: 1 << 31, ..Piece::default() };
-        assert_eq!(compact(&[piece; 3], &[false; 3], LIMITS), None);
+        assert_eq!(compact(&[piece; 3], LIMITS), None);
         let smaller = Piece { entries: (1 << 31) - 1, ..piece };
-        assert_eq!(compact(&[piece, smaller, piece], &[false; 3], LIMITS), None);
-        assert_eq!(compact(&[smaller, smaller, piece], &[false; 3], LIMITS), Some(0..2));
+        assert_eq!(compact(&[piece, smaller, piece], LIMITS), None);
+        assert_eq!(compact(&[smaller, smaller, piece], LIMITS), Some(0..2));
     }
 
     #[test]
     fn compact_joins_what_fits_and_rewrites_what_is_dead() {
         let limits = Limits { max_bytes: 10 };
-        assert_eq!(compact(&pieces(&[9, 4, 4, 4]), &[false; 4], limits), Some(1..3));
-        assert_eq!(compact(&pieces(&[9, 9]), &[false, true], limits), Some(1..2));
-        assert_eq!(compact(&pieces(&[9, 9]), &[false, false], limits), None);
-        assert_eq!(compact(&[], &[], limits), None);
-        let mut all = pieces(&[4, 4, 4, 4]);
-        all[1].is_damaged = true;
-        assert_eq!(compact(&all, &[false, true, false, false], limits), Some(2..4));
-        all.truncate(3);
-        assert_eq!(compact(&all, &[false, true, false], limits), None);
+        // Sizes, and which of the segments is worth rewriting.
+        let compacted = |sizes: &[u64], worth: Option<usize>, damaged: Option<usize>| {
+            let mut all = pieces(sizes);
+            worth.into_iter().for_each(|at| all[at].is_worth_rewriting = true);
+            damaged.into_iter().for_each(|at| all[at].is_damaged = true);
+            compact(&all, limits)
+        };
+        assert_eq!(compacted(&[9, 4, 4, 4], None, None), Some(1..3));
+        assert_eq!(compacted(&[9, 9], Some(1), None), Some(1..2));
+        assert_eq!(compacted(&[9, 9], None, None), None);
+        assert_eq!(compacted(&[], None, None), None);
+        assert_eq!(compacted(&[4, 4, 4, 4], Some(1), Some(1)), Some(2..4));
+        assert_eq!(compacted(&[4, 4, 4], Some(1), Some(1)), None);
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl<H: Host> Merges<'_, H> {
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
     ///
     /// # Errors
-    /// As those who commit: this handle has stopped writing, the store was moved, or a later version has written to it.
+    /// As for commits: this handle has stopped writing, the store was moved, or a later version has written to it.
     pub(super) fn listed(&self) -> Result<View> {
         self.host.with_writer("merge", |writer, _| writer.check_may_write())?;
         let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
@@ -46,7 +46,7 @@ impl<H: Host> Merges<'_, H> {
         Ok(view)
     }
 
-    /// The same if it is enough, else after a checkpoint, for which those who commit have to wait.
+    /// The same if it is enough, else after a checkpoint, for which commits have to wait.
     pub(super) fn with_enough(&self, is_enough: impl FnOnce(&View) -> bool) -> Result<View> {
         let is_gone = match self.listed() {
             Ok(view) if is_enough(&view) => return Ok(view),
@@ -112,9 +112,9 @@ impl<H: Host> Merges<'_, H> {
         self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(self.host.vfs(), &path, name)?;
         let superseded = self.swap(view, inputs, &output)?;
-        // Not under the manifest's lock: nothing can pin them any more, and to free what they take may take a while. Whoever
-        // makes this store that of a backup holds the merge lock, as this does. Without a rest, before anybody can put
-        // another store in the place of this one.
+        // Not under the manifest's lock: nothing can pin them any more, and freeing their blocks may take a while. Without a
+        // rest, so that no other store is put in this one's place meanwhile; a backup into this store waits for this lane's
+        // lock.
         self.state
             .going(lane)
             .remove_each(name, &superseded, |name| remove_own(self.host.vfs(), &dir.join(name.to_string())));
@@ -195,8 +195,8 @@ impl<H: Host> Merges<'_, H> {
         manifest.generation += 1;
         live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
         manifest.replace(self.host.vfs(), self.host.path())?;
-        // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and nobody
-        // is to rely on what the directory shows.
+        // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and what the
+        // directory shows is in doubt.
         if let Err(source) = self.host.vfs().flush_dir(self.host.path()) {
             if !Bug::NoManifestMark.is_on() {
                 lock.mark_suspect(1);
