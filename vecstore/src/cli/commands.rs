@@ -50,7 +50,7 @@ fn create(out: &mut impl Write, target: &Target, dim: usize, dtype: DType, metri
     let value = json!({"store": target.dir.to_string_lossy(), "dim": dim, "dtype": dtype.to_string(),
         "metric": metric.to_string()});
     let text = format_args!("created {} ({dim} x {dtype}, {metric})", target.dir.display());
-    answer(out, target.json, value, text)
+    answer(out, target.json, value, [text])
 }
 
 fn info(out: &mut impl Write, source: &Source) -> Answer {
@@ -96,7 +96,7 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
         ));
     }
     lines.extend(store.settings().iter().map(|(name, value)| format!("  {name:<9} {value}")));
-    answer(out, source.target.json, value, lines.join("\n"))
+    answer(out, source.target.json, value, lines)
 }
 
 fn verify(out: &mut impl Write, target: &Target) -> Answer {
@@ -127,7 +127,7 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     });
     let value = json!({"whole": is_whole, "files": report.files, "bytes": report.bytes,
         "commits": commits, "rows": rows, "faults": faults, "notes": report.notes});
-    let done = answer(out, target.json, value, lines.join("\n"))?;
+    let done = answer(out, target.json, value, lines)?;
     Ok(if is_whole { done } else { ExitCode::FAILURE })
 }
 
@@ -157,7 +157,7 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     }
     let rows = rows.iter().enumerate();
     lines.extend(rows.map(|(number, row)| format!("row {number}    {}", elements(row))));
-    answer(out, source.target.json, value, lines.join("\n"))
+    answer(out, source.target.json, value, lines)
 }
 
 fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
@@ -168,8 +168,8 @@ fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
         )));
     };
     let value = json!({"address": address.to_string(), "row": row});
-    let text = format_args!("address  {address}\nrow      {}", elements(&row));
-    answer(out, source.target.json, value, text)
+    let lines = [format!("address  {address}"), format!("row      {}", elements(&row))];
+    answer(out, source.target.json, value, lines)
 }
 
 /// The beginning of a row, for people.
@@ -227,7 +227,7 @@ fn files(out: &mut impl Write, source: &Source) -> Answer {
         let value = json!({"file": segment.path.to_string_lossy(), "first_commit": segment.first_commit,
             "last_commit": segment.last_commit, "entries": segment.entries, "rows": segment.rows,
             "bytes": segment.bytes});
-        answer(out, source.target.json, value, segment.path.display())?;
+        answer(out, source.target.json, value, [segment.path.display()])?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -249,7 +249,7 @@ fn search(out: &mut impl Write, source: &Source, like: &[u8], row: usize, k: usi
         value["address"] = json!(hit.address.to_string());
         value["score"] = json!(hit.score);
         let text = format_args!("{:.5}  {}", hit.score, escaped(&hit.key));
-        answer(out, source.target.json, value, text)?;
+        answer(out, source.target.json, value, [text])?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -26,7 +26,7 @@ pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString]) -> Answe
     let done = with_store(target, |store| Ok(store.delete(&keys)?))?;
     let (deleted, skipped) = (done.deleted, done.skipped);
     let value = json!({"deleted": deleted, "not_stored": skipped, "commit": done.commit});
-    answer(out, target.json, value, format_args!("{deleted} key(s) deleted, {skipped} not stored"))
+    answer(out, target.json, value, [format_args!("{deleted} key(s) deleted, {skipped} not stored")])
 }
 
 pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
@@ -37,15 +37,16 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
         "entries_dropped": dropped, "bytes_read": done.bytes_read, "bytes_written": done.bytes_written,
         "damaged": done.damaged});
     let written = bytes(done.bytes_written);
-    let mut text = format!(
+    let mut lines = vec![format!(
         "{after} segment(s), before {before}; {dropped} superseded or deleted entries dropped, {written} written"
-    );
+    )];
     if done.damaged > 0 {
         let (count, dir) = (done.damaged, target.dir.display());
-        text +=
-            &format!("\n{count} damaged segment(s) stay as they are; mend them with `vecstore repair {dir}`");
+        lines.push(format!(
+            "{count} damaged segment(s) stay as they are; mend them with `vecstore repair {dir}`"
+        ));
     }
-    answer(out, target.json, value, text)
+    answer(out, target.json, value, lines)
 }
 
 pub fn checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
@@ -65,12 +66,12 @@ fn show_checkpoint(out: &mut impl Write, target: &Target, checkpoint: &Checkpoin
     let value = json!({"name": name, "last_commit": last_commit, "segments": segments, "bytes": len});
     let pinned = bytes(*len);
     let text = format_args!("{name}  up to commit {last_commit}, {segments} segment(s), {pinned}");
-    answer(out, target.json, value, text)
+    answer(out, target.json, value, [text])
 }
 
 pub fn drop_checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
     with_store(target, |store| Ok(store.drop_checkpoint(name)?))?;
-    answer(out, target.json, json!({"dropped": name}), format_args!("dropped {name}"))
+    answer(out, target.json, json!({"dropped": name}), [format_args!("dropped {name}")])
 }
 
 pub fn backup(out: &mut impl Write, target: &Target, dest: &Path, keep: Option<usize>) -> Answer {
@@ -94,5 +95,5 @@ fn show_copy(out: &mut impl Write, target: &Target, report: &BackupReport) -> An
         "{path}: up to commit {last_commit}; {kept} segment(s) kept, {linked} linked, {copied} copied ({len}), \
          {removed} old backup(s) removed"
     );
-    answer(out, target.json, value, text)
+    answer(out, target.json, value, [text])
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use vecstore::one_line;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -33,12 +34,18 @@ impl From<io::Error> for Failure {
 /// The exit code of a command, or why it ended early.
 pub type Answer = Result<ExitCode, Failure>;
 
-/// Writes one answer to stdout: as one line of JSON, or as text.
-pub fn answer(out: &mut impl Write, as_json: bool, value: Value, text: impl fmt::Display) -> Answer {
-    match as_json {
-        true => writeln!(out, "{value}"),
-        false => writeln!(out, "{text}"),
-    }?;
+/// Writes one answer to stdout: as one line of JSON, or as lines of text, which stay lines whatever is in them.
+pub fn answer<T: fmt::Display>(
+    out: &mut impl Write,
+    as_json: bool,
+    value: Value,
+    lines: impl IntoIterator<Item = T>,
+) -> Answer {
+    if as_json {
+        writeln!(out, "{value}")?;
+    } else {
+        lines.into_iter().try_for_each(|line| writeln!(out, "{}", one_line(&line.to_string())))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

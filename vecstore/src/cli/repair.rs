@@ -32,9 +32,9 @@ fn described(report: &RepairReport) -> Value {
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>()})
 }
 
-fn told(report: &RepairReport) -> String {
+fn told(report: &RepairReport) -> Vec<String> {
     if report.was_whole() {
-        return "the store is whole: every byte was checked; nothing to do".to_owned();
+        return vec!["the store is whole: every byte was checked; nothing to do".to_owned()];
     }
     let mut lines = Vec::new();
     for finding in &report.findings {
@@ -66,5 +66,5 @@ fn told(report: &RepairReport) -> String {
         false => ("is whole", "embed lost keys again"),
     };
     lines.push(format!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}; {advice}"));
-    lines.join("\n")
+    lines
 }

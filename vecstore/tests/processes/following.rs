@@ -85,18 +85,3 @@ fn many_files_are_looked_at_now_and_then() {
     // What was found there counts from then on, their newest commit too.
     assert_eq!(looked_at, [96, 130, 164, 198]);
 }
-
-/// A merge that has to list first what others have committed maps it before it takes the lock from them.
-#[test]
-fn what_a_merge_lists_is_mapped_before_the_lock_is_taken() {
-    let (ours, theirs) = two_writers();
-    theirs.append("theirs");
-    ours.append("ours");
-    (0..4).for_each(|i| drop(theirs.append(&format!("theirs {i}"))));
-    let before = ours.fs.calls().len();
-    assert_eq!(ours.store.compact_full().unwrap().merges, 1);
-    let calls = ours.fs.calls_from(before);
-    let is_lock = |call: &Call| call.what == "lock" && call.path.ends_with("LOCK");
-    let locked = calls.iter().position(is_lock).unwrap();
-    assert_eq!(count(&calls[..locked], "map"), 4, "{calls:?}");
-}
