@@ -87,7 +87,7 @@ fn contradiction() -> io::Error {
     io::Error::other("the tables of a segment are not what they were a moment ago")
 }
 
-/// Gathers numbers on their way to a file.
+/// Where bytes go, as a writer that can be buffered.
 struct Through<'s>(Sink<'s>);
 
 impl Write for Through<'_> {
@@ -100,6 +100,7 @@ impl Write for Through<'_> {
     }
 }
 
+/// Numbers are gathered on their way to a file.
 fn gathered(sink: Sink<'_>) -> BufWriter<Through<'_>> {
     BufWriter::with_capacity(GATHERED, Through(sink))
 }

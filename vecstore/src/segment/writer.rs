@@ -433,10 +433,12 @@ mod tests {
         builder.finish(identity, DType::F32, Vec::new()).map(drop)
     }
 
+    type Mistake = fn(&mut SegmentBuilder<'_>);
+
     #[test]
     fn a_contradiction_is_never_laid_out() {
         finish(|_| ()).unwrap();
-        let mistakes: [(&str, fn(&mut SegmentBuilder<'_>)); 7] = [
+        let mistakes: [(&str, Mistake); 7] = [
             ("without a key", |builder| builder.push(b"", Kind::Empty, 0, b"")),
             ("kind and rows", |builder| builder.push(b"k", Kind::Empty, 1, b"")),
             ("kind and rows", |builder| builder.push(b"k", Kind::Rows, 0, b"")),
