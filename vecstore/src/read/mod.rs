@@ -1,5 +1,10 @@
 //! Reading: entries, snapshots, which keys are missing, search.
 
+use std::num::NonZeroUsize;
+
+use crate::base::Result;
+use crate::base::sync::{spawn_scoped, thread};
+
 pub(crate) mod entry;
 pub(crate) mod missing;
 pub(crate) mod search;
@@ -9,3 +14,28 @@ pub use entry::Entry;
 pub(crate) use entry::SimpleEntries;
 pub use search::Hit;
 pub use snapshot::{Iter, SegmentInfo, Snapshot};
+
+/// Divides work among threads, at most `useful` of them; the answers are in the order of the work. `run` is given the number
+/// of its first piece.
+fn in_parts<T: Sync, A: Send>(
+    work: &[T],
+    useful: usize,
+    run: impl Fn(usize, &[T]) -> Result<A> + Sync,
+) -> Result<Vec<A>> {
+    let threads = match useful {
+        // Counting the cores reads files of the system: that takes longer than a little work.
+        0 | 1 => return Ok(vec![run(0, work)?]),
+        useful => useful.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+    };
+    let (run, each) = (&run, work.len().div_ceil(threads).max(1));
+    thread::scope(|scope| {
+        let parts = work.chunks(each).enumerate().map(|(number, part)| move || run(number * each, part));
+        // Where the system gives no further thread this one does it.
+        let started: Vec<_> = parts.map(|part| spawn_scoped(scope, part).map_err(|_| part)).collect();
+        let done = started.into_iter().map(|thread| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(part) => part(),
+        });
+        done.collect()
+    })
+}

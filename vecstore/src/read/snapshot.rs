@@ -110,8 +110,7 @@ impl Snapshot {
         Ok(self.get(key)?.is_some())
     }
 
-    /// Positions of the keys that are not stored, ascending. One sorted merge per segment, whatever the number of
-    /// keys; many keys are divided among all cores.
+    /// Positions of the keys that are not stored, ascending. Many keys are divided among all cores.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

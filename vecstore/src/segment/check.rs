@@ -1,13 +1,12 @@
 //! Reads every byte of a segment and says what is wrong with it.
 
-use crate::base::Unreadable;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 use super::pieces::Pieces;
 use super::{Segment, SegmentName, ask_for};
-use crate::base::{Bug, Error, IoContext};
+use crate::base::{Bug, Error, IoContext, Result, Unreadable};
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
 use crate::format::section::{self, Section, Tag};
@@ -56,14 +55,15 @@ impl Source for Pieces {
     }
 }
 
-/// Checks a whole segment file, reading it block by block: what cannot be read is a fault like any other. Returns the
-/// segment, where it can be opened at all, and the faults. The segment has its tables; its rows, scales and payloads are
-/// zeros.
-pub(crate) fn check_file(
-    vfs: &dyn Vfs,
-    path: &Path,
-    name: SegmentName,
-) -> (Option<Segment>, Vec<SegmentFault>) {
+/// What a check found: the segment, where it can be opened at all, and the faults.
+pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
+
+/// Is told of every few bytes that were checked. May rest; an error ends the check.
+pub(crate) type Step<'a> = &'a dyn Fn(usize) -> Result<()>;
+
+/// Checks a whole segment file, reading it block by block: what cannot be read is a fault like any other. The segment
+/// has its tables; its rows, scales and payloads are zeros.
+pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Checked {
     match Pieces::open(vfs, path) {
         Ok(pieces) => check_pieces(path, name, pieces),
         Err(error) => (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
@@ -71,46 +71,31 @@ pub(crate) fn check_file(
 }
 
 /// The same for a file that is open.
-pub(crate) fn check_pieces(
-    path: &Path,
-    name: SegmentName,
-    mut pieces: Pieces,
-) -> (Option<Segment>, Vec<SegmentFault>) {
+pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -> Checked {
     if let Err(unreadable) = pieces.load_footer() {
         return (None, vec![fault("footer", None, unreadable.to_string())]);
     }
-    let footer = match Footer::parse(path, pieces.kept()) {
-        Ok(footer) => footer,
-        Err(error) => return (None, vec![from_error(error)]),
-    };
-    let len = pieces.len();
-    let checked = check_bytes(&mut pieces, len, &footer, &|_| Ok(()))
-        .and_then(|faults| open_checked(path, name, pieces.into_parts().0, faults, &|_| Ok(())));
+    let step: Step<'_> = &|_| Ok(());
+    let checked = Footer::parse(path, pieces.kept()).and_then(|footer| {
+        let len = pieces.len();
+        let faults = check_bytes(&mut pieces, len, &footer, step)?;
+        open_checked(path, name, pieces.into_parts().0, faults, step)
+    });
     checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
 }
-
-/// Is told of every few bytes that were checked. May rest; an error ends the check.
-pub(crate) type Step<'a> = &'a dyn Fn(usize) -> crate::base::Result<()>;
-
-/// What a check found: the segment, where it can be opened at all, and the faults.
-pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
 
 /// The same for the bytes of a file, all of which the segment then has.
 ///
 /// # Errors
 /// Only those of `step`.
-pub(crate) fn check_mapping(
-    path: &Path,
-    name: SegmentName,
-    map: Mapping,
-    step: Step<'_>,
-) -> crate::base::Result<Checked> {
-    let footer = match Footer::parse(path, &map) {
-        Ok(footer) => footer,
-        Err(error) => return Ok((None, vec![from_error(error)])),
-    };
-    let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step)?;
-    open_checked(path, name, map, faults, step)
+pub(crate) fn check_mapping(path: &Path, name: SegmentName, map: Mapping, step: Step<'_>) -> Result<Checked> {
+    match Footer::parse(path, &map) {
+        Ok(footer) => {
+            let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step)?;
+            open_checked(path, name, map, faults, step)
+        }
+        Err(error) => Ok((None, vec![from_error(error)])),
+    }
 }
 
 /// Opens what was checked, says which keys the faults hit, and where there are none, checks the tables.
@@ -120,27 +105,27 @@ fn open_checked(
     map: Mapping,
     mut faults: Vec<SegmentFault>,
     step: Step<'_>,
-) -> crate::base::Result<Checked> {
-    Ok(match Segment::from_mapping(path, name, map) {
+) -> Result<Checked> {
+    match Segment::from_mapping(path, name, map) {
         Ok(segment) => {
             find_keys(&segment, &mut faults);
             if faults.is_empty() {
                 faults = check_tables(&segment, step)?;
             }
-            (Some(segment), faults)
+            Ok((Some(segment), faults))
         }
-        // Where block checksums have found the place already, the refusal to open says nothing new.
         Err(error) => {
+            // Where block checksums have found the place already, the refusal to open says nothing new.
             if faults.is_empty() {
                 faults.push(from_error(error));
             }
-            (None, faults)
+            Ok((None, faults))
         }
-    })
+    }
 }
 
 /// Checks every byte of a segment that is open; the error names the first fault, or is that of `step`.
-pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::base::Result<()> {
+pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
     let bytes = segment.bytes();
     let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step)?;
     if faults.is_empty() {
@@ -150,20 +135,16 @@ pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> crate::base::Resu
 }
 
 /// The same for a file of which nothing is to be mapped.
-pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> crate::base::Result<()> {
+pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<()> {
     let pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
     none_of(check_pieces(path, name, pieces).1, path)
 }
 
 /// The first fault as an error.
-fn none_of(faults: Vec<SegmentFault>, path: &Path) -> crate::base::Result<()> {
-    match faults.into_iter().next() {
-        None => Ok(()),
-        Some(fault) => {
-            let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
-            Err(Error::damaged(path, format!("{}{block}", fault.section), fault.detail))
-        }
-    }
+fn none_of(faults: Vec<SegmentFault>, path: &Path) -> Result<()> {
+    let Some(fault) = faults.into_iter().next() else { return Ok(()) };
+    let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
+    Err(Error::damaged(path, format!("{}{block}", fault.section), fault.detail))
 }
 
 fn fault(section: &str, block: Option<u64>, detail: impl Into<String>) -> SegmentFault {
@@ -184,7 +165,7 @@ fn check_bytes(
     file_len: usize,
     footer: &Footer,
     step: Step<'_>,
-) -> crate::base::Result<Vec<SegmentFault>> {
+) -> Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let body = file_len.saturating_sub(FOOTER_LEN);
     let crcs = block_crcs(source, body, footer);
@@ -287,8 +268,7 @@ fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faul
     }
 }
 
-/// Finds the keys of the entries whose bytes lie in damaged blocks. Goes through the entries once, however many blocks there
-/// are.
+/// Finds the keys of the entries whose bytes lie in damaged blocks.
 fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
     // By section: the damaged blocks, ascending, and which fault each is.
     let mut damaged: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
@@ -302,21 +282,29 @@ fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
         }
     }
     damaged.values_mut().for_each(|blocks| blocks.sort_unstable());
-    if damaged.is_empty() {
-        return;
-    }
-    for index in 0..segment.entry_count() {
-        for (section, blocks) in &damaged {
-            let Some(span) = span_of(segment, section, index).filter(|span| !span.is_empty()) else {
-                continue;
-            };
+    let span_of = |section: &str, index| span_of(segment, section, index);
+    each_hit(segment.entry_count(), span_of, &damaged, |index, number| {
+        if let (Some(fault), Ok(key)) = (faults.get_mut(number), segment.key(index)) {
+            fault.keys.push(key.to_vec());
+        }
+    });
+}
+
+/// Tells `hit` of every entry and every damaged block that it has bytes in. Goes through the entries once for
+/// each section, whatever the number of its blocks.
+fn each_hit(
+    entry_count: usize,
+    span_of: impl Fn(&str, usize) -> Option<Range<usize>>,
+    damaged: &BTreeMap<String, Vec<(usize, usize)>>,
+    mut hit: impl FnMut(usize, usize),
+) {
+    for (section, blocks) in damaged {
+        for index in 0..entry_count {
+            let Some(span) = span_of(section, index).filter(|span| !span.is_empty()) else { continue };
             let first = blocks.partition_point(|(block, _)| *block < span.start / BLOCK_LEN);
-            let hit = blocks.get(first..).unwrap_or_default().iter();
-            for (_, number) in hit.take_while(|(block, _)| *block <= (span.end - 1) / BLOCK_LEN) {
-                if let (Some(fault), Ok(key)) = (faults.get_mut(*number), segment.key(index)) {
-                    fault.keys.push(key.to_vec());
-                }
-            }
+            let from = blocks.get(first..).unwrap_or_default().iter();
+            from.take_while(|(block, _)| *block <= (span.end - 1) / BLOCK_LEN)
+                .for_each(|(_, number)| hit(index, *number));
         }
     }
 }
@@ -375,7 +363,7 @@ fn first_not_found(segment: &Segment) -> Option<usize> {
 }
 
 /// What checksums cannot say: that the tables agree with each other.
-fn check_tables(segment: &Segment, step: Step<'_>) -> crate::base::Result<Vec<SegmentFault>> {
+fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let footer = segment.footer();
     let expected_header = npy::header(segment.dtype(), footer.rows, footer.dim as usize);
@@ -387,37 +375,34 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> crate::base::Result<Vec<Se
     }
     let mut kinds = [0u64; 4];
     let mut rows = 0;
-    let mut add = |tag: Tag, detail: String| {
-        faults.push(fault(&String::from_utf8_lossy(&tag), None, detail));
+    let mut look = |index: usize| {
+        let wrong = |section: &str, detail: String| Err(Error::damaged(segment.path(), section, detail));
+        let (key, kind, span) = (segment.key(index)?, segment.kind(index)?, segment.row_span(index)?);
+        if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
+            *count += 1;
+        }
+        if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
+            return wrong("REND", format!("entry {index} of kind {kind} has rows {span:?}"));
+        }
+        rows = span.end;
+        if key.is_empty() {
+            wrong("HASH", format!("entry {index} cannot be found by its key"))
+        } else {
+            Ok(())
+        }
     };
     for index in 0..segment.entry_count() {
         if index % ENTRIES_PER_STEP == 0 {
             step(0)?;
         }
-        let read =
-            segment.key(index).and_then(|key| Ok((key, segment.kind(index)?, segment.row_span(index)?)));
-        let (key, kind, span) = match read {
-            Ok(read) => read,
-            Err(error) => {
-                faults.push(from_error(error));
-                return Ok(faults);
-            }
-        };
-        if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
-            *count += 1;
-        }
-        if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
-            add(section::REND, format!("entry {index} of kind {kind} has rows {span:?}"));
-            return Ok(faults);
-        }
-        rows = span.end;
-        if key.is_empty() {
-            add(section::HASH, format!("entry {index} cannot be found by its key"));
+        if let Err(error) = look(index) {
+            faults.push(from_error(error));
             return Ok(faults);
         }
     }
+    let mut add = |section: &str, detail: String| faults.push(fault(section, None, detail));
     if let Some(index) = first_not_found(segment) {
-        add(section::HASH, format!("entry {index} cannot be found by its key"));
+        add("HASH", format!("entry {index} cannot be found by its key"));
         return Ok(faults);
     }
     let mut killed = ([0u64; 4], 0u64);
@@ -427,20 +412,54 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> crate::base::Result<Vec<Se
         }
         killed.1 = killed.1.saturating_add(u64::from(kill.rows));
         if kill.padding != [0; 3] || kill.killer < footer.first || kill.killer > footer.last {
-            add(section::KILL, format!("a kill by commit {}, or with padding that is not zero", kill.killer));
+            add("KILL", format!("a kill by commit {}, or with padding that is not zero", kill.killer));
         }
     }
     if killed != (footer.killed, footer.killed_rows) {
-        add(section::KILL, "the kills are not those that the footer counts".to_owned());
+        add("KILL", "the kills are not those that the footer counts".to_owned());
     }
     if kinds != footer.kinds {
-        add(section::KIND, format!("expected {:?} entries of each kind, found {kinds:?}", footer.kinds));
+        add("KIND", format!("expected {:?} entries of each kind, found {kinds:?}", footer.kinds));
     }
     if rows != segment.row_count() {
-        add(section::REND, format!("expected {} rows, the entries have {rows}", segment.row_count()));
+        add("REND", format!("expected {} rows, the entries have {rows}", segment.row_count()));
     }
     if !segment.hashes().is_sorted() {
-        add(section::HASH, "hashes do not ascend".to_owned());
+        add("HASH", "hashes do not ascend".to_owned());
     }
     Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// Every block of two sections damaged, entries of many lengths: each entry is looked at once for each section.
+    #[test]
+    fn keys_of_damaged_blocks_take_one_pass() {
+        const ENTRIES: usize = 5000;
+        let width = |section: &str| if section == "ROWS" { BLOCK_LEN / 7 } else { 100 };
+        let mut damaged: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
+        let mut blocks = 0;
+        for section in ["KEYS", "ROWS"] {
+            for block in 0..(ENTRIES * width(section)).div_ceil(BLOCK_LEN) {
+                damaged.entry(section.to_owned()).or_default().push((block, blocks));
+                blocks += 1;
+            }
+        }
+        let (calls, hits) = (Cell::new(0), Cell::new(0));
+        let span_of = |section: &str, index: usize| {
+            calls.set(calls.get() + 1);
+            Some(index * width(section)..(index + 1) * width(section))
+        };
+        let mut hit_blocks = vec![0; blocks];
+        each_hit(ENTRIES, span_of, &damaged, |_, number| {
+            hits.set(hits.get() + 1);
+            hit_blocks[number] += 1;
+        });
+        assert_eq!(calls.get(), ENTRIES * 2);
+        assert!(hits.get() <= ENTRIES * 2 + blocks, "{} hits of {blocks} blocks", hits.get());
+        assert!(hit_blocks.iter().all(|hits| *hits > 0));
+    }
 }

@@ -1,94 +1,30 @@
-//! Lays out a segment that consists of what stays of others. Nothing of them is held in memory but which entries stay, and, while
-//! it is written, the order of keys: what goes into the file is made as it is written.
+//! Lays out a segment that consists of what stays of others. Nothing of them is held in memory but which entries stay, and,
+//! while it is written, the order of keys: what goes into the file is made as it is written.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io;
+use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 
 use super::Segment;
-use super::writer::{EncodedSegment, Part, Sections};
+use super::writer::{EncodedSegment, Part, Sink, count, count_kill};
 use crate::base::{DType, Error, Result};
 use crate::format::footer::Footer;
 use crate::format::records::{Kill, Run};
-use crate::format::{npy, section};
+use crate::format::section;
 
-/// Numbers that are gathered before they are written.
-const GATHERED: usize = 8192;
+/// Bytes that are gathered before they are written.
+const GATHERED: usize = 1 << 16;
 /// Bits in a word.
 const BITS: usize = 64;
-
-/// Where bytes go.
-type Sink<'s> = &'s mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 /// A segment that is joined to others.
 #[derive(Debug)]
 struct Input<'a> {
     segment: &'a Segment,
-    /// `None`: all of its entries stay.
-    staying: Option<Staying>,
-    /// Number of its first entry in the output.
-    first: u64,
-}
-
-/// Which entries of a segment stay.
-#[derive(Debug)]
-struct Staying {
-    words: Vec<u64>,
-    /// How many stay before each word.
-    before: Vec<u32>,
-}
-
-impl Staying {
-    /// `None` when all stay.
-    fn new(count: usize, stays: impl Fn(usize) -> Result<bool>) -> Result<Option<Self>> {
-        let mut words = vec![0u64; count.div_ceil(BITS)];
-        let mut kept = 0;
-        for (number, word) in words.iter_mut().enumerate() {
-            for bit in 0..BITS.min(count - number * BITS) {
-                if stays(number * BITS + bit)? {
-                    *word |= 1 << bit;
-                    kept += 1;
-                }
-            }
-        }
-        if kept == count {
-            return Ok(None);
-        }
-        let before = words.iter().scan(0, |sum, word| {
-            let before = *sum;
-            *sum += word.count_ones();
-            Some(before)
-        });
-        let before = before.collect();
-        Ok(Some(Staying { words, before }))
-    }
-
-    fn word(&self, number: usize) -> u64 {
-        self.words.get(number).copied().unwrap_or(0)
-    }
-
-    /// The place of an entry among those that stay; `None` when it does not.
-    fn rank(&self, entry: usize) -> Option<u64> {
-        let (word, bit) = (self.word(entry / BITS), entry % BITS);
-        let before = self.before.get(entry / BITS)?;
-        (word >> bit & 1 == 1).then(|| u64::from(before + (word & ((1 << bit) - 1)).count_ones()))
-    }
-
-    /// The first entry from `from` on that stays, or does not.
-    fn next(&self, from: usize, stays: bool, count: usize) -> usize {
-        let mut at = from;
-        while at < count {
-            let word = if stays { self.word(at / BITS) } else { !self.word(at / BITS) };
-            let rest = word >> (at % BITS);
-            if rest != 0 {
-                return count.min(at + rest.trailing_zeros() as usize);
-            }
-            at = (at / BITS + 1) * BITS;
-        }
-        count
-    }
+    /// Which of its entries stay, a bit for each, and the number in the output of the first one of each word.
+    staying: Vec<(u64, u64)>,
 }
 
 /// Neighbouring entries of a segment that all stay, and where what belongs to them lies.
@@ -102,124 +38,71 @@ struct Stretch<'a> {
 }
 
 impl Input<'_> {
-    /// Entries that stay, as ranges, ascending.
-    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let count = self.segment.entry_count();
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let (start, end) = match &self.staying {
-                None => (at, count),
-                Some(staying) => {
-                    let start = staying.next(at, true, count);
-                    (start, staying.next(start, false, count))
-                }
-            };
-            at = end;
-            (start < end).then_some(start..end)
-        })
-    }
-
     /// The number in the output of an entry of this segment; `None` when it does not stay.
     fn number_of(&self, entry: usize) -> Option<u64> {
-        let rank = match &self.staying {
-            None => entry as u64,
-            Some(staying) => staying.rank(entry)?,
-        };
-        Some(self.first + rank)
+        let (word, first) = *self.staying.get(entry / BITS)?;
+        let bit = 1 << (entry % BITS);
+        (word & bit != 0).then(|| first + u64::from((word & (bit - 1)).count_ones()))
     }
+
+    /// Entries that stay, as ranges, ascending.
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let (mut at, count) = (0, self.segment.entry_count());
+        std::iter::from_fn(move || {
+            let start = (at..count).find(|entry| self.number_of(*entry).is_some())?;
+            at = (start..count).find(|entry| self.number_of(*entry).is_none()).unwrap_or(count);
+            Some(start..at)
+        })
+    }
+}
+
+/// Where what an entry has of a kind lies, among all of its segment.
+type SpanOf = fn(&Segment, usize) -> Option<Range<usize>>;
+
+fn rows_of(segment: &Segment, entry: usize) -> Option<Range<usize>> {
+    segment.row_span(entry).ok()
+}
+
+/// A segment without payloads has no table of their ends.
+fn payload_of(segment: &Segment, entry: usize) -> Option<Range<usize>> {
+    if segment.has_payloads() { segment.payload_span(entry) } else { Some(0..0) }
 }
 
 impl<'a> Stretch<'a> {
     fn new(segment: &'a Segment, entries: Range<usize>) -> Result<Self> {
-        let (first, last) = (entries.start, entries.end.saturating_sub(1));
-        let broken =
-            |section: &str| Error::damaged(segment.path(), section, format!("of entries {entries:?}"));
-        let keys = segment.key_span(first).zip(segment.key_span(last));
-        let keys = keys.filter(|(first, last)| first.start <= last.end).ok_or_else(|| broken("KEND"))?;
-        let rows = (segment.row_span(first)?, segment.row_span(last)?);
-        let payloads = match segment.has_payloads() {
-            false => 0..0,
-            true => {
-                let spans = segment.payload_span(first).zip(segment.payload_span(last));
-                let (first, last) = spans.ok_or_else(|| broken("PEND"))?;
-                first.start..last.end
-            }
+        let all = |section: &str, of: SpanOf| {
+            let ends = of(segment, entries.start).zip(of(segment, entries.end.saturating_sub(1)));
+            let range = ends.map(|(first, last)| first.start..last.end);
+            range
+                .filter(|range| range.start <= range.end)
+                .ok_or_else(|| Error::damaged(segment.path(), section, format!("of entries {entries:?}")))
         };
-        if rows.0.start > rows.1.end || payloads.start > payloads.end {
-            return Err(broken("REND"));
-        }
-        let (keys, rows) = (keys.0.start..keys.1.end, rows.0.start..rows.1.end);
+        let (keys, rows) = (all("KEND", Segment::key_span)?, all("REND", rows_of)?);
+        let payloads = all("PEND", payload_of)?;
         Ok(Stretch { segment, entries, rows, keys, payloads })
     }
-
-    /// Where what is of this kind lies.
-    fn range(&self, of: Ends) -> &Range<usize> {
-        match of {
-            Ends::Keys => &self.keys,
-            Ends::Rows => &self.rows,
-            Ends::Payloads => &self.payloads,
-        }
-    }
-
-    /// Where what is of this kind ends for an entry. A segment without payloads has no table of their ends.
-    fn end(&self, of: Ends, entry: usize) -> Option<usize> {
-        let span = match of {
-            Ends::Keys => self.segment.key_span(entry),
-            Ends::Rows => self.segment.row_span(entry).ok(),
-            Ends::Payloads if self.segment.has_payloads() => self.segment.payload_span(entry),
-            Ends::Payloads => Some(0..0),
-        };
-        span.map(|span| span.end)
-    }
-}
-
-/// What has a table of ends.
-#[derive(Clone, Copy, Debug)]
-enum Ends {
-    Keys,
-    Rows,
-    Payloads,
 }
 
 fn contradiction() -> io::Error {
     io::Error::other("the tables of a segment are not what they were a moment ago")
 }
 
-/// Numbers on their way to a file.
-struct Numbers<'s> {
-    gathered: Vec<u64>,
-    sink: Sink<'s>,
-}
+/// Where bytes go, as a writer that can be buffered.
+struct Through<'s>(Sink<'s>);
 
-impl<'s> Numbers<'s> {
-    fn new(sink: Sink<'s>) -> Self {
-        Numbers { gathered: Vec::with_capacity(GATHERED), sink }
-    }
-
-    fn push(&mut self, number: u64) -> io::Result<()> {
-        self.gathered.push(number);
-        if self.gathered.len() == GATHERED { self.flush() } else { Ok(()) }
+impl Write for Through<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (self.0)(bytes).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        (self.sink)(bytemuck::cast_slice(&self.gathered))?;
-        self.gathered.clear();
         Ok(())
     }
 }
 
-/// What a segment will have.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    entries: u64,
-    rows: u64,
-    key_bytes: u64,
-    payload_bytes: u64,
-    kinds: [u64; 4],
-    runs: u64,
-    kills: u64,
-    killed: [u64; 4],
-    killed_rows: u64,
+/// Numbers are gathered on their way to a file.
+fn gathered(sink: Sink<'_>) -> BufWriter<Through<'_>> {
+    BufWriter::with_capacity(GATHERED, Through(sink))
 }
 
 /// Neighbouring segments that become one.
@@ -229,7 +112,12 @@ pub(crate) struct Joined<'a> {
     /// Kills of entries before this commit still count. The others have done their work: what they kill is left out.
     first_commit: u64,
     row_bytes: usize,
-    counts: Counts,
+    /// The counts of what it will have.
+    counts: Footer,
+    key_bytes: u64,
+    payload_bytes: u64,
+    runs: u64,
+    kills: u64,
     /// The entries in the order of their hashes, once these have been written.
     order: RefCell<Vec<u32>>,
 }
@@ -244,37 +132,50 @@ impl<'a> Joined<'a> {
         first_commit: u64,
         stays: impl Fn(usize, usize) -> Result<bool>,
     ) -> Result<Self> {
-        let (mut inputs, mut counts, mut row_bytes) = (Vec::new(), Counts::default(), 0);
+        let mut all = Joined {
+            inputs: Vec::new(),
+            first_commit,
+            row_bytes: 0,
+            counts: Footer::empty(),
+            key_bytes: 0,
+            payload_bytes: 0,
+            runs: 0,
+            kills: 0,
+            order: RefCell::default(),
+        };
         for (position, segment) in segments.enumerate() {
-            let staying = Staying::new(segment.entry_count(), |entry| stays(position, entry))?;
-            let input = Input { segment, staying, first: counts.entries };
+            let mut staying = Vec::with_capacity(segment.entry_count().div_ceil(BITS));
+            for entry in 0..segment.entry_count() {
+                if entry % BITS == 0 {
+                    staying.push((0, all.counts.entries));
+                }
+                if stays(position, entry)?
+                    && let Some((word, _)) = staying.last_mut()
+                {
+                    *word |= 1 << (entry % BITS);
+                    all.counts.entries += 1;
+                    count(&mut all.counts.kinds, segment.kind(entry)?.code());
+                }
+            }
+            let input = Input { segment, staying };
             for range in input.ranges() {
                 let stretch = Stretch::new(segment, range)?;
-                counts.entries += stretch.entries.len() as u64;
-                counts.rows += stretch.rows.len() as u64;
-                counts.key_bytes += stretch.keys.len() as u64;
-                counts.payload_bytes += stretch.payloads.len() as u64;
-                for entry in stretch.entries.clone() {
-                    if let Some(count) = counts.kinds.get_mut(usize::from(segment.kind(entry)?.code())) {
-                        *count += 1;
-                    }
-                }
-                counts.runs += runs_of(&stretch, 0, 0)?.count() as u64;
+                all.counts.rows += stretch.rows.len() as u64;
+                all.key_bytes += stretch.keys.len() as u64;
+                all.payload_bytes += stretch.payloads.len() as u64;
+                all.runs += runs_of(&stretch, 0, 0)?.count() as u64;
             }
             for kill in segment.kills().iter().filter(|kill| kill.commit < first_commit) {
-                counts.kills += 1;
-                counts.killed_rows += u64::from(kill.rows);
-                if let Some(count) = counts.killed.get_mut(usize::from(kill.kind)) {
-                    *count += 1;
-                }
+                all.kills += 1;
+                count_kill(&mut all.counts, kill);
             }
-            row_bytes = segment.footer().dim as usize * segment.dtype().size();
-            inputs.push(input);
+            all.row_bytes = segment.footer().dim as usize * segment.dtype().size();
+            all.inputs.push(input);
         }
-        if u32::try_from(counts.entries + 1).is_err() {
+        if u32::try_from(all.counts.entries + 1).is_err() {
             return Err(Error::bad_input("a segment holds fewer than 2^32 entries"));
         }
-        Ok(Joined { inputs, first_commit, row_bytes, counts, order: RefCell::default() })
+        Ok(all)
     }
 
     /// Lays the segment out. `identity` has everything that does not follow from the entries.
@@ -287,79 +188,33 @@ impl<'a> Joined<'a> {
         dtype: DType,
         settings: Vec<u8>,
     ) -> Result<EncodedSegment<'a>> {
-        let Counts { entries, rows, key_bytes, payload_bytes, kinds, runs, kills, killed, killed_rows } =
-            self.counts;
+        let Footer { entries, rows, kinds, killed, killed_rows, .. } = self.counts;
         let footer = Footer { entries, rows, kinds, killed, killed_rows, ..identity };
         let row_len =
             rows.checked_mul(self.row_bytes as u64).ok_or(Error::Internal { what: "too many rows" })?;
-        let mut sections: Sections<'a> = vec![
-            (section::HEAD, Part::Bytes(npy::header(dtype, rows, footer.dim as usize))),
+        let sections = vec![
+            (section::ROWS, self.copied(row_len, |of| of.segment.row_bytes(of.rows.clone()).ok())),
             (
-                section::ROWS,
-                Part::made(row_len, |sink| {
-                    self.each(|stretch| {
-                        sink(stretch.segment.row_bytes(stretch.rows.clone()).map_err(|_| contradiction())?)
-                    })
-                }),
-            ),
-        ];
-        if dtype.has_scales() {
-            sections.push((
                 section::SCAL,
-                Part::made(rows * 4, |sink| {
-                    self.each(|stretch| {
-                        sink(bytemuck::cast_slice(stretch.segment.row_scales(stretch.rows.clone())))
-                    })
-                }),
-            ));
-        }
-        sections.extend([
-            (
-                section::KEYS,
-                Part::made(key_bytes, |sink| {
-                    self.each(|stretch| {
-                        sink(stretch.segment.all_keys().get(stretch.keys.clone()).unwrap_or_default())
-                    })
+                self.copied(rows * 4, |of| {
+                    Some(bytemuck::cast_slice(of.segment.row_scales(of.rows.clone())))
                 }),
             ),
-            (section::KEND, Part::made(entries * 8, |sink| self.write_ends(Ends::Keys, sink))),
+            (section::KEYS, self.copied(self.key_bytes, |of| of.segment.all_keys().get(of.keys.clone()))),
+            (section::KEND, self.ends(Segment::key_span)),
+            (section::KIND, self.copied(entries, |of| of.segment.all_kinds().get(of.entries.clone()))),
+            (section::REND, self.ends(rows_of)),
             (
-                section::KIND,
-                Part::made(entries, |sink| {
-                    self.each(|stretch| {
-                        sink(stretch.segment.all_kinds().get(stretch.entries.clone()).unwrap_or_default())
-                    })
-                }),
-            ),
-            (section::REND, Part::made(entries * 8, |sink| self.write_ends(Ends::Rows, sink))),
-        ]);
-        if payload_bytes > 0 {
-            sections.push((
                 section::PAYL,
-                Part::made(payload_bytes, |sink| {
-                    self.each(|stretch| {
-                        sink(stretch.segment.all_payloads().get(stretch.payloads.clone()).unwrap_or_default())
-                    })
-                }),
-            ));
-            sections
-                .push((section::PEND, Part::made(entries * 8, |sink| self.write_ends(Ends::Payloads, sink))));
-        }
-        sections.push((section::HASH, Part::made(entries * 8, |sink| self.write_hashes(sink))));
-        sections.push((
-            section::HENT,
-            Part::made(entries * 4, |sink| sink(bytemuck::cast_slice(&self.order.take()))),
-        ));
-        if kills > 0 {
-            sections.push((
-                section::KILL,
-                Part::made(kills * size_of::<Kill>() as u64, |sink| self.write_kills(sink)),
-            ));
-        }
-        sections
-            .push((section::RUNS, Part::made(runs * size_of::<Run>() as u64, |sink| self.write_runs(sink))));
-        sections.push((section::SETT, Part::Bytes(settings)));
-        EncodedSegment::lay_out(footer, sections)
+                self.copied(self.payload_bytes, |of| of.segment.all_payloads().get(of.payloads.clone())),
+            ),
+            (section::PEND, self.ends(payload_of)),
+            (section::HASH, Part::made(entries * 8, |sink| self.write_hashes(sink))),
+            (section::HENT, Part::made(entries * 4, |sink| sink(bytemuck::cast_slice(&self.order.take())))),
+            (section::KILL, Part::made(self.kills * size_of::<Kill>() as u64, |sink| self.write_kills(sink))),
+            (section::RUNS, Part::made(self.runs * size_of::<Run>() as u64, |sink| self.write_runs(sink))),
+        ];
+        EncodedSegment::lay_out(footer, dtype, settings, sections)
     }
 
     /// Goes through all stretches.
@@ -372,25 +227,30 @@ impl<'a> Joined<'a> {
         Ok(())
     }
 
+    /// What the stretches have, as it is.
+    fn copied(&'a self, len: u64, bytes: fn(&Stretch<'a>) -> Option<&'a [u8]>) -> Part<'a> {
+        Part::made(len, move |sink| self.each(|stretch| sink(bytes(&stretch).ok_or_else(contradiction)?)))
+    }
+
     /// Ends, which count from the beginning of the output.
-    fn write_ends(&self, of: Ends, sink: Sink<'_>) -> io::Result<()> {
-        let (mut out, mut base) = (Numbers::new(sink), 0);
-        self.each(|stretch| {
-            let range = stretch.range(of);
-            for entry in stretch.entries.clone() {
-                let end = stretch.end(of, entry).and_then(|end| end.checked_sub(range.start));
-                out.push(base + end.ok_or_else(contradiction)? as u64)?;
-            }
-            base += range.len() as u64;
-            Ok(())
-        })?;
-        out.flush()
+    fn ends(&'a self, of: SpanOf) -> Part<'a> {
+        Part::made(self.counts.entries * 8, move |sink| {
+            let (mut out, mut end) = (gathered(sink), 0);
+            self.each(|stretch| {
+                for entry in stretch.entries.clone() {
+                    end += of(stretch.segment, entry).ok_or_else(contradiction)?.len() as u64;
+                    out.write_all(bytemuck::bytes_of(&end))?;
+                }
+                Ok(())
+            })?;
+            out.flush()
+        })
     }
 
     /// The hashes of all inputs are sorted: they are merged, and their entries noted on the way.
     fn write_hashes(&self, sink: Sink<'_>) -> io::Result<()> {
         let mut order = Vec::with_capacity(usize::try_from(self.counts.entries).unwrap_or_default());
-        let mut out = Numbers::new(sink);
+        let mut out = gathered(sink);
         let at = |input: usize, position: usize| {
             let hash = self.inputs.get(input)?.segment.hashes().get(position)?;
             Some(Reverse((*hash, input, position)))
@@ -401,7 +261,7 @@ impl<'a> Joined<'a> {
             let Some(from) = self.inputs.get(input) else { continue };
             let entry = from.segment.hash_entry(position).ok_or_else(contradiction)?;
             if let Some(number) = from.number_of(entry) {
-                out.push(hash)?;
+                out.write_all(bytemuck::bytes_of(&hash))?;
                 order.push(u32::try_from(number).map_err(|_| contradiction())?);
             }
         }

@@ -344,11 +344,6 @@ impl Segment {
         self.newest_at(place, hash, key)
     }
 
-    /// The first position in [`Segment::hashes`] whose hash is not less than this one.
-    pub fn place_of(&self, hash: u64) -> usize {
-        self.index.lower_bound(self.hashes(), hash, |_| ())
-    }
-
     /// An entry is about to be read: its key, and its row where it is easily told where that lies.
     #[inline]
     fn ask_for_entry(&self, entry: usize) {
@@ -361,7 +356,7 @@ impl Segment {
 
     /// The newest entry with this key among those whose hash stands at `start` and after it.
     #[inline]
-    pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
+    fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
         let mut newest = None;
         let rest = self.hashes().get(start..).unwrap_or_default();
         // Hardly ever more than one.

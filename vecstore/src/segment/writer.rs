@@ -1,6 +1,5 @@
 //! Writes a segment: rows first, then the tables, the block checksums and the footer.
 
-use std::fmt::{self, Debug};
 use std::io::{self, IoSlice};
 use std::ops::Range;
 
@@ -30,24 +29,18 @@ const MOST_KEYS: usize = 1 << 20;
 pub(super) type Sections<'a> = Vec<(Tag, Part<'a>)>;
 
 /// Bytes that are still in another file, and are checked when they are read there.
-pub(crate) trait Stored: Debug {
+pub(crate) trait Stored {
     /// Gives the bytes of a range to `sink`, one piece after the other.
-    fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+    fn read(&self, range: Range<usize>, sink: Sink<'_>) -> io::Result<()>;
 }
 
 /// Makes bytes, and gives them to where they go, one piece after the other.
-pub(super) struct Maker<'a>(Box<MakerFn<'a>>);
+type Maker<'a> = Box<dyn Fn(Sink<'_>) -> io::Result<()> + 'a>;
 
-type MakerFn<'a> = dyn Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> + 'a;
-
-impl Debug for Maker<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Maker").finish_non_exhaustive()
-    }
-}
+/// Where bytes go.
+pub(super) type Sink<'s> = &'s mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 /// Bytes of a section.
-#[derive(Debug)]
 pub(super) enum Part<'a> {
     Borrowed(&'a [u8]),
     Bytes(Vec<u8>),
@@ -60,11 +53,8 @@ pub(super) enum Part<'a> {
 
 impl<'a> Part<'a> {
     /// A number of bytes that `make` gives.
-    pub fn made(
-        len: u64,
-        make: impl Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> + 'a,
-    ) -> Self {
-        Part::Made(len, Maker(Box::new(make)))
+    pub fn made(len: u64, make: impl Fn(Sink<'_>) -> io::Result<()> + 'a) -> Self {
+        Part::Made(len, Box::new(make))
     }
 
     fn len(&self) -> u64 {
@@ -88,7 +78,7 @@ impl<'a> Part<'a> {
 }
 
 /// Collects the entries of one segment. Rows are borrowed until they are written.
-#[derive(Debug)]
+#[derive(Default)]
 pub(crate) struct SegmentBuilder<'a> {
     rows: Vec<Part<'a>>,
     scales: Vec<f32>,
@@ -102,26 +92,19 @@ pub(crate) struct SegmentBuilder<'a> {
     hashes: Vec<(u64, u32)>,
     runs: Vec<Run>,
     kills: Vec<Kill>,
-    kind_counts: [u64; 4],
 }
 
 impl<'a> SegmentBuilder<'a> {
     /// An empty segment with room for a number of entries.
     pub fn new(entries: usize) -> Self {
         SegmentBuilder {
-            rows: Vec::new(),
-            scales: Vec::new(),
-            row_count: 0,
             keys: Vec::with_capacity(entries.saturating_mul(USUAL_KEY).min(MOST_KEYS)),
             key_ends: Vec::with_capacity(entries),
             kinds: Vec::with_capacity(entries),
             row_ends: Vec::with_capacity(entries),
-            payloads: Vec::new(),
             payload_ends: Vec::with_capacity(entries),
             hashes: Vec::with_capacity(entries),
-            runs: Vec::new(),
-            kills: Vec::new(),
-            kind_counts: [0; 4],
+            ..Self::default()
         }
     }
 
@@ -148,9 +131,6 @@ impl<'a> SegmentBuilder<'a> {
         self.keys.extend_from_slice(key);
         self.key_ends.push(self.keys.len() as u64);
         self.kinds.push(kind.code());
-        if let Some(count) = self.kind_counts.get_mut(usize::from(kind.code())) {
-            *count += 1;
-        }
         self.row_count += rows;
         self.row_ends.push(self.row_count);
         self.payloads.extend_from_slice(payload);
@@ -210,48 +190,44 @@ impl<'a> SegmentBuilder<'a> {
     /// What was collected does not fit together.
     pub fn finish(mut self, identity: Footer, dtype: DType, settings: Vec<u8>) -> Result<EncodedSegment<'a>> {
         self.check(identity.dim as usize * dtype.size(), dtype.has_scales())?;
-        let mut footer = identity;
-        footer.entries = self.kinds.len() as u64;
-        footer.rows = self.row_count;
-        footer.kinds = self.kind_counts;
-        for kill in &self.kills {
-            if let Some(count) = footer.killed.get_mut(usize::from(kill.kind)) {
-                *count += 1;
-            }
-            footer.killed_rows += u64::from(kill.rows);
-        }
+        let mut footer = Footer { entries: self.kinds.len() as u64, rows: self.row_count, ..identity };
+        self.kinds.iter().for_each(|kind| count(&mut footer.kinds, *kind));
+        self.kills.iter().for_each(|kill| count_kill(&mut footer, kill));
         self.hashes.sort_unstable();
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
 
-        let header = npy::header(dtype, self.row_count, footer.dim as usize);
-        let mut sections: Sections<'a> = Vec::with_capacity(MAX_SECTIONS + self.rows.len());
-        sections.push((section::HEAD, Part::Bytes(header)));
         // A section without parts is one all the same.
-        sections.push((section::ROWS, Part::Borrowed(&[])));
+        let mut sections: Sections<'a> = vec![(section::ROWS, Part::Borrowed(&[]))];
         sections.extend(self.rows.into_iter().map(|rows| (section::ROWS, rows)));
-        if dtype.has_scales() {
-            sections.push((section::SCAL, bytes_of(&self.scales)));
-        }
         sections.extend([
+            (section::SCAL, bytes_of(&self.scales)),
             (section::KEYS, Part::Bytes(self.keys)),
             (section::KEND, Part::Longs(self.key_ends)),
             (section::KIND, Part::Bytes(self.kinds)),
             (section::REND, Part::Longs(self.row_ends)),
+            (section::PAYL, Part::Bytes(self.payloads)),
+            (section::PEND, Part::Longs(self.payload_ends)),
+            (section::HASH, Part::Longs(hashes)),
+            (section::HENT, Part::Shorts(hash_entries)),
+            (section::KILL, bytes_of(&self.kills)),
+            (section::RUNS, bytes_of(&self.runs)),
         ]);
-        if !self.payloads.is_empty() {
-            sections.push((section::PAYL, Part::Bytes(self.payloads)));
-            sections.push((section::PEND, Part::Longs(self.payload_ends)));
-        }
-        sections.push((section::HASH, Part::Longs(hashes)));
-        sections.push((section::HENT, Part::Shorts(hash_entries)));
-        if !self.kills.is_empty() {
-            sections.push((section::KILL, bytes_of(&self.kills)));
-        }
-        sections.push((section::RUNS, bytes_of(&self.runs)));
-        sections.push((section::SETT, Part::Bytes(settings)));
-        EncodedSegment::lay_out(footer, sections)
+        EncodedSegment::lay_out(footer, dtype, settings, sections)
     }
+}
+
+/// Counts a kind by its code.
+pub(super) fn count(kinds: &mut [u64; 4], code: u8) {
+    if let Some(count) = kinds.get_mut(usize::from(code)) {
+        *count += 1;
+    }
+}
+
+/// Counts a kill and its rows.
+pub(super) fn count_kill(footer: &mut Footer, kill: &Kill) {
+    count(&mut footer.killed, kill.kind);
+    footer.killed_rows += u64::from(kill.rows);
 }
 
 fn bytes_of<'a, T: bytemuck::NoUninit>(records: &[T]) -> Part<'a> {
@@ -264,14 +240,31 @@ fn by_section<'a, 's>(sections: &'s Sections<'a>) -> impl Iterator<Item = &'s [(
 }
 
 /// A segment whose layout is fixed, ready to be written.
-#[derive(Debug)]
 pub(crate) struct EncodedSegment<'a> {
     footer: Footer,
     sections: Sections<'a>,
 }
 
 impl<'a> EncodedSegment<'a> {
-    pub(super) fn lay_out(mut footer: Footer, sections: Sections<'a>) -> Result<Self> {
+    /// Lays out what these sections hold, in their order, between the header of the rows and the settings. Scales, payloads
+    /// and kills are left out where there are none.
+    pub(super) fn lay_out(
+        mut footer: Footer,
+        dtype: DType,
+        settings: Vec<u8>,
+        mut sections: Sections<'a>,
+    ) -> Result<Self> {
+        let has = |tag| sections.iter().any(|(of, part)| *of == tag && part.len() > 0);
+        let (payloads, kills) = (has(section::PAYL), has(section::KILL));
+        sections.retain(|(tag, _)| match *tag {
+            section::SCAL => dtype.has_scales(),
+            section::PAYL | section::PEND => payloads,
+            section::KILL => kills,
+            _ => true,
+        });
+        let header = npy::header(dtype, footer.rows, footer.dim as usize);
+        sections.insert(0, (section::HEAD, Part::Bytes(header)));
+        sections.push((section::SETT, Part::Bytes(settings)));
         let mut offset = 0u64;
         let mut blocks = 0u64;
         let mut table = footer.sections.iter_mut();
@@ -329,7 +322,7 @@ impl<'a> EncodedSegment<'a> {
                 };
                 match part {
                     Part::Stored(stored, range) => stored.read(range.clone(), &mut copy)?,
-                    Part::Made(_, Maker(make)) => make(&mut copy)?,
+                    Part::Made(_, make) => make(&mut copy)?,
                     part => {
                         hasher.update(part.bytes());
                         out.add(part.bytes())?;
@@ -439,6 +432,8 @@ mod tests {
         let identity = Footer { dim: 1, ..Footer::empty() };
         builder.finish(identity, DType::F32, Vec::new()).map(drop)
     }
+
+    type Mistake = fn(&mut SegmentBuilder<'_>);
 
     #[test]
     fn a_contradiction_is_never_laid_out() {

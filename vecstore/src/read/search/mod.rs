@@ -4,13 +4,12 @@ mod kernels;
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
-use std::num::NonZeroUsize;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{DType, Result};
+use crate::read::in_parts;
 use crate::state::{LiveSegment, View};
 use crate::types::{Address, Metric};
 
@@ -106,13 +105,8 @@ pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
         })
         .collect();
     let rows: usize = view.segments.iter().map(|live| live.segment.row_count()).sum();
-    let threads = match rows / ROWS_PER_THREAD {
-        // Counting the cores reads files of the system: it takes longer than searching a small store.
-        0 | 1 => 1,
-        useful => useful.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
-    };
     let k = k.min(rows);
-    let scan = |work: &[(usize, usize)]| -> Result<Best> {
+    let parts = in_parts(&work, rows / ROWS_PER_THREAD, |_, work| {
         let mut best = Best::new(k);
         for (segment, first) in work {
             if let Some(live) = view.segments.get(*segment) {
@@ -120,30 +114,10 @@ pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
             }
         }
         Ok(best)
-    };
-    let parts: Vec<Result<Best>> = if threads == 1 {
-        vec![scan(&work)]
-    } else {
-        let scan = &scan;
-        thread::scope(|scope| {
-            let pieces = work.chunks(work.len().div_ceil(threads).max(1));
-            // Where the system gives no further thread this one does it.
-            let started: Vec<_> = pieces
-                .map(|piece| {
-                    let run = move || scan(piece);
-                    spawn_scoped(scope, run).map_err(|_| run)
-                })
-                .collect();
-            let done = started.into_iter().map(|thread| match thread {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(run) => run(),
-            });
-            done.collect()
-        })
-    };
+    })?;
     let mut best = Best::new(k);
     for part in parts {
-        part?.heap.into_iter().for_each(|candidate| best.offer(candidate));
+        part.heap.into_iter().for_each(|candidate| best.offer(candidate));
     }
     let mut sorted = best.heap.into_vec();
     sorted.sort_unstable();
