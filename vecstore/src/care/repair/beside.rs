@@ -9,11 +9,11 @@ use super::carry_out::Plan;
 use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
 use super::mend::Mender;
-use super::survey::{Found, Identity, State, survey};
+use super::survey::{Found, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair, RepairReport};
 use crate::base::Result;
 use crate::segment::{Segment, SegmentName};
-use crate::state::{CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
 
 impl Before {
     pub(super) fn listed(&self) -> Vec<SegmentRecord> {
@@ -26,20 +26,18 @@ impl Before {
         self.listed().into_iter().chain(versions.copied()).collect()
     }
 
-    /// What files must agree with. Without a manifest only the segments say it.
-    pub(super) fn identity(&self, found: &[Found]) -> Option<Identity> {
-        match &self.manifest {
-            Some(manifest) => Some(Identity::of(&manifest.body)),
-            None => Identity::of_most(found),
-        }
+    /// The store that files must be of. Without a manifest only the segments say it.
+    pub(super) fn store(&self, found: &[Found]) -> Option<Body> {
+        let manifest = self.manifest.as_ref().map(|manifest| manifest.body.clone());
+        manifest.or_else(|| store_of_most(found))
     }
 
     /// Counts named checkpoints that are not the store's among the bad ones; says whether there were any.
-    fn refuse_versions(&mut self, identity: &Identity) -> bool {
+    fn refuse_versions(&mut self, store: &Body) -> bool {
         let manifest = self.manifest.as_ref().map(|manifest| &manifest.body);
         let bad = self.bad_versions.len();
         self.versions.retain(|(name, version)| {
-            let why = identity.refuses_version(&version.body, manifest);
+            let why = refuses_version(store, &version.body, manifest);
             self.bad_versions.extend(why.map(|why| (name.clone(), why.to_owned())));
             why.is_none()
         });
@@ -51,14 +49,12 @@ impl Repair<'_> {
     /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it, segments of
     /// the same names would be taken for somebody else's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
-        if let Some(manifest) = &before.manifest {
-            before.refuse_versions(&Identity::of(&manifest.body));
+        if let Some(store) = before.store(&[]) {
+            before.refuse_versions(&store);
         }
         let found = survey(self.vfs, self.dir, &before.records())?;
-        match before.identity(&found) {
-            Some(identity) if before.refuse_versions(&identity) => {
-                survey(self.vfs, self.dir, &before.records())
-            }
+        match before.store(&found) {
+            Some(store) if before.refuse_versions(&store) => survey(self.vfs, self.dir, &before.records()),
             _ => Ok(found),
         }
     }
@@ -73,13 +69,8 @@ impl Repair<'_> {
         plan: &mut Plan,
         report: &mut RepairReport,
     ) -> Result<HashSet<String>> {
-        let opened: HashMap<SegmentName, Arc<Segment>> = found
-            .iter()
-            .filter_map(|file| match &file.state {
-                State::Sound(segment) if file.is_whole() => Some((file.name, Arc::clone(segment))),
-                _ => None,
-            })
-            .collect();
+        let opened: HashMap<SegmentName, Arc<Segment>> =
+            found.iter().filter_map(|file| Some((file.name, Arc::clone(file.whole()?)))).collect();
         let mut bad = HashSet::new();
         for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
             let problem = self.bitmap_damage(error)?;

@@ -41,7 +41,7 @@ use chain::{Chain, Piece, cheapest};
 use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::Mender;
 pub use report::{Finding, RepairReport};
-use survey::{Found, State};
+use survey::Found;
 
 /// How long to wait for whoever writes.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -171,9 +171,8 @@ impl Repair<'_> {
         }
         let mut found = self.survey(&mut before)?;
         let (listed, all) = (before.listed(), before.records());
-        let identity = before.identity(&found);
-        if let Some(identity) = &identity {
-            survey::refuse_foreign(&mut found, identity, &all);
+        if let Some(store) = before.store(&found) {
+            survey::refuse_foreign(&mut found, &store, &all);
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
         let listed_last = listed.last().map_or(0, |record| record.last);
@@ -286,12 +285,8 @@ impl Repair<'_> {
 
     /// What the manifest's bitmaps say is superseded, in files that are whole.
     fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
-        let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
-            State::Sound(segment) => Some(segment),
-            _ => None,
-        });
         let mut superseded = HashSet::new();
-        for segment in sound {
+        for segment in found.iter().filter_map(Found::whole) {
             match live::known(self.vfs, self.dir, body, segment) {
                 Some(Ok(dead)) => {
                     superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
