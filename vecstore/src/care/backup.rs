@@ -3,21 +3,21 @@
 //! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
 //! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
 
-use crate::lock::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
-use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Bug, Error, IoContext, Result, is_no_space, unless};
-
+use super::exclusive::Exclusive;
 use super::pins;
+use crate::base::{Bug, Error, IoContext, Result, unless};
 use crate::format::{hex, random_id, section};
-use crate::lock::{Lanes, Lock, Timeout};
+use crate::lock::{LOCK_BACKUP, Lock, Timeout};
 use crate::merge::Host;
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
-use crate::state::{BACKUP_RECORD, Body, Manifest, SEGMENTS, SegmentRecord, View, create, live, load, named};
+use crate::state::{
+    BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, if_there, live, load,
+    named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+};
 use crate::vfs::{RealFs, Vfs};
 
 /// How much is copied at once.
@@ -98,7 +98,7 @@ impl Source<'_> {
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
-                // Whoever made it may have died before its name was flushed.
+                // Its maker may have died before its name was flushed.
                 create::flush_name(self.vfs, dest)?;
                 // One backup at a time into a destination; and a store is no backup of itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
@@ -120,32 +120,18 @@ impl Source<'_> {
         Ok(report)
     }
 
-    /// Runs `work` while nobody else changes the destination, and tells its readers afterwards.
+    /// Runs `work` while nothing else changes the destination, and tells its readers afterwards.
     fn under_locks_of(&self, dest: &Path, work: impl FnOnce(&Target<'_>) -> Result<()>) -> Result<()> {
-        let open = |name: &str, what| Lock::open(self.vfs, &dest.join(name), what);
-        let mut merge = Lanes::open(self.vfs, dest)?;
-        let mut commit = open(LOCK, "commit")?;
-        let mut manifest = open(LOCK_MANIFEST, "manifest")?;
-        merge.acquire(&self.timeout)?;
-        let found = commit.acquire(&self.timeout)?;
-        if found.died {
-            commit.mark_suspect(1);
-        }
-        let result = manifest.acquire_named(&self.timeout).and_then(|_| {
+        Exclusive::open(self.vfs, dest)?.hold(&self.timeout, |lock, _| {
             let result = work(&Target { source: self, dest });
-            // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
+            // A new manifest may be visible, and its name not durable: what only the former one lists must stay.
             match &result {
-                Ok(()) => manifest.clear_suspect(),
+                Ok(()) => lock.clear_suspect(),
                 Err(_) if Bug::NoBackupMark.is_on() => {}
-                Err(_) => manifest.mark_suspect(1),
+                Err(_) => lock.mark_suspect(1),
             }
-            manifest.release();
             result
-        });
-        commit.raise();
-        commit.release();
-        merge.release();
-        result
+        })
     }
 
     /// Refuses a destination whose content is not an earlier state of this store.
@@ -208,19 +194,13 @@ impl Source<'_> {
         for record in &self.manifest.body.segments {
             let name = record.name().to_string();
             let to = segments.join(&name);
-            match self.vfs.metadata(&to) {
-                Ok(_) if self.is_same(&to, record)? => {
-                    report.kept += 1;
-                    continue;
+            if if_there(self.vfs.metadata(&to)).at(&to, "look at the file")?.is_some() {
+                if !self.is_same(&to, record)? {
+                    let detail = "the backup has another file of this name than the store".to_owned();
+                    return Err(Error::ForeignSegment { path: to, detail });
                 }
-                Ok(_) => {
-                    return Err(Error::ForeignSegment {
-                        path: to,
-                        detail: "the backup has another file of this name than the store".to_owned(),
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(&to, "look at the file", error)),
+                report.kept += 1;
+                continue;
             }
             let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
             let from = self.dir.join(SEGMENTS).join(&name);
@@ -261,13 +241,13 @@ impl Target<'_> {
     /// Replaces the destination's manifest, and removes what only the former one needed.
     fn list(&self, manifest: &mut Manifest) -> Result<()> {
         let vfs = self.source.vfs;
-        // Somebody may have written to it while its files were brought.
+        // It may have been written to while its files were brought.
         let there = Manifest::read(vfs, self.dest)?;
         self.source.may_continue(self.dest, &there)?;
         manifest.generation = manifest.generation.max(there.generation + 1);
-        let mut needed: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+        let mut needed: Vec<SegmentName> = manifest.body.names().collect();
         for version in named::read_all(vfs, self.dest)? {
-            needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
+            needed.extend(version.manifest.body.names());
         }
         // Manifests that a backup was killed in; its lock is ours now.
         remove_temporaries(vfs, self.dest, temporaries::TMP_PREFIX);
@@ -296,38 +276,21 @@ impl Target<'_> {
 fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
     let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
     let len = pieces.len();
-    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
-    let written = (|| {
-        let mut file = vfs.create_new(&tmp).map_err(Failed::Writing)?;
+    let mut unreadable = None;
+    let written = write_new(vfs, (dir, TMP_PREFIX), len as u64, "copy the segment", |file| {
         for start in (0..len).step_by(COPY_LEN) {
-            let piece = pieces.read(start..len.min(start.saturating_add(COPY_LEN)));
-            let piece = piece.map_err(|unreadable| Failed::Reading(unreadable.at(from)))?;
-            file.write_all(piece).map_err(Failed::Writing)?;
-        }
-        file.flush().map_err(Failed::Writing)
-    })();
-    if let Err(failed) = written {
-        remove_own(vfs, &tmp);
-        return Err(match failed {
-            Failed::Reading(error) => error,
-            // The room that the copy took is free again when it is asked for.
-            Failed::Writing(source) if is_no_space(&source) => {
-                let free = vfs.free_space(dir).ok();
-                Error::NoSpace { path: tmp, needed: len as u64, free, source: Arc::new(source) }
+            match pieces.read(start..len.min(start.saturating_add(COPY_LEN))) {
+                Ok(piece) => file.write_all(piece)?,
+                Err(found) => {
+                    unreadable = Some(found.at(from));
+                    return Err(io::ErrorKind::Other.into());
+                }
             }
-            Failed::Writing(source) => Error::io(&tmp, "copy the segment", source),
-        });
-    }
-    vfs.rename_noreplace(&tmp, to).map_err(|source| {
-        remove_own(vfs, &tmp);
-        Error::io(to, "name the copy", source)
-    })
-}
-
-/// Which side of a copy failed.
-enum Failed {
-    Reading(Error),
-    Writing(std::io::Error),
+        }
+        file.flush()
+    });
+    let (tmp, ()) = written.map_err(|error| unreadable.unwrap_or(error))?;
+    vfs.rename_noreplace(&tmp, to).inspect_err(|_| remove_own(vfs, &tmp)).at(to, "name the copy")
 }
 
 /// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store

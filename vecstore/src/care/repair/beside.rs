@@ -1,6 +1,5 @@
 //! What lies beside the segments: liveness bitmaps and named checkpoints.
 
-use crate::state::Move;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +9,15 @@ use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
 use super::mend::Mender;
 use super::survey::{Found, refuses_version, store_of_most, survey};
-use super::{Before, Finding, Repair, RepairReport};
+use super::{Before, Finding, Repair};
 use crate::base::Result;
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+
+/// True when a manifest or named checkpoint relies on one of these bitmaps.
+pub(super) fn lists_any(body: &Body, bitmaps: &HashSet<String>) -> bool {
+    live::named(body).iter().any(|name| bitmaps.contains(&name.to_string()))
+}
 
 impl Before {
     pub(super) fn listed(&self) -> Vec<SegmentRecord> {
@@ -47,7 +51,7 @@ impl Before {
 
 impl Repair<'_> {
     /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it, segments of
-    /// the same names would be taken for somebody else's.
+    /// the same names would be taken for another store's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
         if let Some(store) = before.store(&[]) {
             before.refuse_versions(&store);
@@ -67,7 +71,6 @@ impl Repair<'_> {
         found: &[Found],
         manifest: &Manifest,
         plan: &mut Plan,
-        report: &mut RepairReport,
     ) -> Result<HashSet<String>> {
         let opened: HashMap<SegmentName, Arc<Segment>> =
             found.iter().filter_map(|file| Some((file.name, Arc::clone(file.whole()?)))).collect();
@@ -85,15 +88,13 @@ impl Repair<'_> {
                 continue;
             };
             let name = name.to_string_lossy().into_owned();
-            let mut finding = Finding { path: path.clone(), problem, ..Finding::default() };
+            let mut finding = match self.vfs.metadata(&path) {
+                Ok(_) => self.set_aside(plan, &path, &name, &problem)?,
+                Err(_) => Finding { path, problem, ..Finding::default() },
+            };
             finding.notes.push("bitmaps only save time: the next checkpoint writes it anew".to_owned());
-            if self.vfs.metadata(&path).is_ok() {
-                let moved = Move::choose(self.vfs, self.dir, &path, &name)?;
-                finding.moved_to = Some(moved.to.clone());
-                plan.moves.push(moved);
-            }
             bad.insert(name);
-            report.findings.push(finding);
+            plan.report.findings.push(finding);
         }
         Ok(bad)
     }
@@ -105,28 +106,20 @@ impl Repair<'_> {
         mender: &mut Mender<'_>,
         bad_bitmaps: &HashSet<String>,
         plan: &mut Plan,
-        report: &mut RepairReport,
     ) -> Result<()> {
         let folder = self.dir.join(CHECKPOINTS);
         for (name, problem) in &before.bad_versions {
-            let path = folder.join(name);
-            let moved = Move::choose(self.vfs, self.dir, &path, &format!("checkpoint-{name}"))?;
-            report.findings.push(Finding {
-                path,
-                problem: problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                notes: vec!["the named checkpoint is lost; the store itself is not affected".to_owned()],
-                ..Finding::default()
-            });
-            plan.moves.push(moved);
+            let wanted = format!("checkpoint-{name}");
+            let mut finding = self.set_aside(plan, &folder.join(name), &wanted, problem)?;
+            finding.notes.push("the named checkpoint is lost; the store itself is not affected".to_owned());
+            plan.report.findings.push(finding);
         }
         for (name, version) in &before.versions {
             let body = &version.body;
             let start = body.epochs.first().map(|epoch| epoch.id);
             let pieces = cheapest(mender.found, &body.segments, body.last_commit(), start, Chain::Named);
             let whole = is_as_listed(mender.found, &pieces, &body.segments);
-            let forgets = live::named(body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
-            if whole && !forgets {
+            if whole && !lists_any(body, bad_bitmaps) {
                 continue;
             }
             let mut mended = version.clone();
@@ -136,8 +129,7 @@ impl Repair<'_> {
                 let doubt = mender.doubt_after.take();
                 let view = mender.mend(version, &pieces)?;
                 mender.doubt_after = doubt;
-                mended.body.segments =
-                    view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+                mended.body.segments = view.records().collect();
             }
             let mut finding = Finding {
                 path: folder.join(name),
@@ -145,7 +137,7 @@ impl Repair<'_> {
                 ..Finding::default()
             };
             finding.replaced_by = Some(finding.path.clone());
-            report.findings.push(finding);
+            plan.report.findings.push(finding);
             plan.versions.push((name.clone(), mended));
         }
         Ok(())

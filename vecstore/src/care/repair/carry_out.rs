@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::RepairReport;
 use super::mend::Made;
 use crate::base::{IoContext, Result};
 use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS};
@@ -18,6 +19,8 @@ use crate::vfs::Vfs;
 /// Everything that a repair changes.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
+    /// What the user is told of it.
+    pub report: RepairReport,
     pub moves: Vec<Move>,
     /// Files beside those in quarantine, and what they hold.
     pub lists: Vec<(PathBuf, String)>,
@@ -42,10 +45,10 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     if let Some(manifest) = &plan.manifest {
         // What could not be given a second name must not be replaced: a directory, say.
         let path = dir.join(MANIFEST);
-        for (moved, _) in
-            plan.moves.iter().zip(&linked).filter(|(moved, linked)| moved.from == path && !**linked)
-        {
-            vfs.replace(&moved.from, &moved.to).at(&path, "move it to quarantine")?;
+        for (moved, linked) in plan.moves.iter().zip(&linked) {
+            if moved.from == path && !linked {
+                vfs.replace(&path, &moved.to).at(&path, "move it to quarantine")?;
+            }
         }
         manifest.write(vfs, dir)?;
     }

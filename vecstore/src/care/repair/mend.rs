@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::chain::Piece;
 use super::rescue::{Around, Newer, Rescued, rescue};
 use super::survey::{Found, epoch_at};
-use crate::base::{Error, IoContext, Result, is_no_space};
+use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
-use crate::format::{hex, random_id, settings};
+use crate::format::{random_id, settings};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
-use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live};
+use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
 /// Temporary segments of a repair begin with this, and so with what those of commits do.
@@ -39,8 +39,8 @@ pub(super) struct Mender<'a> {
     pub vfs: &'a dyn Vfs,
     pub dir: &'a Path,
     pub found: &'a [Found],
-    /// Generations that were used, by range.
-    pub generations: BTreeMap<(u64, u64), u32>,
+    /// Every name that a file of the store has had.
+    pub known: Vec<SegmentName>,
     /// Entries that liveness bitmaps say are superseded.
     pub superseded: HashSet<(u64, u64)>,
     /// Sound files that begin after this commit are copied: their names are in doubt.
@@ -100,9 +100,9 @@ impl Mender<'_> {
         let file = piece.file(self.found);
         let (first, last) = piece.range(self.found);
         // What is written anew never has the name of what was lost: handles may still have that mapped, and it may turn up.
-        let generation = self.generations.entry((first, last)).or_insert(0);
-        *generation = generation.saturating_add(1);
-        let name = SegmentName { first, last, generation: *generation };
+        self.known.push(SegmentName { first, last, generation: 0 });
+        let name = load::next_generation(&self.known, first, last);
+        self.known.push(name);
         if let Some(segment) = file.and_then(Found::sound) {
             let (tmp, segment) = self.copy(segment, name)?;
             return Ok(Made { piece, segment, tmp, rescued: None });
@@ -190,23 +190,14 @@ impl Mender<'_> {
             let checked = check_mapping(&path, name, laid_out, &|_| Ok(()))?;
             return sound(&path, checked).map(|segment| (None, segment));
         }
-        let tmp = segments.join(format!("{TMP_PREFIX_REPAIR}{}", hex(&random_id()?)));
-        let written = (|| {
-            let mut file = self.vfs.create_new(&tmp)?;
-            write(&mut *file)?;
+        let target = (segments.as_path(), TMP_PREFIX_REPAIR);
+        let (tmp, ()) = write_new(self.vfs, target, len, "write the segment", |file| {
+            write(file)?;
             file.flush()
-        })();
-        let segment = match written {
-            Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),
-            Err(source) if is_no_space(&source) => {
-                // Room that the attempt took is free again when it is asked for.
-                remove_own(self.vfs, &tmp);
-                let free = self.vfs.free_space(&segments).ok();
-                Err(Error::NoSpace { path: tmp.clone(), needed: len, free, source: Arc::new(source) })
-            }
-            Err(source) => Err(Error::io(&tmp, "write the segment", source)),
-        };
-        segment.inspect_err(|_| remove_own(self.vfs, &tmp)).map(|segment| (Some(tmp.clone()), segment))
+        })?;
+        let segment = sound(&tmp, check_file(self.vfs, &tmp, name));
+        let segment = segment.inspect_err(|_| remove_own(self.vfs, &tmp))?;
+        Ok((Some(tmp), segment))
     }
 
     /// Removes what was not named.
