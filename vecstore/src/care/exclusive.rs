@@ -22,8 +22,9 @@ impl Exclusive {
         })
     }
 
-    /// Runs `work` under all of them, and tells readers afterwards. `work` gets the lock of the manifest, and is told whether
-    /// names of commits are in doubt: those of a writer that died are, until the next one has written them anew.
+    /// Runs `work` under all of them, and tells readers afterwards. `work` gets the lock of the manifest, and
+    /// is told whether names of commits are in doubt: those of a writer that died are, until the next one has
+    /// written them anew.
     pub fn hold<T>(
         &mut self,
         timeout: &Timeout,

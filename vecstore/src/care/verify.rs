@@ -80,10 +80,11 @@ pub struct VerifyProgress {
     pub bytes: u64,
 }
 
-/// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of segments, the
-/// manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no lock and changes nothing.
-/// Files are read, not mapped, a block at a time: what the disk cannot read is a fault that names the bytes and the reason.
-/// Takes as much memory as the keys of the largest segment and their index, and about nine bytes for each entry of the store.
+/// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
+/// segments, the manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no
+/// lock and changes nothing. Files are read, not mapped, a block at a time: what the disk cannot read is a
+/// fault that names the bytes and the reason. Takes as much memory as the keys of the largest segment and
+/// their index, and about nine bytes for each entry of the store.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -111,8 +112,8 @@ pub fn verify_with(
     let vfs: &dyn Vfs = &Copying(vfs);
     let mut report = VerifyReport::default();
     let mut seen = Seen::default();
-    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what took their
-    // place.
+    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what
+    // took their place.
     let mut rounds = 0..ROUNDS;
     loop {
         if rounds.next().is_none() {
@@ -135,8 +136,8 @@ pub fn verify_with(
             load::list_segments(vfs, dir).ok().and_then(|names| names.iter().map(|name| name.last).max());
         report.notes.clear();
         let mut names = segment_names(vfs, dir, &mut report);
-        // What the first listing showed was there before the second began: below its newest file there is no gap
-        // but a real one.
+        // What the first listing showed was there before the second began: below its newest file there is no
+        // gap but a real one.
         names.retain(|name| Some(name.last) <= newest);
         if let Some(manifest) = &manifest {
             load::count_for(manifest, &mut names);
@@ -269,12 +270,12 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     names
 }
 
-/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how many they are. A
-/// damaged one may list any number.
+/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how
+/// many they are. A damaged one may list any number.
 const MOST_OF_ONE: usize = 1000;
 
-/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what is wrong with one
-/// itself is told with its bitmaps.
+/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what
+/// is wrong with one itself is told with its bitmaps.
 fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();

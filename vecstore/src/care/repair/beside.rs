@@ -10,7 +10,7 @@ use super::fit::is_as_listed;
 use super::mend::Mender;
 use super::survey::{Found, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
 
@@ -50,8 +50,8 @@ impl Before {
 }
 
 impl Repair<'_> {
-    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it, segments of
-    /// the same names would be taken for another store's.
+    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it,
+    /// segments of the same names would be taken for another store's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
         if let Some(store) = before.store(&[]) {
             before.refuse_versions(&store);
@@ -63,8 +63,8 @@ impl Repair<'_> {
         }
     }
 
-    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest lists none, but
-    /// named checkpoints may.
+    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
+    /// lists none, but named checkpoints may.
     pub(super) fn check_bitmaps(
         &self,
         before: &Before,
@@ -76,7 +76,11 @@ impl Repair<'_> {
             found.iter().filter_map(|file| Some((file.name, Arc::clone(file.whole()?)))).collect();
         let mut bad = HashSet::new();
         for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
-            let problem = self.bitmap_damage(error)?;
+            let problem = match self.damage(error) {
+                // What a bitmap holds is not needed: that it cannot be read is damage too.
+                Err(Error::Io { source, .. }) => format!("it cannot be read: {source}"),
+                problem => problem?,
+            };
             let folder = path.parent().and_then(Path::file_name);
             let Some(name) = path.file_name().filter(|_| folder == Some(LIVE.as_ref())) else {
                 // A damaged checkpoint is known already. Of a record that is wrong no bitmap is used.
@@ -99,7 +103,8 @@ impl Repair<'_> {
         Ok(bad)
     }
 
-    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their place.
+    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their
+    /// place.
     pub(super) fn mend_versions(
         &self,
         before: &Before,

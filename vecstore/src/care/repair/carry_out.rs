@@ -1,7 +1,8 @@
 //! Carries a repair out, so that a crash at any point leaves what was there before or what was to be.
 //!
 //! 1. Damaged files get a second name in `quarantine/`, and lists of lost keys beside them; both durable.
-//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the manifest lists.
+//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the
+//!    manifest lists.
 //! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
@@ -72,8 +73,8 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     changed.into_iter().try_for_each(|folder| vfs.flush_dir(folder).at(folder, "flush the directory"))
 }
 
-/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one: directories
-/// cannot, nor can anything on some file systems; those are moved at the end.
+/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one:
+/// directories cannot, nor can anything on some file systems; those are moved at the end.
 fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     if plan.moves.is_empty() && plan.lists.is_empty() {
         return Ok(Vec::new());

@@ -14,8 +14,9 @@ pub(super) fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentR
     records.is_some_and(|records| records.starts_with(listed))
 }
 
-/// A sound file that does not fit into the chain, although commits of it are lost or had to be rescued, may be all that is
-/// left of something: it must not stay where the next merge removes what is superseded. Nor may one that would follow it.
+/// A sound file that does not fit into the chain, although commits of it are lost or had to be rescued, may
+/// be all that is left of something: it must not stay where the next merge removes what is superseded. Nor
+/// may one that would follow it.
 pub(super) fn refuse_useless(
     found: &mut [Found],
     pieces: &[Piece],
@@ -38,7 +39,8 @@ pub(super) fn refuse_useless(
     }
 }
 
-/// Ranges are nested or disjoint: what overlaps the chain cannot stay, nor what an interrupted backup brought.
+/// Ranges are nested or disjoint: what overlaps the chain cannot stay, nor what an interrupted backup
+/// brought.
 pub(super) fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option<u64>) {
     let ranges: Vec<(u64, u64)> = pieces.iter().map(|piece| piece.range(found)).collect();
     for file in found.iter_mut().filter(|file| file.is_whole()) {

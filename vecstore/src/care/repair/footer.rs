@@ -8,8 +8,8 @@ use crate::format::section;
 use crate::segment::{Pieces, SegmentName};
 use crate::state::SegmentRecord;
 
-/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
-/// was extended, or with one wrong byte put right.
+/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front
+/// if the file was extended, or with one wrong byte put right.
 pub(super) fn find_footer(
     path: &Path,
     name: SegmentName,
@@ -55,8 +55,8 @@ fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
     Footer::parse_bytes(path, bytes, end as u64).ok()
 }
 
-/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all else that
-/// is known of the file.
+/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all
+/// else that is known of the file.
 fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
     let (content, stored) = bytes.split_last_chunk()?;
     let mut wrong = u32::from_le_bytes(*stored) ^ crc32fast::hash(content);
@@ -69,8 +69,8 @@ fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
         *fixed.get_mut(content.len() + at)? ^= wrong.to_le_bytes().get(at)?;
         return Some(fixed);
     }
-    // CRC-32 is linear: what a change does to it depends on the change and on its place alone. From the last byte to
-    // the first, `wrong` is what the checksum of all bytes up to there would be wrong by.
+    // CRC-32 is linear: what a change does to it depends on the change and on its place alone. From the last
+    // byte to the first, `wrong` is what the checksum of all bytes up to there would be wrong by.
     let of_last: Vec<u32> =
         (0..=u8::MAX).map(|byte| crc32fast::hash(&[byte]) ^ crc32fast::hash(&[0])).collect();
     for byte in fixed.iter_mut().take(content.len()).rev() {

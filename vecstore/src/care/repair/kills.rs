@@ -1,5 +1,5 @@
-//! Which files say of older entries what those are not. Their bytes are what was written, but what was written is
-//! wrong.
+//! Which files say of older entries what those are not. Their bytes are what was written, but what was
+//! written is wrong.
 
 use std::collections::HashMap;
 
@@ -29,9 +29,9 @@ pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
     said(kill) == as_said(row, rows, kind)
 }
 
-/// Takes sound files of the chain for damaged ones whose kills do not agree with what is there of the entries that they
-/// name: what they kill is told by keys, as if the section could not be read. True when there was one; the chain may go
-/// another way then.
+/// Takes sound files of the chain for damaged ones whose kills do not agree with what is there of the entries
+/// that they name: what they kill is told by keys, as if the section could not be read. True when there was
+/// one; the chain may go another way then.
 pub(super) fn distrust(
     vfs: &dyn Vfs,
     found: &mut [Found],

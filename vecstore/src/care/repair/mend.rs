@@ -1,4 +1,5 @@
-//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a temporary name.
+//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a
+//! temporary name.
 
 use crate::state::remove_own;
 use std::collections::{BTreeMap, HashSet};
@@ -99,7 +100,8 @@ impl Mender<'_> {
     fn make(&mut self, manifest: &Manifest, older: &View, piece: Piece, later: &[Piece]) -> Result<Made> {
         let file = piece.file(self.found);
         let (first, last) = piece.range(self.found);
-        // What is written anew never has the name of what was lost: handles may still have that mapped, and it may turn up.
+        // What is written anew never has the name of what was lost: handles may still have that mapped, and
+        // it may turn up.
         self.known.push(SegmentName { first, last, generation: 0 });
         let name = load::next_generation(&self.known, first, last);
         self.known.push(name);

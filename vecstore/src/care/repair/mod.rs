@@ -47,19 +47,22 @@ use survey::Found;
 /// How long to wait for writers and mergers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced by what is
-/// intact of it, and moved to `quarantine/`, never deleted:
+/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced
+/// by what is intact of it, and moved to `quarantine/`, never deleted:
 ///
-/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are lost with it.
-/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
-/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the disk cannot
-///   read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
-/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to quarantine. Files
-///   that were swapped get their names back.
+/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are
+///   lost with it.
+/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is
+///   damaged.
+/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the
+///   disk cannot read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost
+///   are in the report, and listed in `quarantine/`, one per line.
+/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to
+///   quarantine. Files that were swapped get their names back.
 ///
-/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no longer be mixed
-/// up with what comes after. The store must not be written to meanwhile; a crash leaves a store that can be repaired
-/// again.
+/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no
+/// longer be mixed up with what comes after. The store must not be written to meanwhile; a crash leaves a
+/// store that can be repaired again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -79,8 +82,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from; [`Error::UnsupportedVersion`] for a
-/// store of a later version; [`Error::Busy`], [`Error::Io`], [`Error::NoSpace`].
+/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from;
+/// [`Error::UnsupportedVersion`] for a store of a later version; [`Error::Busy`], [`Error::Io`],
+/// [`Error::NoSpace`].
 pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
     repair_with(&RealFs, path.as_ref())
 }
@@ -151,8 +155,9 @@ impl Repair<'_> {
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
         let listed_last = listed.last().map_or(0, |record| record.last);
-        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given again, and the file
-        // that takes the place of what is missing does not lie beyond the chain, where readers would take it for a commit.
+        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given
+        // again, and the file that takes the place of what is missing does not lie beyond the chain, where
+        // readers would take it for a commit.
         let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
         let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
         let last = match is_backup {
@@ -167,7 +172,8 @@ impl Repair<'_> {
                 break pieces;
             }
         };
-        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
+        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken
+        // for another's.
         let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
         refuse_useless(&mut found, &pieces, &before.versions, is_backup);
@@ -229,14 +235,6 @@ impl Repair<'_> {
                 _ => Err(Error::Io { path, op, source }),
             },
             other => Err(other),
-        }
-    }
-
-    /// The same of a bitmap, once it is known that what it holds is not needed: that it cannot be read is damage too.
-    fn bitmap_damage(&self, error: Error) -> Result<String> {
-        match self.damage(error) {
-            Err(Error::Io { source, .. }) => Ok(format!("it cannot be read: {source}")),
-            other => other,
         }
     }
 

@@ -49,7 +49,8 @@ pub(super) fn rebuilt(
     })
 }
 
-/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made up.
+/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made
+/// up.
 fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochRecord>> {
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for footer in footers {

@@ -25,7 +25,8 @@ const LONGEST_SEARCHED: usize = 4096;
 pub(super) struct Remains {
     /// Everything that could be read but the rows, at its place in the file.
     map: Mapping,
-    rows: StoredRows,
+    /// Where rows can be read that an entry's content names.
+    pub rows: StoredRows,
     pub footer: Footer,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
@@ -78,8 +79,8 @@ impl Content<'_> {
 }
 
 impl Remains {
-    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it says which
-    /// footer is the right one.
+    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it
+    /// says which footer is the right one.
     pub fn read(
         path: &Path,
         name: SegmentName,
@@ -89,14 +90,12 @@ impl Remains {
         let footer = find_footer(path, name, &mut pieces, record)?;
         let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
         let parts = sections(&mut pieces, body, &footer);
-        let (range, crcs) = parts
-            .get(&section::ROWS)
-            .map(|part| (part.range.clone(), part.sound.clone()))
-            .unwrap_or_default();
+        let rows = parts.get(&section::ROWS);
+        let (section, crcs) = rows.map(|part| (part.range.clone(), part.sound.clone())).unwrap_or_default();
         let (map, file) = pieces.into_parts();
         let mut remains = Remains {
             map,
-            rows: StoredRows::new(path, file, range, crcs),
+            rows: StoredRows { path: path.to_owned(), file, section, crcs },
             footer,
             parts,
             runs: None,
@@ -123,11 +122,6 @@ impl Remains {
         self.kinds.len()
     }
 
-    /// Where rows can be read that an entry's content names.
-    pub fn rows(&self) -> &StoredRows {
-        &self.rows
-    }
-
     /// True when the entries' addresses are known.
     pub fn has_addresses(&self) -> bool {
         self.runs.is_some() || self.entry_count() == 0
@@ -135,7 +129,8 @@ impl Remains {
 
     /// How many entries are not intact.
     pub fn lost(&self) -> u64 {
-        (0..self.entry_count()).filter(|index| !self.entry(*index).is_intact()).count() as u64
+        let entries = (0..self.entry_count()).map(|index| self.entry(index));
+        entries.filter(|entry| entry.key.is_none() || entry.content.is_none()).count() as u64
     }
 
     /// What can be read of an entry.
@@ -326,13 +321,6 @@ impl Remains {
     }
 }
 
-impl Remnant<'_> {
-    /// Nothing of the entry was hit.
-    pub fn is_intact(&self) -> bool {
-        self.key.is_some() && self.kind.is_some() && self.content.is_some()
-    }
-}
-
 fn known<T: Copy>(table: &[Option<T>], index: usize) -> Option<T> {
     table.get(index).copied().flatten()
 }
@@ -344,8 +332,8 @@ fn span(index: usize, end: impl Fn(usize) -> Option<u64>) -> Option<Range<usize>
     (span.start <= span.end).then_some(span)
 }
 
-/// The sections that lie within the file, each block held against CRCS, and all of them against the footer. What cannot
-/// be read is not intact.
+/// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
+/// What cannot be read is not intact.
 fn sections(pieces: &mut Pieces, body: usize, footer: &Footer) -> HashMap<Tag, Part> {
     let crcs = block_crcs(pieces, body, footer);
     let mut parts = HashMap::new();

@@ -1,7 +1,7 @@
 //! The file that takes the place of a damaged one: everything intact, under its old addresses.
 //!
-//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry is lost
-//! that replaced or deleted an older one, a tombstone of the same key stands in its place.
+//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry
+//! is lost that replaced or deleted an older one, a tombstone of the same key stands in its place.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, hash_map};
@@ -20,7 +20,8 @@ use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::state::View;
 use crate::types::Kind;
 
-/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer entries.
+/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer
+/// entries.
 const NEW_ENTRIES: u64 = 1 << 32;
 const NEW_ROWS: u64 = 1 << 48;
 
@@ -30,8 +31,8 @@ pub(super) struct Newer {
     pub sound: Vec<Arc<Segment>>,
     /// Keys that can be read in later damaged segments.
     pub keys: HashSet<Vec<u8>>,
-    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those of damaged ones
-    /// may turn out to be wrong.
+    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those
+    /// of damaged ones may turn out to be wrong.
     pub killed: HashSet<(u64, u64)>,
     /// The same of those that stay as they are.
     pub surely_killed: HashSet<(u64, u64)>,
@@ -95,8 +96,8 @@ impl Item<'_> {
     }
 }
 
-/// Rescues what is intact of a damaged segment. Of one that is gone, or whose footer cannot be read, nothing is.
-/// `identity` has the range, links and name of the new file.
+/// Rescues what is intact of a damaged segment. Of one that is gone, or whose footer cannot be read, nothing
+/// is. `identity` has the range, links and name of the new file.
 pub(super) fn rescue<'a>(
     remains: Option<&'a Remains>,
     identity: Footer,
@@ -154,8 +155,8 @@ struct Rescue<'a, 'b> {
     result: Rescued,
 }
 
-/// Keys of lost entries that cannot be read themselves: by the position of the entry, and where it is unknown which
-/// entry it was.
+/// Keys of lost entries that cannot be read themselves: by the position of the entry, and where it is unknown
+/// which entry it was.
 type StandIns = (HashMap<usize, Vec<u8>>, Vec<Vec<u8>>);
 
 impl<'a> Rescue<'a, '_> {
@@ -233,7 +234,8 @@ impl<'a> Rescue<'a, '_> {
         self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect()
     }
 
-    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a bitmap says so.
+    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a
+    /// bitmap says so.
     fn kill_older(&mut self) -> Result<()> {
         let Around { older, newer, superseded } = self.around;
         let known = self.killed();
@@ -391,7 +393,8 @@ fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill
     for item in items {
         let rows = item.row_count();
         let mut origin = item.origin;
-        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a commit.
+        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a
+        // commit.
         if let (None, Some(expected)) = (&item.content, expected.filter(|next| next.commit == origin.commit))
         {
             origin.row = expected.row;
@@ -405,7 +408,7 @@ fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill
         if let (Some(content), Some(remains)) = (&item.content, remains) {
             let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
             let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
-            builder.add_stored_rows(remains.rows(), content.row_bytes.clone(), &scales);
+            builder.add_stored_rows(&remains.rows, content.row_bytes.clone(), &scales);
         }
     }
     kills.into_iter().for_each(|kill| builder.kill(kill));
