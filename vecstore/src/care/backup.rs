@@ -1,23 +1,24 @@
 //! Backups: a consistent copy that is itself a store, and restoring one.
 //!
-//! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard link, or a
-//! copy on another file system), and replaces its own manifest last. A crash leaves the previous backup, or the new one.
+//! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard
+//! link, or a copy on another file system), and replaces its own manifest last. A crash leaves the previous
+//! backup, or the new one.
 
-use crate::lock::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
-use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Bug, Error, IoContext, Result, is_no_space, unless};
-
+use super::exclusive::Exclusive;
 use super::pins;
+use crate::base::{Bug, Error, IoContext, Result, unless};
 use crate::format::{hex, random_id, section};
-use crate::lock::{Lanes, Lock, Timeout};
+use crate::lock::{LOCK_BACKUP, Lock, Timeout};
 use crate::merge::Host;
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
-use crate::state::{BACKUP_RECORD, Body, Manifest, SEGMENTS, SegmentRecord, View, create, live, load, named};
+use crate::state::{
+    BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, if_there, live, load,
+    named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+};
 use crate::vfs::{RealFs, Vfs};
 
 /// How much is copied at once.
@@ -61,7 +62,8 @@ pub(crate) fn pinned<T>(host: &impl Host, work: impl FnOnce(&Source<'_>) -> Resu
 }
 
 fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-    // Pins of backups that were killed: only the holder of the lock, which is this one, has a backup under way.
+    // Pins of backups that were killed: only the holder of the lock, which is this one, has a backup under
+    // way.
     for name in named::names(host.vfs(), host.path())?.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
         pins::unpin(host, name)?;
     }
@@ -98,15 +100,14 @@ impl Source<'_> {
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
-                // Whoever made it may have died before its name was flushed.
+                // Its maker may have died before its name was flushed.
                 create::flush_name(self.vfs, dest)?;
                 // One backup at a time into a destination; and a store is no backup of itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.acquire(Duration::ZERO)?;
                 remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
-                let result = self
-                    .fill(dest, sibling, &mut report)
-                    .and_then(|()| self.under_locks_of(dest, |target| target.list(&mut manifest)));
+                let filled = self.fill(dest, sibling, &mut report);
+                let result = filled.and_then(|()| self.list(dest, &mut manifest));
                 lock.release();
                 result?;
             }
@@ -120,32 +121,19 @@ impl Source<'_> {
         Ok(report)
     }
 
-    /// Runs `work` while nobody else changes the destination, and tells its readers afterwards.
-    fn under_locks_of(&self, dest: &Path, work: impl FnOnce(&Target<'_>) -> Result<()>) -> Result<()> {
-        let open = |name: &str, what| Lock::open(self.vfs, &dest.join(name), what);
-        let mut merge = Lanes::open(self.vfs, dest)?;
-        let mut commit = open(LOCK, "commit")?;
-        let mut manifest = open(LOCK_MANIFEST, "manifest")?;
-        merge.acquire(&self.timeout)?;
-        let found = commit.acquire(&self.timeout)?;
-        if found.died {
-            commit.mark_suspect(1);
-        }
-        let result = manifest.acquire_named(&self.timeout).and_then(|_| {
-            let result = work(&Target { source: self, dest });
-            // A new manifest may be visible, and its name not durable: nobody shall remove what only the former one lists.
-            match &result {
-                Ok(()) => manifest.clear_suspect(),
+    /// Replaces the destination's manifest while nothing else changes the destination.
+    fn list(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
+        Exclusive::open(self.vfs, dest)?.hold(&self.timeout, |lock, _| {
+            let listed = self.list_under_locks(dest, manifest);
+            // A new manifest may be visible, and its name not durable: what only the former one lists must
+            // stay.
+            match &listed {
+                Ok(()) => lock.clear_suspect(),
                 Err(_) if Bug::NoBackupMark.is_on() => {}
-                Err(_) => manifest.mark_suspect(1),
+                Err(_) => lock.mark_suspect(1),
             }
-            manifest.release();
-            result
-        });
-        commit.raise();
-        commit.release();
-        merge.release();
-        result
+            listed
+        })
     }
 
     /// Refuses a destination whose content is not an earlier state of this store.
@@ -170,18 +158,16 @@ impl Source<'_> {
     fn has_other_commits(&self, theirs: &Body) -> bool {
         let ours = &self.manifest.body;
         let last = theirs.last_commit();
-        // An epoch that has no commit yet says nothing of any; and a manifest that had to be rebuilt cannot know of it.
+        // An epoch that has no commit yet says nothing of any; and a manifest that had to be rebuilt cannot
+        // know of it.
         let begun = theirs.epochs.iter().take_while(|epoch| epoch.first <= last).count();
         let epochs = theirs.epochs.get(..begun).unwrap_or_default();
         // This store went on in a new epoch from an earlier commit than the backup's last.
         let left = ours.epochs.get(begun).is_some_and(|epoch| last >= epoch.first);
-        let link = |body: &Body, last: u64| {
-            body.segments.iter().find(|record| record.last == last).map(|record| record.link_out)
-        };
-        let differs = theirs
-            .segments
-            .iter()
-            .any(|record| link(ours, record.last).is_some_and(|link_out| link_out != record.link_out));
+        let differs = theirs.segments.iter().any(|record| {
+            let same = ours.segments.iter().find(|same| same.last == record.last);
+            same.is_some_and(|same| same.link_out != record.link_out)
+        });
         left || differs || !ours.epochs.starts_with(epochs) || last > ours.last_commit()
     }
 
@@ -189,12 +175,9 @@ impl Source<'_> {
     fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        if filled.is_err() {
-            // The kernel reports a lost name once. The next attempt would find these names, and its flush would claim
-            // that they are durable; so it shall give them anew.
-            given.iter().for_each(|path| remove_own(self.vfs, path));
-        }
-        filled
+        // The kernel reports a lost name once. The next attempt would find these names, and its flush would
+        // claim that they are durable; so it is to give them anew.
+        filled.inspect_err(|_| given.iter().for_each(|path| remove_own(self.vfs, path)))
     }
 
     fn give(
@@ -208,19 +191,13 @@ impl Source<'_> {
         for record in &self.manifest.body.segments {
             let name = record.name().to_string();
             let to = segments.join(&name);
-            match self.vfs.metadata(&to) {
-                Ok(_) if self.is_same(&to, record)? => {
-                    report.kept += 1;
-                    continue;
+            if if_there(self.vfs.metadata(&to)).at(&to, "look at the file")?.is_some() {
+                if !self.is_same(&to, record)? {
+                    let detail = "the backup has another file of this name than the store".to_owned();
+                    return Err(Error::ForeignSegment { path: to, detail });
                 }
-                Ok(_) => {
-                    return Err(Error::ForeignSegment {
-                        path: to,
-                        detail: "the backup has another file of this name than the store".to_owned(),
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::io(&to, "look at the file", error)),
+                report.kept += 1;
+                continue;
             }
             let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
             let from = self.dir.join(SEGMENTS).join(&name);
@@ -249,41 +226,33 @@ impl Source<'_> {
             Err(_) => Ok(false),
         }
     }
-}
 
-/// A destination, while all its locks are held.
-struct Target<'a> {
-    source: &'a Source<'a>,
-    dest: &'a Path,
-}
-
-impl Target<'_> {
     /// Replaces the destination's manifest, and removes what only the former one needed.
-    fn list(&self, manifest: &mut Manifest) -> Result<()> {
-        let vfs = self.source.vfs;
-        // Somebody may have written to it while its files were brought.
-        let there = Manifest::read(vfs, self.dest)?;
-        self.source.may_continue(self.dest, &there)?;
+    fn list_under_locks(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
+        let vfs = self.vfs;
+        // It may have been written to while its files were brought.
+        let there = Manifest::read(vfs, dest)?;
+        self.may_continue(dest, &there)?;
         manifest.generation = manifest.generation.max(there.generation + 1);
-        let mut needed: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
-        for version in named::read_all(vfs, self.dest)? {
-            needed.extend(version.manifest.body.segments.iter().map(SegmentRecord::name));
+        let mut needed: Vec<SegmentName> = manifest.body.names().collect();
+        for version in named::read_all(vfs, dest)? {
+            needed.extend(version.manifest.body.names());
         }
         // Manifests that a backup was killed in; its lock is ours now.
-        remove_temporaries(vfs, self.dest, temporaries::TMP_PREFIX);
-        manifest.write(vfs, self.dest)?;
-        let mut gone = load::list_segments(vfs, self.dest)?;
+        remove_temporaries(vfs, dest, temporaries::TMP_PREFIX);
+        manifest.write(vfs, dest)?;
+        let mut gone = load::list_segments(vfs, dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
-        let missing = quarantine::with_what_is_missing(vfs, self.dest, &manifest.body.segments, &gone);
-        quarantine::set_aside(vfs, self.dest, &missing)?;
+        let missing = quarantine::with_what_is_missing(vfs, dest, &manifest.body.segments, &gone);
+        quarantine::set_aside(vfs, dest, &missing)?;
         for name in gone.iter().filter(|name| !missing.contains(name)) {
-            remove_own(vfs, &self.dest.join(SEGMENTS).join(name.to_string()));
+            remove_own(vfs, &dest.join(SEGMENTS).join(name.to_string()));
         }
         if !missing.is_empty() {
             log::warn!(
                 "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to give up",
-                self.dest.display(),
+                dest.display(),
                 missing.len()
             );
         }
@@ -291,51 +260,34 @@ impl Target<'_> {
     }
 }
 
-/// Copies a file under a temporary name, flushed before it gets its own. It is not mapped: a sector that cannot be read is
-/// an error that says which.
+/// Copies a file under a temporary name, flushed before it gets its own. It is not mapped: a sector that
+/// cannot be read is an error that says which.
 fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
     let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
     let len = pieces.len();
-    let tmp = dir.join(format!("{TMP_PREFIX}{}", hex(&random_id()?)));
-    let written = (|| {
-        let mut file = vfs.create_new(&tmp).map_err(Failed::Writing)?;
+    let mut unreadable = None;
+    let written = write_new(vfs, (dir, TMP_PREFIX), len as u64, "copy the segment", |file| {
         for start in (0..len).step_by(COPY_LEN) {
-            let piece = pieces.read(start..len.min(start.saturating_add(COPY_LEN)));
-            let piece = piece.map_err(|unreadable| Failed::Reading(unreadable.at(from)))?;
-            file.write_all(piece).map_err(Failed::Writing)?;
-        }
-        file.flush().map_err(Failed::Writing)
-    })();
-    if let Err(failed) = written {
-        remove_own(vfs, &tmp);
-        return Err(match failed {
-            Failed::Reading(error) => error,
-            // The room that the copy took is free again when it is asked for.
-            Failed::Writing(source) if is_no_space(&source) => {
-                let free = vfs.free_space(dir).ok();
-                Error::NoSpace { path: tmp, needed: len as u64, free, source: Arc::new(source) }
+            match pieces.read(start..len.min(start.saturating_add(COPY_LEN))) {
+                Ok(piece) => file.write_all(piece)?,
+                Err(found) => {
+                    unreadable = Some(found.at(from));
+                    return Err(io::ErrorKind::Other.into());
+                }
             }
-            Failed::Writing(source) => Error::io(&tmp, "copy the segment", source),
-        });
-    }
-    vfs.rename_noreplace(&tmp, to).map_err(|source| {
-        remove_own(vfs, &tmp);
-        Error::io(to, "name the copy", source)
-    })
+        }
+        file.flush()
+    });
+    let (tmp, ()) = written.map_err(|error| unreadable.unwrap_or(error))?;
+    vfs.rename_noreplace(&tmp, to).inspect_err(|_| remove_own(vfs, &tmp)).at(to, "name the copy")
 }
 
-/// Which side of a copy failed.
-enum Failed {
-    Reading(Error),
-    Writing(std::io::Error),
-}
-
-/// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and the new store
-/// begins an epoch of its own, so that later segments of the two can never be mixed up.
+/// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and
+/// the new store begins an epoch of its own, so that later segments of the two can never be mixed up.
 ///
 /// # Errors
-/// [`Error::AlreadyExists`] when something is at `dir`; [`Error::Damaged`] when the backup is, with nothing left at
-/// `dir`; otherwise as for opening and creating.
+/// [`Error::AlreadyExists`] when something is at `dir`; [`Error::Damaged`] when the backup is, with nothing
+/// left at `dir`; otherwise as for opening and creating.
 pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<BackupReport> {
     restore_with(&RealFs, backup.as_ref(), dir.as_ref())
 }

@@ -1,6 +1,7 @@
 //! Care for whole stores: verifying, backing up, repairing.
 
 pub(crate) mod backup;
+mod exclusive;
 pub(crate) mod pins;
 pub(crate) mod repair;
 pub(crate) mod rotate;

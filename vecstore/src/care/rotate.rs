@@ -1,6 +1,5 @@
 //! Rotating backups: a directory of backups whose names ascend, of which the newest few stay.
 
-use crate::lock::LOCK;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,15 +7,16 @@ use std::time::Duration;
 use crate::base::{Error, IoContext, Result};
 use crate::care::{BackupReport, Source, pinned};
 use crate::format::{hex, random_id};
-use crate::lock::Lock;
+use crate::lock::{LOCK, Lock};
 use crate::merge::Host;
-use crate::state::{Manifest, flush_name, sweep};
+use crate::state::{Body, Manifest, flush_name, sweep};
 use crate::vfs::{FileKind, Vfs};
 
 /// Follows the hidden name of an old backup that is being removed.
 const REMOVING: &str = ".removing-";
 
-/// Backs up into the new directory `name` below `parent`; of the backups of this store with names like that the newest `keep` stay.
+/// Backs up into the new directory `name` below `parent`; of the backups of this store with names like that
+/// the newest `keep` stay.
 pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -> Result<BackupReport> {
     if keep == 0 {
         return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
@@ -34,7 +34,8 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
         created => created.is_ok(),
     };
     if let Err(error) = flush_name(vfs, parent) {
-        // A later flush of this name would claim success, whatever became of it: the next attempt gives a new one.
+        // A later flush of this name would claim success, whatever became of it: the next attempt gives a new
+        // one.
         if created && let Err(error) = vfs.remove_dir(parent) {
             log::warn!("{}: not taken back: {error}", parent.display());
         }
@@ -67,16 +68,10 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
 /// Backups of this store below `parent` with names like this one, oldest first.
 fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let names = source.vfs.list(parent).at(parent, "list the backups")?;
-    let mut found: Vec<PathBuf> = names
-        .iter()
-        .filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)))
-        .map(|name| parent.join(name))
-        .filter(|path| {
-            Manifest::read(source.vfs, path).is_ok_and(|manifest| {
-                manifest.body.store_id == source.manifest.body.store_id && manifest.body.is_backup()
-            })
-        })
-        .collect();
+    let alike = names.iter().filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)));
+    let is_ours = |body: Body| body.store_id == source.manifest.body.store_id && body.is_backup();
+    let is_backup = |path: &PathBuf| Manifest::read(source.vfs, path).is_ok_and(|found| is_ours(found.body));
+    let mut found: Vec<PathBuf> = alike.map(|name| parent.join(name)).filter(is_backup).collect();
     found.sort_unstable();
     Ok(found)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::{Error, Result, escaped};
+use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
     Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named, tiling,
@@ -79,10 +80,11 @@ pub struct VerifyProgress {
     pub bytes: u64,
 }
 
-/// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of segments, the
-/// manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no lock and changes nothing.
-/// Files are read, not mapped, a block at a time: what the disk cannot read is a fault that names the bytes and the reason.
-/// Takes as much memory as the keys of the largest segment and their index, and about nine bytes for each entry of the store.
+/// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
+/// segments, the manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no
+/// lock and changes nothing. Files are read, not mapped, a block at a time: what the disk cannot read is a
+/// fault that names the bytes and the reason. Takes as much memory as the keys of the largest segment and
+/// their index, and about nine bytes for each entry of the store.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -110,10 +112,18 @@ pub fn verify_with(
     let vfs: &dyn Vfs = &Copying(vfs);
     let mut report = VerifyReport::default();
     let mut seen = Seen::default();
-    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what took their
-    // place.
-    let mut is_settled = false;
-    for _ in 0..ROUNDS {
+    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what
+    // took their place.
+    let mut rounds = 0..ROUNDS;
+    loop {
+        if rounds.next().is_none() {
+            let detail = format!(
+                "files were merged away {ROUNDS} times while they were being read, so the chain of segments was not checked; \
+                 verify again while less is written"
+            );
+            report.fault(dir, "chain", Error::damaged(dir, "chain", detail));
+            break;
+        }
         let manifest = match Manifest::read(vfs, dir) {
             Ok(manifest) => Some(manifest),
             Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) => return Err(error),
@@ -126,15 +136,14 @@ pub fn verify_with(
             load::list_segments(vfs, dir).ok().and_then(|names| names.iter().map(|name| name.last).max());
         report.notes.clear();
         let mut names = segment_names(vfs, dir, &mut report);
-        // Whatever the first listing showed was there before the second began: below its newest file there is no gap
-        // but a real one.
+        // What the first listing showed was there before the second began: below its newest file there is no
+        // gap but a real one.
         names.retain(|name| Some(name.last) <= newest);
         if let Some(manifest) = &manifest {
             load::count_for(manifest, &mut names);
         }
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
         let Some(manifest) = manifest else {
-            is_settled = true;
             break;
         };
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
@@ -155,30 +164,13 @@ pub fn verify_with(
         // Others may stand in for it, so that all can be read; but nothing is merged any more.
         for record in missing {
             let path = dir.join(SEGMENTS).join(record.name().to_string());
-            report.fault(
-                &path,
-                "file",
-                Error::damaged(&path, "file", "the manifest lists it, and it is missing"),
-            );
+            let problem = Error::damaged(&path, "file", "the manifest lists it, and it is missing");
+            report.fault(&path, "file", problem);
         }
         check_chain(dir, &manifest, &names, &seen, &mut report);
         check_named(vfs, dir, &seen, &mut report);
         report.add(vfs, dir, bitmaps, &mut seen);
-        is_settled = true;
         break;
-    }
-    if !is_settled {
-        let detail = format!(
-            "files were merged away {ROUNDS} times while they were being read, so the chain of segments was not checked; verify \
-             again while less is written"
-        );
-        report.faults.push(Fault {
-            path: dir.to_owned(),
-            section: "chain".to_owned(),
-            block: None,
-            detail,
-            keys: Vec::new(),
-        });
     }
     let manifest_len = vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
     report.files = seen.read + 1;
@@ -256,7 +248,7 @@ fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut VerifyReport) {
     }
 }
 
-/// Names of the segment files; whatever else lies there is a note, or a fault where it takes a segment's name.
+/// Names of the segment files; what else lies there is a note, or a fault where it takes a segment's name.
 fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<SegmentName> {
     let segments = dir.join(SEGMENTS);
     let mut names = Vec::new();
@@ -271,21 +263,19 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
         }
     }
     names.sort_unstable();
-    if let Ok(found) = vfs.metadata(&dir.join(crate::lock::LOCK))
-        && found.kind != FileKind::File
-    {
-        let path = dir.join(crate::lock::LOCK);
+    let path = dir.join(LOCK);
+    if vfs.metadata(&path).is_ok_and(|found| found.kind != FileKind::File) {
         report.fault(&path, "file", Error::bad_input("expected a regular file"));
     }
     names
 }
 
-/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how many they are. A
-/// damaged one may list any number.
+/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how
+/// many they are. A damaged one may list any number.
 const MOST_OF_ONE: usize = 1000;
 
-/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what is wrong with one
-/// itself is told with its bitmaps.
+/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what
+/// is wrong with one itself is told with its bitmaps.
 fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
@@ -334,9 +324,7 @@ fn check_chain(
     seen: &Seen,
     report: &mut VerifyReport,
 ) {
-    let records: HashMap<SegmentName, &SegmentRecord> =
-        manifest.body.segments.iter().map(|record| (record.name(), record)).collect();
-    let lists: Vec<SegmentName> = manifest.body.segments.iter().map(SegmentRecord::name).collect();
+    let lists: Vec<SegmentName> = manifest.body.names().collect();
     let chosen = match tiling::choose(&dir.join(SEGMENTS), &lists, names) {
         Ok(chosen) => chosen,
         Err(error) => {
@@ -348,7 +336,7 @@ fn check_chain(
     for name in chosen {
         // A file that cannot be opened is reported already, and the chain cannot be followed across it.
         let Some(segment) = seen.opened.get(&name) else { return };
-        if let Err(error) = view.add(Arc::clone(segment), records.get(&name).copied()) {
+        if let Err(error) = view.add(Arc::clone(segment), manifest.body.record_of(name)) {
             if !seen.faulty.contains(&name) {
                 report.fault(segment.path(), "chain", error);
             }

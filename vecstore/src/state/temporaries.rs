@@ -15,7 +15,7 @@ pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 /// Has a file of `len` bytes written and flushed under a temporary name, whose prefix says under which lock.
 /// After a failed flush the file goes, and a later attempt writes another one: the kernel reports a lost page
 /// only once.
-pub(super) fn write_new<T>(
+pub(crate) fn write_new<T>(
     vfs: &dyn Vfs,
     (dir, prefix): (&Path, &str),
     len: u64,
@@ -88,7 +88,7 @@ pub(super) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: b
 }
 
 /// `None` when nothing is there.
-pub(super) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         found => found.map(Some),

@@ -1,6 +1,5 @@
 //! What lies beside the segments: liveness bitmaps and named checkpoints.
 
-use crate::state::Move;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,11 +8,16 @@ use super::carry_out::Plan;
 use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
 use super::mend::Mender;
-use super::survey::{Found, Identity, State, survey};
-use super::{Before, Finding, Repair, RepairReport};
-use crate::base::Result;
+use super::survey::{Found, refuses_version, store_of_most, survey};
+use super::{Before, Finding, Repair};
+use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+
+/// True when a manifest or named checkpoint relies on one of these bitmaps.
+pub(super) fn lists_any(body: &Body, bitmaps: &HashSet<String>) -> bool {
+    live::named(body).iter().any(|name| bitmaps.contains(&name.to_string()))
+}
 
 impl Before {
     pub(super) fn listed(&self) -> Vec<SegmentRecord> {
@@ -26,20 +30,18 @@ impl Before {
         self.listed().into_iter().chain(versions.copied()).collect()
     }
 
-    /// What files must agree with. Without a manifest only the segments say it.
-    pub(super) fn identity(&self, found: &[Found]) -> Option<Identity> {
-        match &self.manifest {
-            Some(manifest) => Some(Identity::of(&manifest.body)),
-            None => Identity::of_most(found),
-        }
+    /// The store that files must be of. Without a manifest only the segments say it.
+    pub(super) fn store(&self, found: &[Found]) -> Option<Body> {
+        let manifest = self.manifest.as_ref().map(|manifest| manifest.body.clone());
+        manifest.or_else(|| store_of_most(found))
     }
 
     /// Counts named checkpoints that are not the store's among the bad ones; says whether there were any.
-    fn refuse_versions(&mut self, identity: &Identity) -> bool {
+    fn refuse_versions(&mut self, store: &Body) -> bool {
         let manifest = self.manifest.as_ref().map(|manifest| &manifest.body);
         let bad = self.bad_versions.len();
         self.versions.retain(|(name, version)| {
-            let why = identity.refuses_version(&version.body, manifest);
+            let why = refuses_version(store, &version.body, manifest);
             self.bad_versions.extend(why.map(|why| (name.clone(), why.to_owned())));
             why.is_none()
         });
@@ -48,41 +50,37 @@ impl Before {
 }
 
 impl Repair<'_> {
-    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it, segments of
-    /// the same names would be taken for somebody else's.
+    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it,
+    /// segments of the same names would be taken for another store's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
-        if let Some(manifest) = &before.manifest {
-            before.refuse_versions(&Identity::of(&manifest.body));
+        if let Some(store) = before.store(&[]) {
+            before.refuse_versions(&store);
         }
         let found = survey(self.vfs, self.dir, &before.records())?;
-        match before.identity(&found) {
-            Some(identity) if before.refuse_versions(&identity) => {
-                survey(self.vfs, self.dir, &before.records())
-            }
+        match before.store(&found) {
+            Some(store) if before.refuse_versions(&store) => survey(self.vfs, self.dir, &before.records()),
             _ => Ok(found),
         }
     }
 
-    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest lists none, but
-    /// named checkpoints may.
+    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
+    /// lists none, but named checkpoints may.
     pub(super) fn check_bitmaps(
         &self,
         before: &Before,
         found: &[Found],
         manifest: &Manifest,
         plan: &mut Plan,
-        report: &mut RepairReport,
     ) -> Result<HashSet<String>> {
-        let opened: HashMap<SegmentName, Arc<Segment>> = found
-            .iter()
-            .filter_map(|file| match &file.state {
-                State::Sound(segment) if file.is_whole() => Some((file.name, Arc::clone(segment))),
-                _ => None,
-            })
-            .collect();
+        let opened: HashMap<SegmentName, Arc<Segment>> =
+            found.iter().filter_map(|file| Some((file.name, Arc::clone(file.whole()?)))).collect();
         let mut bad = HashSet::new();
         for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
-            let problem = self.bitmap_damage(error)?;
+            let problem = match self.damage(error) {
+                // What a bitmap holds is not needed: that it cannot be read is damage too.
+                Err(Error::Io { source, .. }) => format!("it cannot be read: {source}"),
+                problem => problem?,
+            };
             let folder = path.parent().and_then(Path::file_name);
             let Some(name) = path.file_name().filter(|_| folder == Some(LIVE.as_ref())) else {
                 // A damaged checkpoint is known already. Of a record that is wrong no bitmap is used.
@@ -94,48 +92,39 @@ impl Repair<'_> {
                 continue;
             };
             let name = name.to_string_lossy().into_owned();
-            let mut finding = Finding { path: path.clone(), problem, ..Finding::default() };
+            let mut finding = match self.vfs.metadata(&path) {
+                Ok(_) => self.set_aside(plan, &path, &name, &problem)?,
+                Err(_) => Finding { path, problem, ..Finding::default() },
+            };
             finding.notes.push("bitmaps only save time: the next checkpoint writes it anew".to_owned());
-            if self.vfs.metadata(&path).is_ok() {
-                let moved = Move::choose(self.vfs, self.dir, &path, &name)?;
-                finding.moved_to = Some(moved.to.clone());
-                plan.moves.push(moved);
-            }
             bad.insert(name);
-            report.findings.push(finding);
+            plan.report.findings.push(finding);
         }
         Ok(bad)
     }
 
-    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their place.
+    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their
+    /// place.
     pub(super) fn mend_versions(
         &self,
         before: &Before,
         mender: &mut Mender<'_>,
         bad_bitmaps: &HashSet<String>,
         plan: &mut Plan,
-        report: &mut RepairReport,
     ) -> Result<()> {
         let folder = self.dir.join(CHECKPOINTS);
         for (name, problem) in &before.bad_versions {
-            let path = folder.join(name);
-            let moved = Move::choose(self.vfs, self.dir, &path, &format!("checkpoint-{name}"))?;
-            report.findings.push(Finding {
-                path,
-                problem: problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                notes: vec!["the named checkpoint is lost; the store itself is not affected".to_owned()],
-                ..Finding::default()
-            });
-            plan.moves.push(moved);
+            let wanted = format!("checkpoint-{name}");
+            let mut finding = self.set_aside(plan, &folder.join(name), &wanted, problem)?;
+            finding.notes.push("the named checkpoint is lost; the store itself is not affected".to_owned());
+            plan.report.findings.push(finding);
         }
         for (name, version) in &before.versions {
             let body = &version.body;
             let start = body.epochs.first().map(|epoch| epoch.id);
             let pieces = cheapest(mender.found, &body.segments, body.last_commit(), start, Chain::Named);
             let whole = is_as_listed(mender.found, &pieces, &body.segments);
-            let forgets = live::named(body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
-            if whole && !forgets {
+            if whole && !lists_any(body, bad_bitmaps) {
                 continue;
             }
             let mut mended = version.clone();
@@ -145,8 +134,7 @@ impl Repair<'_> {
                 let doubt = mender.doubt_after.take();
                 let view = mender.mend(version, &pieces)?;
                 mender.doubt_after = doubt;
-                mended.body.segments =
-                    view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
+                mended.body.segments = view.records().collect();
             }
             let mut finding = Finding {
                 path: folder.join(name),
@@ -154,7 +142,7 @@ impl Repair<'_> {
                 ..Finding::default()
             };
             finding.replaced_by = Some(finding.path.clone());
-            report.findings.push(finding);
+            plan.report.findings.push(finding);
             plan.versions.push((name.clone(), mended));
         }
         Ok(())

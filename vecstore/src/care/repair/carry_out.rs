@@ -1,7 +1,8 @@
 //! Carries a repair out, so that a crash at any point leaves what was there before or what was to be.
 //!
 //! 1. Damaged files get a second name in `quarantine/`, and lists of lost keys beside them; both durable.
-//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the manifest lists.
+//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the
+//!    manifest lists.
 //! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::RepairReport;
 use super::mend::Made;
 use crate::base::{IoContext, Result};
 use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS};
@@ -18,6 +20,8 @@ use crate::vfs::Vfs;
 /// Everything that a repair changes.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
+    /// What the user is told of it.
+    pub report: RepairReport,
     pub moves: Vec<Move>,
     /// Files beside those in quarantine, and what they hold.
     pub lists: Vec<(PathBuf, String)>,
@@ -42,10 +46,10 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     if let Some(manifest) = &plan.manifest {
         // What could not be given a second name must not be replaced: a directory, say.
         let path = dir.join(MANIFEST);
-        for (moved, _) in
-            plan.moves.iter().zip(&linked).filter(|(moved, linked)| moved.from == path && !**linked)
-        {
-            vfs.replace(&moved.from, &moved.to).at(&path, "move it to quarantine")?;
+        for (moved, linked) in plan.moves.iter().zip(&linked) {
+            if moved.from == path && !linked {
+                vfs.replace(&path, &moved.to).at(&path, "move it to quarantine")?;
+            }
         }
         manifest.write(vfs, dir)?;
     }
@@ -69,8 +73,8 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     changed.into_iter().try_for_each(|folder| vfs.flush_dir(folder).at(folder, "flush the directory"))
 }
 
-/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one: directories
-/// cannot, nor can anything on some file systems; those are moved at the end.
+/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one:
+/// directories cannot, nor can anything on some file systems; those are moved at the end.
 fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     if plan.moves.is_empty() && plan.lists.is_empty() {
         return Ok(Vec::new());

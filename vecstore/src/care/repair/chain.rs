@@ -1,7 +1,8 @@
 //! Which files make up commits 1 to N with the least loss.
 //!
-//! Files are edges between commit numbers; between two that follow each other the links must agree. Damaged files are
-//! edges that cost what is lost with them, and a hole costs more than any of them. The cheapest way from 1 to N wins.
+//! Files are edges between commit numbers; between two that follow each other the links must agree. Damaged
+//! files are edges that cost what is lost with them, and a hole costs more than any of them. The cheapest way
+//! from 1 to N wins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,6 +20,23 @@ pub(super) enum Piece {
     Hole { first: u64, last: u64 },
 }
 
+impl Piece {
+    pub fn file(self, found: &[Found]) -> Option<&Found> {
+        match self {
+            Piece::File(number) => found.get(number),
+            Piece::Hole { .. } => None,
+        }
+    }
+
+    /// Its first and its last commit.
+    pub fn range(self, found: &[Found]) -> (u64, u64) {
+        match self {
+            Piece::File(number) => found.get(number).map_or((1, 1), Found::range),
+            Piece::Hole { first, last } => (first, last),
+        }
+    }
+}
+
 /// What the chain is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chain {
@@ -34,13 +52,13 @@ type Cost = (u128, u128);
 /// Entries that were superseded after a named checkpoint are not in files that were merged after it.
 const OTHER_MOMENT: u128 = 1 << 20;
 
-/// A hole loses everything: nobody knows how much that was.
+/// A hole loses everything: how much that was is not known.
 const HOLE: u128 = 1 << 40;
 
-/// What an earlier repair has left out of a file. Nobody knows how much it was, so whatever has content of its own is better.
-/// But a merge of such a file has all that was there when it was made: its inputs without one of them, which a power cut may
-/// leave, are worse. So is a file of which nothing can be used. A file without any entry, which a repair puts where there is
-/// nothing, counts so much for each commit.
+/// What an earlier repair has left out of a file. How much it was is not known: any content of its own is
+/// better. But a merge of such a file has all that was there when it was made: its inputs without one of
+/// them, which a power cut may leave, are worse, and so is an unusable file. A file without any entry, as a
+/// repair puts into a hole, costs this per commit.
 const LEFT_OUT: u128 = HOLE / 4 * 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +71,9 @@ struct Edge {
     links: Option<(Id, Id)>,
 }
 
-/// The last commit there is reason to believe in: `listed` by the manifest or a named checkpoint, or named by a file that
-/// belongs to the store. A file that cannot be told follows on directly, and is no smaller than its commits call for.
+/// The last commit there is reason to believe in: `listed` by the manifest or a named checkpoint, or named by
+/// a file that belongs to the store. A file that cannot be told follows on directly, and is no smaller than
+/// its commits call for.
 pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> u64) -> u64 {
     let told = found.iter().filter(|file| file.footer().is_some()).map(|file| file.name.last).max();
     let mut last = told.unwrap_or(0).max(listed);
@@ -67,7 +86,8 @@ pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> 
     last
 }
 
-/// Finds the cheapest chain from commit 1 to `last`. `start` is what the first link must be, where that is known.
+/// Finds the cheapest chain from commit 1 to `last`. `start` is what the first link must be, where that is
+/// known.
 pub(super) fn cheapest(
     found: &[Found],
     records: &[SegmentRecord],
@@ -85,7 +105,8 @@ pub(super) fn cheapest(
         if let [first, next] = *pair {
             let len = u128::from(next - first);
             let piece = Piece::Hole { first, last: next - 1 };
-            // Of two files that exclude each other the earlier one is liked better: a hole at the end is not one.
+            // Of two files that exclude each other the earlier one is liked better: a hole at the end is not
+            // one.
             let liking = if next > last { 0 } else { len.saturating_mul(len).saturating_mul(2) };
             edges.push(Edge { piece, first, last: next - 1, cost: (HOLE * len, liking), links: None });
         }
@@ -147,10 +168,11 @@ fn join_holes(pieces: Vec<Piece>) -> Vec<Piece> {
 fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Vec<Edge> {
     let listed: HashMap<SegmentName, &SegmentRecord> =
         records.iter().map(|record| (record.name(), record)).collect();
-    // For equal ranges the highest generation counts: an older one does not know what was lost and written again.
+    // For equal ranges the highest generation counts: an older one does not know what was lost and written
+    // again.
     let mut newest: BTreeMap<(u64, u64), u32> = BTreeMap::new();
-    for file in found.iter().filter(|file| matches!(file.state, State::Sound(_))) {
-        let generation = newest.entry((file.name.first, file.name.last)).or_insert(file.name.generation);
+    for file in found.iter().filter(|file| file.sound().is_some()) {
+        let generation = newest.entry(file.range()).or_default();
         *generation = file.name.generation.max(*generation);
     }
     let edge = |(number, file): (usize, &Found)| {
@@ -162,7 +184,7 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
             State::Sound(segment) if listed.get(&name) == Some(&&SegmentRecord::of(segment)) => {
                 (0, u128::from(file.is_misplaced()))
             }
-            State::Sound(_) if newest.get(&(name.first, name.last)) != Some(&name.generation) => return None,
+            State::Sound(_) if newest.get(&file.range()) != Some(&name.generation) => return None,
             State::Sound(segment) if segment.is_lossy() => {
                 let commits = if segment.entry_count() == 0 { len } else { 1 };
                 (LEFT_OUT * commits, size)

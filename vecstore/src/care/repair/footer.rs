@@ -8,8 +8,8 @@ use crate::format::section;
 use crate::segment::{Pieces, SegmentName};
 use crate::state::SegmentRecord;
 
-/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front if the file
-/// was extended, or with one wrong byte put right.
+/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front
+/// if the file was extended, or with one wrong byte put right.
 pub(super) fn find_footer(
     path: &Path,
     name: SegmentName,
@@ -55,38 +55,31 @@ fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
     Footer::parse_bytes(path, bytes, end as u64).ok()
 }
 
-/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all else that
-/// is known of the file.
+/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all
+/// else that is known of the file.
 fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
-    let (content, stored) = bytes.split_at_checked(FOOTER_LEN - 4)?;
-    let stored = u32::from_le_bytes(stored.try_into().ok()?);
-    let wrong = stored ^ crc32fast::hash(content);
+    let (content, stored) = bytes.split_last_chunk()?;
+    let mut wrong = u32::from_le_bytes(*stored) ^ crc32fast::hash(content);
+    if wrong == 0 {
+        return None;
+    }
     let mut fixed = bytes.to_vec();
     // The checksum itself may be what is wrong.
-    if let Some(at) = (0..4).find(|at| wrong != 0 && wrong & !(0xFF << (at * 8)) == 0) {
-        let byte = fixed.get_mut(content.len() + at)?;
-        *byte ^= wrong.to_le_bytes().get(at)?;
+    if let Some(at) = (0..4).find(|at| wrong & !(0xFF << (at * 8)) == 0) {
+        *fixed.get_mut(content.len() + at)? ^= wrong.to_le_bytes().get(at)?;
         return Some(fixed);
     }
-    // CRC-32 is linear: what a flipped bit does to it depends on the place alone.
-    let zeros = vec![0; content.len()];
-    let of_zeros = crc32fast::hash(&zeros);
-    let mut probe = zeros;
-    for place in 0..content.len() {
-        let mut bits = [0u32; 8];
-        for (bit, difference) in bits.iter_mut().enumerate() {
-            *probe.get_mut(place)? = 1 << bit;
-            *difference = crc32fast::hash(&probe) ^ of_zeros;
-        }
-        *probe.get_mut(place)? = 0;
-        let flips = (1..=u8::MAX).find(|flips| {
-            let set = bits.iter().enumerate().filter(|(bit, _)| flips >> bit & 1 == 1);
-            set.fold(0, |sum, (_, difference)| sum ^ difference) == wrong
-        });
-        if let Some(flips) = flips {
-            *fixed.get_mut(place)? ^= flips;
+    // CRC-32 is linear: what a change does to it depends on the change and on its place alone. From the last
+    // byte to the first, `wrong` is what the checksum of all bytes up to there would be wrong by.
+    let of_last: Vec<u32> =
+        (0..=u8::MAX).map(|byte| crc32fast::hash(&[byte]) ^ crc32fast::hash(&[0])).collect();
+    for byte in fixed.iter_mut().take(content.len()).rev() {
+        if let Some(flips) = of_last.iter().position(|change| *change == wrong) {
+            *byte ^= u8::try_from(flips).ok()?;
             return Some(fixed);
         }
+        let shifted_out = of_last.iter().position(|change| change >> 24 == wrong >> 24)?;
+        wrong = (wrong ^ of_last.get(shifted_out)?) << 8 | u32::try_from(shifted_out).ok()?;
     }
     None
 }

@@ -1,4 +1,5 @@
-//! Which files say of older entries what those are not: their bytes are what was written, and what was written is wrong.
+//! Which files say of older entries what those are not. Their bytes are what was written, but what was
+//! written is wrong.
 
 use std::collections::HashMap;
 
@@ -28,30 +29,29 @@ pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
     said(kill) == as_said(row, rows, kind)
 }
 
-/// Sound files of the chain whose kills do not agree with what is there of the entries that they name are damaged: what they
-/// kill is told by keys, as if the section could not be read. True when there was one; the chain may go another way then.
+/// Takes sound files of the chain for damaged ones whose kills do not agree with what is there of the entries
+/// that they name: what they kill is told by keys, as if the section could not be read. True when there was
+/// one; the chain may go another way then.
 pub(super) fn distrust(
     vfs: &dyn Vfs,
     found: &mut [Found],
     pieces: &[Piece],
     records: &[SegmentRecord],
 ) -> Result<bool> {
-    let mut before: Vec<Target<'_>> = Vec::new();
+    let mut before: Vec<(SegmentName, There<'_>)> = Vec::new();
     let mut wrong: Vec<(usize, String)> = Vec::new();
     for piece in pieces {
         let Piece::File(number) = *piece else { continue };
         let Some(file) = found.get(number) else { continue };
         match &file.state {
             State::Sound(segment) => {
-                before.push(Target { name: file.name, content: There::Whole(segment) });
+                before.push((file.name, There::Whole(segment)));
                 if let Some(Kill { entry, commit, .. }) = contradicting(&before, segment)? {
                     let problem = "a kill does not agree with";
                     wrong.push((number, format!("section KILL: {problem} entry {entry} of commit {commit}")));
                 }
             }
-            State::Remains(remains) => {
-                before.push(Target { name: file.name, content: There::Intact(intact(remains)) });
-            }
+            State::Remains(remains) => before.push((file.name, There::Intact(intact(remains)))),
             State::Nothing => {}
         }
     }
@@ -60,18 +60,9 @@ pub(super) fn distrust(
         let Some(file) = found.get_mut(number) else { continue };
         let record = records.iter().find(|record| file.listed && record.name() == file.name);
         let pieces = Pieces::open(vfs, &file.path).at(&file.path, "open the segment")?;
-        let remains = Remains::read(&file.path, file.name, pieces, record);
-        file.state = remains.map_or(State::Nothing, |remains| State::Remains(Box::new(remains)));
-        file.problem = problem;
-        file.damaged = true;
+        file.distrust(pieces, record, problem);
     }
     Ok(any)
-}
-
-/// A file that kills may point to.
-struct Target<'a> {
-    name: SegmentName,
-    content: There<'a>,
 }
 
 /// What is there of a file's entries.
@@ -92,15 +83,15 @@ fn intact(remains: &Remains) -> HashMap<(u64, u64), Said> {
 }
 
 /// A kill of the last file that does not agree with what is there.
-fn contradicting(files: &[Target<'_>], last: &Segment) -> Result<Option<Kill>> {
+fn contradicting(files: &[(SegmentName, There<'_>)], last: &Segment) -> Result<Option<Kill>> {
     for kill in last.kills() {
         if kill.commit == 0 || kill.commit > last.name().last {
             return Ok(Some(*kill));
         }
-        let after = files.partition_point(|file| file.name.first <= kill.commit);
+        let after = files.partition_point(|(name, _)| name.first <= kill.commit);
         let target = after.checked_sub(1).and_then(|at| files.get(at));
-        let Some(target) = target.filter(|file| kill.commit <= file.name.last) else { continue };
-        let agrees = match &target.content {
+        let Some((_, there)) = target.filter(|(name, _)| kill.commit <= name.last) else { continue };
+        let agrees = match there {
             There::Whole(segment) => segment.agrees_with(kill)?,
             There::Intact(entries) => {
                 entries.get(&(kill.commit, kill.entry)).is_none_or(|entry| *entry == said(kill))

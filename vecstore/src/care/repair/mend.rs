@@ -1,4 +1,5 @@
-//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a temporary name.
+//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a
+//! temporary name.
 
 use crate::state::remove_own;
 use std::collections::{BTreeMap, HashSet};
@@ -7,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::Piece;
-use super::rebuild::read_settings;
 use super::rescue::{Around, Newer, Rescued, rescue};
-use super::survey::{Found, State};
-use crate::base::{Error, IoContext, Result, is_no_space};
+use super::survey::{Found, epoch_at};
+use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
-use crate::format::{Id, hex, random_id, settings};
+use crate::format::{random_id, settings};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
-use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live};
+use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
 /// Temporary segments of a repair begin with this, and so with what those of commits do.
@@ -40,8 +40,8 @@ pub(super) struct Mender<'a> {
     pub vfs: &'a dyn Vfs,
     pub dir: &'a Path,
     pub found: &'a [Found],
-    /// Generations that were used, by range.
-    pub generations: BTreeMap<(u64, u64), u32>,
+    /// Every name that a file of the store has had.
+    pub known: Vec<SegmentName>,
     /// Entries that liveness bitmaps say are superseded.
     pub superseded: HashSet<(u64, u64)>,
     /// Sound files that begin after this commit are copied: their names are in doubt.
@@ -59,10 +59,9 @@ impl Mender<'_> {
         let mut view = View::empty(&base);
         for (at, piece) in chain.iter().enumerate() {
             let later = chain.get(at + 1..).unwrap_or_default();
-            let segment = match (self.sound(*piece), self.made_before(*piece, &view, later)) {
-                (Some(segment), _) => segment,
-                (None, Some(segment)) => segment,
-                (None, None) => {
+            let segment = match self.kept(*piece).or_else(|| self.made_before(*piece, &view, later)) {
+                Some(segment) => segment,
+                None => {
                     let made = self.make(manifest, &view, *piece, later)?;
                     let segment = Arc::clone(&made.segment);
                     self.made.push(made);
@@ -75,9 +74,16 @@ impl Mender<'_> {
         Ok(view)
     }
 
+    /// The segment of a file that stays as it is.
+    fn kept(&self, piece: Piece) -> Option<Arc<Segment>> {
+        let file = piece.file(self.found)?;
+        let in_doubt = self.doubt_after.is_some_and(|last| file.name.first > last);
+        file.whole().filter(|_| !in_doubt).cloned()
+    }
+
     /// What was made of the same piece for another chain, where its links fit into this one too.
     fn made_before(&self, piece: Piece, older: &View, later: &[Piece]) -> Option<Arc<Segment>> {
-        let next = later.first().and_then(|piece| self.file(*piece)).and_then(Found::footer);
+        let next = self.footer_of_next(later);
         let fits = |made: &&Made| {
             let footer = made.segment.footer();
             made.piece == piece
@@ -87,72 +93,39 @@ impl Mender<'_> {
         self.made.iter().find(fits).map(|made| Arc::clone(&made.segment))
     }
 
-    fn file(&self, piece: Piece) -> Option<&Found> {
-        match piece {
-            Piece::File(number) => self.found.get(number),
-            Piece::Hole { .. } => None,
-        }
-    }
-
-    /// The segment of a file that stays as it is.
-    fn sound(&self, piece: Piece) -> Option<Arc<Segment>> {
-        let file = self.file(piece)?;
-        let in_doubt = self.doubt_after.is_some_and(|last| file.name.first > last);
-        match &file.state {
-            State::Sound(segment) if file.is_whole() && !in_doubt => Some(Arc::clone(segment)),
-            _ => None,
-        }
+    fn footer_of_next(&self, later: &[Piece]) -> Option<&Footer> {
+        later.first()?.file(self.found)?.footer()
     }
 
     fn make(&mut self, manifest: &Manifest, older: &View, piece: Piece, later: &[Piece]) -> Result<Made> {
-        let found = self.found;
-        let file = match piece {
-            Piece::File(number) => found.get(number),
-            Piece::Hole { .. } => None,
-        };
-        let (first, last) = match (piece, file) {
-            (Piece::Hole { first, last }, _) => (first, last),
-            (Piece::File(_), file) => file.map_or((1, 1), |file| (file.name.first, file.name.last)),
-        };
-        // What is written anew never has the name of what was lost: handles may still have that mapped, and it may turn up.
-        let generation = self.next_generation(first, last);
-        let name = SegmentName { first, last, generation };
-        if let Some(State::Sound(segment)) = file.map(|file| &file.state) {
+        let file = piece.file(self.found);
+        let (first, last) = piece.range(self.found);
+        // What is written anew never has the name of what was lost: handles may still have that mapped, and
+        // it may turn up.
+        self.known.push(SegmentName { first, last, generation: 0 });
+        let name = load::next_generation(&self.known, first, last);
+        self.known.push(name);
+        if let Some(segment) = file.and_then(Found::sound) {
             let (tmp, segment) = self.copy(segment, name)?;
             return Ok(Made { piece, segment, tmp, rescued: None });
         }
-        let remains = match file.map(|file| &file.state) {
-            Some(State::Remains(remains)) => Some(&**remains),
-            _ => None,
-        };
+        let remains = file.and_then(Found::remains);
         let identity = match remains {
-            Some(remains) => Footer { generation, nonce: random_id()?, ..identity_of(&remains.footer) },
+            Some(remains) => {
+                Footer { generation: name.generation, nonce: random_id()?, ..identity_of(&remains.footer) }
+            }
             None => self.identity(manifest, older, name, later)?,
         };
         let mut newer = Newer::default();
-        for piece in later {
-            match self.file(*piece).map(|file| &file.state) {
-                Some(State::Sound(segment)) => newer.add(segment),
-                Some(State::Remains(remains)) => newer.add_remains(remains),
-                _ => {}
-            }
+        for file in later.iter().filter_map(|piece| piece.file(self.found)) {
+            newer.add(&file.state);
         }
         let around = Around { older, newer: &newer, superseded: &self.superseded };
-        let settings = match file.and_then(read_settings) {
-            Some(settings) => settings,
-            None => settings_of(manifest),
-        };
+        let settings = file.and_then(Found::settings).unwrap_or_else(|| settings_of(manifest));
         let (encoded, rescued) = rescue(remains, identity, settings::encode(&settings)?, around)?;
         let len = encoded.file_len();
         let (tmp, segment) = self.write(name, len, |file| encoded.write(file))?;
         Ok(Made { piece, segment, tmp, rescued: Some(rescued) })
-    }
-
-    /// A generation that no file of this range has had.
-    fn next_generation(&mut self, first: u64, last: u64) -> u32 {
-        let generation = self.generations.get(&(first, last)).map_or(1, |highest| highest.saturating_add(1));
-        self.generations.insert((first, last), generation);
-        generation
     }
 
     /// What an empty file is that keeps the chain together.
@@ -164,17 +137,15 @@ impl Mender<'_> {
         later: &[Piece],
     ) -> Result<Footer> {
         let body = &manifest.body;
-        let next = later.first().and_then(|piece| self.file(*piece)).and_then(Found::footer);
         let listed = body.segments.iter().find(|record| record.last == name.last);
-        let link_out: Id = match (next, listed) {
+        let link_out = match (self.footer_of_next(later), listed) {
             (Some(next), _) => next.link_in,
             (None, Some(record)) => record.link_out,
             (None, None) => random_id()?,
         };
-        let epoch = body.epochs.iter().rev().find(|epoch| epoch.first <= name.last);
         let mut identity = Footer::empty();
         identity.store_id = body.store_id;
-        identity.epoch = epoch.map_or([0; 16], |epoch| epoch.id);
+        identity.epoch = epoch_at(body, name.last).unwrap_or_default();
         identity.nonce = random_id()?;
         identity.link_in = older.link();
         identity.link_out = link_out;
@@ -221,23 +192,14 @@ impl Mender<'_> {
             let checked = check_mapping(&path, name, laid_out, &|_| Ok(()))?;
             return sound(&path, checked).map(|segment| (None, segment));
         }
-        let tmp = segments.join(format!("{TMP_PREFIX_REPAIR}{}", hex(&random_id()?)));
-        let written = (|| {
-            let mut file = self.vfs.create_new(&tmp)?;
-            write(&mut *file)?;
+        let target = (segments.as_path(), TMP_PREFIX_REPAIR);
+        let (tmp, ()) = write_new(self.vfs, target, len, "write the segment", |file| {
+            write(file)?;
             file.flush()
-        })();
-        let segment = match written {
-            Ok(()) => sound(&tmp, check_file(self.vfs, &tmp, name)),
-            Err(source) if is_no_space(&source) => {
-                // Room that the attempt took is free again when it is asked for.
-                remove_own(self.vfs, &tmp);
-                let free = self.vfs.free_space(&segments).ok();
-                Err(Error::NoSpace { path: tmp.clone(), needed: len, free, source: Arc::new(source) })
-            }
-            Err(source) => Err(Error::io(&tmp, "write the segment", source)),
-        };
-        segment.inspect_err(|_| remove_own(self.vfs, &tmp)).map(|segment| (Some(tmp.clone()), segment))
+        })?;
+        let segment = sound(&tmp, check_file(self.vfs, &tmp, name));
+        let segment = segment.inspect_err(|_| remove_own(self.vfs, &tmp))?;
+        Ok((Some(tmp), segment))
     }
 
     /// Removes what was not named.

@@ -24,41 +24,45 @@ mod rows;
 mod survey;
 mod tell;
 
-use crate::lock::{LOCK, LOCK_BACKUP, LOCK_MANIFEST};
-use crate::state::{Move, QUARANTINE};
-use std::collections::{BTreeMap, HashSet};
+use crate::lock::{LOCK_BACKUP, Lock};
+use crate::state::{Move, QUARANTINE, if_there};
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::base::{Error, IoContext, Result};
-use crate::lock::{Lock, open_large, open_small};
+use crate::care::exclusive::Exclusive;
 use crate::segment::SegmentName;
 use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, live, named};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
+use beside::lists_any;
 use carry_out::{Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::Mender;
 pub use report::{Finding, RepairReport};
-use survey::{Found, State};
+use survey::Found;
 
-/// How long to wait for whoever writes.
+/// How long to wait for writers and mergers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced by what is
-/// intact of it, and moved to `quarantine/`, never deleted:
+/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced
+/// by what is intact of it, and moved to `quarantine/`, never deleted:
 ///
-/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are lost with it.
-/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is damaged.
-/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the disk cannot
-///   read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost are in the report, and listed in `quarantine/`, one per line.
-/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to quarantine. Files
-///   that were swapped get their names back.
+/// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are
+///   lost with it.
+/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is
+///   damaged.
+/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the
+///   disk cannot read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost
+///   are in the report, and listed in `quarantine/`, one per line.
+/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to
+///   quarantine. Files that were swapped get their names back.
 ///
-/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no longer be mixed
-/// up with what comes after. The store must not be written to meanwhile; a crash leaves a store that can be repaired
-/// again.
+/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no
+/// longer be mixed up with what comes after. The store must not be written to meanwhile; a crash leaves a
+/// store that can be repaired again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -78,8 +82,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from; [`Error::UnsupportedVersion`] for a
-/// store of a later version; [`Error::Busy`], [`Error::Io`], [`Error::NoSpace`].
+/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from;
+/// [`Error::UnsupportedVersion`] for a store of a later version; [`Error::Busy`], [`Error::Io`],
+/// [`Error::NoSpace`].
 pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
     repair_with(&RealFs, path.as_ref())
 }
@@ -103,43 +108,16 @@ pub fn repair_dry_run_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
 pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
     // A sector that cannot be read would end a process that has mapped it.
     let vfs: &dyn Vfs = &Copying(vfs);
-    // Whatever is no store at all is refused before a lock file is created in it.
+    // What is no store at all is refused before a lock file is created in it.
     if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
         return Err(error);
     }
     let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
-    let mut large = open_large(vfs, dir)?;
-    let mut small = open_small(vfs, dir)?;
-    let mut commit = Lock::open(vfs, &dir.join(LOCK), "commit")?;
-    let mut manifest = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    with_lock(&mut backup, |_, _| {
-        with_lock(&mut large, |_, _| {
-            with_lock(&mut small, |_, _| {
-                with_lock(&mut commit, |commit, found| {
-                    // Commits of a writer that died are in doubt until the next one has written them anew.
-                    if found.died {
-                        commit.mark_suspect(1);
-                    }
-                    let in_doubt = found.died || found.suspect != 0;
-                    let result = with_lock(&mut manifest, |manifest, found| {
-                        if found.died {
-                            manifest.mark_suspect(1);
-                        }
-                        Repair { vfs, dir, dry_run: false, in_doubt }.run()
-                    });
-                    commit.raise();
-                    result
-                })
-            })
-        })
-    })
-}
-
-/// Runs `work` under a lock.
-fn with_lock<T>(lock: &mut Lock, work: impl FnOnce(&mut Lock, crate::lock::Found) -> Result<T>) -> Result<T> {
-    let found = lock.acquire(TIMEOUT)?;
-    let result = work(lock, found);
-    lock.release();
+    let mut exclusive = Exclusive::open(vfs, dir)?;
+    backup.acquire(TIMEOUT)?;
+    let result =
+        exclusive.hold(&TIMEOUT.into(), |_, in_doubt| Repair { vfs, dir, dry_run: false, in_doubt }.run());
+    backup.release();
     result
 }
 
@@ -152,6 +130,7 @@ struct Repair<'a> {
 }
 
 /// What is read before anything is decided.
+#[derive(Default)]
 struct Before {
     /// `None` when it is missing or damaged.
     manifest: Option<Manifest>,
@@ -171,14 +150,14 @@ impl Repair<'_> {
         }
         let mut found = self.survey(&mut before)?;
         let (listed, all) = (before.listed(), before.records());
-        let identity = before.identity(&found);
-        if let Some(identity) = &identity {
-            survey::refuse_foreign(&mut found, identity, &all);
+        if let Some(store) = before.store(&found) {
+            survey::refuse_foreign(&mut found, &store, &all);
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
         let listed_last = listed.last().map_or(0, |record| record.last);
-        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given again, and the file
-        // that takes the place of what is missing does not lie beyond the chain, where readers would take it for a commit.
+        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given
+        // again, and the file that takes the place of what is missing does not lie beyond the chain, where
+        // readers would take it for a commit.
         let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
         let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
         let last = match is_backup {
@@ -193,7 +172,8 @@ impl Repair<'_> {
                 break pieces;
             }
         };
-        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken for another's.
+        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken
+        // for another's.
         let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
         refuse_useless(&mut found, &pieces, &before.versions, is_backup);
@@ -207,7 +187,7 @@ impl Repair<'_> {
             vfs: self.vfs,
             dir: self.dir,
             found: &found,
-            generations: self.generations(&found, &all)?,
+            known: self.known_names(&found, &all)?,
             superseded: self.superseded(&found, &manifest.body, chain_is_whole)?,
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
@@ -221,8 +201,7 @@ impl Repair<'_> {
     }
 
     fn read(&self) -> Result<Before> {
-        let mut before =
-            Before { manifest: None, bad_manifest: None, versions: Vec::new(), bad_versions: Vec::new() };
+        let mut before = Before::default();
         match Manifest::read(self.vfs, self.dir) {
             Ok(manifest) => {
                 survey::check_flags(&self.dir.join(MANIFEST), manifest.ro_compat)?;
@@ -243,8 +222,8 @@ impl Repair<'_> {
         Ok(before)
     }
 
-    /// What is wrong with a file that is damaged, missing or no file. That it cannot be read now is an error: nobody can
-    /// say what it holds.
+    /// What is wrong with a file that is damaged, missing or no file. That it cannot be read now is an error:
+    /// what it holds is not known.
     fn damage(&self, error: Error) -> Result<String> {
         match error {
             Error::Damaged { detail, .. } => Ok(detail),
@@ -259,39 +238,33 @@ impl Repair<'_> {
         }
     }
 
-    /// The same of a bitmap, once it is known that what it holds is not needed: that it cannot be read is damage too.
-    fn bitmap_damage(&self, error: Error) -> Result<String> {
-        match self.damage(error) {
-            Err(Error::Io { source, .. }) => Ok(format!("it cannot be read: {source}")),
-            other => other,
-        }
+    /// Every name that a file of these commits has had.
+    fn known_names(&self, found: &[Found], records: &[SegmentRecord]) -> Result<Vec<SegmentName>> {
+        let folder = self.dir.join(QUARANTINE);
+        let quarantined = if_there(self.vfs.list(&folder)).at(&folder, "list the quarantined files")?;
+        let mut names: Vec<SegmentName> = records.iter().map(SegmentRecord::name).collect();
+        names.extend(quarantined.iter().flatten().filter_map(|name| SegmentName::parse(name)));
+        names.extend(found.iter().flat_map(|file| [file.called, file.name]));
+        Ok(names)
     }
 
-    /// The highest generation of each range that anybody has seen.
-    fn generations(&self, found: &[Found], records: &[SegmentRecord]) -> Result<BTreeMap<(u64, u64), u32>> {
-        let folder = self.dir.join(QUARANTINE);
-        let quarantined = match self.vfs.list(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            listed => listed.at(&folder, "list the quarantined files")?,
+    /// What is told of a file that goes to quarantine under this name, or one like it.
+    fn set_aside(&self, plan: &mut Plan, path: &Path, wanted: &str, problem: &str) -> Result<Finding> {
+        let moved = Move::choose(self.vfs, self.dir, path, wanted)?;
+        let finding = Finding {
+            path: path.to_owned(),
+            problem: problem.to_owned(),
+            moved_to: Some(moved.to.clone()),
+            ..Finding::default()
         };
-        let quarantined = quarantined.iter().filter_map(|name| SegmentName::parse(name));
-        let names = found.iter().flat_map(|file| [file.called, file.name]).chain(quarantined);
-        let mut highest = BTreeMap::new();
-        for name in names.chain(records.iter().map(SegmentRecord::name)) {
-            let best = highest.entry((name.first, name.last)).or_insert(name.generation);
-            *best = name.generation.max(*best);
-        }
-        Ok(highest)
+        plan.moves.push(moved);
+        Ok(finding)
     }
 
     /// What the manifest's bitmaps say is superseded, in files that are whole.
     fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
-        let sound = found.iter().filter(|file| file.is_whole()).filter_map(|file| match &file.state {
-            State::Sound(segment) => Some(segment),
-            _ => None,
-        });
         let mut superseded = HashSet::new();
-        for segment in sound {
+        for segment in found.iter().filter_map(Found::whole) {
             match live::known(self.vfs, self.dir, body, segment) {
                 Some(Ok(dead)) => {
                     superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
@@ -315,56 +288,47 @@ impl Repair<'_> {
     ) -> Result<RepairReport> {
         let view = mender.mend(manifest, pieces)?;
         let rebuilt = before.manifest.is_none();
-        let mut report = RepairReport {
+        let report = RepairReport {
             rebuilt,
             segments: view.segments.len(),
             last_commit: view.last_commit(),
             dry_run: self.dry_run,
             ..RepairReport::default()
         };
-        let mut plan = Plan::default();
-        if let Some(problem) = &before.bad_manifest {
+        let mut plan = Plan { report, ..Plan::default() };
+        if rebuilt {
             let path = self.dir.join(MANIFEST);
-            let wanted = format!("{MANIFEST}.{:016x}", manifest.generation);
-            let moved = Move { is_replaced: true, ..Move::choose(self.vfs, self.dir, &path, &wanted)? };
-            report.quarantined = Some(moved.to.clone());
-            report.findings.push(Finding {
-                path,
-                problem: problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                replaced_by: Some(self.dir.join(MANIFEST)),
-                ..Finding::default()
-            });
-            plan.moves.push(moved);
-        } else if rebuilt {
-            report.findings.push(Finding {
-                path: self.dir.join(MANIFEST),
-                problem: "it is missing".to_owned(),
-                replaced_by: Some(self.dir.join(MANIFEST)),
-                ..Finding::default()
-            });
+            let mut finding = match &before.bad_manifest {
+                Some(problem) => {
+                    let wanted = format!("{MANIFEST}.{:016x}", manifest.generation);
+                    self.set_aside(&mut plan, &path, &wanted, problem)?
+                }
+                None => Finding::missing(path.clone()),
+            };
+            plan.moves.iter_mut().for_each(|moved| moved.is_replaced = true);
+            plan.report.quarantined = finding.moved_to.clone();
+            finding.replaced_by = Some(path);
+            plan.report.findings.push(finding);
         }
-        let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan, &mut report)?;
-        self.mend_versions(before, mender, &bad_bitmaps, &mut plan, &mut report)?;
-        self.tell(mender, manifest, pieces, &view, &mut plan, &mut report)?;
+        let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan)?;
+        self.mend_versions(before, mender, &bad_bitmaps, &mut plan)?;
+        self.tell(mender, manifest, pieces, &view, &mut plan)?;
 
-        let forgets = live::named(&manifest.body).iter().any(|name| bad_bitmaps.contains(&name.to_string()));
-        if rebuilt || !chain_is_whole {
-            manifest.body.segments =
-                view.segments.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
-            live::forget(&mut manifest.body);
+        let is_new = rebuilt || !chain_is_whole;
+        let forgets = lists_any(&manifest.body, &bad_bitmaps);
+        if is_new {
+            manifest.body.segments = view.records().collect();
             manifest.body.begin_epoch()?;
-        } else if forgets {
-            live::forget(&mut manifest.body);
         }
-        if rebuilt || !chain_is_whole || forgets {
+        if is_new || forgets {
+            live::forget(&mut manifest.body);
             manifest.generation += 1;
             plan.manifest = Some(manifest.clone());
         }
-        let changes = plan.manifest.is_some() || !report.was_whole();
+        let changes = plan.manifest.is_some() || !plan.report.was_whole();
         if !self.dry_run && changes {
             carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
         }
-        Ok(report)
+        Ok(plan.report)
     }
 }

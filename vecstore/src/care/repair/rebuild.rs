@@ -1,10 +1,9 @@
 //! The manifest, rebuilt from footers: segments describe themselves.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::chain::Piece;
-use super::survey::{Found, Identity, State};
+use super::survey::{Found, store_of_most};
 use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
@@ -19,23 +18,15 @@ pub(super) fn rebuilt(
     chain: &[Piece],
     last: u64,
 ) -> Result<Manifest> {
-    let files: Vec<&Found> = chain
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::File(number) => found.get(*number),
-            Piece::Hole { .. } => None,
-        })
-        .filter(|file| file.footer().is_some())
-        .collect();
-    let Some((newest, identity)) = files.last().and_then(|file| file.footer()).zip(Identity::of_most(found))
-    else {
+    let files = chain.iter().filter_map(|piece| piece.file(found));
+    let files: Vec<&Found> = files.filter(|file| file.footer().is_some()).collect();
+    let Some((newest, store)) = files.last().and_then(|file| file.footer()).zip(store_of_most(found)) else {
         return Err(Error::NotAStore {
             path: dir.to_owned(),
             found: "a damaged manifest and no segment to rebuild it from".to_owned(),
         });
     };
-    let mut settings: BTreeMap<String, String> =
-        files.iter().rev().find_map(|file| read_settings(file)).unwrap_or_default();
+    let mut settings = files.iter().rev().find_map(|file| file.settings()).unwrap_or_default();
     let description = settings.remove(settings::FINGERPRINT);
     let fingerprint = (newest.fingerprint != [0; 32])
         .then(|| FingerprintRecord { id: newest.fingerprint, description: description.unwrap_or_default() });
@@ -47,29 +38,19 @@ pub(super) fn rebuilt(
         ro_compat: 0,
         compat: 0,
         body: Body {
-            store_id: identity.store_id,
             dim: newest.dim,
             dtype: newest.dtype,
             metric: newest.metric,
             fingerprint,
             settings,
             epochs,
-            segments: Vec::new(),
-            extra: BTreeMap::new(),
+            ..store
         },
     })
 }
 
-/// The settings a file carries, if they are intact.
-pub(super) fn read_settings(file: &Found) -> Option<BTreeMap<String, String>> {
-    match &file.state {
-        State::Sound(segment) => segment.settings().ok(),
-        State::Remains(remains) => remains.settings(),
-        State::Nothing => None,
-    }
-}
-
-/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made up.
+/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made
+/// up.
 fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochRecord>> {
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for footer in footers {

@@ -1,11 +1,12 @@
 //! What is left of a damaged segment: which of its blocks are intact, and what can be read from those.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
 use super::footer::find_footer;
 use super::rows::StoredRows;
+use crate::base::DType;
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::{Kill, Run};
@@ -24,7 +25,8 @@ const LONGEST_SEARCHED: usize = 4096;
 pub(super) struct Remains {
     /// Everything that could be read but the rows, at its place in the file.
     map: Mapping,
-    rows: StoredRows,
+    /// Where rows can be read that an entry's content names.
+    pub rows: StoredRows,
     pub footer: Footer,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
@@ -77,8 +79,8 @@ impl Content<'_> {
 }
 
 impl Remains {
-    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it says which
-    /// footer is the right one.
+    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it
+    /// says which footer is the right one.
     pub fn read(
         path: &Path,
         name: SegmentName,
@@ -88,14 +90,12 @@ impl Remains {
         let footer = find_footer(path, name, &mut pieces, record)?;
         let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
         let parts = sections(&mut pieces, body, &footer);
-        let (range, crcs) = parts
-            .get(&section::ROWS)
-            .map(|part| (part.range.clone(), part.sound.clone()))
-            .unwrap_or_default();
+        let rows = parts.get(&section::ROWS);
+        let (section, crcs) = rows.map(|part| (part.range.clone(), part.sound.clone())).unwrap_or_default();
         let (map, file) = pieces.into_parts();
         let mut remains = Remains {
             map,
-            rows: StoredRows::new(path, file, range, crcs),
+            rows: StoredRows { path: path.to_owned(), file, section, crcs },
             footer,
             parts,
             runs: None,
@@ -122,11 +122,6 @@ impl Remains {
         self.kinds.len()
     }
 
-    /// Where rows can be read that an entry's content names.
-    pub fn rows(&self) -> &StoredRows {
-        &self.rows
-    }
-
     /// True when the entries' addresses are known.
     pub fn has_addresses(&self) -> bool {
         self.runs.is_some() || self.entry_count() == 0
@@ -134,35 +129,34 @@ impl Remains {
 
     /// How many entries are not intact.
     pub fn lost(&self) -> u64 {
-        (0..self.entry_count()).filter(|index| !self.entry(*index).is_intact()).count() as u64
+        let entries = (0..self.entry_count()).map(|index| self.entry(index));
+        entries.filter(|entry| entry.key.is_none() || entry.content.is_none()).count() as u64
     }
 
     /// What can be read of an entry.
     pub fn entry(&self, index: usize) -> Remnant<'_> {
-        let kind = self.kinds.get(index).copied().flatten();
-        let key = span(&self.key_ends, index)
+        let kind = known(&self.kinds, index);
+        let key = span(index, |index| known(&self.key_ends, index))
             .filter(|span| !span.is_empty() && span.len() <= MAX_KEY_LEN)
             .and_then(|span| self.intact(section::KEYS, span));
         Remnant { key, kind, content: kind.and_then(|kind| self.content(index, kind)) }
     }
 
     fn content(&self, index: usize, kind: Kind) -> Option<Content<'_>> {
-        let rows = span(&self.row_ends, index)?;
+        let rows = span(index, |index| known(&self.row_ends, index))?;
         if rows.is_empty() == (kind == Kind::Rows) {
             return None;
         }
-        let width = self.row_width();
-        let bytes = |rows: &Range<usize>, width: usize| -> Option<Range<usize>> {
-            Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?)
-        };
-        let row_bytes = bytes(&rows, width)?;
+        let dtype_len = DType::from_code(self.footer.dtype).map_or(1, DType::size);
+        let bytes = |width: usize| Some(rows.start.checked_mul(width)?..rows.end.checked_mul(width)?);
+        let row_bytes = bytes(self.footer.dim as usize * dtype_len)?;
         self.is_intact(section::ROWS, &row_bytes)?;
         let scales = match self.parts.contains_key(&section::SCAL) {
-            true => self.intact(section::SCAL, bytes(&rows, 4)?)?,
+            true => self.intact(section::SCAL, bytes(4)?)?,
             false => &[],
         };
         let payload = match self.parts.contains_key(&section::PAYL) {
-            true => self.intact(section::PAYL, self.end(section::PEND, index)?)?,
+            true => self.intact(section::PAYL, span(index, |index| self.number(section::PEND, index))?)?,
             false => &[],
         };
         Some(Content { rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
@@ -170,7 +164,7 @@ impl Remains {
 
     /// False when the index says that an entry has another key.
     pub fn may_have(&self, index: usize, key_hash: u64) -> bool {
-        self.hashes.get(index).copied().flatten().is_none_or(|hash| hash == key_hash)
+        known(&self.hashes, index).is_none_or(|hash| hash == key_hash)
     }
 
     /// Where an entry was made; `None` when RUNS is damaged. `first_row` is its first row within the segment.
@@ -200,14 +194,9 @@ impl Remains {
     }
 
     /// The settings it carries, if they are intact.
-    pub fn settings(&self) -> Option<std::collections::BTreeMap<String, String>> {
+    pub fn settings(&self) -> Option<BTreeMap<String, String>> {
         let len = self.parts.get(&section::SETT)?.range.len();
         settings::decode(self.intact(section::SETT, 0..len)?)
-    }
-
-    fn row_width(&self) -> usize {
-        let size = crate::base::DType::from_code(self.footer.dtype).map_or(1, crate::base::DType::size);
-        self.footer.dim as usize * size
     }
 
     /// Bytes of a section, if all blocks they lie in are sound.
@@ -231,16 +220,6 @@ impl Remains {
         let start = index.checked_mul(8)?;
         let bytes = self.intact(tag, start..start.checked_add(8)?)?;
         bytes.try_into().ok().map(u64::from_le_bytes)
-    }
-
-    /// Element `index` of a table of ends, as a range.
-    fn end(&self, tag: Tag, index: usize) -> Option<Range<usize>> {
-        let end = usize::try_from(self.number(tag, index)?).ok()?;
-        let start = match index.checked_sub(1) {
-            Some(before) => usize::try_from(self.number(tag, before)?).ok()?,
-            None => 0,
-        };
-        (start <= end).then_some(start..end)
     }
 
     fn read_runs(&self) -> Option<Vec<Run>> {
@@ -282,21 +261,16 @@ impl Remains {
     /// Reads the tables of ends and kinds. What is damaged in one of them often follows from the others.
     fn read_tables(&mut self, entries: usize) {
         self.hashes = self.read_hashes(entries);
-        self.key_ends = (0..entries).map(|index| self.number(section::KEND, index)).collect();
-        self.find_keys_by_hash();
+        self.key_ends = self.read_key_ends(entries);
         self.row_ends = (0..entries).map(|index| self.number(section::REND, index)).collect();
-        self.kinds = (0..entries)
-            .map(|index| {
-                let code = self.intact(section::KIND, index..index + 1)?.first()?;
-                Kind::from_code(*code)
-            })
-            .collect();
+        let kind = |index| Kind::from_code(*self.intact(section::KIND, index..index + 1)?.first()?);
+        self.kinds = (0..entries).map(kind).collect();
         // Where each entry with rows has one, rows are counted by kinds.
         if self.footer.kinds.first() == Some(&self.footer.rows) {
             let mut rows = Some(0u64);
             for (end, kind) in self.row_ends.iter_mut().zip(&self.kinds) {
-                let counted =
-                    rows.zip(*kind).map(|(rows, kind)| rows.saturating_add(u64::from(kind == Kind::Rows)));
+                let counted = rows.zip(*kind);
+                let counted = counted.map(|(rows, kind)| rows.saturating_add(u64::from(kind == Kind::Rows)));
                 *end = end.or(counted);
                 rows = *end;
             }
@@ -306,15 +280,10 @@ impl Remains {
             .into_iter()
             .filter(|kind| self.footer.kinds.get(usize::from(kind.code())).is_some_and(|count| *count > 0));
         let only = bare.next().filter(|_| bare.next().is_none());
-        let kinds = (0..entries).map(|index| {
-            self.kinds.get(index).copied().flatten().or_else(|| {
-                match span(&self.row_ends, index)?.is_empty() {
-                    true => only,
-                    false => Some(Kind::Rows),
-                }
-            })
-        });
-        self.kinds = kinds.collect();
+        for (index, kind) in self.kinds.iter_mut().enumerate().filter(|(_, kind)| kind.is_none()) {
+            let rows = span(index, |index| known(&self.row_ends, index));
+            *kind = rows.and_then(|rows| if rows.is_empty() { only } else { Some(Kind::Rows) });
+        }
     }
 
     /// Hashes of the keys by entry, as far as the index is intact.
@@ -332,48 +301,39 @@ impl Remains {
         hashes
     }
 
-    /// Fills gaps in the ends of keys: the index has each key's hash.
-    fn find_keys_by_hash(&mut self) {
-        if self.key_ends.iter().all(Option::is_some) {
-            return;
-        }
+    /// Ends of the keys; where one is damaged, the hash of the key says it, which the index has.
+    fn read_key_ends(&self, entries: usize) -> Vec<Option<u64>> {
         let all = self.parts.get(&section::KEYS).map_or(0, |part| part.range.len());
         let mut start = Some(0usize);
-        let mut ends = std::mem::take(&mut self.key_ends);
-        for (end, hash) in ends.iter_mut().zip(&self.hashes) {
-            if end.is_none() {
-                let found = start.zip(*hash).and_then(|(start, hash)| {
-                    let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
-                    (start + 1..=start + longest).find(|end| {
-                        self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
-                    })
-                });
-                *end = found.map(|end| end as u64);
-            }
+        let end = |index| {
+            let end = self.number(section::KEND, index).or_else(|| {
+                let (start, hash) = start.zip(known(&self.hashes, index))?;
+                let is_key = |end: &usize| {
+                    self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
+                };
+                let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
+                (1..=longest).map(|len| start + len).find(is_key).map(|end| end as u64)
+            });
             start = end.and_then(|end| usize::try_from(end).ok());
-        }
-        self.key_ends = ends;
+            end
+        };
+        (0..entries).map(end).collect()
     }
 }
 
-impl Remnant<'_> {
-    /// Nothing of the entry was hit.
-    pub fn is_intact(&self) -> bool {
-        self.key.is_some() && self.kind.is_some() && self.content.is_some()
-    }
+fn known<T: Copy>(table: &[Option<T>], index: usize) -> Option<T> {
+    table.get(index).copied().flatten()
 }
 
-fn span(ends: &[Option<u64>], index: usize) -> Option<Range<usize>> {
-    let end = usize::try_from((*ends.get(index)?)?).ok()?;
-    let start = match index.checked_sub(1) {
-        Some(before) => usize::try_from((*ends.get(before)?)?).ok()?,
-        None => 0,
-    };
-    (start <= end).then_some(start..end)
+/// What lies between an end in a table and the one before it.
+fn span(index: usize, end: impl Fn(usize) -> Option<u64>) -> Option<Range<usize>> {
+    let start = index.checked_sub(1).map_or(Some(0), &end)?;
+    let span = usize::try_from(start).ok()?..usize::try_from(end(index)?).ok()?;
+    (span.start <= span.end).then_some(span)
 }
 
-/// The sections that lie within the file, each block held against CRCS, and all of them against the footer. What cannot
-/// be read is not intact.
+/// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
+/// What cannot be read is not intact.
 fn sections(pieces: &mut Pieces, body: usize, footer: &Footer) -> HashMap<Tag, Part> {
     let crcs = block_crcs(pieces, body, footer);
     let mut parts = HashMap::new();

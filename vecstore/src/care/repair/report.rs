@@ -40,7 +40,7 @@ pub struct Finding {
     pub lost_keys: Vec<Vec<u8>>,
     /// Entries that are lost, and whose keys cannot be read.
     pub lost_unnamed: u64,
-    /// Nobody can tell what was in it, beyond `lost_keys`.
+    /// What was in it, beyond `lost_keys`, is not known.
     pub lost_unknown: bool,
     /// The file that lists the lost keys, one per line.
     pub list: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The file that takes the place of a damaged one: everything intact, under its old addresses.
 //!
-//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry is lost
-//! that replaced or deleted an older one, a tombstone of the same key stands in its place.
+//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry
+//! is lost that replaced or deleted an older one, a tombstone of the same key stands in its place.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, hash_map};
@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::kills;
 use super::remains::{Content, Origin, Remains, Remnant};
-use crate::base::Result;
+use super::survey::State;
+use crate::base::{DType, Result};
 use crate::format::footer::Footer;
 use crate::format::records::Kill;
 use crate::format::{COMPAT_LOST, key_hash};
@@ -19,7 +20,8 @@ use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::state::View;
 use crate::types::Kind;
 
-/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer entries.
+/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer
+/// entries.
 const NEW_ENTRIES: u64 = 1 << 32;
 const NEW_ROWS: u64 = 1 << 48;
 
@@ -29,8 +31,8 @@ pub(super) struct Newer {
     pub sound: Vec<Arc<Segment>>,
     /// Keys that can be read in later damaged segments.
     pub keys: HashSet<Vec<u8>>,
-    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those of damaged ones
-    /// may turn out to be wrong.
+    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those
+    /// of damaged ones may turn out to be wrong.
     pub killed: HashSet<(u64, u64)>,
     /// The same of those that stay as they are.
     pub surely_killed: HashSet<(u64, u64)>,
@@ -47,19 +49,22 @@ impl Newer {
         Ok(self.keys.contains(key))
     }
 
-    /// Notes what a later sound segment has.
-    pub fn add(&mut self, segment: &Arc<Segment>) {
-        let killed = segment.kills().iter().map(|kill| (kill.commit, kill.entry));
-        self.surely_killed.extend(killed.clone());
-        self.killed.extend(killed);
-        self.sound.push(Arc::clone(segment));
-    }
-
-    /// Notes what can be read of a later damaged segment.
-    pub fn add_remains(&mut self, remains: &Remains) {
-        self.killed.extend(remains.kills().0.iter().map(|kill| (kill.commit, kill.entry)));
-        let entries = (0..remains.entry_count()).filter_map(|index| remains.entry(index).key);
-        self.keys.extend(entries.map(<[u8]>::to_vec));
+    /// Notes what can be read of a later file.
+    pub fn add(&mut self, state: &State) {
+        match state {
+            State::Sound(segment) => {
+                let killed = segment.kills().iter().map(|kill| (kill.commit, kill.entry));
+                self.surely_killed.extend(killed.clone());
+                self.killed.extend(killed);
+                self.sound.push(Arc::clone(segment));
+            }
+            State::Remains(remains) => {
+                self.killed.extend(remains.kills().0.iter().map(|kill| (kill.commit, kill.entry)));
+                let entries = (0..remains.entry_count()).filter_map(|index| remains.entry(index).key);
+                self.keys.extend(entries.map(<[u8]>::to_vec));
+            }
+            State::Nothing => {}
+        }
     }
 }
 
@@ -85,6 +90,48 @@ struct Item<'a> {
     content: Option<Content<'a>>,
 }
 
+impl Item<'_> {
+    fn row_count(&self) -> u64 {
+        self.content.as_ref().map_or(0, Content::row_count)
+    }
+}
+
+/// Rescues what is intact of a damaged segment. Of one that is gone, or whose footer cannot be read, nothing
+/// is. `identity` has the range, links and name of the new file.
+pub(super) fn rescue<'a>(
+    remains: Option<&'a Remains>,
+    identity: Footer,
+    settings: Vec<u8>,
+    around: Around<'_>,
+) -> Result<(EncodedSegment<'a>, Rescued)> {
+    let mut rescue = Rescue {
+        remains,
+        range: identity.first..=identity.last,
+        around,
+        entries: Vec::new(),
+        places: HashMap::new(),
+        latest: HashMap::new(),
+        kills: Vec::new(),
+        result: Rescued::default(),
+    };
+    rescue.read_entries();
+    rescue.take_kills()?;
+    if rescue.result.kills_lost {
+        rescue.kill_older()?;
+    }
+    let items = rescue.items()?;
+    if rescue.result.kills_lost {
+        rescue.kill_here(&items)?;
+    }
+    let Rescue { kills, result, .. } = rescue;
+    let mut footer = identity;
+    if remains.is_none() || !result.lost_keys.is_empty() || result.unnamed > 0 || result.kills_lost {
+        footer.compat |= COMPAT_LOST;
+    }
+    let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
+    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings)?, result))
+}
+
 /// What is known of the store around a damaged segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Around<'a> {
@@ -95,52 +142,11 @@ pub(super) struct Around<'a> {
     pub superseded: &'a HashSet<(u64, u64)>,
 }
 
-/// Rescues what is intact of a damaged segment; of one that is gone, or whose footer cannot be read, nothing is.
-/// `identity` has the range, links and name of the new file.
-pub(super) fn rescue<'a>(
-    remains: Option<&'a Remains>,
-    identity: Footer,
-    settings: Vec<u8>,
-    around: Around<'_>,
-) -> Result<(EncodedSegment<'a>, Rescued)> {
-    let count = remains.map_or(0, Remains::entry_count);
-    let mut rescue = Rescue {
-        remains,
-        range: identity.first..=identity.last,
-        around,
-        entries: remains.map_or_else(Vec::new, |remains| (0..count).map(|i| remains.entry(i)).collect()),
-        origins: Vec::new(),
-        places: HashMap::new(),
-        latest: HashMap::new(),
-        kills: Vec::new(),
-        result: Rescued::default(),
-    };
-    rescue.find_origins();
-    rescue.note_keys();
-    rescue.take_kills()?;
-    if rescue.result.kills_lost {
-        rescue.kill_older()?;
-    }
-    let stand_ins = rescue.stand_ins()?;
-    let items = rescue.items(stand_ins)?;
-    if rescue.result.kills_lost {
-        rescue.kill_here(&items)?;
-    }
-    let Rescue { kills, result, .. } = rescue;
-    let mut footer = identity;
-    if remains.is_none() || !result.lost_keys.is_empty() || result.unnamed > 0 || result.kills_lost {
-        footer.compat |= COMPAT_LOST;
-    }
-    let dtype = crate::base::DType::from_code(footer.dtype).unwrap_or(crate::base::DType::F32);
-    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings)?, result))
-}
-
 struct Rescue<'a, 'b> {
     remains: Option<&'a Remains>,
     range: RangeInclusive<u64>,
     around: Around<'b>,
-    entries: Vec<Remnant<'a>>,
-    origins: Vec<Origin>,
+    entries: Vec<(Origin, Remnant<'a>)>,
     /// Positions of the entries by commit and number in the batch.
     places: HashMap<(u64, u64), usize>,
     /// The last entry of each key that can be read.
@@ -149,14 +155,9 @@ struct Rescue<'a, 'b> {
     result: Rescued,
 }
 
-/// Keys of lost entries that cannot be read themselves.
-#[derive(Debug, Default)]
-struct StandIns {
-    /// By the position of the entry.
-    at: HashMap<usize, Vec<u8>>,
-    /// Where it cannot be told which entry it was.
-    somewhere: Vec<Vec<u8>>,
-}
+/// Keys of lost entries that cannot be read themselves: by the position of the entry, and where it is unknown
+/// which entry it was.
+type StandIns = (HashMap<usize, Vec<u8>>, Vec<Vec<u8>>);
 
 impl<'a> Rescue<'a, '_> {
     fn has_addresses(&self) -> bool {
@@ -168,26 +169,31 @@ impl<'a> Rescue<'a, '_> {
         Origin { commit: *self.range.end(), entry: NEW_ENTRIES + number, row: NEW_ROWS + row }
     }
 
-    /// Where each entry was made.
-    fn find_origins(&mut self) {
+    fn read_entries(&mut self) {
+        let Some(remains) = self.remains else { return };
         let mut row = 0;
-        for (index, entry) in self.entries.iter().enumerate() {
+        for index in 0..remains.entry_count() {
+            let entry = remains.entry(index);
             let first_row = entry.content.as_ref().map(|content| content.rows.start);
-            let known = self.remains.and_then(|remains| remains.origin(index, first_row));
+            let known = remains.origin(index, first_row);
             let origin = known.unwrap_or_else(|| self.new_origin(index as u64, row));
             row += entry.content.as_ref().map_or(0, Content::row_count);
             self.places.insert((origin.commit, origin.entry), index);
-            self.origins.push(origin);
+            if let Some(key) = entry.key {
+                self.latest.insert(key, index);
+            }
+            self.entries.push((origin, entry));
         }
     }
 
+    /// Commit of an entry, and its number in the batch.
     fn origin(&self, index: usize) -> (u64, u64) {
-        self.origins.get(index).map_or((0, 0), |origin| (origin.commit, origin.entry))
+        self.entries.get(index).map_or((0, 0), |(origin, _)| (origin.commit, origin.entry))
     }
 
-    fn note_keys(&mut self) {
-        let keys = self.entries.iter().enumerate().filter_map(|(index, entry)| Some((entry.key?, index)));
-        self.latest = keys.collect();
+    /// What a kill of an entry in this file names.
+    fn named_by(&self, kill: &Kill) -> Option<&(Origin, Remnant<'a>)> {
+        self.entries.get(*self.places.get(&(kill.commit, kill.entry))?)
     }
 
     /// Keeps the kills that can be read, and agree with what they name.
@@ -218,14 +224,9 @@ impl<'a> Rescue<'a, '_> {
         if !self.range.contains(&kill.commit) {
             return self.around.older.kill_agrees(kill);
         }
-        let Some(index) = self.places.get(&(kill.commit, kill.entry)) else { return Ok(true) };
-        let (Some(entry), Some(origin)) = (self.entries.get(*index), self.origins.get(*index)) else {
-            return Ok(true);
-        };
-        Ok(match (entry.kind, &entry.content) {
-            (Some(kind), Some(content)) => kills::says(kill, origin.row, content.row_count(), kind),
-            _ => true,
-        })
+        let Some((origin, entry)) = self.named_by(kill) else { return Ok(true) };
+        let said = entry.kind.zip(entry.content.as_ref());
+        Ok(said.is_none_or(|(kind, content)| kills::says(kill, origin.row, content.row_count(), kind)))
     }
 
     /// What the kills name.
@@ -233,7 +234,8 @@ impl<'a> Rescue<'a, '_> {
         self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect()
     }
 
-    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a bitmap says so.
+    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a
+    /// bitmap says so.
     fn kill_older(&mut self) -> Result<()> {
         let Around { older, newer, superseded } = self.around;
         let known = self.killed();
@@ -249,14 +251,8 @@ impl<'a> Rescue<'a, '_> {
                     None if superseded.contains(&origin) || newer.has(entry.key())? => *self.range.end(),
                     None => continue,
                 };
-                let rows = u32::try_from(entry.row_count()).unwrap_or(u32::MAX);
-                let row = entry.address().row;
-                self.kills.push(kill(
-                    killer,
-                    Origin { commit: origin.0, entry: origin.1, row },
-                    rows,
-                    entry.kind(),
-                ));
+                let origin = Origin { commit: origin.0, entry: origin.1, row: entry.address().row };
+                self.kills.push(kill(killer, origin, entry.row_count() as u64, entry.kind()));
             }
         }
         Ok(())
@@ -264,15 +260,13 @@ impl<'a> Rescue<'a, '_> {
 
     /// What an entry superseded has its key: so keys of entries can be told that cannot be read themselves.
     fn stand_ins(&self) -> Result<StandIns> {
-        let nameless = |index: &usize| self.entries.get(*index).is_some_and(|entry| entry.key.is_none());
         let killed = self.killed();
-        let is_superseded = |index: &usize| {
-            let origin = self.origin(*index);
-            self.around.newer.killed.contains(&origin) || killed.contains(&origin)
-        };
+        let is_superseded =
+            |origin: &(u64, u64)| self.around.newer.killed.contains(origin) || killed.contains(origin);
+        let nameless = self.entries.iter().enumerate().filter(|(_, (_, entry))| entry.key.is_none());
         let mut free: Vec<usize> =
-            (0..self.entries.len()).filter(nameless).filter(|index| !is_superseded(index)).collect();
-        let mut named = StandIns::default();
+            nameless.map(|(index, _)| index).filter(|index| !is_superseded(&self.origin(*index))).collect();
+        let (mut at_entry, mut somewhere) = StandIns::default();
         for kill in &self.kills {
             let Some(key) = self.key_of_killed(kill)? else { continue };
             let here = self.latest.get(key.as_slice()).map(|index| self.origin(*index));
@@ -286,18 +280,17 @@ impl<'a> Rescue<'a, '_> {
                 of_commit && self.remains.is_some_and(|remains| remains.may_have(*index, hash))
             };
             match free.iter().position(fits) {
-                Some(at) => drop(named.at.insert(free.remove(at), key)),
-                None => named.somewhere.push(key),
+                Some(at) => drop(at_entry.insert(free.remove(at), key)),
+                None => somewhere.push(key),
             }
         }
-        Ok(named)
+        Ok((at_entry, somewhere))
     }
 
     fn key_of_killed(&self, kill: &Kill) -> Result<Option<Vec<u8>>> {
         if self.range.contains(&kill.commit) {
-            let place =
-                self.places.get(&(kill.commit, kill.entry)).and_then(|index| self.entries.get(*index));
-            return Ok(place.and_then(|entry| entry.key).map(<[u8]>::to_vec));
+            let key = self.named_by(kill).and_then(|(_, entry)| entry.key);
+            return Ok(key.map(<[u8]>::to_vec));
         }
         let Some(live) = self.around.older.segment_of(kill.commit) else { return Ok(None) };
         match live.segment.locate_entry(kill.commit, kill.entry) {
@@ -307,15 +300,17 @@ impl<'a> Rescue<'a, '_> {
     }
 
     /// What stands in the new file, in order.
-    fn items(&mut self, mut stand_ins: StandIns) -> Result<Vec<Item<'a>>> {
+    fn items(&mut self) -> Result<Vec<Item<'a>>> {
+        let (mut stand_ins, somewhere) = self.stand_ins()?;
         let newer = self.around.newer;
         let mut items: Vec<Item<'a>> = Vec::with_capacity(self.entries.len());
         let mut here: HashSet<&'a [u8]> = HashSet::new();
         let killed = self.killed();
-        for (index, entry) in self.entries.iter().enumerate() {
-            let Some(origin) = self.origins.get(index).copied() else { continue };
+        let has_addresses = self.has_addresses();
+        for (index, (origin, entry)) in self.entries.iter().enumerate() {
+            let origin = *origin;
             if let (Some(key), Some(kind), Some(content)) = (entry.key, entry.kind, &entry.content) {
-                if !self.has_addresses() {
+                if !has_addresses {
                     // Later kills name the address it had: whether it is superseded, only newer keys can say.
                     if newer.has(key)? {
                         continue;
@@ -332,7 +327,7 @@ impl<'a> Rescue<'a, '_> {
                 continue;
             }
             let was_deletion = entry.kind == Some(Kind::Tombstone);
-            let key = match (entry.key, stand_ins.at.remove(&index)) {
+            let key = match (entry.key, stand_ins.remove(&index)) {
                 (Some(key), _) => Cow::Borrowed(key),
                 (None, Some(key)) => Cow::Owned(key),
                 (None, None) => {
@@ -351,7 +346,7 @@ impl<'a> Rescue<'a, '_> {
                 items.push(Item { origin, key, kind: Kind::Tombstone, content: None });
             }
         }
-        for (number, key) in (self.entries.len() as u64..).zip(stand_ins.somewhere) {
+        for (number, key) in (self.entries.len() as u64..).zip(somewhere) {
             // After all rows that were given new addresses.
             let origin = self.new_origin(number, NEW_ROWS);
             self.result.lost_keys.push(key.clone());
@@ -378,21 +373,16 @@ impl<'a> Rescue<'a, '_> {
                 }
             };
             if known.insert((item.origin.commit, item.origin.entry)) {
-                let rows = item.content.as_ref().map_or(0, Content::row_count);
-                self.kills.push(kill(
-                    killer,
-                    item.origin,
-                    u32::try_from(rows).unwrap_or(u32::MAX),
-                    item.kind,
-                ));
+                self.kills.push(kill(killer, item.origin, item.row_count(), item.kind));
             }
         }
         Ok(())
     }
 }
 
-fn kill(killer: u64, of: Origin, rows: u32, kind: Kind) -> Kill {
+fn kill(killer: u64, of: Origin, rows: u64, kind: Kind) -> Kill {
     let Origin { commit, entry, row } = of;
+    let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     Kill { killer, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
 }
 
@@ -401,9 +391,10 @@ fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill
     let mut builder = SegmentBuilder::new(0);
     let mut expected: Option<Origin> = None;
     for item in items {
-        let rows = item.content.as_ref().map_or(0, Content::row_count);
+        let rows = item.row_count();
         let mut origin = item.origin;
-        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a commit.
+        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a
+        // commit.
         if let (None, Some(expected)) = (&item.content, expected.filter(|next| next.commit == origin.commit))
         {
             origin.row = expected.row;
@@ -417,7 +408,7 @@ fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill
         if let (Some(content), Some(remains)) = (&item.content, remains) {
             let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
             let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
-            builder.add_stored_rows(remains.rows(), content.row_bytes.clone(), &scales);
+            builder.add_stored_rows(&remains.rows, content.row_bytes.clone(), &scales);
         }
     }
     kills.into_iter().for_each(|kill| builder.kill(kill));

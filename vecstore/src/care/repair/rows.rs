@@ -2,7 +2,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::format::blocks::BLOCK_LEN;
 use crate::segment::Stored;
@@ -11,22 +11,17 @@ use crate::vfs::ReadAt;
 /// The rows of a damaged segment.
 #[derive(Debug)]
 pub(super) struct StoredRows {
-    path: PathBuf,
-    file: Box<dyn ReadAt>,
+    pub path: PathBuf,
+    pub file: Box<dyn ReadAt>,
     /// Where ROWS lies in the file.
-    section: Range<usize>,
+    pub section: Range<usize>,
     /// What each intact block had when it was first read.
-    crcs: Vec<Option<u32>>,
-}
-
-impl StoredRows {
-    pub fn new(path: &Path, file: Box<dyn ReadAt>, section: Range<usize>, crcs: Vec<Option<u32>>) -> Self {
-        StoredRows { path: path.to_owned(), file, section, crcs }
-    }
+    pub crcs: Vec<Option<u32>>,
 }
 
 impl Stored for StoredRows {
-    /// Whole blocks are read and compared: a disk that is failing must not have its last lie sealed with a new checksum.
+    /// Whole blocks are read and compared: a disk that is failing must not have its last lie sealed with a
+    /// new checksum.
     fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer = Vec::new();
         let mut start = range.start;

@@ -1,5 +1,6 @@
 //! Looks at every segment file: which are sound, which belong to the store, and what is left of the others.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{Id, KNOWN_RO_COMPAT};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
-use crate::state::{Body, EpochRecord, SEGMENTS, SegmentRecord, load};
+use crate::state::{Body, SEGMENTS, SegmentRecord, load};
 use crate::vfs::{FileKind, Vfs};
 
 /// A file under a segment's name.
@@ -24,7 +25,7 @@ pub(super) struct Found {
     pub problem: String,
     /// The manifest (or a named checkpoint) lists this very file.
     pub listed: bool,
-    /// Its bytes are not what was written, as opposed to a file of somebody else.
+    /// Its bytes are not what was written, as opposed to a file of another store or history.
     pub damaged: bool,
 }
 
@@ -38,15 +39,38 @@ pub(super) enum State {
 }
 
 impl Found {
-    pub fn footer(&self) -> Option<&Footer> {
+    pub fn sound(&self) -> Option<&Arc<Segment>> {
         match &self.state {
-            State::Sound(segment) => Some(segment.footer()),
-            State::Remains(remains) => Some(&remains.footer),
+            State::Sound(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    /// The segment of a file that can serve as it is, under the name it has.
+    pub fn whole(&self) -> Option<&Arc<Segment>> {
+        self.sound().filter(|_| self.is_whole())
+    }
+
+    pub fn remains(&self) -> Option<&Remains> {
+        match &self.state {
+            State::Remains(remains) => Some(remains),
+            _ => None,
+        }
+    }
+
+    pub fn footer(&self) -> Option<&Footer> {
+        self.sound().map(|segment| segment.footer()).or(self.remains().map(|remains| &remains.footer))
+    }
+
+    /// The settings it carries, if they are intact.
+    pub fn settings(&self) -> Option<BTreeMap<String, String>> {
+        match &self.state {
+            State::Sound(segment) => segment.settings().ok(),
+            State::Remains(remains) => remains.settings(),
             State::Nothing => None,
         }
     }
 
-    /// It can serve as it is, under the name it has.
     pub fn is_whole(&self) -> bool {
         self.problem.is_empty()
     }
@@ -55,85 +79,16 @@ impl Found {
     pub fn is_misplaced(&self) -> bool {
         self.called != self.name
     }
-}
 
-/// What files must agree with to belong to the store.
-#[derive(Debug)]
-pub(super) struct Identity {
-    pub store_id: Id,
-    pub dim: u32,
-    pub dtype: u8,
-    pub metric: u8,
-    /// Without a manifest only links say which history a file is of.
-    pub epochs: Option<Vec<EpochRecord>>,
-}
-
-impl Identity {
-    pub fn of(body: &Body) -> Self {
-        Identity {
-            store_id: body.store_id,
-            dim: body.dim,
-            dtype: body.dtype,
-            metric: body.metric,
-            epochs: Some(body.epochs.clone()),
-        }
+    pub fn range(&self) -> (u64, u64) {
+        (self.name.first, self.name.last)
     }
 
-    /// The store that most files are of.
-    pub fn of_most(found: &[Found]) -> Option<Self> {
-        let footers: Vec<&Footer> = found.iter().filter_map(Found::footer).collect();
-        let count =
-            |footer: &&Footer| footers.iter().filter(|other| other.store_id == footer.store_id).count();
-        // The first of several that are as many.
-        let most = footers.iter().copied().rev().max_by_key(count)?;
-        Some(Identity {
-            store_id: most.store_id,
-            dim: most.dim,
-            dtype: most.dtype,
-            metric: most.metric,
-            epochs: None,
-        })
-    }
-
-    /// The epoch that commits of this number carry.
-    pub fn epoch_at(&self, commit: u64) -> Option<Id> {
-        let epochs = self.epochs.as_ref()?;
-        epochs.iter().rev().find(|epoch| epoch.first <= commit).map(|epoch| epoch.id)
-    }
-
-    /// Why a file does not belong here.
-    fn refuses(&self, footer: &Footer) -> Option<&'static str> {
-        let shape = (footer.dim, footer.dtype, footer.metric);
-        self.differs(&footer.store_id, shape).or_else(|| match self.epoch_at(footer.last) {
-            Some(epoch) if epoch != footer.epoch => {
-                Some("it was written in another epoch (before a restore, say)")
-            }
-            _ => None,
-        })
-    }
-
-    /// Why a named checkpoint does not belong here. `manifest` is the store's, if it can be read.
-    pub fn refuses_version(&self, version: &Body, manifest: Option<&Body>) -> Option<&'static str> {
-        let shape = (version.dim, version.dtype, version.metric);
-        if let Some(why) = self.differs(&version.store_id, shape) {
-            return Some(why);
-        }
-        // The manifest lists what a named checkpoint does, unless an older one was put back.
-        let last = version.last_commit();
-        let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
-        if manifest.is_backup() {
-            return Some("it lists commits that this backup does not have");
-        }
-        (self.epoch_at(last) != Identity::of(version).epoch_at(last))
-            .then_some("it was made in another epoch (before a restore, say)")
-    }
-
-    fn differs(&self, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static str> {
-        if *store_id != self.store_id {
-            return Some("it is of another store");
-        }
-        let differs = shape != (self.dim, self.dtype, self.metric);
-        differs.then_some("its dimension, element type or metric is not the store's")
+    /// Takes a file for a damaged one, of which only what is intact counts.
+    pub fn distrust(&mut self, pieces: Pieces, record: Option<&SegmentRecord>, problem: String) {
+        let remains = Remains::read(&self.path, self.name, pieces, record);
+        self.state = remains.map_or(State::Nothing, |remains| State::Remains(Box::new(remains)));
+        (self.problem, self.damaged) = (problem, true);
     }
 }
 
@@ -149,19 +104,23 @@ pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, records: &[SegmentRecord]) -> Re
 fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord]) -> Result<Found> {
     let path = dir.join(SEGMENTS).join(called.to_string());
     let record = records.iter().find(|record| record.name() == called);
-    let nothing = |problem: String| Found {
+    let mut file = Found {
         path: path.clone(),
         called,
         name: called,
         state: State::Nothing,
-        problem,
+        problem: String::new(),
         listed: false,
         damaged: true,
     };
-    match vfs.metadata(&path).at(&path, "look at the segment")?.kind {
-        FileKind::File => {}
-        FileKind::Dir => return Ok(nothing("expected a regular file, found a directory".to_owned())),
-        FileKind::Other => return Ok(nothing("expected a regular file, found something else".to_owned())),
+    let not_regular = match vfs.metadata(&path).at(&path, "look at the segment")?.kind {
+        FileKind::File => None,
+        FileKind::Dir => Some("a directory"),
+        FileKind::Other => Some("something else"),
+    };
+    if let Some(found) = not_regular {
+        file.problem = format!("expected a regular file, found {found}");
+        return Ok(file);
     }
     let open = || Pieces::open(vfs, &path).at(&path, "open the segment");
     let mut pieces = open()?;
@@ -175,40 +134,32 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
         Err(_) => called,
     };
     let (segment, faults) = check_pieces(&path, name, pieces);
-    let problem = faults.first().map(|fault| {
+    if let Some(fault) = faults.first() {
         let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
         let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };
-        format!("section {}{block}: {}{more}", fault.section, fault.detail)
-    });
-    let Some(problem) = problem else {
-        let Some(segment) = segment else { return Ok(nothing("it cannot be opened".to_owned())) };
-        let listed = record.is_some_and(|record| *record == SegmentRecord::of(&segment));
-        let problem = match (name == called, record.is_some() && !listed) {
-            (false, _) => format!("its footer says that it is {name}"),
-            (true, true) => "it is not the file that the manifest lists under this name".to_owned(),
-            (true, false) => String::new(),
-        };
-        let state = State::Sound(Arc::new(segment));
-        return Ok(Found { path, called, name, state, problem, listed, damaged: false });
-    };
-    let mut pieces = open()?;
-    // A drive that vanished is no damage of this file.
-    if let Some(unreadable) = unreadable.filter(|_| pieces.is_lost()) {
-        return Err(Error::io(&path, "read the segment", unreadable.error));
+        let problem = format!("section {}{block}: {}{more}", fault.section, fault.detail);
+        let mut pieces = open()?;
+        // A drive that vanished is no damage of this file.
+        if let Some(unreadable) = unreadable.filter(|_| pieces.is_lost()) {
+            return Err(Error::io(&path, "read the segment", unreadable.error));
+        }
+        file.distrust(pieces, record, problem);
+        file.listed = record.is_some() && file.remains().is_some();
+        return Ok(file);
     }
-    let remains = Remains::read(&path, called, pieces, record);
-    Ok(match remains {
-        Some(remains) => Found {
-            path,
-            called,
-            name: called,
-            listed: record.is_some(),
-            state: State::Remains(Box::new(remains)),
-            problem,
-            damaged: true,
-        },
-        None => nothing(problem),
-    })
+    let Some(segment) = segment else {
+        file.problem = "it cannot be opened".to_owned();
+        return Ok(file);
+    };
+    file.name = name;
+    file.listed = record.is_some_and(|record| *record == SegmentRecord::of(&segment));
+    if file.is_misplaced() {
+        file.problem = format!("its footer says that it is {name}");
+    } else if record.is_some() && !file.listed {
+        file.problem = "it is not the file that the manifest lists under this name".to_owned();
+    }
+    (file.state, file.damaged) = (State::Sound(Arc::new(segment)), false);
+    Ok(file)
 }
 
 /// Refuses to repair what this program may not write.
@@ -223,27 +174,76 @@ pub(super) fn check_flags(path: &Path, ro_compat: u64) -> Result<()> {
     })
 }
 
+/// What the store is that most files are of; which epochs it had, they do not say.
+pub(super) fn store_of_most(found: &[Found]) -> Option<Body> {
+    let footers: Vec<&Footer> = found.iter().filter_map(Found::footer).collect();
+    let count = |footer: &&Footer| footers.iter().filter(|other| other.store_id == footer.store_id).count();
+    // The first of several stores with as many files.
+    let most = footers.iter().copied().rev().max_by_key(count)?;
+    Some(Body {
+        store_id: most.store_id,
+        dim: most.dim,
+        dtype: most.dtype,
+        metric: most.metric,
+        fingerprint: None,
+        settings: BTreeMap::new(),
+        epochs: Vec::new(),
+        segments: Vec::new(),
+        extra: BTreeMap::new(),
+    })
+}
+
+/// The epoch that commits of this number carry; `None` where only links say which history a file is of.
+pub(super) fn epoch_at(store: &Body, commit: u64) -> Option<Id> {
+    store.epochs.iter().rev().find(|epoch| epoch.first <= commit).map(|epoch| epoch.id)
+}
+
+/// Why a file or a named checkpoint with this identity does not belong to the store.
+fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static str> {
+    if *store_id != store.store_id {
+        return Some("it is of another store");
+    }
+    let differs = shape != (store.dim, store.dtype, store.metric);
+    differs.then_some("its dimension, element type or metric is not the store's")
+}
+
 /// Marks what does not belong to the store.
-pub(super) fn refuse_foreign(found: &mut [Found], identity: &Identity, records: &[SegmentRecord]) {
-    for file in found {
-        let refused = file.footer().and_then(|footer| identity.refuses(footer));
-        // What takes the name of a listed file, and is another one, is of another history.
-        let replaced = match &file.state {
-            State::Sound(segment) => {
-                !file.listed
-                    && records
-                        .iter()
-                        .any(|record| record.name() == file.name && *record != SegmentRecord::of(segment))
-            }
-            _ => false,
+pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[SegmentRecord]) {
+    // A listed file belongs here: the manifest says so.
+    for file in found.iter_mut().filter(|file| !file.listed) {
+        let refused = file.footer().and_then(|footer| {
+            let shape = (footer.dim, footer.dtype, footer.metric);
+            differs(store, &footer.store_id, shape).or_else(|| {
+                let is_other = epoch_at(store, footer.last).is_some_and(|epoch| epoch != footer.epoch);
+                is_other.then_some("it was written in another epoch (before a restore, say)")
+            })
+        });
+        // A file with the name of a listed one, and other bytes, is of another history.
+        let replaces = |segment: &Arc<Segment>| {
+            let is_other = |record: &SegmentRecord| *record != SegmentRecord::of(segment);
+            records.iter().any(|record| record.name() == file.name && is_other(record))
         };
-        // A listed file is the manifest's word.
-        if let Some(why) = refused.filter(|_| !file.listed) {
-            file.problem = why.to_owned();
+        if let Some(why) = refused {
+            (file.problem, file.damaged) = (why.to_owned(), false);
             file.state = State::Nothing;
-            file.damaged = false;
-        } else if replaced {
+        } else if file.sound().is_some_and(replaces) {
             file.state = State::Nothing;
         }
     }
+}
+
+/// Why a named checkpoint does not belong here. `manifest` is the store's, if it can be read.
+pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Body>) -> Option<&'static str> {
+    let shape = (version.dim, version.dtype, version.metric);
+    if let Some(why) = differs(store, &version.store_id, shape) {
+        return Some(why);
+    }
+    // The manifest lists what a named checkpoint does, unless an older one was put back.
+    let last = version.last_commit();
+    let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
+    if manifest.is_backup() {
+        return Some("it lists commits that this backup does not have");
+    }
+    (epoch_at(store, last) != epoch_at(version, last))
+        .then_some("it was made in another epoch (before a restore, say)")
 }

@@ -1,18 +1,18 @@
 //! What became of each file, for the report and the lists of lost keys.
 
-use crate::state::{Move, QUARANTINE};
+use crate::state::QUARANTINE;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::carry_out::Plan;
 use super::chain::Piece;
 use super::mend::Mender;
 use super::rescue::Rescued;
 use super::survey::State;
-use super::{Finding, Repair, RepairReport};
+use super::{Finding, Repair};
 use crate::base::{Result, escaped};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Manifest, SEGMENTS, View};
+use crate::state::{Manifest, SEGMENTS, SegmentRecord, View};
 use crate::types::Kind;
 
 impl Repair<'_> {
@@ -24,18 +24,12 @@ impl Repair<'_> {
         pieces: &[Piece],
         view: &View,
         plan: &mut Plan,
-        report: &mut RepairReport,
     ) -> Result<()> {
         let folder = self.dir.join(SEGMENTS);
         let path_of = |segment: &Segment| folder.join(segment.name().to_string());
         for (number, file) in mender.found.iter().enumerate().filter(|(_, file)| !file.is_whole()) {
-            let moved = Move::choose(self.vfs, self.dir, &file.path, &file.called.to_string())?;
-            let mut finding = Finding {
-                path: file.path.clone(),
-                problem: file.problem.clone(),
-                moved_to: Some(moved.to.clone()),
-                ..Finding::default()
-            };
+            let called = file.called.to_string();
+            let mut finding = self.set_aside(plan, &file.path, &called, &file.problem)?;
             match mender.made.iter_mut().find(|made| made.piece == Piece::File(number)) {
                 Some(made) => {
                     finding.replaced_by = Some(path_of(&made.segment));
@@ -64,40 +58,31 @@ impl Repair<'_> {
                 }
                 None => {}
             }
-            finding.list(&moved.to, plan);
-            plan.moves.push(moved);
-            report.findings.push(finding);
+            let beside = finding.moved_to.clone().unwrap_or_default();
+            finding.list(&beside, plan);
+            plan.report.findings.push(finding);
         }
         let here: HashSet<SegmentName> = mender.found.iter().map(|file| file.called).collect();
-        let holes: Vec<(u64, u64)> = pieces
-            .iter()
-            .filter_map(|piece| match piece {
-                Piece::Hole { first, last } => Some((*first, *last)),
-                Piece::File(_) => None,
-            })
-            .collect();
         for record in &manifest.body.segments {
-            let in_hole = holes.iter().any(|(first, last)| *first <= record.last && record.first <= *last);
+            let meets = |(first, last)| first <= record.last && record.first <= last;
+            let in_hole = pieces
+                .iter()
+                .any(|piece| matches!(piece, Piece::Hole { .. }) && meets(piece.range(mender.found)));
             if !here.contains(&record.name()) && !in_hole {
-                report.findings.push(Finding {
-                    path: folder.join(record.name().to_string()),
-                    problem: "it is missing".to_owned(),
-                    notes: vec!["other files hold its commits, whole".to_owned()],
-                    ..Finding::default()
-                });
+                let mut finding = Finding::missing(folder.join(record.name().to_string()));
+                finding.notes.push("other files hold its commits, whole".to_owned());
+                plan.report.findings.push(finding);
             }
         }
         for made in &mut mender.made {
             let Piece::Hole { first, last } = made.piece else { continue };
             let listed =
                 manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
-            let path = match listed {
-                Some(record) => folder.join(record.name().to_string()),
-                None => folder.join(SegmentName { first, last, generation: 0 }.to_string()),
-            };
-            let problem = match (pieces.contains(&made.piece), first == last) {
-                (_, true) => format!("the segment of commit {first} is missing"),
-                (_, false) => format!("the segments of commits {first} to {last} are missing"),
+            let name = listed.map_or(SegmentName { first, last, generation: 0 }, SegmentRecord::name);
+            let path = folder.join(name.to_string());
+            let problem = match first == last {
+                true => format!("the segment of commit {first} is missing"),
+                false => format!("the segments of commits {first} to {last} are missing"),
             };
             let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
             finding.replaced_by = Some(path_of(&made.segment));
@@ -105,7 +90,7 @@ impl Repair<'_> {
                 finding.take(rescued, view)?;
             }
             finding.list(&self.dir.join(QUARANTINE).join(made.segment.name().to_string()), plan);
-            report.findings.push(finding);
+            plan.report.findings.push(finding);
         }
         Ok(())
     }
@@ -152,6 +137,10 @@ impl Finding {
         Ok(())
     }
 
+    pub(super) fn missing(path: PathBuf) -> Self {
+        Finding { path, problem: "it is missing".to_owned(), ..Finding::default() }
+    }
+
     /// Lists lost keys in a file beside the one in quarantine.
     fn list(&mut self, beside: &Path, plan: &mut Plan) {
         if self.lost_keys.is_empty() {
@@ -159,8 +148,8 @@ impl Finding {
         }
         let name = beside.file_name().unwrap_or_default().to_string_lossy();
         let path = beside.with_file_name(format!("{name}.lost-keys.txt"));
-        let lines: Vec<String> = self.lost_keys.iter().map(|key| escaped(key) + "\n").collect();
-        plan.lists.push((path.clone(), lines.concat()));
+        let lines = self.lost_keys.iter().map(|key| escaped(key) + "\n");
+        plan.lists.push((path.clone(), lines.collect()));
         self.list = Some(path);
     }
 }
