@@ -438,8 +438,7 @@ mod tests {
     #[test]
     fn a_contradiction_is_never_laid_out() {
         finish(|_| ()).unwrap();
-        type Mistake = (&'static str, fn(&mut SegmentBuilder<'_>));
-        let mistakes: [Mistake; 7] = [
+        let mistakes: [(&str, Mistake); 7] = [
             ("without a key", |builder| builder.push(b"", Kind::Empty, 0, b"")),
             ("kind and rows", |builder| builder.push(b"k", Kind::Empty, 1, b"")),
             ("kind and rows", |builder| builder.push(b"k", Kind::Rows, 0, b"")),
