@@ -190,15 +190,15 @@ pub(crate) fn narrow_into(
             for row in rows.chunks_exact(dim) {
                 let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
                 let scale = largest / 127.0;
-                // A row so small that its scale is zero is stored as zeros.
-                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
                 scales.push(scale);
+                // A row so small that its scale is zero is stored as zeros.
+                let quantized = |value: &f32| if scale > 0.0 { value / scale } else { 0.0 };
                 #[expect(
                     clippy::cast_possible_truncation,
                     reason = "clamped to the range of i8 just before"
                 )]
                 bytes.extend(
-                    row.iter().map(|value| (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8),
+                    row.iter().map(|value| quantized(value).round().clamp(-127.0, 127.0) as i8 as u8),
                 );
             }
         }

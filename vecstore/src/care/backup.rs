@@ -13,11 +13,11 @@ use super::pins;
 use crate::base::{Bug, Error, IoContext, Result, unless};
 use crate::format::{hex, random_id, section};
 use crate::lock::{LOCK_BACKUP, Lock, Timeout};
-use crate::merge::Host;
+use crate::merge::{Host, drop_pins};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::{
-    BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, if_there, live, load,
-    named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+    BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, damaged, if_there,
+    live, load, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
 };
 use crate::vfs::{RealFs, Vfs};
 
@@ -59,11 +59,8 @@ pub(crate) fn pinned<T>(host: &impl Host, work: impl FnOnce(&Source<'_>) -> Resu
 }
 
 fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-    // Pins of backups that were killed: only the holder of the lock, which is this one, has a backup under
-    // way.
-    for name in named::names(host.vfs(), host.path())?.iter().filter(|name| name.starts_with(PIN_PREFIX)) {
-        pins::unpin(host, name)?;
-    }
+    // Those of backups that were killed: only the holder of the lock, which is this one, has a backup under way.
+    drop_pins(host.vfs(), host.path(), timeout)?;
     let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
     pins::pin(host, &name)?;
     let manifest = named::read(host.vfs(), host.path(), &name);
@@ -94,6 +91,8 @@ impl Source<'_> {
         let mut manifest = self.manifest.clone();
         manifest.body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
         live::forget(&mut manifest.body);
+        // Of its own copies nothing is known.
+        damaged::forget(&mut manifest.body);
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
@@ -173,7 +172,11 @@ impl Source<'_> {
         let filled = self.give(dest, sibling, report, &mut given);
         // The kernel reports a lost name once. The next attempt would find these names, and its flush would
         // claim that they are durable; so it is to give them anew.
-        filled.inspect_err(|_| given.iter().for_each(|path| remove_own(self.vfs, path)))
+        // Only where it is the file that was given: a writer of the destination may have been faster.
+        let is_ours =
+            |(path, record): &&(PathBuf, SegmentRecord)| self.is_same(path, record).unwrap_or(false);
+        let take_back = |(path, _): &(PathBuf, SegmentRecord)| remove_own(self.vfs, path);
+        filled.inspect_err(|_| given.iter().filter(is_ours).for_each(take_back))
     }
 
     fn give(
@@ -181,7 +184,7 @@ impl Source<'_> {
         dest: &Path,
         sibling: Option<&Path>,
         report: &mut BackupReport,
-        given: &mut Vec<PathBuf>,
+        given: &mut Vec<(PathBuf, SegmentRecord)>,
     ) -> Result<()> {
         let segments = dest.join(SEGMENTS);
         for record in &self.manifest.body.segments {
@@ -202,7 +205,7 @@ impl Source<'_> {
                     && self.vfs.link(source, &to).is_ok()
             });
             // Also where it fails: the name may have been given.
-            given.push(to.clone());
+            given.push((to.clone(), *record));
             if linked {
                 report.linked += 1;
             } else {
@@ -240,7 +243,7 @@ impl Source<'_> {
         let mut gone = load::list_segments(vfs, dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
-        let missing = quarantine::with_what_is_missing(vfs, dest, &manifest.body.segments, &gone);
+        let missing = quarantine::with_what_is_missing(vfs, dest, &manifest.body.segments, &gone)?;
         quarantine::set_aside(vfs, dest, &missing)?;
         for name in gone.iter().filter(|name| !missing.contains(name)) {
             remove_own(vfs, &dest.join(SEGMENTS).join(name.to_string()));
@@ -299,6 +302,7 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
         manifest.body.begin_epoch()?;
     }
     live::forget(&mut manifest.body);
+    damaged::forget(&mut manifest.body);
     manifest.generation += 1;
     let mut report = BackupReport {
         path: dir.to_owned(),

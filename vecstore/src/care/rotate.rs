@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::base::{Error, IoContext, Result};
+use crate::base::{Error, IoContext, Result, escaped};
 use crate::care::{BackupReport, Source, pinned};
 use crate::format::{hex, random_id};
 use crate::lock::{LOCK, Lock};
@@ -23,7 +23,8 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
     }
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
         return Err(Error::bad_input(format!(
-            "\"{name}\" cannot name a backup: choose a plain name like 2026-11-30"
+            "\"{}\" cannot name a backup: choose a plain name like 2026-11-30",
+            escaped(name.as_bytes())
         )));
     }
     let vfs = host.vfs();
@@ -78,10 +79,8 @@ fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec
 
 /// Removes a backup: first it gets a hidden name, durably, so that none is ever seen in part.
 fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
-    let mut hidden = std::ffi::OsStr::new(".").to_owned();
-    hidden.push(dir.file_name().unwrap_or_default());
-    hidden.push(format!("{REMOVING}{}", hex(&random_id()?)));
-    let hidden = parent.join(hidden);
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = parent.join(format!(".{name}{REMOVING}{}", hex(&random_id()?)));
     // It may have been written to meanwhile: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     lock.hold(Duration::ZERO, |_| match Manifest::read(vfs, dir)?.body.is_backup() {

@@ -112,6 +112,12 @@ pub fn verify_with(
     let vfs: &dyn Vfs = &Copying(vfs);
     let mut report = VerifyReport::default();
     let mut seen = Seen::default();
+    let lock = dir.join(LOCK);
+    if vfs.metadata(&lock).is_ok_and(|found| found.kind != FileKind::File) {
+        report.fault(&lock, "file", Error::bad_input("expected a regular file"));
+    }
+    // The last commit that any look has shown; and what the look before found gone.
+    let (mut end, mut gone_before) = (0, Vec::new());
     // Writers and mergers may be at work: files that went away while we looked are looked at again, as what
     // took their place.
     let mut rounds = 0..ROUNDS;
@@ -132,16 +138,22 @@ pub fn verify_with(
                 None
             }
         };
-        let newest =
-            load::list_segments(vfs, dir).ok().and_then(|names| names.iter().map(|name| name.last).max());
+        let listed = load::list_segments(vfs, dir);
         report.notes.clear();
         let mut names = segment_names(vfs, dir, &mut report);
         // What the first listing showed was there before the second began: below its newest file there is no
         // gap but a real one.
-        names.retain(|name| Some(name.last) <= newest);
+        match listed {
+            Ok(listed) => {
+                let newest = listed.iter().map(|name| name.last).max();
+                names.retain(|name| Some(name.last) <= newest);
+            }
+            Err(error) => report.fault(&dir.join(SEGMENTS), "file", error),
+        }
         if let Some(manifest) = &manifest {
             load::count_for(manifest, &mut names);
         }
+        end = names.iter().map(|name| name.last).fold(end, u64::max);
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
         let Some(manifest) = manifest else {
             break;
@@ -149,7 +161,9 @@ pub fn verify_with(
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
         let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
         let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
-        if !(vanished.is_empty() && missing.is_empty()) && moved() {
+        // What only a named checkpoint needed, or a merge had left, goes without a new manifest.
+        if vanished != gone_before || !missing.is_empty() && moved() {
+            gone_before = vanished;
             continue;
         }
         let bitmaps = live::check(vfs, dir, &manifest, &seen.opened);
@@ -168,6 +182,10 @@ pub fn verify_with(
             report.fault(&path, "file", problem);
         }
         check_chain(dir, &manifest, &names, &seen, &mut report);
+        if report.is_whole() && report.last_commit < end {
+            let detail = format!("commit {end} was there when this began, and is not any more");
+            report.fault(dir, "chain", Error::damaged(dir, "chain", detail));
+        }
         check_named(vfs, dir, &seen, &mut report);
         report.add(vfs, dir, bitmaps, &mut seen);
         break;
@@ -226,7 +244,8 @@ fn read_segments(
         if let Some(segment) = segment.map(Segment::without_keys) {
             seen.opened.insert(*name, Arc::new(segment));
         }
-        progress(VerifyProgress { files: seen.read, total_files: names.len() as u64 + 1, bytes: seen.bytes });
+        let total_files = seen.read.max(names.len() as u64) + 1;
+        progress(VerifyProgress { files: seen.read, total_files, bytes: seen.bytes });
     }
     vanished
 }
@@ -263,10 +282,6 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
         }
     }
     names.sort_unstable();
-    let path = dir.join(LOCK);
-    if vfs.metadata(&path).is_ok_and(|found| found.kind != FileKind::File) {
-        report.fault(&path, "file", Error::bad_input("expected a regular file"));
-    }
     names
 }
 

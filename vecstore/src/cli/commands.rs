@@ -41,8 +41,10 @@ pub fn run(command: Command) -> Answer {
         Command::Backup { target, dest, keep } => manage::backup(&mut out, &target, &dest, keep),
         Command::Restore { backup, target } => manage::restore(&mut out, &backup, &target),
     }?;
-    out.flush()?;
-    Ok(code)
+    match out.flush().map_err(Failure::from) {
+        Err(Failure::ClosedPipe) => Ok(code),
+        flushed => flushed.map(|()| code),
+    }
 }
 
 fn create(out: &mut impl Write, target: &Target, dim: usize, dtype: DType, metric: Metric) -> Answer {
@@ -127,8 +129,11 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     });
     let value = json!({"whole": is_whole, "files": report.files, "bytes": report.bytes,
         "commits": commits, "rows": rows, "faults": faults, "notes": report.notes});
-    let done = answer(out, target.json, value, lines)?;
-    Ok(if is_whole { done } else { ExitCode::FAILURE })
+    match answer(out, target.json, value, lines) {
+        // The verdict holds where no reader is left to be told.
+        Ok(_) | Err(Failure::ClosedPipe) if !is_whole => Ok(ExitCode::FAILURE),
+        done => done,
+    }
 }
 
 fn show_progress(progress: VerifyProgress) {

@@ -62,9 +62,10 @@ fn told(report: &RepairReport) -> Vec<String> {
         false => "",
     };
     let (mood, advice) = match report.dry_run {
-        true => ("would be whole", "nothing was changed: run it without --dry-run"),
-        false => ("is whole", "embed lost keys again"),
+        true => ("would be whole", "; nothing was changed: run it without --dry-run"),
+        false if lost == 0 => ("is whole", ""),
+        false => ("is whole", "; embed lost keys again"),
     };
-    lines.push(format!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}; {advice}"));
+    lines.push(format!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}{advice}"));
     lines
 }

@@ -5,17 +5,24 @@ use std::sync::Arc;
 
 use crate::base::{Bug, Error, Result};
 use crate::commit::Writer;
+use crate::commit::manifest::PATIENCE;
+use crate::format::footer::FOOTER_LEN;
 use crate::format::random_id;
 use crate::segment::check_open;
-use crate::state::{View, load, named, remove_own};
+use crate::state::{Bitmaps, View, load, named, remove_own};
 
 /// Temporary segments that take the place of a commit in doubt begin with this.
 const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
 
 impl Writer {
     /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above
-    /// the last checkpoint is copied to the next generation and flushed; then the mark goes.
+    /// the last checkpoint is copied to the next generation and flushed; then the mark goes. Nothing is copied before
+    /// the lock is had under which it is listed.
     pub(super) fn rewrite_suspects(&mut self, view: &mut View) -> Result<()> {
+        self.under_manifest_lock(PATIENCE, |writer| writer.rewrite_locked(view))
+    }
+
+    fn rewrite_locked(&mut self, view: &mut View) -> Result<()> {
         // An unreadable checkpoint holds up merges, never a commit.
         let versions = named::readable(&*self.vfs, &self.dir);
         let mut known = load::known_names(&*self.vfs, &self.dir, versions.into_iter())?;
@@ -32,8 +39,9 @@ impl Writer {
             footer.generation = name.generation;
             footer.nonce = random_id()?;
             footer.seal();
-            let body_len = live.segment.bytes().len() - footer.bytes().len();
-            let body = live.segment.bytes().get(..body_len).unwrap_or_default();
+            let Some((body, _)) = live.segment.bytes().split_last_chunk::<FOOTER_LEN>() else {
+                return Err(Error::Internal { what: "a segment that is shorter than its footer" });
+            };
             self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;
@@ -46,7 +54,7 @@ impl Writer {
             *view = load::load(&*self.vfs, &self.dir, None)?;
         }
         // Always: the name that is in doubt may be the manifest's.
-        self.checkpoint(view)?;
+        self.replace_manifest(view, Bitmaps::All, |_| Ok(()))?;
         if !old.is_empty() {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
             log::warn!(

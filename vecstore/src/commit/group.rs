@@ -17,7 +17,7 @@ use crate::base::{Bug, Error, Result};
 use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
 use crate::format::footer::Footer;
 use crate::format::{random_ids, settings};
-use crate::lock::Span;
+use crate::lock::{Span, Timeout};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::state::View;
 use crate::types::{Batch, OnDuplicate};
@@ -124,21 +124,32 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
 }
 
 impl Writer {
-    /// Commits a group of batches as one segment. Each batch gets its own outcome; a failure of the file fails all that
-    /// were part of it.
-    pub fn commit_group(&mut self, view: &mut View, group: &[Request<'_>]) -> Vec<Result<Appended>> {
-        let mut outcomes: Vec<Result<Appended>> = Vec::with_capacity(group.len());
-        let committed = self.take_lock(&self.timeout.clone()).and_then(|found| {
-            let committed = self.begin(found, view).and_then(|()| self.commit(view, group, &mut outcomes));
-            // What the group wrote is durable and named by now, or has failed.
-            self.end(committed.is_ok());
-            committed
+    /// Commits a group of batches, which is taken once the lock is had, as one segment. Each batch gets its own outcome;
+    /// a failure of the file fails all that were part of it.
+    ///
+    /// # Errors
+    /// A lock was busy; or there was no group yet.
+    pub fn commit_group<'g>(
+        &mut self,
+        timeout: &Timeout,
+        view: &mut View,
+        group: impl FnOnce() -> Vec<Request<'g>>,
+    ) -> Result<Vec<Result<Appended>>> {
+        let (mut outcomes, mut count) = (Vec::new(), 0);
+        // When the lock is given back, what the group wrote is durable and named, or has failed.
+        let committed = self.locked(timeout, view, |writer, view| {
+            let group = group();
+            count = group.len();
+            writer.commit(view, &group, &mut outcomes)
         });
         self.take_in(view);
         match committed {
-            Ok(()) => outcomes,
-            Err(_) if Bug::AcknowledgeFailed.is_on() => outcomes,
-            Err(error) => fail_all(error, group.len(), outcomes),
+            Ok(()) => Ok(outcomes),
+            Err(_) if Bug::AcknowledgeFailed.is_on() => Ok(outcomes),
+            // Locks are taken before anything is written.
+            Err(error @ Error::Busy { .. }) => Err(error),
+            Err(error) if count == 0 => Err(error),
+            Err(error) => Ok(fail_all(error, count, outcomes)),
         }
     }
 

@@ -8,25 +8,27 @@ use crate::base::{Bug, Error, Event, Result};
 use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
 /// How long LOCK.manifest is waited for under the commit lock: all commits wait meanwhile.
-const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 /// Commits after a checkpoint from which on it is told that there is none.
 const OVERDUE: u64 = 1024;
 
 impl Writer {
     /// Writes the manifest: the list on disk, read again, plus the commits after it; and liveness bitmaps.
     pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
-        self.write_manifest(view, Bitmaps::All, PATIENCE, |_| Ok(()))
+        self.under_manifest_lock(PATIENCE, |writer| writer.replace_manifest(view, Bitmaps::All, |_| Ok(())))
     }
 
     /// Writes the manifest, and bitmaps only when there is much to gain.
     pub fn list_commits(&mut self, view: &mut View) -> Result<()> {
-        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, |_| Ok(()))
+        let write = |writer: &mut Self| writer.replace_manifest(view, Bitmaps::WhenMany, |_| Ok(()));
+        self.under_manifest_lock(PATIENCE, write)
     }
 
     /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the
     /// next commit. The commits are durable without it.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
-        match self.write_manifest(view, Bitmaps::WhenMany, Duration::ZERO, |_| Ok(())) {
+        let write = |writer: &mut Self| writer.replace_manifest(view, Bitmaps::WhenMany, |_| Ok(()));
+        match self.under_manifest_lock(Duration::ZERO, write) {
             Ok(()) => self.failed_checkpoints = 0,
             // All commits would wait. The holder of LOCK.manifest will be done by one of the next commits.
             Err(Error::Busy { .. }) if self.since_checkpoint < OVERDUE => {}
@@ -38,7 +40,7 @@ impl Writer {
     }
 
     /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is
-    /// applied.
+    /// applied. Tells other processes.
     ///
     /// Called under the commit lock.
     pub fn update_manifest(
@@ -46,24 +48,28 @@ impl Writer {
         view: &mut View,
         change: impl FnOnce(&mut Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.write_manifest(view, Bitmaps::WhenMany, PATIENCE, change)
+        self.under_manifest_lock(PATIENCE, |writer| {
+            writer.replace_manifest(view, Bitmaps::WhenMany, change)
+        })?;
+        self.lock.raise();
+        Ok(())
     }
 
-    fn write_manifest(
+    /// Runs `work` under LOCK.manifest, too.
+    pub(super) fn under_manifest_lock<T>(
         &mut self,
-        view: &mut View,
-        bitmaps: Bitmaps,
         patience: Duration,
-        change: impl FnOnce(&mut Manifest) -> Result<()>,
-    ) -> Result<()> {
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
         let patience = self.timeout.left(Duration::ZERO).min(patience);
         self.manifest_lock.acquire_named(patience)?;
-        let result = self.replace_manifest(view, bitmaps, change);
+        let result = work(self);
         self.manifest_lock.release();
         result
     }
 
-    fn replace_manifest(
+    /// Under both locks.
+    pub(super) fn replace_manifest(
         &mut self,
         view: &mut View,
         bitmaps: Bitmaps,

@@ -12,20 +12,10 @@ use crate::format::records::Kill;
 use crate::state::View;
 use crate::types::{Batch, BatchEntry, Kind};
 
-/// An entry that exists at this moment of the commit, stored or written earlier in the same group.
-#[derive(Clone, Copy, Debug)]
-struct Existing {
-    commit: u64,
-    entry: u64,
-    row: u64,
-    rows: u32,
-    kind: Kind,
-}
-
 /// Entries that the group has written so far.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay<'a> {
-    entries: HashMap<&'a [u8], Existing>,
+    entries: HashMap<&'a [u8], Kill>,
     /// More batches follow in this group.
     pub is_needed: bool,
 }
@@ -81,7 +71,7 @@ pub(crate) fn resolve<'a>(
     let mut written = Vec::with_capacity(batch.len());
     let mut kills = Vec::new();
     let mut outcome = Appended::default();
-    let mut fresh: Vec<(&[u8], Existing)> = Vec::new();
+    let mut fresh: Vec<(&[u8], Kill)> = Vec::new();
     let mut duplicates: (usize, &[u8]) = (0, b"");
     let mut row = 0u64;
 
@@ -90,7 +80,7 @@ pub(crate) fn resolve<'a>(
             Some(existing) => Some(*existing),
             None => stored(view, hash, entry.key)?,
         };
-        let present = existing.is_some_and(|existing| existing.kind != Kind::Tombstone);
+        let present = existing.is_some_and(|existing| existing.kind != Kind::Tombstone.code());
         let deletes = entry.kind == Kind::Tombstone;
         if present && !deletes {
             match policy {
@@ -117,21 +107,12 @@ pub(crate) fn resolve<'a>(
         }
         // The tombstone of a key that comes back is superseded like any other entry.
         if let Some(old) = existing {
-            kills.push(Kill {
-                killer: commit,
-                commit: old.commit,
-                entry: old.entry,
-                row: old.row,
-                rows: old.rows,
-                kind: old.kind.code(),
-                padding: [0; 3],
-            });
+            kills.push(Kill { killer: commit, ..old });
         }
         let rows = u32::try_from(entry.rows.len() / row_bytes)
             .map_err(|_| Error::bad_input("an entry holds fewer than 2^32 rows; split it"))?;
         if overlay.is_needed {
-            let number = written.len() as u64;
-            fresh.push((entry.key, Existing { commit, entry: number, row, rows, kind: entry.kind }));
+            fresh.push((entry.key, existing_at((commit, written.len() as u64), row, rows, entry.kind)));
         }
         row += u64::from(rows);
         written.push((hash, entry));
@@ -146,16 +127,17 @@ pub(crate) fn resolve<'a>(
 }
 
 /// The newest stored entry of a key.
-fn stored(view: &View, hash: u64, key: &[u8]) -> Result<Option<Existing>> {
+fn stored(view: &View, hash: u64, key: &[u8]) -> Result<Option<Kill>> {
     let Some((segment, index)) = view.find_hashed(hash, key)? else { return Ok(None) };
     let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
     let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
     let (kind, rows) = segment.kind_and_rows(index)?;
-    Ok(Some(Existing {
-        commit,
-        entry,
-        row: segment.address_of_entry(index, rows.start).row,
-        rows: u32::try_from(rows.len()).map_err(|_| damaged("REND", "has 2^32 rows or more"))?,
-        kind,
-    }))
+    let rows_len = u32::try_from(rows.len()).map_err(|_| damaged("REND", "has 2^32 rows or more"))?;
+    let row = segment.address_of_entry(index, rows.start).row;
+    Ok(Some(existing_at((commit, entry), row, rows_len, kind)))
+}
+
+/// The kill of an entry, by a commit that is still to be named.
+fn existing_at((commit, entry): (u64, u64), row: u64, rows: u32, kind: Kind) -> Kill {
+    Kill { killer: 0, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
 }

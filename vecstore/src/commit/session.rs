@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::{Bug, Error, Event, Result};
 use crate::commit::Committed;
@@ -12,6 +13,9 @@ use crate::vfs::Vfs;
 
 /// Temporary segments begin with this; only the holder of the commit lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
+
+/// What LOCK is called in errors.
+const COMMIT: &str = "commit";
 
 /// The writing side of a handle. One thread at a time has it.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Timeout, verify_saves: bool) -> Result<Self> {
-        let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), "commit")?;
+        let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), COMMIT)?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
         lock.probe()?;
         Ok(Writer {
@@ -66,12 +70,6 @@ impl Writer {
         self.dir.join(SEGMENTS)
     }
 
-    /// Takes the commit lock, waiting for as long as `timeout` says.
-    pub(super) fn take_lock(&mut self, timeout: &Timeout) -> Result<Found> {
-        self.check_latch()?;
-        self.lock.acquire(timeout)
-    }
-
     /// Runs `work` under the commit lock, with a view that knows everything that is on disk.
     pub fn locked<T>(
         &mut self,
@@ -79,7 +77,8 @@ impl Writer {
         view: &mut View,
         work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
     ) -> Result<T> {
-        let found = self.take_lock(timeout)?;
+        self.check_latch()?;
+        let found = self.lock.acquire(timeout)?;
         let result = self.begin(found, view).and_then(|()| work(self, view));
         self.end(result.is_ok());
         result
@@ -127,19 +126,17 @@ impl Writer {
 
     /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or the last holder
     /// of the lock died holding it.
-    pub fn recover(&mut self, view: &mut View, watch: &Watch) -> Result<()> {
-        if watch.record().is_some_and(|record| record.suspect != 0) {
-            return self.locked(&self.timeout.clone(), view, |_, _| Ok(()));
+    pub fn recover(&mut self, timeout: &Timeout, view: &mut View, watch: &Watch) -> Result<()> {
+        let is_marked = watch.record().is_some_and(|record| record.suspect != 0);
+        if !is_marked && !watch.is_held() {
+            return Ok(());
         }
-        // If the lock cannot be had its holder is alive, and has done this when it took it.
-        if watch.is_held()
-            && let Some(found) = self.lock.try_acquire()?
-        {
-            let result = self.begin(found, view);
-            self.end(result.is_ok());
-            return result;
+        let timeout = if is_marked { timeout } else { &Duration::ZERO.into() };
+        match self.locked(timeout, view, |_, _| Ok(())) {
+            // Its holder is alive, and has done this when it took the lock.
+            Err(Error::Busy { lock: COMMIT, .. }) if !is_marked => Ok(()),
+            done => done,
         }
-        Ok(())
     }
 
     /// Refuses what is written outside the commit lock where [`Writer::locked`] would.
@@ -159,11 +156,6 @@ impl Writer {
     /// The handle stopped writing after a failed directory flush.
     pub fn is_latched(&self) -> bool {
         self.latched.is_some()
-    }
-
-    /// Tells other processes that settings have changed. Called under the commit lock.
-    pub fn raise(&mut self) {
-        self.lock.raise();
     }
 
     /// Where a segment written under the commit lock goes.

@@ -73,6 +73,24 @@ impl Footer {
         Footer { head: Preamble::of(MAGIC, FOOTER_LEN), block_len_log2: BLOCK_LEN_LOG2, ..Footer::zeroed() }
     }
 
+    /// What a new file of the same commits keeps of this one.
+    pub fn identity(&self) -> Self {
+        Footer {
+            store_id: self.store_id,
+            compat: self.compat,
+            epoch: self.epoch,
+            link_in: self.link_in,
+            link_out: self.link_out,
+            fingerprint: self.fingerprint,
+            first: self.first,
+            last: self.last,
+            dim: self.dim,
+            dtype: self.dtype,
+            metric: self.metric,
+            ..Footer::empty()
+        }
+    }
+
     /// Sets the checksum; nothing may change after it.
     pub fn seal(&mut self) {
         self.crc = record_crc(self, &[]);

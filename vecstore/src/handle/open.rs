@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::base::{Event, IoContext, Observer, Result};
 use crate::commit::Writer;
 use crate::handle::{Shared, Store};
-use crate::lock::Watch;
+use crate::lock::{Watch, in_slices};
 use crate::merge::MAX_SEGMENT;
 use crate::state::{create, load, named};
 use crate::types::StoreConfig;
@@ -214,7 +214,7 @@ impl OpenOptions {
             // Callers skip the keys that this handle reports as stored: visible names are made durable first.
             create::flush_name(&*vfs, path)?;
             writer.flush_seen(&view)?;
-            writer.recover(&mut view, &watch)?;
+            in_slices(&self.lock_timeout.into(), |slice| writer.recover(slice, &mut view, &watch))?;
             Some(writer)
         };
         let mut inner = Shared::new(path, vfs, view, writer, watch, seen, self.max_segment);

@@ -66,13 +66,6 @@ impl Waiting {
         }
     }
 
-    /// Answers it with an error, unless a leader has it or has answered it.
-    fn fail(&self, error: &Error) {
-        if let Some(batch) = self.take() {
-            self.answer(Err(error.clone()), batch);
-        }
-    }
-
     /// Gives the batch back, with what became of it.
     fn answer(&self, outcome: Result<Appended>, batch: Batch) {
         *self.place.lock() = Place::Done(outcome, batch);
@@ -114,6 +107,12 @@ impl Group<'_> {
         for ((waiting, batch), outcome) in self.batches.drain(..answered).zip(outcomes) {
             waiting.answer(outcome, batch);
         }
+    }
+
+    /// Tells all threads of the same failure.
+    pub fn fail(self, error: &Error) {
+        let outcomes = self.batches.iter().map(|_| Err(error.clone())).collect();
+        self.answer(outcomes);
     }
 }
 
@@ -251,7 +250,6 @@ pub(crate) struct Leading<'a> {
 impl Leading<'_> {
     /// Takes what is to be committed together, in order; empty when nothing waits.
     pub fn group<'p>(&self, path: &'p Path) -> Group<'p> {
-        self.linger();
         self.began.set(Some(Instant::now()));
         let mut state = self.queue.state.lock();
         let mut bytes = 0;
@@ -273,7 +271,7 @@ impl Leading<'_> {
 
     /// Waits a little for the threads that were just answered. Otherwise threads that fell into two groups would stay in
     /// two groups, each of which waits for the other's flush.
-    fn linger(&self) {
+    pub fn linger(&self) {
         let looks = {
             let state = self.queue.state.lock();
             if state.is_enough() {
@@ -288,26 +286,6 @@ impl Leading<'_> {
                 return;
             }
         }
-    }
-
-    /// Answers whatever waits with an error.
-    pub fn fail_all(&self, error: &Error) {
-        let mut state = self.queue.state.lock();
-        while let Some(waiting) = state.pop() {
-            waiting.fail(error);
-        }
-    }
-
-    /// Takes this batch out of the queue, and answers it with an error.
-    pub fn fail(&self, batch: &Arc<Waiting>, error: &Error) {
-        let mut state = self.queue.state.lock();
-        let before = state.waiting.len();
-        state.waiting.retain(|waiting| !Arc::ptr_eq(waiting, batch));
-        if state.waiting.len() < before {
-            state.bytes -= batch.bytes;
-        }
-        drop(state);
-        batch.fail(error);
     }
 }
 

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, RwLock, thread};
 use crate::base::{Error, Event, Observer, Result};
-use crate::commit::{Appended, Request, Writer};
+use crate::commit::{Appended, Writer};
 use crate::handle::{Leading, Queue, Waiting, Waker};
-use crate::lock::{Timeout, Watch};
+use crate::lock::{Timeout, Watch, in_slices};
 use crate::merge::{Host, MAX_SEGMENT, Merges, State};
 use crate::state::{View, load};
 use crate::types::{Batch, OnDuplicate};
@@ -42,8 +42,6 @@ pub(crate) struct Shared {
     pub commits: AtomicUsize,
 }
 
-/// How long other threads of a handle wait at a time for one that waits for a lock.
-const SLICE: Duration = Duration::from_millis(50);
 /// Commits from one waking of the merger to the next.
 const WAKE_EVERY: usize = 8;
 
@@ -69,6 +67,7 @@ impl Shared {
     ) -> Self {
         let is_writable = writer.is_some();
         let timeout = writer.as_ref().map_or(Duration::ZERO.into(), |writer| writer.timeout.clone());
+        let merge_timeout = timeout.left(Duration::ZERO).into();
         Shared {
             observer: Observer::default(),
             timeout,
@@ -80,7 +79,7 @@ impl Shared {
             fixed: false,
             is_writable,
             merger: OnceLock::new(),
-            merging: State::new(max_segment),
+            merging: State::new(max_segment, merge_timeout),
             woken: AtomicU64::new(u64::MAX),
             commits: AtomicUsize::new(0),
         }
@@ -128,7 +127,7 @@ impl Shared {
     pub fn append_later(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
         let waiting = Waiting::new(batch, on_duplicate);
         while let Some(leading) = self.queue.push_for_later(&waiting) {
-            self.lead(&leading)?;
+            self.lead(&leading);
             drop(leading);
             self.after_commit(true);
         }
@@ -142,9 +141,7 @@ impl Shared {
                 ControlFlow::Break(done) => return done,
                 ControlFlow::Continue(leading) => leading,
             };
-            if let Err(error) = self.lead(&leading) {
-                leading.fail(waiting, &error);
-            }
+            self.lead(&leading);
         }
     }
 
@@ -168,9 +165,7 @@ impl Shared {
     /// Commits whatever comes into the queue, until that is closed and empty.
     pub fn commit_queue(&self) {
         while let Some(leading) = self.queue.wait_for_any() {
-            if let Err(error) = self.lead(&leading) {
-                leading.fail_all(&error);
-            }
+            self.lead(&leading);
             drop(leading);
             self.after_commit(true);
         }
@@ -188,17 +183,23 @@ impl Shared {
     }
 
     /// Commits a group of what is in the queue.
-    fn lead(&self, leading: &Leading<'_>) -> Result<()> {
-        let answered = self.with_writer("append", |writer, view| {
-            let group = leading.group(&self.path);
-            let requests: Vec<Request<'_>> = group.requests().collect();
-            let outcomes = writer.commit_group(view, &requests);
-            Ok((group, outcomes))
-        })?;
+    fn lead(&self, leading: &Leading<'_>) {
+        leading.linger();
+        let mut group = None;
+        let outcomes = in_slices(&self.timeout, |slice| {
+            let group = &mut group;
+            self.with_writer("append", |writer, view| {
+                writer.commit_group(slice, view, move || {
+                    group.get_or_insert_with(|| leading.group(&self.path)).requests().collect()
+                })
+            })
+        });
         // Answered only now: a thread that has its answer sees what it appended.
-        let (group, outcomes) = answered;
-        group.answer(outcomes);
-        Ok(())
+        let group = group.unwrap_or_else(|| leading.group(&self.path));
+        match outcomes {
+            Ok(outcomes) => group.answer(outcomes),
+            Err(error) => group.fail(&error),
+        }
     }
 
     /// Looks for commits of other processes.
@@ -206,26 +207,31 @@ impl Shared {
         if self.fixed {
             return Ok(());
         }
+        in_slices(&self.timeout, |slice| self.refresh_within(slice))?;
+        self.tell_all();
+        Ok(())
+    }
+
+    fn refresh_within(&self, timeout: &Timeout) -> Result<()> {
         let mut side = self.side.lock();
         side.watch.check_place()?;
         let counter = side.watch.counter();
         // A lock holder, or one that could not say that it gave the lock back, may have committed and not counted it.
-        if counter.is_none() || counter != side.seen || side.watch.is_held() {
-            let known = Arc::clone(&self.view.read());
-            let mut view = load::load(&*self.vfs, &self.path, Some(&known))?;
-            let Side { writer, watch, .. } = &mut *side;
-            if let Some(writer) = writer.as_mut() {
-                // A writer will skip keys that are visible now: they must be durable, and not in doubt.
-                if view.last_commit() > known.last_commit() {
-                    writer.flush_seen(&view)?;
-                }
-                writer.recover(&mut view, watch)?;
-            }
-            *self.view.write() = Arc::new(view);
-            side.seen = counter;
-            drop(side);
-            self.tell_all();
+        if counter.is_some() && counter == side.seen && !side.watch.is_held() {
+            return Ok(());
         }
+        let known = Arc::clone(&self.view.read());
+        let mut view = load::load(&*self.vfs, &self.path, Some(&known))?;
+        let Side { writer, watch, .. } = &mut *side;
+        if let Some(writer) = writer.as_mut() {
+            // A writer will skip keys that are visible now: they must be durable, and not in doubt.
+            if view.last_commit() > known.last_commit() {
+                writer.flush_seen(&view)?;
+            }
+            writer.recover(timeout, &mut view, watch)?;
+        }
+        *self.view.write() = Arc::new(view);
+        side.seen = counter;
         Ok(())
     }
 }
@@ -286,25 +292,15 @@ impl Host for Shared {
         action: &'static str,
         mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
     ) -> Result<T> {
-        let start = Instant::now();
-        loop {
-            let left = self.timeout.left(start.elapsed());
-            let slice = Timeout::from(left.min(SLICE));
-            let done = self.with_writer(action, |writer, view| writer.locked(&slice, view, &mut work));
-            match done {
-                Err(Error::Busy { .. }) if left > SLICE => {}
-                Err(Error::Busy { path, lock, holder, .. }) => {
-                    return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
-                }
-                done => return done,
-            }
-        }
+        in_slices(&self.timeout, |slice| {
+            self.with_writer(action, |writer, view| writer.locked(slice, view, &mut work))
+        })
     }
 
-    fn reload(&self) -> Result<[Arc<View>; 2]> {
+    fn reload(&self) -> Result<()> {
         let before = Arc::clone(&self.view.read());
         // Read without the mutex: commits only wait for the second, shorter look.
-        let ahead = load::load(&*self.vfs, &self.path, Some(&before))?;
+        let ahead = Arc::new(load::load(&*self.vfs, &self.path, Some(&before))?);
         let mut side = self.side.lock();
         let known = Arc::clone(&self.view.read());
         let view = load::load(&*self.vfs, &self.path, Some(&ahead))?;
@@ -319,11 +315,9 @@ impl Host for Shared {
             writer.flush_seen(&view)?;
         }
         *self.view.write() = Arc::new(view);
-        Ok([before, known])
-    }
-
-    fn reload_lightly(&self) -> Result<()> {
-        let past = self.reload()?;
+        drop(side);
+        // What only past views have mapped goes with them, beside this thread, which an append may be.
+        let past = [before, known, ahead];
         // If there is no thread to be had, they go here.
         if let Err(error) = thread::Builder::new().name("vecstore-unmap".to_owned()).spawn(move || drop(past))
         {

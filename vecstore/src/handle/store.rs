@@ -192,11 +192,7 @@ impl Store {
         action: &'static str,
         change: impl Fn(&mut crate::state::manifest::Manifest) -> Result<()>,
     ) -> Result<()> {
-        self.inner.locked(action, |writer, view| {
-            writer.update_manifest(view, &change)?;
-            writer.raise();
-            Ok(())
-        })
+        self.inner.locked(action, |writer, view| writer.update_manifest(view, &change))
     }
 
     /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error nothing of
@@ -330,6 +326,7 @@ impl Store {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.inner.merging().end();
         self.stop_committer();
         // The merger ends first: it may be about to write a checkpoint itself.
         if let Some(merger) = self.merger.take() {
@@ -342,6 +339,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // What was taken on is written, however long that takes.
+        self.inner.merging().end();
         self.stop_committer();
         // Nothing depends on this checkpoint, so it is not worth waiting for the lock of another process.
         self.inner.do_not_wait();

@@ -17,7 +17,7 @@ use patience::{Patience, SLEEP, TURN_SLEEP};
 use record::{Record, host_name, now_secs};
 
 pub(crate) use lanes::{Lanes, open_large, open_small};
-pub(crate) use patience::{Punctual, Timeout};
+pub(crate) use patience::{Punctual, Timeout, in_slices};
 pub(crate) use record::{RECORD_LEN, Span, is_record};
 pub(crate) use watch::Watch;
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::base::sync::atomic::{AtomicU64, Ordering};
+use crate::base::{Error, Result};
 
 /// How long to sleep between two attempts: short at first, then longer.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
@@ -36,6 +37,25 @@ impl From<Duration> for Timeout {
 impl From<&Timeout> for Timeout {
     fn from(shared: &Timeout) -> Self {
         shared.clone()
+    }
+}
+
+/// How long a lock is waited for at a time, where other threads of the handle want to go on.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Tries again for as long as `timeout` says while a lock is busy, with a little time for each `attempt`. Between
+/// two of them it holds nothing.
+pub(crate) fn in_slices<T>(timeout: &Timeout, mut attempt: impl FnMut(&Timeout) -> Result<T>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        let left = timeout.left(start.elapsed());
+        match attempt(&left.min(SLICE).into()) {
+            Err(Error::Busy { .. }) if left > SLICE => {}
+            Err(Error::Busy { path, lock, holder, .. }) => {
+                return Err(Error::Busy { path, lock, holder, waited_secs: start.elapsed().as_secs() });
+            }
+            done => return done,
+        }
     }
 }
 

@@ -9,10 +9,19 @@ use crate::types::Kind;
 
 /// What stays of neighbouring segments. The inputs' liveness must come from listed segments alone, so that an entry is only left
 /// out for a newer one that can no longer be lost. A tombstone only goes when nothing older than the output exists.
-pub(super) fn joined(inputs: &[LiveSegment], first_commit: u64) -> Result<Joined<'_>> {
+pub(super) fn joined<'a>(
+    inputs: &'a [LiveSegment],
+    first_commit: u64,
+    step: &dyn Fn(usize) -> Result<()>,
+) -> Result<Joined<'a>> {
     let segments = inputs.iter().map(|live| &*live.segment);
     Joined::new(segments, first_commit, |position, entry| {
-        let Some(live) = inputs.get(position) else { return Ok(false) };
+        if entry % (1 << 16) == 0 {
+            step(0)?;
+        }
+        let Some(live) = inputs.get(position) else {
+            return Err(Error::Internal { what: "an input too many" });
+        };
         Ok(live.is_live(entry) && !(first_commit == 1 && live.segment.kind(entry)? == Kind::Tombstone))
     })
 }
@@ -22,20 +31,10 @@ pub(super) fn identity(inputs: &[LiveSegment], name: SegmentName, nonce: Id) -> 
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
         return Err(Error::Internal { what: "a merge of nothing" });
     };
-    let newest = last.segment.footer();
-    let mut identity = Footer::empty();
-    identity.store_id = newest.store_id;
-    identity.epoch = newest.epoch;
-    identity.nonce = nonce;
-    identity.link_in = first.segment.footer().link_in;
-    identity.link_out = newest.link_out;
-    identity.fingerprint = newest.fingerprint;
-    identity.first = name.first;
-    identity.last = name.last;
-    identity.generation = name.generation;
-    identity.dim = newest.dim;
-    identity.dtype = newest.dtype;
-    identity.metric = newest.metric;
+    let (first, last) = (first.segment.footer(), last.segment.footer());
+    let SegmentName { first: from, last: to, generation } = name;
+    let mut identity = Footer { first: from, last: to, generation, nonce, ..last.identity() };
+    identity.link_in = first.link_in;
     // That entries were lost stays said.
     identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_LOST);
     Ok(identity)

@@ -5,11 +5,12 @@ use crate::lock::LOCK;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::housekeeping;
 use super::pace::Pace;
-use super::plan::{self, Lane, Limits, Piece};
+use super::plan::{self, Lane, Piece};
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::nap;
 use crate::base::{Error, Event, Result};
@@ -69,22 +70,26 @@ impl<H: Host> Merges<'_, H> {
             Lane::Small => open_small(self.host.vfs(), self.host.path())?,
             Lane::Large => open_large(self.host.vfs(), self.host.path())?,
         };
-        if lock.try_acquire()?.is_none() {
-            return Ok(false);
+        let Some(found) = lock.try_acquire()? else { return Ok(false) };
+        if found.died {
+            self.state.is_clean.store(false, Ordering::Relaxed);
         }
         let round = &mut Round::default();
         let merged = match lane {
             Lane::Small => {
-                self.merge_small(|pieces| plan::background(pieces, lane, self.limits()), pace, round)
+                self.merge_small(|pieces| plan::background(pieces, lane, self.state.max_segment), pace, round)
             }
-            Lane::Large => self.merge_large(&mut lock, Goal::Background, pace, round),
+            Lane::Large => self.merge_large(&mut lock, Goal::Background, pace, round).map(|()| true),
         };
         lock.release();
-        merged.map(|()| true)
+        merged
     }
 
     /// Merges small files in the calling thread when they pile up. A failure here is no failure of the append.
     pub fn merge_backlog(&self) {
+        if self.state.closing.load(Ordering::Relaxed) {
+            return;
+        }
         let files = self.files();
         if files < BACKLOG.max(self.state.again_at.load(Ordering::Relaxed)) {
             return;
@@ -95,25 +100,24 @@ impl<H: Host> Merges<'_, H> {
             return;
         }
         let merged = if files < FULL_STOP {
-            self.merge_in_background(Lane::Small, &Pace::full_speed())
+            self.merge_in_background(Lane::Small, &self.inline())
         } else {
             self.wait_for_merge().map(|()| true)
         };
-        let (again_at, merged) = match merged {
-            Ok(true) if self.files() < BACKLOG => (0, Ok(())),
-            // What is there is claimed, or cannot be merged.
-            Ok(true) => (files + LOOK_EVERY, Ok(())),
-            // Another process is merging what this handle still sees as many files.
-            Ok(false) => match self.reload_if_fewer(BACKLOG) {
-                Ok(true) => (0, Ok(())),
-                Ok(false) => ((files + LOOK_EVERY).min(FULL_STOP), Ok(())),
-                Err(error) => (files + RETRY_AFTER, Err(error)),
-            },
+        // Another process is merging what this handle still sees as many files.
+        let merged = merged.and_then(|alone| if alone { Ok(true) } else { self.reload_if_fewer(BACKLOG) });
+        let again_at = match merged {
             // After a failure (a full disk, say) appends go on for a while before the next attempt.
-            Err(error) => (files + RETRY_AFTER, Err(error)),
+            Err(_) => files + RETRY_AFTER,
+            Ok(_) if self.files() < BACKLOG => 0,
+            // What is there is claimed, or cannot be merged.
+            Ok(_) if files < FULL_STOP => (files + LOOK_EVERY).min(FULL_STOP),
+            Ok(_) => files + LOOK_EVERY,
         };
         self.state.again_at.store(again_at, Ordering::Relaxed);
-        self.note_merge(Lane::Small, &merged);
+        if !self.state.closing.load(Ordering::Relaxed) {
+            self.note_merge(Lane::Small, &merged.map(drop));
+        }
     }
 
     /// Tells of a failed merge, louder each time.
@@ -123,6 +127,8 @@ impl<H: Host> Merges<'_, H> {
             failed.store(0, Ordering::Relaxed);
             return;
         };
+        // It may have left an output that nothing lists.
+        self.state.is_clean.store(false, Ordering::Relaxed);
         let attempts = failed.fetch_add(1, Ordering::Relaxed) + 1;
         self.host.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
@@ -140,8 +146,8 @@ impl<H: Host> Merges<'_, H> {
         loop {
             let mut is_alone = true;
             for lane in [Lane::Small, Lane::Large] {
-                is_alone &= self.merge_in_background(lane, &Pace::full_speed())?;
-                if self.files() < FULL_STOP {
+                is_alone &= self.merge_in_background(lane, &self.inline())?;
+                if self.files() < FULL_STOP || self.state.closing.load(Ordering::Relaxed) {
                     return Ok(());
                 }
             }
@@ -150,9 +156,8 @@ impl<H: Host> Merges<'_, H> {
                 return Ok(());
             }
             if timeout.left(start.elapsed()).is_zero() {
-                // Says which process holds the lock.
-                let mut lock = open_large(self.host.vfs(), self.host.path())?;
-                return lock.acquire(Duration::ZERO).map(|_| lock.release()).map(drop);
+                // Says which process holds a lock.
+                return Lanes::open(self.host.vfs(), self.host.path())?.probe();
             }
             nap(LOOK);
         }
@@ -166,15 +171,15 @@ impl<H: Host> Merges<'_, H> {
             return Ok(true);
         }
         let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
-        let limits = self.limits();
         let damaged = damaged::of(&manifest.body);
         let is_barrier = |bytes, name| {
-            limits.is_barrier(&Piece { bytes, is_damaged: damaged.contains(&name), ..Piece::default() })
+            let piece = Piece { bytes, is_damaged: damaged.contains(&name), ..Piece::default() };
+            plan::is_barrier(&piece, self.state.max_segment)
         };
         let listed = manifest.body.segments.iter();
-        let listed = listed.filter(|record| !is_barrier(record.file_len, record.name())).count();
+        let listed = plan::mergeable(listed.map(|record| is_barrier(record.file_len, record.name())));
         if listed + self.count_after(manifest.body.last_commit())? + self.files_going() < than {
-            self.host.reload_lightly()?;
+            self.host.reload()?;
         }
         Ok(few())
     }
@@ -182,11 +187,13 @@ impl<H: Host> Merges<'_, H> {
     /// Live files that a merge could make fewer, and those that this handle's mergers are about to remove.
     fn files(&self) -> usize {
         let view = self.host.view();
-        let limits = self.limits();
-        let barriers = view.segments.iter().filter(|live| limits.is_barrier(&piece(&view, live))).count();
+        let max_segment = self.state.max_segment;
+        let mergeable = plan::mergeable(
+            view.segments.iter().map(|live| plan::is_barrier(&piece(&view, live), max_segment)),
+        );
         let going: usize =
             [Lane::Small, Lane::Large].map(|lane| self.state.going(lane).beside(&view)).iter().sum();
-        view.segments.len() - barriers + going
+        mergeable + going
     }
 
     /// Files that are neither listed nor removed yet.
@@ -200,9 +207,10 @@ impl<H: Host> Merges<'_, H> {
         Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
-    /// The first merge of a handle removes what others have left, unless large files are being merged.
+    /// The first merge of a handle removes what others have left, unless large files are being merged; so does the one
+    /// after a merge that failed, or whose process died.
     fn clean_once(&self) -> Result<()> {
-        if self.state.is_clean.swap(true, Ordering::Relaxed) {
+        if self.state.is_clean.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut lanes = Lanes::open(self.host.vfs(), self.host.path())?;
@@ -211,6 +219,7 @@ impl<H: Host> Merges<'_, H> {
         }
         let result = self.clean();
         lanes.release();
+        self.state.is_clean.store(result.is_ok(), Ordering::Relaxed);
         result
     }
 
@@ -237,7 +246,8 @@ impl<H: Host> Merges<'_, H> {
     pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
         let timeout = self.lock_timeout()?;
         let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
-        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), ..Pace::full_speed() };
+        let hurry = Arc::clone(&self.state.hurry);
+        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), hurry, ..Pace::full_speed() };
         let mut round = Round { is_explicit: true, ..Round::default() };
         let mut lock = open_large(self.host.vfs(), self.host.path())?;
         lock.hold(&timeout, |lock| self.compact_holding(lock, max_bytes, &pace, &mut round))?;
@@ -252,7 +262,7 @@ impl<H: Host> Merges<'_, H> {
         pace: &Pace,
         round: &mut Round,
     ) -> Result<()> {
-        let limits = Limits { max_bytes: max_bytes.unwrap_or(self.limits().max_bytes) };
+        let most = max_bytes.unwrap_or(self.state.max_segment);
         let entries = self.host.view().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
         if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
             return Err(Error::bad_input(format!(
@@ -262,7 +272,7 @@ impl<H: Host> Merges<'_, H> {
         }
         let mut small = open_small(self.host.vfs(), self.host.path())?;
         small.hold(self.lock_timeout()?, |_| {
-            self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round)
+            self.merge_small(|pieces| plan::fresh(pieces, most), pace, round).map(drop)
         })?;
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         self.merge_large(lock, goal, pace, round)?;
@@ -283,20 +293,21 @@ impl<H: Host> Merges<'_, H> {
         let view = self.host.view();
         // A backup that nothing was written to stays one.
         !view.meta.is_backup
-            && plan::background(&pieces(&view, is_mostly_dead), lane, self.limits()).is_some()
+            && plan::background(&pieces(&view, is_mostly_dead), lane, self.state.max_segment).is_some()
     }
 
-    fn limits(&self) -> Limits {
-        Limits { max_bytes: self.state.max_segment }
+    /// How an append merges: at full speed, until the handle is closed.
+    fn inline(&self) -> Pace {
+        Pace { stop: Arc::clone(&self.state.closing), ..Pace::full_speed() }
     }
 
-    /// Under the small lane's lock: merges what a plan says, of files that are not claimed.
+    /// Under the small lane's lock: merges what a plan says, of files that are not claimed. False when some are.
     fn merge_small(
         &self,
         plan: impl Fn(&[Piece]) -> Option<Range<usize>>,
         pace: &Pace,
         round: &mut Round,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         // This thread may hold the other lock itself: then it claims nothing yet.
         let mut large = open_large(self.host.vfs(), self.host.path())?;
         loop {
@@ -309,7 +320,7 @@ impl<H: Host> Merges<'_, H> {
                 Some(range.start + from..range.end + from)
             };
             let (view, range) = self.next(round, choose)?;
-            let Some(range) = range else { return self.take_over(view, round) };
+            let Some(range) = range else { return self.take_over(view, round).map(|()| claimed == 0) };
             self.merge(&view, range, Lane::Small, pace, &mut round.total)?;
             self.host.reload()?;
         }
@@ -335,7 +346,8 @@ impl<H: Host> Merges<'_, H> {
         round: &mut Round,
     ) -> Result<(View, Option<Range<usize>>)> {
         let written = round.written.clone();
-        let choose = |view: &View, horizon: u64| choose(goal, view, horizon, &written, self.limits());
+        let choose =
+            |view: &View, horizon: u64| choose(goal, view, horizon, &written, self.state.max_segment);
         let (view, range) = self.next(round, choose)?;
         let inputs = range.clone().and_then(|range| view.segments.get(range));
         if let Some([first, .., last] | [first @ last]) = inputs {
@@ -383,7 +395,7 @@ impl<H: Host> Merges<'_, H> {
         let is_known =
             both.all(|(known, listed)| same(known, listed)) && known.meta.damaged == view.meta.damaged;
         drop(known);
-        if is_known { Ok(()) } else { self.host.reload_lightly() }
+        if is_known { Ok(()) } else { self.host.reload() }
     }
 }
 
@@ -409,7 +421,7 @@ fn choose(
     view: &View,
     horizon: u64,
     written: &HashSet<(u64, u64)>,
-    limits: Limits,
+    max_segment: u64,
 ) -> Option<Range<usize>> {
     let has_tombstones =
         |live: &LiveSegment| live.segment.footer().kinds.last().is_some_and(|count| *count > 0);
@@ -425,9 +437,9 @@ fn choose(
     let mut pieces = pieces(view, is_worth);
     pieces.truncate(view.segments.partition_point(|live| live.segment.name().last <= horizon));
     match goal {
-        Goal::Background => plan::background(&pieces, Lane::Large, limits),
-        Goal::Compact { max_bytes } => plan::compact(&pieces, Limits { max_bytes }),
-        Goal::Full => plan::compact(&pieces, Limits { max_bytes: u64::MAX }),
+        Goal::Background => plan::background(&pieces, Lane::Large, max_segment),
+        Goal::Compact { max_bytes } => plan::compact(&pieces, max_bytes),
+        Goal::Full => plan::compact(&pieces, u64::MAX),
     }
 }
 

@@ -25,18 +25,10 @@ impl Going {
 
     /// Calls `remove` for each input.
     pub fn remove_each(&self, output: SegmentName, inputs: &[SegmentName], remove: impl Fn(&SegmentName)) {
-        let _until_end = Until(self);
         for (number, input) in inputs.iter().enumerate() {
             *self.0.lock() = Some((output, inputs.len() - number));
             remove(input);
         }
-    }
-}
-
-struct Until<'a>(&'a Going);
-
-impl Drop for Until<'_> {
-    fn drop(&mut self) {
-        *self.0.0.lock() = None;
+        *self.0.lock() = None;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::going::Going;
 use super::plan::Lane;
-use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use crate::base::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use crate::base::{Event, Result};
 use crate::commit::Writer;
 use crate::lock::Timeout;
@@ -36,11 +36,8 @@ pub(crate) trait Host {
         action: &'static str,
         work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
     ) -> Result<T>;
-    /// Reads the directory again, after a merge has changed which files there are. Gives back the views that are past: what
-    /// only they have mapped goes with them.
-    fn reload(&self) -> Result<[Arc<View>; 2]>;
-    /// The same for a thread that is not to wait for that.
-    fn reload_lightly(&self) -> Result<()>;
+    /// Reads the directory again, after a merge has changed which files there are.
+    fn reload(&self) -> Result<()>;
     /// Tells the user's callback.
     fn tell(&self, event: &Event);
     /// What it keeps for merging.
@@ -59,6 +56,10 @@ pub(crate) struct State {
     pub is_clean: AtomicBool,
     /// Merges make no larger segments by themselves.
     pub max_segment: u64,
+    /// How long merges wait for locks.
+    pub timeout: Timeout,
+    /// The handle is being closed: appends leave merging to the next one.
+    pub closing: Arc<AtomicBool>,
 }
 
 /// What a handle does in a lane.
@@ -71,14 +72,22 @@ pub(crate) struct LaneState {
 }
 
 impl State {
-    pub fn new(max_segment: u64) -> Self {
+    pub fn new(max_segment: u64, timeout: Timeout) -> Self {
         State {
             lanes: Default::default(),
             hurry: Arc::default(),
             again_at: AtomicUsize::new(0),
             is_clean: AtomicBool::new(false),
             max_segment,
+            timeout,
+            closing: Arc::default(),
         }
+    }
+
+    /// Ends the merges that appends began, and all waits for locks.
+    pub fn end(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.timeout.end();
     }
 
     pub fn lane(&self, lane: Lane) -> &LaneState {

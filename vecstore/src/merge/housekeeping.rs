@@ -75,14 +75,18 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
     if backup.try_acquire()?.is_none() {
         return Ok(());
     }
-    let result = hold_manifest(vfs, dir, timeout, |_, _| {
-        // Read again: a backup may have begun and ended in between.
+    let result = drop_pins(vfs, dir, timeout);
+    backup.release();
+    result
+}
+
+/// Drops the pins of backups, for the holder of the backup lock.
+pub(crate) fn drop_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
+    hold_manifest(vfs, dir, timeout, |_, _| {
         let names = named::names(vfs, dir)?;
         let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
         pins.try_for_each(|name| named::drop_named(vfs, dir, name))
-    });
-    backup.release();
-    result
+    })
 }
 
 /// Removes what interrupted merges left behind. Called under the merge lock.
@@ -100,7 +104,7 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         let (manifest, files) = (durable?, Files::read(vfs, dir)?);
         let mut leftovers = files.leftovers();
         // What a repair could not find may have been put back by hand.
-        let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
+        let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers)?;
         quarantine::set_aside(vfs, dir, &missing)?;
         leftovers.retain(|name| !missing.contains(name));
         leftovers.iter().for_each(|name| remove_own(vfs, &dir.join(SEGMENTS).join(name.to_string())));

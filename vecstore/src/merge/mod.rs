@@ -25,6 +25,7 @@ mod throttled;
 
 pub(crate) use drive::MAX_SEGMENT;
 pub(crate) use host::{Host, Merges, State};
+pub(crate) use housekeeping::drop_pins;
 pub(crate) use pace::Pace;
 pub(crate) use plan::Lane;
 pub use report::Compacted;

@@ -35,18 +35,23 @@ pub(crate) struct Piece {
     pub is_worth_rewriting: bool,
 }
 
-/// What a merge may do.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Larger outputs are not planned.
-    pub max_bytes: u64,
+/// True for a segment that merges leave alone. What is damaged is never copied; and to join one that is more than half full
+/// would rewrite much to gain little.
+pub(crate) fn is_barrier(piece: &Piece, max_bytes: u64) -> bool {
+    piece.is_damaged || piece.bytes > max_bytes / 2
 }
 
-impl Limits {
-    /// More than half full: joining such a segment would rewrite much to gain little. And what is damaged is never copied.
-    pub fn is_barrier(self, piece: &Piece) -> bool {
-        piece.is_damaged || piece.bytes > self.max_bytes / 2
+/// How many of neighbouring segments a merge could make fewer: those that are no barriers, and not alone between two.
+pub(super) fn mergeable(barriers: impl Iterator<Item = bool>) -> usize {
+    let (mut all, mut run) = (0, 0);
+    for is_barrier in barriers.chain([true]) {
+        run += 1;
+        if is_barrier {
+            all += if run > 2 { run - 1 } else { 0 };
+            run = 0;
+        }
     }
+    all
 }
 
 fn tier(bytes: u64) -> u32 {
@@ -65,17 +70,17 @@ fn tier(bytes: u64) -> u32 {
 /// (and smaller ones between them) become one of the tier above. So a byte is rewritten once per tier.
 ///
 /// The highest tier of the lane goes first: with a steady writer there is always something to merge at the lowest.
-pub(crate) fn background(pieces: &[Piece], lane: Lane, limits: Limits) -> Option<Range<usize>> {
-    let is_barrier = |piece: &Piece| limits.is_barrier(piece);
+pub(crate) fn background(pieces: &[Piece], lane: Lane, max_bytes: u64) -> Option<Range<usize>> {
+    let is_barrier = |piece: &Piece| is_barrier(piece, max_bytes);
     let open = pieces.iter().rposition(is_barrier).map_or(0, |barrier| barrier + 1);
     let is_of_lane = |tier: u32| (tier <= SMALL_TIER) == (lane == Lane::Small);
     closed_runs(pieces, open, is_barrier)
         .filter(|run| is_of_lane(highest(pieces, run.clone()).unwrap_or(0)))
-        .find_map(|run| within(pieces, run, limits))
+        .find_map(|run| within(pieces, run, max_bytes))
         .or_else(|| {
             let top = highest(pieces, open..pieces.len())?;
             let levels = (0..=top).rev().filter(|level| is_of_lane(*level));
-            levels.into_iter().find_map(|level| tail(pieces, open, level, limits))
+            levels.into_iter().find_map(|level| tail(pieces, open, level, max_bytes))
         })
         .or_else(|| if lane == Lane::Large { worth_rewriting(pieces) } else { None })
 }
@@ -105,7 +110,7 @@ fn highest(pieces: &[Piece], run: Range<usize>) -> Option<u32> {
 }
 
 /// The newest segments from `open` on, of which enough are of this tier, and none of a higher one.
-fn tail(pieces: &[Piece], open: usize, level: u32, limits: Limits) -> Option<Range<usize>> {
+fn tail(pieces: &[Piece], open: usize, level: u32, max_bytes: u64) -> Option<Range<usize>> {
     let above = |piece: &Piece| tier(piece.bytes) > level;
     let run = pieces.get(open..)?;
     let start = open + run.iter().rposition(above).map_or(0, |position| position + 1);
@@ -116,18 +121,18 @@ fn tail(pieces: &[Piece], open: usize, level: u32, limits: Limits) -> Option<Ran
         return None;
     }
     let end = start + tail.iter().rposition(|piece| same(&piece))? + 1;
-    within(pieces, start..end, limits)
+    within(pieces, start..end, max_bytes)
 }
 
-/// The longest beginning of a range that stays within the limits; at least two segments, or none.
-fn within(pieces: &[Piece], range: Range<usize>, limits: Limits) -> Option<Range<usize>> {
+/// The longest beginning of a range that stays within the max_bytes; at least two segments, or none.
+fn within(pieces: &[Piece], range: Range<usize>, max_bytes: u64) -> Option<Range<usize>> {
     let mut start = range.start;
     while start < range.end {
         let (mut bytes, mut entries) = (0u64, 0u64);
         let fits = |piece: &&Piece| {
             bytes = bytes.saturating_add(piece.bytes);
             entries = entries.saturating_add(piece.entries);
-            bytes <= limits.max_bytes && entries <= MAX_ENTRIES
+            bytes <= max_bytes && entries <= MAX_ENTRIES
         };
         let fitting = pieces.get(start..range.end).unwrap_or_default().iter().take_while(fits).count();
         if fitting >= 2 {
@@ -139,20 +144,20 @@ fn within(pieces: &[Piece], range: Range<usize>, limits: Limits) -> Option<Range
 }
 
 /// What an explicit compaction does first: fresh segments at the end become one.
-pub(crate) fn fresh(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
-    let is_old = |piece: &Piece| limits.is_barrier(piece) || piece.bytes > FRESH;
+pub(crate) fn fresh(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
+    let is_old = |piece: &Piece| is_barrier(piece, max_bytes) || piece.bytes > FRESH;
     let start = pieces.iter().rposition(is_old).map_or(0, |old| old + 1);
-    within(pieces, start..pieces.len(), limits)
+    within(pieces, start..pieces.len(), max_bytes)
 }
 
 /// What an explicit compaction still has to do: neighbours that fit together, or a single segment worth rewriting
 /// because entries in it are superseded.
-pub(crate) fn compact(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
+pub(crate) fn compact(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
     let is_damaged = |piece: &Piece| piece.is_damaged;
     let open = pieces.iter().rposition(is_damaged).map_or(0, |barrier| barrier + 1);
     closed_runs(pieces, open, is_damaged)
         .chain(std::iter::once(open..pieces.len()))
-        .find_map(|run| within(pieces, run, limits))
+        .find_map(|run| within(pieces, run, max_bytes))
         .or_else(|| worth_rewriting(pieces))
 }
 
@@ -160,25 +165,25 @@ pub(crate) fn compact(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> 
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { max_bytes: 4 << 30 };
+    const MAX_BYTES: u64 = 4 << 30;
 
     fn pieces(sizes: &[u64]) -> Vec<Piece> {
         sizes.iter().map(|bytes| Piece { bytes: *bytes, entries: 1, ..Piece::default() }).collect()
     }
 
     /// The next merge of either lane, the small one first.
-    fn next(pieces: &[Piece], limits: Limits) -> Option<Range<usize>> {
-        [Lane::Small, Lane::Large].into_iter().find_map(|lane| background(pieces, lane, limits))
+    fn next(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
+        [Lane::Small, Lane::Large].into_iter().find_map(|lane| background(pieces, lane, max_bytes))
     }
 
     /// Merges until there is nothing to do; returns the bytes written.
-    fn settle(pieces: &mut Vec<Piece>, limits: Limits) -> u64 {
+    fn settle(pieces: &mut Vec<Piece>, max_bytes: u64) -> u64 {
         let mut merged = 0;
-        while let Some(range) = next(pieces, limits) {
+        while let Some(range) = next(pieces, max_bytes) {
             let inputs = &pieces[range.clone()];
             let output: u64 = inputs.iter().map(|piece| piece.bytes).sum();
-            assert!(range.len() >= 2 && output <= limits.max_bytes);
-            assert!(inputs.iter().all(|piece| !limits.is_barrier(piece)));
+            assert!(range.len() >= 2 && output <= max_bytes);
+            assert!(inputs.iter().all(|piece| !is_barrier(piece, max_bytes)));
             merged += output;
             pieces.splice(range, [Piece { bytes: output, entries: 1, ..Piece::default() }]);
         }
@@ -186,19 +191,19 @@ mod tests {
     }
 
     /// Commits one after the other, merging whenever a plan says so; returns sizes, bytes merged and most files.
-    fn simulate(commits: usize, bytes: u64, limits: Limits) -> (Vec<u64>, u64, usize) {
+    fn simulate(commits: usize, bytes: u64, max_bytes: u64) -> (Vec<u64>, u64, usize) {
         let (mut all, mut merged, mut most) = (Vec::new(), 0, 0);
         for _ in 0..commits {
             all.extend(pieces(&[bytes]));
             most = most.max(all.len());
-            merged += settle(&mut all, limits);
+            merged += settle(&mut all, max_bytes);
         }
         (all.iter().map(|piece| piece.bytes).collect(), merged, most)
     }
 
     #[test]
     fn files_stay_few_and_rewriting_cheap() {
-        let (sizes, merged, most) = simulate(31_250, 68 << 10, LIMITS);
+        let (sizes, merged, most) = simulate(31_250, 68 << 10, MAX_BYTES);
         let total: u64 = sizes.iter().sum();
         assert_eq!(total, 31_250 * (68 << 10));
         assert!(most <= 128, "{most} files");
@@ -207,11 +212,11 @@ mod tests {
 
     #[test]
     fn full_segments_are_left_alone() {
-        let limits = Limits { max_bytes: 1 << 20 };
-        let (sizes, merged, _) = simulate(2_000, 100 << 10, limits);
+        let max_bytes = 1 << 20;
+        let (sizes, merged, _) = simulate(2_000, 100 << 10, max_bytes);
         assert!(sizes.iter().all(|size| *size <= 1 << 20));
         assert!(merged <= 2 * 2_000 * (100 << 10));
-        assert_eq!(next(&pieces(&[1 << 20; 50]), limits), None);
+        assert_eq!(next(&pieces(&[1 << 20; 50]), max_bytes), None);
     }
 
     #[test]
@@ -219,7 +224,7 @@ mod tests {
         for (files, damaged) in [(3_000, 1), (3_000, 50), (3_000, 1_000)] {
             let mut all = pieces(&vec![64 << 10; files]);
             (0..damaged).for_each(|number| all[number * files / damaged].is_damaged = true);
-            settle(&mut all, LIMITS);
+            settle(&mut all, MAX_BYTES);
             assert_eq!(all.iter().filter(|piece| piece.is_damaged).count(), damaged);
             assert!(all.len() <= 200 + 2 * damaged, "{} files, {damaged} of them damaged", all.len());
         }
@@ -230,32 +235,32 @@ mod tests {
         // Large ones first, as they are once merging has caught up.
         let mut sizes = vec![256 << 20; 16];
         sizes.extend([1 << 10; 64]);
-        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), Some(16..80));
-        assert_eq!(background(&pieces(&sizes), Lane::Large, LIMITS), Some(0..16));
+        assert_eq!(background(&pieces(&sizes), Lane::Small, MAX_BYTES), Some(16..80));
+        assert_eq!(background(&pieces(&sizes), Lane::Large, MAX_BYTES), Some(0..16));
         sizes.truncate(79);
-        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), None);
+        assert_eq!(background(&pieces(&sizes), Lane::Small, MAX_BYTES), None);
         sizes.splice(16.., [16 << 20; 16]);
-        assert_eq!(background(&pieces(&sizes), Lane::Small, LIMITS), Some(16..32));
+        assert_eq!(background(&pieces(&sizes), Lane::Small, MAX_BYTES), Some(16..32));
     }
 
     #[test]
     fn entries_stay_within_their_numbers() {
         let piece = Piece { bytes: 1 << 10, entries: 1 << 31, ..Piece::default() };
-        assert_eq!(compact(&[piece; 3], LIMITS), None);
+        assert_eq!(compact(&[piece; 3], MAX_BYTES), None);
         let smaller = Piece { entries: (1 << 31) - 1, ..piece };
-        assert_eq!(compact(&[piece, smaller, piece], LIMITS), None);
-        assert_eq!(compact(&[smaller, smaller, piece], LIMITS), Some(0..2));
+        assert_eq!(compact(&[piece, smaller, piece], MAX_BYTES), None);
+        assert_eq!(compact(&[smaller, smaller, piece], MAX_BYTES), Some(0..2));
     }
 
     #[test]
     fn compact_joins_what_fits_and_rewrites_what_is_dead() {
-        let limits = Limits { max_bytes: 10 };
+        let max_bytes = 10;
         // Sizes, and which of the segments is worth rewriting.
         let compacted = |sizes: &[u64], worth: Option<usize>, damaged: Option<usize>| {
             let mut all = pieces(sizes);
             worth.into_iter().for_each(|at| all[at].is_worth_rewriting = true);
             damaged.into_iter().for_each(|at| all[at].is_damaged = true);
-            compact(&all, limits)
+            compact(&all, max_bytes)
         };
         assert_eq!(compacted(&[9, 4, 4, 4], None, None), Some(1..3));
         assert_eq!(compacted(&[9, 9], Some(1), None), Some(1..2));
@@ -268,7 +273,7 @@ mod tests {
     #[test]
     fn fresh_files_at_the_end_go_together() {
         let all = pieces(&[32 << 20, 1 << 10, 2 << 20, 1 << 20, 1 << 10]);
-        assert_eq!(fresh(&all, LIMITS), Some(3..5));
-        assert_eq!(fresh(&all[..4], LIMITS), None);
+        assert_eq!(fresh(&all, MAX_BYTES), Some(3..5));
+        assert_eq!(fresh(&all[..4], MAX_BYTES), None);
     }
 }

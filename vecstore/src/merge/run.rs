@@ -26,7 +26,7 @@ pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 
 impl<H: Host> Merges<'_, H> {
     pub(super) fn lock_timeout(&self) -> Result<Timeout> {
-        self.host.writing_timeout("merge")
+        self.host.writing_timeout("merge").map(|_| self.state.timeout.clone())
     }
 
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
@@ -35,8 +35,9 @@ impl<H: Host> Merges<'_, H> {
     /// As for commits: this handle has stopped writing, the store was moved, or a later version has written to it.
     pub(super) fn listed(&self) -> Result<View> {
         self.host.with_writer("merge", |writer, _| writer.check_may_write())?;
-        let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
+        // Before the manifest: what that lists no longer, once the other lane has merged it, is known then.
         let known = self.host.view();
+        let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
         if manifest.body.store_id != known.meta.store_id {
             let found = "another store was put in its place";
             return Err(Error::Moved { path: self.host.path().to_owned(), found });
@@ -74,7 +75,9 @@ impl<H: Host> Merges<'_, H> {
         total: &mut Compacted,
     ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
-        let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else { return Ok(()) };
+        let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
+            return Err(Error::Internal { what: "a merge of nothing" });
+        };
         let pacer = Pacer::new(pace);
         let step = |bytes| pacer.worked_on(bytes);
         let damaged = damaged_among(inputs, &step)?;
@@ -88,14 +91,14 @@ impl<H: Host> Merges<'_, H> {
         let known = load::known_names(self.host.vfs(), self.host.path(), versions)?;
         let name = load::next_generation(&known, first.segment.name().first, last.segment.name().last);
         let settings = settings::encode(&last.segment.settings()?)?;
-        let joined = joined(inputs, name.first)?;
+        let joined = joined(inputs, name.first, &step)?;
         let encoded =
             joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
         let target = Target {
             vfs: self.host.vfs(),
             dir: &dir,
-            prefix: temporary_prefix(lane),
+            prefix: if lane == Lane::Small { "tmp-merge-small-" } else { "tmp-merge-large-" },
             name,
             len: encoded.file_len(),
             // The inputs go afterwards: what takes their place is read back first.
@@ -139,7 +142,7 @@ impl<H: Host> Merges<'_, H> {
                 path: dir.to_owned(),
                 needed,
                 free: Some(free),
-                source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+                source: Arc::new(io::ErrorKind::StorageFull.into()),
             }),
             _ => Ok(()),
         }
@@ -179,7 +182,7 @@ impl<H: Host> Merges<'_, H> {
             // Only a repair or restore under our feet: the output stays unlisted and the next merger removes it.
             None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
         }
-        // An epoch is only begun under the commit lock: see `merge_all`.
+        // An epoch is only begun under the commit lock: see `next`.
         if manifest.body.is_backup() {
             return Err(Error::bad_input(
                 "a backup was put in the store's place during a merge; compact again",
@@ -200,13 +203,6 @@ impl<H: Host> Merges<'_, H> {
         let files = Files::read(self.host.vfs(), self.host.path())?;
         live::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
         Ok(Ok(files.unlisted(records.iter().map(SegmentRecord::name))))
-    }
-}
-
-fn temporary_prefix(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Small => "tmp-merge-small-",
-        Lane::Large => "tmp-merge-large-",
     }
 }
 

@@ -337,12 +337,15 @@ fn span_of(segment: &Segment, section: &str, index: usize) -> Option<Range<usize
 
 /// The first entry that does not stand in the key index with the hash of its key. Goes through the index and not through
 /// the entries: to look each of them up takes five times as long.
-fn first_not_found(segment: &Segment) -> Option<usize> {
+fn first_not_found(segment: &Segment, step: Step<'_>) -> Result<Option<usize>> {
     /// Keys that are waited for together.
     const TOGETHER: usize = 64;
     let mut found = vec![0u64; segment.entry_count().div_ceil(64)];
     let hashes = segment.hashes();
     for (group, hashes) in hashes.chunks(TOGETHER).enumerate() {
+        if group % (ENTRIES_PER_STEP / TOGETHER) == 0 {
+            step(0)?;
+        }
         let mut entries = [(usize::MAX, None); TOGETHER];
         for (position, place) in entries.iter_mut().enumerate().take(hashes.len()) {
             let entry = segment.hash_entry(group * TOGETHER + position).unwrap_or(usize::MAX);
@@ -358,8 +361,21 @@ fn first_not_found(segment: &Segment) -> Option<usize> {
             }
         }
     }
-    (0..segment.entry_count())
-        .find(|entry| found.get(entry / 64).is_none_or(|word| word >> (entry % 64) & 1 == 0))
+    let is_missing = |entry: &usize| found.get(entry / 64).is_none_or(|word| word >> (entry % 64) & 1 == 0);
+    Ok((0..segment.entry_count()).find(is_missing))
+}
+
+/// The first run whose row is not that of its first entry.
+fn first_wrong_run(segment: &Segment) -> Option<usize> {
+    segment.runs().iter().position(|run| {
+        let entry = usize::try_from(run.segment_entry).unwrap_or(usize::MAX);
+        let row = if entry < segment.entry_count() {
+            segment.row_span(entry).map(|span| span.start as u64)
+        } else {
+            Ok(segment.footer().rows)
+        };
+        row.ok() != Some(run.segment_row)
+    })
 }
 
 /// What checksums cannot say: that the tables agree with each other.
@@ -378,6 +394,7 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> 
     let mut look = |index: usize| {
         let wrong = |section: &str, detail: String| Err(Error::damaged(segment.path(), section, detail));
         let (key, kind, span) = (segment.key(index)?, segment.kind(index)?, segment.row_span(index)?);
+        segment.payload(index)?;
         if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
             *count += 1;
         }
@@ -401,7 +418,10 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> 
         }
     }
     let mut add = |section: &str, detail: String| faults.push(fault(section, None, detail));
-    if let Some(index) = first_not_found(segment) {
+    if let Some(run) = first_wrong_run(segment) {
+        add("RUNS", format!("run {run} does not begin with the first row of its first entry"));
+    }
+    if let Some(index) = first_not_found(segment, step)? {
         add("HASH", format!("entry {index} cannot be found by its key"));
         return Ok(faults);
     }

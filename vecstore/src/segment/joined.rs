@@ -258,7 +258,7 @@ impl<'a> Joined<'a> {
         let mut next: BinaryHeap<_> = (0..self.inputs.len()).filter_map(|input| at(input, 0)).collect();
         while let Some(Reverse((hash, input, position))) = next.pop() {
             next.extend(at(input, position + 1));
-            let Some(from) = self.inputs.get(input) else { continue };
+            let from = self.inputs.get(input).ok_or_else(contradiction)?;
             let entry = from.segment.hash_entry(position).ok_or_else(contradiction)?;
             if let Some(number) = from.number_of(entry) {
                 out.write_all(bytemuck::bytes_of(&hash))?;
@@ -300,7 +300,11 @@ fn runs_of(stretch: &Stretch<'_>, entry: u64, row: u64) -> Result<impl Iterator<
     })?;
     let ends = runs.partition_point(|run| run.segment_entry < end);
     let first_row = stretch.rows.start as u64;
-    Ok(runs.get(begins..ends).unwrap_or_default().iter().map(move |run| {
+    let runs = runs.get(begins..ends).unwrap_or_default();
+    if runs.iter().skip(1).any(|run| run.segment_row < first_row) || runs.is_empty() {
+        return Err(Error::damaged(stretch.segment.path(), "RUNS", format!("around entry {start}")));
+    }
+    Ok(runs.iter().map(move |run| {
         // The first one may begin before the stretch.
         let is_first = run.segment_entry <= start;
         let from = if is_first { (start, first_row) } else { (run.segment_entry, run.segment_row) };

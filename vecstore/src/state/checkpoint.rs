@@ -56,7 +56,9 @@ pub(crate) fn write(
     }
     if let Some(found) = in_place_of_missing(vfs, dir, view, &manifest)? {
         flush(&dir.join(load::SEGMENTS))?;
-        manifest.body.segments = found.records().collect();
+        // What comes after these is listed as always, below.
+        let last = manifest.body.last_commit();
+        manifest.body.segments = found.records().take_while(|record| record.last <= last).collect();
         *view = found;
     }
     let from = manifest.body.last_commit() + 1;

@@ -71,18 +71,21 @@ pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
 /// Builds a store in a vacant directory, under the manifest lock.
 fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duration) -> Result<()> {
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    lock.acquire(timeout)?;
-    let built = match is_vacant(vfs, dir) {
+    lock.hold(timeout, |_| {
         // Another process was faster.
-        false => refuse_existing(vfs, dir),
+        if !is_vacant(vfs, dir) {
+            return refuse_existing(vfs, dir);
+        }
+        // Until all names are durable no other process may commit: a creation that fails is taken back.
+        let turn = dir.join(LOCK_TURN);
+        let mut held = vfs.open_lock(&turn, true).at(&turn, "create the lock file")?;
+        held.try_lock().at(&turn, "lock")?;
         // Names are flushed before MANIFEST has its own: in a power cut it may be the only one that stays.
-        true => clear(vfs, dir)
+        clear(vfs, dir)
             .and_then(|()| build(vfs, dir, manifest, |dir| vfs.flush_dir(dir).at(dir, "flush the directory")))
             .and_then(|()| flush_name(vfs, dir))
-            .inspect_err(|_| drop(clear(vfs, dir))),
-    };
-    lock.release();
-    built
+            .inspect_err(|_| drop(clear(vfs, dir)))
+    })
 }
 
 /// Removes what an interrupted or failed creation has left in a directory: a name whose flush failed has to

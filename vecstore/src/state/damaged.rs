@@ -19,12 +19,13 @@ pub(crate) fn of(body: &Body) -> BTreeSet<SegmentName> {
     known
 }
 
+/// Forgets them: where files are other ones, or were all found sound.
+pub(crate) fn forget(body: &mut Body) {
+    body.extra.remove(RECORD);
+}
+
 /// Records them.
 pub(crate) fn set(body: &mut Body, damaged: &BTreeSet<SegmentName>) -> Result<()> {
-    if damaged.is_empty() {
-        body.extra.remove(RECORD);
-    } else {
-        body.extra.insert(RECORD.to_owned(), encode_record(damaged)?);
-    }
+    body.extra.insert(RECORD.to_owned(), encode_record(damaged)?);
     Ok(())
 }

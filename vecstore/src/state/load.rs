@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::{Segment, SegmentName, open_unmapped};
-use crate::state::{Manifest, QUARANTINE, View, live, tiling};
+use crate::state::{Manifest, QUARANTINE, View, if_there, live, tiling};
 use crate::vfs::{Copying, Vfs};
 
 /// Directory of the segments within a store.
@@ -32,8 +32,9 @@ pub(crate) fn known_names(
     versions: impl Iterator<Item = Manifest>,
 ) -> Result<Vec<SegmentName>> {
     let mut names = list_segments(vfs, dir)?;
-    let quarantined = vfs.list(&dir.join(QUARANTINE)).unwrap_or_default();
-    names.extend(quarantined.iter().filter_map(|name| SegmentName::parse(name)));
+    let folder = dir.join(QUARANTINE);
+    let quarantined = if_there(vfs.list(&folder)).at(&folder, "list the quarantined files")?;
+    names.extend(quarantined.iter().flatten().filter_map(|name| SegmentName::parse(name)));
     for manifest in versions.chain([Manifest::read(vfs, dir)?]) {
         names.extend(manifest.body.names());
     }

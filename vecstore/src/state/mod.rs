@@ -25,6 +25,8 @@ pub(crate) use manifest::{
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
-pub(crate) use temporaries::{TMP_PREFIX, if_there, remove_own, remove_temporaries, write_named, write_new};
+pub(crate) use temporaries::{
+    TMP_PREFIX, if_there, make_folder, remove_own, remove_temporaries, write_named, write_new,
+};
 pub use view::Totals;
 pub(crate) use view::{LiveSegment, View};

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::temporaries::{if_there, make_folder, write_named};
-use crate::base::{Bug, Error, IoContext, Result};
+use crate::base::{Bug, Error, IoContext, Result, escaped};
 use crate::state::{Manifest, TMP_PREFIX, remove_temporaries};
 use crate::vfs::Vfs;
 
@@ -29,8 +29,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let reserved = name.starts_with('.') || name.starts_with("tmp-");
     if name.is_empty() || name.len() > 100 || reserved || !name.chars().all(fine) {
         return Err(Error::bad_input(format!(
-            "\"{name}\" cannot name a checkpoint; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
-             a dot or \"tmp-\""
+            "\"{}\" cannot name a checkpoint; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
+             a dot or \"tmp-\"",
+            escaped(name.as_bytes())
         )));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::temporaries::{if_there, make_folder};
-use crate::base::{IoContext, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
 use crate::segment::{Pieces, Segment, SegmentName, blocks_of};
 use crate::state::{SEGMENTS, SegmentRecord};
@@ -54,15 +54,20 @@ pub(crate) fn with_what_is_missing(
     dir: &Path,
     listed: &[SegmentRecord],
     names: &[SegmentName],
-) -> Vec<SegmentName> {
+) -> Result<Vec<SegmentName>> {
     let meets = |a: &SegmentName, b: &SegmentName| a.first <= b.last && b.first <= a.last;
     let mut lossy: Vec<SegmentName> = listed.iter().map(SegmentRecord::name).collect();
     lossy.retain(|listed| names.iter().any(|name| meets(listed, name)));
-    lossy.retain(|name| {
-        let path = dir.join(SEGMENTS).join(name.to_string());
-        Segment::open(vfs, &path, *name).is_ok_and(|segment| segment.is_lossy())
-    });
-    names.iter().copied().filter(|name| lossy.iter().any(|lossy| meets(lossy, name))).collect()
+    let mut kept = Vec::new();
+    for name in lossy {
+        match Segment::open(vfs, &dir.join(SEGMENTS).join(name.to_string()), name) {
+            Ok(segment) if !segment.is_lossy() => {}
+            Ok(_) | Err(Error::Damaged { .. }) => kept.push(name),
+            // What it lacks is not known now.
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(names.iter().copied().filter(|name| kept.iter().any(|kept| meets(kept, name))).collect())
 }
 
 /// Moves segments to quarantine/, durably.

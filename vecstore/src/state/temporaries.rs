@@ -67,7 +67,7 @@ pub(crate) fn write_named(
 }
 
 /// Makes a folder of the store, its name durable, unless files rely on that name already.
-pub(super) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: bool) -> Result<PathBuf> {
+pub(crate) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: bool) -> Result<PathBuf> {
     let folder = dir.join(name);
     if !is_relied_on {
         // The maker of an empty one may have died or failed before its name was durable: then no flush of

@@ -168,9 +168,13 @@ impl Batch {
         self.check_rows(key, rows)?;
         let (mut bytes, mut scales) = (Vec::new(), Vec::new());
         narrow_into(self.dtype, self.dim, rows, &mut bytes, &mut scales);
-        if !self.allow_non_finite && self.dtype == DType::F16 {
-            let narrow: Vec<half::f16> = rows.iter().map(|value| half::f16::from_f32(*value)).collect();
-            self.check_rows(key, &narrow)?;
+        fn narrow<T: Element>(rows: &[f32]) -> Vec<T> {
+            rows.iter().map(|value| T::narrow(*value)).collect()
+        }
+        match self.dtype {
+            DType::F16 => self.check_rows(key, &narrow::<half::f16>(rows))?,
+            DType::BF16 => self.check_rows(key, &narrow::<half::bf16>(rows))?,
+            DType::F32 | DType::I8 => {}
         }
         self.add(key, Kind::Rows, &bytes, &scales, payload)
     }

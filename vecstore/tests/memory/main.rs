@@ -4,6 +4,7 @@
 //! With `VECSTORE_TESTS=full` there are 20 million keys and 4 GiB of payloads, otherwise a tenth and a sixteenth.
 
 #[path = "../sim/tier.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of this module")]
 mod tier;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::RepairReport;
 use super::mend::Made;
 use crate::base::{IoContext, Result};
-use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS};
+use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS, TMP_PREFIX, remove_temporaries};
 use crate::vfs::Vfs;
 
 /// Everything that a repair changes.
@@ -82,6 +82,7 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
         return Ok(Vec::new());
     }
     let folder = quarantine_folder(vfs, dir)?;
+    remove_temporaries(vfs, &folder, TMP_PREFIX);
     let linked = plan.moves.iter().map(|moved| match vfs.link(&moved.from, &moved.to) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => same_bytes(vfs, &moved.from, &moved.to),

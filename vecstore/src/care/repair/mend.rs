@@ -112,7 +112,7 @@ impl Mender<'_> {
         let remains = file.and_then(Found::remains);
         let identity = match remains {
             Some(remains) => {
-                Footer { generation: name.generation, nonce: random_id()?, ..identity_of(&remains.footer) }
+                Footer { generation: name.generation, nonce: random_id()?, ..remains.footer.identity() }
             }
             None => self.identity(manifest, older, name, later)?,
         };
@@ -217,24 +217,6 @@ fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -
                 fault.map_or(("file", "it cannot be opened"), |f| (&f.section, &f.detail));
             Err(Error::damaged(path, section, format!("read back after writing: {detail}")))
         }
-    }
-}
-
-/// What a new file of the same commits keeps of a footer.
-fn identity_of(footer: &Footer) -> Footer {
-    Footer {
-        store_id: footer.store_id,
-        compat: footer.compat,
-        epoch: footer.epoch,
-        link_in: footer.link_in,
-        link_out: footer.link_out,
-        fingerprint: footer.fingerprint,
-        first: footer.first,
-        last: footer.last,
-        dim: footer.dim,
-        dtype: footer.dtype,
-        metric: footer.metric,
-        ..Footer::empty()
     }
 }
 

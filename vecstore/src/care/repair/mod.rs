@@ -25,7 +25,7 @@ mod survey;
 mod tell;
 
 use crate::lock::{LOCK_BACKUP, Lock};
-use crate::state::{Move, QUARANTINE, if_there};
+use crate::state::{Move, QUARANTINE, if_there, make_folder};
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +34,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::care::exclusive::exclusively;
 use crate::format::check_may_write;
 use crate::segment::SegmentName;
-use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, live, named};
+use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, damaged, live, named};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use beside::lists_any;
@@ -143,6 +143,9 @@ impl Repair<'_> {
         let mut before = self.read()?;
         let segments = self.dir.join(SEGMENTS);
         if !self.dry_run {
+            if if_there(self.vfs.metadata(&segments)).at(&segments, "look at the directory")?.is_none() {
+                make_folder(self.vfs, self.dir, SEGMENTS, false)?;
+            }
             // Nothing is built on a name that is merely visible.
             self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
         }
@@ -317,7 +320,9 @@ impl Repair<'_> {
             manifest.body.segments = view.records().collect();
             manifest.body.begin_epoch()?;
         }
-        if is_new || forgets {
+        // What a merge took for damaged is sound, or replaced.
+        if is_new || forgets || !damaged::of(&manifest.body).is_empty() {
+            damaged::forget(&mut manifest.body);
             live::forget(&mut manifest.body);
             manifest.generation += 1;
             plan.manifest = Some(manifest.clone());

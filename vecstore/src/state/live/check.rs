@@ -35,7 +35,11 @@ pub(crate) fn check(
     let mut check = Check { vfs, dir, opened, checked: Checked::default() };
     let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
     check.manifest(&dir.join(MANIFEST), manifest, None);
-    for name in named::names(vfs, dir).unwrap_or_default() {
+    let names = named::names(vfs, dir).unwrap_or_else(|error| {
+        check.checked.faults.push((dir.join(named::CHECKPOINTS), "file", error));
+        Vec::new()
+    });
+    for name in names {
         let path = dir.join(named::CHECKPOINTS).join(&name);
         match named::read(vfs, dir, &name) {
             Ok(version) => {
