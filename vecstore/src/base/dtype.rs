@@ -265,4 +265,11 @@ mod tests {
         assert_eq!(scales, [0.0, 1.0 / 127.0]);
         assert_eq!(bytemuck::cast_slice::<u8, i8>(&bytes), [0, 0, -127, 64]);
     }
+
+    #[test]
+    fn the_smallest_rows_keep_their_direction() {
+        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
+        narrow_into(DType::I8, 2, &[1e-37, 1e-38], &mut bytes, &mut scales);
+        assert_eq!(bytemuck::cast_slice::<u8, i8>(&bytes), [127, 13]);
+    }
 }

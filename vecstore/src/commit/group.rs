@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::base::{Bug, Error, Result};
 use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
 use crate::format::footer::Footer;
-use crate::format::{random_ids, settings};
+use crate::format::random_ids;
 use crate::lock::{Span, Timeout};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::state::View;
@@ -120,15 +120,12 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
         u32::try_from(meta.dim).map_err(|_| Error::Internal { what: "a dimension of 2^32 or more" })?;
     identity.dtype = meta.dtype.code();
     identity.metric = meta.metric.code();
-    builder.finish(identity, meta.dtype, segment_settings(meta)?)
+    builder.finish(identity, meta.dtype, meta.segment_settings()?)
 }
 
 impl Writer {
     /// Commits a group of batches, which is taken once the lock is had, as one segment. Each batch gets its own outcome;
-    /// a failure of the file fails all that were part of it.
-    ///
-    /// # Errors
-    /// A lock was busy; or there was no group yet.
+    /// a failure of the file fails all that were part of it. The error of all: a lock was busy, or no group was taken.
     pub fn commit_group<'g>(
         &mut self,
         timeout: &Timeout,
@@ -213,15 +210,6 @@ impl Writer {
     }
 }
 
-/// The settings section of a segment: the user's settings, and the fingerprint's description.
-fn segment_settings(meta: &crate::state::view::Meta) -> Result<Vec<u8>> {
-    let mut all = meta.settings.clone();
-    if let Some(fingerprint) = &meta.fingerprint {
-        all.insert(settings::FINGERPRINT.to_owned(), fingerprint.description().to_owned());
-    }
-    settings::encode(&all)
-}
-
 /// A failure of the group is that of every batch in it, whatever was decided for it: a key that was refused, or skipped,
 /// for a batch of the same group is not stored after all. Only what is wrong with a batch itself stays.
 fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<Result<Appended>> {
@@ -234,29 +222,4 @@ fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<
         .collect();
     failed.resize_with(count, || Err(error.clone()));
     failed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handle::OpenOptions;
-    use crate::merge::Host;
-    use crate::types::StoreConfig;
-
-    #[test]
-    fn few_large_commits_are_listed_as_soon_as_many_small_ones() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = OpenOptions::new().merging(crate::handle::Merging::OnDemand);
-        let dim = 1 << 16;
-        let store = options.create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
-        let row = vec![1.0f32; dim];
-        let mut batch = store.batch();
-        for commit in 1..=9 {
-            (0..128).try_for_each(|entry| batch.push(format!("{commit}/{entry}"), &row)).unwrap();
-            store.append(&mut batch, OnDuplicate::Error).unwrap();
-            let (bytes, listed) = (commit * 128 * dim as u64 * 4, store.inner.view().manifest_last);
-            // Its file is a little longer than its rows.
-            assert_eq!(listed, if bytes < CHECKPOINT_BYTES { 0 } else { 8 }, "after {bytes} bytes");
-        }
-    }
 }

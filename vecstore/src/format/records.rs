@@ -40,3 +40,10 @@ pub(crate) struct Kill {
     /// Zero.
     pub padding: [u8; 3],
 }
+
+/// Counts a kind by its code.
+pub(crate) fn count(kinds: &mut [u64; 4], code: u8) {
+    if let Some(count) = kinds.get_mut(usize::from(code)) {
+        *count += 1;
+    }
+}

@@ -28,8 +28,9 @@ pub(crate) struct Merger {
     threads: [Option<JoinHandle<()>>; 2],
 }
 
+/// Wakes a thread of the merger, and stops it.
 #[derive(Debug, Default)]
-struct Signal {
+pub(crate) struct Signal {
     wanted: Mutex<bool>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
@@ -37,24 +38,18 @@ struct Signal {
     asleep: AtomicBool,
 }
 
-/// Wakes the merger of a handle.
-#[derive(Clone, Debug)]
-pub(crate) struct Waker(Arc<Signal>);
-
-impl Waker {
+impl Signal {
     /// Says that there may be something to merge.
     pub fn wake(&self) {
-        *self.0.wanted.lock() = true;
-        self.0.changed.notify_one();
+        *self.wanted.lock() = true;
+        self.changed.notify_one();
     }
 
     /// True when the next commit has to wake the merger.
     pub fn is_asleep(&self) -> bool {
-        self.0.asleep.load(Ordering::SeqCst)
+        self.asleep.load(Ordering::SeqCst)
     }
-}
 
-impl Signal {
     /// Waits until the merger is woken, or a while when there are commits it has not looked at.
     fn wait(&self, commits: &AtomicUsize, looked_at: usize) {
         let mut wanted = self.wanted.lock();
@@ -80,7 +75,7 @@ impl Merger {
     /// Starts a thread for each lane. A machine that gives no further thread still merges inline.
     pub fn start(inner: &Arc<Shared>) -> Self {
         let [small, large] = [(); 2].map(|()| Arc::new(Signal::default()));
-        let waker = Waker(Arc::clone(&large));
+        let waker = Arc::clone(&large);
         let threads = [
             start("vecstore-small", inner, &small, move |inner, signal| merge_small(inner, signal, &waker)),
             start("vecstore-large", inner, &large, merge_large),
@@ -89,15 +84,15 @@ impl Merger {
     }
 
     /// What others may wake it with.
-    pub fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.small))
+    pub fn waker(&self) -> Arc<Signal> {
+        Arc::clone(&self.small)
     }
 
     /// Ends the threads; merges under way are given up and leave nothing behind.
     pub fn stop(self) {
         for signal in [&self.small, &self.large] {
             signal.stop.store(true, Ordering::Relaxed);
-            Waker(Arc::clone(signal)).wake();
+            signal.wake();
         }
         for thread in self.threads.into_iter().flatten() {
             if thread.join().is_err() {
@@ -123,7 +118,7 @@ fn start(
 
 /// Merges small files, at full speed: they are few bytes, and commits would have to wait for them. Wakes the other lane when
 /// there is something for it.
-fn merge_small(inner: &Shared, signal: &Signal, large: &Waker) {
+fn merge_small(inner: &Shared, signal: &Signal, large: &Signal) {
     let pace = Pace { stop: Arc::clone(&signal.stop), ..Pace::full_speed() };
     let mut retry = Retry(RETRY.0);
     let mut looked_at = 0;
@@ -221,7 +216,7 @@ mod tests {
     fn commits_that_were_not_looked_at_end_the_wait() {
         let signal = Arc::new(Signal::default());
         waits(&signal, 7, 1).recv_timeout(HANG).expect("it looks again");
-        assert!(!Waker(signal).is_asleep());
+        assert!(!signal.is_asleep());
     }
 
     /// Where every commit was looked at, the wait has no end of its own, and says that the next commit has to end it.
@@ -229,7 +224,7 @@ mod tests {
     fn a_merger_that_has_seen_everything_says_that_it_sleeps() {
         let signal = Arc::new(Signal::default());
         let ends = waits(&signal, 7, 7);
-        let waker = Waker(Arc::clone(&signal));
+        let waker = Arc::clone(&signal);
         while !waker.is_asleep() {
             assert!(ends.try_recv().is_err(), "it does not sleep");
             thread::yield_now();

@@ -8,7 +8,7 @@ pub(crate) mod shared;
 pub(crate) mod store;
 pub(crate) mod ticket;
 
-pub(crate) use merger::{Merger, Waker};
+pub(crate) use merger::{Merger, Signal};
 pub use named::CheckpointInfo;
 pub use open::{Merging, OpenOptions, Reading};
 pub(crate) use queue::{Leading, Queue, Waiting};

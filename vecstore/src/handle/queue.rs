@@ -54,15 +54,23 @@ impl Waiting {
         Arc::new(Waiting { policy, bytes, place: Mutex::new(Place::Queued(batch)) })
     }
 
-    /// Takes the batch, to commit it.
-    fn take(&self) -> Option<Batch> {
+    /// A batch of which nothing had to be written.
+    pub fn done(batch: Batch) -> Arc<Self> {
+        let place = Mutex::new(Place::Done(Ok(Appended::default()), batch));
+        Arc::new(Waiting { policy: OnDuplicate::Skip, bytes: 0, place })
+    }
+
+    /// What is there, if it `is` wanted; it is away then.
+    fn take_if(&self, is: impl FnOnce(&Place) -> bool) -> Option<Place> {
         let mut place = self.place.lock();
-        match std::mem::replace(&mut *place, Place::Away) {
+        is(&place).then(|| std::mem::replace(&mut *place, Place::Away))
+    }
+
+    /// The batch, for a leader.
+    fn take(&self) -> Option<Batch> {
+        match self.take_if(|place| matches!(place, Place::Queued(_)))? {
             Place::Queued(batch) => Some(batch),
-            other => {
-                *place = other;
-                None
-            }
+            _ => None,
         }
     }
 
@@ -78,13 +86,9 @@ impl Waiting {
 
     /// What became of it, told once.
     fn outcome(&self) -> Option<(Result<Appended>, Batch)> {
-        let mut place = self.place.lock();
-        match std::mem::replace(&mut *place, Place::Away) {
+        match self.take_if(|place| matches!(place, Place::Done(..)))? {
             Place::Done(outcome, batch) => Some((outcome, batch)),
-            other => {
-                *place = other;
-                None
-            }
+            _ => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::base::sync::{Mutex, RwLock, thread};
 use crate::base::{Error, Event, Observer, Result};
 use crate::commit::{Appended, Writer};
-use crate::handle::{Leading, Queue, Waiting, Waker};
+use crate::handle::{Leading, Queue, Signal, Waiting};
 use crate::lock::{Timeout, Watch, in_slices};
 use crate::merge::{Host, MAX_SEGMENT, Merges, State};
 use crate::state::{View, load};
@@ -22,14 +22,14 @@ pub(crate) struct Shared {
     pub path: PathBuf,
     pub vfs: Arc<dyn Vfs>,
     pub view: RwLock<Arc<View>>,
-    queue: Queue,
+    pub queue: Queue,
     side: Mutex<Side>,
     /// The view is that of a named checkpoint: it never changes.
     fixed: bool,
     /// The handle was opened for writing.
     pub is_writable: bool,
     /// Wakes the handle's merger.
-    pub merger: OnceLock<Waker>,
+    pub merger: OnceLock<Arc<Signal>>,
     /// What it keeps for merging.
     merging: State,
     pub observer: Observer,
@@ -94,11 +94,6 @@ impl Shared {
     pub fn tell_all(&self) {
         let events = self.side.lock().writer.as_mut().map(|writer| std::mem::take(&mut writer.events));
         events.unwrap_or_default().iter().for_each(|event| self.tell(event));
-    }
-
-    /// From here on locks of other processes are only tried.
-    pub fn do_not_wait(&self) {
-        self.timeout.end();
     }
 
     /// True when the handle writes nothing more, after a failed flush.
@@ -169,17 +164,6 @@ impl Shared {
             drop(leading);
             self.after_commit(true);
         }
-    }
-
-    /// Lets [`Shared::commit_queue`] end.
-    pub fn close_queue(&self) {
-        self.queue.close();
-    }
-
-    /// Waits until [`Shared::close_queue`] was called.
-    #[cfg(test)]
-    pub fn wait_for_close(&self) {
-        self.queue.wait_for_close();
     }
 
     /// Commits a group of what is in the queue.

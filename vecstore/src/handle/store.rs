@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::sync::Mutex;
 use crate::base::{DType, Error, Result};
 use crate::commit::Appended;
-use crate::handle::{Committer, Merger, Merging, OpenOptions, Shared, Ticket};
+use crate::handle::{Committer, Merger, Merging, OpenOptions, Shared, Ticket, Waiting};
 use crate::merge::Host;
 use crate::read::Snapshot;
 use crate::state::FingerprintRecord;
@@ -255,7 +255,7 @@ impl Store {
             return Err(Error::ReadOnly { path: self.inner.path.clone(), action: "append" });
         }
         if batch.is_empty() {
-            return Ok(Ticket::done(&self.inner, batch));
+            return Ok(Ticket::new(&self.inner, Waiting::done(batch)));
         }
         let waiting = self.inner.append_later(batch, on_duplicate)?;
         let mut committer = self.committer.lock();
@@ -263,7 +263,7 @@ impl Store {
             *committer = Some(Committer::start(&self.inner));
         }
         drop(committer);
-        Ok(Ticket::waiting(&self.inner, waiting))
+        Ok(Ticket::new(&self.inner, waiting))
     }
 
     fn check_shape(&self, batch: &Batch) -> Result<()> {
@@ -342,7 +342,7 @@ impl Drop for Store {
         self.inner.merging().end();
         self.stop_committer();
         // Nothing depends on this checkpoint, so it is not worth waiting for the lock of another process.
-        self.inner.do_not_wait();
+        self.inner.timeout.end();
         if let Err(error) = self.finish() {
             let path = self.inner.path.display();
             log::warn!("{path}: no checkpoint when closing (nothing is lost): {error}");

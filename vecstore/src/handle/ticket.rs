@@ -16,13 +16,7 @@ use crate::types::Batch;
 #[must_use = "an append that fails says so here only"]
 pub struct Ticket {
     inner: Arc<Shared>,
-    state: State,
-}
-
-enum State {
-    Waiting(Arc<Waiting>),
-    /// Nothing had to be written.
-    Done(Batch),
+    waiting: Arc<Waiting>,
 }
 
 impl fmt::Debug for Ticket {
@@ -32,13 +26,8 @@ impl fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    pub(crate) fn waiting(inner: &Arc<Shared>, waiting: Arc<Waiting>) -> Self {
-        Ticket { inner: Arc::clone(inner), state: State::Waiting(waiting) }
-    }
-
-    /// For a batch of which nothing had to be written.
-    pub(crate) fn done(inner: &Arc<Shared>, batch: Batch) -> Self {
-        Ticket { inner: Arc::clone(inner), state: State::Done(batch) }
+    pub(crate) fn new(inner: &Arc<Shared>, waiting: Arc<Waiting>) -> Self {
+        Ticket { inner: Arc::clone(inner), waiting }
     }
 
     /// Waits until the batch is durable and visible, or could not be written.
@@ -51,26 +40,18 @@ impl Ticket {
 
     /// The same, and hands the batch back: empty, with its memory for the next entries, or after an error as it was.
     pub fn wait_with_batch(self) -> (Result<Appended>, Batch) {
-        match self.state {
-            State::Waiting(waiting) => {
-                let (outcome, mut batch) = self.inner.complete(&waiting);
-                if outcome.is_ok() {
-                    batch.clear();
-                    // It may have been this thread that committed it.
-                    self.inner.after_commit(true);
-                }
-                (outcome, batch)
-            }
-            State::Done(batch) => (Ok(Appended::default()), batch),
+        let (outcome, mut batch) = self.inner.complete(&self.waiting);
+        if outcome.is_ok() {
+            batch.clear();
+            // It may have been this thread that committed it.
+            self.inner.after_commit(true);
         }
+        (outcome, batch)
     }
 
     /// True when [`Ticket::wait`] would not wait.
     pub fn is_done(&self) -> bool {
-        match &self.state {
-            State::Waiting(waiting) => waiting.is_done(),
-            State::Done(_) => true,
-        }
+        self.waiting.is_done()
     }
 }
 
@@ -113,7 +94,7 @@ impl Committer {
 
     /// Ends the thread once everything is committed.
     pub fn stop(self, inner: &Shared) {
-        inner.close_queue();
+        inner.queue.close();
         if let Some(thread) = self.thread
             && thread.join().is_err()
         {
@@ -156,7 +137,7 @@ mod tests {
                     Ok(())
                 };
                 let closing = std::thread::spawn(end);
-                inner.wait_for_close();
+                inner.queue.wait_for_close();
                 assert!(!tickets.iter().any(Ticket::is_done));
                 Ok(closing)
             });

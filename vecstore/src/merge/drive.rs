@@ -102,7 +102,11 @@ impl<H: Host> Merges<'_, H> {
         let merged = if files < FULL_STOP {
             self.merge_in_background(Lane::Small, &self.inline())
         } else {
-            self.wait_for_merge().map(|()| true)
+            // They do not rest meanwhile.
+            self.state.hurry.fetch_add(1, Ordering::Relaxed);
+            let merged = self.merge_until_few().map(|()| true);
+            self.state.hurry.fetch_sub(1, Ordering::Relaxed);
+            merged
         };
         // Another process is merging what this handle still sees as many files.
         let merged = merged.and_then(|alone| if alone { Ok(true) } else { self.reload_if_fewer(BACKLOG) });
@@ -133,14 +137,7 @@ impl<H: Host> Merges<'_, H> {
         self.host.tell(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
-    /// Waits until mergers have made files few, at full speed, or merges them here.
-    fn wait_for_merge(&self) -> Result<()> {
-        self.state.hurry.fetch_add(1, Ordering::Relaxed);
-        let result = self.merge_until_few();
-        self.state.hurry.fetch_sub(1, Ordering::Relaxed);
-        result
-    }
-
+    /// Waits until mergers have made files few, or merges them here.
     fn merge_until_few(&self) -> Result<()> {
         let (start, timeout) = (Instant::now(), self.lock_timeout()?);
         loop {
@@ -320,7 +317,7 @@ impl<H: Host> Merges<'_, H> {
                 Some(range.start + from..range.end + from)
             };
             let (view, range) = self.next(round, choose)?;
-            let Some(range) = range else { return self.take_over(view, round).map(|()| claimed == 0) };
+            let Some(range) = range else { return self.take_over(&view, round).map(|()| claimed == 0) };
             self.merge(&view, range, Lane::Small, pace, &mut round.total)?;
             self.host.reload()?;
         }
@@ -333,7 +330,7 @@ impl<H: Host> Merges<'_, H> {
         small.hold(&timeout, |_| self.clean())?;
         loop {
             let (view, range) = small.hold(&timeout, |_| self.plan_large(lock, goal, round))?;
-            let Some(range) = range else { return self.take_over(view, round) };
+            let Some(range) = range else { return self.take_over(&view, round) };
             self.merge(&view, range, Lane::Large, pace, &mut round.total)?;
             self.host.reload()?;
         }
@@ -385,17 +382,10 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
-    /// There is nothing more to merge. Another process may have merged what this handle still sees as it was, and would want
-    /// to merge.
-    fn take_over(&self, view: View, round: &mut Round) -> Result<()> {
+    /// There is nothing more to merge. Another process may have merged what this handle still sees as it was.
+    fn take_over(&self, view: &View, round: &mut Round) -> Result<()> {
         round.total.segments_after = view.segments.len();
-        let known = self.host.view();
-        let same = |a: &LiveSegment, b: &LiveSegment| a.segment.name() == b.segment.name();
-        let mut both = known.segments.iter().zip(&view.segments);
-        let is_known =
-            both.all(|(known, listed)| same(known, listed)) && known.meta.damaged == view.meta.damaged;
-        drop(known);
-        if is_known { Ok(()) } else { self.host.reload() }
+        self.host.reload()
     }
 }
 

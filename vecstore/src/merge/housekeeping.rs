@@ -63,9 +63,8 @@ impl Files {
     }
 }
 
-/// Drops the pins of backups that were killed: a backup that is alive holds the backup lock.
-///
-/// That lock comes before the merge lock, which the caller holds; it is only tried.
+/// Drops the pins of backups that were killed: one that is alive holds the backup lock. That lock comes before those of
+/// mergers, which the caller holds; it is only tried.
 pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     let pins = named::names(vfs, dir)?;
     if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
@@ -89,7 +88,7 @@ pub(crate) fn drop_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<
     })
 }
 
-/// Removes what interrupted merges left behind. Called under the merge lock.
+/// Removes what interrupted merges left behind. Called under both locks of mergers.
 pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     remove_temporaries(vfs, &dir.join(SEGMENTS), TMP_PREFIX);
     let removed = hold_manifest(vfs, dir, timeout, |lock, in_doubt| {

@@ -2,14 +2,14 @@
 //!
 //! One merge of small files at a time and one of large ones, each under the lock of its lane, while appends go on:
 //!
-//! 1. Checkpoint, so that every segment to be merged, and whatever kills entries in it, is listed.
-//! 2. Choose neighbours; check every byte of them.
+//! 1. Choose neighbours among what the manifest lists, after a checkpoint if that is not worth a merge. So every input, and
+//!    whatever kills entries in it, is listed.
+//! 2. Check every byte of them.
 //! 3. Write what is live into a temporary file, flushing as it grows; give it its final name; flush the directory.
 //! 4. Under the manifest lock: put the output in place of the inputs in the manifest; then remove the inputs, unless a
 //!    named checkpoint needs them.
 //!
-//! A crash before 4 leaves a file that no manifest lists: the next merger removes it. A crash within 4 leaves inputs that
-//! no manifest lists: likewise. `docs/DURABILITY.md` argues each step.
+//! A crash leaves files that no manifest lists, which a later merger removes. `docs/DURABILITY.md` argues each step.
 
 mod copy;
 mod damaged;

@@ -89,10 +89,7 @@ impl<'p> Pacer<'p> {
         self.pause();
     }
 
-    /// The same for work that can be stopped.
-    ///
-    /// # Errors
-    /// The store is being closed.
+    /// The same for work that ends with an error when the store is being closed.
     pub fn worked_on(&self, bytes: usize) -> Result<()> {
         self.worked(bytes);
         if self.is_stopped() { Err(Error::bad_input(STOPPED)) } else { Ok(()) }

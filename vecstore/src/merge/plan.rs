@@ -124,7 +124,7 @@ fn tail(pieces: &[Piece], open: usize, level: u32, max_bytes: u64) -> Option<Ran
     within(pieces, start..end, max_bytes)
 }
 
-/// The longest beginning of a range that stays within the max_bytes; at least two segments, or none.
+/// The longest beginning of a range that stays within the limits; at least two segments, or none.
 fn within(pieces: &[Piece], range: Range<usize>, max_bytes: u64) -> Option<Range<usize>> {
     let mut start = range.start;
     while start < range.end {
@@ -275,5 +275,12 @@ mod tests {
         let all = pieces(&[32 << 20, 1 << 10, 2 << 20, 1 << 20, 1 << 10]);
         assert_eq!(fresh(&all, MAX_BYTES), Some(3..5));
         assert_eq!(fresh(&all[..4], MAX_BYTES), None);
+    }
+
+    #[test]
+    fn a_file_between_two_barriers_is_none_to_wait_for() {
+        let count = |text: &str| mergeable(text.chars().map(|c| c == '|'));
+        assert_eq!([count(""), count("."), count(".."), count("...")], [0, 0, 2, 3]);
+        assert_eq!([count("|.|.|.|"), count("..|.|..."), count("|..|"), count("||")], [0, 5, 2, 0]);
     }
 }

@@ -30,9 +30,7 @@ impl<H: Host> Merges<'_, H> {
     }
 
     /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
-    ///
-    /// # Errors
-    /// As for commits: this handle has stopped writing, the store was moved, or a later version has written to it.
+    /// An error where the handle may not commit.
     pub(super) fn listed(&self) -> Result<View> {
         self.host.with_writer("merge", |writer, _| writer.check_may_write())?;
         // Before the manifest: what that lists no longer, once the other lane has merged it, is known then.

@@ -101,18 +101,17 @@ mod tests {
     use crate::merge::pace::{LONG_STEP, Pace};
     use crate::vfs::RealFs;
 
-    /// Remembers what was written, and where each write began.
-    #[derive(Default)]
-    struct Noted {
-        bytes: Vec<u8>,
-        starts: Vec<usize>,
+    /// Notes what is written, and calls back with the number of writes.
+    struct Noting<F> {
+        writes: Vec<Vec<u8>>,
+        written: F,
     }
 
-    impl VfsFile for Noted {
+    impl<F: FnMut(usize)> VfsFile for Noting<F> {
         fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
             assert!(!data.is_empty());
-            self.starts.push(self.bytes.len());
-            self.bytes.extend_from_slice(data);
+            self.writes.push(data.to_vec());
+            (self.written)(self.writes.len());
             Ok(())
         }
 
@@ -138,8 +137,8 @@ mod tests {
         for lengths in lengths {
             let total: usize = lengths.iter().sum();
             let expected: Vec<u8> = (0..total).map(|at| (at % 251) as u8).collect();
-            let mut noted = Noted::default();
-            let mut throttled = Throttled::new(&mut noted, &pacer);
+            let mut noting = Noting { writes: Vec::new(), written: |_| () };
+            let mut throttled = Throttled::new(&mut noting, &pacer);
             let mut rest = expected.as_slice();
             for len in lengths {
                 let (data, after) = rest.split_at(*len);
@@ -147,35 +146,10 @@ mod tests {
                 rest = after;
             }
             throttled.finish().unwrap();
-            assert!(noted.bytes == expected, "{lengths:?}");
-            assert!(noted.starts.iter().all(|start| start % PIECE == 0), "{lengths:?}: {:?}", noted.starts);
-        }
-    }
-
-    /// Notes how much is written at once; a commit comes at some call, and is long ago at a later one.
-    struct Noting<'a> {
-        sizes: Vec<usize>,
-        commits_at: usize,
-        past_at: usize,
-        lock: &'a mut Lock,
-        pacer: &'a Pacer<'a>,
-    }
-
-    impl VfsFile for Noting<'_> {
-        fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-            self.sizes.push(data.len());
-            if self.sizes.len() == self.commits_at {
-                self.lock.raise();
-                self.lock.release();
-            }
-            if self.sizes.len() == self.past_at {
-                self.pacer.commit.set(None);
-            }
-            Ok(())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+            assert!(noting.writes.concat() == expected, "{lengths:?}");
+            let (_, whole) = noting.writes.split_last().unzip();
+            let is_whole = |write: &Vec<u8>| write.len() == PIECE;
+            assert!(whole.into_iter().flatten().all(is_whole), "{lengths:?}");
         }
     }
 
@@ -186,18 +160,27 @@ mod tests {
         let mut lock = Lock::open(&RealFs, &path, "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&RealFs, &path));
-        // Only the double says when the commit is long ago.
+        // Only the test says when the commit is long ago.
         let pace = Pace { rest: 1e-9, commits: Some(watch), recent: Duration::MAX, ..Pace::full_speed() };
         let pacer = Pacer::new(&pace);
         let first = LONG_STEP / PIECE;
-        let (commits_at, past_at) = (2, first + 3);
-        let mut noting = Noting { sizes: Vec::new(), commits_at, past_at, lock: &mut lock, pacer: &pacer };
+        let past_at = first + 3;
+        let written = |count| {
+            if count == 2 {
+                lock.raise();
+                lock.release();
+            } else if count == past_at {
+                pacer.commit.set(None);
+            }
+        };
+        let mut noting = Noting { writes: Vec::new(), written };
         Throttled::new(&mut noting, &pacer).write_all(&vec![0; 4 * LONG_STEP]).unwrap();
-        assert_eq!(noting.sizes[..first], vec![PIECE; first], "until it is noticed");
-        assert_eq!(noting.sizes[first..past_at], [SHORT_STEP; 3]);
+        let sizes: Vec<usize> = noting.writes.iter().map(Vec::len).collect();
+        assert_eq!(sizes[..first], vec![PIECE; first], "until it is noticed");
+        assert_eq!(sizes[first..past_at], [SHORT_STEP; 3]);
         // Pieces end again where huge pages do.
-        assert_eq!(noting.sizes[past_at], PIECE - SHORT_STEP);
-        assert!(noting.sizes[past_at + 1..].iter().all(|size| *size == PIECE), "{:?}", noting.sizes);
-        assert_eq!(noting.sizes.iter().sum::<usize>(), 4 * LONG_STEP);
+        assert_eq!(sizes[past_at], PIECE - SHORT_STEP);
+        assert!(sizes[past_at + 1..].iter().all(|size| *size == PIECE), "{sizes:?}");
+        assert_eq!(sizes.iter().sum::<usize>(), 4 * LONG_STEP);
     }
 }

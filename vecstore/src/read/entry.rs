@@ -50,13 +50,7 @@ impl<'a> Entry<'a> {
     /// [`Error::DTypeMismatch`] when the store has elements of another type.
     #[inline]
     pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
-        if self.segment.dtype() != T::DTYPE {
-            return Err(Error::DTypeMismatch {
-                what: "the rows asked for",
-                expected: self.segment.dtype(),
-                found: T::DTYPE,
-            });
-        }
+        self.expect(T::DTYPE)?;
         bytemuck::try_cast_slice(self.row_bytes()?)
             .map_err(|_| Error::damaged(self.segment.path(), "ROWS", "rows are not aligned"))
     }
@@ -74,14 +68,13 @@ impl<'a> Entry<'a> {
     /// # Errors
     /// [`Error::DTypeMismatch`] when the store has elements of another type.
     pub fn quantized(&self) -> Result<(&'a [i8], &'a [f32])> {
-        if self.segment.dtype() != DType::I8 {
-            return Err(Error::DTypeMismatch {
-                what: "the rows asked for",
-                expected: self.segment.dtype(),
-                found: DType::I8,
-            });
-        }
+        self.expect(DType::I8)?;
         Ok((bytemuck::cast_slice(self.row_bytes()?), self.segment.row_scales(self.span())))
+    }
+
+    fn expect(&self, found: DType) -> Result<()> {
+        let (what, expected) = ("the rows asked for", self.segment.dtype());
+        if found == expected { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, found }) }
     }
 
     fn span(&self) -> std::ops::Range<usize> {

@@ -9,6 +9,7 @@ use super::{Segment, SegmentName, ask_for};
 use crate::base::{Bug, Error, IoContext, Result, Unreadable};
 use crate::format::blocks::{BLOCK_LEN, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
+use crate::format::records::count;
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
 use crate::types::Kind;
@@ -82,20 +83,6 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
         open_checked(path, name, pieces.into_parts().0, faults, step)
     });
     checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
-}
-
-/// The same for the bytes of a file, all of which the segment then has.
-///
-/// # Errors
-/// Only those of `step`.
-pub(crate) fn check_mapping(path: &Path, name: SegmentName, map: Mapping, step: Step<'_>) -> Result<Checked> {
-    match Footer::parse(path, &map) {
-        Ok(footer) => {
-            let faults = check_bytes(&mut Whole(&map), map.len(), &footer, step)?;
-            open_checked(path, name, map, faults, step)
-        }
-        Err(error) => Ok((None, vec![from_error(error)])),
-    }
 }
 
 /// Opens what was checked, says which keys the faults hit, and where there are none, checks the tables.
@@ -395,9 +382,7 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> 
         let wrong = |section: &str, detail: String| Err(Error::damaged(segment.path(), section, detail));
         let (key, kind, span) = (segment.key(index)?, segment.kind(index)?, segment.row_span(index)?);
         segment.payload(index)?;
-        if let Some(count) = kinds.get_mut(usize::from(kind.code())) {
-            *count += 1;
-        }
+        count(&mut kinds, kind.code());
         if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
             return wrong("REND", format!("entry {index} of kind {kind} has rows {span:?}"));
         }
@@ -427,9 +412,7 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> 
     }
     let mut killed = ([0u64; 4], 0u64);
     for kill in segment.kills() {
-        if let Some(count) = killed.0.get_mut(usize::from(kill.kind)) {
-            *count += 1;
-        }
+        count(&mut killed.0, kill.kind);
         killed.1 = killed.1.saturating_add(u64::from(kill.rows));
         if kill.padding != [0; 3] || kill.killer < footer.first || kill.killer > footer.last {
             add("KILL", format!("a kill by commit {}, or with padding that is not zero", kill.killer));

@@ -288,3 +288,50 @@ fn a_wrong_kill_takes_nothing_from_a_damaged_file() {
     let all = [("a".to_owned(), 0.0), ("b".to_owned(), 1.0), ("c".to_owned(), -1.0)];
     assert_eq!(contents(&path), all);
 }
+
+/// Writes a number into a table, and makes all checksums right again.
+fn rewrite(name: &Path, footer: &Footer, tag: section::Tag, at: usize, value: u64) {
+    let (mut bytes, mut footer) = (std::fs::read(name).unwrap(), *footer);
+    let number = |tag| footer.sections.iter().position(|line| line.tag == tag).unwrap();
+    let (line, table) = (number(tag), number(section::CRCS));
+    let range = |line: &section::Section| line.offset as usize..(line.offset + line.len) as usize;
+    let place = footer.sections[line].offset as usize + at;
+    bytes[place..place + 8].copy_from_slice(&value.to_le_bytes());
+    // The section has one block.
+    let crc = crc32fast::hash(&bytes[range(&footer.sections[line])]);
+    let block = range(&footer.sections[table]).start + footer.sections[line].first_block as usize * 4;
+    bytes[block..block + 4].copy_from_slice(&crc.to_le_bytes());
+    footer.sections[line].crc = crate::format::blocks::section_crc(&[crc]);
+    footer.sections[table].crc = crc32fast::hash(&bytes[range(&footer.sections[table])]);
+    footer.seal();
+    let end = bytes.len() - FOOTER_LEN;
+    bytes[end..].copy_from_slice(footer.bytes());
+    std::fs::remove_file(name).unwrap();
+    std::fs::write(name, bytes).unwrap();
+}
+
+/// Tables whose checksums are right, and which contradict others: `verify` tells it, and merges go around the file.
+#[test]
+fn ends_and_runs_that_contradict_other_tables_are_told() {
+    let row: Vec<u8> = [5.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    for (tag, at, value) in [(section::PEND, 0, 100), (section::PEND, 8, 2), (section::RUNS, 40 + 32, 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(store_of(&path, &[&["a"]]));
+        let (name, footer) = forge(&path, 2, |builder| {
+            for (number, rows) in [(0, 1), (5, 2)] {
+                if number > 0 {
+                    builder.begin_run(2, number, number);
+                }
+                builder.push(if number == 0 { b"b" } else { b"c" }, Kind::Rows, rows, b"text");
+                (0..rows).for_each(|_| builder.add_rows(&row, &[]));
+            }
+        });
+        rewrite(&name, &footer, tag, at, value);
+        let report = crate::care::verify(&path, |_| {}).unwrap();
+        let told: Vec<&str> = report.faults.iter().map(|fault| &*fault.section).collect();
+        assert_eq!(told, [String::from_utf8_lossy(&tag)], "{:?}", report.faults);
+        let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+        assert_eq!(store.compact().unwrap().damaged, 1);
+    }
+}

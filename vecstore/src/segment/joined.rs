@@ -8,10 +8,10 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 
 use super::Segment;
-use super::writer::{EncodedSegment, Part, Sink, count, count_kill};
+use super::writer::{EncodedSegment, Part, Sink, count_kill};
 use crate::base::{DType, Error, Result};
 use crate::format::footer::Footer;
-use crate::format::records::{Kill, Run};
+use crate::format::records::{Kill, Run, count};
 use crate::format::section;
 
 /// Bytes that are gathered before they are written.
@@ -202,7 +202,7 @@ impl<'a> Joined<'a> {
             ),
             (section::KEYS, self.copied(self.key_bytes, |of| of.segment.all_keys().get(of.keys.clone()))),
             (section::KEND, self.ends(Segment::key_span)),
-            (section::KIND, self.copied(entries, |of| of.segment.all_kinds().get(of.entries.clone()))),
+            (section::KIND, self.copied(entries, |of| of.segment.kinds().get(of.entries.clone()))),
             (section::REND, self.ends(rows_of)),
             (
                 section::PAYL,

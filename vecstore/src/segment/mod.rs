@@ -14,8 +14,7 @@ mod writer;
 
 pub(crate) use ahead::ask_for;
 pub(crate) use check::{
-    SegmentFault, block_crcs, blocks_of, check_file, check_mapping, check_open, check_pieces, check_unmapped,
-    range_of,
+    SegmentFault, block_crcs, blocks_of, check_file, check_open, check_pieces, check_unmapped, range_of,
 };
 pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;

@@ -11,7 +11,7 @@ use super::SegmentName;
 use super::ahead::ask_for;
 use super::search::Index;
 use super::tables::Tables;
-use crate::base::{Bug, DType, Error, Result, unless};
+use crate::base::{Bug, DType, Error, IoContext, Result, unless};
 use crate::format::blocks::section_crc;
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::records::{Kill, Run};
@@ -58,10 +58,7 @@ impl Segment {
         map: Option<Mapping>,
         hashes: &[u64],
     ) -> Result<Self> {
-        let map = match map {
-            Some(map) => map,
-            None => vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?,
-        };
+        let map = map.map_or_else(|| vfs.map(path).at(path, "map the segment"), Ok)?;
         if map.len() as u64 != footer.file_len {
             let detail = format!("expected a file of {} bytes, found {}", footer.file_len, map.len());
             return Err(Error::damaged(path, "footer", detail));
@@ -158,7 +155,7 @@ impl Segment {
     }
 
     #[inline]
-    fn kinds(&self) -> &[u8] {
+    pub fn kinds(&self) -> &[u8] {
         self.slice(&self.tables.kinds)
     }
 
@@ -231,11 +228,6 @@ impl Segment {
     #[inline]
     pub fn key_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.key_ends), index)
-    }
-
-    /// The codes of all entries' kinds.
-    pub fn all_kinds(&self) -> &[u8] {
-        self.kinds()
     }
 
     /// The bytes of all payloads.

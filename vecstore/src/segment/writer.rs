@@ -7,7 +7,7 @@ use super::SegmentName;
 use crate::base::{DType, Error, Result};
 use crate::format::blocks::{BlockHasher, block_count, section_crc};
 use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
-use crate::format::records::{Kill, Run};
+use crate::format::records::{Kill, Run, count};
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
 use crate::types::Kind;
@@ -214,13 +214,6 @@ impl<'a> SegmentBuilder<'a> {
             (section::RUNS, bytes_of(&self.runs)),
         ]);
         EncodedSegment::lay_out(footer, dtype, settings, sections)
-    }
-}
-
-/// Counts a kind by its code.
-pub(super) fn count(kinds: &mut [u64; 4], code: u8) {
-    if let Some(count) = kinds.get_mut(usize::from(code)) {
-        *count += 1;
     }
 }
 

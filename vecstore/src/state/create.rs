@@ -42,8 +42,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: D
             }),
             settings: config.settings.clone(),
             epochs: vec![EpochRecord { id: epoch, parent: [0; 16], first: 1 }],
-            segments: Vec::new(),
-            extra: Default::default(),
+            ..Body::default()
         },
     };
     match is_vacant(vfs, dir) {

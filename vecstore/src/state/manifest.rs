@@ -31,7 +31,7 @@ const ENVELOPE_LEN: usize = 64;
 /// What a length inside may claim before it is read, and what many small records take in memory, stays in
 /// proportion to this.
 pub(crate) const MAX_LEN: u64 = 4 << 20;
-/// Named records in [`Body::extra`]; two names are in use.
+/// Named records in [`Body::extra`]; three names are in use.
 const MAX_EXTRA: usize = 1024;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -61,7 +61,7 @@ pub(crate) struct Manifest {
 }
 
 /// What bincode encodes. The order of the fields is the format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Body {
     pub store_id: Id,
     pub dim: u32,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::temporaries::{if_there, remove_own, write_error, write_new};
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::footer::Footer;
-use crate::segment::SegmentName;
+use crate::segment::{Segment, SegmentName, check_open};
 use crate::vfs::{Vfs, VfsFile};
 
 /// How much of a written file is read back and compared with the bytes to be written.
@@ -76,15 +76,18 @@ impl Target<'_> {
     fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
         // A failure to read it now says nothing about what was written.
         let map = self.vfs.map(tmp).at(tmp, "read the segment back")?;
-        let (segment, faults) = crate::segment::check_mapping(tmp, self.name, map, self.step)?;
         let wrong = |section: &str, detail: &str| {
-            Err(Error::damaged(tmp, section, format!("read back after writing: {detail}")))
+            Error::damaged(tmp, section, format!("read back after writing: {detail}"))
         };
-        if let Some(fault) = faults.first() {
-            return wrong(&fault.section, &fault.detail);
-        }
-        if segment.is_none_or(|segment| segment.footer().crc != footer.crc) {
-            return wrong("footer", "it is not what was written");
+        let checked = Segment::from_mapping(tmp, self.name, map).and_then(|segment| {
+            check_open(&segment, self.step)?;
+            Ok(segment.footer().crc)
+        });
+        match checked {
+            Ok(crc) if crc == footer.crc => {}
+            Ok(_) => return Err(wrong("footer", "it is not what was written")),
+            Err(Error::Damaged { section, detail, .. }) => return Err(wrong(&section, &detail)),
+            Err(error) => return Err(error),
         }
         log::info!(
             "save verified: commits {} to {}, {} entries, {} rows, {} bytes read back and compared",

@@ -109,3 +109,22 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
 pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
     make_folder(vfs, dir, QUARANTINE, false)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vfs::RealFs;
+
+    /// It may lack entries that the others have: nothing is removed for now.
+    #[test]
+    fn what_cannot_be_opened_now_is_not_taken_for_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let listed =
+            SegmentRecord { first: 1, last: 2, generation: 0, footer_crc: 7, file_len: 1, link_out: [0; 16] };
+        let leftover = SegmentName { first: 1, last: 1, generation: 0 };
+        // A directory cannot be mapped, and is no damaged file either.
+        std::fs::create_dir_all(dir.path().join(SEGMENTS).join(listed.name().to_string())).unwrap();
+        let missing = with_what_is_missing(&RealFs, dir.path(), &[listed], &[leftover]);
+        assert!(matches!(missing, Err(Error::Io { .. })), "{missing:?}");
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
-use crate::format::{Id, check_may_write, key_hash};
+use crate::format::{Id, check_may_write, key_hash, settings};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord, damaged, live};
 use crate::types::{Fingerprint, Metric};
@@ -55,6 +55,15 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
+    /// The settings section of a segment: the user's settings, and the fingerprint's description.
+    pub fn segment_settings(&self) -> Result<Vec<u8>> {
+        let mut all = self.settings.clone();
+        if let Some(fingerprint) = &self.fingerprint {
+            all.insert(settings::FINGERPRINT.to_owned(), fingerprint.description().to_owned());
+        }
+        settings::encode(&all)
+    }
+
     pub fn of(body: &Body) -> Self {
         Meta {
             store_id: body.store_id,

@@ -348,4 +348,14 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn values_beyond_the_element_type_are_refused() {
+        for dtype in [DType::F16, DType::BF16] {
+            let mut batch = Batch::new(2, dtype);
+            let error = batch.push_converted("k", &[0.0, f32::MAX], b"").unwrap_err();
+            assert!(error.to_string().contains(&format!("not finite (as {dtype})")), "{error}");
+            batch.allow_non_finite(true).push_converted("k", &[0.0, f32::MAX], b"").unwrap();
+        }
+    }
 }

@@ -248,3 +248,21 @@ fn damage_that_merges_have_met_is_told() {
     let info: serde_json::Value = serde_json::from_str(&ok(&["info", path, "--json"])).unwrap();
     assert_eq!(info["damaged_segments"].as_u64(), Some(1));
 }
+
+/// Its verdict is its exit code, whether or not there is a reader of the rest.
+#[test]
+fn a_damaged_store_is_not_whole_for_a_closed_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let file = std::fs::read_dir(path.join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[4096] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vecstore"))
+        .args(["verify", path.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}

@@ -343,3 +343,53 @@ fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
     assert!(!dead.exists());
     assert_whole(&dest);
 }
+
+/// A writer of the destination names its own commit while a file of that name is brought.
+#[test]
+fn a_failed_backup_takes_nothing_from_a_writer_of_its_destination() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("backup"));
+    let theirs = std::sync::Mutex::new(Some(dest.clone()));
+    let fs = crate::common::hooked::Hooked::new(move |call, to| {
+        let is_two = to.ends_with("segments/0000000002-0000000002.0.npy");
+        if call == "link"
+            && is_two
+            && let Some(dest) = theirs.lock().unwrap().take()
+        {
+            put(&Store::open(dest).unwrap(), "theirs", 7.0);
+        }
+    });
+    let options = OpenOptions::new().merging(Merging::OnDemand).vfs(fs);
+    let store = options.create(&path, StoreConfig::new(1)).unwrap();
+    put(&store, "a", 1.0);
+    store.backup(&dest).unwrap();
+    put(&store, "b", 2.0);
+    store.backup(&dest).unwrap_err();
+    let found = contents(&Store::open(&dest).unwrap());
+    assert_eq!(found, [("a".to_owned(), 1.0), ("theirs".to_owned(), 7.0)].into());
+    assert_whole(&dest);
+}
+
+/// A file was read wrongly once. A repair finds it sound, and a backup has a file of its own.
+#[test]
+fn what_turns_out_sound_is_not_called_damaged_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, dest) = (dir.path().join("s"), dir.path().join("backup"));
+    let store = create(&path);
+    (0..3).for_each(|number| put(&store, &number.to_string(), 1.0));
+    let file = path.join("segments/0000000002-0000000002.0.npy");
+    let right = std::fs::read(&file).unwrap();
+    let mut wrong = right.clone();
+    wrong[4096] ^= 1;
+    std::fs::write(&file, &wrong).unwrap();
+    assert_eq!(store.compact().unwrap().damaged, 1);
+    std::fs::write(&file, &right).unwrap();
+    let damaged = |store: &Store| store.snapshot().segments().filter(|segment| segment.is_damaged).count();
+    assert_eq!(damaged(&store), 1);
+    store.backup(&dest).unwrap();
+    assert_eq!(damaged(&Store::open_read_only(&dest).unwrap()), 0);
+    store.close().unwrap();
+    assert!(vecstore::repair(&path).unwrap().was_whole());
+    let store = Store::open(&path).unwrap();
+    assert_eq!((damaged(&store), store.compact().unwrap().damaged), (0, 0));
+}

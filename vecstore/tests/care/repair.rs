@@ -427,3 +427,31 @@ fn one_block_costs_what_lies_in_it() {
         );
     }
 }
+
+/// All segments are gone, with their directory: they are missing, as one of them would be.
+#[test]
+fn a_store_without_its_directory_of_segments_is_made_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+    let mut batch = store.batch();
+    batch.push("a", &[1.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    store.close().unwrap();
+    fs::remove_dir_all(path.join("segments")).unwrap();
+    assert!(vecstore::repair_dry_run(&path).unwrap().findings.iter().any(|finding| finding.lost_unknown));
+    vecstore::repair(&path).unwrap();
+    crate::common::assert_whole(&path);
+    assert_eq!(Store::open(&path).unwrap().snapshot().totals().entries, 0);
+}
+
+/// Named checkpoints cannot be listed: what they need is not known.
+#[test]
+fn a_file_in_the_place_of_the_named_checkpoints_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();
+    fs::write(path.join("checkpoints"), "not a directory").unwrap();
+    let report = vecstore::verify(&path, |_| {}).unwrap();
+    assert!(report.faults.iter().any(|fault| fault.path == path.join("checkpoints")), "{:?}", report.faults);
+}

@@ -12,7 +12,7 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 type Hook = Arc<dyn Fn(&str, &Path) + Send + Sync>;
 
 /// Calls that change something are told of before they are made: `create`, `write`, `flush`, `rename`,
-/// `replace`, `remove`. Of locks it is told that one was `taken`, or `refused`.
+/// `replace`, `link`, `remove`. Of locks it is told that one was `taken`, or `refused`.
 #[derive(Clone)]
 pub struct Hooked(Hook);
 
@@ -62,6 +62,7 @@ impl Vfs for Hooked {
         RealFs.replace(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        (self.0)("link", to);
         RealFs.link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {

@@ -246,3 +246,29 @@ fn a_creation_that_failed_is_completed_by_the_next() {
     }
     tally.line("a creation that failed");
 }
+
+/// A creation that fails is taken back: until it has ended, no other process commits.
+#[test]
+fn no_process_commits_to_a_store_that_is_being_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    fs::create_dir(&path).unwrap();
+    let (store, tried) = (path.clone(), Arc::new(std::sync::Mutex::new(Vec::new())));
+    let told = Arc::clone(&tried);
+    let hooked = crate::common::hooked::Hooked::new(move |call, at| {
+        // The first flush after MANIFEST has its name.
+        if call == "flush" && at == store && store.join("MANIFEST").exists() {
+            let other = on_demand().lock_timeout(std::time::Duration::ZERO).open(&store).unwrap();
+            let mut batch = other.batch();
+            batch.push("theirs", &[1.0f32, 2.0]).unwrap();
+            told.lock().unwrap().push(other.append(&mut batch, vecstore::OnDuplicate::Error));
+        }
+    });
+    let store = on_demand().vfs(hooked).create(&path, StoreConfig::new(2)).unwrap();
+    let tried = tried.lock().unwrap();
+    assert!(
+        !tried.is_empty() && tried.iter().all(|tried| matches!(tried, Err(Error::Busy { .. }))),
+        "{tried:?}"
+    );
+    put(&store, "ours", 1.0);
+}

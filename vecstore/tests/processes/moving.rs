@@ -414,3 +414,41 @@ fn overlaps(path: &Path) -> usize {
         .filter(|fault| fault.section == "chain" && fault.detail.contains("overlaps that of"));
     overlap.count()
 }
+
+/// A named checkpoint is dropped, and files that only it needed go, without a new manifest.
+#[test]
+fn what_only_a_dropped_checkpoint_needed_is_no_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = filled(&path, 5);
+    store.create_checkpoint("before").unwrap();
+    store.compact_full().unwrap();
+    let mut store = Some(store);
+    let fs = Moving::before(move |kind, path| {
+        if kind == "map"
+            && path.parent().is_some_and(|dir| dir.ends_with("segments"))
+            && let Some(store) = store.take()
+        {
+            store.drop_checkpoint("before").unwrap();
+        }
+    });
+    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    assert!(report.is_whole() && report.last_commit == 5, "{:?}", report.faults);
+}
+
+/// The last file goes while the store is verified: nothing else shows that it was there.
+#[test]
+fn a_last_file_that_goes_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _store = filled(&path, 3);
+    let last = path.join("segments/0000000003-0000000003.0.npy");
+    let fs = Moving::before(move |kind, path| {
+        if kind == "map" && path == last {
+            let _ = std::fs::remove_file(&last);
+        }
+    });
+    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    let told: Vec<&str> = report.faults.iter().map(|fault| &*fault.detail).collect();
+    assert_eq!(told, ["commit 3 was there when this began, and is not any more"]);
+}

@@ -138,3 +138,113 @@ fn an_operation_waits_as_long_as_it_may() {
     drop(other);
     store.checkpoint().unwrap();
 }
+
+/// Leaves LOCK as a holder does that dies: see docs/FORMAT.md.
+fn die(path: &Path) {
+    let lock = path.join("LOCK");
+    let mut record = std::fs::read(&lock).unwrap();
+    record[32..36].copy_from_slice(&1u32.to_le_bytes());
+    let crc = crc32fast::hash(&record[..252]);
+    record[252..].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(&lock, record).unwrap();
+}
+
+/// Commits in doubt are copied when they can be listed, and not before: each attempt would leave copies. The
+/// opener waits for that as for any lock.
+#[test]
+fn commits_in_doubt_are_copied_once_however_long_the_manifest_is_locked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    fill(&store, 0..3);
+    let other = hold(&path.join("LOCK.manifest"));
+    drop(store);
+    die(&path);
+    let files = |path: &Path| crate::common::small::segment_files(path);
+    let (refused, store, other) = (AtomicUsize::new(0), path.clone(), Mutex::new(Some(other)));
+    let fs = Hooked::new(move |call, path| {
+        // Several attempts.
+        if call == "refused"
+            && path.ends_with("LOCK.manifest")
+            && refused.fetch_add(1, Ordering::SeqCst) == 400
+        {
+            assert_eq!(files(&store).len(), 3, "{:?}", files(&store));
+            drop(other.lock().unwrap().take());
+        }
+    });
+    let store = options.lock_timeout(LONG).vfs(fs).open(&path).unwrap();
+    assert_eq!(store.snapshot().last_commit(), 3);
+    let names = crate::common::small::segment_files(&path);
+    assert!(names.len() == 3 && names.iter().all(|name| name.ends_with(".1.npy")), "{names:?}");
+}
+
+/// An append that cannot go on says which process keeps it.
+#[test]
+fn a_stuck_merger_of_small_files_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let events = Arc::clone(&told);
+    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(Duration::ZERO);
+    let options = options.on_event(move |event| events.lock().unwrap().push(event.clone()));
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    let _other = hold(&path.join("LOCK.small"));
+    fill(&store, 0..190);
+    let told = told.lock().unwrap();
+    let is_busy = |event: &Event| matches!(event, Event::MergeFailed { error: Error::Busy { path, .. }, .. } if path.ends_with("LOCK.small"));
+    assert!(told.iter().any(is_busy), "{told:?}");
+}
+
+/// What was taken on is committed, and a merger of another process is not waited for.
+#[test]
+fn a_store_is_closed_at_once_while_its_committer_waits_for_a_merger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (met, has_met) = channel();
+    let fs = Hooked::new(move |call, path| {
+        let is_committer = std::thread::current().name() == Some("vecstore-commit");
+        if is_committer && call == "refused" && path.ends_with("LOCK.small") {
+            let _ = met.send(());
+        }
+    });
+    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let store = options.create(&path, StoreConfig::new(2)).unwrap();
+    let _other = hold(&path.join("LOCK.small"));
+    fill(&store, 0..179);
+    let mut batch = store.batch();
+    batch.push("last", &[1.0f32, 2.0]).unwrap();
+    let ticket = store.append_async(batch, vecstore::OnDuplicate::Error).unwrap();
+    has_met.recv_timeout(HANG).expect("the committer wants to merge");
+    let (closed, is_closed) = channel();
+    std::thread::spawn(move || closed.send(store.close()).unwrap());
+    is_closed.recv_timeout(HANG).expect("nothing is waited for").unwrap();
+    assert_eq!(ticket.wait().unwrap().commit, Some(180));
+}
+
+/// One thread waits for the commit lock; another looks what there is.
+#[test]
+fn a_reader_goes_on_beside_an_append_that_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (met, has_met) = channel();
+    let fs = Hooked::new(move |call, path| {
+        if call == "refused" && path.ends_with("LOCK") {
+            let _ = met.send(());
+        }
+    });
+    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let store = Arc::new(options.create(&path, StoreConfig::new(2)).unwrap());
+    put(&store, "0", 1.0);
+    let other = hold(&path.join("LOCK"));
+    let appends = Arc::clone(&store);
+    let append = std::thread::spawn(move || fill(&appends, 1..2));
+    has_met.recv_timeout(HANG).expect("it waits");
+    let reads = Arc::clone(&store);
+    let (looked, has_looked) = channel();
+    std::thread::spawn(move || looked.send(reads.refresh().unwrap().totals().entries).unwrap());
+    assert_eq!(has_looked.recv_timeout(HANG).expect("it waits for no append"), 1);
+    drop(other);
+    append.join().unwrap();
+    assert_eq!(store.refresh().unwrap().totals().entries, 2);
+}

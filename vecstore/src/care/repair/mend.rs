@@ -2,7 +2,7 @@
 //! temporary name.
 
 use crate::state::remove_own;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::survey::{Found, epoch_at};
 use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
-use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_mapping};
+use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_open};
 use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
@@ -121,8 +121,11 @@ impl Mender<'_> {
             newer.add(&file.state);
         }
         let around = Around { older, newer: &newer, superseded: &self.superseded };
-        let settings = file.and_then(Found::settings).unwrap_or_else(|| settings_of(manifest));
-        let (encoded, rescued) = rescue(remains, identity, settings::encode(&settings)?, around)?;
+        let settings = match file.and_then(Found::settings) {
+            Some(settings) => settings::encode(&settings)?,
+            None => older.meta.segment_settings()?,
+        };
+        let (encoded, rescued) = rescue(remains, identity, settings, around)?;
         let len = encoded.file_len();
         let (tmp, segment) = self.write(name, len, |file| encoded.write(file))?;
         Ok(Made { piece, segment, tmp, rescued: Some(rescued) })
@@ -189,8 +192,9 @@ impl Mender<'_> {
             let mut memory = Memory(Vec::new());
             write(&mut memory).at(&path, "lay out the segment")?;
             let laid_out = Mapping::copied(&memory.0).at(&path, "lay out the segment")?;
-            let checked = check_mapping(&path, name, laid_out, &|_| Ok(()))?;
-            return sound(&path, checked).map(|segment| (None, segment));
+            let segment = Segment::from_mapping(&path, name, laid_out)?;
+            check_open(&segment, &|_| Ok(()))?;
+            return Ok((None, Arc::new(segment)));
         }
         let target = (segments.as_path(), TMP_PREFIX_REPAIR);
         let (tmp, ()) = write_new(self.vfs, target, len, "write the segment", |file| {
@@ -218,14 +222,6 @@ fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -
             Err(Error::damaged(path, section, format!("read back after writing: {detail}")))
         }
     }
-}
-
-fn settings_of(manifest: &Manifest) -> BTreeMap<String, String> {
-    let mut all = manifest.body.settings.clone();
-    if let Some(fingerprint) = &manifest.body.fingerprint {
-        all.insert(settings::FINGERPRINT.to_owned(), fingerprint.description.clone());
-    }
-    all
 }
 
 /// A file that a dry run writes.

@@ -175,11 +175,7 @@ pub(super) fn store_of_most(found: &[Found]) -> Option<Body> {
         dim: most.dim,
         dtype: most.dtype,
         metric: most.metric,
-        fingerprint: None,
-        settings: BTreeMap::new(),
-        epochs: Vec::new(),
-        segments: Vec::new(),
-        extra: BTreeMap::new(),
+        ..Body::default()
     })
 }
 

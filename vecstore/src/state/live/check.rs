@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::read::{is_absent, open};
 use super::{BitmapName, Dead, LIVE, LiveRecord, RECORD, named};
 use crate::base::{Error, Result};
+use crate::format::records::count;
 use crate::segment::{Segment, SegmentName};
 use crate::state::{LiveSegment, MANIFEST, Manifest, View, named};
 use crate::vfs::Vfs;
@@ -159,8 +160,7 @@ fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replaye
     }
     let mut kinds = [0u64; 4];
     for index in found.entries.positions() {
-        let kind = kinds.get_mut(usize::from(segment.kind(index)?.code()));
-        kind.map(|count| *count += 1).unwrap_or_default();
+        count(&mut kinds, segment.kind(index)?.code());
     }
     if (kinds, found.rows.positions().count() as u64) != (found.kinds, found.row_count) {
         return wrong("its counts are not those of its bits");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::format::records::Kill;
+use crate::format::records::{Kill, count};
 use crate::segment::Segment;
 use crate::vfs::Mapping;
 
@@ -95,9 +95,7 @@ impl Dead {
             self.rows.insert(row);
         }
         self.row_count = self.row_count.saturating_add(u64::from(kill.rows));
-        if let Some(count) = self.kinds.get_mut(usize::from(kill.kind)) {
-            *count += 1;
-        }
+        count(&mut self.kinds, kill.kind);
     }
 }
 
