@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::exclusive::Exclusive;
+use super::exclusive::exclusively;
 use super::pins;
 use crate::base::{Bug, Error, IoContext, Result, unless};
 use crate::format::{hex, random_id, section};
@@ -55,10 +55,7 @@ pub(crate) fn backup(host: &impl Host, dest: &Path) -> Result<BackupReport> {
 pub(crate) fn pinned<T>(host: &impl Host, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
     let timeout = host.writing_timeout("back up")?;
     let mut lock = Lock::open(host.vfs(), &host.path().join(LOCK_BACKUP), "backup")?;
-    lock.acquire(&timeout)?;
-    let result = pin_and(host, &timeout, work);
-    lock.release();
-    result
+    lock.hold(&timeout, |_| pin_and(host, &timeout, work))
 }
 
 fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
@@ -104,12 +101,11 @@ impl Source<'_> {
                 create::flush_name(self.vfs, dest)?;
                 // One backup at a time into a destination; and a store is no backup of itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
-                lock.acquire(Duration::ZERO)?;
-                remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
-                let filled = self.fill(dest, sibling, &mut report);
-                let result = filled.and_then(|()| self.list(dest, &mut manifest));
-                lock.release();
-                result?;
+                lock.hold(Duration::ZERO, |_| {
+                    remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
+                    self.fill(dest, sibling, &mut report)?;
+                    self.list(dest, &mut manifest)
+                })?;
             }
             Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
                 create::place(self.vfs, dest, &manifest, |building| {
@@ -123,7 +119,7 @@ impl Source<'_> {
 
     /// Replaces the destination's manifest while nothing else changes the destination.
     fn list(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
-        Exclusive::open(self.vfs, dest)?.hold(&self.timeout, |lock, _| {
+        exclusively(self.vfs, dest, &self.timeout, |lock, _| {
             let listed = self.list_under_locks(dest, manifest);
             // A new manifest may be visible, and its name not durable: what only the former one lists must
             // stay.

@@ -84,13 +84,10 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     let hidden = parent.join(hidden);
     // It may have been written to meanwhile: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
-    lock.acquire(Duration::ZERO)?;
-    let renamed = Manifest::read(vfs, dir).and_then(|manifest| match manifest.body.is_backup() {
+    lock.hold(Duration::ZERO, |_| match Manifest::read(vfs, dir)?.body.is_backup() {
         true => vfs.replace(dir, &hidden).at(dir, "remove the old backup"),
         false => Err(Error::bad_input(format!("{}: it was written to meanwhile", dir.display()))),
-    });
-    lock.release();
-    renamed?;
+    })?;
     vfs.flush_dir(parent).at(parent, "flush the directory")?;
     remove_tree(vfs, &hidden, 3)
 }

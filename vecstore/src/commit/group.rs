@@ -224,3 +224,28 @@ fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<
     failed.resize_with(count, || Err(error.clone()));
     failed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handle::OpenOptions;
+    use crate::merge::Host;
+    use crate::types::StoreConfig;
+
+    #[test]
+    fn few_large_commits_are_listed_as_soon_as_many_small_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions::new().merging(crate::handle::Merging::OnDemand);
+        let dim = 1 << 16;
+        let store = options.create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
+        let row = vec![1.0f32; dim];
+        let mut batch = store.batch();
+        for commit in 1..=9 {
+            (0..128).try_for_each(|entry| batch.push(format!("{commit}/{entry}"), &row)).unwrap();
+            store.append(&mut batch, OnDuplicate::Error).unwrap();
+            let (bytes, listed) = (commit * 128 * dim as u64 * 4, store.inner.view().manifest_last);
+            // Its file is a little longer than its rows.
+            assert_eq!(listed, if bytes < CHECKPOINT_BYTES { 0 } else { 8 }, "after {bytes} bytes");
+        }
+    }
+}

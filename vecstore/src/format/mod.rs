@@ -26,13 +26,25 @@ pub(crate) const VERSION_MINOR: u16 = 0;
 /// Feature flags without which a file cannot be read. Version 1.0 defines none.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
 /// Feature flags without which a file may be read, but a store not be written. Version 1.0 defines none.
-pub(crate) const KNOWN_RO_COMPAT: u64 = 0;
+const KNOWN_RO_COMPAT: u64 = 0;
 /// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a
 /// damaged one.
 pub(crate) const COMPAT_LOST: u64 = 1;
 
 /// Commit numbers end here, so that the next one can always be computed.
 pub(crate) const MAX_COMMIT: u64 = u64::MAX / 2;
+
+/// Refuses to write to a store one of whose files has flags that this program does not know.
+pub(crate) fn check_may_write(path: &Path, ro_compat: u64) -> Result<()> {
+    if ro_compat & !KNOWN_RO_COMPAT == 0 {
+        return Ok(());
+    }
+    Err(Error::UnsupportedVersion {
+        path: path.to_owned(),
+        expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write (open read-only to read)"),
+        found: format!("ro-compat flags {ro_compat:#x}"),
+    })
+}
 
 /// A 128-bit random number: ids of stores, epochs, nonces and links.
 pub(crate) type Id = [u8; 16];

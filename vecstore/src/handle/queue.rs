@@ -27,8 +27,6 @@ const LOOK: Duration = Duration::from_micros(20);
 const SHARE: u32 = 3;
 /// The fewest and the most looks.
 const LOOKS: (u32, u32) = (4, 50);
-/// How many groups do not wait after a wait in vain: doubled each time, between these two.
-const DOUBT: (u32, u32) = (4, 64);
 
 /// A batch that waits to be committed, and then its outcome.
 #[derive(Debug)]
@@ -140,10 +138,6 @@ struct State {
     expected: usize,
     /// How long the last group took.
     took: Duration,
-    /// Groups that will not wait for more.
-    doubt: u32,
-    /// How many did not wait after the last wait in vain.
-    doubted: u32,
     /// The handle's committer is to end.
     closing: bool,
 }
@@ -281,15 +275,8 @@ impl Leading<'_> {
     /// two groups, each of which waits for the other's flush.
     fn linger(&self) {
         let looks = {
-            let mut state = self.queue.state.lock();
+            let state = self.queue.state.lock();
             if state.is_enough() {
-                if state.expected > 1 {
-                    (state.doubt, state.doubted) = (0, 0);
-                }
-                return;
-            }
-            if state.doubt > 0 {
-                state.doubt -= 1;
                 return;
             }
             looks(state.took)
@@ -297,15 +284,10 @@ impl Leading<'_> {
         let _punctual = Punctual::new();
         for _ in 0..looks {
             nap(LOOK);
-            let mut state = self.queue.state.lock();
-            if state.is_enough() {
-                state.doubted = 0;
+            if self.queue.state.lock().is_enough() {
                 return;
             }
         }
-        let mut state = self.queue.state.lock();
-        state.doubted = (state.doubted * 2).clamp(DOUBT.0, DOUBT.1);
-        state.doubt = state.doubted;
     }
 
     /// Answers whatever waits with an error.

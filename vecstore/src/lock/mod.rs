@@ -34,6 +34,21 @@ pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
 /// The backup lock's file: one backup at a time.
 pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
 
+/// Runs `work` under the manifest lock. `work` is told whether the manifest's name is in doubt: see
+/// [`Lock::acquire_named`].
+pub(crate) fn hold_manifest<T>(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    timeout: impl Into<Timeout>,
+    work: impl FnOnce(&mut Lock, bool) -> Result<T>,
+) -> Result<T> {
+    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
+    let in_doubt = lock.acquire_named(timeout)?;
+    let result = work(&mut lock, in_doubt);
+    lock.release();
+    result
+}
+
 /// Gives a lock back; asks twice, because a lock kept for nothing holds up all waiters until its handle ends.
 fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())
@@ -129,6 +144,18 @@ impl Lock {
             self.mark_suspect(1);
         }
         Ok(found.died || found.suspect != 0)
+    }
+
+    /// Runs `work` under the lock.
+    pub fn hold<T>(
+        &mut self,
+        timeout: impl Into<Timeout>,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        self.acquire(timeout)?;
+        let result = work(self);
+        self.release();
+        result
     }
 
     /// Sleeps a little, or says which process is in the way.

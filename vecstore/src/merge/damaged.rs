@@ -2,29 +2,28 @@
 
 use super::host::{Host, Merges};
 use crate::base::{Error, Event, Result};
-use crate::lock::{LOCK_MANIFEST, Lock};
+use crate::lock::hold_manifest;
 use crate::segment::SegmentName;
 use crate::state::{Manifest, damaged};
 
 impl<H: Host> Merges<'_, H> {
     /// Notes damaged segments in the manifest, for the mergers of all processes.
     pub(super) fn note_damaged(&self, found: Vec<(SegmentName, Error)>) -> Result<()> {
-        let mut lock = Lock::open(self.host.vfs(), &self.host.path().join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire_named(self.lock_timeout()?)?;
-        let noted = Manifest::read(self.host.vfs(), self.host.path()).and_then(|mut manifest| {
+        let (vfs, dir) = (self.host.vfs(), self.host.path());
+        hold_manifest(vfs, dir, self.lock_timeout()?, |lock, _| {
+            let mut manifest = Manifest::read(vfs, dir)?;
             let mut all = damaged::of(&manifest.body);
             all.extend(found.iter().map(|(name, _)| *name));
             damaged::set(&mut manifest.body, &all)?;
             manifest.generation += 1;
-            manifest.write(self.host.vfs(), self.host.path())
-        });
-        match &noted {
-            Ok(()) => lock.clear_suspect(),
-            // The new manifest may be visible, and its name not durable.
-            Err(_) => lock.mark_suspect(1),
-        }
-        lock.release();
-        noted?;
+            let noted = manifest.write(vfs, dir);
+            match &noted {
+                Ok(()) => lock.clear_suspect(),
+                // The new manifest may be visible, and its name not durable.
+                Err(_) => lock.mark_suspect(1),
+            }
+            noted
+        })?;
         for (_, error) in found {
             self.host.tell(&Event::Damaged { error });
         }

@@ -90,7 +90,8 @@ impl<H: Host> Merges<'_, H> {
             return;
         }
         // Where nothing is to be merged, what is being removed may still have to go first.
-        if !self.has_any_plan() && (files < FULL_STOP || self.files_going() == 0) {
+        let has_plan = self.has_plan(Lane::Small) || self.has_plan(Lane::Large);
+        if !has_plan && (files < FULL_STOP || self.files_going() == 0) {
             return;
         }
         let merged = if files < FULL_STOP {
@@ -235,14 +236,12 @@ impl<H: Host> Merges<'_, H> {
     /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
     pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
         let timeout = self.lock_timeout()?;
-        let mut lock = open_large(self.host.vfs(), self.host.path())?;
-        lock.acquire(&timeout)?;
         let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
         let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), ..Pace::full_speed() };
         let mut round = Round { is_explicit: true, ..Round::default() };
-        let result = self.compact_holding(&mut lock, max_bytes, &pace, &mut round);
-        lock.release();
-        result.map(|()| round.total)
+        let mut lock = open_large(self.host.vfs(), self.host.path())?;
+        lock.hold(&timeout, |lock| self.compact_holding(lock, max_bytes, &pace, &mut round))?;
+        Ok(round.total)
     }
 
     /// Small files go first, so that the longer merge of large ones keeps few files from going.
@@ -262,10 +261,9 @@ impl<H: Host> Merges<'_, H> {
             )));
         }
         let mut small = open_small(self.host.vfs(), self.host.path())?;
-        small.acquire(&self.lock_timeout()?)?;
-        let merged = self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round);
-        small.release();
-        merged?;
+        small.hold(self.lock_timeout()?, |_| {
+            self.merge_small(|pieces| plan::fresh(pieces, limits), pace, round)
+        })?;
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         self.merge_large(lock, goal, pace, round)?;
         let view = self.host.view();
@@ -286,10 +284,6 @@ impl<H: Host> Merges<'_, H> {
         // A backup that nothing was written to stays one.
         !view.meta.is_backup
             && plan::background(&pieces(&view, is_mostly_dead), lane, self.limits()).is_some()
-    }
-
-    fn has_any_plan(&self) -> bool {
-        self.has_plan(Lane::Small) || self.has_plan(Lane::Large)
     }
 
     fn limits(&self) -> Limits {
@@ -325,15 +319,9 @@ impl<H: Host> Merges<'_, H> {
     fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace, round: &mut Round) -> Result<()> {
         let timeout = self.lock_timeout()?;
         let mut small = open_small(self.host.vfs(), self.host.path())?;
-        small.acquire(&timeout)?;
-        let cleaned = self.clean();
-        small.release();
-        cleaned?;
+        small.hold(&timeout, |_| self.clean())?;
         loop {
-            small.acquire(&timeout)?;
-            let planned = self.plan_large(lock, goal, round);
-            small.release();
-            let (view, range) = planned?;
+            let (view, range) = small.hold(&timeout, |_| self.plan_large(lock, goal, round))?;
             let Some(range) = range else { return self.take_over(view, round) };
             self.merge(&view, range, Lane::Large, pace, &mut round.total)?;
             self.host.reload()?;

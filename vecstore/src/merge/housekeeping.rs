@@ -1,15 +1,15 @@
 //! Which files are there, which of them are needed, and which are left over.
 
-use crate::lock::{LOCK_BACKUP, LOCK_MANIFEST};
+use crate::lock::LOCK_BACKUP;
 use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::run::TMP_PREFIX;
 use crate::base::{Bug, IoContext, Result};
-use crate::lock::{Lock, Timeout};
+use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::segment::SegmentName;
-use crate::state::{CHECKPOINTS, LIVE, Manifest, SEGMENTS, SegmentRecord, live, load, named};
+use crate::state::{CHECKPOINTS, LIVE, Manifest, SEGMENTS, live, load, named};
 use crate::vfs::Vfs;
 
 /// The files of a store, as far as removing and naming segments is concerned.
@@ -18,7 +18,6 @@ use crate::vfs::Vfs;
 /// then stays so, for they are copies of the manifest.
 #[derive(Debug)]
 pub(super) struct Files {
-    dir: PathBuf,
     present: Vec<SegmentName>,
     listed: HashSet<SegmentName>,
     pinned: HashSet<SegmentName>,
@@ -31,18 +30,13 @@ impl Files {
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let manifest = Manifest::read(vfs, dir)?;
         let present = load::list_segments(vfs, dir)?;
-        let names = |records: &[SegmentRecord]| -> Vec<SegmentName> {
-            records.iter().map(SegmentRecord::name).collect()
-        };
-        let listed: HashSet<SegmentName> = names(&manifest.body.segments).into_iter().collect();
         let mut pinned = HashSet::new();
         for version in named::read_all(vfs, dir)? {
-            pinned.extend(names(&version.manifest.body.segments));
+            pinned.extend(version.manifest.body.names());
         }
         Ok(Files {
-            dir: dir.join(SEGMENTS),
             present,
-            listed,
+            listed: manifest.body.names().collect(),
             pinned,
             listed_last: manifest.body.last_commit(),
         })
@@ -58,23 +52,14 @@ impl Files {
         names.filter(|name| self.is_free(name)).collect()
     }
 
-    /// Removes those; says how many went.
-    pub fn remove_unlisted(&self, vfs: &dyn Vfs, names: impl Iterator<Item = SegmentName>) -> usize {
-        let gone = self.unlisted(names);
-        gone.iter().for_each(|name| remove_own(vfs, &self.dir.join(name.to_string())));
-        gone.len()
-    }
-
-    /// Files within the manifest's range that it does not list: inputs of a merge whose removal was interrupted, or
-    /// an output whose listing was.
-    fn leftovers(&self) -> impl Iterator<Item = SegmentName> + '_ {
-        self.present.iter().copied().filter(|name| name.last <= self.listed_last)
-    }
-
-    /// Listed files are all there, so that what is not listed is superseded.
-    fn is_complete(&self) -> bool {
+    /// Free files within the manifest's range: inputs of a merge whose removal was interrupted, or an output whose
+    /// listing was. None where a listed file is gone: an unlisted one may be all that is left of its rows.
+    fn leftovers(&self) -> Vec<SegmentName> {
         let present: HashSet<&SegmentName> = self.present.iter().collect();
-        self.listed.iter().all(|name| present.contains(name))
+        if !self.listed.iter().all(|name| present.contains(name)) {
+            return Vec::new();
+        }
+        self.unlisted(self.present.iter().copied().filter(|name| name.last <= self.listed_last))
     }
 }
 
@@ -90,15 +75,11 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
     if backup.try_acquire()?.is_none() {
         return Ok(());
     }
-    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    let result = lock.acquire_named(timeout).and_then(|_| {
+    let result = hold_manifest(vfs, dir, timeout, |_, _| {
         // Read again: a backup may have begun and ended in between.
-        let dropped = named::names(vfs, dir).and_then(|names| {
-            let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
-            pins.try_for_each(|name| named::drop_named(vfs, dir, name))
-        });
-        lock.release();
-        dropped
+        let names = named::names(vfs, dir)?;
+        let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
+        pins.try_for_each(|name| named::drop_named(vfs, dir, name))
     });
     backup.release();
     result
@@ -107,32 +88,24 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
 /// Removes what interrupted merges left behind. Called under the merge lock.
 pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     remove_temporaries(vfs, &dir.join(SEGMENTS), TMP_PREFIX);
-    let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
-    let in_doubt = lock.acquire_named(timeout)?;
-    let durable = durable_manifest(vfs, dir, in_doubt);
-    match &durable {
-        Ok(_) => lock.clear_suspect(),
-        Err(_) => lock.mark_suspect(1),
-    }
-    for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
-        remove_temporaries(vfs, folder, temporaries::TMP_PREFIX);
-    }
-    let result = durable.and_then(|manifest| {
-        let files = Files::read(vfs, dir)?;
-        // With a listed file gone, an unlisted one may be all that is left of its rows.
-        let segments = if files.is_complete() {
-            let leftovers: Vec<SegmentName> = files.leftovers().filter(|name| files.is_free(name)).collect();
-            // What a repair could not find may have been put back by hand.
-            let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
-            quarantine::set_aside(vfs, dir, &missing)?;
-            files.remove_unlisted(vfs, leftovers.into_iter().filter(|name| !missing.contains(name)))
-        } else {
-            0
-        };
-        Ok(segments + live::remove_unlisted(vfs, dir, &manifest, live::list(vfs, dir))?)
-    });
-    lock.release();
-    let removed = result?;
+    let removed = hold_manifest(vfs, dir, timeout, |lock, in_doubt| {
+        let durable = durable_manifest(vfs, dir, in_doubt);
+        match &durable {
+            Ok(_) => lock.clear_suspect(),
+            Err(_) => lock.mark_suspect(1),
+        }
+        for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+            remove_temporaries(vfs, folder, temporaries::TMP_PREFIX);
+        }
+        let (manifest, files) = (durable?, Files::read(vfs, dir)?);
+        let mut leftovers = files.leftovers();
+        // What a repair could not find may have been put back by hand.
+        let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers);
+        quarantine::set_aside(vfs, dir, &missing)?;
+        leftovers.retain(|name| !missing.contains(name));
+        leftovers.iter().for_each(|name| remove_own(vfs, &dir.join(SEGMENTS).join(name.to_string())));
+        Ok(leftovers.len() + live::remove_unlisted(vfs, dir, &manifest, live::list(vfs, dir))?)
+    })?;
     if removed > 0 {
         log::info!("removed {removed} file(s) that an interrupted merge or checkpoint had left");
     }

@@ -11,7 +11,6 @@
 //! A crash before 4 leaves a file that no manifest lists: the next merger removes it. A crash within 4 leaves inputs that
 //! no manifest lists: likewise. `docs/DURABILITY.md` argues each step.
 
-mod aligned;
 mod copy;
 mod damaged;
 mod drive;
@@ -22,6 +21,7 @@ mod pace;
 pub(crate) mod plan;
 mod report;
 mod run;
+mod throttled;
 
 pub(crate) use drive::MAX_SEGMENT;
 pub(crate) use host::{Host, Merges, State};

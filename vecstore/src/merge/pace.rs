@@ -1,23 +1,20 @@
 //! How considerate a merge is: it rests while others commit, and can be stopped.
 
 use std::cell::Cell;
-use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::aligned::PIECE;
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::sync::nap;
 use crate::base::{Error, Result};
 use crate::lock::Watch;
-use crate::vfs::VfsFile;
 
 /// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
 /// to wait for what is under way.
-const SHORT_STEP: usize = 1 << 20;
+pub(super) const SHORT_STEP: usize = 1 << 20;
 /// The same when no other thread or process commits.
-const LONG_STEP: usize = 8 << 20;
+pub(super) const LONG_STEP: usize = 8 << 20;
 /// A writer that has committed within this time is likely to commit again.
 const RECENT: Duration = Duration::from_secs(1);
 /// No rest is longer.
@@ -46,7 +43,7 @@ impl Pace {
 }
 
 /// Why a merge that was stopped has no output.
-const STOPPED: &str = "the merge was stopped because the store is being closed";
+pub(super) const STOPPED: &str = "the merge was stopped because the store is being closed";
 
 /// Counts what a merge has read and written, and rests after every few MiB.
 pub(super) struct Pacer<'p> {
@@ -55,7 +52,7 @@ pub(super) struct Pacer<'p> {
     /// Since when it has worked or rested, and LOCK's counter then.
     since: Cell<(Instant, Option<u64>)>,
     /// When that was last seen to change.
-    commit: Cell<Option<Instant>>,
+    pub(super) commit: Cell<Option<Instant>>,
 }
 
 impl<'p> Pacer<'p> {
@@ -111,7 +108,7 @@ impl<'p> Pacer<'p> {
     }
 
     /// Bytes until the next rest.
-    fn step(&self) -> usize {
+    pub fn step(&self) -> usize {
         if self.is_gentle() { SHORT_STEP } else { LONG_STEP }
     }
 
@@ -134,59 +131,6 @@ impl<'p> Pacer<'p> {
     /// Other threads or processes commit, or it cannot be told.
     pub fn is_gentle(&self) -> bool {
         self.pace.rest > 0.0 && self.commit.get().is_some()
-    }
-}
-
-/// Passes writes on, handing them to the disk every few MiB: one flush of a gigabyte at the end would hold up every commit's
-/// flush.
-pub(super) struct Throttled<'f, 'p> {
-    file: &'f mut dyn VfsFile,
-    pacer: &'f Pacer<'p>,
-    pending: usize,
-}
-
-impl<'f, 'p> Throttled<'f, 'p> {
-    /// Writes to `file` at a pace.
-    pub fn new(file: &'f mut dyn VfsFile, pacer: &'f Pacer<'p>) -> Self {
-        Throttled { file, pacer, pending: 0 }
-    }
-}
-
-impl VfsFile for Throttled<'_, '_> {
-    fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            // Whole pieces, unless commits would have to wait for them. One write may be large: commits begin and end meanwhile.
-            let len = if self.pacer.is_gentle() { SHORT_STEP } else { PIECE - done % PIECE };
-            let piece = rest.get(..len).unwrap_or(rest);
-            done += piece.len();
-            if self.pacer.is_stopped() {
-                return Err(io::Error::other(STOPPED));
-            }
-            self.file.write_all(piece)?;
-            self.pending += piece.len();
-            if self.pending >= self.pacer.step() {
-                self.pending = 0;
-                // Before a rest the disk is to be done, so that it is free for commits. Without any it writes while the next
-                // piece is made.
-                self.file.write_out(self.pacer.is_gentle())?;
-            }
-            self.pacer.worked(piece.len());
-        }
-        Ok(())
-    }
-
-    /// Not gathered: what a merge writes may be large.
-    fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-        slices.iter().try_for_each(|slice| self.write_all(slice))
-    }
-
-    fn write_out(&mut self, wait: bool) -> io::Result<()> {
-        self.file.write_out(wait)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
 
@@ -237,54 +181,5 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1));
         pacer.worked(LONG_STEP);
         assert!(start.elapsed() >= LONGEST_REST, "another handle committed");
-    }
-
-    /// Notes how much is written at once; a commit comes at some call, and is long ago at a later one.
-    struct Noting<'a> {
-        sizes: Vec<usize>,
-        commits_at: usize,
-        past_at: usize,
-        lock: &'a mut crate::lock::Lock,
-        pacer: &'a Pacer<'a>,
-    }
-
-    impl VfsFile for Noting<'_> {
-        fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-            self.sizes.push(data.len());
-            if self.sizes.len() == self.commits_at {
-                self.lock.raise();
-                self.lock.release();
-            }
-            if self.sizes.len() == self.past_at {
-                self.pacer.commit.set(None);
-            }
-            Ok(())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn pieces_become_smaller_in_the_middle_of_a_write_when_a_commit_comes() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("LOCK");
-        let mut lock = crate::lock::Lock::open(&crate::vfs::RealFs, &path, "commit").unwrap();
-        lock.prepare().unwrap();
-        let watch = Rc::new(Watch::open(&crate::vfs::RealFs, &path));
-        // Only the double says when the commit is long ago.
-        let pace = Pace { rest: 1e-9, commits: Some(watch), recent: Duration::MAX, ..Pace::full_speed() };
-        let pacer = Pacer::new(&pace);
-        let first = LONG_STEP / PIECE;
-        let (commits_at, past_at) = (2, first + 3);
-        let mut noting = Noting { sizes: Vec::new(), commits_at, past_at, lock: &mut lock, pacer: &pacer };
-        Throttled::new(&mut noting, &pacer).write_all(&vec![0; 4 * LONG_STEP]).unwrap();
-        assert_eq!(noting.sizes[..first], vec![PIECE; first], "until it is noticed");
-        assert_eq!(noting.sizes[first..past_at], [SHORT_STEP; 3]);
-        // Pieces end again where huge pages do.
-        assert_eq!(noting.sizes[past_at], PIECE - SHORT_STEP);
-        assert!(noting.sizes[past_at + 1..].iter().all(|size| *size == PIECE), "{:?}", noting.sizes);
-        assert_eq!(noting.sizes.iter().sum::<usize>(), 4 * LONG_STEP);
     }
 }

@@ -1,20 +1,20 @@
 //! One merge, from the check of its inputs to their removal.
 
 use super::host::{Host, Merges};
-use crate::lock::LOCK_MANIFEST;
 use crate::state::remove_own;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::aligned::Aligned;
 use super::copy::{identity, joined};
 use super::housekeeping::Files;
-use super::pace::{Pace, Pacer, Throttled};
+use super::pace::{Pace, Pacer};
 use super::plan::Lane;
+use super::throttled::Throttled;
 use crate::base::{Bug, Error, Event, Result, unless};
 use crate::format::{random_id, settings};
-use crate::lock::{Lock, Timeout};
+use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::{
@@ -104,9 +104,8 @@ impl<H: Host> Merges<'_, H> {
         };
         let (path, _) = target.publish(|file| {
             let mut throttled = Throttled::new(file, &pacer);
-            let mut aligned = Aligned::new(&mut throttled);
-            let footer = encoded.write(&mut aligned)?;
-            aligned.finish()?;
+            let footer = encoded.write(&mut throttled)?;
+            throttled.finish()?;
             Ok((footer, ()))
         })?;
         self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
@@ -125,11 +124,6 @@ impl<H: Host> Merges<'_, H> {
         let entries = |segment: &Segment| segment.footer().entries;
         let before: u64 = inputs.iter().map(|live| entries(&live.segment)).sum();
         total.entries_dropped += before.saturating_sub(entries(&output));
-        log::debug!(
-            "{before} entries before, {} after; {} file(s) removed",
-            entries(&output),
-            superseded.len()
-        );
         self.host.tell(&Event::Merged {
             first: name.first,
             last: name.last,
@@ -153,26 +147,25 @@ impl<H: Host> Merges<'_, H> {
 
     /// Puts the output in place of the inputs in the manifest. Says which inputs nothing pins.
     fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<Vec<SegmentName>> {
-        let mut lock = Lock::open(self.host.vfs(), &self.host.path().join(LOCK_MANIFEST), "manifest")?;
-        lock.acquire_named(self.lock_timeout()?)?;
-        let swapped = self.swap_locked(&mut lock, view, inputs, output);
-        lock.release();
+        let swapped = hold_manifest(self.host.vfs(), self.host.path(), self.lock_timeout()?, |lock, _| {
+            self.swap_locked(lock, view, inputs, output)
+        });
         // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
-        match swapped? {
-            Swapped::Durably(superseded) => Ok(superseded),
-            Swapped::InDoubt(source) => self.host.with_writer("merge", |writer, known| {
+        swapped?.or_else(|source| {
+            self.host.with_writer("merge", |writer, known| {
                 Err(writer.flush_failed(self.host.path(), known.first_unlisted(), source))
-            }),
-        }
+            })
+        })
     }
 
+    /// The inputs that may go; the inner error: the new manifest is visible, but flushing its name failed.
     fn swap_locked(
         &self,
         lock: &mut Lock,
         view: &View,
         inputs: &[LiveSegment],
         output: &Segment,
-    ) -> Result<Swapped> {
+    ) -> Result<io::Result<Vec<SegmentName>>> {
         let mut manifest = Manifest::read(self.host.vfs(), self.host.path())?;
         let bitmaps = LiveRecord::of(&manifest.body);
         let superseded = live::named(&manifest.body);
@@ -201,12 +194,12 @@ impl<H: Host> Merges<'_, H> {
             if !Bug::NoManifestMark.is_on() {
                 lock.mark_suspect(1);
             }
-            return Ok(Swapped::InDoubt(source));
+            return Ok(Err(source));
         }
         lock.clear_suspect();
         let files = Files::read(self.host.vfs(), self.host.path())?;
         live::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
-        Ok(Swapped::Durably(files.unlisted(records.iter().map(SegmentRecord::name))))
+        Ok(Ok(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
 }
 
@@ -231,12 +224,4 @@ fn damaged_among(
         }
     }
     Ok(damaged)
-}
-
-/// What became of the exchange of inputs for an output.
-enum Swapped {
-    /// It is durable; these inputs may go.
-    Durably(Vec<SegmentName>),
-    /// The new manifest is visible, but flushing its name failed.
-    InDoubt(std::io::Error),
 }

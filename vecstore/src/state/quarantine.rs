@@ -19,8 +19,6 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 pub(crate) struct Move {
     pub from: PathBuf,
     pub to: PathBuf,
-    /// Another file takes its name, so the name need not be removed.
-    pub is_replaced: bool,
 }
 
 impl Move {
@@ -32,7 +30,7 @@ impl Move {
         if is_taken && !same_bytes(vfs, from, &to) {
             to.set_file_name(format!("{wanted}.{}", hex(&random_id()?)));
         }
-        Ok(Move { from: from.to_owned(), to, is_replaced: false })
+        Ok(Move { from: from.to_owned(), to })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
-use crate::format::{Id, KNOWN_RO_COMPAT, key_hash};
+use crate::format::{Id, check_may_write, key_hash};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord, damaged, live};
 use crate::types::{Fingerprint, Metric};
@@ -258,14 +258,7 @@ impl View {
         let segments = self.segments.iter().map(|live| &live.segment);
         let segments = segments.map(|segment| (segment.path(), segment.footer().ro_compat));
         let mut all = std::iter::once((Path::new(MANIFEST), self.ro_compat)).chain(segments);
-        let unknown = all.find(|(_, flags)| flags & !KNOWN_RO_COMPAT != 0);
-        unknown.map_or(Ok(()), |(path, flags)| {
-            Err(Error::UnsupportedVersion {
-                path: path.to_owned(),
-                expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write (open read-only to read)"),
-                found: format!("ro-compat flags {flags:#x}"),
-            })
-        })
+        all.try_for_each(|(path, flags)| check_may_write(path, flags))
     }
 
     /// The newest entry with this key, tombstones included: its segment, and its number there.

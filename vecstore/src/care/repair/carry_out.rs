@@ -57,7 +57,9 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     for (name, version) in &plan.versions {
         replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
     }
-    for (moved, linked) in plan.moves.iter().zip(linked).filter(|(moved, _)| !moved.is_replaced) {
+    // Another file has taken the name of a manifest.
+    let renamed = plan.moves.iter().zip(linked).filter(|(moved, _)| moved.from != dir.join(MANIFEST));
+    for (moved, linked) in renamed {
         if linked {
             vfs.remove_file(&moved.from).at(&moved.from, "remove the damaged file's former name")?;
         } else {

@@ -31,7 +31,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::base::{Error, IoContext, Result};
-use crate::care::exclusive::Exclusive;
+use crate::care::exclusive::exclusively;
+use crate::format::check_may_write;
 use crate::segment::SegmentName;
 use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, live, named};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
@@ -112,13 +113,10 @@ pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
     if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
         return Err(error);
     }
-    let mut backup = Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?;
-    let mut exclusive = Exclusive::open(vfs, dir)?;
-    backup.acquire(TIMEOUT)?;
-    let result =
-        exclusive.hold(&TIMEOUT.into(), |_, in_doubt| Repair { vfs, dir, dry_run: false, in_doubt }.run());
-    backup.release();
-    result
+    Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?.hold(TIMEOUT, |_| {
+        let run = |in_doubt| Repair { vfs, dir, dry_run: false, in_doubt }.run();
+        exclusively(vfs, dir, &TIMEOUT.into(), |_, in_doubt| run(in_doubt))
+    })
 }
 
 struct Repair<'a> {
@@ -204,7 +202,7 @@ impl Repair<'_> {
         let mut before = Before::default();
         match Manifest::read(self.vfs, self.dir) {
             Ok(manifest) => {
-                survey::check_flags(&self.dir.join(MANIFEST), manifest.ro_compat)?;
+                check_may_write(&self.dir.join(MANIFEST), manifest.ro_compat)?;
                 before.manifest = Some(manifest);
             }
             Err(Error::ManifestMissing { .. }) => {}
@@ -305,7 +303,6 @@ impl Repair<'_> {
                 }
                 None => Finding::missing(path.clone()),
             };
-            plan.moves.iter_mut().for_each(|moved| moved.is_replaced = true);
             plan.report.quarantined = finding.moved_to.clone();
             finding.replaced_by = Some(path);
             plan.report.findings.push(finding);

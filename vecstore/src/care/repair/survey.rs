@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::remains::Remains;
 use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
-use crate::format::{Id, KNOWN_RO_COMPAT};
+use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
 use crate::state::{Body, SEGMENTS, SegmentRecord, load};
 use crate::vfs::{FileKind, Vfs};
@@ -127,7 +127,7 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     let unreadable = pieces.load_footer().err();
     let name = match Footer::parse(&path, pieces.kept()) {
         Ok(footer) => {
-            check_flags(&path, footer.ro_compat)?;
+            check_may_write(&path, footer.ro_compat)?;
             SegmentName { first: footer.first, last: footer.last, generation: footer.generation }
         }
         Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
@@ -160,18 +160,6 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     }
     (file.state, file.damaged) = (State::Sound(Arc::new(segment)), false);
     Ok(file)
-}
-
-/// Refuses to repair what this program may not write.
-pub(super) fn check_flags(path: &Path, ro_compat: u64) -> Result<()> {
-    if ro_compat & !KNOWN_RO_COMPAT == 0 {
-        return Ok(());
-    }
-    Err(Error::UnsupportedVersion {
-        path: path.to_owned(),
-        expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write"),
-        found: format!("ro-compat flags {ro_compat:#x}"),
-    })
 }
 
 /// What the store is that most files are of; which epochs it had, they do not say.
