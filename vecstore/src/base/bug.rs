@@ -20,11 +20,6 @@ macro_rules! bugs {
 
 bugs! {
 
-    // Wrong orders.
-
-    /// Superseded bitmaps go before the manifest that lists newer ones is durable.
-    RemoveBitmapsEarly "remove-bitmaps-early"
-
     // Failures not taken for what they are.
 
     /// A batch whose commit failed is acknowledged.
@@ -37,8 +32,6 @@ bugs! {
     NoManifestMark "no-manifest-mark"
     /// After a failed flush of a backup's manifest there is no mark in the backup's LOCK.manifest.
     NoBackupMark "no-backup-mark"
-    /// A named checkpoint whose flush failed is flushed again, and not given anew.
-    FlushNamedAgain "flush-named-again"
 
     // What others left, taken for sound.
 

@@ -14,9 +14,6 @@ use crate::vfs::Vfs;
 /// Temporary segments begin with this; only the holder of the commit lock may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 
-/// What LOCK is called in errors.
-const COMMIT: &str = "commit";
-
 /// The writing side of a handle. One thread at a time has it.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -45,7 +42,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub fn open(vfs: Arc<dyn Vfs>, dir: &Path, timeout: Timeout, verify_saves: bool) -> Result<Self> {
-        let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), COMMIT)?;
+        let mut lock = Lock::open_fair(&*vfs, &dir.join(LOCK), &dir.join(LOCK_TURN), "commit")?;
         let manifest_lock = Lock::open(&*vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
         lock.probe()?;
         Ok(Writer {
@@ -134,7 +131,7 @@ impl Writer {
         let timeout = if is_marked { timeout } else { &Duration::ZERO.into() };
         match self.locked(timeout, view, |_, _| Ok(())) {
             // Its holder is alive, and has done this when it took the lock.
-            Err(Error::Busy { lock: COMMIT, .. }) if !is_marked => Ok(()),
+            Err(Error::Busy { lock: "commit", .. }) if !is_marked => Ok(()),
             done => done,
         }
     }

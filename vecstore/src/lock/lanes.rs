@@ -5,7 +5,6 @@
 //! holder of the small one only tries the other.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::record::Span;
 use super::{Lock, Timeout};
@@ -47,12 +46,6 @@ impl Lanes {
         self.small.acquire(timeout).map(|_| true).inspect_err(|_| _ = self.large.release())
     }
 
-    /// Says which process holds one of them.
-    pub fn probe(&mut self) -> Result<()> {
-        self.large.hold(Duration::ZERO, |_| Ok(()))?;
-        self.small.hold(Duration::ZERO, |_| Ok(()))
-    }
-
     pub fn release(&mut self) {
         self.small.release();
         self.large.release();
@@ -90,6 +83,8 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::vfs::RealFs;
 

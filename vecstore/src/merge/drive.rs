@@ -154,7 +154,9 @@ impl<H: Host> Merges<'_, H> {
             }
             if timeout.left(start.elapsed()).is_zero() {
                 // Says which process holds a lock.
-                return Lanes::open(self.host.vfs(), self.host.path())?.probe();
+                let probe = |mut lock: Lock| lock.hold(Duration::ZERO, |_| Ok(()));
+                probe(open_large(self.host.vfs(), self.host.path())?)?;
+                return probe(open_small(self.host.vfs(), self.host.path())?);
             }
             nap(LOOK);
         }

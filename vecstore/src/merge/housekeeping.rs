@@ -14,8 +14,7 @@ use crate::vfs::Vfs;
 
 /// The files of a store, as far as removing and naming segments is concerned.
 ///
-/// What it says about removal must be asked under the manifest lock: named checkpoints are made under it too. What is free
-/// then stays so, for they are copies of the manifest.
+/// Asked under the manifest lock: named checkpoints are made under it too, as copies of the manifest. So what is free stays so.
 #[derive(Debug)]
 pub(super) struct Files {
     present: Vec<SegmentName>,

@@ -112,9 +112,8 @@ impl<H: Host> Merges<'_, H> {
         self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(self.host.vfs(), &path, name)?;
         let superseded = self.swap(view, inputs, &output)?;
-        // Not under the manifest's lock: nothing can pin them any more, and freeing their blocks may take a while. Without a
-        // rest, so that no other store is put in this one's place meanwhile; a backup into this store waits for this lane's
-        // lock.
+        // Nothing can pin them any more, and freeing their blocks may take a while. Without a rest, so that no other store is
+        // put in this one's place meanwhile; a backup into this store waits for this lane's lock.
         self.state
             .going(lane)
             .remove_each(name, &superseded, |name| remove_own(self.host.vfs(), &dir.join(name.to_string())));

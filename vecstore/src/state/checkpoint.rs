@@ -81,9 +81,6 @@ pub(crate) fn write(
     change(&mut manifest)?;
     let superseded = live::named(&manifest.body);
     let written = bring_bitmaps(vfs, dir, view, &mut manifest, bitmaps);
-    if Bug::RemoveBitmapsEarly.is_on() {
-        let _ = live::remove_unlisted(vfs, dir, &manifest, superseded.clone());
-    }
     // All names that it lists are durable: our own since they were committed, those of others since this
     // handle caught up with them, those of bitmaps since they were written.
     manifest.replace(vfs, dir).inspect_err(|_| {

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::temporaries::{if_there, make_folder, write_named};
-use crate::base::{Bug, Error, IoContext, Result, escaped};
+use crate::base::{Error, IoContext, Result, escaped};
 use crate::state::{Manifest, TMP_PREFIX, remove_temporaries};
 use crate::vfs::Vfs;
 
@@ -110,9 +110,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     }
     // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is
     // given anew.
-    if !Bug::FlushNamedAgain.is_on() {
-        write(true)?;
-    }
+    write(true)?;
     flush()
 }
 

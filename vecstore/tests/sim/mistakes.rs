@@ -117,6 +117,8 @@ mistakes! {
     RepairRemovesFirst "repair-removes-first"
     /// The manifest is written in place.
     ManifestInPlace "manifest-in-place"
+    /// Superseded bitmaps go before the manifest that lists newer ones is durable.
+    RemoveBitmapsEarly "remove-bitmaps-early"
     /// A store is built under its own name.
     BuildInPlace "build-in-place"
 
@@ -126,6 +128,8 @@ mistakes! {
     RetryFile "retry-file"
     /// A flush of a directory that failed is tried again.
     RetryDirectory "retry-directory"
+    /// A named checkpoint whose flush failed is flushed again, and not given anew.
+    FlushNamedAgain "flush-named-again"
     /// A temporary file that could not be written stays.
     KeepTemporary "keep-temporary"
     /// Names that a backup gave before a failed flush stay.
@@ -350,6 +354,14 @@ pub(super) fn renamed(disk: &mut Disk, process: usize, from: &Path, to: &Path, b
             let late = std::mem::take(&mut disk.notes.late);
             disk.log.extend(late);
         }
+        FlushNamedAgain if to.parent().is_some_and(|dir| dir.ends_with("checkpoints")) => {
+            let is_given = |op: &&Op| matches!(op, Op::Rename { to, .. } if *to == name);
+            if disk.log.iter().filter(is_given).count() > 1
+                && let Some(again) = last(disk, is_rename)
+            {
+                disk.log.remove(again);
+            }
+        }
         RemoveInPlace if name.to_string_lossy().contains(".removing-") => {
             disk.log.truncate(at - 1);
             disk.notes.hidden.insert(name, old);
@@ -426,7 +438,8 @@ pub(super) fn removed(disk: &mut Disk, process: usize, path: &Path) -> io::Resul
     note(disk, process, dir, Done::Removed);
     disk.record(Op::Remove { dir, name: name.clone() });
     let at = disk.log.len() - 1;
-    let is_segment = path.parent().is_some_and(|dir| dir.ends_with("segments")) && !begins(&name, "tmp-");
+    let within = |folder| path.parent().is_some_and(|dir| dir.ends_with(folder)) && !begins(&name, "tmp-");
+    let (is_segment, is_bitmap) = (within("segments"), within("live"));
     match made() {
         Some(RemoveInPlace) => {
             if let (Some(shown), Some(Op::Remove { name, .. })) =
@@ -437,6 +450,12 @@ pub(super) fn removed(disk: &mut Disk, process: usize, path: &Path) -> io::Resul
         }
         // After the listing, and before anything that came of it.
         Some(RemoveBeforeList) if is_segment && !disk.holds(process, &Path::new(STORE).join("LOCK")) => {
+            let is_list = |op: &Op| matches!(op, Op::Rename { to, .. } if to == "MANIFEST");
+            if let Some(listed) = last(disk, is_list) {
+                move_before(disk, listed, at, |_| true);
+            }
+        }
+        Some(RemoveBitmapsEarly) if is_bitmap => {
             let is_list = |op: &Op| matches!(op, Op::Rename { to, .. } if to == "MANIFEST");
             if let Some(listed) = last(disk, is_list) {
                 move_before(disk, listed, at, |_| true);

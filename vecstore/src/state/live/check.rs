@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::read::{is_absent, open};
 use super::{BitmapName, Dead, LIVE, LiveRecord, RECORD, named};
-use crate::base::{Error, Result};
+use crate::base::{Error, IoContext, Result};
 use crate::format::records::count;
 use crate::segment::{Segment, SegmentName};
-use crate::state::{LiveSegment, MANIFEST, Manifest, View, named};
+use crate::state::{LiveSegment, MANIFEST, Manifest, View, if_there, named};
 use crate::vfs::Vfs;
 
 /// What is wrong with the bitmaps of a store.
@@ -54,7 +54,11 @@ pub(crate) fn check(
     }
     let mut checked = check.checked;
     let live = dir.join(LIVE);
-    for name in vfs.list(&live).unwrap_or_default() {
+    let names = if_there(vfs.list(&live)).at(&live, "list the bitmaps").unwrap_or_else(|error| {
+        checked.faults.push((live.clone(), "file", error));
+        None
+    });
+    for name in names.into_iter().flatten() {
         let what = match BitmapName::parse(&name) {
             Some(name) if needed.contains(&name) => continue,
             Some(_) => "a bitmap that nothing needs any more",
