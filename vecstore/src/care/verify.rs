@@ -295,7 +295,11 @@ fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
-    for name in named::names(vfs, dir).unwrap_or_default() {
+    let names = named::names(vfs, dir).unwrap_or_else(|error| {
+        report.fault(&dir.join(named::CHECKPOINTS), "file", error);
+        Vec::new()
+    });
+    for name in names {
         let Ok(version) = named::read(vfs, dir, &name) else { continue };
         let mut wrong = version.body.segments;
         wrong.retain(|record| match seen.opened.get(&record.name()) {
