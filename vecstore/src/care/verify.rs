@@ -148,7 +148,8 @@ pub fn verify_with(
                 let newest = listed.iter().map(|name| name.last).max();
                 names.retain(|name| Some(name.last) <= newest);
             }
-            Err(error) => report.fault(&dir.join(SEGMENTS), "file", error),
+            Err(error) if report.is_whole() => report.fault(&dir.join(SEGMENTS), "file", error),
+            Err(_) => {}
         }
         if let Some(manifest) = &manifest {
             load::count_for(manifest, &mut names);

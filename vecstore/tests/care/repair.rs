@@ -440,7 +440,8 @@ fn a_store_without_its_directory_of_segments_is_made_whole() {
     store.close().unwrap();
     fs::remove_dir_all(path.join("segments")).unwrap();
     assert!(vecstore::repair_dry_run(&path).unwrap().findings.iter().any(|finding| finding.lost_unknown));
-    vecstore::repair(&path).unwrap();
+    let repaired = vecstore::repair(&path).unwrap();
+    assert!(repaired.findings.iter().any(|finding| finding.path == path.join("segments")), "{repaired:?}");
     crate::common::assert_whole(&path);
     assert_eq!(Store::open(&path).unwrap().snapshot().totals().entries, 0);
 }

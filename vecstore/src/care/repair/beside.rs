@@ -56,6 +56,10 @@ impl Repair<'_> {
         if let Some(store) = before.store(&[]) {
             before.refuse_versions(&store);
         }
+        // There is no file.
+        if before.lacks_segments {
+            return Ok(Vec::new());
+        }
         let found = survey(self.vfs, self.dir, &before.records())?;
         match before.store(&found) {
             Some(store) if before.refuse_versions(&store) => survey(self.vfs, self.dir, &before.records()),

@@ -134,6 +134,8 @@ struct Before {
     manifest: Option<Manifest>,
     /// The damaged manifest is there, and why it counts as damaged.
     bad_manifest: Option<String>,
+    /// The directory of segments is missing.
+    lacks_segments: bool,
     versions: Vec<(String, Manifest)>,
     bad_versions: Vec<(String, String)>,
 }
@@ -143,7 +145,7 @@ impl Repair<'_> {
         let mut before = self.read()?;
         let segments = self.dir.join(SEGMENTS);
         if !self.dry_run {
-            if if_there(self.vfs.metadata(&segments)).at(&segments, "look at the directory")?.is_none() {
+            if before.lacks_segments {
                 make_folder(self.vfs, self.dir, SEGMENTS, false)?;
             }
             // Nothing is built on a name that is merely visible.
@@ -211,6 +213,9 @@ impl Repair<'_> {
             Err(Error::ManifestMissing { .. }) => {}
             Err(error) => before.bad_manifest = Some(self.damage(error)?),
         }
+        let segments = self.dir.join(SEGMENTS);
+        before.lacks_segments =
+            if_there(self.vfs.metadata(&segments)).at(&segments, "look at the directory")?.is_none();
         for name in named::names(self.vfs, self.dir)? {
             match named::read(self.vfs, self.dir, &name) {
                 Ok(version) => before.versions.push((name, version)),
@@ -309,6 +314,9 @@ impl Repair<'_> {
             plan.report.quarantined = finding.moved_to.clone();
             finding.replaced_by = Some(path);
             plan.report.findings.push(finding);
+        }
+        if before.lacks_segments {
+            plan.report.findings.push(Finding::missing(self.dir.join(SEGMENTS)));
         }
         let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan)?;
         self.mend_versions(before, mender, &bad_bitmaps, &mut plan)?;

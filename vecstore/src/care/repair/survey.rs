@@ -9,7 +9,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
-use crate::state::{Body, SEGMENTS, SegmentRecord, if_there, load};
+use crate::state::{Body, SEGMENTS, SegmentRecord, load};
 use crate::vfs::{FileKind, Vfs};
 
 /// A file under a segment's name.
@@ -97,9 +97,7 @@ impl Found {
 /// # Errors
 /// Files that a later version wrote, and files of which nothing can be read.
 pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, records: &[SegmentRecord]) -> Result<Vec<Found>> {
-    let folder = dir.join(SEGMENTS);
-    let is_there = if_there(vfs.metadata(&folder)).at(&folder, "look at the directory")?.is_some();
-    let names = if is_there { load::list_segments(vfs, dir)? } else { Vec::new() };
+    let names = load::list_segments(vfs, dir)?;
     names.into_iter().map(|name| look(vfs, dir, name, records)).collect()
 }
 
