@@ -254,15 +254,27 @@ fn damage_that_merges_have_met_is_told() {
 fn a_damaged_store_is_not_whole_for_a_closed_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
-    let file = std::fs::read_dir(path.join("segments")).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[4096] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vecstore"))
-        .args(["verify", path.to_str().unwrap()])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    for keys in [1, 4000] {
+        // Many keys: more than is gathered before it is written.
+        let store = Store::open(&path).unwrap();
+        let mut batch = store.batch();
+        (0..keys).for_each(|number| batch.push_empty(format!("{keys}:{number:>60}"), b"").unwrap());
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        let file = store.snapshot().segments().last().unwrap().path;
+        store.close().unwrap();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let key = format!("{:>60}", 0);
+        let at = bytes.windows(60).position(|window| window == key.as_bytes()).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vecstore"))
+            .args(["verify", path.to_str().unwrap()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{keys} key(s)");
+        bytes[at] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+    }
 }
