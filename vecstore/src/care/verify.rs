@@ -127,7 +127,7 @@ pub fn verify_with(
                 "files were merged away {ROUNDS} times while they were being read, so the chain of segments was not checked; \
                  verify again while less is written"
             );
-            report.fault(dir, "chain", Error::damaged(dir, "chain", detail));
+            report.told(dir, "chain", detail);
             break;
         }
         let manifest = match Manifest::read(vfs, dir) {
@@ -179,13 +179,12 @@ pub fn verify_with(
         // Others may stand in for it, so that all can be read; but nothing is merged any more.
         for record in missing {
             let path = dir.join(SEGMENTS).join(record.name().to_string());
-            let problem = Error::damaged(&path, "file", "the manifest lists it, and it is missing");
-            report.fault(&path, "file", problem);
+            report.told(&path, "file", "the manifest lists it, and it is missing");
         }
         check_chain(dir, &manifest, &names, &seen, &mut report);
         if report.is_whole() && report.last_commit < end {
             let detail = format!("commit {end} was there when this began, and is not any more");
-            report.fault(dir, "chain", Error::damaged(dir, "chain", detail));
+            report.told(dir, "chain", detail);
         }
         check_named(vfs, dir, &seen, &mut report);
         report.add(vfs, dir, bitmaps, &mut seen);
@@ -262,7 +261,7 @@ fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut VerifyReport) {
         if let Some(outer) = open.iter().find(|outer| outer.last < name.last) {
             let path = dir.join(SEGMENTS).join(name.to_string());
             let detail = format!("its range overlaps that of {outer}; ranges are nested or disjoint");
-            report.fault(&path, "chain", Error::ForeignSegment { path: path.clone(), detail });
+            report.told(&path, "chain", detail);
         }
         open.push(name);
     }
@@ -324,14 +323,14 @@ fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport
                 true => format!("the named checkpoint \"{name}\" lists another file of this name"),
                 false => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
             };
-            report.fault(&path, "file", Error::damaged(&path, "file", detail));
+            report.told(&path, "file", detail);
             told.insert(path);
         }
         if !untold.is_empty() {
             let path = dir.join(named::CHECKPOINTS).join(&name);
             let detail =
                 format!("of the files it lists, {} more are missing, or others of their names", untold.len());
-            report.fault(&path, "manifest", Error::damaged(&path, "manifest", detail));
+            report.told(&path, "manifest", detail);
         }
     }
 }
@@ -366,7 +365,7 @@ fn check_chain(
             if !seen.faulty.contains(&name) && !view.kill_agrees(kill).unwrap_or(true) {
                 let detail =
                     format!("a kill does not agree with entry {} of commit {}", kill.entry, kill.commit);
-                report.fault(segment.path(), "KILL", Error::damaged(segment.path(), "KILL", detail));
+                report.told(segment.path(), "KILL", detail);
             }
         }
         report.last_commit = view.last_commit();
@@ -391,13 +390,12 @@ impl VerifyReport {
             Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail,
             other => other.to_string(),
         };
-        self.faults.push(Fault {
-            path: path.to_owned(),
-            section: section.to_owned(),
-            block: None,
-            detail,
-            keys: Vec::new(),
-        });
+        self.told(path, section, detail);
+    }
+
+    fn told(&mut self, path: &Path, section: &str, detail: impl Into<String>) {
+        let (path, section, detail) = (path.to_owned(), section.to_owned(), detail.into());
+        self.faults.push(Fault { path, section, block: None, detail, keys: Vec::new() });
     }
 }
 

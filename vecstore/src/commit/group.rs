@@ -85,11 +85,6 @@ fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended
     (outcomes, resolved)
 }
 
-/// The hashes of the keys that are written, in their order.
-fn hashes_of(batches: &[Resolved<'_>]) -> Vec<u64> {
-    batches.iter().flat_map(|batch| &batch.written).map(|(hash, _)| *hash).collect()
-}
-
 /// Lays out the segment that follows the last one of the view.
 fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a>> {
     let meta = &view.meta;
@@ -161,7 +156,8 @@ impl Writer {
         outcomes.extend(decided);
         if !resolved.is_empty() {
             self.begin_history(view)?;
-            self.write_segment(encode(view, &resolved)?, hashes_of(&resolved))?;
+            let written = resolved.iter().flat_map(|batch| &batch.written);
+            self.write_segment(encode(view, &resolved)?, written.map(|(hash, _)| *hash).collect())?;
         }
         if self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES {
             self.take_in(view);

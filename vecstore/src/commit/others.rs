@@ -1,5 +1,6 @@
 //! What other processes have committed, and how a lock holder learns it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Bug, Result};
@@ -7,29 +8,28 @@ use crate::commit::{TMP_PREFIX, Writer};
 use crate::lock::Span;
 use crate::segment::{Segment, SegmentName};
 use crate::state::{View, load, remove_temporaries};
+use crate::vfs::Vfs;
 
 /// From this many segments on the directory is listed, because other processes may have merged them,
 const MANY: usize = 96;
 /// and again when this many more have come.
 const MORE: usize = 32;
 
-impl Writer {
-    /// Maps the commits of other processes by their names, without a look at the directory. Says whether all of them are
-    /// known now.
-    pub(super) fn follow(&self, view: &mut View, spans: &[Span]) -> bool {
-        let segments = self.segments();
-        // Files beyond the manifest of a backup are no commits: an interrupted backup may have left them.
-        !view.meta.is_backup
-            && spans.iter().all(|Span { first, last }| {
-                let name = SegmentName { first: *first, last: *last, generation: 0 };
-                *last <= view.last_commit()
-                    || *first == view.last_commit() + 1
-                        && Segment::open(&*self.vfs, &segments.join(name.to_string()), name)
-                            .and_then(|segment| view.add(Arc::new(segment), None))
-                            .is_ok()
-            })
-    }
+/// Maps the commits of other processes by their names, without listing them. Says whether all are known now.
+pub(super) fn follow(vfs: &dyn Vfs, segments: &Path, view: &mut View, spans: &[Span]) -> bool {
+    // Files beyond the manifest of a backup are no commits: an interrupted backup may have left them.
+    !view.meta.is_backup
+        && spans.iter().all(|Span { first, last }| {
+            let name = SegmentName { first: *first, last: *last, generation: 0 };
+            *last <= view.last_commit()
+                || *first == view.last_commit() + 1
+                    && Segment::open(vfs, &segments.join(name.to_string()), name)
+                        .and_then(|segment| view.add(Arc::new(segment), None))
+                        .is_ok()
+        })
+}
 
+impl Writer {
     /// Learns from the directory what happened since this handle last held the lock, or what a writer left that died.
     /// `vouched`: the holders in between have flushed the names that they gave.
     pub(super) fn catch_up(&mut self, view: &mut View, in_doubt: bool, vouched: bool) -> Result<()> {

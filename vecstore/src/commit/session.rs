@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::base::{Bug, Error, Event, Result};
 use crate::commit::Committed;
+use crate::commit::others::follow;
 use crate::lock::{Found, LOCK, LOCK_MANIFEST, LOCK_TURN, Lock, Timeout, Watch};
 use crate::segment::SegmentName;
 use crate::state::{SEGMENTS, Target, Verify, View};
@@ -75,7 +76,16 @@ impl Writer {
         work: impl FnOnce(&mut Self, &mut View) -> Result<T>,
     ) -> Result<T> {
         self.check_latch()?;
-        let found = self.lock.acquire(timeout)?;
+        let (vfs, segments) = (Arc::clone(&self.vfs), self.segments());
+        let (counter, many) = (self.counter, self.many);
+        let found = self.lock.acquire_after(timeout, |lock| {
+            // What others have committed is mapped while one of them commits: then fewer wait for that.
+            if let Some(spans) = counter.and_then(|then| lock.peek(then))
+                && view.segments.len() < many
+            {
+                follow(&*vfs, &segments, view, &spans);
+            }
+        })?;
         let result = self.begin(found, view).and_then(|()| work(self, view));
         self.end(result.is_ok());
         result
@@ -102,7 +112,9 @@ impl Writer {
         // again only if the record is void, or this handle has no counter to compare with.
         let then = self.counter.take().filter(|_| found.counter.is_some() && !in_doubt);
         let spans = then.and_then(|then| self.lock.since(then));
-        if view.segments.len() < self.many && spans.is_some_and(|spans| self.follow(view, &spans)) {
+        if view.segments.len() < self.many
+            && spans.is_some_and(|spans| follow(&*self.vfs, &self.segments(), view, &spans))
+        {
             self.counter = Some(self.lock.counter());
             view.check_writable()
         } else {
@@ -121,8 +133,7 @@ impl Writer {
         self.counter = self.counter.filter(|_| told).map(|_| self.lock.counter());
     }
 
-    /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or the last holder
-    /// of the lock died holding it.
+    /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or a holder died.
     pub fn recover(&mut self, timeout: &Timeout, view: &mut View, watch: &Watch) -> Result<()> {
         let is_marked = watch.record().is_some_and(|record| record.suspect != 0);
         if !is_marked && !watch.is_held() {

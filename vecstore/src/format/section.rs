@@ -39,6 +39,9 @@ pub(crate) const SETT: Tag = *b"SETT";
 /// A CRC-32 (u32) per block of all sections before it.
 pub(crate) const CRCS: Tag = *b"CRCS";
 
+/// What every segment has.
+pub(crate) const REQUIRED: [Tag; 10] = [HEAD, ROWS, KEYS, KEND, KIND, REND, HASH, HENT, RUNS, SETT];
+
 /// One line of the section table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -38,12 +38,16 @@ impl Lanes {
         self.small.acquire(timeout).map(drop).inspect_err(|_| _ = self.large.release())
     }
 
-    /// Takes both, unless large files are being merged. Merges of small files are short, and waited for.
-    pub fn try_acquire(&mut self, timeout: &Timeout) -> Result<bool> {
+    /// Takes both, if both are free.
+    pub fn try_acquire(&mut self) -> Result<bool> {
         if self.large.try_acquire()?.is_none() {
             return Ok(false);
         }
-        self.small.acquire(timeout).map(|_| true).inspect_err(|_| _ = self.large.release())
+        let small = self.small.try_acquire();
+        if !matches!(small, Ok(Some(_))) {
+            self.large.release();
+        }
+        small.map(|found| found.is_some())
     }
 
     pub fn release(&mut self) {
@@ -120,8 +124,8 @@ mod tests {
         small.release();
         lanes.acquire(&Duration::ZERO.into()).unwrap();
         assert!(small.try_acquire().unwrap().is_none());
-        assert!(!Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(&Duration::ZERO.into()).unwrap());
+        assert!(!Lanes::open(&RealFs, dir.path()).unwrap().try_acquire().unwrap());
         lanes.release();
-        assert!(Lanes::open(&RealFs, dir.path()).unwrap().try_acquire(&Duration::ZERO.into()).unwrap());
+        assert!(Lanes::open(&RealFs, dir.path()).unwrap().try_acquire().unwrap());
     }
 }

@@ -110,16 +110,22 @@ impl Lock {
 
     /// Takes the lock, waiting up to `timeout`.
     pub fn acquire(&mut self, timeout: impl Into<Timeout>) -> Result<Found> {
-        let mut patience =
-            Patience { start: Instant::now(), timeout: timeout.into(), sleep: SLEEP.0, punctual: None };
+        self.acquire_after(timeout, |_| ())
+    }
+
+    /// The same; `next` runs when this waiter is the next one.
+    pub fn acquire_after(&mut self, timeout: impl Into<Timeout>, next: impl FnOnce(&Self)) -> Result<Found> {
+        let (start, timeout) = (Instant::now(), timeout.into());
+        let mut patience = Patience { start, timeout, sleep: SLEEP.0, since: start, punctual: None };
         while let Some(turn) = self.turn.as_mut()
             && !turn.try_lock().at(&self.path, "take a turn at the lock")?
         {
             self.wait(&mut patience, TURN_SLEEP)?;
         }
+        next(self);
         // Only the waiter that has the turn looks very often.
         let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
-        patience.sleep = SLEEP.0;
+        (patience.sleep, patience.since) = (SLEEP.0, Instant::now());
         let found = loop {
             if let Some(found) = self.try_acquire().transpose() {
                 break found;
@@ -165,7 +171,8 @@ impl Lock {
         if !left.is_zero() {
             patience.punctual.get_or_insert_with(Punctual::new);
             // A lock that was held so long is not about to be given back: no need to look so often.
-            let longest = if waited > Duration::from_millis(20) { SLEEP.1 } else { longest };
+            let is_long = patience.since.elapsed() > Duration::from_millis(20);
+            let longest = if is_long { SLEEP.1 } else { longest };
             nap(patience.sleep.min(left));
             patience.sleep = (patience.sleep * 2).min(longest);
             return Ok(());
@@ -265,6 +272,11 @@ impl Lock {
     /// The commits since the counter was `then`, under the lock.
     pub fn since(&self, then: u64) -> Option<Vec<Span>> {
         self.record.since(then)
+    }
+
+    /// The same without the lock, as far as the record says it now.
+    pub fn peek(&self, then: u64) -> Option<Vec<Span>> {
+        self.read_record().ok()??.since(then)
     }
 
     /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the

@@ -64,6 +64,8 @@ pub(super) struct Patience {
     pub(super) start: Instant,
     pub(super) timeout: Timeout,
     pub(super) sleep: Duration,
+    /// Since when it has waited for this lock, and for no turn any more.
+    pub(super) since: Instant,
     pub(super) punctual: Option<Punctual>,
 }
 

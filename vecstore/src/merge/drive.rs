@@ -57,8 +57,7 @@ struct Round {
 }
 
 impl<H: Host> Merges<'_, H> {
-    /// Merges while the background policy of a lane finds something to do. False when another thread or process is merging
-    /// there.
+    /// Merges while the policy of a lane finds something to do. False when another thread or process is merging there.
     pub fn merge_in_background(&self, lane: Lane, pace: &Pace) -> Result<bool> {
         if !self.has_plan(lane) {
             return Ok(true);
@@ -191,13 +190,13 @@ impl<H: Host> Merges<'_, H> {
             view.segments.iter().map(|live| plan::is_barrier(&piece(&view, live), max_segment)),
         );
         let going: usize =
-            [Lane::Small, Lane::Large].map(|lane| self.state.going(lane).beside(&view)).iter().sum();
+            [Lane::Small, Lane::Large].map(|lane| self.state.lane(lane).going.beside(&view)).iter().sum();
         mergeable + going
     }
 
     /// Files that are neither listed nor removed yet.
     fn files_going(&self) -> usize {
-        self.state.going(Lane::Small).left() + self.state.going(Lane::Large).left()
+        self.state.lane(Lane::Small).going.left() + self.state.lane(Lane::Large).going.left()
     }
 
     /// How many files there are after a commit.
@@ -206,14 +205,13 @@ impl<H: Host> Merges<'_, H> {
         Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
-    /// The first merge of a handle removes what others have left, unless large files are being merged; so does the one
-    /// after a merge that failed, or whose process died.
+    /// The first merge of a handle, and the one after a merge that failed or died, removes what is left over.
     fn clean_once(&self) -> Result<()> {
         if self.state.is_clean.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut lanes = Lanes::open(self.host.vfs(), self.host.path())?;
-        if !lanes.try_acquire(&Duration::ZERO.into()).is_ok_and(|taken| taken) {
+        if !lanes.try_acquire()? {
             return Ok(());
         }
         let result = self.clean();
@@ -222,23 +220,16 @@ impl<H: Host> Merges<'_, H> {
         result
     }
 
-    /// Under both locks.
     fn clean(&self) -> Result<()> {
         let timeout = self.lock_timeout()?;
         housekeeping::drop_dead_pins(self.host.vfs(), self.host.path(), &timeout)?;
         housekeeping::remove_leftovers(self.host.vfs(), self.host.path(), &timeout)
     }
 
-    /// Removes files that are not needed any more; nothing when large files are being merged.
+    /// Removes files that are not needed any more; where files are being merged, that is left to a later merge.
     pub fn tidy(&self) -> Result<()> {
-        let timeout = self.lock_timeout()?;
-        let mut lanes = Lanes::open(self.host.vfs(), self.host.path())?;
-        if !lanes.try_acquire(&timeout)? {
-            return Ok(());
-        }
-        let result = housekeeping::remove_leftovers(self.host.vfs(), self.host.path(), &timeout);
-        lanes.release();
-        result
+        self.state.is_clean.store(false, Ordering::Relaxed);
+        self.clean_once()
     }
 
     /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
@@ -247,20 +238,6 @@ impl<H: Host> Merges<'_, H> {
         let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
         let hurry = Arc::clone(&self.state.hurry);
         let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), hurry, ..Pace::full_speed() };
-        let mut round = Round { is_explicit: true, ..Round::default() };
-        let mut lock = open_large(self.host.vfs(), self.host.path())?;
-        lock.hold(&timeout, |lock| self.compact_holding(lock, max_bytes, &pace, &mut round))?;
-        Ok(round.total)
-    }
-
-    /// Small files go first, so that the longer merge of large ones keeps few files from going.
-    fn compact_holding(
-        &self,
-        lock: &mut Lock,
-        max_bytes: Option<u64>,
-        pace: &Pace,
-        round: &mut Round,
-    ) -> Result<()> {
         let most = max_bytes.unwrap_or(self.state.max_segment);
         let entries = self.host.view().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
         if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
@@ -269,12 +246,14 @@ impl<H: Host> Merges<'_, H> {
                 plan::MAX_ENTRIES
             )));
         }
-        let mut small = open_small(self.host.vfs(), self.host.path())?;
-        small.hold(self.lock_timeout()?, |_| {
-            self.merge_small(|pieces| plan::fresh(pieces, most), pace, round).map(drop)
-        })?;
+        let round = &mut Round { is_explicit: true, ..Round::default() };
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
-        self.merge_large(lock, goal, pace, round)?;
+        open_large(self.host.vfs(), self.host.path())?.hold(&timeout, |lock| {
+            // Small files go first, so that the longer merge of large ones keeps few files from going.
+            let mut small = open_small(self.host.vfs(), self.host.path())?;
+            small.hold(&timeout, |_| self.merge_small(|pieces| plan::fresh(pieces, most), &pace, round))?;
+            self.merge_large(lock, goal, &pace, round)
+        })?;
         let view = self.host.view();
         round.total.damaged = view.meta.damaged.len();
         match view.meta.damaged.first().filter(|_| goal == Goal::Full) {
@@ -283,7 +262,7 @@ impl<H: Host> Merges<'_, H> {
                 "rows, keys or tables",
                 "it cannot be part of one segment; `vecstore repair` first".to_owned(),
             )),
-            None => Ok(()),
+            None => Ok(std::mem::take(&mut round.total)),
         }
     }
 

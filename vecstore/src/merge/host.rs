@@ -94,10 +94,6 @@ impl State {
         let [small, large] = &self.lanes;
         if lane == Lane::Small { small } else { large }
     }
-
-    pub fn going(&self, lane: Lane) -> &Going {
-        &self.lane(lane).going
-    }
 }
 
 /// The merges of a handle.

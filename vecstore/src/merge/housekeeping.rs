@@ -24,8 +24,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Reads directory, manifest and named checkpoints. An unreadable checkpoint is an error, because what it
-    /// needs is not known.
+    /// Reads directory, manifest and named checkpoints. What an unreadable one needs is not known: an error.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let manifest = Manifest::read(vfs, dir)?;
         let present = load::list_segments(vfs, dir)?;

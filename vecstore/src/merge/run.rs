@@ -115,7 +115,8 @@ impl<H: Host> Merges<'_, H> {
         // Nothing can pin them any more, and freeing their blocks may take a while. Without a rest, so that no other store is
         // put in this one's place meanwhile; a backup into this store waits for this lane's lock.
         self.state
-            .going(lane)
+            .lane(lane)
+            .going
             .remove_each(name, &superseded, |name| remove_own(self.host.vfs(), &dir.join(name.to_string())));
         pacer.pause();
         total.merges += 1;

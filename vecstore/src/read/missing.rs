@@ -9,22 +9,32 @@ use crate::types::Kind;
 /// Keys below which a further thread costs more than it saves.
 const KEYS_PER_THREAD: usize = 20_000;
 
+/// Keys that are looked for together.
+const STRETCH: usize = 8192;
+
 /// Positions of the keys that are not stored, ascending.
 pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<Vec<usize>> {
     let parts = in_parts(keys, keys.len() / KEYS_PER_THREAD, |first, part| {
-        let hashed = part.iter().zip(first..).map(|(key, position)| (key_hash(key.as_ref()), position, key));
-        let mut asked: Vec<(u64, usize, &K)> = hashed.collect();
-        // Every segment's index is sorted by hash: neighbouring lookups then find it in the processor's cache.
-        asked.sort_unstable_by_key(|(hash, ..)| *hash);
         let mut missing = Vec::new();
-        for (hash, position, key) in asked {
-            let is_stored = match view.find_hashed(hash, key.as_ref())? {
-                Some((segment, entry)) => segment.kind(entry)? != Kind::Tombstone,
-                None => false,
-            };
-            if !is_stored {
-                missing.push(position);
+        // One segment after the other is asked for a stretch of keys: what it takes to look there stays in the processor's
+        // cache. Its index is sorted by hash, and so is what is asked for.
+        for (number, stretch) in part.chunks(STRETCH).enumerate() {
+            let keys = stretch.iter().zip(first + number * STRETCH..);
+            let hashed = keys.map(|(key, position)| (key_hash(key.as_ref()), position, key.as_ref()));
+            let mut left: Vec<(u64, usize, &[u8])> = hashed.collect();
+            left.sort_unstable_by_key(|(hash, ..)| *hash);
+            for live in view.segments.iter().rev() {
+                let mut still = Vec::with_capacity(left.len());
+                for asked in left {
+                    match live.segment.find(asked.0, asked.2)? {
+                        None => still.push(asked),
+                        Some(entry) if live.segment.kind(entry)? == Kind::Tombstone => missing.push(asked.1),
+                        Some(_) => {}
+                    }
+                }
+                left = still;
             }
+            missing.extend(left.iter().map(|(_, position, _)| *position));
         }
         missing.sort_unstable();
         Ok(missing)

@@ -63,18 +63,7 @@ impl Tables {
         if next != limit || !ends_with_crcs {
             return Err(wrong("the sections do not fill the file up to the footer".to_owned()));
         }
-        for tag in [
-            section::HEAD,
-            section::ROWS,
-            section::KEYS,
-            section::KEND,
-            section::KIND,
-            section::REND,
-            section::HASH,
-            section::HENT,
-            section::RUNS,
-            section::SETT,
-        ] {
+        for tag in section::REQUIRED {
             if !seen.contains(&tag) {
                 return Err(wrong(format!("section {} is missing", String::from_utf8_lossy(&tag))));
             }
