@@ -2,7 +2,6 @@
 //! waits for room that is there.
 
 use std::process::Command;
-use std::time::Instant;
 
 use vecstore::Store;
 
@@ -21,14 +20,12 @@ fn a_limit_on_the_size_of_files_ends_the_run_with_what_it_is() {
         let mut limited = Command::new("sh");
         limited.args(["-c", &format!("{trap}ulimit -f 8; exec \"$@\""), "sh"]).arg(run.get_program());
         limited.args(run.get_args()).env_remove("ORT_DYLIB_PATH").env_remove("RUST_LOG");
-        let start = Instant::now();
         let said = said(limited);
         assert_eq!(said.code, 74, "{}", said.err);
         for part in ["saving failed once", "the limit on the size of files is", "ulimit -f"] {
             assert!(said.err.contains(part), "{part}: {}", said.err);
         }
         assert!(!said.err.contains("the run waits"), "{}", said.err);
-        assert!(start.elapsed().as_secs() < 60);
         assert_eq!(contents(&store), before);
     }
     assert_eq!(said(run_tiny(&photos, &store, &[])).code, 0, "without the limit it goes on");
