@@ -163,7 +163,7 @@ pub fn verify_with(
         let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
         let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
         // What only a named checkpoint needed, or a merge had left, goes without a new manifest.
-        if vanished != gone_before || !missing.is_empty() && moved() {
+        if !vanished.is_empty() && vanished != gone_before || !missing.is_empty() && moved() {
             gone_before = vanished;
             continue;
         }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::{Bug, Error, Event, Result};
 use crate::commit::Committed;
@@ -77,12 +76,10 @@ impl Writer {
     ) -> Result<T> {
         self.check_latch()?;
         let (vfs, segments) = (Arc::clone(&self.vfs), self.segments());
-        let (counter, many) = (self.counter, self.many);
+        let counter = self.counter;
         let found = self.lock.acquire_after(timeout, |lock| {
             // What others have committed is mapped while one of them commits: then fewer wait for that.
-            if let Some(spans) = counter.and_then(|then| lock.peek(then))
-                && view.segments.len() < many
-            {
+            if let Some(spans) = counter.and_then(|then| lock.peek(then)) {
                 follow(&*vfs, &segments, view, &spans);
             }
         })?;
@@ -103,8 +100,9 @@ impl Writer {
             if !Bug::NoRaise.is_on() {
                 self.lock.raise();
             }
-            // Stays until the commits have been written anew, even if that fails this time.
+            // Stays until the commits have been written anew, even if that fails this time. Others see it meanwhile.
             self.lock.mark_suspect(view.first_unlisted());
+            self.lock.write()?;
         } else if found.counter.is_some() && found.counter == self.counter {
             return view.check_writable();
         }
@@ -135,16 +133,18 @@ impl Writer {
 
     /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or a holder died.
     pub fn recover(&mut self, timeout: &Timeout, view: &mut View, watch: &Watch) -> Result<()> {
-        let is_marked = watch.record().is_some_and(|record| record.suspect != 0);
-        if !is_marked && !watch.is_held() {
-            return Ok(());
+        if watch.record().is_some_and(|record| record.suspect != 0) {
+            return self.locked(timeout, view, |_, _| Ok(()));
         }
-        let timeout = if is_marked { timeout } else { &Duration::ZERO.into() };
-        match self.locked(timeout, view, |_, _| Ok(())) {
-            // Its holder is alive, and has done this when it took the lock.
-            Err(Error::Busy { lock: "commit", .. }) if !is_marked => Ok(()),
-            done => done,
+        // If the lock cannot be had its holder is alive, and has done this when it took it, or left a mark.
+        if watch.is_held()
+            && let Some(found) = self.lock.try_acquire()?
+        {
+            let result = self.begin(found, view);
+            self.end(result.is_ok());
+            return result;
         }
+        Ok(())
     }
 
     /// Refuses what is written outside the commit lock where [`Writer::locked`] would.

@@ -293,9 +293,14 @@ impl Host for Shared {
             let commit = view.last_commit() + 1;
             return Err(Error::MissingSegment { path: self.path.join(load::SEGMENTS), commit });
         }
+        let Side { writer, watch, .. } = &mut *side;
         if view.last_commit() > known.last_commit()
-            && let Some(writer) = side.writer.as_mut()
+            && let Some(writer) = writer
         {
+            // What is in doubt comes with the next append, which writes it anew.
+            if watch.record().is_some_and(|record| record.suspect != 0) {
+                return Ok(());
+            }
             writer.flush_seen(&view)?;
         }
         *self.view.write() = Arc::new(view);

@@ -223,7 +223,7 @@ impl Lock {
         self.write().map(|()| found)
     }
 
-    fn write(&mut self) -> Result<()> {
+    pub fn write(&mut self) -> Result<()> {
         self.record.crc = self.record.computed_crc();
         match self.file.write_record(bytemuck::bytes_of(&self.record)) {
             Err(source) if is_no_space(&source) => {
