@@ -120,11 +120,11 @@ impl Lock {
         while let Some(turn) = self.turn.as_mut()
             && !turn.try_lock().at(&self.path, "take a turn at the lock")?
         {
-            self.wait(&mut patience, TURN_SLEEP)?;
+            self.wait(&mut patience, TURN_SLEEP.1)?;
         }
         next(self);
         // Only the waiter that has the turn looks very often.
-        let longest = if self.turn.is_some() { SLEEP.0 } else { SLEEP.1 };
+        let longest = if self.turn.is_some() { TURN_SLEEP.0 } else { SLEEP.1 };
         (patience.sleep, patience.since) = (SLEEP.0, Instant::now());
         let found = loop {
             if let Some(found) = self.try_acquire().transpose() {

@@ -9,8 +9,8 @@ use crate::base::{Error, Result};
 /// How long to sleep between two attempts: short at first, then longer.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 
-/// The same for a turn: a commit may take under 1 ms, and by its end the next waiter should have the turn.
-pub(super) const TURN_SLEEP: Duration = Duration::from_micros(100);
+/// The longest for a waiter that is next, and for a turn: when a commit ends, in 1 ms or so, one should have it.
+pub(super) const TURN_SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(500));
 
 /// How long a handle waits for locks of other processes. Its waiters share it, and it can be ended meanwhile.
 #[derive(Clone, Debug)]
