@@ -170,9 +170,8 @@ impl Source<'_> {
     fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        // The kernel reports a lost name once. The next attempt would find these names, and its flush would
-        // claim that they are durable; so it is to give them anew.
-        // Only where it is the file that was given: a writer of the destination may have been faster.
+        // The kernel reports a lost name once, and the next attempt's flush would claim that these are durable: so
+        // they go, but for those that a writer of the destination has given to files of its own.
         let is_ours =
             |(path, record): &&(PathBuf, SegmentRecord)| self.is_same(path, record).unwrap_or(false);
         let take_back = |(path, _): &(PathBuf, SegmentRecord)| remove_own(self.vfs, path);

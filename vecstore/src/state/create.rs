@@ -77,8 +77,7 @@ fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duratio
         }
         // Until all names are durable no other process may commit: a creation that fails is taken back.
         let turn = dir.join(LOCK_TURN);
-        let mut held = vfs.open_lock(&turn, true).at(&turn, "create the lock file")?;
-        held.try_lock().at(&turn, "lock")?;
+        let _turn = hold_turn(vfs, &turn).at(&turn, "take the turn at the commit lock")?;
         // Names are flushed before MANIFEST has its own: in a power cut it may be the only one that stays.
         clear(vfs, dir)
             .and_then(|()| build(vfs, dir, manifest, |dir| vfs.flush_dir(dir).at(dir, "flush the directory")))
@@ -203,6 +202,13 @@ pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool
     }
 }
 
+/// The turnstile's lock, which this process then has; `WouldBlock` when another one has it.
+fn hold_turn(vfs: &dyn Vfs, turn: &Path) -> std::io::Result<Box<dyn LockFile>> {
+    let mut lock = vfs.open_lock(turn, true)?;
+    let is_ours = lock.try_lock()? && lock.is_at(turn)?;
+    if is_ours { Ok(lock) } else { Err(ErrorKind::WouldBlock.into()) }
+}
+
 /// Makes the directory a store is built in. The lock says that its builder is alive.
 fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
     let Some(name) = dir.file_name() else {
@@ -216,11 +222,7 @@ fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
             .with_file_name([OsStr::new("."), name, OsStr::new(&random)].into_iter().collect::<OsString>());
         vfs.create_dir(&sibling).at(&sibling, "create the store's directory")?;
         let turn = sibling.join(LOCK_TURN);
-        let locked = vfs.open_lock(&turn, true).and_then(|mut lock| {
-            let is_ours = lock.try_lock()? && lock.is_at(&turn)?;
-            if is_ours { Ok(lock) } else { Err(ErrorKind::WouldBlock.into()) }
-        });
-        let error = match locked {
+        let error = match hold_turn(vfs, &turn) {
             Ok(lock) => return Ok((sibling, lock)),
             Err(error) => error,
         };

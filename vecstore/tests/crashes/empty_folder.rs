@@ -273,3 +273,20 @@ fn no_process_commits_to_a_store_that_is_being_created() {
     assert!(matches!(&tried.lock().unwrap()[..], [only] if is_busy(only)), "it did not wait");
     put(&store, "ours", 1.0);
 }
+
+/// Another process has the turn: what it waits for may be a store that was taken back.
+#[test]
+fn a_creation_does_not_go_on_without_the_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    fs::create_dir(&path).unwrap();
+    create(&path).unwrap().close().unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    let turn = fs::File::options().write(true).open(path.join("LOCK.turn")).unwrap();
+    turn.lock().unwrap();
+    let error = create(&path).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("LOCK.turn"), "{error}");
+    assert!(!path.join("MANIFEST").exists());
+    drop(turn);
+    put(&create(&path).unwrap(), "a", 1.0);
+}
