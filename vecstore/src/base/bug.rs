@@ -74,8 +74,8 @@ bugs! {
     TrustPadding "trust-padding"
     /// The checksum of the manifest is not compared.
     TrustManifest "trust-manifest"
-    /// The checksum of a liveness bitmap is not compared.
-    TrustBitmap "trust-bitmap"
+    /// The checksums of derived files are not compared.
+    TrustDerived "trust-derived"
     /// The checksum of a lock's record is not compared.
     TrustRecord "trust-record"
     /// Links between segments are not compared.

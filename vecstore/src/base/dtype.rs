@@ -82,6 +82,12 @@ impl FromStr for DType {
     }
 }
 
+/// The name of an element type that has a number on disk, and that this version does not read.
+pub(crate) fn reserved_name(code: u8) -> Option<&'static str> {
+    let names = ["u8", "f8e4m3", "f8e5m2", "bits", "f64"];
+    names.get(usize::from(code.checked_sub(5)?)).copied()
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}

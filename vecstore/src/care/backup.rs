@@ -16,8 +16,8 @@ use crate::lock::{LOCK_BACKUP, Lock, Timeout};
 use crate::merge::{Host, drop_pins};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::{
-    BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, damaged, if_there,
-    live, load, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+    Body, DERIVED, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, derived, if_there,
+    load, make_folder, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
 };
 use crate::vfs::{RealFs, Vfs};
 
@@ -89,10 +89,9 @@ impl Source<'_> {
             ..BackupReport::default()
         };
         let mut manifest = self.manifest.clone();
-        manifest.body.extra.insert(BACKUP_RECORD.to_owned(), Vec::new());
-        live::forget(&mut manifest.body);
+        manifest.body.is_backup = true;
         // Of its own copies nothing is known.
-        damaged::forget(&mut manifest.body);
+        manifest.body.damaged.clear();
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
@@ -102,13 +101,13 @@ impl Source<'_> {
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.hold(Duration::ZERO, |_| {
                     remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
-                    self.fill(dest, sibling, &mut report)?;
+                    self.fill(dest, sibling, &mut manifest, &mut report)?;
                     self.list(dest, &mut manifest)
                 })?;
             }
             Err(Error::NotFound { .. } | Error::NotAStore { .. }) => {
-                create::place(self.vfs, dest, &manifest, |building| {
-                    self.fill(building, sibling, &mut report)
+                create::place(self.vfs, dest, manifest, |building, manifest| {
+                    self.fill(building, sibling, manifest, &mut report)
                 })?;
             }
             Err(other) => return Err(other),
@@ -136,7 +135,7 @@ impl Source<'_> {
         let (ours, theirs) = (&self.manifest.body, &there.body);
         let reason = if ours.store_id != theirs.store_id {
             "it holds another store"
-        } else if !theirs.is_backup() {
+        } else if !theirs.is_backup {
             "it has been written to, and is no backup any more"
         } else if self.has_other_commits(theirs) {
             "it holds commits that this store does not have (was this store restored?)"
@@ -166,8 +165,18 @@ impl Source<'_> {
         left || differs || !ours.epochs.starts_with(epochs) || last > ours.last_commit()
     }
 
-    /// Gives `dest` every file the pinned state lists, durably.
-    fn fill(&self, dest: &Path, sibling: Option<&Path>, report: &mut BackupReport) -> Result<()> {
+    /// Gives `dest` every file the pinned state lists, durably. What cannot be had of the derived files is not listed.
+    fn fill(
+        &self,
+        dest: &Path,
+        sibling: Option<&Path>,
+        manifest: &mut Manifest,
+        report: &mut BackupReport,
+    ) -> Result<()> {
+        if let Err(error) = self.give_derived(dest, sibling, &mut manifest.body) {
+            log::warn!("a backup without derived files, opening it takes longer: {error}");
+            derived::forget(&mut manifest.body);
+        }
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
         // The kernel reports a lost name once, and the next attempt's flush would claim that these are durable: so
@@ -216,6 +225,24 @@ impl Source<'_> {
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
+    fn give_derived(&self, dest: &Path, sibling: Option<&Path>, body: &mut Body) -> Result<()> {
+        if body.derived.is_empty() {
+            return Ok(());
+        }
+        let vfs = self.vfs;
+        let folder = make_folder(vfs, dest, DERIVED, true)?;
+        remove_temporaries(vfs, &folder, TMP_PREFIX);
+        derived::keep(body, |record| {
+            let name = record.name().to_string();
+            let to = folder.join(&name);
+            let from = [Some(self.dir), sibling].into_iter().flatten().map(|dir| dir.join(DERIVED).join(&name));
+            let from: Vec<PathBuf> = from.collect();
+            let given = vfs.metadata(&to).is_ok() || from.iter().any(|from| vfs.link(from, &to).is_ok());
+            given || from.iter().any(|from| copy(vfs, from, &folder, &to).is_ok())
+        });
+        vfs.flush_dir(&folder).at(&folder, "flush the directory")
+    }
+
     /// An error when the file cannot be read: that says nothing about what is in it.
     fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
         match open_unmapped(self.vfs, path, record.name(), &[section::RUNS, section::SETT]) {
@@ -239,6 +266,7 @@ impl Source<'_> {
         // Manifests that a backup was killed in; its lock is ours now.
         remove_temporaries(vfs, dest, temporaries::TMP_PREFIX);
         manifest.write(vfs, dest)?;
+        derived::remove_unlisted(vfs, dest, manifest, derived::list(vfs, dest))?;
         let mut gone = load::list_segments(vfs, dest)?;
         gone.retain(|name| !needed.contains(name));
         // Where the source has lost entries, the backup may have the only copy.
@@ -296,19 +324,19 @@ pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupRe
     create::refuse_existing(vfs, dir)?;
     let view: View = load::load_unmapped(vfs, backup)?;
     let mut manifest = Manifest::read(vfs, backup)?;
-    manifest.body.segments = view.records().collect();
+    manifest.body.list(view.records().collect());
     if !Bug::NoEpochRestored.is_on() {
         manifest.body.begin_epoch()?;
     }
-    live::forget(&mut manifest.body);
-    damaged::forget(&mut manifest.body);
+    derived::forget(&mut manifest.body);
+    manifest.body.damaged.clear();
     manifest.generation += 1;
     let mut report = BackupReport {
         path: dir.to_owned(),
         last_commit: manifest.body.last_commit(),
         ..BackupReport::default()
     };
-    create::place(vfs, dir, &manifest, |building| {
+    create::place(vfs, dir, manifest, |building, _| {
         let segments = building.join(SEGMENTS);
         for live in &view.segments {
             let (from, name) = (live.segment.path(), live.segment.name());

@@ -70,7 +70,7 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
 fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let names = source.vfs.list(parent).at(parent, "list the backups")?;
     let alike = names.iter().filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)));
-    let is_ours = |body: Body| body.store_id == source.manifest.body.store_id && body.is_backup();
+    let is_ours = |body: Body| body.store_id == source.manifest.body.store_id && body.is_backup;
     let is_backup = |path: &PathBuf| Manifest::read(source.vfs, path).is_ok_and(|found| is_ours(found.body));
     let mut found: Vec<PathBuf> = alike.map(|name| parent.join(name)).filter(is_backup).collect();
     found.sort_unstable();
@@ -83,7 +83,7 @@ fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     let hidden = parent.join(format!(".{name}{REMOVING}{}", hex(&random_id()?)));
     // It may have been written to meanwhile: then it is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
-    lock.hold(Duration::ZERO, |_| match Manifest::read(vfs, dir)?.body.is_backup() {
+    lock.hold(Duration::ZERO, |_| match Manifest::read(vfs, dir)?.body.is_backup {
         true => vfs.replace(dir, &hidden).at(dir, "remove the old backup"),
         false => Err(Error::bad_input(format!("{}: it was written to meanwhile", dir.display()))),
     })?;

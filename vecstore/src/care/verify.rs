@@ -9,7 +9,7 @@ use crate::base::{Error, Result, escaped};
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
-    Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, live, load, named, tiling,
+    Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, derived, load, named, tiling,
 };
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
@@ -167,7 +167,7 @@ pub fn verify_with(
             gone_before = vanished;
             continue;
         }
-        let bitmaps = live::check(vfs, dir, &manifest, &seen.opened);
+        let bitmaps = derived::check(vfs, dir, &manifest, &seen.opened);
         if bitmaps.missing && moved() {
             continue;
         }
@@ -381,7 +381,7 @@ impl VerifyReport {
         self.notes.extend(bitmaps.notes);
         for name in bitmaps.read {
             seen.read += 1;
-            seen.bytes += vfs.metadata(&dir.join(LIVE).join(name.to_string())).map_or(0, |found| found.len);
+            seen.bytes += vfs.metadata(&dir.join(DERIVED).join(name.to_string())).map_or(0, |found| found.len);
         }
     }
 

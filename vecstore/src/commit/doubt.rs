@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::base::{Bug, Error, Result};
 use crate::commit::Writer;
 use crate::commit::manifest::PATIENCE;
-use crate::format::footer::FOOTER_LEN;
 use crate::format::random_id;
 use crate::segment::check_open;
 use crate::state::{Bitmaps, View, load, named, remove_own};
@@ -34,14 +33,11 @@ impl Writer {
                 log::error!("not written anew: {error}");
                 continue;
             }
-            let mut footer = *live.segment.footer();
-            let name = load::next_generation(&known, footer.first, footer.last);
-            footer.generation = name.generation;
-            footer.nonce = random_id()?;
-            footer.seal();
-            let Some((body, _)) = live.segment.bytes().split_last_chunk::<FOOTER_LEN>() else {
-                return Err(Error::Internal { what: "a segment that is shorter than its footer" });
-            };
+            let old_footer = live.segment.footer();
+            let name = load::next_generation(&known, old_footer.first, old_footer.last);
+            let footer = old_footer.of_copy(name.generation, random_id()?);
+            let body = usize::try_from(footer.body_len()).ok().and_then(|len| live.segment.bytes().get(..len));
+            let body = body.ok_or(Error::Internal { what: "a segment that is shorter than its footer" })?;
             self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;

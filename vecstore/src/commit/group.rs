@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::base::{Bug, Error, Result};
 use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
-use crate::format::footer::Footer;
+use crate::format::footer::{Footer, Layout};
 use crate::format::random_ids;
 use crate::lock::{Span, Timeout};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
@@ -50,7 +50,7 @@ pub struct Appended {
 #[derive(Debug)]
 pub(crate) struct Committed {
     path: PathBuf,
-    footer: Footer,
+    layout: Layout,
     map: Option<Mapping>,
     /// The hashes of its keys.
     hashes: Vec<u64>,
@@ -115,6 +115,7 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
         u32::try_from(meta.dim).map_err(|_| Error::Internal { what: "a dimension of 2^32 or more" })?;
     identity.dtype = meta.dtype.code();
     identity.metric = meta.metric.code();
+    identity.time = crate::format::milliseconds();
     builder.finish(identity, meta.dtype, meta.segment_settings()?)
 }
 
@@ -172,15 +173,15 @@ impl Writer {
         let verifies = self.verify_saves;
         let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
         let written = target.publish(|file| {
-            let footer = encoded.write(file)?;
+            let layout = encoded.write(file)?;
             // What cannot be mapped now is mapped by its name. And what is mapped would stay in memory: it is to be read back.
-            let map = if verifies { None } else { file.map(footer.file_len).ok().flatten() };
-            Ok((footer, map))
+            let map = if verifies { None } else { file.map(layout.footer.file_len).ok().flatten() };
+            Ok((layout.footer, (layout, map)))
         });
-        let (path, (footer, map)) = written.map_err(|error| self.in_doubt(name.first, error))?;
+        let (path, (footer, (layout, map))) = written.map_err(|error| self.in_doubt(name.first, error))?;
         self.flush_names(&segments, name.first)?;
         self.lock.raise_by(Span { first: name.first, last: name.last });
-        self.committed = Some(Committed { path, footer, map, hashes });
+        self.committed = Some(Committed { path, layout, map, hashes });
         self.since_checkpoint += name.last - name.first + 1;
         self.bytes_since_checkpoint += footer.file_len;
         Ok(())
@@ -194,13 +195,14 @@ impl Writer {
     /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
     /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
     fn take_in(&mut self, view: &mut View) {
-        let Some(Committed { path, footer, map, hashes }) = self.committed.take() else { return };
+        let Some(Committed { path, layout, map, hashes }) = self.committed.take() else { return };
+        let last = layout.footer.last;
         // Until it is part of the view the view is not complete, whatever happens here.
         let counter = self.counter.take();
-        let added = Segment::written(&*self.vfs, &path, footer, map, &hashes)
+        let added = Segment::written(&*self.vfs, &path, layout, map, &hashes)
             .and_then(|segment| view.add(Arc::new(segment), None));
         // Another process may have merged it already.
-        if added.is_ok() || self.look_for(view, footer.last) {
+        if added.is_ok() || self.look_for(view, last) {
             self.counter = counter;
         }
     }

@@ -1,29 +1,52 @@
 //! Checksums per block.
 //!
-//! Every section is cut into blocks of 64 KiB (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in
-//! the CRCS section, which locates a flipped bit to 64 KiB, and which a merge can carry over.
+//! Every section is cut into blocks (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in the CRCS
+//! section, which locates a flipped bit to a block, and which a merge can carry over. Small files have small
+//! blocks, so that a flipped bit does not cost all their entries.
 
-/// Bytes per block.
+use std::ops::Range;
+
+/// Bytes of the blocks that files are read in, and of those of large files.
 pub(crate) const BLOCK_LEN: usize = 1 << BLOCK_LEN_LOG2;
-/// The block length as an exponent of two, as the footer stores it.
+/// The block length of large files as an exponent of two, as the footer stores it.
 pub(crate) const BLOCK_LEN_LOG2: u8 = 16;
+/// The block length of small files.
+pub(crate) const SMALL_BLOCK_LOG2: u8 = 12;
+/// Bytes of sections up to which a file is small: then there are some hundreds of blocks.
+const SMALL: u64 = 1 << 20;
+
+/// Block lengths that a reader accepts, as exponents of two.
+pub(crate) fn is_block_len(log2: u8) -> bool {
+    (12..=20).contains(&log2)
+}
+
+/// The block length for a file whose sections have so many bytes.
+pub(crate) fn block_len_log2_for(bytes: u64) -> u8 {
+    if bytes <= SMALL { SMALL_BLOCK_LOG2 } else { BLOCK_LEN_LOG2 }
+}
 
 /// Computes block checksums of a section that arrives in pieces.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BlockHasher {
+    block_len: usize,
     hasher: crc32fast::Hasher,
     filled: usize,
     crcs: Vec<u32>,
 }
 
 impl BlockHasher {
+    /// For blocks of a length, given as an exponent of two.
+    pub fn new(log2: u8) -> Self {
+        BlockHasher { block_len: 1 << log2, hasher: crc32fast::Hasher::new(), filled: 0, crcs: Vec::new() }
+    }
+
     /// Adds the section's next bytes.
     pub fn update(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
-            let (now, later) = data.split_at(data.len().min(BLOCK_LEN - self.filled));
+            let (now, later) = data.split_at(data.len().min(self.block_len - self.filled));
             self.hasher.update(now);
             self.filled += now.len();
-            if self.filled == BLOCK_LEN {
+            if self.filled == self.block_len {
                 self.close_block();
             }
             data = later;
@@ -45,8 +68,14 @@ impl BlockHasher {
 }
 
 /// Number of blocks of a section.
-pub(crate) fn block_count(len: u64) -> u64 {
-    len.div_ceil(BLOCK_LEN as u64)
+pub(crate) fn block_count(len: u64, log2: u8) -> u64 {
+    len.div_ceil(1 << log2)
+}
+
+/// A range in blocks from its start.
+pub(crate) fn blocks_of(range: Range<usize>, log2: u8) -> impl Iterator<Item = Range<usize>> {
+    let (end, len) = (range.end, 1usize << log2);
+    range.step_by(len).map(move |start| start..start.saturating_add(len).min(end))
 }
 
 /// A section's checksum: the CRC-32 of its block checksums as little-endian bytes.
@@ -61,13 +90,16 @@ mod tests {
     #[test]
     fn pieces_do_not_matter() {
         let data: Vec<u8> = (0..3 * BLOCK_LEN + 17).map(|i| (i * 7 % 256) as u8).collect();
-        let whole: Vec<u32> = data.chunks(BLOCK_LEN).map(crc32fast::hash).collect();
-        for piece in [1000, BLOCK_LEN, BLOCK_LEN + 1, data.len()] {
-            let mut hasher = BlockHasher::default();
-            data.chunks(piece).for_each(|piece| hasher.update(piece));
-            assert_eq!(hasher.finish(), whole, "pieces of {piece}");
-            assert!(hasher.finish().is_empty());
+        for log2 in [12, 16] {
+            let whole: Vec<u32> =
+                blocks_of(0..data.len(), log2).map(|block| crc32fast::hash(&data[block])).collect();
+            for piece in [1000, BLOCK_LEN, BLOCK_LEN + 1, data.len()] {
+                let mut hasher = BlockHasher::new(log2);
+                data.chunks(piece).for_each(|piece| hasher.update(piece));
+                assert_eq!(hasher.finish(), whole, "pieces of {piece}");
+                assert!(hasher.finish().is_empty());
+            }
+            assert_eq!(whole.len() as u64, block_count(data.len() as u64, log2));
         }
-        assert_eq!(whole.len() as u64, block_count(data.len() as u64));
     }
 }

@@ -1,27 +1,33 @@
-//! The last 1024 bytes of a segment: its identity, its place in the chain, its sections.
+//! The end of a segment: its identity, its place in the chain, and where its section table lies.
+//!
+//! What is last in the file says where the footer begins, so a later version may add fields to it.
 
 use bytemuck::{Pod, Zeroable};
+use std::ops::Range;
 use std::path::Path;
 
-use super::blocks::BLOCK_LEN_LOG2;
-use super::section::Section;
-use super::{Id, MAX_COMMIT, Preamble, check_vectors, read_record, record_crc};
+use super::blocks::{BLOCK_LEN_LOG2, is_block_len};
+use super::section::{ALIGN, LINE_LEN, Section, parse_table};
+use super::{CHECKSUM_CRC32, Id, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, check_features, check_vectors, record_crc};
 use crate::base::{Bug, Error, Result};
 
-/// First eight bytes of the footer.
+/// Magic number of a segment, eight bytes before the file's last eight.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89VECSEG\n";
-/// Length of the footer.
-pub(crate) const FOOTER_LEN: usize = 1024;
-/// Lines in the section table.
-pub(crate) const MAX_SECTIONS: usize = 20;
+/// Length of the footer that this version writes, and the shortest there is.
+pub(crate) const FOOTER_LEN: usize = 512;
+/// The longest footer a later version may write.
+const MAX_FOOTER_LEN: usize = 1 << 16;
+/// Length of what is last in the file: how long the footer is, the version, the magic number, the checksum.
+pub(crate) const TAIL_LEN: usize = 32;
+/// The most lines a section table has.
+const MAX_SECTIONS: u32 = 1024;
+/// Where the magic number stands in the tail.
+pub(crate) const MAGIC_AT: usize = 16;
 
 /// The footer, as it lies in the file. `docs/FORMAT.md` has the offsets.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Footer {
-    pub head: Preamble,
-    pub ro_compat: u64,
-    pub compat: u64,
     /// Of the store, random, for ever.
     pub store_id: Id,
     /// Of the history, random: new at creation, restore, first write to a backup, repair.
@@ -44,9 +50,9 @@ pub(crate) struct Footer {
     pub dtype: u8,
     pub metric: u8,
     pub block_len_log2: u8,
-    pub section_count: u8,
-    /// Version 1.0 defines none: zero.
-    pub flags: u32,
+    pub zero: u8,
+    /// Lines of the section table.
+    pub section_count: u32,
     pub entries: u64,
     pub rows: u64,
     /// Entries of each kind, by code.
@@ -57,10 +63,31 @@ pub(crate) struct Footer {
     pub killed_rows: u64,
     /// Length of the whole file, this footer included.
     pub file_len: u64,
-    pub reserved: [u8; 96],
-    pub sections: [Section; MAX_SECTIONS],
-    /// Zero.
-    pub tail: [u8; 4],
+    /// Where the section table begins.
+    pub table_at: u64,
+    /// CRC-32 of the section table.
+    pub table_crc: u32,
+    pub zeros: u32,
+    /// When the last commit was made, in milliseconds since 1970; 0 where that is not known. For people.
+    pub time: u64,
+    /// The program that wrote the file, UTF-8, padded with zeros. For people.
+    pub created_by: [u8; 32],
+    pub incompat: u64,
+    pub ro_compat: u64,
+    pub compat: u64,
+    /// Zero; a reader refuses anything else.
+    pub refused: [u8; 64],
+    /// Zero; a reader ignores it.
+    pub ignored: [u8; 96],
+    // A later version adds fields here. What follows is the tail.
+    /// Length of the footer.
+    pub len: u32,
+    pub version_major: u16,
+    pub version_minor: u16,
+    pub checksum: u8,
+    pub tail_zeros: [u8; 7],
+    pub magic: [u8; 8],
+    pub last_zeros: u32,
     /// CRC-32 over everything before it in the footer.
     pub crc: u32,
 }
@@ -68,9 +95,21 @@ pub(crate) struct Footer {
 const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 
 impl Footer {
-    /// A footer with magic, version and block length set, and nothing else.
+    /// A footer with magic, version, program and block length set, and nothing else.
     pub fn empty() -> Self {
-        Footer { head: Preamble::of(MAGIC, FOOTER_LEN), block_len_log2: BLOCK_LEN_LOG2, ..Footer::zeroed() }
+        let mut created_by = [0; 32];
+        let name = concat!("vecstore ", env!("CARGO_PKG_VERSION"));
+        created_by.iter_mut().zip(name.bytes()).for_each(|(place, byte)| *place = byte);
+        Footer {
+            magic: MAGIC,
+            len: FOOTER_LEN as u32,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            checksum: CHECKSUM_CRC32,
+            created_by,
+            block_len_log2: BLOCK_LEN_LOG2,
+            ..Footer::zeroed()
+        }
     }
 
     /// What a new file of the same commits keeps of this one.
@@ -87,13 +126,23 @@ impl Footer {
             dim: self.dim,
             dtype: self.dtype,
             metric: self.metric,
+            time: self.time,
             ..Footer::empty()
         }
     }
 
+    /// The footer of a copy of the file, of another generation. It has the length that this version writes.
+    pub fn of_copy(&self, generation: u32, nonce: Id) -> Self {
+        let len = FOOTER_LEN as u32;
+        let file_len = self.body_len() + u64::from(len);
+        let mut footer = Footer { generation, nonce, file_len, len, ..*self };
+        footer.seal();
+        footer
+    }
+
     /// Sets the checksum; nothing may change after it.
     pub fn seal(&mut self) {
-        self.crc = record_crc(self, &[]);
+        self.crc = record_crc(bytemuck::bytes_of(self), &[]);
     }
 
     /// The bytes to write.
@@ -101,47 +150,97 @@ impl Footer {
         bytemuck::bytes_of(self)
     }
 
+    /// How long the footer of a file is that ends with these bytes.
+    pub fn len_of(path: &Path, tail: &[u8]) -> Result<usize> {
+        let damaged = |detail: String| Err(Error::damaged(path, "footer", detail));
+        let len = tail.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
+        let (Some(len), TAIL_LEN) = (len, tail.len()) else {
+            return damaged(format!("expected at least {FOOTER_LEN} bytes, found {}", tail.len()));
+        };
+        if tail.get(MAGIC_AT..MAGIC_AT + MAGIC.len()) != Some(MAGIC.as_slice()) {
+            let found = "found other bytes (truncated, extended, or no segment)";
+            return damaged(format!("expected the magic number of a segment at the end, {found}"));
+        }
+        if !(FOOTER_LEN..=MAX_FOOTER_LEN).contains(&len) || !len.is_multiple_of(ALIGN as usize) {
+            return damaged(format!("a footer of {len} bytes is not possible"));
+        }
+        Ok(len)
+    }
+
     /// Reads and checks the footer of a file, without trusting a single number in it.
     ///
     /// Afterwards: the checksum is right, version and flags are known, element type, metric and dimension are
-    /// possible, the range of commits is not empty, and the file has the length that the footer says.
+    /// possible, the range of commits is not empty, the file has the length that the footer says, and the section
+    /// table lies in it.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
-        let bytes = file.last_chunk().ok_or_else(|| {
-            let detail = format!("expected at least {FOOTER_LEN} bytes, found {}", file.len());
-            Error::damaged(path, "footer", detail)
-        })?;
-        Self::parse_bytes(path, bytes, file.len() as u64)
+        let len = Self::len_of(path, file.last_chunk::<TAIL_LEN>().map_or(file, |tail| tail))?;
+        let bytes = file.len().checked_sub(len).and_then(|start| file.get(start..));
+        Self::parse_bytes(path, bytes.unwrap_or(file), file.len() as u64)
     }
 
     /// As [`Footer::parse`], from the footer's own bytes in a file of this length.
-    pub fn parse_bytes(path: &Path, bytes: &[u8; FOOTER_LEN], file_len: u64) -> Result<Self> {
-        let (footer, _): (Footer, _) =
-            read_record((path, "footer", "segment"), bytes, MAGIC, Bug::TrustFooter)?;
-        let wrong = |detail: String| Err(Error::damaged(path, "footer", detail));
+    pub fn parse_bytes(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
+        let damaged = |detail: String| Err(Error::damaged(path, "footer", detail));
+        let (front, tail) = (bytes.get(..FOOTER_LEN - TAIL_LEN), bytes.last_chunk::<TAIL_LEN>());
+        let (Some(front), Some(tail)) = (front, tail) else {
+            return damaged(format!("expected at least {FOOTER_LEN} bytes, found {}", bytes.len()));
+        };
+        let footer: Footer = bytemuck::pod_read_unaligned(&[front, tail].concat());
+        if Self::len_of(path, tail)? != bytes.len() {
+            return damaged(format!("expected {} bytes, found {}", footer.len, bytes.len()));
+        }
+        if footer.crc != record_crc(bytes, &[]) && !Bug::TrustFooter.is_on() {
+            return damaged("its checksum does not match".to_owned());
+        }
+        check_features(path, (footer.version_major, footer.version_minor), footer.checksum, footer.incompat)?;
         if footer.file_len != file_len && !Bug::TrustFileLength.is_on() {
-            return wrong(format!("expected a file of {} bytes, found {file_len}", footer.file_len));
+            return damaged(format!("expected a file of {} bytes, found {file_len}", footer.file_len));
         }
-        if footer.head.len as usize != FOOTER_LEN
-            || footer.block_len_log2 != BLOCK_LEN_LOG2
-            || usize::from(footer.section_count) > MAX_SECTIONS
+        if footer.refused != [0; 64]
+            || footer.tail_zeros != [0; 7]
+            || (u32::from(footer.zero), footer.zeros, footer.last_zeros) != (0, 0, 0)
         {
-            return wrong("lengths that version 1.0 does not have".to_owned());
+            return damaged("reserved bytes are not zero".to_owned());
         }
-        if footer.reserved != [0; 96] || footer.tail != [0; 4] || footer.flags != 0 {
-            return wrong("reserved bytes are not zero".to_owned());
+        if !is_block_len(footer.block_len_log2) {
+            return damaged(format!("a block length of 2^{} is not possible", footer.block_len_log2));
         }
-        if let Err(detail) = check_vectors(footer.dim, footer.dtype, footer.metric) {
-            return wrong(detail);
-        }
+        check_vectors((path, "footer"), footer.dim, footer.dtype, footer.metric)?;
         if footer.first == 0 || footer.first > footer.last || footer.last > MAX_COMMIT {
-            return wrong(format!("commits {} to {} are no range", footer.first, footer.last));
+            return damaged(format!("commits {} to {} are no range", footer.first, footer.last));
+        }
+        if footer.table().is_none() {
+            return damaged("its section table does not lie in the file".to_owned());
         }
         Ok(footer)
     }
 
-    /// The used lines of the section table.
-    pub fn sections(&self) -> &[Section] {
-        self.sections.get(..usize::from(self.section_count)).unwrap_or_default()
+    /// Bytes of the file before the footer.
+    pub fn body_len(&self) -> u64 {
+        self.file_len.saturating_sub(u64::from(self.len))
+    }
+
+    /// Where the section table lies in the file.
+    pub fn table(&self) -> Option<Range<usize>> {
+        let start = usize::try_from(self.table_at).ok().filter(|start| start.is_multiple_of(ALIGN as usize))?;
+        let end = start.checked_add(LINE_LEN.checked_mul(usize::try_from(self.section_count).ok()?)?)?;
+        (end as u64 <= self.body_len() && self.section_count <= MAX_SECTIONS).then_some(start..end)
+    }
+}
+
+/// What the end of a segment says: its footer and its section table.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub footer: Footer,
+    pub sections: Vec<Section>,
+}
+
+impl Layout {
+    /// Reads both from a file, of which nothing but the end needs to be there.
+    pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
+        let footer = Footer::parse(path, file)?;
+        let table = footer.table().and_then(|range| file.get(range)).unwrap_or_default();
+        Ok(Layout { footer, sections: parse_table(path, table, footer.table_crc)? })
     }
 }
 
@@ -170,32 +269,77 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Footer::parse(Path::new("x"), &bytes).is_err(), "bit {bit}");
         }
+        for cut in 0..FOOTER_LEN {
+            assert!(Footer::parse(Path::new("x"), &good.bytes()[..cut]).is_err(), "cut at {cut}");
+        }
     }
 
     #[test]
     fn a_file_of_another_length_is_refused() {
         let bytes = sealed();
-        let parse = |len| Footer::parse_bytes(Path::new("x"), bytemuck::cast_ref(&bytes), len);
+        let parse = |len| Footer::parse_bytes(Path::new("x"), bytes.bytes(), len);
         assert!(parse(FOOTER_LEN as u64).is_ok());
         for len in [FOOTER_LEN as u64 - 1, FOOTER_LEN as u64 + 1, 2 * FOOTER_LEN as u64] {
             let error = parse(len).unwrap_err().to_string();
-            assert!(error.contains(&format!("expected a file of 1024 bytes, found {len}")), "{error}");
+            assert!(error.contains(&format!("expected a file of 512 bytes, found {len}")), "{error}");
         }
     }
 
     #[test]
     fn a_later_version_is_named() {
-        let mut footer = sealed();
-        footer.head.version_major = 2;
-        footer.seal();
-        let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err().to_string();
+        let changed = |change: fn(&mut Footer)| {
+            let mut footer = sealed();
+            change(&mut footer);
+            footer.seal();
+            let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err();
+            assert!(matches!(error, Error::UnsupportedVersion { .. }), "{error}");
+            error.to_string()
+        };
+        let error = changed(|footer| footer.version_major = 2);
         assert!(error.contains("2.0") && error.contains("1.0"), "{error}");
-        let mut footer = sealed();
-        footer.head.incompat = 8;
-        footer.seal();
-        assert!(matches!(
-            Footer::parse(Path::new("x"), footer.bytes()),
-            Err(Error::UnsupportedVersion { .. })
-        ));
+        assert!(changed(|footer| footer.incompat = 8).contains("0x8"));
+        assert!(changed(|footer| footer.checksum = 2).contains("checksums of kind 2"));
+        assert!(changed(|footer| footer.dtype = 5).contains("u8"));
+    }
+
+    /// A later minor version has a longer footer, and says things where this one has zeros that readers ignore.
+    #[test]
+    fn what_a_later_version_adds_is_ignored() {
+        let mut footer = Footer { len: 640, file_len: 640, ignored: [7; 96], version_minor: 9, ..sealed() };
+        let (front, tail) = footer.bytes().split_at(FOOTER_LEN - TAIL_LEN);
+        let mut bytes = [front, &[9; 128], tail].concat();
+        let crc = crc32fast::hash(&bytes[..636]);
+        bytes[636..].copy_from_slice(&crc.to_le_bytes());
+        footer.crc = crc;
+        let parsed = Footer::parse(Path::new("x"), &bytes).unwrap();
+        assert_eq!(parsed.bytes(), footer.bytes());
+        assert_eq!((parsed.of_copy(1, [0; 16]).file_len, parsed.body_len()), (512, 0));
+        for byte in 0..640 {
+            let mut bytes = bytes.clone();
+            bytes[byte] ^= 1;
+            assert!(Footer::parse(Path::new("x"), &bytes).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn reserved_bytes_and_places_outside_the_file_are_refused() {
+        let changes: [(&str, fn(&mut Footer)); 9] = [
+            ("reserved bytes", |footer| footer.refused[63] = 1),
+            ("reserved bytes", |footer| footer.tail_zeros[0] = 1),
+            ("reserved bytes", |footer| footer.zero = 1),
+            ("reserved bytes", |footer| footer.zeros = 1),
+            ("reserved bytes", |footer| footer.last_zeros = 1),
+            ("block length of 2^21", |footer| footer.block_len_log2 = 21),
+            ("block length of 2^11", |footer| footer.block_len_log2 = 11),
+            ("section table", |footer| footer.section_count = 1),
+            ("section table", |footer| footer.table_at = u64::MAX - 63),
+        ];
+        for (what, change) in changes {
+            let mut footer = sealed();
+            change(&mut footer);
+            footer.seal();
+            let error = Footer::parse(Path::new("x"), footer.bytes()).unwrap_err().to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
     }
 }

@@ -10,15 +10,15 @@ use bytemuck::{Pod, Zeroable};
 use crate::base::{Bug, DType, Error, Result};
 use crate::types::{MAX_DIM, Metric};
 
-pub(crate) mod bitmap;
 pub(crate) mod blocks;
+pub(crate) mod derived;
 pub(crate) mod footer;
 pub(crate) mod npy;
 pub(crate) mod records;
 pub(crate) mod section;
 pub(crate) mod settings;
 
-/// Version of the format this crate writes.
+/// Version of the format that this crate writes.
 pub(crate) const VERSION_MAJOR: u16 = 1;
 /// Minor version: readers of the same major version read all minor ones.
 pub(crate) const VERSION_MINOR: u16 = 0;
@@ -30,6 +30,11 @@ const KNOWN_RO_COMPAT: u64 = 0;
 /// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a
 /// damaged one.
 pub(crate) const COMPAT_LOST: u64 = 1;
+/// Compat flags that the output of a merge has when one of its inputs does. Of the others, those are left out that are not
+/// in the next mask.
+pub(crate) const COMPAT_KEPT: u64 = 0x0000_0000_FFFF_FFFF;
+/// Compat flags of which an unknown one keeps merges from a file.
+pub(crate) const COMPAT_UNMERGEABLE: u64 = 0xFFFF_0000_0000_0000;
 
 /// Commit numbers end here, so that the next one can always be computed.
 pub(crate) const MAX_COMMIT: u64 = u64::MAX / 2;
@@ -54,74 +59,126 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, key)
 }
 
-/// CRC-32 of a record before its last field (this checksum), then of the bytes that follow the record.
-pub(crate) fn record_crc(record: &impl bytemuck::NoUninit, rest: &[u8]) -> u32 {
+/// The kind of checksum that this version writes and reads: CRC-32 (IEEE).
+pub(crate) const CHECKSUM_CRC32: u8 = 1;
+
+/// CRC-32 of a record before its last four bytes (this checksum), then of the bytes that follow the record.
+pub(crate) fn record_crc(record: &[u8], rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(bytemuck::bytes_of(record).split_last_chunk::<4>().map_or(&[][..], |(before, _)| before));
+    hasher.update(record.split_last_chunk::<4>().map_or(&[][..], |(before, _)| before));
     hasher.update(rest);
     hasher.finalize()
 }
 
-/// What a footer, a bitmap and a manifest begin with. They end with a checksum of four bytes.
+/// What the header of a manifest and of a derived file begins with. It ends with a checksum of four bytes; a later version
+/// adds fields before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Preamble {
     pub magic: [u8; 8],
     pub version_major: u16,
     pub version_minor: u16,
-    /// Length of the record that begins with this; zero in a manifest.
+    /// Length of the header.
     pub len: u32,
+    pub checksum: u8,
+    pub zeros: [u8; 7],
     pub incompat: u64,
+    pub ro_compat: u64,
+    pub compat: u64,
 }
+
+/// The longest header a later version may write.
+const MAX_HEADER_LEN: usize = 4096;
 
 impl Preamble {
     pub const fn of(magic: [u8; 8], len: usize) -> Self {
-        let (version_major, version_minor) = (VERSION_MAJOR, VERSION_MINOR);
-        Preamble { magic, version_major, version_minor, len: len as u32, incompat: 0 }
+        Preamble {
+            magic,
+            version_major: VERSION_MAJOR,
+            version_minor: VERSION_MINOR,
+            len: len as u32,
+            checksum: CHECKSUM_CRC32,
+            zeros: [0; 7],
+            incompat: 0,
+            ro_compat: 0,
+            compat: 0,
+        }
     }
 }
 
-/// Reads the record that a file, or its footer, begins with, and returns what follows. Its magic number, its
-/// checksum (unless a bug `trusts` it) and its version are right; `what` names the kind of file, `section`
-/// the part of it.
-pub(crate) fn read_record<'a, T: Pod>(
+/// Refuses a file that only a later version can read.
+pub(crate) fn check_features(path: &Path, version: (u16, u16), checksum: u8, incompat: u64) -> Result<()> {
+    let refused = |found: String| {
+        let expected = format!("{VERSION_MAJOR}.{VERSION_MINOR}");
+        Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found })
+    };
+    let (major, minor) = version;
+    if major != VERSION_MAJOR || incompat & !KNOWN_INCOMPAT != 0 {
+        return refused(format!("{major}.{minor} with incompat flags {incompat:#x}"));
+    }
+    if checksum != CHECKSUM_CRC32 {
+        return refused(format!("{major}.{minor} with checksums of kind {checksum}"));
+    }
+    Ok(())
+}
+
+/// How far the checksum of a header goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Covers {
+    Header,
+    WholeFile,
+}
+
+/// Reads the header that a file begins with, and returns what follows. Its magic number, its checksum (unless a bug
+/// `trusts` it) and its version are right; `what` names the kind of file, `section` the part of it.
+pub(crate) fn read_header<'a, T: Pod>(
     (path, section, what): (&Path, &str, &str),
     bytes: &'a [u8],
     magic: [u8; 8],
-    trusts: Bug,
+    (covers, trusts): (Covers, Bug),
 ) -> Result<(T, &'a [u8])> {
     let damaged = |detail: String| Err(Error::damaged(path, section, detail));
-    let Some((head, rest)) = bytes.split_at_checked(size_of::<T>()) else {
-        return damaged(format!("expected at least {} bytes, found {}", size_of::<T>(), bytes.len()));
+    let size = size_of::<T>();
+    let Some(front) = bytes.get(..size) else {
+        return damaged(format!("expected at least {size} bytes, found {}", bytes.len()));
     };
-    let record: T = bytemuck::pod_read_unaligned(head);
-    let found: Preamble = bytemuck::pod_read_unaligned(head.get(..size_of::<Preamble>()).unwrap_or_default());
-    if found.magic != magic {
+    let preamble: Preamble = bytemuck::pod_read_unaligned(front.get(..size_of::<Preamble>()).unwrap_or_default());
+    if preamble.magic != magic {
         let found = format!("found other bytes (truncated, extended, or no {what})");
         return damaged(format!("expected the magic number of a {what}, {found}"));
     }
-    let crc = head.last_chunk().map(|crc| u32::from_le_bytes(*crc));
-    if crc != Some(record_crc(&record, rest)) && !trusts.is_on() {
+    let len = preamble.len as usize;
+    let is_len = (size..=MAX_HEADER_LEN).contains(&len) && len.is_multiple_of(8);
+    let Some((head, rest)) = bytes.split_at_checked(len).filter(|_| is_len) else {
+        return damaged(format!("a header of {len} bytes is not possible"));
+    };
+    let covered = if covers == Covers::WholeFile { rest } else { &[] };
+    let crc: [u8; 4] = head.last_chunk().copied().unwrap_or_default();
+    if u32::from_le_bytes(crc) != record_crc(head, covered) && !trusts.is_on() {
         return damaged("its checksum does not match".to_owned());
     }
-    if found.version_major != VERSION_MAJOR || found.incompat & !KNOWN_INCOMPAT != 0 {
-        let (major, minor, incompat) = (found.version_major, found.version_minor, found.incompat);
-        return Err(Error::UnsupportedVersion {
-            path: path.to_owned(),
-            expected: format!("{VERSION_MAJOR}.{VERSION_MINOR}"),
-            found: format!("{major}.{minor} with incompat flags {incompat:#x}"),
-        });
+    let version = (preamble.version_major, preamble.version_minor);
+    check_features(path, version, preamble.checksum, preamble.incompat)?;
+    if preamble.zeros != [0; 7] {
+        return damaged("reserved bytes are not zero".to_owned());
     }
-    Ok((record, rest))
+    let known = front.get(..size - crc.len()).unwrap_or_default();
+    Ok((bytemuck::pod_read_unaligned(&[known, &crc].concat()), rest))
 }
 
-/// Refuses vectors that no store can hold; the error says why.
-pub(crate) fn check_vectors(dim: u32, dtype: u8, metric: u8) -> Result<(), String> {
+/// Refuses vectors that no store can hold, and those of later versions. `place` is the file and the part of it.
+pub(crate) fn check_vectors(place: (&Path, &str), dim: u32, dtype: u8, metric: u8) -> Result<()> {
+    let (path, section) = place;
+    if let Some(name) = crate::base::dtype::reserved_name(dtype) {
+        let (expected, found) = ("elements f32, f16, bf16 or i8".to_owned(), format!("elements of type {name}"));
+        return Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found });
+    }
+    let damaged = |detail: String| Err(Error::damaged(path, section, detail));
     if DType::from_code(dtype).is_none() || Metric::from_code(metric).is_none() {
-        return Err(format!("unknown element type {dtype} or metric {metric}"));
+        return damaged(format!("unknown element type {dtype} or metric {metric}"));
     }
     if dim == 0 || dim as usize > MAX_DIM {
-        return Err(format!("dimension {dim} is not possible"));
+        return damaged(format!("dimension {dim} is not possible"));
     }
     Ok(())
 }
@@ -138,6 +195,12 @@ pub(crate) fn random_ids<const N: usize>() -> Result<[Id; N]> {
         Error::bad_input(format!("the operating system gives no random numbers: {error}"))
     })?;
     Ok(ids)
+}
+
+/// Milliseconds since 1970, by the system's clock: for people.
+pub(crate) fn milliseconds() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0))
 }
 
 /// An id in hexadecimal, for names of temporary files and messages.

@@ -1,11 +1,17 @@
-//! The section table of a segment: the place of each section, and its checksum.
+//! The section table of a segment: the place of each section, its checksum, and what a merge does with it.
 
 use bytemuck::{Pod, Zeroable};
+use std::path::Path;
+
+use crate::base::{Bug, Error, Result};
 
 /// Sections begin at multiples of this, so that their records can be cast where they are mapped.
 pub(crate) const ALIGN: u64 = 64;
+/// Bytes of a line of the table.
+pub(crate) const LINE_LEN: usize = 64;
 
-/// A section's name: four ASCII letters.
+/// A section's name: four ASCII letters or digits. The first is a capital letter for sections of the format itself, a
+/// small one for those of other programs.
 pub(crate) type Tag = [u8; 4];
 
 /// The NumPy header.
@@ -14,6 +20,8 @@ pub(crate) const HEAD: Tag = *b"HEAD";
 pub(crate) const ROWS: Tag = *b"ROWS";
 /// The scale of each row (f32), for element types that have scales.
 pub(crate) const SCAL: Tag = *b"SCAL";
+/// The Euclidean length of each row (f32), where vectors are compared by cosine.
+pub(crate) const NORM: Tag = *b"NORM";
 /// Key bytes of all entries, one after the other.
 pub(crate) const KEYS: Tag = *b"KEYS";
 /// For each entry, where its key ends in KEYS (u64).
@@ -26,6 +34,10 @@ pub(crate) const REND: Tag = *b"REND";
 pub(crate) const PAYL: Tag = *b"PAYL";
 /// For each entry, where its payload ends in PAYL (u64); absent with PAYL.
 pub(crate) const PEND: Tag = *b"PEND";
+/// Directory of the attributes; absent when no entry has any.
+pub(crate) const ATTR: Tag = *b"ATTR";
+/// Values of the attributes, column by column; absent with ATTR.
+pub(crate) const ATTD: Tag = *b"ATTD";
 /// Key hashes, ascending (u64).
 pub(crate) const HASH: Tag = *b"HASH";
 /// For each hash, the entry it belongs to (u32).
@@ -41,26 +53,80 @@ pub(crate) const CRCS: Tag = *b"CRCS";
 
 /// What every segment has.
 pub(crate) const REQUIRED: [Tag; 10] = [HEAD, ROWS, KEYS, KEND, KIND, REND, HASH, HENT, RUNS, SETT];
+/// What this version knows, and does with as `docs/FORMAT.md` says, whatever the rule in the table.
+const KNOWN: [Tag; 18] =
+    [HEAD, ROWS, SCAL, NORM, KEYS, KEND, KIND, REND, PAYL, PEND, ATTR, ATTD, HASH, HENT, KILL, RUNS, SETT, CRCS];
+
+/// What a merge does with a section that its program does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MergeRule {
+    /// Leaves it out.
+    Drop,
+    /// Copies it: all of it, or, of a section about entries or rows, what belongs to those that stay.
+    Copy,
+    /// Leaves the file alone.
+    Refuse,
+}
+
+/// What the bytes of a section are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    File,
+    /// The same number of bytes for each entry.
+    Entry,
+    /// The same number of bytes for each row.
+    Row,
+}
 
 /// One line of the section table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Section {
-    /// Its name; all zero for an unused line.
     pub tag: Tag,
-    /// No flags are defined in version 1.0: zero.
-    pub flags: u32,
+    /// A [`MergeRule`]: 0 drop, 1 copy, anything else refuse.
+    pub merge: u8,
+    /// A [`Unit`]: 0 file, 1 entry, 2 row.
+    pub unit: u8,
+    /// How the bytes are packed: 0, they are not.
+    pub codec: u8,
+    /// Its offset is a multiple of two to the power of this, 6 to 16.
+    pub align_log2: u8,
     /// Where it begins in the file.
     pub offset: u64,
-    /// Its bytes, without the zeros that pad it.
+    /// Its bytes, without the zeros that follow.
     pub len: u64,
+    /// Its bytes when unpacked.
+    pub raw_len: u64,
     /// CRC-32 over its block checksums (for CRCS: over its bytes).
     pub crc: u32,
     /// Number of its first block in CRCS (for CRCS: zero).
     pub first_block: u32,
+    /// No flags are defined in version 1.0: zero; a reader refuses anything else.
+    pub flags: u32,
+    zero: u32,
+    /// Zero; a reader ignores it.
+    pub ignored: [u8; 16],
 }
 
+const _: () = assert!(size_of::<Section>() == LINE_LEN);
+
 impl Section {
+    /// A line for a section of this version.
+    pub fn new(tag: Tag, offset: u64, len: u64, first_block: u32) -> Self {
+        let (merge, unit) = match tag {
+            NORM => (1, 2),
+            _ => (2, 0),
+        };
+        Section { tag, merge, unit, align_log2: 6, offset, len, raw_len: len, first_block, ..Section::default() }
+    }
+
+    /// This line, of a section that is carried over, for a place where `new` would lie.
+    pub fn moved(&self, new: Section) -> Self {
+        let offset = new.offset.next_multiple_of(1 << self.align_log2.min(16));
+        let Section { len, raw_len, first_block, crc, .. } = new;
+        Section { offset, len, raw_len, first_block, crc, ..*self }
+    }
+
     /// The section's name as text.
     pub fn name(&self) -> String {
         String::from_utf8_lossy(&self.tag).into_owned()
@@ -70,9 +136,56 @@ impl Section {
     pub fn end(&self) -> Option<u64> {
         self.offset.checked_add(self.len)
     }
+
+    /// True when this version knows what it is.
+    pub fn is_known(&self) -> bool {
+        KNOWN.contains(&self.tag)
+    }
+
+    /// What a merge does with it where it is not known.
+    pub fn rule(&self) -> MergeRule {
+        match (self.merge, self.codec, self.unit()) {
+            (0, ..) => MergeRule::Drop,
+            // What is packed cannot be joined.
+            (1, 0, Some(_)) => MergeRule::Copy,
+            _ => MergeRule::Refuse,
+        }
+    }
+
+    pub fn unit(&self) -> Option<Unit> {
+        [Unit::File, Unit::Entry, Unit::Row].get(usize::from(self.unit)).copied()
+    }
+
+    /// What is wrong with a line by itself.
+    fn fault(&self) -> Option<&'static str> {
+        let is_name = self.tag.iter().all(u8::is_ascii_alphanumeric) && self.tag[0].is_ascii_alphabetic();
+        if !is_name {
+            return Some("a name that is not four letters and digits");
+        }
+        if self.flags != 0 {
+            return Some("unknown flags");
+        }
+        if self.zero != 0 || self.codec == 0 && self.raw_len != self.len {
+            return Some("reserved bytes that are not zero, or two lengths");
+        }
+        if !(6..=16).contains(&self.align_log2) || !self.offset.is_multiple_of(1 << self.align_log2) {
+            return Some("an offset that is not aligned");
+        }
+        (self.is_known() && self.codec != 0).then_some("an unknown codec")
+    }
 }
 
-/// The next offset at which a section may begin.
-pub(crate) fn align_up(offset: u64) -> Option<u64> {
-    offset.checked_next_multiple_of(ALIGN)
+/// Reads the lines of a section table, whose checksum the footer has. Each is possible by itself.
+pub(crate) fn parse_table(path: &Path, table: &[u8], crc: u32) -> Result<Vec<Section>> {
+    let damaged = |detail: String| Err(Error::damaged(path, "section table", detail));
+    if crc32fast::hash(table) != crc && !Bug::TrustFooter.is_on() {
+        return damaged("its checksum does not match".to_owned());
+    }
+    let lines: Vec<Section> = table.chunks_exact(LINE_LEN).map(bytemuck::pod_read_unaligned).collect();
+    for line in &lines {
+        if let Some(fault) = line.fault() {
+            return damaged(format!("section {} has {fault}", line.name().escape_default()));
+        }
+    }
+    Ok(lines)
 }

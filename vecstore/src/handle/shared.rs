@@ -106,7 +106,7 @@ impl Shared {
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
         side.writer.as_ref().is_some_and(|writer| {
-            let wanted = writer.since_checkpoint > 0 || self.view.read().wants_bitmaps();
+            let wanted = writer.since_checkpoint > 0 || self.view.read().wants_derived();
             wanted && !writer.is_latched()
         })
     }

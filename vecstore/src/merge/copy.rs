@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result};
 use crate::format::footer::Footer;
-use crate::format::{COMPAT_LOST, Id};
+use crate::format::{COMPAT_KEPT, Id};
 use crate::segment::{Joined, SegmentName};
 use crate::state::LiveSegment;
 use crate::types::Kind;
@@ -22,7 +22,7 @@ pub(super) fn joined<'a>(
         let Some(live) = inputs.get(position) else {
             return Err(Error::Internal { what: "an input too many" });
         };
-        Ok(live.is_live(entry) && !(first_commit == 1 && live.segment.kind(entry)? == Kind::Tombstone))
+        Ok(live.is_live(entry)? && !(first_commit == 1 && live.segment.kind(entry)? == Kind::Tombstone))
     })
 }
 
@@ -35,7 +35,7 @@ pub(super) fn identity(inputs: &[LiveSegment], name: SegmentName, nonce: Id) -> 
     let SegmentName { first: from, last: to, generation } = name;
     let mut identity = Footer { first: from, last: to, generation, nonce, ..last.identity() };
     identity.link_in = first.link_in;
-    // That entries were lost stays said.
-    identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_LOST);
+    // That entries were lost stays said. The time is that of the last commit.
+    identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_KEPT);
     Ok(identity)
 }

@@ -4,7 +4,7 @@ use super::host::{Host, Merges};
 use crate::base::{Error, Event, Result};
 use crate::lock::hold_manifest;
 use crate::segment::SegmentName;
-use crate::state::{Manifest, damaged};
+use crate::state::Manifest;
 
 impl<H: Host> Merges<'_, H> {
     /// Notes damaged segments in the manifest, for the mergers of all processes.
@@ -12,9 +12,10 @@ impl<H: Host> Merges<'_, H> {
         let (vfs, dir) = (self.host.vfs(), self.host.path());
         hold_manifest(vfs, dir, self.lock_timeout()?, |lock, _| {
             let mut manifest = Manifest::read(vfs, dir)?;
-            let mut all = damaged::of(&manifest.body);
-            all.extend(found.iter().map(|(name, _)| *name));
-            damaged::set(&mut manifest.body, &all)?;
+            // A repair may have replaced some.
+            let listed = found.iter().map(|(name, _)| *name).filter(|name| manifest.body.record_of(*name).is_some());
+            let listed: Vec<SegmentName> = listed.collect();
+            manifest.body.damaged.extend(listed);
             manifest.generation += 1;
             let noted = manifest.write(vfs, dir);
             match &noted {

@@ -16,7 +16,7 @@ use crate::base::sync::nap;
 use crate::base::{Error, Event, Result};
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
 use crate::merge::Compacted;
-use crate::state::{LiveSegment, Manifest, View, damaged, load};
+use crate::state::{LiveSegment, Manifest, View, load};
 
 /// Segments are merged up to this size, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
@@ -169,9 +169,9 @@ impl<H: Host> Merges<'_, H> {
             return Ok(true);
         }
         let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
-        let damaged = damaged::of(&manifest.body);
+        let damaged = &manifest.body.damaged;
         let is_barrier = |bytes, name| {
-            let piece = Piece { bytes, is_damaged: damaged.contains(&name), ..Piece::default() };
+            let piece = Piece { bytes, is_left_alone: damaged.contains(&name), ..Piece::default() };
             plan::is_barrier(&piece, self.state.max_segment)
         };
         let listed = manifest.body.segments.iter();
@@ -255,6 +255,15 @@ impl<H: Host> Merges<'_, H> {
             self.merge_large(lock, goal, &pace, round)
         })?;
         let view = self.host.view();
+        if let Some((live, why)) = view.segments.iter().find_map(|live| Some((live, live.segment.refuses_merge()?)))
+            && goal == Goal::Full
+        {
+            return Err(Error::UnsupportedVersion {
+                path: live.segment.path().to_owned(),
+                expected: "only what this version can merge; compact with the program that wrote it".to_owned(),
+                found: why,
+            });
+        }
         round.total.damaged = view.meta.damaged.len();
         match view.meta.damaged.first().filter(|_| goal == Goal::Full) {
             Some(name) => Err(Error::damaged(
@@ -381,7 +390,8 @@ fn piece(view: &View, live: &LiveSegment) -> Piece {
     Piece {
         bytes: footer.file_len,
         entries: footer.entries,
-        is_damaged: view.meta.damaged.contains(&live.segment.name()),
+        is_left_alone: view.meta.damaged.contains(&live.segment.name())
+            || live.segment.refuses_merge().is_some(),
         is_worth_rewriting: false,
     }
 }

@@ -9,7 +9,7 @@ use super::run::TMP_PREFIX;
 use crate::base::{Bug, IoContext, Result};
 use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::segment::SegmentName;
-use crate::state::{CHECKPOINTS, LIVE, Manifest, SEGMENTS, live, load, named};
+use crate::state::{CHECKPOINTS, DERIVED, Manifest, SEGMENTS, derived, load, named};
 use crate::vfs::Vfs;
 
 /// The files of a store, as far as removing and naming segments is concerned.
@@ -88,14 +88,16 @@ pub(crate) fn drop_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<
 
 /// Removes what interrupted merges left behind. Called under both locks of mergers.
 pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
-    remove_temporaries(vfs, &dir.join(SEGMENTS), TMP_PREFIX);
+    for folder in [SEGMENTS, DERIVED] {
+        remove_temporaries(vfs, &dir.join(folder), TMP_PREFIX);
+    }
     let removed = hold_manifest(vfs, dir, timeout, |lock, in_doubt| {
         let durable = durable_manifest(vfs, dir, in_doubt);
         match &durable {
             Ok(_) => lock.clear_suspect(),
             Err(_) => lock.mark_suspect(1),
         }
-        for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+        for folder in [dir, &dir.join(DERIVED), &dir.join(CHECKPOINTS)] {
             remove_temporaries(vfs, folder, temporaries::TMP_PREFIX);
         }
         let (manifest, files) = (durable?, Files::read(vfs, dir)?);
@@ -105,7 +107,7 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         quarantine::set_aside(vfs, dir, &missing)?;
         leftovers.retain(|name| !missing.contains(name));
         leftovers.iter().for_each(|name| remove_own(vfs, &dir.join(SEGMENTS).join(name.to_string())));
-        Ok(leftovers.len() + live::remove_unlisted(vfs, dir, &manifest, live::list(vfs, dir))?)
+        Ok(leftovers.len() + derived::remove_unlisted(vfs, dir, &manifest, derived::list(vfs, dir))?)
     })?;
     if removed > 0 {
         log::info!("removed {removed} file(s) that an interrupted merge or checkpoint had left");

@@ -30,15 +30,15 @@ pub(crate) struct Piece {
     pub bytes: u64,
     pub entries: u64,
     /// Merges leave it alone.
-    pub is_damaged: bool,
+    pub is_left_alone: bool,
     /// Worth rewriting alone.
     pub is_worth_rewriting: bool,
 }
 
-/// True for a segment that merges leave alone. What is damaged is never copied; and to join one that is more than half full
+/// True for a segment that merges leave alone. What is damaged, or in part not understood, is never copied; and to join one that is more than half full
 /// would rewrite much to gain little.
 pub(crate) fn is_barrier(piece: &Piece, max_bytes: u64) -> bool {
-    piece.is_damaged || piece.bytes > max_bytes / 2
+    piece.is_left_alone || piece.bytes > max_bytes / 2
 }
 
 /// How many of neighbouring segments a merge could make fewer: those that are no barriers, and not alone between two.
@@ -87,7 +87,7 @@ pub(crate) fn background(pieces: &[Piece], lane: Lane, max_bytes: u64) -> Option
 
 /// The first segment that is to be rewritten alone.
 fn worth_rewriting(pieces: &[Piece]) -> Option<Range<usize>> {
-    let at = pieces.iter().position(|piece| piece.is_worth_rewriting && !piece.is_damaged)?;
+    let at = pieces.iter().position(|piece| piece.is_worth_rewriting && !piece.is_left_alone)?;
     Some(at..at + 1)
 }
 
@@ -153,9 +153,9 @@ pub(crate) fn fresh(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
 /// What an explicit compaction still has to do: neighbours that fit together, or a single segment worth rewriting
 /// because entries in it are superseded.
 pub(crate) fn compact(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
-    let is_damaged = |piece: &Piece| piece.is_damaged;
-    let open = pieces.iter().rposition(is_damaged).map_or(0, |barrier| barrier + 1);
-    closed_runs(pieces, open, is_damaged)
+    let is_left_alone = |piece: &Piece| piece.is_left_alone;
+    let open = pieces.iter().rposition(is_left_alone).map_or(0, |barrier| barrier + 1);
+    closed_runs(pieces, open, is_left_alone)
         .chain(std::iter::once(open..pieces.len()))
         .find_map(|run| within(pieces, run, max_bytes))
         .or_else(|| worth_rewriting(pieces))
@@ -223,9 +223,9 @@ mod tests {
     fn damaged_segments_are_merged_around() {
         for (files, damaged) in [(3_000, 1), (3_000, 50), (3_000, 1_000)] {
             let mut all = pieces(&vec![64 << 10; files]);
-            (0..damaged).for_each(|number| all[number * files / damaged].is_damaged = true);
+            (0..damaged).for_each(|number| all[number * files / damaged].is_left_alone = true);
             settle(&mut all, MAX_BYTES);
-            assert_eq!(all.iter().filter(|piece| piece.is_damaged).count(), damaged);
+            assert_eq!(all.iter().filter(|piece| piece.is_left_alone).count(), damaged);
             assert!(all.len() <= 200 + 2 * damaged, "{} files, {damaged} of them damaged", all.len());
         }
     }
@@ -259,7 +259,7 @@ mod tests {
         let compacted = |sizes: &[u64], worth: Option<usize>, damaged: Option<usize>| {
             let mut all = pieces(sizes);
             worth.into_iter().for_each(|at| all[at].is_worth_rewriting = true);
-            damaged.into_iter().for_each(|at| all[at].is_damaged = true);
+            damaged.into_iter().for_each(|at| all[at].is_left_alone = true);
             compact(&all, max_bytes)
         };
         assert_eq!(compacted(&[9, 4, 4, 4], None, None), Some(1..3));

@@ -12,13 +12,14 @@ use super::housekeeping::Files;
 use super::pace::{Pace, Pacer};
 use super::plan::Lane;
 use super::throttled::Throttled;
-use crate::base::{Bug, Error, Event, Result, unless};
+use crate::base::{Bug, Error, Event, IoContext, Result, unless};
 use crate::format::{random_id, settings};
 use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
+use crate::state::derived::Pending;
 use crate::state::{
-    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load, named,
+    DERIVED, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, derived, load, make_folder, named,
 };
 
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
@@ -93,10 +94,11 @@ impl<H: Host> Merges<'_, H> {
         let encoded =
             joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
+        let tmp_prefix = if lane == Lane::Small { "tmp-merge-small-" } else { "tmp-merge-large-" };
         let target = Target {
             vfs: self.host.vfs(),
             dir: &dir,
-            prefix: if lane == Lane::Small { "tmp-merge-small-" } else { "tmp-merge-large-" },
+            prefix: tmp_prefix,
             name,
             len: encoded.file_len(),
             // The inputs go afterwards: what takes their place is read back first.
@@ -105,13 +107,17 @@ impl<H: Host> Merges<'_, H> {
         };
         let (path, _) = target.publish(|file| {
             let mut throttled = Throttled::new(file, &pacer);
-            let footer = encoded.write(&mut throttled)?;
+            let layout = encoded.write(&mut throttled)?;
             throttled.finish()?;
-            Ok((footer, ()))
+            Ok((layout.footer, ()))
         })?;
         self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
         let output = Segment::open(self.host.vfs(), &path, name)?;
-        let superseded = self.swap(view, inputs, &output)?;
+        let filter = self.filter(&output, tmp_prefix).unwrap_or_else(|error| {
+            log::warn!("no key filter for {}, looking up keys takes longer: {error}", output.name());
+            None
+        });
+        let superseded = self.swap(view, inputs, &output, filter)?;
         // Nothing can pin them any more, and freeing their blocks may take a while. Without a rest, so that no other store is
         // put in this one's place meanwhile; a backup into this store waits for this lane's lock.
         self.state
@@ -146,10 +152,29 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
+    /// Writes the output's key filter, if it is to have one, which has no name yet.
+    fn filter(&self, output: &Segment, prefix: &str) -> Result<Option<Pending>> {
+        if !output.wants_filter_file() {
+            return Ok(None);
+        }
+        let (vfs, dir) = (self.host.vfs(), self.host.path());
+        hold_manifest(vfs, dir, self.lock_timeout()?, |_, _| {
+            let is_relied_on = !Manifest::read(vfs, dir)?.body.derived.is_empty();
+            make_folder(vfs, dir, DERIVED, is_relied_on)
+        })?;
+        derived::pending(vfs, dir, prefix, output)
+    }
+
     /// Puts the output in place of the inputs in the manifest. Says which inputs nothing pins.
-    fn swap(&self, view: &View, inputs: &[LiveSegment], output: &Segment) -> Result<Vec<SegmentName>> {
+    fn swap(
+        &self,
+        view: &View,
+        inputs: &[LiveSegment],
+        output: &Segment,
+        filter: Option<Pending>,
+    ) -> Result<Vec<SegmentName>> {
         let swapped = hold_manifest(self.host.vfs(), self.host.path(), self.lock_timeout()?, |lock, _| {
-            self.swap_locked(lock, view, inputs, output)
+            self.swap_locked(lock, view, inputs, (output, filter))
         });
         // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
         swapped?.or_else(|source| {
@@ -165,11 +190,10 @@ impl<H: Host> Merges<'_, H> {
         lock: &mut Lock,
         view: &View,
         inputs: &[LiveSegment],
-        output: &Segment,
+        (output, filter): (&Segment, Option<Pending>),
     ) -> Result<io::Result<Vec<SegmentName>>> {
         let mut manifest = Manifest::read(self.host.vfs(), self.host.path())?;
-        let bitmaps = LiveRecord::of(&manifest.body);
-        let superseded = live::named(&manifest.body);
+        let superseded = derived::named(&manifest.body);
         let records: Vec<SegmentRecord> =
             inputs.iter().map(|live| SegmentRecord::of(&live.segment)).collect();
         let listed = &mut manifest.body.segments;
@@ -181,13 +205,19 @@ impl<H: Host> Merges<'_, H> {
             None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
         }
         // An epoch is only begun under the commit lock: see `next`.
-        if manifest.body.is_backup() {
+        if manifest.body.is_backup {
             return Err(Error::bad_input(
                 "a backup was put in the store's place during a merge; compact again",
             ));
         }
         manifest.generation += 1;
-        live::after_merge(&mut manifest.body, bitmaps, output.name(), view.last_commit());
+        derived::after_merge(&mut manifest.body, output.name(), view.last_commit());
+        if let Some(filter) = filter {
+            let record = filter.name(self.host.vfs(), self.host.path())?;
+            let folder = self.host.path().join(DERIVED);
+            self.host.vfs().flush_dir(&folder).at(&folder, "flush the directory")?;
+            derived::list_in(&mut manifest.body, [record]);
+        }
         manifest.replace(self.host.vfs(), self.host.path())?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and what the
         // directory shows is in doubt.
@@ -199,7 +229,7 @@ impl<H: Host> Merges<'_, H> {
         }
         lock.clear_suspect();
         let files = Files::read(self.host.vfs(), self.host.path())?;
-        live::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
+        derived::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
         Ok(Ok(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
 }

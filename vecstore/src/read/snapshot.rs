@@ -141,7 +141,7 @@ impl Snapshot {
     pub fn at(&self, address: Address) -> Result<Option<Vec<f32>>> {
         let Some(live) = self.view.segment_of(address.commit) else { return Ok(None) };
         let Some(row) = live.segment.locate_row(address.commit, address.row) else { return Ok(None) };
-        if !live.is_row_live(row) {
+        if !live.is_row_live(row)? {
             return Ok(None);
         }
         live.segment.rows_f32(row..row + 1).map(Some)
@@ -220,8 +220,10 @@ impl<'a> Iter<'a> {
             }
             let index = self.entry;
             self.entry += 1;
-            if !live.is_live(index) {
-                continue;
+            match live.is_live(index) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => return Some(Err(error)),
             }
             match Entry::read(&live.segment, index) {
                 Ok(entry) if entry.kind() == Kind::Tombstone => {}

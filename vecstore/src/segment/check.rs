@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::norms::{Norms, is_norm};
 use super::pieces::Pieces;
 use super::{Segment, SegmentName, ask_for};
-use crate::base::{Bug, Error, IoContext, Result, Unreadable};
-use crate::format::blocks::{BLOCK_LEN, section_crc};
-use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
+use crate::base::{Bug, DType, Error, IoContext, Result, Unreadable};
+use crate::format::blocks::{BLOCK_LEN_LOG2, blocks_of, section_crc};
+use crate::format::footer::Layout;
 use crate::format::records::count;
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
@@ -47,10 +48,10 @@ impl Source for Whole<'_> {
 }
 
 impl Source for Pieces {
-    /// Keeps the tables; rows and what goes with them are only looked at.
+    /// Keeps the tables; rows and payloads are only looked at.
     fn block(&mut self, tag: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable> {
         match tag {
-            None | Some(section::ROWS | section::SCAL | section::PAYL | section::CRCS) => self.read(range),
+            None | Some(section::ROWS | section::PAYL | section::CRCS) => self.read(range),
             Some(_) => self.load(range),
         }
     }
@@ -63,7 +64,7 @@ pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
 pub(crate) type Step<'a> = &'a dyn Fn(usize) -> Result<()>;
 
 /// Checks a whole segment file, reading it block by block: what cannot be read is a fault like any other. The segment
-/// has its tables; its rows, scales and payloads are zeros.
+/// has its tables; its rows and payloads are zeros.
 pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Checked {
     match Pieces::open(vfs, path) {
         Ok(pieces) => check_pieces(path, name, pieces),
@@ -73,14 +74,23 @@ pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Check
 
 /// The same for a file that is open.
 pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -> Checked {
-    if let Err(unreadable) = pieces.load_footer() {
+    if let Err(unreadable) = pieces.load_end(path) {
         return (None, vec![fault("footer", None, unreadable.to_string())]);
     }
     let step: Step<'_> = &|_| Ok(());
-    let checked = Footer::parse(path, pieces.kept()).and_then(|footer| {
-        let len = pieces.len();
-        let faults = check_bytes(&mut pieces, len, &footer, step)?;
-        open_checked(path, name, pieces.into_parts().0, faults, step)
+    let checked = Layout::parse(path, pieces.kept()).and_then(|layout| {
+        let has_norms = layout.sections.iter().any(|line| line.tag == section::NORM);
+        let dtype = DType::from_code(layout.footer.dtype).filter(|_| has_norms);
+        let mut norms = dtype.map(|dtype| Norms::new(dtype, layout.footer.dim as usize));
+        let faults = check_bytes((&mut pieces, &mut norms), &layout, step)?;
+        let (segment, mut faults) = open_checked(path, name, pieces.into_parts().0, faults, step)?;
+        if let (Some(segment), Some(norms), true) = (&segment, norms, faults.is_empty()) {
+            let norms = norms.finish(segment.row_scales(0..segment.row_count()));
+            let wrong = segment.norms().iter().zip(&norms).position(|(stored, norm)| !is_norm(*stored, *norm));
+            let detail = |row| format!("the length of row {row} is not that of the row");
+            faults.extend(wrong.map(|row| fault("NORM", None, detail(row))));
+        }
+        Ok((segment, faults))
     });
     checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
 }
@@ -113,8 +123,7 @@ fn open_checked(
 
 /// Checks every byte of a segment that is open; the error names the first fault, or is that of `step`.
 pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
-    let bytes = segment.bytes();
-    let mut faults = check_bytes(&mut Whole(bytes), bytes.len(), segment.footer(), step)?;
+    let mut faults = check_bytes((&mut Whole(segment.bytes()), &mut None), segment.layout(), step)?;
     if faults.is_empty() {
         faults = check_tables(segment, step)?;
     }
@@ -147,17 +156,19 @@ fn from_error(error: Error) -> SegmentFault {
 }
 
 /// Block checksums of every section, and zeros between them. Trusts nothing but the footer's own checksum.
+/// Gives the rows to `norms`.
 fn check_bytes(
-    source: &mut dyn Source,
-    file_len: usize,
-    footer: &Footer,
+    (source, norms): (&mut dyn Source, &mut Option<Norms>),
+    layout: &Layout,
     step: Step<'_>,
 ) -> Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
-    let body = file_len.saturating_sub(FOOTER_LEN);
-    let crcs = block_crcs(source, body, footer);
+    let footer = &layout.footer;
+    let body = body_of(layout);
+    let table = footer.table().unwrap_or_default();
+    let crcs = block_crcs(source, layout);
     let mut covered = 0usize;
-    for line in footer.sections() {
+    for line in &layout.sections {
         let Some(range) = range_of(line, body) else {
             faults.push(fault(&line.name(), None, "the section lies outside the file"));
             continue;
@@ -167,9 +178,12 @@ fn check_bytes(
         let before = faults.len();
         let mut whole = crc32fast::Hasher::new();
         let mut found: Vec<Option<u32>> = Vec::new();
-        for (block, bytes) in blocks_of(range).enumerate() {
+        for (block, bytes) in blocks_of(range, footer.block_len_log2).enumerate() {
             found.push(match source.block(Some(line.tag), bytes) {
                 Ok(bytes) => {
+                    if let Some(norms) = norms.as_mut().filter(|_| line.tag == section::ROWS) {
+                        norms.update(bytes);
+                    }
                     if line.tag == section::CRCS {
                         whole.update(bytes);
                     } else {
@@ -208,7 +222,8 @@ fn check_bytes(
             faults.push(fault(&line.name(), None, "the section's checksum does not match the footer"));
         }
     }
-    check_padding(source, covered..body, "before the footer", &mut faults);
+    check_padding(source, covered..table.start, "before the section table", &mut faults);
+    check_padding(source, table.end..body, "before the footer", &mut faults);
     Ok(faults)
 }
 
@@ -218,19 +233,19 @@ pub(crate) fn range_of(line: &Section, body: usize) -> Option<Range<usize>> {
     (range.start <= range.end && range.end <= body).then_some(range)
 }
 
-/// A range in blocks from its start.
-pub(crate) fn blocks_of(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(BLOCK_LEN).map(move |start| start..start.saturating_add(BLOCK_LEN).min(end))
+/// How many bytes lie before the footer. The file is there, so it has a length that fits memory.
+pub(crate) fn body_of(layout: &Layout) -> usize {
+    usize::try_from(layout.footer.body_len()).unwrap_or(usize::MAX)
 }
 
 /// The table of block checksums, as far as a file of this length can have blocks; `None` for those that cannot be read.
-pub(crate) fn block_crcs(source: &mut dyn Source, body: usize, footer: &Footer) -> Vec<Option<u32>> {
-    let line = footer.sections().iter().find(|line| line.tag == section::CRCS);
-    let most = (body / BLOCK_LEN + MAX_SECTIONS) * 4;
+pub(crate) fn block_crcs(source: &mut dyn Source, layout: &Layout) -> Vec<Option<u32>> {
+    let body = body_of(layout);
+    let line = layout.sections.iter().find(|line| line.tag == section::CRCS);
+    let most = ((body >> layout.footer.block_len_log2) + layout.sections.len()) * 4;
     let range = line.and_then(|line| range_of(line, body)).unwrap_or_default();
     let mut crcs = Vec::new();
-    for block in blocks_of(range.start..range.end.min(range.start.saturating_add(most))) {
+    for block in blocks_of(range.start..range.end.min(range.start.saturating_add(most)), BLOCK_LEN_LOG2) {
         let count = block.len() / 4;
         match source.block(Some(section::CRCS), block) {
             Ok(bytes) => {
@@ -245,7 +260,7 @@ pub(crate) fn block_crcs(source: &mut dyn Source, body: usize, footer: &Footer) 
 
 /// Bytes between sections are zero.
 fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faults: &mut Vec<SegmentFault>) {
-    for block in blocks_of(range) {
+    for block in blocks_of(range, BLOCK_LEN_LOG2) {
         match source.block(None, block) {
             Ok(bytes) if bytes.iter().all(|byte| *byte == 0) || Bug::TrustPadding.is_on() => continue,
             Ok(_) => faults.push(fault("padding", None, format!("bytes {place} are not zero"))),
@@ -257,6 +272,7 @@ fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faul
 
 /// Finds the keys of the entries whose bytes lie in damaged blocks.
 fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
+    let block_len = segment.block_len();
     // By section: the damaged blocks, ascending, and which fault each is.
     let mut damaged: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
     for (number, fault) in faults.iter_mut().enumerate() {
@@ -270,7 +286,7 @@ fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
     }
     damaged.values_mut().for_each(|blocks| blocks.sort_unstable());
     let span_of = |section: &str, index| span_of(segment, section, index);
-    each_hit(segment.entry_count(), span_of, &damaged, |index, number| {
+    each_hit((segment.entry_count(), block_len), span_of, &damaged, |index, number| {
         if let (Some(fault), Ok(key)) = (faults.get_mut(number), segment.key(index)) {
             fault.keys.push(key.to_vec());
         }
@@ -280,7 +296,7 @@ fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
 /// Tells `hit` of every entry and every damaged block that it has bytes in. Goes through the entries once for
 /// each section, whatever the number of its blocks.
 fn each_hit(
-    entry_count: usize,
+    (entry_count, block_len): (usize, usize),
     span_of: impl Fn(&str, usize) -> Option<Range<usize>>,
     damaged: &BTreeMap<String, Vec<(usize, usize)>>,
     mut hit: impl FnMut(usize, usize),
@@ -288,9 +304,9 @@ fn each_hit(
     for (section, blocks) in damaged {
         for index in 0..entry_count {
             let Some(span) = span_of(section, index).filter(|span| !span.is_empty()) else { continue };
-            let first = blocks.partition_point(|(block, _)| *block < span.start / BLOCK_LEN);
+            let first = blocks.partition_point(|(block, _)| *block < span.start / block_len);
             let from = blocks.get(first..).unwrap_or_default().iter();
-            from.take_while(|(block, _)| *block <= (span.end - 1) / BLOCK_LEN)
+            from.take_while(|(block, _)| *block <= (span.end - 1) / block_len)
                 .for_each(|(_, number)| hit(index, *number));
         }
     }
@@ -298,8 +314,9 @@ fn each_hit(
 
 /// Keys of the entries that a block of the index is about; its numbers have `width` bytes.
 fn keys_indexed(segment: &Segment, block: usize, width: usize) -> Vec<Vec<u8>> {
-    let start = block.saturating_mul(BLOCK_LEN);
-    let positions = (start / width)..(start.saturating_add(BLOCK_LEN) / width).min(segment.entry_count());
+    let start = block.saturating_mul(segment.block_len());
+    let end = start.saturating_add(segment.block_len()) / width;
+    let positions = (start / width)..end.min(segment.entry_count());
     let entries = positions.filter_map(|position| segment.hash_entry(position));
     entries.filter_map(|index| segment.key(index).ok().map(<[u8]>::to_vec)).collect()
 }
@@ -315,7 +332,7 @@ fn span_of(segment: &Segment, section: &str, index: usize) -> Option<Range<usize
         "ROWS" => rows(row_bytes),
         "KIND" => Some(index..index + 1),
         "KEND" | "REND" | "PEND" => Some(index * 8..index * 8 + 8),
-        "SCAL" => rows(4),
+        "SCAL" | "NORM" => rows(4),
         "KEYS" => segment.key_span(index),
         "PAYL" => segment.payload_span(index),
         _ => None,
@@ -436,6 +453,7 @@ fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::blocks::BLOCK_LEN;
     use std::cell::Cell;
 
     /// Every block of two sections damaged, entries of many lengths: each entry is looked at once for each section.
@@ -457,7 +475,7 @@ mod tests {
             Some(index * width(section)..(index + 1) * width(section))
         };
         let mut hit_blocks = vec![0; blocks];
-        each_hit(ENTRIES, span_of, &damaged, |_, number| {
+        each_hit((ENTRIES, BLOCK_LEN), span_of, &damaged, |_, number| {
             hits.set(hits.get() + 1);
             hit_blocks[number] += 1;
         });

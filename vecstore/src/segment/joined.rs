@@ -12,7 +12,7 @@ use super::writer::{EncodedSegment, Part, Sink, count_kill};
 use crate::base::{DType, Error, Result};
 use crate::format::footer::Footer;
 use crate::format::records::{Kill, Run, count};
-use crate::format::section;
+use crate::format::section::{self, MergeRule, Section, Unit};
 
 /// Bytes that are gathered before they are written.
 const GATHERED: usize = 1 << 16;
@@ -192,12 +192,19 @@ impl<'a> Joined<'a> {
         let footer = Footer { entries, rows, kinds, killed, killed_rows, ..identity };
         let row_len =
             rows.checked_mul(self.row_bytes as u64).ok_or(Error::Internal { what: "too many rows" })?;
-        let sections = vec![
+        let norms = if self.inputs.iter().all(|input| input.segment.has_norms()) { rows * 4 } else { 0 };
+        let mut sections = vec![
             (section::ROWS, self.copied(row_len, |of| of.segment.row_bytes(of.rows.clone()).ok())),
             (
                 section::SCAL,
                 self.copied(rows * 4, |of| {
                     Some(bytemuck::cast_slice(of.segment.row_scales(of.rows.clone())))
+                }),
+            ),
+            (
+                section::NORM,
+                self.copied(norms, |of| {
+                    Some(bytemuck::cast_slice(of.segment.norms().get(of.rows.clone())?))
                 }),
             ),
             (section::KEYS, self.copied(self.key_bytes, |of| of.segment.all_keys().get(of.keys.clone()))),
@@ -214,7 +221,65 @@ impl<'a> Joined<'a> {
             (section::KILL, Part::made(self.kills * size_of::<Kill>() as u64, |sink| self.write_kills(sink))),
             (section::RUNS, Part::made(self.runs * size_of::<Run>() as u64, |sink| self.write_runs(sink))),
         ];
-        EncodedSegment::lay_out(footer, dtype, settings, sections)
+        let carried = self.carried();
+        for line in &carried {
+            sections.push((line.tag, self.carry(*line)));
+        }
+        EncodedSegment::lay_out(footer, dtype, settings, sections, &carried)
+    }
+
+    /// The lines of sections that this version does not know, and that can be copied: those of the whole file, and those
+    /// about entries or rows of which every input has the same width.
+    fn carried(&self) -> Vec<Section> {
+        let mut carried: Vec<Section> = Vec::new();
+        for line in self.inputs.iter().flat_map(|input| input.segment.unknown_sections()) {
+            let is_new = carried.iter().all(|other| other.tag != line.tag);
+            let fits = |input: &Input<'_>| {
+                let (segment, Some(unit)) = (input.segment, line.unit()) else { return false };
+                let of = segment.unknown_sections().find(|other| other.tag == line.tag);
+                unit == Unit::File
+                    || segment.count_of(unit) == 0
+                    || of.is_some_and(|of| {
+                        of.unit() == line.unit() && segment.width_of(of) == self.width_of(line)
+                    })
+            };
+            if is_new && line.rule() == MergeRule::Copy && self.inputs.iter().all(fits) {
+                carried.push(*line);
+            }
+        }
+        carried
+    }
+
+    /// Bytes that a section has for each entry or row, in the first input that has any.
+    fn width_of(&self, line: &Section) -> usize {
+        let mut of = self.inputs.iter().flat_map(|input| {
+            let mut lines = input.segment.unknown_sections();
+            let of = lines.find(|other| other.tag == line.tag);
+            of.map(|of| input.segment.width_of(of)).filter(|width| *width > 0)
+        });
+        of.next().unwrap_or_default()
+    }
+
+    /// A section that is carried over.
+    fn carry(&'a self, line: Section) -> Part<'a> {
+        let width = self.width_of(&line);
+        let bytes = move |of: &'a Segment| of.section_bytes(line.tag);
+        let counted = |count: u64| count * width as u64;
+        let len = match line.unit() {
+            Some(Unit::Entry) => counted(self.counts.entries),
+            Some(Unit::Row) => counted(self.counts.rows),
+            _ => self.inputs.iter().map(|input| bytes(input.segment).len() as u64).sum(),
+        };
+        Part::made(len, move |sink| {
+            if line.unit() == Some(Unit::File) {
+                return self.inputs.iter().try_for_each(|input| sink(bytes(input.segment)));
+            }
+            self.each(|of| {
+                let range = if line.unit() == Some(Unit::Row) { of.rows } else { of.entries };
+                let part = bytes(of.segment).get(range.start * width..range.end * width);
+                sink(part.ok_or_else(contradiction)?)
+            })
+        })
     }
 
     /// Goes through all stretches.

@@ -2,10 +2,13 @@
 
 mod ahead;
 mod check;
+mod derived;
+mod filter;
 #[cfg(test)]
 mod forged;
 mod joined;
 mod name;
+mod norms;
 mod pieces;
 mod reader;
 mod search;
@@ -14,8 +17,10 @@ mod writer;
 
 pub(crate) use ahead::ask_for;
 pub(crate) use check::{
-    SegmentFault, block_crcs, blocks_of, check_file, check_open, check_pieces, check_unmapped, range_of,
+    SegmentFault, block_crcs, body_of, check_file, check_open, check_pieces, check_unmapped, range_of,
 };
+pub(crate) use derived::DerivedFile;
+pub(crate) use filter::KeyFilter;
 pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
 pub(crate) use pieces::{Pieces, open_unmapped};

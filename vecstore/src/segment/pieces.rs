@@ -5,11 +5,11 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use super::check::{blocks_of, range_of};
+use super::check::{body_of, range_of};
 use super::{Segment, SegmentName};
 use crate::base::{IoContext, Result};
-use crate::format::blocks::BLOCK_LEN;
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::blocks::{BLOCK_LEN, BLOCK_LEN_LOG2, blocks_of};
+use crate::format::footer::{FOOTER_LEN, Footer, Layout, TAIL_LEN};
 use crate::format::section::Tag;
 use crate::vfs::{Mapping, ReadAt, Vfs};
 
@@ -36,12 +36,13 @@ pub(crate) fn open_unmapped(
     tables: &[Tag],
 ) -> Result<Segment> {
     let mut pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
-    pieces.load_footer().map_err(|unreadable| unreadable.at(path))?;
-    let footer = Footer::parse(path, pieces.kept())?;
-    let body = pieces.len().saturating_sub(FOOTER_LEN);
-    let wanted = footer.sections().iter().filter(|line| tables.contains(&line.tag));
-    for block in wanted.filter_map(|line| range_of(line, body)).flat_map(blocks_of) {
-        pieces.load(block).map_err(|unreadable| unreadable.at(path))?;
+    pieces.load_end(path).map_err(|unreadable| unreadable.at(path))?;
+    let layout = Layout::parse(path, pieces.kept())?;
+    let wanted = layout.sections.iter().filter(|line| tables.contains(&line.tag));
+    for range in wanted.filter_map(|line| range_of(line, body_of(&layout))) {
+        for block in blocks_of(range, BLOCK_LEN_LOG2) {
+            pieces.load(block).map_err(|unreadable| unreadable.at(path))?;
+        }
     }
     Segment::from_mapping(path, name, pieces.into_parts().0)
 }
@@ -108,9 +109,17 @@ impl Pieces {
         Ok(&self.buffer)
     }
 
-    /// Reads the footer and keeps it.
-    pub fn load_footer(&mut self) -> Result<(), Unreadable> {
-        self.load(self.len.saturating_sub(FOOTER_LEN)..self.len).map(drop)
+    /// Reads footer and section table and keeps them, as far as the file says where they lie.
+    pub fn load_end(&mut self, path: &Path) -> Result<(), Unreadable> {
+        self.load(self.len.saturating_sub(FOOTER_LEN)..self.len)?;
+        let tail = self.kept.get(self.len.saturating_sub(TAIL_LEN)..).unwrap_or_default();
+        if let Ok(len) = Footer::len_of(path, tail).map(|len| len.min(self.len))
+            && len > FOOTER_LEN
+        {
+            self.load(self.len - len..self.len)?;
+        }
+        let table = Footer::parse(path, &self.kept).ok().and_then(|footer| footer.table());
+        table.map_or(Ok(()), |table| self.load(table).map(drop))
     }
 
     /// What was kept, at its place in the file; everything else is zero.

@@ -3,19 +3,20 @@
 //! Opening one costs the same whatever its size: footer, section table and runs are checked, kills when they are
 //! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
 
-use crate::format::COMPAT_LOST;
+use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::filter::{IN_MEMORY, KeyFilter};
 use super::SegmentName;
 use super::ahead::ask_for;
 use super::search::Index;
 use super::tables::Tables;
 use crate::base::{Bug, DType, Error, IoContext, Result, unless};
 use crate::format::blocks::section_crc;
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
-use crate::format::section::{self, Tag};
+use crate::format::section::{self, MergeRule, Section, Tag, Unit};
 use crate::format::settings;
 use crate::types::{Address, Kind};
 use crate::vfs::{Mapping, Vfs};
@@ -26,7 +27,7 @@ pub(crate) struct Segment {
     path: PathBuf,
     name: SegmentName,
     map: Mapping,
-    footer: Footer,
+    layout: Layout,
     dtype: DType,
     row_bytes: usize,
     tables: Tables,
@@ -42,66 +43,66 @@ fn name_of(footer: &Footer) -> SegmentName {
 }
 
 impl Segment {
-    /// Maps a segment and checks what [`Footer::parse`] and the section table promise.
+    /// Maps a segment and checks what [`Layout::parse`] and the section table promise.
     pub fn open(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<Self> {
         let map = vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?;
         Self::from_mapping(path, name, map)
     }
 
-    /// A segment that this process has just written, with this footer, and has mapped, unless that could not be done. Nothing of it
+    /// A segment that this process has just written, with this end, and has mapped, unless that could not be done. Nothing of it
     /// is looked at: that would fetch the pages of its end, one after the other, with a commit waiting. `hashes` are those of its
     /// keys.
     pub fn written(
         vfs: &dyn Vfs,
         path: &Path,
-        footer: Footer,
+        layout: Layout,
         map: Option<Mapping>,
         hashes: &[u64],
     ) -> Result<Self> {
         let map = map.map_or_else(|| vfs.map(path).at(path, "map the segment"), Ok)?;
-        if map.len() as u64 != footer.file_len {
-            let detail = format!("expected a file of {} bytes, found {}", footer.file_len, map.len());
+        if map.len() as u64 != layout.footer.file_len {
+            let detail = format!("expected a file of {} bytes, found {}", layout.footer.file_len, map.len());
             return Err(Error::damaged(path, "footer", detail));
         }
-        let segment = Self::with_footer(path, map, footer)?;
+        let segment = Self::with_layout(path, map, layout)?;
         segment.index.remember(hashes);
         Ok(segment)
     }
 
     /// The same as [`Segment::open`] for bytes that are mapped already.
     pub fn from_mapping(path: &Path, name: SegmentName, map: Mapping) -> Result<Self> {
-        let footer = Footer::parse(path, &map)?;
-        let found = name_of(&footer);
+        let layout = Layout::parse(path, &map)?;
+        let found = name_of(&layout.footer);
         if found != name {
             return Err(Error::ForeignSegment {
                 path: path.to_owned(),
                 detail: format!("its footer says that it is {found}"),
             });
         }
-        let segment = Self::with_footer(path, map, footer)?;
+        let segment = Self::with_layout(path, map, layout)?;
         segment.check_small_tables()?;
         Ok(segment)
     }
 
-    fn with_footer(path: &Path, map: Mapping, footer: Footer) -> Result<Self> {
-        let name = name_of(&footer);
+    fn with_layout(path: &Path, map: Mapping, layout: Layout) -> Result<Self> {
+        let footer = &layout.footer;
+        let name = name_of(footer);
         let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
         let row_bytes = footer.dim as usize * dtype.size();
-        let tables = Tables::read(path, &map, &footer, row_bytes as u64)?;
+        let tables = Tables::read(path, &layout, row_bytes as u64)?;
         let is_plain = footer.rows == footer.entries && footer.kinds == [footer.entries, 0, 0, 0];
         let index = Index::default();
         let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
         let key_len = if keys % entries == 0 { keys / entries } else { 0 };
         let path = path.to_owned();
-        Ok(Segment { path, name, map, footer, dtype, row_bytes, tables, index, is_plain, key_len })
+        Ok(Segment { path, name, map, layout, dtype, row_bytes, tables, index, is_plain, key_len })
     }
 
     /// The same without keys, their index and ends of payloads, for a caller that only follows links.
     /// Gives their memory back where the segment was not mapped.
     pub fn without_keys(self) -> Self {
         let Segment { map, tables, .. } = &self;
-        let footer = map.len().saturating_sub(FOOTER_LEN)..map.len();
-        let kept = [&tables.kinds, &tables.row_ends, &tables.kills, &tables.runs, &tables.settings, &footer];
+        let kept = [&tables.kinds, &tables.row_ends, &tables.kills, &tables.runs, &tables.settings];
         let Ok(mut less) = Mapping::blank(map.len()) else { return self };
         for range in kept {
             less.put(range.start, map.get(range.clone()).unwrap_or_default());
@@ -118,7 +119,16 @@ impl Segment {
     }
 
     pub fn footer(&self) -> &Footer {
-        &self.footer
+        &self.layout.footer
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Length of the blocks that have checksums.
+    pub fn block_len(&self) -> usize {
+        1 << self.layout.footer.block_len_log2
     }
 
     pub fn dtype(&self) -> DType {
@@ -127,7 +137,7 @@ impl Segment {
 
     /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
     pub fn is_lossy(&self) -> bool {
-        self.footer.compat & COMPAT_LOST != 0
+        self.layout.footer.compat & COMPAT_LOST != 0
     }
 
     /// The whole file.
@@ -284,6 +294,53 @@ impl Segment {
             .ok_or_else(|| Error::damaged(&self.path, "ROWS", format!("rows {rows:?} are not in the file")))
     }
 
+    /// The Euclidean length of each row; empty where the file does not have them.
+    pub fn norms(&self) -> &[f32] {
+        self.records(&self.tables.norms)
+    }
+
+    /// True when the file has the length of each row.
+    pub fn has_norms(&self) -> bool {
+        self.norms().len() == self.row_count()
+    }
+
+    /// Sections that this version does not know.
+    pub fn unknown_sections(&self) -> impl Iterator<Item = &Section> {
+        self.layout.sections.iter().filter(|line| !line.is_known())
+    }
+
+    /// The bytes of a section; none where there is no such section.
+    pub fn section_bytes(&self, tag: Tag) -> &[u8] {
+        let line = self.layout.sections.iter().find(|line| line.tag == tag);
+        let range = line.and_then(|line| super::check::range_of(line, self.map.len()));
+        range.map_or(&[], |range| self.slice(&range))
+    }
+
+    /// How many a section that is about such has.
+    pub fn count_of(&self, unit: Unit) -> usize {
+        match unit {
+            Unit::File => 1,
+            Unit::Entry => self.entry_count(),
+            Unit::Row => self.row_count(),
+        }
+    }
+
+    /// Bytes of a section for each of what it is about.
+    pub fn width_of(&self, line: &Section) -> usize {
+        let count = line.unit().map_or(0, |unit| self.count_of(unit));
+        self.section_bytes(line.tag).len().checked_div(count).unwrap_or_default()
+    }
+
+    /// Why merges leave the file alone: something in it that only a later version knows how to merge.
+    pub fn refuses_merge(&self) -> Option<String> {
+        let unknown = self.layout.footer.compat & COMPAT_UNMERGEABLE;
+        if unknown != 0 {
+            return Some(format!("compat flags {unknown:#x}"));
+        }
+        let refuses = |line: &&Section| line.rule() == MergeRule::Refuse;
+        self.unknown_sections().find(refuses).map(|line| format!("section {}", line.name()))
+    }
+
     /// Scales of a range of rows; empty for element types without.
     pub fn row_scales(&self, rows: Range<usize>) -> &[f32] {
         self.records(&self.tables.scales).get(rows).unwrap_or_default()
@@ -294,7 +351,7 @@ impl Segment {
         let bytes = self.row_bytes(rows.clone())?;
         Ok(crate::base::dtype::widen_bytes(
             self.dtype,
-            self.footer.dim as usize,
+            self.layout.footer.dim as usize,
             bytes,
             self.row_scales(rows),
         ))
@@ -315,6 +372,21 @@ impl Segment {
     #[inline]
     pub fn payload_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.payload_ends), index)
+    }
+
+    /// Too many keys for a filter in memory: that of such a segment is a derived file.
+    pub fn wants_filter_file(&self) -> bool {
+        self.entry_count() > IN_MEMORY
+    }
+
+    /// Asks a filter from a file from now on, before the index.
+    pub fn use_filter(&self, filter: KeyFilter) {
+        self.index.use_filter(filter);
+    }
+
+    /// The filter that is asked.
+    pub fn filter(&self) -> Option<&KeyFilter> {
+        self.index.filter()
     }
 
     /// The newest entry of this segment with this key.
@@ -418,8 +490,8 @@ impl Segment {
     /// Compares the checksum of a section that is small, or read as a whole.
     fn check_section(&self, tag: Tag, range: &Range<usize>) -> Result<()> {
         let crcs: Vec<u32> =
-            self.slice(range).chunks(crate::format::blocks::BLOCK_LEN).map(crc32fast::hash).collect();
-        let expected = self.footer.sections().iter().find(|line| line.tag == tag).map(|line| line.crc);
+            self.slice(range).chunks(self.block_len()).map(crc32fast::hash).collect();
+        let expected = self.layout.sections.iter().find(|line| line.tag == tag).map(|line| line.crc);
         if expected.is_some_and(|expected| expected != section_crc(&crcs)) {
             let name = String::from_utf8_lossy(&tag).into_owned();
             return Err(Error::damaged(&self.path, name, "its checksum does not match"));
@@ -440,10 +512,10 @@ impl Segment {
                 && last.is_none_or(|last| last < (run.commit, run.entry))
                 && run.segment_entry >= entry
                 && run.segment_row >= row
-                && run.segment_entry <= self.footer.entries
-                && run.segment_row <= self.footer.rows
-                && run.entry.checked_add(self.footer.entries).is_some()
-                && run.row.checked_add(self.footer.rows).is_some()
+                && run.segment_entry <= self.layout.footer.entries
+                && run.segment_row <= self.layout.footer.rows
+                && run.entry.checked_add(self.layout.footer.entries).is_some()
+                && run.row.checked_add(self.layout.footer.rows).is_some()
                 && (number > 0 || run.segment_entry == 0 && run.segment_row == 0);
             if !sound {
                 return Err(Error::damaged(
@@ -454,7 +526,7 @@ impl Segment {
             }
             (last, entry, row) = (Some((run.commit, run.entry)), run.segment_entry, run.segment_row);
         }
-        if self.runs().is_empty() && self.footer.entries > 0 {
+        if self.runs().is_empty() && self.layout.footer.entries > 0 {
             return Err(Error::damaged(&self.path, "RUNS", "there are entries, but no run"));
         }
         Ok(())

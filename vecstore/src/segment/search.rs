@@ -12,6 +12,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::filter::{IN_MEMORY, KeyFilter};
+
 /// How far the first step goes from a guess that is off.
 const STEP: usize = 8;
 /// Hashes around a guess that are looked at together.
@@ -22,10 +24,6 @@ const FEW: usize = 512;
 const CELL: usize = 32;
 /// As a power of two, the most cells: 64 KiB.
 const MOST_CELLS: u32 = 14;
-/// Hashes up to which a segment has a filter: 96 KiB.
-const FILTERED: usize = 1 << 16;
-/// Bits that a filter takes for each hash. Four are set: one in a hundred hashes that are not there passes.
-const FILTER_BITS: usize = 12;
 /// A filter is made once a segment was asked in vain once for so many hashes that it has.
 const PER_VAIN: usize = 16;
 
@@ -35,7 +33,7 @@ const PER_VAIN: usize = 16;
 pub(crate) struct Index {
     /// Where cells begin, plus one; 0 where that is not known yet.
     cells: OnceLock<Box<[AtomicU32]>>,
-    filter: OnceLock<Box<[u64]>>,
+    filter: OnceLock<KeyFilter>,
     in_vain: AtomicU32,
 }
 
@@ -43,9 +41,7 @@ impl Index {
     /// False when the hash is certainly not among them.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
-        let Some(filter) = self.filter.get() else { return true };
-        let bits = bits_of(hash);
-        filter.get(word_of(filter.len(), hash)).is_none_or(|word| word & bits == bits)
+        self.filter.get().is_none_or(|filter| filter.may_have(hash))
     }
 
     /// The hash was not there. A segment that is asked for that often remembers what is.
@@ -60,20 +56,20 @@ impl Index {
         }
     }
 
-    /// Makes the filter, unless there are too many hashes for one.
+    /// Makes the filter, unless there are too many hashes for one in memory.
     pub fn remember(&self, hashes: &[u64]) {
-        if hashes.len() > FILTERED {
-            return;
+        if hashes.len() <= IN_MEMORY {
+            self.filter.get_or_init(|| KeyFilter::in_memory(hashes));
         }
-        self.filter.get_or_init(|| {
-            let mut filter = vec![0; (hashes.len() * FILTER_BITS).div_ceil(64)].into_boxed_slice();
-            for hash in hashes {
-                if let Some(word) = filter.get_mut(word_of(filter.len(), *hash)) {
-                    *word |= bits_of(*hash);
-                }
-            }
-            filter
-        });
+    }
+
+    /// Uses a filter from a file from now on.
+    pub fn use_filter(&self, filter: KeyFilter) {
+        let _ = self.filter.set(filter);
+    }
+
+    pub fn filter(&self) -> Option<&KeyFilter> {
+        self.filter.get()
     }
 
     /// The first position whose hash is not less than `hash`; the number of hashes when there is none. `near` is told
@@ -130,18 +126,6 @@ fn begin_of(cells: &[AtomicU32], cell: usize, bits: u32, hashes: &[u64]) -> usiz
         }
         known => known as usize - 1,
     }
-}
-
-/// The word of a filter that a hash belongs to, from its upper half.
-#[inline]
-fn word_of(words: usize, hash: u64) -> usize {
-    ((hash >> 32).wrapping_mul(words as u64) >> 32) as usize
-}
-
-/// Its bits there, from its lower half.
-#[inline]
-fn bits_of(hash: u64) -> u64 {
-    [0, 6, 12, 18].into_iter().fold(0, |bits, shift| bits | 1 << (hash >> shift & 63))
 }
 
 /// A distance, in parts of 2^64, as a number of positions among `count`.
@@ -256,27 +240,21 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_passes_what_is_there_and_little_else() {
-        let all = even(20_000);
-        let (there, others): (Vec<u64>, Vec<u64>) = all.iter().partition(|hash| **hash % 2 == 0);
+    fn a_segment_that_is_asked_in_vain_makes_a_filter() {
+        let hashes = even(20_000);
         let index = Index::default();
-        for _ in 0..there.len() / PER_VAIN {
-            assert!(others.iter().all(|hash| index.may_have(*hash)), "not asked often enough");
-            index.was_in_vain(&there);
-            if index.filter.get().is_some() {
-                break;
-            }
+        for _ in 1..hashes.len() / PER_VAIN {
+            index.was_in_vain(&hashes);
+            assert!(index.may_have(7) && index.filter.get().is_none(), "not asked often enough");
         }
-        index.was_in_vain(&there);
+        index.was_in_vain(&hashes);
         assert!(index.filter.get().is_some());
-        assert!(there.iter().all(|hash| index.may_have(*hash)));
-        let passed = others.iter().filter(|hash| index.may_have(**hash)).count();
-        assert!(passed * 40 < others.len(), "{passed} of {}", others.len());
+        assert!(hashes.iter().all(|hash| index.may_have(*hash)));
     }
 
     #[test]
-    fn large_segments_have_no_filter() {
-        let hashes = even(FILTERED as u64 + 1);
+    fn large_segments_make_none() {
+        let hashes = even(IN_MEMORY as u64 + 1);
         let index = Index::default();
         (0..hashes.len()).for_each(|_| index.was_in_vain(&hashes));
         assert!(index.filter.get().is_none());

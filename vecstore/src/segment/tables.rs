@@ -5,10 +5,10 @@ use std::path::Path;
 
 use crate::base::{Bug, DType, Error, Result};
 use crate::format::blocks::block_count;
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::footer::{Footer, Layout};
 use crate::format::npy;
 use crate::format::records::{Kill, Run};
-use crate::format::section::{self, Section, Tag};
+use crate::format::section::{self, Section, Tag, Unit};
 
 /// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
 /// counts call for.
@@ -16,6 +16,7 @@ use crate::format::section::{self, Section, Tag};
 pub(super) struct Tables {
     pub rows: Range<usize>,
     pub scales: Range<usize>,
+    pub norms: Range<usize>,
     pub keys: Range<usize>,
     pub key_ends: Range<usize>,
     pub kinds: Range<usize>,
@@ -30,21 +31,19 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub fn read(path: &Path, file: &[u8], footer: &Footer, row_bytes: u64) -> Result<Self> {
+    pub fn read(path: &Path, layout: &Layout, row_bytes: u64) -> Result<Self> {
+        let footer = &layout.footer;
         let wrong = |detail: String| Error::damaged(path, "section table", detail);
-        let limit = (file.len() - FOOTER_LEN) as u64;
+        let (limit, log2) = (footer.table_at, footer.block_len_log2);
         let mut tables = Tables::default();
         let mut next = 0u64;
         let mut blocks = 0u64;
         let (mut seen, mut ends_with_crcs): (Vec<Tag>, bool) = (Vec::new(), false);
-        for line in footer.sections() {
+        for line in &layout.sections {
             let end = line.end().filter(|end| *end <= limit);
-            let (Some(end), false) = (end, line.offset != next || seen.contains(&line.tag)) else {
+            let (Some(end), false) = (end, line.offset < next || seen.contains(&line.tag)) else {
                 return Err(wrong(format!("section {} is out of order or range", line.name())));
             };
-            if line.flags != 0 {
-                return Err(wrong(format!("section {} has unknown flags", line.name())));
-            }
             ends_with_crcs = line.tag == section::CRCS;
             let first_block = if ends_with_crcs { 0 } else { blocks };
             if u64::from(line.first_block) != first_block {
@@ -54,14 +53,14 @@ impl Tables {
                 return Err(wrong(format!("expected {blocks} block checksums, found {}", line.len / 4)));
             }
             if !ends_with_crcs {
-                blocks += block_count(line.len);
+                blocks += block_count(line.len, log2);
             }
             tables.take(footer, line, row_bytes).map_err(&wrong)?;
             seen.push(line.tag);
-            next = section::align_up(end).unwrap_or(u64::MAX);
+            next = end;
         }
-        if next != limit || !ends_with_crcs {
-            return Err(wrong("the sections do not fill the file up to the footer".to_owned()));
+        if !ends_with_crcs {
+            return Err(wrong("the last section is not CRCS".to_owned()));
         }
         for tag in section::REQUIRED {
             if !seen.contains(&tag) {
@@ -101,6 +100,7 @@ impl Tables {
             }
             section::ROWS => (&mut self.rows, footer.rows.checked_mul(row_bytes)),
             section::SCAL => (&mut self.scales, footer.rows.checked_mul(4)),
+            section::NORM => (&mut self.norms, footer.rows.checked_mul(4)),
             section::KEYS => (&mut self.keys, Some(line.len)),
             section::KEND => (&mut self.key_ends, per_entry(8)),
             section::KIND => (&mut self.kinds, per_entry(1)),
@@ -113,7 +113,16 @@ impl Tables {
             section::RUNS => (&mut self.runs, Some(line.len.next_multiple_of(size_of::<Run>() as u64))),
             section::SETT => (&mut self.settings, Some(line.len)),
             // Sections of later minor versions are carried, not understood.
-            _ => return Ok(()),
+            _ => {
+                let each = match line.unit() {
+                    Some(Unit::Entry) => footer.entries,
+                    Some(Unit::Row) => footer.rows,
+                    _ => return Ok(()),
+                };
+                let is_whole = line.raw_len.checked_rem(each).unwrap_or(line.raw_len) == 0;
+                let detail = || format!("section {} has not as much for each of {each}", line.name());
+                return is_whole.then_some(()).ok_or_else(detail);
+            }
         };
         if expected != Some(line.len) && !Bug::TrustSection.is_on() {
             let expected = expected.map_or_else(|| "an impossible number of".to_owned(), |n| n.to_string());

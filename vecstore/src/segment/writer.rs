@@ -4,13 +4,14 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 use super::SegmentName;
+use super::norms::Norms;
 use crate::base::{DType, Error, Result};
-use crate::format::blocks::{BlockHasher, block_count, section_crc};
-use crate::format::footer::{FOOTER_LEN, Footer, MAX_SECTIONS};
+use crate::format::blocks::{BlockHasher, block_count, block_len_log2_for, section_crc};
+use crate::format::footer::{FOOTER_LEN, Footer, Layout};
 use crate::format::records::{Kill, Run, count};
-use crate::format::section::{self, Section, Tag};
+use crate::format::section::{self, LINE_LEN, Section, Tag};
 use crate::format::{key_hash, npy};
-use crate::types::Kind;
+use crate::types::{Kind, Metric};
 use crate::vfs::VfsFile;
 
 /// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
@@ -49,6 +50,8 @@ pub(super) enum Part<'a> {
     Stored(&'a dyn Stored, Range<usize>),
     /// A number of bytes that are made when they are written.
     Made(u64, Maker<'a>),
+    /// The lengths of so many rows, which have been written before.
+    Norms(u64),
 }
 
 impl<'a> Part<'a> {
@@ -61,6 +64,7 @@ impl<'a> Part<'a> {
         match self {
             Part::Stored(_, range) => range.len() as u64,
             Part::Made(len, _) => *len,
+            Part::Norms(rows) => *rows * 4,
             part => part.bytes().len() as u64,
         }
     }
@@ -72,7 +76,7 @@ impl<'a> Part<'a> {
             Part::Bytes(bytes) => bytes,
             Part::Shorts(numbers) => bytemuck::cast_slice(numbers),
             Part::Longs(numbers) => bytemuck::cast_slice(numbers),
-            Part::Stored(..) | Part::Made(..) => &[],
+            Part::Stored(..) | Part::Made(..) | Part::Norms(_) => &[],
         }
     }
 }
@@ -193,6 +197,7 @@ impl<'a> SegmentBuilder<'a> {
         let mut footer = Footer { entries: self.kinds.len() as u64, rows: self.row_count, ..identity };
         self.kinds.iter().for_each(|kind| count(&mut footer.kinds, *kind));
         self.kills.iter().for_each(|kill| count_kill(&mut footer, kill));
+        let has_norms = identity.metric == Metric::Cosine.code();
         self.hashes.sort_unstable();
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
@@ -201,7 +206,8 @@ impl<'a> SegmentBuilder<'a> {
         let mut sections: Sections<'a> = vec![(section::ROWS, Part::Borrowed(&[]))];
         sections.extend(self.rows.into_iter().map(|rows| (section::ROWS, rows)));
         sections.extend([
-            (section::SCAL, bytes_of(&self.scales)),
+            (section::SCAL, Part::Shorts(self.scales.into_iter().map(f32::to_bits).collect())),
+            (section::NORM, Part::Norms(if has_norms { self.row_count } else { 0 })),
             (section::KEYS, Part::Bytes(self.keys)),
             (section::KEND, Part::Longs(self.key_ends)),
             (section::KIND, Part::Bytes(self.kinds)),
@@ -213,7 +219,7 @@ impl<'a> SegmentBuilder<'a> {
             (section::KILL, bytes_of(&self.kills)),
             (section::RUNS, bytes_of(&self.runs)),
         ]);
-        EncodedSegment::lay_out(footer, dtype, settings, sections)
+        EncodedSegment::lay_out(footer, dtype, settings, sections, &[])
     }
 }
 
@@ -234,23 +240,27 @@ fn by_section<'a, 's>(sections: &'s Sections<'a>) -> impl Iterator<Item = &'s [(
 
 /// A segment whose layout is fixed, ready to be written.
 pub(crate) struct EncodedSegment<'a> {
-    footer: Footer,
+    layout: Layout,
+    dtype: DType,
     sections: Sections<'a>,
 }
 
 impl<'a> EncodedSegment<'a> {
-    /// Lays out what these sections hold, in their order, between the header of the rows and the settings. Scales, payloads
-    /// and kills are left out where there are none.
+    /// Lays out what these sections hold, in their order, between the header of the rows and the settings. Scales, lengths,
+    /// payloads, attributes and kills are left out where there are none. `carried` are the lines of those that this
+    /// version does not know.
     pub(super) fn lay_out(
         mut footer: Footer,
         dtype: DType,
         settings: Vec<u8>,
         mut sections: Sections<'a>,
+        carried: &[Section],
     ) -> Result<Self> {
         let has = |tag| sections.iter().any(|(of, part)| *of == tag && part.len() > 0);
-        let (payloads, kills) = (has(section::PAYL), has(section::KILL));
+        let (norms, payloads, kills) = (has(section::NORM), has(section::PAYL), has(section::KILL));
         sections.retain(|(tag, _)| match *tag {
             section::SCAL => dtype.has_scales(),
+            section::NORM => norms,
             section::PAYL | section::PEND => payloads,
             section::KILL => kills,
             _ => true,
@@ -258,68 +268,80 @@ impl<'a> EncodedSegment<'a> {
         let header = npy::header(dtype, footer.rows, footer.dim as usize);
         sections.insert(0, (section::HEAD, Part::Bytes(header)));
         sections.push((section::SETT, Part::Bytes(settings)));
-        let mut offset = 0u64;
-        let mut blocks = 0u64;
-        let mut table = footer.sections.iter_mut();
-        let mut count = 0;
+        let log2 = block_len_log2_for(sections.iter().map(|(_, part)| part.len()).sum());
+        let (mut offset, mut blocks, mut table) = (0, 0, Vec::new());
         for parts in by_section(&sections) {
             let len: u64 = parts.iter().map(|(_, part)| part.len()).sum();
-            if let (Some(line), Some((tag, _))) = (table.next(), parts.first()) {
-                let first_block = u32::try_from(blocks)
-                    .map_err(|_| Error::Internal { what: "a segment of 2^32 blocks or more" })?;
-                *line = Section { tag: *tag, flags: 0, offset, len, crc: 0, first_block };
-            }
-            count += 1;
-            blocks += block_count(len);
-            offset = align_up(offset + len);
+            let first_block = u32::try_from(blocks)
+                .map_err(|_| Error::Internal { what: "a segment of 2^32 blocks or more" })?;
+            let tag = parts.first().map(|(tag, _)| *tag).unwrap_or_default();
+            let known = Section::new(tag, offset, len, first_block);
+            let line = carried.iter().find(|line| line.tag == tag).map_or(known, |line| line.moved(known));
+            table.push(line);
+            blocks += block_count(len, log2);
+            offset = align_up(line.offset + len);
         }
-        let crcs = Section { tag: section::CRCS, offset, len: blocks * 4, ..Section::default() };
-        if let Some(line) = table.next() {
-            *line = crcs;
-        }
-        footer.section_count = u8::try_from(count + 1)
-            .ok()
-            .filter(|sections| usize::from(*sections) <= MAX_SECTIONS)
-            .ok_or(Error::Internal { what: "more sections than a footer has room for" })?;
-        footer.file_len = align_up(offset + crcs.len) + FOOTER_LEN as u64;
-        Ok(EncodedSegment { footer, sections })
+        table.push(Section::new(section::CRCS, offset, blocks * 4, 0));
+        footer.block_len_log2 = log2;
+        footer.section_count =
+            u32::try_from(table.len()).map_err(|_| Error::Internal { what: "2^32 sections or more" })?;
+        footer.table_at = align_up(offset + blocks * 4);
+        footer.file_len = footer.table_at + (table.len() * LINE_LEN + FOOTER_LEN) as u64;
+        Ok(EncodedSegment { layout: Layout { footer, sections: table }, dtype, sections })
     }
 
     /// The name it is to get.
     pub fn name(&self) -> SegmentName {
-        let Footer { first, last, generation, .. } = self.footer;
+        let Footer { first, last, generation, .. } = self.layout.footer;
         SegmentName { first, last, generation }
     }
 
     /// Length of the file to be.
     pub fn file_len(&self) -> u64 {
-        self.footer.file_len
+        self.layout.footer.file_len
     }
 
-    /// Writes everything; returns the sealed footer. Nothing is flushed.
-    pub fn write(self, file: &mut dyn VfsFile) -> io::Result<Footer> {
-        let EncodedSegment { mut footer, sections } = self;
+    /// Writes everything; returns the end of the file, sealed. Nothing is flushed.
+    pub fn write(self, file: &mut dyn VfsFile) -> io::Result<Layout> {
+        let EncodedSegment { layout: Layout { mut footer, sections: mut table }, dtype, sections } = self;
+        let has_norms = sections.iter().any(|(_, part)| matches!(part, Part::Norms(_)));
+        let mut norms = has_norms.then(|| Norms::new(dtype, footer.dim as usize));
+        let mut scales: &[f32] = &[];
         let pieces = Vec::with_capacity(GATHERED_PIECES.min(2 * sections.len() + 4));
         let mut out = Gathering { file, pieces, pending: 0, copied: Vec::new(), written: 0 };
-        let mut hasher = BlockHasher::default();
-        let mut all_crcs: Vec<u32> = Vec::with_capacity(footer.sections.len());
-        let mut table = footer.sections.iter_mut();
+        let mut hasher = BlockHasher::new(footer.block_len_log2);
+        let mut all_crcs: Vec<u32> = Vec::with_capacity(table.len());
+        let mut lines = table.iter_mut();
         for parts in by_section(&sections) {
-            let Some(line) = table.next() else { break };
+            let Some(line) = lines.next() else { break };
             out.pad_to(line.offset)?;
             let begins = out.written;
-            for (_, part) in parts {
-                let mut copy = |bytes: &[u8]| {
+            for (tag, part) in parts {
+                let mut see = |bytes: &[u8]| {
                     hasher.update(bytes);
+                    if let Some(norms) = norms.as_mut().filter(|_| *tag == section::ROWS) {
+                        norms.update(bytes);
+                    }
+                };
+                let mut copy = |bytes: &[u8]| {
+                    see(bytes);
                     out.add_copied(bytes)
                 };
                 match part {
                     Part::Stored(stored, range) => stored.read(range.clone(), &mut copy)?,
                     Part::Made(_, make) => make(&mut copy)?,
+                    Part::Norms(_) => {
+                        let norms = norms.take().map(|norms| norms.finish(scales)).unwrap_or_default();
+                        hasher.update(bytemuck::cast_slice(&norms));
+                        out.add_copied(bytemuck::cast_slice(&norms))?;
+                    }
                     part => {
-                        hasher.update(part.bytes());
+                        see(part.bytes());
                         out.add(part.bytes())?;
                     }
+                }
+                if *tag == section::SCAL {
+                    scales = bytemuck::try_cast_slice(part.bytes()).unwrap_or_default();
                 }
             }
             if out.written - begins != line.len {
@@ -330,16 +352,18 @@ impl<'a> EncodedSegment<'a> {
             all_crcs.extend_from_slice(&crcs);
         }
         let crc_bytes: &[u8] = bytemuck::cast_slice(&all_crcs);
-        if let Some(line) = table.next() {
+        if let Some(line) = lines.next() {
             line.crc = crc32fast::hash(crc_bytes);
             out.pad_to(line.offset)?;
             out.add(crc_bytes)?;
         }
-        out.pad_to(footer.file_len - FOOTER_LEN as u64)?;
+        out.pad_to(footer.table_at)?;
+        footer.table_crc = crc32fast::hash(bytemuck::cast_slice(&table));
         footer.seal();
+        out.add(bytemuck::cast_slice(&table))?;
         out.add(footer.bytes())?;
         out.finish()?;
-        Ok(footer)
+        Ok(Layout { footer, sections: table })
     }
 }
 
@@ -391,8 +415,11 @@ impl<'a> Gathering<'a, '_> {
 
     fn pad_to(&mut self, offset: u64) -> io::Result<()> {
         static ZEROS: [u8; 64] = [0; 64];
-        let gap = usize::try_from(offset.saturating_sub(self.written)).unwrap_or(0);
-        self.add(ZEROS.get(..gap).unwrap_or_default())
+        while self.written < offset {
+            let gap = usize::try_from(offset - self.written).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.add(ZEROS.get(..gap).unwrap_or_default())?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> io::Result<()> {

@@ -1,11 +1,12 @@
 //! Checkpoints: the manifest brought up to date. Made under LOCK and LOCK.manifest.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::base::{Bug, Error, Event, IoContext, Result};
 use crate::segment::check_open;
 use crate::state::{
-    BitmapName, CHECKPOINTS, LIVE, Manifest, SegmentRecord, TMP_PREFIX, View, live, load, quarantine,
+    CHECKPOINTS, DERIVED, DerivedName, Manifest, SegmentRecord, TMP_PREFIX, View, derived, load, quarantine,
     remove_temporaries,
 };
 use crate::vfs::Vfs;
@@ -34,14 +35,14 @@ pub(crate) fn write(
     change: impl FnOnce(&mut Manifest) -> Result<()>,
     mut flush: impl FnMut(&Path) -> Result<()>,
 ) -> Result<Option<Event>> {
-    for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+    for folder in [dir, &dir.join(DERIVED), &dir.join(CHECKPOINTS)] {
         remove_temporaries(vfs, folder, TMP_PREFIX);
     }
     let mut manifest = Manifest::read(vfs, dir)?;
     if manifest.body.store_id != view.meta.store_id {
         return Err(Error::Moved { path: dir.to_owned(), found: "another store was put in its place" });
     }
-    if manifest.body.is_backup() {
+    if manifest.body.is_backup {
         // Commits to a backup are a history of their own. Files that an interrupted backup brought are not
         // part of it: no manifest ever listed them. Should they come back, they would follow this one in
         // another epoch.
@@ -58,7 +59,7 @@ pub(crate) fn write(
         flush(&dir.join(load::SEGMENTS))?;
         // What comes after these is listed as always, below.
         let last = manifest.body.last_commit();
-        manifest.body.segments = found.records().take_while(|record| record.last <= last).collect();
+        manifest.body.list(found.records().take_while(|record| record.last <= last).collect());
         *view = found;
     }
     let from = manifest.body.last_commit() + 1;
@@ -79,24 +80,26 @@ pub(crate) fn write(
     manifest.body.segments.extend_from_slice(&fresh);
     manifest.generation += 1;
     change(&mut manifest)?;
-    let superseded = live::named(&manifest.body);
-    let written = bring_bitmaps(vfs, dir, view, &mut manifest, bitmaps);
+    let superseded = derived::named(&manifest.body);
+    let (written, has_all) = bring_derived(vfs, dir, view, &mut manifest, bitmaps);
     // All names that it lists are durable: our own since they were committed, those of others since this
     // handle caught up with them, those of bitmaps since they were written.
     manifest.replace(vfs, dir).inspect_err(|_| {
-        live::discard_unlisted(vfs, dir, &manifest, written.as_deref().unwrap_or_default());
+        derived::discard_unlisted(vfs, dir, &manifest, &written);
     })?;
     flush(dir)?;
     // Removed any earlier, a power cut would bring back the manifest that needs them.
-    if let Err(error) = live::remove_unlisted(vfs, dir, &manifest, superseded) {
-        log::warn!("superseded liveness bitmaps stay where they are: {error}");
+    if let Err(error) = derived::remove_unlisted(vfs, dir, &manifest, superseded) {
+        log::warn!("superseded derived files stay where they are: {error}");
     }
     *view = View {
         segments: std::mem::take(&mut view.segments),
         totals: view.totals,
-        distrusts_bitmaps: view.distrusts_bitmaps && written.is_none(),
+        distrusts_bitmaps: view.distrusts_bitmaps && !has_all,
         ..View::empty(&manifest)
     };
+    let segments: Vec<_> = view.segments.iter().map(|live| Arc::clone(&live.segment)).collect();
+    derived::attach(vfs, dir, &manifest.body, &segments);
     let bytes = fresh.iter().map(|record| record.file_len).sum();
     Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
@@ -130,28 +133,30 @@ fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manife
     Ok(Some(found))
 }
 
-/// Brings the liveness bitmaps of a manifest that lists everything up to date, and returns those it wrote;
-/// `None` when they are left as they are. They can be derived, so a failure to write them is none of the
-/// checkpoint: the record that the manifest has says itself how far it goes.
-fn bring_bitmaps(
+/// Brings what is derived from the segments of a manifest up to date that lists everything. Returns the files that it wrote,
+/// and whether these complete the bitmaps. A failure is none of the checkpoint: the manifest says itself how far the bitmaps
+/// go.
+fn bring_derived(
     vfs: &dyn Vfs,
     dir: &Path,
     view: &mut View,
     manifest: &mut Manifest,
     bitmaps: Bitmaps,
-) -> Option<Vec<BitmapName>> {
-    let covered = live::complete_up_to(&manifest.body);
-    let many = view.distrusts_bitmaps || view.kills_after(covered) > MANY_KILLS;
-    if bitmaps == Bitmaps::WhenMany && !many {
-        return None;
+) -> (Vec<DerivedName>, bool) {
+    let many = view.distrusts_bitmaps() || view.kills_after(manifest.body.live_last) > MANY_KILLS;
+    let all = bitmaps == Bitmaps::All || many;
+    if !all && !derived::lacks_filters(view, &manifest.body) {
+        return (Vec::new(), false);
     }
-    let brought =
-        as_listed(vfs, dir, view, manifest).and_then(|()| live::publish(vfs, dir, &mut manifest.body, view));
-    brought
-        .inspect_err(|error| {
-            log::warn!("no liveness bitmaps with this checkpoint, opening reads more instead: {error}");
-        })
-        .ok()
+    let brought = as_listed(vfs, dir, view, manifest)
+        .and_then(|()| derived::publish(vfs, dir, &mut manifest.body, view, all));
+    match brought {
+        Ok(written) => (written, all),
+        Err(error) => {
+            log::warn!("no derived files with this checkpoint, opening and looking up keys take longer: {error}");
+            (Vec::new(), false)
+        }
+    }
 }
 
 /// Makes the view consist of the very files that the manifest lists: another handle may have merged some that

@@ -11,7 +11,7 @@ use super::temporaries::{TMP_PREFIX, if_there, remove_own, remove_temporaries};
 use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
 use crate::lock::{LOCK, LOCK_MANIFEST, LOCK_TURN, Lock, RECORD_LEN, is_record};
-use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SEGMENTS};
+use crate::state::{Body, DERIVED, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SEGMENTS};
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
 
@@ -31,6 +31,7 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: D
         generation: 1,
         ro_compat: 0,
         compat: 0,
+        time: 0,
         body: Body {
             store_id,
             dim: u32::try_from(config.dim).unwrap_or(u32::MAX),
@@ -46,8 +47,8 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: D
         },
     };
     match is_vacant(vfs, dir) {
-        true => build_inside(vfs, dir, &manifest, timeout),
-        false => place(vfs, dir, &manifest, |_| Ok(())),
+        true => build_inside(vfs, dir, manifest, timeout),
+        false => place(vfs, dir, manifest, |_, _| Ok(())),
     }
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
 }
 
 /// Builds a store in a vacant directory, under the manifest lock.
-fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duration) -> Result<()> {
+fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: Manifest, timeout: Duration) -> Result<()> {
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     lock.hold(timeout, |_| {
         // Another process was faster.
@@ -80,7 +81,9 @@ fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, timeout: Duratio
         let _turn = hold_turn(vfs, &turn).at(&turn, "take the turn at the commit lock")?;
         // Names are flushed before MANIFEST has its own: in a power cut it may be the only one that stays.
         clear(vfs, dir)
-            .and_then(|()| build(vfs, dir, manifest, |dir| vfs.flush_dir(dir).at(dir, "flush the directory")))
+            .and_then(|()| {
+                build(vfs, dir, manifest, |dir, _| vfs.flush_dir(dir).at(dir, "flush the directory"))
+            })
             .and_then(|()| flush_name(vfs, dir))
             .inspect_err(|_| drop(clear(vfs, dir)))
     })
@@ -101,12 +104,13 @@ fn clear(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     }
 }
 
-/// Builds a store beside its final place, lets `fill` add segments to it, and renames it into place.
+/// Builds a store beside its final place, lets `fill` add segments to it, and what is derived from them, and renames it into
+/// place.
 pub(crate) fn place(
     vfs: &dyn Vfs,
     dir: &Path,
-    manifest: &Manifest,
-    fill: impl FnOnce(&Path) -> Result<()>,
+    manifest: Manifest,
+    fill: impl FnOnce(&Path, &mut Manifest) -> Result<()>,
 ) -> Result<()> {
     refuse_existing(vfs, dir)?;
     if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(OsStr::to_str)) {
@@ -238,15 +242,15 @@ fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
 fn build(
     vfs: &dyn Vfs,
     dir: &Path,
-    manifest: &Manifest,
-    fill: impl FnOnce(&Path) -> Result<()>,
+    mut manifest: Manifest,
+    fill: impl FnOnce(&Path, &mut Manifest) -> Result<()>,
 ) -> Result<()> {
     let segments = dir.join(SEGMENTS);
     vfs.create_dir(&segments).at(&segments, "create the directory")?;
     for lock in [LOCK, LOCK_MANIFEST] {
         Lock::open(vfs, &dir.join(lock), "new")?.prepare()?;
     }
-    fill(dir)?;
+    fill(dir, &mut manifest)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     // Flushes the directory too.
     manifest.write(vfs, dir)
@@ -255,10 +259,10 @@ fn build(
 /// Removes an unfinished store, which is ours alone: its name is random. The lock file goes last: without it
 /// nothing tells that the rest is a leftover.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
-    let segments = dir.join(SEGMENTS);
-    for folder in [segments.as_path(), dir] {
+    let folders = [SEGMENTS, DERIVED].map(|folder| dir.join(folder));
+    for folder in folders.iter().map(PathBuf::as_path).chain([dir]) {
         let mut names = vfs.list(folder).unwrap_or_default();
-        names.retain(|name| name != SEGMENTS && name != LOCK_TURN);
+        names.retain(|name| name != SEGMENTS && name != DERIVED && name != LOCK_TURN);
         names.iter().for_each(|name| remove_own(vfs, &folder.join(name)));
     }
     let remove_dir = |path: &Path| {
@@ -266,7 +270,7 @@ fn discard(vfs: &dyn Vfs, dir: &Path) {
             log::warn!("{}: cannot remove an unfinished store: {error}", path.display());
         }
     };
-    remove_dir(&segments);
+    folders.iter().for_each(|folder| remove_dir(folder));
     remove_own(vfs, &dir.join(LOCK_TURN));
     remove_dir(dir);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::{Segment, SegmentName, open_unmapped};
-use crate::state::{Manifest, QUARANTINE, View, if_there, live, tiling};
+use crate::state::{Manifest, QUARANTINE, View, derived, if_there, tiling};
 use crate::vfs::{Copying, Vfs};
 
 /// Directory of the segments within a store.
@@ -81,7 +81,7 @@ pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Opti
 /// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was
 /// interrupted.
 pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
-    if manifest.body.is_backup() && !Bug::ReadBeyondBackup.is_on() {
+    if manifest.body.is_backup && !Bug::ReadBeyondBackup.is_on() {
         names.retain(|name| name.last <= manifest.body.last_commit());
     }
 }
@@ -169,9 +169,10 @@ impl Source<'_> {
             let same = self.known.and_then(|known| known.open_segment(name, &path));
             segments.push(same.map_or_else(|| (self.open)(&path, name).map(Arc::new), Ok)?);
         }
+        derived::attach(self.vfs, self.dir, &manifest.body, &segments);
         let mut dead = Vec::new();
         if view.segments.is_empty() {
-            match live::covered(self.vfs, self.dir, &manifest.body, &segments, last_look)? {
+            match derived::covered(self.vfs, self.dir, &manifest.body, &segments, last_look)? {
                 Some(known) => dead = known,
                 None => view.distrusts_bitmaps = true,
             }

@@ -1,10 +1,10 @@
 //! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
 //!
-//! A hand-written envelope (magic, version, flags, generation, length, checksum) around a body encoded by
+//! A hand-written header (magic, version, flags, generation, length, time, checksum) before a body encoded by
 //! bincode with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few
 //! segments that came after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -13,41 +13,42 @@ use serde::{Deserialize, Serialize};
 
 use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
-use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, random_id, read_record, record_crc};
+use crate::format::derived::LIVE;
+use crate::format::{
+    Covers, Id, MAX_COMMIT, Preamble, check_vectors, milliseconds, random_id, read_header, record_crc,
+};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{create, load};
+use crate::state::{DerivedRecord, create, derived, load};
 use crate::types::{Fingerprint, check_description, check_settings};
 use crate::vfs::Vfs;
 
 /// Name of the manifest in the store's directory.
 pub(crate) const MANIFEST: &str = "MANIFEST";
 
-/// In `extra`: the store is a backup that nothing has been written to. The value is zero bytes long.
-pub(crate) const BACKUP_RECORD: &str = "vecstore.backup";
-
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
-const ENVELOPE_LEN: usize = 64;
-/// The longest manifest: some 40,000 segments with their bitmaps; Linux lets one process map 65,530 files.
+const HEADER_LEN: usize = 128;
+/// The longest manifest: some 20,000 segments with all that is derived from them; Linux lets one process map 65,530 files.
 /// What a length inside may claim before it is read, and what many small records take in memory, stays in
 /// proportion to this.
 pub(crate) const MAX_LEN: u64 = 4 << 20;
-/// Named records in [`Body::extra`]; three names are in use.
+/// Named records in [`Body::extra`].
 const MAX_EXTRA: usize = 1024;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Envelope {
+struct Header {
     head: Preamble,
-    ro_compat: u64,
-    compat: u64,
     generation: u64,
     body_len: u64,
-    tail: u32,
-    /// CRC-32 of the envelope before this field, then the body.
+    time: u64,
+    refused: [u8; 24],
+    /// Zero; a reader ignores it.
+    ignored: [u8; 28],
+    /// CRC-32 of the header before this field, then the body.
     crc: u32,
 }
 
-const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
+const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 /// The checkpointed state of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(crate) struct Manifest {
     /// Flags of later versions, these and the next: kept when the manifest is rewritten.
     pub ro_compat: u64,
     pub compat: u64,
+    /// When it was written, in milliseconds since 1970; for people.
+    pub time: u64,
     pub body: Body,
 }
 
@@ -73,6 +76,15 @@ pub(crate) struct Body {
     pub epochs: Vec<EpochRecord>,
     /// The live segments, tiling commits 1 to N.
     pub segments: Vec<SegmentRecord>,
+    /// The liveness bitmaps among the derived files know every kill of the listed segments up to this commit. A segment up to
+    /// there that has none has nothing superseded.
+    pub live_last: u64,
+    /// What is derived from listed segments, and lies in files.
+    pub derived: Vec<DerivedRecord>,
+    /// Listed segments that a merge has found damaged: merges go around them, and `vecstore info` tells of them.
+    pub damaged: BTreeSet<SegmentName>,
+    /// The store was made as a backup, and nothing has been written to it.
+    pub is_backup: bool,
     /// Named records of later minor versions. A writer keeps those it does not know.
     pub extra: BTreeMap<String, Vec<u8>>,
 }
@@ -95,7 +107,7 @@ pub(crate) struct EpochRecord {
 }
 
 /// A segment file, identified by name and footer checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SegmentRecord {
     pub first: u64,
     pub last: u64,
@@ -103,6 +115,9 @@ pub(crate) struct SegmentRecord {
     pub footer_crc: u32,
     pub file_len: u64,
     pub link_out: Id,
+    /// What is lost with the file, should it be.
+    pub entries: u64,
+    pub rows: u64,
 }
 
 impl SegmentRecord {
@@ -115,6 +130,8 @@ impl SegmentRecord {
             footer_crc: footer.crc,
             file_len: footer.file_len,
             link_out: footer.link_out,
+            entries: footer.entries,
+            rows: footer.rows,
         }
     }
 
@@ -140,16 +157,31 @@ impl Body {
         self.segments.get(at).filter(|record| record.name() == name)
     }
 
-    /// True while nothing has been written to a store that was made as a backup.
-    pub fn is_backup(&self) -> bool {
-        self.extra.contains_key(BACKUP_RECORD)
+    /// Lists other segments, and of what is known of the former ones only what still holds.
+    pub fn list(&mut self, segments: Vec<SegmentRecord>) {
+        let before = std::mem::replace(&mut self.segments, segments);
+        let known = before.iter().take_while(|record| record.last <= self.live_last);
+        let is_same = known.clone().eq(self.segments.iter().take(known.count()));
+        let mut derived = std::mem::take(&mut self.derived);
+        derived.retain(|record| {
+            let listed = self.record_of(record.segment);
+            listed.is_some_and(|listed| listed.footer_crc == record.footer_crc)
+        });
+        self.derived = derived;
+        derived::keep(self, |record| is_same || record.kind != LIVE);
+        if !is_same {
+            self.live_last = 0;
+        }
+        let mut damaged = std::mem::take(&mut self.damaged);
+        damaged.retain(|name| self.record_of(*name).is_some());
+        self.damaged = damaged;
     }
 
     /// Begins a history: commits from here on carry a new epoch.
     pub fn begin_epoch(&mut self) -> Result<()> {
         let parent = self.epochs.last().map_or([0; 16], |epoch| epoch.id);
         self.epochs.push(EpochRecord { id: random_id()?, parent, first: self.last_commit() + 1 });
-        self.extra.remove(BACKUP_RECORD);
+        self.is_backup = false;
         Ok(())
     }
 
@@ -159,7 +191,6 @@ impl Body {
 
     /// True when the body describes a store that can exist.
     fn check(&self) -> Result<(), String> {
-        check_vectors(self.dim, self.dtype, self.metric)?;
         if self.epochs.is_empty() {
             return Err("no epoch".to_owned());
         }
@@ -178,7 +209,10 @@ impl Body {
             }
             next = segment.last + 1;
         }
-        Ok(())
+        if self.damaged.iter().any(|name| self.record_of(*name).is_none()) {
+            return Err("it lists a damaged segment among others than its own".to_owned());
+        }
+        derived::fault(self).map_or(Ok(()), Err)
     }
 }
 
@@ -189,16 +223,9 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
 }
 
-/// Encodes the value of a record of [`Body::extra`].
-pub(crate) fn encode_record(value: &impl Serialize) -> Result<Vec<u8>> {
-    bincode::serde::encode_to_vec(value, config())
-        .map_err(|error| Error::bad_input(format!("a record of the manifest cannot be encoded: {error}")))
-}
-
-/// Decodes the value of a record of [`Body::extra`]; `None` when it is not a `T`.
-pub(crate) fn decode_record<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).ok()?;
-    (used == bytes.len()).then_some(value)
+fn encode_body(body: &Body) -> Result<Vec<u8>> {
+    bincode::serde::encode_to_vec(body, config())
+        .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))
 }
 
 impl Manifest {
@@ -206,9 +233,11 @@ impl Manifest {
     pub fn encode(&self) -> Result<Vec<u8>> {
         // A manifest that could not be read again is never written.
         let wrong = |detail| Error::bad_input(format!("the manifest would be wrong: {detail}"));
+        let Body { dim, dtype, metric, .. } = self.body;
+        check_vectors((Path::new(MANIFEST), "manifest"), dim, dtype, metric)?;
         self.body.check().map_err(wrong)?;
-        let body = encode_record(&self.body)?;
-        let len = (ENVELOPE_LEN + body.len()) as u64;
+        let body = encode_body(&self.body)?;
+        let len = (HEADER_LEN + body.len()) as u64;
         if len > MAX_LEN {
             return Err(Error::bad_input(format!(
                 "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge segments with \
@@ -216,16 +245,16 @@ impl Manifest {
                 self.body.segments.len()
             )));
         }
-        let mut envelope = Envelope {
-            head: Preamble::of(MAGIC, 0),
-            ro_compat: self.ro_compat,
-            compat: self.compat,
+        let (ro_compat, compat) = (self.ro_compat, self.compat);
+        let mut header = Header {
+            head: Preamble { ro_compat, compat, ..Preamble::of(MAGIC, HEADER_LEN) },
             generation: self.generation,
             body_len: body.len() as u64,
-            ..Envelope::zeroed()
+            time: self.time,
+            ..Header::zeroed()
         };
-        envelope.crc = record_crc(&envelope, &body);
-        Ok([bytemuck::bytes_of(&envelope), &body].concat())
+        header.crc = record_crc(bytemuck::bytes_of(&header), &body);
+        Ok([bytemuck::bytes_of(&header), &body].concat())
     }
 
     /// Reads the bytes of the file, trusting none of them.
@@ -235,31 +264,38 @@ impl Manifest {
             return Err(damaged(format!("expected at most {MAX_LEN} bytes, found {}", bytes.len())));
         }
         let kind = (path, "manifest", "manifest");
-        let (envelope, body): (Envelope, _) = read_record(kind, bytes, MAGIC, Bug::TrustManifest)?;
-        if envelope.body_len != body.len() as u64 {
-            let (expected, found) = (envelope.body_len, body.len());
+        let covers = (Covers::WholeFile, Bug::TrustManifest);
+        let (header, body): (Header, _) = read_header(kind, bytes, MAGIC, covers)?;
+        if header.body_len != body.len() as u64 {
+            let (expected, found) = (header.body_len, body.len());
             return Err(damaged(format!("expected a body of {expected} bytes, found {found}")));
         }
-        if envelope.head.len != 0 || envelope.tail != 0 {
+        if header.refused != [0; 24] {
             return Err(damaged("reserved bytes are not zero".to_owned()));
         }
         // A generation only grows, and must be able to.
-        if envelope.generation > u64::MAX / 2 {
-            return Err(damaged(format!("generation {} is not possible", envelope.generation)));
+        if header.generation > u64::MAX / 2 {
+            return Err(damaged(format!("generation {} is not possible", header.generation)));
         }
         let (mut decoded, used): (Body, _) = bincode::serde::decode_from_slice(body, config())
             .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
         if used != body.len() {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
+        check_vectors((path, "manifest"), decoded.dim, decoded.dtype, decoded.metric)?;
         decoded.check().map_err(damaged)?;
+        // Names ascend, and none is there twice: what was read is what would be written.
+        if encode_body(&decoded)? != body {
+            return Err(damaged("settings, damaged segments or named records do not ascend".to_owned()));
+        }
         // Named checkpoints are held in memory all at once, without what a list grew beyond its end.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();
         Ok(Manifest {
-            generation: envelope.generation,
-            ro_compat: envelope.ro_compat,
-            compat: envelope.compat,
+            generation: header.generation,
+            ro_compat: header.head.ro_compat,
+            compat: header.head.compat,
+            time: header.time,
             body: decoded,
         })
     }
@@ -305,7 +341,8 @@ impl Manifest {
 
     /// As [`Manifest::write`] but for the last step: the manifest is visible, not yet durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-        write_named(vfs, &dir.join(MANIFEST), &self.encode()?, "write the manifest", true)
+        let now = Manifest { time: milliseconds(), ..self.clone() };
+        write_named(vfs, &dir.join(MANIFEST), &now.encode()?, "write the manifest", true)
     }
 }
 

@@ -3,8 +3,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod create;
-pub(crate) mod damaged;
-pub(crate) mod live;
+pub(crate) mod derived;
 pub(crate) mod load;
 pub(crate) mod manifest;
 pub(crate) mod named;
@@ -16,12 +15,9 @@ pub(crate) mod view;
 
 pub(crate) use checkpoint::Bitmaps;
 pub(crate) use create::{flush_name, sweep};
-pub(crate) use live::{BitmapName, Checked, Dead, LIVE, LiveRecord};
+pub(crate) use derived::{Checked, DERIVED, Dead, DerivedName, DerivedRecord};
 pub(crate) use load::SEGMENTS;
-pub(crate) use manifest::{
-    BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord, decode_record,
-    encode_record,
-};
+pub(crate) use manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord};
 pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::temporaries::{if_there, make_folder};
 use crate::base::{Error, IoContext, Result};
 use crate::format::{hex, random_id};
-use crate::segment::{Pieces, Segment, SegmentName, blocks_of};
+use crate::format::blocks::{BLOCK_LEN_LOG2, blocks_of};
+use crate::segment::{Pieces, Segment, SegmentName};
 use crate::state::{SEGMENTS, SegmentRecord};
 use crate::vfs::Vfs;
 
@@ -40,7 +41,7 @@ pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
     let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
     let len = a.len();
     len == b.len()
-        && blocks_of(0..len).all(|block| match (a.read(block.clone()), b.read(block)) {
+        && blocks_of(0..len, BLOCK_LEN_LOG2).all(|block| match (a.read(block.clone()), b.read(block)) {
             (Ok(a), Ok(b)) => a == b,
             (Err(a), Err(b)) => a.to_string() == b.to_string(),
             _ => false,

@@ -10,7 +10,8 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, check_may_write, key_hash, settings};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord, damaged, live};
+use crate::segment::KeyFilter;
+use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord};
 use crate::types::{Fingerprint, Metric};
 
 /// Counts over the live entries of a snapshot.
@@ -73,8 +74,8 @@ impl Meta {
             fingerprint: body.fingerprint(),
             settings: body.settings.clone(),
             epochs: body.epochs.clone(),
-            is_backup: body.is_backup(),
-            damaged: damaged::of(body),
+            is_backup: body.is_backup,
+            damaged: body.damaged.clone(),
         }
     }
 
@@ -92,12 +93,13 @@ pub(crate) struct LiveSegment {
 
 impl LiveSegment {
     #[inline]
-    pub fn is_live(&self, entry: usize) -> bool {
-        self.dead.as_ref().is_none_or(|dead| !dead.entries.contains(entry))
+    pub fn is_live(&self, entry: usize) -> Result<bool> {
+        self.dead.as_ref().map_or(Ok(true), |dead| Ok(!dead.has_entry(entry)?))
     }
 
-    pub fn is_row_live(&self, row: usize) -> bool {
-        self.dead.as_ref().is_none_or(|dead| !dead.rows.contains(row))
+    #[inline]
+    pub fn is_row_live(&self, row: usize) -> Result<bool> {
+        self.dead.as_ref().map_or(Ok(true), |dead| Ok(!dead.has_row(row)?))
     }
 }
 
@@ -127,7 +129,7 @@ impl View {
             ro_compat: manifest.ro_compat,
             segments: Vec::new(),
             totals: Totals::default(),
-            covered: live::complete_up_to(&manifest.body),
+            covered: manifest.body.live_last,
             distrusts_bitmaps: false,
         }
     }
@@ -163,7 +165,7 @@ impl View {
         let kills = segment.checked_kills()?;
         self.add_covered(Arc::clone(&segment), listed, None)?;
         for kill in kills {
-            self.apply_kill(kill);
+            self.apply_kill(kill)?;
         }
         Ok(())
     }
@@ -226,23 +228,30 @@ impl View {
 
     /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes
     /// nothing.
-    fn apply_kill(&mut self, kill: &Kill) {
+    fn apply_kill(&mut self, kill: &Kill) -> Result<()> {
         let at = self.place_of(kill.commit);
-        let Some(live) = at.and_then(|at| self.segments.get_mut(at)) else { return };
+        let Some(live) = at.and_then(|at| self.segments.get_mut(at)) else { return Ok(()) };
         let segment = &live.segment;
-        let Some(index) = segment.locate_entry(kill.commit, kill.entry) else { return };
-        if live.dead.as_ref().is_some_and(|dead| dead.entries.contains(index)) {
-            return;
+        let is_there = segment.locate_entry(kill.commit, kill.entry).is_some();
+        let dead = live.dead.as_mut().filter(|_| is_there);
+        let is_new = match dead {
+            Some(dead) => Arc::make_mut(dead).apply(segment, kill)?,
+            None if is_there => {
+                let mut dead = Dead::none(segment);
+                let is_new = dead.apply(segment, kill)?;
+                live.dead = Some(Arc::new(dead));
+                is_new
+            }
+            None => false,
+        };
+        if !is_new {
+            return Ok(());
         }
-        let rows = segment
-            .locate_row(kill.commit, kill.row)
-            .map_or(0..0, |first| first..first.saturating_add(kill.rows as usize).min(segment.row_count()));
-        let dead = live.dead.get_or_insert_with(|| Arc::new(Dead::none(segment)));
-        Arc::make_mut(dead).add(index, rows, kill);
         self.totals.rows = self.totals.rows.saturating_sub(u64::from(kill.rows));
         if let Some(total) = self.totals.kinds().get_mut(usize::from(kill.kind)) {
             **total = total.saturating_sub(1);
         }
+        Ok(())
     }
 
     /// Kills that an opener replays when the store's bitmaps are complete up to a commit.
@@ -251,10 +260,23 @@ impl View {
         after.flat_map(|live| live.segment.footer().killed).fold(0, u64::saturating_add)
     }
 
-    /// True when the next opener has kills to replay that a checkpoint would spare it. A backup stays as it
-    /// is: a change makes it a store of its own.
-    pub fn wants_bitmaps(&self) -> bool {
-        !self.meta.is_backup && (self.distrusts_bitmaps || self.kills_after(self.covered) > 0)
+    /// True when the next opener does without what a checkpoint would derive: bitmaps of kills, filters of keys. A backup stays
+    /// as it is: a change makes it a store of its own.
+    pub fn wants_derived(&self) -> bool {
+        let lacks = |live: &LiveSegment| {
+            let file = live.segment.filter().and_then(KeyFilter::file);
+            live.segment.wants_filter_file() && file.is_none_or(|file| file.is_damaged())
+        };
+        !self.meta.is_backup
+            && (self.distrusts_bitmaps()
+                || self.kills_after(self.covered) > 0
+                || self.segments.iter().any(lacks))
+    }
+
+    /// True when a bitmap is missing or damaged.
+    pub fn distrusts_bitmaps(&self) -> bool {
+        let is_damaged = |live: &LiveSegment| live.dead.as_ref().is_some_and(|dead| dead.is_damaged());
+        self.distrusts_bitmaps || self.segments.iter().any(is_damaged)
     }
 
     /// True when a kill agrees with the entry that it names, if that is still there.

@@ -1,4 +1,4 @@
-//! What lies beside the segments: liveness bitmaps and named checkpoints.
+//! What lies beside the segments: derived files and named checkpoints.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,11 +12,11 @@ use super::survey::{Found, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+use crate::state::{Body, CHECKPOINTS, DERIVED, MANIFEST, Manifest, SegmentRecord, derived};
 
 /// True when a manifest or named checkpoint relies on one of these bitmaps.
-pub(super) fn lists_any(body: &Body, bitmaps: &HashSet<String>) -> bool {
-    live::named(body).iter().any(|name| bitmaps.contains(&name.to_string()))
+pub(super) fn lists_any(body: &Body, derived: &HashSet<String>) -> bool {
+    derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
 }
 
 impl Before {
@@ -67,7 +67,7 @@ impl Repair<'_> {
         }
     }
 
-    /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
+    /// Derived files that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
     /// lists none, but named checkpoints may.
     pub(super) fn check_bitmaps(
         &self,
@@ -79,19 +79,19 @@ impl Repair<'_> {
         let opened: HashMap<SegmentName, Arc<Segment>> =
             found.iter().filter_map(|file| Some((file.name, Arc::clone(file.whole()?)))).collect();
         let mut bad = HashSet::new();
-        for (path, _, error) in live::check(self.vfs, self.dir, manifest, &opened).faults {
+        for (path, _, error) in derived::check(self.vfs, self.dir, manifest, &opened).faults {
             let problem = match self.damage(error) {
-                // What a bitmap holds is not needed: that it cannot be read is damage too.
+                // What a derived file holds is not needed: that it cannot be read is damage too.
                 Err(Error::Io { source, .. }) => format!("it cannot be read: {source}"),
                 problem => problem?,
             };
             let folder = path.parent().and_then(Path::file_name);
-            let Some(name) = path.file_name().filter(|_| folder == Some(LIVE.as_ref())) else {
-                // A damaged checkpoint is known already. Of a record that is wrong no bitmap is used.
+            let Some(name) = path.file_name().filter(|_| folder == Some(DERIVED.as_ref())) else {
+                // A damaged checkpoint is known already. Of a list that is wrong no file is used.
                 let versions = before.versions.iter().map(|(name, version)| (name.as_str(), version));
                 let owner = versions.chain([(MANIFEST, manifest)]).find(|(name, _)| path.ends_with(name));
                 bad.extend(
-                    owner.iter().flat_map(|(_, owner)| live::named(&owner.body)).map(|name| name.to_string()),
+                    owner.iter().flat_map(|(_, owner)| derived::named(&owner.body)).map(|name| name.to_string()),
                 );
                 continue;
             };
@@ -100,7 +100,7 @@ impl Repair<'_> {
                 Ok(_) => self.set_aside(plan, &path, &name, &problem)?,
                 Err(_) => Finding { path, problem, ..Finding::default() },
             };
-            finding.notes.push("bitmaps only save time: the next checkpoint writes it anew".to_owned());
+            finding.notes.push("derived files only save time: the next checkpoint writes it anew".to_owned());
             bad.insert(name);
             plan.report.findings.push(finding);
         }
@@ -133,12 +133,12 @@ impl Repair<'_> {
             }
             let mut mended = version.clone();
             mended.generation += 1;
-            live::forget(&mut mended.body);
+            derived::forget(&mut mended.body);
             if !whole {
                 let doubt = mender.doubt_after.take();
                 let view = mender.mend(version, &pieces)?;
                 mender.doubt_after = doubt;
-                mended.body.segments = view.records().collect();
+                mended.body.list(view.records().collect());
             }
             let mut finding = Finding {
                 path: folder.join(name),

@@ -3,55 +3,72 @@
 use std::path::Path;
 
 use crate::format::blocks::BLOCK_LEN;
-use crate::format::footer::{FOOTER_LEN, Footer, MAGIC};
-use crate::format::section;
+use crate::format::footer::{FOOTER_LEN, Footer, Layout, MAGIC, MAGIC_AT, TAIL_LEN};
+use crate::format::section::{self, parse_table};
 use crate::segment::{Pieces, SegmentName};
 use crate::state::SegmentRecord;
 
-/// The footer of a damaged file: where it should be, where the manifest says it should be, further in front
-/// if the file was extended, or with one wrong byte put right.
-pub(super) fn find_footer(
+/// Footer and section table of a damaged file: where they should be, where the manifest says they should be, further in
+/// front if the file was extended, or with one wrong byte put right.
+pub(super) fn find_layout(
     path: &Path,
     name: SegmentName,
     file: &mut Pieces,
     record: Option<&SegmentRecord>,
-) -> Option<Footer> {
+) -> Option<Layout> {
     let right = |footer: &Footer| {
         (footer.first, footer.last, footer.generation) == (name.first, name.last, name.generation)
             && record
                 .is_none_or(|record| (footer.crc, footer.file_len) == (record.footer_crc, record.file_len))
     };
+    let footer = find_footer(path, file, record, right)?;
+    let table = file.read(footer.table()?).ok()?.to_vec();
+    let whole = parse_table(path, &table, footer.table_crc);
+    let sections = whole.or_else(|error| {
+        let fixed = with_one_byte_right(&[&table[..], &footer.table_crc.to_le_bytes()].concat());
+        let (fixed, _) = fixed.as_ref().and_then(|fixed| fixed.split_last_chunk::<4>()).ok_or(error)?;
+        parse_table(path, fixed, footer.table_crc)
+    });
+    Some(Layout { footer, sections: sections.ok()? })
+}
+
+fn find_footer(
+    path: &Path,
+    file: &mut Pieces,
+    record: Option<&SegmentRecord>,
+    right: impl Fn(&Footer) -> bool,
+) -> Option<Footer> {
     // Where the file should end, if it has a footer there.
     let listed =
         record.and_then(|record| usize::try_from(record.file_len).ok()).filter(|len| *len <= file.len());
     for end in [Some(file.len()), listed].into_iter().flatten() {
-        if let Some(footer) = ending_at(path, file, end).filter(right) {
+        if let Some(footer) = ending_at(path, file, end).filter(&right) {
             return Some(footer);
         }
     }
-    // Footers begin at multiples of 64, and so do blocks: no magic number lies across two of them.
+    // Footers end at multiples of 64, and so do blocks: no tail lies across two of them.
     for block in (0..file.len().div_ceil(BLOCK_LEN)).rev() {
         let start = block * BLOCK_LEN;
         let Ok(bytes) = file.read(start..(start + BLOCK_LEN).min(file.len())) else { continue };
-        let magics =
-            bytes.chunks(section::ALIGN as usize).enumerate().filter(|(_, line)| line.starts_with(&MAGIC));
-        let places: Vec<usize> = magics.map(|(line, _)| start + line * section::ALIGN as usize).collect();
-        let footers = places.into_iter().rev().filter_map(|place| ending_at(path, file, place + FOOTER_LEN));
-        if let Some(footer) = footers.into_iter().find(right) {
+        const MAGIC_IN_LINE: usize = section::ALIGN as usize - TAIL_LEN + MAGIC_AT;
+        let has_magic = |line: &[u8]| line.get(MAGIC_IN_LINE..).is_some_and(|end| end.starts_with(&MAGIC));
+        let lines = bytes.chunks(section::ALIGN as usize).enumerate().filter(|(_, line)| has_magic(line));
+        let ends: Vec<usize> = lines.map(|(line, _)| start + (line + 1) * section::ALIGN as usize).collect();
+        let footers = ends.into_iter().rev().filter_map(|end| ending_at(path, file, end));
+        if let Some(footer) = footers.into_iter().find(&right) {
             return Some(footer);
         }
     }
     [listed, Some(file.len())].into_iter().flatten().find_map(|end| {
         let fixed = with_one_byte_right(file.read(end.checked_sub(FOOTER_LEN)?..end).ok()?)?;
-        let fixed: &[u8; FOOTER_LEN] = fixed.as_slice().try_into().ok()?;
-        Footer::parse_bytes(path, fixed, end as u64).ok().filter(right)
+        Footer::parse_bytes(path, &fixed, end as u64).ok().filter(&right)
     })
 }
 
 /// The footer of the file's first `end` bytes.
 fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
-    let range = end.checked_sub(FOOTER_LEN)?..end;
-    let bytes: &[u8; FOOTER_LEN] = file.read(range).ok()?.try_into().ok()?;
+    let len = Footer::len_of(path, file.read(end.checked_sub(TAIL_LEN)?..end).ok()?).ok()?;
+    let bytes = file.read(end.checked_sub(len)?..end).ok()?;
     Footer::parse_bytes(path, bytes, end as u64).ok()
 }
 
@@ -95,7 +112,7 @@ mod tests {
         footer.file_len = FOOTER_LEN as u64;
         footer.seal();
         let is_full = std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full");
-        for place in (0..FOOTER_LEN).step_by(if is_full { 7 } else { 53 }).chain(1018..1024) {
+        for place in (0..FOOTER_LEN).step_by(if is_full { 7 } else { 53 }).chain(506..512) {
             for flips in [1u8, 0x80, 0xFF] {
                 let mut bytes = footer.bytes().to_vec();
                 bytes[place] ^= flips;

@@ -14,7 +14,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
 use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_open};
-use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, live, load, write_new};
+use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, derived, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
 /// Temporary segments of a repair begin with this, and so with what those of commits do.
@@ -55,7 +55,7 @@ impl Mender<'_> {
     pub fn mend(&mut self, manifest: &Manifest, chain: &[Piece]) -> Result<View> {
         let mut base = manifest.clone();
         base.body.segments.clear();
-        live::forget(&mut base.body);
+        derived::forget(&mut base.body);
         let mut view = View::empty(&base);
         for (at, piece) in chain.iter().enumerate() {
             let later = chain.get(at + 1..).unwrap_or_default();
@@ -127,7 +127,7 @@ impl Mender<'_> {
         };
         let (encoded, rescued) = rescue(remains, identity, settings, around)?;
         let len = encoded.file_len();
-        let (tmp, segment) = self.write(name, len, |file| encoded.write(file))?;
+        let (tmp, segment) = self.write(name, len, |file| Ok(encoded.write(file)?.footer))?;
         Ok(Made { piece, segment, tmp, rescued: Some(rescued) })
     }
 
@@ -160,11 +160,8 @@ impl Mender<'_> {
 
     /// A sound file under a name of its own.
     fn copy(&self, segment: &Segment, name: SegmentName) -> Result<(Option<PathBuf>, Arc<Segment>)> {
-        let mut footer = *segment.footer();
-        footer.generation = name.generation;
-        footer.nonce = random_id()?;
-        footer.seal();
-        let body_len = footer.file_len.saturating_sub(footer.bytes().len() as u64);
+        let footer = segment.footer().of_copy(name.generation, random_id()?);
+        let body_len = footer.body_len();
         let from = self.vfs.open(segment.path()).at(segment.path(), "read the segment")?;
         self.write(name, footer.file_len, |file| {
             let mut buffer = vec![0; COPY_LEN];

@@ -6,7 +6,7 @@
 //! * `kills`: which files contradict what they supersede.
 //! * `fit`: which sound files the chain leaves no place for.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
-//! * `beside`: bitmaps and named checkpoints. `tell`: the report.
+//! * `beside`: derived files and named checkpoints. `tell`: the report.
 //! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
 
 mod beside;
@@ -34,7 +34,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::care::exclusive::exclusively;
 use crate::format::check_may_write;
 use crate::segment::SegmentName;
-use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, damaged, live, named};
+use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, derived, named};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use beside::lists_any;
@@ -156,7 +156,7 @@ impl Repair<'_> {
         if let Some(store) = before.store(&found) {
             survey::refuse_foreign(&mut found, &store, &all);
         }
-        let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
+        let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup);
         let listed_last = listed.last().map_or(0, |record| record.last);
         // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given
         // again, and the file that takes the place of what is missing does not lie beyond the chain, where
@@ -271,9 +271,10 @@ impl Repair<'_> {
     fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
         let mut superseded = HashSet::new();
         for segment in found.iter().filter_map(Found::whole) {
-            match live::known(self.vfs, self.dir, body, segment) {
+            match derived::known(self.vfs, self.dir, body, segment) {
                 Some(Ok(dead)) => {
-                    superseded.extend(dead.entries.positions().filter_map(|index| segment.origin(index)));
+                    let entries = dead.sets()?.entries;
+                    superseded.extend(entries.positions().filter_map(|index| segment.origin(index)));
                 }
                 // Where nothing is lost, what a bitmap holds follows from the segments.
                 Some(Err(_)) if chain_is_whole => {}
@@ -325,13 +326,13 @@ impl Repair<'_> {
         let is_new = rebuilt || !chain_is_whole;
         let forgets = lists_any(&manifest.body, &bad_bitmaps);
         if is_new {
-            manifest.body.segments = view.records().collect();
+            manifest.body.list(view.records().collect());
             manifest.body.begin_epoch()?;
         }
         // What a merge took for damaged is sound, or replaced.
-        if is_new || forgets || !damaged::of(&manifest.body).is_empty() {
-            damaged::forget(&mut manifest.body);
-            live::forget(&mut manifest.body);
+        if is_new || forgets || !manifest.body.damaged.is_empty() {
+            manifest.body.damaged.clear();
+            derived::forget(&mut manifest.body);
             manifest.generation += 1;
             plan.manifest = Some(manifest.clone());
         }

@@ -37,6 +37,7 @@ pub(super) fn rebuilt(
         generation: generation.max(claimed_generation(vfs, dir).saturating_add(1)),
         ro_compat: 0,
         compat: 0,
+        time: 0,
         body: Body {
             dim: newest.dim,
             dtype: newest.dtype,

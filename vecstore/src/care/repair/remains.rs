@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
-use super::footer::find_footer;
+use super::footer::find_layout;
 use super::rows::StoredRows;
 use crate::base::DType;
-use crate::format::blocks::{BLOCK_LEN, section_crc};
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::blocks::{blocks_of, section_crc};
+use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
 use crate::format::{key_hash, settings};
-use crate::segment::{Pieces, SegmentName, block_crcs, blocks_of, range_of};
+use crate::segment::{Pieces, SegmentName, block_crcs, body_of, range_of};
 use crate::state::SegmentRecord;
 use crate::types::{Kind, MAX_KEY_LEN};
 use crate::vfs::Mapping;
@@ -87,15 +87,15 @@ impl Remains {
         mut pieces: Pieces,
         record: Option<&SegmentRecord>,
     ) -> Option<Self> {
-        let footer = find_footer(path, name, &mut pieces, record)?;
-        let body = usize::try_from(footer.file_len).ok()?.checked_sub(FOOTER_LEN)?;
-        let parts = sections(&mut pieces, body, &footer);
+        let layout = find_layout(path, name, &mut pieces, record)?;
+        let parts = sections(&mut pieces, &layout);
+        let footer = layout.footer;
         let rows = parts.get(&section::ROWS);
         let (section, crcs) = rows.map(|part| (part.range.clone(), part.sound.clone())).unwrap_or_default();
         let (map, file) = pieces.into_parts();
         let mut remains = Remains {
             map,
-            rows: StoredRows { path: path.to_owned(), file, section, crcs },
+            rows: StoredRows { path: path.to_owned(), file, section, block_len: 1 << footer.block_len_log2, crcs },
             footer,
             parts,
             runs: None,
@@ -211,7 +211,7 @@ impl Remains {
         if range.start > range.end || range.end > part.range.len() {
             return None;
         }
-        let blocks = range.start / BLOCK_LEN..range.end.div_ceil(BLOCK_LEN);
+        let blocks = range.start / self.rows.block_len..range.end.div_ceil(self.rows.block_len);
         let sound = range.is_empty() || part.sound.get(blocks)?.iter().all(Option::is_some);
         sound.then_some(part.range.start)
     }
@@ -334,13 +334,13 @@ fn span(index: usize, end: impl Fn(usize) -> Option<u64>) -> Option<Range<usize>
 
 /// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
 /// What cannot be read is not intact.
-fn sections(pieces: &mut Pieces, body: usize, footer: &Footer) -> HashMap<Tag, Part> {
-    let crcs = block_crcs(pieces, body, footer);
+fn sections(pieces: &mut Pieces, layout: &Layout) -> HashMap<Tag, Part> {
+    let crcs = block_crcs(pieces, layout);
     let mut parts = HashMap::new();
-    for line in footer.sections() {
-        let Some(range) = range_of(line, body) else { continue };
+    for line in &layout.sections {
+        let Some(range) = range_of(line, body_of(layout)) else { continue };
         let mut found: Vec<Option<u32>> = Vec::new();
-        for block in blocks_of(range.clone()) {
+        for block in blocks_of(range.clone(), layout.footer.block_len_log2) {
             let bytes = match line.tag {
                 section::ROWS | section::CRCS => pieces.read(block),
                 _ => pieces.load(block),

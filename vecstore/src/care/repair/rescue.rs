@@ -240,7 +240,10 @@ impl<'a> Rescue<'a, '_> {
         let Around { older, newer, superseded } = self.around;
         let known = self.killed();
         for live in &older.segments {
-            for index in (0..live.segment.entry_count()).filter(|index| live.is_live(*index)) {
+            for index in 0..live.segment.entry_count() {
+                if !live.is_live(index)? {
+                    continue;
+                }
                 let entry = Entry::read(&live.segment, index)?;
                 let Some(origin) = live.segment.origin(index) else { continue };
                 if known.contains(&origin) || newer.surely_killed.contains(&origin) {

@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::format::blocks::BLOCK_LEN;
 use crate::segment::Stored;
 use crate::vfs::ReadAt;
 
@@ -15,6 +14,8 @@ pub(super) struct StoredRows {
     pub file: Box<dyn ReadAt>,
     /// Where ROWS lies in the file.
     pub section: Range<usize>,
+    /// Length of its blocks.
+    pub block_len: usize,
     /// What each intact block had when it was first read.
     pub crcs: Vec<Option<u32>>,
 }
@@ -26,9 +27,9 @@ impl Stored for StoredRows {
         let mut buffer = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let block = start / BLOCK_LEN;
-            let first = block * BLOCK_LEN;
-            let end = (first + BLOCK_LEN).min(self.section.len());
+            let block = start / self.block_len;
+            let first = block * self.block_len;
+            let end = (first + self.block_len).min(self.section.len());
             buffer.resize(end.saturating_sub(first), 0);
             let offset = self.section.start + first;
             let told = |detail: String| {

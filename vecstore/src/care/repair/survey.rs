@@ -124,7 +124,7 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     }
     let open = || Pieces::open(vfs, &path).at(&path, "open the segment");
     let mut pieces = open()?;
-    let unreadable = pieces.load_footer().err();
+    let unreadable = pieces.load_end(&path).err();
     let name = match Footer::parse(&path, pieces.kept()) {
         Ok(footer) => {
             check_may_write(&path, footer.ro_compat)?;
@@ -225,7 +225,7 @@ pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Bo
     // The manifest lists what a named checkpoint does, unless an older one was put back.
     let last = version.last_commit();
     let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
-    if manifest.is_backup() {
+    if manifest.is_backup {
         return Some("it lists commits that this backup does not have");
     }
     (epoch_at(store, last) != epoch_at(version, last))

@@ -134,10 +134,13 @@ fn scan_chunk(
 ) -> Result<()> {
     let last = (first + CHUNK).min(live.segment.row_count());
     let bytes = live.segment.row_bytes(first..last)?;
+    let mut failed = Ok(());
     let mut offer = |index: usize, closeness: f32| {
         let row = first + index;
-        if live.is_row_live(row) {
-            best.offer(Candidate { closeness, segment, row });
+        match live.is_row_live(row) {
+            Ok(true) => best.offer(Candidate { closeness, segment, row }),
+            Ok(false) => {}
+            Err(error) => failed = Err(error),
         }
     };
     match live.segment.dtype() {
@@ -159,7 +162,7 @@ fn scan_chunk(
             kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
         }
     }
-    Ok(())
+    failed
 }
 
 fn hit(view: &View, candidate: &Candidate) -> Result<Hit> {

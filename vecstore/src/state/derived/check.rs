@@ -1,0 +1,196 @@
+//! What `verify` does with derived files: reads every byte, and holds them against the segments.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::filters::open_filter;
+use super::read::{is_absent, kind_name, open, open_live};
+use super::{DERIVED, Dead, DerivedName, DerivedRecord, named, record_of};
+use crate::base::{Error, IoContext, Result};
+use crate::format::derived::{KEYF, LIVE};
+use crate::format::records::count;
+use crate::format::section::HASH;
+use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
+use crate::state::{LiveSegment, MANIFEST, Manifest, CHECKPOINTS, View, if_there, named as versions};
+use crate::vfs::Vfs;
+
+/// What is wrong with the derived files of a store.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    /// File, section and what is wrong.
+    pub faults: Vec<(PathBuf, &'static str, Error)>,
+    /// Files that nothing needs.
+    pub notes: Vec<String>,
+    /// A file that MANIFEST lists is not there: a checkpoint may have replaced both.
+    pub missing: bool,
+    /// Files that were read.
+    pub read: HashSet<DerivedName>,
+}
+
+/// Checks the derived files of MANIFEST and of the versions. `opened` are the segments that could be opened.
+pub(crate) fn check(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    opened: &HashMap<SegmentName, Arc<Segment>>,
+) -> Checked {
+    let mut check = Check { vfs, dir, opened, checked: Checked::default() };
+    let mut needed: HashSet<DerivedName> = named(&manifest.body).into_iter().collect();
+    check.manifest(&dir.join(MANIFEST), manifest, None);
+    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
+        check.checked.faults.push((dir.join(CHECKPOINTS), "file", error));
+        Vec::new()
+    });
+    for name in names {
+        let path = dir.join(CHECKPOINTS).join(&name);
+        match versions::read(vfs, dir, &name) {
+            Ok(version) => {
+                needed.extend(named(&version.body));
+                check.manifest(&path, &version, Some(&name));
+            }
+            // Dropped meanwhile.
+            Err(Error::BadInput { .. }) => {}
+            Err(error) => check.checked.faults.push((path, "manifest", error)),
+        }
+    }
+    let mut checked = check.checked;
+    let folder = dir.join(DERIVED);
+    let names = if_there(vfs.list(&folder)).at(&folder, "list the derived files").unwrap_or_else(|error| {
+        checked.faults.push((folder.clone(), "file", error));
+        None
+    });
+    for name in names.into_iter().flatten() {
+        let what = match DerivedName::parse(&name) {
+            Some(name) if needed.contains(&name) => continue,
+            Some(_) => "a derived file that nothing needs any more",
+            None => "not a derived file, ignored",
+        };
+        checked.notes.push(format!("{}: {what}", folder.join(&name).display()));
+    }
+    checked
+}
+
+struct Check<'a> {
+    vfs: &'a dyn Vfs,
+    dir: &'a Path,
+    opened: &'a HashMap<SegmentName, Arc<Segment>>,
+    checked: Checked,
+}
+
+impl Check<'_> {
+    /// Checks the files that a manifest lists; `name` is that of the version it belongs to.
+    fn manifest(&mut self, path: &Path, manifest: &Manifest, name: Option<&str>) {
+        let body = &manifest.body;
+        let replayed = self.replay(manifest, body.live_last);
+        for record in &body.derived {
+            // A listed segment that cannot be opened is reported; what is derived from it is of no use.
+            let Some(segment) = self.opened.get(&record.segment) else { continue };
+            let file = self.dir.join(DERIVED).join(record.name().to_string());
+            self.checked.read.insert(record.name());
+            let found = match record.kind {
+                LIVE => self.bitmap(record, segment, replayed.as_ref()),
+                KEYF => self.filter(record, segment),
+                kind => open(self.vfs, self.dir, record, segment).and_then(whole).map(|file| {
+                    let what = format!("of kind {}, which this version does not know", kind_name(kind));
+                    self.checked.notes.push(format!("{}: {what}: only its checksums were compared", file.path().display()));
+                }),
+            };
+            let absent = found.as_ref().is_err_and(is_absent);
+            let read_again = |name| versions::read(self.vfs, self.dir, name);
+            if absent && matches!(name.map(read_again), Some(Err(Error::BadInput { .. }))) {
+                return;
+            }
+            self.checked.missing |= absent && name.is_none();
+            if let Err(error) = found {
+                let section = if absent { "file" } else { "derived" };
+                self.fault(&file, section, error);
+            }
+        }
+        for live in replayed.iter().flat_map(|(least, _)| least) {
+            let name = live.segment.name();
+            if live.dead.is_some() && record_of(body, name, LIVE).is_none() {
+                let detail = format!("it lists no bitmap for {name}, which has superseded entries");
+                self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
+            }
+        }
+    }
+
+    /// A file of MANIFEST may be a version's too: what is wrong with it is told once.
+    fn fault(&mut self, path: &Path, section: &'static str, error: Error) {
+        if !self.checked.faults.iter().any(|(told, ..)| told == path) {
+            self.checked.faults.push((path.to_owned(), section, error));
+        }
+    }
+
+    /// A bitmap, held against what the kills say.
+    fn bitmap(&self, record: &DerivedRecord, segment: &Arc<Segment>, replayed: Option<&Replayed>) -> Result<()> {
+        let file = whole(open_live(self.vfs, self.dir, record, segment)?)?;
+        let path = file.path().to_owned();
+        let found = Dead::mapped(file, Arc::clone(segment), Arc::default());
+        replayed.map_or(Ok(()), |all| compare(&path, segment, &found, all))
+    }
+
+    /// A filter, held against the keys.
+    fn filter(&self, record: &DerivedRecord, segment: &Segment) -> Result<()> {
+        let filter = open_filter(self.vfs, self.dir, record, segment)?;
+        let Some(file) = filter.file() else { return Ok(()) };
+        check_blocks(file)?;
+        // Of what was opened the hashes are not kept.
+        let segment = open_unmapped(self.vfs, segment.path(), segment.name(), &[HASH])?;
+        match segment.hashes().iter().all(|hash| filter.may_have(*hash)) {
+            true => Ok(()),
+            false => Err(Error::damaged(file.path(), "body", "a key of the segment is not in it")),
+        }
+    }
+
+    /// What the kills say; `None` where segments are missing or wrong.
+    fn replay(&self, manifest: &Manifest, last: u64) -> Option<Replayed> {
+        let mut view = View::empty(manifest);
+        let mut least = Vec::new();
+        for record in &manifest.body.segments {
+            let segment = self.opened.get(&record.name())?;
+            view.add(Arc::clone(segment), Some(record)).ok()?;
+            if record.last == last {
+                least = view.segments.clone();
+            }
+        }
+        Some((least, view.segments))
+    }
+}
+
+fn whole(file: DerivedFile) -> Result<DerivedFile> {
+    check_blocks(&file).map(|()| file)
+}
+
+fn check_blocks(file: &DerivedFile) -> Result<()> {
+    let damaged = || Error::damaged(file.path(), "body", "a block does not have its checksum");
+    file.whole().map(drop).ok_or_else(damaged)
+}
+
+/// Superseded entries according to the kills: those of the segments that the record is about, which a bitmap
+/// has at least; and those of all that are listed, which it has at most.
+type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
+
+fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replayed) -> Result<()> {
+    let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
+    let of = |segments: &[LiveSegment]| {
+        let live = segments.iter().find(|live| live.segment.name() == segment.name());
+        live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment))).sets()
+    };
+    let (bits, least, most) = (found.sets()?, of(least)?, of(most)?);
+    if !least.is_subset(&bits) {
+        return wrong("a superseded entry is not in it");
+    }
+    if !bits.is_subset(&most) {
+        return wrong("an entry is in it that nothing supersedes");
+    }
+    let mut kinds = [0u64; 4];
+    for index in bits.entries.positions() {
+        count(&mut kinds, segment.kind(index)?.code());
+    }
+    if (kinds, bits.rows.positions().count() as u64) != (found.kinds, found.row_count) {
+        return wrong("its counts are not those of its bits");
+    }
+    Ok(())
+}
