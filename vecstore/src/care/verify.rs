@@ -421,6 +421,7 @@ mod tests {
                     footer_crc: 7,
                     file_len: 8192,
                     link_out: manifest.body.epochs[0].id,
+                    ..SegmentRecord::default()
                 })
                 .collect();
             named::write(&RealFs, &path, &name, &manifest).unwrap();

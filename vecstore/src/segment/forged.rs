@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Segment, SegmentBuilder, SegmentName};
 use crate::base::{DType, Error};
 use crate::care::Fault;
-use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::footer::{Footer, Layout};
 use crate::format::records::Kill;
 use crate::format::section;
 use crate::handle::{Merging, OpenOptions, Store};
@@ -45,18 +45,36 @@ fn honest() -> Vec<u8> {
     file.0
 }
 
-/// Opens the segment after a change of its footer, which gets the right checksum.
-fn open(change: impl FnOnce(&mut Footer)) -> Result<(), Error> {
+/// Puts an end in place of that of the file, with the right checksums. The table may have another length.
+fn put_end(bytes: &mut Vec<u8>, mut layout: Layout) {
+    bytes.truncate(layout.footer.table_at as usize);
+    let table: &[u8] = bytemuck::cast_slice(&layout.sections);
+    bytes.extend_from_slice(table);
+    layout.footer.section_count = layout.sections.len() as u32;
+    layout.footer.table_crc = crc32fast::hash(table);
+    layout.footer.file_len = (bytes.len() + layout.footer.bytes().len()) as u64;
+    layout.footer.seal();
+    bytes.extend_from_slice(layout.footer.bytes());
+}
+
+/// Opens the segment after a change of its end, which gets the right checksums.
+fn open(change: impl FnOnce(&mut Layout)) -> Result<(), Error> {
     let mut bytes = honest();
-    let at = bytes.len() - FOOTER_LEN;
-    let mut footer: Footer = bytemuck::pod_read_unaligned(&bytes[at..]);
-    change(&mut footer);
-    footer.seal();
-    bytes[at..].copy_from_slice(footer.bytes());
+    let mut layout = honest_layout();
+    change(&mut layout);
+    put_end(&mut bytes, layout);
     Segment::from_mapping(Path::new("x"), NAME, Mapping::copied(&bytes).unwrap()).map(drop)
 }
 
 fn refused(what: &str, change: impl FnOnce(&mut Footer)) -> String {
+    refused_end(what, |layout| change(&mut layout.footer))
+}
+
+fn refused_line(what: &str, at: usize, change: impl FnOnce(&mut section::Section)) -> String {
+    refused_end(what, |layout| change(&mut layout.sections[at]))
+}
+
+fn refused_end(what: &str, change: impl FnOnce(&mut Layout)) -> String {
     let error = open(change).expect_err(what);
     assert!(matches!(error, Error::Damaged { .. }), "{what}: {error}");
     error.to_string()
@@ -81,24 +99,44 @@ fn counts_that_the_sections_do_not_have_are_refused() {
 
 #[test]
 fn sections_that_lie_elsewhere_are_refused() {
-    for at in 0..usize::from(open_footer().section_count) {
-        let name = open_footer().sections[at].name();
-        refused(&format!("{name} begins later"), |footer| footer.sections[at].offset += section::ALIGN);
-        refused(&format!("{name} ends beyond the file"), |footer| footer.sections[at].len = 1 << 40);
-        refused(&format!("{name} ends beyond all numbers"), |footer| footer.sections[at].len = u64::MAX);
-        refused(&format!("{name} has flags"), |footer| footer.sections[at].flags = 1);
-        refused(&format!("{name} begins with another block"), |footer| footer.sections[at].first_block += 1);
-        refused(&format!("{name} is called otherwise"), |footer| footer.sections[at].tag = *b"XXXX");
-        refused(&format!("{name} is there twice"), |footer| {
-            footer.sections[at].tag = footer.sections[(at + 1) % 5].tag;
-        });
+    let layout = honest_layout();
+    for (at, line) in layout.sections.iter().enumerate() {
+        let name = line.name();
+        let refused = |what: &str, change: &dyn Fn(&mut section::Section)| {
+            refused_line(&format!("{name} {what}"), at, change);
+        };
+        refused("begins at no multiple of 64", &|line| line.offset += 1);
+        refused("overlaps the one before", &|line| line.offset = 0u64.wrapping_sub(64 * u64::from(at == 0)));
+        refused("ends beyond the file", &|line| (line.len, line.raw_len) = (1 << 40, 1 << 40));
+        refused("ends beyond all numbers", &|line| (line.len, line.raw_len) = (u64::MAX, u64::MAX));
+        refused("has two lengths", &|line| line.raw_len += 1);
+        refused("has flags", &|line| line.flags = 1);
+        refused("has a codec", &|line| line.codec = 1);
+        refused("is aligned to nothing", &|line| line.align_log2 = 5);
+        refused("has a name that is no text", &|line| line.tag = *b"HE D");
+        refused("begins with another block", &|line| line.first_block += 1);
+        // A reader does not need the lengths of rows, or the second half of what it knows nothing of.
+        if line.tag != section::NORM {
+            refused("is called otherwise", &|line| line.tag = *b"xxxx");
+        }
+        refused("is there twice", &|line| line.tag = layout.sections[(at + 1) % 5].tag);
     }
-    refused("the last section is left out", |footer| footer.section_count -= 1);
+    refused_end("the last section is left out", |layout| layout.sections.truncate(layout.sections.len() - 1));
 }
 
-fn open_footer() -> Footer {
-    let bytes = honest();
-    bytemuck::pod_read_unaligned(&bytes[bytes.len() - FOOTER_LEN..])
+fn honest_layout() -> Layout {
+    Layout::parse(Path::new("x"), &honest()).unwrap()
+}
+
+/// A later version has sections that this one does not know, and gaps between them.
+#[test]
+fn unknown_sections_and_gaps_are_read_over() {
+    open(|layout| {
+        layout.sections.last_mut().unwrap().ignored = [7; 16];
+        let norm = layout.sections.iter_mut().find(|line| line.tag == section::NORM).unwrap();
+        (norm.tag, norm.codec, norm.raw_len, norm.merge, norm.unit) = (*b"LATE", 9, 77, 200, 0);
+    })
+    .unwrap();
 }
 
 /// A store with a commit for each of `commits`, which put keys with one row each.
@@ -112,13 +150,13 @@ fn store_of(path: &Path, commits: &[&[&str]]) -> Store {
     store
 }
 
-fn footer_of(path: &Path, commit: usize) -> Footer {
-    *load::load(&RealFs, path, None).unwrap().segments[commit - 1].segment.footer()
+fn layout_of(path: &Path, commit: usize) -> Layout {
+    load::load(&RealFs, path, None).unwrap().segments[commit - 1].segment.layout().clone()
 }
 
 /// Writes a file for a commit of the store, in the place of one that is there or after the last; says what it is called, and
-/// its footer.
-fn forge<'a>(path: &Path, commit: u64, build: impl FnOnce(&mut SegmentBuilder<'a>)) -> (PathBuf, Footer) {
+/// its end.
+fn forge<'a>(path: &Path, commit: u64, build: impl FnOnce(&mut SegmentBuilder<'a>)) -> (PathBuf, Layout) {
     let view = load::load(&RealFs, path, None).unwrap();
     let last = view.segments.last().unwrap().segment.footer();
     let there = view.segments.get(commit as usize - 1).map(|live| *live.segment.footer());
@@ -137,11 +175,11 @@ fn forge<'a>(path: &Path, commit: u64, build: impl FnOnce(&mut SegmentBuilder<'a
     let encoded = builder.finish(identity, DType::F32, settings).unwrap();
     let mut file = Memory(Vec::new());
     let name = path.join(load::SEGMENTS).join(encoded.name().to_string());
-    let footer = encoded.write(&mut file).unwrap();
+    let layout = encoded.write(&mut file).unwrap();
     // Not over the old one, which is mapped.
     let _ = std::fs::remove_file(&name);
     std::fs::write(&name, file.0).unwrap();
-    (name, footer)
+    (name, layout)
 }
 
 fn flip_bit(name: &Path, at: u64) {
@@ -151,8 +189,8 @@ fn flip_bit(name: &Path, at: u64) {
     std::fs::write(name, bytes).unwrap();
 }
 
-fn section_at(footer: &Footer, tag: section::Tag) -> u64 {
-    footer.sections.iter().find(|line| line.tag == tag).unwrap().offset
+fn section_at(layout: &Layout, tag: section::Tag) -> u64 {
+    layout.sections.iter().find(|line| line.tag == tag).unwrap().offset
 }
 
 const KILL: Kill = Kill { killer: 2, commit: 1, entry: 0, row: 0, rows: 1, kind: 0, padding: [0; 3] };
@@ -236,14 +274,14 @@ fn a_damaged_and_a_whole_file_contradict_each_other() {
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a", "b"], &["a"]]);
     let row: Vec<u8> = [5.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let (name, footer) = forge(&path, 1, |builder| {
+    let (name, layout) = forge(&path, 1, |builder| {
         for (key, rows) in [(b"a", 2), (b"b", 1)] {
             builder.push(key, Kind::Rows, rows, b"");
             (0..rows).for_each(|_| builder.add_rows(&row, &[]));
         }
     });
     // Padding, which says nothing.
-    let mut ends = footer.sections.iter().map(|section| section.offset + section.len);
+    let mut ends = layout.sections.iter().map(|section| section.offset + section.len);
     flip_bit(&name, ends.find(|end| end % section::ALIGN != 0).unwrap());
     let repaired = crate::care::repair(&path).unwrap();
     let kept: u64 = repaired.findings.iter().map(|finding| finding.kept).sum();
@@ -262,9 +300,9 @@ fn a_wrong_kill_is_nothing_to_rely_on() {
         builder.push(b"b", Kind::Empty, 0, b"");
         builder.kill(Kill { killer: 3, rows: 2, ..KILL });
     });
-    let footer = footer_of(&path, 2);
+    let layout = layout_of(&path, 2);
     let name = path.join(load::SEGMENTS).join("0000000002-0000000002.0.npy");
-    flip_bit(&name, section_at(&footer, section::KILL) + 3);
+    flip_bit(&name, section_at(&layout, section::KILL) + 3);
     let repaired = crate::care::repair(&path).unwrap();
     assert_eq!(repaired.findings.len(), 2, "{repaired:#?}");
     assert_eq!(contents(&path), [("a".to_owned(), 1.0), ("b".to_owned(), -1.0)]);
@@ -280,9 +318,9 @@ fn a_wrong_kill_takes_nothing_from_a_damaged_file() {
         builder.push(b"c", Kind::Empty, 0, b"");
         builder.kill(Kill { killer: 3, commit: 2, rows: 2, ..KILL });
     });
-    let footer = footer_of(&path, 2);
+    let layout = layout_of(&path, 2);
     let name = path.join(load::SEGMENTS).join("0000000002-0000000002.0.npy");
-    flip_bit(&name, section_at(&footer, section::HASH) + 3);
+    flip_bit(&name, section_at(&layout, section::HASH) + 3);
     let repaired = crate::care::repair(&path).unwrap();
     assert_eq!((repaired.findings.len(), repaired.lost_keys().count()), (2, 0), "{repaired:#?}");
     let all = [("a".to_owned(), 0.0), ("b".to_owned(), 1.0), ("c".to_owned(), -1.0)];
@@ -290,22 +328,21 @@ fn a_wrong_kill_takes_nothing_from_a_damaged_file() {
 }
 
 /// Writes a number into a table, and makes all checksums right again.
-fn rewrite(name: &Path, footer: &Footer, tag: section::Tag, at: usize, value: u64) {
-    let (mut bytes, mut footer) = (std::fs::read(name).unwrap(), *footer);
-    let number = |tag| footer.sections.iter().position(|line| line.tag == tag).unwrap();
+fn rewrite(name: &Path, layout: &Layout, tag: section::Tag, at: usize, value: u64) {
+    let (mut bytes, mut layout) = (std::fs::read(name).unwrap(), layout.clone());
+    let sections = &mut layout.sections;
+    let number = |tag| sections.iter().position(|line| line.tag == tag).unwrap();
     let (line, table) = (number(tag), number(section::CRCS));
     let range = |line: &section::Section| line.offset as usize..(line.offset + line.len) as usize;
-    let place = footer.sections[line].offset as usize + at;
+    let place = sections[line].offset as usize + at;
     bytes[place..place + 8].copy_from_slice(&value.to_le_bytes());
     // The section has one block.
-    let crc = crc32fast::hash(&bytes[range(&footer.sections[line])]);
-    let block = range(&footer.sections[table]).start + footer.sections[line].first_block as usize * 4;
+    let crc = crc32fast::hash(&bytes[range(&sections[line])]);
+    let block = range(&sections[table]).start + sections[line].first_block as usize * 4;
     bytes[block..block + 4].copy_from_slice(&crc.to_le_bytes());
-    footer.sections[line].crc = crate::format::blocks::section_crc(&[crc]);
-    footer.sections[table].crc = crc32fast::hash(&bytes[range(&footer.sections[table])]);
-    footer.seal();
-    let end = bytes.len() - FOOTER_LEN;
-    bytes[end..].copy_from_slice(footer.bytes());
+    sections[line].crc = crate::format::blocks::section_crc(&[crc]);
+    sections[table].crc = crc32fast::hash(&bytes[range(&sections[table])]);
+    put_end(&mut bytes, layout);
     std::fs::remove_file(name).unwrap();
     std::fs::write(name, bytes).unwrap();
 }
@@ -318,7 +355,7 @@ fn ends_and_runs_that_contradict_other_tables_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(store_of(&path, &[&["a"]]));
-        let (name, footer) = forge(&path, 2, |builder| {
+        let (name, layout) = forge(&path, 2, |builder| {
             for (number, rows) in [(0, 1), (5, 2)] {
                 if number > 0 {
                     builder.begin_run(2, number, number);
@@ -327,7 +364,7 @@ fn ends_and_runs_that_contradict_other_tables_are_told() {
                 (0..rows).for_each(|_| builder.add_rows(&row, &[]));
             }
         });
-        rewrite(&name, &footer, tag, at, value);
+        rewrite(&name, &layout, tag, at, value);
         let report = crate::care::verify(&path, |_| {}).unwrap();
         let told: Vec<&str> = report.faults.iter().map(|fault| &*fault.section).collect();
         assert_eq!(told, [String::from_utf8_lossy(&tag)], "{:?}", report.faults);

@@ -121,7 +121,7 @@ mod tests {
     fn what_cannot_be_opened_now_is_not_taken_for_whole() {
         let dir = tempfile::tempdir().unwrap();
         let listed =
-            SegmentRecord { first: 1, last: 2, generation: 0, footer_crc: 7, file_len: 1, link_out: [0; 16] };
+            SegmentRecord { first: 1, last: 2, generation: 0, footer_crc: 7, file_len: 1, ..SegmentRecord::default() };
         let leftover = SegmentName { first: 1, last: 1, generation: 0 };
         // A directory cannot be mapped, and is no damaged file either.
         std::fs::create_dir_all(dir.path().join(SEGMENTS).join(listed.name().to_string())).unwrap();

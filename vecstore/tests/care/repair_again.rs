@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{assert_whole, copy_dir, on_demand};
+use crate::common::{assert_whole, copy_dir, layout, on_demand};
 use vecstore::{OnDuplicate, RepairReport, Store, StoreConfig};
 
 fn segment(path: &Path, first: u64, last: u64, generation: u32) -> PathBuf {
@@ -14,11 +14,7 @@ fn segment(path: &Path, first: u64, last: u64, generation: u32) -> PathBuf {
 /// Flips a bit in this section of a segment: its place is in the footer (docs/FORMAT.md).
 fn hit(path: &Path, section: &str) {
     let mut bytes = fs::read(path).unwrap();
-    let footer = bytes[bytes.len() - 1024..].to_vec();
-    let lines = (0..usize::from(footer[179])).map(|line| &footer[376 + 32 * line..][..32]);
-    let line = lines.into_iter().find(|line| &line[..4] == section.as_bytes()).unwrap();
-    let at = u64::from_le_bytes(line[8..16].try_into().unwrap());
-    bytes[at as usize] ^= 0x10;
+    bytes[layout::section(path, section).offset] ^= 0x10;
     fs::write(path, bytes).unwrap();
 }
 

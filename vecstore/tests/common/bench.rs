@@ -209,7 +209,7 @@ impl Bench {
             let Some(by) = &finding.replaced_by else { continue };
             let bytes = fs::read(by).unwrap();
             let lacks = !finding.lost_keys.is_empty() || finding.lost_unnamed > 0 || finding.lost_unknown;
-            let told = bytes[bytes.len() - 1024 + 32] & 1 == 1;
+            let told = super::layout::compat(&bytes) & 1 == 1;
             assert!(told || !lacks, "{what}: {report:#?}");
             assert!(!told || lacks || !finding.notes.is_empty(), "{what}: {report:#?}");
         }
@@ -261,12 +261,12 @@ pub fn names(path: &Path) -> BTreeSet<PathBuf> {
     names
 }
 
-/// Bytes of all files but locks and bitmaps.
+/// Bytes of all files but locks and derived ones.
 pub fn all_bytes(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = names(path).into_iter().filter(|name| {
         let name_of = name.file_name().unwrap().to_string_lossy();
         !name_of.starts_with("LOCK")
-            && !name_of.ends_with(".live")
+            && !name.parent().unwrap().ends_with("derived")
             && fs::symlink_metadata(name).unwrap().is_file()
     });
     files.map(|file| (file.strip_prefix(path).unwrap().to_owned(), fs::read(&file).unwrap())).collect()
@@ -284,12 +284,6 @@ pub fn flip(path: &Path, at: usize) {
 
 /// Sections of a segment: name, offset, length.
 pub fn sections(path: &Path) -> Vec<(String, usize, usize)> {
-    let bytes = fs::read(path).unwrap();
-    let footer = &bytes[bytes.len() - 1024..];
-    let number = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().unwrap()) as usize;
-    let line = |n: usize| {
-        let at = 376 + 32 * n;
-        (String::from_utf8_lossy(&footer[at..at + 4]).into_owned(), number(at + 8), number(at + 16))
-    };
-    (0..usize::from(footer[179])).map(line).collect()
+    let sections = super::layout::sections_of(&fs::read(path).unwrap());
+    sections.into_iter().map(|section| (section.name, section.offset, section.len)).collect()
 }

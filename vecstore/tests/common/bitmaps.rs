@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::layout::section;
 use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Totals};
 
 pub fn options() -> OpenOptions {
@@ -37,7 +38,7 @@ pub fn read_only(path: &Path) -> Result<Store, Error> {
 }
 
 pub fn bitmaps(path: &Path) -> Vec<PathBuf> {
-    let Ok(names) = fs::read_dir(path.join("live")) else { return Vec::new() };
+    let Ok(names) = fs::read_dir(path.join("derived")) else { return Vec::new() };
     let mut names: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
     names.sort();
     names
@@ -53,13 +54,7 @@ pub fn segments(path: &Path) -> Vec<PathBuf> {
 /// Damages the kills of a segment. Reading them is an error.
 pub fn spoil_kills(segment: &Path) {
     let mut bytes = fs::read(segment).unwrap();
-    let footer = bytes.len() - 1024;
-    let line = (0..20)
-        .map(|line| footer + 376 + line * 32)
-        .find(|at| &bytes[*at..at + 4] == b"KILL")
-        .expect("it has kills");
-    let offset = u64::from_le_bytes(bytes[line + 8..line + 16].try_into().unwrap());
-    bytes[offset as usize] ^= 1;
+    bytes[section(segment, "KILL").offset] ^= 1;
     fs::write(segment, bytes).unwrap();
 }
 
@@ -71,12 +66,4 @@ pub fn small(path: &Path) -> Store {
     put(&store, &["a", "e"], 3.0);
     store.delete(&["b"]).unwrap();
     store
-}
-
-/// The bytes of the manifest's record of bitmaps.
-pub fn live_record(path: &Path) -> Option<Vec<u8>> {
-    let manifest = fs::read(path.join("MANIFEST")).unwrap();
-    let name = manifest.windows(13).position(|bytes| bytes == b"vecstore.live")? + 13;
-    let len = u64::from_le_bytes(manifest[name..name + 8].try_into().unwrap()) as usize;
-    Some(manifest[name + 8..name + 8 + len].to_vec())
 }

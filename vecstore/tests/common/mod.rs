@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod bitmaps;
 pub mod hooked;
+pub mod layout;
 pub mod looks;
 pub mod small;
 

@@ -113,7 +113,7 @@ impl Vfs for LyingFs {
         if path.ends_with("segments") && self.flush.swap(false, Ordering::SeqCst) {
             return Err(io::Error::other("a failed flush"));
         }
-        let of_segments = path.ends_with("segments") || path.ends_with("live");
+        let of_segments = path.ends_with("segments") || path.ends_with("derived");
         if !of_segments && self.swapped.swap(false, Ordering::SeqCst) {
             return Err(io::Error::other("a failed flush of the manifest's name"));
         }
@@ -409,7 +409,7 @@ fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
     store.checkpoint().unwrap();
     let bitmaps = || {
         let mut names: Vec<_> =
-            std::fs::read_dir(path.join("live")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            std::fs::read_dir(path.join("derived")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };

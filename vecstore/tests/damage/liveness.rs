@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::bitmaps::{bitmaps, live_record, options, put, read_only, segments, small, state};
-use crate::common::{assert_whole, copy_dir};
+use crate::common::assert_whole;
+use crate::common::bitmaps::{bitmaps, options, put, read_only, segments, small, state};
+use crate::common::layout::{DERIVED_HEADER, live_records, seal_derived, seal_manifest};
 use crate::sim::tier::sampled;
 
 /// Every bit of a bitmap and every length, or a sample of them; missing, another's, no file at all.
@@ -25,7 +26,7 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
     };
     for file in &files {
         let good = fs::read(file).unwrap();
-        assert_eq!(good.len(), 160 + 8 + 8);
+        assert_eq!(good.len(), DERIVED_HEADER + 8 + 8 + 4);
         for bit in sampled(0..good.len() * 8, 7, 0) {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -55,7 +56,7 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
     assert_ne!(bitmaps(&path)[0], files[0], "under another name");
     assert_eq!(bitmaps(&path).len(), 2);
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right);
-    fs::remove_dir_all(path.join("live")).unwrap();
+    fs::remove_dir_all(path.join("derived")).unwrap();
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right);
     assert_eq!(vecstore::verify(&path, |_| {}).unwrap().faults.len(), 2);
     options().open(&path).unwrap().close().unwrap();
@@ -71,18 +72,16 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
     small(&path).close().unwrap();
     let file = &bitmaps(&path)[0];
     let (good, manifest) = (fs::read(file).unwrap(), fs::read(path.join("MANIFEST")).unwrap());
-    let old_crc: [u8; 4] = good[156..160].try_into().unwrap();
+    let old_crc: [u8; 4] = good[DERIVED_HEADER - 4..DERIVED_HEADER].try_into().unwrap();
     let forge = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
         change(&mut bytes);
-        let crc = crc32fast::hash(&[&bytes[..156], &bytes[160..]].concat()).to_le_bytes();
-        bytes[156..160].copy_from_slice(&crc);
+        let crc = seal_derived(&mut bytes);
         fs::write(file, bytes).unwrap();
         let mut manifest = manifest.clone();
         let at = manifest.windows(4).rposition(|bytes| bytes == old_crc).unwrap();
         manifest[at..at + 4].copy_from_slice(&crc);
-        let crc = crc32fast::hash(&[&manifest[..60], &manifest[64..]].concat()).to_le_bytes();
-        manifest[60..64].copy_from_slice(&crc);
+        seal_manifest(&mut manifest);
         fs::write(path.join("MANIFEST"), manifest).unwrap();
         let report = vecstore::verify(&path, |_| {}).unwrap();
         assert!(report.faults.iter().all(|fault| &fault.path == file), "{:?}", report.faults);
@@ -90,11 +89,17 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
     };
     assert_eq!(forge(&|_| {}), "");
     // Entries "a", "b", "c": the first two are superseded.
-    assert_eq!(good[160], 0b011);
-    assert!(forge(&|bytes| bytes[160] = 0b101).contains("is not in it"));
-    assert!(forge(&|bytes| bytes[168] = 0b111).contains("nothing supersedes"));
-    assert!(forge(&|bytes| bytes[136] = 1).contains("counts"), "rows");
-    assert!(forge(&|bytes| (bytes[104], bytes[112]) = (0, 2)).contains("more superseded"));
+    let (entries, rows) = (DERIVED_HEADER, DERIVED_HEADER + 8);
+    assert_eq!(good[entries], 0b011);
+    assert!(forge(&|bytes| bytes[entries] = 0b101).contains("is not in it"));
+    assert!(forge(&|bytes| bytes[rows] = 0b111).contains("nothing supersedes"));
+    assert!(forge(&|bytes| bytes[rows + 7] = 0x80).contains("nothing supersedes"), "a bit that stands for nothing");
+    // The numbers of the kind: entries, rows, superseded entries of each kind, superseded rows.
+    assert!(forge(&|bytes| bytes[128 + 48] = 1).contains("counts"), "rows");
+    for (at, number) in [(0, 4), (8, 4), (16, 4), (56, 1)] {
+        let detail = forge(&|bytes| bytes[128 + at] = number);
+        assert!(detail.contains("it does not count what"), "{at}: {detail}");
+    }
 }
 
 /// Where the listed file is gone and others stand in for it, what is superseded in them is read from kills.
@@ -118,42 +123,29 @@ fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
     assert_eq!((found.0, found.2), (right.0, right.2));
 }
 
-/// A program that does not know the record keeps it and changes the segments under it.
+/// A manifest that lists what is derived from other segments than its own is refused: no program leaves one.
 #[test]
-fn a_record_that_an_older_program_kept_is_not_believed() {
+fn what_is_derived_from_other_segments_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, old) = (dir.path().join("s"), dir.path().join("old"));
-    let store = small(&path);
-    store.checkpoint().unwrap();
-    let record = live_record(&path).unwrap();
-    put(&store, &["c", "d"], 5.0);
-    // Listed, and with the record of before.
-    store.set_setting("a", "b").unwrap();
-    assert_eq!(live_record(&path).unwrap(), record, "few kills: the bitmaps stay as they are");
-    let right = state(&store.snapshot());
-    copy_dir(&path, &old);
-    assert_eq!(state(&read_only(&old).unwrap().snapshot()), right);
-    // Merged, and with the record of before.
-    store.compact_full().unwrap();
-    let merged = live_record(&path).unwrap();
-    assert_ne!(merged, record);
-    let manifest = fs::read(path.join("MANIFEST")).unwrap();
-    let at = manifest.windows(merged.len()).position(|bytes| bytes == merged).unwrap();
-    let mut kept = manifest[..at - 8].to_vec();
-    kept.extend_from_slice(&(record.len() as u64).to_le_bytes());
-    kept.extend_from_slice(&record);
-    kept.extend_from_slice(&manifest[at + merged.len()..]);
-    let body_len = (kept.len() - 64) as u64;
-    kept[48..56].copy_from_slice(&body_len.to_le_bytes());
-    let crc = crc32fast::hash(&[&kept[..60], &kept[64..]].concat()).to_le_bytes();
-    kept[60..64].copy_from_slice(&crc);
-    fs::write(path.join("MANIFEST"), kept).unwrap();
-    assert_eq!(state(&read_only(&path).unwrap().snapshot()).0, right.0);
-    let report = vecstore::verify(&path, |_| {}).unwrap();
-    assert!(report.is_whole() && report.notes.iter().any(|note| note.contains("older program")));
-    drop(store);
-    options().open(&path).unwrap().checkpoint().unwrap();
-    assert!(vecstore::verify(&path, |_| {}).unwrap().notes.is_empty());
+    let path = dir.path().join("s");
+    small(&path).close().unwrap();
+    let good = fs::read(path.join("MANIFEST")).unwrap();
+    for at in live_records(&path).iter().flat_map(|record| {
+        let at = good.windows(record.len()).position(|bytes| bytes == record).unwrap();
+        // First commit of the segment, and the checksum of its footer.
+        [at, at + 24]
+    }) {
+        let mut bad = good.clone();
+        bad[at] ^= 8;
+        seal_manifest(&mut bad);
+        fs::write(path.join("MANIFEST"), bad).unwrap();
+        let error = read_only(&path).unwrap_err().to_string();
+        assert!(error.contains("about no segment that it lists"), "{error}");
+        assert_eq!(vecstore::verify(&path, |_| {}).unwrap().faults.len(), 1);
+        vecstore::repair(&path).unwrap();
+        assert_whole(&path);
+        fs::write(path.join("MANIFEST"), &good).unwrap();
+    }
 }
 
 #[test]
@@ -164,9 +156,9 @@ fn leftovers_of_a_crash_are_no_damage_and_go() {
     store.checkpoint().unwrap();
     let listed = bitmaps(&path);
     let name = listed[0].file_name().unwrap().to_str().unwrap();
-    let other = path.join("live").join(name.replace(&name[24..40], "0123456789abcdef"));
+    let other = path.join("derived").join(name.replace(&name[24..40], "0123456789abcdef"));
     fs::copy(&listed[0], &other).unwrap();
-    fs::write(path.join("live/tmp-manifest-00"), "x").unwrap();
+    fs::write(path.join("derived/tmp-manifest-00"), "x").unwrap();
     let report = vecstore::verify(&path, |_| {}).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
     assert_eq!(report.notes.len(), 2, "{:?}", report.notes);

@@ -38,10 +38,10 @@ fn the_folder_is_made_once() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     let calls = checkpoint(&fs, &store, "a");
-    assert_eq!(of(&calls, "live"), ["remove directory", "create directory", "flush directory"]);
+    assert_eq!(of(&calls, "derived"), ["remove directory", "create directory", "flush directory"]);
     assert_eq!(of(&calls, ""), ["flush directory"; 2], "its name, and the manifest's");
     let calls = checkpoint(&fs, &store, "b");
-    assert_eq!(of(&calls, "live"), ["create directory", "flush directory"]);
+    assert_eq!(of(&calls, "derived"), ["create directory", "flush directory"]);
     assert_eq!(of(&calls, ""), ["flush directory"], "the manifest's name");
 }
 
@@ -57,19 +57,19 @@ fn a_folder_that_cannot_be_made() {
     };
     let (fs, ..) = run(None);
     let at =
-        fs.calls().iter().position(|call| call.what == "create directory" && call.path.ends_with("s/live"));
+        fs.calls().iter().position(|call| call.what == "create directory" && call.path.ends_with("s/derived"));
     let (fs, store, calls) = run(Some(Fault { at: at.unwrap(), errno: EACCES, lasting: false }));
-    assert_eq!(of(&calls, "live"), ["remove directory", "create directory"]);
+    assert_eq!(of(&calls, "derived"), ["remove directory", "create directory"]);
     assert_eq!(of(&calls, ""), ["flush directory"], "the manifest's name");
-    assert!(!fs.exists("/d/s/live"));
+    assert!(!fs.exists("/d/s/derived"));
     // The next one does what this one could not.
     let calls = checkpoint(&fs, &store, "b");
-    assert_eq!(of(&calls, "live"), ["remove directory", "create directory", "flush directory"]);
-    assert_eq!(fs.names("/d/s/live").len(), 2);
+    assert_eq!(of(&calls, "derived"), ["remove directory", "create directory", "flush directory"]);
+    assert_eq!(fs.names("/d/s/derived").len(), 2);
 }
 
 fn bitmaps(path: &Path) -> Vec<PathBuf> {
-    fs::read_dir(path.join("live")).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(path.join("derived")).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 /// How many entries are counted, and how many are shown.

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::common::bitmaps::{
-    bitmaps, create, live_record, options, put, read_only, segments, small, spoil_kills, state,
+    bitmaps, create, options, put, read_only, segments, small, spoil_kills, state,
 };
+use crate::common::layout::live_records;
 use crate::common::{assert_whole, copy_dir};
 use vecstore::{Error, OnDuplicate, StoreConfig};
 
@@ -25,7 +26,7 @@ fn a_closed_store_opens_without_reading_a_kill() {
     assert_eq!(state(&store.snapshot()), right, "the damaged kills were not read");
     let report = vecstore::verify(&path, |_| {}).unwrap();
     assert!(report.faults.iter().any(|fault| fault.path == files[2] && fault.section == "KILL"));
-    fs::remove_dir_all(path.join("live")).unwrap();
+    fs::remove_dir_all(path.join("derived")).unwrap();
     let error = read_only(&path).unwrap_err();
     assert!(matches!(&error, Error::Damaged { section, .. } if section == "KILL"), "now they are: {error}");
 }
@@ -139,27 +140,41 @@ fn a_merged_and_closed_store_opens_without_reading_a_kill() {
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right);
     spoil_kills(merged);
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right, "the damaged kills were not read");
-    fs::remove_dir_all(path.join("live")).unwrap();
+    fs::remove_dir_all(path.join("derived")).unwrap();
     assert!(read_only(&path).is_err(), "without bitmaps they are");
 }
 
 #[test]
-fn backups_and_restored_stores_come_without_and_get_their_own() {
+fn backups_come_with_them_and_restored_stores_get_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup, restored) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("r"));
     let store = small(&path);
     let right = state(&store.snapshot());
     store.backup(&backup).unwrap();
     vecstore::restore(&backup, &restored).unwrap();
+    assert_eq!(live_records(&backup), live_records(&path));
+    assert_eq!((live_records(&backup).len(), bitmaps(&backup).len()), (2, 2));
+    assert!(!restored.join("derived").exists() && live_records(&restored).is_empty());
     for copy in [&backup, &restored] {
-        assert!(!copy.join("live").exists() && live_record(copy).is_none());
         assert_eq!(state(&read_only(copy).unwrap().snapshot()), right);
         assert_whole(copy);
     }
-    // Opening a backup and closing it changes nothing.
+    // Opening a backup and closing it changes nothing. What the next one does not list goes.
     options().open(&backup).unwrap().close().unwrap();
-    assert!(live_record(&backup).is_none());
+    let before = bitmaps(&backup);
+    store.delete(&["c"]).unwrap();
     store.backup(&backup).unwrap();
+    assert_eq!(live_records(&backup), live_records(&path));
+    assert_ne!(bitmaps(&backup), before);
+    assert_eq!(bitmaps(&backup).len(), 2);
+    assert_whole(&backup);
+    // One that cannot be had is done without, and so are those that say with it what is superseded.
+    fs::remove_file(&bitmaps(&path)[0]).unwrap();
+    let without = dir.path().join("without");
+    store.backup(&without).unwrap();
+    assert!(live_records(&without).is_empty());
+    assert_eq!(state(&read_only(&without).unwrap().snapshot()), state(&store.snapshot()));
+    assert_whole(&without);
     let store = options().open(&restored).unwrap();
     put(&store, &["z"], 1.0);
     store.close().unwrap();
@@ -168,7 +183,7 @@ fn backups_and_restored_stores_come_without_and_get_their_own() {
     // Straight from the store, which has bitmaps.
     let again = dir.path().join("again");
     vecstore::restore(&restored, &again).unwrap();
-    assert!(live_record(&again).is_none());
+    assert!(live_records(&again).is_empty());
     assert_whole(&again);
 }
 
@@ -266,7 +281,7 @@ fn with_and_without_bitmaps_a_store_says_the_same() {
             assert_eq!(found.0, right.0, "seed {seed}, step {step}");
             assert_eq!(found.2, right.2, "seed {seed}, step {step}");
             copy_dir(&path, &bare);
-            let _ = fs::remove_dir_all(bare.join("live"));
+            let _ = fs::remove_dir_all(bare.join("derived"));
             let without = state(&read_only(&bare).unwrap().snapshot());
             assert_eq!(without, found, "seed {seed}, step {step}");
             fs::remove_dir_all(&bare).unwrap();

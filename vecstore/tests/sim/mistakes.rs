@@ -80,12 +80,12 @@ mistakes! {
     DroppedName "dropped-name"
     /// A merger that finds a named checkpoint dropped removes its files before that is flushed.
     FoundDropped "found-dropped"
-    /// The data of a liveness bitmap is not flushed.
-    BitmapData "bitmap-data"
-    /// The name of a liveness bitmap is not flushed before a manifest lists it.
-    BitmapName "bitmap-name"
-    /// The directory of liveness bitmaps is made, and its name not flushed.
-    BitmapFolder "bitmap-folder"
+    /// The data of a derived file is not flushed.
+    DerivedData "derived-data"
+    /// The name of a derived file is not flushed before a manifest lists it.
+    DerivedName "derived-name"
+    /// The directory of derived files is made, and its name not flushed.
+    DerivedFolder "derived-folder"
     /// The data of a segment that a repair writes is not flushed.
     RepairedData "repaired-data"
     /// The data of a named checkpoint that a repair replaces is not flushed.
@@ -218,9 +218,9 @@ pub fn leaves_out_file(path: &Path) -> bool {
         SegmentData => is_commit(name),
         RewrittenData => is_anew(name),
         MergedData => is_merged(name),
-        ManifestData => is_manifest && !within("checkpoints") && !within("live") && !within("quarantine"),
+        ManifestData => is_manifest && !within("checkpoints") && !within("derived") && !within("quarantine"),
         NamedData | RepairedFile => is_manifest && within("checkpoints"),
-        BitmapData => is_manifest && within("live"),
+        DerivedData => is_manifest && within("derived"),
         CopiedData => begins(name, "tmp-backup-"),
         RepairedData => is_repaired(name),
         _ => false,
@@ -261,8 +261,8 @@ fn leaves_out_dir(disk: &Disk, process: usize, dir: Ino, path: &Path) -> bool {
         NamedFolder => made("checkpoints"),
         DroppedName => path.ends_with("checkpoints") && done.iter().any(|done| matches!(done, Done::Removed)),
         FoundDropped => path.ends_with("checkpoints") && done.is_empty(),
-        BitmapName => path.ends_with("live") && named(&|_, _| true),
-        BitmapFolder => made("live"),
+        DerivedName => path.ends_with("derived") && named(&|_, _| true),
+        DerivedFolder => made("derived"),
         RepairedName => named(&|from, _| is_repaired(from)),
         QuarantinedName => path.ends_with("quarantine"),
         QuarantineFolder => made("quarantine"),
@@ -439,7 +439,7 @@ pub(super) fn removed(disk: &mut Disk, process: usize, path: &Path) -> io::Resul
     disk.record(Op::Remove { dir, name: name.clone() });
     let at = disk.log.len() - 1;
     let within = |folder| path.parent().is_some_and(|dir| dir.ends_with(folder)) && !begins(&name, "tmp-");
-    let (is_segment, is_bitmap) = (within("segments"), within("live"));
+    let (is_segment, is_bitmap) = (within("segments"), within("derived"));
     match made() {
         Some(RemoveInPlace) => {
             if let (Some(shown), Some(Op::Remove { name, .. })) =

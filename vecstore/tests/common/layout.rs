@@ -1,0 +1,81 @@
+//! Where things lie in the files of a store, as `docs/FORMAT.md` says, for tests that change them.
+
+use std::fs;
+use std::path::Path;
+
+/// Length of a footer.
+pub const FOOTER: usize = 512;
+/// Length of a derived file's header.
+pub const DERIVED_HEADER: usize = 256;
+/// Length of a manifest's header.
+pub const MANIFEST_HEADER: usize = 128;
+
+/// A section of a segment.
+#[derive(Clone, Debug)]
+pub struct Section {
+    pub name: String,
+    pub offset: usize,
+    pub len: usize,
+}
+
+fn number(bytes: &[u8], at: usize) -> usize {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+}
+
+/// The sections of a segment.
+pub fn sections_of(bytes: &[u8]) -> Vec<Section> {
+    let footer = &bytes[bytes.len() - FOOTER..];
+    let count = u32::from_le_bytes(footer[140..144].try_into().unwrap()) as usize;
+    let table = &bytes[number(footer, 240)..][..count * 64];
+    let section = |line: &[u8]| Section {
+        name: String::from_utf8(line[..4].to_vec()).unwrap(),
+        offset: number(line, 8),
+        len: number(line, 16),
+    };
+    table.chunks(64).map(section).collect()
+}
+
+/// A section of the segment in this file.
+pub fn section(path: &Path, name: &str) -> Section {
+    let sections = sections_of(&fs::read(path).unwrap());
+    sections.into_iter().find(|section| section.name == name).unwrap_or_else(|| panic!("it has no {name}"))
+}
+
+/// Where the section table begins: from here to the end, a file that was opened has been looked at.
+pub fn end_at(bytes: &[u8]) -> usize {
+    number(&bytes[bytes.len() - FOOTER..], 240)
+}
+
+/// The compat flags of a segment.
+pub fn compat(bytes: &[u8]) -> u64 {
+    number(&bytes[bytes.len() - FOOTER..], 312) as u64
+}
+
+/// Makes the checksum of a changed manifest right, and the length of its body.
+pub fn seal_manifest(bytes: &mut [u8]) {
+    let body = (bytes.len() - MANIFEST_HEADER) as u64;
+    bytes[56..64].copy_from_slice(&body.to_le_bytes());
+    let (head, rest) = bytes.split_at(MANIFEST_HEADER);
+    let crc = crc32fast::hash(&[&head[..MANIFEST_HEADER - 4], rest].concat()).to_le_bytes();
+    bytes[MANIFEST_HEADER - 4..MANIFEST_HEADER].copy_from_slice(&crc);
+}
+
+/// Makes the checksums of a changed derived file right; returns that of its header.
+pub fn seal_derived(bytes: &mut Vec<u8>) -> [u8; 4] {
+    let body = number(bytes, 112);
+    bytes.truncate(DERIVED_HEADER + body);
+    let crcs: Vec<u8> =
+        bytes[DERIVED_HEADER..].chunks(4096).flat_map(|block| crc32fast::hash(block).to_le_bytes()).collect();
+    bytes[124..128].copy_from_slice(&crc32fast::hash(&crcs).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..DERIVED_HEADER - 4]).to_le_bytes();
+    bytes[DERIVED_HEADER - 4..DERIVED_HEADER].copy_from_slice(&crc);
+    bytes.extend(crcs);
+    crc
+}
+
+/// The records of liveness bitmaps in a manifest, as they lie there.
+pub fn live_records(path: &Path) -> Vec<Vec<u8>> {
+    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+    let records = (20..manifest.len() - 36).filter(|at| &manifest[*at..at + 4] == b"LIVE");
+    records.map(|at| manifest[at - 20..at + 36].to_vec()).collect()
+}
