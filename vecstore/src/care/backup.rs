@@ -16,8 +16,8 @@ use crate::lock::{LOCK_BACKUP, Lock, Timeout};
 use crate::merge::{Host, drop_pins};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::{
-    Body, DERIVED, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, derived, if_there,
-    load, make_folder, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+    Body, DERIVED, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, derived, if_there, load,
+    make_folder, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
 };
 use crate::vfs::{RealFs, Vfs};
 
@@ -235,7 +235,8 @@ impl Source<'_> {
         derived::keep(body, |record| {
             let name = record.name().to_string();
             let to = folder.join(&name);
-            let from = [Some(self.dir), sibling].into_iter().flatten().map(|dir| dir.join(DERIVED).join(&name));
+            let from =
+                [Some(self.dir), sibling].into_iter().flatten().map(|dir| dir.join(DERIVED).join(&name));
             let from: Vec<PathBuf> = from.collect();
             let given = vfs.metadata(&to).is_ok() || from.iter().any(|from| vfs.link(from, &to).is_ok());
             given || from.iter().any(|from| copy(vfs, from, &folder, &to).is_ok())

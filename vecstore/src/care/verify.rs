@@ -381,7 +381,8 @@ impl VerifyReport {
         self.notes.extend(bitmaps.notes);
         for name in bitmaps.read {
             seen.read += 1;
-            seen.bytes += vfs.metadata(&dir.join(DERIVED).join(name.to_string())).map_or(0, |found| found.len);
+            seen.bytes +=
+                vfs.metadata(&dir.join(DERIVED).join(name.to_string())).map_or(0, |found| found.len);
         }
     }
 

@@ -103,7 +103,10 @@ impl Header {
             return wrong(format!("a block length of 2^{} is not possible", header.block_len_log2));
         }
         let end = header.table().map(|table| table.end);
-        if end != Some(file.len()) || header.file_len != file.len() as u64 || !header.body_len.is_multiple_of(8) {
+        if end != Some(file.len())
+            || header.file_len != file.len() as u64
+            || !header.body_len.is_multiple_of(8)
+        {
             return wrong(format!("it has {} bytes, which is not what its header says", file.len()));
         }
         Ok(header)
@@ -141,7 +144,8 @@ impl Header {
     /// True when a block has the checksum that the table, which is right, says.
     pub fn is_block_right(&self, file: &[u8], block: usize) -> bool {
         let of_block = || {
-            let expected: [u8; 4] = file.get(self.table()?)?.get(block * 4..block * 4 + 4)?.try_into().ok()?;
+            let expected: [u8; 4] =
+                file.get(self.table()?)?.get(block * 4..block * 4 + 4)?.try_into().ok()?;
             let body = file.get(self.body()?)?;
             let bytes = body.get(block.checked_shl(self.block_len_log2.into())?..)?;
             let bytes = bytes.get(..1 << self.block_len_log2).unwrap_or(bytes);
@@ -169,7 +173,8 @@ mod tests {
 
     fn is_right(file: &[u8]) -> bool {
         let Ok(header) = parse(file) else { return false };
-        header.is_table_right(file) && (0..header.block_count()).all(|block| header.is_block_right(file, block))
+        header.is_table_right(file)
+            && (0..header.block_count()).all(|block| header.is_block_right(file, block))
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use super::blocks::{BLOCK_LEN_LOG2, is_block_len};
 use super::section::{ALIGN, LINE_LEN, Section, parse_table};
-use super::{CHECKSUM_CRC32, Id, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, check_features, check_vectors, record_crc};
+use super::{
+    CHECKSUM_CRC32, Id, MAX_COMMIT, VERSION_MAJOR, VERSION_MINOR, check_features, check_vectors, record_crc,
+};
 use crate::base::{Bug, Error, Result};
 
 /// Magic number of a segment, eight bytes before the file's last eight.
@@ -222,7 +224,8 @@ impl Footer {
 
     /// Where the section table lies in the file.
     pub fn table(&self) -> Option<Range<usize>> {
-        let start = usize::try_from(self.table_at).ok().filter(|start| start.is_multiple_of(ALIGN as usize))?;
+        let start =
+            usize::try_from(self.table_at).ok().filter(|start| start.is_multiple_of(ALIGN as usize))?;
         let end = start.checked_add(LINE_LEN.checked_mul(usize::try_from(self.section_count).ok()?)?)?;
         (end as u64 <= self.body_len() && self.section_count <= MAX_SECTIONS).then_some(start..end)
     }

@@ -142,7 +142,8 @@ pub(crate) fn read_header<'a, T: Pod>(
     let Some(front) = bytes.get(..size) else {
         return damaged(format!("expected at least {size} bytes, found {}", bytes.len()));
     };
-    let preamble: Preamble = bytemuck::pod_read_unaligned(front.get(..size_of::<Preamble>()).unwrap_or_default());
+    let preamble: Preamble =
+        bytemuck::pod_read_unaligned(front.get(..size_of::<Preamble>()).unwrap_or_default());
     if preamble.magic != magic {
         let found = format!("found other bytes (truncated, extended, or no {what})");
         return damaged(format!("expected the magic number of a {what}, {found}"));
@@ -170,7 +171,8 @@ pub(crate) fn read_header<'a, T: Pod>(
 pub(crate) fn check_vectors(place: (&Path, &str), dim: u32, dtype: u8, metric: u8) -> Result<()> {
     let (path, section) = place;
     if let Some(name) = crate::base::dtype::reserved_name(dtype) {
-        let (expected, found) = ("elements f32, f16, bf16 or i8".to_owned(), format!("elements of type {name}"));
+        let (expected, found) =
+            ("elements f32, f16, bf16 or i8".to_owned(), format!("elements of type {name}"));
         return Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found });
     }
     let damaged = |detail: String| Err(Error::damaged(path, section, detail));

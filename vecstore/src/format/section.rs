@@ -54,8 +54,10 @@ pub(crate) const CRCS: Tag = *b"CRCS";
 /// What every segment has.
 pub(crate) const REQUIRED: [Tag; 10] = [HEAD, ROWS, KEYS, KEND, KIND, REND, HASH, HENT, RUNS, SETT];
 /// What this version knows, and does with as `docs/FORMAT.md` says, whatever the rule in the table.
-const KNOWN: [Tag; 18] =
-    [HEAD, ROWS, SCAL, NORM, KEYS, KEND, KIND, REND, PAYL, PEND, ATTR, ATTD, HASH, HENT, KILL, RUNS, SETT, CRCS];
+const KNOWN: [Tag; 18] = [
+    HEAD, ROWS, SCAL, NORM, KEYS, KEND, KIND, REND, PAYL, PEND, ATTR, ATTD, HASH, HENT, KILL, RUNS, SETT,
+    CRCS,
+];
 
 /// What a merge does with a section that its program does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +119,17 @@ impl Section {
             NORM => (1, 2),
             _ => (2, 0),
         };
-        Section { tag, merge, unit, align_log2: 6, offset, len, raw_len: len, first_block, ..Section::default() }
+        Section {
+            tag,
+            merge,
+            unit,
+            align_log2: 6,
+            offset,
+            len,
+            raw_len: len,
+            first_block,
+            ..Section::default()
+        }
     }
 
     /// This line, of a section that is carried over, for a place where `new` would lie.

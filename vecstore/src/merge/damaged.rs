@@ -13,7 +13,8 @@ impl<H: Host> Merges<'_, H> {
         hold_manifest(vfs, dir, self.lock_timeout()?, |lock, _| {
             let mut manifest = Manifest::read(vfs, dir)?;
             // A repair may have replaced some.
-            let listed = found.iter().map(|(name, _)| *name).filter(|name| manifest.body.record_of(*name).is_some());
+            let listed =
+                found.iter().map(|(name, _)| *name).filter(|name| manifest.body.record_of(*name).is_some());
             let listed: Vec<SegmentName> = listed.collect();
             manifest.body.damaged.extend(listed);
             manifest.generation += 1;

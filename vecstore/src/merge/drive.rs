@@ -255,12 +255,14 @@ impl<H: Host> Merges<'_, H> {
             self.merge_large(lock, goal, &pace, round)
         })?;
         let view = self.host.view();
-        if let Some((live, why)) = view.segments.iter().find_map(|live| Some((live, live.segment.refuses_merge()?)))
+        if let Some((live, why)) =
+            view.segments.iter().find_map(|live| Some((live, live.segment.refuses_merge()?)))
             && goal == Goal::Full
         {
             return Err(Error::UnsupportedVersion {
                 path: live.segment.path().to_owned(),
-                expected: "only what this version can merge; compact with the program that wrote it".to_owned(),
+                expected: "only what this version can merge; compact with the program that wrote it"
+                    .to_owned(),
                 found: why,
             });
         }

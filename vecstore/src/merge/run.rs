@@ -19,7 +19,8 @@ use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::derived::Pending;
 use crate::state::{
-    DERIVED, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, derived, load, make_folder, named,
+    DERIVED, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, derived, load,
+    make_folder, named,
 };
 
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.

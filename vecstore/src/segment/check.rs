@@ -86,7 +86,8 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
         let (segment, mut faults) = open_checked(path, name, pieces.into_parts().0, faults, step)?;
         if let (Some(segment), Some(norms), true) = (&segment, norms, faults.is_empty()) {
             let norms = norms.finish(segment.row_scales(0..segment.row_count()));
-            let wrong = segment.norms().iter().zip(&norms).position(|(stored, norm)| !is_norm(*stored, *norm));
+            let wrong =
+                segment.norms().iter().zip(&norms).position(|(stored, norm)| !is_norm(*stored, *norm));
             let detail = |row| format!("the length of row {row} is not that of the row");
             faults.extend(wrong.map(|row| fault("NORM", None, detail(row))));
         }

@@ -52,7 +52,8 @@ impl KeyFilter {
             && (keys, Some(body_len), rest) == (entries, count.checked_mul(8), [0; 5])
             && kind_version == 1;
         if !is_possible {
-            let detail = format!("a filter of {keys} keys with {count} words and {set} bits for each is not possible");
+            let detail =
+                format!("a filter of {keys} keys with {count} words and {set} bits for each is not possible");
             return Err(Error::damaged(file.path(), "header", detail));
         }
         Ok(KeyFilter { words: Words::Mapped(file), count, set: u32::try_from(set).unwrap_or(0) })
@@ -64,7 +65,9 @@ impl KeyFilter {
         let at = word_of(self.count, hash);
         let word = match &self.words {
             Words::Owned(words) => words.get(at).copied(),
-            Words::Mapped(file) => file.get(at * 8).and_then(|bytes| bytes.first_chunk()).map(|b| u64::from_le_bytes(*b)),
+            Words::Mapped(file) => {
+                file.get(at * 8).and_then(|bytes| bytes.first_chunk()).map(|b| u64::from_le_bytes(*b))
+            }
         };
         let bits = bits_of(hash, self.set);
         word.is_none_or(|word| word & bits == bits)
@@ -108,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_filter_passes_what_is_there_and_little_else() {
-        let all: Vec<u64> = (0..40_000u64).map(|number| crate::format::key_hash(&number.to_le_bytes())).collect();
+        let all: Vec<u64> =
+            (0..40_000u64).map(|number| crate::format::key_hash(&number.to_le_bytes())).collect();
         let (there, others): (Vec<u64>, Vec<u64>) = all.iter().partition(|hash| **hash % 2 == 0);
         let (facts, words) = KeyFilter::for_file(there.iter().copied(), there.len());
         assert_eq!(facts, [there.len() as u64, words.len() as u64, 5, 0, 0, 0, 0, 0]);

@@ -203,9 +203,7 @@ impl<'a> Joined<'a> {
             ),
             (
                 section::NORM,
-                self.copied(norms, |of| {
-                    Some(bytemuck::cast_slice(of.segment.norms().get(of.rows.clone())?))
-                }),
+                self.copied(norms, |of| Some(bytemuck::cast_slice(of.segment.norms().get(of.rows.clone())?))),
             ),
             (section::KEYS, self.copied(self.key_bytes, |of| of.segment.all_keys().get(of.keys.clone()))),
             (section::KEND, self.ends(Segment::key_span)),

@@ -47,7 +47,9 @@ impl Norms {
         match self.dtype {
             DType::F32 => bytemuck::cast_slice_mut(&mut self.values).copy_from_slice(row),
             DType::F16 => widen::<f16>(row, &mut self.values, |row, values| row.convert_to_f32_slice(values)),
-            DType::BF16 => widen::<bf16>(row, &mut self.values, |row, values| row.convert_to_f32_slice(values)),
+            DType::BF16 => {
+                widen::<bf16>(row, &mut self.values, |row, values| row.convert_to_f32_slice(values))
+            }
             DType::I8 => {
                 let numbers = row.iter().map(|byte| f32::from(byte.cast_signed()));
                 self.values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
@@ -111,7 +113,8 @@ mod tests {
                 bytes.chunks(piece).for_each(|piece| norms.update(piece));
                 let found = norms.finish(&scales);
                 assert_eq!(found.len(), 5);
-                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= if dtype == DType::I8 { 0.2 } else { 1e-3 };
+                let near =
+                    |(a, b): (&f32, &f32)| (a - b).abs() <= if dtype == DType::I8 { 0.2 } else { 1e-3 };
                 assert!(found.iter().zip(&expected).all(near), "{dtype}: {found:?} {expected:?}");
             }
         }
@@ -120,7 +123,9 @@ mod tests {
     #[test]
     fn what_is_near_enough() {
         assert!(is_norm(0.0, 0.0) && is_norm(f32::INFINITY, f32::INFINITY) && is_norm(f32::NAN, f32::NAN));
-        assert!(is_norm(1.000_001, 1.0) && !is_norm(1.001, 1.0) && !is_norm(-1.0, 1.0) && !is_norm(1e-9, 0.0));
+        assert!(
+            is_norm(1.000_001, 1.0) && !is_norm(1.001, 1.0) && !is_norm(-1.0, 1.0) && !is_norm(1e-9, 0.0)
+        );
         assert!(!is_norm(f32::NAN, 1.0) && !is_norm(1.0, f32::NAN));
     }
 }

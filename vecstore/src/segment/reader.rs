@@ -7,9 +7,9 @@ use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::filter::{IN_MEMORY, KeyFilter};
 use super::SegmentName;
 use super::ahead::ask_for;
+use super::filter::{IN_MEMORY, KeyFilter};
 use super::search::Index;
 use super::tables::Tables;
 use crate::base::{Bug, DType, Error, IoContext, Result, unless};
@@ -489,8 +489,7 @@ impl Segment {
 
     /// Compares the checksum of a section that is small, or read as a whole.
     fn check_section(&self, tag: Tag, range: &Range<usize>) -> Result<()> {
-        let crcs: Vec<u32> =
-            self.slice(range).chunks(self.block_len()).map(crc32fast::hash).collect();
+        let crcs: Vec<u32> = self.slice(range).chunks(self.block_len()).map(crc32fast::hash).collect();
         let expected = self.layout.sections.iter().find(|line| line.tag == tag).map(|line| line.crc);
         if expected.is_some_and(|expected| expected != section_crc(&crcs)) {
             let name = String::from_utf8_lossy(&tag).into_owned();

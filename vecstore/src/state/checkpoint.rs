@@ -153,7 +153,9 @@ fn bring_derived(
     match brought {
         Ok(written) => (written, all),
         Err(error) => {
-            log::warn!("no derived files with this checkpoint, opening and looking up keys take longer: {error}");
+            log::warn!(
+                "no derived files with this checkpoint, opening and looking up keys take longer: {error}"
+            );
             (Vec::new(), false)
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::temporaries::{if_there, make_folder};
 use crate::base::{Error, IoContext, Result};
-use crate::format::{hex, random_id};
 use crate::format::blocks::{BLOCK_LEN_LOG2, blocks_of};
+use crate::format::{hex, random_id};
 use crate::segment::{Pieces, Segment, SegmentName};
 use crate::state::{SEGMENTS, SegmentRecord};
 use crate::vfs::Vfs;
@@ -120,8 +120,14 @@ mod tests {
     #[test]
     fn what_cannot_be_opened_now_is_not_taken_for_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let listed =
-            SegmentRecord { first: 1, last: 2, generation: 0, footer_crc: 7, file_len: 1, ..SegmentRecord::default() };
+        let listed = SegmentRecord {
+            first: 1,
+            last: 2,
+            generation: 0,
+            footer_crc: 7,
+            file_len: 1,
+            ..SegmentRecord::default()
+        };
         let leftover = SegmentName { first: 1, last: 1, generation: 0 };
         // A directory cannot be mapped, and is no damaged file either.
         std::fs::create_dir_all(dir.path().join(SEGMENTS).join(listed.name().to_string())).unwrap();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::base::{Bug, DType, Error, Result};
 use crate::format::records::Kill;
 use crate::format::{Id, check_may_write, key_hash, settings};
-use crate::segment::{Segment, SegmentName};
 use crate::segment::KeyFilter;
+use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord};
 use crate::types::{Fingerprint, Metric};
 

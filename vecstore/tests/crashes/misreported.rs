@@ -408,8 +408,10 @@ fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
     store.delete(&["a"]).unwrap();
     store.checkpoint().unwrap();
     let bitmaps = || {
-        let mut names: Vec<_> =
-            std::fs::read_dir(path.join("derived")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(path.join("derived"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         names.sort();
         names
     };

@@ -93,7 +93,10 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
     assert_eq!(good[entries], 0b011);
     assert!(forge(&|bytes| bytes[entries] = 0b101).contains("is not in it"));
     assert!(forge(&|bytes| bytes[rows] = 0b111).contains("nothing supersedes"));
-    assert!(forge(&|bytes| bytes[rows + 7] = 0x80).contains("nothing supersedes"), "a bit that stands for nothing");
+    assert!(
+        forge(&|bytes| bytes[rows + 7] = 0x80).contains("nothing supersedes"),
+        "a bit that stands for nothing"
+    );
     // The numbers of the kind: entries, rows, superseded entries of each kind, superseded rows.
     assert!(forge(&|bytes| bytes[128 + 48] = 1).contains("counts"), "rows");
     for (at, number) in [(0, 4), (8, 4), (16, 4), (56, 1)] {

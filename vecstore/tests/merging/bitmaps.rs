@@ -56,8 +56,10 @@ fn a_folder_that_cannot_be_made() {
         (fs, store, calls)
     };
     let (fs, ..) = run(None);
-    let at =
-        fs.calls().iter().position(|call| call.what == "create directory" && call.path.ends_with("s/derived"));
+    let at = fs
+        .calls()
+        .iter()
+        .position(|call| call.what == "create directory" && call.path.ends_with("s/derived"));
     let (fs, store, calls) = run(Some(Fault { at: at.unwrap(), errno: EACCES, lasting: false }));
     assert_eq!(of(&calls, "derived"), ["remove directory", "create directory"]);
     assert_eq!(of(&calls, ""), ["flush directory"], "the manifest's name");

@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::common::bitmaps::{
-    bitmaps, create, options, put, read_only, segments, small, spoil_kills, state,
-};
+use crate::common::bitmaps::{bitmaps, create, options, put, read_only, segments, small, spoil_kills, state};
 use crate::common::layout::live_records;
 use crate::common::{assert_whole, copy_dir};
 use vecstore::{Error, OnDuplicate, StoreConfig};

@@ -91,7 +91,10 @@ impl Repair<'_> {
                 let versions = before.versions.iter().map(|(name, version)| (name.as_str(), version));
                 let owner = versions.chain([(MANIFEST, manifest)]).find(|(name, _)| path.ends_with(name));
                 bad.extend(
-                    owner.iter().flat_map(|(_, owner)| derived::named(&owner.body)).map(|name| name.to_string()),
+                    owner
+                        .iter()
+                        .flat_map(|(_, owner)| derived::named(&owner.body))
+                        .map(|name| name.to_string()),
                 );
                 continue;
             };

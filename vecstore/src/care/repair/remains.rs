@@ -95,7 +95,13 @@ impl Remains {
         let (map, file) = pieces.into_parts();
         let mut remains = Remains {
             map,
-            rows: StoredRows { path: path.to_owned(), file, section, block_len: 1 << footer.block_len_log2, crcs },
+            rows: StoredRows {
+                path: path.to_owned(),
+                file,
+                section,
+                block_len: 1 << footer.block_len_log2,
+                crcs,
+            },
             footer,
             parts,
             runs: None,

@@ -12,7 +12,7 @@ use crate::format::derived::{KEYF, LIVE};
 use crate::format::records::count;
 use crate::format::section::HASH;
 use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
-use crate::state::{LiveSegment, MANIFEST, Manifest, CHECKPOINTS, View, if_there, named as versions};
+use crate::state::{CHECKPOINTS, LiveSegment, MANIFEST, Manifest, View, if_there, named as versions};
 use crate::vfs::Vfs;
 
 /// What is wrong with the derived files of a store.
@@ -93,7 +93,9 @@ impl Check<'_> {
                 KEYF => self.filter(record, segment),
                 kind => open(self.vfs, self.dir, record, segment).and_then(whole).map(|file| {
                     let what = format!("of kind {}, which this version does not know", kind_name(kind));
-                    self.checked.notes.push(format!("{}: {what}: only its checksums were compared", file.path().display()));
+                    self.checked
+                        .notes
+                        .push(format!("{}: {what}: only its checksums were compared", file.path().display()));
                 }),
             };
             let absent = found.as_ref().is_err_and(is_absent);
@@ -124,7 +126,12 @@ impl Check<'_> {
     }
 
     /// A bitmap, held against what the kills say.
-    fn bitmap(&self, record: &DerivedRecord, segment: &Arc<Segment>, replayed: Option<&Replayed>) -> Result<()> {
+    fn bitmap(
+        &self,
+        record: &DerivedRecord,
+        segment: &Arc<Segment>,
+        replayed: Option<&Replayed>,
+    ) -> Result<()> {
         let file = whole(open_live(self.vfs, self.dir, record, segment)?)?;
         let path = file.path().to_owned();
         let found = Dead::mapped(file, Arc::clone(segment), Arc::default());

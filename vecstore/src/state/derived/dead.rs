@@ -127,7 +127,10 @@ impl Dead {
             Held::Here(sets) => Ok(sets.entries.contains(index)),
             Held::Mapped(mapped) => {
                 let bit = mapped.file.get(index / 8).and_then(<[u8]>::first);
-                bit.map_or_else(|| Ok(mapped.sets()?.entries.contains(index)), |byte| Ok(byte >> (index % 8) & 1 == 1))
+                bit.map_or_else(
+                    || Ok(mapped.sets()?.entries.contains(index)),
+                    |byte| Ok(byte >> (index % 8) & 1 == 1),
+                )
             }
         }
     }
@@ -139,7 +142,10 @@ impl Dead {
             Held::Mapped(mapped) => {
                 let start = mapped.segment.entry_count().div_ceil(64) * 8;
                 let bit = mapped.file.get(start + index / 8).and_then(<[u8]>::first);
-                bit.map_or_else(|| Ok(mapped.sets()?.rows.contains(index)), |byte| Ok(byte >> (index % 8) & 1 == 1))
+                bit.map_or_else(
+                    || Ok(mapped.sets()?.rows.contains(index)),
+                    |byte| Ok(byte >> (index % 8) & 1 == 1),
+                )
             }
         }
     }
@@ -189,7 +195,9 @@ impl Mapped {
         let replay = || {
             let (mut dead, name) = (Dead::none(&self.segment), self.segment.name());
             for later in self.replay.0.iter().filter(|later| later.name().last > name.first) {
-                for kill in later.checked_kills()?.iter().filter(|k| (name.first..=name.last).contains(&k.commit)) {
+                for kill in
+                    later.checked_kills()?.iter().filter(|k| (name.first..=name.last).contains(&k.commit))
+                {
                     dead.apply(&self.segment, kill)?;
                 }
             }

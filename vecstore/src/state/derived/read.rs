@@ -12,7 +12,12 @@ use crate::state::{Body, SegmentRecord};
 use crate::vfs::Vfs;
 
 /// Maps the file that a manifest lists about this segment.
-pub(super) fn open(vfs: &dyn Vfs, dir: &Path, record: &DerivedRecord, segment: &Segment) -> Result<DerivedFile> {
+pub(super) fn open(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    record: &DerivedRecord,
+    segment: &Segment,
+) -> Result<DerivedFile> {
     let path = dir.join(DERIVED).join(record.name().to_string());
     let file = DerivedFile::open(vfs, &path, record.kind, segment)?;
     let Header { version, crc, file_len, .. } = *file.header();
@@ -24,9 +29,15 @@ pub(super) fn open(vfs: &dyn Vfs, dir: &Path, record: &DerivedRecord, segment: &
 }
 
 /// Maps a bitmap and checks that its header fits the segment.
-pub(super) fn open_live(vfs: &dyn Vfs, dir: &Path, record: &DerivedRecord, segment: &Segment) -> Result<DerivedFile> {
+pub(super) fn open_live(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    record: &DerivedRecord,
+    segment: &Segment,
+) -> Result<DerivedFile> {
     let file = open(vfs, dir, record, segment)?;
-    let Header { facts: [entries, rows, dead @ .., dead_rows, zero], kind_version, body_len, .. } = *file.header();
+    let Header { facts: [entries, rows, dead @ .., dead_rows, zero], kind_version, body_len, .. } =
+        *file.header();
     let footer = segment.footer();
     let sum = dead.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
     let is_possible = dead.iter().zip(&footer.kinds).all(|(dead, count)| dead <= count)

@@ -31,7 +31,13 @@ pub(super) struct Content {
 
 impl Pending {
     /// Writes a file about a segment under a temporary name that begins with `prefix`, and flushes it.
-    pub(super) fn write(vfs: &dyn Vfs, dir: &Path, prefix: &str, segment: &Segment, content: &Content) -> Result<Self> {
+    pub(super) fn write(
+        vfs: &dyn Vfs,
+        dir: &Path,
+        prefix: &str,
+        segment: &Segment,
+        content: &Content,
+    ) -> Result<Self> {
         let Content { kind, facts, note, body } = content;
         let body: &[u8] = bytemuck::cast_slice(body);
         let version = u64::from_le_bytes(random_id()?.first_chunk().copied().unwrap_or_default());

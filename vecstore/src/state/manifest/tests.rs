@@ -161,11 +161,7 @@ fn every_field_of_the_header_counts() {
         let error = decode(change).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    assert_eq!(
-        decode(|header| header.head.version_minor += 1).unwrap(),
-        manifest(),
-        "later minor versions"
-    );
+    assert_eq!(decode(|header| header.head.version_minor += 1).unwrap(), manifest(), "later minor versions");
     assert_eq!(decode(|header| header.ignored = [7; 28]).unwrap(), manifest());
     assert_eq!(decode(|header| header.generation = u64::MAX / 2).unwrap().generation, u64::MAX / 2);
     let followed = [body.as_slice(), &[0]].concat();
