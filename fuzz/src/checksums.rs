@@ -1,77 +1,100 @@
 //! Puts the checksums and lengths of changed files right, as `docs/FORMAT.md` lays them out.
 
-const ENVELOPE: usize = 64;
-const FOOTER: usize = 1024;
-const SECTIONS: usize = 376;
-const BLOCK: usize = 1 << 16;
+const MANIFEST: usize = 128;
+const DERIVED: usize = 256;
+const FOOTER: usize = 512;
+const LINE: usize = 64;
+/// More lines than a file of this size has sections are not put right.
+const LINES: usize = 64;
 
-/// A manifest with the right magic number, length of body and checksum.
+fn number(file: &[u8], at: usize) -> usize {
+    let mut number = [0; 8];
+    number.copy_from_slice(&file[at..at + 8]);
+    usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX)
+}
+
+/// Writes the CRC of a file's first bytes behind them.
+fn seal(file: &mut [u8], at: usize, covered: &[&[u8]]) {
+    let mut hasher = crc32fast::Hasher::new();
+    covered.iter().for_each(|bytes| hasher.update(bytes));
+    file[at..at + 4].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+/// A manifest with the right magic number, lengths and checksum.
 pub fn fix_manifest(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
-    if file.len() < ENVELOPE {
-        file.resize(ENVELOPE, 0);
+    if file.len() < MANIFEST {
+        file.resize(MANIFEST, 0);
     }
     file[..8].copy_from_slice(b"\x89VECMAN\n");
-    let body = (file.len() - ENVELOPE) as u64;
-    file[48..56].copy_from_slice(&body.to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&file[..60]);
-    hasher.update(&file[ENVELOPE..]);
-    file[60..64].copy_from_slice(&hasher.finalize().to_le_bytes());
+    file[12..16].copy_from_slice(&(MANIFEST as u32).to_le_bytes());
+    let body = (file.len() - MANIFEST) as u64;
+    file[56..64].copy_from_slice(&body.to_le_bytes());
+    let whole = file.clone();
+    seal(&mut file, MANIFEST - 4, &[&whole[..MANIFEST - 4], &whole[MANIFEST..]]);
     file
 }
 
-/// A segment with the right magic number and length, and the right checksums of all sections that lie in the file.
+/// A segment with the right magic number and lengths, and the right checksums of its table and of all sections that lie in
+/// the file.
 pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
     if file.len() < FOOTER {
         file.resize(FOOTER, 0);
     }
     let footer = file.len() - FOOTER;
-    let u64_at = |file: &[u8], at: usize| {
-        let mut number = [0; 8];
-        number.copy_from_slice(&file[at..at + 8]);
-        usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX)
-    };
-    let count = usize::from(file[footer + 179]).min(20);
-    let mut crcs: Vec<u8> = Vec::new();
-    for number in 0..count {
-        let line = footer + SECTIONS + number * 32;
-        let (offset, len) = (u64_at(&file, line + 8), u64_at(&file, line + 16));
-        let Some(end) = offset.checked_add(len).filter(|end| *end <= footer) else { continue };
-        if &file[line..line + 4] == b"CRCS" {
-            let fits = len.min(crcs.len());
-            file[offset..offset + fits].copy_from_slice(&crcs[..fits]);
-            let crc = crc32fast::hash(&file[offset..end]);
-            file[line + 24..line + 28].copy_from_slice(&crc.to_le_bytes());
-            continue;
+    let block = 1usize << file[footer + 138].clamp(12, 20);
+    let count = u32::from_le_bytes([file[footer + 140], file[footer + 141], file[footer + 142], file[footer + 143]]);
+    let count = usize::try_from(count).unwrap_or(usize::MAX).min(LINES);
+    let table = number(&file, footer + 240);
+    if let Some(end) = table.checked_add(count * LINE).filter(|end| *end <= footer) {
+        let mut crcs: Vec<u8> = Vec::new();
+        for line in (table..end).step_by(LINE) {
+            let (offset, len) = (number(&file, line + 8), number(&file, line + 16));
+            let Some(end) = offset.checked_add(len).filter(|end| *end <= table) else { continue };
+            if &file[line..line + 4] == b"CRCS" {
+                let fits = len.min(crcs.len());
+                file[offset..offset + fits].copy_from_slice(&crcs[..fits]);
+                let section = file[offset..end].to_vec();
+                seal(&mut file, line + 32, &[&section]);
+                continue;
+            }
+            let blocks = file[offset..end].chunks(block).flat_map(|block| crc32fast::hash(block).to_le_bytes());
+            let blocks: Vec<u8> = blocks.collect();
+            seal(&mut file, line + 32, &[&blocks]);
+            crcs.extend(blocks);
         }
-        let blocks: Vec<u8> =
-            file[offset..end].chunks(BLOCK).flat_map(|block| crc32fast::hash(block).to_le_bytes()).collect();
-        file[line + 24..line + 28].copy_from_slice(&crc32fast::hash(&blocks).to_le_bytes());
-        crcs.extend(blocks);
+        let lines = file[table..end].to_vec();
+        seal(&mut file, footer + 248, &[&lines]);
     }
     let len = file.len() as u64;
-    file[footer..footer + 8].copy_from_slice(b"\x89VECSEG\n");
-    file[footer + 272..footer + 280].copy_from_slice(&len.to_le_bytes());
-    let crc = crc32fast::hash(&file[footer..footer + 1020]);
-    file[footer + 1020..].copy_from_slice(&crc.to_le_bytes());
+    file[footer + 232..footer + 240].copy_from_slice(&len.to_le_bytes());
+    file[footer + 480..footer + 484].copy_from_slice(&(FOOTER as u32).to_le_bytes());
+    file[footer + 496..footer + 504].copy_from_slice(b"\x89VECSEG\n");
+    let all = file[footer..].to_vec();
+    seal(&mut file, footer + 508, &[&all[..508]]);
     file
 }
 
-/// A liveness bitmap with the right magic number, length and checksum.
-pub fn fix_bitmap(bytes: &[u8]) -> Vec<u8> {
-    const HEADER: usize = 160;
+/// A derived file with the right magic number, lengths and checksums. The body stays, as far as there is one.
+pub fn fix_derived(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
-    if file.len() < HEADER {
-        file.resize(HEADER, 0);
+    if file.len() < DERIVED {
+        file.resize(DERIVED, 0);
     }
-    file[..8].copy_from_slice(b"\x89VECLIV\n");
-    let len = file.len() as u64;
-    file[144..152].copy_from_slice(&len.to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&file[..156]);
-    hasher.update(&file[HEADER..]);
-    file[156..160].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let body = number(&file, 112).min(file.len() - DERIVED) / 8 * 8;
+    file.truncate(DERIVED + body);
+    let crcs = file[DERIVED..].chunks(4096).flat_map(|block| crc32fast::hash(block).to_le_bytes());
+    let crcs: Vec<u8> = crcs.collect();
+    file[..8].copy_from_slice(b"\x89VECDER\n");
+    file[12..16].copy_from_slice(&(DERIVED as u32).to_le_bytes());
+    let len = (file.len() + crcs.len()) as u64;
+    file[104..112].copy_from_slice(&len.to_le_bytes());
+    file[112..120].copy_from_slice(&(body as u64).to_le_bytes());
+    file[120] = 12;
+    seal(&mut file, 124, &[&crcs]);
+    let header = file[..DERIVED - 4].to_vec();
+    seal(&mut file, DERIVED - 4, &[&header]);
+    file.extend(crcs);
     file
 }

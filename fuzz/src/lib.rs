@@ -19,7 +19,7 @@ use std::path::Path;
 use sim::run::{STORE, options};
 use vecstore::{Error, OnDuplicate, Store};
 
-pub use checksums::{fix_bitmap, fix_manifest, fix_segment};
+pub use checksums::{fix_derived, fix_manifest, fix_segment};
 pub use files::{Files, files, folder, read};
 pub use memory::{ALLOWED, bounded, most_beyond};
 pub use npy::{Header, header, npy};
@@ -99,7 +99,7 @@ fn another_name(generation: u8, bytes: &[u8]) -> String {
     match rest.get(1).map(|kind| kind % 4) {
         Some(0) => "MANIFEST".to_owned(),
         Some(1) => format!("checkpoints/v{last}"),
-        Some(2) => format!("live/{first:010}-{last:010}.{generation}.{last:016x}.live"),
+        Some(2) => format!("derived/{first:010}-{last:010}.{generation}.{last:016x}.live"),
         _ => format!("segments/{first:010}-{last:010}.{generation}.npy"),
     }
 }
@@ -109,7 +109,7 @@ fn fix(name: &str, file: &[u8]) -> Vec<u8> {
     if name.ends_with(".npy") {
         fix_segment(file)
     } else if name.ends_with(".live") {
-        fix_bitmap(file)
+        fix_derived(file)
     } else {
         fix_manifest(file)
     }

@@ -60,7 +60,7 @@ impl Counting {
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
         let known = PARTS.iter().position(|(_, begin)| name.starts_with(begin)).unwrap_or(PARTS.len() - 1);
         // Whatever is made under the manifest's lock has the same name, but not the same folder.
-        if folder == "live" { PARTS.len() - 2 } else { known }
+        if folder == "derived" { PARTS.len() - 2 } else { known }
     }
 }
 

@@ -1,11 +1,12 @@
 //! Opening a store, and the options for it.
 
 use crate::lock::LOCK;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Event, IoContext, Observer, Result};
+use crate::base::{Error, Event, IoContext, Observer, Result};
 use crate::commit::Writer;
 use crate::handle::{Shared, Store};
 use crate::lock::{Watch, in_slices};
@@ -201,7 +202,13 @@ impl OpenOptions {
         let seen = watch.counter();
         if let Some(name) = &self.checkpoint {
             let manifest = named::read(&*vfs, path, name)?;
-            let view = load::listed(&*vfs, path, &manifest, None)?;
+            // Nothing stands in for a file that a version lists.
+            let view = load::listed(&*vfs, path, &manifest, None).map_err(|error| match error {
+                Error::Io { path, source, .. } if source.kind() == ErrorKind::NotFound => {
+                    Error::damaged(&path, "file", format!("\"{name}\" lists it, and it is missing"))
+                }
+                other => other,
+            })?;
             return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch), self.merging));
         }
         let mut view = load::load(&*vfs, path, None)?;

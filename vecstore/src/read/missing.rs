@@ -3,43 +3,66 @@
 use crate::base::Result;
 use crate::format::key_hash;
 use crate::read::in_parts;
+use crate::segment::Segment;
 use crate::state::View;
 use crate::types::Kind;
 
 /// Keys below which a further thread costs more than it saves.
 const KEYS_PER_THREAD: usize = 20_000;
 
-/// Keys that are looked for together.
+/// Keys that are looked for together: what it takes to look for them in one segment stays in the processor's cache.
 const STRETCH: usize = 8192;
+
+/// A key that is looked for: its hash, and its position among those asked for.
+type Asked = (u64, usize);
 
 /// Positions of the keys that are not stored, ascending.
 pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<Vec<usize>> {
     let parts = in_parts(keys, keys.len() / KEYS_PER_THREAD, |first, part| {
-        let mut missing = Vec::new();
-        // One segment after the other is asked for a stretch of keys: what it takes to look there stays in the processor's
-        // cache. Its index is sorted by hash, and so is what is asked for.
-        for (number, stretch) in part.chunks(STRETCH).enumerate() {
-            let keys = stretch.iter().zip(first + number * STRETCH..);
-            let hashed = keys.map(|(key, position)| (key_hash(key.as_ref()), position, key.as_ref()));
-            let mut left: Vec<(u64, usize, &[u8])> = hashed.collect();
-            left.sort_unstable_by_key(|(hash, ..)| *hash);
+        let hashes = part.iter().zip(first..).map(|(key, position)| (key_hash(key.as_ref()), position));
+        let mut all: Vec<Asked> = hashes.collect();
+        // What is asked for is near each other in every segment then: filters and indexes are in the order of hashes.
+        all.sort_unstable();
+        let (mut missing, mut left, mut passed) = (Vec::new(), Vec::new(), Vec::new());
+        for stretch in all.chunks(STRETCH) {
+            left.clear();
+            left.extend_from_slice(stretch);
             for live in view.segments.iter().rev() {
-                let mut still = Vec::with_capacity(left.len());
-                for asked in left {
-                    match live.segment.find(asked.0, asked.2)? {
-                        None => still.push(asked),
-                        Some(entry) if live.segment.kind(entry)? == Kind::Tombstone => missing.push(asked.1),
-                        Some(_) => {}
-                    }
-                }
-                left = still;
+                look_in(&live.segment, keys, (&mut left, &mut passed), &mut missing)?;
             }
-            missing.extend(left.iter().map(|(_, position, _)| *position));
+            missing.extend(left.iter().map(|(_, position)| *position));
         }
         missing.sort_unstable();
         Ok(missing)
     })?;
     Ok(parts.concat())
+}
+
+/// Looks for keys in one segment, and leaves those that it does not have. `passed` is scratch memory.
+fn look_in<K: AsRef<[u8]>>(
+    segment: &Segment,
+    keys: &[K],
+    (left, passed): (&mut Vec<Asked>, &mut Vec<Asked>),
+    missing: &mut Vec<usize>,
+) -> Result<()> {
+    passed.clear();
+    // First all filters, then all indexes: none of these waits for the one before.
+    left.retain(|asked| {
+        let may_be = segment.may_have(asked.0);
+        if may_be {
+            passed.push(*asked);
+        }
+        !may_be
+    });
+    for (hash, position) in passed.drain(..) {
+        let key = keys.get(position).map(AsRef::as_ref).unwrap_or_default();
+        match segment.find(hash, key)? {
+            None => left.push((hash, position)),
+            Some(entry) if segment.kind(entry)? == Kind::Tombstone => missing.push(position),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

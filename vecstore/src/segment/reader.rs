@@ -384,6 +384,12 @@ impl Segment {
         self.index.use_filter(filter);
     }
 
+    /// False when a filter says that no key with this hash is here.
+    #[inline]
+    pub fn may_have(&self, hash: u64) -> bool {
+        self.index.may_have(hash)
+    }
+
     /// The filter that is asked.
     pub fn filter(&self) -> Option<&KeyFilter> {
         self.index.filter()

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod config;
+pub(crate) mod field;
 pub(crate) mod kind;
 pub(crate) mod metric;
 pub(crate) mod policy;
@@ -10,6 +11,7 @@ pub use batch::Batch;
 pub(crate) use batch::BatchEntry;
 pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};
 pub(crate) use config::{MAX_SETTINGS_LEN, check_description, check_settings};
+pub use field::Field;
 pub use kind::{Address, Kind};
 pub use metric::Metric;
 pub use policy::OnDuplicate;

@@ -200,7 +200,7 @@ fn a_checkpoints_bitmap_is_looked_at_without_a_manifest() {
         let damaged = dir.path().join(how);
         copy_dir(&path, &damaged);
         let bitmaps: Vec<PathBuf> =
-            fs::read_dir(damaged.join("live")).unwrap().map(|entry| entry.unwrap().path()).collect();
+            fs::read_dir(damaged.join("derived")).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(!bitmaps.is_empty());
         for bitmap in &bitmaps {
             match how {

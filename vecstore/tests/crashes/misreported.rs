@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use crate::common::hooked::Hooked;
+use crate::common::layout::seal_manifest;
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
 use vecstore::{Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
 
@@ -304,7 +305,7 @@ fn files(path: &Path) -> Vec<String> {
 
 /// The manifest's generation.
 fn generation(path: &Path) -> u64 {
-    flags(path, 40)
+    flags(path, 48)
 }
 
 /// The suspect mark of a lock's record.
@@ -436,15 +437,10 @@ fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
 
 /// Sets a flags word of MANIFEST and repairs its checksum.
 fn set_flags(path: &Path, offset: usize, flags: u64) {
-    let file = path.join("MANIFEST");
-    let mut bytes = std::fs::read(&file).unwrap();
+    let mut bytes = std::fs::read(path.join("MANIFEST")).unwrap();
     bytes[offset..offset + 8].copy_from_slice(&flags.to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..60]);
-    hasher.update(&bytes[64..]);
-    let crc = hasher.finalize();
-    bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-    std::fs::write(&file, bytes).unwrap();
+    seal_manifest(&mut bytes);
+    std::fs::write(path.join("MANIFEST"), bytes).unwrap();
 }
 
 fn flags(path: &Path, offset: usize) -> u64 {
@@ -454,9 +450,9 @@ fn flags(path: &Path, offset: usize) -> u64 {
 
 #[test]
 fn flags_of_later_versions_are_honoured_and_kept() {
-    const INCOMPAT: usize = 16;
-    const RO_COMPAT: usize = 24;
-    const COMPAT: usize = 32;
+    const INCOMPAT: usize = 24;
+    const RO_COMPAT: usize = 32;
+    const COMPAT: usize = 40;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();

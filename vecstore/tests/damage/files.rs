@@ -450,11 +450,7 @@ fn a_later_version_is_refused_and_left_alone() {
     closed_store(&path);
     let mut bytes = fs::read(path.join("MANIFEST")).unwrap();
     bytes[8] = 9;
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..60]);
-    hasher.update(&bytes[64..]);
-    let crc = hasher.finalize().to_le_bytes();
-    bytes[60..64].copy_from_slice(&crc);
+    layout::seal_manifest(&mut bytes);
     fs::write(path.join("MANIFEST"), &bytes).unwrap();
     let error = Store::open(&path).unwrap_err();
     assert!(matches!(error, Error::UnsupportedVersion { .. }), "{error}");

@@ -102,7 +102,7 @@ fn an_older_bitmap_is_not_the_newest() {
 
 /// The generation of the manifest.
 fn generation(path: &Path) -> u64 {
-    u64::from_le_bytes(fs::read(path.join("MANIFEST")).unwrap()[40..48].try_into().unwrap())
+    u64::from_le_bytes(fs::read(path.join("MANIFEST")).unwrap()[48..56].try_into().unwrap())
 }
 
 /// Bitmaps that were found damaged are written anew once, and believed from then on.
