@@ -40,6 +40,7 @@ pub fn read_only(path: &Path) -> Result<Store, Error> {
 pub fn bitmaps(path: &Path) -> Vec<PathBuf> {
     let Ok(names) = fs::read_dir(path.join("derived")) else { return Vec::new() };
     let mut names: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
+    names.retain(|name| name.extension().is_none_or(|kind| kind != "keyf"));
     names.sort();
     names
 }

@@ -141,9 +141,9 @@ fn a_fault_is_placed_to_the_block_and_its_keys() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(1024)).unwrap();
-    // A row has 4096 bytes, a block of 64 KiB sixteen of them.
+    // A row has 4096 bytes, a block of 64 KiB sixteen of them. (Smaller files have smaller blocks.)
     let mut batch = store.batch();
-    for number in 0..64 {
+    for number in 0..320 {
         batch.push(format!("key {number:02}"), &[number as f32; 1024]).unwrap();
     }
     store.append(&mut batch, OnDuplicate::Skip).unwrap();

@@ -367,7 +367,7 @@ fn a_bitmap_that_cannot_be_read() {
     let store = Store::open(&path).unwrap();
     store.delete(&[key(3)]).unwrap();
     store.close().unwrap();
-    let bitmap = fs::read_dir(path.join("live")).unwrap().next().unwrap().unwrap().path();
+    let bitmap = fs::read_dir(path.join("derived")).unwrap().next().unwrap().unwrap().path();
     let worn = Worn::default();
     worn.wear(&bitmap, 0..1);
     let report = verify(&worn, &path);

@@ -7,6 +7,7 @@ mod sim;
 
 mod beside;
 mod bitmaps;
+mod filters;
 mod liveness;
 mod removing;
 mod steps;

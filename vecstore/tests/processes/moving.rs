@@ -349,7 +349,7 @@ fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
     let path = dir.path().join("s");
     let writer = two_of_one_batch_superseded_in_turn(&path);
     writer.create_checkpoint("x").unwrap();
-    let of_checkpoint = std::fs::read_dir(path.join("live")).unwrap().next().unwrap().unwrap().path();
+    let of_checkpoint = std::fs::read_dir(path.join("derived")).unwrap().next().unwrap().unwrap().path();
     put(&writer, "y");
     writer.checkpoint().unwrap();
     let looked_for = of_checkpoint.clone();

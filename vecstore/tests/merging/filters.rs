@@ -1,0 +1,158 @@
+//! Key filters of large segments: made by checkpoints and merges, listed, pinned, copied and dropped like bitmaps, and no
+//! answer depends on them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::layout::{DERIVED_HEADER, seal_derived, seal_manifest};
+use crate::common::{assert_whole, on_demand};
+use vecstore::{OnDuplicate, OpenOptions, Store, StoreConfig};
+
+/// Keys of a batch: more than a filter in memory is made for.
+const MANY: usize = 70_000;
+
+fn put(store: &Store, first: usize) {
+    let mut batch = store.batch();
+    (first..first + MANY).for_each(|number| batch.push(number.to_string(), &[1.0f32]).unwrap());
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+}
+
+fn create(path: &Path, batches: usize) -> Store {
+    let store = on_demand().create(path, StoreConfig::new(1)).unwrap();
+    (0..batches).for_each(|batch| put(&store, batch * MANY));
+    store
+}
+
+fn filters(path: &Path) -> Vec<PathBuf> {
+    let Ok(names) = fs::read_dir(path.join("derived")) else { return Vec::new() };
+    let mut names: Vec<PathBuf> = names.map(|entry| entry.unwrap().path()).collect();
+    names.retain(|name| name.extension().is_some_and(|kind| kind == "keyf"));
+    names.sort();
+    names
+}
+
+/// Which of the stored keys, and of as many others, a new reader does not find.
+fn missing(path: &Path, stored: usize) -> usize {
+    let snapshot = OpenOptions::new().read_only(true).open(path).unwrap().snapshot();
+    let keys: Vec<String> = (0..stored * 2).map(|number| number.to_string()).collect();
+    let missing = snapshot.missing(&keys).unwrap();
+    assert!(missing.iter().all(|position| *position >= stored), "a stored key is missing");
+    assert!((0..10).all(|number| snapshot.contains(number.to_string()).unwrap()));
+    missing.len()
+}
+
+#[test]
+fn checkpoints_and_merges_leave_one_for_each_large_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, backup) = (dir.path().join("s"), dir.path().join("b"));
+    let store = create(&path, 2);
+    let mut few = store.batch();
+    few.push("few", &[1.0f32]).unwrap();
+    store.append(&mut few, OnDuplicate::Error).unwrap();
+    assert_eq!(filters(&path), Vec::<PathBuf>::new(), "no commit waits for them");
+    store.close().unwrap();
+    let of_batches = filters(&path);
+    assert_eq!(of_batches.len(), 2, "of few keys none is written");
+    assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
+    assert_whole(&path);
+    // Nothing is left to do.
+    on_demand().open(&path).unwrap().close().unwrap();
+    assert_eq!(filters(&path), of_batches);
+
+    let store = on_demand().open(&path).unwrap();
+    store.create_checkpoint("before").unwrap();
+    store.backup(&backup).unwrap();
+    let names = |files: &[PathBuf]| -> Vec<String> {
+        files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(&filters(&backup)), names(&of_batches));
+    store.compact_full().unwrap();
+    assert_eq!(filters(&path).len(), 3, "those of the inputs are pinned");
+    assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
+    put(&store, 2 * MANY);
+    store.drop_checkpoint("before").unwrap();
+    store.compact_full().unwrap();
+    assert_eq!(filters(&path).len(), 1);
+    store.backup(&backup).unwrap();
+    assert_eq!(names(&filters(&backup)), names(&filters(&path)));
+    for path in [&path, &backup] {
+        assert_eq!(missing(path, 3 * MANY), 3 * MANY);
+        assert_whole(path);
+    }
+}
+
+/// A filter that is damaged, gone, or wrong although its checksums are right.
+#[test]
+fn one_that_cannot_be_believed_is_told_and_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    create(&path, 1).close().unwrap();
+    let file = filters(&path).pop().unwrap();
+    let good = fs::read(&file).unwrap();
+    let told = |what: &str| {
+        let report = vecstore::verify(&path, |_| {}).unwrap();
+        assert!(report.faults.iter().any(|fault| fault.path == file), "{what}: {:?}", report.faults);
+        assert_eq!(report.faults.len(), 1, "{what}: {:?}", report.faults);
+        report.faults[0].detail.clone()
+    };
+    let restore = || {
+        fs::write(&file, &good).unwrap();
+        assert_whole(&path);
+    };
+    // In the header, in a block, in the checksums of the blocks.
+    for at in [130, DERIVED_HEADER + 5000, good.len() - 3] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        fs::write(&file, bad).unwrap();
+        assert_eq!(missing(&path, MANY), MANY, "byte {at}");
+        told(&format!("byte {at}"));
+        restore();
+    }
+    // A key that it does not have would be written twice: nothing but `verify` can tell.
+    let manifest = fs::read(path.join("MANIFEST")).unwrap();
+    let mut wrong = good.clone();
+    wrong[DERIVED_HEADER + 8 * 777..DERIVED_HEADER + 8 * 780].fill(0);
+    let (old, new) = (good[DERIVED_HEADER - 4..DERIVED_HEADER].to_vec(), seal_derived(&mut wrong));
+    let mut listed = manifest.clone();
+    let at = listed.windows(4).rposition(|bytes| bytes == old).unwrap();
+    listed[at..at + 4].copy_from_slice(&new);
+    seal_manifest(&mut listed);
+    fs::write(path.join("MANIFEST"), listed).unwrap();
+    fs::write(&file, wrong).unwrap();
+    assert_eq!(told("a key is not in it"), "a key of the segment is not in it");
+    fs::write(path.join("MANIFEST"), manifest).unwrap();
+    restore();
+    // Repair sets a damaged one aside; a writer does without and writes another.
+    fs::write(&file, &good[..good.len() - 1]).unwrap();
+    let copy = dir.path().join("copy");
+    crate::common::copy_dir(&path, &copy);
+    let report = vecstore::repair(&copy).unwrap();
+    assert_eq!((report.findings.len(), report.lost_keys().count()), (1, 0), "{report:#?}");
+    assert_whole(&copy);
+    for path in [&path, &copy] {
+        let store = on_demand().open(path).unwrap();
+        assert!(store.append(&mut one(&store, "5"), OnDuplicate::Error).is_err(), "it is stored");
+        store.append(&mut one(&store, "new"), OnDuplicate::Error).unwrap();
+        store.close().unwrap();
+        assert_eq!(filters(path).len(), 1);
+        assert_ne!(filters(path)[0].file_name(), file.file_name(), "under another name");
+        assert_whole(path);
+    }
+    // A block that turns out to be damaged while it is used.
+    let file = filters(&path).pop().unwrap();
+    let mut bad = fs::read(&file).unwrap();
+    bad[DERIVED_HEADER + 5000] ^= 1;
+    fs::write(&file, bad).unwrap();
+    let store = on_demand().open(&path).unwrap();
+    let keys: Vec<String> = (0..MANY).map(|number| number.to_string()).collect();
+    assert_eq!(store.snapshot().missing(&keys).unwrap(), Vec::<usize>::new());
+    store.close().unwrap();
+    assert_ne!(filters(&path), [file]);
+    assert_whole(&path);
+}
+
+fn one(store: &Store, key: &str) -> vecstore::Batch {
+    let mut batch = store.batch();
+    batch.push(key, &[1.0f32]).unwrap();
+    batch
+}
