@@ -50,23 +50,17 @@ impl<'a> Details<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Details<'a> {
-    fn from(payload: &'a [u8]) -> Self {
-        Details::new().payload(payload)
-    }
+macro_rules! from {
+    ($([$($n:tt)*] $type:ty),*) => {$(
+        impl<'a, $($n)*> From<&'a $type> for Details<'a> {
+            fn from(payload: &'a $type) -> Self {
+                Details::new().payload(payload)
+            }
+        }
+    )*};
 }
 
-impl<'a, const N: usize> From<&'a [u8; N]> for Details<'a> {
-    fn from(payload: &'a [u8; N]) -> Self {
-        Details::new().payload(payload)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Details<'a> {
-    fn from(payload: &'a Vec<u8>) -> Self {
-        Details::new().payload(payload)
-    }
-}
+from! { [] [u8], [const N: usize] [u8; N], [] Vec<u8> }
 
 /// The attributes of a batch's entries, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -83,12 +77,9 @@ pub(super) struct Attributes {
 /// A value, its texts by their numbers.
 #[derive(Clone, Debug)]
 enum Kept {
-    Bool(bool),
-    I64(i64),
-    F64(f64),
+    Plain(Value<'static>),
     Text(usize),
     Texts(Range<usize>),
-    Time(i64),
 }
 
 impl Attributes {
@@ -171,10 +162,10 @@ impl Attributes {
             });
             let start = self.ends.len();
             let kept = match value {
-                Value::Bool(value) => Kept::Bool(*value),
-                Value::I64(value) => Kept::I64(*value),
-                Value::F64(value) => Kept::F64(*value),
-                Value::Time(value) => Kept::Time(*value),
+                Value::Bool(value) => Kept::Plain(Value::Bool(*value)),
+                Value::I64(value) => Kept::Plain(Value::I64(*value)),
+                Value::F64(value) => Kept::Plain(Value::F64(*value)),
+                Value::Time(value) => Kept::Plain(Value::Time(*value)),
                 Value::Text(text) => {
                     self.add_text(text);
                     Kept::Text(start)
@@ -218,10 +209,7 @@ impl<'a> EntryAttributes<'a> {
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         self.values.iter().map(move |(name, kept)| {
             let value = match kept {
-                Kept::Bool(value) => Value::Bool(*value),
-                Kept::I64(value) => Value::I64(*value),
-                Kept::F64(value) => Value::F64(*value),
-                Kept::Time(value) => Value::Time(*value),
+                Kept::Plain(value) => value.clone(),
                 Kept::Text(number) => Value::Text(self.all.text(*number)),
                 Kept::Texts(numbers) => {
                     Value::Texts(numbers.clone().map(|number| self.all.text(number)).collect())
