@@ -176,7 +176,7 @@ fn make_batch(options: &Options, number: u64) -> vecstore::Result<Batch> {
     let mut vector = vec![0.0_f32; options.dim];
     for row in 0..options.recipe.rows {
         fill_vector(options.recipe.seed, &options.writer, number, row, &mut vector);
-        batch.push_with_payload(key(&options.writer, number, row), &vector, &payload)?;
+        batch.push_with(key(&options.writer, number, row), &vector, &payload)?;
     }
     Ok(batch)
 }

@@ -28,10 +28,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     batch.push("pear", &[0.8_f32, 0.2, 0.1, 0.0])?;
     batch.push("truck", &[0.0_f32, 0.1, 0.9, 0.4])?;
     // Two faces in one picture: one key, two rows, and a note of yours beside them.
-    batch.push_with_payload("group photo", &[0.1_f32, 0.9, 0.0, 0.1, 0.2, 0.7, 0.0, 0.3], b"two faces")?;
+    batch.push_with("group photo", &[0.1_f32, 0.9, 0.0, 0.1, 0.2, 0.7, 0.0, 0.3], b"two faces")?;
     // "Looked, found nothing" and "cannot be read" are facts worth keeping: neither is tried again.
     batch.push_empty("landscape", b"")?;
-    batch.push_rejected("half a download.jpg", "the file ends in the middle")?;
+    batch.push_rejected("half a download.jpg", "the file ends in the middle", b"")?;
     let appended = store.append(&mut batch, OnDuplicate::Error)?;
     println!(
         "appended {} entries with {} rows; they survive a power cut now",

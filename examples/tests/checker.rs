@@ -18,7 +18,7 @@ fn append(store: &Store, rows: &[Row]) {
     for &(writer, number, row) in rows {
         let mut vector = [0.0_f32; DIM];
         fill_vector(RECIPE.seed, writer, number, row, &mut vector);
-        batch.push_with_payload(key(writer, number, row), &vector, &RECIPE.to_payload()).unwrap();
+        batch.push_with(key(writer, number, row), &vector, &RECIPE.to_payload()).unwrap();
     }
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
@@ -126,7 +126,7 @@ fn a_vector_of_another_seed_is_refused() {
                 if row == 1 {
                     vector[DIM - 1] = f32::from_bits(vector[DIM - 1].to_bits() ^ 1);
                 }
-                batch.push_with_payload(key("V", 1, row), &vector, &RECIPE.to_payload()).unwrap();
+                batch.push_with(key("V", 1, row), &vector, &RECIPE.to_payload()).unwrap();
             }
             store.append(&mut batch, OnDuplicate::Error).unwrap();
         },

@@ -82,7 +82,7 @@ fn fill(store: &Store) {
     }
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
-    batch.push_rejected("bad", "cannot be read").unwrap();
+    batch.push_rejected("bad", "cannot be read", b"").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 

@@ -323,9 +323,9 @@ fn make_store(path: &Path) -> Option<Files> {
     let _ = fs::remove_dir_all(path);
     let store = Store::create(path, StoreConfig::new(2).setting("root", "/pictures")).unwrap();
     let mut batch = store.batch();
-    batch.push_with_payload("a", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
+    batch.push_with("a", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
     batch.push_empty("b", b"").unwrap();
-    batch.push_rejected("c", "truncated").unwrap();
+    batch.push_rejected("c", "truncated", b"").unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.set_fingerprint(&Fingerprint::new([7; 32], "a model")).unwrap();
     store.create_checkpoint("v1").unwrap();

@@ -30,8 +30,8 @@
 //!
 //! # Words
 //!
-//! An **entry** is what is stored for one input: a key, a [kind](Kind), any number of **rows** (vectors) and
-//! an optional **payload**. The newest entry of a key wins. Each batch that writes something has a **commit**
+//! An **entry** is what is stored for one input: a key, a [kind](Kind), any number of **rows** (vectors),
+//! and, if wanted, [details](Details): a **payload** and **attributes**. The newest entry of a key wins. Each batch that writes something has a **commit**
 //! number, counted from 1; a row's [address](Address) is its commit and its number in the batch, and never
 //! changes. A [`Snapshot`] is an immutable view: cheap to take, unaffected by what writers do.
 //!
@@ -91,6 +91,6 @@ pub use merge::Compacted;
 pub use read::{Entry, Hit, Iter, SegmentInfo, Snapshot};
 pub use state::Totals;
 pub use types::{
-    Address, Batch, Fingerprint, Kind, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, Metric, OnDuplicate,
-    StoreConfig,
+    Address, AttributeType, Batch, Details, Field, Fingerprint, Kind, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN,
+    Metric, OnDuplicate, StoreConfig, Value,
 };

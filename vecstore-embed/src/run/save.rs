@@ -112,7 +112,11 @@ impl<'a> Saver<'a> {
             match entry.kind() {
                 Kind::Rejected => {
                     let before = Rejection::decode(entry.reason().unwrap_or_default());
-                    batch.push_rejected(&job.key, &Rejection { record: job.record, ..before }.encode())?;
+                    batch.push_rejected(
+                        &job.key,
+                        &Rejection { record: job.record, ..before }.encode(),
+                        b"",
+                    )?;
                 }
                 Kind::Empty => batch.push_empty(&job.key, &payload)?,
                 _ if entry.dtype() == DType::I8 => {
@@ -211,7 +215,7 @@ impl<'a> Saver<'a> {
             let class = Some(class_of(job));
             let rejection = Rejection { reason: reason.clone(), class, record: job.record };
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
-            batch.push_rejected(&job.key, &rejection.encode())?;
+            batch.push_rejected(&job.key, &rejection.encode(), b"")?;
         }
         Ok(batches)
     }

@@ -155,10 +155,11 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
         format!("kind     {}", entry.kind()),
         format!("address  {}", entry.address()),
     ];
-    match entry.reason() {
-        Some(reason) => lines.push(format!("reason   {reason}")),
-        None if entry.payload().is_empty() => {}
-        None => lines.push(format!("payload  {} bytes", entry.payload().len())),
+    if let Some(reason) = entry.reason() {
+        lines.push(format!("reason   {reason}"));
+    }
+    if !entry.payload().is_empty() {
+        lines.push(format!("payload  {} bytes", entry.payload().len()));
     }
     let rows = rows.iter().enumerate();
     lines.extend(rows.map(|(number, row)| format!("row {number}    {}", elements(row))));
@@ -199,7 +200,8 @@ fn described(entry: &Entry<'_>) -> Value {
     }
     if let Some(reason) = entry.reason() {
         object["reason"] = json!(reason);
-    } else if !entry.payload().is_empty() {
+    }
+    if !entry.payload().is_empty() {
         object["payload_bytes"] = json!(entry.payload().len());
     }
     object

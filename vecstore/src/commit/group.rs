@@ -10,17 +10,18 @@
 //!
 //! `docs/DURABILITY.md` argues each step crash point by crash point.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::{Bug, Error, Result};
 use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
 use crate::format::footer::{Footer, Layout};
-use crate::format::random_ids;
+use crate::format::{random_ids, rejected};
 use crate::lock::{Span, Timeout};
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::state::View;
-use crate::types::{Batch, OnDuplicate};
+use crate::types::{Batch, Kind, OnDuplicate};
 use crate::vfs::Mapping;
 
 /// Commits between two checkpoints of the manifest,
@@ -95,7 +96,11 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
         builder.begin_run(commit, 0, 0);
         for (hash, entry) in &batch.written {
             let rows = (entry.rows.len() / row_bytes) as u64;
-            builder.push_hashed(*hash, entry.key, entry.kind, rows, entry.payload);
+            let payload = match entry.kind {
+                Kind::Rejected => Cow::Owned(rejected::encode(entry.reason, entry.payload)),
+                _ => Cow::Borrowed(entry.payload),
+            };
+            builder.push_hashed(*hash, entry.key, entry.kind, rows, &payload);
         }
         match batch.all_rows() {
             Some((rows, scales)) => builder.add_rows(rows, scales),

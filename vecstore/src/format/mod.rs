@@ -11,10 +11,13 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::types::{MAX_DIM, Metric};
 
 pub(crate) mod blocks;
+#[allow(dead_code, unused_imports, reason = "segments do not have attributes yet")]
+pub(crate) mod columns;
 pub(crate) mod derived;
 pub(crate) mod footer;
 pub(crate) mod npy;
 pub(crate) mod records;
+pub(crate) mod rejected;
 pub(crate) mod section;
 pub(crate) mod settings;
 

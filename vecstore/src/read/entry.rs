@@ -4,6 +4,7 @@ use crate::types::{Address, Kind};
 use std::fmt;
 
 use crate::base::{DType, Element, Error, Result};
+use crate::format::rejected;
 use crate::segment::Segment;
 
 /// One entry of a snapshot; it borrows everything from the mapped segment.
@@ -24,7 +25,10 @@ impl<'a> Entry<'a> {
     pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
         let key = segment.key(index)?;
         let (kind, span) = segment.kind_and_rows(index)?;
-        let payload = segment.payload(index)?;
+        let payload = match kind {
+            Kind::Rejected => reason_and_payload(segment, index)?.1,
+            _ => segment.payload(index)?,
+        };
         Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
     }
 
@@ -93,7 +97,8 @@ impl<'a> Entry<'a> {
 
     /// Why the input was rejected, for [`Kind::Rejected`].
     pub fn reason(&self) -> Option<&'a str> {
-        if self.kind == Kind::Rejected { std::str::from_utf8(self.payload()).ok() } else { None }
+        let of_rejected = || reason_and_payload(self.segment, self.index).ok();
+        if self.kind == Kind::Rejected { of_rejected().map(|(reason, _)| reason) } else { None }
     }
 
     /// Address of the entry's first row. For an entry without rows: where its first row would be.
@@ -110,6 +115,13 @@ impl<'a> Entry<'a> {
     pub fn dtype(&self) -> DType {
         self.segment.dtype()
     }
+}
+
+/// What a rejected entry has.
+fn reason_and_payload(segment: &Segment, index: usize) -> Result<(&str, &[u8])> {
+    let bytes = segment.payload(index)?;
+    let detail = || format!("the reason of entry {index} cannot be read");
+    rejected::decode(bytes).ok_or_else(|| Error::damaged(segment.path(), "PAYL", detail()))
 }
 
 /// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all rows is then

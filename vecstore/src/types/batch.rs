@@ -1,7 +1,10 @@
 //! A batch: entries that become durable and visible as a whole or not at all.
 
+use std::ops::Range;
+
 use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
-use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
+use crate::types::details::Attributes;
+use crate::types::{Details, EntryAttributes, Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// Entries like the first one that a batch has room for.
 const USUAL_BATCH: usize = 32;
@@ -16,7 +19,7 @@ const MOST_ROOM: usize = 256 << 10;
 /// batch.push("cat.jpg", &[0.1f32, 0.2, 0.3])?;
 /// batch.push("two faces.jpg", &[1.0f32, 0.0, 0.0, 0.0, 1.0, 0.0])?;
 /// batch.push_empty("no face.jpg", b"")?;
-/// batch.push_rejected("broken.jpg", "truncated after 1024 bytes")?;
+/// batch.push_rejected("broken.jpg", "truncated after 1024 bytes", b"")?;
 /// assert_eq!((batch.len(), batch.rows()), (4, 3));
 /// # Ok::<(), vecstore::Error>(())
 /// ```
@@ -28,7 +31,9 @@ pub struct Batch {
     rows: Vec<u8>,
     scales: Vec<f32>,
     keys: Vec<u8>,
+    /// Of each entry the reason, if it is rejected, and the payload.
     payloads: Vec<u8>,
+    pub(super) attributes: Attributes,
     entries: Vec<Ends>,
 }
 
@@ -38,7 +43,9 @@ struct Ends {
     kind: Kind,
     key: usize,
     rows: usize,
+    reason: usize,
     payload: usize,
+    attributes: usize,
 }
 
 /// An entry of a batch, borrowed.
@@ -49,7 +56,11 @@ pub(crate) struct BatchEntry<'a> {
     pub rows: &'a [u8],
     /// One per row, for element types that have scales.
     pub scales: &'a [f32],
+    /// Why the input was rejected; empty for other kinds.
+    pub reason: &'a str,
     pub payload: &'a [u8],
+    #[allow(dead_code, reason = "segments do not have attributes yet")]
+    pub attributes: EntryAttributes<'a>,
 }
 
 impl Batch {
@@ -64,6 +75,7 @@ impl Batch {
             scales: Vec::new(),
             keys: Vec::new(),
             payloads: Vec::new(),
+            attributes: Attributes::default(),
             entries: Vec::new(),
         }
     }
@@ -91,6 +103,7 @@ impl Batch {
         self.scales.clear();
         self.keys.clear();
         self.payloads.clear();
+        self.attributes.clear();
         self.entries.clear();
     }
 
@@ -119,9 +132,10 @@ impl Batch {
         self.dtype
     }
 
-    /// Bytes of rows, keys and payloads.
+    /// Bytes of rows, keys, payloads and attributes.
     pub(crate) fn byte_len(&self) -> usize {
-        self.rows.len() + self.scales.len() * 4 + self.keys.len() + self.payloads.len()
+        let rows = self.rows.len() + self.scales.len() * 4;
+        rows + self.keys.len() + self.payloads.len() + self.attributes.byte_len()
     }
 
     /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
@@ -130,25 +144,26 @@ impl Batch {
     /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of
     /// another type than the batch's, NaN or infinity. The batch is then as it was.
     pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, rows: &[T]) -> Result<()> {
-        self.push_with_payload(key, rows, &[])
+        self.push_with(key, rows, Details::new())
     }
 
-    /// As [`Batch::push`], with a payload of up to 16 MiB, which the store keeps and does not look into.
+    /// As [`Batch::push`], with a payload, attributes, or both: see [`Details`].
     ///
     /// # Errors
-    /// As [`Batch::push`], and for a payload over its limit.
-    pub fn push_with_payload<T: Element>(
+    /// As [`Batch::push`], and for a payload or an attribute that is not possible, NaN or infinity among them,
+    /// or an attribute that has another type in the batch.
+    pub fn push_with<'a, T: Element>(
         &mut self,
         key: impl AsRef<[u8]>,
         rows: &[T],
-        payload: &[u8],
+        details: impl Into<Details<'a>>,
     ) -> Result<()> {
         let key = key.as_ref();
         if T::DTYPE != self.dtype {
             return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
         }
         self.check_rows(key, rows)?;
-        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), &[], payload)
+        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), &[], "", details.into())
     }
 
     /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a
@@ -162,8 +177,13 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push_with_payload`], and for values beyond what the element type can hold (`f16`: 65504).
-    pub fn push_converted(&mut self, key: impl AsRef<[u8]>, rows: &[f32], payload: &[u8]) -> Result<()> {
+    /// As [`Batch::push_with`], and for values beyond what the element type can hold (`f16`: 65504).
+    pub fn push_converted<'a>(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        rows: &[f32],
+        details: impl Into<Details<'a>>,
+    ) -> Result<()> {
         let key = key.as_ref();
         self.check_rows(key, rows)?;
         let (mut bytes, mut scales) = (Vec::new(), Vec::new());
@@ -176,20 +196,20 @@ impl Batch {
             DType::BF16 => self.check_rows(key, &narrow::<half::bf16>(rows))?,
             DType::F32 | DType::I8 => {}
         }
-        self.add(key, Kind::Rows, &bytes, &scales, payload)
+        self.add(key, Kind::Rows, &bytes, &scales, "", details.into())
     }
 
     /// Adds rows of `i8` with one scale per row: element times scale is the value.
     ///
     /// # Errors
-    /// As [`Batch::push_with_payload`]; also for a batch of another element type, and where rows and scales are
-    /// not equal in number.
-    pub fn push_quantized(
+    /// As [`Batch::push_with`]; also for a batch of another element type, and where rows and scales are not
+    /// equal in number.
+    pub fn push_quantized<'a>(
         &mut self,
         key: impl AsRef<[u8]>,
         rows: &[i8],
         scales: &[f32],
-        payload: &[u8],
+        details: impl Into<Details<'a>>,
     ) -> Result<()> {
         let key = key.as_ref();
         if self.dtype != DType::I8 {
@@ -200,7 +220,7 @@ impl Batch {
         if found != count || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite())) {
             return refuse(key, format_args!("{count} rows need as many finite scales, found {found}"));
         }
-        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), scales, payload)
+        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), scales, "", details.into())
     }
 
     fn check_shape(&self, elements: usize) -> Result<()> {
@@ -230,17 +250,22 @@ impl Batch {
     /// Adds an entry that says "done, and nothing was found".
     ///
     /// # Errors
-    /// As for [`Batch::push`] on key and payload.
-    pub fn push_empty(&mut self, key: impl AsRef<[u8]>, payload: &[u8]) -> Result<()> {
-        self.add(key.as_ref(), Kind::Empty, &[], &[], payload)
+    /// As for [`Batch::push_with`] on key, payload and attributes.
+    pub fn push_empty<'a>(&mut self, key: impl AsRef<[u8]>, details: impl Into<Details<'a>>) -> Result<()> {
+        self.add(key.as_ref(), Kind::Empty, &[], &[], "", details.into())
     }
 
     /// Adds an entry that says "its content is bad", with the reason.
     ///
     /// # Errors
-    /// As for [`Batch::push`] on key and payload.
-    pub fn push_rejected(&mut self, key: impl AsRef<[u8]>, reason: &str) -> Result<()> {
-        self.add(key.as_ref(), Kind::Rejected, &[], &[], reason.as_bytes())
+    /// As for [`Batch::push_with`] on key, payload and attributes; reason and payload have one limit.
+    pub fn push_rejected<'a>(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        reason: &str,
+        details: impl Into<Details<'a>>,
+    ) -> Result<()> {
+        self.add(key.as_ref(), Kind::Rejected, &[], &[], reason, details.into())
     }
 
     /// Adds a tombstone: the key's entry, if there is one, is deleted by the commit of this batch.
@@ -248,20 +273,32 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`] on the key.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.add(key.as_ref(), Kind::Tombstone, &[], &[], &[])
+        self.add(key.as_ref(), Kind::Tombstone, &[], &[], "", Details::new())
     }
 
-    fn add(&mut self, key: &[u8], kind: Kind, rows: &[u8], scales: &[f32], payload: &[u8]) -> Result<()> {
+    fn add(
+        &mut self,
+        key: &[u8],
+        kind: Kind,
+        rows: &[u8],
+        scales: &[f32],
+        reason: &str,
+        Details { payload, attributes }: Details<'_>,
+    ) -> Result<()> {
         if key.is_empty() || key.len() > MAX_KEY_LEN {
             let len = key.len();
             return Err(Error::bad_input(format!(
                 "a key of {len} bytes is not possible; use 1 to {MAX_KEY_LEN}"
             )));
         }
-        if payload.len() > MAX_PAYLOAD_LEN {
-            let len = payload.len();
-            let what = format_args!("a payload of {len} bytes is too long; the limit is {MAX_PAYLOAD_LEN}");
-            return refuse(key, what);
+        let len = reason.len() + payload.len();
+        if len > MAX_PAYLOAD_LEN {
+            let what = if kind == Kind::Rejected { "a reason and payload" } else { "a payload" };
+            let what = format!("{what} of {len} bytes is too long; the limit is {MAX_PAYLOAD_LEN}");
+            return refuse(key, format_args!("{what}"));
+        }
+        if let Err(what) = self.attributes.check(&attributes, self.allow_non_finite) {
+            return refuse(key, format_args!("{what}"));
         }
         if u32::try_from(self.entries.len() + 1).is_err() {
             return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
@@ -273,12 +310,17 @@ impl Batch {
         }
         self.rows.extend_from_slice(rows);
         self.scales.extend_from_slice(scales);
+        self.payloads.extend_from_slice(reason.as_bytes());
+        let reason = self.payloads.len();
         self.payloads.extend_from_slice(payload);
+        self.attributes.add(&attributes);
         self.entries.push(Ends {
             kind,
             key: self.keys.len(),
             rows: self.rows.len(),
+            reason,
             payload: self.payloads.len(),
+            attributes: self.attributes.len(),
         });
         Ok(())
     }
@@ -290,7 +332,7 @@ impl Batch {
 
     /// The entries in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
-        let (mut key, mut rows, mut payload) = (0, 0, 0);
+        let (mut key, mut rows, mut payload, mut attributes) = (0, 0, 0, 0);
         let row_bytes = (self.dim * self.dtype.size()).max(1);
         self.entries.iter().map(move |ends| {
             let entry = BatchEntry {
@@ -298,11 +340,17 @@ impl Batch {
                 kind: ends.kind,
                 rows: self.rows.get(rows..ends.rows).unwrap_or_default(),
                 scales: self.scales.get(rows / row_bytes..ends.rows / row_bytes).unwrap_or_default(),
-                payload: self.payloads.get(payload..ends.payload).unwrap_or_default(),
+                reason: self.reason(payload..ends.reason),
+                payload: self.payloads.get(ends.reason..ends.payload).unwrap_or_default(),
+                attributes: self.attributes.range(attributes..ends.attributes),
             };
-            (key, rows, payload) = (ends.key, ends.rows, ends.payload);
+            (key, rows, payload, attributes) = (ends.key, ends.rows, ends.payload, ends.attributes);
             entry
         })
+    }
+
+    fn reason(&self, range: Range<usize>) -> &str {
+        self.payloads.get(range).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 }
 
@@ -325,6 +373,7 @@ mod tests {
         assert!(batch.push("k", &[0.0, f32::INFINITY]).is_err(), "infinity");
         assert!(batch.push("k", &[half::f16::ONE; 2]).is_err(), "another type");
         assert!(batch.push_empty("k", &vec![0; MAX_PAYLOAD_LEN + 1]).is_err(), "long payload");
+        assert!(batch.push_rejected("k", "reason", &vec![0; MAX_PAYLOAD_LEN - 5]).is_err(), "and a reason");
         assert!(batch.is_empty() && batch.byte_len() == 0);
         batch.push(vec![b'k'; MAX_KEY_LEN], &[0.0f32, 1.0]).unwrap();
         let mut batch = Batch::new(2, DType::F32).allow_non_finite(true);
@@ -335,16 +384,17 @@ mod tests {
     #[test]
     fn entries_come_back_in_order() {
         let mut batch = Batch::new(1, DType::F32);
-        batch.push_with_payload("a", &[1.0f32, 2.0], b"p").unwrap();
-        batch.push_rejected("b", "why").unwrap();
+        batch.push_with("a", &[1.0f32, 2.0], b"p").unwrap();
+        batch.push_rejected("b", "why", b"q").unwrap();
         batch.delete("c").unwrap();
-        let found: Vec<_> = batch.entries().map(|e| (e.key, e.kind, e.rows.len(), e.payload)).collect();
+        let found: Vec<_> =
+            batch.entries().map(|e| (e.key, e.kind, e.rows.len(), e.reason, e.payload)).collect();
         assert_eq!(
             found,
             [
-                (&b"a"[..], Kind::Rows, 8, &b"p"[..]),
-                (b"b", Kind::Rejected, 0, b"why"),
-                (b"c", Kind::Tombstone, 0, b""),
+                (&b"a"[..], Kind::Rows, 8, "", &b"p"[..]),
+                (b"b", Kind::Rejected, 0, "why", b"q"),
+                (b"c", Kind::Tombstone, 0, "", b""),
             ]
         );
     }

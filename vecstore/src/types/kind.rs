@@ -12,7 +12,7 @@ pub enum Kind {
     Rows,
     /// Done, and nothing was found in it (a picture without faces). Kept so that it is not done again.
     Empty,
-    /// The input's content is bad; the reason is the payload.
+    /// The input's content is bad, for a reason.
     Rejected,
     /// The key was deleted.
     Tombstone,

@@ -1,16 +1,22 @@
 //! Values that a user makes and gets; they know nothing of files.
 
+pub(crate) mod attribute;
 pub(crate) mod batch;
 pub(crate) mod config;
+pub(crate) mod details;
 pub(crate) mod field;
 pub(crate) mod kind;
 pub(crate) mod metric;
 pub(crate) mod policy;
 
+pub(crate) use attribute::is_attribute_name;
+pub use attribute::{AttributeType, Value};
 pub use batch::Batch;
 pub(crate) use batch::BatchEntry;
 pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};
 pub(crate) use config::{MAX_SETTINGS_LEN, check_description, check_settings};
+pub use details::Details;
+pub(crate) use details::EntryAttributes;
 pub use field::Field;
 pub use kind::{Address, Kind};
 pub use metric::Metric;

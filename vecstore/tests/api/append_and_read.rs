@@ -22,9 +22,9 @@ fn what_was_appended_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir, 2);
     let mut batch = store.batch();
-    batch.push_with_payload("two faces", &[1.0f32, 2.0, 3.0, 4.0], b"boxes").unwrap();
+    batch.push_with("two faces", &[1.0f32, 2.0, 3.0, 4.0], b"boxes").unwrap();
     batch.push_empty("nobody", b"").unwrap();
-    batch.push_rejected("broken", "truncated").unwrap();
+    batch.push_rejected("broken", "truncated", b"its payload").unwrap();
     let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!((appended.commit, appended.entries, appended.rows), (Some(1), 3, 2));
     drop(store);
@@ -37,7 +37,8 @@ fn what_was_appended_is_there_after_reopening() {
         assert_eq!((entry.payload(), entry.row_count(), entry.kind()), (&b"boxes"[..], 2, Kind::Rows));
         assert_eq!(entry.address(), Address { commit: 1, row: 0 });
         assert_eq!(snapshot.get("nobody").unwrap().unwrap().kind(), Kind::Empty);
-        assert_eq!(snapshot.get("broken").unwrap().unwrap().reason(), Some("truncated"));
+        let broken = snapshot.get("broken").unwrap().unwrap();
+        assert_eq!((broken.reason(), broken.payload()), (Some("truncated"), &b"its payload"[..]));
         assert!(snapshot.get("other").unwrap().is_none());
         assert_eq!(snapshot.at(Address { commit: 1, row: 1 }).unwrap().unwrap(), [3.0, 4.0]);
         assert_eq!(snapshot.at(Address { commit: 1, row: 2 }).unwrap(), None);
@@ -56,7 +57,7 @@ fn an_append_empties_the_batch_and_an_error_leaves_it() {
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     assert_eq!((batch.len(), batch.rows(), batch.dim()), (0, 0, 1));
 
-    batch.push_with_payload("b", &[2.0f32], b"p").unwrap();
+    batch.push_with("b", &[2.0f32], b"p").unwrap();
     batch.push("a", &[3.0f32]).unwrap();
     let refused = store.append(&mut batch, OnDuplicate::Error);
     assert!(matches!(refused, Err(Error::DuplicateKey { .. })), "{refused:?}");

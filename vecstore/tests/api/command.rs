@@ -31,7 +31,7 @@ fn filled(dir: &Path) -> PathBuf {
     }
     let mut batch = store.batch();
     batch.push("origin", &[0.0f32, 0.0]).unwrap();
-    batch.push_rejected("bad", "truncated").unwrap();
+    batch.push_rejected("bad", "truncated", b"").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     path
 }

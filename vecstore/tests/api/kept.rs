@@ -29,8 +29,8 @@ fn spellings_and_fields_that_scripts_use_stay() {
     ok(&["create", path, "--dim", "2", "--metric", "l2"]);
     let store = vecstore::Store::open(path).unwrap();
     let mut batch = store.batch();
-    batch.push_with_payload("a", &[1.0f32, 2.0], b"note").unwrap();
-    batch.push_rejected("b", "cut off").unwrap();
+    batch.push_with("a", &[1.0f32, 2.0], b"note").unwrap();
+    batch.push_rejected("b", "cut off", b"").unwrap();
     store.append(&mut batch, vecstore::OnDuplicate::Error).unwrap();
     drop(store);
 

@@ -11,7 +11,7 @@ fn filled(path: &Path) -> Store {
     let store = Store::create(path, StoreConfig::new(DIM)).unwrap();
     for number in 0..3 {
         let mut batch = store.batch();
-        batch.push_with_payload(format!("{number}"), &vec![number as f32; DIM], b"payload").unwrap();
+        batch.push_with(format!("{number}"), &vec![number as f32; DIM], b"payload").unwrap();
         store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     store
@@ -54,7 +54,7 @@ fn a_writer_may_copy_too() {
     drop(filled(&path));
     let store = OpenOptions::new().reading(Reading::Copied).open(&path).unwrap();
     let mut batch = store.batch();
-    batch.push_with_payload("3", &vec![3.0f32; DIM], b"payload").unwrap();
+    batch.push_with("3", &vec![3.0f32; DIM], b"payload").unwrap();
     batch.push("2", &vec![9.0f32; DIM]).unwrap();
     let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!((appended.entries, appended.skipped), (1, 1));

@@ -27,7 +27,7 @@ fn filled(path: &Path) {
     for key in KEYS {
         batch.push(key, &[1.0f32]).unwrap();
     }
-    batch.push_rejected("Gänse.jpg", "no picture:\n\x1b[2J").unwrap();
+    batch.push_rejected("Gänse.jpg", "no picture:\n\x1b[2J", b"").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
 }

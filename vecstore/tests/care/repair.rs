@@ -368,7 +368,7 @@ fn one_block_costs_what_lies_in_it() {
         let mut batch = store.batch();
         for number in 0..16 {
             let key = format!("key {commit}-{number:02}");
-            batch.push_with_payload(&key, &[(commit * 100 + number) as f32; 1024], b"p").unwrap();
+            batch.push_with(&key, &[(commit * 100 + number) as f32; 1024], b"p").unwrap();
         }
         if commit > 1 {
             batch.push(format!("key {}-00", commit - 1), &[0.5f32; 1024]).unwrap();

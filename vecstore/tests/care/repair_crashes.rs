@@ -25,7 +25,7 @@ const NO_LOSS: &str = "nothing is lost";
 /// What is right: live entries, and the named checkpoints there are.
 type Right = (Contents, Vec<String>);
 
-/// Live entries: kind, rows, payload, address.
+/// Live entries: kind, rows, reason and payload, address.
 type Contents = BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>, String)>;
 
 fn contents(fs: &SimFs) -> Result<Contents, String> {
@@ -35,7 +35,8 @@ fn contents(fs: &SimFs) -> Result<Contents, String> {
     for entry in snapshot.iter() {
         let entry = entry.map_err(|error| error.to_string())?;
         let rows = entry.to_f32().map_err(|error| error.to_string())?.iter().map(|x| x.to_bits()).collect();
-        let value = (entry.kind().to_string(), rows, entry.payload().to_vec(), entry.address().to_string());
+        let noted = [entry.reason().unwrap_or_default().as_bytes(), entry.payload()].concat();
+        let value = (entry.kind().to_string(), rows, noted, entry.address().to_string());
         let twice = contents.insert(entry.key().to_vec(), value);
         if twice.is_some() {
             return Err(format!("{:?} is there twice", String::from_utf8_lossy(entry.key())));

@@ -15,6 +15,11 @@ pub type Value = (String, Vec<u32>, Vec<u8>, String);
 /// Live entries by key.
 pub type Contents = BTreeMap<Vec<u8>, Value>;
 
+/// Reason and payload.
+fn noted(entry: &vecstore::Entry<'_>) -> Vec<u8> {
+    [entry.reason().unwrap_or_default().as_bytes(), entry.payload()].concat()
+}
+
 pub fn contents(snapshot: &Snapshot) -> Contents {
     snapshot
         .iter()
@@ -29,10 +34,7 @@ pub fn contents(snapshot: &Snapshot) -> Contents {
             }
             let found = snapshot.get(entry.key()).unwrap().expect("what is listed is found");
             assert_eq!(found.address(), address);
-            (
-                entry.key().to_vec(),
-                (entry.kind().to_string(), rows, entry.payload().to_vec(), address.to_string()),
-            )
+            (entry.key().to_vec(), (entry.kind().to_string(), rows, noted(&entry), address.to_string()))
         })
         .collect()
 }
@@ -46,7 +48,7 @@ pub fn read(path: &Path) -> Result<Contents, Error> {
         let rows = entry.to_f32()?.iter().map(|x| x.to_bits()).collect();
         snapshot.get(entry.key())?;
         snapshot.at(entry.address())?;
-        let value = (entry.kind().to_string(), rows, entry.payload().to_vec(), entry.address().to_string());
+        let value = (entry.kind().to_string(), rows, noted(&entry), entry.address().to_string());
         read.insert(entry.key().to_vec(), value);
     }
     snapshot.search(&[1.0, 1.0], 3)?;
@@ -73,7 +75,7 @@ pub fn build(path: &Path) -> Contents {
             batch.push_converted(format!("{name}{commit}"), &row(), name.as_bytes()).unwrap();
         }
         batch.push_empty(format!("none{commit}"), b"").unwrap();
-        batch.push_rejected(format!("bad{commit}"), "no picture").unwrap();
+        batch.push_rejected(format!("bad{commit}"), "no picture", b"tried").unwrap();
         if commit == 2 {
             batch.push_converted("a1", &row(), b"").unwrap();
         }

@@ -20,9 +20,9 @@ use vecstore::{Error, OnDuplicate, Store, StoreConfig, VerifyReport};
 fn small_store(path: &Path) -> Store {
     let store = Store::create(path, StoreConfig::new(2).setting("root", "/pictures")).unwrap();
     let mut batch = store.batch();
-    batch.push_with_payload("two", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
+    batch.push_with("two", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
     batch.push_empty("none", b"").unwrap();
-    batch.push_rejected("bad", "truncated").unwrap();
+    batch.push_rejected("bad", "truncated", b"").unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     let mut batch = store.batch();
     batch.push("two", &[5.0f32, 6.0]).unwrap();

@@ -151,7 +151,7 @@ fn filled(path: &Path) {
         let mut batch = store.batch();
         for number in (0..40).map(|number| segment * 40 + number) {
             let payload = vec![number as u8; if number % 8 == 0 { 700 } else { 0 }];
-            batch.push_with_payload(key(number), &row(number), &payload).unwrap();
+            batch.push_with(key(number), &row(number), &payload).unwrap();
         }
         store.append(&mut batch, OnDuplicate::Error).unwrap();
     }

@@ -119,8 +119,7 @@ fn of_large_payloads() {
     let (segments, payloads) = (tier::full_or(128, 8), 8);
     let text = vec![b'x'; 4 << 20];
     let store = store(dir.path(), segments, |segment, batch| {
-        (0..payloads)
-            .try_for_each(|entry| batch.push_with_payload(format!("{segment}/{entry}"), &[1.0], &text))
+        (0..payloads).try_for_each(|entry| batch.push_with(format!("{segment}/{entry}"), &[1.0], &text))
     });
     merge("large payloads", &store, segments * payloads, "3/7");
 }

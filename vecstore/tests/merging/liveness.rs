@@ -264,7 +264,7 @@ fn with_and_without_bitmaps_a_store_says_the_same() {
                         .push(number.to_string(), &vec![step as f32; 2 * (1 + number as usize % 4)])
                         .unwrap();
                     batch.push_empty(format!("empty {number}"), b"").unwrap();
-                    batch.push_rejected(format!("rejected {number}"), "bad").unwrap();
+                    batch.push_rejected(format!("rejected {number}"), "bad", b"").unwrap();
                     store.append(&mut batch, OnDuplicate::Replace).unwrap();
                 }
                 10..12 => store.checkpoint().unwrap(),

@@ -13,6 +13,7 @@ pub enum Value {
     /// Bits of the rows' elements, and the payload.
     Rows(Vec<u32>, Vec<u8>),
     Empty(Vec<u8>),
+    /// The reason; its bytes are the payload, too.
     Rejected(String),
 }
 
@@ -145,7 +146,13 @@ impl State {
                     Value::Rows(elements.iter().map(|x| x.to_bits()).collect(), entry.payload().to_vec())
                 }
                 Kind::Empty => Value::Empty(entry.payload().to_vec()),
-                Kind::Rejected => Value::Rejected(entry.reason().unwrap_or_default().to_owned()),
+                Kind::Rejected => {
+                    let reason = entry.reason().unwrap_or_default();
+                    if entry.payload() != reason.as_bytes() {
+                        return Err(format!("{key}: rejected for \"{reason}\", with another payload"));
+                    }
+                    Value::Rejected(reason.to_owned())
+                }
                 other => return Err(format!("{key}: an entry of kind {other}")),
             };
             match snapshot.get(&key) {

@@ -52,10 +52,10 @@ fn batch(store: &Store, entries: &[(String, Option<Value>)]) -> Result<Batch, Er
         match value {
             Some(Value::Rows(bits, payload)) => {
                 let rows: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
-                batch.push_with_payload(key, &rows, payload)?;
+                batch.push_with(key, &rows, payload)?;
             }
             Some(Value::Empty(payload)) => batch.push_empty(key, payload)?,
-            Some(Value::Rejected(reason)) => batch.push_rejected(key, reason)?,
+            Some(Value::Rejected(reason)) => batch.push_rejected(key, reason, reason.as_bytes())?,
             None => batch.delete(key)?,
         }
     }

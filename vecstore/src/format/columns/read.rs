@@ -1,0 +1,111 @@
+//! Reading the values of a column. Every offset is checked, and every text, when it is read.
+
+use std::ops::Range;
+
+use super::Column;
+use crate::types::{AttributeType, Value};
+
+/// The buffers of a column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers<'a> {
+    pub(super) kind: AttributeType,
+    /// Empty where a segment does not have the column: then no entry has a value.
+    pub(super) validity: &'a [u8],
+    pub(super) values: &'a [u8],
+    pub(super) ends: &'a [u8],
+    pub(super) items: &'a [u8],
+}
+
+impl Column {
+    /// The buffers; `None` when the type is not known.
+    pub fn buffers<'a>(&self, attd: &'a [u8]) -> Option<Buffers<'a>> {
+        let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let of = |place: &Range<u64>| attd.get(at(place.start)..at(place.end)).unwrap_or_default();
+        let [validity, values, ends, items] = self.places.each_ref().map(of);
+        Some(Buffers { kind: self.kind?, validity, values, ends, items })
+    }
+}
+
+/// Bit `at`, the lowest of a byte first.
+pub(super) fn bit(bits: &[u8], at: usize) -> Option<bool> {
+    bits.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1)
+}
+
+fn number(numbers: &[u8], at: usize) -> Option<[u8; 8]> {
+    numbers.get(at.checked_mul(8)?..)?.first_chunk().copied()
+}
+
+/// What lies between these ends.
+pub(super) fn between(ends: &[u8], range: Range<usize>) -> Option<Range<usize>> {
+    let end = |at| usize::try_from(u64::from_le_bytes(number(ends, at)?)).ok();
+    let range = end(range.start)?..end(range.end)?;
+    (range.start <= range.end).then_some(range)
+}
+
+impl<'a> Buffers<'a> {
+    /// Of a segment without the column.
+    pub(super) fn blank(kind: AttributeType) -> Self {
+        Buffers { kind, validity: &[], values: &[], ends: &[], items: &[] }
+    }
+
+    /// Where texts end in the values, and which of them are these entries'.
+    pub(super) fn texts(&self, entries: Range<usize>) -> Option<(&'a [u8], Range<usize>)> {
+        match self.kind {
+            AttributeType::Texts if self.validity.is_empty() => Some((&[], 0..0)),
+            AttributeType::Texts => Some((self.items, between(self.ends, entries)?)),
+            _ => Some((self.ends, entries)),
+        }
+    }
+
+    /// Bytes of the values of some entries, if their type has whole bytes.
+    pub(super) fn bytes(&self, entries: Range<usize>) -> Option<&'a [u8]> {
+        let range = match self.kind {
+            AttributeType::Text | AttributeType::Texts => {
+                let (ends, texts) = self.texts(entries)?;
+                if ends.is_empty() { 0..0 } else { between(ends, texts)? }
+            }
+            _ => entries.start.checked_mul(8)?..entries.end.checked_mul(8)?,
+        };
+        self.values.get(range)
+    }
+
+    /// The value of an entry; `None` when it has none.
+    pub fn value(&self, entry: usize) -> Result<Option<Value<'a>>, String> {
+        let value = || match bit(self.validity, entry)? {
+            true => self.present(entry).map(Some),
+            false => Some(None),
+        };
+        value().ok_or_else(|| format!("the value of entry {entry} points outside, or is no UTF-8"))
+    }
+
+    fn present(&self, entry: usize) -> Option<Value<'a>> {
+        let fixed = || number(self.values, entry);
+        let (ends, texts) = self.texts(entry..entry.checked_add(1)?)?;
+        let text = |at: usize| std::str::from_utf8(self.values.get(between(ends, at..at + 1)?)?).ok();
+        Some(match self.kind {
+            AttributeType::Bool => Value::Bool(bit(self.values, entry)?),
+            AttributeType::I64 => Value::I64(i64::from_le_bytes(fixed()?)),
+            AttributeType::F64 => Value::F64(f64::from_le_bytes(fixed()?)),
+            AttributeType::Time => Value::Time(i64::from_le_bytes(fixed()?)),
+            AttributeType::Text => Value::Text(text(entry)?),
+            AttributeType::Texts => Value::Texts(texts.map(text).collect::<Option<_>>()?),
+        })
+    }
+
+    /// Reads all values; where there is none, there is nothing of one either.
+    pub(super) fn check(&self, entries: usize) -> Result<(), String> {
+        for entry in 0..entries {
+            let is_nothing = || match self.kind {
+                AttributeType::Bool => bit(self.values, entry) == Some(false),
+                AttributeType::Text | AttributeType::Texts => {
+                    between(self.ends, entry..entry + 1).is_some_and(|texts| texts.is_empty())
+                }
+                _ => number(self.values, entry) == Some([0; 8]),
+            };
+            if self.value(entry)?.is_none() && !is_nothing() {
+                return Err(format!("entry {entry} has no value, but something of one"));
+            }
+        }
+        Ok(())
+    }
+}
