@@ -91,8 +91,9 @@ pub fn seal_segment(bytes: &mut [u8]) {
     for line in (table..table + count * 64).step_by(64) {
         let (offset, len) = (number(bytes, line + 8), number(bytes, line + 16));
         let crc = if &bytes[line..line + 4] == b"CRCS" {
-            bytes[offset..offset + len].copy_from_slice(&crcs);
-            crc32fast::hash(&crcs)
+            let fits = len.min(crcs.len());
+            bytes[offset..offset + fits].copy_from_slice(&crcs[..fits]);
+            crc32fast::hash(&bytes[offset..offset + len])
         } else {
             let blocks = bytes[offset..offset + len].chunks(block);
             let blocks: Vec<u8> = blocks.flat_map(|block| crc32fast::hash(block).to_le_bytes()).collect();

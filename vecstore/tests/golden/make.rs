@@ -39,7 +39,13 @@ pub fn all() {
         ("manifest-incompat", manifest(|bytes| bytes[24] = 1)),
         ("manifest-checksum-kind", manifest(|bytes| bytes[16] = 2)),
         ("manifest-reserved", manifest(|bytes| bytes[95] = 1)),
-        ("manifest-flipped", Box::new(|path| change(path, "MANIFEST", |bytes| bytes[150] ^= 1))),
+        (
+            "manifest-flipped",
+            Box::new(|path| {
+                two_commits(path);
+                change(path, "MANIFEST", |bytes| bytes[150] ^= 1);
+            }),
+        ),
         ("manifest-settings-twice", manifest(settings_twice)),
         (
             "manifest-epoch-parent",
