@@ -8,6 +8,7 @@
 mod common;
 mod describe;
 mod make;
+mod shown;
 
 use std::fs;
 use std::path::{Path, PathBuf};
