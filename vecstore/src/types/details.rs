@@ -99,6 +99,11 @@ impl Attributes {
         size_of_val(&*self.values) + self.texts.len() + size_of_val(&*self.ends)
     }
 
+    /// Names and types.
+    pub fn types(&self) -> impl Iterator<Item = (&str, AttributeType)> {
+        self.names.iter().map(|(name, kind)| (name.as_str(), *kind))
+    }
+
     /// The number of a name. Entries mostly have theirs in the same order: then `guess` is right.
     fn find(&self, name: &str, guess: usize) -> Option<usize> {
         let is_it = |(known, _): &(String, AttributeType)| known == name;
@@ -204,8 +209,13 @@ pub(crate) struct EntryAttributes<'a> {
 }
 
 impl<'a> EntryAttributes<'a> {
+    /// Names and types.
+    pub fn types(self) -> impl Iterator<Item = (&'a str, AttributeType)> {
+        let names = self.values.iter().filter_map(move |(name, _)| self.all.names.get(*name));
+        names.map(|(name, kind)| (name.as_str(), *kind))
+    }
+
     /// Names and values, in the order in which they were given.
-    #[allow(dead_code, reason = "segments do not have attributes yet")]
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         self.values.iter().map(move |(name, kept)| {
             let value = match kept {
