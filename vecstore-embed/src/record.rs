@@ -6,13 +6,17 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 
+use vecstore::Field;
+
 use crate::Class;
 
-/// First byte of the payload of an entry; another layout gets another number.
-const VERSION: u8 = 1;
+/// The field of a payload that says which file the entry was made from.
+const STAMP: [u8; 4] = *b"STMP";
+/// The field that says which kind of reason an input was rejected for.
+const CLASS: [u8; 4] = *b"CLAS";
 
 /// Length of an encoded record.
-const ENCODED: usize = 1 + 8 + 8 + 4 + 16;
+const ENCODED: usize = 8 + 8 + 4 + 16;
 
 /// Length and time of the last change of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,18 +55,9 @@ impl Record {
         Record { stamp, hash }
     }
 
-    /// The payload of an entry: `1`, length, seconds, nanoseconds, hash; little-endian.
-    ///
-    /// ```
-    /// use vecstore_embed::record::{Record, Stamp};
-    ///
-    /// let record = Record::new(Stamp { length: 3, changed: (1_700_000_000, 5) }, b"abc");
-    /// assert_eq!(Record::decode(&record.encode()), Some(record));
-    /// assert_eq!(Record::decode(b"something else"), None);
-    /// ```
-    pub fn encode(&self) -> Vec<u8> {
+    /// Length, seconds, nanoseconds, hash; little-endian.
+    fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ENCODED);
-        bytes.push(VERSION);
         bytes.extend(self.stamp.length.to_le_bytes());
         bytes.extend(self.stamp.changed.0.to_le_bytes());
         bytes.extend(self.stamp.changed.1.to_le_bytes());
@@ -70,10 +65,8 @@ impl Record {
         bytes
     }
 
-    /// Reads [`Record::encode`]; `None` for the payload of an entry that was not made by a run.
-    pub fn decode(payload: &[u8]) -> Option<Self> {
-        let rest = payload.strip_prefix(&[VERSION]).filter(|_| payload.len() == ENCODED)?;
-        let (length, rest) = rest.split_first_chunk()?;
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk().filter(|_| bytes.len() == ENCODED)?;
         let (seconds, rest) = rest.split_first_chunk()?;
         let (nanoseconds, rest) = rest.split_first_chunk()?;
         let changed = (i64::from_le_bytes(*seconds), u32::from_le_bytes(*nanoseconds));
@@ -82,54 +75,49 @@ impl Record {
     }
 }
 
-/// Why an input was rejected, as a store keeps it: for people first, and behind that on a line of its own for programs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// For people.
-    pub reason: String,
-    /// The kind of reason, where it is known.
-    pub class: Option<Class>,
-    /// The file that was rejected, where it is known.
+/// What a run leaves in the payload of an entry, as [fields](vecstore::Field).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// The file it was made from, where it is known.
     pub record: Option<Record>,
+    /// The kind of reason a rejected input was rejected for, where it is known.
+    pub class: Option<Class>,
 }
 
-impl Rejection {
-    /// What to store.
+impl Remembered {
+    /// The payload.
     ///
     /// ```
-    /// use vecstore_embed::record::Rejection;
+    /// use vecstore_embed::record::{Record, Remembered, Stamp};
     ///
-    /// let rejection = Rejection { reason: "cut off".into(), class: Some("decode".parse()?), record: None };
-    /// assert_eq!(rejection.encode(), "cut off\n[decode]");
-    /// assert_eq!(Rejection::decode("cut off\n[decode]"), rejection);
-    /// assert_eq!(Rejection::decode("anything").reason, "anything");
+    /// let record = Record::new(Stamp { length: 3, changed: (1_700_000_000, 5) }, b"abc");
+    /// let remembered = Remembered { record: Some(record), class: Some("decode".parse()?) };
+    /// assert_eq!(Remembered::decode(&remembered.encode()), remembered);
+    /// assert_eq!(Remembered::decode(b"something else"), Remembered::default());
     /// # Ok::<(), vecstore_embed::Error>(())
     /// ```
-    pub fn encode(&self) -> String {
-        let class = self.class.map_or_else(String::new, |class| class.to_string());
-        let record: String =
-            self.record.iter().flat_map(Record::encode).map(|byte| format!("{byte:02x}")).collect();
-        let space = if record.is_empty() { "" } else { " " };
-        format!("{}\n[{class}{space}{record}]", self.reason)
+    pub fn encode(&self) -> Vec<u8> {
+        self.put_into(b"")
     }
 
-    /// Reads what is stored; a reason without a line for programs is a reason.
-    pub fn decode(stored: &str) -> Self {
-        let told = stored.rsplit_once('\n').and_then(|(reason, line)| {
-            let line = line.strip_prefix('[')?.strip_suffix(']')?;
-            let (class, record) = line.split_once(' ').unwrap_or((line, ""));
-            let class = if class.is_empty() { None } else { Some(class.parse().ok()?) };
-            let record = if record.is_empty() { None } else { Some(Record::decode(&unhex(record)?)?) };
-            Some(Rejection { reason: reason.to_owned(), class, record })
-        });
-        told.unwrap_or_else(|| Rejection { reason: stored.to_owned(), class: None, record: None })
+    /// Reads a payload; what was not left there by a run is not known.
+    pub fn decode(payload: &[u8]) -> Self {
+        let class =
+            Field::find(payload, &CLASS).and_then(|class| std::str::from_utf8(class).ok()?.parse().ok());
+        Remembered { record: Field::find(payload, &STAMP).and_then(Record::decode), class }
     }
-}
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
+    /// A payload with this in place of what a run left there before; other fields stay.
+    pub(crate) fn put_into(&self, payload: &[u8]) -> Vec<u8> {
+        let (record, class) =
+            (self.record.map(|record| record.encode()), self.class.map(|class| class.to_string()));
+        let mut fields = Field::decode(payload).unwrap_or_default();
+        fields.retain(|field| ![STAMP, CLASS].contains(&field.tag));
+        let field = |tag, value| Field { tag, row: None, value };
+        fields.extend(record.as_ref().map(|record| field(STAMP, record.as_slice())));
+        fields.extend(class.as_ref().map(|class| field(CLASS, class.as_bytes())));
+        Field::encode(&fields)
+    }
 }
 
 #[cfg(test)]
@@ -137,29 +125,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn payloads_of_others_are_no_records() {
+    fn payloads_of_others_say_nothing() {
         let record = Record::new(Stamp { length: u64::MAX, changed: (-5, 999_999_999) }, b"content");
-        let bytes = record.encode();
-        assert_eq!(bytes.len(), ENCODED);
-        assert_eq!(Record::decode(&bytes), Some(record));
-        for other in [&bytes[..36], &[&bytes[..], &[0]].concat(), &[&[2], &bytes[1..]].concat(), b""] {
-            assert_eq!(Record::decode(other), None);
+        let remembered = Remembered { record: Some(record), class: Some(Class::Size) };
+        let bytes = remembered.encode();
+        assert_eq!(Remembered::decode(&bytes), remembered);
+        for other in [&bytes[..36], &[&bytes[..], &[0]].concat(), b""] {
+            assert_eq!(Remembered::decode(other), Remembered::default());
         }
+        let unknown = Field { tag: CLASS, row: None, value: b"a later class" };
+        assert_eq!(Remembered::decode(&Field::encode(&[unknown])), Remembered::default());
     }
 
     #[test]
-    fn rejections_are_read_back_whatever_the_reason_holds() {
-        let record = Record::new(Stamp { length: 7, changed: (1, 2) }, b"");
-        for reason in ["", "two\nlines", "ends like [decode]", "\n[model]"] {
-            for class in [None, Some(Class::Size)] {
-                for record in [None, Some(record)] {
-                    let rejection = Rejection { reason: reason.to_owned(), class, record };
-                    assert_eq!(Rejection::decode(&rejection.encode()), rejection);
-                }
-            }
-        }
-        for stored in ["plain", "old\n[new class]", "old\n[decode 00]", "old\n[decode 0]", "[decode]"] {
-            assert_eq!(Rejection::decode(stored).reason, stored);
-        }
+    fn fields_of_others_stay() {
+        let theirs = Field { tag: *b"face", row: Some(0), value: b"a box" };
+        let record = Record::new(Stamp { length: 1, changed: (2, 3) }, b"");
+        let before = Remembered { record: Some(record), class: Some(Class::Size) };
+        let after = Remembered { record: Some(Record { hash: [7; 16], ..record }), class: None };
+        let payload = after.put_into(&before.put_into(&Field::encode(&[theirs])));
+        assert_eq!(Remembered::decode(&payload), after);
+        assert_eq!(Field::decode(&payload).unwrap().len(), 2);
+        assert_eq!(Field::decode(&payload).unwrap()[0], theirs);
     }
 }

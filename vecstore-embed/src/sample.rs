@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::picture::DecodeLimits;
 use crate::progress::FirstFew;
 use crate::query::embed_bytes;
-use crate::record::Record;
+use crate::record::{Record, Remembered};
 use crate::roots::Roots;
 use crate::scan::Found;
 use crate::tars::Tars;
@@ -65,7 +65,7 @@ pub fn verify_sample(
                 continue;
             }
         };
-        let known = Record::decode(entry.payload());
+        let known = Remembered::decode(entry.payload()).record;
         if known.is_some_and(|known| known.hash != Record::new(known.stamp, &bytes).hash) {
             sampled.skipped.push(&shown, "changed since it was embedded; the next run embeds it again");
             continue;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use vecstore::{Kind, OnDuplicate, Store};
 use vecstore_embed::Class;
-use vecstore_embed::record::Rejection;
+use vecstore_embed::record::Remembered;
 
 use super::output::{Outcome, no_store, print, print_json};
 
@@ -51,7 +51,7 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
         if entry.kind() != Kind::Rejected {
             continue;
         }
-        let class = Rejection::decode(entry.reason().unwrap_or_default()).class;
+        let class = Remembered::decode(entry.payload()).class;
         if !args.class.is_empty() && !class.is_some_and(|class| args.class.contains(&class)) {
             continue;
         }

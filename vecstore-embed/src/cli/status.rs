@@ -12,7 +12,7 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
-use vecstore_embed::record::Rejection;
+use vecstore_embed::record::Remembered;
 use vecstore_embed::runs::{Known, Runs, add_up};
 
 use super::output::{Failure, Outcome, named, open_to_read, print, print_json};
@@ -212,9 +212,9 @@ fn rejected(snapshot: &Snapshot) -> Result<Vec<(Vec<u8>, String)>, Failure> {
     for entry in snapshot.iter() {
         let entry = entry?;
         if entry.kind() == Kind::Rejected {
-            let rejection = Rejection::decode(entry.reason().unwrap_or_default());
-            let class = rejection.class.map_or_else(String::new, |class| format!("[{class}] "));
-            list.push((entry.key().to_vec(), format!("{class}{}", rejection.reason)));
+            let class = Remembered::decode(entry.payload()).class;
+            let class = class.map_or_else(String::new, |class| format!("[{class}] "));
+            list.push((entry.key().to_vec(), format!("{class}{}", entry.reason().unwrap_or_default())));
         }
     }
     Ok(list)

@@ -1,9 +1,9 @@
 //! What the store knows of inputs.
 
-use vecstore::{Kind, Snapshot, Store};
+use vecstore::{Snapshot, Store};
 
 use crate::Result;
-use crate::record::{Record, Rejection};
+use crate::record::{Record, Remembered};
 
 /// Answers what the store holds.
 pub(crate) trait Lookup {
@@ -45,9 +45,6 @@ impl Lookup for InStore<'_> {
     fn record(&mut self, key: &[u8]) -> Result<Option<Record>> {
         let Some(snapshot) = &self.snapshot else { return Ok(None) };
         let Some(entry) = snapshot.get(key)? else { return Ok(None) };
-        Ok(match entry.kind() {
-            Kind::Rejected => Rejection::decode(entry.reason().unwrap_or_default()).record,
-            _ => Record::decode(entry.payload()),
-        })
+        Ok(Remembered::decode(entry.payload()).record)
     }
 }

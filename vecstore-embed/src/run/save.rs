@@ -8,7 +8,7 @@ use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
 use super::feed::Job;
 use super::infer::Output;
 use super::shared::Shared;
-use crate::record::{Record, Rejection};
+use crate::record::Remembered;
 use crate::{Class, Error, Result};
 
 /// Longest reason that is recorded with a rejected input, in bytes.
@@ -108,15 +108,11 @@ impl<'a> Saver<'a> {
         let mut batch = self.store.batch();
         for job in &touched {
             let Some(entry) = snapshot.get(&job.key)? else { continue };
-            let payload = job.record.as_ref().map(Record::encode).unwrap_or_default();
+            let before = Remembered::decode(entry.payload());
+            let payload = Remembered { record: job.record, ..before }.put_into(entry.payload());
             match entry.kind() {
                 Kind::Rejected => {
-                    let before = Rejection::decode(entry.reason().unwrap_or_default());
-                    batch.push_rejected(
-                        &job.key,
-                        &Rejection { record: job.record, ..before }.encode(),
-                        b"",
-                    )?;
+                    batch.push_rejected(&job.key, entry.reason().unwrap_or_default(), &payload)?;
                 }
                 Kind::Empty => batch.push_empty(&job.key, &payload)?,
                 _ if entry.dtype() == DType::I8 => {
@@ -198,7 +194,7 @@ impl<'a> Saver<'a> {
                 batches.rejected.push((job, "the model's output for it is not finite".to_owned()));
                 continue;
             }
-            let payload = job.record.as_ref().map(Record::encode).unwrap_or_default();
+            let payload = Remembered { record: job.record, class: None }.encode();
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
             match batch.push_converted(&job.key, vector, &payload) {
                 Ok(()) => batches.jobs.push(job),
@@ -213,9 +209,9 @@ impl<'a> Saver<'a> {
         for (job, reason) in &mut batches.rejected {
             shorten(reason);
             let class = Some(class_of(job));
-            let rejection = Rejection { reason: reason.clone(), class, record: job.record };
+            let payload = Remembered { record: job.record, class }.encode();
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
-            batch.push_rejected(&job.key, &rejection.encode(), b"")?;
+            batch.push_rejected(&job.key, reason, &payload)?;
         }
         Ok(batches)
     }

@@ -9,7 +9,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use image::{Rgb, RgbImage};
 use vecstore::{Kind, Store};
 use vecstore_embed::preprocess::PreprocessOverrides;
-use vecstore_embed::record::Rejection;
 use vecstore_embed::{Backend, Model, Result};
 
 fn is_tier(names: &[&str]) -> bool {
@@ -119,7 +118,7 @@ pub fn contents(store: &Path) -> BTreeMap<String, Stored> {
         let entry = entry.unwrap();
         let stored = match entry.kind() {
             Kind::Rows => Stored::Vector(entry.to_f32().unwrap()),
-            Kind::Rejected => Stored::Rejected(Rejection::decode(entry.reason().unwrap()).reason),
+            Kind::Rejected => Stored::Rejected(entry.reason().unwrap().to_owned()),
             other => panic!("{other:?}"),
         };
         let key = String::from_utf8_lossy(entry.key()).into_owned();

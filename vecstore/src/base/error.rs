@@ -229,11 +229,11 @@ pub enum Error {
 
     /// The file was written by a later version of the format.
     #[non_exhaustive]
-    #[error("{}: written by format version {found}, this program reads up to {expected}; use a newer vecstore", path.display())]
+    #[error("{}: it has {found}, and this program knows {expected}; use a newer vecstore", path.display())]
     UnsupportedVersion {
         /// The file.
         path: PathBuf,
-        /// The newest version, or the feature flags, that this program knows.
+        /// The newest version, or the features, that this program knows.
         expected: String,
         /// What the file says.
         found: String,

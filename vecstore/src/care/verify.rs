@@ -394,6 +394,9 @@ impl VerifyReport {
     fn fault(&mut self, path: &Path, section: &str, error: Error) {
         let detail = match error {
             Error::Damaged { detail, .. } | Error::ForeignSegment { detail, .. } => detail,
+            Error::UnsupportedVersion { expected, found, .. } => {
+                format!("it has {found}, and this program knows {expected}")
+            }
             other => other.to_string(),
         };
         self.told(path, section, detail);

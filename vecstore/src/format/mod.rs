@@ -48,7 +48,7 @@ pub(crate) fn check_may_write(path: &Path, ro_compat: u64) -> Result<()> {
     }
     Err(Error::UnsupportedVersion {
         path: path.to_owned(),
-        expected: format!("ro-compat flags {KNOWN_RO_COMPAT:#x} to write (open read-only to read)"),
+        expected: format!("{KNOWN_RO_COMPAT:#x} of those that keep from writing (open read-only to read)"),
         found: format!("ro-compat flags {ro_compat:#x}"),
     })
 }
@@ -111,15 +111,15 @@ impl Preamble {
 /// Refuses a file that only a later version can read.
 pub(crate) fn check_features(path: &Path, version: (u16, u16), checksum: u8, incompat: u64) -> Result<()> {
     let refused = |found: String| {
-        let expected = format!("{VERSION_MAJOR}.{VERSION_MINOR}");
+        let expected = format!("{VERSION_MAJOR}.{VERSION_MINOR} and checksums of kind {CHECKSUM_CRC32}");
         Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found })
     };
     let (major, minor) = version;
     if major != VERSION_MAJOR || incompat & !KNOWN_INCOMPAT != 0 {
-        return refused(format!("{major}.{minor} with incompat flags {incompat:#x}"));
+        return refused(format!("format version {major}.{minor} with incompat flags {incompat:#x}"));
     }
     if checksum != CHECKSUM_CRC32 {
-        return refused(format!("{major}.{minor} with checksums of kind {checksum}"));
+        return refused(format!("format version {major}.{minor} with checksums of kind {checksum}"));
     }
     Ok(())
 }
@@ -173,8 +173,7 @@ pub(crate) fn read_header<'a, T: Pod>(
 pub(crate) fn check_vectors(place: (&Path, &str), dim: u32, dtype: u8, metric: u8) -> Result<()> {
     let (path, section) = place;
     if let Some(name) = crate::base::dtype::reserved_name(dtype) {
-        let (expected, found) =
-            ("elements f32, f16, bf16 or i8".to_owned(), format!("elements of type {name}"));
+        let (expected, found) = ("f32, f16, bf16 and i8".to_owned(), format!("elements of type {name}"));
         return Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found });
     }
     let damaged = |detail: String| Err(Error::damaged(path, section, detail));

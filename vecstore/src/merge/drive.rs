@@ -261,8 +261,7 @@ impl<H: Host> Merges<'_, H> {
         {
             return Err(Error::UnsupportedVersion {
                 path: live.segment.path().to_owned(),
-                expected: "only what this version can merge; compact with the program that wrote it"
-                    .to_owned(),
+                expected: "not how to merge it; other files are merged".to_owned(),
                 found: why,
             });
         }

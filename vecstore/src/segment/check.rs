@@ -159,6 +159,9 @@ pub(super) fn from_error(error: Error) -> SegmentFault {
     match error {
         Error::Damaged { section, detail, .. } => fault(&section, None, detail),
         Error::ForeignSegment { detail, .. } => fault("footer", None, detail),
+        Error::UnsupportedVersion { expected, found, .. } => {
+            fault("footer", None, format!("it has {found}, and this program knows {expected}"))
+        }
         other => fault("footer", None, other.to_string()),
     }
 }

@@ -23,6 +23,7 @@ pub(crate) struct DerivedFile {
     /// A bit for each block that has been found right.
     right: Box<[AtomicU64]>,
     is_damaged: AtomicBool,
+    is_replaced: AtomicBool,
 }
 
 impl DerivedFile {
@@ -39,8 +40,18 @@ impl DerivedFile {
         }
         let right = (0..header.block_count().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let start = header.body().unwrap_or_default().start;
-        let (is_table_right, is_damaged) = (OnceLock::new(), AtomicBool::new(false));
-        Ok(DerivedFile { path: path.to_owned(), map, header, start, is_table_right, right, is_damaged })
+        let [is_damaged, is_replaced] = [false; 2].map(AtomicBool::new);
+        let is_table_right = OnceLock::new();
+        Ok(DerivedFile {
+            path: path.to_owned(),
+            map,
+            header,
+            start,
+            is_table_right,
+            right,
+            is_damaged,
+            is_replaced,
+        })
     }
 
     pub fn header(&self) -> &Header {
@@ -51,9 +62,14 @@ impl DerivedFile {
         &self.path
     }
 
-    /// A block has been found damaged: the file is to be written anew.
+    /// A block has been found damaged: the file is to be written anew, and has not been.
     pub fn is_damaged(&self) -> bool {
-        self.is_damaged.load(Ordering::Relaxed)
+        self.is_damaged.load(Ordering::Relaxed) && !self.is_replaced.load(Ordering::Relaxed)
+    }
+
+    /// Another file has been written in its place.
+    pub fn note_replaced(&self) {
+        self.is_replaced.store(true, Ordering::Relaxed);
     }
 
     /// A byte of the body, and those after it in its block, once the block has been checked; `None` where it is damaged.

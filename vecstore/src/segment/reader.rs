@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use super::SegmentName;
 use super::ahead::ask_for;
+use super::derived::DerivedFile;
 use super::filter::{IN_MEMORY, KeyFilter};
 use super::search::Index;
 use super::tables::Tables;
@@ -401,6 +402,12 @@ impl Segment {
     /// Too many keys for a filter in memory: that of such a segment is a derived file.
     pub fn wants_filter_file(&self) -> bool {
         self.entry_count() > IN_MEMORY
+    }
+
+    /// True when it is to have a filter file, and has none that is sound.
+    pub fn lacks_filter(&self) -> bool {
+        let file = self.filter().and_then(KeyFilter::file);
+        self.wants_filter_file() && file.is_none_or(DerivedFile::is_damaged)
     }
 
     /// Asks a filter from a file from now on, before the index.

@@ -1,7 +1,6 @@
 //! Checkpoints: the manifest brought up to date. Made under LOCK and LOCK.manifest.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::base::{Bug, Error, Event, IoContext, Result};
 use crate::segment::check_open;
@@ -98,8 +97,7 @@ pub(crate) fn write(
         distrusts_bitmaps: view.distrusts_bitmaps && !has_all,
         ..View::empty(&manifest)
     };
-    let segments: Vec<_> = view.segments.iter().map(|live| Arc::clone(&live.segment)).collect();
-    derived::attach(vfs, dir, &manifest.body, &segments);
+    attach(vfs, dir, view, &manifest);
     let bytes = fresh.iter().map(|record| record.file_len).sum();
     Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
@@ -145,7 +143,9 @@ fn bring_derived(
 ) -> (Vec<DerivedName>, bool) {
     let many = view.distrusts_bitmaps() || view.kills_after(manifest.body.live_last) > MANY_KILLS;
     let all = bitmaps == Bitmaps::All || many;
-    if !all && !derived::lacks_filters(view, &manifest.body) {
+    // Others may have written those that this handle has not opened.
+    attach(vfs, dir, view, manifest);
+    if !all && !view.lacks_filters() {
         return (Vec::new(), false);
     }
     let brought = as_listed(vfs, dir, view, manifest)
@@ -159,6 +159,11 @@ fn bring_derived(
             (Vec::new(), false)
         }
     }
+}
+
+/// Gives the segments of a view the filters that a manifest lists.
+fn attach(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) {
+    derived::attach(vfs, dir, &manifest.body, view.segments.iter().map(|live| &live.segment));
 }
 
 /// Makes the view consist of the very files that the manifest lists: another handle may have merged some that

@@ -169,7 +169,7 @@ impl Source<'_> {
             let same = self.known.and_then(|known| known.open_segment(name, &path));
             segments.push(same.map_or_else(|| (self.open)(&path, name).map(Arc::new), Ok)?);
         }
-        derived::attach(self.vfs, self.dir, &manifest.body, &segments);
+        derived::attach(self.vfs, self.dir, &manifest.body, segments.iter());
         let mut dead = Vec::new();
         if view.segments.is_empty() {
             match derived::covered(self.vfs, self.dir, &manifest.body, &segments, last_look)? {

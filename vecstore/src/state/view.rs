@@ -10,7 +10,6 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::format::columns::Column;
 use crate::format::records::Kill;
 use crate::format::{Id, check_may_write, key_hash, settings};
-use crate::segment::KeyFilter;
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, Dead, EpochRecord, MANIFEST, Manifest, SegmentRecord};
 use crate::types::{Fingerprint, Metric};
@@ -264,14 +263,13 @@ impl View {
     /// True when the next opener does without what a checkpoint would derive: bitmaps of kills, filters of keys. A backup stays
     /// as it is: a change makes it a store of its own.
     pub fn wants_derived(&self) -> bool {
-        let lacks = |live: &LiveSegment| {
-            let file = live.segment.filter().and_then(KeyFilter::file);
-            live.segment.wants_filter_file() && file.is_none_or(|file| file.is_damaged())
-        };
         !self.meta.is_backup
-            && (self.distrusts_bitmaps()
-                || self.kills_after(self.covered) > 0
-                || self.segments.iter().any(lacks))
+            && (self.distrusts_bitmaps() || self.kills_after(self.covered) > 0 || self.lacks_filters())
+    }
+
+    /// True when a large segment has no sound filter.
+    pub fn lacks_filters(&self) -> bool {
+        self.segments.iter().any(|live| live.segment.lacks_filter())
     }
 
     /// True when a bitmap is missing or damaged.

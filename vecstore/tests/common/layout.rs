@@ -79,3 +79,37 @@ pub fn live_records(path: &Path) -> Vec<Vec<u8>> {
     let records = (20..manifest.len() - 36).filter(|at| &manifest[*at..at + 4] == b"LIVE");
     records.map(|at| manifest[at - 20..at + 36].to_vec()).collect()
 }
+
+/// Makes all checksums of a changed segment right, its length too. Its tail says how long its footer is.
+pub fn seal_segment(bytes: &mut [u8]) {
+    let end = bytes.len();
+    let footer = end - u32::from_le_bytes(bytes[end - 32..end - 28].try_into().unwrap()) as usize;
+    let block = 1usize << bytes[footer + 138];
+    let count = u32::from_le_bytes(bytes[footer + 140..footer + 144].try_into().unwrap()) as usize;
+    let table = number(bytes, footer + 240);
+    let mut crcs: Vec<u8> = Vec::new();
+    for line in (table..table + count * 64).step_by(64) {
+        let (offset, len) = (number(bytes, line + 8), number(bytes, line + 16));
+        let crc = if &bytes[line..line + 4] == b"CRCS" {
+            let fits = len.min(crcs.len());
+            bytes[offset..offset + fits].copy_from_slice(&crcs[..fits]);
+            crc32fast::hash(&bytes[offset..offset + len])
+        } else {
+            let blocks = bytes[offset..offset + len].chunks(block);
+            let blocks: Vec<u8> = blocks.flat_map(|block| crc32fast::hash(block).to_le_bytes()).collect();
+            crcs.extend(&blocks);
+            crc32fast::hash(&blocks)
+        };
+        bytes[line + 32..line + 36].copy_from_slice(&crc.to_le_bytes());
+    }
+    let crc = crc32fast::hash(&bytes[table..table + count * 64]);
+    bytes[footer + 248..footer + 252].copy_from_slice(&crc.to_le_bytes());
+    bytes[footer + 232..footer + 240].copy_from_slice(&(end as u64).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[footer..end - 4]);
+    bytes[end - 4..].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// The CRC of a segment's footer.
+pub fn footer_crc(bytes: &[u8]) -> [u8; 4] {
+    bytes[bytes.len() - 4..].try_into().unwrap()
+}

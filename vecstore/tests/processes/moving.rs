@@ -371,7 +371,7 @@ fn a_verification_counts_what_it_reads() {
     put(&writer, "0");
     writer.close().unwrap();
     let mut files = vec![path.join("MANIFEST")];
-    for folder in ["segments", "live"] {
+    for folder in ["segments", "derived"] {
         let names = std::fs::read_dir(path.join(folder)).unwrap();
         files.extend(names.map(|entry| entry.unwrap().path()));
     }

@@ -10,7 +10,7 @@ use super::{DERIVED, Dead, DerivedName, DerivedRecord, named, record_of};
 use crate::base::{Error, IoContext, Result};
 use crate::format::derived::{KEYF, LIVE};
 use crate::format::records::count;
-use crate::format::section::HASH;
+use crate::format::section::{HASH, RUNS, SETT};
 use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
 use crate::state::{CHECKPOINTS, LiveSegment, MANIFEST, Manifest, View, if_there, named as versions};
 use crate::vfs::Vfs;
@@ -144,7 +144,7 @@ impl Check<'_> {
         let Some(file) = filter.file() else { return Ok(()) };
         check_blocks(file)?;
         // Of what was opened the hashes are not kept.
-        let segment = open_unmapped(self.vfs, segment.path(), segment.name(), &[HASH])?;
+        let segment = open_unmapped(self.vfs, segment.path(), segment.name(), &[HASH, RUNS, SETT])?;
         match segment.hashes().iter().all(|hash| filter.may_have(*hash)) {
             true => Ok(()),
             false => Err(Error::damaged(file.path(), "body", "a key of the segment is not in it")),

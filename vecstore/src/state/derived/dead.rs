@@ -121,6 +121,13 @@ impl Dead {
         matches!(&self.held, Held::Mapped(mapped) if mapped.file.is_damaged())
     }
 
+    /// Another bitmap has been written in place of a damaged one.
+    pub fn note_replaced(&self) {
+        if let Held::Mapped(mapped) = &self.held {
+            mapped.file.note_replaced();
+        }
+    }
+
     #[inline]
     pub fn has_entry(&self, index: usize) -> Result<bool> {
         match &self.held {

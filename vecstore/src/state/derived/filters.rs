@@ -9,13 +9,17 @@ use super::{DerivedRecord, record_of};
 use crate::base::Result;
 use crate::format::derived::KEYF;
 use crate::segment::{KeyFilter, Segment};
-use crate::state::{Body, View};
+use crate::state::Body;
 use crate::vfs::Vfs;
 
-/// Gives the large segments of a view the filters that a manifest lists. One that is missing or damaged is done without.
-pub(crate) fn attach(vfs: &dyn Vfs, dir: &Path, body: &Body, segments: &[Arc<Segment>]) {
-    for segment in segments.iter().filter(|segment| segment.wants_filter_file() && segment.filter().is_none())
-    {
+/// Gives segments the filters that a manifest lists. One that is missing or damaged is done without.
+pub(crate) fn attach<'a>(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    body: &Body,
+    segments: impl Iterator<Item = &'a Arc<Segment>>,
+) {
+    for segment in segments.filter(|segment| segment.filter().is_none()) {
         let Some(record) = record_of(body, segment.name(), KEYF) else { continue };
         match open_filter(vfs, dir, record, segment) {
             Ok(filter) => segment.use_filter(filter),
@@ -33,21 +37,6 @@ pub(super) fn open_filter(
     segment: &Segment,
 ) -> Result<KeyFilter> {
     KeyFilter::of_file(open(vfs, dir, record, segment)?, segment.footer().entries)
-}
-
-/// The segments of a view for which a filter is to be written: large ones without one that is listed and sound.
-pub(super) fn wanted<'a>(view: &'a View, listed: &Body) -> impl Iterator<Item = &'a Segment> {
-    let segments =
-        view.segments.iter().map(|live| &*live.segment).filter(|segment| segment.wants_filter_file());
-    segments.filter(|segment| {
-        let is_damaged = segment.filter().and_then(KeyFilter::file).is_some_and(|file| file.is_damaged());
-        is_damaged || record_of(listed, segment.name(), KEYF).is_none()
-    })
-}
-
-/// True when a filter is to be written.
-pub(crate) fn lacks_filters(view: &View, listed: &Body) -> bool {
-    wanted(view, listed).next().is_some()
 }
 
 /// The filter of a segment.

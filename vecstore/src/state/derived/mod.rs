@@ -23,7 +23,7 @@ use crate::vfs::Vfs;
 
 pub(crate) use check::{Checked, check};
 pub(crate) use dead::Dead;
-pub(crate) use filters::{attach, lacks_filters, pending};
+pub(crate) use filters::{attach, pending};
 pub(crate) use read::{covered, known};
 pub(crate) use write::{Pending, discard_unlisted, publish, remove_unlisted};
 

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::dead::Dead;
-use super::filters::{self, filter_of};
+use super::filters::filter_of;
 use super::{DERIVED, DerivedName, DerivedRecord, list_in, named, record_of};
 use crate::base::{IoContext, Result};
 use crate::format::derived::{Header, Kind, LIVE};
 use crate::format::random_id;
-use crate::segment::Segment;
+use crate::segment::{DerivedFile, KeyFilter, Segment};
 use crate::state::temporaries::{TMP_PREFIX, make_folder, remove_own, write_new};
 use crate::state::{Body, Manifest, View, named};
 use crate::vfs::Vfs;
@@ -112,8 +112,9 @@ fn bring(
         records.push(record);
         Ok(())
     };
-    for segment in filters::wanted(view, body) {
-        write(segment, &filter_of(segment))?;
+    for live in view.segments.iter().filter(|live| live.segment.lacks_filter()) {
+        write(&live.segment, &filter_of(&live.segment))?;
+        live.segment.filter().and_then(KeyFilter::file).into_iter().for_each(DerivedFile::note_replaced);
     }
     let mut stale = Vec::new();
     if bitmaps {
@@ -125,7 +126,10 @@ fn bring(
         for live in &view.segments {
             match &live.dead {
                 Some(dead) if kept_for(&live.segment, dead) => {}
-                Some(dead) => write(&live.segment, &bitmap_of(&live.segment, dead)?)?,
+                Some(dead) => {
+                    write(&live.segment, &bitmap_of(&live.segment, dead)?)?;
+                    dead.note_replaced();
+                }
                 None => stale.push(live.segment.name()),
             }
         }

@@ -1,0 +1,88 @@
+//! What is found in a store, as JSON; and how one is refused.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use vecstore::{Entry, Kind, OpenOptions, Snapshot, Store, escaped};
+
+use crate::common::{copy_dir, on_demand};
+
+/// Everything that a reader finds.
+pub fn describe(path: &Path) -> Value {
+    let store = OpenOptions::new().read_only(true).open(path).unwrap_or_else(|error| panic!("{error}"));
+    let report = vecstore::verify(path, |_| {}).unwrap();
+    assert!(report.is_whole(), "{}: {:?}", path.display(), report.faults);
+    let snapshot = store.snapshot();
+    let mut all = contents(&snapshot);
+    let versions = store.checkpoints().unwrap().into_iter().map(|version| {
+        let then = OpenOptions::new().at_checkpoint(&version.name).open(path).unwrap();
+        (version.name, Value::Object(contents(&then.snapshot())))
+    });
+    let versions: Map<String, Value> = versions.collect();
+    all.insert("versions".into(), versions.into());
+    all.insert(
+        "settings".into(),
+        store.settings().into_iter().map(|(name, value)| (name, Value::from(value))).collect(),
+    );
+    let fingerprint = store.fingerprint();
+    all.insert("fingerprint".into(), fingerprint.map_or(Value::Null, |known| known.description().into()));
+    let (is_writable, merges) = goes_on(path);
+    all.insert("writable".into(), is_writable.into());
+    all.insert("merges".into(), merges.into());
+    let place = format!("{}/", path.display());
+    let notes = report.notes.iter().map(|note| note.replace(&place, ""));
+    all.insert("notes".into(), notes.collect());
+    all.into()
+}
+
+/// Whether a copy of it can be written to, and merged into one segment.
+fn goes_on(path: &Path) -> (bool, bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    copy_dir(path, &copy);
+    on_demand().open(&copy).map_or((false, false), |store| (true, store.compact_full().is_ok()))
+}
+
+fn contents(snapshot: &Snapshot) -> Map<String, Value> {
+    let entries: Vec<Value> = snapshot.iter().map(|entry| describe_entry(&entry.unwrap())).collect();
+    let totals = snapshot.totals();
+    let all = json!({
+        "dim": snapshot.dim(), "dtype": snapshot.dtype().to_string(), "metric": snapshot.metric().to_string(),
+        "last_commit": snapshot.last_commit(),
+        "totals": {
+            "entries": totals.entries, "empty": totals.empty, "rejected": totals.rejected,
+            "tombstones": totals.tombstones, "rows": totals.rows,
+        },
+        "entries": entries,
+    });
+    let Value::Object(all) = all else { panic!("an object") };
+    all
+}
+
+fn describe_entry(entry: &Entry<'_>) -> Value {
+    let rows: Vec<Value> = entry.to_f32().unwrap().into_iter().map(Value::from).collect();
+    let mut said = json!({
+        "key": escaped(entry.key()), "kind": entry.kind().to_string(), "address": entry.address().to_string(),
+        "rows": rows, "payload": escaped(entry.payload()),
+    });
+    if entry.kind() == Kind::Rejected {
+        said["reason"] = entry.reason().into();
+    }
+    said
+}
+
+/// How opening and verifying it end.
+pub fn refusal(path: &Path) -> Value {
+    let place = format!("{}/", path.display());
+    let plain = |text: String| text.replace(&place, "").replace(&path.display().to_string(), ".");
+    let opened = Store::open_read_only(path).err().map(|error| plain(error.to_string()));
+    let faults = match vecstore::verify(path, |_| {}) {
+        Ok(report) => report.faults.iter().map(|fault| plain(fault.to_string())).collect(),
+        Err(error) => vec![plain(error.to_string())],
+    };
+    assert!(!faults.is_empty(), "{}: nothing is wrong with it", path.display());
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    copy_dir(path, &copy);
+    json!({ "open": opened, "verify": faults, "repairs": vecstore::repair(&copy).is_ok() })
+}

@@ -1,0 +1,130 @@
+//! Golden stores: every kind of file that a version of this project has written, or that is to be refused, with what is to be
+//! found in it. They are never changed: what was written once is read for ever.
+//!
+//! `stores/must-open/NAME` and `stores/must-refuse/NAME` hold a store and `expected.json`. A store that is refused by `verify`
+//! alone is among those to be refused too: its `open` is null then.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod describe;
+mod make;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{copy_dir, on_demand};
+use describe::{describe, refusal};
+use serde_json::Value;
+use vecstore::{Error, OnDuplicate};
+
+/// Where the stores are.
+fn folder(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/stores").join(kind)
+}
+
+/// The stores of a kind, and what is expected of each.
+fn stores(kind: &str) -> Vec<(PathBuf, Value)> {
+    let mut stores: Vec<PathBuf> =
+        fs::read_dir(folder(kind)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    stores.sort();
+    assert!(stores.len() >= 10, "{stores:?}");
+    let expected = |store: &PathBuf| {
+        let text = fs::read(store.join("expected.json")).unwrap();
+        serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", store.display()))
+    };
+    stores.into_iter().map(|store| (store.join("store.vecs"), expected(&store))).collect()
+}
+
+#[test]
+fn what_was_written_once_is_read() {
+    for (store, expected) in stores("must-open") {
+        assert_eq!(describe(&store), expected, "{}", store.display());
+    }
+}
+
+/// A copy of each goes on: it is appended to, merged (or says why not), and whole.
+#[test]
+fn what_was_written_once_is_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, (golden, expected)) in stores("must-open").into_iter().enumerate() {
+        let path = dir.path().join(number.to_string());
+        copy_dir(&golden, &path);
+        let what = golden.display();
+        let store = match on_demand().open(&path) {
+            Ok(store) => store,
+            Err(error @ Error::UnsupportedVersion { .. }) => {
+                assert_eq!(expected["writable"], false, "{what}: {error}");
+                continue;
+            }
+            Err(error) => panic!("{what}: {error}"),
+        };
+        assert_eq!(expected["writable"], true, "{what}");
+        let mut batch = store.batch();
+        batch.push_empty("appended", b"").unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        let merged = store.compact_full();
+        assert_eq!(merged.is_ok(), expected["merges"] == true, "{what}: {merged:?}");
+        store.close().unwrap();
+        let entries = expected["entries"].as_array().unwrap();
+        let store = on_demand().read_only(true).open(&path).unwrap();
+        assert_eq!(store.snapshot().iter().count(), entries.len() + 1, "{what}");
+        common::assert_whole(&path);
+        assert!(vecstore::repair(&path).unwrap().was_whole(), "{what}");
+    }
+}
+
+#[test]
+fn what_no_program_leaves_is_refused() {
+    for (store, expected) in stores("must-refuse") {
+        assert_eq!(refusal(&store), expected, "{}", store.display());
+    }
+}
+
+/// No command ends in a dead end: after a repair the store is whole and is written to; or the repair says why not.
+#[test]
+fn what_is_refused_is_repaired_or_said_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, (golden, expected)) in stores("must-refuse").into_iter().enumerate() {
+        let path = dir.path().join(number.to_string());
+        copy_dir(&golden, &path);
+        let what = golden.display();
+        let repaired = vecstore::repair(&path).map(|report| report.findings.len());
+        assert_eq!(repaired.is_ok(), expected["repairs"] == true, "{what}: {repaired:?}");
+        let Ok(findings) = repaired else { continue };
+        assert!(findings > 0, "{what}");
+        common::assert_whole(&path);
+        let store = on_demand().open(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut batch = store.batch();
+        batch.push_empty("appended", b"").unwrap();
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        store.compact_full().unwrap_or_else(|error| panic!("{what}: {error}"));
+        let snapshot = store.snapshot();
+        for entry in snapshot.iter() {
+            let entry = entry.unwrap();
+            assert_eq!(
+                snapshot.get(entry.key()).unwrap().map(|same| same.address()),
+                Some(entry.address()),
+                "{what}"
+            );
+        }
+        store.close().unwrap();
+        common::assert_whole(&path);
+    }
+}
+
+/// Makes the stores that are not there yet. Those that are there stay as they are.
+#[test]
+#[ignore = "writes golden stores"]
+fn make_stores() {
+    make::all();
+    for kind in ["must-open", "must-refuse"] {
+        for entry in fs::read_dir(folder(kind)).unwrap() {
+            let entry = entry.unwrap().path();
+            let (store, file) = (entry.join("store.vecs"), entry.join("expected.json"));
+            if !file.exists() {
+                let expected = if kind == "must-open" { describe(&store) } else { refusal(&store) };
+                fs::write(file, serde_json::to_string_pretty(&expected).unwrap() + "\n").unwrap();
+            }
+        }
+    }
+}
