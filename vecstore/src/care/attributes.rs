@@ -8,20 +8,21 @@ use crate::types::AttributeType;
 
 /// Types in the segments so far.
 #[derive(Debug, Default)]
-pub(super) struct Types(BTreeMap<Box<str>, Option<AttributeType>>);
+pub(super) struct Types(BTreeMap<Box<str>, AttributeType>);
 
 impl Types {
-    /// Adds those of the next segment. Says what is wrong where one is another than before.
+    /// Adds those of the next segment. Says what is wrong where one is another than before. What only a later version
+    /// knows is not judged.
     pub fn add(&mut self, columns: &[Column]) -> Option<String> {
-        let mut wrong = None;
+        let mut wrong = Vec::new();
         for column in columns {
-            if *self.0.entry(column.name.clone()).or_insert(column.kind) != column.kind {
-                wrong = Some(&column.name);
+            let Some(found) = column.kind else { continue };
+            let known = *self.0.entry(column.name.clone()).or_insert(found);
+            if known != found {
+                let name = escaped(column.name.as_bytes());
+                wrong.push(format!("attribute \"{name}\" is {found}, and {known} in a file before it"));
             }
         }
-        let told = |name: &str| {
-            format!("attribute \"{}\" has another type than in an earlier segment", escaped(name.as_bytes()))
-        };
-        wrong.map(|name| told(name))
+        (!wrong.is_empty()).then(|| wrong.join("; "))
     }
 }

@@ -12,7 +12,7 @@ use crate::format::columns::{Column, Directory};
 use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
-use crate::format::{key_hash, settings};
+use crate::format::{key_hash, rejected, settings};
 use crate::segment::{Pieces, SegmentName, block_crcs, body_of, range_of};
 use crate::state::SegmentRecord;
 use crate::types::{Kind, MAX_KEY_LEN, Value};
@@ -172,6 +172,9 @@ impl Remains {
             true => self.intact(section::PAYL, span(index, |index| self.number(section::PEND, index))?)?,
             false => &[],
         };
+        if kind == Kind::Rejected && rejected::decode(payload).is_none() {
+            return None;
+        }
         Some(Content { index, rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
     }
 

@@ -409,7 +409,7 @@ fn lay_out<'a>(
     let (mut builder, mut attributes_lost) = (SegmentBuilder::new(0), 0);
     let mut unfit: HashSet<&str> = HashSet::new();
     for column in remains.map_or(&[][..], Remains::columns) {
-        if older.column(&column.name)?.is_some_and(|known| known.kind != column.kind) {
+        if older.column(&column.name)?.and_then(|of| of.kind).is_some_and(|kind| Some(kind) != column.kind) {
             unfit.insert(&column.name);
         }
     }
