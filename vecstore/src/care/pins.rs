@@ -1,6 +1,7 @@
 //! States of a store that are kept: named checkpoints, and the pins of backups under way.
 
 use crate::base::Result;
+use crate::format::milliseconds;
 use crate::lock::hold_manifest;
 use crate::merge::{Host, Merges};
 use crate::state::{Manifest, named};
@@ -9,7 +10,8 @@ use crate::state::{Manifest, named};
 pub(crate) fn pin(host: &impl Host, name: &str) -> Result<Manifest> {
     host.locked("create a checkpoint", |writer, view| writer.checkpoint(view))?;
     hold_manifest(host.vfs(), host.path(), host.writing_timeout("create a checkpoint")?, |_, _| {
-        let manifest = Manifest::read(host.vfs(), host.path())?;
+        let time = milliseconds();
+        let manifest = Manifest { time, ..Manifest::read(host.vfs(), host.path())? };
         named::write(host.vfs(), host.path(), name, &manifest)?;
         Ok(manifest)
     })

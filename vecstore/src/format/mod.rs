@@ -4,6 +4,7 @@
 //! little-endian machines only.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -202,8 +203,14 @@ pub(crate) fn random_ids<const N: usize>() -> Result<[Id; N]> {
 
 /// Milliseconds since 1970, by the system's clock: for people.
 pub(crate) fn milliseconds() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0))
+}
+
+/// The time that so many milliseconds since 1970 stand for; `None` for 0.
+pub(crate) fn system_time(milliseconds: u64) -> Option<SystemTime> {
+    let since = Some(milliseconds).filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis)?;
+    UNIX_EPOCH.checked_add(since)
 }
 
 /// An id in hexadecimal, for names of temporary files and messages.

@@ -5,8 +5,10 @@ use crate::care::{self, BackupReport, pins};
 use crate::merge::{Host, Merges};
 use crate::state::PIN_PREFIX;
 use std::path::Path;
+use std::time::SystemTime;
 
 use crate::commit::Appended;
+use crate::format::system_time;
 use crate::handle::Store;
 use crate::merge::Compacted;
 use crate::state::{Manifest, named};
@@ -24,6 +26,8 @@ pub struct CheckpointInfo {
     pub segments: usize,
     /// Bytes of these segments.
     pub bytes: u64,
+    /// When it was made, by the clock of its maker; `None` where that is not known.
+    pub time: Option<SystemTime>,
 }
 
 impl Store {
@@ -155,5 +159,6 @@ fn info(name: &str, manifest: &Manifest) -> CheckpointInfo {
         last_commit: manifest.body.last_commit(),
         segments: manifest.body.segments.len(),
         bytes: manifest.body.segments.iter().map(|record| record.file_len).sum(),
+        time: system_time(manifest.time),
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::base::{DType, Error, Result};
+use crate::format::system_time;
 use crate::read::{Entry, Hit, SimpleEntries, missing, search};
 use crate::state::{Totals, View};
 use crate::types::{Address, Kind, Metric};
@@ -40,6 +42,8 @@ pub struct SegmentInfo {
     pub rows: u64,
     /// Length of the file in bytes.
     pub bytes: u64,
+    /// When its last commit was made, by the clock of its writer; `None` where that is not known.
+    pub time: Option<SystemTime>,
     /// A merge has found it damaged: it stays as it is until [`repair`](crate::repair), and merges go around it.
     pub is_damaged: bool,
 }
@@ -87,6 +91,7 @@ impl Snapshot {
                 entries: footer.entries,
                 rows: footer.rows,
                 bytes: footer.file_len,
+                time: system_time(footer.time),
                 is_damaged: self.view.meta.damaged.contains(&live.segment.name()),
             }
         })
