@@ -10,8 +10,8 @@ use crate::types::{AttributeType, MAX_PAYLOAD_LEN, Value};
 /// named values for filters.
 ///
 /// Bytes by themselves become `Details` with that payload. A payload has up to 16 MiB. Names of attributes are
-/// UTF-8 of 1 to 255 bytes without control characters, and a batch has up to 256 of them, each with values of
-/// one type. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
+/// UTF-8 of 1 to 255 bytes without control characters, and a batch has up to 256 of them. Values of one name have one
+/// type, in a batch and in the store: an append refuses others. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
 ///
 /// ```
 /// use vecstore::{Batch, DType, Details, Value};

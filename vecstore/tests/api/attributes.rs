@@ -16,7 +16,7 @@ type All = BTreeMap<String, Given>;
 fn given(number: usize) -> Given {
     let texts = [vec![], vec![""], vec!["b", "", "ä"]];
     let all = [
-        ("bool", Value::Bool(number % 2 == 0)),
+        ("bool", Value::Bool(number.is_multiple_of(2))),
         ("f64", Value::F64(number as f64 / -3.0)),
         ("i64", Value::I64(i64::MIN + number as i64)),
         ("text", Value::Text(["", "ä", "two words"][number % 3])),
@@ -86,7 +86,7 @@ fn filled(path: &Path) -> (Store, All) {
     put(&store, &mut all, (20..66).step_by(3), |number| given(number + 7));
     delete(&store, &mut all, &["3", "23", "64"]);
     put(&store, &mut all, 89..200, |number| {
-        let later = (number % 3 == 0).then_some(("later", Value::I64(number as i64)));
+        let later = (number.is_multiple_of(3)).then_some(("later", Value::I64(number as i64)));
         later.into_iter().chain(given(number)).collect::<BTreeMap<_, _>>().into_iter().collect()
     });
     holds(path, &store, &all);
