@@ -170,7 +170,7 @@ fn read_everything(store: &Store) -> Result<(), Error> {
     for entry in snapshot.iter() {
         let entry = entry?;
         entry.to_f32()?;
-        let (_payload, _reason) = (entry.payload(), entry.reason());
+        let (_payload, _reason, _attributes) = (entry.payload(), entry.reason(), entry.attributes());
         snapshot.at(entry.address())?;
         snapshot.get(entry.key())?;
         // The keys that a caller holds are the caller's memory.

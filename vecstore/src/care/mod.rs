@@ -1,5 +1,6 @@
 //! Care for whole stores: verifying, backing up, repairing.
 
+mod attributes;
 pub(crate) mod backup;
 mod exclusive;
 pub(crate) mod pins;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::{Error, Result, escaped};
+use crate::care::attributes::Types;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
@@ -351,7 +352,7 @@ fn check_chain(
             return;
         }
     };
-    let mut view = View::empty(manifest);
+    let (mut view, mut types) = (View::empty(manifest), Types::default());
     for name in chosen {
         // A file that cannot be opened is reported already, and the chain cannot be followed across it.
         let Some(segment) = seen.opened.get(&name) else { return };
@@ -360,6 +361,10 @@ fn check_chain(
                 report.fault(segment.path(), "chain", error);
             }
             return;
+        }
+        // Of a damaged one it is reported already.
+        if let Some(wrong) = segment.directory().ok().and_then(|of| types.add(of.columns())) {
+            report.told(segment.path(), "ATTR", wrong);
         }
         for kill in segment.kills() {
             if !seen.faulty.contains(&name) && !view.kill_agrees(kill).unwrap_or(true) {

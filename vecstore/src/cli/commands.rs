@@ -148,7 +148,7 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     let entry = entry(&source.target.dir, &snapshot, key)?;
     let rows = entry.to_f32()?;
     let rows: Vec<&[f32]> = rows.chunks(store.dim()).collect();
-    let mut value = described(&entry);
+    let mut value = described(&entry)?;
     value["rows"] = json!(rows);
     let mut lines = vec![
         format!("key      {}", escaped(key)),
@@ -161,6 +161,8 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     if !entry.payload().is_empty() {
         lines.push(format!("payload  {} bytes", entry.payload().len()));
     }
+    let attributes = entry.attributes()?.into_iter();
+    lines.extend(attributes.map(|(name, value)| format!("{name} = {}", of_attribute(&value))));
     let rows = rows.iter().enumerate();
     lines.extend(rows.map(|(number, row)| format!("row {number}    {}", elements(row))));
     answer(out, source.target.json, value, lines)
@@ -188,7 +190,20 @@ fn elements(row: &[f32]) -> String {
     format!("{}{rest}", first.join(" "))
 }
 
-fn described(entry: &Entry<'_>) -> Value {
+/// The value of an attribute: times as microseconds, numbers that JSON does not have as texts.
+fn of_attribute(value: &vecstore::Value<'_>) -> Value {
+    match value {
+        vecstore::Value::Bool(value) => json!(value),
+        vecstore::Value::I64(value) | vecstore::Value::Time(value) => json!(value),
+        vecstore::Value::F64(value) if !value.is_finite() => json!(value.to_string()),
+        vecstore::Value::F64(value) => json!(value),
+        vecstore::Value::Text(text) => json!(text),
+        vecstore::Value::Texts(texts) => json!(texts),
+        _ => Value::Null,
+    }
+}
+
+fn described(entry: &Entry<'_>) -> Result<Value, Failure> {
     let mut object = keyed(entry.key());
     object["kind"] = json!(entry.kind().to_string());
     object["address"] = json!(entry.address().to_string());
@@ -204,7 +219,10 @@ fn described(entry: &Entry<'_>) -> Value {
     if !entry.payload().is_empty() {
         object["payload_bytes"] = json!(entry.payload().len());
     }
-    object
+    for (name, value) in entry.attributes()? {
+        object["attributes"][name] = of_attribute(&value);
+    }
+    Ok(object)
 }
 
 fn entry<'a>(dir: &Path, snapshot: &'a Snapshot, key: &[u8]) -> Result<Entry<'a>, Failure> {
@@ -221,7 +239,7 @@ fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
             continue;
         }
         if source.target.json {
-            writeln!(out, "{}", described(&entry))?;
+            writeln!(out, "{}", described(&entry)?)?;
         } else {
             writeln!(out, "{}", escaped(entry.key()))?;
         }

@@ -161,7 +161,8 @@ enum Command {
     /// List all keys in commit order, one per line.
     #[command(
         after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \\u{1b}, \\xff, \\\\), so\n\
-                            that a key is a line whatever is in it; --json prints keys as they are.\n\n\
+                            that a key is a line whatever is in it; --json prints keys as they are, kinds, addresses, and\n\
+                            attributes (times in microseconds since 1970, UTC).\n\n\
                             Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
     )]
     Keys {

@@ -101,6 +101,7 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
                 _ => Cow::Borrowed(entry.payload),
             };
             builder.push_hashed(*hash, entry.key, entry.kind, rows, &payload);
+            entry.attributes.iter().try_for_each(|(name, value)| builder.add_attribute(name, &value))?;
         }
         match batch.all_rows() {
             Some((rows, scales)) => builder.add_rows(rows, scales),

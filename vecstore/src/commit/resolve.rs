@@ -10,12 +10,14 @@ use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
 use crate::state::View;
-use crate::types::{Batch, BatchEntry, Kind};
+use crate::types::{AttributeType, Batch, BatchEntry, Kind};
 
 /// Entries that the group has written so far.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay<'a> {
     entries: HashMap<&'a [u8], Kill>,
+    /// Their attributes.
+    types: HashMap<&'a str, AttributeType>,
     /// More batches follow in this group.
     pub is_needed: bool,
 }
@@ -58,6 +60,29 @@ fn hashes(batch: &Batch) -> Result<Vec<u64>> {
     Ok(hashes)
 }
 
+/// Refuses a batch with an attribute that has another type in the store, or in what the group has written so far.
+fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> {
+    for (name, found) in batch.attribute_types() {
+        let (known, place) = match overlay.types.get(name) {
+            Some(kind) => (Some(*kind), "a batch that is appended at the same time"),
+            None => match view.column(name)? {
+                Some(column) => (column.kind, "the store"),
+                None => continue,
+            },
+        };
+        if known != Some(found) {
+            let known =
+                known.map_or("of a type that this version does not know".to_owned(), |k| k.to_string());
+            return Err(Error::bad_input(format!(
+                "attribute \"{}\" is {found} in this batch, and {known} in {place}; nothing of this batch was written; \
+                 convert its values, or give them another name",
+                escaped(name.as_bytes())
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Resolves one batch that would become `commit`. The overlay is only changed when this succeeds and something is
 /// left to write.
 pub(crate) fn resolve<'a>(
@@ -67,8 +92,9 @@ pub(crate) fn resolve<'a>(
     policy: OnDuplicate,
     commit: u64,
 ) -> Result<Resolved<'a>> {
+    check_types(view, overlay, batch)?;
     let row_bytes = view.meta.dim * view.meta.dtype.size();
-    let mut written = Vec::with_capacity(batch.len());
+    let mut written: Vec<(u64, BatchEntry<'_>)> = Vec::with_capacity(batch.len());
     let mut kills = Vec::new();
     let mut outcome = Appended::default();
     let mut fresh: Vec<(&[u8], Kill)> = Vec::new();
@@ -121,6 +147,9 @@ pub(crate) fn resolve<'a>(
         return Err(Error::DuplicateKey { key: duplicates.1.to_vec(), count: duplicates.0 });
     }
     overlay.entries.extend(fresh);
+    if overlay.is_needed {
+        overlay.types.extend(written.iter().flat_map(|(_, entry)| entry.attributes.types()));
+    }
     outcome.entries = written.len() as u64;
     outcome.rows = row;
     Ok(Resolved { batch, written, kills, outcome })

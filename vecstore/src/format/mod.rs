@@ -12,7 +12,6 @@ use crate::base::{Bug, DType, Error, Result};
 use crate::types::{MAX_DIM, Metric};
 
 pub(crate) mod blocks;
-#[allow(dead_code, unused_imports, reason = "segments do not have attributes yet")]
 pub(crate) mod columns;
 pub(crate) mod derived;
 pub(crate) mod footer;

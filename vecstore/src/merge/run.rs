@@ -91,7 +91,14 @@ impl<H: Host> Merges<'_, H> {
         let known = load::known_names(self.host.vfs(), self.host.path(), versions)?;
         let name = load::next_generation(&known, first.segment.name().first, last.segment.name().last);
         let settings = settings::encode(&last.segment.settings()?)?;
-        let joined = joined(inputs, name.first, &step)?;
+        let joined = match joined(inputs, name.first, &step) {
+            Ok(joined) => joined,
+            Err(error) => {
+                // Each is whole by itself: one contradicts those before it.
+                let of = contradicting(inputs, &error);
+                return of.map_or(Err(error.clone()), |name| self.note_damaged(vec![(name, error)]));
+            }
+        };
         let encoded =
             joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
@@ -233,6 +240,16 @@ impl<H: Host> Merges<'_, H> {
         derived::remove_unlisted(self.host.vfs(), self.host.path(), &manifest, superseded)?;
         Ok(Ok(files.unlisted(records.iter().map(SegmentRecord::name))))
     }
+}
+
+/// The input that is damaged, an error says.
+fn contradicting(inputs: &[LiveSegment], error: &Error) -> Option<SegmentName> {
+    let Error::Damaged { path, .. } = error else { return None };
+    inputs
+        .iter()
+        .map(|live| &live.segment)
+        .find(|segment| segment.path() == path)
+        .map(|segment| segment.name())
 }
 
 /// Checks every byte of the inputs. Gives back what is damaged.

@@ -1,6 +1,6 @@
 //! Entries as a reader sees them.
 
-use crate::types::{Address, Kind};
+use crate::types::{Address, Kind, Value};
 use std::fmt;
 
 use crate::base::{DType, Element, Error, Result};
@@ -93,6 +93,58 @@ impl<'a> Entry<'a> {
     /// The payload; empty when there is none.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
+    }
+
+    /// The value of an attribute; `None` where the entry has none of this name.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{Details, OnDuplicate, Store, StoreConfig, Value};
+    /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
+    /// let mut batch = store.batch();
+    /// batch.push_with("cat.jpg", &[0.5f32], Details::new().attribute("year", 2024))?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let cat = snapshot.get("cat.jpg")?.expect("it was appended");
+    /// assert_eq!(cat.attribute("year")?, Some(Value::I64(2024)));
+    /// assert_eq!(cat.attribute("month")?, None);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the file's attributes cannot be read.
+    pub fn attribute(&self, name: &str) -> Result<Option<Value<'a>>> {
+        let column = self.segment.directory()?.column(name);
+        column.map_or(Ok(None), |column| self.segment.value(self.index, column))
+    }
+
+    /// All attributes that the entry has, by name in ascending order. Those of a type that only a later version of
+    /// this crate knows are left out.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{Details, OnDuplicate, Store, StoreConfig, Value};
+    /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
+    /// let mut batch = store.batch();
+    /// let details = Details::new().attribute("tags", vec!["cat", "sofa"]).attribute("liked", true);
+    /// batch.push_with("cat.jpg", &[0.5f32], details)?;
+    /// batch.push("dog.jpg", &[0.25f32])?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let all: Vec<_> = snapshot.iter().map(|entry| entry?.attributes()).collect::<Result<_, _>>()?;
+    /// assert_eq!(all[0], [("liked", Value::Bool(true)), ("tags", Value::Texts(vec!["cat", "sofa"]))]);
+    /// assert!(all[1].is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Entry::attribute`].
+    pub fn attributes(&self) -> Result<Vec<(&'a str, Value<'a>)>> {
+        let mut found = Vec::new();
+        for column in self.segment.directory()?.columns() {
+            found.extend(self.segment.value(self.index, column)?.map(|value| (&*column.name, value)));
+        }
+        Ok(found)
     }
 
     /// Why the input was rejected, for [`Kind::Rejected`].

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::contents::check_contents;
 use super::norms::{Norms, is_norm};
 use super::pieces::Pieces;
 use super::{Segment, SegmentName, ask_for};
@@ -14,7 +15,7 @@ use crate::format::records::count;
 use crate::format::section::{self, Section, Tag};
 use crate::format::{key_hash, npy};
 use crate::types::Kind;
-use crate::vfs::{Mapping, Vfs};
+use crate::vfs::{Mapping, ReadAt, Vfs};
 
 /// One fault of a segment file.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
         let dtype = DType::from_code(layout.footer.dtype).filter(|_| has_norms);
         let mut norms = dtype.map(|dtype| Norms::new(dtype, layout.footer.dim as usize));
         let faults = check_bytes((&mut pieces, &mut norms), &layout, step)?;
-        let (segment, mut faults) = open_checked(path, name, pieces.into_parts().0, faults, step)?;
+        let (segment, mut faults) = open_checked(path, name, pieces.into_parts(), faults, step)?;
         if let (Some(segment), Some(norms), true) = (&segment, norms, faults.is_empty()) {
             let norms = norms.finish(segment.row_scales(0..segment.row_count()));
             let wrong =
@@ -100,7 +101,7 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
 fn open_checked(
     path: &Path,
     name: SegmentName,
-    map: Mapping,
+    (map, file): (Mapping, Box<dyn ReadAt>),
     mut faults: Vec<SegmentFault>,
     step: Step<'_>,
 ) -> Result<Checked> {
@@ -109,6 +110,9 @@ fn open_checked(
             find_keys(&segment, &mut faults);
             if faults.is_empty() {
                 faults = check_tables(&segment, step)?;
+            }
+            if faults.is_empty() {
+                faults = check_contents(&segment, &*file, step)?;
             }
             Ok((Some(segment), faults))
         }
@@ -128,6 +132,9 @@ pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
     if faults.is_empty() {
         faults = check_tables(segment, step)?;
     }
+    if faults.is_empty() {
+        faults = check_contents(segment, segment.mapping(), step)?;
+    }
     none_of(faults, segment.path())
 }
 
@@ -144,11 +151,11 @@ fn none_of(faults: Vec<SegmentFault>, path: &Path) -> Result<()> {
     Err(Error::damaged(path, format!("{}{block}", fault.section), fault.detail))
 }
 
-fn fault(section: &str, block: Option<u64>, detail: impl Into<String>) -> SegmentFault {
+pub(super) fn fault(section: &str, block: Option<u64>, detail: impl Into<String>) -> SegmentFault {
     SegmentFault { section: section.to_owned(), block, detail: detail.into(), keys: Vec::new() }
 }
 
-fn from_error(error: Error) -> SegmentFault {
+pub(super) fn from_error(error: Error) -> SegmentFault {
     match error {
         Error::Damaged { section, detail, .. } => fault(&section, None, detail),
         Error::ForeignSegment { detail, .. } => fault("footer", None, detail),

@@ -25,6 +25,7 @@ pub(crate) struct KeyFilter {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each segment")]
 enum Words {
     Owned(Box<[u64]>),
     Mapped(DerivedFile),

@@ -6,10 +6,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use super::Segment;
 use super::writer::{EncodedSegment, Part, Sink, count_kill};
 use crate::base::{DType, Error, Result};
+use crate::format::columns::{Columns, JoinedColumns};
 use crate::format::footer::Footer;
 use crate::format::records::{Kill, Run, count};
 use crate::format::section::{self, MergeRule, Section, Unit};
@@ -46,7 +48,7 @@ impl Input<'_> {
     }
 
     /// Entries that stay, as ranges, ascending.
-    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> + Clone + '_ {
         let (mut at, count) = (0, self.segment.entry_count());
         std::iter::from_fn(move || {
             let start = (at..count).find(|entry| self.number_of(*entry).is_some())?;
@@ -116,6 +118,7 @@ pub(crate) struct Joined<'a> {
     counts: Footer,
     key_bytes: u64,
     payload_bytes: u64,
+    columns: JoinedColumns<'a>,
     runs: u64,
     kills: u64,
     /// The entries in the order of their hashes, once these have been written.
@@ -139,6 +142,7 @@ impl<'a> Joined<'a> {
             counts: Footer::empty(),
             key_bytes: 0,
             payload_bytes: 0,
+            columns: JoinedColumns::default(),
             runs: 0,
             kills: 0,
             order: RefCell::default(),
@@ -175,7 +179,19 @@ impl<'a> Joined<'a> {
         if u32::try_from(all.counts.entries + 1).is_err() {
             return Err(Error::bad_input("a segment holds fewer than 2^32 entries"));
         }
+        let columns = all.inputs.iter().map(|input| input.segment.columns());
+        let columns = columns.collect::<Result<Vec<Columns<'_>>>>()?;
+        all.columns = JoinedColumns::new(columns, all.staying()).map_err(|(input, what)| {
+            let path = all.inputs.get(input).map_or(Path::new(""), |input| input.segment.path());
+            Error::damaged(path, "ATTR", what)
+        })?;
         Ok(all)
+    }
+
+    /// The stretches that stay, each with the number of its input.
+    fn staying(&self) -> impl Iterator<Item = (usize, Range<usize>)> + Clone + '_ {
+        let inputs = self.inputs.iter().enumerate();
+        inputs.flat_map(|(number, input)| input.ranges().map(move |range| (number, range)))
     }
 
     /// Lays the segment out. `identity` has everything that does not follow from the entries.
@@ -214,6 +230,8 @@ impl<'a> Joined<'a> {
                 self.copied(self.payload_bytes, |of| of.segment.all_payloads().get(of.payloads.clone())),
             ),
             (section::PEND, self.ends(payload_of)),
+            (section::ATTR, Part::Borrowed(&self.columns.attr)),
+            (section::ATTD, Part::made(self.columns.attd_len, |sink| self.write_columns(sink))),
             (section::HASH, Part::made(entries * 8, |sink| self.write_hashes(sink))),
             (section::HENT, Part::made(entries * 4, |sink| sink(bytemuck::cast_slice(&self.order.take())))),
             (section::KILL, Part::made(self.kills * size_of::<Kill>() as u64, |sink| self.write_kills(sink))),
@@ -338,6 +356,12 @@ impl<'a> Joined<'a> {
             kills.into_iter().try_for_each(|kill| sink(bytemuck::bytes_of(kill)))?;
         }
         Ok(())
+    }
+
+    fn write_columns(&self, sink: Sink<'_>) -> io::Result<()> {
+        let mut out = gathered(sink);
+        self.columns.write(self.staying(), &mut out)?;
+        out.flush()
     }
 
     fn write_runs(&self, sink: Sink<'_>) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod check;
+mod contents;
 mod derived;
 mod filter;
 #[cfg(test)]

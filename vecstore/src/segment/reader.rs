@@ -3,9 +3,12 @@
 //! Opening one costs the same whatever its size: footer, section table and runs are checked, kills when they are
 //! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
 
+mod attributes;
+
 use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::SegmentName;
 use super::ahead::ask_for;
@@ -15,6 +18,7 @@ use super::search::Index;
 use super::tables::Tables;
 use crate::base::{Bug, DType, Error, IoContext, Result, unless};
 use crate::format::blocks::section_crc;
+use crate::format::columns::Directory;
 use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, MergeRule, Section, Tag, Unit};
@@ -33,6 +37,7 @@ pub(crate) struct Segment {
     row_bytes: usize,
     tables: Tables,
     index: Index,
+    directory: OnceLock<Result<Directory>>,
     /// Every entry has one row: so the footer's counts say, where no kind but rows occurs, and no more of them than entries.
     is_plain: bool,
     /// Length of every key, if all are of the same length, as their sum says that they may be; else 0.
@@ -92,20 +97,33 @@ impl Segment {
         let row_bytes = footer.dim as usize * dtype.size();
         let tables = Tables::read(path, &layout, row_bytes as u64)?;
         let is_plain = footer.rows == footer.entries && footer.kinds == [footer.entries, 0, 0, 0];
-        let index = Index::default();
+        let (index, directory) = (Index::default(), OnceLock::new());
         let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
         let key_len = if keys % entries == 0 { keys / entries } else { 0 };
         let path = path.to_owned();
-        Ok(Segment { path, name, map, layout, dtype, row_bytes, tables, index, is_plain, key_len })
+        Ok(Segment { path, name, map, layout, dtype, row_bytes, tables, index, directory, is_plain, key_len })
     }
 
-    /// The same without keys, their index and ends of payloads, for a caller that only follows links.
+    /// The same without keys, their index, ends of payloads and attributes, for a caller that only follows links.
     /// Gives their memory back where the segment was not mapped.
     pub fn without_keys(self) -> Self {
+        self.with_tables(|_| [])
+    }
+
+    /// The same without the values of attributes.
+    pub fn without_values(self) -> Self {
+        if self.tables.values.is_empty() {
+            return self;
+        }
+        self.with_tables(|of| [&of.keys, &of.key_ends, &of.hashes, &of.hash_entries, &of.attributes])
+    }
+
+    /// The same with the tables that say how segments follow each other, and these.
+    fn with_tables<const N: usize>(self, more: fn(&Tables) -> [&Range<usize>; N]) -> Self {
         let Segment { map, tables, .. } = &self;
         let kept = [&tables.kinds, &tables.row_ends, &tables.kills, &tables.runs, &tables.settings];
         let Ok(mut less) = Mapping::blank(map.len()) else { return self };
-        for range in kept {
+        for range in kept.into_iter().chain(more(tables)) {
             less.put(range.start, map.get(range.clone()).unwrap_or_default());
         }
         Segment { map: less, ..self }
@@ -139,6 +157,11 @@ impl Segment {
     /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
     pub fn is_lossy(&self) -> bool {
         self.layout.footer.compat & COMPAT_LOST != 0
+    }
+
+    /// The whole file, to be read in pieces.
+    pub fn mapping(&self) -> &Mapping {
+        &self.map
     }
 
     /// The whole file.
@@ -339,7 +362,8 @@ impl Segment {
             return Some(format!("compat flags {unknown:#x}"));
         }
         let refuses = |line: &&Section| line.rule() == MergeRule::Refuse;
-        self.unknown_sections().find(refuses).map(|line| format!("section {}", line.name()))
+        let section = self.unknown_sections().find(refuses).map(|line| format!("section {}", line.name()));
+        section.or_else(|| self.unknown_attribute())
     }
 
     /// Scales of a range of rows; empty for element types without.

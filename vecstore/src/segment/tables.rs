@@ -23,6 +23,8 @@ pub(super) struct Tables {
     pub row_ends: Range<usize>,
     pub payloads: Range<usize>,
     pub payload_ends: Range<usize>,
+    pub attributes: Range<usize>,
+    pub values: Range<usize>,
     pub hashes: Range<usize>,
     pub hash_entries: Range<usize>,
     pub kills: Range<usize>,
@@ -71,8 +73,11 @@ impl Tables {
         if seen.contains(&section::SCAL) != scaled {
             return Err(wrong("SCAL is there for element types with scales, and only then".to_owned()));
         }
-        if seen.contains(&section::PAYL) != seen.contains(&section::PEND) {
-            return Err(wrong("PAYL and PEND belong together".to_owned()));
+        for (tag, other) in [(section::PAYL, section::PEND), (section::ATTR, section::ATTD)] {
+            if seen.contains(&tag) != seen.contains(&other) {
+                let [tag, other] = [tag, other].map(|tag| String::from_utf8_lossy(&tag).into_owned());
+                return Err(wrong(format!("{tag} and {other} belong together")));
+            }
         }
         let kills: u64 = footer.killed.iter().fold(0, |sum, count| sum.saturating_add(*count));
         if (tables.kills.len() / size_of::<Kill>()) as u64 != kills {
@@ -107,6 +112,8 @@ impl Tables {
             section::REND => (&mut self.row_ends, per_entry(8)),
             section::PAYL => (&mut self.payloads, Some(line.len)),
             section::PEND => (&mut self.payload_ends, per_entry(8)),
+            section::ATTR => (&mut self.attributes, Some(line.len)),
+            section::ATTD => (&mut self.values, Some(line.len)),
             section::HASH => (&mut self.hashes, per_entry(8)),
             section::HENT => (&mut self.hash_entries, per_entry(4)),
             section::KILL => (&mut self.kills, Some(line.len.next_multiple_of(size_of::<Kill>() as u64))),

@@ -7,11 +7,12 @@ use super::SegmentName;
 use super::norms::Norms;
 use crate::base::{DType, Error, Result};
 use crate::format::blocks::{BlockHasher, block_count, block_len_log2_for, section_crc};
+use crate::format::columns::FreshColumns;
 use crate::format::footer::{FOOTER_LEN, Footer, Layout};
 use crate::format::records::{Kill, Run, count};
 use crate::format::section::{self, LINE_LEN, Section, Tag};
 use crate::format::{key_hash, npy};
-use crate::types::{Kind, Metric};
+use crate::types::{Kind, Metric, Value};
 use crate::vfs::VfsFile;
 
 /// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
@@ -93,6 +94,7 @@ pub(crate) struct SegmentBuilder<'a> {
     row_ends: Vec<u64>,
     payloads: Vec<u8>,
     payload_ends: Vec<u64>,
+    columns: FreshColumns,
     hashes: Vec<(u64, u32)>,
     runs: Vec<Run>,
     kills: Vec<Kill>,
@@ -139,6 +141,15 @@ impl<'a> SegmentBuilder<'a> {
         self.row_ends.push(self.row_count);
         self.payloads.extend_from_slice(payload);
         self.payload_ends.push(self.payloads.len() as u64);
+    }
+
+    /// Adds an attribute of the entry that was added last.
+    ///
+    /// # Errors
+    /// It has that already, or an earlier one has it with another type.
+    pub fn add_attribute(&mut self, name: &str, value: &Value<'_>) -> Result<()> {
+        let added = self.columns.add(self.kinds.len().saturating_sub(1), name, value);
+        added.map_err(|_| Error::Internal { what: "an attribute of two types, or twice in an entry" })
     }
 
     /// Adds the bytes of rows, in the order of the entries they belong to, and their scales where the element type has
@@ -201,6 +212,9 @@ impl<'a> SegmentBuilder<'a> {
         self.hashes.sort_unstable();
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
+        let columns = self.columns.finish(self.kinds.len());
+        let (attr, attd) =
+            columns.map_err(|_| Error::Internal { what: "attributes that cannot be laid out" })?;
 
         // A section without parts is one all the same.
         let mut sections: Sections<'a> = vec![(section::ROWS, Part::Borrowed(&[]))];
@@ -214,6 +228,8 @@ impl<'a> SegmentBuilder<'a> {
             (section::REND, Part::Longs(self.row_ends)),
             (section::PAYL, Part::Bytes(self.payloads)),
             (section::PEND, Part::Longs(self.payload_ends)),
+            (section::ATTR, Part::Bytes(attr)),
+            (section::ATTD, Part::Bytes(attd)),
             (section::HASH, Part::Longs(hashes)),
             (section::HENT, Part::Shorts(hash_entries)),
             (section::KILL, bytes_of(&self.kills)),
@@ -258,10 +274,12 @@ impl<'a> EncodedSegment<'a> {
     ) -> Result<Self> {
         let has = |tag| sections.iter().any(|(of, part)| *of == tag && part.len() > 0);
         let (norms, payloads, kills) = (has(section::NORM), has(section::PAYL), has(section::KILL));
+        let attributes = has(section::ATTR);
         sections.retain(|(tag, _)| match *tag {
             section::SCAL => dtype.has_scales(),
             section::NORM => norms,
             section::PAYL | section::PEND => payloads,
+            section::ATTR | section::ATTD => attributes,
             section::KILL => kills,
             _ => true,
         });

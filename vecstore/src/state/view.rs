@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::{Bug, DType, Error, Result};
+use crate::format::columns::Column;
 use crate::format::records::Kill;
 use crate::format::{Id, check_may_write, key_hash, settings};
 use crate::segment::{Segment, SegmentName};
@@ -300,6 +301,16 @@ impl View {
         for live in self.segments.iter().rev() {
             if let Some(index) = live.segment.find(hash, key)? {
                 return Ok(Some((&live.segment, index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The attribute of this name, of the newest segment that has it: it has the same type in all of them.
+    pub fn column(&self, name: &str) -> Result<Option<&Column>> {
+        for live in self.segments.iter().rev() {
+            if let Some(column) = live.segment.directory()?.column(name) {
+                return Ok(Some(column));
             }
         }
         Ok(None)

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
 use crate::types::details::Attributes;
-use crate::types::{Details, EntryAttributes, Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
+use crate::types::{AttributeType, Details, EntryAttributes, Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// Entries like the first one that a batch has room for.
 const USUAL_BATCH: usize = 32;
@@ -59,7 +59,6 @@ pub(crate) struct BatchEntry<'a> {
     /// Why the input was rejected; empty for other kinds.
     pub reason: &'a str,
     pub payload: &'a [u8],
-    #[allow(dead_code, reason = "segments do not have attributes yet")]
     pub attributes: EntryAttributes<'a>,
 }
 
@@ -323,6 +322,11 @@ impl Batch {
             attributes: self.attributes.len(),
         });
         Ok(())
+    }
+
+    /// Names and types of the attributes.
+    pub(crate) fn attribute_types(&self) -> impl Iterator<Item = (&str, AttributeType)> {
+        self.attributes.types()
     }
 
     /// The rows of all entries, and their scales.

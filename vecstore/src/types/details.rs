@@ -10,8 +10,8 @@ use crate::types::{AttributeType, MAX_PAYLOAD_LEN, Value};
 /// named values for filters.
 ///
 /// Bytes by themselves become `Details` with that payload. A payload has up to 16 MiB. Names of attributes are
-/// UTF-8 of 1 to 255 bytes without control characters, and a batch has up to 256 of them, each with values of
-/// one type. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
+/// UTF-8 of 1 to 255 bytes without control characters, and a batch has up to 256 of them. Values of one name have one
+/// type, in a batch and in the store: an append refuses others. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
 ///
 /// ```
 /// use vecstore::{Batch, DType, Details, Value};
@@ -97,6 +97,11 @@ impl Attributes {
 
     pub fn byte_len(&self) -> usize {
         size_of_val(&*self.values) + self.texts.len() + size_of_val(&*self.ends)
+    }
+
+    /// Names and types.
+    pub fn types(&self) -> impl Iterator<Item = (&str, AttributeType)> {
+        self.names.iter().map(|(name, kind)| (name.as_str(), *kind))
     }
 
     /// The number of a name. Entries mostly have theirs in the same order: then `guess` is right.
@@ -204,8 +209,13 @@ pub(crate) struct EntryAttributes<'a> {
 }
 
 impl<'a> EntryAttributes<'a> {
+    /// Names and types.
+    pub fn types(self) -> impl Iterator<Item = (&'a str, AttributeType)> {
+        let names = self.values.iter().filter_map(move |(name, _)| self.all.names.get(*name));
+        names.map(|(name, kind)| (name.as_str(), *kind))
+    }
+
     /// Names and values, in the order in which they were given.
-    #[allow(dead_code, reason = "segments do not have attributes yet")]
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         self.values.iter().map(move |(name, kept)| {
             let value = match kept {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use vecstore::{OnDuplicate, Store};
+use vecstore::{Details, OnDuplicate, Store, Value};
 
 fn vecstore(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vecstore")).args(args).output().unwrap()
@@ -63,6 +63,33 @@ fn every_command_answers_in_text_and_json() {
     assert_eq!(files.lines().filter(|line| line.contains("first_commit")).count(), 4, "{files}");
     assert!(ok(&["verify", path]).starts_with("whole: 4 commit(s), 4 row(s)"));
     assert!(ok(&["repair", path]).contains("nothing to do"));
+}
+
+#[test]
+fn attributes_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = filled(dir.path());
+    let store = Store::open(&path).unwrap();
+    let mut batch = store.batch().allow_non_finite(true);
+    let details = Details::new().attribute("i", i64::MIN).attribute("f", -0.5).attribute("b", true);
+    let details = details.attribute("a text", "ä").attribute("l", vec!["x", "y"]).attribute("nan", f64::NAN);
+    batch.push_with("all", &[0.0f32, 1.0], details.attribute("at", Value::Time(-1))).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    store.close().unwrap();
+    let path = path.to_str().unwrap();
+    let expected = serde_json::json!({
+        "i": i64::MIN, "f": -0.5, "b": true, "a text": "ä", "l": ["x", "y"], "nan": "NaN", "at": -1
+    });
+    let all = ok(&["keys", path, "--json"]);
+    let all: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(all.last().unwrap()["attributes"], expected);
+    assert!(all.iter().rev().skip(1).all(|entry| entry.get("attributes").is_none()), "{all:?}");
+    let got: serde_json::Value = serde_json::from_str(&ok(&["get", path, "all", "--json"])).unwrap();
+    assert_eq!(got["attributes"], expected);
+    let got = ok(&["get", path, "all"]);
+    for line in ["a text = \"ä\"", "l = [\"x\",\"y\"]", "at = -1"] {
+        assert!(got.lines().any(|found| found == line), "{line}: {got}");
+    }
 }
 
 #[test]

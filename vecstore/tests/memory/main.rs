@@ -1,4 +1,4 @@
-//! Memory of a merge: 64 MiB and 24 bytes for each entry, whatever keys and payloads take. What is mapped from
+//! Memory of a merge: 64 MiB and 24 bytes for each entry, whatever keys, payloads and attributes take. What is mapped from
 //! files does not count: the system takes it back when it needs room.
 //!
 //! With `VECSTORE_TESTS=full` there are 20 million keys and 4 GiB of payloads, otherwise a tenth and a sixteenth.
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use vecstore::{Compacted, Merging, OnDuplicate, OpenOptions, Result, Store, StoreConfig};
+use vecstore::{Compacted, Details, Merging, OnDuplicate, OpenOptions, Result, Store, StoreConfig};
 
 /// The system's allocator, which counts the bytes that are taken, and how many they were at most.
 struct Counting;
@@ -106,7 +106,9 @@ fn of_many_keys() {
     let (segments, each) = (20, tier::full_or(1_000_000, 100_000));
     let store = store(dir.path(), segments, |segment, batch| {
         (0..each).try_for_each(|entry| {
-            batch.push(format!("a key of usual length, {segment}/{entry}"), &[entry as f32])
+            let details =
+                Details::new().attribute("number", entry as i64).attribute("text", "a text of some words");
+            batch.push_with(format!("a key of usual length, {segment}/{entry}"), &[entry as f32], details)
         })
     });
     merge("many keys", &store, segments * each, "a key of usual length, 3/17");

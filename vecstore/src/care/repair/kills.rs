@@ -1,5 +1,5 @@
-//! Which files say of older entries what those are not. Their bytes are what was written, but what was
-//! written is wrong.
+//! Which files say of older entries, or of attributes, what those are not. Their bytes are what was written, but
+//! what was written is wrong.
 
 use std::collections::HashMap;
 
@@ -7,6 +7,7 @@ use super::chain::Piece;
 use super::remains::Remains;
 use super::survey::{Found, State};
 use crate::base::{IoContext, Result};
+use crate::care::attributes::Types;
 use crate::format::records::Kill;
 use crate::segment::{Pieces, Segment, SegmentName};
 use crate::state::SegmentRecord;
@@ -30,8 +31,8 @@ pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
 }
 
 /// Takes sound files of the chain for damaged ones whose kills do not agree with what is there of the entries
-/// that they name: what they kill is told by keys, as if the section could not be read. True when there was
-/// one; the chain may go another way then.
+/// that they name: what they kill is told by keys, as if the section could not be read. Likewise where an attribute
+/// has another type than before: then it is lost. True when there was one; the chain may go another way then.
 pub(super) fn distrust(
     vfs: &dyn Vfs,
     found: &mut [Found],
@@ -39,7 +40,7 @@ pub(super) fn distrust(
     records: &[SegmentRecord],
 ) -> Result<bool> {
     let mut before: Vec<(SegmentName, There<'_>)> = Vec::new();
-    let mut wrong: Vec<(usize, String)> = Vec::new();
+    let (mut wrong, mut types): (Vec<(usize, String)>, _) = (Vec::new(), Types::default());
     for piece in pieces {
         let Piece::File(number) = *piece else { continue };
         let Some(file) = found.get(number) else { continue };
@@ -49,9 +50,14 @@ pub(super) fn distrust(
                 if let Some(Kill { entry, commit, .. }) = contradicting(&before, segment)? {
                     let problem = "a kill does not agree with";
                     wrong.push((number, format!("section KILL: {problem} entry {entry} of commit {commit}")));
+                } else if let Some(problem) = types.add(segment.directory()?.columns()) {
+                    wrong.push((number, format!("section ATTR: {problem}")));
                 }
             }
-            State::Remains(remains) => before.push((file.name, There::Intact(intact(remains)))),
+            State::Remains(remains) => {
+                before.push((file.name, There::Intact(intact(remains))));
+                types.add(remains.columns());
+            }
             State::Nothing => {}
         }
     }

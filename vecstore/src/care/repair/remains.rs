@@ -8,13 +8,14 @@ use super::footer::find_layout;
 use super::rows::StoredRows;
 use crate::base::DType;
 use crate::format::blocks::{blocks_of, section_crc};
+use crate::format::columns::{Column, Directory};
 use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Tag};
-use crate::format::{key_hash, settings};
+use crate::format::{key_hash, rejected, settings};
 use crate::segment::{Pieces, SegmentName, block_crcs, body_of, range_of};
 use crate::state::SegmentRecord;
-use crate::types::{Kind, MAX_KEY_LEN};
+use crate::types::{Kind, MAX_KEY_LEN, Value};
 use crate::vfs::Mapping;
 
 /// Where an end of a key is lost, keys are looked for by their hash up to this length.
@@ -30,6 +31,8 @@ pub(super) struct Remains {
     pub footer: Footer,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
+    /// Which attributes there are; `None` where that is damaged.
+    directory: Option<Directory>,
     hashes: Vec<Option<u64>>,
     key_ends: Vec<Option<u64>>,
     row_ends: Vec<Option<u64>>,
@@ -65,6 +68,8 @@ pub(super) struct Remnant<'a> {
 /// The intact content of an entry.
 #[derive(Clone, Debug)]
 pub(super) struct Content<'a> {
+    /// The entry's number within the segment.
+    pub index: usize,
     pub rows: Range<u64>,
     /// Where its rows lie in ROWS.
     pub row_bytes: Range<usize>,
@@ -105,6 +110,7 @@ impl Remains {
             footer,
             parts,
             runs: None,
+            directory: None,
             hashes: Vec::new(),
             key_ends: Vec::new(),
             row_ends: Vec::new(),
@@ -120,6 +126,7 @@ impl Remains {
             return None;
         }
         remains.runs = remains.read_runs();
+        remains.directory = remains.read_directory();
         remains.read_tables(entries);
         Some(remains)
     }
@@ -165,7 +172,36 @@ impl Remains {
             true => self.intact(section::PAYL, span(index, |index| self.number(section::PEND, index))?)?,
             false => &[],
         };
-        Some(Content { rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
+        if kind == Kind::Rejected && rejected::decode(payload).is_none() {
+            return None;
+        }
+        Some(Content { index, rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
+    }
+
+    /// The attributes of the file; none where it is not known which there are.
+    pub fn columns(&self) -> &[Column] {
+        self.directory.as_ref().map_or(&[], Directory::columns)
+    }
+
+    /// The attributes of an entry that are intact, and whether these are all that it may have.
+    pub fn attributes(&self, index: usize) -> (Vec<(&Column, Value<'_>)>, bool) {
+        let attd = self.parts.get(&section::ATTD).and_then(|part| self.map.get(part.range.clone()));
+        let is_sound = |range: Range<usize>| self.is_intact(section::ATTD, &range).is_some();
+        let (mut found, mut is_all) = (Vec::new(), self.directory.is_some());
+        for column in self.columns() {
+            match column.sound_value(attd.unwrap_or_default(), index, is_sound) {
+                Ok(value) => found.extend(value.map(|value| (column, value))),
+                Err(_) => is_all = false,
+            }
+        }
+        (found, is_all)
+    }
+
+    fn read_directory(&self) -> Option<Directory> {
+        let len = |tag| self.parts.get(&tag).map(|part| part.range.len());
+        let Some(attr) = len(section::ATTR) else { return Some(Directory::default()) };
+        let attr = self.intact(section::ATTR, 0..attr)?;
+        Directory::parse(attr, self.footer.entries, len(section::ATTD)? as u64).ok()
     }
 
     /// False when the index says that an entry has another key.

@@ -80,6 +80,8 @@ pub(super) struct Rescued {
     pub readdressed: u64,
     /// What the segment superseded cannot be read: found again by keys.
     pub kills_lost: bool,
+    /// Entries that are kept, and may have lost attributes.
+    pub attributes_lost: u64,
 }
 
 /// An entry that stands in the new file.
@@ -123,13 +125,20 @@ pub(super) fn rescue<'a>(
     if rescue.result.kills_lost {
         rescue.kill_here(&items)?;
     }
-    let Rescue { kills, result, .. } = rescue;
+    let Rescue { kills, mut result, .. } = rescue;
+    let (builder, attributes_lost) = lay_out(remains, &items, kills, around.older)?;
+    result.attributes_lost = attributes_lost;
     let mut footer = identity;
-    if remains.is_none() || !result.lost_keys.is_empty() || result.unnamed > 0 || result.kills_lost {
+    if remains.is_none()
+        || !result.lost_keys.is_empty()
+        || result.unnamed > 0
+        || result.kills_lost
+        || attributes_lost > 0
+    {
         footer.compat |= COMPAT_LOST;
     }
     let dtype = DType::from_code(footer.dtype).unwrap_or(DType::F32);
-    Ok((lay_out(remains, &items, kills).finish(footer, dtype, settings)?, result))
+    Ok((builder.finish(footer, dtype, settings)?, result))
 }
 
 /// What is known of the store around a damaged segment.
@@ -389,9 +398,21 @@ fn kill(killer: u64, of: Origin, rows: u64, kind: Kind) -> Kill {
     Kill { killer, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
 }
 
-/// Entries in order, in runs that keep their addresses.
-fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill>) -> SegmentBuilder<'a> {
-    let mut builder = SegmentBuilder::new(0);
+/// Entries in order, in runs that keep their addresses; and how many of them may have lost attributes. What has another
+/// type than in an older segment is not kept.
+fn lay_out<'a>(
+    remains: Option<&'a Remains>,
+    items: &[Item<'a>],
+    kills: Vec<Kill>,
+    older: &View,
+) -> Result<(SegmentBuilder<'a>, u64)> {
+    let (mut builder, mut attributes_lost) = (SegmentBuilder::new(0), 0);
+    let mut unfit: HashSet<&str> = HashSet::new();
+    for column in remains.map_or(&[][..], Remains::columns) {
+        if older.column(&column.name)?.and_then(|of| of.kind).is_some_and(|kind| Some(kind) != column.kind) {
+            unfit.insert(&column.name);
+        }
+    }
     let mut expected: Option<Origin> = None;
     for item in items {
         let rows = item.row_count();
@@ -412,8 +433,18 @@ fn lay_out<'a>(remains: Option<&'a Remains>, items: &[Item<'a>], kills: Vec<Kill
             let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
             let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
             builder.add_stored_rows(&remains.rows, content.row_bytes.clone(), &scales);
+            if item.kind != Kind::Tombstone {
+                let (attributes, mut is_all) = remains.attributes(content.index);
+                for (column, value) in attributes {
+                    match unfit.contains(&*column.name) {
+                        true => is_all = false,
+                        false => builder.add_attribute(&column.name, &value)?,
+                    }
+                }
+                attributes_lost += u64::from(!is_all);
+            }
         }
     }
     kills.into_iter().for_each(|kill| builder.kill(kill));
-    builder
+    Ok((builder, attributes_lost))
 }

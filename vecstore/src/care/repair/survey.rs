@@ -158,7 +158,8 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     } else if record.is_some() && !file.listed {
         file.problem = "it is not the file that the manifest lists under this name".to_owned();
     }
-    (file.state, file.damaged) = (State::Sound(Arc::new(segment)), false);
+    // There may be much of it, and only what is damaged is written anew.
+    (file.state, file.damaged) = (State::Sound(Arc::new(segment.without_values())), false);
     Ok(file)
 }
 

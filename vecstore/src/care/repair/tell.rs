@@ -128,6 +128,11 @@ impl Finding {
         if rescued.readdressed > 0 {
             self.notes.push("the run table was hit: its entries have new addresses".to_owned());
         }
+        if rescued.attributes_lost > 0 {
+            let entries = rescued.attributes_lost;
+            self.notes
+                .push(format!("{entries} of the entries kept may have lost attributes; append them again"));
+        }
         if rescued.kills_lost {
             self.notes.push(
                 "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be there again"

@@ -11,7 +11,7 @@ use crate::base::escaped;
 use crate::types::AttributeType;
 
 /// The columns of a segment that is joined from others, or made of one list of values.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct JoinedColumns<'a> {
     columns: Vec<Joined<'a>>,
     /// The bytes of ATTR; none when no entry has a value.

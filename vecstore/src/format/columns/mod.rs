@@ -27,7 +27,7 @@ use crate::types::{AttributeType, is_attribute_name};
 
 pub(crate) use fresh::FreshColumns;
 pub(crate) use join::JoinedColumns;
-pub(crate) use read::Buffers;
+use read::Buffers;
 
 /// Buffers begin at multiples of this.
 const ALIGN: u64 = 64;

@@ -24,6 +24,50 @@ impl Column {
         let [validity, values, ends, items] = self.places.each_ref().map(of);
         Some(Buffers { kind: self.kind?, validity, values, ends, items })
     }
+
+    /// The value of an entry, if `is_sound` says that the bytes of ATTD are right that it is read from.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn sound_value<'a>(
+        &self,
+        attd: &'a [u8],
+        entry: usize,
+        is_sound: impl Fn(Range<usize>) -> bool,
+    ) -> Result<Option<Value<'a>>, String> {
+        match self.buffers(attd).filter(|of| self.is_sound(of, entry, is_sound).is_some()) {
+            Some(buffers) => buffers.value(entry),
+            None => Err(format!("the value of entry {entry} is not intact")),
+        }
+    }
+
+    /// Looks at all that a value is read from, in the order in which one says where the next lies.
+    fn is_sound(
+        &self,
+        of: &Buffers<'_>,
+        entry: usize,
+        is_sound: impl Fn(Range<usize>) -> bool,
+    ) -> Option<()> {
+        let [validity, values, ends, items] = &self.places;
+        let look = |place: &Range<u64>, range: Range<usize>, width: usize| {
+            let at = |at: usize| usize::try_from(place.start).ok()?.checked_add(at.checked_mul(width)?);
+            is_sound(at(range.start)?..at(range.end)?).then_some(())
+        };
+        look(validity, entry / 8..entry / 8 + 1, 1)?;
+        if !bit(of.validity, entry)? {
+            return Some(());
+        }
+        match of.kind {
+            AttributeType::Bool => return look(values, entry / 8..entry / 8 + 1, 1),
+            AttributeType::Text | AttributeType::Texts => look(ends, entry..entry + 2, 8)?,
+            _ => {}
+        }
+        if of.kind == AttributeType::Texts {
+            let (_, texts) = of.texts(entry..entry + 1)?;
+            look(items, texts.start..texts.end.checked_add(1)?, 8)?;
+        }
+        look(values, of.span(entry..entry + 1)?, 1)
+    }
 }
 
 /// Bit `at`, the lowest of a byte first.
@@ -57,16 +101,20 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Bytes of the values of some entries, if their type has whole bytes.
-    pub(super) fn bytes(&self, entries: Range<usize>) -> Option<&'a [u8]> {
-        let range = match self.kind {
+    /// Where the values of some entries lie among all, if their type has whole bytes.
+    fn span(&self, entries: Range<usize>) -> Option<Range<usize>> {
+        match self.kind {
             AttributeType::Text | AttributeType::Texts => {
                 let (ends, texts) = self.texts(entries)?;
-                if ends.is_empty() { 0..0 } else { between(ends, texts)? }
+                if ends.is_empty() { Some(0..0) } else { between(ends, texts) }
             }
-            _ => entries.start.checked_mul(8)?..entries.end.checked_mul(8)?,
-        };
-        self.values.get(range)
+            _ => Some(entries.start.checked_mul(8)?..entries.end.checked_mul(8)?),
+        }
+    }
+
+    /// Bytes of the values of some entries.
+    pub(super) fn bytes(&self, entries: Range<usize>) -> Option<&'a [u8]> {
+        self.values.get(self.span(entries)?)
     }
 
     /// The value of an entry; `None` when it has none.

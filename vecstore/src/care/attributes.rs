@@ -1,0 +1,28 @@
+//! Types of attributes: each has the same one in all segments of a store.
+
+use std::collections::BTreeMap;
+
+use crate::base::escaped;
+use crate::format::columns::Column;
+use crate::types::AttributeType;
+
+/// Types in the segments so far.
+#[derive(Debug, Default)]
+pub(super) struct Types(BTreeMap<Box<str>, AttributeType>);
+
+impl Types {
+    /// Adds those of the next segment. Says what is wrong where one is another than before. What only a later version
+    /// knows is not judged.
+    pub fn add(&mut self, columns: &[Column]) -> Option<String> {
+        let mut wrong = Vec::new();
+        for column in columns {
+            let Some(found) = column.kind else { continue };
+            let known = *self.0.entry(column.name.clone()).or_insert(found);
+            if known != found {
+                let name = escaped(column.name.as_bytes());
+                wrong.push(format!("attribute \"{name}\" is {found}, and {known} in a file before it"));
+            }
+        }
+        (!wrong.is_empty()).then(|| wrong.join("; "))
+    }
+}

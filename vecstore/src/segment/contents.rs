@@ -1,0 +1,53 @@
+//! What checksums cannot say of what entries have beside rows: reasons of rejected ones, and attributes.
+
+use super::check::{Step, fault, from_error};
+use super::{Segment, SegmentFault};
+use crate::base::Result;
+use crate::format::{rejected, section};
+use crate::types::Kind;
+use crate::vfs::ReadAt;
+
+/// Entries that are looked at between two looks whether to go on.
+const ENTRIES_PER_STEP: usize = 1 << 16;
+
+/// Checks reasons and attributes of a segment whose tables are right. The payloads are in `file`: the segment may be
+/// without them.
+pub(super) fn check_contents(
+    segment: &Segment,
+    file: &dyn ReadAt,
+    step: Step<'_>,
+) -> Result<Vec<SegmentFault>> {
+    let mut faults = Vec::new();
+    for index in 0..segment.entry_count() {
+        if index % ENTRIES_PER_STEP == 0 {
+            step(0)?;
+        }
+        if segment.kind(index)? == Kind::Rejected && !has_reason(segment, file, index) {
+            let detail = "its reason, or the length of that, is not one";
+            faults.push(fault("PAYL", None, format!("entry {index} is rejected, and {detail}")));
+            break;
+        }
+    }
+    match segment.directory() {
+        Err(error) => faults.push(from_error(error)),
+        Ok(directory) => {
+            let (attr, attd) = segment.attribute_bytes();
+            let mut checked = Ok(());
+            for column in directory.columns() {
+                step(0)?;
+                checked = checked.and_then(|()| directory.check(column, attd));
+            }
+            let checked = checked.and_then(|()| directory.check_layout(attr, attd));
+            faults.extend(checked.err().map(|what| fault("ATTD", None, what)));
+        }
+    }
+    Ok(faults)
+}
+
+/// True when what a rejected entry has, which lies within its section, can be read.
+fn has_reason(segment: &Segment, file: &dyn ReadAt, index: usize) -> bool {
+    let payloads = segment.layout().sections.iter().find(|line| line.tag == section::PAYL);
+    let Some((line, span)) = payloads.zip(segment.payload_span(index)) else { return false };
+    let mut bytes = vec![0; span.len()];
+    file.read_at(&mut bytes, line.offset + span.start as u64).is_ok() && rejected::decode(&bytes).is_some()
+}

@@ -1,0 +1,243 @@
+//! Attributes come back as they were given, whatever becomes of the files they are in; and each has one type.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::common::{assert_whole, on_demand};
+use crate::sim::SimFs;
+use crate::sim::run::{STORE, options};
+use vecstore::{Batch, DType, Details, Error, OnDuplicate, Snapshot, Store, StoreConfig, Value};
+
+type Given = Vec<(&'static str, Value<'static>)>;
+/// What entries have, by key.
+type All = BTreeMap<String, Given>;
+
+/// The attributes of an entry, by name: some of all types, or none.
+fn given(number: usize) -> Given {
+    let texts = [vec![], vec![""], vec!["b", "", "ä"]];
+    let all = [
+        ("bool", Value::Bool(number.is_multiple_of(2))),
+        ("f64", Value::F64(number as f64 / -3.0)),
+        ("i64", Value::I64(i64::MIN + number as i64)),
+        ("text", Value::Text(["", "ä", "two words"][number % 3])),
+        ("texts", Value::Texts(texts[number / 2 % 3].clone())),
+        ("time", Value::Time(-(number as i64))),
+    ];
+    let present = |(at, _): &(usize, _)| number % 5 != 4 && (number + at * 3) % 4 != 1;
+    all.into_iter().enumerate().filter(present).map(|(_, value)| value).collect()
+}
+
+fn details(given: &Given) -> Details<'_> {
+    // Not in the order of their names.
+    given.iter().rev().fold(Details::new(), |all, (name, value)| all.attribute(name, value.clone()))
+}
+
+/// Appends entries of each kind, which replace those of the same key.
+fn put(store: &Store, all: &mut All, keys: impl Iterator<Item = usize>, given: impl Fn(usize) -> Given) {
+    let mut batch = store.batch();
+    for number in keys {
+        let (key, given) = (number.to_string(), given(number));
+        match number % 4 {
+            0 => batch.push_empty(&key, details(&given).payload(b"payload")).unwrap(),
+            1 => batch.push_rejected(&key, "why", details(&given)).unwrap(),
+            rows => batch.push_with(&key, &vec![number as f32; rows - 1], details(&given)).unwrap(),
+        }
+        all.insert(key, given);
+    }
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
+}
+
+fn delete(store: &Store, all: &mut All, keys: &[&str]) {
+    assert_eq!(store.delete(keys).unwrap().deleted as usize, keys.len());
+    keys.iter().for_each(|key| drop(all.remove(*key)));
+}
+
+fn read(snapshot: &Snapshot) -> BTreeMap<String, Vec<(&str, Value<'_>)>> {
+    let mut found = BTreeMap::new();
+    for entry in snapshot.iter() {
+        let entry = entry.unwrap();
+        let key = String::from_utf8(entry.key().to_vec()).unwrap();
+        let all = entry.attributes().unwrap();
+        for (name, value) in &all {
+            assert_eq!(entry.attribute(name).unwrap().as_ref(), Some(value), "{key}: {name}");
+        }
+        assert_eq!(entry.attribute("no such").unwrap(), None);
+        assert_eq!(snapshot.get(&key).unwrap().unwrap().attributes().unwrap(), all, "{key}");
+        found.insert(key, all);
+    }
+    found
+}
+
+/// The store has these, for this handle and for another one, and is whole.
+fn holds(path: &Path, store: &Store, all: &All) {
+    let reader = on_demand().read_only(true).open(path).unwrap();
+    for store in [store, &reader] {
+        assert_eq!(read(&store.snapshot()), *all);
+    }
+    assert_whole(path);
+}
+
+/// A store of several files, with entries that were replaced and deleted, and a column that was added later.
+fn filled(path: &Path) -> (Store, All) {
+    let (store, mut all) = (on_demand().create(path, StoreConfig::new(1)).unwrap(), All::new());
+    put(&store, &mut all, 0..70, given);
+    holds(path, &store, &all);
+    put(&store, &mut all, 60..90, |_| Given::new());
+    put(&store, &mut all, (20..66).step_by(3), |number| given(number + 7));
+    delete(&store, &mut all, &["3", "23", "64"]);
+    put(&store, &mut all, 89..200, |number| {
+        let later = (number.is_multiple_of(3)).then_some(("later", Value::I64(number as i64)));
+        later.into_iter().chain(given(number)).collect::<BTreeMap<_, _>>().into_iter().collect()
+    });
+    holds(path, &store, &all);
+    (store, all)
+}
+
+#[test]
+fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let path = at("s");
+    let (store, mut all) = filled(&path);
+    store.create_checkpoint("before").unwrap();
+    let before = all.clone();
+    store.backup(at("backup")).unwrap();
+    assert!(store.compact().unwrap().merges > 0);
+    holds(&path, &store, &all);
+    delete(&store, &mut all, &["0", "150", "199"]);
+    store.compact_full().unwrap();
+    assert_eq!(store.snapshot().segments().count(), 1);
+    holds(&path, &store, &all);
+    store.close().unwrap();
+
+    let then = on_demand().at_checkpoint("before").open(&path).unwrap();
+    assert_eq!(read(&then.snapshot()), before);
+    vecstore::restore(at("backup"), at("restored")).unwrap();
+    let restored = on_demand().open(at("restored")).unwrap();
+    holds(&at("restored"), &restored, &before);
+    put(&restored, &mut before.clone(), 0..9, given);
+    restored.compact_full().unwrap();
+    assert_whole(&at("restored"));
+
+    std::fs::remove_file(path.join("MANIFEST")).unwrap();
+    let report = vecstore::repair(&path).unwrap();
+    assert!(report.rebuilt && report.findings.len() == 1, "{report:#?}");
+    holds(&path, &on_demand().open(&path).unwrap(), &all);
+}
+
+/// Files that pile up are merged by appends; what was added last is in files of its own.
+#[test]
+fn they_stay_where_appends_merge() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (store, mut all) = (on_demand().create(&path, StoreConfig::new(1)).unwrap(), All::new());
+    for number in 0..140 {
+        put(&store, &mut all, number..number + 2, given);
+    }
+    assert!(store.snapshot().segments().count() < 100);
+    holds(&path, &store, &all);
+}
+
+#[test]
+fn nothing_is_left_of_columns_that_no_entry_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let (store, mut all) = (on_demand().create(&path, StoreConfig::new(1)).unwrap(), All::new());
+    put(&store, &mut all, 0..2, |_| vec![("gone", Value::Text("text"))]);
+    put(&store, &mut all, 2..3, |_| Given::new());
+    delete(&store, &mut all, &["0", "1"]);
+    let error = store.append(&mut of("k", "gone", 1.into()), OnDuplicate::Error).unwrap_err();
+    assert!(error.to_string().contains("i64 in this batch, and text in the store"), "{error}");
+    store.compact_full().unwrap();
+    holds(&path, &store, &all);
+    let file = store.snapshot().segments().next().unwrap().path.to_owned();
+    let sections = crate::common::layout::sections_of(&std::fs::read(file).unwrap());
+    assert!(sections.iter().all(|section| !section.name.starts_with("ATT")), "{sections:?}");
+    store.append(&mut of("k", "gone", 1.into()), OnDuplicate::Error).unwrap();
+}
+
+/// A batch of one entry with one attribute.
+fn of(key: &str, name: &str, value: Value<'_>) -> Batch {
+    let mut batch = Batch::new(1, DType::F32);
+    batch.push_with(key, &[1.0f32], Details::new().attribute(name, value)).unwrap();
+    batch
+}
+
+fn refused(error: Error, parts: &[&str]) {
+    assert!(matches!(error, Error::BadInput { .. }), "{error}");
+    parts.iter().for_each(|part| assert!(error.to_string().contains(part), "{part}: {error}"));
+}
+
+#[test]
+fn a_type_that_the_store_has_already_is_the_only_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
+    store.append(&mut of("a", "year", 2024.into()), OnDuplicate::Error).unwrap();
+    store.append(&mut of("b", "month", 1.into()), OnDuplicate::Error).unwrap();
+    let refuses = |store: &Store| {
+        for policy in [OnDuplicate::Error, OnDuplicate::Replace] {
+            let mut batch = of("c", "year", "2024".into());
+            let error = store.append(&mut batch, policy).unwrap_err();
+            let parts = ["\"year\" is text in this batch, and i64 in the store", "nothing", "another name"];
+            refused(error, &parts);
+            assert_eq!(batch.len(), 1, "as it was");
+        }
+        refused(
+            store.append(&mut of("c", "month", Value::Time(1)), OnDuplicate::Skip).unwrap_err(),
+            &["time"],
+        );
+        assert!(!store.snapshot().contains("c").unwrap());
+    };
+    refuses(&store);
+    let commits = store.snapshot().last_commit();
+    // A handle that has looked at nothing yet, and files that were merged.
+    let other = on_demand().open(&path).unwrap();
+    refuses(&other);
+    store.compact_full().unwrap();
+    refuses(&store);
+    assert_eq!(store.snapshot().last_commit(), commits);
+    other.append(&mut of("c", "year", 1.into()), OnDuplicate::Error).unwrap();
+    assert_whole(&path);
+}
+
+/// Batches that become one file; what is refused, or skipped, says nothing of types.
+#[test]
+fn a_type_is_that_of_the_first_batch_of_a_group() {
+    let fs = SimFs::new();
+    let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
+    store.append(&mut of("there", "other", 1.into()), OnDuplicate::Error).unwrap();
+    // What comes in while another file is being made is one group.
+    let held = fs.hold_next("create");
+    let append = |batch, policy| store.append_async(batch, policy).unwrap();
+    let before = append(of("before", "first", true.into()), OnDuplicate::Error);
+    held.there();
+    let skipped = append(of("there", "year", Value::Time(0)), OnDuplicate::Skip);
+    let duplicate = append(of("there", "year", 0.5.into()), OnDuplicate::Error);
+    let first = append(of("a", "year", 2024.into()), OnDuplicate::Error);
+    let wrong = append(of("b", "year", "2024".into()), OnDuplicate::Error);
+    let of_store = append(of("c", "first", "yes".into()), OnDuplicate::Error);
+    let second = append(of("d", "year", 2025.into()), OnDuplicate::Error);
+    let again = append(of("b", "month", "May".into()), OnDuplicate::Error);
+    drop(held);
+    assert_eq!(before.wait().unwrap().entries, 1);
+    assert_eq!(skipped.wait().unwrap().skipped, 1);
+    assert!(matches!(duplicate.wait(), Err(Error::DuplicateKey { .. })));
+    assert_eq!(first.wait().unwrap().entries, 1);
+    refused(
+        wrong.wait().unwrap_err(),
+        &["\"year\" is text in this batch, and i64 in a batch that is appended"],
+    );
+    refused(of_store.wait().unwrap_err(), &["\"first\" is text in this batch, and bool in the store"]);
+    assert_eq!((second.wait().unwrap().entries, again.wait().unwrap().entries), (1, 1));
+    let all = [
+        ("a", "year", Value::I64(2024)),
+        ("b", "month", Value::Text("May")),
+        ("before", "first", Value::Bool(true)),
+        ("d", "year", Value::I64(2025)),
+        ("there", "other", Value::I64(1)),
+    ];
+    let all: All = all.into_iter().map(|(key, name, value)| (key.to_owned(), vec![(name, value)])).collect();
+    assert_eq!(read(&store.snapshot()), all);
+    assert_eq!(fs.names(&format!("{STORE}/segments")).len(), 3, "one file for the group");
+}
