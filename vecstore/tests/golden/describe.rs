@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use vecstore::{Entry, Kind, OpenOptions, Snapshot, Store, escaped};
+use vecstore::{Entry, Kind, OpenOptions, Snapshot, Store, Value as Attribute, escaped};
 
 use crate::common::{copy_dir, on_demand};
 
@@ -68,7 +68,24 @@ fn describe_entry(entry: &Entry<'_>) -> Value {
     if entry.kind() == Kind::Rejected {
         said["reason"] = entry.reason().into();
     }
+    let attributes = entry.attributes().unwrap();
+    if !attributes.is_empty() {
+        let attributes = attributes.iter().map(|(name, value)| ((*name).to_owned(), describe_value(value)));
+        said["attributes"] = attributes.collect();
+    }
     said
+}
+
+fn describe_value(value: &Attribute<'_>) -> Value {
+    let said = match value {
+        Attribute::Bool(value) => Value::from(*value),
+        Attribute::I64(value) | Attribute::Time(value) => Value::from(*value),
+        Attribute::F64(value) => Value::from(*value),
+        Attribute::Text(value) => Value::from(*value),
+        Attribute::Texts(values) => values.iter().map(|value| Value::from(*value)).collect(),
+        other => panic!("{other:?}"),
+    };
+    json!({ "type": value.attribute_type().to_string(), "value": said })
 }
 
 /// How opening and verifying it end.

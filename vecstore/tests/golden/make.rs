@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vecstore::{Batch, DType, Details, Fingerprint, Metric, OnDuplicate, Store, StoreConfig};
+use vecstore::{Batch, DType, Details, Fingerprint, Metric, OnDuplicate, Store, StoreConfig, Value};
 
 use crate::common::layout::{
     DERIVED_HEADER, FOOTER, MANIFEST_HEADER, footer_crc, seal_derived, seal_manifest, seal_segment, section,
@@ -17,7 +17,7 @@ const TWO: &str = "segments/0000000002-0000000002.0.npy";
 
 /// Makes those that are not there.
 pub fn all() {
-    let open: [(&str, fn(&Path)); 15] = [
+    let open: [(&str, fn(&Path)); 18] = [
         ("empty", |path| drop(create(path, 2))),
         ("two-commits", two_commits),
         ("kinds", kinds),
@@ -25,6 +25,9 @@ pub fn all() {
         ("bf16-l2", |path| element_type(path, DType::BF16, Metric::L2)),
         ("i8-cosine", |path| element_type(path, DType::I8, Metric::Cosine)),
         ("merged", merged),
+        ("attributes", attributes),
+        ("attributes-merged", attributes_merged),
+        ("later-attribute", later_attribute),
         ("version", version),
         ("backup", backup),
         ("restored", restored),
@@ -185,6 +188,50 @@ fn element_type(path: &Path, dtype: DType, metric: Metric) {
         batch.push_converted("zero", &[0.0; 3], b"").unwrap();
     });
     store.close().unwrap();
+}
+
+/// Every type of attribute, with and without a value; a column that came later.
+fn attributes(path: &Path) {
+    let store = create(path, 1);
+    append(&store, |batch| {
+        let details = Details::new().payload(b"p").attribute("year", 2024).attribute("place", "Köln");
+        let details =
+            details.attribute("sharp", true).attribute("weight", 0.25).attribute("tags", vec!["a", "", "ü"]);
+        batch.push_with("all", &[1.0f32], details.attribute("taken", Value::Time(-1))).unwrap();
+        batch.push("none", &[2.0f32]).unwrap();
+        let empty = Details::new().attribute("place", "").attribute("tags", Vec::<&str>::new());
+        batch
+            .push_empty("empty values", empty.attribute("sharp", false).attribute("year", i64::MIN))
+            .unwrap();
+        batch
+            .push_rejected("rejected", "a reason", Details::new().payload(b"q").attribute("year", -1))
+            .unwrap();
+    });
+    append(&store, |batch| {
+        batch
+            .push_with("later", &[3.0f32], Details::new().attribute("rating", 4.5).attribute("year", 7))
+            .unwrap();
+        batch.push("none", &[4.0f32]).unwrap();
+    });
+    store.close().unwrap();
+}
+
+fn attributes_merged(path: &Path) {
+    attributes(path);
+    let store = on_demand().open(path).unwrap();
+    store.compact_full().unwrap();
+    store.close().unwrap();
+}
+
+/// An attribute of a type that this version does not know.
+fn later_attribute(path: &Path) {
+    attributes(path);
+    let place = section(&path.join(TWO), "ATTR");
+    change(path, TWO, |bytes| {
+        bytes[place.offset + 8 + 8] = 99;
+        seal_segment(bytes);
+    });
+    list_again(path);
 }
 
 fn merged(path: &Path) {
