@@ -98,7 +98,7 @@ fn another_name(generation: u8, bytes: &[u8]) -> String {
     let last = rest.first().unwrap_or(first);
     match rest.get(1).map(|kind| kind % 4) {
         Some(0) => "MANIFEST".to_owned(),
-        Some(1) => format!("checkpoints/v{last}"),
+        Some(1) => format!("versions/v{last}"),
         Some(2) => format!("derived/{first:010}-{last:010}.{generation}.{last:016x}.live"),
         _ => format!("segments/{first:010}-{last:010}.{generation}.npy"),
     }
@@ -182,8 +182,8 @@ fn read_everything(store: &Store) -> Result<(), Error> {
     // A dimension the enemy chose: as long as the store says, at most 65,536.
     snapshot.search(&vec![1.0; snapshot.dim()], 3)?;
     let (_settings, _fingerprint) = (store.settings(), store.fingerprint());
-    for checkpoint in store.checkpoints()? {
-        let _ = (checkpoint.name, checkpoint.last_commit);
+    for version in store.versions()? {
+        let _ = (version.name, version.last_commit);
     }
     Ok(())
 }

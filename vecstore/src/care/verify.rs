@@ -10,7 +10,8 @@ use crate::care::attributes::Types;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{
-    Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, derived, load, named, tiling,
+    Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, derived, load, tiling,
+    versions,
 };
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
@@ -82,7 +83,7 @@ pub struct VerifyProgress {
 }
 
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
-/// segments, the manifest, named checkpoints and whether what they list is there, liveness bitmaps. Takes no
+/// segments, the manifest, versions and whether what they list is there, liveness bitmaps. Takes no
 /// lock and changes nothing. Files are read, not mapped, a block at a time: what the disk cannot read is a
 /// fault that names the bytes and the reason. Takes as much memory as the keys of the largest segment and
 /// their index, and about nine bytes for each entry of the store.
@@ -163,7 +164,7 @@ pub fn verify_with(
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
         let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
         let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
-        // What only a named checkpoint needed, or a merge had left, goes without a new manifest.
+        // What only a version needed, or a merge had left, goes without a new manifest.
         if !vanished.is_empty() && vanished != gone_before || !missing.is_empty() && moved() {
             gone_before = vanished;
             continue;
@@ -286,22 +287,22 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     names
 }
 
-/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how
+/// Files that one version lists and that are not there, of which each is told; of the others how
 /// many they are. A damaged one may list any number.
 const MOST_OF_ONE: usize = 1000;
 
-/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what
+/// Checks that what versions list is there. Others may make, and drop, versions meanwhile; what
 /// is wrong with one itself is told with its bitmaps.
 fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
-    let names = named::names(vfs, dir).unwrap_or_else(|error| {
-        report.fault(&dir.join(named::CHECKPOINTS), "file", error);
+    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
+        report.fault(&dir.join(versions::VERSIONS), "file", error);
         Vec::new()
     });
     for name in names {
-        let Ok(version) = named::read(vfs, dir, &name) else { continue };
+        let Ok(version) = versions::read(vfs, dir, &name) else { continue };
         let mut wrong = version.body.segments;
         wrong.retain(|record| match seen.opened.get(&record.name()) {
             _ if told.contains(&path_of(record)) => false,
@@ -313,7 +314,7 @@ fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport
             continue;
         }
         // It may have been dropped, and its files with it, since it was read.
-        let Ok(now) = named::read(vfs, dir, &name) else { continue };
+        let Ok(now) = versions::read(vfs, dir, &name) else { continue };
         let listed: HashMap<SegmentName, &SegmentRecord> =
             now.body.segments.iter().map(|record| (record.name(), record)).collect();
         wrong.retain(|record| listed.get(&record.name()).is_some_and(|now| *now == record));
@@ -321,14 +322,14 @@ fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport
         for record in wrong {
             let path = path_of(&record);
             let detail = match seen.opened.contains_key(&record.name()) {
-                true => format!("the named checkpoint \"{name}\" lists another file of this name"),
-                false => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
+                true => format!("the version \"{name}\" lists another file of this name"),
+                false => format!("the version \"{name}\" lists it, and it is missing"),
             };
             report.told(&path, "file", detail);
             told.insert(path);
         }
         if !untold.is_empty() {
-            let path = dir.join(named::CHECKPOINTS).join(&name);
+            let path = dir.join(versions::VERSIONS).join(&name);
             let detail =
                 format!("of the files it lists, {} more are missing, or others of their names", untold.len());
             report.told(&path, "manifest", detail);
@@ -415,7 +416,7 @@ mod tests {
     use crate::types::StoreConfig;
 
     #[test]
-    fn of_what_a_checkpoint_lacks_the_rest_is_counted() {
+    fn of_what_a_version_lacks_the_rest_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("photos.vecs");
         Store::create(&path, StoreConfig::new(2)).unwrap().close().unwrap();
@@ -433,9 +434,9 @@ mod tests {
                     ..SegmentRecord::default()
                 })
                 .collect();
-            named::write(&RealFs, &path, &name, &manifest).unwrap();
+            versions::write(&RealFs, &path, &name, &manifest).unwrap();
             let report = verify(&path, |_| {}).unwrap();
-            std::fs::remove_file(path.join(named::CHECKPOINTS).join(name)).unwrap();
+            std::fs::remove_file(path.join(versions::VERSIONS).join(name)).unwrap();
             report.faults
         };
         let few = faults_of(MOST_OF_ONE as u64);
@@ -444,7 +445,7 @@ mod tests {
         let many = faults_of(MOST_OF_ONE as u64 + 234);
         assert_eq!(many.len(), MOST_OF_ONE + 1);
         let last = many.last().unwrap();
-        assert!(last.path.ends_with("checkpoints/all-1234"), "{last}");
+        assert!(last.path.ends_with("versions/all-1234"), "{last}");
         assert_eq!(last.detail, "of the files it lists, 234 more are missing, or others of their names");
     }
 }

@@ -1,4 +1,4 @@
-//! Names of dated backups.
+//! Times as text, and names of dated backups.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,6 +21,14 @@ pub fn backup_name(parent: &Path) -> Result<String, Failure> {
             parent.display()
         ))
     })
+}
+
+/// A time as RFC 3339 writes it, like `2026-11-20T23:05:09.123Z`.
+pub fn utc(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let name = date(since.as_secs(), since.subsec_millis());
+    let (day, time) = name.split_once('T').unwrap_or_default();
+    format!("{day}T{}", time.replace('-', ":"))
 }
 
 /// The name of a millisecond later, within the same second.
@@ -59,6 +67,12 @@ fn date(seconds: u64, millis: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_that_of_rfc_3339() {
+        let time = UNIX_EPOCH + std::time::Duration::from_millis(1_795_000_000_250);
+        assert_eq!(utc(time), "2026-11-18T11:06:40.250Z");
+    }
 
     #[test]
     fn dates_are_civil() {

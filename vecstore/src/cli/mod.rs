@@ -113,22 +113,22 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
-    /// Keep the present state of the store under a name; list such checkpoints; drop one.
+    /// Keep the present state of the store under a name, as a version; list the versions; drop one.
     #[command(
         subcommand_negates_reqs = true,
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  vecstore checkpoint photos.vecs before-cleanup\n  \
-                            vecstore checkpoint list photos.vecs\n  \
-                            vecstore checkpoint drop photos.vecs before-cleanup\n  \
+        after_help = "Examples:\n  vecstore version photos.vecs before-cleanup\n  \
+                            vecstore version list photos.vecs\n  \
+                            vecstore version drop photos.vecs before-cleanup\n  \
                             vecstore keys photos.vecs --at before-cleanup"
     )]
-    Checkpoint {
+    Version {
         #[command(subcommand)]
-        action: Option<CheckpointAction>,
+        action: Option<VersionAction>,
         /// The store's directory.
         #[arg(required = true)]
         dir: Option<PathBuf>,
-        /// Name of the new checkpoint.
+        /// Name of the new version.
         #[arg(required = true)]
         name: Option<String>,
         /// Print JSON.
@@ -192,27 +192,27 @@ enum Command {
     },
 }
 
-/// Actions on named checkpoints.
+/// Actions on versions.
 #[derive(Debug, Subcommand)]
-enum CheckpointAction {
-    /// List the named checkpoints.
+enum VersionAction {
+    /// List the versions.
     List(Target),
-    /// Drop a checkpoint, and remove the files that only it needs.
+    /// Drop a version, and remove the files that only it needs.
     Drop {
         #[command(flatten)]
         target: Target,
-        /// Name of the checkpoint.
+        /// Name of the version.
         name: String,
     },
 }
 
-/// A store to read, as it is now or as of a named checkpoint.
+/// A store to read, as it is now or as of a version.
 #[derive(Debug, Args)]
 struct Source {
     #[command(flatten)]
     target: Target,
-    /// Read the store as of this named checkpoint.
-    #[arg(long, value_name = "CHECKPOINT")]
+    /// Read the store as of this version.
+    #[arg(long, value_name = "VERSION")]
     at: Option<String>,
 }
 
@@ -220,7 +220,7 @@ impl Source {
     fn open(&self) -> vecstore::Result<Store> {
         let options = OpenOptions::new().read_only(true);
         let options = match &self.at {
-            Some(name) => options.at_checkpoint(name),
+            Some(name) => options.at_version(name),
             None => options,
         };
         options.open(&self.target.dir)

@@ -11,7 +11,7 @@ use crate::commit::Writer;
 use crate::handle::{Shared, Store};
 use crate::lock::{Watch, in_slices};
 use crate::merge::MAX_SEGMENT;
-use crate::state::{create, load, named};
+use crate::state::{create, load, versions};
 use crate::types::StoreConfig;
 use crate::vfs::{Copying, RealFs, Vfs};
 
@@ -61,7 +61,7 @@ pub struct OpenOptions {
     verify_saves: bool,
     merging: Merging,
     reading: Reading,
-    checkpoint: Option<String>,
+    version: Option<String>,
     observer: Observer,
     vfs: Arc<dyn Vfs>,
     max_segment: u64,
@@ -75,7 +75,7 @@ impl Default for OpenOptions {
             verify_saves: false,
             merging: Merging::Background,
             reading: Reading::Mapped,
-            checkpoint: None,
+            version: None,
             observer: Observer::default(),
             vfs: Arc::new(RealFs),
             max_segment: MAX_SEGMENT,
@@ -159,10 +159,10 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the store as it was when this checkpoint was [created](Store::create_checkpoint), read-only. Nothing that
+    /// Opens the store as it was when this version was [created](Store::create_version), read-only. Nothing that
     /// came later is seen, now or on refresh.
-    pub fn at_checkpoint(mut self, name: &str) -> Self {
-        self.checkpoint = Some(name.to_owned());
+    pub fn at_version(mut self, name: &str) -> Self {
+        self.version = Some(name.to_owned());
         self.read_only = true;
         self
     }
@@ -200,8 +200,8 @@ impl OpenOptions {
         };
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
-        if let Some(name) = &self.checkpoint {
-            let manifest = named::read(&*vfs, path, name)?;
+        if let Some(name) = &self.version {
+            let manifest = versions::read(&*vfs, path, name)?;
             // Nothing stands in for a file that a version lists.
             let view = load::listed(&*vfs, path, &manifest, None).map_err(|error| match error {
                 Error::Io { path, source, .. } if source.kind() == ErrorKind::NotFound => {

@@ -288,7 +288,7 @@ impl Manifest {
         if encode_body(&decoded)? != body {
             return Err(damaged("settings, damaged segments or named records do not ascend".to_owned()));
         }
-        // Named checkpoints are held in memory all at once, without what a list grew beyond its end.
+        // Versions are held in memory all at once, without what a list grew beyond its end.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();
         Ok(Manifest {
@@ -317,7 +317,7 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest, or a named checkpoint; `None` where there is no file.
+    /// Reads a manifest, or a version; `None` where there is no file.
     pub(super) fn read_file(vfs: &dyn Vfs, path: &Path, op: &'static str) -> Result<Option<Self>> {
         match vfs.read(path, MAX_LEN) {
             Ok(bytes) => Self::decode(path, &bytes).map(Some),

@@ -6,11 +6,11 @@ pub(crate) mod create;
 pub(crate) mod derived;
 pub(crate) mod load;
 pub(crate) mod manifest;
-pub(crate) mod named;
 pub(crate) mod publish;
 pub(crate) mod quarantine;
 pub(crate) mod temporaries;
 pub(crate) mod tiling;
+pub(crate) mod versions;
 pub(crate) mod view;
 
 pub(crate) use checkpoint::Bitmaps;
@@ -18,11 +18,11 @@ pub(crate) use create::{flush_name, sweep};
 pub(crate) use derived::{Checked, DERIVED, Dead, DerivedName, DerivedRecord};
 pub(crate) use load::SEGMENTS;
 pub(crate) use manifest::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord};
-pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
 pub(crate) use temporaries::{
     TMP_PREFIX, if_there, make_folder, remove_own, remove_temporaries, write_named, write_new,
 };
+pub(crate) use versions::{PIN_PREFIX, VERSIONS};
 pub use view::Totals;
 pub(crate) use view::{LiveSegment, View};

@@ -99,7 +99,7 @@ fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
     let at = |name: &str| dir.path().join(name);
     let path = at("s");
     let (store, mut all) = filled(&path);
-    store.create_checkpoint("before").unwrap();
+    store.create_version("before").unwrap();
     let before = all.clone();
     store.backup(at("backup")).unwrap();
     assert!(store.compact().unwrap().merges > 0);
@@ -110,7 +110,7 @@ fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
     holds(&path, &store, &all);
     store.close().unwrap();
 
-    let then = on_demand().at_checkpoint("before").open(&path).unwrap();
+    let then = on_demand().at_version("before").open(&path).unwrap();
     assert_eq!(read(&then.snapshot()), before);
     vecstore::restore(at("backup"), at("restored")).unwrap();
     let restored = on_demand().open(at("restored")).unwrap();

@@ -200,7 +200,7 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     let restored = dir.path().join("restored");
     let (backup, restored) = (backup.to_str().unwrap(), restored.to_str().unwrap());
     assert!(ok(&["get", path, "--address", "3:0"]).contains("9.00000"));
-    assert!(ok(&["checkpoint", path, "before"]).starts_with("before  up to commit 4, 4 segment(s)"));
+    assert!(ok(&["version", path, "before"]).starts_with("before  up to commit 4, 4 segment(s)"));
     assert!(ok(&["delete", path, "far", "nothing"]).contains("1 key(s) deleted, 1 not stored"));
     assert!(text(&vecstore(&["get", path, "--address", "3:0"])).contains("no row at 3:0"));
     assert!(ok(&["compact", path, "--full"]).starts_with("1 segment(s), before 5; 2 superseded"));
@@ -208,16 +208,16 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     assert_eq!(ok(&["keys", path]).lines().count(), 4);
     assert_eq!(ok(&["keys", path, "--at", "before"]).lines().count(), 5);
     assert!(ok(&["get", path, "--address", "2:0"]).contains("0.50000"), "addresses survive");
-    assert!(ok(&["checkpoint", "list", path, "--json"]).contains("\"last_commit\":4"));
-    // A file that nothing but the checkpoint needs.
+    assert!(ok(&["version", "list", path, "--json"]).contains("\"last_commit\":4"));
+    // A file that nothing but the version needs.
     let pinned = Path::new(path).join("segments/0000000002-0000000002.0.npy");
     std::fs::rename(&pinned, dir.path().join("aside")).unwrap();
     let output = vecstore(&["verify", path]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("the named checkpoint \"before\" lists it"), "{}", text(&output));
+    assert!(text(&output).contains("the version \"before\" lists it"), "{}", text(&output));
     std::fs::rename(dir.path().join("aside"), &pinned).unwrap();
-    assert!(ok(&["checkpoint", "drop", path, "before"]).contains("dropped before"));
-    assert_eq!(ok(&["checkpoint", "list", path]), "");
+    assert!(ok(&["version", "drop", path, "before"]).contains("dropped before"));
+    assert_eq!(ok(&["version", "list", path]), "");
     assert!(ok(&["backup", path, backup]).contains("1 linked"));
     assert!(ok(&["backup", path, backup, "--json"]).contains("\"kept\":1"));
     assert!(ok(&["restore", backup, restored]).contains("1 copied"));
@@ -242,8 +242,8 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     for (args, code, part) in [
         (vec!["get", path], 2, "required"),
         (vec!["get", path, "--address", "x"], 2, "write COMMIT:ROW"),
-        (vec!["keys", path, "--at", "never"], 1, "there is no checkpoint"),
-        (vec!["checkpoint", path, "a/b"], 1, "cannot name a checkpoint"),
+        (vec!["keys", path, "--at", "never"], 1, "there is no version"),
+        (vec!["version", path, "a/b"], 1, "cannot name a version"),
         (vec!["restore", backup, path], 1, "a store is there"),
         (vec!["restore", restored, "/dev/null"], 1, "cannot create a store here"),
     ] {

@@ -65,5 +65,5 @@ fn spellings_and_fields_that_scripts_use_stay() {
     let got = ok(&["get", path, "a", "--json"]);
     has(&got, &entry);
     has(&got, &["rows", "file", "file_row", "payload_bytes"]);
-    ok(&["checkpoint", path, "monday"]);
+    ok(&["version", path, "monday"]);
 }

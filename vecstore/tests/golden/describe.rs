@@ -14,8 +14,8 @@ pub fn describe(path: &Path) -> Value {
     assert!(report.is_whole(), "{}: {:?}", path.display(), report.faults);
     let snapshot = store.snapshot();
     let mut all = contents(&snapshot);
-    let versions = store.checkpoints().unwrap().into_iter().map(|version| {
-        let then = OpenOptions::new().at_checkpoint(&version.name).open(path).unwrap();
+    let versions = store.versions().unwrap().into_iter().map(|version| {
+        let then = OpenOptions::new().at_version(&version.name).open(path).unwrap();
         (version.name, Value::Object(contents(&then.snapshot())))
     });
     let versions: Map<String, Value> = versions.collect();

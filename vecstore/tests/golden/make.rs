@@ -246,7 +246,7 @@ fn merged(path: &Path) {
 fn version(path: &Path) {
     kinds(path);
     let store = on_demand().open(path).unwrap();
-    store.create_checkpoint("before-2027").unwrap();
+    store.create_version("before-2027").unwrap();
     append(&store, |batch| batch.push("three rows", &[1.0f32, 1.0]).unwrap());
     store.close().unwrap();
 }

@@ -60,7 +60,7 @@ fn checkpoints_and_merges_leave_one_for_each_large_segment() {
     assert_eq!(filters(&path), of_batches);
 
     let store = on_demand().open(&path).unwrap();
-    store.create_checkpoint("before").unwrap();
+    store.create_version("before").unwrap();
     store.backup(&backup).unwrap();
     let names = |files: &[PathBuf]| -> Vec<String> {
         files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
@@ -70,7 +70,7 @@ fn checkpoints_and_merges_leave_one_for_each_large_segment() {
     assert_eq!(filters(&path).len(), 3, "those of the inputs are pinned");
     assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
     put(&store, 2 * MANY);
-    store.drop_checkpoint("before").unwrap();
+    store.drop_version("before").unwrap();
     store.compact_full().unwrap();
     assert_eq!(filters(&path).len(), 1);
     store.backup(&backup).unwrap();

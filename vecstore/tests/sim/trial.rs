@@ -91,7 +91,7 @@ struct Trial {
     full: Option<usize>,
     /// Names beside the store whose flush failed.
     lost_names: usize,
-    /// The names of checkpoints are to be looked up.
+    /// The names of versions are to be looked up.
     forgot_names: bool,
     /// Nothing can be told any more about what a power cut leaves.
     is_over: bool,
@@ -190,7 +190,7 @@ impl Trial {
         if let Some(store) = self.run.stores.get(&handle)
             && take(&mut self.forgot_names)
         {
-            match store.checkpoints() {
+            match store.versions() {
                 Ok(all) => {
                     let names = all.into_iter().map(|named| named.name);
                     *self.run.named() = names.filter(|name| !name.starts_with(PIN)).collect();

@@ -12,7 +12,7 @@ use crate::format::derived::{KEYF, LIVE};
 use crate::format::records::count;
 use crate::format::section::{HASH, RUNS, SETT};
 use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
-use crate::state::{CHECKPOINTS, LiveSegment, MANIFEST, Manifest, View, if_there, named as versions};
+use crate::state::{LiveSegment, MANIFEST, Manifest, VERSIONS, View, if_there, versions};
 use crate::vfs::Vfs;
 
 /// What is wrong with the derived files of a store.
@@ -39,11 +39,11 @@ pub(crate) fn check(
     let mut needed: HashSet<DerivedName> = named(&manifest.body).into_iter().collect();
     check.manifest(&dir.join(MANIFEST), manifest, None);
     let names = versions::names(vfs, dir).unwrap_or_else(|error| {
-        check.checked.faults.push((dir.join(CHECKPOINTS), "file", error));
+        check.checked.faults.push((dir.join(VERSIONS), "file", error));
         Vec::new()
     });
     for name in names {
-        let path = dir.join(CHECKPOINTS).join(&name);
+        let path = dir.join(VERSIONS).join(&name);
         match versions::read(vfs, dir, &name) {
             Ok(version) => {
                 needed.extend(named(&version.body));

@@ -10,7 +10,7 @@ use crate::format::derived::{Header, Kind, LIVE};
 use crate::format::random_id;
 use crate::segment::{DerivedFile, KeyFilter, Segment};
 use crate::state::temporaries::{TMP_PREFIX, make_folder, remove_own, write_new};
-use crate::state::{Body, Manifest, View, named};
+use crate::state::{Body, Manifest, View, versions};
 use crate::vfs::Vfs;
 
 /// A derived file that is written and flushed, and has no name yet.
@@ -181,7 +181,7 @@ pub(crate) fn remove_unlisted(
     if names.is_empty() {
         return Ok(0);
     }
-    for version in named::read_all(vfs, dir)? {
+    for version in versions::read_all(vfs, dir)? {
         let pinned = named(&version.manifest.body);
         names.retain(|name| !pinned.contains(name));
     }
