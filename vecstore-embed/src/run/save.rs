@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
+use vecstore::{Appended, Batch, DType, Details, Kind, OnDuplicate, OpenOptions, Store};
 
 use super::feed::Job;
 use super::infer::Output;
@@ -110,16 +110,22 @@ impl<'a> Saver<'a> {
             let Some(entry) = snapshot.get(&job.key)? else { continue };
             let before = Remembered::decode(entry.payload());
             let payload = Remembered { record: job.record, ..before }.put_into(entry.payload());
+            // Everything else that is known of it stays.
+            let details = Details::new().payload(&payload);
+            let details = entry
+                .attributes()?
+                .into_iter()
+                .fold(details, |all, (name, value)| all.attribute(name, value));
             match entry.kind() {
                 Kind::Rejected => {
-                    batch.push_rejected(&job.key, entry.reason().unwrap_or_default(), &payload)?;
+                    batch.push_rejected(&job.key, entry.reason().unwrap_or_default(), details)?;
                 }
-                Kind::Empty => batch.push_empty(&job.key, &payload)?,
+                Kind::Empty => batch.push_empty(&job.key, details)?,
                 _ if entry.dtype() == DType::I8 => {
                     let (rows, scales) = entry.quantized()?;
-                    batch.push_quantized(&job.key, rows, scales, &payload)?;
+                    batch.push_quantized(&job.key, rows, scales, details)?;
                 }
-                _ => batch.push_converted(&job.key, &entry.to_f32()?, &payload)?,
+                _ => batch.push_converted(&job.key, &entry.to_f32()?, details)?,
             }
             log::info!("{}: touched, but its content is the same", job.path.display());
         }

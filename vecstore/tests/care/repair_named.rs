@@ -253,7 +253,10 @@ fn what_only_a_version_lists_is_missed() {
         let [fault] = faults.as_slice() else { panic!("{case}: {faults:?}") };
         assert_eq!(fault.path, segment(&path, 2, 2), "{case}");
         assert!(fault.detail.contains("version \"v3\"") && fault.detail.contains(words), "{case}: {fault}");
-        // A merge that goes beyond the version cannot serve for it.
+        // A merge that goes beyond the version cannot serve for it: opening names the file, and the remedy.
+        let error = OpenOptions::new().at_version("v3").open(&path).unwrap_err().to_string();
+        let named = "segments/0000000002-0000000002.0.npy";
+        assert!(error.contains(named) && error.contains("vecstore repair"), "{case}: {error}");
         assert!(!vecstore::repair(&path).unwrap().was_whole(), "{case}");
         assert_whole(&path, case);
         let store = on_demand().open(&path).unwrap();
