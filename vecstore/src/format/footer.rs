@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn reserved_bytes_and_places_outside_the_file_are_refused() {
-        let changes: [(&str, fn(&mut Footer)); 9] = [
+        type Change = fn(&mut Footer);
+        let changes: [(&str, Change); 9] = [
             ("reserved bytes", |footer| footer.refused[63] = 1),
             ("reserved bytes", |footer| footer.tail_zeros[0] = 1),
             ("reserved bytes", |footer| footer.zero = 1),

@@ -15,9 +15,14 @@ use crate::folder;
 const ONE: &str = "segments/0000000001-0000000001.0.npy";
 const TWO: &str = "segments/0000000002-0000000002.0.npy";
 
+/// Makes a store.
+type Make = fn(&Path);
+/// Makes one and changes it.
+type Changed = Box<dyn Fn(&Path)>;
+
 /// Makes those that are not there.
 pub fn all() {
-    let open: [(&str, fn(&Path)); 18] = [
+    let open: [(&str, Make); 18] = [
         ("empty", |path| drop(create(path, 2))),
         ("two-commits", two_commits),
         ("kinds", kinds),
@@ -37,7 +42,7 @@ pub fn all() {
         ("later-sections", later_sections),
         ("later-ro-compat", |path| changed_manifest(path, |bytes| bytes[32] = 2)),
     ];
-    let refuse: Vec<(&str, Box<dyn Fn(&Path)>)> = vec![
+    let refuse: Vec<(&str, Changed)> = vec![
         ("manifest-major", manifest(|bytes| bytes[8] = 2)),
         ("manifest-incompat", manifest(|bytes| bytes[24] = 1)),
         ("manifest-checksum-kind", manifest(|bytes| bytes[16] = 2)),
@@ -418,7 +423,8 @@ fn later_sections(path: &Path) {
         for (number, line) in lines.iter_mut().enumerate() {
             line[36..40].copy_from_slice(&(number as u32).to_le_bytes());
         }
-        let new: [(&[u8; 4], u8, u8, u8, u8, &[u8]); 5] = [
+        type New<'a> = (&'a [u8; 4], u8, u8, u8, u8, &'a [u8]);
+        let new: [New<'_>; 5] = [
             (b"DROP", 0, 0, 0, 6, b"to be left out by merges"),
             (b"NOTE", 1, 0, 0, 12, b"about the file"),
             (b"enum", 1, 1, 0, 6, &[1, 2, 3, 4]),
@@ -480,7 +486,7 @@ fn changed_manifest(path: &Path, how: impl FnOnce(&mut Vec<u8>)) {
     });
 }
 
-fn manifest(how: fn(&mut Vec<u8>)) -> Box<dyn Fn(&Path)> {
+fn manifest(how: fn(&mut Vec<u8>)) -> Changed {
     Box::new(move |path| changed_manifest(path, how))
 }
 
@@ -494,7 +500,7 @@ fn settings_twice(bytes: &mut Vec<u8>) {
 }
 
 /// A file that is not listed, and whose footer is changed: the manifest ends with the first commit.
-fn footer_of(name: &'static str, how: fn(&mut [u8])) -> Box<dyn Fn(&Path)> {
+fn footer_of(name: &'static str, how: fn(&mut [u8])) -> Changed {
     Box::new(move |path| {
         unlisted(path);
         change(path, name, |bytes| {
@@ -518,7 +524,7 @@ fn unlisted(path: &Path) {
     fs::rename(before, path).unwrap();
 }
 
-fn line_of(name: &'static str, how: fn(&mut [u8])) -> Box<dyn Fn(&Path)> {
+fn line_of(name: &'static str, how: fn(&mut [u8])) -> Changed {
     Box::new(move |path| {
         unlisted(path);
         change(path, TWO, |bytes| {
@@ -536,7 +542,7 @@ fn line_of(name: &'static str, how: fn(&mut [u8])) -> Box<dyn Fn(&Path)> {
     })
 }
 
-fn table_of(name: &'static str, how: fn(&mut [u8])) -> Box<dyn Fn(&Path)> {
+fn table_of(name: &'static str, how: fn(&mut [u8])) -> Changed {
     Box::new(move |path| {
         unlisted(path);
         let place = section(&path.join(TWO), name);
@@ -548,7 +554,7 @@ fn table_of(name: &'static str, how: fn(&mut [u8])) -> Box<dyn Fn(&Path)> {
 }
 
 /// A derived file of a kind, changed, with the right checksums, and listed as it is then.
-fn derived_of(kind: &'static str, how: fn(&mut Vec<u8>)) -> Box<dyn Fn(&Path)> {
+fn derived_of(kind: &'static str, how: fn(&mut Vec<u8>)) -> Changed {
     Box::new(move |path| {
         kinds(path);
         let mut names = fs::read_dir(path.join("derived")).unwrap().map(|entry| entry.unwrap().path());

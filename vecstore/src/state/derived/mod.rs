@@ -248,7 +248,8 @@ mod tests {
         assert_eq!((good.derived.len(), fault(&good)), (8, None));
         let segment = good.segments[1].name();
         assert_eq!(record_of(&good, segment, KEYF).map(|record| record.segment), Some(segment));
-        let wrong: [(&str, fn(&mut Body)); 6] = [
+        type Change = fn(&mut Body);
+        let wrong: [(&str, Change); 6] = [
             ("about no segment", |body| body.segments.truncate(2)),
             ("about no segment", |body| body.segments[1].footer_crc += 1),
             ("about no segment", |body| body.derived[0].kind = *b"live"),
