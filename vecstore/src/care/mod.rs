@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 mod exclusive;
+mod liveness;
 pub(crate) mod pins;
 pub(crate) mod repair;
 pub(crate) mod rotate;

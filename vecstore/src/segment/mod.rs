@@ -1,5 +1,6 @@
 //! One immutable segment file: writing it, mapping it, finding things in it.
 
+mod agree;
 mod ahead;
 mod check;
 #[cfg(test)]
@@ -9,6 +10,7 @@ mod name;
 mod pieces;
 mod reader;
 mod search;
+mod sorted;
 mod tables;
 mod writer;
 
@@ -20,4 +22,5 @@ pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
 pub(crate) use pieces::{Pieces, open_unmapped};
 pub(crate) use reader::Segment;
+pub(crate) use sorted::Sorted;
 pub(crate) use writer::{EncodedSegment, SegmentBuilder, Stored};

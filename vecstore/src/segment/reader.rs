@@ -130,6 +130,11 @@ impl Segment {
         self.footer.compat & COMPAT_LOST != 0
     }
 
+    /// The whole file, to be read in pieces.
+    pub fn mapping(&self) -> &Mapping {
+        &self.map
+    }
+
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
         &self.map

@@ -42,6 +42,9 @@ impl Tables {
             let (Some(end), false) = (end, line.offset != next || seen.contains(&line.tag)) else {
                 return Err(wrong(format!("section {} is out of order or range", line.name())));
             };
+            if !line.tag.iter().all(u8::is_ascii_graphic) {
+                return Err(wrong(format!("a section has the name {:?}, which is not ASCII", line.tag)));
+            }
             if line.flags != 0 {
                 return Err(wrong(format!("section {} has unknown flags", line.name())));
             }

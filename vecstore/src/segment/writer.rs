@@ -193,6 +193,7 @@ impl<'a> SegmentBuilder<'a> {
         let mut footer = Footer { entries: self.kinds.len() as u64, rows: self.row_count, ..identity };
         self.kinds.iter().for_each(|kind| count(&mut footer.kinds, *kind));
         self.kills.iter().for_each(|kill| count_kill(&mut footer, kill));
+        self.kills.sort_by_key(Kill::victim);
         self.hashes.sort_unstable();
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();

@@ -4,7 +4,7 @@
 //! bincode with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few
 //! segments that came after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
-use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, random_id, read_record, record_crc};
+use crate::format::{Id, MAX_COMMIT, Preamble, check_vectors, hex, random_id, read_record, record_crc};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{create, load};
 use crate::types::{Fingerprint, check_description, check_settings};
@@ -178,8 +178,25 @@ impl Body {
             }
             next = segment.last + 1;
         }
-        Ok(())
+        check_epochs(&self.epochs, next)
     }
+}
+
+/// Histories follow each other, and the last one begins with the commit that is `next`, or before.
+fn check_epochs(epochs: &[EpochRecord], next: u64) -> Result<(), String> {
+    let (mut before, mut ids) = (EpochRecord { id: [0; 16], parent: [0; 16], first: 1 }, BTreeSet::new());
+    for epoch in epochs {
+        let range = before.first..=next;
+        if epoch.parent != before.id || !range.contains(&epoch.first) || !ids.insert(epoch.id) {
+            let (id, parent, first) = (hex(&epoch.id), hex(&epoch.parent), epoch.first);
+            return Err(format!(
+                "epoch {id}, after {parent} and from commit {first} on, does not follow epoch {}",
+                hex(&before.id)
+            ));
+        }
+        before = *epoch;
+    }
+    Ok(())
 }
 
 /// A text is allocated before it is read, so the length it claims is bounded: by twice the length of a whole
@@ -251,6 +268,10 @@ impl Manifest {
             .map_err(|error| damaged(format!("its body cannot be decoded: {error}")))?;
         if used != body.len() {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
+        }
+        // Names out of order, or twice, would not be seen in what was decoded.
+        if encode_record(&decoded)? != body {
+            return Err(damaged("the names in its body are not unique and in ascending order".to_owned()));
         }
         decoded.check().map_err(damaged)?;
         // Named checkpoints are held in memory all at once, without what a list grew beyond its end.

@@ -29,4 +29,4 @@ pub(crate) use temporaries::{
     TMP_PREFIX, if_there, make_folder, remove_own, remove_temporaries, write_named, write_new,
 };
 pub use view::Totals;
-pub(crate) use view::{LiveSegment, View};
+pub(crate) use view::{LiveSegment, View, kill_of};
