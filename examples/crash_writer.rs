@@ -1,12 +1,12 @@
 //! `crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W] [--merge-every K] [--delete-every K]
-//! [--checkpoint-every K] [--backup-every K]`
+//! [--version-every K] [--backup-every K]`
 //!
 //! Appends BATCHES deterministic batches to the store DIR, which it creates where there is none, and prints
 //! `ACK n` on a line of its own, flushed, once its n-th batch in the store is durable. It may be killed at any
 //! moment and started again; it goes on behind what it finds. Several may run at once under different names.
 //!
 //! With `--merge-every K` it compacts the store after each K-th batch, every other time into one segment; with
-//! `--delete-every K` it deletes, after each K-th batch, the batch before it; with `--checkpoint-every K` it names a
+//! `--delete-every K` it deletes, after each K-th batch, the batch before it; with `--version-every K` it names a
 //! checkpoint after each K-th batch and drops its one before; with `--backup-every K` it backs up to `DIR.backup-W`.
 //! All of it counts as done when the next `ACK` comes.
 //!
@@ -21,7 +21,7 @@ use vecstore_examples::args::{Args, failed, wrong_use};
 use vecstore_examples::crash::{Recipe, fill_vector, key};
 
 const USAGE: &str = "crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W] \
-                     [--merge-every K] [--delete-every K] [--checkpoint-every K] [--backup-every K]";
+                     [--merge-every K] [--delete-every K] [--version-every K] [--backup-every K]";
 
 /// The most values one batch may hold: 1 GiB of f32.
 const MAX_VALUES: u64 = 1 << 28;
@@ -33,14 +33,14 @@ struct Options {
     recipe: Recipe,
     writer: String,
     merge_every: u64,
-    checkpoint_every: u64,
+    version_every: u64,
     backup_every: u64,
 }
 
 fn options() -> Result<Options, String> {
     let args = Args::from_env(
         2,
-        &["rows", "dim", "seed", "writer", "merge-every", "delete-every", "checkpoint-every", "backup-every"],
+        &["rows", "dim", "seed", "writer", "merge-every", "delete-every", "version-every", "backup-every"],
     )?;
     let options = Options {
         dir: args.positional(0).to_owned(),
@@ -53,7 +53,7 @@ fn options() -> Result<Options, String> {
         },
         writer: args.option("writer", String::from("W"))?,
         merge_every: args.option("merge-every", 0)?,
-        checkpoint_every: args.option("checkpoint-every", 0)?,
+        version_every: args.option("version-every", 0)?,
         backup_every: args.option("backup-every", 0)?,
     };
     if options.writer.is_empty() || options.writer.contains('/') {
@@ -108,8 +108,8 @@ fn write(options: &Options) -> Result<(), Box<dyn Error>> {
             let full = (number / options.merge_every).is_multiple_of(2);
             if full { store.compact_full() } else { store.compact() }?;
         }
-        if due(options.checkpoint_every) {
-            name_checkpoint(&store, &options.writer, number)?;
+        if due(options.version_every) {
+            name_version(&store, &options.writer, number)?;
         }
         if due(options.backup_every) {
             store.backup(format!("{}.backup-{}", options.dir, options.writer))?;
@@ -130,13 +130,13 @@ fn open_or_create(dir: &str, dim: usize) -> vecstore::Result<Store> {
 }
 
 /// Names a checkpoint after the writer and its last batch, and drops those it named before.
-fn name_checkpoint(store: &Store, writer: &str, number: u64) -> vecstore::Result<()> {
+fn name_version(store: &Store, writer: &str, number: u64) -> vecstore::Result<()> {
     let name = |number: u64| format!("{writer}-{number}");
-    store.create_checkpoint(&name(number))?;
-    for older in store.checkpoints()? {
+    store.create_version(&name(number))?;
+    for older in store.versions()? {
         let is_ours = older.name.rsplit_once('-').is_some_and(|(of, _)| of == writer);
         if is_ours && older.name != name(number) {
-            store.drop_checkpoint(&older.name)?;
+            store.drop_version(&older.name)?;
         }
     }
     Ok(())

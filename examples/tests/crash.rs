@@ -153,7 +153,7 @@ fn a_writer_killed_while_it_deletes_and_merges_loses_nothing_either() {
 #[test]
 fn a_writer_killed_while_it_backs_up_loses_nothing_and_the_backup_is_whole() {
     let options =
-        ["--merge-every", "9", "--delete-every", "4", "--checkpoint-every", "3", "--backup-every", "2"];
+        ["--merge-every", "9", "--delete-every", "4", "--version-every", "3", "--backup-every", "2"];
     let (_place, dir) = dir();
     let backup = dir.with_file_name("crash.vecs.backup-W");
     let mut random = SplitMix64::new(6);

@@ -12,7 +12,7 @@ use crate::sim::{Node, SimFs};
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// Directories of a store that hold files; in each of them, the targets put files too.
-pub const FOLDERS: [&str; 3] = ["segments", "live", "checkpoints"];
+pub const FOLDERS: [&str; 3] = ["segments", "live", "versions"];
 
 /// Where the seeds of a target are, or the store that they were made from.
 pub fn folder(target: &str) -> PathBuf {

@@ -98,7 +98,7 @@ fn another_name(generation: u8, bytes: &[u8]) -> String {
     let last = rest.first().unwrap_or(first);
     match rest.get(1).map(|kind| kind % 4) {
         Some(0) => "MANIFEST".to_owned(),
-        Some(1) => format!("checkpoints/v{last}"),
+        Some(1) => format!("versions/v{last}"),
         Some(2) => format!("live/{first:010}-{last:010}.{generation}.{last:016x}.live"),
         _ => format!("segments/{first:010}-{last:010}.{generation}.npy"),
     }
@@ -202,7 +202,7 @@ fn read_everything(store: &Store) -> Result<(), Error> {
     // A dimension the enemy chose: as long as the store says, at most 65,536.
     snapshot.search(&vec![1.0; snapshot.dim()], 3)?;
     let (_settings, _fingerprint) = (store.settings(), store.fingerprint());
-    for checkpoint in store.checkpoints()? {
+    for checkpoint in store.versions()? {
         let _ = (checkpoint.name, checkpoint.last_commit);
     }
     Ok(())

@@ -72,13 +72,13 @@ fn manifests_that_claim_or_hold_much() {
     }
 }
 
-/// Named checkpoints are looked at together.
+/// Versions are looked at together.
 #[test]
 fn many_large_checkpoints() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut store = files();
     for (number, (_, bytes)) in hostile_manifests().into_iter().take(5).cycle().take(15).enumerate() {
-        store.insert(format!("checkpoints/large{number}"), bytes);
+        store.insert(format!("versions/large{number}"), bytes);
     }
     most_beyond();
     check(&store);

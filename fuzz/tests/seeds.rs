@@ -155,7 +155,7 @@ fn make_seeds() {
     write(&files, &folder("store"));
     let seed = |target: &str, name: &str, bytes: &[u8]| fs::write(folder(target).join(name), bytes).unwrap();
     seed("manifest", "two-segments", &files["MANIFEST"]);
-    seed("manifest", "one-segment", &files["checkpoints/v1"]);
+    seed("manifest", "one-segment", &files["versions/v1"]);
     // A manifest that lists every segment; the store keeps the one that lists the first two only.
     Store::open(&path).unwrap().close().unwrap();
     let all = &vecstore_fuzz::read(&path)["MANIFEST"];
@@ -328,7 +328,7 @@ fn make_store(path: &Path) -> Option<Files> {
     batch.push_rejected("c", "truncated").unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.set_fingerprint(&Fingerprint::new([7; 32], "a model")).unwrap();
-    store.create_checkpoint("v1").unwrap();
+    store.create_version("v1").unwrap();
     let replace = |rows: &[f32], key: &str| {
         let mut batch = store.batch();
         batch.push("a", rows).unwrap();

@@ -45,7 +45,7 @@ bugs! {
     NoRaise "no-raise"
     /// That the manifest is in doubt is overlooked.
     TrustManifestName "trust-manifest-name"
-    /// Files that named checkpoints need are removed.
+    /// Files that versions need are removed.
     IgnorePins "ignore-pins"
     /// Files beyond the manifest of a backup are read.
     ReadBeyondBackup "read-beyond-backup"

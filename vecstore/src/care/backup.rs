@@ -1,6 +1,6 @@
 //! Backups: a consistent copy that is itself a store, and restoring one.
 //!
-//! A backup pins the source's files with a named checkpoint, gives every file it lacks a second name (a hard
+//! A backup pins the source's files with a version, gives every file it lacks a second name (a hard
 //! link, or a copy on another file system), and replaces its own manifest last. A crash leaves the previous
 //! backup, or the new one.
 
@@ -17,7 +17,7 @@ use crate::merge::{Host, drop_pins};
 use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
 use crate::state::{
     BACKUP_RECORD, Body, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, damaged, if_there,
-    live, load, named, quarantine, remove_own, remove_temporaries, temporaries, write_new,
+    live, load, quarantine, remove_own, remove_temporaries, temporaries, versions, write_new,
 };
 use crate::vfs::{RealFs, Vfs};
 
@@ -63,7 +63,7 @@ fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>
     drop_pins(host.vfs(), host.path(), timeout)?;
     let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
     pins::pin(host, &name)?;
-    let manifest = named::read(host.vfs(), host.path(), &name);
+    let manifest = versions::read(host.vfs(), host.path(), &name);
     let result = manifest.and_then(|manifest| {
         work(&Source { vfs: host.vfs(), dir: host.path(), manifest, timeout: timeout.clone() })
     });
@@ -233,7 +233,7 @@ impl Source<'_> {
         self.may_continue(dest, &there)?;
         manifest.generation = manifest.generation.max(there.generation + 1);
         let mut needed: Vec<SegmentName> = manifest.body.names().collect();
-        for version in named::read_all(vfs, dest)? {
+        for version in versions::read_all(vfs, dest)? {
             needed.extend(version.manifest.body.names());
         }
         // Manifests that a backup was killed in; its lock is ours now.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress, escaped};
 
 use super::output::{Answer, Failure, answer, bytes, hex, keyed};
-use super::{CheckpointAction, Command, Source, Target, manage, repair};
+use super::{Command, Source, Target, VersionAction, manage, repair};
 
 /// Runs one command, with stdout buffered.
 pub fn run(command: Command) -> Answer {
@@ -28,11 +28,9 @@ pub fn run(command: Command) -> Answer {
         Command::Search { source, like, row, k } => search(&mut out, &source, like.as_bytes(), row, k),
         Command::Delete { target, keys } => manage::delete(&mut out, &target, &keys),
         Command::Compact { target, full } => manage::compact(&mut out, &target, full),
-        Command::Checkpoint { action, dir, name, json } => match action {
-            Some(CheckpointAction::List(target)) => manage::list_checkpoints(&mut out, &target),
-            Some(CheckpointAction::Drop { target, name }) => {
-                manage::drop_checkpoint(&mut out, &target, &name)
-            }
+        Command::Version { action, dir, name, json } => match action {
+            Some(VersionAction::List(target)) => manage::list_versions(&mut out, &target),
+            Some(VersionAction::Drop { target, name }) => manage::drop_version(&mut out, &target, &name),
             None => {
                 let target = Target { dir: dir.unwrap_or_default(), json };
                 manage::checkpoint(&mut out, &target, &name.unwrap_or_default())

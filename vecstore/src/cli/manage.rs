@@ -1,4 +1,4 @@
-//! Commands that change a store: delete, compact, named checkpoints, backup, restore.
+//! Commands that change a store: delete, compact, versions, backup, restore.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
-use vecstore::{BackupReport, CheckpointInfo, Merging, OpenOptions, Store};
+use vecstore::{BackupReport, Merging, OpenOptions, Store, VersionInfo};
 
 use super::Target;
 use super::calendar::backup_name;
@@ -50,27 +50,27 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
 }
 
 pub fn checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    let made = with_store(target, |store| Ok(store.create_checkpoint(name)?))?;
-    show_checkpoint(out, target, &made)
+    let made = with_store(target, |store| Ok(store.create_version(name)?))?;
+    show_version(out, target, &made)
 }
 
-pub fn list_checkpoints(out: &mut impl Write, target: &Target) -> Answer {
-    for checkpoint in Store::open_read_only(&target.dir)?.checkpoints()? {
-        show_checkpoint(out, target, &checkpoint)?;
+pub fn list_versions(out: &mut impl Write, target: &Target) -> Answer {
+    for checkpoint in Store::open_read_only(&target.dir)?.versions()? {
+        show_version(out, target, &checkpoint)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show_checkpoint(out: &mut impl Write, target: &Target, checkpoint: &CheckpointInfo) -> Answer {
-    let CheckpointInfo { name, last_commit, segments, bytes: len, .. } = checkpoint;
+fn show_version(out: &mut impl Write, target: &Target, checkpoint: &VersionInfo) -> Answer {
+    let VersionInfo { name, last_commit, segments, bytes: len, .. } = checkpoint;
     let value = json!({"name": name, "last_commit": last_commit, "segments": segments, "bytes": len});
     let pinned = bytes(*len);
     let text = format_args!("{name}  up to commit {last_commit}, {segments} segment(s), {pinned}");
     answer(out, target.json, value, [text])
 }
 
-pub fn drop_checkpoint(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    with_store(target, |store| Ok(store.drop_checkpoint(name)?))?;
+pub fn drop_version(out: &mut impl Write, target: &Target, name: &str) -> Answer {
+    with_store(target, |store| Ok(store.drop_version(name)?))?;
     answer(out, target.json, json!({"dropped": name}), [format_args!("dropped {name}")])
 }
 

@@ -117,14 +117,14 @@ enum Command {
     #[command(
         subcommand_negates_reqs = true,
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  vecstore checkpoint photos.vecs before-cleanup\n  \
-                            vecstore checkpoint list photos.vecs\n  \
-                            vecstore checkpoint drop photos.vecs before-cleanup\n  \
+        after_help = "Examples:\n  vecstore version photos.vecs before-cleanup\n  \
+                            vecstore version list photos.vecs\n  \
+                            vecstore version drop photos.vecs before-cleanup\n  \
                             vecstore keys photos.vecs --at before-cleanup"
     )]
     Checkpoint {
         #[command(subcommand)]
-        action: Option<CheckpointAction>,
+        action: Option<VersionAction>,
         /// The store's directory.
         #[arg(required = true)]
         dir: Option<PathBuf>,
@@ -191,10 +191,10 @@ enum Command {
     },
 }
 
-/// Actions on named checkpoints.
+/// Actions on versions.
 #[derive(Debug, Subcommand)]
-enum CheckpointAction {
-    /// List the named checkpoints.
+enum VersionAction {
+    /// List the versions.
     List(Target),
     /// Drop a checkpoint, and remove the files that only it needs.
     Drop {
@@ -205,12 +205,12 @@ enum CheckpointAction {
     },
 }
 
-/// A store to read, as it is now or as of a named checkpoint.
+/// A store to read, as it is now or as of a version.
 #[derive(Debug, Args)]
 struct Source {
     #[command(flatten)]
     target: Target,
-    /// Read the store as of this named checkpoint.
+    /// Read the store as of this version.
     #[arg(long, value_name = "CHECKPOINT")]
     at: Option<String>,
 }
@@ -219,7 +219,7 @@ impl Source {
     fn open(&self) -> vecstore::Result<Store> {
         let options = OpenOptions::new().read_only(true);
         let options = match &self.at {
-            Some(name) => options.at_checkpoint(name),
+            Some(name) => options.at_version(name),
             None => options,
         };
         options.open(&self.target.dir)

@@ -9,7 +9,7 @@ use crate::commit::manifest::PATIENCE;
 use crate::format::footer::FOOTER_LEN;
 use crate::format::random_id;
 use crate::segment::check_open;
-use crate::state::{Bitmaps, View, load, named, remove_own};
+use crate::state::{Bitmaps, View, load, remove_own, versions};
 
 /// Temporary segments that take the place of a commit in doubt begin with this.
 const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
@@ -23,8 +23,8 @@ impl Writer {
     }
 
     fn rewrite_locked(&mut self, view: &mut View) -> Result<()> {
-        // An unreadable checkpoint holds up merges, never a commit.
-        let versions = named::readable(&*self.vfs, &self.dir);
+        // An unreadable version holds up merges, never a commit.
+        let versions = versions::readable(&*self.vfs, &self.dir);
         let mut known = load::known_names(&*self.vfs, &self.dir, versions.into_iter())?;
         known.extend(view.segments.iter().map(|live| live.segment.name()));
         let mut old = Vec::new();
@@ -130,7 +130,7 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// Its name may be needed again: by a file put back from quarantine, or by a named checkpoint.
+    /// Its name may be needed again: by a file put back from quarantine, or by a version.
     #[test]
     fn a_commit_in_doubt_takes_a_name_that_no_file_has_had() {
         let dir = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ mod tests {
         let mut manifest = before.clone();
         let record = SegmentRecord::of(&view.segments[0].segment);
         manifest.body.segments = vec![SegmentRecord { generation: 7, ..record }];
-        named::write(&RealFs, &path, "v", &manifest).unwrap();
+        versions::write(&RealFs, &path, "v", &manifest).unwrap();
         before.write(&RealFs, &path).unwrap();
         let mut view = load::load(&RealFs, &path, None).unwrap();
         assert_eq!(suspect(&mut view), rewritten(8), "named");

@@ -10,7 +10,7 @@ use crate::commit::Writer;
 use crate::handle::{Shared, Store};
 use crate::lock::{Watch, in_slices};
 use crate::merge::MAX_SEGMENT;
-use crate::state::{create, load, named};
+use crate::state::{create, load, versions};
 use crate::types::StoreConfig;
 use crate::vfs::{Copying, RealFs, Vfs};
 
@@ -158,9 +158,9 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the store as it was when this checkpoint was [created](Store::create_checkpoint), read-only. Nothing that
+    /// Opens the store as it was when this checkpoint was [created](Store::create_version), read-only. Nothing that
     /// came later is seen, now or on refresh.
-    pub fn at_checkpoint(mut self, name: &str) -> Self {
+    pub fn at_version(mut self, name: &str) -> Self {
         self.checkpoint = Some(name.to_owned());
         self.read_only = true;
         self
@@ -200,7 +200,7 @@ impl OpenOptions {
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
         if let Some(name) = &self.checkpoint {
-            let manifest = named::read(&*vfs, path, name)?;
+            let manifest = versions::read(&*vfs, path, name)?;
             let view = load::listed(&*vfs, path, &manifest, None)?;
             return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch), self.merging));
         }

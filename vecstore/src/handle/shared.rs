@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub view: RwLock<Arc<View>>,
     pub queue: Queue,
     side: Mutex<Side>,
-    /// The view is that of a named checkpoint: it never changes.
+    /// The view is that of a version: it never changes.
     fixed: bool,
     /// The handle was opened for writing.
     pub is_writable: bool,

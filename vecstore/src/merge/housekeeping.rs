@@ -9,12 +9,12 @@ use super::run::TMP_PREFIX;
 use crate::base::{Bug, IoContext, Result};
 use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::segment::SegmentName;
-use crate::state::{CHECKPOINTS, LIVE, Manifest, SEGMENTS, live, load, named};
+use crate::state::{LIVE, Manifest, SEGMENTS, VERSIONS, live, load, versions};
 use crate::vfs::Vfs;
 
 /// The files of a store, as far as removing and naming segments is concerned.
 ///
-/// Asked under the manifest lock: named checkpoints are made under it too, as copies of the manifest. So what is free stays so.
+/// Asked under the manifest lock: versions are made under it too, as copies of the manifest. So what is free stays so.
 #[derive(Debug)]
 pub(super) struct Files {
     present: Vec<SegmentName>,
@@ -24,12 +24,12 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Reads directory, manifest and named checkpoints. What an unreadable one needs is not known: an error.
+    /// Reads directory, manifest and versions. What an unreadable one needs is not known: an error.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let manifest = Manifest::read(vfs, dir)?;
         let present = load::list_segments(vfs, dir)?;
         let mut pinned = HashSet::new();
-        for version in named::read_all(vfs, dir)? {
+        for version in versions::read_all(vfs, dir)? {
             pinned.extend(version.manifest.body.names());
         }
         Ok(Files {
@@ -64,7 +64,7 @@ impl Files {
 /// Drops the pins of backups that were killed: one that is alive holds the backup lock. That lock comes before those of
 /// mergers, which the caller holds; it is only tried.
 pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
-    let pins = named::names(vfs, dir)?;
+    let pins = versions::names(vfs, dir)?;
     if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
         return Ok(());
     }
@@ -80,9 +80,9 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
 /// Drops the pins of backups, for the holder of the backup lock.
 pub(crate) fn drop_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     hold_manifest(vfs, dir, timeout, |_, _| {
-        let names = named::names(vfs, dir)?;
+        let names = versions::names(vfs, dir)?;
         let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
-        pins.try_for_each(|name| named::drop_named(vfs, dir, name))
+        pins.try_for_each(|name| versions::drop_named(vfs, dir, name))
     })
 }
 
@@ -95,7 +95,7 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
             Ok(_) => lock.clear_suspect(),
             Err(_) => lock.mark_suspect(1),
         }
-        for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+        for folder in [dir, &dir.join(LIVE), &dir.join(VERSIONS)] {
             remove_temporaries(vfs, folder, temporaries::TMP_PREFIX);
         }
         let (manifest, files) = (durable?, Files::read(vfs, dir)?);

@@ -7,7 +7,7 @@
 //! 2. Check every byte of them.
 //! 3. Write what is live into a temporary file, flushing as it grows; give it its final name; flush the directory.
 //! 4. Under the manifest lock: put the output in place of the inputs in the manifest; then remove the inputs, unless a
-//!    named checkpoint needs them.
+//!    version needs them.
 //!
 //! A crash leaves files that no manifest lists, which a later merger removes. `docs/DURABILITY.md` argues each step.
 

@@ -18,7 +18,7 @@ use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::merge::Compacted;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::{
-    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load, named,
+    LiveRecord, LiveSegment, Manifest, SEGMENTS, SegmentRecord, Target, Verify, View, live, load, versions,
 };
 
 /// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
@@ -83,8 +83,8 @@ impl<H: Host> Merges<'_, H> {
             return self.note_damaged(damaged);
         }
         let dir = self.host.path().join(SEGMENTS);
-        // An unreadable checkpoint is an error now, not after the work.
-        let versions = named::read_all(self.host.vfs(), self.host.path())?;
+        // An unreadable version is an error now, not after the work.
+        let versions = versions::read_all(self.host.vfs(), self.host.path())?;
         let versions = versions.into_iter().map(|version| version.manifest);
         let known = load::known_names(self.host.vfs(), self.host.path(), versions)?;
         let name = load::next_generation(&known, first.segment.name().first, last.segment.name().last);

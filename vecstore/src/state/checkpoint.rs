@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::base::{Bug, Error, Event, IoContext, Result};
 use crate::segment::check_open;
 use crate::state::{
-    BitmapName, CHECKPOINTS, LIVE, Manifest, SegmentRecord, TMP_PREFIX, View, live, load, quarantine,
+    BitmapName, LIVE, Manifest, SegmentRecord, TMP_PREFIX, VERSIONS, View, live, load, quarantine,
     remove_temporaries,
 };
 use crate::vfs::Vfs;
@@ -34,7 +34,7 @@ pub(crate) fn write(
     change: impl FnOnce(&mut Manifest) -> Result<()>,
     mut flush: impl FnMut(&Path) -> Result<()>,
 ) -> Result<Option<Event>> {
-    for folder in [dir, &dir.join(LIVE), &dir.join(CHECKPOINTS)] {
+    for folder in [dir, &dir.join(LIVE), &dir.join(VERSIONS)] {
         remove_temporaries(vfs, folder, TMP_PREFIX);
     }
     let mut manifest = Manifest::read(vfs, dir)?;

@@ -25,7 +25,7 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
 }
 
 /// Every segment name that a file has had, as far as can be seen: in segments/ and quarantine/, listed by the
-/// manifest or by one of these named checkpoints.
+/// manifest or by one of these versions.
 pub(crate) fn known_names(
     vfs: &dyn Vfs,
     dir: &Path,

@@ -274,7 +274,7 @@ impl Manifest {
             return Err(damaged("the names in its body are not unique and in ascending order".to_owned()));
         }
         decoded.check().map_err(damaged)?;
-        // Named checkpoints are held in memory all at once, without what a list grew beyond its end.
+        // Versions are held in memory all at once, without what a list grew beyond its end.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();
         Ok(Manifest {
@@ -302,7 +302,7 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest, or a named checkpoint; `None` where there is no file.
+    /// Reads a manifest, or a version; `None` where there is no file.
     pub(super) fn read_file(vfs: &dyn Vfs, path: &Path, op: &'static str) -> Result<Option<Self>> {
         match vfs.read(path, MAX_LEN) {
             Ok(bytes) => Self::decode(path, &bytes).map(Some),

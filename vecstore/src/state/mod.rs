@@ -7,11 +7,11 @@ pub(crate) mod damaged;
 pub(crate) mod live;
 pub(crate) mod load;
 pub(crate) mod manifest;
-pub(crate) mod named;
 pub(crate) mod publish;
 pub(crate) mod quarantine;
 pub(crate) mod temporaries;
 pub(crate) mod tiling;
+pub(crate) mod versions;
 pub(crate) mod view;
 
 pub(crate) use checkpoint::Bitmaps;
@@ -22,11 +22,11 @@ pub(crate) use manifest::{
     BACKUP_RECORD, Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest, SegmentRecord, decode_record,
     encode_record,
 };
-pub(crate) use named::{CHECKPOINTS, PIN_PREFIX};
 pub(crate) use publish::{Target, Verify};
 pub(crate) use quarantine::{Move, QUARANTINE, quarantine_folder, same_bytes};
 pub(crate) use temporaries::{
     TMP_PREFIX, if_there, make_folder, remove_own, remove_temporaries, write_named, write_new,
 };
+pub(crate) use versions::{PIN_PREFIX, VERSIONS};
 pub use view::Totals;
 pub(crate) use view::{LiveSegment, View, kill_of};

@@ -187,7 +187,7 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     std::fs::rename(&pinned, dir.path().join("aside")).unwrap();
     let output = vecstore(&["verify", path]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("the named checkpoint \"before\" lists it"), "{}", text(&output));
+    assert!(text(&output).contains("the version \"before\" lists it"), "{}", text(&output));
     std::fs::rename(dir.path().join("aside"), &pinned).unwrap();
     assert!(ok(&["checkpoint", "drop", path, "before"]).contains("dropped before"));
     assert_eq!(ok(&["checkpoint", "list", path]), "");
@@ -216,7 +216,7 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         (vec!["get", path], 2, "required"),
         (vec!["get", path, "--address", "x"], 2, "write COMMIT:ROW"),
         (vec!["keys", path, "--at", "never"], 1, "there is no checkpoint"),
-        (vec!["checkpoint", path, "a/b"], 1, "cannot name a checkpoint"),
+        (vec!["checkpoint", path, "a/b"], 1, "cannot name a version"),
         (vec!["restore", backup, path], 1, "a store is there"),
         (vec!["restore", restored, "/dev/null"], 1, "cannot create a store here"),
     ] {

@@ -49,7 +49,7 @@ fn the_second_backup_transfers_only_what_is_new() {
     assert_eq!((third.linked, third.kept), (1, 0));
     assert_eq!(std::fs::read_dir(dest.join("segments")).unwrap().count(), 1);
     assert_eq!(contents(&Store::open_read_only(&dest).unwrap()), contents(&store));
-    assert!(store.checkpoints().unwrap().is_empty(), "no pin stays behind");
+    assert!(store.versions().unwrap().is_empty(), "no pin stays behind");
 }
 
 #[test]
@@ -286,11 +286,11 @@ fn what_a_backup_pins_for_itself_and_for_its_user() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(&dir.path().join("s"));
     put(&store, "1", 1.0);
-    assert!(store.create_checkpoint("backup-mine").unwrap_err().to_string().contains("under way"));
+    assert!(store.create_version("backup-mine").unwrap_err().to_string().contains("under way"));
     // A checkpoint made in a backup is a change: the backup is a store of its own from then on.
     let dest = dir.path().join("backup");
     store.backup(&dest).unwrap();
-    create_again(&dest).create_checkpoint("kept").unwrap();
+    create_again(&dest).create_version("kept").unwrap();
     assert!(store.backup(&dest).unwrap_err().to_string().contains("written to"));
     assert!(store.backup(store.path()).is_err(), "a store is no backup of itself");
 }
@@ -315,14 +315,14 @@ fn what_killed_backups_left_goes_and_what_live_ones_build_stays() {
     let builder = std::fs::File::open(alive.join("LOCK.turn")).unwrap();
     builder.lock().unwrap();
     // And its pin in the store.
-    let pin = path.join("checkpoints").join("backup-0123456789abcdef");
+    let pin = path.join("versions").join("backup-0123456789abcdef");
     std::fs::copy(path.join("MANIFEST"), &pin).unwrap();
 
     put(&store, "b", 2.0);
     // It is no user's checkpoint: a script that drops all there are must not pull its files from under a
     // backup.
-    assert_eq!(store.checkpoints().unwrap(), []);
-    let error = store.drop_checkpoint("backup-0123456789abcdef").unwrap_err();
+    assert_eq!(store.versions().unwrap(), []);
+    let error = store.drop_version("backup-0123456789abcdef").unwrap_err();
     assert!(error.to_string().contains("backups under way"), "{error}");
     assert!(pin.exists());
     store.compact().unwrap();

@@ -208,7 +208,7 @@ fn what_does_not_belong_goes_and_what_was_swapped_comes_back() {
     };
     bench.case("the manifest gone and the last segment hit", both, &Expect::keys(&["e6", "a2"]));
     let old =
-        |path: &Path| fs::copy(path.join("checkpoints/pinned"), path.join("MANIFEST")).map(|_| ()).unwrap();
+        |path: &Path| fs::copy(path.join("versions/pinned"), path.join("MANIFEST")).map(|_| ()).unwrap();
     bench.case("an old manifest", old, &nothing);
     let old_and_gone = |path: &Path| {
         old(path);
@@ -254,7 +254,7 @@ fn a_lone_input_is_kept() {
     let input = "0000000002-0000000002.0.npy";
     let damage = |path: &Path| {
         for gone in [
-            "checkpoints/pinned",
+            "versions/pinned",
             "segments/0000000001-0000000001.0.npy",
             "segments/0000000003-0000000003.0.npy",
         ] {
@@ -328,9 +328,9 @@ fn a_repair_begins_an_epoch() {
     assert!(Store::open(&path).is_ok());
 }
 
-/// Bitmaps and named checkpoints: none of them is the store.
+/// Bitmaps and versions: none of them is the store.
 #[test]
-fn damaged_bitmaps_and_checkpoints_are_set_aside() {
+fn damaged_bitmaps_and_versions_are_set_aside() {
     let mut bench = Bench::new();
     let nothing = Expect::nothing();
     let bitmaps = |path: &Path| -> Vec<PathBuf> {
@@ -342,9 +342,9 @@ fn damaged_bitmaps_and_checkpoints_are_set_aside() {
         |path| bitmaps(path).iter().for_each(|file| fs::remove_file(file).unwrap()),
         &nothing,
     );
-    let pinned = |path: &Path| path.join("checkpoints/pinned");
+    let pinned = |path: &Path| path.join("versions/pinned");
     let report = bench.case("a checkpoint flipped", |path| flip(&pinned(path), 80), &nothing);
-    assert!(report.findings[0].moved_to.as_ref().unwrap().ends_with("quarantine/checkpoint-pinned"));
+    assert!(report.findings[0].moved_to.as_ref().unwrap().ends_with("quarantine/version-pinned"));
     // An input that only the checkpoint needs.
     let input = "0000000002-0000000002.0.npy";
     let hit = |path: &Path| {
@@ -446,13 +446,13 @@ fn a_store_without_its_directory_of_segments_is_made_whole() {
     assert_eq!(Store::open(&path).unwrap().snapshot().totals().entries, 0);
 }
 
-/// Named checkpoints cannot be listed: what they need is not known.
+/// Versions cannot be listed: what they need is not known.
 #[test]
-fn a_file_in_the_place_of_the_named_checkpoints_is_a_fault() {
+fn a_file_in_the_place_of_the_versions_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();
-    fs::write(path.join("checkpoints"), "not a directory").unwrap();
+    fs::write(path.join("versions"), "not a directory").unwrap();
     let report = vecstore::verify(&path, |_| {}).unwrap();
-    assert!(report.faults.iter().any(|fault| fault.path == path.join("checkpoints")), "{:?}", report.faults);
+    assert!(report.faults.iter().any(|fault| fault.path == path.join("versions")), "{:?}", report.faults);
 }

@@ -50,7 +50,7 @@ fn what_has_content_is_better_than_what_a_repair_left() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path, 3);
-    store.create_checkpoint("p").unwrap();
+    store.create_version("p").unwrap();
     store.compact_full().unwrap();
     store.close().unwrap();
     // First an input that only the checkpoint needs; then the index of the output, which costs no entry.

@@ -22,7 +22,7 @@ const FAILING: usize = 4;
 /// At the end of the names of damages that cost nothing.
 const NO_LOSS: &str = "nothing is lost";
 
-/// What is right: live entries, and the named checkpoints there are.
+/// What is right: live entries, and the versions there are.
 type Right = (Contents, Vec<String>);
 
 /// Live entries: kind, rows, payload, address.
@@ -44,20 +44,20 @@ fn contents(fs: &SimFs) -> Result<Contents, String> {
     Ok(contents)
 }
 
-/// The named checkpoints, each of which can be read. (How much of a damaged one is left depends on whether
+/// The versions, each of which can be read. (How much of a damaged one is left depends on whether
 /// bitmaps could be read: they say what of it was superseded later.)
 fn named(fs: &SimFs) -> Result<Vec<String>, String> {
     let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
-    let all = store.checkpoints().map_err(|error| error.to_string())?;
+    let all = store.versions().map_err(|error| error.to_string())?;
     let opened = |name: String| {
-        let opened = options(fs).at_checkpoint(&name).open(STORE).map_err(|error| error.to_string())?;
+        let opened = options(fs).at_version(&name).open(STORE).map_err(|error| error.to_string())?;
         opened.snapshot().iter().try_for_each(|entry| entry.map(drop)).map_err(|error| error.to_string())?;
         Ok(name)
     };
     all.into_iter().map(|checkpoint| opened(checkpoint.name)).collect()
 }
 
-/// A store with merged and single segments, a named checkpoint, bitmaps, and commits that the manifest does
+/// A store with merged and single segments, a version, bitmaps, and commits that the manifest does
 /// not list.
 fn image() -> Vec<Node> {
     let mut run = Run::new(SimFs::new());

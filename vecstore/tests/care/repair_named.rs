@@ -1,4 +1,4 @@
-//! Repairs of stores with named checkpoints that list more than there is, or are not the store's: afterwards
+//! Repairs of stores with versions that list more than there is, or are not the store's: afterwards
 //! the store opens and is whole, nothing that was not hit is lost, and no number is given twice.
 
 use std::fs;
@@ -23,7 +23,7 @@ fn filled(path: &Path, commits: u64, named: &[u64]) {
     for commit in 1..=commits {
         put(&store, &format!("k{commit}"));
         if named.contains(&commit) {
-            store.create_checkpoint(&format!("v{commit}")).unwrap();
+            store.create_version(&format!("v{commit}")).unwrap();
         }
     }
     store.close().unwrap();
@@ -49,8 +49,8 @@ fn repaired(path: &Path, what: &str, commits: u64, gone: &[u64]) -> RepairReport
         let is_there = store.snapshot().contains(format!("k{commit}")).unwrap();
         assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit}");
     }
-    for checkpoint in store.checkpoints().unwrap() {
-        let named = OpenOptions::new().at_checkpoint(&checkpoint.name).open(path).unwrap();
+    for checkpoint in store.versions().unwrap() {
+        let named = OpenOptions::new().at_version(&checkpoint.name).open(path).unwrap();
         for commit in 1..=checkpoint.last_commit {
             let is_there = named.snapshot().contains(format!("k{commit}")).unwrap();
             assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit} in {}", checkpoint.name);
@@ -69,7 +69,7 @@ fn quarantined(report: &RepairReport, name: &str) -> bool {
     report.findings.iter().any(|finding| finding.moved_to.as_ref().is_some_and(|to| to.ends_with(name)))
 }
 
-/// The manifest is gone, or an older one was put back, and segments are gone that named checkpoints list.
+/// The manifest is gone, or an older one was put back, and segments are gone that versions list.
 #[test]
 fn what_a_checkpoint_lists_was_committed() {
     let dir = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn what_a_checkpoint_lists_was_committed() {
             match manifest {
                 "gone" => fs::remove_file(damaged.join("MANIFEST")).unwrap(),
                 "that of v1" => {
-                    fs::copy(damaged.join("checkpoints/v1"), damaged.join("MANIFEST")).map(drop).unwrap();
+                    fs::copy(damaged.join("versions/v1"), damaged.join("MANIFEST")).map(drop).unwrap();
                 }
                 _ => {}
             }
@@ -103,7 +103,7 @@ fn a_checkpoint_that_begins_differently_gets_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, 3, &[3]);
-    let (named, aside) = (path.join("checkpoints/v3"), path.join("aside"));
+    let (named, aside) = (path.join("versions/v3"), path.join("aside"));
     fs::rename(&named, &aside).unwrap();
     fs::remove_file(path.join("MANIFEST")).unwrap();
     fs::remove_file(segment(&path, 1, 1)).unwrap();
@@ -125,7 +125,7 @@ fn a_checkpoint_of_another_store_says_nothing() {
             let what = format!("manifest {manifest}, {name} of another store, segments {gone:?} gone");
             let damaged = dir.path().join(&what);
             copy_dir(&path, &damaged);
-            fs::copy(other.join("checkpoints").join(name), damaged.join("checkpoints").join(name)).unwrap();
+            fs::copy(other.join("versions").join(name), damaged.join("versions").join(name)).unwrap();
             if manifest == "gone" {
                 fs::remove_file(damaged.join("MANIFEST")).unwrap();
             }
@@ -134,7 +134,7 @@ fn a_checkpoint_of_another_store_says_nothing() {
             let commits = if manifest == "gone" && gone.contains(&4) { 2 } else { 4 };
             let gone: Vec<u64> = gone.iter().copied().filter(|commit| *commit <= commits).collect();
             let report = repaired(&damaged, &what, commits, &gone);
-            assert!(quarantined(&report, &format!("checkpoint-{name}")), "{what}: {report:#?}");
+            assert!(quarantined(&report, &format!("version-{name}")), "{what}: {report:#?}");
             let moved = report.findings.iter().filter(|finding| finding.moved_to.is_some());
             assert_eq!(moved.count(), 1, "{what}: nothing goes but the checkpoint: {report:#?}");
         }
@@ -154,31 +154,31 @@ fn a_checkpoint_of_another_history_goes() {
     for key in ["a4", "a5"] {
         put(&ours, key);
     }
-    ours.create_checkpoint("ours").unwrap();
+    ours.create_version("ours").unwrap();
     // As a crash leaves it: commit 4 is in no manifest yet.
     let killed = dir.path().join("killed");
     copy_dir(&copy, &killed);
-    fs::create_dir_all(killed.join("checkpoints")).unwrap();
-    fs::copy(path.join("checkpoints/ours"), killed.join("checkpoints/ours")).unwrap();
+    fs::create_dir_all(killed.join("versions")).unwrap();
+    fs::copy(path.join("versions/ours"), killed.join("versions/ours")).unwrap();
     let report = repaired(&killed, "another history's checkpoint", 4, &[]);
-    assert!(quarantined(&report, "checkpoint-ours"), "{report:#?}");
+    assert!(quarantined(&report, "version-ours"), "{report:#?}");
 }
 
 /// A backup ends with its manifest: a checkpoint of its source makes it no longer, and it can be brought up
 /// to date.
 #[test]
-fn a_backup_stays_one_beside_a_checkpoint_of_its_source() {
+fn a_backup_stays_one_beside_a_version_of_its_source() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup) = (dir.path().join("s"), dir.path().join("b"));
     filled(&path, 2, &[]);
     let store = on_demand().open(&path).unwrap();
     store.backup(&backup).unwrap();
     put(&store, "k3");
-    store.create_checkpoint("v3").unwrap();
-    fs::create_dir_all(backup.join("checkpoints")).unwrap();
-    fs::copy(path.join("checkpoints/v3"), backup.join("checkpoints/v3")).unwrap();
+    store.create_version("v3").unwrap();
+    fs::create_dir_all(backup.join("versions")).unwrap();
+    fs::copy(path.join("versions/v3"), backup.join("versions/v3")).unwrap();
     let report = vecstore::repair(&backup).unwrap();
-    assert!(quarantined(&report, "checkpoint-v3"), "{report:#?}");
+    assert!(quarantined(&report, "version-v3"), "{report:#?}");
     assert_eq!(report.last_commit, 2);
     assert_whole(&backup, "the backup");
     store.backup(&backup).unwrap();
@@ -188,12 +188,12 @@ fn a_backup_stays_one_beside_a_checkpoint_of_its_source() {
 
 /// The bitmap that a checkpoint lists is gone or damaged, with the manifest: the checkpoint does without.
 #[test]
-fn a_checkpoints_bitmap_is_looked_at_without_a_manifest() {
+fn a_versions_bitmap_is_looked_at_without_a_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
     ["a", "k1", "a", "k2"].iter().for_each(|key| put(&store, key));
-    store.create_checkpoint("v4").unwrap();
+    store.create_version("v4").unwrap();
     store.close().unwrap();
     fs::remove_file(path.join("MANIFEST")).unwrap();
     for how in ["gone", "cut"] {
@@ -211,7 +211,7 @@ fn a_checkpoints_bitmap_is_looked_at_without_a_manifest() {
         let report = vecstore::repair(&damaged).unwrap();
         assert!(bitmaps.iter().all(|bitmap| report.findings.iter().any(|told| told.path == *bitmap)));
         assert_whole(&damaged, how);
-        let named = OpenOptions::new().at_checkpoint("v4").open(&damaged).unwrap();
+        let named = OpenOptions::new().at_version("v4").open(&damaged).unwrap();
         assert_eq!(named.snapshot().totals().entries, 3, "the first \"a\" is superseded");
         assert!(vecstore::repair(&damaged).unwrap().was_whole());
     }
@@ -228,7 +228,7 @@ fn a_checkpoint_without_segments_is_nothing_to_rebuild_from() {
     assert!(matches!(vecstore::repair(&path).unwrap_err(), Error::NotAStore { .. }));
 }
 
-/// Files that nothing but a named checkpoint needs: `verify` tells of one that is removed or replaced, and
+/// Files that nothing but a version needs: `verify` tells of one that is removed or replaced, and
 /// `repair` mends it.
 #[test]
 fn what_only_a_checkpoint_lists_is_missed() {
@@ -262,7 +262,7 @@ fn what_only_a_checkpoint_lists_is_missed() {
         let store = on_demand().open(&path).unwrap();
         let keys = |store: &Store| store.snapshot().totals().entries;
         assert_eq!(keys(&store), 4, "{case}");
-        let past = OpenOptions::new().at_checkpoint("v3").open(&path).unwrap();
+        let past = OpenOptions::new().at_version("v3").open(&path).unwrap();
         assert_eq!(keys(&past), 2, "{case}: but for k2");
     }
 }

@@ -79,7 +79,7 @@ pub fn build(path: &Path) -> Contents {
         }
         store.append(&mut batch, OnDuplicate::Replace).unwrap();
     }
-    store.create_checkpoint("pinned").unwrap();
+    store.create_version("pinned").unwrap();
     store.compact_full().unwrap();
     let mut batch = store.batch();
     batch.push_converted("two rows", &[9.0f32, 8.0, 7.0, 6.0], b"").unwrap();
@@ -179,7 +179,7 @@ impl Bench {
         let bytes_after = all_bytes(path);
         for (file, bytes) in &bytes_before {
             let kept = bytes_after.values().any(|after| after == bytes) || file.ends_with("MANIFEST");
-            assert!(kept || file.starts_with("checkpoints"), "{what}: {} is gone", file.display());
+            assert!(kept || file.starts_with("versions"), "{what}: {} is gone", file.display());
         }
 
         let store =
@@ -232,9 +232,9 @@ impl Bench {
         assert_eq!(appended.skipped, 0, "{what}: what is lost can be embedded again");
         let count = store.snapshot().iter().count();
         assert_eq!(count, self.before.len() + 1, "{what}: no key is there twice");
-        let gone = store.checkpoints().unwrap().iter().all(|checkpoint| checkpoint.name != "pinned");
+        let gone = store.versions().unwrap().iter().all(|checkpoint| checkpoint.name != "pinned");
         if !gone {
-            quiet().at_checkpoint("pinned").open(path).unwrap_or_else(|error| panic!("{what}: {error}"));
+            quiet().at_version("pinned").open(path).unwrap_or_else(|error| panic!("{what}: {error}"));
         }
         store.compact_full().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(contents(&store.snapshot()).len(), count, "{what}: merged");

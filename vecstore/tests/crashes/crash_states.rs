@@ -1,5 +1,5 @@
 //! Every state that a power cut may leave, opened by the real code and held against what was acknowledged: of
-//! the store, of its named checkpoints, of its backups and of what was restored from them.
+//! the store, of its versions, of its backups and of what was restored from them.
 //!
 //! Plain `cargo test` tries a sample of the workloads, and of the places where something happens in them, and
 //! `VECSTORE_TESTS=full` all of them. `VECSTORE_CRASH_STATES` is the number of distinct states that the

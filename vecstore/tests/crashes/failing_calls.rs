@@ -158,7 +158,7 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     if let Some((what, error)) = run.errors.get(count) {
         return Err(format!("a new handle does not go on: {what:?}: {error}"));
     }
-    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/b/segments"] {
+    for dir in ["/d/s", "/d/s/segments", "/d/s/versions", "/b/segments"] {
         let left = fs.names(dir);
         if let Some(name) = left.iter().find(|name| crate::sim::is_temporary(name.as_ref())) {
             return Err(format!("{dir}/{name} was left behind"));
@@ -178,7 +178,7 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     // Of a name in the store a failed flush leaves a mark. Of one beside it (a backup's), or of a named
     // checkpoint, it makes the name be given anew; where that fails too, nothing can be done.
     let unmarked = |call: &Call| {
-        let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
+        let within = call.path.starts_with(STORE) && !call.path.ends_with("versions");
         call.what == "flush directory" && !within
     };
     // And a dated backup that was being removed may come back whole.
@@ -260,7 +260,7 @@ fn any_call_may_fail() {
 #[test]
 fn any_call_of_a_merge_checkpoint_backup_or_restore_may_fail() {
     let some = std::env::var_os("VECSTORE_ALL_FAULTS").is_none();
-    every_call_fails("merges, checkpoints, backups, restores", &VERSIONS, some);
+    every_call_fails("merges, versions, backups, restores", &VERSIONS, some);
 }
 
 /// Another process merges, makes checkpoints and backs up, and from one of its calls on everything it asks

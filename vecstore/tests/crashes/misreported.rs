@@ -339,11 +339,11 @@ fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     // A handle that only removes leftovers does not ask the commit lock: the mark of the manifest's own stops
     // it.
     let visible = generation(&path);
-    other.create_checkpoint("x").unwrap();
+    other.create_version("x").unwrap();
     assert!(generation(&path) > visible, "written anew");
     assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (0, 0), "and no longer in doubt");
     put(&other, "d").unwrap();
-    other.drop_checkpoint("x").unwrap();
+    other.drop_version("x").unwrap();
     assert_eq!(files(&path).len(), 2, "the output and what came after: {:?}", files(&path));
     assert_eq!(other.snapshot().missing(&["a", "b", "c", "d"]).unwrap(), Vec::<usize>::new());
     assert_whole(&path);
@@ -374,7 +374,7 @@ fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     for key in ["a", "b", "c"] {
         put(&store, key).unwrap();
     }
-    store.create_checkpoint("x").unwrap();
+    store.create_version("x").unwrap();
     let other = options.open(&path).unwrap();
     // The commit lock's mark is lost, as if that process had died before it could leave it.
     fs.swap.store(true, Ordering::SeqCst);
@@ -386,7 +386,7 @@ fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     lock[252..256].copy_from_slice(&crc);
     std::fs::write(path.join("LOCK"), lock).unwrap();
     let visible = generation(&path);
-    other.drop_checkpoint("x").unwrap();
+    other.drop_version("x").unwrap();
     assert!(generation(&path) > visible, "written anew before the inputs went");
     assert_eq!(files(&path).len(), 1);
     assert_eq!(mark(&path, "LOCK.manifest"), 0);

@@ -45,7 +45,7 @@ fn whatever_writes_next_lists_what_is_there() {
     for more in [0, 3] {
         let dir = tempfile::tempdir().unwrap();
         let right = behind(&dir.path().join("s"), more);
-        for what in ["checkpoint", "named checkpoint", "backup", "compact", "append", "background"] {
+        for what in ["checkpoint", "version", "backup", "compact", "append", "background"] {
             let path = dir.path().join(what);
             copy_dir(&dir.path().join("s"), &path);
             let store = create_again(&path);
@@ -53,7 +53,7 @@ fn whatever_writes_next_lists_what_is_there() {
             let mut right = right.clone();
             match what {
                 "checkpoint" => store.checkpoint().unwrap(),
-                "named checkpoint" => drop(store.create_checkpoint("now").unwrap()),
+                "version" => drop(store.create_version("now").unwrap()),
                 "backup" => {
                     let backup = dir.path().join("b");
                     store.backup(&backup).unwrap();

@@ -103,7 +103,7 @@ fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = small(&path);
-    store.create_checkpoint("pin").unwrap();
+    store.create_version("pin").unwrap();
     store.compact_full().unwrap();
     // Nothing in the output is superseded, but something in what will stand in for it is.
     for key in ["w", "x", "y", "z"] {
@@ -172,13 +172,13 @@ fn leftovers_of_a_crash_are_no_damage_and_go() {
     assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
     store.compact_full().unwrap();
     assert_eq!(bitmaps(&path), Vec::<PathBuf>::new());
-    // An unreadable checkpoint stops all removal.
+    // An unreadable version stops all removal.
     let store = small(&dir.path().join("t"));
     let path = dir.path().join("t");
-    store.create_checkpoint("x").unwrap();
+    store.create_version("x").unwrap();
     let before = bitmaps(&path);
     assert!(!before.is_empty());
-    fs::write(path.join("checkpoints/x"), "nothing").unwrap();
+    fs::write(path.join("versions/x"), "nothing").unwrap();
     put(&store, &["a", "d"], 1.0);
     store.checkpoint().unwrap();
     assert!(before.iter().all(|file| file.exists()) && bitmaps(&path).len() > before.len());

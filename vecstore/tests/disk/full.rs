@@ -1,4 +1,4 @@
-//! A disk that fills up: an append, a merge in the background, a named checkpoint and a backup run out of
+//! A disk that fills up: an append, a merge in the background, a version and a backup run out of
 //! room; nothing is lost, the error says how much was needed and how much there is, and all goes on when
 //! there is room again, by itself or with the same call.
 
@@ -256,7 +256,7 @@ fn a_backup_on_a_full_disk_leaves_nothing_in_the_way() {
         failures += 1;
         assert!(!fs.exists(BACKUP), "a first backup is there as a whole or not at all");
         assert!(fs.names("/").iter().all(|name| !name.starts_with(".b.")), "{:?}", fs.names("/"));
-        assert_eq!(fs.names("/d/s/checkpoints"), Vec::<String>::new(), "no pin is left");
+        assert_eq!(fs.names("/d/s/versions"), Vec::<String>::new(), "no pin is left");
         assert_holds(&fs, STORE, 1);
     }
     assert!(failures > 3, "{failures} failed");

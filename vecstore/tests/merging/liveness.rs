@@ -71,8 +71,8 @@ fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
     store.checkpoint().unwrap();
     assert_eq!(bitmaps(&path), after, "nothing was superseded");
 
-    // A named checkpoint needs what it lists.
-    store.create_checkpoint("then").unwrap();
+    // A version needs what it lists.
+    store.create_version("then").unwrap();
     let then = state(&store.snapshot());
     store.delete(&["d"]).unwrap();
     store.checkpoint().unwrap();
@@ -80,7 +80,7 @@ fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
     store.compact_full().unwrap();
     assert_eq!(bitmaps(&path), after, "pinned ones only");
     assert_whole(&path);
-    let at = || options().at_checkpoint("then").open(&path);
+    let at = || options().at_version("then").open(&path);
     assert_eq!(state(&at().unwrap().snapshot()), then);
     spoil_kills(
         &segments(&path).into_iter().find(|file| file.ends_with("0000000003-0000000003.0.npy")).unwrap(),
@@ -89,7 +89,7 @@ fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
     fs::remove_file(&after[0]).unwrap();
     assert!(vecstore::verify(&path, |_| {}).unwrap().faults.iter().any(|fault| fault.path == after[0]));
     assert!(at().is_err(), "without one, the kills are read");
-    store.drop_checkpoint("then").unwrap();
+    store.drop_version("then").unwrap();
     assert_eq!(bitmaps(&path), Vec::<PathBuf>::new());
     assert_whole(&path);
 }

@@ -61,7 +61,7 @@ fn put(store: &Store, key: &str) {
 /// Appends go on while merged files are removed, however slowly, but not so that files become many.
 #[test]
 fn files_that_are_about_to_go_are_counted_where_appends_wait() {
-    for checkpoint_every in [usize::MAX, 8] {
+    for version_every in [usize::MAX, 8] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let thread = std::thread::current().id();
@@ -78,7 +78,7 @@ fn files_that_are_about_to_go_are_counted_where_appends_wait() {
         let store = OpenOptions::new().vfs(fs).create(&path, StoreConfig::new(1)).unwrap();
         let most = (0..600).map(|i| {
             put(&store, &i.to_string());
-            if i % checkpoint_every == checkpoint_every - 1 {
+            if i % version_every == version_every - 1 {
                 store.checkpoint().unwrap();
             }
             shared.change(|appends| {
@@ -89,6 +89,6 @@ fn files_that_are_about_to_go_are_counted_where_appends_wait() {
         });
         let most = most.max().unwrap();
         shared.change(|appends| appends.over = true);
-        assert!(most < 200, "{most} files, a checkpoint every {checkpoint_every} commits");
+        assert!(most < 200, "{most} files, a checkpoint every {version_every} commits");
     }
 }

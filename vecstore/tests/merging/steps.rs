@@ -221,7 +221,7 @@ fn damage_of_large_files_is_never_copied() {
 }
 
 #[test]
-fn a_named_checkpoint_shows_the_store_as_it_was_until_it_is_dropped() {
+fn a_version_shows_the_store_as_it_was_until_it_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -229,23 +229,23 @@ fn a_named_checkpoint_shows_the_store_as_it_was_until_it_is_dropped() {
         put(&store, &i.to_string(), i as f32);
     }
     let then = contents(&store);
-    let made = store.create_checkpoint("before").unwrap();
+    let made = store.create_version("before").unwrap();
     assert_eq!((made.last_commit, made.segments), (5, 5));
-    assert!(store.create_checkpoint("before").unwrap_err().to_string().contains("already"));
+    assert!(store.create_version("before").unwrap_err().to_string().contains("already"));
     put(&store, "0", 100.0);
     store.delete(&["1"]).unwrap();
     store.compact_full().unwrap();
     assert_eq!(segment_files(&path).len(), 6, "five pinned, one merged");
 
-    let past = OpenOptions::new().at_checkpoint("before").open(&path).unwrap();
+    let past = OpenOptions::new().at_version("before").open(&path).unwrap();
     assert_eq!(contents(&past), then);
     assert_eq!(past.refresh().unwrap().last_commit(), 5);
     assert!(matches!(past.compact(), Err(Error::ReadOnly { .. })));
-    assert_eq!(store.checkpoints().unwrap(), [made]);
+    assert_eq!(store.versions().unwrap(), [made]);
 
-    store.drop_checkpoint("before").unwrap();
+    store.drop_version("before").unwrap();
     assert_eq!(segment_files(&path).len(), 1);
     assert_eq!(contents(&past), then, "an open handle goes on");
-    assert!(OpenOptions::new().at_checkpoint("before").open(&path).is_err());
-    assert!(store.drop_checkpoint("before").unwrap_err().to_string().contains("no checkpoint"));
+    assert!(OpenOptions::new().at_version("before").open(&path).is_err());
+    assert!(store.drop_version("before").unwrap_err().to_string().contains("no checkpoint"));
 }

@@ -26,7 +26,7 @@ enum Op {
     Keep(bool),
     /// Merges what fits, or everything.
     Compact(bool, bool),
-    /// Makes the named checkpoint of this number, if there is none.
+    /// Makes the version of this number, if there is none.
     Name(bool, u8),
     /// Drops it, if there is one.
     DropName(bool, u8),
@@ -134,7 +134,7 @@ fn run(
             Op::Name(handle, name) => {
                 let store = &stores[usize::from(handle)];
                 let name = format!("v{name}");
-                match (store.create_checkpoint(&name), named.contains_key(&name)) {
+                match (store.create_version(&name), named.contains_key(&name)) {
                     (Ok(made), false) => {
                         prop_assert_eq!(made.last_commit, model.commits);
                         named.insert(name, model.clone());
@@ -146,7 +146,7 @@ fn run(
             }
             Op::DropName(handle, name) => {
                 let name = format!("v{name}");
-                let dropped = stores[usize::from(handle)].drop_checkpoint(&name);
+                let dropped = stores[usize::from(handle)].drop_version(&name);
                 prop_assert_eq!(dropped.is_ok(), named.remove(&name).is_some());
                 None
             }
@@ -202,8 +202,7 @@ fn run(
         prop_assert_eq!(State::read_snapshot(&snapshot).map_err(fail)?, state, "a snapshot changed");
     }
     for (name, state) in named {
-        let mut then =
-            State::read(&options.clone().at_checkpoint(&name).open(&path).unwrap()).map_err(fail)?;
+        let mut then = State::read(&options.clone().at_version(&name).open(&path).unwrap()).map_err(fail)?;
         // Settings and fingerprint are those of the moment, too.
         then.commits = state.commits;
         prop_assert_eq!(then, state, "checkpoint {}", name);

@@ -356,21 +356,21 @@ fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
     assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
 }
 
-/// Neither is a named checkpoint that another process drops meanwhile, with the bitmap that only it needed,
+/// Neither is a version that another process drops meanwhile, with the bitmap that only it needed,
 /// damaged.
 #[test]
-fn a_checkpoint_that_is_dropped_during_a_verification_is_no_damage() {
+fn a_version_that_is_dropped_during_a_verification_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = two_of_one_batch_superseded_in_turn(&path);
-    writer.create_checkpoint("x").unwrap();
+    writer.create_version("x").unwrap();
     let of_checkpoint = std::fs::read_dir(path.join("live")).unwrap().next().unwrap().unwrap().path();
     put(&writer, "y");
     writer.checkpoint().unwrap();
     let looked_for = of_checkpoint.clone();
     let fs = Moving::before(move |called, path| {
         if called == "map" && path == looked_for {
-            let _ = writer.drop_checkpoint("x");
+            let _ = writer.drop_version("x");
         }
     });
     assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 6);
@@ -430,13 +430,13 @@ fn overlaps(path: &Path) -> usize {
     overlap.count()
 }
 
-/// A named checkpoint is dropped, and files that only it needed go, without a new manifest.
+/// A version is dropped, and files that only it needed go, without a new manifest.
 #[test]
-fn what_only_a_dropped_checkpoint_needed_is_no_fault() {
+fn what_only_a_dropped_version_needed_is_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path, 5);
-    store.create_checkpoint("before").unwrap();
+    store.create_version("before").unwrap();
     store.compact_full().unwrap();
     let mut store = Some(store);
     let fs = Moving::before(move |kind, path| {
@@ -444,7 +444,7 @@ fn what_only_a_dropped_checkpoint_needed_is_no_fault() {
             && path.parent().is_some_and(|dir| dir.ends_with("segments"))
             && let Some(store) = store.take()
         {
-            store.drop_checkpoint("before").unwrap();
+            store.drop_version("before").unwrap();
         }
     });
     let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();

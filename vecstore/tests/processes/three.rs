@@ -68,9 +68,9 @@ fn one_process() {
             16 => drop(store.compact_full().unwrap()),
             17 => {
                 if named {
-                    store.drop_checkpoint(&name).unwrap();
+                    store.drop_version(&name).unwrap();
                 } else {
-                    store.create_checkpoint(&name).unwrap();
+                    store.create_version(&name).unwrap();
                 }
                 named = !named;
             }

@@ -1,4 +1,4 @@
-//! Named checkpoints and backups at the wrong moment: made, dropped or interrupted while another process
+//! Versions and backups at the wrong moment: made, dropped or interrupted while another process
 //! merges, flushes fail or the power does.
 
 use std::path::Path;
@@ -70,7 +70,7 @@ fn pinned_files_do_not_hold_up_appends() {
         .unwrap();
     put(&second, "b").unwrap();
     first.refresh().unwrap();
-    first.create_checkpoint("pin").unwrap();
+    first.create_version("pin").unwrap();
     first.compact_full().unwrap();
     // Some other process is in a long merge from here on.
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge")).unwrap();
@@ -110,39 +110,39 @@ fn a_backup_after_a_failed_flush_gives_its_names_anew() {
     });
 }
 
-/// Dropping a named checkpoint is durable also when it cannot be looked for files that only it needed.
+/// Dropping a version is durable also when it cannot be looked for files that only it needed.
 #[test]
-fn a_dropped_checkpoint_stays_dropped_beside_a_merge() {
+fn a_dropped_version_stays_dropped_beside_a_merge() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
     put(&store, "0").unwrap();
-    store.create_checkpoint("x").unwrap();
+    store.create_version("x").unwrap();
     let mut merging = fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
     assert!(merging.try_lock().unwrap());
-    store.drop_checkpoint("x").unwrap();
+    store.drop_version("x").unwrap();
     power_cut(&fs, |image| {
         let store = options(image).open(STORE).map_err(|error| error.to_string())?;
-        let left = store.checkpoints().map_err(|error| error.to_string())?;
+        let left = store.versions().map_err(|error| error.to_string())?;
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?} came back")) }
     });
 }
 
-/// A process dies after removing a named checkpoint, before that is durable; another one merges, and removes
+/// A process dies after removing a version, before that is durable; another one merges, and removes
 /// the files that only the checkpoint needed. No power cut that follows brings the checkpoint back.
 #[test]
-fn a_checkpoint_whose_files_are_removed_stays_dropped() {
+fn a_version_whose_files_are_removed_stays_dropped() {
     let run = |die_at: Option<usize>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
         put(&store, "0").unwrap();
         put(&store, "1").unwrap();
-        store.create_checkpoint("x").unwrap();
+        store.create_version("x").unwrap();
         let dropping = fs.other_process();
         let dropper = options(&dropping).open(STORE).unwrap();
         if let Some(at) = die_at {
             dropping.die_at(at);
         }
-        assert_eq!(dropper.drop_checkpoint("x").is_ok(), die_at.is_none());
+        assert_eq!(dropper.drop_version("x").is_ok(), die_at.is_none());
         let calls = dropping.calls();
         std::mem::forget(dropper);
         put(&store, "2").unwrap();
@@ -154,29 +154,28 @@ fn a_checkpoint_whose_files_are_removed_stays_dropped() {
     let (fs, _) = run(Some(removed + 1));
     power_cut(&fs, |image| {
         let store = options(image).open(STORE).map_err(|error| error.to_string())?;
-        let left = store.checkpoints().map_err(|error| error.to_string())?;
+        let left = store.versions().map_err(|error| error.to_string())?;
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?} came back, without its files")) }
     });
 }
 
-/// The first flush of a named checkpoint's name fails. It is given anew, and what was acknowledged is there.
+/// The first flush of a version's name fails. It is given anew, and what was acknowledged is there.
 #[test]
-fn a_named_checkpoint_whose_flush_failed_is_named_anew() {
+fn a_version_whose_flush_failed_is_named_anew() {
     let run = |fault: Option<Fault>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
         put(&store, "0").unwrap();
         fs.set_fault(fault);
-        store.create_checkpoint("x").unwrap();
+        store.create_version("x").unwrap();
         fs
     };
     let calls = run(None).calls();
-    let flush =
-        |call: &crate::sim::Call| call.what == "flush directory" && call.path.ends_with("checkpoints");
+    let flush = |call: &crate::sim::Call| call.what == "flush directory" && call.path.ends_with("versions");
     let at = calls.iter().position(flush).unwrap();
     let fs = run(Some(Fault { at, errno: 5, lasting: false }));
     power_cut(&fs, |image| {
-        let opened = options(image).at_checkpoint("x").open(STORE).map_err(|error| error.to_string())?;
+        let opened = options(image).at_version("x").open(STORE).map_err(|error| error.to_string())?;
         if opened.snapshot().contains("0").unwrap() { Ok(()) } else { Err("it lists nothing".to_owned()) }
     });
 }

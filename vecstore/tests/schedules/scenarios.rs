@@ -159,13 +159,13 @@ fn appenders_and_checkpoints() {
                 journal.look(&store);
                 store.set_setting("colour", "blue").unwrap();
                 assert_eq!(store.setting("colour").as_deref(), Some("blue"));
-                store.create_checkpoint("then").unwrap();
+                store.create_version("then").unwrap();
                 journal.look(&store);
             })
         };
         appenders.into_iter().chain([keeper]).for_each(|thread| thread.join().unwrap());
         close(store).unwrap();
-        let then = options(&disk).at_checkpoint("then").open(STORE).unwrap();
+        let then = options(&disk).at_version("then").open(STORE).unwrap();
         journal.look_late(&then);
         assert_eq!(then.setting("colour").as_deref(), Some("blue"));
         end(&disk, &journal);

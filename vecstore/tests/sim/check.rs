@@ -10,7 +10,7 @@ use super::run::{BACKUP, DATED, Do, Run, STORE, options, restored};
 use super::world::{Step, World, difference, right_worlds};
 use super::{SimFs, is_temporary};
 
-/// Pins of backups under way, which are no user's named checkpoints.
+/// Pins of backups under way, which are no user's versions.
 pub const PIN: &str = "backup-";
 
 /// An error says where and what.
@@ -56,9 +56,9 @@ pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Ste
     whole(fs)?;
     run.act(Do::Replace(0));
     let had_backup = fs.exists(BACKUP) || fs.names("/").iter().any(|name| name.starts_with(".b."));
-    if had_backup || !fs.names("/d/s/checkpoints").is_empty() {
+    if had_backup || !fs.names("/d/s/versions").is_empty() {
         run.act(Do::Backup(0));
-        if let Some(name) = fs.names("/d/s/checkpoints").iter().find(|name| name.starts_with(PIN)) {
+        if let Some(name) = fs.names("/d/s/versions").iter().find(|name| name.starts_with(PIN)) {
             return Err(format!("the pin {name} was left behind"));
         }
     }
@@ -120,10 +120,10 @@ fn beside(fs: &SimFs) -> Result<World, String> {
 }
 
 fn read_named(fs: &SimFs, store: &Store, world: &mut World) -> Result<(), String> {
-    let all = store.checkpoints().map_err(|error| format!("listing checkpoints: {error}"))?;
+    let all = store.versions().map_err(|error| format!("listing checkpoints: {error}"))?;
     for checkpoint in all.into_iter().filter(|checkpoint| !checkpoint.name.starts_with(PIN)) {
         let name = checkpoint.name;
-        let opened = options(fs).at_checkpoint(&name).open(STORE);
+        let opened = options(fs).at_version(&name).open(STORE);
         let opened = opened.map_err(|error| format!("opening checkpoint {name}: {error}"))?;
         let state = State::read(&opened).map_err(|wrong| format!("checkpoint {name}: {wrong}"))?;
         world.named.insert(name, state);
@@ -156,7 +156,7 @@ pub fn whole(fs: &SimFs) -> Result<(), String> {
 
 /// Nothing temporary is left in the store or its backup, now that both were written to.
 fn tidy(fs: &SimFs) -> Result<(), String> {
-    for dir in ["/d/s", "/d/s/segments", "/d/s/checkpoints", "/b/segments"] {
+    for dir in ["/d/s", "/d/s/segments", "/d/s/versions", "/b/segments"] {
         // What an interrupted merge left, the next merge removes, not the next append.
         let names = fs.names(dir).into_iter().filter(|name| !name.starts_with("tmp-merge-"));
         if let Some(name) = names.into_iter().find(|name| is_temporary(name.as_ref())) {

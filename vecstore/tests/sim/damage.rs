@@ -36,7 +36,7 @@ pub enum Hit {
 pub struct Loss {
     /// Keys of the store.
     pub store: BTreeSet<String>,
-    /// Keys of its named checkpoints.
+    /// Keys of its versions.
     pub named: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -115,11 +115,11 @@ impl Run {
         let path = files.into_iter().find(|path| !keys_in(&now, path).0.is_empty())?;
         let (lost, live) = keys_in(&now, &path);
         let (mut rows, mut all) = (BTreeMap::new(), BTreeMap::new());
-        for name in store.checkpoints().expect("they can be read").into_iter().map(|named| named.name) {
+        for name in store.versions().expect("they can be read").into_iter().map(|named| named.name) {
             if name.starts_with(PIN) {
                 continue;
             }
-            let then = quiet.clone().at_checkpoint(&name).open(STORE).expect("it can be read").snapshot();
+            let then = quiet.clone().at_version(&name).open(STORE).expect("it can be read").snapshot();
             let (with_rows, entries) = keys_in(&then, &path);
             // What of it was replaced later is left out too, where bitmaps or later segments tell.
             all.insert(name.clone(), with_rows.union(&(&entries - &live)).cloned().collect());

@@ -70,15 +70,15 @@ mistakes! {
     BackupManifestName "backup-manifest-name"
     /// The hidden name of an old backup is not flushed before its files go.
     HiddenName "hidden-name"
-    /// The data of a named checkpoint is not flushed.
+    /// The data of a version is not flushed.
     NamedData "named-data"
-    /// The name of a named checkpoint is not flushed.
+    /// The name of a version is not flushed.
     NamedName "named-name"
-    /// The directory of named checkpoints is made, and its name not flushed.
+    /// The directory of versions is made, and its name not flushed.
     NamedFolder "named-folder"
-    /// That a named checkpoint was dropped is not flushed.
+    /// That a version was dropped is not flushed.
     DroppedName "dropped-name"
-    /// A merger that finds a named checkpoint dropped removes its files before that is flushed.
+    /// A merger that finds a version dropped removes its files before that is flushed.
     FoundDropped "found-dropped"
     /// The data of a liveness bitmap is not flushed.
     BitmapData "bitmap-data"
@@ -88,7 +88,7 @@ mistakes! {
     BitmapFolder "bitmap-folder"
     /// The data of a segment that a repair writes is not flushed.
     RepairedData "repaired-data"
-    /// The data of a named checkpoint that a repair replaces is not flushed.
+    /// The data of a version that a repair replaces is not flushed.
     RepairedFile "repaired-file"
     /// The name of a segment that a repair writes is not flushed before a manifest lists it.
     RepairedName "repaired-name"
@@ -128,7 +128,7 @@ mistakes! {
     RetryFile "retry-file"
     /// A flush of a directory that failed is tried again.
     RetryDirectory "retry-directory"
-    /// A named checkpoint whose flush failed is flushed again, and not given anew.
+    /// A version whose flush failed is flushed again, and not given anew.
     FlushNamedAgain "flush-named-again"
     /// A temporary file that could not be written stays.
     KeepTemporary "keep-temporary"
@@ -218,8 +218,8 @@ pub fn leaves_out_file(path: &Path) -> bool {
         SegmentData => is_commit(name),
         RewrittenData => is_anew(name),
         MergedData => is_merged(name),
-        ManifestData => is_manifest && !within("checkpoints") && !within("live") && !within("quarantine"),
-        NamedData | RepairedFile => is_manifest && within("checkpoints"),
+        ManifestData => is_manifest && !within("versions") && !within("live") && !within("quarantine"),
+        NamedData | RepairedFile => is_manifest && within("versions"),
         BitmapData => is_manifest && within("live"),
         CopiedData => begins(name, "tmp-backup-"),
         RepairedData => is_repaired(name),
@@ -257,10 +257,10 @@ fn leaves_out_dir(disk: &Disk, process: usize, dir: Ino, path: &Path) -> bool {
         }
         BackupManifestName => lists() && is_backup(path),
         HiddenName => named(&|_, to| to.to_string_lossy().contains(".removing-")),
-        NamedName => path.ends_with("checkpoints") && named(&|_, _| true),
-        NamedFolder => made("checkpoints"),
-        DroppedName => path.ends_with("checkpoints") && done.iter().any(|done| matches!(done, Done::Removed)),
-        FoundDropped => path.ends_with("checkpoints") && done.is_empty(),
+        NamedName => path.ends_with("versions") && named(&|_, _| true),
+        NamedFolder => made("versions"),
+        DroppedName => path.ends_with("versions") && done.iter().any(|done| matches!(done, Done::Removed)),
+        FoundDropped => path.ends_with("versions") && done.is_empty(),
         BitmapName => path.ends_with("live") && named(&|_, _| true),
         BitmapFolder => made("live"),
         RepairedName => named(&|from, _| is_repaired(from)),
@@ -354,7 +354,7 @@ pub(super) fn renamed(disk: &mut Disk, process: usize, from: &Path, to: &Path, b
             let late = std::mem::take(&mut disk.notes.late);
             disk.log.extend(late);
         }
-        FlushNamedAgain if to.parent().is_some_and(|dir| dir.ends_with("checkpoints")) => {
+        FlushNamedAgain if to.parent().is_some_and(|dir| dir.ends_with("versions")) => {
             let is_given = |op: &&Op| matches!(op, Op::Rename { to, .. } if *to == name);
             if disk.log.iter().filter(is_given).count() > 1
                 && let Some(again) = last(disk, is_rename)

@@ -95,7 +95,7 @@ pub enum Do {
     Merge(usize),
     /// Merges everything into one file.
     FullMerge(usize),
-    /// Makes a named checkpoint.
+    /// Makes a version.
     Name(usize),
     /// Drops the oldest one.
     DropName(usize),
@@ -121,7 +121,7 @@ pub struct Run {
     pub stores: BTreeMap<usize, Store>,
     /// Names of the restored stores that handles are open on; the others are on the store itself.
     places: BTreeMap<usize, String>,
-    /// Named checkpoints that were made, oldest first.
+    /// Versions that were made, oldest first.
     named: Vec<String>,
     /// Snapshots, and what they showed when they were taken.
     held: Vec<(Snapshot, State)>,
@@ -248,14 +248,14 @@ impl Run {
             Do::Name(handle) => {
                 let name = self.fresh_name("v");
                 let Some(store) = self.stores.get(&handle) else { return };
-                let result = store.create_checkpoint(&name).map(drop);
+                let result = store.create_version(&name).map(drop);
                 self.named.extend(result.is_ok().then(|| name.clone()));
                 (Some(Deed::Name(name)), result)
             }
             Do::DropName(handle) => {
                 let Some(store) = self.stores.get(&handle).filter(|_| !self.named.is_empty()) else { return };
                 let name = self.named.remove(0);
-                let result = store.drop_checkpoint(&name);
+                let result = store.drop_version(&name);
                 (Some(Deed::DropName(name)), result)
             }
             Do::Checkpoint(handle)
@@ -318,7 +318,7 @@ impl Run {
         said
     }
 
-    /// Named checkpoints that it may drop, oldest first.
+    /// Versions that it may drop, oldest first.
     pub fn named(&mut self) -> &mut Vec<String> {
         &mut self.named
     }

@@ -190,7 +190,7 @@ impl Trial {
         if let Some(store) = self.run.stores.get(&handle)
             && take(&mut self.forgot_names)
         {
-            match store.checkpoints() {
+            match store.versions() {
                 Ok(all) => {
                     let names = all.into_iter().map(|named| named.name);
                     *self.run.named() = names.filter(|name| !name.starts_with(PIN)).collect();

@@ -1,4 +1,4 @@
-//! Everything that operations on a store leave behind: the store, its named checkpoints, its backups and what
+//! Everything that operations on a store leave behind: the store, its versions, its backups and what
 //! was restored from them. And which worlds are right after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use super::oracle::{Change, State};
 pub struct World {
     /// The store; one that does not exist is the default.
     pub store: State,
-    /// Its named checkpoints.
+    /// Its versions.
     pub named: BTreeMap<String, State>,
     /// Its backup.
     pub backup: Option<State>,

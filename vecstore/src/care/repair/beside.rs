@@ -1,4 +1,4 @@
-//! What lies beside the segments: liveness bitmaps and named checkpoints.
+//! What lies beside the segments: liveness bitmaps and versions.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,9 +12,9 @@ use super::survey::{Found, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, CHECKPOINTS, LIVE, MANIFEST, Manifest, SegmentRecord, live};
+use crate::state::{Body, LIVE, MANIFEST, Manifest, SegmentRecord, VERSIONS, live};
 
-/// True when a manifest or named checkpoint relies on one of these bitmaps.
+/// True when a manifest or version relies on one of these bitmaps.
 pub(super) fn lists_any(body: &Body, bitmaps: &HashSet<String>) -> bool {
     live::named(body).iter().any(|name| bitmaps.contains(&name.to_string()))
 }
@@ -24,7 +24,7 @@ impl Before {
         self.manifest.iter().flat_map(|manifest| &manifest.body.segments).copied().collect()
     }
 
-    /// What the manifest lists, then what named checkpoints do.
+    /// What the manifest lists, then what versions do.
     pub(super) fn records(&self) -> Vec<SegmentRecord> {
         let versions = self.versions.iter().flat_map(|(_, version)| &version.body.segments);
         self.listed().into_iter().chain(versions.copied()).collect()
@@ -36,7 +36,7 @@ impl Before {
         manifest.or_else(|| store_of_most(found))
     }
 
-    /// Counts named checkpoints that are not the store's among the bad ones; says whether there were any.
+    /// Counts versions that are not the store's among the bad ones; says whether there were any.
     fn refuse_versions(&mut self, store: &Body) -> bool {
         let manifest = self.manifest.as_ref().map(|manifest| &manifest.body);
         let bad = self.bad_versions.len();
@@ -50,7 +50,7 @@ impl Before {
 }
 
 impl Repair<'_> {
-    /// Looks at every segment. What named checkpoints of other stores list says nothing of this one: by it,
+    /// Looks at every segment. What versions of other stores list says nothing of this one: by it,
     /// segments of the same names would be taken for another store's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
         if let Some(store) = before.store(&[]) {
@@ -68,7 +68,7 @@ impl Repair<'_> {
     }
 
     /// Liveness bitmaps that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
-    /// lists none, but named checkpoints may.
+    /// lists none, but versions may.
     pub(super) fn check_bitmaps(
         &self,
         before: &Before,
@@ -107,7 +107,7 @@ impl Repair<'_> {
         Ok(bad)
     }
 
-    /// Named checkpoints: damaged ones go to quarantine, those that list damaged files list what takes their
+    /// Versions: damaged ones go to quarantine, those that list damaged files list what takes their
     /// place.
     pub(super) fn mend_versions(
         &self,
@@ -116,11 +116,11 @@ impl Repair<'_> {
         bad_bitmaps: &HashSet<String>,
         plan: &mut Plan,
     ) -> Result<()> {
-        let folder = self.dir.join(CHECKPOINTS);
+        let folder = self.dir.join(VERSIONS);
         for (name, problem) in &before.bad_versions {
-            let wanted = format!("checkpoint-{name}");
+            let wanted = format!("version-{name}");
             let mut finding = self.set_aside(plan, &folder.join(name), &wanted, problem)?;
-            finding.notes.push("the named checkpoint is lost; the store itself is not affected".to_owned());
+            finding.notes.push("the version is lost; the store itself is not affected".to_owned());
             plan.report.findings.push(finding);
         }
         for (name, version) in &before.versions {

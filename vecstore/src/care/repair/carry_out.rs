@@ -3,7 +3,7 @@
 //! 1. Damaged files get a second name in `quarantine/`, and lists of lost keys beside them; both durable.
 //! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the
 //!    manifest lists.
-//! 3. The manifest is replaced by one that lists the new files; then the named checkpoints.
+//! 3. The manifest is replaced by one that lists the new files; then the versions.
 //! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
 
 use crate::state::{Move, QUARANTINE, quarantine_folder, same_bytes, write_named};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::RepairReport;
 use super::mend::Made;
 use crate::base::{IoContext, Result};
-use crate::state::{CHECKPOINTS, MANIFEST, Manifest, SEGMENTS, TMP_PREFIX, remove_temporaries};
+use crate::state::{MANIFEST, Manifest, SEGMENTS, TMP_PREFIX, VERSIONS, remove_temporaries};
 use crate::vfs::Vfs;
 
 /// Everything that a repair changes.
@@ -26,7 +26,7 @@ pub(super) struct Plan {
     /// Files beside those in quarantine, and what they hold.
     pub lists: Vec<(PathBuf, String)>,
     pub manifest: Option<Manifest>,
-    /// Named checkpoints that list new files.
+    /// Versions that list new files.
     pub versions: Vec<(String, Manifest)>,
 }
 
@@ -53,7 +53,7 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
         }
         manifest.write(vfs, dir)?;
     }
-    let folder = dir.join(CHECKPOINTS);
+    let folder = dir.join(VERSIONS);
     for (name, version) in &plan.versions {
         replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
     }

@@ -42,14 +42,14 @@ impl Piece {
 pub(super) enum Chain {
     /// The store.
     Store,
-    /// A named checkpoint.
+    /// A version.
     Named,
 }
 
 /// Lost entries, then how little a way is liked.
 type Cost = (u128, u128);
 
-/// Entries that were superseded after a named checkpoint are not in files that were merged after it.
+/// Entries that were superseded after a version are not in files that were merged after it.
 const OTHER_MOMENT: u128 = 1 << 20;
 
 /// A hole loses everything: how much that was is not known.
@@ -71,7 +71,7 @@ struct Edge {
     links: Option<(Id, Id)>,
 }
 
-/// The last commit there is reason to believe in: `listed` by the manifest or a named checkpoint, or named by
+/// The last commit there is reason to believe in: `listed` by the manifest or a version, or named by
 /// a file that belongs to the store. A file that cannot be told follows on directly, and is no smaller than
 /// its commits call for.
 pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> u64) -> u64 {

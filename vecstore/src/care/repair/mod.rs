@@ -6,7 +6,7 @@
 //! * `kills`: which files contradict what they supersede. `items`: what stands in a new file.
 //! * `fit`: which sound files the chain leaves no place for.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
-//! * `beside`: bitmaps and named checkpoints. `tell`: the report.
+//! * `beside`: bitmaps and versions. `tell`: the report.
 //! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
 
 mod beside;
@@ -35,7 +35,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::care::exclusive::exclusively;
 use crate::format::check_may_write;
 use crate::segment::SegmentName;
-use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, damaged, live, named};
+use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, damaged, live, versions};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use beside::lists_any;
@@ -61,7 +61,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 ///   are in the report, and listed in `quarantine/`, one per line.
 /// * A segment that is intact, and whose kills contradict the keys (another program wrote it), is written anew with
 ///   right ones: of each key the newest entry counts.
-/// * Files of other stores or histories, their named checkpoints too, and damaged named checkpoints go to
+/// * Files of other stores or histories, their versions too, and damaged versions go to
 ///   quarantine. Files that were swapped get their names back.
 ///
 /// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no
@@ -161,7 +161,7 @@ impl Repair<'_> {
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup());
         let listed_last = listed.last().map_or(0, |record| record.last);
-        // What a named checkpoint lists was committed, whatever became of it. Its numbers are not given
+        // What a version lists was committed, whatever became of it. Its numbers are not given
         // again, and the file that takes the place of what is missing does not lie beyond the chain, where
         // readers would take it for a commit.
         let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
@@ -219,8 +219,8 @@ impl Repair<'_> {
         let segments = self.dir.join(SEGMENTS);
         before.lacks_segments =
             if_there(self.vfs.metadata(&segments)).at(&segments, "look at the directory")?.is_none();
-        for name in named::names(self.vfs, self.dir)? {
-            match named::read(self.vfs, self.dir, &name) {
+        for name in versions::names(self.vfs, self.dir)? {
+            match versions::read(self.vfs, self.dir, &name) {
                 Ok(version) => before.versions.push((name, version)),
                 Err(error) => {
                     let why = self.damage(error)?;

@@ -23,7 +23,7 @@ pub(super) struct Found {
     pub state: State,
     /// Why it cannot stay; empty for a sound file that belongs to the store.
     pub problem: String,
-    /// The manifest (or a named checkpoint) lists this very file.
+    /// The manifest (or a version) lists this very file.
     pub listed: bool,
     /// Its bytes are not what was written, as opposed to a file of another store or history.
     pub damaged: bool,
@@ -92,7 +92,7 @@ impl Found {
     }
 }
 
-/// Reads every byte of every segment. `records` are those of the manifest and of the named checkpoints.
+/// Reads every byte of every segment. `records` are those of the manifest and of the versions.
 ///
 /// # Errors
 /// Files that a later version wrote, and files of which nothing can be read.
@@ -189,7 +189,7 @@ pub(super) fn epoch_at(store: &Body, commit: u64) -> Option<Id> {
     store.epochs.iter().rev().find(|epoch| epoch.first <= commit).map(|epoch| epoch.id)
 }
 
-/// Why a file or a named checkpoint with this identity does not belong to the store.
+/// Why a file or a version with this identity does not belong to the store.
 fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static str> {
     if *store_id != store.store_id {
         return Some("it is of another store");
@@ -227,13 +227,13 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
     }
 }
 
-/// Why a named checkpoint does not belong here. `manifest` is the store's, if it can be read.
+/// Why a version does not belong here. `manifest` is the store's, if it can be read.
 pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Body>) -> Option<&'static str> {
     let shape = (version.dim, version.dtype, version.metric);
     if let Some(why) = differs(store, &version.store_id, shape) {
         return Some(why);
     }
-    // The manifest lists what a named checkpoint does, unless an older one was put back.
+    // The manifest lists what a version does, unless an older one was put back.
     let last = version.last_commit();
     let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
     if manifest.is_backup() {

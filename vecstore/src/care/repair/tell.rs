@@ -122,7 +122,7 @@ impl Finding {
         let elsewhere = lost - self.lost_keys.len();
         if elsewhere > 0 {
             self.notes.push(format!(
-                "{elsewhere} lost entries are missing from named checkpoints; the store has their keys"
+                "{elsewhere} lost entries are missing from versions; the store has their keys"
             ));
         }
         if rescued.readdressed > 0 {

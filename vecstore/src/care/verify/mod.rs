@@ -16,7 +16,7 @@ use crate::state::{Checked, LIVE, MANIFEST, Manifest, SEGMENTS, SegmentRecord, T
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use chain::{check_chain, check_kills, check_ranges};
-use named::check_named;
+use versions::check_named;
 
 /// One fault of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub struct VerifyProgress {
 }
 
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
-/// segments, that of each key the newest entry counts and no other, the manifest, named checkpoints and whether
+/// segments, that of each key the newest entry counts and no other, the manifest, versions and whether
 /// what they list is there, liveness bitmaps. Takes no lock and changes nothing. Files are read, not mapped, a
 /// block at a time: what the disk cannot read is a fault that names the bytes and the reason. Takes as much
 /// memory as the keys of the largest segment and their index, about nine bytes for each entry of the store, and
@@ -168,7 +168,7 @@ pub fn verify_with(
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
         let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
         let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
-        // What only a named checkpoint needed, or a merge had left, goes without a new manifest.
+        // What only a version needed, or a merge had left, goes without a new manifest.
         if !vanished.is_empty() && vanished != gone_before || !missing.is_empty() && moved() {
             gone_before = vanished;
             continue;

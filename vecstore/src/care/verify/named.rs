@@ -1,29 +1,29 @@
-//! Whether what named checkpoints list is there.
+//! Whether what versions list is there.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::{Seen, VerifyReport};
 use crate::segment::SegmentName;
-use crate::state::{SEGMENTS, SegmentRecord, named};
+use crate::state::{SEGMENTS, SegmentRecord, versions};
 use crate::vfs::Vfs;
 
-/// Files that one named checkpoint lists and that are not there, of which each is told; of the others how
+/// Files that one version lists and that are not there, of which each is told; of the others how
 /// many they are. A damaged one may list any number.
 const MOST_OF_ONE: usize = 1000;
 
-/// Checks that what named checkpoints list is there. Others may make, and drop, checkpoints meanwhile; what
+/// Checks that what versions list is there. Others may make, and drop, checkpoints meanwhile; what
 /// is wrong with one itself is told with its bitmaps.
 pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
-    let names = named::names(vfs, dir).unwrap_or_else(|error| {
-        report.fault(&dir.join(named::CHECKPOINTS), "file", error);
+    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
+        report.fault(&dir.join(named::VERSIONS), "file", error);
         Vec::new()
     });
     for name in names {
-        let Ok(version) = named::read(vfs, dir, &name) else { continue };
+        let Ok(version) = versions::read(vfs, dir, &name) else { continue };
         let mut wrong = version.body.segments;
         wrong.retain(|record| match seen.opened.get(&record.name()) {
             _ if told.contains(&path_of(record)) => false,
@@ -35,7 +35,7 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
             continue;
         }
         // It may have been dropped, and its files with it, since it was read.
-        let Ok(now) = named::read(vfs, dir, &name) else { continue };
+        let Ok(now) = versions::read(vfs, dir, &name) else { continue };
         let listed: HashMap<SegmentName, &SegmentRecord> =
             now.body.segments.iter().map(|record| (record.name(), record)).collect();
         wrong.retain(|record| listed.get(&record.name()).is_some_and(|now| *now == record));
@@ -43,14 +43,14 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
         for record in wrong {
             let path = path_of(&record);
             let detail = match seen.opened.contains_key(&record.name()) {
-                true => format!("the named checkpoint \"{name}\" lists another file of this name"),
-                false => format!("the named checkpoint \"{name}\" lists it, and it is missing"),
+                true => format!("the version \"{name}\" lists another file of this name"),
+                false => format!("the version \"{name}\" lists it, and it is missing"),
             };
             report.told(&path, "file", detail);
             told.insert(path);
         }
         if !untold.is_empty() {
-            let path = dir.join(named::CHECKPOINTS).join(&name);
+            let path = dir.join(named::VERSIONS).join(&name);
             let detail =
                 format!("of the files it lists, {} more are missing, or others of their names", untold.len());
             report.told(&path, "manifest", detail);
@@ -85,9 +85,9 @@ mod tests {
                     link_out: manifest.body.epochs[0].id,
                 })
                 .collect();
-            named::write(&RealFs, &path, &name, &manifest).unwrap();
+            versions::write(&RealFs, &path, &name, &manifest).unwrap();
             let report = verify(&path, |_| {}).unwrap();
-            std::fs::remove_file(path.join(named::CHECKPOINTS).join(name)).unwrap();
+            std::fs::remove_file(path.join(named::VERSIONS).join(name)).unwrap();
             report.faults
         };
         let few = faults_of(MOST_OF_ONE as u64);
@@ -96,7 +96,7 @@ mod tests {
         let many = faults_of(MOST_OF_ONE as u64 + 234);
         assert_eq!(many.len(), MOST_OF_ONE + 1);
         let last = many.last().unwrap();
-        assert!(last.path.ends_with("checkpoints/all-1234"), "{last}");
+        assert!(last.path.ends_with("versions/all-1234"), "{last}");
         assert_eq!(last.detail, "of the files it lists, 234 more are missing, or others of their names");
     }
 }

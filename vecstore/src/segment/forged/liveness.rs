@@ -109,7 +109,7 @@ fn open(path: &Path) -> Store {
 }
 
 /// Each case; some also in a store whose bitmaps know the wrong kills, one of which a
-/// named checkpoint lists, one without a manifest, and one in which both files
+/// version lists, one without a manifest, and one in which both files
 /// are damaged too. Then what is there can be deleted.
 #[test]
 fn the_newest_entry_of_a_key_counts_and_no_other() {
@@ -124,7 +124,7 @@ fn the_newest_entry_of_a_key_counts_and_no_other() {
             let name = forged(&path, case);
             match *also {
                 "listed" => open(&path).close().unwrap(),
-                "pinned" => drop(open(&path).create_checkpoint("pinned").unwrap()),
+                "pinned" => drop(open(&path).create_version("pinned").unwrap()),
                 "manifest" => std::fs::remove_file(path.join("MANIFEST")).unwrap(),
                 "damage" => {
                     let first = path.join(SEGMENTS).join("0000000001-0000000001.0.npy");
@@ -162,7 +162,7 @@ fn the_newest_entry_of_a_key_counts_and_no_other() {
             };
             assert_eq!(held, with(case.holds), "{what}");
             if *also == "pinned" {
-                let pinned = OpenOptions::new().at_checkpoint("pinned").open(&path).unwrap().snapshot();
+                let pinned = OpenOptions::new().at_version("pinned").open(&path).unwrap().snapshot();
                 assert_eq!(pinned.iter().count(), case.holds.len(), "{what}");
             }
             let store = open(&path);

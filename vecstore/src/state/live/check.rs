@@ -25,7 +25,7 @@ pub(crate) struct Checked {
     pub read: HashSet<BitmapName>,
 }
 
-/// Checks the bitmaps of MANIFEST and of the named checkpoints. `opened` are the segments that could be
+/// Checks the bitmaps of MANIFEST and of the versions. `opened` are the segments that could be
 /// opened.
 pub(crate) fn check(
     vfs: &dyn Vfs,
@@ -36,13 +36,13 @@ pub(crate) fn check(
     let mut check = Check { vfs, dir, opened, checked: Checked::default() };
     let mut needed: HashSet<BitmapName> = named(&manifest.body).into_iter().collect();
     check.manifest(&dir.join(MANIFEST), manifest, None);
-    let names = named::names(vfs, dir).unwrap_or_else(|error| {
-        check.checked.faults.push((dir.join(named::CHECKPOINTS), "file", error));
+    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
+        check.checked.faults.push((dir.join(named::VERSIONS), "file", error));
         Vec::new()
     });
     for name in names {
-        let path = dir.join(named::CHECKPOINTS).join(&name);
-        match named::read(vfs, dir, &name) {
+        let path = dir.join(named::VERSIONS).join(&name);
+        match versions::read(vfs, dir, &name) {
             Ok(version) => {
                 needed.extend(named(&version.body));
                 check.manifest(&path, &version, Some(&name));
@@ -101,7 +101,7 @@ impl Check<'_> {
             self.checked.read.insert(bitmap.name());
             let found = open(self.vfs, self.dir, bitmap, segment);
             let absent = found.as_ref().is_err_and(is_absent);
-            let read_again = |name| named::read(self.vfs, self.dir, name);
+            let read_again = |name| versions::read(self.vfs, self.dir, name);
             if absent && matches!(name.map(read_again), Some(Err(Error::BadInput { .. }))) {
                 return;
             }
@@ -123,7 +123,7 @@ impl Check<'_> {
         self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
     }
 
-    /// A bitmap of MANIFEST may be a named checkpoint's too: what is wrong with it is told once.
+    /// A bitmap of MANIFEST may be a version's too: what is wrong with it is told once.
     fn fault(&mut self, path: &Path, section: &'static str, error: Error) {
         if !self.checked.faults.iter().any(|(told, ..)| told == path) {
             self.checked.faults.push((path.to_owned(), section, error));

@@ -84,8 +84,8 @@ fn discard(vfs: &dyn Vfs, dir: &Path, names: &[BitmapName]) {
     names.iter().for_each(|name| remove_own(vfs, &live.join(name.to_string())));
 }
 
-/// Removes those of `names` that neither this manifest nor a named checkpoint lists; says how many went. An
-/// unreadable checkpoint is an error, for it may need any of them.
+/// Removes those of `names` that neither this manifest nor a version lists; says how many went. An
+/// unreadable version is an error, for it may need any of them.
 ///
 /// Called under the manifest lock, with the manifest that is on disk, its name durable.
 pub(crate) fn remove_unlisted(
@@ -99,7 +99,7 @@ pub(crate) fn remove_unlisted(
     if names.is_empty() {
         return Ok(0);
     }
-    for version in named::read_all(vfs, dir)? {
+    for version in versions::read_all(vfs, dir)? {
         let pinned = named(&version.manifest.body);
         names.retain(|name| !pinned.contains(name));
     }

@@ -40,7 +40,7 @@ impl Trial {
             // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named
             // checkpoint, the name is given anew; where that fails too nothing can be done. A dated backup
             // that is removed may come back.
-            let within = call.path.starts_with(STORE) && !call.path.ends_with("checkpoints");
+            let within = call.path.starts_with(STORE) && !call.path.ends_with("versions");
             // And a directory that a user may not open, that user need not flush.
             let is_hopeless = fault.lasting || fault.errno == EACCES || call.path.starts_with(DATED);
             if call.what == "flush directory" && !within {

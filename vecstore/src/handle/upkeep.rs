@@ -1,4 +1,4 @@
-//! What a user asks of a whole store: compaction and named checkpoints.
+//! What a user asks of a whole store: compaction and versions.
 
 use crate::base::{Error, Result};
 use crate::care::{self, BackupReport, pins};
@@ -9,13 +9,13 @@ use std::path::Path;
 use crate::commit::Appended;
 use crate::handle::Store;
 use crate::merge::Compacted;
-use crate::state::{Manifest, named};
+use crate::state::{Manifest, versions};
 use crate::types::OnDuplicate;
 
-/// A named checkpoint.
+/// A version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct CheckpointInfo {
+pub struct VersionInfo {
     /// Its name.
     pub name: String,
     /// Last commit it holds.
@@ -72,35 +72,35 @@ impl Store {
         self.append(&mut batch, OnDuplicate::Skip)
     }
 
-    /// Keeps the store as it is now under a name, until it is [dropped](Store::drop_checkpoint): open it with
-    /// [`OpenOptions::at_checkpoint`](crate::OpenOptions::at_checkpoint). Merges leave its files alone.
+    /// Keeps the store as it is now under a name, until it is [dropped](Store::drop_version): open it with
+    /// [`OpenOptions::at_version`](crate::OpenOptions::at_version). Merges leave its files alone.
     ///
     /// # Errors
     /// [`Error::BadInput`](crate::Error::BadInput) for a name that is taken or not possible; otherwise as
     /// [`Store::checkpoint`].
-    pub fn create_checkpoint(&self, name: &str) -> Result<CheckpointInfo> {
-        named::check_name(name)?;
+    pub fn create_version(&self, name: &str) -> Result<VersionInfo> {
+        versions::check_name(name)?;
         refuse_pin(name)?;
         let manifest = pins::pin(&*self.inner, name)?;
         Ok(info(name, &manifest))
     }
 
-    /// The named checkpoints, by name.
+    /// The versions, by name.
     ///
     /// # Errors
     /// [`Error::Damaged`](crate::Error::Damaged) when one cannot be read; nothing is removed by merges until it is
     /// dropped.
-    pub fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
-        let all = named::list(&*self.inner.vfs, &self.inner.path)?;
+    pub fn versions(&self) -> Result<Vec<VersionInfo>> {
+        let all = versions::list(&*self.inner.vfs, &self.inner.path)?;
         let named = all.iter().filter(|version| !version.name.starts_with(PIN_PREFIX));
         Ok(named.map(|version| info(&version.name, &version.manifest)).collect())
     }
 
-    /// Drops a named checkpoint; files that only it needed are removed.
+    /// Drops a version; files that only it needed are removed.
     ///
     /// # Errors
     /// [`Error::BadInput`](crate::Error::BadInput) when there is none of that name, or it is that of a backup under way.
-    pub fn drop_checkpoint(&self, name: &str) -> Result<()> {
+    pub fn drop_version(&self, name: &str) -> Result<()> {
         refuse_pin(name)?;
         pins::unpin(&*self.inner, name)
     }
@@ -143,14 +143,14 @@ impl Store {
 fn refuse_pin(name: &str) -> Result<()> {
     match name.starts_with(PIN_PREFIX) {
         true => Err(Error::bad_input(format!(
-            "\"{name}\" cannot name a checkpoint: names that begin with \"{PIN_PREFIX}\" are those of backups under way"
+            "\"{name}\" cannot name a version: names that begin with \"{PIN_PREFIX}\" are those of backups under way"
         ))),
         false => Ok(()),
     }
 }
 
-fn info(name: &str, manifest: &Manifest) -> CheckpointInfo {
-    CheckpointInfo {
+fn info(name: &str, manifest: &Manifest) -> VersionInfo {
+    VersionInfo {
         name: name.to_owned(),
         last_commit: manifest.body.last_commit(),
         segments: manifest.body.segments.len(),

@@ -1,6 +1,6 @@
-//! Named checkpoints: the store as of a moment, kept until it is dropped.
+//! Versions: the store as of a moment, kept until it is dropped.
 //!
-//! `checkpoints/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it
+//! `versions/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it
 //! lists are pinned; merges leave them alone.
 
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::vfs::Vfs;
 /// Pins of backups under way begin with this; the holder of the backup lock may drop those of others.
 pub(crate) const PIN_PREFIX: &str = "backup-";
 
-/// Directory of the named checkpoints within a store.
-pub(crate) const CHECKPOINTS: &str = "checkpoints";
+/// Directory of the versions within a store.
+pub(crate) const VERSIONS: &str = "versions";
 
-/// A named checkpoint.
+/// A version.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     pub name: String,
@@ -29,7 +29,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let reserved = name.starts_with('.') || name.starts_with("tmp-");
     if name.is_empty() || name.len() > 100 || reserved || !name.chars().all(fine) {
         return Err(Error::bad_input(format!(
-            "\"{}\" cannot name a checkpoint; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
+            "\"{}\" cannot name a version; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
              a dot or \"tmp-\"",
             escaped(name.as_bytes())
         )));
@@ -37,17 +37,17 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// All named checkpoints, by name, for the removal of what none of them needs. Called under the manifest
+/// All versions, by name, for the removal of what none of them needs. Called under the manifest
 /// lock.
 pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     // A dropped one may come back in a power cut, if its process died before the name's removal was flushed;
     // and then it needs its files.
-    let folder = dir.join(CHECKPOINTS);
+    let folder = dir.join(VERSIONS);
     if_there(vfs.flush_dir(&folder)).at(&folder, "flush the directory")?;
     list(vfs, dir)
 }
 
-/// All named checkpoints, by name. Without the manifest lock one may be dropped between being listed and
+/// All versions, by name. Without the manifest lock one may be dropped between being listed and
 /// being read; it is left out then.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     let version = |name: String| {
@@ -63,21 +63,21 @@ pub(crate) fn readable(vfs: &dyn Vfs, dir: &Path) -> Vec<Manifest> {
     names.iter().filter_map(|name| read(vfs, dir, name).ok()).collect()
 }
 
-/// Names of all named checkpoints, ascending.
+/// Names of all versions, ascending.
 pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
-    let folder = dir.join(CHECKPOINTS);
-    let names = if_there(vfs.list(&folder)).at(&folder, "list the checkpoints")?.unwrap_or_default();
+    let folder = dir.join(VERSIONS);
+    let names = if_there(vfs.list(&folder)).at(&folder, "list the versions")?.unwrap_or_default();
     let names = names.into_iter().filter_map(|name| name.into_string().ok());
     let mut names: Vec<String> = names.filter(|name| check_name(name).is_ok()).collect();
     names.sort_unstable();
     Ok(names)
 }
 
-/// Reads one named checkpoint.
+/// Reads one version.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
     read_if_there(vfs, dir, name)?.ok_or_else(|| {
         Error::bad_input(format!(
-            "{}: there is no checkpoint \"{name}\"; `vecstore checkpoint list` names those there are",
+            "{}: there is no version \"{name}\"; `vecstore version list` names those there are",
             dir.display()
         ))
     })
@@ -85,20 +85,20 @@ pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
 
 fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifest>> {
     check_name(name)?;
-    Manifest::read_file(vfs, &dir.join(CHECKPOINTS).join(name), "read the checkpoint")
+    Manifest::read_file(vfs, &dir.join(VERSIONS).join(name), "read the version")
 }
 
-/// Writes a named checkpoint. Called under the manifest lock, with the manifest as it is on disk.
+/// Writes a version. Called under the manifest lock, with the manifest as it is on disk.
 pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) -> Result<()> {
     check_name(name)?;
-    let folder = make_folder(vfs, dir, CHECKPOINTS, !names(vfs, dir)?.is_empty())?;
+    let folder = make_folder(vfs, dir, VERSIONS, !names(vfs, dir)?.is_empty())?;
     remove_temporaries(vfs, &folder, TMP_PREFIX);
     let bytes = manifest.encode()?;
-    let write = |replaces| write_named(vfs, &folder.join(name), &bytes, "write the checkpoint", replaces);
+    let write = |replaces| write_named(vfs, &folder.join(name), &bytes, "write the version", replaces);
     write(false).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
             Error::bad_input(format!(
-                "{}: there is a checkpoint \"{name}\" already; drop it first, or choose another name",
+                "{}: there is a version \"{name}\" already; drop it first, or choose another name",
                 dir.display()
             ))
         }
@@ -114,7 +114,7 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     flush()
 }
 
-/// Removes a named checkpoint. Called under the manifest lock.
+/// Removes a version. Called under the manifest lock.
 pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     let manifest = match read(vfs, dir, name) {
         Ok(manifest) => Some(manifest),
@@ -122,10 +122,10 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
         Err(Error::Damaged { .. }) => None,
         Err(other) => return Err(other),
     };
-    let folder = dir.join(CHECKPOINTS);
+    let folder = dir.join(VERSIONS);
     remove_temporaries(vfs, &folder, TMP_PREFIX);
     let path = folder.join(name);
-    vfs.remove_file(&path).at(&path, "remove the checkpoint")?;
+    vfs.remove_file(&path).at(&path, "remove the version")?;
     let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
     // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its
     // files.
