@@ -3,6 +3,7 @@
 mod attributes;
 pub(crate) mod backup;
 mod exclusive;
+mod liveness;
 pub(crate) mod pins;
 pub(crate) mod repair;
 pub(crate) mod rotate;

@@ -9,7 +9,7 @@ use crate::base::{Error, Result, escaped};
 use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
-use crate::state::View;
+use crate::state::{View, kill_of};
 use crate::types::{AttributeType, Batch, BatchEntry, Kind};
 
 /// Entries that the group has written so far.
@@ -155,15 +155,9 @@ pub(crate) fn resolve<'a>(
     Ok(Resolved { batch, written, kills, outcome })
 }
 
-/// The newest stored entry of a key.
+/// The newest stored entry of a key, as the kill of a commit that is still to be named.
 fn stored(view: &View, hash: u64, key: &[u8]) -> Result<Option<Kill>> {
-    let Some((segment, index)) = view.find_hashed(hash, key)? else { return Ok(None) };
-    let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
-    let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
-    let (kind, rows) = segment.kind_and_rows(index)?;
-    let rows_len = u32::try_from(rows.len()).map_err(|_| damaged("REND", "has 2^32 rows or more"))?;
-    let row = segment.address_of_entry(index, rows.start).row;
-    Ok(Some(existing_at((commit, entry), row, rows_len, kind)))
+    view.find_hashed(hash, key)?.map(|(segment, index)| kill_of(segment, index, 0)).transpose()
 }
 
 /// The kill of an entry, by a commit that is still to be named.

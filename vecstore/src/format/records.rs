@@ -21,6 +21,22 @@ pub(crate) struct Run {
     pub segment_row: u64,
 }
 
+impl Run {
+    /// Numbers within a batch end here. None is nearly as large, not even those that a repair gives.
+    pub const MOST: u64 = u64::MAX / 2;
+
+    /// True when another run may come next: it begins after all that this one has, in the commit as in the segment.
+    pub fn may_precede(&self, next: &Run) -> bool {
+        let len = |of: fn(&Run) -> u64| of(next).checked_sub(of(self));
+        let (Some(entries), Some(rows)) = (len(|run| run.segment_entry), len(|run| run.segment_row)) else {
+            return false;
+        };
+        let ends = |begin: u64, len: u64, next: u64| begin.checked_add(len).is_some_and(|end| end <= next);
+        let follows = ends(self.entry, entries, next.entry) && ends(self.row, rows, next.row);
+        self.commit < next.commit || self.commit == next.commit && follows
+    }
+}
+
 /// An older entry that this segment's commits replace or delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -39,6 +55,13 @@ pub(crate) struct Kill {
     pub kind: u8,
     /// Zero.
     pub padding: [u8; 3],
+}
+
+impl Kill {
+    /// The entry that it names, by its commit and its number there: what kills are sorted by.
+    pub fn victim(&self) -> (u64, u64) {
+        (self.commit, self.entry)
+    }
 }
 
 /// Counts a kind by its code.

@@ -31,6 +31,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let (mut settings, mut len) = (BTreeMap::new(), 0);
     for _ in 0..take_u32(&mut rest)? {
         let (name, value) = (take_text(&mut rest)?, take_text(&mut rest)?);
+        if settings.last_key_value().is_some_and(|(last, _)| *last >= name) {
+            return None;
+        }
         if name == FINGERPRINT {
             check_description(&Fingerprint::new([0; 32], value.as_str())).ok()?;
         } else {
@@ -75,6 +78,15 @@ mod tests {
         longer.push(0);
         assert_eq!(decode(&longer), None);
         assert_eq!(decode(&[0xFF; 12]), None, "absurd lengths");
+        // The count, and each name of one byte with an empty value.
+        let of = |names: &[u8]| {
+            let texts = names.iter().flat_map(|name| [1, 0, 0, 0, *name, 0, 0, 0, 0]);
+            [names.len() as u8, 0, 0, 0].into_iter().chain(texts).collect::<Vec<u8>>()
+        };
+        assert_eq!(decode(&of(b"ab")).unwrap().len(), 2);
+        for (what, names) in [("out of order", b"ba"), ("twice", b"aa")] {
+            assert_eq!(decode(&of(names)), None, "{what}");
+        }
     }
 
     #[test]

@@ -134,6 +134,15 @@ impl Store {
             return Ok(());
         }
         check_description(fingerprint)?;
+        let view = Arc::clone(&self.inner.view.read());
+        // An older manifest may have been put back: files of another model would be foreign to the store.
+        let mut of_files = view.segments.iter().map(|live| live.segment.footer().fingerprint);
+        if let Some(id) = of_files.find(|id| *id != [0; 32]) {
+            self.is_recorded(
+                Some(&Fingerprint::new(id, "a model that the manifest does not name")),
+                fingerprint,
+            )?;
+        }
         self.change_manifest("record a fingerprint", |manifest| {
             let recorded = manifest.body.fingerprint();
             if !self.is_recorded(recorded.as_ref(), fingerprint)? {

@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use super::agree::check_tables;
 use super::contents::check_contents;
 use super::norms::{Norms, is_norm};
 use super::pieces::Pieces;
-use super::{Segment, SegmentName, ask_for};
+use super::{Segment, SegmentName};
 use crate::base::{Bug, DType, Error, IoContext, Result, Unreadable};
 use crate::format::blocks::{BLOCK_LEN_LOG2, blocks_of, section_crc};
 use crate::format::footer::Layout;
-use crate::format::records::count;
 use crate::format::section::{self, Section, Tag};
-use crate::format::{key_hash, npy};
-use crate::types::Kind;
 use crate::vfs::{Mapping, ReadAt, Vfs};
 
 /// One fault of a segment file.
@@ -29,9 +27,6 @@ pub(crate) struct SegmentFault {
     /// Keys of the entries it hits, as far as they can be told.
     pub keys: Vec<Vec<u8>>,
 }
-
-/// Entries whose tables are compared between two looks whether to go on.
-const ENTRIES_PER_STEP: usize = 1 << 16;
 
 /// Where the bytes under check come from.
 pub(crate) trait Source {
@@ -348,117 +343,6 @@ fn span_of(segment: &Segment, section: &str, index: usize) -> Option<Range<usize
         "PAYL" => segment.payload_span(index),
         _ => None,
     }
-}
-
-/// The first entry that does not stand in the key index with the hash of its key. Goes through the index and not through
-/// the entries: to look each of them up takes five times as long.
-fn first_not_found(segment: &Segment, step: Step<'_>) -> Result<Option<usize>> {
-    /// Keys that are waited for together.
-    const TOGETHER: usize = 64;
-    let mut found = vec![0u64; segment.entry_count().div_ceil(64)];
-    let hashes = segment.hashes();
-    for (group, hashes) in hashes.chunks(TOGETHER).enumerate() {
-        if group % (ENTRIES_PER_STEP / TOGETHER) == 0 {
-            step(0)?;
-        }
-        let mut entries = [(usize::MAX, None); TOGETHER];
-        for (position, place) in entries.iter_mut().enumerate().take(hashes.len()) {
-            let entry = segment.hash_entry(group * TOGETHER + position).unwrap_or(usize::MAX);
-            let key = segment.key(entry).ok();
-            ask_for(key.unwrap_or_default());
-            *place = (entry, key);
-        }
-        for (hash, (entry, key)) in hashes.iter().zip(entries) {
-            if key.is_some_and(|key| key_hash(key) == *hash)
-                && let Some(word) = found.get_mut(entry / 64)
-            {
-                *word |= 1 << (entry % 64);
-            }
-        }
-    }
-    let is_missing = |entry: &usize| found.get(entry / 64).is_none_or(|word| word >> (entry % 64) & 1 == 0);
-    Ok((0..segment.entry_count()).find(is_missing))
-}
-
-/// The first run whose row is not that of its first entry.
-fn first_wrong_run(segment: &Segment) -> Option<usize> {
-    segment.runs().iter().position(|run| {
-        let entry = usize::try_from(run.segment_entry).unwrap_or(usize::MAX);
-        let row = if entry < segment.entry_count() {
-            segment.row_span(entry).map(|span| span.start as u64)
-        } else {
-            Ok(segment.footer().rows)
-        };
-        row.ok() != Some(run.segment_row)
-    })
-}
-
-/// What checksums cannot say: that the tables agree with each other.
-fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> {
-    let mut faults = Vec::new();
-    let footer = segment.footer();
-    let expected_header = npy::header(segment.dtype(), footer.rows, footer.dim as usize);
-    if segment.bytes().get(..npy::HEADER_LEN) != Some(expected_header.as_slice()) {
-        faults.push(fault("HEAD", None, "the NumPy header does not describe the rows"));
-    }
-    if let Err(error) = segment.settings() {
-        faults.push(from_error(error));
-    }
-    let mut kinds = [0u64; 4];
-    let mut rows = 0;
-    let mut look = |index: usize| {
-        let wrong = |section: &str, detail: String| Err(Error::damaged(segment.path(), section, detail));
-        let (key, kind, span) = (segment.key(index)?, segment.kind(index)?, segment.row_span(index)?);
-        segment.payload(index)?;
-        count(&mut kinds, kind.code());
-        if span.start != rows || span.is_empty() == (kind == Kind::Rows) {
-            return wrong("REND", format!("entry {index} of kind {kind} has rows {span:?}"));
-        }
-        rows = span.end;
-        if key.is_empty() {
-            wrong("HASH", format!("entry {index} cannot be found by its key"))
-        } else {
-            Ok(())
-        }
-    };
-    for index in 0..segment.entry_count() {
-        if index % ENTRIES_PER_STEP == 0 {
-            step(0)?;
-        }
-        if let Err(error) = look(index) {
-            faults.push(from_error(error));
-            return Ok(faults);
-        }
-    }
-    let mut add = |section: &str, detail: String| faults.push(fault(section, None, detail));
-    if let Some(run) = first_wrong_run(segment) {
-        add("RUNS", format!("run {run} does not begin with the first row of its first entry"));
-    }
-    if let Some(index) = first_not_found(segment, step)? {
-        add("HASH", format!("entry {index} cannot be found by its key"));
-        return Ok(faults);
-    }
-    let mut killed = ([0u64; 4], 0u64);
-    for kill in segment.kills() {
-        count(&mut killed.0, kill.kind);
-        killed.1 = killed.1.saturating_add(u64::from(kill.rows));
-        if kill.padding != [0; 3] || kill.killer < footer.first || kill.killer > footer.last {
-            add("KILL", format!("a kill by commit {}, or with padding that is not zero", kill.killer));
-        }
-    }
-    if killed != (footer.killed, footer.killed_rows) {
-        add("KILL", "the kills are not those that the footer counts".to_owned());
-    }
-    if kinds != footer.kinds {
-        add("KIND", format!("expected {:?} entries of each kind, found {kinds:?}", footer.kinds));
-    }
-    if rows != segment.row_count() {
-        add("REND", format!("expected {} rows, the entries have {rows}", segment.row_count()));
-    }
-    if !segment.hashes().is_sorted() {
-        add("HASH", "hashes do not ascend".to_owned());
-    }
-    Ok(faults)
 }
 
 #[cfg(test)]

@@ -2,13 +2,12 @@
 //! while it is written, the order of keys: what goes into the file is made as it is written.
 
 use std::cell::RefCell;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
 
 use super::Segment;
+use super::sorted::Sorted;
 use super::writer::{EncodedSegment, Part, Sink, count_kill};
 use crate::base::{DType, Error, Result};
 use crate::format::columns::{Columns, JoinedColumns};
@@ -332,13 +331,11 @@ impl<'a> Joined<'a> {
     fn write_hashes(&self, sink: Sink<'_>) -> io::Result<()> {
         let mut order = Vec::with_capacity(usize::try_from(self.counts.entries).unwrap_or_default());
         let mut out = gathered(sink);
-        let at = |input: usize, position: usize| {
-            let hash = self.inputs.get(input)?.segment.hashes().get(position)?;
-            Some(Reverse((*hash, input, position)))
+        let at = |input: usize, position: usize| -> io::Result<_> {
+            Ok(self.inputs.get(input).and_then(|input| input.segment.hashes().get(position)).copied())
         };
-        let mut next: BinaryHeap<_> = (0..self.inputs.len()).filter_map(|input| at(input, 0)).collect();
-        while let Some(Reverse((hash, input, position))) = next.pop() {
-            next.extend(at(input, position + 1));
+        let mut all = Sorted::of(self.inputs.len(), at)?;
+        while let Some((hash, input, position)) = all.next(at)? {
             let from = self.inputs.get(input).ok_or_else(contradiction)?;
             let entry = from.segment.hash_entry(position).ok_or_else(contradiction)?;
             if let Some(number) = from.number_of(entry) {
@@ -350,10 +347,16 @@ impl<'a> Joined<'a> {
         out.flush()
     }
 
+    /// The kills of all inputs are sorted by the entries that they name, and so are those of the output.
     fn write_kills(&self, sink: Sink<'_>) -> io::Result<()> {
-        for input in &self.inputs {
-            let kills = input.segment.kills().iter().filter(|kill| kill.commit < self.first_commit);
-            kills.into_iter().try_for_each(|kill| sink(bytemuck::bytes_of(kill)))?;
+        let kill = |input: usize, position: usize| self.inputs.get(input)?.segment.kills().get(position);
+        let at = |input, position| -> io::Result<_> { Ok(kill(input, position).map(Kill::victim)) };
+        let mut all = Sorted::of(self.inputs.len(), at)?;
+        while let Some((_, input, position)) = all.next(at)? {
+            let kill = kill(input, position).ok_or_else(contradiction)?;
+            if kill.commit < self.first_commit {
+                sink(bytemuck::bytes_of(kill))?;
+            }
         }
         Ok(())
     }

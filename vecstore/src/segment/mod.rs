@@ -1,5 +1,6 @@
 //! One immutable segment file: writing it, mapping it, finding things in it.
 
+mod agree;
 mod ahead;
 mod check;
 mod contents;
@@ -13,6 +14,7 @@ mod norms;
 mod pieces;
 mod reader;
 mod search;
+mod sorted;
 mod tables;
 mod writer;
 
@@ -26,4 +28,5 @@ pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
 pub(crate) use pieces::{Pieces, open_unmapped};
 pub(crate) use reader::Segment;
+pub(crate) use sorted::Sorted;
 pub(crate) use writer::{EncodedSegment, SegmentBuilder, Stored};

@@ -209,6 +209,7 @@ impl<'a> SegmentBuilder<'a> {
         self.kinds.iter().for_each(|kind| count(&mut footer.kinds, *kind));
         self.kills.iter().for_each(|kill| count_kill(&mut footer, kill));
         let has_norms = identity.metric == Metric::Cosine.code();
+        self.kills.sort_by_key(Kill::victim);
         self.hashes.sort_unstable();
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();

@@ -15,7 +15,7 @@ use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::derived::LIVE;
 use crate::format::{
-    Covers, Id, MAX_COMMIT, Preamble, check_vectors, milliseconds, random_id, read_header, record_crc,
+    Covers, Id, MAX_COMMIT, Preamble, check_vectors, hex, milliseconds, random_id, read_header, record_crc,
 };
 use crate::segment::{Segment, SegmentName};
 use crate::state::{DerivedRecord, create, derived, load};
@@ -209,11 +209,29 @@ impl Body {
             }
             next = segment.last + 1;
         }
+        check_epochs(&self.epochs, next)?;
         if self.damaged.iter().any(|name| self.record_of(*name).is_none()) {
             return Err("it lists a damaged segment among others than its own".to_owned());
         }
         derived::fault(self).map_or(Ok(()), Err)
     }
+}
+
+/// Histories follow each other, and the last one begins with the commit that is `next`, or before.
+fn check_epochs(epochs: &[EpochRecord], next: u64) -> Result<(), String> {
+    let (mut before, mut ids) = (EpochRecord { id: [0; 16], parent: [0; 16], first: 1 }, BTreeSet::new());
+    for epoch in epochs {
+        let range = before.first..=next;
+        if epoch.parent != before.id || !range.contains(&epoch.first) || !ids.insert(epoch.id) {
+            let (id, parent, first) = (hex(&epoch.id), hex(&epoch.parent), epoch.first);
+            return Err(format!(
+                "epoch {id}, after {parent} and from commit {first} on, does not follow epoch {}",
+                hex(&before.id)
+            ));
+        }
+        before = *epoch;
+    }
+    Ok(())
 }
 
 /// A text is allocated before it is read, so the length it claims is bounded: by twice the length of a whole
@@ -283,11 +301,11 @@ impl Manifest {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
         check_vectors((path, "manifest"), decoded.dim, decoded.dtype, decoded.metric)?;
-        decoded.check().map_err(damaged)?;
-        // Names ascend, and none is there twice: what was read is what would be written.
+        // Names out of order, or twice, would not be seen in what was decoded.
         if encode_body(&decoded)? != body {
-            return Err(damaged("settings, damaged segments or named records do not ascend".to_owned()));
+            return Err(damaged("the names in its body are not unique and in ascending order".to_owned()));
         }
+        decoded.check().map_err(damaged)?;
         // Versions are held in memory all at once, without what a list grew beyond its end.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();

@@ -79,6 +79,12 @@ impl Meta {
         }
     }
 
+    /// True when a segment says that what made its vectors is not what the store has recorded.
+    fn is_of_other_model(&self, fingerprint: [u8; 32]) -> bool {
+        let differs = |recorded: &Fingerprint| *recorded.id() != fingerprint;
+        fingerprint != [0; 32] && self.fingerprint.as_ref().is_some_and(differs)
+    }
+
     pub fn epoch(&self) -> Id {
         self.epochs.last().map_or([0; 16], |epoch| epoch.id)
     }
@@ -101,6 +107,16 @@ impl LiveSegment {
     pub fn is_row_live(&self, row: usize) -> Result<bool> {
         self.dead.as_ref().map_or(Ok(true), |dead| Ok(!dead.has_row(row)?))
     }
+}
+
+/// What a commit supersedes when it replaces or deletes an entry of a segment.
+pub(crate) fn kill_of(segment: &Segment, index: usize, killer: u64) -> Result<Kill> {
+    let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
+    let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
+    let (kind, rows) = segment.kind_and_rows(index)?;
+    let row = segment.address_of_entry(index, rows.start).row;
+    let rows = u32::try_from(rows.len()).map_err(|_| damaged("REND", "has 2^32 rows or more"))?;
+    Ok(Kill { killer, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] })
 }
 
 /// The live state at one moment.
@@ -189,6 +205,9 @@ impl View {
             || footer.metric != self.meta.metric.code()
         {
             return foreign("its dimension, element type or metric is not the store's".to_owned());
+        }
+        if self.meta.is_of_other_model(footer.fingerprint) {
+            return foreign("its vectors have another fingerprint than the store's".to_owned());
         }
         if footer.first != self.last_commit() + 1 {
             return foreign(format!("expected commit {}, found {}", self.last_commit() + 1, footer.first));

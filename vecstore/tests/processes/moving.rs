@@ -274,6 +274,21 @@ fn what_goes_away_during_a_verification_is_no_damage() {
         assert_whole(&vecstore::verify_with(&once(kind, end, work), &path, |_| {}).unwrap(), 3);
         assert!(!path.join("segments").join(FIRST).exists(), "it was merged before {kind} of {end}");
     }
+    // Each file is opened twice: to check its bytes, and then to compare its keys with those of others.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let writer = filled(&path, 3);
+    writer.checkpoint().unwrap();
+    let mut opened = 0;
+    let fs = Moving::before(move |kind, path| {
+        opened += usize::from(kind == "map" && path.ends_with(FIRST));
+        if opened == 2 {
+            opened += 1;
+            assert_eq!(writer.compact_full().unwrap().merges, 1);
+        }
+    });
+    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 3);
+    assert!(!path.join("segments").join(FIRST).exists(), "it was merged before its keys were compared");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = two_of_one_batch_superseded_in_turn(&path);

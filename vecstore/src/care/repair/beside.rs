@@ -129,8 +129,8 @@ impl Repair<'_> {
         for (name, version) in &before.versions {
             let body = &version.body;
             let start = body.epochs.first().map(|epoch| epoch.id);
-            let pieces = cheapest(mender.found, &body.segments, body.last_commit(), start, Chain::Named);
-            let whole = is_as_listed(mender.found, &pieces, &body.segments);
+            let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, Chain::Named);
+            let whole = is_as_listed(&mender.found, &pieces, &body.segments);
             if whole && !lists_any(body, bad_bitmaps) {
                 continue;
             }

@@ -91,9 +91,6 @@ fn intact(remains: &Remains) -> HashMap<(u64, u64), Said> {
 /// A kill of the last file that does not agree with what is there.
 fn contradicting(files: &[(SegmentName, There<'_>)], last: &Segment) -> Result<Option<Kill>> {
     for kill in last.kills() {
-        if kill.commit == 0 || kill.commit > last.name().last {
-            return Ok(Some(*kill));
-        }
         let after = files.partition_point(|(name, _)| name.first <= kill.commit);
         let target = after.checked_sub(1).and_then(|at| files.get(at));
         let Some((_, there)) = target.filter(|(name, _)| kill.commit <= name.last) else { continue };

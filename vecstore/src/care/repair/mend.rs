@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chain::Piece;
+use super::items::with_kills;
+use super::remains::Remains;
 use super::rescue::{Around, Newer, Rescued, rescue};
 use super::survey::{Found, epoch_at};
 use crate::base::{Error, IoContext, Result};
+use crate::care::liveness::{InMemory, WrongKills, wrong_kills};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
-use crate::segment::{Segment, SegmentFault, SegmentName, check_file, check_open};
+use crate::segment::{Pieces, Segment, SegmentFault, SegmentName, check_file, check_open};
 use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, derived, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
@@ -39,7 +42,7 @@ pub(super) struct Made {
 pub(super) struct Mender<'a> {
     pub vfs: &'a dyn Vfs,
     pub dir: &'a Path,
-    pub found: &'a [Found],
+    pub found: Vec<Found>,
     /// Every name that a file of the store has had.
     pub known: Vec<SegmentName>,
     /// Entries that liveness bitmaps say are superseded.
@@ -53,10 +56,7 @@ pub(super) struct Mender<'a> {
 impl Mender<'_> {
     /// The view of a chain, whose missing parts are made now. `manifest` lists the files that were to be.
     pub fn mend(&mut self, manifest: &Manifest, chain: &[Piece]) -> Result<View> {
-        let mut base = manifest.clone();
-        base.body.segments.clear();
-        derived::forget(&mut base.body);
-        let mut view = View::empty(&base);
+        let mut view = empty_view(manifest);
         for (at, piece) in chain.iter().enumerate() {
             let later = chain.get(at + 1..).unwrap_or_default();
             let segment = match self.kept(*piece).or_else(|| self.made_before(*piece, &view, later)) {
@@ -74,9 +74,68 @@ impl Mender<'_> {
         Ok(view)
     }
 
+    /// Where the kills of a view are not those that its keys call for, files that have these take the place of the
+    /// former ones. The newest entry of a key is the one that counts.
+    pub fn put_kills_right(&mut self, manifest: &Manifest, chain: &[Piece], view: View) -> Result<View> {
+        let mut wrong = wrong_kills(&view, &mut InMemory(&view))?;
+        if wrong.is_empty() {
+            return Ok(view);
+        }
+        let mut right = empty_view(manifest);
+        for (number, (live, piece)) in view.segments.iter().zip(chain).enumerate() {
+            let segment = match wrong.remove(&number) {
+                Some(wrong) => self.with_right_kills(&live.segment, *piece, wrong)?,
+                None => Arc::clone(&live.segment),
+            };
+            let record = SegmentRecord::of(&segment);
+            right.add(segment, Some(&record))?;
+        }
+        Ok(right)
+    }
+
+    /// A file like that of a segment, with other kills.
+    fn with_right_kills(
+        &mut self,
+        segment: &Arc<Segment>,
+        piece: Piece,
+        wrong: WrongKills,
+    ) -> Result<Arc<Segment>> {
+        let before = self.made.iter().position(|made| Arc::ptr_eq(&made.segment, segment));
+        // In a dry run it is nowhere to be read.
+        if before.is_some() && self.dry_run {
+            return Ok(Arc::clone(segment));
+        }
+        let path = segment.path();
+        let pieces = Pieces::open(self.vfs, path).at(path, "open the segment")?;
+        let remains = Remains::read(path, segment.name(), pieces, None);
+        let remains = remains.ok_or(Error::Internal { what: "a whole segment that cannot be read" })?;
+        let name = match before {
+            Some(_) => segment.name(),
+            None => self.new_name(segment.name().first, segment.name().last),
+        };
+        let identity =
+            Footer { generation: name.generation, nonce: random_id()?, ..segment.footer().identity() };
+        let encoded = with_kills(segment, &remains, identity, wrong.right(segment))?;
+        let (tmp, segment) = self.write(name, encoded.file_len(), |file| Ok(encoded.write(file)?.footer))?;
+        if let Piece::File(number) = piece
+            && let Some(file) = self.found.get_mut(number).filter(|file| file.is_whole())
+        {
+            let details = wrong.told().map(|(detail, _)| detail);
+            file.problem = format!("section KILL: {}", details.collect::<Vec<_>>().join("; "));
+        }
+        match before.and_then(|at| self.made.get_mut(at)) {
+            Some(made) => {
+                made.tmp.iter().for_each(|tmp| remove_own(self.vfs, tmp));
+                (made.segment, made.tmp) = (Arc::clone(&segment), tmp);
+            }
+            None => self.made.push(Made { piece, segment: Arc::clone(&segment), tmp, rescued: None }),
+        }
+        Ok(segment)
+    }
+
     /// The segment of a file that stays as it is.
     fn kept(&self, piece: Piece) -> Option<Arc<Segment>> {
-        let file = piece.file(self.found)?;
+        let file = piece.file(&self.found)?;
         let in_doubt = self.doubt_after.is_some_and(|last| file.name.first > last);
         file.whole().filter(|_| !in_doubt).cloned()
     }
@@ -94,17 +153,21 @@ impl Mender<'_> {
     }
 
     fn footer_of_next(&self, later: &[Piece]) -> Option<&Footer> {
-        later.first()?.file(self.found)?.footer()
+        later.first()?.file(&self.found)?.footer()
     }
 
-    fn make(&mut self, manifest: &Manifest, older: &View, piece: Piece, later: &[Piece]) -> Result<Made> {
-        let file = piece.file(self.found);
-        let (first, last) = piece.range(self.found);
-        // What is written anew never has the name of what was lost: handles may still have that mapped, and
-        // it may turn up.
+    /// A name for a new file. It is never that of what was lost: handles may still have that mapped, and it may turn up.
+    fn new_name(&mut self, first: u64, last: u64) -> SegmentName {
         self.known.push(SegmentName { first, last, generation: 0 });
         let name = load::next_generation(&self.known, first, last);
         self.known.push(name);
+        name
+    }
+
+    fn make(&mut self, manifest: &Manifest, older: &View, piece: Piece, later: &[Piece]) -> Result<Made> {
+        let (first, last) = piece.range(&self.found);
+        let name = self.new_name(first, last);
+        let file = piece.file(&self.found);
         if let Some(segment) = file.and_then(Found::sound) {
             let (tmp, segment) = self.copy(segment, name)?;
             return Ok(Made { piece, segment, tmp, rescued: None });
@@ -117,7 +180,7 @@ impl Mender<'_> {
             None => self.identity(manifest, older, name, later)?,
         };
         let mut newer = Newer::default();
-        for file in later.iter().filter_map(|piece| piece.file(self.found)) {
+        for file in later.iter().filter_map(|piece| piece.file(&self.found)) {
             newer.add(&file.state);
         }
         let around = Around { older, newer: &newer, superseded: &self.superseded };
@@ -207,6 +270,14 @@ impl Mender<'_> {
     pub fn discard(&self) {
         self.made.iter().filter_map(|made| made.tmp.as_ref()).for_each(|tmp| remove_own(self.vfs, tmp));
     }
+}
+
+/// The view of a store that lists nothing yet.
+fn empty_view(manifest: &Manifest) -> View {
+    let mut base = manifest.clone();
+    base.body.segments.clear();
+    derived::forget(&mut base.body);
+    View::empty(&base)
 }
 
 /// What was read back after writing, if it is right.

@@ -3,7 +3,7 @@
 //! * `survey`: reads every byte of every segment: which are sound, and which belong here.
 //! * `chain`: which files make up commits 1 to N with the least loss.
 //! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
-//! * `kills`: which files contradict what they supersede.
+//! * `kills`: which files contradict what they supersede. `items`: what stands in a new file.
 //! * `fit`: which sound files the chain leaves no place for.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
 //! * `beside`: derived files and versions. `tell`: the report.
@@ -14,6 +14,7 @@ mod carry_out;
 mod chain;
 mod fit;
 mod footer;
+mod items;
 mod kills;
 mod mend;
 mod rebuild;
@@ -58,6 +59,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the
 ///   disk cannot read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost
 ///   are in the report, and listed in `quarantine/`, one per line.
+/// * A segment that is intact, and whose kills contradict the keys (another program wrote it), is written anew with
+///   right ones: of each key the newest entry counts.
 /// * Files of other stores or histories, their versions too, and damaged versions go to
 ///   quarantine. Files that were swapped get their names back.
 ///
@@ -189,9 +192,9 @@ impl Repair<'_> {
         let mut mender = Mender {
             vfs: self.vfs,
             dir: self.dir,
-            found: &found,
             known: self.known_names(&found, &all)?,
             superseded: self.superseded(&found, &manifest.body, chain_is_whole)?,
+            found,
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
             made: Vec::new(),
@@ -294,6 +297,8 @@ impl Repair<'_> {
         chain_is_whole: bool,
     ) -> Result<RepairReport> {
         let view = mender.mend(manifest, pieces)?;
+        let view = mender.put_kills_right(manifest, pieces, view)?;
+        let chain_is_whole = chain_is_whole && mender.made.is_empty();
         let rebuilt = before.manifest.is_none();
         let report = RepairReport {
             rebuilt,
@@ -319,7 +324,7 @@ impl Repair<'_> {
         if before.lacks_segments {
             plan.report.findings.push(Finding::missing(self.dir.join(SEGMENTS)));
         }
-        let bad_bitmaps = self.check_bitmaps(before, mender.found, manifest, &mut plan)?;
+        let bad_bitmaps = self.check_bitmaps(before, &mender.found, manifest, &mut plan)?;
         self.mend_versions(before, mender, &bad_bitmaps, &mut plan)?;
         self.tell(mender, manifest, pieces, &view, &mut plan)?;
 

@@ -28,8 +28,8 @@ pub(super) fn rebuilt(
     };
     let mut settings = files.iter().rev().find_map(|file| file.settings()).unwrap_or_default();
     let description = settings.remove(settings::FINGERPRINT);
-    let fingerprint = (newest.fingerprint != [0; 32])
-        .then(|| FingerprintRecord { id: newest.fingerprint, description: description.unwrap_or_default() });
+    let described = |known| FingerprintRecord { description: description.unwrap_or_default(), ..known };
+    let fingerprint = store.fingerprint.clone().map(described);
     let epochs = epochs(files.iter().filter_map(|file| file.footer()))?;
     // Larger than any generation that checkpoints of this many commits and epochs could have reached.
     let generation = ((epochs.len() as u64 + 1) << 40).saturating_add(last);
@@ -60,7 +60,7 @@ fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochReco
             epochs.push(EpochRecord { id, parent: [0; 16], first: 1 });
         }
         let parent = epochs.last().map_or([0; 16], |epoch| epoch.id);
-        if parent != footer.epoch {
+        if epochs.iter().all(|known| known.id != footer.epoch) {
             epochs.push(EpochRecord { id: footer.epoch, parent, first: footer.first });
         }
     }

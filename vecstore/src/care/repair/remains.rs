@@ -15,11 +15,14 @@ use crate::format::section::{self, Tag};
 use crate::format::{key_hash, rejected, settings};
 use crate::segment::{Pieces, SegmentName, block_crcs, body_of, range_of};
 use crate::state::SegmentRecord;
-use crate::types::{Kind, MAX_KEY_LEN, Value};
+use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN, Value};
 use crate::vfs::Mapping;
 
 /// Where an end of a key is lost, keys are looked for by their hash up to this length.
 const LONGEST_SEARCHED: usize = 4096;
+
+/// A payload as it is stored: that of a rejected entry has the length of its reason before it.
+const LONGEST_PAYLOAD: usize = MAX_PAYLOAD_LEN + size_of::<u32>();
 
 /// A damaged segment whose footer can be read.
 #[derive(Debug)]
@@ -128,6 +131,7 @@ impl Remains {
         remains.runs = remains.read_runs();
         remains.directory = remains.read_directory();
         remains.read_tables(entries);
+        remains.runs = remains.read_runs().and_then(|runs| remains.fitting(runs));
         Some(remains)
     }
 
@@ -149,10 +153,19 @@ impl Remains {
     /// What can be read of an entry.
     pub fn entry(&self, index: usize) -> Remnant<'_> {
         let kind = known(&self.kinds, index);
-        let key = span(index, |index| known(&self.key_ends, index))
-            .filter(|span| !span.is_empty() && span.len() <= MAX_KEY_LEN)
-            .and_then(|span| self.intact(section::KEYS, span));
+        let key = self.key_span(index).filter(|span| (1..=MAX_KEY_LEN).contains(&span.len()));
+        let key = key.and_then(|span| self.intact(section::KEYS, span));
         Remnant { key, kind, content: kind.and_then(|kind| self.content(index, kind)) }
+    }
+
+    fn key_span(&self, index: usize) -> Option<Range<usize>> {
+        span(index, |index| known(&self.key_ends, index))
+    }
+
+    /// How many entries have a key that no entry may have.
+    pub fn impossible_keys(&self) -> usize {
+        let spans = (0..self.entry_count()).filter_map(|index| self.key_span(index));
+        spans.filter(|span| !(1..=MAX_KEY_LEN).contains(&span.len())).count()
     }
 
     fn content(&self, index: usize, kind: Kind) -> Option<Content<'_>> {
@@ -172,7 +185,8 @@ impl Remains {
             true => self.intact(section::PAYL, span(index, |index| self.number(section::PEND, index))?)?,
             false => &[],
         };
-        if kind == Kind::Rejected && rejected::decode(payload).is_none() {
+        let is_reason = kind != Kind::Rejected || rejected::decode(payload).is_some();
+        if payload.len() > LONGEST_PAYLOAD || !is_reason {
             return None;
         }
         Some(Content { index, rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
@@ -283,21 +297,22 @@ impl Remains {
                 vec![run]
             }
         };
-        let in_range = |run: &Run| {
-            (name.0..=name.1).contains(&run.commit)
-                && run.entry.checked_add(self.footer.entries).is_some()
-                && run.row.checked_add(self.footer.rows).is_some()
-        };
-        let ascend = |pair: &[Run]| match pair {
-            [a, b] => {
-                (a.commit, a.entry) < (b.commit, b.entry)
-                    && a.segment_entry <= b.segment_entry
-                    && a.segment_row <= b.segment_row
-            }
-            _ => true,
-        };
+        // A repair adds entries after those that are there.
+        let is_possible = |run: &Run| run.entry.max(run.row) <= Run::MOST / 2;
+        let in_range = |run: &Run| (name.0..=name.1).contains(&run.commit) && is_possible(run);
         let begins = runs.first().is_some_and(|run| run.segment_entry == 0 && run.segment_row == 0);
-        (begins && runs.iter().all(in_range) && runs.windows(2).all(ascend)).then_some(runs)
+        (begins && runs.iter().all(in_range)).then_some(runs)
+    }
+
+    /// The runs, each beginning with the first row of its first entry, which the table of rows says too; `None` where they
+    /// overlap.
+    fn fitting(&self, mut runs: Vec<Run>) -> Option<Vec<Run>> {
+        for run in runs.iter_mut().skip(1) {
+            let before = usize::try_from(run.segment_entry.checked_sub(1)?).ok()?;
+            run.segment_row = known(&self.row_ends, before).unwrap_or(run.segment_row);
+        }
+        let follow = runs.iter().zip(runs.iter().skip(1)).all(|(run, next)| run.may_precede(next));
+        follow.then_some(runs)
     }
 
     /// Reads the tables of ends and kinds. What is damaged in one of them often follows from the others.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::items::{Item, lay_out};
 use super::kills;
 use super::remains::{Content, Origin, Remains, Remnant};
 use super::survey::State;
@@ -16,7 +17,7 @@ use crate::format::footer::Footer;
 use crate::format::records::Kill;
 use crate::format::{COMPAT_LOST, key_hash};
 use crate::read::Entry;
-use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
+use crate::segment::{EncodedSegment, Segment};
 use crate::state::View;
 use crate::types::Kind;
 
@@ -82,20 +83,8 @@ pub(super) struct Rescued {
     pub kills_lost: bool,
     /// Entries that are kept, and may have lost attributes.
     pub attributes_lost: u64,
-}
-
-/// An entry that stands in the new file.
-struct Item<'a> {
-    origin: Origin,
-    key: Cow<'a, [u8]>,
-    kind: Kind,
-    content: Option<Content<'a>>,
-}
-
-impl Item<'_> {
-    fn row_count(&self) -> u64 {
-        self.content.as_ref().map_or(0, Content::row_count)
-    }
+    /// Entries without a name, because theirs is one that no entry may have.
+    pub impossible_keys: usize,
 }
 
 /// Rescues what is intact of a damaged segment. Of one that is gone, or whose footer cannot be read, nothing
@@ -126,8 +115,11 @@ pub(super) fn rescue<'a>(
         rescue.kill_here(&items)?;
     }
     let Rescue { kills, mut result, .. } = rescue;
-    let (builder, attributes_lost) = lay_out(remains, &items, kills, around.older)?;
+    let (builder, attributes_lost) = lay_out(remains, &items, kills, |name| {
+        Ok(around.older.column(name)?.and_then(|column| column.kind))
+    })?;
     result.attributes_lost = attributes_lost;
+    result.impossible_keys = remains.map_or(0, Remains::impossible_keys);
     let mut footer = identity;
     if remains.is_none()
         || !result.lost_keys.is_empty()
@@ -214,7 +206,7 @@ impl<'a> Rescue<'a, '_> {
             kill.padding == [0; 3]
                 && Kind::from_code(kill.kind).is_some()
                 && self.range.contains(&kill.killer)
-                && kill.commit <= *self.range.end()
+                && kill.commit <= kill.killer
         };
         let mut fitting = Vec::with_capacity(kills.len());
         for kill in kills {
@@ -272,6 +264,9 @@ impl<'a> Rescue<'a, '_> {
 
     /// What an entry superseded has its key: so keys of entries can be told that cannot be read themselves.
     fn stand_ins(&self) -> Result<StandIns> {
+        if !self.lacks_keys() {
+            return Ok(StandIns::default());
+        }
         let killed = self.killed();
         let is_superseded =
             |origin: &(u64, u64)| self.around.newer.killed.contains(origin) || killed.contains(origin);
@@ -279,24 +274,59 @@ impl<'a> Rescue<'a, '_> {
         let mut free: Vec<usize> =
             nameless.map(|(index, _)| index).filter(|index| !is_superseded(&self.origin(*index))).collect();
         let (mut at_entry, mut somewhere) = StandIns::default();
-        for kill in &self.kills {
-            let Some(key) = self.key_of_killed(kill)? else { continue };
-            let here = self.latest.get(key.as_slice()).map(|index| self.origin(*index));
-            if here.is_some_and(|here| here > (kill.commit, kill.entry)) || self.around.newer.has(&key)? {
-                continue;
-            }
+        let mut stand_in = |key: Vec<u8>, killer: Option<u64>| {
             let hash = key_hash(&key);
             let fits = |index: &usize| {
-                let of_commit =
-                    !self.has_addresses() || self.result.kills_lost || self.origin(*index).0 == kill.killer;
+                let of_commit = !self.has_addresses()
+                    || self.result.kills_lost
+                    || killer.is_none_or(|killer| self.origin(*index).0 == killer);
                 of_commit && self.remains.is_some_and(|remains| remains.may_have(*index, hash))
             };
             match free.iter().position(fits) {
                 Some(at) => drop(at_entry.insert(free.remove(at), key)),
                 None => somewhere.push(key),
             }
+        };
+        let mut told: HashSet<Vec<u8>> = HashSet::new();
+        for kill in &self.kills {
+            let Some(key) = self.key_of_killed(kill)? else { continue };
+            let here = self.latest.get(key.as_slice()).map(|index| self.origin(*index));
+            if here.is_some_and(|here| here > (kill.commit, kill.entry)) || self.around.newer.has(&key)? {
+                continue;
+            }
+            told.insert(key.clone());
+            stand_in(key, Some(kill.killer));
+        }
+        for key in self.orphans()?.into_iter().filter(|key| !told.contains(key)) {
+            stand_in(key, None);
         }
         Ok((at_entry, somewhere))
+    }
+
+    /// True when there may have been entries here whose keys cannot be told.
+    fn lacks_keys(&self) -> bool {
+        self.remains.is_none() || self.entries.iter().any(|(_, entry)| entry.key.is_none())
+    }
+
+    /// Keys of older entries that are superseded, and no newer ones of these keys are to be found. Merges left out what
+    /// superseded them, because it was superseded in turn, by what is lost now.
+    fn orphans(&self) -> Result<Vec<Vec<u8>>> {
+        let Around { older, newer, .. } = self.around;
+        let mut keys = Vec::new();
+        for live in &older.segments {
+            for index in 0..live.segment.entry_count() {
+                if live.is_live(index)? {
+                    continue;
+                }
+                let key = live.segment.key(index)?;
+                let newest = older.find(key)?;
+                let is_newest = newest.is_some_and(|(of, at)| Arc::ptr_eq(of, &live.segment) && at == index);
+                if is_newest && !self.latest.contains_key(key) && !newer.has(key)? {
+                    keys.push(key.to_vec());
+                }
+            }
+        }
+        Ok(keys)
     }
 
     fn key_of_killed(&self, kill: &Kill) -> Result<Option<Vec<u8>>> {
@@ -396,55 +426,4 @@ fn kill(killer: u64, of: Origin, rows: u64, kind: Kind) -> Kill {
     let Origin { commit, entry, row } = of;
     let rows = u32::try_from(rows).unwrap_or(u32::MAX);
     Kill { killer, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
-}
-
-/// Entries in order, in runs that keep their addresses; and how many of them may have lost attributes. What has another
-/// type than in an older segment is not kept.
-fn lay_out<'a>(
-    remains: Option<&'a Remains>,
-    items: &[Item<'a>],
-    kills: Vec<Kill>,
-    older: &View,
-) -> Result<(SegmentBuilder<'a>, u64)> {
-    let (mut builder, mut attributes_lost) = (SegmentBuilder::new(0), 0);
-    let mut unfit: HashSet<&str> = HashSet::new();
-    for column in remains.map_or(&[][..], Remains::columns) {
-        if older.column(&column.name)?.and_then(|of| of.kind).is_some_and(|kind| Some(kind) != column.kind) {
-            unfit.insert(&column.name);
-        }
-    }
-    let mut expected: Option<Origin> = None;
-    for item in items {
-        let rows = item.row_count();
-        let mut origin = item.origin;
-        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a
-        // commit.
-        if let (None, Some(expected)) = (&item.content, expected.filter(|next| next.commit == origin.commit))
-        {
-            origin.row = expected.row;
-        }
-        if expected != Some(origin) {
-            builder.begin_run(origin.commit, origin.entry, origin.row);
-        }
-        expected = Some(Origin { entry: origin.entry + 1, row: origin.row.saturating_add(rows), ..origin });
-        let payload = item.content.as_ref().map_or(&[][..], |content| content.payload);
-        builder.push(&item.key, item.kind, rows, payload);
-        if let (Some(content), Some(remains)) = (&item.content, remains) {
-            let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
-            let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
-            builder.add_stored_rows(&remains.rows, content.row_bytes.clone(), &scales);
-            if item.kind != Kind::Tombstone {
-                let (attributes, mut is_all) = remains.attributes(content.index);
-                for (column, value) in attributes {
-                    match unfit.contains(&*column.name) {
-                        true => is_all = false,
-                        false => builder.add_attribute(&column.name, &value)?,
-                    }
-                }
-                attributes_lost += u64::from(!is_all);
-            }
-        }
-    }
-    kills.into_iter().for_each(|kill| builder.kill(kill));
-    Ok((builder, attributes_lost))
 }

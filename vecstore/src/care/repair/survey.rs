@@ -9,7 +9,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
-use crate::state::{Body, SEGMENTS, SegmentRecord, load};
+use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, load};
 use crate::vfs::{FileKind, Vfs};
 
 /// A file under a segment's name.
@@ -169,11 +169,18 @@ pub(super) fn store_of_most(found: &[Found]) -> Option<Body> {
     let count = |footer: &&Footer| footers.iter().filter(|other| other.store_id == footer.store_id).count();
     // The first of several stores with as many files.
     let most = footers.iter().copied().rev().max_by_key(count)?;
+    let of_store = footers.iter().filter(|footer| footer.store_id == most.store_id);
+    let mut fingerprints: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    for footer in of_store.filter(|footer| footer.fingerprint != [0; 32]) {
+        *fingerprints.entry(footer.fingerprint).or_default() += 1;
+    }
+    let id = fingerprints.into_iter().max_by_key(|(_, files)| *files).map(|(id, _)| id);
     Some(Body {
         store_id: most.store_id,
         dim: most.dim,
         dtype: most.dtype,
         metric: most.metric,
+        fingerprint: id.map(|id| FingerprintRecord { id, description: String::new() }),
         ..Body::default()
     })
 }
@@ -194,12 +201,16 @@ fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static
 
 /// Marks what does not belong to the store.
 pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[SegmentRecord]) {
-    // A listed file belongs here: the manifest says so.
-    for file in found.iter_mut().filter(|file| !file.listed) {
+    let recorded = store.fingerprint.as_ref().map(|recorded| recorded.id);
+    for file in found.iter_mut() {
         let refused = file.footer().and_then(|footer| {
             let shape = (footer.dim, footer.dtype, footer.metric);
-            differs(store, &footer.store_id, shape).or_else(|| {
+            let is_other = recorded.is_some_and(|id| ![id, [0; 32]].contains(&footer.fingerprint));
+            let of_other_model = is_other.then_some("its vectors have another fingerprint than the store's");
+            differs(store, &footer.store_id, shape).or(of_other_model).or_else(|| {
                 let is_other = epoch_at(store, footer.last).is_some_and(|epoch| epoch != footer.epoch);
+                // A listed file belongs here: the manifest says so.
+                let is_other = is_other && !file.listed;
                 is_other.then_some("it was written in another epoch (before a restore, say)")
             })
         });
@@ -211,7 +222,7 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
         if let Some(why) = refused {
             (file.problem, file.damaged) = (why.to_owned(), false);
             file.state = State::Nothing;
-        } else if file.sound().is_some_and(replaces) {
+        } else if !file.listed && file.sound().is_some_and(replaces) {
             file.state = State::Nothing;
         }
     }

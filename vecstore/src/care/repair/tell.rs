@@ -13,7 +13,7 @@ use super::{Finding, Repair};
 use crate::base::{Result, escaped};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Manifest, SEGMENTS, SegmentRecord, View};
-use crate::types::Kind;
+use crate::types::{Kind, MAX_KEY_LEN};
 
 impl Repair<'_> {
     /// What became of each file that is not whole, and of what is missing.
@@ -67,7 +67,7 @@ impl Repair<'_> {
             let meets = |(first, last)| first <= record.last && record.first <= last;
             let in_hole = pieces
                 .iter()
-                .any(|piece| matches!(piece, Piece::Hole { .. }) && meets(piece.range(mender.found)));
+                .any(|piece| matches!(piece, Piece::Hole { .. }) && meets(piece.range(&mender.found)));
             if !here.contains(&record.name()) && !in_hole {
                 let mut finding = Finding::missing(folder.join(record.name().to_string()));
                 finding.notes.push("other files hold its commits, whole".to_owned());
@@ -132,6 +132,12 @@ impl Finding {
             let entries = rescued.attributes_lost;
             self.notes
                 .push(format!("{entries} of the entries kept may have lost attributes; append them again"));
+        }
+        if rescued.impossible_keys > 0 {
+            self.notes.push(format!(
+                "{} entries have keys of no bytes, or of more than {MAX_KEY_LEN}: no store can keep them",
+                rescued.impossible_keys
+            ));
         }
         if rescued.kills_lost {
             self.notes.push(

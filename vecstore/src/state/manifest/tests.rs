@@ -123,6 +123,60 @@ fn bounds_of_a_body() {
     }
 }
 
+/// Each epoch follows the one before, and begins no earlier; the last one begins with the next commit, or before.
+#[test]
+fn epochs_follow_each_other() {
+    let decode = |epochs: &[(u8, u8, u64)]| {
+        let record = |&(id, parent, first)| EpochRecord { id: [id; 16], parent: [parent; 16], first };
+        let mut body = manifest().body;
+        body.epochs = epochs.iter().map(record).collect();
+        let is_written = Manifest { body: body.clone(), ..manifest() }.encode().is_ok();
+        let body = bincode::serde::encode_to_vec(&body, config()).unwrap();
+        let read = Manifest::decode(Path::new("m"), &sealed(|_| (), &body));
+        assert_eq!(read.is_ok(), is_written, "{epochs:?}");
+        read.map(drop)
+    };
+    for good in [&[(2, 0, 1)][..], &[(2, 0, 1), (3, 2, 66)], &[(2, 0, 1), (3, 2, 1), (4, 3, 1), (5, 4, 65)]] {
+        decode(good).unwrap();
+    }
+    for bad in [
+        &[(2, 1, 1)][..],
+        &[(2, 0, 0)],
+        &[(2, 0, 67)],
+        &[(2, 0, 1), (3, 0, 2)],
+        &[(2, 0, 1), (3, 2, 67)],
+        &[(2, 0, 5), (3, 2, 4)],
+        &[(2, 0, 1), (3, 2, 4), (2, 3, 5)],
+        &[(2, 0, 1), (2, 2, 4)],
+    ] {
+        let error = decode(bad).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{bad:?}: {error}");
+        assert!(error.to_string().contains("does not follow epoch"), "{bad:?}: {error}");
+    }
+}
+
+/// Names of settings and of records ascend, and each is there once: what is read is what would be written.
+#[test]
+fn names_out_of_order_are_refused() {
+    let mut manifest = manifest();
+    manifest.body.settings = ["sett-a", "sett-b"].map(|name| (name.to_owned(), String::new())).into();
+    manifest.body.extra = ["extr-a", "extr-b"].map(|name| (name.to_owned(), Vec::new())).into();
+    let body = encode_body(&manifest.body).unwrap();
+    let decode = |body: &[u8]| Manifest::decode(Path::new("m"), &sealed(|_| (), body));
+    assert_eq!(decode(&body).unwrap(), manifest);
+    for names in ["sett-", "extr-"] {
+        let last = |name: &str| body.windows(6).position(|bytes| bytes == name.as_bytes()).unwrap() + 5;
+        let (a, b) = (last(&format!("{names}a")), last(&format!("{names}b")));
+        for (what, new) in [("out of order", b"ba"), ("twice", b"aa")] {
+            let mut body = body.clone();
+            (body[a], body[b]) = (new[0], new[1]);
+            let error = decode(&body).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{names} {what}: {error}");
+            assert!(error.to_string().contains("ascending order"), "{names} {what}: {error}");
+        }
+    }
+}
+
 /// The bytes of a manifest with this body, its header changed before the checksum is made.
 fn sealed(change: impl FnOnce(&mut Header), body: &[u8]) -> Vec<u8> {
     let bytes = manifest().encode().unwrap();

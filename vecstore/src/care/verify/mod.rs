@@ -1,19 +1,22 @@
 //! Reads everything and reports every fault, with file, section, block and keys.
 
+mod chain;
+mod keys;
+mod named;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::{Error, Result, escaped};
-use crate::care::attributes::Types;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
-use crate::state::{
-    Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, derived, load, tiling,
-    versions,
-};
+use crate::state::{Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, derived, load};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
+
+use chain::{check_chain, check_kills, check_ranges};
+use named::check_named;
 
 /// One fault of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,10 +86,11 @@ pub struct VerifyProgress {
 }
 
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
-/// segments, the manifest, versions and whether what they list is there, liveness bitmaps. Takes no
-/// lock and changes nothing. Files are read, not mapped, a block at a time: what the disk cannot read is a
-/// fault that names the bytes and the reason. Takes as much memory as the keys of the largest segment and
-/// their index, and about nine bytes for each entry of the store.
+/// segments, that of each key the newest entry counts and no other, the manifest, versions and whether
+/// what they list is there, derived files. Takes no lock and changes nothing. Files are read, not mapped, a
+/// block at a time: what the disk cannot read is a fault that names the bytes and the reason. Takes as much
+/// memory as the keys of the largest segment and their index, about nine bytes for each entry of the store, and
+/// at most 100 KiB for each segment.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -183,7 +187,16 @@ pub fn verify_with(
             let path = dir.join(SEGMENTS).join(record.name().to_string());
             report.told(&path, "file", "the manifest lists it, and it is missing");
         }
-        check_chain(dir, &manifest, &names, &seen, &mut report);
+        if let Some(view) = check_chain(dir, &manifest, &names, &seen, &mut report)
+            && report.is_whole()
+        {
+            match check_kills(vfs, &view, &mut report) {
+                // Nothing else is wrong, so that the next look tells nothing twice.
+                Err(error) if load::is_motion(&error) => continue,
+                Err(error) => report.told(&dir.join(SEGMENTS), "KILL", error.to_string()),
+                Ok(()) => {}
+            }
+        }
         if report.is_whole() && report.last_commit < end {
             let detail = format!("commit {end} was there when this began, and is not any more");
             report.told(dir, "chain", detail);
@@ -252,23 +265,6 @@ fn read_segments(
     vanished
 }
 
-/// Published ranges are nested or disjoint.
-fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut VerifyReport) {
-    // Sorted by first commit, the larger first: what is open when a range begins must contain all of it.
-    let mut open: Vec<SegmentName> = Vec::new();
-    let mut sorted = names.to_vec();
-    sorted.sort_unstable_by_key(|name| (name.first, std::cmp::Reverse(name.last)));
-    for name in sorted {
-        open.retain(|outer| outer.last >= name.first);
-        if let Some(outer) = open.iter().find(|outer| outer.last < name.last) {
-            let path = dir.join(SEGMENTS).join(name.to_string());
-            let detail = format!("its range overlaps that of {outer}; ranges are nested or disjoint");
-            report.told(&path, "chain", detail);
-        }
-        open.push(name);
-    }
-}
-
 /// Names of the segment files; what else lies there is a note, or a fault where it takes a segment's name.
 fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<SegmentName> {
     let segments = dir.join(SEGMENTS);
@@ -285,98 +281,6 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     }
     names.sort_unstable();
     names
-}
-
-/// Files that one version lists and that are not there, of which each is told; of the others how
-/// many they are. A damaged one may list any number.
-const MOST_OF_ONE: usize = 1000;
-
-/// Checks that what versions list is there. Others may make, and drop, versions meanwhile; what
-/// is wrong with one itself is told with its bitmaps.
-fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
-    // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
-    let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
-    let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
-    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
-        report.fault(&dir.join(versions::VERSIONS), "file", error);
-        Vec::new()
-    });
-    for name in names {
-        let Ok(version) = versions::read(vfs, dir, &name) else { continue };
-        let mut wrong = version.body.segments;
-        wrong.retain(|record| match seen.opened.get(&record.name()) {
-            _ if told.contains(&path_of(record)) => false,
-            Some(segment) => SegmentRecord::of(segment) != *record,
-            // One that is there came after the first look.
-            None => vfs.metadata(&path_of(record)).is_err(),
-        });
-        if wrong.is_empty() {
-            continue;
-        }
-        // It may have been dropped, and its files with it, since it was read.
-        let Ok(now) = versions::read(vfs, dir, &name) else { continue };
-        let listed: HashMap<SegmentName, &SegmentRecord> =
-            now.body.segments.iter().map(|record| (record.name(), record)).collect();
-        wrong.retain(|record| listed.get(&record.name()).is_some_and(|now| *now == record));
-        let untold = wrong.split_off(wrong.len().min(MOST_OF_ONE));
-        for record in wrong {
-            let path = path_of(&record);
-            let detail = match seen.opened.contains_key(&record.name()) {
-                true => format!("the version \"{name}\" lists another file of this name"),
-                false => format!("the version \"{name}\" lists it, and it is missing"),
-            };
-            report.told(&path, "file", detail);
-            told.insert(path);
-        }
-        if !untold.is_empty() {
-            let path = dir.join(versions::VERSIONS).join(&name);
-            let detail =
-                format!("of the files it lists, {} more are missing, or others of their names", untold.len());
-            report.told(&path, "manifest", detail);
-        }
-    }
-}
-
-/// Checks that the files the store consists of follow each other, in the order a reader would choose them.
-fn check_chain(
-    dir: &Path,
-    manifest: &Manifest,
-    names: &[SegmentName],
-    seen: &Seen,
-    report: &mut VerifyReport,
-) {
-    let lists: Vec<SegmentName> = manifest.body.names().collect();
-    let chosen = match tiling::choose(&dir.join(SEGMENTS), &lists, names) {
-        Ok(chosen) => chosen,
-        Err(error) => {
-            report.fault(&dir.join(SEGMENTS), "chain", error);
-            return;
-        }
-    };
-    let (mut view, mut types) = (View::empty(manifest), Types::default());
-    for name in chosen {
-        // A file that cannot be opened is reported already, and the chain cannot be followed across it.
-        let Some(segment) = seen.opened.get(&name) else { return };
-        if let Err(error) = view.add(Arc::clone(segment), manifest.body.record_of(name)) {
-            if !seen.faulty.contains(&name) {
-                report.fault(segment.path(), "chain", error);
-            }
-            return;
-        }
-        // Of a damaged one it is reported already.
-        if let Some(wrong) = segment.directory().ok().and_then(|of| types.add(of.columns())) {
-            report.told(segment.path(), "ATTR", wrong);
-        }
-        for kill in segment.kills() {
-            if !seen.faulty.contains(&name) && !view.kill_agrees(kill).unwrap_or(true) {
-                let detail =
-                    format!("a kill does not agree with entry {} of commit {}", kill.entry, kill.commit);
-                report.told(segment.path(), "KILL", detail);
-            }
-        }
-        report.last_commit = view.last_commit();
-        report.totals = view.totals;
-    }
 }
 
 impl VerifyReport {
@@ -406,46 +310,5 @@ impl VerifyReport {
     fn told(&mut self, path: &Path, section: &str, detail: impl Into<String>) {
         let (path, section, detail) = (path.to_owned(), section.to_owned(), detail.into());
         self.faults.push(Fault { path, section, block: None, detail, keys: Vec::new() });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::handle::Store;
-    use crate::types::StoreConfig;
-
-    #[test]
-    fn of_what_a_version_lacks_the_rest_is_counted() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("photos.vecs");
-        Store::create(&path, StoreConfig::new(2)).unwrap().close().unwrap();
-        let faults_of = |missing: u64| {
-            let name = format!("all-{missing}");
-            let mut manifest = Manifest::read(&RealFs, &path).unwrap();
-            manifest.body.segments = (1..=missing)
-                .map(|at| SegmentRecord {
-                    first: at,
-                    last: at,
-                    generation: 0,
-                    footer_crc: 7,
-                    file_len: 8192,
-                    link_out: manifest.body.epochs[0].id,
-                    ..SegmentRecord::default()
-                })
-                .collect();
-            versions::write(&RealFs, &path, &name, &manifest).unwrap();
-            let report = verify(&path, |_| {}).unwrap();
-            std::fs::remove_file(path.join(versions::VERSIONS).join(name)).unwrap();
-            report.faults
-        };
-        let few = faults_of(MOST_OF_ONE as u64);
-        assert_eq!(few.len(), MOST_OF_ONE);
-        assert!(few.iter().all(|fault| fault.detail.ends_with("lists it, and it is missing")), "{few:?}");
-        let many = faults_of(MOST_OF_ONE as u64 + 234);
-        assert_eq!(many.len(), MOST_OF_ONE + 1);
-        let last = many.last().unwrap();
-        assert!(last.path.ends_with("versions/all-1234"), "{last}");
-        assert_eq!(last.detail, "of the files it lists, 234 more are missing, or others of their names");
     }
 }

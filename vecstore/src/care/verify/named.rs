@@ -1,0 +1,103 @@
+//! Whether what versions list is there.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::{Seen, VerifyReport};
+use crate::segment::SegmentName;
+use crate::state::{SEGMENTS, SegmentRecord, versions};
+use crate::vfs::Vfs;
+
+/// Files that one version lists and that are not there, of which each is told; of the others how
+/// many they are. A damaged one may list any number.
+const MOST_OF_ONE: usize = 1000;
+
+/// Checks that what versions list is there. Others may make, and drop, checkpoints meanwhile; what
+/// is wrong with one itself is told with its bitmaps.
+pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
+    // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
+    let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
+    let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
+    let names = versions::names(vfs, dir).unwrap_or_else(|error| {
+        report.fault(&dir.join(versions::VERSIONS), "file", error);
+        Vec::new()
+    });
+    for name in names {
+        let Ok(version) = versions::read(vfs, dir, &name) else { continue };
+        let mut wrong = version.body.segments;
+        wrong.retain(|record| match seen.opened.get(&record.name()) {
+            _ if told.contains(&path_of(record)) => false,
+            Some(segment) => SegmentRecord::of(segment) != *record,
+            // One that is there came after the first look.
+            None => vfs.metadata(&path_of(record)).is_err(),
+        });
+        if wrong.is_empty() {
+            continue;
+        }
+        // It may have been dropped, and its files with it, since it was read.
+        let Ok(now) = versions::read(vfs, dir, &name) else { continue };
+        let listed: HashMap<SegmentName, &SegmentRecord> =
+            now.body.segments.iter().map(|record| (record.name(), record)).collect();
+        wrong.retain(|record| listed.get(&record.name()).is_some_and(|now| *now == record));
+        let untold = wrong.split_off(wrong.len().min(MOST_OF_ONE));
+        for record in wrong {
+            let path = path_of(&record);
+            let detail = match seen.opened.contains_key(&record.name()) {
+                true => format!("the version \"{name}\" lists another file of this name"),
+                false => format!("the version \"{name}\" lists it, and it is missing"),
+            };
+            report.told(&path, "file", detail);
+            told.insert(path);
+        }
+        if !untold.is_empty() {
+            let path = dir.join(versions::VERSIONS).join(&name);
+            let detail =
+                format!("of the files it lists, {} more are missing, or others of their names", untold.len());
+            report.told(&path, "manifest", detail);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::care::verify;
+    use crate::handle::Store;
+    use crate::state::Manifest;
+    use crate::types::StoreConfig;
+    use crate::vfs::RealFs;
+
+    #[test]
+    fn of_what_a_version_lacks_the_rest_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("photos.vecs");
+        Store::create(&path, StoreConfig::new(2)).unwrap().close().unwrap();
+        let faults_of = |missing: u64| {
+            let name = format!("all-{missing}");
+            let mut manifest = Manifest::read(&RealFs, &path).unwrap();
+            manifest.body.segments = (1..=missing)
+                .map(|at| SegmentRecord {
+                    first: at,
+                    last: at,
+                    generation: 0,
+                    footer_crc: 7,
+                    file_len: 8192,
+                    link_out: manifest.body.epochs[0].id,
+                    ..SegmentRecord::default()
+                })
+                .collect();
+            versions::write(&RealFs, &path, &name, &manifest).unwrap();
+            let report = verify(&path, |_| {}).unwrap();
+            std::fs::remove_file(path.join(versions::VERSIONS).join(name)).unwrap();
+            report.faults
+        };
+        let few = faults_of(MOST_OF_ONE as u64);
+        assert_eq!(few.len(), MOST_OF_ONE);
+        assert!(few.iter().all(|fault| fault.detail.ends_with("lists it, and it is missing")), "{few:?}");
+        let many = faults_of(MOST_OF_ONE as u64 + 234);
+        assert_eq!(many.len(), MOST_OF_ONE + 1);
+        let last = many.last().unwrap();
+        assert!(last.path.ends_with("versions/all-1234"), "{last}");
+        assert_eq!(last.detail, "of the files it lists, 234 more are missing, or others of their names");
+    }
+}

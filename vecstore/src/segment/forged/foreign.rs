@@ -1,0 +1,121 @@
+//! Files of the store, by their ids, that say of themselves what the store is not.
+
+use super::{contents, forge, forge_as, mend, push, seal, store_of, with};
+use crate::base::Error;
+use crate::handle::Store;
+use crate::segment::{Segment, SegmentName};
+use crate::state::{Manifest, SegmentRecord};
+use crate::types::Fingerprint;
+use crate::vfs::RealFs;
+
+const OURS: [u8; 32] = [1; 32];
+const OTHER: [u8; 32] = [2; 32];
+
+/// Vectors of another model are none of this store's; a file that says nothing of its model is one.
+#[test]
+fn a_file_of_another_model_is_foreign() {
+    for (fingerprint, listed) in [([0; 32], false), (OURS, false), (OTHER, false), (OTHER, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = store_of(&path, &[&["a"]]);
+        store.set_fingerprint(&Fingerprint::new(OURS, "ours")).unwrap();
+        let name = forge_as(
+            &path,
+            2..=2,
+            |footer, _| footer.fingerprint = fingerprint,
+            |builder| push(builder, b"b"),
+        );
+        if fingerprint != OTHER {
+            assert_eq!(contents(&path), with(&[("a", 0.0), ("b", 5.0)]));
+            continue;
+        }
+        if listed {
+            let mut manifest = Manifest::read(&RealFs, &path).unwrap();
+            let file = SegmentName { first: 2, last: 2, generation: 0 };
+            manifest.body.segments.push(SegmentRecord::of(&Segment::open(&RealFs, &name, file).unwrap()));
+            manifest.write(&RealFs, &path).unwrap();
+        }
+        let error = Store::open(&path).unwrap_err();
+        assert!(matches!(error, Error::ForeignSegment { .. }), "{error}");
+        let (faults, repaired, contents) = mend(&path);
+        assert_eq!((faults.len(), &*faults[0].section, &faults[0].path), (1, "chain", &name));
+        assert!(faults[0].detail.contains("another fingerprint"), "{}", faults[0].detail);
+        assert_eq!(
+            (repaired.last_commit, repaired.findings.len()),
+            (1 + u64::from(listed), 1 + usize::from(listed))
+        );
+        assert!(repaired.findings[0].problem.contains("another fingerprint"), "{repaired:#?}");
+        assert_eq!(contents, with(&[("a", 0.0)]));
+    }
+}
+
+/// Without a manifest, the model is that of most files.
+#[test]
+fn the_model_is_known_without_a_manifest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(store_of(&path, &[&["a"]]));
+    for (commit, fingerprint) in [(2, OURS), (3, OURS), (4, OTHER)] {
+        forge_as(
+            &path,
+            commit..=commit,
+            |footer, _| footer.fingerprint = fingerprint,
+            |builder| push(builder, b"b"),
+        );
+    }
+    std::fs::remove_file(path.join("MANIFEST")).unwrap();
+    let repaired = crate::care::repair(&path).unwrap();
+    assert_eq!(repaired.last_commit, 3, "{repaired:#?}");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.fingerprint().unwrap().id(), &OURS);
+}
+
+/// Where an older manifest was put back, the files still know the model.
+#[test]
+fn no_other_model_is_recorded_than_that_of_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(store_of(&path, &[&["a"]]));
+    forge_as(&path, 2..=2, |footer, _| footer.fingerprint = OURS, |builder| push(builder, b"b"));
+    let store = Store::open(&path).unwrap();
+    let error = store.set_fingerprint(&Fingerprint::new(OTHER, "other")).unwrap_err();
+    assert!(matches!(error, Error::FingerprintMismatch { .. }), "{error}");
+    store.set_fingerprint(&Fingerprint::new(OURS, "ours")).unwrap();
+    assert_eq!(store.fingerprint().unwrap().description(), "ours");
+}
+
+/// Epochs that do not follow each other: the manifest counts as damaged, and is made from the files.
+#[test]
+fn epochs_that_do_not_follow_each_other_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = store_of(&path, &[&["a"], &["b"]]);
+    store.close().unwrap();
+    let file = path.join("MANIFEST");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let id = Manifest::read(&RealFs, &path).unwrap().body.epochs[0].id;
+    let at = bytes.windows(16).position(|bytes| bytes == id).unwrap();
+    bytes[at + 16] = 1;
+    let crc = crc32fast::hash(&[&bytes[..60], &bytes[64..]].concat()).to_le_bytes();
+    bytes[60..64].copy_from_slice(&crc);
+    std::fs::write(&file, bytes).unwrap();
+    let (faults, repaired, contents) = mend(&path);
+    assert_eq!((faults.len(), &*faults[0].section, &faults[0].path), (1, "manifest", &file));
+    assert!(faults[0].detail.contains("does not follow epoch"), "{}", faults[0].detail);
+    assert!(repaired.rebuilt);
+    assert_eq!(contents, with(&[("a", 0.0), ("b", 1.0)]));
+}
+
+/// Files of one history, then of another, then of the first again: no manifest could say so, and yet one is made.
+#[test]
+fn a_history_that_comes_back_is_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(store_of(&path, &[&["a"]]));
+    let [name, _] =
+        [(2, b"c"), (3, b"d")].map(|(commit, key)| forge(&path, commit, |builder| push(builder, key)));
+    seal(&name, |layout| layout.footer.epoch = [9; 16]);
+    std::fs::remove_file(path.join("MANIFEST")).unwrap();
+    assert!(crate::care::repair(&path).unwrap().rebuilt);
+    assert_eq!(contents(&path), with(&[("a", 0.0), ("c", 5.0), ("d", 5.0)]));
+}
