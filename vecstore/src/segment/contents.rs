@@ -24,7 +24,8 @@ pub(super) fn check_contents(
         }
         if segment.kind(index)? == Kind::Rejected && !has_reason(segment, file, index) {
             let detail = "its reason, or the length of that, is not one";
-            faults.push(fault("PAYL", None, format!("entry {index} is rejected, and {detail}")));
+            let told = fault("PAYL", None, format!("entry {index} is rejected, and {detail}"));
+            faults.push(SegmentFault { keys: vec![segment.key(index)?.to_vec()], ..told });
             break;
         }
     }

@@ -5,7 +5,7 @@
 
 mod attributes;
 
-use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE};
+use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE, VERSION_MINOR};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -19,7 +19,7 @@ use super::tables::Tables;
 use crate::base::{Bug, DType, Error, IoContext, Result, unless};
 use crate::format::blocks::section_crc;
 use crate::format::columns::Directory;
-use crate::format::footer::{Footer, Layout};
+use crate::format::footer::{FOOTER_LEN, Footer, Layout};
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, MergeRule, Section, Tag, Unit};
 use crate::format::settings;
@@ -353,6 +353,16 @@ impl Segment {
     pub fn width_of(&self, line: &Section) -> usize {
         let count = line.unit().map_or(0, |unit| self.count_of(unit));
         self.section_bytes(line.tag).len().checked_div(count).unwrap_or_default()
+    }
+
+    /// True when it says something that this version ignores, for a later one to read.
+    pub fn says_more(&self) -> bool {
+        let Layout { footer, sections } = &self.layout;
+        footer.ignored != [0; 96]
+            || footer.len as usize > FOOTER_LEN
+            || footer.version_minor > VERSION_MINOR
+            || footer.compat & !COMPAT_LOST != 0
+            || sections.iter().any(|line| line.ignored != [0; 16] || !line.is_known())
     }
 
     /// Why merges leave the file alone: something in it that only a later version knows how to merge.

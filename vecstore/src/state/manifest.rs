@@ -15,7 +15,8 @@ use super::temporaries::write_named;
 use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::derived::LIVE;
 use crate::format::{
-    Covers, Id, MAX_COMMIT, Preamble, check_vectors, hex, milliseconds, random_id, read_header, record_crc,
+    Covers, Id, MAX_COMMIT, Preamble, VERSION_MINOR, check_vectors, hex, milliseconds, random_id,
+    read_header, record_crc,
 };
 use crate::segment::{Segment, SegmentName};
 use crate::state::{DerivedRecord, create, derived, load};
@@ -315,6 +316,15 @@ impl Manifest {
             compat: header.head.compat,
             time: header.time,
             body: decoded,
+        })
+    }
+
+    /// True when a store's manifest says something that this version ignores, for a later one to read.
+    pub fn says_more(vfs: &dyn Vfs, dir: &Path) -> bool {
+        let bytes = vfs.read(&dir.join(MANIFEST), MAX_LEN).unwrap_or_default();
+        let header = bytes.get(..HEADER_LEN).map(bytemuck::pod_read_unaligned);
+        header.is_some_and(|Header { head, ignored, .. }| {
+            ignored != [0; 28] || head.len as usize > HEADER_LEN || head.version_minor > VERSION_MINOR
         })
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use vecstore::{Entry, Kind, OpenOptions, Snapshot, Store, Value as Attribute, escaped};
+use vecstore::{Entry, Error, Kind, OpenOptions, Snapshot, Store, Value as Attribute, escaped};
 
 use crate::common::{copy_dir, on_demand};
 
@@ -88,18 +88,23 @@ fn describe_value(value: &Attribute<'_>) -> Value {
     json!({ "type": value.attribute_type().to_string(), "value": said })
 }
 
-/// How opening and verifying it end.
+/// How opening and verifying it end. Words may change, so they are not part of it.
 pub fn refusal(path: &Path) -> Value {
-    let place = format!("{}/", path.display());
-    let plain = |text: String| text.replace(&place, "").replace(&path.display().to_string(), ".");
-    let opened = Store::open_read_only(path).err().map(|error| plain(error.to_string()));
-    let faults = match vecstore::verify(path, |_| {}) {
-        Ok(report) => report.faults.iter().map(|fault| plain(fault.to_string())).collect(),
-        Err(error) => vec![plain(error.to_string())],
+    let kind = |error: Error| {
+        let text = format!("{error:?}");
+        text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
     };
-    assert!(!faults.is_empty(), "{}: nothing is wrong with it", path.display());
+    let opened = Store::open_read_only(path).err().map(kind);
+    let report = vecstore::verify(path, |_| {}).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(!report.is_whole(), "{}: nothing is wrong with it", path.display());
+    let faults = report.faults.iter().map(|fault| {
+        let file = fault.path.strip_prefix(path).unwrap().display().to_string();
+        json!({ "file": file, "section": fault.section })
+    });
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("copy");
     copy_dir(path, &copy);
-    json!({ "open": opened, "verify": faults, "repairs": vecstore::repair(&copy).is_ok() })
+    json!({
+        "open": opened, "verify": faults.collect::<Vec<_>>(), "repairs": vecstore::repair(&copy).is_ok(),
+    })
 }

@@ -55,15 +55,7 @@ pub fn all() {
             }),
         ),
         ("manifest-settings-twice", manifest(settings_twice)),
-        (
-            "manifest-epoch-parent",
-            manifest(|bytes| {
-                let body = bytes.len();
-                let at = bytes.windows(8).position(|eight| eight == 1u64.to_le_bytes()).unwrap();
-                assert!(at < body);
-                bytes[at + 8 + 16] = 7;
-            }),
-        ),
+        ("manifest-epoch-parent", manifest(|bytes| bytes[MANIFEST_HEADER + 55] = 7)),
         ("segment-major", footer_of(TWO, |footer| footer[484] = 2)),
         ("segment-incompat", footer_of(TWO, |footer| footer[296] = 1)),
         ("segment-checksum-kind", footer_of(TWO, |footer| footer[488] = 2)),
@@ -98,6 +90,11 @@ pub fn all() {
         ("runs-descend", table_of("RUNS", |runs| runs[0] = 9)),
         ("key-ends-descend", table_of("KEND", |ends| ends[0] = 200)),
         ("hashes-wrong", table_of("HASH", |hashes| hashes[3] ^= 1)),
+        // It names an entry that is not there: a key has two entries.
+        ("kill-missing", table_of("KILL", |kill| kill[16] = 9)),
+        // It names the newest entry of the key.
+        ("kill-misdirected", table_of("KILL", |kill| (kill[8], kill[16], kill[24]) = (2, 1, 1))),
+        ("kill-of-more-rows", table_of("KILL", |kill| kill[32] = 2)),
         ("lengths-wrong", table_of("NORM", |norms| norms[2] ^= 0x40)),
         ("numpy-header-wrong", table_of("HEAD", |head| head[20] ^= 1)),
         (
@@ -516,7 +513,10 @@ fn unlisted(path: &Path) {
     let store = create(path, 2);
     append(&store, |batch| batch.push("cat", &[3.0f32, 4.0]).unwrap());
     store.checkpoint().unwrap();
-    append(&store, |batch| batch.push_with("dog", &[0.5f32, -2.0], b"brown").unwrap());
+    append(&store, |batch| {
+        batch.push_with("dog", &[0.5f32, -2.0], b"brown").unwrap();
+        batch.push("cat", &[0.0f32, 1.0]).unwrap();
+    });
     let before = path.with_file_name("before");
     copy_dir(path, &before);
     drop(store);

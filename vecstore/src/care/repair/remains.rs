@@ -21,9 +21,6 @@ use crate::vfs::Mapping;
 /// Where an end of a key is lost, keys are looked for by their hash up to this length.
 const LONGEST_SEARCHED: usize = 4096;
 
-/// A payload as it is stored: that of a rejected entry has the length of its reason before it.
-const LONGEST_PAYLOAD: usize = MAX_PAYLOAD_LEN + size_of::<u32>();
-
 /// A damaged segment whose footer can be read.
 #[derive(Debug)]
 pub(super) struct Remains {
@@ -186,7 +183,9 @@ impl Remains {
             false => &[],
         };
         let is_reason = kind != Kind::Rejected || rejected::decode(payload).is_some();
-        if payload.len() > LONGEST_PAYLOAD || !is_reason {
+        // That of a rejected entry begins with the length of the reason.
+        let longest = MAX_PAYLOAD_LEN + if kind == Kind::Rejected { size_of::<u32>() } else { 0 };
+        if payload.len() > longest || !is_reason {
             return None;
         }
         Some(Content { index, rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
@@ -368,6 +367,7 @@ impl Remains {
                 let is_key = |end: &usize| {
                     self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
                 };
+                // That of a rejected entry begins with the length of the reason.
                 let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
                 (1..=longest).map(|len| start + len).find(is_key).map(|end| end as u64)
             });

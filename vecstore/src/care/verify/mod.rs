@@ -54,7 +54,8 @@ impl fmt::Display for Fault {
 pub struct VerifyReport {
     /// Everything that is wrong; empty when the store is whole.
     pub faults: Vec<Fault>,
-    /// Files that are no part of the store and do no harm (left by a writer that was killed, say).
+    /// Files that are no part of the store and do no harm (left by a writer that was killed, say), and those that say
+    /// something which only a later version reads.
     pub notes: Vec<String>,
     /// Files read.
     pub files: u64,
@@ -202,6 +203,7 @@ pub fn verify_with(
             report.told(dir, "chain", detail);
         }
         check_named(vfs, dir, &seen, &mut report);
+        report.mention_later(vfs, dir, &names, &seen);
         report.add(vfs, dir, bitmaps, &mut seen);
         break;
     }
@@ -293,6 +295,19 @@ impl VerifyReport {
             seen.read += 1;
             seen.bytes +=
                 vfs.metadata(&dir.join(DERIVED).join(name.to_string())).map_or(0, |found| found.len);
+        }
+    }
+
+    /// Notes files that say something which only a later version reads.
+    fn mention_later(&mut self, vfs: &dyn Vfs, dir: &Path, names: &[SegmentName], seen: &Seen) {
+        const WHAT: &str = "it says something that only a later version reads";
+        if Manifest::says_more(vfs, dir) {
+            self.notes.push(format!("{}: {WHAT}", dir.join(MANIFEST).display()));
+        }
+        for segment in
+            names.iter().filter_map(|name| seen.opened.get(name)).filter(|segment| segment.says_more())
+        {
+            self.notes.push(format!("{}: {WHAT}", segment.path().display()));
         }
     }
 

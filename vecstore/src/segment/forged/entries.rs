@@ -1,7 +1,7 @@
 //! Entries that no batch could have: keys, reasons and payloads.
 
 use super::{forge, mend, push, rewrite, store_of, with};
-use crate::format::section;
+use crate::format::{rejected, section};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
 /// A key that is too long, or empty: its entry is left out, which the report says; the file is in quarantine.
@@ -47,10 +47,10 @@ fn a_reason_that_is_no_text_is_told() {
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);
     let name = forge(&path, 2, |builder| {
-        builder.push(b"b", Kind::Rejected, 0, "schlie\u{df}lich".as_bytes());
-        builder.push(b"c", Kind::Rejected, 0, b"");
+        builder.push(b"b", Kind::Rejected, 0, &rejected::encode("schlie\u{df}lich", b"\xFF"));
+        builder.push(b"c", Kind::Rejected, 0, &rejected::encode("", b""));
         builder.push(b"d", Kind::Empty, 0, b"\xFF");
-        builder.push(b"e", Kind::Rejected, 0, b"schlie\xDFlich");
+        builder.push(b"e", Kind::Rejected, 0, b"\x0B\0\0\0schlie\xDFlich");
     });
     let (faults, repaired, contents) = mend(&path);
     assert_eq!((faults.len(), &*faults[0].section, &faults[0].path), (1, "PAYL", &name));

@@ -96,8 +96,8 @@ fn epochs_that_do_not_follow_each_other_are_told() {
     let id = Manifest::read(&RealFs, &path).unwrap().body.epochs[0].id;
     let at = bytes.windows(16).position(|bytes| bytes == id).unwrap();
     bytes[at + 16] = 1;
-    let crc = crc32fast::hash(&[&bytes[..60], &bytes[64..]].concat()).to_le_bytes();
-    bytes[60..64].copy_from_slice(&crc);
+    let crc = crc32fast::hash(&[&bytes[..124], &bytes[128..]].concat()).to_le_bytes();
+    bytes[124..128].copy_from_slice(&crc);
     std::fs::write(&file, bytes).unwrap();
     let (faults, repaired, contents) = mend(&path);
     assert_eq!((faults.len(), &*faults[0].section, &faults[0].path), (1, "manifest", &file));
