@@ -44,7 +44,8 @@ pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
     }
     let footer = file.len() - FOOTER;
     let block = 1usize << file[footer + 138].clamp(12, 20);
-    let count = u32::from_le_bytes([file[footer + 140], file[footer + 141], file[footer + 142], file[footer + 143]]);
+    let count =
+        u32::from_le_bytes([file[footer + 140], file[footer + 141], file[footer + 142], file[footer + 143]]);
     let count = usize::try_from(count).unwrap_or(usize::MAX).min(LINES);
     let table = number(&file, footer + 240);
     if let Some(end) = table.checked_add(count * LINE).filter(|end| *end <= footer) {
@@ -59,7 +60,8 @@ pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
                 seal(&mut file, line + 32, &[&section]);
                 continue;
             }
-            let blocks = file[offset..end].chunks(block).flat_map(|block| crc32fast::hash(block).to_le_bytes());
+            let blocks =
+                file[offset..end].chunks(block).flat_map(|block| crc32fast::hash(block).to_le_bytes());
             let blocks: Vec<u8> = blocks.collect();
             seal(&mut file, line + 32, &[&blocks]);
             crcs.extend(blocks);

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex};
 
-use vecstore::{Fingerprint, OnDuplicate, Store, StoreConfig};
+use vecstore::{Details, Fingerprint, OnDuplicate, Store, StoreConfig};
 use vecstore_fuzz::{Files, TARGETS, fix_derived, fix_manifest, fix_segment, folder, most_beyond};
 
 /// Memory is counted for the whole process: one test at a time.
@@ -170,16 +170,60 @@ fn make_seeds() {
     for (number, name) in files.keys().filter(|name| name.starts_with("segments/")).enumerate() {
         seed("segment", name.rsplit('/').next().unwrap(), &[&[number as u8][..], &files[name]].concat());
     }
-    // The files of the store, as their names ascend: MANIFEST, checkpoint, bitmap, four segments.
-    let edits: [(&str, &[u8]); 8] = [
+    // What was found with files of an older format, and where a table is short enough to be told of.
+    let first = |tag: &[u8; 4], file: &[u8]| {
+        let line = file.windows(4).rposition(|four| four == tag).expect("a line of the section table");
+        let mut offset = [0; 8];
+        offset.copy_from_slice(&file[line + 8..line + 16]);
+        (line, usize::try_from(u64::from_le_bytes(offset)).expect("a small file"))
+    };
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+    let changes: [(&str, Change<'_>); 6] = [
+        ("kill-of-another-row", &|file| {
+            let (_, kills) = first(b"KILL", file);
+            file[kills + 24] = 1;
+        }),
+        ("kill-of-another-row-and-runs-outside", &|file| {
+            let (_, kills) = first(b"KILL", file);
+            let (_, runs) = first(b"RUNS", file);
+            file[kills + 24] = 1;
+            file[runs + 16] = 0xFF;
+        }),
+        ("kill-of-another-row-and-sections-outside", &|file| {
+            let (_, kills) = first(b"KILL", file);
+            let (line, _) = first(b"HENT", file);
+            file[kills + 24] = 1;
+            file[line + 20] = 1;
+        }),
+        ("kill-of-commits-to-come", &|file| {
+            let (_, kills) = first(b"KILL", file);
+            file[kills + 8] = 9;
+        }),
+        ("attributes-of-another-type", &|file| {
+            let (_, attributes) = first(b"ATTR", file);
+            file[attributes + 8 + 8] = 4;
+        }),
+        ("a-section-that-merges-refuse", &|file| {
+            let (line, _) = first(b"NORM", file);
+            file[line..line + 8].copy_from_slice(b"LATE\x02\x00\x00\x06");
+        }),
+    ];
+    for (name, change) in changes {
+        let mut file = files["segments/0000000003-0000000003.0.npy"].clone();
+        change(&mut file);
+        seed("segment", name, &[&[2][..], &fix_segment(&file)].concat());
+    }
+    // The files of the store, as their names ascend: MANIFEST, bitmap, four segments, version.
+    let edits: [(&str, &[u8]); 9] = [
         ("nothing", &[]),
-        ("overwrite", &[3, 0, 0x84, 0x00, 4, 1, 2, 3, 4, 3, 7, 0, 0, 0]),
+        ("overwrite", &[2, 0, 0x86, 0x00, 4, 1, 2, 3, 4, 2, 7, 0, 0, 0]),
         ("without-manifest", &[0, 4, 0, 0, 0]),
-        ("renamed", &[6, 5, 0, 0, 2, 3, 3]),
-        ("copied-and-cut", &[5, 6, 0, 0, 2, 6, 6, 6, 2, 0x80, 9, 0]),
-        ("bitmap", &[2, 0, 1, 0, 1, 255, 2, 7, 0, 0, 0]),
-        ("old-manifest", &[1, 6, 0, 0, 3, 1, 1, 0]),
-        ("checkpoint", &[1, 0, 0, 134, 2, 1, 1, 1, 7, 0, 0, 0]),
+        ("renamed", &[5, 5, 0, 0, 2, 3, 3]),
+        ("copied-and-cut", &[4, 6, 0, 0, 2, 6, 6, 5, 2, 0x80, 9, 0]),
+        ("bitmap", &[1, 0, 1, 0, 1, 255, 1, 7, 0, 0, 0]),
+        ("old-manifest", &[6, 6, 0, 0, 3, 1, 1, 0]),
+        ("version", &[6, 0, 0, 134, 2, 1, 1, 6, 7, 0, 0, 0]),
+        ("manifest-and-a-versions-bitmap-gone", &[0, 4, 0, 0, 0, 0, 4, 0, 0, 0]),
     ];
     edits.iter().for_each(|(name, bytes)| seed("store_dir", name, bytes));
     let headers: [(&str, &[u8]); 6] = [
@@ -331,7 +375,8 @@ fn make_store(path: &Path) -> Option<Files> {
     store.create_version("v1").unwrap();
     let replace = |rows: &[f32], key: &str| {
         let mut batch = store.batch();
-        batch.push("a", rows).unwrap();
+        let details = Details::new().attribute("year", 2024).attribute("tags", vec!["x", "yy"]);
+        batch.push_with("a", rows, details.attribute("place", "here").attribute("sharp", true)).unwrap();
         batch.delete(key).unwrap();
         store.append(&mut batch, OnDuplicate::Replace).unwrap();
     };

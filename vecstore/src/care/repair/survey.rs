@@ -199,14 +199,21 @@ fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static
     differs.then_some("its dimension, element type or metric is not the store's")
 }
 
+/// What is told of a file with such a fingerprint.
+pub(super) const OF_OTHER_MODEL: &str = "its vectors have another fingerprint than the store's";
+
+/// True for a fingerprint that is not what a manifest has recorded.
+pub(super) fn is_of_other_model(body: &Body, fingerprint: [u8; 32]) -> bool {
+    let recorded = body.fingerprint.as_ref().map(|recorded| recorded.id);
+    fingerprint != [0; 32] && recorded.is_some_and(|recorded| recorded != fingerprint)
+}
+
 /// Marks what does not belong to the store.
 pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[SegmentRecord]) {
-    let recorded = store.fingerprint.as_ref().map(|recorded| recorded.id);
     for file in found.iter_mut() {
         let refused = file.footer().and_then(|footer| {
             let shape = (footer.dim, footer.dtype, footer.metric);
-            let is_other = recorded.is_some_and(|id| ![id, [0; 32]].contains(&footer.fingerprint));
-            let of_other_model = is_other.then_some("its vectors have another fingerprint than the store's");
+            let of_other_model = is_of_other_model(store, footer.fingerprint).then_some(OF_OTHER_MODEL);
             differs(store, &footer.store_id, shape).or(of_other_model).or_else(|| {
                 let is_other = epoch_at(store, footer.last).is_some_and(|epoch| epoch != footer.epoch);
                 // A listed file belongs here: the manifest says so.
@@ -233,6 +240,9 @@ pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Bo
     let shape = (version.dim, version.dtype, version.metric);
     if let Some(why) = differs(store, &version.store_id, shape) {
         return Some(why);
+    }
+    if version.fingerprint.as_ref().is_some_and(|recorded| is_of_other_model(store, recorded.id)) {
+        return Some("it has another fingerprint than the store");
     }
     // The manifest lists what a version does, unless an older one was put back.
     let last = version.last_commit();
