@@ -23,6 +23,8 @@ fn described(report: &RepairReport) -> Value {
         json!({"file": finding.path.to_string_lossy(), "problem": finding.problem,
             "moved_to": path(&finding.moved_to), "replaced_by": path(&finding.replaced_by),
             "kept": finding.kept, "readdressed": finding.readdressed, "lost_keys": lost,
+            "listed_entries": finding.listed.map(|(entries, _)| entries),
+            "listed_rows": finding.listed.map(|(_, rows)| rows),
             "lost_unnamed": finding.lost_unnamed, "lost_unknown": finding.lost_unknown,
             "list": path(&finding.list), "notes": finding.notes})
     };

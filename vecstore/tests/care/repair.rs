@@ -437,11 +437,16 @@ fn a_store_without_its_directory_of_segments_is_made_whole() {
     let mut batch = store.batch();
     batch.push("a", &[1.0f32]).unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
+    batch.push("b", &[1.0f32, 2.0]).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
     fs::remove_dir_all(path.join("segments")).unwrap();
     assert!(vecstore::repair_dry_run(&path).unwrap().findings.iter().any(|finding| finding.lost_unknown));
     let repaired = vecstore::repair(&path).unwrap();
     assert!(repaired.findings.iter().any(|finding| finding.path == path.join("segments")), "{repaired:?}");
+    let lost = repaired.findings.iter().find(|finding| finding.lost_unknown).unwrap();
+    assert_eq!(lost.listed, Some((2, 3)), "{lost:?}");
+    assert!(lost.notes[0].contains("2 entries with 3 rows"), "{lost:?}");
     crate::common::assert_whole(&path);
     assert_eq!(Store::open(&path).unwrap().snapshot().totals().entries, 0);
 }

@@ -74,6 +74,39 @@ fn what_was_written_once_is_written_to() {
     }
 }
 
+/// Of sections that are not known, a merge drops, copies, or copies what belongs to entries and rows that stay.
+#[test]
+fn merges_follow_the_rules_of_sections_that_they_do_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    for both in [true, false] {
+        let path = dir.path().join(both.to_string());
+        make::two_commits(&path);
+        fs::remove_dir_all(path.join("derived")).unwrap();
+        // What is derived from the first file is not about what it becomes.
+        fs::remove_file(path.join("MANIFEST")).unwrap();
+        if both {
+            make::add_sections(&path, make::ONE, [1, 1]);
+        }
+        make::add_sections(&path, make::TWO, [2, 2]);
+        vecstore::repair(&path).unwrap();
+        on_demand().open(&path).unwrap().compact_full().unwrap();
+        let merged = path.join("segments/0000000001-0000000002.0.npy");
+        let bytes = fs::read(&merged).unwrap();
+        let content = |name: &str| {
+            let sections = common::layout::sections_of(&bytes);
+            let section = sections.into_iter().find(|section| section.name == name)?;
+            Some(bytes[section.offset..section.offset + section.len].to_vec())
+        };
+        assert_eq!((content("DROP"), content("PACK")), (None, None));
+        let notes = if both { &b"about the fileabout the file"[..] } else { b"about the file" };
+        assert_eq!(content("NOTE").as_deref(), Some(notes));
+        // The first commit's entry is superseded; a file that has none of it has nothing to copy.
+        assert_eq!(content("enum"), both.then(|| vec![1, 2, 3, 4]));
+        assert_eq!(content("BOXX"), both.then(|| vec![9; 16]));
+        common::assert_whole(&path);
+    }
+}
+
 #[test]
 fn what_no_program_leaves_is_refused() {
     for (store, expected) in stores("must-refuse") {

@@ -12,8 +12,8 @@ use crate::common::layout::{
 use crate::common::{copy_dir, on_demand};
 use crate::folder;
 
-const ONE: &str = "segments/0000000001-0000000001.0.npy";
-const TWO: &str = "segments/0000000002-0000000002.0.npy";
+pub const ONE: &str = "segments/0000000001-0000000001.0.npy";
+pub const TWO: &str = "segments/0000000002-0000000002.0.npy";
 
 /// Makes a store.
 type Make = fn(&Path);
@@ -152,7 +152,7 @@ fn append(store: &Store, fill: impl FnOnce(&mut Batch)) {
 }
 
 /// The store that FORMAT.md shows byte by byte.
-fn two_commits(path: &Path) {
+pub fn two_commits(path: &Path) {
     let store = create(path, 2);
     append(&store, |batch| batch.push("cat", &[3.0f32, 4.0]).unwrap());
     append(&store, |batch| {
@@ -233,7 +233,7 @@ fn later_attribute(path: &Path) {
         bytes[place.offset + 8 + 8] = 99;
         seal_segment(bytes);
     });
-    list_again(path);
+    list_again(path, TWO);
 }
 
 fn merged(path: &Path) {
@@ -364,7 +364,7 @@ fn later_minor(path: &Path) {
         bytes[footer + 312 + 4] = 1;
         seal_segment(bytes);
     });
-    list_again(path);
+    list_again(path, TWO);
     change(path, "MANIFEST", |bytes| {
         let crc = bytes.split_off(MANIFEST_HEADER - 4);
         bytes.extend([5; 64]);
@@ -387,9 +387,9 @@ fn later_minor(path: &Path) {
     });
 }
 
-/// Lists the second commit's file as it is now; there is nothing derived from it.
-fn list_again(path: &Path) {
-    let segment = fs::read(path.join(TWO)).unwrap();
+/// Lists a file as it is now; there is nothing derived from it.
+pub fn list_again(path: &Path, name: &str) {
+    let segment = fs::read(path.join(name)).unwrap();
     let footer_len = u32::from_le_bytes(segment[segment.len() - 32..][..4].try_into().unwrap()) as usize;
     let footer = &segment[segment.len() - footer_len..];
     change(path, "MANIFEST", |bytes| {
@@ -405,7 +405,14 @@ fn list_again(path: &Path) {
 /// blocks; and a derived file of another kind.
 fn later_sections(path: &Path) {
     two_commits(path);
-    change(path, TWO, |bytes| {
+    add_sections(path, TWO, [2, 2]);
+    list_again(path, TWO);
+    derive(path, *b"NEXT", &[0; 8], &[7; 24]);
+}
+
+/// Adds them to a file that has so many entries and rows.
+pub fn add_sections(path: &Path, name: &str, [entries, rows]: [usize; 2]) {
+    change(path, name, |bytes| {
         let end = bytes.len();
         let footer = bytes[end - FOOTER..].to_vec();
         let number = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().unwrap()) as usize;
@@ -424,8 +431,8 @@ fn later_sections(path: &Path) {
         let new: [New<'_>; 5] = [
             (b"DROP", 0, 0, 0, 6, b"to be left out by merges"),
             (b"NOTE", 1, 0, 0, 12, b"about the file"),
-            (b"enum", 1, 1, 0, 6, &[1, 2, 3, 4]),
-            (b"BOXX", 1, 2, 0, 7, &[9; 16]),
+            (b"enum", 1, 1, 0, 6, &[1, 2, 3, 4][..entries * 2]),
+            (b"BOXX", 1, 2, 0, 7, &[9; 16][..rows * 8]),
             (b"PACK", 0, 0, 3, 6, b"packed"),
         ];
         for (tag, merge, unit, codec, align, content) in new {
@@ -461,8 +468,6 @@ fn later_sections(path: &Path) {
         bytes.extend(footer);
         seal_segment(bytes);
     });
-    list_again(path);
-    derive(path, *b"NEXT", &[0; 8], &[7; 24]);
 }
 
 /// Changes a file of a store.

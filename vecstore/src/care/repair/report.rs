@@ -42,6 +42,9 @@ pub struct Finding {
     pub lost_unnamed: u64,
     /// What was in it, beyond `lost_keys`, is not known.
     pub lost_unknown: bool,
+    /// Entries that the manifest counts in it, superseded ones included, and their rows: where what was in it is not known,
+    /// no more than these are lost. `None` for a file that the manifest does not list.
+    pub listed: Option<(u64, u64)>,
     /// The file that lists the lost keys, one per line.
     pub list: Option<PathBuf>,
     /// What else is to be known.

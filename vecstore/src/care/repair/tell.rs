@@ -58,6 +58,7 @@ impl Repair<'_> {
                 }
                 None => {}
             }
+            finding.count(manifest.body.record_of(file.called).into_iter());
             let beside = finding.moved_to.clone().unwrap_or_default();
             finding.list(&beside, plan);
             plan.report.findings.push(finding);
@@ -70,6 +71,7 @@ impl Repair<'_> {
                 .any(|piece| matches!(piece, Piece::Hole { .. }) && meets(piece.range(&mender.found)));
             if !here.contains(&record.name()) && !in_hole {
                 let mut finding = Finding::missing(folder.join(record.name().to_string()));
+                finding.count(std::iter::once(record));
                 finding.notes.push("other files hold its commits, whole".to_owned());
                 plan.report.findings.push(finding);
             }
@@ -86,6 +88,8 @@ impl Repair<'_> {
             };
             let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
             finding.replaced_by = Some(path_of(&made.segment));
+            let records = manifest.body.segments.iter();
+            finding.count(records.filter(|record| first <= record.first && record.last <= last));
             if let Some(rescued) = made.rescued.take() {
                 finding.take(rescued, view)?;
             }
@@ -146,6 +150,17 @@ impl Finding {
             );
         }
         Ok(())
+    }
+
+    /// Notes what the manifest counts in it.
+    fn count<'a>(&mut self, records: impl Iterator<Item = &'a SegmentRecord>) {
+        let counts = records.map(|record| (record.entries, record.rows));
+        self.listed = counts.reduce(|all, one| (all.0.saturating_add(one.0), all.1.saturating_add(one.1)));
+        if let Some((entries, rows)) = self.listed.filter(|_| self.lost_unknown) {
+            self.notes.push(format!(
+                "it had {entries} entries with {rows} rows, superseded ones included: no more than these are lost"
+            ));
+        }
     }
 
     pub(super) fn missing(path: PathBuf) -> Self {
