@@ -9,6 +9,7 @@ mod crash_states;
 mod empty_folder;
 mod failing_calls;
 mod failing_openings;
+mod filters;
 mod interrupted;
 mod misreported;
 mod old_manifest;
