@@ -21,6 +21,10 @@ pub(super) trait Keys {
     fn hash_at(&mut self, segment: usize, position: usize) -> Result<Option<(u64, usize)>>;
     /// The key of an entry.
     fn key(&mut self, place: Place) -> Result<Vec<u8>>;
+    /// True when all of these, whose hashes are equal, surely have the same key. To be told so spares reading keys.
+    fn are_of_one(&self, _places: &[Place]) -> bool {
+        false
+    }
 }
 
 /// The keys of segments that have them in memory.
@@ -85,7 +89,7 @@ impl WrongKills {
 }
 
 /// The segments of a view whose kills are wrong, by their numbers. All hashes are gone through in order; keys are
-/// only read where hashes are equal.
+/// only looked at where hashes are equal.
 pub(super) fn wrong_kills(view: &View, keys: &mut impl Keys) -> Result<BTreeMap<usize, WrongKills>> {
     let mut found = Findings { view, wrong: BTreeMap::new(), hidden: HashMap::new() };
     let mut sorted = Sorted::of(view.segments.len(), |segment, position| keys.hash_at(segment, position))?;
@@ -94,6 +98,7 @@ pub(super) fn wrong_kills(view: &View, keys: &mut impl Keys) -> Result<BTreeMap<
         let next = sorted.next(|segment, position| keys.hash_at(segment, position))?;
         let hash = next.map(|((hash, _), ..)| hash);
         if hash != hash_of_equal {
+            equal.sort_unstable();
             found.judge(keys, &equal)?;
             equal.clear();
             hash_of_equal = hash;
@@ -116,10 +121,16 @@ impl Findings<'_> {
         self.view.segments.get(segment).map_or(Ok(false), |live| live.is_live(entry))
     }
 
-    /// Looks at all entries whose keys have the same hash.
+    fn any_live(&self, places: &[Place]) -> Result<bool> {
+        places.iter().try_fold(false, |any, place| Ok(any || self.is_live(*place)?))
+    }
+
+    /// Looks at all entries whose keys have the same hash, the newest one last.
     fn judge(&mut self, keys: &mut impl Keys, equal: &[Place]) -> Result<()> {
-        if let [only] = equal
-            && self.is_live(*only)?
+        if let Some((newest, older)) = equal.split_last()
+            && self.is_live(*newest)?
+            && !self.any_live(older)?
+            && (older.is_empty() || keys.are_of_one(equal))
         {
             return Ok(());
         }

@@ -25,4 +25,4 @@ pub(crate) use temporaries::{
 };
 pub(crate) use versions::{PIN_PREFIX, VERSIONS};
 pub use view::Totals;
-pub(crate) use view::{LiveSegment, View, kill_of};
+pub(crate) use view::{LiveSegment, View, is_of_other_model, kill_of};

@@ -79,12 +79,6 @@ impl Meta {
         }
     }
 
-    /// True when a segment says that what made its vectors is not what the store has recorded.
-    fn is_of_other_model(&self, fingerprint: [u8; 32]) -> bool {
-        let differs = |recorded: &Fingerprint| *recorded.id() != fingerprint;
-        fingerprint != [0; 32] && self.fingerprint.as_ref().is_some_and(differs)
-    }
-
     pub fn epoch(&self) -> Id {
         self.epochs.last().map_or([0; 16], |epoch| epoch.id)
     }
@@ -107,6 +101,11 @@ impl LiveSegment {
     pub fn is_row_live(&self, row: usize) -> Result<bool> {
         self.dead.as_ref().map_or(Ok(true), |dead| Ok(!dead.has_row(row)?))
     }
+}
+
+/// True for a fingerprint that is not what is recorded. Either may be unknown.
+pub(crate) fn is_of_other_model(recorded: Option<&[u8; 32]>, fingerprint: &[u8; 32]) -> bool {
+    *fingerprint != [0; 32] && recorded.is_some_and(|recorded| recorded != fingerprint)
 }
 
 /// What a commit supersedes when it replaces or deletes an entry of a segment.
@@ -206,7 +205,7 @@ impl View {
         {
             return foreign("its dimension, element type or metric is not the store's".to_owned());
         }
-        if self.meta.is_of_other_model(footer.fingerprint) {
+        if is_of_other_model(self.meta.fingerprint.as_ref().map(Fingerprint::id), &footer.fingerprint) {
             return foreign("its vectors have another fingerprint than the store's".to_owned());
         }
         if footer.first != self.last_commit() + 1 {

@@ -8,7 +8,7 @@ use super::carry_out::Plan;
 use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
 use super::mend::Mender;
-use super::survey::{Found, OF_OTHER_MODEL, is_of_other_model, refuses_version, store_of_most, survey};
+use super::survey::{Found, OF_OTHER_MODEL, is_foreign_to, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
 use crate::segment::{Segment, SegmentName};
@@ -132,7 +132,7 @@ impl Repair<'_> {
             let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, Chain::Named);
             let whole = is_as_listed(&mender.found, &pieces, &body.segments);
             let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
-            if footers.any(|footer| is_of_other_model(body, footer.fingerprint)) {
+            if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
                 let wanted = format!("version-{name}");
                 let finding = self.set_aside(plan, &folder.join(name), &wanted, OF_OTHER_MODEL)?;
                 plan.report.findings.push(finding);

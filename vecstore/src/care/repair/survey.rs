@@ -9,7 +9,7 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::footer::Footer;
 use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
-use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, load};
+use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, is_of_other_model, load};
 use crate::vfs::{FileKind, Vfs};
 
 /// A file under a segment's name.
@@ -203,9 +203,8 @@ fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static
 pub(super) const OF_OTHER_MODEL: &str = "its vectors have another fingerprint than the store's";
 
 /// True for a fingerprint that is not what a manifest has recorded.
-pub(super) fn is_of_other_model(body: &Body, fingerprint: [u8; 32]) -> bool {
-    let recorded = body.fingerprint.as_ref().map(|recorded| recorded.id);
-    fingerprint != [0; 32] && recorded.is_some_and(|recorded| recorded != fingerprint)
+pub(super) fn is_foreign_to(body: &Body, fingerprint: &[u8; 32]) -> bool {
+    is_of_other_model(body.fingerprint.as_ref().map(|recorded| &recorded.id), fingerprint)
 }
 
 /// Marks what does not belong to the store.
@@ -213,7 +212,7 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
     for file in found.iter_mut() {
         let refused = file.footer().and_then(|footer| {
             let shape = (footer.dim, footer.dtype, footer.metric);
-            let of_other_model = is_of_other_model(store, footer.fingerprint).then_some(OF_OTHER_MODEL);
+            let of_other_model = is_foreign_to(store, &footer.fingerprint).then_some(OF_OTHER_MODEL);
             differs(store, &footer.store_id, shape).or(of_other_model).or_else(|| {
                 let is_other = epoch_at(store, footer.last).is_some_and(|epoch| epoch != footer.epoch);
                 // A listed file belongs here: the manifest says so.
@@ -241,7 +240,7 @@ pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Bo
     if let Some(why) = differs(store, &version.store_id, shape) {
         return Some(why);
     }
-    if version.fingerprint.as_ref().is_some_and(|recorded| is_of_other_model(store, recorded.id)) {
+    if version.fingerprint.as_ref().is_some_and(|recorded| is_foreign_to(store, &recorded.id)) {
         return Some("it has another fingerprint than the store");
     }
     // The manifest lists what a version does, unless an older one was put back.

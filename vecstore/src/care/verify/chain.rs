@@ -74,8 +74,8 @@ pub(super) fn check_chain(
 }
 
 /// Checks that of each key the newest entry counts, and no other. The view's files are whole, and are read again.
-pub(super) fn check_kills(vfs: &dyn Vfs, view: &View, report: &mut VerifyReport) -> Result<()> {
-    for (number, wrong) in wrong_kills(view, &mut OnDisk::new(vfs, view))? {
+pub(super) fn check_kills(vfs: &dyn Vfs, view: &View, seen: &Seen, report: &mut VerifyReport) -> Result<()> {
+    for (number, wrong) in wrong_kills(view, &mut OnDisk::new(vfs, view, seen))? {
         let path = view.segments.get(number).map(|live| live.segment.path());
         report.faults.extend(wrong.told().map(|(detail, keys)| Fault {
             path: path.unwrap_or(Path::new("")).to_owned(),

@@ -1,4 +1,6 @@
-//! Keys and their hashes, read again from the files that have them, a few at a time.
+//! Hashes of keys, read again from the files that have them, a few at a time. Whether keys of equal hash are equal,
+//! another hash of each says, that of four bytes which are kept while the keys are read; keys are only read again where
+//! something is wrong.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,11 +8,14 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytemuck::Pod;
+use twox_hash::XxHash64;
 
+use super::Seen;
 use crate::base::{Error, IoContext, Result};
 use crate::care::liveness::{Keys, Place};
 use crate::format::section::{self, Tag};
-use crate::state::View;
+use crate::segment::Segment;
+use crate::state::{LiveSegment, View};
 use crate::types::MAX_KEY_LEN;
 use crate::vfs::{ReadAt, Vfs};
 
@@ -19,19 +24,29 @@ const AT_ONCE: usize = 8192;
 /// Files that are open at a time.
 const MOST_OPEN: usize = 256;
 
+/// Another hash of each key, for a seed that no author of a file can know.
+pub(super) fn tags(segment: &Segment, seed: u64) -> Vec<u32> {
+    let tag = |key: &[u8]| u32::try_from(XxHash64::oneshot(seed, key) >> 32).unwrap_or_default();
+    (0..segment.entry_count()).map(|index| segment.key(index).map_or(0, tag)).collect()
+}
+
 /// The files of a view.
 pub(super) struct OnDisk<'a> {
     vfs: &'a dyn Vfs,
     view: &'a View,
+    /// The other hash of each entry, by segment.
+    tags: Vec<&'a [u32]>,
     files: HashMap<usize, Box<dyn ReadAt>>,
     /// What was read last of the index of each: from which position on, hashes, and the entries they are of.
     read: Vec<(usize, Vec<u64>, Vec<u32>)>,
 }
 
 impl<'a> OnDisk<'a> {
-    pub fn new(vfs: &'a dyn Vfs, view: &'a View) -> Self {
+    pub fn new(vfs: &'a dyn Vfs, view: &'a View, seen: &'a Seen) -> Self {
         let read = vec![Default::default(); view.segments.len()];
-        OnDisk { vfs, view, files: HashMap::new(), read }
+        let tags_of = |live: &LiveSegment| seen.tags.get(&live.segment.name());
+        let tags = view.segments.iter().map(|live| tags_of(live).map_or(&[][..], Vec::as_slice)).collect();
+        OnDisk { vfs, view, tags, files: HashMap::new(), read }
     }
 
     /// Elements of a table.
@@ -56,6 +71,13 @@ impl<'a> OnDisk<'a> {
 }
 
 impl Keys for OnDisk<'_> {
+    fn are_of_one(&self, places: &[Place]) -> bool {
+        let tag = |(segment, entry): &Place| self.tags.get(*segment)?.get(*entry).copied();
+        let mut tags = places.iter().map(tag);
+        let first = tags.next().flatten();
+        first.is_some() && tags.all(|tag| tag == first)
+    }
+
     fn hash_at(&mut self, segment: usize, position: usize) -> Result<Option<(u64, usize)>> {
         let count = self.view.segments.get(segment).map_or(0, |live| live.segment.entry_count());
         let at = |(first, hashes, entries): &(usize, Vec<u64>, Vec<u32>)| {

@@ -10,12 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::{Error, Result, escaped};
+use crate::format::random_id;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, derived, load};
 use crate::vfs::{Copying, FileKind, RealFs, Vfs};
 
 use chain::{check_chain, check_kills, check_ranges};
+use keys::tags;
 use named::check_named;
 
 /// One fault of a store.
@@ -26,7 +28,7 @@ pub struct Fault {
     pub path: PathBuf,
     /// Section of the file, or "footer", "padding", "file", "chain".
     pub section: String,
-    /// Block of 64 KiB within the section, from 0, where the fault can be placed.
+    /// Number of the block of checksums within the section, from 0, where the fault can be placed.
     pub block: Option<u64>,
     /// What was expected and found.
     pub detail: String,
@@ -90,7 +92,7 @@ pub struct VerifyProgress {
 /// segments, that of each key the newest entry counts and no other, the manifest, versions and whether
 /// what they list is there, derived files. Takes no lock and changes nothing. Files are read, not mapped, a
 /// block at a time: what the disk cannot read is a fault that names the bytes and the reason. Takes as much
-/// memory as the keys of the largest segment and their index, about nine bytes for each entry of the store, and
+/// memory as the keys of the largest segment and their index, about 13 bytes for each entry of the store, and
 /// at most 100 KiB for each segment.
 ///
 /// ```
@@ -118,7 +120,8 @@ pub fn verify_with(
     // A sector that cannot be read would end a process that has mapped it.
     let vfs: &dyn Vfs = &Copying(vfs);
     let mut report = VerifyReport::default();
-    let mut seen = Seen::default();
+    let seed = u64::from_le_bytes(random_id()?.first_chunk().copied().unwrap_or_default());
+    let mut seen = Seen { seed, ..Seen::default() };
     let lock = dir.join(LOCK);
     if vfs.metadata(&lock).is_ok_and(|found| found.kind != FileKind::File) {
         report.fault(&lock, "file", Error::bad_input("expected a regular file"));
@@ -191,7 +194,7 @@ pub fn verify_with(
         if let Some(view) = check_chain(dir, &manifest, &names, &seen, &mut report)
             && report.is_whole()
         {
-            match check_kills(vfs, &view, &mut report) {
+            match check_kills(vfs, &view, &seen, &mut report) {
                 // Nothing else is wrong, so that the next look tells nothing twice.
                 Err(error) if load::is_motion(&error) => continue,
                 Err(error) => report.told(&dir.join(SEGMENTS), "KILL", error.to_string()),
@@ -219,6 +222,9 @@ const ROUNDS: usize = 10;
 /// Segments read so far.
 #[derive(Debug, Default)]
 struct Seen {
+    /// What other hashes of keys are made with, and these, for each entry of a file.
+    seed: u64,
+    tags: HashMap<SegmentName, Vec<u32>>,
     opened: HashMap<SegmentName, Arc<Segment>>,
     faulty: HashSet<SegmentName>,
     read: u64,
@@ -258,7 +264,9 @@ fn read_segments(
             detail: fault.detail,
             keys: fault.keys,
         }));
-        if let Some(segment) = segment.map(Segment::without_keys) {
+        if let Some(segment) = segment {
+            seen.tags.insert(*name, tags(&segment, seen.seed));
+            let segment = segment.without_keys();
             seen.opened.insert(*name, Arc::new(segment));
         }
         let total_files = seen.read.max(names.len() as u64) + 1;
