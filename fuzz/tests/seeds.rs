@@ -214,7 +214,7 @@ fn make_seeds() {
         seed("segment", name, &[&[2][..], &fix_segment(&file)].concat());
     }
     // The files of the store, as their names ascend: MANIFEST, bitmap, four segments, version.
-    let edits: [(&str, &[u8]); 9] = [
+    let edits: [(&str, &[u8]); 10] = [
         ("nothing", &[]),
         ("overwrite", &[2, 0, 0x86, 0x00, 4, 1, 2, 3, 4, 2, 7, 0, 0, 0]),
         ("without-manifest", &[0, 4, 0, 0, 0]),
@@ -224,6 +224,10 @@ fn make_seeds() {
         ("old-manifest", &[6, 6, 0, 0, 3, 1, 1, 0]),
         ("version", &[6, 0, 0, 134, 2, 1, 1, 6, 7, 0, 0, 0]),
         ("manifest-and-a-versions-bitmap-gone", &[0, 4, 0, 0, 0, 0, 4, 0, 0, 0]),
+        (
+            "version-beyond-segments",
+            &[0, 4, 0, 0, 0, 1, 4, 0, 0, 0, 1, 4, 0, 0, 0, 1, 4, 0, 0, 0, 1, 4, 0, 0, 0],
+        ),
     ];
     edits.iter().for_each(|(name, bytes)| seed("store_dir", name, bytes));
     let headers: [(&str, &[u8]); 6] = [

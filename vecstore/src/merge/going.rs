@@ -23,12 +23,23 @@ impl Going {
         self.0.lock().map_or(0, |(_, left)| left)
     }
 
-    /// Calls `remove` for each input.
-    pub fn remove_each(&self, output: SegmentName, inputs: &[SegmentName], remove: impl Fn(&SegmentName)) {
+    /// Puts the output in place of so many inputs, and calls `remove` for each of those that nothing pins. They count from
+    /// before the output is listed: a view that lists it may be there before it is known what is pinned.
+    pub fn replaced<E>(
+        &self,
+        output: SegmentName,
+        inputs: usize,
+        swap: impl FnOnce() -> Result<Vec<SegmentName>, E>,
+        remove: impl Fn(&SegmentName),
+    ) -> Result<(), E> {
+        *self.0.lock() = Some((output, inputs));
+        let swapped = swap();
+        let inputs = swapped.as_deref().unwrap_or_default();
         for (number, input) in inputs.iter().enumerate() {
             *self.0.lock() = Some((output, inputs.len() - number));
             remove(input);
         }
         *self.0.lock() = None;
+        swapped.map(drop)
     }
 }

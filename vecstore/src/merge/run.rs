@@ -125,13 +125,11 @@ impl<H: Host> Merges<'_, H> {
             log::warn!("no key filter for {}, looking up keys takes longer: {error}", output.name());
             None
         });
-        let superseded = self.swap(view, inputs, &output, filter)?;
-        // Nothing can pin them any more, and freeing their blocks may take a while. Without a rest, so that no other store is
-        // put in this one's place meanwhile; a backup into this store waits for this lane's lock.
-        self.state
-            .lane(lane)
-            .going
-            .remove_each(name, &superseded, |name| remove_own(self.host.vfs(), &dir.join(name.to_string())));
+        let swap = || self.swap(view, inputs, &output, filter);
+        // Once it has been put in their place nothing can pin them any more, and freeing their blocks may take a while. Without
+        // a rest, so that no other store is put in this one's place; a backup into this store waits for this lane's lock.
+        let remove = |name: &SegmentName| remove_own(self.host.vfs(), &dir.join(name.to_string()));
+        self.state.lane(lane).going.replaced(name, inputs.len(), swap, remove)?;
         pacer.pause();
         total.merges += 1;
         total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();

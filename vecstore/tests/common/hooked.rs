@@ -12,7 +12,8 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 type Hook = Arc<dyn Fn(&str, &Path) + Send + Sync>;
 
 /// Calls that change something are told of before they are made: `create`, `write`, `flush`, `rename`,
-/// `replace`, `link`, `remove`. Of locks it is told that one was `taken`, or `refused`.
+/// `replace`, `link`, `remove`. Of locks it is told that one was `taken`, `refused` or
+/// `released`.
 #[derive(Clone)]
 pub struct Hooked(Hook);
 
@@ -128,7 +129,9 @@ impl LockFile for HookedLock {
         Ok(taken)
     }
     fn unlock(&mut self) -> io::Result<()> {
-        self.lock.unlock()
+        self.lock.unlock()?;
+        (self.hook)("released", &self.path);
+        Ok(())
     }
     fn read_record(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.lock.read_record(buf)

@@ -37,15 +37,25 @@ impl Shared {
         self.1.notify_all();
     }
 
-    /// While one file goes two appends come in, as long as appends do not wait.
-    fn remove(&self, path: &Path) {
+    /// While one file goes two appends come in, and many while a merger has let go of the manifest, as long as appends do
+    /// not wait.
+    fn hold(&self, call: &str, path: &Path) {
+        let appends = match call {
+            "remove" if path.parent().is_some_and(|dir| dir.ends_with("segments")) => 2,
+            "released" if path.ends_with("LOCK.manifest") => 60,
+            _ => return,
+        };
+        self.until(appends);
+    }
+
+    fn until(&self, more: usize) {
         let appends = self.0.lock().unwrap();
         // Where the append merges by itself, no other one comes in.
         let in_the_way = appends.thread == std::thread::current().id();
-        if in_the_way || !path.parent().is_some_and(|dir| dir.ends_with("segments")) {
+        if in_the_way {
             return;
         }
-        let enough = appends.done + 2;
+        let enough = appends.done + more;
         let few = |appends: &mut Appends| appends.done < enough && !appends.waits() && !appends.over;
         let (_appends, timeout) = self.1.wait_timeout_while(appends, HANG, few).unwrap();
         assert!(!timeout.timed_out(), "neither do appends come in, nor do they wait");
@@ -69,11 +79,10 @@ fn files_that_are_about_to_go_are_counted_where_appends_wait() {
         let shared = Arc::new(Shared(Mutex::new(appends), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let fs = Hooked::new(move |call, path| match call {
-            "remove" => theirs.remove(path),
             "read" if std::thread::current().id() == thread && path.ends_with("MANIFEST") => {
                 theirs.change(|appends| appends.looks += 1);
             }
-            _ => {}
+            call => theirs.hold(call, path),
         });
         let store = OpenOptions::new().vfs(fs).create(&path, StoreConfig::new(1)).unwrap();
         let most = (0..600).map(|i| {

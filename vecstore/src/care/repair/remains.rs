@@ -307,8 +307,9 @@ impl Remains {
     /// overlap.
     fn fitting(&self, mut runs: Vec<Run>) -> Option<Vec<Run>> {
         for run in runs.iter_mut().skip(1) {
-            let before = usize::try_from(run.segment_entry.checked_sub(1)?).ok()?;
-            run.segment_row = known(&self.row_ends, before).unwrap_or(run.segment_row);
+            let entry = usize::try_from(run.segment_entry).ok()?;
+            let begins = entry.checked_sub(1).map_or(Some(0), |before| known(&self.row_ends, before));
+            run.segment_row = begins.unwrap_or(run.segment_row);
         }
         let follow = runs.iter().zip(runs.iter().skip(1)).all(|(run, next)| run.may_precede(next));
         follow.then_some(runs)

@@ -4,7 +4,7 @@ use super::{contents, forge, forge_as, mend, push, seal, store_of, with};
 use crate::base::Error;
 use crate::handle::Store;
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Manifest, SegmentRecord};
+use crate::state::{FingerprintRecord, Manifest, SegmentRecord, VERSIONS, versions};
 use crate::types::Fingerprint;
 use crate::vfs::RealFs;
 
@@ -46,6 +46,32 @@ fn a_file_of_another_model_is_foreign() {
         );
         assert!(repaired.findings[0].problem.contains("another fingerprint"), "{repaired:#?}");
         assert_eq!(contents, with(&[("a", 0.0)]));
+    }
+}
+
+/// A version that has recorded another model than the store, or than its files, is set aside.
+#[test]
+fn a_version_of_another_model_is_foreign() {
+    for store_has in [Some(OURS), None] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(store_of(&path, &[&["a"]]));
+        forge_as(&path, 2..=2, |footer, _| footer.fingerprint = OURS, |builder| push(builder, b"b"));
+        let store = Store::open(&path).unwrap();
+        if let Some(id) = store_has {
+            store.set_fingerprint(&Fingerprint::new(id, "ours")).unwrap();
+        }
+        store.create_version("x").unwrap();
+        drop(store);
+        let mut version = versions::read(&RealFs, &path, "x").unwrap();
+        version.body.fingerprint = Some(FingerprintRecord { id: OTHER, description: String::new() });
+        let file = path.join(VERSIONS).join("x");
+        std::fs::write(&file, version.encode().unwrap()).unwrap();
+        let repaired = crate::care::repair(&path).unwrap();
+        assert_eq!((repaired.findings.len(), &repaired.findings[0].path), (1, &file), "{repaired:#?}");
+        assert!(repaired.findings[0].problem.contains("another fingerprint"), "{repaired:#?}");
+        assert!(!file.exists());
+        assert_eq!(contents(&path), with(&[("a", 0.0), ("b", 5.0)]));
     }
 }
 
