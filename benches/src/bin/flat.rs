@@ -1,5 +1,5 @@
 //! What a commit takes at the end of a million rows, next to what it took at the beginning, counted and not timed:
-//! `flat [ROWS] [KEEP]`. Batches of 32 rows; merges go on in the background, as they do for everybody. The store is in the folder
+//! `flat [ROWS] [KEEP]`. Batches of 32 rows; merges go on in the background, as they do by default. The store is in the folder
 //! `KEEP`, where it stays, or in a temporary one.
 //!
 //! `flat --more STORE COUNT` appends as many batches to a store that is there, and merges only what an append has to: to be run
@@ -30,7 +30,7 @@ const PARTS: [(&str, &str); 5] = [
     ("segments of commits", "tmp-commit-"),
     ("merged segments", "tmp-merge-"),
     ("manifests", "tmp-manifest-"),
-    ("bitmaps", "tmp-live-"),
+    ("derived files", "derived/"),
     ("locks and others", ""),
 ];
 
@@ -58,9 +58,9 @@ impl Counting {
     fn part_of(path: &Path) -> usize {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-        let known = PARTS.iter().position(|(_, begin)| name.starts_with(begin)).unwrap_or(PARTS.len() - 1);
         // Whatever is made under the manifest's lock has the same name, but not the same folder.
-        if folder == "derived" { PARTS.len() - 2 } else { known }
+        let name = if folder == "derived" { format!("derived/{name}") } else { name.into_owned() };
+        PARTS.iter().position(|(_, begin)| name.starts_with(begin)).unwrap_or(PARTS.len() - 1)
     }
 }
 

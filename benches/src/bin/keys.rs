@@ -22,6 +22,8 @@ const ASKED: usize = 1_000_000;
 /// Bytes of rows in a batch, at most; and entries. (Every key of a batch is looked up in every segment, whose number is that of
 /// the batches.)
 const BATCH: (usize, usize) = (256 << 20, 5_000_000);
+/// Keys that are replaced at the end, so that there is a liveness bitmap beside the key filters.
+const REPLACED: usize = 1_000;
 /// Each figure is the best of so many.
 const TIMES: usize = 3;
 /// Bytes before the rows of a segment.
@@ -68,6 +70,11 @@ fn fill(path: &Path, count: usize, dim: usize) -> Outcome<()> {
         start.elapsed().as_secs_f64(),
         memory()?
     );
+    let mut batch = Batch::new(dim, DType::F32);
+    for number in 0..count.min(REPLACED) {
+        batch.push(key(number), &Numbers::new(number as u64).take(dim))?;
+    }
+    store.append(&mut batch, OnDuplicate::Replace)?;
     store.close()?;
     Ok(())
 }
@@ -110,8 +117,9 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     let snapshot = store.snapshot();
     let bytes: u64 = snapshot.segments().map(|segment| segment.bytes).sum();
     let files = snapshot.segments().count();
+    let derived = fs::read_dir(path.join("derived")).map_or(0, Iterator::count);
     println!(
-        "{count} keys of {} bytes, {dim} x f32, {files} file(s), {} bytes per row",
+        "{count} keys of {} bytes, {dim} x f32, {files} file(s), {derived} derived, {} bytes per row",
         key(0).len(),
         bytes / count.max(1) as u64
     );
@@ -163,7 +171,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     println!("open again: {:.3} ms", millis(open));
     if files == 1 {
         let segment = snapshot.segments().next().ok_or("no segment")?;
-        // SAFETY: nobody changes a published segment.
+        // SAFETY: no program changes a published segment.
         let map = unsafe { Mmap::map(&File::open(&segment.path)?)? };
         let mut row = vec![0u8; dim * 4];
         let copy = best(|| {

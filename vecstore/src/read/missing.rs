@@ -3,7 +3,7 @@
 use crate::base::Result;
 use crate::format::key_hash;
 use crate::read::in_parts;
-use crate::segment::Segment;
+use crate::segment::{Segment, ask_for, ask_for_value};
 use crate::state::View;
 use crate::types::Kind;
 
@@ -12,6 +12,8 @@ const KEYS_PER_THREAD: usize = 20_000;
 
 /// Keys that are looked for together: what it takes to look for them in one segment stays in the processor's cache.
 const STRETCH: usize = 8192;
+/// Keys that wait for memory at the same time.
+const TOGETHER: usize = 16;
 
 /// A key that is looked for: its hash, and its position among those asked for.
 type Asked = (u64, usize);
@@ -54,12 +56,26 @@ fn look_in<K: AsRef<[u8]>>(
         }
         !may_be
     });
-    for (hash, position) in passed.drain(..) {
-        let key = keys.get(position).map(AsRef::as_ref).unwrap_or_default();
-        match segment.find(hash, key)? {
-            None => left.push((hash, position)),
-            Some(entry) if segment.kind(entry)? == Kind::Tombstone => missing.push(position),
-            Some(_) => {}
+    for group in passed.chunks(TOGETHER) {
+        let mut places = [None; TOGETHER];
+        // Each step asks for the memory that the next one needs, for all of the group: none of them waits alone.
+        for ((hash, position), place) in group.iter().zip(&mut places) {
+            keys.get(*position).map(ask_for_value);
+            *place = segment.place_of(*hash);
+        }
+        let key = |position: &usize| keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
+        for ((_, position), place) in group.iter().zip(places) {
+            if place.and_then(|place| segment.ask_for_key(place)).is_some() {
+                ask_for(key(position));
+            }
+        }
+        for ((hash, position), place) in group.iter().zip(places) {
+            let found = place.map_or(Ok(None), |place| segment.newest_at(place, *hash, key(position)))?;
+            match found {
+                None => left.push((*hash, *position)),
+                Some(entry) if segment.kind(entry)? == Kind::Tombstone => missing.push(*position),
+                Some(_) => {}
+            }
         }
     }
     Ok(())

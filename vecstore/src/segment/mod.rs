@@ -18,7 +18,7 @@ mod sorted;
 mod tables;
 mod writer;
 
-pub(crate) use ahead::ask_for;
+pub(crate) use ahead::{ask_for, ask_for_value};
 pub(crate) use check::{
     SegmentFault, block_crcs, body_of, check_file, check_open, check_pieces, check_unmapped, range_of,
 };

@@ -442,32 +442,38 @@ impl Segment {
         if !self.index.may_have(hash) {
             return Ok(None);
         }
-        let hashes = self.hashes();
-        let entries = self.slice(&self.tables.hash_entries);
-        let place = self.index.lower_bound(hashes, hash, |near| ask_for_one(entries, near, size_of::<u32>()));
-        if hashes.get(place) != Some(&hash) {
-            self.index.was_in_vain(hashes);
-            return Ok(None);
-        }
-        if let Some(entry) = self.hash_entry(place) {
-            self.ask_for_entry(entry);
+        let Some(place) = self.place_of(hash) else { return Ok(None) };
+        if let Some(entry) = self.ask_for_key(place).filter(|_| self.is_plain) {
+            ask_for_one(self.rows(), entry, self.row_bytes);
         }
         self.newest_at(place, hash, key)
     }
 
-    /// An entry is about to be read: its key, and its row where it is easily told where that lies.
+    /// Where a hash stands, the first of equal ones. The entries there are asked for.
     #[inline]
-    fn ask_for_entry(&self, entry: usize) {
+    pub fn place_of(&self, hash: u64) -> Option<usize> {
+        let hashes = self.hashes();
+        let entries = self.slice(&self.tables.hash_entries);
+        let place = self.index.lower_bound(hashes, hash, |near| ask_for_one(entries, near, size_of::<u32>()));
+        let is_there = hashes.get(place) == Some(&hash);
+        if !is_there {
+            self.index.was_in_vain(hashes);
+        }
+        is_there.then_some(place)
+    }
+
+    /// Asks for the key of the entry at a place of a hash, which is about to be read. Says which entry that is.
+    #[inline]
+    pub fn ask_for_key(&self, place: usize) -> Option<usize> {
+        let entry = self.hash_entry(place)?;
         ask_for_one(self.slice(&self.tables.key_ends), entry, size_of::<u64>());
         ask_for_one(self.all_keys(), entry, self.key_len);
-        if self.is_plain {
-            ask_for_one(self.rows(), entry, self.row_bytes);
-        }
+        Some(entry)
     }
 
     /// The newest entry with this key among those whose hash stands at `start` and after it.
     #[inline]
-    fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
+    pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
         let mut newest = None;
         let rest = self.hashes().get(start..).unwrap_or_default();
         // Hardly ever more than one.
