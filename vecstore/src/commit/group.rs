@@ -19,7 +19,7 @@ use crate::commit::{Overlay, Resolved, TMP_PREFIX, Writer, resolve};
 use crate::format::footer::{Footer, Layout};
 use crate::format::{random_ids, rejected};
 use crate::lock::{Span, Timeout};
-use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
+use crate::segment::{EncodedSegment, IN_MEMORY, Segment, SegmentBuilder};
 use crate::state::View;
 use crate::types::{Batch, Kind, OnDuplicate};
 use crate::vfs::Mapping;
@@ -166,7 +166,11 @@ impl Writer {
             let written = resolved.iter().flat_map(|batch| &batch.written);
             self.write_segment(encode(view, &resolved)?, written.map(|(hash, _)| *hash).collect())?;
         }
-        if self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES {
+        // So many keys have their filter from a checkpoint: without one the next batches look for each of their keys there.
+        let is_large = self.committed.as_ref().is_some_and(|committed| committed.hashes.len() > IN_MEMORY);
+        let is_due =
+            self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
+        if is_due || is_large {
             self.take_in(view);
             self.routine_checkpoint(view);
         }

@@ -4,12 +4,14 @@
 
 use crate::types::OnDuplicate;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::base::{Error, Result, escaped};
 use crate::commit::Appended;
 use crate::format::key_hash;
 use crate::format::records::Kill;
-use crate::state::{View, kill_of};
+use crate::segment::Segment;
+use crate::state::{Asked, View, kill_of};
 use crate::types::{AttributeType, Batch, BatchEntry, Kind};
 
 /// Entries that the group has written so far.
@@ -39,16 +41,10 @@ impl<'a> Resolved<'a> {
     }
 }
 
-/// The hash of each entry's key.
-///
-/// # Errors
-/// When a key is there twice.
-fn hashes(batch: &Batch) -> Result<Vec<u64>> {
-    let hashes: Vec<u64> = batch.entries().map(|entry| key_hash(entry.key)).collect();
-    let mut sorted = hashes.clone();
-    sorted.sort_unstable();
+/// Refuses a batch in which a key is there twice. `asked` are its keys in the order of their hashes.
+fn check_keys(batch: &Batch, asked: &[Asked]) -> Result<()> {
     // Hardly ever: keys that differ may have the same hash.
-    if sorted.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
+    if asked.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0)) {
         let mut seen = HashSet::with_capacity(batch.len());
         if let Some(twice) = batch.entries().find(|entry| !seen.insert(entry.key)) {
             return Err(Error::bad_input(format!(
@@ -57,7 +53,20 @@ fn hashes(batch: &Batch) -> Result<Vec<u64>> {
             )));
         }
     }
-    Ok(hashes)
+    Ok(())
+}
+
+/// The numbers of the entries whose keys are stored, ascending, and the newest stored entry of each, as the kill of a commit
+/// that is still to be named.
+fn stored(view: &View, batch: &Batch, asked: &[Asked]) -> Result<Vec<(usize, Kill)>> {
+    let mut stored = Vec::new();
+    let found = |number, segment: &Arc<Segment>, entry| {
+        stored.push((number, kill_of(segment, entry, 0)?));
+        Ok(())
+    };
+    view.find_all(asked, |number| batch.key(number), found, |_| ())?;
+    stored.sort_unstable_by_key(|(number, _)| *number);
+    Ok(stored)
 }
 
 /// Refuses a batch with an attribute that has another type in the store, or in what the group has written so far.
@@ -101,11 +110,14 @@ pub(crate) fn resolve<'a>(
     let mut duplicates: (usize, &[u8]) = (0, b"");
     let mut row = 0u64;
 
-    for (hash, entry) in hashes(batch)?.into_iter().zip(batch.entries()) {
-        let existing = match overlay.entries.get(entry.key) {
-            Some(existing) => Some(*existing),
-            None => stored(view, hash, entry.key)?,
-        };
+    let hashes: Vec<u64> = batch.entries().map(|entry| key_hash(entry.key)).collect();
+    let mut asked: Vec<Asked> = hashes.iter().copied().zip(0..).collect();
+    asked.sort_unstable();
+    check_keys(batch, &asked)?;
+    let mut stored = stored(view, batch, &asked)?.into_iter().peekable();
+    for ((number, hash), entry) in hashes.into_iter().enumerate().zip(batch.entries()) {
+        let stored = stored.next_if(|(of, _)| *of == number).map(|(_, stored)| stored);
+        let existing = overlay.entries.get(entry.key).copied().or(stored);
         let present = existing.is_some_and(|existing| existing.kind != Kind::Tombstone.code());
         let deletes = entry.kind == Kind::Tombstone;
         if present && !deletes {
@@ -153,11 +165,6 @@ pub(crate) fn resolve<'a>(
     outcome.entries = written.len() as u64;
     outcome.rows = row;
     Ok(Resolved { batch, written, kills, outcome })
-}
-
-/// The newest stored entry of a key, as the kill of a commit that is still to be named.
-fn stored(view: &View, hash: u64, key: &[u8]) -> Result<Option<Kill>> {
-    view.find_hashed(hash, key)?.map(|(segment, index)| kill_of(segment, index, 0)).transpose()
 }
 
 /// The kill of an entry, by a commit that is still to be named.

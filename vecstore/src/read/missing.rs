@@ -1,84 +1,37 @@
 //! Which of many keys are not stored.
 
+use std::sync::Arc;
+
 use crate::base::Result;
 use crate::format::key_hash;
 use crate::read::in_parts;
-use crate::segment::{Segment, ask_for, ask_for_value};
-use crate::state::View;
+use crate::segment::Segment;
+use crate::state::{Asked, View};
 use crate::types::Kind;
 
 /// Keys below which a further thread costs more than it saves.
 const KEYS_PER_THREAD: usize = 20_000;
 
-/// Keys that are looked for together: what it takes to look for them in one segment stays in the processor's cache.
-const STRETCH: usize = 8192;
-/// Keys that wait for memory at the same time.
-const TOGETHER: usize = 16;
-
-/// A key that is looked for: its hash, and its position among those asked for.
-type Asked = (u64, usize);
-
 /// Positions of the keys that are not stored, ascending.
 pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<Vec<usize>> {
     let parts = in_parts(keys, keys.len() / KEYS_PER_THREAD, |first, part| {
         let hashes = part.iter().zip(first..).map(|(key, position)| (key_hash(key.as_ref()), position));
-        let mut all: Vec<Asked> = hashes.collect();
-        // What is asked for is near each other in every segment then: filters and indexes are in the order of hashes.
-        all.sort_unstable();
-        let (mut missing, mut left, mut passed) = (Vec::new(), Vec::new(), Vec::new());
-        for stretch in all.chunks(STRETCH) {
-            left.clear();
-            left.extend_from_slice(stretch);
-            for live in view.segments.iter().rev() {
-                look_in(&live.segment, keys, (&mut left, &mut passed), &mut missing)?;
+        let mut asked: Vec<Asked> = hashes.collect();
+        asked.sort_unstable();
+        let key = |position| keys.get(position).map(AsRef::as_ref).unwrap_or_default();
+        let (mut missing, mut deleted) = (Vec::new(), Vec::new());
+        let found = |position, segment: &Arc<Segment>, entry| {
+            if segment.kind(entry)? == Kind::Tombstone {
+                deleted.push(position);
             }
-            missing.extend(left.iter().map(|(_, position)| *position));
-        }
+            Ok(())
+        };
+        view.find_all(&asked, key, found, |position| missing.push(position))?;
+        missing.append(&mut deleted);
         missing.sort_unstable();
         Ok(missing)
     })?;
     Ok(parts.concat())
-}
-
-/// Looks for keys in one segment, and leaves those that it does not have. `passed` is scratch memory.
-fn look_in<K: AsRef<[u8]>>(
-    segment: &Segment,
-    keys: &[K],
-    (left, passed): (&mut Vec<Asked>, &mut Vec<Asked>),
-    missing: &mut Vec<usize>,
-) -> Result<()> {
-    passed.clear();
-    // First all filters, then all indexes: none of these waits for the one before.
-    left.retain(|asked| {
-        let may_be = segment.may_have(asked.0);
-        if may_be {
-            passed.push(*asked);
-        }
-        !may_be
-    });
-    for group in passed.chunks(TOGETHER) {
-        let mut places = [None; TOGETHER];
-        // Each step asks for the memory that the next one needs, for all of the group: none of them waits alone.
-        for ((hash, position), place) in group.iter().zip(&mut places) {
-            keys.get(*position).map(ask_for_value);
-            *place = segment.place_of(*hash);
-        }
-        let key = |position: &usize| keys.get(*position).map(AsRef::as_ref).unwrap_or_default();
-        for ((_, position), place) in group.iter().zip(places) {
-            if place.and_then(|place| segment.ask_for_key(place)).is_some() {
-                ask_for(key(position));
-            }
-        }
-        for ((hash, position), place) in group.iter().zip(places) {
-            let found = place.map_or(Ok(None), |place| segment.newest_at(place, *hash, key(position)))?;
-            match found {
-                None => left.push((*hash, *position)),
-                Some(entry) if segment.kind(entry)? == Kind::Tombstone => missing.push(*position),
-                Some(_) => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,21 +8,16 @@ const LINE: usize = 64;
 pub(crate) fn ask_for(bytes: &[u8]) {
     const MOST: usize = 8 * LINE;
     for line in bytes.get(..MOST).unwrap_or(bytes).chunks(LINE) {
-        prefetch(line.as_ptr());
+        prefetch(line);
     }
 }
 
-/// Asks for the memory that a value begins in.
-pub(crate) fn ask_for_value<T>(value: &T) {
-    prefetch(std::ptr::from_ref(value).cast());
-}
-
 #[cfg(target_arch = "x86_64")]
-fn prefetch(line: *const u8) {
+fn prefetch(line: &[u8]) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: the instruction reads nothing that a program could notice, and never faults. The address may be any.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    // SAFETY: the instruction reads nothing that a program could notice, and never faults. The address is that of a slice.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_: *const u8) {}
+fn prefetch(_: &[u8]) {}

@@ -25,10 +25,10 @@ pub(crate) struct KeyFilter {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each segment")]
 enum Words {
     Owned(Box<[u64]>),
-    Mapped(DerivedFile),
+    /// Boxed, so that all that a look in memory needs lies together.
+    Mapped(Box<DerivedFile>),
 }
 
 impl KeyFilter {
@@ -57,7 +57,7 @@ impl KeyFilter {
                 format!("a filter of {keys} keys with {count} words and {set} bits for each is not possible");
             return Err(Error::damaged(file.path(), "header", detail));
         }
-        Ok(KeyFilter { words: Words::Mapped(file), count, set: u32::try_from(set).unwrap_or(0) })
+        Ok(KeyFilter { words: Words::Mapped(Box::new(file)), count, set: u32::try_from(set).unwrap_or(0) })
     }
 
     /// False when no key with this hash is there. Where the file is damaged, any may be.

@@ -18,12 +18,12 @@ mod sorted;
 mod tables;
 mod writer;
 
-pub(crate) use ahead::{ask_for, ask_for_value};
+pub(crate) use ahead::ask_for;
 pub(crate) use check::{
     SegmentFault, block_crcs, body_of, check_file, check_open, check_pieces, check_unmapped, range_of,
 };
 pub(crate) use derived::DerivedFile;
-pub(crate) use filter::KeyFilter;
+pub(crate) use filter::{IN_MEMORY, KeyFilter};
 pub(crate) use joined::Joined;
 pub(crate) use name::SegmentName;
 pub(crate) use pieces::{Pieces, open_unmapped};

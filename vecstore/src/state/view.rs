@@ -311,11 +311,7 @@ impl View {
 
     /// The newest entry with this key, tombstones included: its segment, and its number there.
     pub fn find(&self, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
-        self.find_hashed(key_hash(key), key)
-    }
-
-    /// As [`View::find`], for a key whose hash is known.
-    pub fn find_hashed(&self, hash: u64, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
+        let hash = key_hash(key);
         for live in self.segments.iter().rev() {
             if let Some(index) = live.segment.find(hash, key)? {
                 return Ok(Some((&live.segment, index)));

@@ -334,6 +334,12 @@ impl Batch {
         (&self.rows, &self.scales)
     }
 
+    /// The key of an entry.
+    pub(crate) fn key(&self, index: usize) -> &[u8] {
+        let end = |index: usize| self.entries.get(index).map_or(0, |ends| ends.key);
+        self.keys.get(index.checked_sub(1).map_or(0, end)..end(index)).unwrap_or_default()
+    }
+
     /// The entries in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
         let (mut key, mut rows, mut payload, mut attributes) = (0, 0, 0, 0);
