@@ -309,8 +309,8 @@ impl Store {
         Ok(self.snapshot())
     }
 
-    /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits and when
-    /// the store is closed.
+    /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits or 256 MiB, after a
+    /// commit of more than 65,536 keys, and when the store is closed.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
