@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::Segment;
+use super::encoded::{EncodedSegment, Part, Sink};
 use super::sorted::Sorted;
-use super::writer::{EncodedSegment, Part, Sink, count_kill};
+use super::writer::count_kill;
 use crate::base::{DType, Error, Result};
 use crate::format::columns::{Columns, JoinedColumns};
 use crate::format::footer::Footer;

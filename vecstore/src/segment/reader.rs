@@ -4,26 +4,26 @@
 //! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
 
 mod attributes;
+mod keys;
+mod places;
+mod unknown;
 
-use crate::format::{COMPAT_LOST, COMPAT_UNMERGEABLE, VERSION_MINOR};
+use crate::format::COMPAT_LOST;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::SegmentName;
-use super::ahead::ask_for;
-use super::derived::DerivedFile;
-use super::filter::{IN_MEMORY, KeyFilter};
 use super::search::Index;
 use super::tables::Tables;
 use crate::base::{Bug, DType, Error, IoContext, Result, unless};
 use crate::format::blocks::section_crc;
 use crate::format::columns::Directory;
-use crate::format::footer::{FOOTER_LEN, Footer, Layout};
+use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
-use crate::format::section::{self, MergeRule, Section, Tag, Unit};
+use crate::format::section::{self, Tag};
 use crate::format::settings;
-use crate::types::{Address, Kind};
+use crate::types::Kind;
 use crate::vfs::{Mapping, Vfs};
 
 /// A mapped segment.
@@ -328,54 +328,6 @@ impl Segment {
         self.norms().len() == self.row_count()
     }
 
-    /// Sections that this version does not know.
-    pub fn unknown_sections(&self) -> impl Iterator<Item = &Section> {
-        self.layout.sections.iter().filter(|line| !line.is_known())
-    }
-
-    /// The bytes of a section; none where there is no such section.
-    pub fn section_bytes(&self, tag: Tag) -> &[u8] {
-        let line = self.layout.sections.iter().find(|line| line.tag == tag);
-        let range = line.and_then(|line| super::check::range_of(line, self.map.len()));
-        range.map_or(&[], |range| self.slice(&range))
-    }
-
-    /// How many a section that is about such has.
-    pub fn count_of(&self, unit: Unit) -> usize {
-        match unit {
-            Unit::File => 1,
-            Unit::Entry => self.entry_count(),
-            Unit::Row => self.row_count(),
-        }
-    }
-
-    /// Bytes of a section for each of what it is about.
-    pub fn width_of(&self, line: &Section) -> usize {
-        let count = line.unit().map_or(0, |unit| self.count_of(unit));
-        self.section_bytes(line.tag).len().checked_div(count).unwrap_or_default()
-    }
-
-    /// True when it says something that this version ignores, for a later one to read.
-    pub fn says_more(&self) -> bool {
-        let Layout { footer, sections } = &self.layout;
-        footer.ignored != [0; 96]
-            || footer.len as usize > FOOTER_LEN
-            || footer.version_minor > VERSION_MINOR
-            || footer.compat & !COMPAT_LOST != 0
-            || sections.iter().any(|line| line.ignored != [0; 16] || !line.is_known())
-    }
-
-    /// Why merges leave the file alone: something in it that only a later version knows how to merge.
-    pub fn refuses_merge(&self) -> Option<String> {
-        let unknown = self.layout.footer.compat & COMPAT_UNMERGEABLE;
-        if unknown != 0 {
-            return Some(format!("compat flags {unknown:#x}"));
-        }
-        let refuses = |line: &&Section| line.rule() == MergeRule::Refuse;
-        let section = self.unknown_sections().find(refuses).map(|line| format!("section {}", line.name()));
-        section.or_else(|| self.unknown_attribute())
-    }
-
     /// Scales of a range of rows; empty for element types without.
     pub fn row_scales(&self, rows: Range<usize>) -> &[f32] {
         self.records(&self.tables.scales).get(rows).unwrap_or_default()
@@ -407,137 +359,6 @@ impl Segment {
     #[inline]
     pub fn payload_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.payload_ends), index)
-    }
-
-    /// Too many keys for a filter in memory: that of such a segment is a derived file.
-    pub fn wants_filter_file(&self) -> bool {
-        self.entry_count() > IN_MEMORY
-    }
-
-    /// True when it is to have a filter file, and has none that is sound.
-    pub fn lacks_filter(&self) -> bool {
-        let file = self.filter().and_then(KeyFilter::file);
-        self.wants_filter_file() && file.is_none_or(DerivedFile::is_damaged)
-    }
-
-    /// Asks a filter from a file from now on, before the index.
-    pub fn use_filter(&self, filter: KeyFilter) {
-        self.index.use_filter(filter);
-    }
-
-    /// False when a filter says that no key with this hash is here.
-    #[inline]
-    pub fn may_have(&self, hash: u64) -> bool {
-        self.index.may_have(hash)
-    }
-
-    /// The filter that is asked.
-    pub fn filter(&self) -> Option<&KeyFilter> {
-        self.index.filter()
-    }
-
-    /// The newest entry of this segment with this key.
-    #[inline]
-    pub fn find(&self, hash: u64, key: &[u8]) -> Result<Option<usize>> {
-        if !self.index.may_have(hash) {
-            return Ok(None);
-        }
-        let Some(place) = self.place_of(hash) else { return Ok(None) };
-        if let Some(entry) = self.ask_for_key(place).filter(|_| self.is_plain) {
-            ask_for_one(self.rows(), entry, self.row_bytes);
-        }
-        self.newest_at(place, hash, key)
-    }
-
-    /// Where a hash stands, the first of equal ones. The entries there are asked for.
-    #[inline]
-    pub fn place_of(&self, hash: u64) -> Option<usize> {
-        let hashes = self.hashes();
-        let entries = self.slice(&self.tables.hash_entries);
-        let place = self.index.lower_bound(hashes, hash, |near| ask_for_one(entries, near, size_of::<u32>()));
-        let is_there = hashes.get(place) == Some(&hash);
-        if !is_there {
-            self.index.was_in_vain(hashes);
-        }
-        is_there.then_some(place)
-    }
-
-    /// Asks for the key of the entry at a place of a hash, which is about to be read. Says which entry that is.
-    #[inline]
-    pub fn ask_for_key(&self, place: usize) -> Option<usize> {
-        let entry = self.hash_entry(place)?;
-        ask_for_one(self.slice(&self.tables.key_ends), entry, size_of::<u64>());
-        ask_for_one(self.all_keys(), entry, self.key_len);
-        Some(entry)
-    }
-
-    /// The newest entry with this key among those whose hash stands at `start` and after it.
-    #[inline]
-    pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
-        let mut newest = None;
-        let rest = self.hashes().get(start..).unwrap_or_default();
-        // Hardly ever more than one.
-        for offset in 0..rest.iter().take_while(|candidate| **candidate == hash).count() {
-            let Some(entry) = self.hash_entry(start + offset) else { continue };
-            if newest.is_none_or(|newest| entry > newest) && self.key(entry)? == key {
-                newest = Some(entry);
-            }
-        }
-        Ok(newest)
-    }
-
-    /// The run that holds an entry.
-    fn run_of_entry(&self, index: usize) -> Option<&Run> {
-        let runs = self.runs();
-        let after = runs.partition_point(|run| run.segment_entry <= index as u64);
-        runs.get(after.checked_sub(1)?)
-    }
-
-    /// Commit of an entry and its number within the batch.
-    pub fn origin(&self, index: usize) -> Option<(u64, u64)> {
-        let run = self.run_of_entry(index)?;
-        Some((run.commit, run.entry + (index as u64 - run.segment_entry)))
-    }
-
-    /// Address of an entry's first row.
-    pub fn address_of_entry(&self, index: usize, first_row: usize) -> Address {
-        match self.run_of_entry(index) {
-            Some(run) => Address {
-                commit: run.commit,
-                row: run.row + (first_row as u64).saturating_sub(run.segment_row),
-            },
-            None => Address { commit: self.name.first, row: first_row as u64 },
-        }
-    }
-
-    /// Where an entry of a batch lies in this segment; `None` when a merge has dropped it.
-    pub fn locate_entry(&self, commit: u64, entry: u64) -> Option<usize> {
-        self.locate(commit, entry, |run| (run.entry, run.segment_entry), self.entry_count() as u64)
-    }
-
-    /// Where a row of a batch lies in this segment; `None` when a merge has dropped it.
-    pub fn locate_row(&self, commit: u64, row: u64) -> Option<usize> {
-        self.locate(commit, row, |run| (run.row, run.segment_row), self.row_count() as u64)
-    }
-
-    /// True when a kill of a commit in here says of its entry what this file does, or the entry is not there any more.
-    pub fn agrees_with(&self, kill: &Kill) -> Result<bool> {
-        let Some(index) = self.locate_entry(kill.commit, kill.entry) else { return Ok(true) };
-        let rows = self.row_span(index)?;
-        Ok(self.kind(index)?.code() == kill.kind
-            && rows.len() == kill.rows as usize
-            && (rows.is_empty() || self.locate_row(kill.commit, kill.row) == Some(rows.start)))
-    }
-
-    fn locate(&self, commit: u64, number: u64, of: impl Fn(&Run) -> (u64, u64), total: u64) -> Option<usize> {
-        let runs = self.runs();
-        let after = runs.partition_point(|run| (run.commit, of(run).0) <= (commit, number));
-        let index = after.checked_sub(1)?;
-        let run = runs.get(index).filter(|run| run.commit == commit)?;
-        let (first, position) = of(run);
-        let end = runs.get(index + 1).map_or(total, |next| of(next).1);
-        let found = position.checked_add(number - first)?;
-        (found < end).then(|| usize::try_from(found).ok()).flatten()
     }
 
     /// Compares the checksum of a section that is small, or read as a whole.
@@ -583,13 +404,6 @@ impl Segment {
         }
         Ok(())
     }
-}
-
-/// Item `index` of those that are `size` bytes long is about to be read.
-#[inline]
-fn ask_for_one(bytes: &[u8], index: usize, size: usize) {
-    let start = index.saturating_mul(size).min(bytes.len());
-    ask_for(bytes.get(start..bytes.len().min(start.saturating_add(size))).unwrap_or_default());
 }
 
 /// The span of element `index` in a table of ends.
