@@ -12,7 +12,7 @@ use crate::format::key_hash;
 use crate::format::records::Kill;
 use crate::segment::Segment;
 use crate::state::{Asked, View, kill_of};
-use crate::types::{AttributeType, Batch, BatchEntry, Kind};
+use crate::types::{AttributeType, Batch, BatchEntry, Kind, MAX_ATTRIBUTES};
 
 /// Entries that the group has written so far.
 #[derive(Debug, Default)]
@@ -71,12 +71,16 @@ fn stored(view: &View, batch: &Batch, asked: &[Asked]) -> Result<Vec<(usize, Kil
 
 /// Refuses a batch with an attribute that has another type in the store, or in what the group has written so far.
 fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> {
+    let mut fresh = false;
     for (name, found) in batch.attribute_types() {
         let (known, place) = match overlay.types.get(name) {
             Some(kind) => (Some(*kind), "a batch that is appended at the same time"),
             None => match view.column(name)? {
                 Some(column) => (column.kind, "the store"),
-                None => continue,
+                None => {
+                    fresh = true;
+                    continue;
+                }
             },
         };
         if known != Some(found) {
@@ -88,6 +92,26 @@ fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
                 escaped(name.as_bytes())
             )));
         }
+    }
+    if fresh {
+        check_names(view, overlay, batch)?;
+    }
+    Ok(())
+}
+
+/// Refuses a batch with which a store would have too many attributes: each is a column of every file that is merged.
+fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> {
+    let mut names: HashSet<&str> = batch.attribute_types().map(|(name, _)| name).collect();
+    names.extend(overlay.types.keys());
+    for live in &view.segments {
+        names.extend(live.segment.directory()?.columns().iter().map(|column| &*column.name));
+    }
+    if names.len() > MAX_ATTRIBUTES {
+        return Err(Error::bad_input(format!(
+            "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing of this batch was \
+             written; put what differs from entry to entry into values, not into names, or into the payload",
+            names.len()
+        )));
     }
     Ok(())
 }

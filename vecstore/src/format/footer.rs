@@ -22,7 +22,7 @@ const MAX_FOOTER_LEN: usize = 1 << 16;
 /// Length of what is last in the file: how long the footer is, the version, the magic number, the checksum.
 pub(crate) const TAIL_LEN: usize = 32;
 /// The most lines a section table has.
-const MAX_SECTIONS: u32 = 1024;
+pub const MAX_SECTIONS: u32 = 1024;
 /// Where the magic number stands in the tail.
 pub(crate) const MAGIC_AT: usize = 16;
 

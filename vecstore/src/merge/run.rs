@@ -12,7 +12,7 @@ use super::housekeeping::Files;
 use super::pace::{Pace, Pacer};
 use super::plan::Lane;
 use super::throttled::Throttled;
-use crate::base::{Bug, Error, Event, IoContext, Result, unless};
+use crate::base::{Bug, Error, Event, Result, unless};
 use crate::format::{random_id, settings};
 use crate::lock::{Lock, Timeout, hold_manifest};
 use crate::merge::Compacted;
@@ -218,11 +218,9 @@ impl<H: Host> Merges<'_, H> {
         }
         manifest.generation += 1;
         derived::after_merge(&mut manifest.body, output.name(), view.last_commit());
-        if let Some(filter) = filter {
-            let record = filter.name(self.host.vfs(), self.host.path())?;
-            let folder = self.host.path().join(DERIVED);
-            self.host.vfs().flush_dir(&folder).at(&folder, "flush the directory")?;
-            derived::list_in(&mut manifest.body, [record]);
+        match filter.map(|filter| filter.publish(self.host.vfs(), self.host.path())).transpose() {
+            Ok(record) => derived::list_in(&mut manifest.body, record),
+            Err(error) => log::warn!("no key filter for {}: {error}", output.name()),
         }
         manifest.replace(self.host.vfs(), self.host.path())?;
         // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and what the

@@ -7,7 +7,7 @@ use super::SegmentName;
 use super::norms::Norms;
 use crate::base::{DType, Error, Result};
 use crate::format::blocks::{BlockHasher, block_count, block_len_log2_for, section_crc};
-use crate::format::footer::{FOOTER_LEN, Footer, Layout};
+use crate::format::footer::{FOOTER_LEN, Footer, Layout, MAX_SECTIONS};
 use crate::format::npy;
 use crate::format::section::{self, LINE_LEN, Section, Tag};
 use crate::vfs::VfsFile;
@@ -126,8 +126,8 @@ impl<'a> EncodedSegment<'a> {
         }
         table.push(Section::new(section::CRCS, offset, blocks * 4, 0));
         footer.block_len_log2 = log2;
-        footer.section_count =
-            u32::try_from(table.len()).map_err(|_| Error::Internal { what: "2^32 sections or more" })?;
+        let count = u32::try_from(table.len()).ok().filter(|count| *count <= MAX_SECTIONS);
+        footer.section_count = count.ok_or(Error::Internal { what: "more sections than a file may have" })?;
         footer.table_at = align_up(offset + blocks * 4);
         footer.file_len = footer.table_at + (table.len() * LINE_LEN + FOOTER_LEN) as u64;
         Ok(EncodedSegment { layout: Layout { footer, sections: table }, dtype, sections })

@@ -253,11 +253,13 @@ impl<'a> Joined<'a> {
             let fits = |input: &Input<'_>| {
                 let (segment, Some(unit)) = (input.segment, line.unit()) else { return false };
                 let of = segment.unknown_sections().find(|other| other.tag == line.tag);
-                unit == Unit::File
-                    || segment.count_of(unit) == 0
-                    || of.is_some_and(|of| {
+                match unit {
+                    Unit::File => of.is_none_or(|of| of.unit() == line.unit()),
+                    _ if segment.count_of(unit) == 0 => true,
+                    _ => of.is_some_and(|of| {
                         of.unit() == line.unit() && segment.width_of(of) == self.width_of(line)
-                    })
+                    }),
+                }
             };
             if is_new && line.rule() == MergeRule::Copy && self.inputs.iter().all(fits) {
                 carried.push(*line);

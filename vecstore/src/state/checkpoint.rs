@@ -87,6 +87,7 @@ pub(crate) fn write(
         derived::discard_unlisted(vfs, dir, &manifest, &written);
     })?;
     flush(dir)?;
+    derived::note_written(view, &written);
     // Removed any earlier, a power cut would bring back the manifest that needs them.
     if let Err(error) = derived::remove_unlisted(vfs, dir, &manifest, superseded) {
         log::warn!("superseded derived files stay where they are: {error}");

@@ -169,7 +169,9 @@ impl Source<'_> {
             let same = self.known.and_then(|known| known.open_segment(name, &path));
             segments.push(same.map_or_else(|| (self.open)(&path, name).map(Arc::new), Ok)?);
         }
-        derived::attach(self.vfs, self.dir, &manifest.body, segments.iter());
+        // Those that are known already may have come before the checkpoint that wrote theirs.
+        let known = view.segments.iter().map(|live| &live.segment);
+        derived::attach(self.vfs, self.dir, &manifest.body, known.chain(&segments));
         let mut dead = Vec::new();
         if view.segments.is_empty() {
             match derived::covered(self.vfs, self.dir, &manifest.body, &segments, last_look)? {

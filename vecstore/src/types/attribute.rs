@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The most attributes, by name, that a batch may have.
+/// The most attributes, by name, that a store may have, and a batch.
 pub(crate) const MAX_ATTRIBUTES: usize = 256;
 /// Longest name of an attribute, in bytes.
 pub(crate) const MAX_ATTRIBUTE_NAME_LEN: usize = 255;

@@ -10,7 +10,7 @@ use crate::types::{AttributeType, MAX_PAYLOAD_LEN, Value};
 /// named values for filters.
 ///
 /// Bytes by themselves become `Details` with that payload. A payload has up to 16 MiB. Names of attributes are
-/// UTF-8 of 1 to 255 bytes without control characters, and a batch has up to 256 of them. Values of one name have one
+/// UTF-8 of 1 to 255 bytes without control characters, and a store has up to 256 of them. Values of one name have one
 /// type, in a batch and in the store: an append refuses others. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
 ///
 /// ```

@@ -9,8 +9,8 @@ pub(crate) mod kind;
 pub(crate) mod metric;
 pub(crate) mod policy;
 
-pub(crate) use attribute::is_attribute_name;
 pub use attribute::{AttributeType, Value};
+pub(crate) use attribute::{MAX_ATTRIBUTES, is_attribute_name};
 pub use batch::Batch;
 pub(crate) use batch::BatchEntry;
 pub use config::{Fingerprint, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN, StoreConfig};

@@ -201,6 +201,26 @@ fn a_type_that_the_store_has_already_is_the_only_one() {
     assert_whole(&path);
 }
 
+/// Each name is a column of every file that is merged.
+#[test]
+fn a_store_has_so_many_names_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
+    for name in 0..256 {
+        let mut batch = of(&format!("of {name}"), &format!("tag {name}"), true.into());
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+    }
+    let error = store.append(&mut of("b", "one more", true.into()), OnDuplicate::Error).unwrap_err();
+    refused(error, &["257 attributes", "256 is the most", "nothing", "payload"]);
+    store.append(&mut of("b", "tag 7", false.into()), OnDuplicate::Error).unwrap();
+    // A name of which no value is left makes room once files are merged.
+    store.delete(&["of 0"]).unwrap();
+    store.compact_full().unwrap();
+    store.append(&mut of("c", "one more", true.into()), OnDuplicate::Error).unwrap();
+    assert_whole(&path);
+}
+
 /// Batches that become one file; what is refused, or skipped, says nothing of types.
 #[test]
 fn a_type_is_that_of_the_first_batch_of_a_group() {

@@ -9,10 +9,10 @@ use super::read::{is_absent, kind_name, open, open_live};
 use super::{DERIVED, Dead, DerivedName, DerivedRecord, named, record_of};
 use crate::base::{Error, IoContext, Result};
 use crate::format::derived::{KEYF, LIVE};
-use crate::format::records::count;
+use crate::format::records::{Kill, count};
 use crate::format::section::{HASH, RUNS, SETT};
 use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
-use crate::state::{LiveSegment, MANIFEST, Manifest, VERSIONS, View, if_there, versions};
+use crate::state::{Body, MANIFEST, Manifest, VERSIONS, if_there, versions};
 use crate::vfs::Vfs;
 
 /// What is wrong with the derived files of a store.
@@ -82,14 +82,14 @@ impl Check<'_> {
     /// Checks the files that a manifest lists; `name` is that of the version it belongs to.
     fn manifest(&mut self, path: &Path, manifest: &Manifest, name: Option<&str>) {
         let body = &manifest.body;
-        let replayed = self.replay(manifest, body.live_last);
+        let kills = self.kills(body);
         for record in &body.derived {
             // A listed segment that cannot be opened is reported; what is derived from it is of no use.
             let Some(segment) = self.opened.get(&record.segment) else { continue };
             let file = self.dir.join(DERIVED).join(record.name().to_string());
             self.checked.read.insert(record.name());
             let found = match record.kind {
-                LIVE => self.bitmap(record, segment, replayed.as_ref()),
+                LIVE => self.bitmap(body, record, segment, kills.as_ref()),
                 KEYF => self.filter(record, segment),
                 kind => open(self.vfs, self.dir, record, segment).and_then(whole).map(|file| {
                     let what = format!("of kind {}, which this version does not know", kind_name(kind));
@@ -109,9 +109,9 @@ impl Check<'_> {
                 self.fault(&file, section, error);
             }
         }
-        for live in replayed.iter().flat_map(|(least, _)| least) {
-            let name = live.segment.name();
-            if live.dead.is_some() && record_of(body, name, LIVE).is_none() {
+        for (name, of_segment) in kills.into_iter().flatten() {
+            let is_known = |kill: &Kill| kill.killer.max(name.last) <= body.live_last;
+            if record_of(body, name, LIVE).is_none() && of_segment.iter().any(is_known) {
                 let detail = format!("it lists no bitmap for {name}, which has superseded entries");
                 self.fault(path, "manifest", Error::damaged(path, "manifest", detail));
             }
@@ -128,14 +128,16 @@ impl Check<'_> {
     /// A bitmap, held against what the kills say.
     fn bitmap(
         &self,
+        body: &Body,
         record: &DerivedRecord,
         segment: &Arc<Segment>,
-        replayed: Option<&Replayed>,
+        kills: Option<&Kills>,
     ) -> Result<()> {
-        let file = whole(open_live(self.vfs, self.dir, record, segment)?)?;
+        let file = whole(open_live(self.vfs, self.dir, body, record, segment)?)?;
         let path = file.path().to_owned();
         let found = Dead::mapped(file, Arc::clone(segment), Arc::default());
-        replayed.map_or(Ok(()), |all| compare(&path, segment, &found, all))
+        let of_segment = |kills: &Kills| kills.get(&segment.name()).cloned().unwrap_or_default();
+        kills.map(of_segment).map_or(Ok(()), |kills| compare(&path, segment, &found, &kills, body.live_last))
     }
 
     /// A filter, held against the keys.
@@ -151,20 +153,24 @@ impl Check<'_> {
         }
     }
 
-    /// What the kills say; `None` where segments are missing or wrong.
-    fn replay(&self, manifest: &Manifest, last: u64) -> Option<Replayed> {
-        let mut view = View::empty(manifest);
-        let mut least = Vec::new();
-        for record in &manifest.body.segments {
-            let segment = self.opened.get(&record.name())?;
-            view.add(Arc::clone(segment), Some(record)).ok()?;
-            if record.last == last {
-                least = view.segments.clone();
+    /// The kills of the entries that are there; `None` where segments are missing or wrong.
+    fn kills(&self, body: &Body) -> Option<Kills> {
+        let mut kills = Kills::new();
+        for record in &body.segments {
+            for kill in self.opened.get(&record.name())?.checked_kills().ok()? {
+                let at = body.segments.partition_point(|segment| segment.last < kill.commit);
+                let name = body.segments.get(at)?.name();
+                if self.opened.get(&name)?.locate_entry(kill.commit, kill.entry).is_some() {
+                    kills.entry(name).or_default().push(*kill);
+                }
             }
         }
-        Some((least, view.segments))
+        Some(kills)
     }
 }
+
+/// The kills of each segment's entries.
+type Kills = HashMap<SegmentName, Vec<Kill>>;
 
 fn whole(file: DerivedFile) -> Result<DerivedFile> {
     check_blocks(&file).map(|()| file)
@@ -175,21 +181,24 @@ fn check_blocks(file: &DerivedFile) -> Result<()> {
     file.whole().map(drop).ok_or_else(damaged)
 }
 
-/// Superseded entries according to the kills: those of the segments that the record is about, which a bitmap
-/// has at least; and those of all that are listed, which it has at most.
-type Replayed = (Vec<LiveSegment>, Vec<LiveSegment>);
-
-fn compare(path: &Path, segment: &Segment, found: &Dead, (least, most): &Replayed) -> Result<()> {
+/// Holds a bitmap against the kills of its segment's entries: it has those of the commits that it says it knows, and no kill of
+/// a commit that an opener does not read is missing.
+fn compare(path: &Path, segment: &Segment, found: &Dead, kills: &[Kill], unread: u64) -> Result<()> {
     let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
-    let of = |segments: &[LiveSegment]| {
-        let live = segments.iter().find(|live| live.segment.name() == segment.name());
-        live.and_then(|live| live.dead.clone()).unwrap_or_else(|| Arc::new(Dead::none(segment))).sets()
-    };
-    let (bits, least, most) = (found.sets()?, of(least)?, of(most)?);
+    let (mut right, mut least) = (Dead::none(segment), Dead::none(segment));
+    for kill in kills {
+        if kill.killer <= found.through() {
+            right.apply(segment, kill)?;
+        }
+        if kill.killer <= found.through().max(unread) {
+            least.apply(segment, kill)?;
+        }
+    }
+    let (bits, right, least) = (found.sets()?, right.sets()?, least.sets()?);
     if !least.is_subset(&bits) {
         return wrong("a superseded entry is not in it");
     }
-    if !bits.is_subset(&most) {
+    if !bits.is_subset(&right) {
         return wrong("an entry is in it that nothing supersedes");
     }
     let mut kinds = [0u64; 4];

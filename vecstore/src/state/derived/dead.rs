@@ -85,7 +85,7 @@ struct Mapped {
     replayed: OnceLock<Result<Sets>>,
 }
 
-/// The segments whose kills are in bitmaps.
+/// The segments whose kills may be in bitmaps.
 #[derive(Debug, Default)]
 pub(crate) struct Replay(pub Vec<Arc<Segment>>);
 
@@ -93,6 +93,8 @@ pub(crate) struct Replay(pub Vec<Arc<Segment>>);
 #[derive(Clone, Debug)]
 pub(crate) struct Dead {
     held: Held,
+    /// Every kill by a commit up to this one is in it, and was counted.
+    through: u64,
     /// How many entries of each kind, by code.
     pub kinds: [u64; 4],
     /// How many rows.
@@ -101,14 +103,19 @@ pub(crate) struct Dead {
 
 impl Dead {
     pub fn none(segment: &Segment) -> Self {
-        Dead { held: Held::Here(Sets::none(segment)), kinds: [0; 4], row_count: 0 }
+        Dead { held: Held::Here(Sets::none(segment)), through: 0, kinds: [0; 4], row_count: 0 }
     }
 
     /// What a bitmap says, whose header fits the segment.
     pub fn mapped(file: DerivedFile, segment: Arc<Segment>, replay: Arc<Replay>) -> Self {
-        let [_, _, a, b, c, d, row_count, _] = file.header().facts;
+        let [_, _, a, b, c, d, row_count, through] = file.header().facts;
         let mapped = Mapped { file, segment, replay, replayed: OnceLock::new() };
-        Dead { held: Held::Mapped(Arc::new(mapped)), kinds: [a, b, c, d], row_count }
+        Dead { held: Held::Mapped(Arc::new(mapped)), through, kinds: [a, b, c, d], row_count }
+    }
+
+    /// The last commit of which every kill is in it.
+    pub fn through(&self) -> u64 {
+        self.through
     }
 
     /// How many entries.
@@ -171,6 +178,9 @@ impl Dead {
     /// Adds the entry that a kill of this segment names, if it is still there, and its rows. Says whether it was not in it.
     /// Kind and number of rows are the kill's, whose checksum was verified, not those of the segment's tables.
     pub fn apply(&mut self, segment: &Segment, kill: &Kill) -> Result<bool> {
+        if kill.killer <= self.through {
+            return Ok(false);
+        }
         let Some(index) = segment.locate_entry(kill.commit, kill.entry) else { return Ok(false) };
         if self.has_entry(index)? {
             return Ok(false);
@@ -196,15 +206,16 @@ fn rows_of(segment: &Segment, kill: &Kill) -> Range<usize> {
 }
 
 impl Mapped {
-    /// What the kills say.
+    /// What the kills say that are in the bitmap.
     #[cold]
     fn sets(&self) -> Result<&Sets> {
         let replay = || {
             let (mut dead, name) = (Dead::none(&self.segment), self.segment.name());
-            for later in self.replay.0.iter().filter(|later| later.name().last > name.first) {
-                for kill in
-                    later.checked_kills()?.iter().filter(|k| (name.first..=name.last).contains(&k.commit))
-                {
+            let [.., through] = self.file.header().facts;
+            let is_in =
+                |kill: &&Kill| kill.killer <= through && (name.first..=name.last).contains(&kill.commit);
+            for later in self.replay.0.iter().filter(|later| later.name().last >= name.first) {
+                for kill in later.checked_kills()?.iter().filter(is_in) {
                     dead.apply(&self.segment, kill)?;
                 }
             }
@@ -217,6 +228,57 @@ impl Mapped {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handle::{Merging, OpenOptions};
+    use crate::state::{Manifest, derived};
+    use crate::types::{OnDuplicate, StoreConfig};
+    use crate::vfs::RealFs;
+
+    /// A merge may leave bitmaps that know kills of later commits than all of them do together. Where a block of such a one is
+    /// damaged, what was superseded stays so, and is counted once.
+    #[test]
+    fn a_damaged_block_is_read_from_the_kills_that_its_bitmap_knew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let options = OpenOptions::new().merging(Merging::OnDemand);
+        let store = options.create(&path, StoreConfig::new(1)).unwrap();
+        let mut batch = store.batch();
+        (0..20_000).for_each(|number| batch.push(number.to_string(), &[number as f32]).unwrap());
+        store.append(&mut batch, OnDuplicate::Error).unwrap();
+        store.delete(&["5"]).unwrap();
+        store.delete(&["19990", "6"]).unwrap();
+        store.close().unwrap();
+        let mut manifest = Manifest::read(&RealFs, &path).unwrap();
+        assert_eq!(manifest.body.live_last, 3);
+        manifest.body.live_last = 2;
+        manifest.write(&RealFs, &path).unwrap();
+        let bitmap = path.join(derived::DERIVED).join(derived::named(&manifest.body)[0].to_string());
+        let mut bytes = std::fs::read(&bitmap).unwrap();
+        // The second block: rows from 12,736 on.
+        let place = bytes.len() - 8 - 100;
+        bytes[place] ^= 0x20;
+        std::fs::write(&bitmap, bytes).unwrap();
+        let holds = |store: &crate::Store, gone: &[usize]| {
+            let snapshot = store.snapshot();
+            assert_eq!(snapshot.totals().rows, 20_000 - gone.len() as u64);
+            let found = snapshot.search(&[1.0], usize::MAX).unwrap();
+            assert_eq!(found.len(), 20_000 - gone.len());
+            assert_eq!(snapshot.iter().count(), 20_000 - gone.len());
+            let is_gone =
+                |hit: &crate::Hit| gone.iter().any(|number| hit.key == number.to_string().as_bytes());
+            assert!(!found.iter().any(is_gone));
+        };
+        let store = options.open(&path).unwrap();
+        holds(&store, &[5, 6, 19_990]);
+        store.delete(&["19991"]).unwrap();
+        holds(&store, &[5, 6, 19_990, 19_991]);
+        store.close().unwrap();
+        let report = crate::care::verify(&path, |_| {}).unwrap();
+        assert!(report.is_whole(), "{:?}", report.faults);
+        let store = options.open(&path).unwrap();
+        holds(&store, &[5, 6, 19_990, 19_991]);
+        store.compact_full().unwrap();
+        holds(&store, &[5, 6, 19_990, 19_991]);
+    }
 
     #[test]
     fn bits_count_once() {

@@ -25,7 +25,7 @@ pub(crate) use check::{Checked, check};
 pub(crate) use dead::Dead;
 pub(crate) use filters::{attach, pending};
 pub(crate) use read::{covered, known};
-pub(crate) use write::{Pending, discard_unlisted, publish, remove_unlisted};
+pub(crate) use write::{Pending, discard_unlisted, note_written, publish, remove_unlisted};
 
 /// Directory of the derived files within a store.
 pub(crate) const DERIVED: &str = "derived";

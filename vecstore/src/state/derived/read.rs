@@ -32,11 +32,12 @@ pub(super) fn open(
 pub(super) fn open_live(
     vfs: &dyn Vfs,
     dir: &Path,
+    body: &Body,
     record: &DerivedRecord,
     segment: &Segment,
 ) -> Result<DerivedFile> {
     let file = open(vfs, dir, record, segment)?;
-    let Header { facts: [entries, rows, dead @ .., dead_rows, zero], kind_version, body_len, .. } =
+    let Header { facts: [entries, rows, dead @ .., dead_rows, through], kind_version, body_len, .. } =
         *file.header();
     let footer = segment.footer();
     let sum = dead.iter().try_fold(0u64, |sum, count| sum.checked_add(*count));
@@ -44,9 +45,11 @@ pub(super) fn open_live(
         && dead_rows <= footer.rows
         && (entries, rows, sum) == (footer.entries, footer.rows, Some(record.note))
         && body_len == (footer.entries.div_ceil(64) + footer.rows.div_ceil(64)) * 8
-        && (zero, kind_version) == (0, 1);
+        && through <= body.last_commit()
+        && kind_version == 1;
     if !is_possible {
-        let detail = format!("it does not count what {} has", segment.name());
+        let detail =
+            format!("it does not count what {} has, or knows of commits that are not there", segment.name());
         return Err(Error::damaged(file.path(), "header", detail));
     }
     Ok(file)
@@ -77,12 +80,12 @@ pub(crate) fn covered(
     if !chosen.iter().map(|segment| SegmentRecord::of(segment)).eq(listed.iter().copied()) {
         return Ok(Some(Vec::new()));
     }
-    let replay = Arc::new(Replay(chosen.to_vec()));
+    let replay = Arc::new(Replay(segments.to_vec()));
     let opened: Result<Vec<_>> = chosen
         .iter()
         .map(|segment| {
             let Some(bitmap) = record_of(body, segment.name(), LIVE) else { return Ok(None) };
-            let file = open_live(vfs, dir, bitmap, segment)?;
+            let file = open_live(vfs, dir, body, bitmap, segment)?;
             Ok(Some(Arc::new(Dead::mapped(file, Arc::clone(segment), Arc::clone(&replay)))))
         })
         .collect();
@@ -107,7 +110,7 @@ pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Arc<Segmen
         file.whole().ok_or_else(damaged)?;
         Ok(Dead::mapped(file, Arc::clone(segment), Arc::default()))
     };
-    Some(open_live(vfs, dir, record, segment).and_then(whole))
+    Some(open_live(vfs, dir, body, record, segment).and_then(whole))
 }
 
 pub(super) fn is_absent(error: &Error) -> bool {

@@ -1,14 +1,15 @@
 //! Writing derived files: durable before a manifest lists them; and removing those that none does.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::dead::Dead;
 use super::filters::filter_of;
 use super::{DERIVED, DerivedName, DerivedRecord, list_in, named, record_of};
 use crate::base::{IoContext, Result};
-use crate::format::derived::{Header, Kind, LIVE};
+use crate::format::derived::{Header, KEYF, Kind, LIVE};
 use crate::format::random_id;
-use crate::segment::{DerivedFile, KeyFilter, Segment};
+use crate::segment::{KeyFilter, Segment};
 use crate::state::temporaries::{TMP_PREFIX, make_folder, remove_own, write_new};
 use crate::state::{Body, Manifest, View, versions};
 use crate::vfs::Vfs;
@@ -71,6 +72,16 @@ impl Pending {
         named.inspect_err(|_| remove_own(vfs, &self.tmp)).at(&path, "name a derived file")?;
         Ok(self.record)
     }
+
+    /// The same, and makes the name durable.
+    pub fn publish(self, vfs: &dyn Vfs, dir: &Path) -> Result<DerivedRecord> {
+        let record = self.name(vfs, dir)?;
+        let folder = dir.join(DERIVED);
+        // It is not listed, and goes: a later name is another one.
+        let flushed = vfs.flush_dir(&folder).inspect_err(|_| discard(vfs, dir, &[record.name()]));
+        flushed.at(&folder, "flush the directory")?;
+        Ok(record)
+    }
 }
 
 /// Makes the derived files durable that a view lacks whose segments are those that `body` lists: filters, and if `bitmaps`
@@ -114,7 +125,6 @@ fn bring(
     };
     for live in view.segments.iter().filter(|live| live.segment.lacks_filter()) {
         write(&live.segment, &filter_of(&live.segment))?;
-        live.segment.filter().and_then(KeyFilter::file).into_iter().for_each(DerivedFile::note_replaced);
     }
     let mut stale = Vec::new();
     if bitmaps {
@@ -127,8 +137,7 @@ fn bring(
             match &live.dead {
                 Some(dead) if kept_for(&live.segment, dead) => {}
                 Some(dead) => {
-                    write(&live.segment, &bitmap_of(&live.segment, dead)?)?;
-                    dead.note_replaced();
+                    write(&live.segment, &bitmap_of(&live.segment, dead, view.last_commit())?)?;
                 }
                 None => stale.push(live.segment.name()),
             }
@@ -146,11 +155,28 @@ fn bring(
     Ok(())
 }
 
-fn bitmap_of(segment: &Segment, dead: &Dead) -> Result<Content> {
+/// The bitmap of a segment that knows every kill up to a commit.
+fn bitmap_of(segment: &Segment, dead: &Dead, through: u64) -> Result<Content> {
     let footer = segment.footer();
     let [a, b, c, d] = dead.kinds;
-    let facts = [footer.entries, footer.rows, a, b, c, d, dead.row_count, 0];
+    let facts = [footer.entries, footer.rows, a, b, c, d, dead.row_count, through];
     Ok(Content { kind: LIVE, facts, note: dead.entry_count(), body: dead.sets()?.words() })
+}
+
+/// Files were written, and a manifest lists them: those of the view that are damaged are not to be written again.
+pub(crate) fn note_written(view: &View, written: &[DerivedName]) {
+    let has = |segment: &Segment, kind| {
+        written.iter().any(|name| (name.segment, name.kind) == (segment.name(), kind))
+    };
+    for live in &view.segments {
+        let filter = live.segment.filter().and_then(KeyFilter::file);
+        if let Some(file) = filter.filter(|file| file.is_damaged() && has(&live.segment, KEYF)) {
+            file.note_replaced();
+        }
+        if let Some(dead) = live.dead.as_ref().filter(|dead| dead.is_damaged() && has(&live.segment, LIVE)) {
+            dead.note_replaced();
+        }
+    }
 }
 
 /// Removes files that were written for a manifest that could not be. (A rename may report failure and have
@@ -176,13 +202,13 @@ pub(crate) fn remove_unlisted(
     manifest: &Manifest,
     mut names: Vec<DerivedName>,
 ) -> Result<usize> {
-    let listed = named(&manifest.body);
+    let listed: HashSet<DerivedName> = named(&manifest.body).into_iter().collect();
     names.retain(|name| !listed.contains(name));
     if names.is_empty() {
         return Ok(0);
     }
     for version in versions::read_all(vfs, dir)? {
-        let pinned = named(&version.manifest.body);
+        let pinned: HashSet<DerivedName> = named(&version.manifest.body).into_iter().collect();
         names.retain(|name| !pinned.contains(name));
     }
     discard(vfs, dir, &names);
