@@ -208,6 +208,9 @@ impl Footer {
             return damaged(format!("a block length of 2^{} is not possible", footer.block_len_log2));
         }
         check_vectors((path, "footer"), footer.dim, footer.dtype, footer.metric)?;
+        if !file_len.is_multiple_of(ALIGN) && !Bug::TrustFileLength.is_on() {
+            return damaged(format!("it ends at {file_len}, which is no multiple of {}", ALIGN));
+        }
         if footer.first == 0 || footer.first > footer.last || footer.last > MAX_COMMIT {
             return damaged(format!("commits {} to {} are no range", footer.first, footer.last));
         }

@@ -183,7 +183,7 @@ impl Section {
         if !(6..=16).contains(&self.align_log2) || !self.offset.is_multiple_of(1 << self.align_log2) {
             return Some("an offset that is not aligned");
         }
-        (self.is_known() && self.codec != 0).then_some("an unknown codec")
+        None
     }
 }
 
@@ -197,6 +197,11 @@ pub(crate) fn parse_table(path: &Path, table: &[u8], crc: u32) -> Result<Vec<Sec
     for line in &lines {
         if let Some(fault) = line.fault() {
             return damaged(format!("section {} has {fault}", line.name().escape_default()));
+        }
+        if line.is_known() && line.codec != 0 {
+            let (expected, found) = ("sections that are not packed".to_owned(), line.name());
+            let found = format!("section {found} with codec {}", line.codec);
+            return Err(Error::UnsupportedVersion { path: path.to_owned(), expected, found });
         }
     }
     Ok(lines)

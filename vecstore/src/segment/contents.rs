@@ -28,6 +28,14 @@ pub(super) fn check_contents(
             faults.push(SegmentFault { keys: vec![segment.key(index)?.to_vec()], ..told });
             break;
         }
+        if segment.kind(index)? == Kind::Tombstone && !is_bare(segment, index) {
+            faults.push(fault(
+                "KIND",
+                None,
+                format!("entry {index} is a tombstone, and has a payload or attributes"),
+            ));
+            break;
+        }
     }
     match segment.directory() {
         Err(error) => faults.push(from_error(error)),
@@ -43,6 +51,13 @@ pub(super) fn check_contents(
         }
     }
     Ok(faults)
+}
+
+/// True for an entry without payload and attributes. What cannot be read of it is told elsewhere.
+fn is_bare(segment: &Segment, index: usize) -> bool {
+    let columns = segment.directory().map_or(&[][..], |directory| directory.columns());
+    let has_value = |column| segment.value(index, column).is_ok_and(|value| value.is_some());
+    segment.payload_span(index).is_none_or(|span| span.is_empty()) && !columns.iter().any(has_value)
 }
 
 /// True when what a rejected entry has, which lies within its section, can be read.

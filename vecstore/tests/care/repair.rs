@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::bench::{Bench, Contents, Expect, build, contents, file, flip, quiet, sections};
 use crate::common::copy_dir;
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Details, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig, Value};
 
 const MERGED: &str = "0000000001-0000000003.0.npy";
 const FOUR: &str = "0000000004-0000000004.0.npy";
@@ -460,4 +460,28 @@ fn a_file_in_the_place_of_the_versions_is_a_fault() {
     fs::write(path.join("versions"), "not a directory").unwrap();
     let report = vecstore::verify(&path, |_| {}).unwrap();
     assert!(report.faults.iter().any(|fault| fault.path == path.join("versions")), "{:?}", report.faults);
+}
+
+/// What a lost file superseded is told by keys: of the others only those are needed, not what else their entries have.
+#[test]
+fn a_file_is_lost_after_one_with_reasons_and_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(1)).unwrap();
+    let mut batch = store.batch();
+    batch.push_rejected("broken", "no picture", b"stamp").unwrap();
+    batch.push_with("a", &[1.0f32], Details::new().attribute("year", 2024)).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    let mut batch = store.batch();
+    batch.push("b", &[2.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    store.close().unwrap();
+    fs::remove_file(file(&path, "0000000002-0000000002.0.npy")).unwrap();
+    let report = vecstore::repair(&path).unwrap();
+    assert_eq!(report.findings.len(), 1, "{report:#?}");
+    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    let snapshot = Store::open(&path).unwrap().snapshot();
+    let entry = |key| snapshot.get(key).unwrap().unwrap();
+    assert_eq!((entry("broken").reason(), entry("broken").payload()), (Some("no picture"), &b"stamp"[..]));
+    assert_eq!(entry("a").attribute("year").unwrap(), Some(Value::I64(2024)));
 }

@@ -266,3 +266,33 @@ fn what_only_a_version_lists_is_missed() {
         assert_eq!(keys(&past), 2, "{case}: but for k2");
     }
 }
+
+/// A version is set aside whose files, without one that is lost, show what was deleted.
+#[test]
+fn a_version_that_would_show_what_was_deleted_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
+    ["a", "b"].iter().for_each(|key| put(&store, key));
+    store.create_version("v1").unwrap();
+    store.delete(&["a"]).unwrap();
+    store.create_version("v2").unwrap();
+    store.delete(&["b"]).unwrap();
+    store.compact_full().unwrap();
+    store.close().unwrap();
+    fs::remove_file(segment(&path, 3, 3)).unwrap();
+    let faults = vecstore::verify(&path, |_| {}).unwrap().faults;
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    vecstore::repair(&path).unwrap();
+    assert_whole(&path, "repaired");
+    assert!(vecstore::repair(&path).unwrap().was_whole());
+    let store = on_demand().open(&path).unwrap();
+    assert_eq!(store.snapshot().iter().count(), 0);
+    for version in store.versions().unwrap() {
+        let named = OpenOptions::new().at_version(&version.name).open(&path).unwrap().snapshot();
+        for key in ["a", "b"] {
+            let listed = named.iter().any(|entry| entry.unwrap().key() == key.as_bytes());
+            assert_eq!(named.get(key).unwrap().is_some(), listed, "{key} in {}", version.name);
+        }
+    }
+}

@@ -107,6 +107,30 @@ fn merges_follow_the_rules_of_sections_that_they_do_not_know() {
     }
 }
 
+/// A repair that has to write a file anew says what it could not take over, and lets the file say so.
+#[test]
+fn a_repair_says_which_sections_it_does_not_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    make::two_commits(&path);
+    fs::remove_dir_all(path.join("derived")).unwrap();
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    make::add_sections(&path, make::TWO, [2, 2]);
+    let file = path.join(make::TWO);
+    let mut bytes = fs::read(&file).unwrap();
+    let keys =
+        common::layout::sections_of(&bytes).into_iter().find(|section| section.name == "KEYS").unwrap();
+    bytes[keys.offset] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let report = vecstore::repair(&path).unwrap();
+    let notes: Vec<&String> = report.findings.iter().flat_map(|finding| &finding.notes).collect();
+    assert!(
+        notes.iter().any(|note| note.contains("only a later version knows") && note.contains("NOTE")),
+        "{notes:?}"
+    );
+    common::assert_whole(&path);
+}
+
 #[test]
 fn what_no_program_leaves_is_refused() {
     for (store, expected) in stores("must-refuse") {

@@ -11,12 +11,15 @@ use super::mend::Mender;
 use super::survey::{Found, OF_OTHER_MODEL, is_foreign_to, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
+use crate::care::liveness::{InMemory, wrong_kills};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, DERIVED, MANIFEST, Manifest, SegmentRecord, VERSIONS, derived};
 
-/// True when a manifest or version relies on one of these bitmaps.
-pub(super) fn lists_any(body: &Body, derived: &HashSet<String>) -> bool {
-    derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
+const LOST: &str = "the version is lost; the store itself is not affected";
+
+/// True when a manifest or version, of this name, relies on one of these derived files, or what it lists of them is wrong.
+pub(super) fn lists_any(name: &str, body: &Body, derived: &HashSet<String>) -> bool {
+    derived.contains(name) || derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
 }
 
 impl Before {
@@ -90,12 +93,11 @@ impl Repair<'_> {
                 // A damaged version is known already. Of a list that is wrong no file is used.
                 let versions = before.versions.iter().map(|(name, version)| (name.as_str(), version));
                 let owner = versions.chain([(MANIFEST, manifest)]).find(|(name, _)| path.ends_with(name));
-                bad.extend(
-                    owner
-                        .iter()
-                        .flat_map(|(_, owner)| derived::named(&owner.body))
-                        .map(|name| name.to_string()),
-                );
+                bad.extend(owner.map(|(name, _)| name.to_owned()));
+                if path.ends_with(MANIFEST) {
+                    let replaced_by = Some(path.clone());
+                    plan.report.findings.push(Finding { path, problem, replaced_by, ..Finding::default() });
+                }
                 continue;
             };
             let name = name.to_string_lossy().into_owned();
@@ -123,7 +125,7 @@ impl Repair<'_> {
         for (name, problem) in &before.bad_versions {
             let wanted = format!("version-{name}");
             let mut finding = self.set_aside(plan, &folder.join(name), &wanted, problem)?;
-            finding.notes.push("the version is lost; the store itself is not affected".to_owned());
+            finding.notes.push(LOST.to_owned());
             plan.report.findings.push(finding);
         }
         for (name, version) in &before.versions {
@@ -138,16 +140,26 @@ impl Repair<'_> {
                 plan.report.findings.push(finding);
                 continue;
             }
-            if whole && !lists_any(body, bad_bitmaps) {
+            let (made, doubt) = (mender.made.len(), mender.doubt_after.take());
+            let view = mender.mend(version, &pieces)?;
+            mender.doubt_after = doubt;
+            if !wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
+                mender.undo(made);
+                let problem =
+                    "in what is there of its files, what is superseded does not agree with the keys";
+                let mut finding =
+                    self.set_aside(plan, &folder.join(name), &format!("version-{name}"), problem)?;
+                finding.notes.push(LOST.to_owned());
+                plan.report.findings.push(finding);
+                continue;
+            }
+            if whole && !lists_any(name, body, bad_bitmaps) {
                 continue;
             }
             let mut mended = version.clone();
             mended.generation += 1;
             derived::forget(&mut mended.body);
             if !whole {
-                let doubt = mender.doubt_after.take();
-                let view = mender.mend(version, &pieces)?;
-                mender.doubt_after = doubt;
                 mended.body.list(view.records().collect());
             }
             let mut finding = Finding {

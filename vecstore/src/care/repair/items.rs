@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::remains::{Content, Origin, Remains, Remnant};
 use crate::base::{DType, Error, Result};
+use crate::format::COMPAT_LOST;
 use crate::format::footer::Footer;
 use crate::format::records::Kill;
 use crate::format::settings;
@@ -25,13 +26,14 @@ impl Item<'_> {
     }
 }
 
-/// A whole file, with other kills. Its segment may be without rows and payloads.
+/// A whole file, with other kills; and whether everything is in it, also what only a later version reads. Its segment may be
+/// without rows and payloads.
 pub(super) fn with_kills<'a>(
     segment: &Segment,
     remains: &'a Remains,
-    identity: Footer,
+    mut identity: Footer,
     kills: Vec<Kill>,
-) -> Result<EncodedSegment<'a>> {
+) -> Result<(EncodedSegment<'a>, bool)> {
     let item = |index| {
         let Remnant { key, kind, content } = remains.entry(index);
         let (commit, entry) = segment.origin(index)?;
@@ -43,8 +45,12 @@ pub(super) fn with_kills<'a>(
     let items = items.ok_or(Error::Internal { what: "a whole segment that is not intact" })?;
     let dtype = DType::from_code(identity.dtype).unwrap_or(DType::F32);
     let settings = settings::encode(&segment.settings()?)?;
-    let (builder, _) = lay_out(Some(remains), &items, kills, |_| Ok(None))?;
-    builder.finish(identity, dtype, settings)
+    let (builder, attributes_lost) = lay_out(Some(remains), &items, kills, |_| Ok(None))?;
+    let is_all = attributes_lost == 0 && remains.unknown_sections.is_empty();
+    if !is_all {
+        identity.compat |= COMPAT_LOST;
+    }
+    Ok((builder.finish(identity, dtype, settings)?, is_all))
 }
 
 /// Entries in order, in runs that keep their addresses; and how many of them may have lost attributes. What has another

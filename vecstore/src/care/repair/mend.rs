@@ -115,13 +115,14 @@ impl Mender<'_> {
         };
         let identity =
             Footer { generation: name.generation, nonce: random_id()?, ..segment.footer().identity() };
-        let encoded = with_kills(segment, &remains, identity, wrong.right(segment))?;
+        let (encoded, is_all) = with_kills(segment, &remains, identity, wrong.right(segment))?;
         let (tmp, segment) = self.write(name, encoded.file_len(), |file| Ok(encoded.write(file)?.footer))?;
         if let Piece::File(number) = piece
             && let Some(file) = self.found.get_mut(number).filter(|file| file.is_whole())
         {
             let details = wrong.told().map(|(detail, _)| detail);
-            file.problem = format!("section KILL: {}", details.collect::<Vec<_>>().join("; "));
+            let less = if is_all { "" } else { "; what only a later version reads is not in the new file" };
+            file.problem = format!("section KILL: {}{less}", details.collect::<Vec<_>>().join("; "));
         }
         match before.and_then(|at| self.made.get_mut(at)) {
             Some(made) => {
@@ -264,6 +265,12 @@ impl Mender<'_> {
         let segment = sound(&tmp, check_file(self.vfs, &tmp, name));
         let segment = segment.inspect_err(|_| remove_own(self.vfs, &tmp))?;
         Ok((Some(tmp), segment))
+    }
+
+    /// Drops files that were made after the first so many.
+    pub fn undo(&mut self, kept: usize) {
+        let made = self.made.drain(kept..);
+        made.filter_map(|made| made.tmp).for_each(|tmp| remove_own(self.vfs, &tmp));
     }
 
     /// Removes what was not named.

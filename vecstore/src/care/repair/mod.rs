@@ -45,6 +45,7 @@ use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::Mender;
 pub use report::{Finding, RepairReport};
 use survey::Found;
+pub(super) use survey::refuses_version;
 
 /// How long to wait for writers and mergers.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -329,7 +330,7 @@ impl Repair<'_> {
         self.tell(mender, manifest, pieces, &view, &mut plan)?;
 
         let is_new = rebuilt || !chain_is_whole;
-        let forgets = lists_any(&manifest.body, &bad_bitmaps);
+        let forgets = lists_any(MANIFEST, &manifest.body, &bad_bitmaps);
         if is_new {
             manifest.body.list(view.records().collect());
             manifest.body.begin_epoch()?;

@@ -11,7 +11,7 @@ use crate::format::blocks::{blocks_of, section_crc};
 use crate::format::columns::{Column, Directory};
 use crate::format::footer::{Footer, Layout};
 use crate::format::records::{Kill, Run};
-use crate::format::section::{self, Tag};
+use crate::format::section::{self, MergeRule, Section, Tag};
 use crate::format::{key_hash, rejected, settings};
 use crate::segment::{Pieces, SegmentName, block_crcs, body_of, range_of};
 use crate::state::SegmentRecord;
@@ -29,6 +29,8 @@ pub(super) struct Remains {
     /// Where rows can be read that an entry's content names.
     pub rows: StoredRows,
     pub footer: Footer,
+    /// Sections that only a later version knows, and that a merge would not drop.
+    pub unknown_sections: Vec<String>,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
     /// Which attributes there are; `None` where that is damaged.
@@ -98,6 +100,8 @@ impl Remains {
         let rows = parts.get(&section::ROWS);
         let (section, crcs) = rows.map(|part| (part.range.clone(), part.sound.clone())).unwrap_or_default();
         let (map, file) = pieces.into_parts();
+        let unknown =
+            layout.sections.iter().filter(|line| !line.is_known() && line.rule() != MergeRule::Drop);
         let mut remains = Remains {
             map,
             rows: StoredRows {
@@ -108,6 +112,7 @@ impl Remains {
                 crcs,
             },
             footer,
+            unknown_sections: unknown.map(Section::name).collect(),
             parts,
             runs: None,
             directory: None,

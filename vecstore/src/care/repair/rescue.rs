@@ -16,9 +16,8 @@ use crate::base::{DType, Result};
 use crate::format::footer::Footer;
 use crate::format::records::Kill;
 use crate::format::{COMPAT_LOST, key_hash};
-use crate::read::Entry;
 use crate::segment::{EncodedSegment, Segment};
-use crate::state::View;
+use crate::state::{View, kill_of};
 use crate::types::Kind;
 
 /// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer
@@ -83,6 +82,8 @@ pub(super) struct Rescued {
     pub kills_lost: bool,
     /// Entries that are kept, and may have lost attributes.
     pub attributes_lost: u64,
+    /// Sections that only a later version knows, and that are not in the new file.
+    pub sections_lost: Vec<String>,
     /// Entries without a name, because theirs is one that no entry may have.
     pub impossible_keys: usize,
 }
@@ -119,6 +120,7 @@ pub(super) fn rescue<'a>(
         Ok(around.older.column(name)?.and_then(|column| column.kind))
     })?;
     result.attributes_lost = attributes_lost;
+    result.sections_lost = remains.map_or(Vec::new(), |remains| remains.unknown_sections.clone());
     result.impossible_keys = remains.map_or(0, Remains::impossible_keys);
     let mut footer = identity;
     if remains.is_none()
@@ -126,6 +128,7 @@ pub(super) fn rescue<'a>(
         || result.unnamed > 0
         || result.kills_lost
         || attributes_lost > 0
+        || !result.sections_lost.is_empty()
     {
         footer.compat |= COMPAT_LOST;
     }
@@ -245,18 +248,17 @@ impl<'a> Rescue<'a, '_> {
                 if !live.is_live(index)? {
                     continue;
                 }
-                let entry = Entry::read(&live.segment, index)?;
                 let Some(origin) = live.segment.origin(index) else { continue };
                 if known.contains(&origin) || newer.surely_killed.contains(&origin) {
                     continue;
                 }
-                let killer = match self.latest.get(entry.key()) {
+                let key = live.segment.key(index)?;
+                let killer = match self.latest.get(key) {
                     Some(here) => self.origin(*here).0,
-                    None if superseded.contains(&origin) || newer.has(entry.key())? => *self.range.end(),
+                    None if superseded.contains(&origin) || newer.has(key)? => *self.range.end(),
                     None => continue,
                 };
-                let origin = Origin { commit: origin.0, entry: origin.1, row: entry.address().row };
-                self.kills.push(kill(killer, origin, entry.row_count() as u64, entry.kind()));
+                self.kills.push(kill_of(&live.segment, index, killer)?);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::remains::Remains;
 use crate::base::{Error, IoContext, Result};
-use crate::format::footer::Footer;
+use crate::format::footer::{Footer, Layout};
 use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
 use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, is_of_other_model, load};
@@ -133,6 +133,9 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
         Err(error @ Error::UnsupportedVersion { .. }) => return Err(error),
         Err(_) => called,
     };
+    if let Err(error @ Error::UnsupportedVersion { .. }) = Layout::parse(&path, pieces.kept()) {
+        return Err(error);
+    }
     let (segment, faults) = check_pieces(&path, name, pieces);
     if let Some(fault) = faults.first() {
         let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
@@ -235,10 +238,18 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
 }
 
 /// Why a version does not belong here. `manifest` is the store's, if it can be read.
-pub(super) fn refuses_version(store: &Body, version: &Body, manifest: Option<&Body>) -> Option<&'static str> {
+pub(in crate::care) fn refuses_version(
+    store: &Body,
+    version: &Body,
+    manifest: Option<&Body>,
+) -> Option<&'static str> {
     let shape = (version.dim, version.dtype, version.metric);
     if let Some(why) = differs(store, &version.store_id, shape) {
         return Some(why);
+    }
+    let start = |body: &Body| body.epochs.first().map(|epoch| epoch.id);
+    if start(store).zip(start(version)).is_some_and(|(ours, its)| ours != its) {
+        return Some("it is of another history");
     }
     if version.fingerprint.as_ref().is_some_and(|recorded| is_foreign_to(store, &recorded.id)) {
         return Some("it has another fingerprint than the store");

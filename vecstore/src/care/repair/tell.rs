@@ -137,6 +137,13 @@ impl Finding {
             self.notes
                 .push(format!("{entries} of the entries kept may have lost attributes; append them again"));
         }
+        if !rescued.sections_lost.is_empty() {
+            let sections = rescued.sections_lost.join(", ");
+            self.notes.push(format!(
+                "not in the new file, because only a later version knows what it is: section {sections}; that version can \
+                 take it from quarantine"
+            ));
+        }
         if rescued.impossible_keys > 0 {
             self.notes.push(format!(
                 "{} entries have keys of no bytes, or of more than {MAX_KEY_LEN}: no store can keep them",

@@ -205,7 +205,7 @@ pub fn verify_with(
             let detail = format!("commit {end} was there when this began, and is not any more");
             report.told(dir, "chain", detail);
         }
-        check_named(vfs, dir, &seen, &mut report);
+        check_named(vfs, dir, &manifest.body, &seen, &mut report);
         report.mention_later(vfs, dir, &names, &seen);
         report.add(vfs, dir, bitmaps, &mut seen);
         break;

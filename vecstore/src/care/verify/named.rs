@@ -2,10 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::keys::OnDisk;
 use super::{Seen, VerifyReport};
+use crate::base::Result;
+use crate::care::liveness::{WrongKills, wrong_kills};
+use crate::care::repair::refuses_version;
 use crate::segment::SegmentName;
-use crate::state::{SEGMENTS, SegmentRecord, versions};
+use crate::state::{Body, Manifest, SEGMENTS, SegmentRecord, View, versions};
 use crate::vfs::Vfs;
 
 /// Files that one version lists and that are not there, of which each is told; of the others how
@@ -14,7 +19,7 @@ const MOST_OF_ONE: usize = 1000;
 
 /// Checks that what versions list is there. Others may make, and drop, checkpoints meanwhile; what
 /// is wrong with one itself is told with its bitmaps.
-pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut VerifyReport) {
+pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, report: &mut VerifyReport) {
     // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
@@ -24,7 +29,12 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
     });
     for name in names {
         let Ok(version) = versions::read(vfs, dir, &name) else { continue };
-        let mut wrong = version.body.segments;
+        let path = dir.join(versions::VERSIONS).join(&name);
+        if let Some(why) = refuses_version(store, &version.body, None) {
+            report.told(&path, "manifest", why.to_owned());
+            continue;
+        }
+        let mut wrong = version.body.segments.clone();
         wrong.retain(|record| match seen.opened.get(&record.name()) {
             _ if told.contains(&path_of(record)) => false,
             Some(segment) => SegmentRecord::of(segment) != *record,
@@ -32,6 +42,15 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
             None => vfs.metadata(&path_of(record)).is_err(),
         });
         if wrong.is_empty() {
+            // Files that the store consists of are checked with it.
+            let told = match store.segments.starts_with(&version.body.segments) {
+                true => Ok(Vec::new()),
+                false => what_is_wrong(vfs, &version, seen),
+            };
+            let told = told.unwrap_or_else(|error| vec![error.to_string()]);
+            if !told.is_empty() && versions::read(vfs, dir, &name).is_ok() {
+                told.into_iter().for_each(|wrong| report.told(&path, "manifest", wrong));
+            }
             continue;
         }
         // It may have been dropped, and its files with it, since it was read.
@@ -50,7 +69,6 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
             told.insert(path);
         }
         if !untold.is_empty() {
-            let path = dir.join(versions::VERSIONS).join(&name);
             let detail =
                 format!("of the files it lists, {} more are missing, or others of their names", untold.len());
             report.told(&path, "manifest", detail);
@@ -58,12 +76,25 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, seen: &Seen, report: &mut V
     }
 }
 
+/// What is wrong with the files of a version together, each of which is as it is listed.
+fn what_is_wrong(vfs: &dyn Vfs, version: &Manifest, seen: &Seen) -> Result<Vec<String>> {
+    let mut view = View::empty(version);
+    for record in &version.body.segments {
+        let name = record.name();
+        match seen.opened.get(&name) {
+            Some(segment) if !seen.faulty.contains(&name) => view.add(Arc::clone(segment), Some(record))?,
+            _ => return Ok(Vec::new()),
+        }
+    }
+    let wrong = wrong_kills(&view, &mut OnDisk::new(vfs, &view, seen))?;
+    Ok(wrong.into_values().flat_map(WrongKills::told).map(|(wrong, _)| wrong).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::care::verify;
     use crate::handle::Store;
-    use crate::state::Manifest;
     use crate::types::StoreConfig;
     use crate::vfs::RealFs;
 

@@ -4,7 +4,7 @@ use super::{contents, forge, forge_as, mend, push, seal, store_of, with};
 use crate::base::Error;
 use crate::handle::Store;
 use crate::segment::{Segment, SegmentName};
-use crate::state::{FingerprintRecord, Manifest, SegmentRecord, VERSIONS, versions};
+use crate::state::{Body, FingerprintRecord, Manifest, SegmentRecord, VERSIONS, versions};
 use crate::types::Fingerprint;
 use crate::vfs::RealFs;
 
@@ -46,6 +46,57 @@ fn a_file_of_another_model_is_foreign() {
         );
         assert!(repaired.findings[0].problem.contains("another fingerprint"), "{repaired:#?}");
         assert_eq!(contents, with(&[("a", 0.0)]));
+    }
+}
+
+/// What a version says of the store, or lists, is held against the store; it goes, and the store stays as it is.
+#[test]
+fn a_version_of_another_shape_or_history_is_told() {
+    let changes: [(&str, fn(&mut Body)); 4] = [
+        ("another store", |body| body.store_id = [9; 16]),
+        ("not the store's", |body| body.dim += 1),
+        ("not the store's", |body| body.metric = 3),
+        ("another history", |body| body.epochs[0].id = [9; 16]),
+    ];
+    for (what, change) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = store_of(&path, &[&["a"], &["a", "b"]]);
+        store.create_version("x").unwrap();
+        store.close().unwrap();
+        let mut version = versions::read(&RealFs, &path, "x").unwrap();
+        change(&mut version.body);
+        let file = path.join(VERSIONS).join("x");
+        std::fs::write(&file, version.encode().unwrap()).unwrap();
+        let (faults, repaired, contents) = mend(&path);
+        assert_eq!((faults.len(), &faults[0].path), (1, &file), "{faults:?}");
+        assert!(faults[0].detail.contains(what), "{what}: {faults:?}");
+        assert_eq!((repaired.findings.len(), &repaired.findings[0].path), (1, &file), "{repaired:#?}");
+        assert_eq!(contents, with(&[("a", 1.0), ("b", 1.0)]));
+    }
+}
+
+/// A manifest, or a version, that says its bitmaps know more than they do, lists none afterwards.
+#[test]
+fn bitmaps_that_are_not_listed_are_told() {
+    for of_version in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = store_of(&path, &[&["a"], &["a", "b"]]);
+        store.create_version("x").unwrap();
+        store.close().unwrap();
+        let name = if of_version { "versions/x" } else { "MANIFEST" };
+        let mut manifest = match of_version {
+            true => versions::read(&RealFs, &path, "x").unwrap(),
+            false => Manifest::read(&RealFs, &path).unwrap(),
+        };
+        assert_eq!((manifest.body.live_last, manifest.body.derived.len()), (2, 1));
+        manifest.body.derived.clear();
+        std::fs::write(path.join(name), manifest.encode().unwrap()).unwrap();
+        let (faults, repaired, contents) = mend(&path);
+        assert_eq!((faults.len(), &faults[0].path), (1, &path.join(name)), "{faults:?}");
+        assert_eq!((repaired.findings.len(), &repaired.findings[0].path), (1, &path.join(name)));
+        assert_eq!(contents, with(&[("a", 1.0), ("b", 1.0)]));
     }
 }
 
