@@ -247,10 +247,6 @@ pub(in crate::care) fn refuses_version(
     if let Some(why) = differs(store, &version.store_id, shape) {
         return Some(why);
     }
-    let start = |body: &Body| body.epochs.first().map(|epoch| epoch.id);
-    if start(store).zip(start(version)).is_some_and(|(ours, its)| ours != its) {
-        return Some("it is of another history");
-    }
     if version.fingerprint.as_ref().is_some_and(|recorded| is_foreign_to(store, &recorded.id)) {
         return Some("it has another fingerprint than the store");
     }
