@@ -86,7 +86,7 @@ pub use care::{
 #[doc(hidden)]
 pub use care::{repair_dry_run_with, repair_with, restore_with, verify_with};
 pub use commit::Appended;
-pub use handle::{Merging, OpenOptions, Reading, Store, Ticket, VersionInfo};
+pub use handle::{DerivedInfo, Merging, OpenOptions, Reading, Store, Ticket, VersionInfo};
 pub use merge::Compacted;
 pub use read::{Entry, Hit, Iter, SegmentInfo, Snapshot};
 pub use state::Totals;

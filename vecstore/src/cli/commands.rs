@@ -60,6 +60,9 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     let fingerprint = store.fingerprint();
     let segments = snapshot.segments().count();
     let damaged = snapshot.segments().filter(|segment| segment.is_damaged).count();
+    let derived = store.derived_files()?;
+    let derived_bytes: u64 = derived.iter().map(|file| file.bytes).sum();
+    let of_kind = |kind: &str| derived.iter().filter(|file| file.kind == kind).count();
     let value = json!({
         "store": source.target.dir.to_string_lossy(),
         "dim": store.dim(),
@@ -76,6 +79,9 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
         "segments": segments,
         "damaged_segments": damaged,
         "bytes": totals.bytes,
+        "liveness_bitmaps": of_kind("LIVE"),
+        "key_filters": of_kind("KEYF"),
+        "derived_bytes": derived_bytes,
         "settings": store.settings(),
     });
     let dir = source.target.dir.display();
@@ -90,6 +96,13 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     ));
     lines.push(format!("  rows      {}", totals.rows));
     lines.push(format!("  commits   {commits} in {segments} segment(s), {}", bytes(totals.bytes)));
+    if !derived.is_empty() {
+        let (bitmaps, filters) = (of_kind("LIVE"), of_kind("KEYF"));
+        lines.push(format!(
+            "  derived   {bitmaps} liveness bitmap(s), {filters} key filter(s), {}",
+            bytes(derived_bytes)
+        ));
+    }
     if damaged > 0 {
         lines.push(format!(
             "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"

@@ -8,7 +8,7 @@ use std::path::Path;
 use bytemuck::{Pod, Zeroable};
 
 use super::blocks::{block_count, is_block_len, section_crc};
-use super::{Covers, Id, Preamble, footer::Footer, read_header, record_crc};
+use super::{Covers, Id, Preamble, VERSION_MINOR, footer::Footer, read_header, record_crc};
 use crate::base::{Bug, Error, Result};
 
 const MAGIC: [u8; 8] = *b"\x89VECDER\n";
@@ -110,6 +110,13 @@ impl Header {
             return wrong(format!("it has {} bytes, which is not what its header says", file.len()));
         }
         Ok(header)
+    }
+
+    /// True when it says something that this version ignores, for a later one to read.
+    pub fn says_more(&self) -> bool {
+        self.ignored != [0; 32]
+            || self.head.len as usize > HEADER_LEN
+            || self.head.version_minor > VERSION_MINOR
     }
 
     /// Where the body lies in the file.

@@ -15,4 +15,4 @@ pub(crate) use shared::Shared;
 pub use store::Store;
 pub(crate) use ticket::Committer;
 pub use ticket::Ticket;
-pub use upkeep::VersionInfo;
+pub use upkeep::{DerivedInfo, VersionInfo};

@@ -209,7 +209,7 @@ impl OpenOptions {
                 }
                 other => other,
             })?;
-            return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch), self.merging));
+            return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch, name), self.merging));
         }
         let mut view = load::load(&*vfs, path, None)?;
         let writer = if self.read_only {

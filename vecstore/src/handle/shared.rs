@@ -24,8 +24,8 @@ pub(crate) struct Shared {
     pub view: RwLock<Arc<View>>,
     pub queue: Queue,
     side: Mutex<Side>,
-    /// The view is that of a version: it never changes.
-    fixed: bool,
+    /// The version whose view it is: it never changes.
+    pub version: Option<String>,
     /// The handle was opened for writing.
     pub is_writable: bool,
     /// Wakes the handle's merger.
@@ -76,7 +76,7 @@ impl Shared {
             view: RwLock::new(Arc::new(view)),
             queue: Queue::default(),
             side: Mutex::new(Side { writer, watch, seen }),
-            fixed: false,
+            version: None,
             is_writable,
             merger: OnceLock::new(),
             merging: State::new(max_segment, merge_timeout),
@@ -86,8 +86,9 @@ impl Shared {
     }
 
     /// A read-only handle whose view never changes.
-    pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch) -> Self {
-        Shared { fixed: true, ..Shared::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
+    pub fn fixed(path: &Path, vfs: Arc<dyn Vfs>, view: View, watch: Watch, version: &str) -> Self {
+        let version = Some(version.to_owned());
+        Shared { version, ..Shared::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
     }
 
     /// Tells what happened before there was a handle.
@@ -188,7 +189,7 @@ impl Shared {
 
     /// Looks for commits of other processes.
     pub fn refresh(&self) -> Result<()> {
-        if self.fixed {
+        if self.version.is_some() {
             return Ok(());
         }
         in_slices(&self.timeout, |slice| self.refresh_within(slice))?;

@@ -3,15 +3,14 @@
 use crate::base::{Error, Result};
 use crate::care::{self, BackupReport, pins};
 use crate::merge::{Host, Merges};
-use crate::state::PIN_PREFIX;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::commit::Appended;
 use crate::format::system_time;
 use crate::handle::Store;
 use crate::merge::Compacted;
-use crate::state::{Manifest, versions};
+use crate::state::{DERIVED, DerivedRecord, Manifest, PIN_PREFIX, versions};
 use crate::types::OnDuplicate;
 
 /// A version.
@@ -28,6 +27,18 @@ pub struct VersionInfo {
     pub bytes: u64,
     /// When it was made, by the clock of its maker; `None` where that is not known.
     pub time: Option<SystemTime>,
+}
+
+/// A file of what is derived from a segment: it saves time, and nothing is lost with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DerivedInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is, in the four letters of `docs/FORMAT.md`: `LIVE` for a liveness bitmap, `KEYF` for a key filter.
+    pub kind: String,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -98,6 +109,24 @@ impl Store {
         let all = versions::list(&*self.inner.vfs, &self.inner.path)?;
         let named = all.iter().filter(|version| !version.name.starts_with(PIN_PREFIX));
         Ok(named.map(|version| info(&version.name, &version.manifest)).collect())
+    }
+
+    /// The derived files that the last checkpoint listed, or the version that this handle shows.
+    ///
+    /// # Errors
+    /// As [`Store::refresh`]; [`Error::BadInput`] when the version was dropped.
+    pub fn derived_files(&self) -> Result<Vec<DerivedInfo>> {
+        let (vfs, dir) = (&*self.inner.vfs, &*self.inner.path);
+        let manifest = match &self.inner.version {
+            Some(version) => versions::read(vfs, dir, version)?,
+            None => Manifest::read(vfs, dir)?,
+        };
+        let info = |record: &DerivedRecord| DerivedInfo {
+            path: dir.join(DERIVED).join(record.name().to_string()),
+            kind: String::from_utf8_lossy(&record.kind).into_owned(),
+            bytes: record.file_len,
+        };
+        Ok(manifest.body.derived.iter().map(info).collect())
     }
 
     /// Drops a version; files that only it needed are removed.

@@ -319,9 +319,9 @@ impl Manifest {
         })
     }
 
-    /// True when a store's manifest says something that this version ignores, for a later one to read.
-    pub fn says_more(vfs: &dyn Vfs, dir: &Path) -> bool {
-        let bytes = vfs.read(&dir.join(MANIFEST), MAX_LEN).unwrap_or_default();
+    /// True when a manifest file says something that this version ignores, for a later one to read.
+    pub fn says_more(vfs: &dyn Vfs, path: &Path) -> bool {
+        let bytes = vfs.read(path, MAX_LEN).unwrap_or_default();
         let header = bytes.get(..HEADER_LEN).map(bytemuck::pod_read_unaligned);
         header.is_some_and(|Header { head, ignored, .. }| {
             ignored != [0; 28] || head.len as usize > HEADER_LEN || head.version_minor > VERSION_MINOR

@@ -59,6 +59,7 @@ fn every_command_answers_in_text_and_json() {
     assert_eq!(scores, [0.5, 1.0, 9.0]);
     assert_eq!(ok(&["files", path]).lines().count(), 4);
     assert!(!ok(&["info", path]).contains("damaged"));
+    assert!(!ok(&["info", path]).contains("derived"), "{}", ok(&["info", path]));
     let files = ok(&["files", path, "--json"]);
     assert_eq!(files.lines().filter(|line| line.contains("first_commit")).count(), 4, "{files}");
     assert!(ok(&["verify", path]).starts_with("whole: 4 commit(s), 4 row(s)"));
@@ -202,6 +203,9 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     assert!(ok(&["get", path, "--address", "3:0"]).contains("9.00000"));
     assert!(ok(&["version", path, "before"]).starts_with("before  up to commit 4, 4 segment(s)"));
     assert!(ok(&["delete", path, "far", "nothing"]).contains("1 key(s) deleted, 1 not stored"));
+    assert!(ok(&["info", path]).contains("  derived   1 liveness bitmap(s), 0 key filter(s), "));
+    let info: serde_json::Value = serde_json::from_str(&ok(&["info", path, "--json"])).unwrap();
+    assert_eq!((info["liveness_bitmaps"].as_u64(), info["key_filters"].as_u64()), (Some(1), Some(0)));
     assert!(text(&vecstore(&["get", path, "--address", "3:0"])).contains("no row at 3:0"));
     assert!(ok(&["compact", path, "--full"]).starts_with("1 segment(s), before 5; 2 superseded"));
     assert_eq!(ok(&["files", path]).lines().count(), 1);

@@ -104,6 +104,9 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
         let detail = forge(&|bytes| bytes[128 + at] = number);
         assert!(detail.contains("it does not count what"), "{at}: {detail}");
     }
+    assert_eq!(forge(&|bytes| bytes[220] = 1), "", "a byte that a later version may use");
+    let notes = vecstore::verify(&path, |_| {}).unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("only a later version reads")), "{notes:?}");
 }
 
 /// Where the listed file is gone and others stand in for it, what is superseded in them is read from kills.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::layout::{DERIVED_HEADER, seal_derived, seal_manifest};
 use crate::common::{assert_whole, on_demand};
-use vecstore::{OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{DerivedInfo, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 /// Keys of a batch: more than a filter in memory is made for.
 const MANY: usize = 70_000;
@@ -62,12 +62,22 @@ fn checkpoints_and_merges_leave_one_for_each_large_segment() {
     let store = on_demand().open(&path).unwrap();
     store.create_version("before").unwrap();
     store.backup(&backup).unwrap();
+    let listed = |store: &Store| -> Vec<PathBuf> {
+        let files = store.derived_files().unwrap();
+        let is_right =
+            |file: &DerivedInfo| file.kind == "KEYF" && fs::metadata(&file.path).unwrap().len() == file.bytes;
+        assert!(files.iter().all(is_right), "{files:?}");
+        files.into_iter().map(|file| file.path).collect()
+    };
+    assert_eq!(listed(&store), of_batches);
     let names = |files: &[PathBuf]| -> Vec<String> {
         files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
     assert_eq!(names(&filters(&backup)), names(&of_batches));
     store.compact_full().unwrap();
     assert_eq!(filters(&path).len(), 3, "those of the inputs are pinned");
+    assert_eq!(listed(&on_demand().at_version("before").open(&path).unwrap()), of_batches);
+    assert!(!of_batches.contains(&listed(&store)[0]));
     assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
     put(&store, 2 * MANY);
     store.drop_version("before").unwrap();

@@ -293,12 +293,16 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     names
 }
 
+/// What is noted of a file with more in it than this version reads.
+const LATER: &str = "it says something that only a later version reads";
+
 impl VerifyReport {
     fn add(&mut self, vfs: &dyn Vfs, dir: &Path, bitmaps: Checked, seen: &mut Seen) {
         for (path, section, error) in bitmaps.faults {
             self.fault(&path, section, error);
         }
         self.notes.extend(bitmaps.notes);
+        self.notes.extend(bitmaps.later.iter().map(|path| format!("{}: {LATER}", path.display())));
         for name in bitmaps.read {
             seen.read += 1;
             seen.bytes +=
@@ -308,14 +312,13 @@ impl VerifyReport {
 
     /// Notes files that say something which only a later version reads.
     fn mention_later(&mut self, vfs: &dyn Vfs, dir: &Path, names: &[SegmentName], seen: &Seen) {
-        const WHAT: &str = "it says something that only a later version reads";
-        if Manifest::says_more(vfs, dir) {
-            self.notes.push(format!("{}: {WHAT}", dir.join(MANIFEST).display()));
+        if Manifest::says_more(vfs, &dir.join(MANIFEST)) {
+            self.notes.push(format!("{}: {LATER}", dir.join(MANIFEST).display()));
         }
         for segment in
             names.iter().filter_map(|name| seen.opened.get(name)).filter(|segment| segment.says_more())
         {
-            self.notes.push(format!("{}: {WHAT}", segment.path().display()));
+            self.notes.push(format!("{}: {LATER}", segment.path().display()));
         }
     }
 

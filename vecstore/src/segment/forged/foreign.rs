@@ -52,7 +52,8 @@ fn a_file_of_another_model_is_foreign() {
 /// What a version says of the store, or lists, is held against the store; it goes, and the store stays as it is.
 #[test]
 fn a_version_of_another_shape_is_told() {
-    let changes: [(&str, fn(&mut Body)); 3] = [
+    type Change = fn(&mut Body);
+    let changes: [(&str, Change); 3] = [
         ("another store", |body| body.store_id = [9; 16]),
         ("not the store's", |body| body.dim += 1),
         ("not the store's", |body| body.metric = 3),

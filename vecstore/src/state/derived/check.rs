@@ -1,6 +1,6 @@
 //! What `verify` does with derived files: reads every byte, and holds them against the segments.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(crate) struct Checked {
     pub missing: bool,
     /// Files that were read.
     pub read: HashSet<DerivedName>,
+    /// Files that say something which this version ignores.
+    pub later: BTreeSet<PathBuf>,
 }
 
 /// Checks the derived files of MANIFEST and of the versions. `opened` are the segments that could be opened.
@@ -47,6 +49,7 @@ pub(crate) fn check(
         match versions::read(vfs, dir, &name) {
             Ok(version) => {
                 needed.extend(named(&version.body));
+                check.checked.later.extend(Manifest::says_more(vfs, &path).then(|| path.clone()));
                 check.manifest(&path, &version, Some(&name));
             }
             // Dropped meanwhile.
@@ -88,10 +91,14 @@ impl Check<'_> {
             let Some(segment) = self.opened.get(&record.segment) else { continue };
             let file = self.dir.join(DERIVED).join(record.name().to_string());
             self.checked.read.insert(record.name());
+            let opened = open(self.vfs, self.dir, record, segment);
+            if opened.as_ref().is_ok_and(|opened| opened.header().says_more()) {
+                self.checked.later.insert(file.clone());
+            }
             let found = match record.kind {
                 LIVE => self.bitmap(body, record, segment, kills.as_ref()),
                 KEYF => self.filter(record, segment),
-                kind => open(self.vfs, self.dir, record, segment).and_then(whole).map(|file| {
+                kind => opened.and_then(whole).map(|file| {
                     let what = format!("of kind {}, which this version does not know", kind_name(kind));
                     self.checked
                         .notes
