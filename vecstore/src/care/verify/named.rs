@@ -42,8 +42,9 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, 
             None => vfs.metadata(&path_of(record)).is_err(),
         });
         if wrong.is_empty() {
-            // Files that the store consists of are checked with it.
-            let told = match store.segments.starts_with(&version.body.segments) {
+            // What the store begins with is checked with it.
+            let (body, segments) = (&version.body, &version.body.segments);
+            let told = match store.segments.starts_with(segments) && store.epochs.starts_with(&body.epochs) {
                 true => Ok(Vec::new()),
                 false => what_is_wrong(vfs, &version, seen),
             };

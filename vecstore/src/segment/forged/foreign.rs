@@ -51,12 +51,13 @@ fn a_file_of_another_model_is_foreign() {
 
 /// What a version says of the store, or lists, is held against the store; it goes, and the store stays as it is.
 #[test]
-fn a_version_of_another_shape_is_told() {
+fn a_version_of_another_shape_or_history_is_told() {
     type Change = fn(&mut Body);
-    let changes: [(&str, Change); 3] = [
+    let changes: [(&str, Change); 4] = [
         ("another store", |body| body.store_id = [9; 16]),
         ("not the store's", |body| body.dim += 1),
         ("not the store's", |body| body.metric = 3),
+        ("does not continue", |body| body.epochs[0].id = [9; 16]),
     ];
     for (what, change) in changes {
         let dir = tempfile::tempdir().unwrap();
@@ -71,7 +72,10 @@ fn a_version_of_another_shape_is_told() {
         let (faults, repaired, contents) = mend(&path);
         assert_eq!((faults.len(), &faults[0].path), (1, &file), "{faults:?}");
         assert!(faults[0].detail.contains(what), "{what}: {faults:?}");
-        assert_eq!((repaired.findings.len(), &repaired.findings[0].path), (1, &file), "{repaired:#?}");
+        assert_eq!(repaired.findings[0].path, file, "{repaired:#?}");
+        // Of another history, the version gets a file of its own in place of the store's first.
+        let findings = 1 + usize::from(what == "does not continue");
+        assert_eq!(repaired.findings.len(), findings, "{repaired:#?}");
         assert_eq!(contents, with(&[("a", 1.0), ("b", 1.0)]));
     }
 }
