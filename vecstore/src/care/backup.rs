@@ -173,10 +173,7 @@ impl Source<'_> {
         manifest: &mut Manifest,
         report: &mut BackupReport,
     ) -> Result<()> {
-        if let Err(error) = self.give_derived(dest, sibling, &mut manifest.body) {
-            log::warn!("a backup without derived files, opening it takes longer: {error}");
-            derived::forget(&mut manifest.body);
-        }
+        self.give_derived(dest, sibling, &mut manifest.body)?;
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
         // The kernel reports a lost name once, and the next attempt's flush would claim that these are durable: so
@@ -225,6 +222,7 @@ impl Source<'_> {
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
+    /// A file that cannot be had is not listed. A flush that fails fails the backup: it may have lost the names beside.
     fn give_derived(&self, dest: &Path, sibling: Option<&Path>, body: &mut Body) -> Result<()> {
         if body.derived.is_empty() {
             return Ok(());
@@ -232,16 +230,22 @@ impl Source<'_> {
         let vfs = self.vfs;
         let folder = make_folder(vfs, dest, DERIVED, true)?;
         remove_temporaries(vfs, &folder, TMP_PREFIX);
+        let mut given = Vec::new();
         derived::keep(body, |record| {
             let name = record.name().to_string();
             let to = folder.join(&name);
+            if vfs.metadata(&to).is_ok() {
+                return true;
+            }
             let from =
                 [Some(self.dir), sibling].into_iter().flatten().map(|dir| dir.join(DERIVED).join(&name));
             let from: Vec<PathBuf> = from.collect();
-            let given = vfs.metadata(&to).is_ok() || from.iter().any(|from| vfs.link(from, &to).is_ok());
-            given || from.iter().any(|from| copy(vfs, from, &folder, &to).is_ok())
+            given.push(to.clone());
+            from.iter().any(|from| vfs.link(from, &to).is_ok())
+                || from.iter().any(|from| copy(vfs, from, &folder, &to).is_ok())
         });
-        vfs.flush_dir(&folder).at(&folder, "flush the directory")
+        let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
+        flushed.inspect_err(|_| given.iter().for_each(|path| remove_own(vfs, path)))
     }
 
     /// An error when the file cannot be read: that says nothing about what is in it.
