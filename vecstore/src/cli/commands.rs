@@ -219,6 +219,7 @@ fn described(entry: &Entry<'_>) -> Result<Value, Failure> {
     object["kind"] = json!(entry.kind().to_string());
     object["address"] = json!(entry.address().to_string());
     object["row_count"] = json!(entry.row_count());
+    object["payload_bytes"] = json!(entry.payload().len());
     if entry.row_count() > 0 {
         let (file, first_row) = entry.location();
         object["file"] = json!(file.to_string_lossy());
@@ -226,9 +227,6 @@ fn described(entry: &Entry<'_>) -> Result<Value, Failure> {
     }
     if let Some(reason) = entry.reason() {
         object["reason"] = json!(reason);
-    }
-    if !entry.payload().is_empty() {
-        object["payload_bytes"] = json!(entry.payload().len());
     }
     for (name, value) in entry.attributes()? {
         object["attributes"][name] = of_attribute(&value);

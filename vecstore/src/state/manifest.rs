@@ -152,6 +152,11 @@ impl Body {
         self.segments.iter().map(SegmentRecord::name)
     }
 
+    /// True when another one begins with all that this one lists, in the same epochs.
+    pub fn begins(&self, other: &Body) -> bool {
+        other.segments.starts_with(&self.segments) && other.epochs.starts_with(&self.epochs)
+    }
+
     /// The record of a listed file.
     pub fn record_of(&self, name: SegmentName) -> Option<&SegmentRecord> {
         let at = self.segments.binary_search_by_key(&name.first, |record| record.first).ok()?;
@@ -326,6 +331,16 @@ impl Manifest {
         header.is_some_and(|Header { head, ignored, .. }| {
             ignored != [0; 28] || head.len as usize > HEADER_LEN || head.version_minor > VERSION_MINOR
         })
+    }
+
+    /// The generation that a damaged manifest claims, as far as it can be believed; generations only grow.
+    pub fn claimed_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
+        // No more of it is read, for it may be longer than any manifest.
+        let mut bytes = [0; 8];
+        let at = std::mem::offset_of!(Header, generation) as u64;
+        let read = vfs.open(&dir.join(MANIFEST)).and_then(|file| file.read_at(&mut bytes, at));
+        let claimed = read.map_or(0, |()| u64::from_le_bytes(bytes));
+        if claimed < 1 << 56 { claimed } else { 0 }
     }
 
     /// Reads a store's manifest.

@@ -129,6 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn a_larger_file_that_reaches_on_is_no_way_back() {
+        let single = |commits: std::ops::RangeInclusive<u64>| commits.map(|at| name(at, at, 0));
+        let listed: Vec<_> = single(1..=5).collect();
+        let mut present: Vec<_> = single(1..=12).collect();
+        present.push(name(1, 12, 0));
+        assert_eq!(chosen(&listed, &present), Tiling::Whole(single(1..=12).collect()), "smaller ones tile");
+        let present: Vec<_> = single(1..=4).chain([name(1, 6, 0), name(6, 6, 0)]).collect();
+        let with_listed = |last: u64| chosen(&single(1..=last).collect::<Vec<_>>(), &present);
+        assert_eq!(with_listed(4), Tiling::Overlap(name(1, 6, 0)), "no merge reaches beyond what is listed");
+        assert_eq!(with_listed(6), Tiling::Whole(vec![name(1, 6, 0)]));
+    }
+
+    #[test]
     fn the_highest_generation_of_a_range_wins() {
         let present = [name(1, 1, 0), name(1, 1, 1)];
         assert_eq!(chosen(&[], &present), Tiling::Whole(vec![name(1, 1, 1)]));

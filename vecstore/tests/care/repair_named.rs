@@ -2,6 +2,7 @@
 //! the store opens and is whole, nothing that was not hit is lost, and no number is given twice.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::{copy_dir, on_demand};
@@ -27,6 +28,13 @@ fn filled(path: &Path, commits: u64, named: &[u64]) {
         }
     }
     store.close().unwrap();
+}
+
+fn flip_bit(path: &Path, at: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
 }
 
 fn assert_whole(path: &Path, what: &str) {
@@ -294,5 +302,50 @@ fn a_version_that_would_show_what_was_deleted_goes() {
             let listed = named.iter().any(|entry| entry.unwrap().key() == key.as_bytes());
             assert_eq!(named.get(key).unwrap().is_some(), listed, "{key} in {}", version.name);
         }
+    }
+}
+
+/// What was made for the store, or merged after the version, leaves out an entry that was replaced later, and still hides what
+/// that had replaced: the version gets files of its own, and lacks that one key.
+#[test]
+fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
+    for case in ["a flipped bit", "gone", "gone after a merge"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = on_demand().max_segment(40_000).create(&path, StoreConfig::new(2)).unwrap();
+        let put_many = |number: usize| {
+            let mut batch = store.batch();
+            batch.push("k", &[number as f32, 0.0]).unwrap();
+            (0..1000).for_each(|at| batch.push(format!("{number}-{at}"), &[1.0f32, 2.0]).unwrap());
+            store.append(&mut batch, OnDuplicate::Replace).unwrap();
+        };
+        put_many(1);
+        ["k", "z"].iter().for_each(|key| put(&store, key));
+        store.create_version("v").unwrap();
+        put_many(4);
+        if case == "gone after a merge" {
+            // A merge leaves the first file alone that seems damaged, so it keeps the kill of what is in it.
+            flip_bit(&segment(&path, 1, 1), 5000);
+            assert_eq!(store.compact().unwrap().merges, 1);
+            flip_bit(&segment(&path, 1, 1), 5000);
+            assert!(path.join("segments/0000000002-0000000003.0.npy").exists());
+        }
+        store.close().unwrap();
+        let file = segment(&path, 2, 2);
+        match case {
+            "a flipped bit" => flip_bit(&file, 4096),
+            _ => fs::remove_file(&file).unwrap(),
+        }
+        let would = vecstore::repair_dry_run(&path).unwrap();
+        let report = vecstore::repair(&path).unwrap();
+        assert_eq!(would.findings.len(), report.findings.len(), "{case}: {report:#?}");
+        assert!(!quarantined(&report, "version-v"), "{case}: {report:#?}");
+        assert_whole(&path, case);
+        assert!(vecstore::repair(&path).unwrap().was_whole(), "{case}");
+        let store = on_demand().open(&path).unwrap();
+        assert_eq!(store.snapshot().totals().entries, 2002, "{case}");
+        assert_eq!(store.snapshot().get("k").unwrap().unwrap().address().commit, 4);
+        let then = on_demand().at_version("v").open(&path).unwrap().snapshot();
+        assert_eq!((then.totals().entries, then.contains("k").unwrap()), (1001, false), "{case}");
     }
 }

@@ -64,6 +64,65 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
     assert_eq!(bitmaps(&path).len(), 2);
 }
 
+/// Changes a derived file and makes all checksums right.
+fn put_forged(path: &Path, file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let (mut bytes, mut manifest) = (fs::read(file).unwrap(), fs::read(path.join("MANIFEST")).unwrap());
+    let old_crc: [u8; 4] = bytes[DERIVED_HEADER - 4..DERIVED_HEADER].try_into().unwrap();
+    change(&mut bytes);
+    let crc = seal_derived(&mut bytes);
+    fs::write(file, bytes).unwrap();
+    let at = manifest.windows(4).rposition(|bytes| bytes == old_crc).unwrap();
+    manifest[at..at + 4].copy_from_slice(&crc);
+    seal_manifest(&mut manifest);
+    fs::write(path.join("MANIFEST"), manifest).unwrap();
+}
+
+/// What no program needs keeps no repair from mending what matters, whatever is wrong with it.
+#[test]
+fn a_repair_does_without_derived_files() {
+    for case in ["a later version", "a file in place of the folder", "a version called like the manifest"] {
+        for is_hit in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("s");
+            let store = small(&path);
+            store.create_version("MANIFEST").unwrap();
+            store.close().unwrap();
+            let derived = path.join("derived");
+            match case {
+                "a later version" => put_forged(&path, &bitmaps(&path)[0], |bytes| bytes[24] = 1),
+                "a file in place of the folder" => {
+                    fs::remove_dir_all(&derived).unwrap();
+                    fs::write(&derived, "no folder").unwrap();
+                }
+                _ => {
+                    let version = path.join("versions/MANIFEST");
+                    let mut bytes = fs::read(&version).unwrap();
+                    *bytes.last_mut().unwrap() ^= 1;
+                    fs::write(version, bytes).unwrap();
+                }
+            }
+            if is_hit {
+                let hit = segments(&path).pop().unwrap();
+                let mut bytes = fs::read(&hit).unwrap();
+                bytes[4096] ^= 1;
+                fs::write(hit, bytes).unwrap();
+            }
+            assert!(!vecstore::verify(&path, |_| {}).unwrap().is_whole(), "{case}");
+            let kept = fs::read(path.join("MANIFEST")).unwrap();
+            let report = vecstore::repair(&path).unwrap();
+            assert!(!report.was_whole(), "{case}");
+            assert!(vecstore::repair(&path).unwrap().was_whole(), "{case}");
+            if case.starts_with("a version") && !is_hit {
+                assert_eq!(report.findings.len(), 1, "{report:#?}");
+                assert!(fs::read(path.join("MANIFEST")).unwrap() == kept, "it is the store's");
+            }
+            assert_whole(&path);
+            options().open(&path).unwrap().close().unwrap();
+            assert_whole(&path);
+        }
+    }
+}
+
 /// A bitmap whose checksums are right and whose bits are not: only `verify` can tell, and does.
 #[test]
 fn a_bitmap_that_disagrees_with_the_kills_is_told() {
@@ -72,17 +131,10 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
     small(&path).close().unwrap();
     let file = &bitmaps(&path)[0];
     let (good, manifest) = (fs::read(file).unwrap(), fs::read(path.join("MANIFEST")).unwrap());
-    let old_crc: [u8; 4] = good[DERIVED_HEADER - 4..DERIVED_HEADER].try_into().unwrap();
     let forge = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut bytes = good.clone();
-        change(&mut bytes);
-        let crc = seal_derived(&mut bytes);
-        fs::write(file, bytes).unwrap();
-        let mut manifest = manifest.clone();
-        let at = manifest.windows(4).rposition(|bytes| bytes == old_crc).unwrap();
-        manifest[at..at + 4].copy_from_slice(&crc);
-        seal_manifest(&mut manifest);
-        fs::write(path.join("MANIFEST"), manifest).unwrap();
+        fs::write(file, &good).unwrap();
+        fs::write(path.join("MANIFEST"), &manifest).unwrap();
+        put_forged(&path, file, change);
         let report = vecstore::verify(&path, |_| {}).unwrap();
         assert!(report.faults.iter().all(|fault| &fault.path == file), "{:?}", report.faults);
         report.faults.first().map(|fault| fault.detail.clone()).unwrap_or_default()

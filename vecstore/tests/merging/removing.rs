@@ -14,6 +14,8 @@ const HANG: Duration = Duration::from_secs(300);
 /// How far the thread has got that appends.
 struct Appends {
     thread: ThreadId,
+    /// The thread that holds the commit lock.
+    holder: Option<ThreadId>,
     done: usize,
     /// How often it has looked at the manifest since the last append.
     looks: usize,
@@ -40,6 +42,15 @@ impl Shared {
     /// While one file goes two appends come in, and many while a merger has let go of the manifest, as long as appends do
     /// not wait.
     fn hold(&self, call: &str, path: &Path) {
+        let this = Some(std::thread::current().id());
+        if path.ends_with("LOCK") {
+            self.change(|appends| match call {
+                "taken" => appends.holder = this,
+                // Told when another thread may have it already.
+                "released" if appends.holder == this => appends.holder = None,
+                _ => {}
+            });
+        }
         let appends = match call {
             "remove" if path.parent().is_some_and(|dir| dir.ends_with("segments")) => 2,
             "released" if path.ends_with("LOCK.manifest") => 60,
@@ -50,9 +61,9 @@ impl Shared {
 
     fn until(&self, more: usize) {
         let appends = self.0.lock().unwrap();
-        // Where the append merges by itself, no other one comes in.
-        let in_the_way = appends.thread == std::thread::current().id();
-        if in_the_way {
+        // Where the append merges by itself, or waits for this thread, no other one comes in.
+        let this = std::thread::current().id();
+        if appends.thread == this || appends.holder == Some(this) {
             return;
         }
         let enough = appends.done + more;
@@ -75,7 +86,7 @@ fn files_that_are_about_to_go_are_counted_where_appends_wait() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let thread = std::thread::current().id();
-        let appends = Appends { thread, done: 0, looks: 0, over: false };
+        let appends = Appends { thread, holder: None, done: 0, looks: 0, over: false };
         let shared = Arc::new(Shared(Mutex::new(appends), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let fs = Hooked::new(move |call, path| match call {

@@ -13,13 +13,14 @@ use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
 use crate::care::liveness::{InMemory, wrong_kills};
 use crate::segment::{Segment, SegmentName};
-use crate::state::{Body, DERIVED, MANIFEST, Manifest, SegmentRecord, VERSIONS, derived};
+use crate::state::{Body, DERIVED, MANIFEST, Manifest, SegmentRecord, VERSIONS, View, derived};
 
 const LOST: &str = "the version is lost; the store itself is not affected";
 
-/// True when a manifest or version, of this name, relies on one of these derived files, or what it lists of them is wrong.
-pub(super) fn lists_any(name: &str, body: &Body, derived: &HashSet<String>) -> bool {
-    derived.contains(name) || derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
+/// True when a manifest or version relies on one of these derived files, or, as what it is `called`, is among them: what it lists
+/// of them is wrong.
+pub(super) fn lists_any(called: &str, body: &Body, derived: &HashSet<String>) -> bool {
+    derived.contains(called) || derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
 }
 
 impl Before {
@@ -74,7 +75,6 @@ impl Repair<'_> {
     /// lists none, but versions may.
     pub(super) fn check_bitmaps(
         &self,
-        before: &Before,
         found: &[Found],
         manifest: &Manifest,
         plan: &mut Plan,
@@ -86,21 +86,30 @@ impl Repair<'_> {
             let problem = match self.damage(error) {
                 // What a derived file holds is not needed: that it cannot be read is damage too.
                 Err(Error::Io { source, .. }) => format!("it cannot be read: {source}"),
+                Err(Error::UnsupportedVersion { expected, found, .. }) => {
+                    format!("expected {expected}, found {found}")
+                }
                 problem => problem?,
             };
-            let folder = path.parent().and_then(Path::file_name);
-            let Some(name) = path.file_name().filter(|_| folder == Some(DERIVED.as_ref())) else {
-                // A damaged version is known already. Of a list that is wrong no file is used.
-                let versions = before.versions.iter().map(|(name, version)| (name.as_str(), version));
-                let owner = versions.chain([(MANIFEST, manifest)]).find(|(name, _)| path.ends_with(name));
-                bad.extend(owner.map(|(name, _)| name.to_owned()));
-                if path.ends_with(MANIFEST) {
-                    let replaced_by = Some(path.clone());
-                    plan.report.findings.push(Finding { path, problem, replaced_by, ..Finding::default() });
-                }
+            let is_here = |folder: &Path| path.parent() == Some(folder);
+            let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else {
                 continue;
             };
-            let name = name.to_string_lossy().into_owned();
+            if is_here(&self.dir.join(VERSIONS)) {
+                // A damaged version is known already. Of a list that is wrong no file is used.
+                bad.insert(format!("{VERSIONS}/{name}"));
+                continue;
+            }
+            if path == self.dir.join(MANIFEST) {
+                let replaced_by = Some(path.clone());
+                bad.insert(name);
+                plan.report.findings.push(Finding { path, problem, replaced_by, ..Finding::default() });
+                continue;
+            }
+            // No folder but a file.
+            if !is_here(&self.dir.join(DERIVED)) && path != self.dir.join(DERIVED) {
+                continue;
+            }
             let mut finding = match self.vfs.metadata(&path) {
                 Ok(_) => self.set_aside(plan, &path, &name, &problem)?,
                 Err(_) => Finding { path, problem, ..Finding::default() },
@@ -130,30 +139,20 @@ impl Repair<'_> {
         }
         for (name, version) in &before.versions {
             let body = &version.body;
-            let start = body.epochs.first().map(|epoch| epoch.id);
-            let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, Chain::Named);
-            let whole = is_as_listed(&mender.found, &pieces, &body.segments);
-            let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
-            if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
-                let wanted = format!("version-{name}");
-                let finding = self.set_aside(plan, &folder.join(name), &wanted, OF_OTHER_MODEL)?;
-                plan.report.findings.push(finding);
-                continue;
-            }
-            let (made, doubt) = (mender.made.len(), mender.doubt_after.take());
-            let view = mender.mend(version, &pieces)?;
+            let doubt = mender.doubt_after.take();
+            let mended = mended_version(mender, version, before.manifest.as_ref());
             mender.doubt_after = doubt;
-            if !wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
-                mender.undo(made);
-                let problem =
-                    "in what is there of its files, what is superseded does not agree with the keys";
-                let mut finding =
-                    self.set_aside(plan, &folder.join(name), &format!("version-{name}"), problem)?;
-                finding.notes.push(LOST.to_owned());
-                plan.report.findings.push(finding);
-                continue;
-            }
-            if whole && !lists_any(name, body, bad_bitmaps) {
+            let (whole, view) = match mended? {
+                Ok(mended) => mended,
+                Err(problem) => {
+                    let wanted = format!("version-{name}");
+                    let mut finding = self.set_aside(plan, &folder.join(name), &wanted, problem)?;
+                    finding.notes.push(LOST.to_owned());
+                    plan.report.findings.push(finding);
+                    continue;
+                }
+            };
+            if whole && !lists_any(&format!("{VERSIONS}/{name}"), body, bad_bitmaps) {
                 continue;
             }
             let mut mended = version.clone();
@@ -164,7 +163,10 @@ impl Repair<'_> {
             }
             let mut finding = Finding {
                 path: folder.join(name),
-                problem: "it needs files that are damaged or missing".to_owned(),
+                problem: match whole {
+                    true => "what it lists of derived files is wrong".to_owned(),
+                    false => "it needs files that are damaged or missing".to_owned(),
+                },
                 ..Finding::default()
             };
             finding.replaced_by = Some(finding.path.clone());
@@ -173,4 +175,37 @@ impl Repair<'_> {
         }
         Ok(())
     }
+}
+
+/// The view of a version, and whether that is as it is listed; or why there is none.
+///
+/// What was made for the store leaves out what was superseded after the version, and so does a later merge: where that hides an
+/// older entry of which no newer one is there, the version gets files of its own.
+fn mended_version(
+    mender: &mut Mender<'_>,
+    version: &Manifest,
+    manifest: Option<&Manifest>,
+) -> Result<std::result::Result<(bool, View), &'static str>> {
+    let body = &version.body;
+    let start = body.epochs.first().map(|epoch| epoch.id);
+    let made = mender.made.len();
+    for (shares, of) in [(true, Chain::Named), (false, Chain::Named), (false, Chain::NamedAlone)] {
+        let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, of);
+        let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
+        if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
+            return Ok(Err(OF_OTHER_MODEL));
+        }
+        mender.shares = shares;
+        let view = mender.mend(version, &pieces);
+        mender.shares = true;
+        let view = view?;
+        let is_whole = is_as_listed(&mender.found, &pieces, &body.segments);
+        // What the store begins with is looked at with it.
+        let is_known = is_whole && manifest.is_some_and(|manifest| body.begins(&manifest.body));
+        if is_known || wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
+            return Ok(Ok((is_whole, view)));
+        }
+        mender.undo(made);
+    }
+    Ok(Err("in what is there of its files, what is superseded does not agree with the keys"))
 }

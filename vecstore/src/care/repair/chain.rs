@@ -12,7 +12,7 @@ use crate::segment::SegmentName;
 use crate::state::SegmentRecord;
 
 /// A stretch of the repaired chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Piece {
     /// This file: as it is, under another name, or what can be rescued from it. Its number among those found.
     File(usize),
@@ -44,6 +44,9 @@ pub(super) enum Chain {
     Store,
     /// A version.
     Named,
+    /// A version without files that were merged after it: one left out what was superseded later, and still hides what that
+    /// had replaced.
+    NamedAlone,
 }
 
 /// Lost entries, then how little a way is liked.
@@ -185,6 +188,7 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
                 (0, u128::from(file.is_misplaced()))
             }
             State::Sound(_) if newest.get(&file.range()) != Some(&name.generation) => return None,
+            State::Sound(_) if of == Chain::NamedAlone && !is_input(name, records) => return None,
             State::Sound(segment) if segment.is_lossy() => {
                 let commits = if segment.entry_count() == 0 { len } else { 1 };
                 (LEFT_OUT * commits, size)

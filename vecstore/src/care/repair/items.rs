@@ -82,13 +82,15 @@ pub(super) fn lay_out<'a>(
             builder.begin_run(origin.commit, origin.entry, origin.row);
         }
         expected = Some(Origin { entry: origin.entry + 1, row: origin.row.saturating_add(rows), ..origin });
-        let payload = item.content.as_ref().map_or(&[][..], |content| content.payload);
+        let is_deletion = item.kind == Kind::Tombstone;
+        let payload =
+            item.content.as_ref().filter(|_| !is_deletion).map_or(&[][..], |content| content.payload);
         builder.push(&item.key, item.kind, rows, payload);
         if let (Some(content), Some(remains)) = (&item.content, remains) {
             let scale = |bytes: &[u8]| bytes.try_into().map_or(0.0, f32::from_le_bytes);
             let scales: Vec<f32> = content.scales.chunks(4).map(scale).collect();
             builder.add_stored_rows(&remains.rows, content.row_bytes.clone(), &scales);
-            if item.kind != Kind::Tombstone {
+            if !is_deletion {
                 let (attributes, mut is_all) = remains.attributes(content.index);
                 for (column, value) in attributes {
                     match unfit.contains(&*column.name) {

@@ -51,6 +51,8 @@ pub(super) struct Mender<'a> {
     pub doubt_after: Option<u64>,
     pub dry_run: bool,
     pub made: Vec<Made>,
+    /// Files that were made for one chain serve for others.
+    pub shares: bool,
 }
 
 impl Mender<'_> {
@@ -146,7 +148,8 @@ impl Mender<'_> {
         let next = self.footer_of_next(later);
         let fits = |made: &&Made| {
             let footer = made.segment.footer();
-            made.piece == piece
+            self.shares
+                && made.piece == piece
                 && footer.link_in == older.link()
                 && next.is_none_or(|next| next.link_in == footer.link_out)
         };

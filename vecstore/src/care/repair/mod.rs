@@ -28,6 +28,7 @@ mod tell;
 use crate::lock::{LOCK_BACKUP, Lock};
 use crate::state::{Move, QUARANTINE, if_there, make_folder};
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -199,6 +200,7 @@ impl Repair<'_> {
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
             made: Vec::new(),
+            shares: true,
         };
         let result = self.mend(&before, &mut mender, &mut manifest, &pieces, chain_is_whole);
         if result.is_err() {
@@ -238,7 +240,9 @@ impl Repair<'_> {
         match error {
             Error::Damaged { detail, .. } => Ok(detail),
             Error::Io { path, op, source } => match self.vfs.metadata(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok("it is missing".to_owned()),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    Ok("it is missing".to_owned())
+                }
                 Ok(found) if found.kind != FileKind::File => {
                     Ok("expected a regular file, found something else".to_owned())
                 }
@@ -282,6 +286,8 @@ impl Repair<'_> {
                 }
                 // Where nothing is lost, what a bitmap holds follows from the segments.
                 Some(Err(_)) if chain_is_whole => {}
+                // One that only a later version reads.
+                Some(Err(Error::UnsupportedVersion { .. })) => {}
                 Some(Err(error)) => drop(self.damage(error)?),
                 None => {}
             }
@@ -325,7 +331,7 @@ impl Repair<'_> {
         if before.lacks_segments {
             plan.report.findings.push(Finding::missing(self.dir.join(SEGMENTS)));
         }
-        let bad_bitmaps = self.check_bitmaps(before, &mender.found, manifest, &mut plan)?;
+        let bad_bitmaps = self.check_bitmaps(&mender.found, manifest, &mut plan)?;
         self.mend_versions(before, mender, &bad_bitmaps, &mut plan)?;
         self.tell(mender, manifest, pieces, &view, &mut plan)?;
 

@@ -7,7 +7,7 @@ use super::survey::{Found, store_of_most};
 use crate::base::{Error, Result};
 use crate::format::footer::Footer;
 use crate::format::{random_id, settings};
-use crate::state::{Body, EpochRecord, FingerprintRecord, MANIFEST, Manifest};
+use crate::state::{Body, EpochRecord, FingerprintRecord, Manifest};
 use crate::vfs::Vfs;
 
 /// A manifest that lists no segment yet, with what the files of the chain say of the store.
@@ -34,7 +34,7 @@ pub(super) fn rebuilt(
     // Larger than any generation that checkpoints of this many commits and epochs could have reached.
     let generation = ((epochs.len() as u64 + 1) << 40).saturating_add(last);
     Ok(Manifest {
-        generation: generation.max(claimed_generation(vfs, dir).saturating_add(1)),
+        generation: generation.max(Manifest::claimed_generation(vfs, dir).saturating_add(1)),
         ro_compat: 0,
         compat: 0,
         time: 0,
@@ -67,11 +67,35 @@ fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochReco
     Ok(epochs)
 }
 
-/// The generation a damaged manifest claims, as far as it can be believed; generations only grow.
-fn claimed_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
-    // No more of it is read, for it may be longer than any manifest.
-    let mut bytes = [0; 8];
-    let read = vfs.open(&dir.join(MANIFEST)).and_then(|file| file.read_at(&mut bytes, 40));
-    let claimed = read.map_or(0, |()| u64::from_le_bytes(bytes));
-    if claimed < 1 << 56 { claimed } else { 0 }
+#[cfg(test)]
+mod tests {
+    use crate::care::repair;
+    use crate::handle::Store;
+    use crate::state::{MANIFEST, Manifest};
+    use crate::types::StoreConfig;
+    use crate::vfs::RealFs;
+
+    /// The damaged manifest's own generation counts: it may have been made by another rebuild.
+    #[test]
+    fn generations_grow_however_often_a_manifest_is_rebuilt() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let store = Store::create(&path, StoreConfig::new(1)).unwrap();
+        let mut batch = store.batch();
+        batch.push("a", &[1.0f32]).unwrap();
+        store.append(&mut batch, crate::OnDuplicate::Error).unwrap();
+        store.close().unwrap();
+        let generation = || Manifest::read(&RealFs, &path).unwrap().generation;
+        for round in 0..3 {
+            let store = Store::open(&path).unwrap();
+            (0..5).for_each(|number| store.set_setting("number", &number.to_string()).unwrap());
+            store.close().unwrap();
+            let before = generation();
+            let mut bytes = std::fs::read(path.join(MANIFEST)).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(path.join(MANIFEST), bytes).unwrap();
+            assert!(repair(&path).unwrap().rebuilt);
+            assert!(generation() > before, "round {round}: {} after {before}", generation());
+        }
+    }
 }

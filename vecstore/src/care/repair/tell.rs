@@ -3,10 +3,11 @@
 use crate::state::QUARANTINE;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::carry_out::Plan;
 use super::chain::Piece;
-use super::mend::Mender;
+use super::mend::{Made, Mender};
 use super::rescue::Rescued;
 use super::survey::State;
 use super::{Finding, Repair};
@@ -30,12 +31,12 @@ impl Repair<'_> {
         for (number, file) in mender.found.iter().enumerate().filter(|(_, file)| !file.is_whole()) {
             let called = file.called.to_string();
             let mut finding = self.set_aside(plan, &file.path, &called, &file.problem)?;
-            match mender.made.iter_mut().find(|made| made.piece == Piece::File(number)) {
-                Some(made) => {
-                    finding.replaced_by = Some(path_of(&made.segment));
-                    match made.rescued.take() {
+            match made_of(&mut mender.made, Piece::File(number)) {
+                Some((segment, rescued)) => {
+                    finding.replaced_by = Some(path_of(&segment));
+                    match rescued {
                         Some(rescued) => finding.take(rescued, view)?,
-                        None => finding.kept = made.segment.footer().entries,
+                        None => finding.kept = segment.footer().entries,
                     }
                     finding.lost_unknown = matches!(file.state, State::Nothing);
                 }
@@ -76,8 +77,12 @@ impl Repair<'_> {
                 plan.report.findings.push(finding);
             }
         }
-        for made in &mut mender.made {
-            let Piece::Hole { first, last } = made.piece else { continue };
+        let mut holes: Vec<Piece> = mender.made.iter().map(|made| made.piece).collect();
+        let mut told: HashSet<Piece> = HashSet::new();
+        holes.retain(|piece| told.insert(*piece));
+        for piece in holes {
+            let Piece::Hole { first, last } = piece else { continue };
+            let Some((segment, rescued)) = made_of(&mut mender.made, piece) else { continue };
             let listed =
                 manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
             let name = listed.map_or(SegmentName { first, last, generation: 0 }, SegmentRecord::name);
@@ -87,13 +92,13 @@ impl Repair<'_> {
                 false => format!("the segments of commits {first} to {last} are missing"),
             };
             let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
-            finding.replaced_by = Some(path_of(&made.segment));
+            finding.replaced_by = Some(path_of(&segment));
             let records = manifest.body.segments.iter();
             finding.count(records.filter(|record| first <= record.first && record.last <= last));
-            if let Some(rescued) = made.rescued.take() {
+            if let Some(rescued) = rescued {
                 finding.take(rescued, view)?;
             }
-            finding.list(&self.dir.join(QUARANTINE).join(made.segment.name().to_string()), plan);
+            finding.list(&self.dir.join(QUARANTINE).join(segment.name().to_string()), plan);
             plan.report.findings.push(finding);
         }
         Ok(())
@@ -105,6 +110,20 @@ impl Repair<'_> {
             segment.name().first <= name.last && name.first <= segment.name().last && segment.is_lossy()
         })
     }
+}
+
+/// What was first made of a piece, and what was lost with it, also in files that a version has for itself.
+fn made_of(made: &mut [Made], piece: Piece) -> Option<(Arc<Segment>, Option<Rescued>)> {
+    let mut of_piece = made.iter_mut().filter(|made| made.piece == piece);
+    let first = of_piece.next()?;
+    let (segment, mut rescued) = (Arc::clone(&first.segment), first.rescued.take());
+    for more in of_piece.filter_map(|made| made.rescued.take()) {
+        if let Some(rescued) = &mut rescued {
+            let told: HashSet<Vec<u8>> = rescued.lost_keys.iter().cloned().collect();
+            rescued.lost_keys.extend(more.lost_keys.into_iter().filter(|key| !told.contains(key)));
+        }
+    }
+    Some((segment, rescued))
 }
 
 impl Finding {

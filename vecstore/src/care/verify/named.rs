@@ -43,13 +43,13 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, 
         });
         if wrong.is_empty() {
             // What the store begins with is checked with it.
-            let (body, segments) = (&version.body, &version.body.segments);
-            let told = match store.segments.starts_with(segments) && store.epochs.starts_with(&body.epochs) {
+            let told = match version.body.begins(store) {
                 true => Ok(Vec::new()),
                 false => what_is_wrong(vfs, &version, seen),
             };
             let told = told.unwrap_or_else(|error| vec![error.to_string()]);
-            if !told.is_empty() && versions::read(vfs, dir, &name).is_ok() {
+            // It may have been dropped, and another one made under its name.
+            if !told.is_empty() && versions::read(vfs, dir, &name).is_ok_and(|now| now == version) {
                 told.into_iter().for_each(|wrong| report.told(&path, "manifest", wrong));
             }
             continue;

@@ -74,3 +74,16 @@ fn a_payload_that_is_too_long_is_told() {
     assert_eq!(repaired.lost_keys().collect::<Vec<_>>(), [b"c"]);
     assert_eq!(contents, with(&[("a", 0.0), ("b", -1.0)]));
 }
+
+/// A deletion has a key and nothing else; what it has is left out.
+#[test]
+fn a_deletion_with_a_payload_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let _store = store_of(&path, &[&["a"]]);
+    let name = forge(&path, 2, |builder| builder.push(b"b", Kind::Tombstone, 0, b"x"));
+    let (faults, repaired, contents) = mend(&path);
+    assert_eq!((faults.len(), &faults[0].path), (1, &name), "{faults:?}");
+    assert_eq!((repaired.findings.len(), repaired.lost_keys().count()), (1, 0), "{repaired:#?}");
+    assert_eq!(contents, with(&[("a", 0.0)]));
+}
