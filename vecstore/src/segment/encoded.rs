@@ -214,13 +214,21 @@ fn align_up(offset: u64) -> u64 {
     offset.next_multiple_of(section::ALIGN)
 }
 
-/// Gathers pieces of a file where they are, and writes many of them at once.
+/// What is gathered of a file.
+enum Piece<'a> {
+    /// Bytes that stay where they are until they are written.
+    There(&'a [u8]),
+    /// Bytes among those that were copied.
+    Copied(Range<usize>),
+}
+
+/// Gathers pieces of a file, and writes many of them at once.
 struct Gathering<'a, 'f> {
     file: &'f mut dyn VfsFile,
-    pieces: Vec<IoSlice<'a>>,
+    pieces: Vec<Piece<'a>>,
     /// Length of all pieces.
     pending: usize,
-    /// Bytes that come after the pieces and do not stay where they are.
+    /// Bytes that do not stay where they are.
     copied: Vec<u8>,
     written: u64,
 }
@@ -230,30 +238,35 @@ impl<'a> Gathering<'a, '_> {
         if data.is_empty() {
             return Ok(());
         }
-        if !self.copied.is_empty() {
-            self.finish()?;
-        }
-        self.written += data.len() as u64;
-        self.pending += data.len();
-        self.pieces.push(IoSlice::new(data));
-        if self.pending >= GATHERED_LEN || self.pieces.len() >= GATHERED_PIECES {
-            self.finish()
-        } else {
-            Ok(())
-        }
+        self.pieces.push(Piece::There(data));
+        self.added(data.len())
     }
 
     fn add_copied(&mut self, data: &[u8]) -> io::Result<()> {
-        self.written += data.len() as u64;
         if self.copied.len() + data.len() > COPIED_LEN {
             self.finish()?;
         }
         if data.len() >= COPIED_LEN {
             self.finish()?;
+            self.written += data.len() as u64;
             return self.file.write_all(data);
         }
+        let start = self.copied.len();
         self.copied.extend_from_slice(data);
-        Ok(())
+        match self.pieces.last_mut() {
+            Some(Piece::Copied(range)) => range.end = self.copied.len(),
+            _ => self.pieces.push(Piece::Copied(start..self.copied.len())),
+        }
+        self.added(data.len())
+    }
+
+    fn added(&mut self, len: usize) -> io::Result<()> {
+        self.written += len as u64;
+        self.pending += len;
+        match self.pending >= GATHERED_LEN || self.pieces.len() >= GATHERED_PIECES {
+            true => self.finish(),
+            false => Ok(()),
+        }
     }
 
     fn pad_to(&mut self, offset: u64) -> io::Result<()> {
@@ -266,15 +279,17 @@ impl<'a> Gathering<'a, '_> {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        if !self.pieces.is_empty() {
-            self.file.write_slices(&mut self.pieces)?;
-            self.pieces.clear();
-            self.pending = 0;
+        let bytes = |piece: &Piece<'a>| match piece {
+            Piece::There(bytes) => IoSlice::new(bytes),
+            Piece::Copied(range) => IoSlice::new(self.copied.get(range.clone()).unwrap_or_default()),
+        };
+        let mut slices: Vec<IoSlice<'_>> = self.pieces.iter().map(bytes).collect();
+        if !slices.is_empty() {
+            self.file.write_slices(&mut slices)?;
         }
-        if !self.copied.is_empty() {
-            self.file.write_all(&self.copied)?;
-            self.copied.clear();
-        }
+        self.pieces.clear();
+        self.copied.clear();
+        self.pending = 0;
         Ok(())
     }
 }
