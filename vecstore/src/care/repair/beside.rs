@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::carry_out::Plan;
 use super::chain::{Chain, cheapest};
 use super::fit::is_as_listed;
-use super::mend::Mender;
+use super::mend::{Mender, Shares};
 use super::survey::{Found, OF_OTHER_MODEL, is_foreign_to, refuses_version, store_of_most, survey};
 use super::{Before, Finding, Repair};
 use crate::base::{Error, Result};
@@ -137,7 +137,9 @@ impl Repair<'_> {
             finding.notes.push(LOST.to_owned());
             plan.report.findings.push(finding);
         }
-        for (name, version) in &before.versions {
+        let mut versions: Vec<&(String, Manifest)> = before.versions.iter().collect();
+        versions.sort_by_key(|(_, version)| version.body.last_commit());
+        for (name, version) in versions {
             let body = &version.body;
             let doubt = mender.doubt_after.take();
             let mended = mended_version(mender, version, before.manifest.as_ref());
@@ -180,7 +182,7 @@ impl Repair<'_> {
 /// The view of a version, and whether that is as it is listed; or why there is none.
 ///
 /// What was made for the store leaves out what was superseded after the version, and so does a later merge: where that hides an
-/// older entry of which no newer one is there, the version gets files of its own.
+/// older entry of which no newer one is there, the version gets files of its own, which serve for later versions.
 fn mended_version(
     mender: &mut Mender<'_>,
     version: &Manifest,
@@ -189,7 +191,9 @@ fn mended_version(
     let body = &version.body;
     let start = body.epochs.first().map(|epoch| epoch.id);
     let made = mender.made.len();
-    for (shares, of) in [(true, Chain::Named), (false, Chain::Named), (false, Chain::NamedAlone)] {
+    let shares = [Shares::All, Shares::Own, Shares::Nothing];
+    let ways = [Chain::Named, Chain::NamedAlone].into_iter().flat_map(|of| shares.map(|shares| (shares, of)));
+    for (shares, of) in ways {
         let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, of);
         let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
         if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
@@ -197,7 +201,7 @@ fn mended_version(
         }
         mender.shares = shares;
         let view = mender.mend(version, &pieces);
-        mender.shares = true;
+        mender.shares = Shares::All;
         let view = view?;
         let is_whole = is_as_listed(&mender.found, &pieces, &body.segments);
         // What the store begins with is looked at with it.

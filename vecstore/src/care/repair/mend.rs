@@ -35,6 +35,17 @@ pub(super) struct Made {
     pub tmp: Option<PathBuf>,
     /// What became of the entries; `None` for a copy of a sound file.
     pub rescued: Option<Rescued>,
+    /// It is of versions alone: what was made for the store would not do.
+    pub own: bool,
+}
+
+/// Which of the files that were made before serve for a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shares {
+    All,
+    /// Those that versions have for themselves.
+    Own,
+    Nothing,
 }
 
 /// Writes what the chains lack.
@@ -51,8 +62,7 @@ pub(super) struct Mender<'a> {
     pub doubt_after: Option<u64>,
     pub dry_run: bool,
     pub made: Vec<Made>,
-    /// Files that were made for one chain serve for others.
-    pub shares: bool,
+    pub shares: Shares,
 }
 
 impl Mender<'_> {
@@ -131,7 +141,9 @@ impl Mender<'_> {
                 made.tmp.iter().for_each(|tmp| remove_own(self.vfs, tmp));
                 (made.segment, made.tmp) = (Arc::clone(&segment), tmp);
             }
-            None => self.made.push(Made { piece, segment: Arc::clone(&segment), tmp, rescued: None }),
+            None => {
+                self.made.push(Made { piece, segment: Arc::clone(&segment), tmp, rescued: None, own: false })
+            }
         }
         Ok(segment)
     }
@@ -148,7 +160,12 @@ impl Mender<'_> {
         let next = self.footer_of_next(later);
         let fits = |made: &&Made| {
             let footer = made.segment.footer();
-            self.shares
+            let is_shared = match self.shares {
+                Shares::All => true,
+                Shares::Own => made.own,
+                Shares::Nothing => false,
+            };
+            is_shared
                 && made.piece == piece
                 && footer.link_in == older.link()
                 && next.is_none_or(|next| next.link_in == footer.link_out)
@@ -172,9 +189,10 @@ impl Mender<'_> {
         let (first, last) = piece.range(&self.found);
         let name = self.new_name(first, last);
         let file = piece.file(&self.found);
+        let own = self.shares != Shares::All;
         if let Some(segment) = file.and_then(Found::sound) {
             let (tmp, segment) = self.copy(segment, name)?;
-            return Ok(Made { piece, segment, tmp, rescued: None });
+            return Ok(Made { piece, segment, tmp, rescued: None, own });
         }
         let remains = file.and_then(Found::remains);
         let identity = match remains {
@@ -195,7 +213,7 @@ impl Mender<'_> {
         let (encoded, rescued) = rescue(remains, identity, settings, around)?;
         let len = encoded.file_len();
         let (tmp, segment) = self.write(name, len, |file| Ok(encoded.write(file)?.footer))?;
-        Ok(Made { piece, segment, tmp, rescued: Some(rescued) })
+        Ok(Made { piece, segment, tmp, rescued: Some(rescued), own })
     }
 
     /// What an empty file is that keeps the chain together.

@@ -43,7 +43,7 @@ use beside::lists_any;
 use carry_out::{Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use fit::{is_as_listed, refuse_overlapping, refuse_useless};
-use mend::Mender;
+use mend::{Mender, Shares};
 pub use report::{Finding, RepairReport};
 use survey::Found;
 pub(super) use survey::refuses_version;
@@ -200,7 +200,7 @@ impl Repair<'_> {
             doubt_after: Some(listed_last).filter(|_| self.in_doubt && !chain_is_whole && !is_backup),
             dry_run: self.dry_run,
             made: Vec::new(),
-            shares: true,
+            shares: Shares::All,
         };
         let result = self.mend(&before, &mut mender, &mut manifest, &pieces, chain_is_whole);
         if result.is_err() {
