@@ -309,7 +309,7 @@ fn a_version_that_would_show_what_was_deleted_goes() {
 /// that had replaced: the version gets files of its own, and lacks that one key.
 #[test]
 fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
-    for case in ["a flipped bit", "gone", "gone after a merge"] {
+    for case in ["a flipped bit", "gone", "gone after a merge", "gone after a merge that is damaged"] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let store = on_demand().max_segment(40_000).create(&path, StoreConfig::new(2)).unwrap();
@@ -317,13 +317,15 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
             let mut batch = store.batch();
             batch.push("k", &[number as f32, 0.0]).unwrap();
             (0..1000).for_each(|at| batch.push(format!("{number}-{at}"), &[1.0f32, 2.0]).unwrap());
+            // Intact in the version, and replaced after it.
+            batch.push("x", &[number as f32, 0.0]).unwrap();
             store.append(&mut batch, OnDuplicate::Replace).unwrap();
         };
         put_many(1);
         ["k", "z"].iter().for_each(|key| put(&store, key));
         ["v", "a", "z"].iter().for_each(|name| drop(store.create_version(name).unwrap()));
         put_many(4);
-        if case == "gone after a merge" {
+        if case.starts_with("gone after a merge") {
             // A merge leaves the first file alone that seems damaged, so it keeps the kill of what is in it.
             flip_bit(&segment(&path, 1, 1), 5000);
             assert_eq!(store.compact().unwrap().merges, 1);
@@ -336,6 +338,9 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
             "a flipped bit" => flip_bit(&file, 4096),
             _ => fs::remove_file(&file).unwrap(),
         }
+        if case.ends_with("damaged") {
+            flip_bit(&path.join("segments/0000000002-0000000003.0.npy"), 4096);
+        }
         let would = vecstore::repair_dry_run(&path).unwrap();
         let report = vecstore::repair(&path).unwrap();
         assert_eq!(would.findings.len(), report.findings.len(), "{case}: {report:#?}");
@@ -343,16 +348,55 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
         assert_whole(&path, case);
         assert!(vecstore::repair(&path).unwrap().was_whole(), "{case}");
         let store = on_demand().open(&path).unwrap();
-        assert_eq!(store.snapshot().totals().entries, 2002, "{case}");
+        // The merge's only row is that of "z"; versions have the file of its commit.
+        let entries = if case.ends_with("damaged") { 2002 } else { 2003 };
+        assert_eq!(store.snapshot().totals().entries, entries, "{case}");
         assert_eq!(store.snapshot().get("k").unwrap().unwrap().address().commit, 4);
         for name in ["v", "a", "z"] {
             let then = on_demand().at_version(name).open(&path).unwrap().snapshot();
-            assert_eq!((then.totals().entries, then.contains("k").unwrap()), (1001, false), "{case}");
+            assert_eq!((then.totals().entries, then.contains("k").unwrap()), (1002, false), "{case}");
+            assert!(then.contains("x").unwrap(), "{case}");
         }
         let files = fs::read_dir(path.join("segments")).unwrap();
         let of_second = files.filter(|file| {
             file.as_ref().unwrap().file_name().to_string_lossy().starts_with("0000000002-0000000002")
         });
         assert!(of_second.count() <= 2, "{case}: versions share one, and the store has another");
+    }
+}
+
+/// What is made for a version never overlaps what the store has, and keys that the store has deleted since are not told as lost.
+#[test]
+fn what_is_lost_of_a_version_alone_is_mended_beside_merges() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
+    for commit in 1..=2 {
+        put(&store, &format!("k{commit}"));
+    }
+    flip_bit(&segment(&path, 2, 2), 4096);
+    for commit in 3..=4 {
+        put(&store, &format!("k{commit}"));
+    }
+    store.create_version("v").unwrap();
+    store.delete(&["k3"]).unwrap();
+    // Around the file that seems damaged: 1, 2 and 3 to 5 are listed.
+    store.compact().unwrap();
+    flip_bit(&segment(&path, 2, 2), 4096);
+    assert!(segment(&path, 3, 5).exists(), "{:?}", fs::read_dir(path.join("segments")).unwrap().count());
+    store.close().unwrap();
+    for gone in [&[2, 3][..], &[3], &[3, 4], &[2, 3, 4]] {
+        let damaged = dir.path().join(format!("{gone:?}"));
+        copy_dir(&path, &damaged);
+        gone.iter().for_each(|commit| fs::remove_file(segment(&damaged, *commit, *commit)).unwrap());
+        let report = vecstore::repair(&damaged).unwrap();
+        assert_whole(&damaged, "repaired");
+        assert!(vecstore::repair(&damaged).unwrap().was_whole(), "{gone:?}");
+        assert!(report.lost_keys().all(|key| key != b"k3"), "{gone:?}: {report:#?}");
+        let then = on_demand().at_version("v").open(&damaged).unwrap().snapshot();
+        for commit in 1..=4 {
+            let is_there = then.contains(format!("k{commit}")).unwrap();
+            assert_eq!(is_there, !gone.contains(&commit), "{gone:?}: k{commit}");
+        }
     }
 }

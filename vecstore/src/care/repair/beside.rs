@@ -14,6 +14,7 @@ use crate::base::{Error, Result};
 use crate::care::liveness::{InMemory, wrong_kills};
 use crate::segment::{Segment, SegmentName};
 use crate::state::{Body, DERIVED, MANIFEST, Manifest, SegmentRecord, VERSIONS, View, derived};
+use crate::vfs::FileKind;
 
 const LOST: &str = "the version is lost; the store itself is not affected";
 
@@ -106,8 +107,10 @@ impl Repair<'_> {
                 plan.report.findings.push(Finding { path, problem, replaced_by, ..Finding::default() });
                 continue;
             }
-            // No folder but a file.
-            if !is_here(&self.dir.join(DERIVED)) && path != self.dir.join(DERIVED) {
+            let folder = self.dir.join(DERIVED);
+            let is_no_folder =
+                || path == folder && self.vfs.metadata(&path).is_ok_and(|found| found.kind != FileKind::Dir);
+            if !is_here(&folder) && !is_no_folder() {
                 continue;
             }
             let mut finding = match self.vfs.metadata(&path) {
@@ -142,7 +145,7 @@ impl Repair<'_> {
         for (name, version) in versions {
             let body = &version.body;
             let doubt = mender.doubt_after.take();
-            let mended = mended_version(mender, version, before.manifest.as_ref());
+            let mended = self.mended_version(mender, version, before.manifest.as_ref());
             mender.doubt_after = doubt;
             let (whole, view) = match mended? {
                 Ok(mended) => mended,
@@ -177,39 +180,50 @@ impl Repair<'_> {
         }
         Ok(())
     }
-}
 
-/// The view of a version, and whether that is as it is listed; or why there is none.
-///
-/// What was made for the store leaves out what was superseded after the version, and so does a later merge: where that hides an
-/// older entry of which no newer one is there, the version gets files of its own, which serve for later versions.
-fn mended_version(
-    mender: &mut Mender<'_>,
-    version: &Manifest,
-    manifest: Option<&Manifest>,
-) -> Result<std::result::Result<(bool, View), &'static str>> {
-    let body = &version.body;
-    let start = body.epochs.first().map(|epoch| epoch.id);
-    let made = mender.made.len();
-    let shares = [Shares::All, Shares::Own, Shares::Nothing];
-    let ways = [Chain::Named, Chain::NamedAlone].into_iter().flat_map(|of| shares.map(|shares| (shares, of)));
-    for (shares, of) in ways {
-        let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, of);
-        let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
-        if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
-            return Ok(Err(OF_OTHER_MODEL));
+    /// The view of a version, and whether that is as it is listed; or why there is none.
+    ///
+    /// What was made for the store leaves out what was superseded after the version, and so does a later merge: where that hides
+    /// an older entry of which no newer one is there, the version gets files of its own, which serve for later versions.
+    fn mended_version(
+        &self,
+        mender: &mut Mender<'_>,
+        version: &Manifest,
+        manifest: Option<&Manifest>,
+    ) -> Result<std::result::Result<(bool, View), &'static str>> {
+        let body = &version.body;
+        let start = body.epochs.first().map(|epoch| epoch.id);
+        let made = mender.made.len();
+        let shares = [Shares::All, Shares::Own, Shares::Nothing];
+        let ways =
+            [Chain::Named, Chain::NamedAlone].into_iter().flat_map(|of| shares.map(|shares| (shares, of)));
+        for (shares, of) in ways {
+            let pieces = cheapest(&mender.found, &body.segments, body.last_commit(), start, of);
+            let mut footers = pieces.iter().filter_map(|piece| piece.file(&mender.found)?.footer());
+            if footers.any(|footer| is_foreign_to(body, &footer.fingerprint)) {
+                return Ok(Err(OF_OTHER_MODEL));
+            }
+            let is_whole = is_as_listed(&mender.found, &pieces, &body.segments);
+            // Not what the store's bitmaps say, which know of later commits.
+            let superseded = match is_whole {
+                true => HashSet::new(),
+                false => self.superseded(&mender.found, body, true)?,
+            };
+            let of_store = std::mem::replace(&mut mender.superseded, superseded);
+            mender.shares = shares;
+            let view = mender.mend(version, &pieces);
+            (mender.shares, mender.superseded) = (Shares::All, of_store);
+            let view = view?;
+            // What the store begins with is looked at with it.
+            let is_known = is_whole && manifest.is_some_and(|manifest| body.begins(&manifest.body));
+            if is_known || wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
+                return Ok(Ok((is_whole, view)));
+            }
+            mender.undo(made);
+            if is_whole {
+                break;
+            }
         }
-        mender.shares = shares;
-        let view = mender.mend(version, &pieces);
-        mender.shares = Shares::All;
-        let view = view?;
-        let is_whole = is_as_listed(&mender.found, &pieces, &body.segments);
-        // What the store begins with is looked at with it.
-        let is_known = is_whole && manifest.is_some_and(|manifest| body.begins(&manifest.body));
-        if is_known || wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
-            return Ok(Ok((is_whole, view)));
-        }
-        mender.undo(made);
+        Ok(Err("in what is there of its files, what is superseded does not agree with the keys"))
     }
-    Ok(Err("in what is there of its files, what is superseded does not agree with the keys"))
 }

@@ -148,7 +148,11 @@ pub(super) fn cheapest(
         at = at.and_then(|number| best.get(number).copied().flatten()).and_then(|(_, before)| before);
     }
     pieces.reverse();
-    join_holes(pieces)
+    match of {
+        Chain::Store => join_holes(pieces),
+        // One of several files of a version would overlap what the store has there.
+        Chain::Named | Chain::NamedAlone => pieces,
+    }
 }
 
 /// Files that fit nowhere are no evidence of commits after the last one that is `listed`.
@@ -195,6 +199,11 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
             }
             State::Sound(_) if of == Chain::Named && !is_input(name, records) => (OTHER_MOMENT, size),
             State::Sound(_) => (0, size),
+            State::Remains(_)
+                if of == Chain::NamedAlone && !listed.contains_key(&name) && !is_input(name, records) =>
+            {
+                return None;
+            }
             State::Remains(remains) => {
                 let left_out = if remains.footer.compat & COMPAT_LOST != 0 { LEFT_OUT } else { 0 };
                 (left_out + u128::from(remains.lost().max(1)), size.saturating_mul(4))

@@ -165,7 +165,9 @@ impl Mender<'_> {
                 Shares::Own => made.own,
                 Shares::Nothing => false,
             };
+            let leaves_out = made.rescued.as_ref().is_some_and(|rescued| rescued.leaves_out);
             is_shared
+                && !leaves_out
                 && made.piece == piece
                 && footer.link_in == older.link()
                 && next.is_none_or(|next| next.link_in == footer.link_out)

@@ -275,7 +275,7 @@ impl Repair<'_> {
         Ok(finding)
     }
 
-    /// What the manifest's bitmaps say is superseded, in files that are whole.
+    /// What the bitmaps of a manifest or version say is superseded, in files that are whole.
     fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
         let mut superseded = HashSet::new();
         for segment in found.iter().filter_map(Found::whole) {

@@ -74,8 +74,12 @@ pub(super) struct Rescued {
     pub kept: u64,
     /// Keys of entries that are lost.
     pub lost_keys: Vec<Vec<u8>>,
+    /// How many are lost from files that versions have for themselves.
+    pub lost_from_versions: usize,
     /// Entries that are lost and whose keys cannot be read.
     pub unnamed: u64,
+    /// Intact entries are not in the new file, for there are newer ones of their keys.
+    pub leaves_out: bool,
     /// Entries whose addresses are lost: they have new ones.
     pub readdressed: u64,
     /// What the segment superseded cannot be read: found again by keys.
@@ -357,6 +361,7 @@ impl<'a> Rescue<'a, '_> {
                 if !has_addresses {
                     // Later kills name the address it had: whether it is superseded, only newer keys can say.
                     if newer.has(key)? {
+                        self.result.leaves_out = true;
                         continue;
                     }
                     self.result.readdressed += 1;

@@ -34,8 +34,9 @@ impl Repair<'_> {
             match made_of(&mut mender.made, Piece::File(number)) {
                 Some((segment, rescued)) => {
                     finding.replaced_by = Some(path_of(&segment));
+                    let is_of_store = pieces.contains(&Piece::File(number));
                     match rescued {
-                        Some(rescued) => finding.take(rescued, view)?,
+                        Some(rescued) => finding.take(rescued, view, is_of_store)?,
                         None => finding.kept = segment.footer().entries,
                     }
                     finding.lost_unknown = matches!(file.state, State::Nothing);
@@ -96,7 +97,7 @@ impl Repair<'_> {
             let records = manifest.body.segments.iter();
             finding.count(records.filter(|record| first <= record.first && record.last <= last));
             if let Some(rescued) = rescued {
-                finding.take(rescued, view)?;
+                finding.take(rescued, view, pieces.contains(&piece))?;
             }
             finding.list(&self.dir.join(QUARANTINE).join(segment.name().to_string()), plan);
             plan.report.findings.push(finding);
@@ -112,40 +113,39 @@ impl Repair<'_> {
     }
 }
 
-/// What was first made of a piece, and what was lost with it, also in files that a version has for itself.
+/// What was first made of a piece, and what was lost with it; of files that versions have for themselves, how much at most.
 fn made_of(made: &mut [Made], piece: Piece) -> Option<(Arc<Segment>, Option<Rescued>)> {
     let mut of_piece = made.iter_mut().filter(|made| made.piece == piece);
     let first = of_piece.next()?;
     let (segment, mut rescued) = (Arc::clone(&first.segment), first.rescued.take());
-    for more in of_piece.filter_map(|made| made.rescued.take()) {
-        if let Some(rescued) = &mut rescued {
-            let told: HashSet<Vec<u8>> = rescued.lost_keys.iter().cloned().collect();
-            rescued.lost_keys.extend(more.lost_keys.into_iter().filter(|key| !told.contains(key)));
-        }
+    let more = of_piece.filter_map(|made| Some(made.rescued.take()?.lost_keys.len())).max();
+    if let Some((rescued, more)) = rescued.as_mut().zip(more) {
+        rescued.lost_from_versions = more;
     }
     Some((segment, rescued))
 }
 
 impl Finding {
-    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost.
-    fn take(&mut self, rescued: Rescued, view: &View) -> Result<()> {
+    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost; nor are those that
+    /// it has deleted, where only versions have lost them.
+    fn take(&mut self, rescued: Rescued, view: &View, is_of_store: bool) -> Result<()> {
         self.kept = rescued.kept;
         self.readdressed = rescued.readdressed;
         self.lost_unnamed = rescued.unnamed;
         let lost = rescued.lost_keys.len();
         for key in rescued.lost_keys {
             let is_there = match view.find(&key)? {
-                Some((segment, index)) => segment.kind(index)? != Kind::Tombstone,
+                Some((segment, index)) => !is_of_store || segment.kind(index)? != Kind::Tombstone,
                 None => false,
             };
             if !is_there {
                 self.lost_keys.push(key);
             }
         }
-        let elsewhere = lost - self.lost_keys.len();
+        let elsewhere = (lost - self.lost_keys.len()).max(rescued.lost_from_versions);
         if elsewhere > 0 {
             self.notes.push(format!(
-                "{elsewhere} lost entries are missing from versions; the store has their keys"
+                "{elsewhere} lost entries are missing from versions; the store has newer ones of their keys"
             ));
         }
         if rescued.readdressed > 0 {
