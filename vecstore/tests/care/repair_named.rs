@@ -385,10 +385,15 @@ fn what_is_lost_of_a_version_alone_is_mended_beside_merges() {
     flip_bit(&segment(&path, 2, 2), 4096);
     assert!(segment(&path, 3, 5).exists(), "{:?}", fs::read_dir(path.join("segments")).unwrap().count());
     store.close().unwrap();
-    for gone in [&[2, 3][..], &[3], &[3, 4], &[2, 3, 4]] {
-        let damaged = dir.path().join(format!("{gone:?}"));
+    for (gone, is_hit) in
+        [(&[2, 3][..], false), (&[3], false), (&[3, 4], false), (&[2, 3, 4], false), (&[3], true)]
+    {
+        let damaged = dir.path().join(format!("{gone:?} {is_hit}"));
         copy_dir(&path, &damaged);
-        gone.iter().for_each(|commit| fs::remove_file(segment(&damaged, *commit, *commit)).unwrap());
+        gone.iter().map(|commit| segment(&damaged, *commit, *commit)).for_each(|file| match is_hit {
+            true => flip_bit(&file, 4096),
+            false => fs::remove_file(&file).unwrap(),
+        });
         let report = vecstore::repair(&damaged).unwrap();
         assert_whole(&damaged, "repaired");
         assert!(vecstore::repair(&damaged).unwrap().was_whole(), "{gone:?}");
