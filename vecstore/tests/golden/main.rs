@@ -33,7 +33,13 @@ fn stores(kind: &str) -> Vec<(PathBuf, Value)> {
         let text = fs::read(store.join("expected.json")).unwrap();
         serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", store.display()))
     };
-    stores.into_iter().map(|store| (store.join("store.vecs"), expected(&store))).collect()
+    let store_in = |folder: &PathBuf| {
+        let store = folder.join("store.vecs");
+        // Git keeps no empty folder.
+        let _ = fs::create_dir(store.join("segments"));
+        store
+    };
+    stores.iter().map(|folder| (store_in(folder), expected(folder))).collect()
 }
 
 #[test]
