@@ -14,6 +14,11 @@ mod system {
 
     pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
 
+    /// Unlocks a mutex, and lets a thread that waits for it have it before this one has it again.
+    pub(crate) fn hand_over<T>(guard: parking_lot::MutexGuard<'_, T>) {
+        parking_lot::MutexGuard::unlock_fair(guard);
+    }
+
     /// Sleeps.
     pub(crate) fn nap(time: Duration) {
         #[cfg(test)]

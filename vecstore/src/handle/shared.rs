@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::base::sync::{Mutex, RwLock, thread};
+use crate::base::sync::{Mutex, RwLock, hand_over, thread};
 use crate::base::{Error, Event, Observer, Result};
 use crate::commit::{Appended, Writer};
 use crate::handle::{Leading, Queue, Signal, Waiting};
@@ -266,7 +266,11 @@ impl Host for Shared {
         if let Some(counter) = counter {
             side.seen = Some(counter);
         }
-        drop(side);
+        // It tries again at once, and other threads of the handle wait for their turn.
+        match result {
+            Err(Error::Busy { .. }) => hand_over(side),
+            _ => drop(side),
+        }
         // A callback that takes its time holds up this thread alone.
         events.iter().for_each(|event| self.tell(event));
         result

@@ -83,6 +83,11 @@ impl Condvar {
     }
 }
 
+/// Unlocks a mutex: which thread has it next, the scheduler decides.
+pub(crate) fn hand_over<G>(guard: G) {
+    drop(guard);
+}
+
 /// Lets other threads go first: a thread that naps waits for one of them.
 pub(crate) fn nap(_time: Duration) {
     thread::yield_now();
