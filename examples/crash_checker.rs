@@ -1,12 +1,13 @@
 //! `crash_checker DIR MIN`
 //!
-//! Exits with 0 only if the store DIR, filled by `crash_writer`, opens and is whole: every file agrees with its
-//! checksums; it holds whole batches only, of each writer 1 to n without a gap, at least MIN in all; every key is
-//! there once, and every vector as its seed makes it. Batches may be missing where the writer was to delete them, and
-//! then wholly; what takes a commit number is a batch or a deletion. Prints one digest over all (key, vector) pairs in commit
-//! order, then `BATCHES n`. A DIR in which no store was completed yet counts as empty.
+//! Exits with 0 only if the store DIR, filled by `crash_writer`, opens and is whole: every file agrees with
+//! its checksums; the store has whole batches only, of each writer 1 to n without a gap, at least MIN in all;
+//! every key is stored once, and every vector is the one that its seed makes. A batch that its writer was to
+//! delete may be missing, as a whole. Each commit number belongs to a batch or a deletion. Prints one digest
+//! over all (key, vector) pairs in commit order, then `BATCHES n`. A DIR in which no store was completed yet
+//! counts as empty.
 //!
-//! Whatever is wrong is one line on stderr and exit code 1; a command line that makes no sense, exit code 2.
+//! Any fault is one line on stderr and exit code 1; a wrong command line is exit code 2.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -14,7 +15,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use vecstore::{Entry, Kind, Snapshot, Store};
+use vecstore::{Entry, Kind, Reader, Snapshot};
 use vecstore_examples::args::{Args, failed, wrong_use};
 use vecstore_examples::crash::{Digest, Recipe, fill_vector, parse_key};
 
@@ -36,9 +37,9 @@ fn main() -> ExitCode {
 fn check(dir: &Path, min: u64) -> Result<(), Box<dyn Error>> {
     let mut check = Check::default();
     if let Some(store) = open(dir)? {
-        check.snapshot(&store.snapshot(), store.dim())?;
-        // The bits that no entry shows: padding, tables, checksums, the chain of files.
-        if let Some(fault) = vecstore::verify(dir, |_| {})?.faults.first() {
+        check.snapshot(&store.snapshot())?;
+        // Bits that no entry shows: padding, tables, checksums, the chain of files.
+        if let Some(fault) = vecstore::verify(dir)?.faults.first() {
             return Err(fault.to_string().into());
         }
     }
@@ -51,26 +52,26 @@ fn check(dir: &Path, min: u64) -> Result<(), Box<dyn Error>> {
     Ok(stdout.flush()?)
 }
 
-/// The store, or nothing where none was completed yet: a store appears whole, so that no store is what a
-/// writer leaves that was killed before.
-fn open(dir: &Path) -> Result<Option<Store>, Box<dyn Error>> {
-    match Store::open_read_only(dir) {
+/// Opens the store; `None` if none was completed yet. A store appears as a whole, so that a writer killed
+/// before that leaves none.
+fn open(dir: &Path) -> Result<Option<Reader>, Box<dyn Error>> {
+    match Reader::open(dir) {
         Ok(store) => Ok(Some(store)),
         Err(vecstore::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// What was seen so far, entry by entry in commit order.
+/// State of the check, which sees entry by entry in commit order.
 #[derive(Default)]
 struct Check {
     /// Complete batches per writer.
     writers: BTreeMap<String, u64>,
-    /// The last commit seen of which rows are left.
+    /// The last commit seen that has rows.
     commit: u64,
     /// Batches that were deleted.
     deleted: u64,
-    /// The batch of that commit, while rows of it are still to come.
+    /// The batch of that commit, while some of its rows are still to come.
     under_way: Option<UnderWay>,
     digest: Digest,
     expected: Vec<f32>,
@@ -84,8 +85,8 @@ struct UnderWay {
 }
 
 impl Check {
-    fn snapshot(&mut self, snapshot: &Snapshot, dim: usize) -> Result<(), Box<dyn Error>> {
-        self.expected = vec![0.0; dim];
+    fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), Box<dyn Error>> {
+        self.expected = vec![0.0; snapshot.dim()];
         let mut entries = 0;
         for entry in snapshot.iter() {
             let entry = entry?;
@@ -109,7 +110,7 @@ impl Check {
                 format!("there are {last} commits, but {batches} batches and {deleted} deletions").into()
             );
         }
-        if (totals.entries, totals.empty, totals.rejected) != (entries, 0, 0)
+        if (totals.with_rows, totals.empty, totals.rejected) != (entries, 0, 0)
             || (totals.tombstones > 0 && self.deleted == 0)
         {
             return Err(format!("totals are {totals:?}, but {entries} entries with rows are there").into());
@@ -117,8 +118,9 @@ impl Check {
         Ok(())
     }
 
-    /// Checks that `entry` is the very next one: the next row of the batch under way, or the first row of the next
-    /// batch of its writer in the next commit. A key that is there twice, a gap and a torn batch all break that.
+    /// Checks that `entry` is the very next one: the next row of the batch under way, or the first row of the
+    /// next batch of its writer in the next commit. A duplicate key, a gap and a torn batch all fail this
+    /// check.
     fn entry(&mut self, entry: &Entry<'_>) -> Result<(), Box<dyn Error>> {
         let (writer, number, row) = parse_key(entry.key()).ok_or("not a key of crash_writer")?;
         let recipe = Recipe::from_payload(entry.payload()).ok_or("not a payload of crash_writer")?;
@@ -130,7 +132,7 @@ impl Check {
         let mut batch = self.under_way.take().unwrap_or_else(|| {
             let done = self.writers.get(writer).copied().unwrap_or(0);
             let mut next = done + 1;
-            // The one batch that may be missing: the one that the batch after it deletes.
+            // Only a batch that the batch after it deletes may be missing.
             if number == next + 1 && recipe.victim_of(number) == Some(next) {
                 self.deleted += 1;
                 next = number;

@@ -1,29 +1,30 @@
-//! `crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W] [--merge-every K] [--delete-every K]
-//! [--version-every K] [--backup-every K]`
+//! `crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W] [--merge-every K]
+//! [--delete-every K] [--version-every K] [--backup-every K]`
 //!
-//! Appends BATCHES deterministic batches to the store DIR, which it creates where there is none, and prints
-//! `ACK n` on a line of its own, flushed, once its n-th batch in the store is durable. It may be killed at any
-//! moment and started again; it goes on behind what it finds. Several may run at once under different names.
+//! Appends BATCHES deterministic batches to the store DIR, and creates the store if there is none. Once its
+//! n-th batch in the store is durable, prints `ACK n` on a line of its own, flushed. A writer may be killed
+//! at any moment and started again: it continues behind its last stored batch. Several writers may run at
+//! once under different names.
 //!
-//! With `--merge-every K` it compacts the store after each K-th batch, every other time into one segment; with
-//! `--delete-every K` it deletes, after each K-th batch, the batch before it; with `--version-every K` it makes a
-//! version after each K-th batch and drops its one before; with `--backup-every K` it backs up to `DIR.backup-W`.
-//! All of it counts as done when the next `ACK` comes.
+//! With `--merge-every K` it compacts the store after each K-th batch, every other time into one segment;
+//! with `--delete-every K` it deletes, after each K-th batch, the batch before it; with `--version-every K`
+//! it makes a version after each K-th batch and removes its earlier one; with `--backup-every K` it backs up
+//! to `DIR.backup-W`, in turn with links and by copying. All of this work is done before the next `ACK`.
 //!
-//! Whatever fails is one line on stderr and exit code 1; a command line that makes no sense, exit code 2.
+//! Any failure is one line on stderr and exit code 1; a wrong command line is exit code 2.
 
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use vecstore::{Batch, DType, OnDuplicate, Snapshot, Store, StoreConfig};
+use vecstore::{BackupOptions, Batch, DType, OnDuplicate, Snapshot, Store, StoreConfig};
 use vecstore_examples::args::{Args, failed, wrong_use};
 use vecstore_examples::crash::{Recipe, fill_vector, key};
 
 const USAGE: &str = "crash_writer DIR BATCHES [--rows 32] [--dim 512] [--seed 1] [--writer W] \
                      [--merge-every K] [--delete-every K] [--version-every K] [--backup-every K]";
 
-/// The most values one batch may hold: 1 GiB of f32.
+/// Most values in one batch: 1 GiB of f32.
 const MAX_VALUES: u64 = 1 << 28;
 
 struct Options {
@@ -83,21 +84,17 @@ fn main() -> ExitCode {
 }
 
 fn write(options: &Options) -> Result<(), Box<dyn Error>> {
-    let store = open_or_create(&options.dir, options.dim)?;
-    if (store.dim(), store.dtype()) != (options.dim, DType::F32) {
-        let (dim, dtype) = (store.dim(), store.dtype());
-        let wanted = options.dim;
-        return Err(format!("{}: rows of {dim} x {dtype}, expected {wanted} x f32", options.dir).into());
-    }
+    // Several writers may start at once without a store: one creates it, and the others open it.
+    let store = Store::open_or_create(&options.dir, StoreConfig::new(options.dim))?;
     let done = batches_of(&store.snapshot(), &options.writer)?;
-    // A deletion that the last run did not come to.
+    // The last run may have ended before this deletion.
     if let Some(victim) = options.recipe.victim_of(done) {
         store.delete(&keys(options, victim))?;
     }
     let mut stdout = std::io::stdout().lock();
     for number in done + 1..=done.saturating_add(options.batches) {
         store.append(&mut make_batch(options, number)?, OnDuplicate::Error)?;
-        // Only now: append returned, so the batch survives whatever happens next.
+        // Printed only after append returned: from then on the batch survives any crash.
         writeln!(stdout, "ACK {number}")?;
         stdout.flush()?;
         if let Some(victim) = options.recipe.victim_of(number) {
@@ -112,31 +109,22 @@ fn write(options: &Options) -> Result<(), Box<dyn Error>> {
             name_version(&store, &options.writer, number)?;
         }
         if due(options.backup_every) {
-            store.backup(format!("{}.backup-{}", options.dir, options.writer))?;
+            let link = !(number / options.backup_every).is_multiple_of(2);
+            let dest = format!("{}.backup-{}", options.dir, options.writer);
+            store.backup_with(dest, BackupOptions::new().link(link))?;
         }
     }
     Ok(store.close()?)
 }
 
-/// Several writers may start on an empty place at once; whoever loses the race opens what the winner created.
-fn open_or_create(dir: &str, dim: usize) -> vecstore::Result<Store> {
-    match Store::open(dir) {
-        Err(vecstore::Error::NotFound { .. }) => match Store::create(dir, StoreConfig::new(dim)) {
-            Err(vecstore::Error::AlreadyExists { .. }) => Store::open(dir),
-            created => created,
-        },
-        opened => opened,
-    }
-}
-
-/// Makes a version called after the writer and its last batch, and drops those it named before.
+/// Makes a version named after the writer and its last batch, and removes the writer's earlier ones.
 fn name_version(store: &Store, writer: &str, number: u64) -> vecstore::Result<()> {
     let name = |number: u64| format!("{writer}-{number}");
     store.create_version(&name(number))?;
     for older in store.versions()? {
         let is_ours = older.name.rsplit_once('-').is_some_and(|(of, _)| of == writer);
         if is_ours && older.name != name(number) {
-            store.drop_version(&older.name)?;
+            store.remove_version(&older.name)?;
         }
     }
     Ok(())
@@ -147,9 +135,9 @@ fn keys(options: &Options, number: u64) -> Vec<String> {
     (0..options.recipe.rows).map(|row| key(&options.writer, number, row)).collect()
 }
 
-/// How many batches of `writer` the store holds or held. They are numbered without a gap, and a batch is there whole or
-/// not at all, so that the first key of a batch stands for it: double until one is absent, then halve. A batch that was
-/// deleted has one right behind it that was not.
+/// Number of batches of `writer` that the store holds or held. They are numbered without a gap, and a batch
+/// is stored as a whole, so that its first key stands for it. The search doubles the number until a batch is
+/// absent, then halves. The batch after a deleted one is never deleted.
 fn batches_of(snapshot: &Snapshot, writer: &str) -> vecstore::Result<u64> {
     let holds = |number: u64| -> vecstore::Result<bool> {
         Ok(snapshot.contains(key(writer, number, 0))? || snapshot.contains(key(writer, number + 1, 0))?)
@@ -176,7 +164,7 @@ fn make_batch(options: &Options, number: u64) -> vecstore::Result<Batch> {
     let mut vector = vec![0.0_f32; options.dim];
     for row in 0..options.recipe.rows {
         fill_vector(options.recipe.seed, &options.writer, number, row, &mut vector);
-        batch.push_with(key(&options.writer, number, row), &vector, &payload)?;
+        batch.entry(key(&options.writer, number, row)).row(&vector).payload(&payload).push()?;
     }
     Ok(batch)
 }

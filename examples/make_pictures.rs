@@ -1,7 +1,7 @@
 //! `make_pictures DIR COUNT [--size 160x120] [--seed 1] [--folders 10]`
 //!
-//! Fills DIR with COUNT small, distinct jpegs in sub-folders, for load tests: about a millisecond each. The same
-//! seed gives the same pictures, and picture n does not depend on COUNT.
+//! Fills DIR with COUNT small, distinct jpegs in sub-folders, for load tests: about a millisecond each. The
+//! same seed gives the same pictures, and picture n does not depend on COUNT.
 
 use std::error::Error;
 use std::fs;

@@ -1,22 +1,23 @@
-//! `npy_from_python [DIR]`: what Rust wrote, NumPy reads, without any conversion.
+//! `npy_from_python [DIR]`: NumPy reads the files that Rust wrote, without any conversion.
 //!
-//! Makes a store (a new `npy_from_python.vecs` unless told otherwise), searches it, lets a few lines of Python
-//! (`npy_from_python.py`) search the same files with `numpy.load(mmap_mode="r")`, and compares what the two find.
-//! `PYTHON` names the interpreter, `python3` unless set. Exit code 69: there is no Python, or it has no NumPy.
+//! Makes a store (a new `npy_from_python.vecs` unless DIR is given), searches it, lets a few lines of Python
+//! (`npy_from_python.py`) search the same files with `numpy.load(mmap_mode="r")`, and compares both results.
+//! `PYTHON` names the interpreter, `python3` unless set. Exit code 69: there is no Python, or it has no
+//! NumPy.
 
 use std::error::Error;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use vecstore::{OnDuplicate, Store, StoreConfig};
+use vecstore::{OnDuplicate, Reader, Store, StoreConfig};
 use vecstore_examples::args::failed;
 use vecstore_examples::random::SplitMix64;
 
 const DIM: usize = 32;
 const K: usize = 5;
 
-/// sysexits.h calls it EX_UNAVAILABLE: something this program needs is not installed.
+/// EX_UNAVAILABLE of sysexits.h: something that this program needs is not installed.
 const EXIT_UNAVAILABLE: u8 = 69;
 
 fn main() -> ExitCode {
@@ -28,23 +29,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether there was a Python with NumPy to compare with.
+/// Returns false if there is no Python with NumPy to compare with.
 fn run(dir: &Path) -> Result<bool, Box<dyn Error>> {
     fill(dir)?;
-    let snapshot = Store::open_read_only(dir)?.snapshot();
+    let snapshot = Reader::open(dir)?.snapshot();
     let mut random = SplitMix64::new(7);
     let query: Vec<f32> = (0..DIM).map(|_| random.next_signed()).collect();
     let query_file = dir.with_extension("query.f32");
     fs::write(&query_file, query.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
 
     // Segments in commit order, as `vecstore files DIR` prints them.
-    let segments: Vec<_> = snapshot.segments().collect();
+    let segments: Vec<PathBuf> = snapshot.segments().map(|segment| segment.info().path).collect();
     let python = std::env::var("PYTHON").unwrap_or_else(|_| String::from("python3"));
     let output = Command::new(&python)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("npy_from_python.py"))
         .arg(&query_file)
         .arg(K.to_string())
-        .args(segments.iter().map(|segment| &segment.path))
+        .args(&segments)
         .output();
     fs::remove_file(&query_file)?;
     let output = match output {
@@ -70,10 +71,10 @@ fn run(dir: &Path) -> Result<bool, Box<dyn Error>> {
             (word()?.parse::<usize>()?, word()?.parse::<u64>()?, word()?.parse::<f32>()?);
         println!("{:.7}  {}", hit.score, String::from_utf8_lossy(&hit.key));
         let segment = segments.get(segment).ok_or("Python found a row in no segment")?;
-        // Where in which file the row is: another place than its address, once segments were merged.
+        // The row's file and its place there, which is not its address any more once segments were merged.
         let entry = snapshot.get(&hit.key)?.ok_or("a hit without an entry")?;
         let (path, first_row) = entry.location();
-        let same_place = segment.path == path && row == first_row as u64 + u64::from(hit.row);
+        let same_place = segment == path && row == first_row as u64 + u64::from(hit.row);
         if !same_place || (score - hit.score).abs() > 1e-5 {
             return Err(format!("Rust finds {} at {}, NumPy: {line}", hit.score, hit.address).into());
         }

@@ -1,8 +1,9 @@
-//! `own_model MODEL.onnx FOLDER STORE`: embeds pictures with an ONNX model, in a program that needs nothing installed.
+//! `own_model MODEL.onnx FOLDER STORE`: embeds pictures with an ONNX model, in a program that needs nothing
+//! installed.
 //!
 //! The engine is tract, part of this program: in your `Cargo.toml`,
-//! `vecstore-embed = { path = "…", default-features = false, features = ["tract"] }`. How pictures are prepared is read
-//! from the `preprocessor_config.json` beside the model.
+//! `vecstore-embed = { path = "…", default-features = false, features = ["tract"] }`. How pictures are
+//! prepared is read from the `preprocessor_config.json` beside the model.
 
 use std::error::Error;
 use std::path::Path;
@@ -29,12 +30,13 @@ fn run(model: &Path, folder: &Path, store: &Path) -> Result<(), Box<dyn Error>> 
     let model = Model::from_file(model, &PreprocessOverrides::default(), None)?;
     let engine = BackendOptions { choice: BackendChoice::Tract, ..BackendOptions::default() };
 
-    // Everything below the folder that the store lacks. Killed at any moment and run again, it goes on.
+    // Embeds the pictures below the folder that the store lacks. Killed at any moment and run again, it
+    // continues.
     let done = Run::new(folder, store).with_recursive(true).with_backend(engine).run(&model)?;
     println!("{} embedded, {} rejected, {} already there", done.embedded, done.rejected, done.already);
 
     // The store remembers the model: vectors of another one are refused.
-    let store = vecstore::Store::open_read_only(store)?;
-    println!("{} rows of {} numbers, by {}", store.snapshot().totals().rows, store.dim(), model.name());
+    let snapshot = vecstore::Reader::open(store)?.snapshot();
+    println!("{} rows of {} numbers, by {}", snapshot.totals().rows, snapshot.dim(), model.name());
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! `quickstart [DIR]`: a store in one page. Makes one (a new `quickstart.vecs` unless told otherwise), fills it,
-//! opens it again and looks things up.
+//! `quickstart [DIR]`: a store in one page. Makes one (a new `quickstart.vecs` unless DIR is given), fills
+//! it, opens it again and looks entries up.
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use vecstore::{DType, Metric, OnDuplicate, Store, StoreConfig};
+use vecstore::{DType, Metric, OnDuplicate, Reader, Store, StoreConfig};
 
 fn main() -> ExitCode {
     match run() {
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| String::from("quickstart.vecs"));
 
-    // What a store holds is fixed when it is created: here rows of four f32, compared by cosine.
+    // Dimension, element type and metric are fixed at creation: here rows of four f32, compared by cosine.
     let store = Store::create(&dir, StoreConfig::new(4).dtype(DType::F32).metric(Metric::Cosine))?;
 
     // A batch becomes durable and visible as a whole, or not at all.
@@ -27,11 +27,12 @@ fn run() -> Result<(), Box<dyn Error>> {
     batch.push("apple", &[0.9_f32, 0.1, 0.0, 0.0])?;
     batch.push("pear", &[0.8_f32, 0.2, 0.1, 0.0])?;
     batch.push("truck", &[0.0_f32, 0.1, 0.9, 0.4])?;
-    // Two faces in one picture: one key, two rows, and a note of yours beside them.
-    batch.push_with("group photo", &[0.1_f32, 0.9, 0.0, 0.1, 0.2, 0.7, 0.0, 0.3], b"two faces")?;
+    // Two faces in one picture: one key with two rows, and a note beside them.
+    let faces = [[0.1_f32, 0.9, 0.0, 0.1], [0.2, 0.7, 0.0, 0.3]];
+    batch.entry("group photo").rows(faces).payload(b"two faces").push()?;
     // "Looked, found nothing" and "cannot be read" are facts worth keeping: neither is tried again.
-    batch.push_empty("landscape", b"")?;
-    batch.push_rejected("half a download.jpg", "the file ends in the middle", b"")?;
+    batch.push_empty("landscape")?;
+    batch.push_rejected("half a download.jpg", "the file ends in the middle")?;
     let appended = store.append(&mut batch, OnDuplicate::Error)?;
     println!(
         "appended {} entries with {} rows; they survive a power cut now",
@@ -39,8 +40,8 @@ fn run() -> Result<(), Box<dyn Error>> {
     );
     store.close()?;
 
-    // Any number of programs may read while one writes. A snapshot does not change under your hands.
-    let snapshot = Store::open_read_only(&dir)?.snapshot();
+    // Any number of programs may read while one writes. A snapshot never changes.
+    let snapshot = Reader::open(&dir)?.snapshot();
     if let Some(entry) = snapshot.get("group photo")? {
         let rows: &[f32] = entry.rows()?; // straight from the mapped file, nothing is copied
         println!("group photo: {} rows, first {:?}", entry.row_count(), &rows[..4]);

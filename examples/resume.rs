@@ -1,15 +1,15 @@
-//! `resume [DIR]`: a job that is killed half-way goes on where it stopped.
+//! `resume [DIR]`: a job that is killed half-way continues where it stopped.
 //!
-//! The job embeds a thousand words. The program starts it as a process of its own, kills it in the middle without
-//! warning (SIGKILL, the process never learns of it), starts it again, and looks at what the store holds then.
-//! `resume work DIR` is the job itself; kill it and start it as often as you like.
+//! The job embeds a thousand words. The program starts the job as a process of its own, kills it in the
+//! middle without warning (SIGKILL), starts it again, and looks at what the store holds then.
+//! `resume work DIR` is the job itself: kill it and start it as often as you like.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use vecstore::{OnDuplicate, Store, StoreConfig};
+use vecstore::{OnDuplicate, Reader, Store, StoreConfig};
 
 const DIM: usize = 64;
 const WORDS: usize = 1000;
@@ -32,12 +32,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// The job. No state of its own says how far it got: what the store lacks is what is left to do.
+/// The job. It keeps no state of its own: the words that the store lacks are left to do.
 fn work(dir: &str) -> Result<(), Box<dyn Error>> {
-    let store = match Store::open(dir) {
-        Err(vecstore::Error::NotFound { .. }) => Store::create(dir, StoreConfig::new(DIM))?,
-        opened => opened?,
-    };
+    let store = Store::open_or_create(dir, StoreConfig::new(DIM))?;
     let words: Vec<String> = (0..WORDS).map(|number| format!("word {number}")).collect();
     let missing = store.snapshot().missing(&words)?;
     println!("{} of {WORDS} words are left to do", missing.len());
@@ -46,7 +43,8 @@ fn work(dir: &str) -> Result<(), Box<dyn Error>> {
         for &position in chunk {
             batch.push(&words[position], &embed(&words[position]))?;
         }
-        // When this returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of it.
+        // When `append` returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of
+        // it.
         store.append(&mut batch, OnDuplicate::Skip)?;
         println!("{} more are stored", chunk.len());
     }
@@ -68,18 +66,18 @@ fn interrupt(dir: &str) -> Result<(), Box<dyn Error>> {
     let mut first = job()?;
     let mut lines = BufReader::new(first.stdout.take().ok_or("no pipe")?).lines();
     println!("first run:  {}", lines.next().ok_or("it says nothing")??);
-    // It is killed in the middle of what follows the first third.
+    // The kill comes some time after the first third.
     for _ in 0..WORDS / BATCH / 3 {
         lines.next().ok_or("it ended early")??;
     }
     first.kill()?;
     first.wait()?;
-    println!("killed; the store holds {} words", Store::open_read_only(dir)?.snapshot().totals().entries);
+    println!("killed; the store holds {} words", Reader::open(dir)?.snapshot().len());
 
     let second = job()?.wait_with_output()?;
     let said = String::from_utf8_lossy(&second.stdout);
     println!("second run: {}", said.lines().next().unwrap_or_default());
-    let totals = Store::open_read_only(dir)?.snapshot().totals();
+    let totals = Reader::open(dir)?.snapshot().totals();
     println!("now the store holds {} words in {} rows, none of them twice", totals.entries, totals.rows);
     if second.status.success() && totals.entries == WORDS as u64 && totals.rows == WORDS as u64 {
         Ok(())

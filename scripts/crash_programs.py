@@ -1,4 +1,4 @@
-"""The two programs of the crash tests, as the other scripts here drive them."""
+"""The two programs of the crash tests, as functions for the other scripts."""
 
 import os
 import re
@@ -9,12 +9,12 @@ PROGRAMS = os.path.join(
 )
 WRITER = os.path.abspath(os.path.join(PROGRAMS, "crash_writer"))
 CHECKER = os.path.abspath(os.path.join(PROGRAMS, "crash_checker"))
-# A message about a full disk: what was needed and what is free.
+# The message about a full disk: bytes needed and free.
 NO_SPACE = re.compile(r"(\d+) bytes were needed, (\d+) are free")
 
 
 class Fault(Exception):
-    """Something that must not be."""
+    """A check that failed."""
 
 
 def require_programs():
@@ -26,7 +26,7 @@ def require_programs():
 
 
 def check(store, least):
-    """How many batches `store` holds; a fault where it is not whole or holds fewer than `least`."""
+    """Number of batches in `store`. Raises a fault if it is not whole or has fewer than `least`."""
     done = subprocess.run([CHECKER, store, str(least)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Fault(done.stderr.strip() or f"crash_checker ended with {done.returncode}")
@@ -34,7 +34,7 @@ def check(store, least):
 
 
 def write(store, batches, options):
-    """Runs a writer to its end; it must succeed. How many batches it acknowledged."""
+    """Runs a writer to its end; it must succeed. Returns the number of batches it acknowledged."""
     done = subprocess.run(
         [WRITER, store, str(batches), *options], capture_output=True, text=True, check=False
     )
@@ -44,7 +44,7 @@ def write(store, batches, options):
 
 
 def leftovers(place):
-    """Everything below `place` that has the name of something unfinished."""
+    """Everything below `place` with a name of unfinished work."""
     return sorted(
         os.path.join(folder, name)
         for folder, folders, files in os.walk(place)

@@ -1,15 +1,15 @@
-"""A disk that keeps a diary, and what a power cut would have left of it.
+"""A disk that logs every write and flush, and the states that a power cut may leave of it.
 
-`Disk` serves an image as one regular file through FUSE (spoken directly to /dev/fuse, so that nothing needs to be
-installed), to be mounted through a loop device like any disk. Every write and every flush goes into a log, in the
-order in which the kernel sends them. The same process reads the acknowledgements of the writers that work on the
-disk, and logs them in between: before it answers the next request it takes every acknowledgement that is out. So an
-acknowledgement stands in the log behind every write and flush that it may rest on, and a cut behind it must keep it.
+`Disk` serves an image as one regular file through FUSE, to be mounted through a loop device like any disk. It speaks to
+/dev/fuse directly, so that nothing needs to be installed. Every write and flush goes into a log, in the order in which
+the kernel sends them. The same process reads the acknowledgements of the writers that work on the disk, and logs them in
+between: before it answers a request, it takes all acknowledgements that were printed. So an acknowledgement is in the
+log behind every write and flush that it may depend on, and a cut behind it must keep the batch.
 
-`Cuts` makes from image and log what a cut at any place may leave: all writes before the last flush, and of those
-after it a random part, some of them torn.
+`Cuts` makes the state that a cut at any place may leave from image and log: all writes before the last flush, and a
+random part of the later ones, some of them torn.
 
-It takes no device-mapper (dm-log-writes) and no nbd, which many kernels lack; FUSE and loop devices are everywhere.
+Needs no device-mapper (dm-log-writes) and no nbd, which many kernels lack; FUSE and loop devices are everywhere.
 """
 
 import os
@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 
-# From linux/fuse.h: sizes and numbers of the few requests that a disk of one file sees.
+# From linux/fuse.h: sizes, and numbers of the few requests that a disk of one file receives.
 IN_HEADER = struct.Struct("<IIQQIIIHH")
 OUT_HEADER = struct.Struct("<IiQ")
 GETATTR, SETATTR, OPEN, READ, WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, INTERRUPT, DESTROY = (
@@ -41,21 +41,22 @@ BIG_WRITES, MAX_PAGES = 1 << 5, 1 << 22
 MAX_WRITE = 1 << 20
 EIO, ENOSYS = 5, 38
 
-# One record of the log: what it is, and for a write where and how much. The bytes follow.
+# One record of the log: its kind and, for a write, offset and length. The bytes follow.
 RECORD = struct.Struct("<cQI")
 
-# What a disk writes whole or not at all. Disks of 512 bytes are hardly made any more, and file systems do not stand
-# them: XFS notices a metadata block that is torn inside, but its journal passes over it (the first sector says that
-# the block is newer), and ext4 its superblock of 1024 bytes. Torn at 512, 13 of 18 rounds of 80 cuts around an
-# unmounting left an XFS that could not be mounted; torn at 4096, none of 14. The simulated disk of
-# vecstore/tests/sim tears files, which no file system protects, at every byte.
+# Unit that a disk writes whole or not at all. Disks with units of 512 bytes are hardly made any more, and
+# file systems do not survive them: XFS notices a metadata block that is torn inside, but its journal passes
+# over it (the first sector says that the block is newer), and ext4 does not survive a torn superblock of 1024
+# bytes. Torn at 512, 13 of 18 rounds of 80 cuts around an unmounting left an XFS that could not be mounted;
+# torn at 4096, none of 14. The simulated disk of vecstore/tests/sim tears files, which no file system
+# protects, at every byte.
 SECTOR = 4096
 
 
 class Disk:
     """`with Disk(image, log, mountpoint, acks) as disk:` serves `image` under `mountpoint`, an existing empty file,
-    from a process of its own. `acks` is the reading end of a pipe; each line that comes out is an acknowledgement.
-    `bad` are ranges of bytes that cannot be read."""
+    from a process of its own. `acks` is the reading end of a pipe; each line read from it is an acknowledgement.
+    `bad` lists ranges of unreadable bytes."""
 
     def __init__(self, image, log, mountpoint, acks, bad=()):
         self.mountpoint = mountpoint
@@ -64,7 +65,7 @@ class Disk:
         subprocess.run(
             ["mount", "-i", "-t", "fuse", "-o", options, "disk-log", mountpoint], pass_fds=[fuse], check=True
         )
-        # The server ends with its disk, or with this process: whoever holds this pipe's other end is alive.
+        # The server ends when its disk is unmounted, or when this process ends and thereby closes this pipe.
         life, self.alive = os.pipe()
         self.server = os.fork()
         if self.server == 0:
@@ -73,7 +74,7 @@ class Disk:
                 os.close(self.alive)
                 serve(fuse, image, log, acks, life, bad)
                 status = 0
-            except BaseException as error:  # the child must end here, whatever happened
+            except BaseException as error:  # after any error, the child must end here
                 print(f"disk-log: {error!r}", file=sys.stderr, flush=True)
             os._exit(status)
         os.close(fuse)
@@ -104,7 +105,7 @@ def serve(fuse, image, log, acks, life, bad):
             waiting.register(descriptor, select.POLLIN)
         while True:
             ready = dict(waiting.poll())
-            # Acknowledgements first: what is out must stand before whatever the disk is asked next.
+            # Acknowledgements come first: a printed one must precede all later requests in the log.
             if acks in ready:
                 came = os.read(acks, 65536)
                 log.write(RECORD.pack(b"A", 0, 0) * came.count(b"\n"))
@@ -155,7 +156,7 @@ def serve(fuse, image, log, acks, life, bad):
             elif opcode in (GETATTR, SETATTR):
                 answer = attributes
             elif opcode == OPEN:
-                # Nothing of it is kept in the page cache: the log sees each write when it happens.
+                # The page cache keeps no part of the file, so that the log has each write at its time.
                 answer = struct.pack("<QII", 1, FOPEN_DIRECT_IO, 0)
             elif opcode == STATFS:
                 answer = struct.pack("<5Q4I24x", size // 4096, 0, 0, 1, 0, 4096, 255, 4096, 0)
@@ -167,16 +168,16 @@ def serve(fuse, image, log, acks, life, bad):
 
 
 class Cuts:
-    """What cuts may leave of `image` (as it was before the disk was served) with the writes in `log`.
+    """The states that cuts may leave, made from `image` (as it was before the disk was served) and the writes in `log`.
 
-    Cuts are asked for from front to back: `image` itself is brought forward from flush to flush."""
+    Cuts must be made in ascending order: each brings `image` itself forward to the last flush before it."""
 
     def __init__(self, image, log):
         self.image = os.open(image, os.O_RDWR)
         self.path = image
         self.log = os.open(log, os.O_RDONLY)
         self.records = []
-        self.acks = []  # for each record, how many acknowledgements stand before it
+        self.acks = []  # for each record, the number of acknowledgements before it
         at, acks, end = 0, 0, os.fstat(self.log).st_size
         while at < end:
             kind, offset, length = RECORD.unpack(os.pread(self.log, RECORD.size, at))
@@ -190,7 +191,7 @@ class Cuts:
         self.unflushed = []
 
     def __len__(self):
-        """Places to cut at: before the first record, ..., behind the last one."""
+        """Number of places to cut at: from before the first record to behind the last one."""
         return len(self.records) + 1
 
     def behind_acks(self):
@@ -198,8 +199,8 @@ class Cuts:
         return [at + 1 for at, record in enumerate(self.records) if record[0] == b"A"]
 
     def cut(self, place, random, into):
-        """Writes to `into` what a cut before record `place` may leave, and returns how many acknowledgements were
-        out by then."""
+        """Writes to `into` a state that a cut before record `place` may leave, and returns the number of
+        acknowledgements before it."""
         for record in self.records[self.next : place]:
             if record[0] == b"W":
                 self.unflushed.append(record)
@@ -210,7 +211,7 @@ class Cuts:
         self.next = place
         subprocess.run(["cp", "--sparse=always", self.path, into], check=True)
         target = os.open(into, os.O_RDWR)
-        # None of what was not flushed, all of it, a first part, or any of it; and of what is there, parts.
+        # Of the unflushed writes, keeps none, all, a first part, or any; or any of them, torn.
         way = random.choice(["none", "all", "first", "any", "torn"])
         kept = random.randrange(len(self.unflushed) + 1)
         for number, write in enumerate(self.unflushed):
@@ -223,7 +224,7 @@ class Cuts:
         return self.acks[place]
 
     def apply(self, target, write, tear=None):
-        """One write of the log; `tear` lets each of its sectors arrive or not."""
+        """Applies one write of the log; with `tear`, each of its sectors arrives or is lost at random."""
         _, offset, length, at = write
         bytes_ = os.pread(self.log, length, at)
         if tear is None:

@@ -1,4 +1,4 @@
-//! A durable commit of a usual batch, next to the raw file operations.
+//! A durable commit of a usual batch, compared with the raw file operations.
 
 use std::fs;
 
@@ -29,7 +29,7 @@ fn raw_file_operations(bencher: Bencher) {
     let path = dir.path().join("one.vecs");
     let store = Store::create(&path, StoreConfig::new(DIM)).expect("a store");
     store.append(&mut batch(0, ROWS, DIM).expect("a batch"), OnDuplicate::Error).expect("it is stored");
-    let segment = store.snapshot().segments().next().expect("one segment").path;
+    let segment = store.snapshot().segments().next().expect("one segment").info().path;
     let bytes = fs::read(segment).expect("its bytes");
     let raw = dir.path().join("raw");
     fs::create_dir(&raw).expect("a folder");

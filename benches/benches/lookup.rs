@@ -1,24 +1,25 @@
-//! Finding keys: one, in a store of one segment and in one of a hundred, and which of a million are missing.
+//! Looking keys up: single keys in a store of one segment and of a hundred, and the missing ones of a million
+//! keys.
 
 use std::hint::black_box;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use vecstore::{Batch, DType, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Batch, DType, MergePolicy, OnDuplicate, OpenOptions, Store, StoreConfig};
 use vecstore_benches::{DIM, folder, key};
 
-/// Rows of a store whose rows are looked up.
+/// Rows of the store in which single keys are looked up.
 const ROWS: usize = 100_000;
-/// Keys of a store that is asked for missing ones: every second one of those that are asked for.
+/// Keys of the store that is asked for missing keys: every second key asked for.
 const KEYS: usize = 500_000;
 
 fn main() {
     divan::main();
 }
 
-/// A store of so many rows in so many segments; every second number.
+/// A store of `rows` rows in `segments` segments; its keys are the even numbers.
 fn store(dir: &tempfile::TempDir, rows: usize, dim: usize, segments: usize) -> Store {
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store = options.create(dir.path().join("store.vecs"), StoreConfig::new(dim)).expect("a store");
     let row = vec![1.0f32; dim];
     for part in 0..segments {
@@ -31,13 +32,13 @@ fn store(dir: &tempfile::TempDir, rows: usize, dim: usize, segments: usize) -> S
     store
 }
 
-/// Looks rows up and copies them.
+/// Looks rows up, and copies them.
 fn get(bencher: Bencher, segments: usize) {
     let dir = folder().expect("a folder");
     let store = store(&dir, ROWS, DIM, segments);
     let snapshot = store.snapshot();
     let keys: Vec<String> = (0..ROWS).map(|number| key(number * 7919 % ROWS * 2)).collect();
-    // Once over everything, so that no page is touched for the first time.
+    // Looks all keys up once, so that the measurement touches no page for the first time.
     for key in &keys {
         black_box(
             snapshot.get(key).expect("no damage").expect("it is stored").rows::<f32>().expect("f32")[DIM - 1],
@@ -63,7 +64,7 @@ fn get_of_100_segments(bencher: Bencher) {
     get(bencher, 100);
 }
 
-/// What a lookup cannot do without.
+/// The part that no lookup can do without: copying the row.
 #[divan::bench(sample_count = 20, sample_size = 20_000)]
 fn copy_a_row(bencher: Bencher) {
     let rows = vec![1u8; ROWS * DIM * 4];
@@ -77,7 +78,7 @@ fn copy_a_row(bencher: Bencher) {
     });
 }
 
-/// In random order.
+/// Asks for keys in random order.
 fn missing(bencher: Bencher, segments: usize) {
     let dir = folder().expect("a folder");
     let store = store(&dir, KEYS, 8, segments);

@@ -1,10 +1,11 @@
-//! Opening a store, in one segment and in a hundred, and reading all of its rows, next to a plain loop over them.
+//! Opening a store of one segment and of a hundred, and reading all of its rows, compared with a plain loop
+//! over the rows.
 
 use std::hint::black_box;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use vecstore::{Batch, DType, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Batch, DType, MergePolicy, OnDuplicate, OpenOptions, Store, StoreConfig};
 use vecstore_benches::{DIM, folder, key};
 
 /// Rows of the store.
@@ -15,10 +16,10 @@ fn main() {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand)
 }
 
-/// A store of so many segments.
+/// A store of `segments` segments.
 fn store(dir: &tempfile::TempDir, segments: usize) -> Store {
     let store = options().create(dir.path().join("store.vecs"), StoreConfig::new(DIM)).expect("a store");
     let row = vec![1.0f32; DIM];
@@ -32,16 +33,16 @@ fn store(dir: &tempfile::TempDir, segments: usize) -> Store {
     store
 }
 
-/// To read: whoever opens a store to write makes sure first that every name in it is durable.
+/// Opens to read. A writer would first make sure that every name in the store is durable.
 #[divan::bench(args = [1, 100], sample_count = 100)]
 fn open(bencher: Bencher, segments: usize) {
     let dir = folder().expect("a folder");
     store(&dir, segments).close().expect("it is closed");
-    let (path, options) = (dir.path().join("store.vecs"), options().read_only(true));
+    let (path, options) = (dir.path().join("store.vecs"), options().for_reading());
     bencher.bench_local(|| black_box(options.open(&path).expect("a store")));
 }
 
-/// Adds up words, as whoever looks at every byte does at least.
+/// Adds up words: the least work of any reader that looks at every byte.
 fn sum(bytes: &[u8]) -> u64 {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
     bytes.chunks_exact(8).fold(0u64, |sum, chunk| sum.wrapping_add(word(chunk)))
@@ -63,7 +64,7 @@ fn all_rows(bencher: Bencher, segments: usize) {
     });
 }
 
-/// What that cannot do without.
+/// The part that no scan can do without: a loop over a buffer of the same size.
 #[divan::bench(sample_count = 20)]
 fn a_buffer_of_that_size(bencher: Bencher) {
     let rows = vec![1u8; ROWS * DIM * 4];

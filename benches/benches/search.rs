@@ -18,7 +18,7 @@ fn store(dir: &tempfile::TempDir, dtype: DType, metric: Metric) -> Store {
     for part in 0..10 {
         let mut batch = Batch::new(DIM, dtype);
         for row in 0..ROWS / 10 {
-            batch.push_converted(key(part * ROWS / 10 + row), &numbers.take(DIM), b"").expect("a row");
+            batch.push_converted(key(part * ROWS / 10 + row), &numbers.take(DIM)).expect("a row");
         }
         store.append(&mut batch, OnDuplicate::Error).expect("it is stored");
     }
@@ -35,7 +35,7 @@ fn f16(bencher: Bencher, metric: Metric) {
     run(bencher, DType::F16, metric);
 }
 
-/// Ten nearest of 50,000 rows; the rate is bytes of rows read.
+/// Finds the ten nearest of 50,000 rows; the rate is bytes of rows read.
 fn run(bencher: Bencher, dtype: DType, metric: Metric) {
     let dir = folder().expect("a folder");
     let store = store(&dir, dtype, metric);

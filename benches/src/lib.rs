@@ -1,10 +1,11 @@
-//! What the benchmarks share: batches that look like real ones, and the raw file operations that a durable commit
-//! cannot do without.
+//! Shared by the benchmarks: batches that look like real ones, and the raw file operations that no durable
+//! commit can do without.
 //!
-//! `cargo bench -p vecstore-benches` runs the benchmarks; `cargo run --release -p vecstore-benches --bin commit_ratio`
-//! prints how a commit compares with the raw operations. Both work in the folder that `VECSTORE_BENCH_DIR` names, or
-//! in the system's temporary folder: what is measured is mostly the disk under it, and a folder in memory (tmpfs)
-//! measures nothing.
+//! `cargo bench -p vecstore-benches` runs the benchmarks;
+//! `cargo run --release -p vecstore-benches --bin commit_ratio` prints how a commit compares with the raw
+//! operations. Both work in the folder that
+//! `VECSTORE_BENCH_DIR` names, or in the system's temporary folder. They measure mostly the disk under it, so
+//! that a folder in memory (tmpfs) measures nothing.
 
 pub mod timed;
 pub mod watched;
@@ -24,7 +25,7 @@ pub const DIM: usize = 512;
 /// A fresh folder on the disk that is to be measured.
 ///
 /// # Errors
-/// When it cannot be made.
+/// If the folder cannot be created.
 pub fn folder() -> io::Result<TempDir> {
     match std::env::var_os("VECSTORE_BENCH_DIR") {
         Some(dir) => tempfile::tempdir_in(dir),
@@ -32,11 +33,11 @@ pub fn folder() -> io::Result<TempDir> {
     }
 }
 
-/// Numbers that look random and are the same each time, between -1 and 1.
+/// Numbers between -1 and 1 that look random and are the same in each run.
 pub struct Numbers(u64);
 
 impl Numbers {
-    /// Begins anew; the same seed gives the same numbers.
+    /// Starts a sequence; the same seed gives the same numbers.
     pub fn new(seed: u64) -> Self {
         Numbers(seed.wrapping_mul(2).wrapping_add(1))
     }
@@ -71,11 +72,12 @@ pub fn key(number: usize) -> String {
     format!("photos/{:04}/IMG_{number:08}.jpg", number / 1000)
 }
 
-/// What any durable commit of a new file must do: write a temporary file, flush it, rename it, flush the directory. Written
-/// in pieces of 1 MiB, which takes a tenth of the time where the system would take pages of 2 MiB for larger ones.
+/// The file operations of any durable commit of a new file: write a temporary file, flush it, rename it,
+/// flush the directory. Writing in pieces of 1 MiB takes a tenth of the time of larger pieces, for which the
+/// system would take pages of 2 MiB.
 ///
 /// # Errors
-/// Whatever the disk says.
+/// The disk's error.
 pub fn raw_commit(dir: &Path, number: usize, bytes: &[u8]) -> io::Result<()> {
     let tmp = dir.join("tmp");
     let mut file = File::create_new(&tmp)?;
@@ -86,15 +88,17 @@ pub fn raw_commit(dir: &Path, number: usize, bytes: &[u8]) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Begins to write what was written so far, and waits for what was begun before: for copies that keep the disk busy.
+/// Starts writing out the data written so far, and waits for the part started before: keeps the disk busy
+/// during a copy.
 ///
 /// # Errors
-/// Whatever the disk says.
+/// The disk's error.
 #[cfg(target_os = "linux")]
 pub fn write_out(file: &File) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE;
-    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of this process.
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and the call touches no memory of this
+    // process.
     if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, how) } == 0 {
         Ok(())
     } else {
@@ -102,7 +106,7 @@ pub fn write_out(file: &File) -> io::Result<()> {
     }
 }
 
-/// Elsewhere the flush at the end does all of it.
+/// On other systems, the flush at the end does all of the work.
 ///
 /// # Errors
 /// None.

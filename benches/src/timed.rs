@@ -1,4 +1,4 @@
-//! How long this thread has been in the file system: what is left of an append is the store's own work.
+//! Time that this thread spends in the file system: the rest of an append is the store's own work.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use crate::watched::{Call, Watcher};
 /// Time in calls of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Spent {
-    /// Which calls.
+    /// Kind of the calls.
     pub what: &'static str,
-    /// How many.
+    /// Number of calls.
     pub calls: u64,
-    /// How long all of them took.
+    /// Time that all of them took.
     pub time: Duration,
 }
 
@@ -20,10 +20,10 @@ thread_local! {
     static SPENT: RefCell<Vec<Spent>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How long the clock itself takes for each call, outside of the time that it gives the call.
+/// Time that measuring takes for each call, outside of the time attributed to the call.
 pub fn own_time() -> Duration {
     const CALLS: u32 = 10_000;
-    // As many kinds of calls as a commit has.
+    // As many kinds of calls as in a commit.
     for what in ["1", "2", "3", "4", "5", "6"] {
         timed(what, || ());
     }
@@ -36,7 +36,7 @@ pub fn own_time() -> Duration {
     all.saturating_sub(inside) / CALLS
 }
 
-/// What this thread has spent in calls since the last time.
+/// Calls of this thread, and their time, since the last call of this function.
 pub fn spent() -> Vec<Spent> {
     SPENT.take()
 }
@@ -55,7 +55,7 @@ fn timed<T>(what: &'static str, call: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Looks at the clock before and after each call.
+/// Reads the clock before and after each call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock;
 

@@ -1,4 +1,4 @@
-//! The real file system, with somebody who watches every call: to count, to time or to record them.
+//! The real file system with a watcher that sees every call: to count, time or record calls.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -10,15 +10,15 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 /// A call that passes the seam.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// Which one.
+    /// Name of the call.
     pub what: &'static str,
-    /// The file or directory it is about.
+    /// Path of the file or directory.
     pub path: &'a Path,
-    /// Bytes that it is asked to write or read; 0 for calls that are about none.
+    /// Bytes to write or read; 0 for calls that do neither.
     pub bytes: usize,
 }
 
-/// Is told of every call, and makes it.
+/// Sees every call, and makes it.
 pub trait Watcher: Clone + Debug + Send + Sync + 'static {
     /// Makes a call.
     fn call<T>(&self, call: Call<'_>, make: impl FnOnce() -> T) -> T;
@@ -92,7 +92,7 @@ impl<W: Watcher> Vfs for Watched<W> {
 }
 
 struct WatchedFile<W: Watcher> {
-    /// Closing it is a call, too.
+    /// Closing the file is a call, too.
     file: Option<Box<dyn VfsFile>>,
     path: PathBuf,
     watcher: W,

@@ -1,5 +1,5 @@
-//! Reads command lines of the form `PROGRAM POSITIONAL… [--name VALUE]…`: no more than these small programs need,
-//! so that they depend on nothing.
+//! Reads command lines of the form `PROGRAM POSITIONAL… [--name VALUE]…`: as much as these small programs
+//! need, without any dependency.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -7,10 +7,10 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::str::FromStr;
 
-/// Exit code for a command line that makes no sense (1 is for work that failed).
+/// Exit code of a wrong command line (1 is for work that failed).
 pub const EXIT_USAGE: u8 = 2;
 
-/// A command line, taken apart.
+/// A parsed command line.
 #[derive(Debug)]
 pub struct Args {
     positional: Vec<String>,
@@ -18,12 +18,14 @@ pub struct Args {
 }
 
 impl Args {
-    /// Takes `words` (without the program's name) apart. `known` lists the option names, without dashes.
+    /// Parses `words`, which do not include the program's name. `known` lists the option names, without
+    /// dashes.
     ///
-    /// `--name value` and `--name=value` are both understood; a lone `--` ends the options.
+    /// Options are written `--name value` or `--name=value`; a lone `--` ends the options.
     ///
     /// # Errors
-    /// Says which word is an unknown option, lacks its value, was given twice or is one argument too many or few.
+    /// Names the word that is an unknown option, lacks its value, was given twice or is one argument too many
+    /// or few.
     ///
     /// ```
     /// use vecstore_examples::args::Args;
@@ -71,7 +73,7 @@ impl Args {
     /// [`Args::parse`] for the command line of this process.
     ///
     /// # Errors
-    /// As [`Args::parse`], and names a word that is not UTF-8.
+    /// As [`Args::parse`]; also names a word that is not UTF-8.
     pub fn from_env(positionals: usize, known: &[&str]) -> Result<Self, String> {
         let words: Result<Vec<String>, String> = std::env::args_os()
             .skip(1)
@@ -80,7 +82,7 @@ impl Args {
         Self::parse(words?, positionals, known)
     }
 
-    /// The positional argument at `position`, counted from 0; empty where there is none.
+    /// The positional argument at `position`, counted from 0; empty if there is none.
     pub fn positional(&self, position: usize) -> &str {
         self.positional.get(position).map_or("", String::as_str)
     }
@@ -97,7 +99,7 @@ impl Args {
         found.parse().map_err(|error| format!("{name} is '{found}': {error}"))
     }
 
-    /// The value of `--name` as a `T`, or `default` where the option is not given.
+    /// The value of `--name` as a `T`, or `default` if the option is not given.
     ///
     /// # Errors
     /// Says what was found in its place.
@@ -112,7 +114,7 @@ impl Args {
     }
 }
 
-/// Ends a program whose command line made no sense: one line on stderr and exit code 2.
+/// Ends a program whose command line is wrong: one line on stderr and exit code 2.
 pub fn wrong_use(usage: &str, why: impl Display) -> ExitCode {
     complain(format_args!("{why}; usage: {usage}"));
     ExitCode::from(EXIT_USAGE)
@@ -124,8 +126,8 @@ pub fn failed(why: impl Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Prints one line on stderr. `eprintln!` would panic where stderr is closed; a message nobody can read must not
-/// change how the program ends.
+/// Prints one line on stderr. `eprintln!` would panic if stderr is closed, and a lost message must not change
+/// how the program ends.
 fn complain(what: impl Display) {
     let line = what.to_string().replace('\n', "; ");
     let _ = writeln!(std::io::stderr(), "{line}");
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_named() {
+    fn wrong_arguments_are_named() {
         for (words, part) in [
             (&["dir"][..], "expected 2 arguments, found 1"),
             (&["dir", "1", "2"], "found 3"),

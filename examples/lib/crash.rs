@@ -1,17 +1,17 @@
-//! The batches of the crash test: what `crash_writer` writes and `crash_checker` expects.
+//! The batches of the crash test, as `crash_writer` writes them and `crash_checker` expects them.
 //!
 //! Batch `n` of writer `W` is one commit of `rows` entries, each with one row. The key of row `r` is
-//! `W/<n>/<r>`, zero-padded; the payload tells how the batch was made ([`Recipe`]), so that the checker needs to be
-//! told nothing and writers with different seeds may share a store; the vector follows from seed and key alone
+//! `W/<n>/<r>`, zero-padded. The payload tells how the batch was made ([`Recipe`]), so that the checker needs
+//! no options, and writers with different seeds may share a store. The vector follows from seed and key alone
 //! ([`fill_vector`]).
 
 use crate::random::{SplitMix64, mix};
 
-/// How a batch was made. Every entry carries it as its payload: seed (8 bytes), rows (4 bytes) and how often batches
-/// are deleted (4 bytes), little-endian.
+/// How a batch was made. Every entry carries it as its payload: seed (8 bytes), rows (4 bytes) and how often
+/// batches are deleted (4 bytes), little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
-    /// Where the vectors come from.
+    /// Seed of the vectors.
     pub seed: u64,
     /// Entries per batch, never 0.
     pub rows: u32,
@@ -29,7 +29,7 @@ impl Recipe {
         payload
     }
 
-    /// Reads a payload; `None` if it is not one of these.
+    /// Reads a payload; `None` if it is not one of a recipe.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let (seed, rest) = payload.split_first_chunk::<8>()?;
         let (rows, delete_every) = rest.split_first_chunk::<4>()?;
@@ -57,7 +57,7 @@ pub fn key(writer: &str, batch: u64, row: u32) -> String {
     format!("{writer}/{batch:08}/{row:04}")
 }
 
-/// Takes a key apart again into writer, batch and row; `None` if [`key`] would not have made it.
+/// Parses a key into writer, batch and row; `None` if [`key`] would not have made it.
 pub fn parse_key(found: &[u8]) -> Option<(&str, u64, u32)> {
     let found = std::str::from_utf8(found).ok()?;
     let mut parts = found.split('/');
@@ -65,8 +65,8 @@ pub fn parse_key(found: &[u8]) -> Option<(&str, u64, u32)> {
     (key(writer, batch, row) == found).then_some((writer, batch, row))
 }
 
-/// Fills `vector` with the values that belong to (`seed`, `writer`, `batch`, `row`): a [`SplitMix64`] stream whose
-/// start mixes all four, as values in `[-1, 1)`.
+/// Fills `vector` with the values that belong to (`seed`, `writer`, `batch`, `row`): a [`SplitMix64`] stream
+/// whose start mixes all four, as values in `[-1, 1)`.
 pub fn fill_vector(seed: u64, writer: &str, batch: u64, row: u32, vector: &mut [f32]) {
     let mut start = mix(seed);
     for byte in writer.bytes() {
@@ -78,8 +78,9 @@ pub fn fill_vector(seed: u64, writer: &str, batch: u64, row: u32, vector: &mut [
     vector.fill_with(|| random.next_signed());
 }
 
-/// A running digest over (key, vector) pairs: equal only for the same pairs, with the same bits, in the same order.
-/// Two 64-bit lanes, each fed every word through [`mix`]; lengths are fed too, so that pairs cannot run together.
+/// A running digest over (key, vector) pairs: equal only for the same pairs, with the same bits, in the same
+/// order. Two 64-bit lanes, each fed every word through [`mix`]; lengths are fed too, so that pairs cannot
+/// run together.
 #[derive(Clone, Debug)]
 pub struct Digest {
     lanes: [u64; 2],
@@ -92,7 +93,7 @@ impl Default for Digest {
 }
 
 impl Digest {
-    /// Feeds one pair.
+    /// Adds one pair.
     pub fn add(&mut self, key: &[u8], vector: &[f32]) {
         self.word(key.len() as u64);
         for chunk in key.chunks(8) {
@@ -111,7 +112,7 @@ impl Digest {
         self.lanes[1] = mix(self.lanes[1].wrapping_add(word)).wrapping_mul(3);
     }
 
-    /// The digest of what was fed, as 32 hexadecimal digits.
+    /// The digest of the pairs added, as 32 hexadecimal digits.
     pub fn to_hex(&self) -> String {
         format!("{:016x}{:016x}", self.lanes[0], self.lanes[1])
     }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_four_changes_the_vector() {
+    fn seed_writer_batch_and_row_each_change_the_vector() {
         let of = |seed, writer, batch, row| {
             let mut vector = [0.0_f32; 16];
             fill_vector(seed, writer, batch, row, &mut vector);

@@ -1,7 +1,8 @@
-//! What the example programs share: an argument reader ([`args`]), a random generator whose every value is written
-//! down here ([`random`]), the batches of the crash test ([`crash`]) and the pictures ([`painting`], [`photos`]).
+//! Shared by the example programs: an argument reader ([`args`]), a random generator that is completely
+//! defined here ([`random`]), the batches of the crash test ([`crash`]) and the pictures ([`painting`],
+//! [`photos`]).
 //!
-//! `quickstart` and `resume` are meant to be copied from and use none of it.
+//! `quickstart` and `resume` are meant to be copied from, and use none of it.
 
 pub mod args;
 pub mod crash;
@@ -13,3 +14,8 @@ pub mod random;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadmeDoctests;
+
+/// The same for the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct GuideDoctests;

@@ -1,6 +1,7 @@
-//! Pictures that no camera took: a few kinds of scenes, each a random one of endlessly many, painted at any size.
+//! Pictures that no camera took: a few kinds of scenes, each drawn at random from endlessly many, painted at
+//! any size.
 //!
-//! Nothing but additions, multiplications, divisions and comparisons decides a pixel. Those are exact to the bit on
+//! Only additions, multiplications, divisions and comparisons decide a pixel. They are exact to the bit on
 //! every machine (unlike sines), so that a seed gives the same picture everywhere.
 
 use image::{Rgb, RgbImage};
@@ -27,7 +28,8 @@ impl Subject {
 
 type Colour = [f32; 3];
 
-/// A shape in a unit square: x runs from 0 at the left to 1 at the right, y from 0 at the top to 1 at the bottom.
+/// A shape in a unit square: x runs from 0 at the left to 1 at the right, y from 0 at the top to 1 at the
+/// bottom.
 #[derive(Clone, Debug)]
 enum Shape {
     Disc {
@@ -99,7 +101,7 @@ impl Scene {
 
 /// The first of `count` pixels whose middle is not left of `at`.
 fn first(at: f32, count: u32) -> u32 {
-    // A float cast saturates, so that what lies outside the picture ends at its edge.
+    // A float cast saturates, so that a place outside the picture becomes its edge.
     ((at * count as f32 + 0.5) as u32).min(count)
 }
 
@@ -195,7 +197,7 @@ fn meadow(random: &mut SplitMix64) -> Scene {
     let mut shapes = Vec::new();
     for _ in 0..12 + random.below(18) {
         let (x, y) = (random.between(0.03, 0.97), random.between(0.1, 0.95));
-        // What stands lower is nearer.
+        // A lower flower is nearer, and therefore larger.
         let radius = random.between(0.02, 0.05) * (0.5 + 1.3 * y);
         let stem =
             Shape::Box { left: x - radius * 0.1, top: y, right: x + radius * 0.1, bottom: y + radius * 3.0 };
@@ -276,7 +278,7 @@ mod tests {
 
     /// Pins a few pixels, so that a change of the painter cannot quietly change what load tests measure.
     #[test]
-    fn a_seed_is_a_picture() {
+    fn a_seed_always_gives_the_same_picture() {
         for subject in Subject::ALL {
             let picture = Scene::new(subject, 1).paint(60, 40);
             assert_eq!(picture, Scene::new(subject, 1).paint(60, 40));

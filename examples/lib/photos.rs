@@ -1,5 +1,5 @@
-//! The pictures in `examples/photos`: groups of near-duplicates, so that a search has something to find, in every
-//! format that is understood, and one file cut off in the middle, so that a run has something to reject.
+//! The pictures in `examples/photos`: groups of near-duplicates, so that a search has something to find, in
+//! every supported format; and one file cut off in the middle, so that a run has something to reject.
 
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, colorops, crop_imm, resize, rotate270};
@@ -7,15 +7,15 @@ use image::{ImageEncoder, ImageFormat, ImageResult, Rgb, RgbImage};
 
 use crate::painting::{Scene, Subject};
 
-/// The one picture whose file ends too early.
+/// The picture whose file ends too early.
 pub const TRUNCATED: &str = "city/towers-cut-off.jpg";
 
 /// Every picture: its path within the folder, with `/`, and the bytes of its file.
 ///
-/// The part of a file's name before the first `-` or `.` names its group: what shows the same.
+/// The part of a file's name before the first `-` or `.` names its group: pictures that show the same scene.
 ///
 /// # Errors
-/// None of the encoders has a reason to fail on these pictures; their own error comes through.
+/// An encoder's error; no encoder has a reason to fail on these pictures.
 pub fn photos() -> ImageResult<Vec<(&'static str, Vec<u8>)>> {
     let ridge = Scene::new(Subject::Mountains, 11).paint(320, 240);
     let lake = Scene::new(Subject::Mountains, 29).paint(320, 240);
@@ -52,14 +52,15 @@ pub fn photos() -> ImageResult<Vec<(&'static str, Vec<u8>)>> {
 /// The picture as a JPEG file.
 ///
 /// # Errors
-/// The encoder's own.
+/// The encoder's error.
 pub fn jpeg(picture: &RgbImage, quality: u8) -> ImageResult<Vec<u8>> {
     let mut file = Vec::new();
     JpegEncoder::new_with_quality(&mut file, quality).encode_image(picture)?;
     Ok(file)
 }
 
-/// Stored turned by a quarter, with the EXIF orientation (6: turn by 90 degrees clockwise to view) that undoes it.
+/// Stored turned by a quarter, with the EXIF orientation (6: turn by 90 degrees clockwise to view) that
+/// undoes it.
 fn jpeg_held_upright(picture: &RgbImage) -> ImageResult<Vec<u8>> {
     // A little-endian TIFF header, one directory with one entry: tag 0x0112, type short, count 1, value 6.
     const ORIENTATION_6: [u8; 26] = *b"II\x2A\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
@@ -77,7 +78,7 @@ fn encode(picture: &RgbImage, format: ImageFormat) -> ImageResult<Vec<u8>> {
 }
 
 fn half(picture: &RgbImage) -> RgbImage {
-    // The triangle filter needs no sine: the same bytes everywhere.
+    // The triangle filter needs no sine, so that the bytes are the same on every machine.
     resize(picture, picture.width() / 2, picture.height() / 2, FilterType::Triangle)
 }
 
@@ -85,7 +86,7 @@ fn brighter(picture: &RgbImage) -> RgbImage {
     colorops::brighten(picture, 25)
 }
 
-/// Without a twentieth on the left and at the top.
+/// The picture without a twentieth on the left and at the top.
 fn cropped(picture: &RgbImage) -> RgbImage {
     let (x, y) = (picture.width() / 20, picture.height() / 20);
     crop_imm(picture, x, y, picture.width() - x, picture.height() - y).to_image()

@@ -1,13 +1,15 @@
-//! A random generator small enough to be written again in another language, so that what a program of another
-//! kind finds in a crash-tested store can be checked there as well.
+//! A random generator small enough to be written again in another language, so that a program in that
+//! language can check the contents of a crash-tested store, too.
 //!
 //! SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014): the state
-//! grows by `0x9E3779B97F4A7C15`, and each value is the state after two rounds of xor-shift and multiplication.
+//! grows by `0x9E3779B97F4A7C15`, and each value is the state after two rounds of xor-shift and
+//! multiplication.
 
 /// The golden ratio's fraction in 64 bits, odd: the step of the state.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The output function of SplitMix64: a bijection on 64 bits in which every input bit reaches every output bit.
+/// The output function of SplitMix64: a bijection on 64 bits in which every input bit reaches every output
+/// bit.
 ///
 /// ```
 /// assert_eq!(vecstore_examples::random::mix(0), 0);
@@ -67,7 +69,7 @@ mod tests {
 
     /// Two further values of the published reference stream of state 0.
     #[test]
-    fn agrees_with_the_reference() {
+    fn the_generator_agrees_with_the_reference() {
         let mut random = SplitMix64::new(0);
         let first: Vec<u64> = (0..3).map(|_| random.next_u64()).collect();
         assert_eq!(first, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);

@@ -1,4 +1,4 @@
-//! `crash_checker` against stores that are whole as files, but not what `crash_writer` would have left.
+//! `crash_checker` on stores whose files are whole, but whose contents `crash_writer` would not have left.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +9,7 @@ use vecstore_examples::crash::{Recipe, fill_vector, key};
 const DIM: usize = 4;
 const RECIPE: Recipe = Recipe { seed: 1, rows: 2, delete_every: 0 };
 
-/// One entry to be: writer, batch, row.
+/// An entry to append: writer, batch, row.
 type Row = (&'static str, u64, u32);
 
 /// Appends these rows as one batch, made as `crash_writer` makes them.
@@ -18,12 +18,12 @@ fn append(store: &Store, rows: &[Row]) {
     for &(writer, number, row) in rows {
         let mut vector = [0.0_f32; DIM];
         fill_vector(RECIPE.seed, writer, number, row, &mut vector);
-        batch.push_with(key(writer, number, row), &vector, &RECIPE.to_payload()).unwrap();
+        batch.entry(key(writer, number, row)).row(&vector).payload(&RECIPE.to_payload()).push().unwrap();
     }
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// What the checker says of a store that `fill` filled: its exit code and its one line on stderr.
+/// Runs the checker on a store that `fill` filled; returns its exit code and its one line on stderr.
 fn judge(fill: impl FnOnce(&Store)) -> (Option<i32>, String) {
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("s.vecs");
@@ -46,7 +46,7 @@ fn refused(fill: impl FnOnce(&Store), part: &str) {
 }
 
 #[test]
-fn what_the_writer_would_leave_is_accepted() {
+fn contents_that_the_writer_leaves_are_accepted() {
     let (code, line) = judge(|store| {
         append(store, &[("V", 1, 0), ("V", 1, 1)]);
         append(store, &[("W", 1, 0), ("W", 1, 1)]);
@@ -126,7 +126,7 @@ fn a_vector_of_another_seed_is_refused() {
                 if row == 1 {
                     vector[DIM - 1] = f32::from_bits(vector[DIM - 1].to_bits() ^ 1);
                 }
-                batch.push_with(key("V", 1, row), &vector, &RECIPE.to_payload()).unwrap();
+                batch.entry(key("V", 1, row)).row(&vector).payload(&RECIPE.to_payload()).push().unwrap();
             }
             store.append(&mut batch, OnDuplicate::Error).unwrap();
         },
@@ -135,7 +135,7 @@ fn a_vector_of_another_seed_is_refused() {
 }
 
 #[test]
-fn anything_else_is_refused() {
+fn entries_that_the_writer_does_not_make_are_refused() {
     let vector = [1.0_f32; DIM];
     let push = |store: &Store, fill: &dyn Fn(&mut vecstore::Batch)| {
         let mut batch = store.batch();
@@ -148,7 +148,11 @@ fn anything_else_is_refused() {
     );
     refused(|store| push(store, &|batch| batch.push("V/00000001/0000", &vector).unwrap()), "not a payload");
     refused(
-        |store| push(store, &|batch| batch.push_empty("V/00000001/0000", &RECIPE.to_payload()).unwrap()),
+        |store| {
+            push(store, &|batch| {
+                batch.entry("V/00000001/0000").payload(&RECIPE.to_payload()).push_empty().unwrap()
+            })
+        },
         "is empty with 0 rows",
     );
 }

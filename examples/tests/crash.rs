@@ -1,5 +1,5 @@
-//! `crash_writer` and `crash_checker` against each other: undisturbed, killed at random moments, several at once,
-//! and with a store that somebody damaged.
+//! `crash_writer` and `crash_checker` tested against each other: undisturbed, killed at random moments,
+//! several at once, and with a damaged store.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -24,7 +24,8 @@ fn check(dir: &Path, min: u64) -> Output {
     Command::new(CHECKER).arg(dir).arg(min.to_string()).output().unwrap()
 }
 
-/// Runs the checker, which must be content, and returns what it printed: the digest and the number of batches.
+/// Runs the checker, which must find no fault, and returns what it printed: the digest and the number of
+/// batches.
 fn check_ok(dir: &Path, min: u64) -> (String, u64) {
     let output = check(dir, min);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -47,7 +48,8 @@ fn dir() -> (tempfile::TempDir, PathBuf) {
     (place, dir)
 }
 
-/// How often something is tried: the first number with `VECSTORE_TESTS=full` or `random`, the second in plain `cargo test`.
+/// Number of tries: the first number with `VECSTORE_TESTS=full` or `random`, the second in plain `cargo
+/// test`.
 fn full_or(full: u32, sample: u32) -> u32 {
     if std::env::var_os("VECSTORE_TESTS").is_some_and(|tier| tier == "full" || tier == "random") {
         full
@@ -58,9 +60,9 @@ fn full_or(full: u32, sample: u32) -> u32 {
 
 /// When to kill a writer.
 enum Moment {
-    /// So long after its start.
+    /// This long after its start.
     Time(Duration),
-    /// So long after it acknowledged so many batches.
+    /// This long after it acknowledged this many batches.
     Acks(u64, Duration),
 }
 
@@ -84,7 +86,7 @@ fn write_and_kill(mut command: Command, moment: Moment) -> u64 {
             pause
         }
     };
-    // Brings the kill somewhere into the writer's work; any duration passes: what is asserted does not depend on where.
+    // Moves the kill somewhere into the writer's work; any duration passes: no assertion depends on where.
     thread::sleep(pause);
     child.kill().unwrap();
     while read_ack() {}
@@ -96,7 +98,7 @@ fn write_and_kill(mut command: Command, moment: Moment) -> u64 {
 }
 
 #[test]
-fn what_is_written_is_found_and_goes_on() {
+fn written_batches_are_found_and_writers_continue() {
     let (_place, dir) = dir();
     let output = writer(&dir, 3, &[]).output().unwrap();
     assert!(output.status.success());
@@ -104,7 +106,8 @@ fn what_is_written_is_found_and_goes_on() {
     let (first, batches) = check_ok(&dir, 3);
     assert_eq!(batches, 3);
 
-    // Another writer, another seed and size, then the first again: each counts its own.
+    // Another writer with another seed, then the first with another number of rows: each counts its own
+    // batches.
     let output = writer(&dir, 2, &["--writer", "V", "--seed", "9"]).output().unwrap();
     assert_eq!(output.stdout, b"ACK 1\nACK 2\n");
     let output = Command::new(WRITER).arg(&dir).args(["1", "--rows", "3", "--dim", "64"]).output().unwrap();
@@ -126,7 +129,7 @@ fn the_digest_depends_on_content_alone() {
 }
 
 #[test]
-fn no_store_is_an_empty_store() {
+fn a_missing_store_counts_as_empty() {
     let (place, dir) = dir();
     assert_eq!(check_ok(&dir, 0).1, 0);
     assert!(one_line(&check(&dir, 1)).contains("holds 0 batches"));
@@ -136,7 +139,7 @@ fn no_store_is_an_empty_store() {
     fs::write(&file, "not a store").unwrap();
     one_line(&check(&file, 0));
     one_line(&writer(&file, 1, &[]).output().unwrap());
-    // A folder with something else in it is nobody's store.
+    // A folder with another file in it is no store.
     one_line(&check(place.path(), 0));
 }
 
@@ -162,7 +165,8 @@ fn a_writer_killed_while_it_backs_up_loses_nothing_and_the_backup_is_whole() {
         let moment = Moment::Acks(1 + random.below(9), Duration::from_micros(random.below(8_000)));
         let last = write_and_kill(writer(&dir, 1_000_000, &options), moment);
         assert!(last > acknowledged, "{last} again, after {acknowledged}");
-        // What follows the last acknowledged batch need not have happened; what follows those of this run before it has.
+        // The backup after the last acknowledged batch may be missing; those after earlier batches of this
+        // run must exist.
         let backed_up = (last - 1) / 2 * 2;
         check_ok(&backup, if backed_up > acknowledged { backed_up } else { 0 });
         acknowledged = check_ok(&dir, last).1;
@@ -184,14 +188,14 @@ fn kill_again_and_again(options: &[&str], rounds: u32) {
             acknowledged = last;
         }
         let (_, batches) = check_ok(&dir, acknowledged);
-        // At most one batch can be durable without its ACK being out.
+        // At most one batch can be durable without a printed ACK.
         assert!(batches <= acknowledged + 1, "{batches} batches, {acknowledged} acknowledged");
         acknowledged = batches;
     }
 }
 
 #[test]
-fn several_writers_at_once_and_all_of_them_killed() {
+fn several_killed_writers_lose_nothing_they_acknowledged() {
     let (_place, dir) = dir();
     let mut random = SplitMix64::new(4);
     let mut acknowledged = [0; 4];
@@ -214,10 +218,10 @@ fn several_writers_at_once_and_all_of_them_killed() {
             }
         });
         let (_, batches) = check_ok(&dir, acknowledged.iter().sum());
-        // At most one batch of each can be durable without its ACK being out.
+        // At most one batch of each writer can be durable without a printed ACK.
         assert!(batches <= acknowledged.iter().sum::<u64>() + 4);
     }
-    // Each goes on behind its own last batch.
+    // Each writer continues behind its own last batch.
     let before = check_ok(&dir, acknowledged.iter().sum()).1;
     for (name, acknowledged) in ["A", "B", "C", "D"].into_iter().zip(acknowledged) {
         let output = writer(&dir, 1, &["--writer", name]).output().unwrap();
@@ -318,7 +322,7 @@ fn a_missing_or_shortened_segment_is_noticed() {
 }
 
 #[test]
-fn nobody_reading_is_no_panic() {
+fn closed_output_is_no_panic() {
     let (_place, dir) = dir();
     // stderr closed: the failure (a dimension that does not fit) still ends with exit code 1.
     assert!(writer(&dir, 1, &[]).output().unwrap().status.success());
@@ -333,7 +337,7 @@ fn nobody_reading_is_no_panic() {
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(1));
 
-    // stdout closed: an ACK that nobody can read is a failure, said in one line. The batch stays.
+    // stdout closed: an ACK that cannot be written is a failure, reported in one line. The batch stays.
     let mut child =
         writer(&dir, 1000, &["--writer", "U"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -349,7 +353,7 @@ fn last_line(child: &mut Child) -> String {
 }
 
 #[test]
-fn wrong_use_is_exit_code_2() {
+fn a_wrong_command_line_is_exit_code_2() {
     let (_place, dir) = dir();
     for words in
         [&["1", "2"][..], &[], &["x"], &["1", "--rows", "0"], &["1", "--writer", "a/b"], &["1", "--row", "2"]]

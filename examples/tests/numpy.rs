@@ -1,21 +1,22 @@
 //! NumPy reads every segment, mapped, and sees the same bits as Rust.
 //!
-//! These tests need a Python with NumPy, which a machine with nothing but Rust does not have: `scripts/check-numpy`
-//! runs them with each interpreter it is given. `PYTHON` names it, `python3` unless set.
+//! These tests need a Python with NumPy, which a machine with nothing but Rust does not have:
+//! `scripts/check-numpy` runs them with each interpreter it is given. `PYTHON` names it, `python3` unless
+//! set.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use half::{bf16, f16};
-use vecstore::{DType, Entry, Kind, OnDuplicate, Store, StoreConfig};
+use vecstore::{DType, Entry, Kind, OnDuplicate, Reader, Store, StoreConfig};
 use vecstore_examples::random::SplitMix64;
 
 fn python() -> String {
     std::env::var("PYTHON").unwrap_or_else(|_| String::from("python3"))
 }
 
-/// What NumPy calls the elements.
+/// NumPy's name of the element type.
 fn numpy_dtype(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => "<f4",
@@ -36,16 +37,16 @@ fn row_bytes(entry: &Entry<'_>) -> Vec<u8> {
     }
 }
 
-/// Writes down what Rust sees of every segment, and lets Python compare. No entry of the store may be superseded:
-/// its rows would be in the file, but not in what Rust sees.
+/// Writes down the rows of each segment as Rust sees them, and lets Python compare. No entry of the store may
+/// be superseded: its rows would be in the file, but not among those that Rust sees.
 fn compare(dir: &Path, scratch: &Path) {
-    let store = Store::open_read_only(dir).unwrap();
-    let snapshot = store.snapshot();
+    let snapshot = Reader::open(dir).unwrap().snapshot();
     let mut plan = String::new();
     for (number, segment) in snapshot.segments().enumerate() {
+        let path = segment.info().path;
         let (mut expected, mut rows) = (Vec::new(), 0);
         for entry in snapshot.iter().map(Result::unwrap) {
-            if entry.kind() == Kind::Rows && entry.location().0 == segment.path {
+            if entry.kind() == Kind::Rows && entry.location().0 == path {
                 assert_eq!(entry.location().1, rows);
                 rows += entry.row_count();
                 expected.extend(row_bytes(&entry));
@@ -53,8 +54,8 @@ fn compare(dir: &Path, scratch: &Path) {
         }
         let file = scratch.join(format!("expected-{number}"));
         fs::write(&file, expected).unwrap();
-        let (path, file, dtype) = (segment.path.display(), file.display(), numpy_dtype(store.dtype()));
-        plan.push_str(&format!("{path}\t{dtype}\t{rows}\t{}\t{file}\n", store.dim()));
+        let (path, file, dtype) = (path.display(), file.display(), numpy_dtype(snapshot.dtype()));
+        plan.push_str(&format!("{path}\t{dtype}\t{rows}\t{}\t{file}\n", snapshot.dim()));
     }
     assert!(!plan.is_empty(), "{} has no segments", dir.display());
     let file = scratch.join("plan");
@@ -67,22 +68,24 @@ fn compare(dir: &Path, scratch: &Path) {
     println!("{printed}");
 }
 
-/// Batches of 1, 995 and 0 rows, entries with several, and the kinds that have none.
+/// Appends batches of 1, 995 and 0 rows, with entries of several rows and of the kinds without rows.
 fn fill(store: &Store) {
-    let dim = store.dim();
+    let dim = store.snapshot().dim();
     let mut random = SplitMix64::new(dim as u64);
     let mut rows = |count: usize| (0..count * dim).map(|_| random.next_signed()).collect::<Vec<f32>>();
     let mut batch = store.batch();
-    batch.push_converted("one", &rows(1), b"").unwrap();
+    batch.push_converted("one", &rows(1)).unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     for number in 0..250 {
-        batch.push_converted(format!("many {number}"), &rows(1 + number % 7), b"").unwrap();
-        batch.push_empty(format!("empty {number}"), b"nothing found").unwrap();
+        let many = rows(1 + number % 7);
+        let entry = batch.entry(format!("many {number}"));
+        many.chunks(dim).fold(entry, |entry, row| entry.converted(row)).push().unwrap();
+        batch.entry(format!("empty {number}")).payload(b"nothing found").push_empty().unwrap();
     }
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
-    batch.push_rejected("bad", "cannot be read", b"").unwrap();
+    batch.push_rejected("bad", "cannot be read").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
@@ -95,7 +98,7 @@ fn numpy_sees_the_same_bits() {
         let store = Store::create(&dir, StoreConfig::new(dim).dtype(dtype)).unwrap();
         fill(&store);
         compare(&dir, place.path());
-        // And the same in one file, without what was deleted.
+        // The same in one file, without deleted entries.
         store.delete(&["many 3", "empty 7"]).unwrap();
         assert_eq!(store.compact_full().unwrap().segments_after, 1);
         store.close().unwrap();
@@ -103,7 +106,7 @@ fn numpy_sees_the_same_bits() {
     }
 }
 
-/// For stores that another program made: `NUMPY_STORE` names one.
+/// For a store that another program made, which `NUMPY_STORE` names.
 #[test]
 #[ignore = "needs a Python with NumPy and a store: scripts/check-numpy"]
 fn numpy_sees_the_same_bits_in_the_store_given() {

@@ -1,4 +1,4 @@
-//! The example with an ONNX model of one's own, as a reader runs it.
+//! The example `own_model`, run as a user runs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The pictures in `examples/photos` are what their generator makes, and what the front page says of them.
+//! The pictures in `examples/photos` are those that their generator makes, and as the front page describes
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +11,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("photos")
 }
 
-/// An update of an image library may encode differently; then run `make_photos` and commit what it made.
+/// After an update of an image library that encodes differently, run `make_photos` and commit the result.
 #[test]
 fn the_generator_makes_every_byte_again() {
     for (path, bytes) in photos().unwrap() {
@@ -20,7 +21,7 @@ fn the_generator_makes_every_byte_again() {
 }
 
 #[test]
-fn nothing_else_lies_in_the_folder() {
+fn the_folder_has_no_other_files() {
     let mut found = BTreeSet::new();
     for group in fs::read_dir(folder()).unwrap() {
         let group = group.unwrap();
@@ -34,7 +35,7 @@ fn nothing_else_lies_in_the_folder() {
 }
 
 #[test]
-fn one_is_truncated_and_the_others_decode() {
+fn one_picture_is_truncated_and_the_others_decode() {
     let mut total = 0;
     let mut formats: BTreeMap<String, usize> = BTreeMap::new();
     for (path, bytes) in photos().unwrap() {

@@ -1,4 +1,4 @@
-//! The programs meant to be copied from do what they say.
+//! The programs that are meant to be copied from do what they say.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -36,7 +36,7 @@ fn resume_goes_on_where_it_was_killed() {
         line.trim().split(' ').next().unwrap().parse().unwrap()
     };
     assert_eq!(left("first run:"), 1000);
-    // A third was stored when it was killed, or more: the kill may come late.
+    // A third or more was stored before the kill, which may come late.
     assert!(left("second run:") <= 680, "{text}");
     assert!(text.contains("now the store holds 1000 words in 1000 rows"), "{text}");
 }

@@ -1,10 +1,10 @@
-//! Puts the checksums and lengths of changed files right, as `docs/FORMAT.md` lays them out.
+//! Corrects checksums and lengths of changed files, as `docs/FORMAT.md` lays them out.
 
 const MANIFEST: usize = 128;
 const DERIVED: usize = 256;
 const FOOTER: usize = 512;
 const LINE: usize = 64;
-/// More lines than a file of this size has sections are not put right.
+/// Most lines of a section table that are corrected; no segment of the seed store has as many.
 const LINES: usize = 64;
 
 fn number(file: &[u8], at: usize) -> usize {
@@ -13,14 +13,14 @@ fn number(file: &[u8], at: usize) -> usize {
     usize::try_from(u64::from_le_bytes(number)).unwrap_or(usize::MAX)
 }
 
-/// Writes the CRC of a file's first bytes behind them.
+/// Writes the CRC of `covered` into the file at `at`.
 fn seal(file: &mut [u8], at: usize, covered: &[&[u8]]) {
     let mut hasher = crc32fast::Hasher::new();
     covered.iter().for_each(|bytes| hasher.update(bytes));
     file[at..at + 4].copy_from_slice(&hasher.finalize().to_le_bytes());
 }
 
-/// A manifest with the right magic number, lengths and checksum.
+/// Gives a manifest the right magic number, lengths and checksum.
 pub fn fix_manifest(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
     if file.len() < MANIFEST {
@@ -35,8 +35,8 @@ pub fn fix_manifest(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A segment with the right magic number and lengths, and the right checksums of its table and of all sections that lie in
-/// the file.
+/// Gives a segment the right magic number and lengths, and the right checksums of its table and of all
+/// sections that lie in the file.
 pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
     if file.len() < FOOTER {
@@ -78,7 +78,7 @@ pub fn fix_segment(bytes: &[u8]) -> Vec<u8> {
     file
 }
 
-/// A derived file with the right magic number, lengths and checksums. The body stays, as far as there is one.
+/// Gives a derived file the right magic number, lengths and checksums. The body stays as it is.
 pub fn fix_derived(bytes: &[u8]) -> Vec<u8> {
     let mut file = bytes.to_vec();
     if file.len() < DERIVED {

@@ -1,4 +1,4 @@
-//! The store that the targets change, and simulated disks with changed ones.
+//! The seed store, which the targets change, and simulated disks with its files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock};
 
 use crate::sim::{Node, SimFs};
 
-/// Files of a store by their path in it.
+/// Files of a store, by their path in it.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// Directories of a store that hold files; in each of them, the targets put files too.
+/// Directories of a store that have files; the targets put files in each of them.
 pub const FOLDERS: [&str; 3] = ["segments", "derived", "versions"];
 
-/// Where the seeds of a target are, or the store that they were made from.
+/// Folder of a target's seeds or, for `store`, of the seed store.
 pub fn folder(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target)
 }
@@ -25,7 +25,7 @@ pub fn files() -> Files {
     FILES.get_or_init(|| read(&folder("store"))).clone()
 }
 
-/// Reads the files of a store; lock files are none.
+/// Reads the files of a store, except lock files.
 pub fn read(store: &Path) -> Files {
     let mut files = Files::new();
     for folder in ["", FOLDERS[0], FOLDERS[1], FOLDERS[2]] {
@@ -44,7 +44,7 @@ pub fn read(store: &Path) -> Files {
 
 /// A simulated disk with these files.
 pub fn disk(files: &Files) -> SimFs {
-    // Numbers of nodes: the root, its directory, the store, its folders; then files.
+    // Nodes are numbered: the root, its directory, the store, its folders, then files.
     let first = 3 + FOLDERS.len();
     let mut store: BTreeMap<OsString, usize> =
         (3..).zip(FOLDERS).map(|(number, folder)| (OsString::from(folder), number)).collect();

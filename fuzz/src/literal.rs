@@ -1,5 +1,5 @@
-//! Python literals, as far as NumPy's headers need them: what `ast.literal_eval` makes of a dictionary of texts, whole
-//! numbers, truth values and tuples. Written for the tests alone, after Python's grammar.
+//! Python literals as far as NumPy's headers need them: what `ast.literal_eval` makes of a dictionary of
+//! texts, whole numbers, truth values and tuples. Written after Python's grammar, for the tests alone.
 
 /// A value.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,12 +12,12 @@ pub enum Literal {
     Dict(Vec<(String, Literal)>),
 }
 
-/// Nesting beyond this is refused, so that an enemy's brackets cannot exhaust the stack.
+/// Deepest nesting: deeper brackets are refused, so that a hostile input cannot exhaust the stack.
 const DEPTH: usize = 32;
 
-/// Reads a text that is one literal and nothing else; `None` where Python, or this, would refuse it.
+/// Reads a text that is one literal and nothing else; `None` if Python or this reader refuses it.
 pub fn parse(text: &str) -> Option<Literal> {
-    // Python strips blanks before an expression; within the brackets that a dictionary has, lines may end anywhere.
+    // Python strips blanks before an expression. Within the brackets of a dictionary, lines may end anywhere.
     let mut rest = text.trim_start_matches([' ', '\t']);
     let value = value(&mut rest, 0)?;
     rest.trim_end_matches([' ', '\t', '\n', '\r', '\x0C']).is_empty().then_some(value)
@@ -27,7 +27,7 @@ fn blanks(rest: &mut &str) {
     *rest = rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0C']);
 }
 
-/// Takes a sign, with the blanks before it, if it comes next.
+/// Takes a sign and the blanks before it, if the sign comes next.
 fn take(rest: &mut &str, sign: char) -> bool {
     blanks(rest);
     let Some(after) = rest.strip_prefix(sign) else { return false };
@@ -97,7 +97,7 @@ fn tuple(rest: &mut &str, depth: usize) -> Option<Literal> {
     }
 }
 
-/// A text without escapes: NumPy writes none, and what has some is refused, which errs on the safe side.
+/// A text without escapes. NumPy writes none, and refusing a text that has some errs on the safe side.
 fn text(rest: &mut &str) -> Option<String> {
     let quote = rest.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
     let (text, after) = rest.get(1..)?.split_once(quote)?;
@@ -112,7 +112,7 @@ fn text(rest: &mut &str) -> Option<String> {
 fn number(rest: &mut &str) -> Option<u64> {
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     let (digits, after) = rest.split_at(end);
-    // Python refuses 007, and 1x; 1.5 and 1e3 are no whole numbers; 0x10 and 1_000 NumPy never writes.
+    // Python refuses 007 and 1x. 1.5 and 1e3 are no whole numbers, and NumPy never writes 0x10 or 1_000.
     let goes_on = after.starts_with(|next: char| next == '_' || next == '.' || next.is_alphanumeric());
     if goes_on || digits.len() > 1 && digits.starts_with('0') && digits.contains(|digit| digit != '0') {
         return None;
@@ -125,9 +125,9 @@ fn number(rest: &mut &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What Python 3 makes of each, as far as this reads it.
+    /// Expected values as Python 3 reads them, for literals that this reader accepts.
     #[test]
-    fn as_python_reads_them() {
+    fn literals_are_read_as_python_reads_them() {
         let texts =
             |all: &[&str]| Literal::Tuple(all.iter().map(|text| Literal::Str((*text).into())).collect());
         let good = [

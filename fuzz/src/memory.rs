@@ -1,17 +1,17 @@
-//! Counts what is allocated, so that a file's claims can be held against its size.
+//! Counts allocated memory, so that it can be compared with the size of the files read.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What reading files may take beyond their own bytes.
+/// Memory that reading files may take beyond their own size.
 pub const ALLOWED: usize = 64 << 20;
 
-/// Counts what is allocated at any moment, and the most there was since somebody last asked.
+/// Allocator that counts the bytes in use, and the most there were since the maximum was last reset.
 struct Counting;
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
-/// The most that anything bounded has taken beyond the bytes of its files.
+/// The most memory that any bounded work has taken beyond the size of its files.
 static BEYOND: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is passed on to the system's allocator with the same arguments.
@@ -23,15 +23,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // Counted whole, although the system gives such pages only when they are touched.
+        // Counted whole, although the system provides such pages only when they are touched.
         count(layout.size());
-        // SAFETY: as above.
+        // SAFETY: as in `alloc`.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above; the pointer is from System.
+        // SAFETY: as in `alloc`; the pointer is from System.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -44,8 +44,8 @@ fn count(size: usize) {
     MOST.fetch_max(now, Ordering::Relaxed);
 }
 
-/// Does work on files of so many bytes, and panics if it takes more memory than they justify. What other threads of this
-/// process allocate meanwhile counts too.
+/// Runs `work` on files of `files` bytes, and panics if it takes more memory than they justify. Allocations
+/// of other threads count, too.
 pub fn bounded<T>(files: usize, what: &str, work: impl FnOnce() -> T) -> T {
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
@@ -56,7 +56,8 @@ pub fn bounded<T>(files: usize, what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The most that anything bounded took beyond the bytes of its files, since this was last asked.
+/// The most memory that any bounded work took beyond the size of its files since the last call of this
+/// function.
 pub fn most_beyond() -> usize {
     BEYOND.swap(0, Ordering::Relaxed)
 }

@@ -1,11 +1,11 @@
-//! The `.npy` header of a segment. What a store writes must mean, to a reader that knows NumPy's rules and nothing of
-//! this project, exactly the rows that were appended; and a header that says anything else must be found, must not
-//! change an answer, and must be mended.
+//! The `.npy` header of a segment. To a reader that knows NumPy's rules and nothing of this project, it must
+//! mean exactly the rows that were appended. A header that says anything else must be found, must change no
+//! answer, and must be mended.
 
 use std::path::Path;
 
 use vecstore::vfs::Vfs as _;
-use vecstore::{DType, OnDuplicate, StoreConfig};
+use vecstore::{DType, OnDuplicate, Progress, RepairOptions, StoreConfig};
 
 use crate::files::{Files, disk};
 use crate::fix_segment;
@@ -18,7 +18,7 @@ use crate::sim::run::{STORE, options};
 const ROWS: usize = 4096;
 const SEGMENT: &str = "segments/0000000001-0000000001.0.npy";
 
-/// What a header says.
+/// Contents of a header.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header {
     pub descr: String,
@@ -28,7 +28,7 @@ pub struct Header {
     pub data: usize,
 }
 
-/// Reads a header as NumPy does (`numpy.lib.format`, versions 1.0 to 3.0); `None` where NumPy would refuse it.
+/// Reads a header as NumPy does (`numpy.lib.format`, versions 1.0 to 3.0); `None` if NumPy would refuse it.
 pub fn header(file: &[u8]) -> Option<Header> {
     let rest = file.strip_prefix(b"\x93NUMPY")?;
     let ([major, minor], rest) = rest.split_first_chunk::<2>()?;
@@ -38,7 +38,7 @@ pub fn header(file: &[u8]) -> Option<Header> {
         _ => return None,
     };
     let text = file.get(start..start.checked_add(len)?)?;
-    // Versions before 3.0 are latin-1.
+    // Headers of versions before 3.0 are Latin-1.
     let text: String = match major {
         3 => String::from_utf8(text.to_vec()).ok()?,
         _ => text.iter().map(|byte| char::from(*byte)).collect(),
@@ -64,8 +64,8 @@ pub fn header(file: &[u8]) -> Option<Header> {
     Some(Header { descr: descr.clone(), fortran_order: *fortran_order, shape, data: start + len })
 }
 
-/// Four bytes say which store, the others what becomes of its header: with the first of them even, they overwrite it from
-/// its beginning on; odd, each three of them are a place and a byte.
+/// Four bytes choose the store and the kind of edit, the rest edits its header. If the fourth byte is even,
+/// the rest overwrites the header from its beginning; if odd, each three bytes are a place and a new byte.
 pub fn npy(data: &[u8]) {
     let Some(([shape, rows, dim, how], rest)) = data.split_first_chunk::<4>() else { return };
     let dtype = [DType::F32, DType::F16, DType::BF16, DType::I8][usize::from(shape % 4)];
@@ -95,36 +95,37 @@ pub fn npy(data: &[u8]) {
         }
     }
     let is_changed = file[..ROWS] != before;
-    // Sometimes checksums tell that it was changed, mostly they do not.
+    // In one of eight cases, the checksum tells that the header was changed.
     if how / 2 % 8 != 0 {
         *file = fix_segment(file);
     }
     let total: usize = files.values().map(Vec::len).sum();
     bounded(total, "a header", || check(&files, dtype, &written, is_changed));
-    // Another reader may well make the same of a changed header: NumPy does not mind where spaces are.
+    // NumPy may read a changed header to the same effect (it ignores blanks), so only a panic is a failure
+    // here.
     let _ = header(&files[SEGMENT]);
 }
 
-/// A store with one batch: MANIFEST as it was before, and the segment.
+/// A store with one batch: its segment, and MANIFEST from before the append. Also the appended rows.
 fn store(dtype: DType, rows: usize, dim: usize) -> (Files, Vec<Vec<f32>>) {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(dim).dtype(dtype)).expect("nothing fails");
     let manifest = fs.read(&Path::new(STORE).join("MANIFEST"), u64::MAX).expect("it was made");
-    // Whole numbers of at most 127, the largest of each row among them, are the same in every element type.
+    // Whole numbers of at most 127, if each row has 127 as its largest, are the same in every element type.
     let written: Vec<Vec<f32>> = (0..rows)
         .map(|row| (0..dim).map(|at| if at == 0 { 127.0 } else { ((row * 7 + at) % 127) as f32 }).collect())
         .collect();
     let mut batch = store.batch();
-    batch.push_empty("nothing", b"payload").expect("a good entry");
+    batch.entry("nothing").payload(b"payload").push_empty().expect("a good entry");
     for (number, row) in written.iter().enumerate() {
-        batch.push_converted(format!("row {number}"), row, b"").expect("a good entry");
+        batch.push_converted(format!("row {number}"), row).expect("a good entry");
     }
     store.append(&mut batch, OnDuplicate::Error).expect("nothing fails");
     let segment = fs.read(&Path::new(STORE).join(SEGMENT), u64::MAX).expect("it was appended");
     (Files::from([("MANIFEST".to_owned(), manifest), (SEGMENT.to_owned(), segment)]), written)
 }
 
-/// The values of elements as they lie in the file.
+/// Values of elements as they lie in the file, as f32.
 fn widened(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     let pairs = bytes.as_chunks::<2>().0.iter().map(|pair| u16::from_le_bytes(*pair));
     match dtype {
@@ -135,16 +136,16 @@ fn widened(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// A number of IEEE 754's binary16, finite and not subnormal, or zero: these stores have no others.
+/// A binary16 number of IEEE 754 that is zero, or finite and not subnormal: these stores have no others.
 fn half(bits: u16) -> f32 {
     let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
     if exponent == 0 { 0.0 } else { (1.0 + fraction / 1024.0) * f32::powi(2.0, exponent - 15) }
 }
 
-/// Holds what the store says against what was written to it.
+/// Compares what the store says with the rows that were written to it.
 fn check(files: &Files, dtype: DType, written: &[Vec<f32>], is_changed: bool) {
     let fs = disk(files);
-    let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).expect("it is a store");
+    let report = vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).expect("it is a store");
     assert_eq!(report.is_whole(), !is_changed, "{:?}", report.faults);
     if is_changed {
         let says = |section: &str| report.faults.iter().any(|fault| fault.to_string().contains(section));
@@ -153,8 +154,8 @@ fn check(files: &Files, dtype: DType, written: &[Vec<f32>], is_changed: bool) {
     // Readers take shape and place from the footer, never from this header.
     read(&fs, dtype, written);
     let fs = disk(files);
-    vecstore::repair_with(&fs, Path::new(STORE)).expect("it can be repaired");
-    let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).expect("it is a store");
+    vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new()).expect("it can be repaired");
+    let report = vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).expect("it is a store");
     assert!(report.is_whole(), "after a repair: {:?}", report.faults);
     read(&fs, dtype, written);
     let segments = fs.names("/d/s/segments");
@@ -164,9 +165,9 @@ fn check(files: &Files, dtype: DType, written: &[Vec<f32>], is_changed: bool) {
     assert_eq!((said.data, said.shape.first()), (ROWS, Some(&(written.len() as u64))));
 }
 
-/// All that was written is there.
+/// Asserts that all written rows are there.
 fn read(fs: &SimFs, dtype: DType, written: &[Vec<f32>]) {
-    let store = options(fs).read_only(true).open(STORE).expect("it opens");
+    let store = options(fs).for_reading().open(STORE).expect("it opens");
     let snapshot = store.snapshot();
     assert_eq!((snapshot.dtype(), snapshot.iter().count()), (dtype, written.len() + 1));
     for (number, row) in written.iter().enumerate() {

@@ -1,10 +1,11 @@
-//! The operation model: bytes are what two processes do to a store and what happens to them, held against a map.
+//! The operation model: the input is a list of acts of two processes and of mishaps; a map tells the right
+//! answers.
 
 use crate::memory::bounded;
 use crate::sim::act::{LEN, acts};
 use crate::sim::trial::run;
 
-/// Each eight bytes are one act; see `vecstore/tests/sim/act.rs`.
+/// Runs the input, in which each eight bytes are one act; see `vecstore/tests/sim/act.rs`.
 pub fn operations(data: &[u8]) {
     if data.len() < LEN {
         return;

@@ -1,14 +1,14 @@
-//! Counts processor time, so that an input that takes long can be told from a machine that is busy with something else.
+//! Counts processor time, so that a slow input can be told from a machine that is busy otherwise.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What one input may take, in a program built to be fuzzed: a thousand times what most of them do.
+/// Processor time that one input may take, in a build for fuzzing: a thousand times what most inputs take.
 const ALLOWED: Duration = Duration::from_secs(10);
 
-/// A fuzz target's check of one input. It panics when that takes too long, however long it waited for a processor: the limit
-/// that libFuzzer has itself counts the time on the wall, and calls an input slow during which the process was stopped.
+/// Runs a fuzz target's check of one input, and panics if it takes too much processor time. libFuzzer's own
+/// limit counts wall-clock time, and calls an input slow if the process was stopped meanwhile.
 pub fn timely(check: fn(&[u8]), data: &[u8]) {
     within(ALLOWED, || check(data));
 }
@@ -17,7 +17,7 @@ fn within(allowed: Duration, work: impl FnOnce()) {
     within_by(used, allowed, work);
 }
 
-/// The same by any clock.
+/// Runs `work`, and panics if it takes more than `allowed` by the clock `used`.
 fn within_by(used: impl Fn() -> Duration, allowed: Duration, work: impl FnOnce()) {
     let before = used();
     work();
@@ -25,7 +25,7 @@ fn within_by(used: impl Fn() -> Duration, allowed: Duration, work: impl FnOnce()
     assert!(took <= allowed, "took {took:?} of processor time, {allowed:?} are allowed");
 }
 
-/// What this process has had so far.
+/// Processor time that this process has used so far.
 fn used() -> Duration {
     by(ClockId::ProcessCPUTime)
 }
@@ -48,17 +48,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_no_error() {
+    fn work_within_the_limit_is_no_error() {
         let clock = Cell::new(Duration::from_secs(7));
         let work = || clock.set(clock.get() + ALLOWED);
         within_by(|| clock.get(), ALLOWED, work);
     }
 
-    /// By the clock of this thread alone: the others of this process are at work meanwhile.
+    /// The clock is that of this thread alone, because other threads of this process work meanwhile.
     #[test]
-    fn waiting_is_not() {
+    fn waiting_is_not_counted() {
         let used = || by(ClockId::ThreadCPUTime);
-        // any duration passes: time on the wall is not what is counted, however much of it goes by.
+        // any duration passes: wall-clock time is not counted, however much of it goes by.
         within_by(used, Duration::from_millis(150), || std::thread::sleep(Duration::from_millis(300)));
     }
 }

@@ -1,4 +1,4 @@
-//! The seeds, and random changes of them, as ordinary tests: no fuzzer is needed.
+//! The seeds and random changes of them, as ordinary tests that need no fuzzer.
 //!
 //! `VECSTORE_FUZZ_MUTATIONS` is the number of changes per target.
 
@@ -7,10 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Barrier, Mutex};
 
-use vecstore::{Details, Fingerprint, OnDuplicate, Store, StoreConfig};
+use vecstore::{Fingerprint, OnDuplicate, Store, StoreConfig};
 use vecstore_fuzz::{Files, TARGETS, fix_derived, fix_manifest, fix_segment, folder, most_beyond};
 
-/// Memory is counted for the whole process: one test at a time.
+/// Memory is counted for the whole process, so that tests run one at a time.
 static ONE: Mutex<()> = Mutex::new(());
 
 struct Rng(u64);
@@ -21,11 +21,11 @@ impl Rng {
         ((self.0 >> 33) as usize) % limit.max(1)
     }
 
-    /// Changes one to four places: a bit, a byte, an interesting number, a cut, a piece moved elsewhere.
+    /// Changes one to four places: a bit, a byte, a number at a limit, a cut, a piece moved elsewhere.
     fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
         let mut bytes = seed.to_vec();
         for _ in 0..=self.below(4) {
-            // Half of the changes go to the last 1700 bytes, where section table and footer are.
+            // Half of the changes are in the last 1700 bytes, where section table and footer are.
             let len = bytes.len().max(1);
             let at = if self.below(2) == 0 { self.below(len) } else { len - 1 - self.below(len.min(1700)) };
             match self.below(8) {
@@ -52,7 +52,7 @@ impl Rng {
     }
 }
 
-/// Runs the seeds of a target and as many changes of them as told, or as asked for.
+/// Runs the seeds of a target and `mutations` changes of them, or as many as the environment asks for.
 fn target(name: &str, mutations: usize) {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (_, check) = TARGETS.iter().find(|(known, _)| *known == name).expect("a target");
@@ -110,10 +110,10 @@ fn operations() {
     target("operations", 1_000);
 }
 
-/// The store that everything starts from is whole, and putting its checksums right changes nothing.
+/// The seed store is whole, and correcting its checksums changes nothing.
 #[test]
 fn the_seed_store_is_whole() {
-    let report = vecstore::verify(folder("store"), |_| {}).unwrap();
+    let report = vecstore::verify(folder("store")).unwrap();
     assert!(report.is_whole(), "{:?}; make the seeds again, see README.md", report.faults);
     assert_eq!(report.last_commit, 5);
     let files = vecstore_fuzz::files();
@@ -125,7 +125,8 @@ fn the_seed_store_is_whole() {
             _ => fix_manifest,
         };
         assert_eq!(fix(bytes), *bytes, "{name}");
-        // What was changed stays, and the checksum is put right: that of a segment is at its end, others are in front.
+        // A changed byte stays, and the checksum is corrected: it is at the end of a segment, and in front in
+        // other files.
         let mut bad = bytes.clone();
         let (changed, checksum) = match name.ends_with(".npy") {
             true => (4000, bytes.len() - 4),
@@ -156,11 +157,12 @@ fn make_seeds() {
     let seed = |target: &str, name: &str, bytes: &[u8]| fs::write(folder(target).join(name), bytes).unwrap();
     seed("manifest", "two-segments", &files["MANIFEST"]);
     seed("manifest", "one-segment", &files["versions/v1"]);
-    // A manifest that lists every segment; the store keeps the one that lists the first two only.
+    // A manifest that lists every segment; the seed store's own lists only the first two.
     Store::open(&path).unwrap().close().unwrap();
     let all = &vecstore_fuzz::read(&path)["MANIFEST"];
     seed("manifest", "all-segments", all);
-    // Another generation of the third one: it is missing, and the file of generation 0 stands in for it.
+    // Lists another generation of the third segment: the file is missing, and that of generation 0 stands in
+    // for it.
     let mut missing = all.clone();
     let record = [3u64.to_le_bytes(), 3u64.to_le_bytes()].concat();
     let at = all.windows(16).position(|bytes| bytes == record).expect("it is listed");
@@ -170,7 +172,7 @@ fn make_seeds() {
     for (number, name) in files.keys().filter(|name| name.starts_with("segments/")).enumerate() {
         seed("segment", name.rsplit('/').next().unwrap(), &[&[number as u8][..], &files[name]].concat());
     }
-    // What was found with files of an older format, and where a table is short enough to be told of.
+    // Faults first found in files of an older format, and faults in short tables.
     let first = |tag: &[u8; 4], file: &[u8]| {
         let line = file.windows(4).rposition(|four| four == tag).expect("a line of the section table");
         let mut offset = [0; 8];
@@ -213,7 +215,7 @@ fn make_seeds() {
         change(&mut file);
         seed("segment", name, &[&[2][..], &fix_segment(&file)].concat());
     }
-    // The files of the store, as their names ascend: MANIFEST, bitmap, four segments, version.
+    // Edits name files by their place in ascending order: MANIFEST, bitmap, four segments, version.
     let edits: [(&str, &[u8]); 10] = [
         ("nothing", &[]),
         ("overwrite", &[2, 0, 0x86, 0x00, 4, 1, 2, 3, 4, 2, 7, 0, 0, 0]),
@@ -242,7 +244,7 @@ fn make_seeds() {
     trials().iter().for_each(|(name, acts)| seed("operations", name, &acts.concat()));
 }
 
-/// Bytes of operations: see `vecstore/tests/sim/act.rs`.
+/// Seeds of operations: each act has eight bytes, see `vecstore/tests/sim/act.rs`.
 fn trials() -> Vec<(&'static str, Vec<[u8; 8]>)> {
     let write = |handle: u8, policy: u8, keys: [u8; 4]| {
         [0, handle, policy, 3, 0x30 | keys[0], 0x50 | keys[1], 0x60 | keys[2], 0x70 | keys[3]]
@@ -366,29 +368,30 @@ fn write(files: &Files, to: &Path) {
     }
 }
 
-/// Makes the store, and reads its files; `None` unless two threads shared a file, as commits 4 and 5 of the seeds do.
+/// Makes the seed store and reads its files. `None` unless two threads shared a segment, as commits 4 and 5
+/// of the seeds do.
 fn make_store(path: &Path) -> Option<Files> {
     let _ = fs::remove_dir_all(path);
     let store = Store::create(path, StoreConfig::new(2).setting("root", "/pictures")).unwrap();
     let mut batch = store.batch();
-    batch.push_with("a", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
-    batch.push_empty("b", b"").unwrap();
-    batch.push_rejected("c", "truncated", b"").unwrap();
+    batch.entry("a").rows([[1.0f32, 2.0], [3.0, 4.0]]).payload(b"payload").push().unwrap();
+    batch.push_empty("b").unwrap();
+    batch.push_rejected("c", "truncated").unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.set_fingerprint(&Fingerprint::new([7; 32], "a model")).unwrap();
     store.create_version("v1").unwrap();
-    let replace = |rows: &[f32], key: &str| {
+    let replace = |rows: &[[f32; 2]], key: &str| {
         let mut batch = store.batch();
-        let details = Details::new().attribute("year", 2024).attribute("tags", vec!["x", "yy"]);
-        batch.push_with("a", rows, details.attribute("place", "here").attribute("sharp", true)).unwrap();
+        let entry = batch.entry("a").rows(rows).attribute("year", 2024).attribute("tags", vec!["x", "yy"]);
+        entry.attribute("place", "here").attribute("sharp", true).push().unwrap();
         batch.delete(key).unwrap();
         store.append(&mut batch, OnDuplicate::Replace).unwrap();
     };
-    replace(&[5.0, 6.0], "b");
-    // With a bitmap of what the second segment supersedes.
+    replace(&[[5.0, 6.0]], "b");
+    // The checkpoint writes a bitmap of the entries that the second segment supersedes.
     store.checkpoint().unwrap();
     let checkpointed = vecstore_fuzz::read(path);
-    replace(&[7.0, 8.0, 9.0, 10.0], "c");
+    replace(&[[7.0, 8.0], [9.0, 10.0]], "c");
     let start = Barrier::new(2);
     std::thread::scope(|scope| {
         for key in ["d", "e"] {

@@ -29,7 +29,7 @@
 //! assert_eq!(run.run(&model)?.already, 3);
 //!
 //! // The store is an ordinary one: search it, iterate it, open its segments from NumPy.
-//! let store = vecstore::Store::open_read_only(dir.path().join("photos.vecs"))?;
+//! let store = vecstore::Reader::open(dir.path().join("photos.vecs"))?;
 //! let mut backend = open_backend(&model, &BackendOptions::default())?;
 //! let query = embed_picture(&model, backend.as_mut(), &photos.join("40.png"), &DecodeLimits::default())?;
 //! let hits = store.snapshot().search(&query, 2)?;

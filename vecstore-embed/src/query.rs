@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use vecstore::Store;
+use vecstore::Reader;
 
 use crate::backend::Backend;
 use crate::model::Model;
@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// let model = Model::builtin()?;
 /// let mut backend = open_backend(&model, &BackendOptions::default())?;
 /// let vector = embed_picture(&model, backend.as_mut(), "holiday.jpg".as_ref(), &DecodeLimits::default())?;
-/// let store = vecstore::Store::open_read_only("photos.vecs")?;
+/// let store = vecstore::Reader::open("photos.vecs")?;
 /// for hit in store.snapshot().search(&vector, 5)? {
 ///     println!("{:.4}  {}", hit.score, String::from_utf8_lossy(&hit.key));
 /// }
@@ -63,6 +63,17 @@ pub(crate) fn embed_bytes(
 }
 
 /// Refuses a model that did not make the vectors of `store`: its distances to them would mean nothing.
-pub fn check_model(store: &Store, model: &Model) -> Result<()> {
-    Ok(store.check_fingerprint(model.fingerprint())?)
+///
+/// # Errors
+/// [`Error::WrongModel`], unless the store has no model recorded.
+pub fn check_model(store: &Reader, model: &Model) -> Result<()> {
+    let (snapshot, found) = (store.snapshot(), model.fingerprint());
+    match snapshot.fingerprint() {
+        Some(expected) if expected != found => Err(Error::WrongModel {
+            store: store.path().to_owned(),
+            expected: Box::new(expected.clone()),
+            found: Box::new(found.clone()),
+        }),
+        _ => Ok(()),
+    }
 }

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use vecstore::{Kind, Store};
+use vecstore::{Kind, Reader};
 
 use crate::backend::Backend;
 use crate::model::Model;
 use crate::picture::DecodeLimits;
 use crate::progress::FirstFew;
-use crate::query::embed_bytes;
+use crate::query::{check_model, embed_bytes};
 use crate::record::{Record, Remembered};
 use crate::roots::Roots;
 use crate::scan::Found;
@@ -39,16 +39,16 @@ pub struct Sampled {
 /// # Errors
 /// The store cannot be read, its model is another one, or the backend fails.
 pub fn verify_sample(
-    store: &Store,
+    store: &Reader,
     model: &Model,
     backend: &mut dyn Backend,
     limits: &DecodeLimits,
     (count, seed): (usize, u64),
     at_least: f64,
 ) -> Result<Sampled> {
-    store.check_fingerprint(model.fingerprint())?;
-    let roots = Roots::from_settings(&store.settings()).map_err(|error| error.of_store(store.path()))?;
+    check_model(store, model)?;
     let snapshot = store.snapshot();
+    let roots = Roots::from_settings(snapshot.settings()).map_err(|error| error.of_store(store.path()))?;
     let mut sampled = Sampled { lowest: 1.0, ..Sampled::default() };
     for key in chosen(&snapshot, count, seed)? {
         let Some(entry) = snapshot.get(&key)? else { continue };

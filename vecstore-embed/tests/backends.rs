@@ -257,7 +257,7 @@ fn pictures_are_prepared_in_the_type_of_the_model() {
             let run = vecstore_embed::Run::new(&photos, &store).with_batch_size(4);
             assert_eq!(run.run_on(&model, Box::new(Strict { inner, wanted })).unwrap().embedded, 11);
             let mut backend = open_backend(&model, &options).unwrap();
-            let snapshot = vecstore::Store::open_read_only(&store).unwrap().snapshot();
+            let snapshot = vecstore::Reader::open(&store).unwrap().snapshot();
             for at in 0..11 {
                 let file = format!("{at}.png");
                 let alone = vecstore_embed::embed_picture(

@@ -11,14 +11,14 @@
 //! # let path = dir.path().join("photos.vecs");
 //! use vecstore::{OnDuplicate, Store, StoreConfig};
 //!
-//! let store = Store::create(&path, StoreConfig::new(3))?;
+//! let store = Store::open_or_create(&path, StoreConfig::new(3))?;
 //!
 //! let keys = ["cat.jpg", "dog.jpg"];
+//! let mut batch = store.batch();
 //! for position in store.snapshot().missing(&keys)? {
-//!     let mut batch = store.batch();
-//!     batch.push(keys[position], &[0.1f32, 0.2, position as f32])?;
-//!     store.append(&mut batch, OnDuplicate::Skip)?; // durable from here on
+//!     batch.push(keys[position], &[0.1f32, 0.2, position as f32])?; // hundreds in a batch, usually
 //! }
+//! store.append(&mut batch, OnDuplicate::Skip)?; // durable from here on
 //!
 //! let snapshot = store.snapshot();
 //! let cat = snapshot.get("cat.jpg")?.expect("it was appended");
@@ -28,12 +28,46 @@
 //! # Ok::<(), vecstore::Error>(())
 //! ```
 //!
+//! # Where to begin
+//!
+//! | to | use |
+//! |---|---|
+//! | create, open, append, delete | [`Store`], [`Batch`]; options in [`OpenOptions`] |
+//! | read in another process, or read-only media | [`Reader`]; options in [`ReadOptions`] |
+//! | get, list, search | [`Snapshot`], which never changes; [`Store::refresh`] gives a newer one |
+//! | store chunks, faces, metadata | [`Batch::entry`]: several rows, a payload, attributes |
+//! | go on computing while batches are flushed | [`Store::submit`] |
+//! | keep and restore a state | [`Store::create_version`], [`Store::restore_version`], [`Store::backup`], [`restore`] |
+//! | check, mend, read what is left of a damaged store | [`verify`], [`repair`], [`salvage`] |
+//!
 //! # Words
 //!
 //! An **entry** is what is stored for one input: a key, a [kind](Kind), any number of **rows** (vectors),
-//! and, if wanted, [details](Details): a **payload** and **attributes**. The newest entry of a key wins. Each batch that writes something has a **commit**
-//! number, counted from 1; a row's [address](Address) is its commit and its number in the batch, and never
-//! changes. A [`Snapshot`] is an immutable view: cheap to take, unaffected by what writers do.
+//! and, if wanted, a **payload** and **attributes**. The newest entry of a key wins. Each batch that writes
+//! something has a **commit** number, counted from 1; a row's [address](Address) is its commit and its number
+//! in the batch, and never changes. A [`Snapshot`] is an immutable view: cheap to take, unaffected by what
+//! writers do. A **version** is a state that is kept under a name; a **checkpoint** brings the manifest, a
+//! list of the segments, up to date.
+//!
+//! # What it is not
+//!
+//! Not an ordered map: keys are found by hash, so there are no range scans, and a prefix is a scan of all
+//! keys. Not a database: no queries beyond filters in Rust, and one batch is the unit of everything. Not, so
+//! far, an approximate index: a search compares with every row, at the speed of memory.
+//!
+//! | | vecstore | redb, fjall | LanceDB | usearch |
+//! |---|---|---|---|---|
+//! | is | a log of segments of vectors | ordered key-value stores | a table format with vector indexes | a graph index |
+//! | durable once an append returns | yes | redb yes, fjall on request | its files are not flushed ¹ | saved whole, on request |
+//! | processes that write at a time | many | one | many | one |
+//! | scans by range or prefix of keys | all keys | yes | by filter | no |
+//! | nearest neighbours | exact | no | exact, approximate | approximate, exact |
+//! | vectors in place, mapped | `&[f32]` | bytes | Arrow | own layout |
+//! | read without the library | `numpy.load` | no | other Lance readers | no |
+//! | damage is | found, named, mended | found (redb: also mended) | found in part | not found |
+//!
+//! ¹ No `fsync` in a trace of the system calls of pylance 14.0.2 and lancedb 0.40.0 (November 2026).
+//! `docs/PERFORMANCE.md` has the measurements beside other stores.
 //!
 //! # Reading without this crate
 //!
@@ -78,19 +112,45 @@ mod types;
 #[doc(hidden)]
 pub mod vfs;
 
-pub use base::{DType, Element, Error, Event, Holder, Result, escaped, one_line};
+/// The crate whose [`f16`](half::f16) and [`bf16`](half::bf16) rows can be made of.
+pub use half;
+
+pub use base::{DType, Element, Error, Event, LockHolder, Progress, Result, escaped, one_line};
 pub use care::{
-    BackupReport, Fault, Finding, RepairReport, VerifyProgress, VerifyReport, repair, repair_dry_run,
-    restore, verify,
+    BackupOptions, BackupReport, Fault, Finding, Loss, RepairOptions, RepairReport, VerifyReport, repair,
+    repair_with, restore, restore_with, salvage, verify, verify_with,
 };
 #[doc(hidden)]
-pub use care::{repair_dry_run_with, repair_with, restore_with, verify_with};
+pub use care::{repair_on, restore_on, verify_on};
 pub use commit::Appended;
-pub use handle::{DerivedInfo, Merging, OpenOptions, Reading, Store, Ticket, VersionInfo};
-pub use merge::Compacted;
-pub use read::{Entry, Hit, Iter, SegmentInfo, Snapshot};
+pub use handle::{
+    CompactOptions, DerivedInfo, MergePolicy, OpenOptions, ReadMode, ReadOptions, Reader, Store, Ticket,
+    VersionInfo,
+};
+pub use merge::CompactReport;
+pub use read::{Entry, Hit, IntoIter, Iter, OwnedEntry, SearchOptions, Segment, SegmentInfo, Snapshot};
 pub use state::Totals;
 pub use types::{
-    Address, AttributeType, Batch, Details, Field, Fingerprint, Kind, MAX_DIM, MAX_KEY_LEN, MAX_PAYLOAD_LEN,
-    Metric, OnDuplicate, StoreConfig, Value,
+    Address, AttributeType, Batch, EntryBuilder, Field, Fingerprint, Kind, MAX_DIM, MAX_KEY_LEN,
+    MAX_PAYLOAD_LEN, Metric, OnDuplicate, StoreConfig, Value,
+};
+
+/// Handles, snapshots and batches may be used from, and sent to, any thread.
+const _: () = {
+    const fn assert<T: Send + Sync>() {}
+    assert::<Store>();
+    assert::<Reader>();
+    assert::<Snapshot>();
+    assert::<Segment<'_>>();
+    assert::<Entry<'_>>();
+    assert::<OwnedEntry>();
+    assert::<Iter<'_>>();
+    assert::<IntoIter>();
+    assert::<Batch>();
+    assert::<Ticket>();
+    assert::<SearchOptions<'_>>();
+    assert::<OpenOptions>();
+    assert::<ReadOptions>();
+    assert::<Progress>();
+    assert::<Error>();
 };

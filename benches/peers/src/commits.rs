@@ -1,5 +1,5 @@
-//! How long a durable batch takes, for batches of several sizes: every store in turn with raw file operations, so that a
-//! disk that slows down does so for all.
+//! Time of a durable batch, for batches of several sizes. All stores take turns with raw file operations, so
+//! that a disk that slows down affects them equally.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Outcome, batch, bytes_of, fresh, limits};
 
-/// Rows per batch, and how many batches.
+/// Rows per batch, and number of batches.
 const SIZES: [(usize, usize); 3] = [(32, 300), (256, 100), (4096, 12)];
 
 pub fn run(dir: &Path) -> Outcome<()> {
@@ -20,17 +20,17 @@ pub fn run(dir: &Path) -> Outcome<()> {
         for number in 0..batches {
             let batch = batch(number * rows, rows);
             let bytes = bytes_of(&batch.rows);
-            // In another order each time: who comes after whom matters, too.
+            // The order changes each time, because the predecessor's writes affect the next store.
             let mut order: Vec<usize> = (0..times.len()).collect();
-            order.sort_by_key(|who| ((number * 31 + who) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20);
-            for who in order {
+            order.sort_by_key(|turn| ((number * 31 + turn) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20);
+            for turn in order {
                 let start = Instant::now();
-                match (who, who.checked_sub(2).and_then(|store| stores.get(store))) {
+                match (turn, turn.checked_sub(2).and_then(|store| stores.get(store))) {
                     (_, Some(fresh)) => fresh.store.append(&batch)?,
                     (0, None) => vecstore_benches::raw_commit(raw.path(), number, bytes)?,
                     _ => limits::append(&mut log, bytes)?,
                 }
-                if let Some(times) = times.get_mut(who) {
+                if let Some(times) = times.get_mut(turn) {
                     times.push(start.elapsed());
                 }
             }

@@ -1,4 +1,4 @@
-//! What the machine can do at all: the least that any store does for the same work. (A new file that is durable:
+//! Limits of the machine: the least that any store does for the same work. (For a new durable file, see
 //! [`vecstore_benches::raw_commit`].)
 
 use std::fs::File;
@@ -10,13 +10,14 @@ use memmap2::{Advice, MmapMut};
 
 use crate::{Outcome, ROW};
 
-/// Appends to one open file and flushes it: what a log cannot do without. In pieces, as [`vecstore_benches::raw_commit`].
+/// Appends to an open file and flushes it, which no log can do without. Writes in pieces, as
+/// [`vecstore_benches::raw_commit`] does.
 pub fn append(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     bytes.chunks(1 << 20).try_for_each(|piece| file.write_all(piece))?;
     file.sync_data()
 }
 
-/// Time to copy rows from memory in random order, each.
+/// Time of copying each row from memory, in random order.
 pub fn copy(rows: &[u8], order: &[usize]) -> Outcome<Duration> {
     let mut row = vec![0; ROW];
     let start = Instant::now();
@@ -27,24 +28,24 @@ pub fn copy(rows: &[u8], order: &[usize]) -> Outcome<Duration> {
     Ok(start.elapsed() / u32::try_from(order.len())?)
 }
 
-/// Adds up bytes, eight at a time: the least that somebody does who looks at every row.
+/// Adds up bytes, eight at a time: the least work of a reader that looks at every row.
 pub fn sum(bytes: &[u8]) -> u64 {
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
     bytes.chunks_exact(8).fold(0u64, |sum, chunk| sum.wrapping_add(word(chunk)))
 }
 
-/// Memory in pages of a certain size, where the system has them.
+/// Memory in pages of a certain size, if the system has them.
 pub struct Pages(MmapMut);
 
 impl Pages {
-    /// Usual ones.
+    /// Pages of the usual size.
     pub fn small(len: usize) -> io::Result<Self> {
         let pages = MmapMut::map_anon(len)?;
         pages.advise(Advice::NoHugePage)?;
         Ok(Pages(pages))
     }
 
-    /// Those of 2 MiB.
+    /// Pages of 2 MiB.
     pub fn huge(len: usize) -> io::Result<Self> {
         let pages = MmapMut::map_anon(len)?;
         pages.advise(Advice::HugePage)?;

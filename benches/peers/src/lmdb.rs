@@ -1,4 +1,4 @@
-//! LMDB, with the flags it has by itself: every commit is flushed.
+//! LMDB with its default flags: every commit is flushed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use heed::{CommitOrAbort, Database, Env, EnvOpenOptions};
 use crate::peer::{Batch, Peer};
 use crate::{Outcome, bytes_of};
 
-/// The most a file may grow to; only its pages in use take space.
+/// Largest size of the file; only pages in use take space.
 const MAP: usize = 64 << 30;
 
 #[derive(Clone, Copy)]
@@ -18,7 +18,8 @@ struct Lmdb {
     rows: Database<'static, Bytes, Bytes>,
 }
 
-/// What is open in this process: none can be opened twice, and none is closed before the program ends.
+/// Environments open in this process: LMDB cannot open a folder twice, and none is closed before the program
+/// ends.
 static OPEN: Mutex<Vec<(PathBuf, Lmdb)>> = Mutex::new(Vec::new());
 
 pub fn open(dir: &Path) -> Outcome<Box<dyn Peer>> {
@@ -26,9 +27,9 @@ pub fn open(dir: &Path) -> Outcome<Box<dyn Peer>> {
     if let Some((_, known)) = open.iter().find(|(path, _)| path == dir) {
         return Ok(Box::new(*known));
     }
-    // SAFETY: nobody else has this folder, which was made for this run.
+    // SAFETY: no other process uses this folder, which was made for this run.
     let env = unsafe { EnvOpenOptions::new().map_size(MAP).open(dir)? };
-    // A database borrows its environment. This program ends soon.
+    // Leaked, because a database borrows its environment; the program ends soon.
     let env: &'static Env = Box::leak(Box::new(env));
     let rows = env
         .create_databases_and_commit(env.write_txn()?, |opener, txn| {

@@ -1,12 +1,14 @@
-//! The same work through vecstore and through other stores, next to what the machine can do at all, in one run.
+//! Does the same work with vecstore and with other stores, compared with the limits of the machine, in one
+//! run.
 //!
-//! `peers [PART]...` with the parts `commits`, `threads` and `reads`; all of them unless told. Sizes come from the
-//! environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading (200,000), and the stores,
-//! with semicolons between, that `PEERS_ONLY` names (all). Reading keeps its stores in the folder that `PEERS_KEEP` names, to
-//! read the same ones again in the next run. Works in the folder that `VECSTORE_BENCH_DIR` names, or in the system's
-//! temporary folder: what is measured is mostly the disk under it. Prints tables for docs/PERFORMANCE.md.
+//! `peers [PART]...` with the parts `commits`, `threads` and `reads`; all of them unless given. Sizes come
+//! from the environment: `PEERS_SECONDS` for each measurement with threads (3), `PEERS_ROWS` for reading
+//! (200,000), and `PEERS_ONLY` for the stores, with semicolons between (all). Reading keeps its stores in the
+//! folder that `PEERS_KEEP` names, for the next run. The program works in the folder that
+//! `VECSTORE_BENCH_DIR` names, or in the system's temporary folder: it measures mostly the disk under it. It
+//! prints tables for docs/PERFORMANCE.md.
 //!
-//! Every store here has promised that a batch survives a power cut when `append` returns.
+//! Every store here promises that a batch survives a power cut once `append` has returned.
 
 mod commits;
 mod fjall;
@@ -26,7 +28,7 @@ use tempfile::TempDir;
 
 use peer::{Batch, PEERS, Peer};
 
-/// Whatever a store says went wrong.
+/// Result with any error of a store.
 pub type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Elements of a row.
@@ -34,7 +36,7 @@ pub const DIM: usize = 512;
 /// Bytes of a row.
 pub const ROW: usize = DIM * size_of::<f32>();
 
-/// Measures something in a folder, and prints it.
+/// A part: measures in a folder, and prints a table.
 type Part = fn(&Path) -> Outcome<()>;
 
 fn main() -> Outcome<()> {
@@ -68,19 +70,19 @@ pub fn setting<T: std::str::FromStr>(name: &str, usual: T) -> Outcome<T> {
     }
 }
 
-/// A store, its name, and its folder, which goes with it.
+/// A store, its name, and its folder, which is removed with it.
 pub struct Fresh {
     pub name: &'static str,
     pub store: Box<dyn Peer>,
     _dir: TempDir,
 }
 
-/// True for the stores that `PEERS_ONLY` names, or for all.
+/// True if `PEERS_ONLY` names the store, or is not set.
 pub fn is_wanted(name: &str) -> bool {
     std::env::var("PEERS_ONLY").map_or(true, |only| only.split(';').any(|one| one == name))
 }
 
-/// Every store that is wanted, each new and in a folder of its own.
+/// Every store that `PEERS_ONLY` names, each new and in a folder of its own.
 pub fn fresh(dir: &Path) -> Outcome<Vec<Fresh>> {
     let each = PEERS.iter().filter(|(name, _)| is_wanted(name)).map(|(name, open)| {
         let own = tempfile::tempdir_in(dir)?;
@@ -94,7 +96,7 @@ pub fn key(number: usize) -> String {
     format!("photos/{:012}/IMG_{number:012}.jpg", number / 1000)
 }
 
-/// Entries number `first` and so on: numbers that look random, and are the same each time.
+/// Entries from number `first` on: numbers that look random, and are the same each time.
 pub fn batch(first: usize, rows: usize) -> Batch {
     let mut state = (first as u64).wrapping_mul(2).wrapping_add(1);
     let mut number = || {

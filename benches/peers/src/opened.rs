@@ -1,4 +1,4 @@
-//! What opening a store takes: measured in a process of its own, where nothing else is.
+//! Time and memory of opening a store, measured in a process of its own, without other work.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 
 use crate::{Outcome, reads};
 
-/// First argument of the process that opens a store: then its name, and its folder.
+/// First argument of the process that opens a store; the store's name and folder follow.
 pub const ARGUMENT: &str = "--opened";
-/// The best of so many processes counts.
+/// Processes tried, of which the best counts.
 const TIMES: usize = 5;
 
-/// Time, and anonymous memory that was added.
+/// Time of opening, and anonymous memory added by it.
 #[derive(Clone, Copy, Debug)]
 pub struct Opened {
     pub time: Duration,
     pub anonymous: u64,
 }
 
-/// Opens a store whose pages are in memory.
+/// Measures opening a store whose pages are in memory.
 pub fn measure(name: &str, dir: &Path) -> Outcome<Opened> {
     let mut best = Opened { time: Duration::MAX, anonymous: u64::MAX };
     for _ in 0..TIMES {
@@ -37,7 +37,8 @@ pub fn measure(name: &str, dir: &Path) -> Outcome<Opened> {
     Ok(best)
 }
 
-/// What that process does. One call before, of another kind, has brought nothing but the program itself into memory.
+/// Opens the store, in the process of its own, and prints the result. One call before, of another kind, has
+/// brought only the program itself into memory.
 pub fn report(name: &str, dir: &Path) -> Outcome<()> {
     let (_, open) = reads::stores().find(|(known, _)| *known == name).ok_or("no such store")?;
     let before = anonymous()?;
@@ -49,7 +50,7 @@ pub fn report(name: &str, dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Bytes of memory that is neither a file's nor shared.
+/// Bytes of anonymous memory: neither a file's nor shared.
 fn anonymous() -> Outcome<u64> {
     let text = std::fs::read_to_string("/proc/self/status")?;
     let line = text

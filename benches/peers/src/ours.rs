@@ -1,11 +1,11 @@
-//! vecstore, as anybody would use it.
+//! vecstore with its defaults.
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use memmap2::Mmap;
-use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{MergePolicy, OnDuplicate, OpenOptions, Store, StoreConfig};
 
 use crate::peer::{Batch, Peer};
 use crate::{DIM, Outcome, ROW, bytes_of, limits};
@@ -15,7 +15,7 @@ const HEAD: usize = 4096;
 
 struct Ours {
     store: Store,
-    /// The files as anybody else would map them, and the rows in each.
+    /// The segments mapped as by any other reader, and the rows in each.
     maps: OnceLock<Vec<(Mmap, usize)>>,
     settles: bool,
 }
@@ -24,9 +24,9 @@ pub fn open(dir: &Path) -> Outcome<Box<dyn Peer>> {
     open_with(dir, OpenOptions::new(), true)
 }
 
-/// Stays in as many segments as it was filled in batches.
+/// Opens a store that keeps one segment for each batch it was filled with.
 pub fn open_unmerged(dir: &Path) -> Outcome<Box<dyn Peer>> {
-    open_with(dir, OpenOptions::new().merging(Merging::OnDemand), false)
+    open_with(dir, OpenOptions::new().merge_policy(MergePolicy::OnDemand), false)
 }
 
 fn open_with(dir: &Path, options: OpenOptions, settles: bool) -> Outcome<Box<dyn Peer>> {
@@ -80,9 +80,10 @@ impl Peer for Ours {
         if self.maps.get().is_none() {
             let mut maps = Vec::new();
             for segment in self.store.snapshot().segments() {
-                // SAFETY: nobody changes a published segment.
-                let map = unsafe { Mmap::map(&File::open(&segment.path)?)? };
-                maps.push((map, segment.rows as usize * ROW));
+                let info = segment.info();
+                // SAFETY: no program changes a published segment.
+                let map = unsafe { Mmap::map(&File::open(&info.path)?)? };
+                maps.push((map, info.file_rows as usize * ROW));
             }
             let _ = self.maps.set(maps);
         }

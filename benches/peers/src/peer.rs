@@ -1,10 +1,10 @@
-//! What is asked of every store, and the stores.
+//! The trait that every store implements, and the stores.
 
 use std::path::Path;
 
 use crate::{Outcome, fjall, lmdb, ours, redb, sqlite};
 
-/// Keys, and as many rows of [`crate::DIM`] elements.
+/// Keys, and a row of [`crate::DIM`] elements for each.
 pub struct Batch {
     pub keys: Vec<String>,
     pub rows: Vec<f32>,
@@ -22,22 +22,23 @@ pub trait Peer: Send + Sync {
     /// Stores a batch, all of it or nothing; returns when it is durable.
     fn append(&self, batch: &Batch) -> Outcome<()>;
 
-    /// Copies the row of each key into `row`, one after the other, within one transaction or snapshot. Says how many
-    /// there are.
+    /// Copies the row of each key into `row`, one after the other, within one transaction or snapshot.
+    /// Returns how many keys are stored.
     fn fetch(&self, keys: &[String], row: &mut [u8]) -> Outcome<usize>;
 
     /// Passes every row's bytes on, in the store's own order.
     fn scan(&self, each: &mut dyn FnMut(&[u8])) -> Outcome<()>;
 
-    /// How many of these keys are not there.
+    /// Number of these keys that are not stored.
     fn missing(&self, keys: &[String]) -> Outcome<usize>;
 
-    /// Adds all rows up in a plain loop over the mapped files, for a store whose files have them as an array.
+    /// Adds up all rows in a plain loop over the mapped files, if the store's files have the rows as an
+    /// array.
     fn plain_loop(&self) -> Outcome<Option<u64>> {
         Ok(None)
     }
 
-    /// Brings what was written into the form that is best to read, where the store has such a thing.
+    /// Brings written data into the form that is best to read, if the store has such a form.
     fn settle(&self) -> Outcome<()> {
         Ok(())
     }

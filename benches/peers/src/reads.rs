@@ -1,4 +1,5 @@
-//! Reading: a store that is opened, rows by key in random order, all rows, and which of many keys are missing.
+//! Reading: opening a store, fetching rows by key in random order, reading all rows, and finding which of
+//! many keys are missing.
 
 use std::fs;
 use std::hint::black_box;
@@ -10,12 +11,12 @@ use tempfile::TempDir;
 use crate::peer::{Open, PEERS};
 use crate::{Outcome, ROW, batch, bytes_of, is_wanted, key, limits, opened, ours, setting};
 
-/// Parts in which a store is filled, each a durable batch; segments of the store that stays as it was filled.
+/// Durable batches in which a store is filled, and segments of the store that is not merged.
 const PARTS: usize = 100;
-/// Each figure is the best of so many: what disturbs only makes things slower.
+/// Measurements of each figure, of which the best counts: disturbances only make things slower.
 const TIMES: usize = 3;
 
-/// The stores that are read: all of them, and one that has many segments.
+/// The stores that are read: all of them, and one with many segments.
 pub fn stores() -> impl Iterator<Item = (&'static str, Open)> {
     PEERS
         .into_iter()
@@ -24,16 +25,16 @@ pub fn stores() -> impl Iterator<Item = (&'static str, Open)> {
         .chain(PEERS.into_iter().skip(1))
 }
 
-/// What is asked of every store.
+/// The work of every store, and the machine's limits for it.
 struct Work {
     rows: usize,
     /// Every key, in random order.
     keys: Vec<String>,
-    /// As many keys, in random order, a tenth of them never stored.
+    /// As many keys, in random order; a tenth of them was never stored.
     asked: Vec<String>,
-    /// What all rows add up to.
+    /// Sum of all rows.
     sum: u64,
-    /// What the machine needs to copy a row, and to add all of them up.
+    /// Time that the machine needs to copy a row, and to add up all rows.
     copy: Duration,
     add_up: Duration,
 }
@@ -56,7 +57,7 @@ pub fn run(dir: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Prints the head of the table: what the machine can do.
+/// Prints the head of the table: the limits of the machine.
 fn limits(rows: usize) -> Outcome<Work> {
     let order = shuffled(rows);
     let mut memory = limits::Pages::small(rows * ROW)?;
@@ -100,7 +101,7 @@ fn limits(rows: usize) -> Outcome<Work> {
     Ok(work)
 }
 
-/// Measures a store, and gives its line of the table.
+/// Measures a store, and returns its line of the table.
 fn measure(work: &Work, dir: &Path, name: &str, open: Open) -> Outcome<String> {
     let place = Place::new(dir, name, work.rows)?;
     let own = place.path.as_path();
@@ -116,7 +117,7 @@ fn measure(work: &Work, dir: &Path, name: &str, open: Open) -> Outcome<String> {
     let opened = opened::measure(name, own)?;
     let store = open(own)?;
     let mut row = vec![0; ROW];
-    // Pages come into memory, and are right.
+    // This brings the pages into memory, and checks the contents.
     let mut found = 0u64;
     store.scan(&mut |row| found = found.wrapping_add(limits::sum(row)))?;
     if found != work.sum || store.fetch(&work.keys, &mut row)? != work.rows {
@@ -134,7 +135,7 @@ fn measure(work: &Work, dir: &Path, name: &str, open: Open) -> Outcome<String> {
         black_box(total);
         Ok(start.elapsed())
     })?;
-    // Where the rows are an array in a mapped file, the limit is a loop over that.
+    // If the rows are an array in a mapped file, a loop over the array is the limit.
     let add_up = best(|| {
         let start = Instant::now();
         let plain = store.plain_loop()?;
@@ -160,8 +161,8 @@ fn measure(work: &Work, dir: &Path, name: &str, open: Open) -> Outcome<String> {
     ))
 }
 
-/// The folder of a store: one of its own that goes again, or, where `PEERS_KEEP` names a folder, one in there that stays, so
-/// that the next run need not fill it.
+/// The folder of a store: temporary or, if `PEERS_KEEP` names a folder, one in there that stays, so that the
+/// next run need not fill it.
 struct Place {
     path: PathBuf,
     _goes: Option<TempDir>,

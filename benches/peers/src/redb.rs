@@ -1,4 +1,4 @@
-//! redb, with the durability it has by itself: every commit is flushed.
+//! redb with its default durability: every commit is flushed.
 
 use std::path::Path;
 

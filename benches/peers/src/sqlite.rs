@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::peer::{Batch, Peer};
 use crate::{Outcome, bytes_of};
 
-/// Connections that nobody uses just now: each is for one thread at a time.
+/// Idle connections: each is for one thread at a time.
 struct Sqlite {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,

@@ -1,5 +1,5 @@
-//! Durable batches of 32 rows by four threads at once, next to one; and what raw file operations would allow: a new file for
-//! each batch, or for each four.
+//! Durable batches of 32 rows by four threads at once, compared with one thread, and with raw file
+//! operations: a new file for each batch, or for each four batches.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -63,7 +63,7 @@ fn rate(store: &dyn Peer, threads: usize, next: &AtomicUsize, time: Duration) ->
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Batches per second, so many of them in each new file.
+/// Batches per second, with `batches` batches in each new file.
 fn raw(dir: &Path, batches: usize, round: usize, time: Duration) -> Outcome<f64> {
     let own = tempfile::tempdir_in(dir)?;
     let store = Store::create(own.path().join("one.vecs"), StoreConfig::new(DIM))?;
@@ -71,8 +71,8 @@ fn raw(dir: &Path, batches: usize, round: usize, time: Duration) -> Outcome<f64>
     let Batch { keys, rows: numbers } = batch(round, batches * ROWS);
     keys.iter().zip(numbers.chunks_exact(DIM)).try_for_each(|(key, row)| rows.push(key, row))?;
     store.append(&mut rows, OnDuplicate::Error)?;
-    let segment = store.snapshot().segments().next().ok_or("no segment")?;
-    let bytes = std::fs::read(segment.path)?;
+    let path = store.snapshot().segments().next().ok_or("no segment")?.info().path;
+    let bytes = std::fs::read(path)?;
     let start = Instant::now();
     let mut count = 0;
     while start.elapsed() < time {

@@ -1,8 +1,10 @@
-//! Prints how long a durable commit takes, next to the raw file operations that it cannot do without, measured in
-//! turn on the same disk: `commit_ratio [COMMITS [ROWS]]` (400 of 32 rows unless given). Then, in another store, how much of a
-//! commit is the store's own work around its file calls, and how long these take each.
+//! Prints how long a durable commit takes, compared with the raw file operations that it cannot do without,
+//! measured in turn on the same disk: `commit_ratio [COMMITS [ROWS]]` (400 commits of 32 rows unless given).
+//! Then, in another store, prints how much of a commit is the store's own work around its file calls, and the
+//! time of each call.
 //!
-//! Raw is: write a temporary file of the same length as the segment, fdatasync, rename, fsync of the directory.
+//! The raw operations: write a temporary file as long as the segment, fdatasync, rename, fsync of the
+//! directory.
 
 use std::fs;
 use std::path::Path;
@@ -24,15 +26,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let raw = dir.path().join("raw");
     fs::create_dir(&raw)?;
     let store = Store::create(dir.path().join("store.vecs"), StoreConfig::new(DIM))?;
-    // The same bytes as the first segment's, so that both write as much.
+    // The raw file has the bytes of the first segment, so that both ways write as much.
     store.append(&mut batch(0, rows, DIM)?, OnDuplicate::Error)?;
-    let first = store.snapshot().segments().next().map(|segment| segment.path).ok_or("no segment")?;
+    let first = store.snapshot().segments().next().map(|segment| segment.info().path).ok_or("no segment")?;
     let bytes = fs::read(first)?;
 
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for number in 1..=commits {
         let batch = batch(number, rows, DIM)?;
-        // In turn, so that a disk that slows down or speeds up does so for both; each goes first as often.
+        // Both ways take turns, so that a disk whose speed changes affects both; each goes first equally
+        // often.
         for step in [number, number + 1] {
             let mut ours_now = batch.clone();
             let start = Instant::now();
@@ -59,7 +62,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     own_work(dir.path(), commits, rows)
 }
 
-/// Prints how long a commit takes outside of its file calls, and which calls these are.
+/// Prints the time of a commit outside of its file calls, and these calls.
 fn own_work(dir: &Path, commits: usize, rows: usize) -> Result<(), Box<dyn std::error::Error>> {
     let options = OpenOptions::new().vfs(Arc::new(Watched(Clock)));
     let store = options.create(dir.join("timed.vecs"), StoreConfig::new(DIM))?;

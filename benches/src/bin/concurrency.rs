@@ -1,9 +1,8 @@
-//! Prints what appends keep of their throughput while segments are merged, what four writers do next to one, and what
-//! a refresh costs when nothing has changed:
-//! `concurrency [SECONDS] [merging|writers|refresh]` (6 seconds for each
-//! measurement unless given).
+//! Prints the share of their throughput that appends keep while segments are merged, the throughput of four
+//! writers compared with one, and the time of a refresh when nothing has changed:
+//! `concurrency [SECONDS] [merging|writers|refresh]` (6 seconds for each measurement unless given).
 //!
-//! Everything is a ratio to a measurement taken in turn with it, on the same disk.
+//! Each result is a ratio to a measurement taken in turn with it, on the same disk.
 
 use std::path::Path;
 use std::process::{Child, Command};
@@ -11,18 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Event, MergePolicy, OnDuplicate, OpenOptions, Reader, Store, StoreConfig};
 use vecstore_benches::{DIM, ROWS, batch, folder};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Times each comparison is repeated.
+/// Rounds of each comparison.
 const ROUNDS: usize = 9;
-/// Rows of the segments that are there to be merged: 17 MiB, which is large. Smaller ones are merged within 0.1 s, without rests.
+/// Rows of the segments to be merged: 17 MiB each, which is large. Smaller ones are merged within 0.1 s,
+/// without rests.
 const LARGE: usize = 8704;
-/// Appends without a merge, and how often, before and after: each time one manifest is written.
+/// Appends measured without a merge, before it and after it; each time, one manifest is written.
 const QUIET: usize = 64;
-/// A disk that has just taken much is slower for a while.
+/// Pause before a measurement: a disk that has just taken much data is slower for a while.
 const SETTLE: Duration = Duration::from_secs(1);
 
 fn main() -> Outcome<()> {
@@ -30,7 +30,7 @@ fn main() -> Outcome<()> {
     if let [_, child, dir] = args.as_slice()
         && child == "--compact"
     {
-        let store = OpenOptions::new().merging(Merging::OnDemand).open(dir)?;
+        let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(dir)?;
         let done = store.compact_full()?;
         std::fs::write(Path::new(dir).with_extension("merges"), done.merges.to_string())?;
         return Ok(());
@@ -48,8 +48,8 @@ fn main() -> Outcome<()> {
     println!("batches of {ROWS} x {DIM} f32, {} rounds of {seconds} s, in {}", ROUNDS, dir.path().display());
     let asked = |part: &str| args.get(2).is_none_or(|only| only == part);
     if asked("merging") {
-        while_merging(dir.path(), Who::Background)?;
-        while_merging(dir.path(), Who::Compact)?;
+        while_merging(dir.path(), Merging::Background)?;
+        while_merging(dir.path(), Merging::Compact)?;
     }
     if asked("writers") {
         four_writers(dir.path(), seconds)?;
@@ -60,7 +60,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Appends batches for a while; says how many.
+/// Appends batches for `time`; returns how many.
 fn append_for(store: &Store, first: usize, time: Duration) -> Outcome<usize> {
     let mut count = 0;
     let start = Instant::now();
@@ -72,21 +72,21 @@ fn append_for(store: &Store, first: usize, time: Duration) -> Outcome<usize> {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Who {
+enum Merging {
     /// The handle's own merger.
     Background,
-    /// Somebody who runs `vecstore compact --full` again and again.
+    /// Another process that runs `vecstore compact --full` again and again.
     Compact,
 }
 
-/// Appends per second with a merge going on, next to the same right before and after.
-fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
-    let quiet = OpenOptions::new().merging(Merging::OnDemand);
-    let name = if who == Who::Background { "background merge" } else { "compact --full" };
+/// Appends per second during a merge, compared with appends right before and after it.
+fn while_merging(dir: &Path, merging: Merging) -> Outcome<()> {
+    let quiet = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
+    let name = if merging == Merging::Background { "background merge" } else { "compact --full" };
     let mut ratios = Vec::new();
     for round in 0..ROUNDS {
         let path = dir.join("merging.vecs");
-        // What there is to merge: 24 segments of 17 MiB. (More, and the disk pays for it while nothing is merged.)
+        // Segments to merge: 24 of 17 MiB. (With more, the disk is slower even while nothing is merged.)
         let store = quiet.create(&path, StoreConfig::new(DIM))?;
         for number in 0..24 {
             store.append(&mut batch(number, LARGE, DIM)?, OnDuplicate::Error)?;
@@ -105,11 +105,11 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
                 }
             }
         });
-        let merging = if who == Who::Background { Merging::Background } else { Merging::OnDemand };
-        let store = options.merging(merging).open(&path)?;
-        let mut compacting = match who {
-            Who::Background => None,
-            Who::Compact => Some(Command::new(std::env::current_exe()?).arg("--compact").arg(&path).spawn()?),
+        let policy = if merging == Merging::Background { MergePolicy::Background } else { MergePolicy::OnDemand };
+        let store = options.merge_policy(policy).open(&path)?;
+        let mut compacting = match merging {
+            Merging::Background => None,
+            Merging::Compact => Some(Command::new(std::env::current_exe()?).arg("--compact").arg(&path).spawn()?),
         };
         let start = Instant::now();
         let mut count = 0;
@@ -136,7 +136,7 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
         first += count;
         store.close()?;
         let store = quiet.open(&path)?;
-        // Or the handle merges what is left while it is measured.
+        // Without this, the handle would merge the rest during the measurement.
         store.compact_full()?;
         alone += timed(&store, &mut first)?;
         store.close()?;
@@ -154,7 +154,7 @@ fn while_merging(dir: &Path, who: Who) -> Outcome<()> {
     Ok(())
 }
 
-/// The time that some appends take.
+/// The time of `QUIET` appends.
 fn timed(store: &Store, first: &mut usize) -> Outcome<Duration> {
     std::thread::sleep(SETTLE);
     let start = Instant::now();
@@ -165,7 +165,7 @@ fn timed(store: &Store, first: &mut usize) -> Outcome<Duration> {
     Ok(start.elapsed())
 }
 
-/// Batches per second of four processes, and of four threads, next to those of one.
+/// Batches per second of four processes and of four threads, compared with those of one.
 fn four_writers(dir: &Path, seconds: f64) -> Outcome<()> {
     let (mut processes, mut threads) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -206,7 +206,7 @@ fn of_processes(path: &Path, count: usize, seconds: f64) -> Outcome<f64> {
         std::fs::remove_file(counted)?;
     }
     let took = start.elapsed();
-    let rows = Store::open_read_only(path)?.snapshot().totals().rows;
+    let rows = Reader::open(path)?.snapshot().totals().rows;
     if rows != (batches * ROWS) as u64 {
         return Err(format!("{rows} rows are stored, {} were acknowledged", batches * ROWS).into());
     }
@@ -235,14 +235,16 @@ fn of_threads(path: &Path, count: usize, seconds: f64) -> Outcome<f64> {
     Ok(rate)
 }
 
-/// Microseconds a refresh takes when nothing has changed, in a store of 100 files, with another handle that writes.
+/// Prints the microseconds of a refresh when nothing has changed, in a store of 100 segments with another
+/// handle that writes.
 fn refreshes(dir: &Path) -> Outcome<()> {
     let path = dir.join("refresh.vecs");
-    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(DIM))?;
+    let store =
+        OpenOptions::new().merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(DIM))?;
     for number in 0..100 {
         store.append(&mut batch(number, ROWS, DIM)?, OnDuplicate::Error)?;
     }
-    let reader = Store::open_read_only(&path)?;
+    let reader = Reader::open(&path)?;
     let count = 100_000u32;
     let start = Instant::now();
     for _ in 0..count {

@@ -1,13 +1,14 @@
-//! What a commit takes at the end of a million rows, next to what it took at the beginning, counted and not timed:
-//! `flat [ROWS] [KEEP]`. Batches of 32 rows; merges go on in the background, as they do by default. The store is in the folder
-//! `KEEP`, where it stays, or in a temporary one.
+//! Prints what a commit takes at the end of a million rows, compared with the beginning, counted instead of
+//! timed: `flat [ROWS] [KEEP]`. Batches have 32 rows; merges run in the background, as by default. The store
+//! stays in the folder `KEEP`, or is in a temporary folder.
 //!
-//! `flat --more STORE COUNT` appends as many batches to a store that is there, and merges only what an append has to: to be run
-//! under callgrind with two counts, whose difference says what an append takes in instructions.
+//! `flat --more STORE COUNT` appends COUNT batches to an existing store, and merges only what an append has
+//! to. Run under callgrind with two counts, the difference gives the instructions of an append.
 //!
-//! Bytes are counted at the seam through which all file access goes, by what they are for. System calls are counted by the kernel
-//! (a `raw_syscalls` tracepoint: needs root), for the appending thread alone and for all threads. So is processor time; and
-//! instructions, where the processor lets a program count them, which it does not in most virtual machines. Linux only.
+//! Bytes are counted at the seam through which all file access goes, by purpose. System calls are counted by
+//! the kernel (a `raw_syscalls` tracepoint: needs root), for the appending thread alone and for all threads.
+//! So is processor time; and instructions, if the processor lets a program count them, which most virtual
+//! machines do not. Linux only.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore::{MergePolicy, OnDuplicate, OpenOptions, StoreConfig};
 use vecstore_benches::watched::{Call, Watched, Watcher};
 use vecstore_benches::{DIM, ROWS, batch, folder};
 
@@ -25,7 +26,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Parts of the run.
 const TENTHS: usize = 10;
-/// What bytes are written for, and how their file's names begin.
+/// Purposes of written bytes, and how the names of their files begin.
 const PARTS: [(&str, &str); 5] = [
     ("segments of commits", "tmp-commit-"),
     ("merged segments", "tmp-merge-"),
@@ -34,7 +35,7 @@ const PARTS: [(&str, &str); 5] = [
     ("locks and others", ""),
 ];
 
-/// Bytes written for each part.
+/// Bytes written for each purpose.
 #[derive(Debug, Default)]
 struct Bytes([AtomicU64; PARTS.len()]);
 
@@ -50,7 +51,7 @@ impl Bytes {
     }
 }
 
-/// Counts what is written.
+/// Counts written bytes.
 #[derive(Clone, Debug, Default)]
 struct Counting(Arc<Bytes>);
 
@@ -58,7 +59,7 @@ impl Counting {
     fn part_of(path: &Path) -> usize {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let folder = path.parent().and_then(Path::file_name).unwrap_or_default();
-        // Whatever is made under the manifest's lock has the same name, but not the same folder.
+        // Temporary files made under LOCK.manifest have the same name, but not the same folder.
         let name = if folder == "derived" { format!("derived/{name}") } else { name.into_owned() };
         PARTS.iter().position(|(_, begin)| name.starts_with(begin)).unwrap_or(PARTS.len() - 1)
     }
@@ -75,10 +76,10 @@ impl Watcher for Counting {
     }
 }
 
-/// A counter of the kernel's; `None` where it has none.
+/// A counter of the kernel; `None` if the kernel has none.
 struct Counter(Option<File>);
 
-/// What the kernel counts.
+/// Events that the kernel counts.
 #[derive(Clone, Copy)]
 enum Event {
     SystemCalls,
@@ -87,7 +88,7 @@ enum Event {
 }
 
 impl Counter {
-    /// Of this thread, or of those too that it starts from now on, and they.
+    /// Counts events of this thread or, with `all`, also of the threads that it starts from now on.
     fn new(event: Event, all: bool) -> Self {
         const SYSTEM_CALLS: &str = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
         let (kind, config) = match event {
@@ -107,10 +108,11 @@ impl Counter {
             attributes.get_mut(place).into_iter().for_each(|word| *word = value);
         }
         assert_eq!(size_of_val(&attributes), 128);
-        // SAFETY: the call reads 128 bytes, as the second half of the first word says, and nothing else of this process.
+        // SAFETY: the call reads 128 bytes, as the upper half of the first word says, and no other memory of
+        // this process.
         let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attributes.as_ptr(), 0, -1, -1, 0) };
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
-        // SAFETY: the descriptor was just made, and belongs to nobody else.
+        // SAFETY: the descriptor was just made, and has no other owner.
         Counter(fd.map(|fd| unsafe { File::from_raw_fd(fd) }))
     }
 
@@ -154,7 +156,7 @@ fn main() -> Outcome<()> {
     println!("\n|---:|---:|---:|---:|{}", "---:|---:|".repeat(counters.len()));
     let mut lines: Vec<Vec<Option<f64>>> = Vec::new();
     for tenth in 0..TENTHS {
-        // What the appending thread takes between two appends (to make a batch, to count) is not the store's.
+        // The appending thread's work between two appends (making a batch, counting) is not the store's.
         let mut appends = vec![0u64; counters.len()];
         let written = files.0.now();
         let began: Vec<_> = counters.iter().map(|(_, one, all)| (one.now(), all.now())).collect();
@@ -178,7 +180,7 @@ fn main() -> Outcome<()> {
         let mut line = vec![Some(all / 1024.0), Some((all - merges) / 1024.0), Some(most_files as f64)];
         for (((name, one, all), append), began) in counters.iter().zip(appends).zip(began) {
             let scale = if *name == "processor us" { 1e3 } else { 1.0 } * commits;
-            // To read a counter is a system call too.
+            // Reading a counter is a system call, too.
             let own = if *name == "system calls" { reading } else { 0.0 };
             let (one, all) = match (began, one.now(), all.now()) {
                 ((Some(one_then), Some(all_then)), Some(one_now), Some(all_now)) => {
@@ -209,7 +211,7 @@ fn main() -> Outcome<()> {
 }
 
 fn append_more(path: &Path, count: usize) -> Outcome<()> {
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store =
         if path.exists() { options.open(path)? } else { options.create(path, StoreConfig::new(DIM))? };
     let first = usize::try_from(store.snapshot().totals().entries)? / ROWS;
@@ -217,7 +219,7 @@ fn append_more(path: &Path, count: usize) -> Outcome<()> {
         store.append(&mut batch(index, ROWS, DIM)?, OnDuplicate::Error)?;
     }
     println!("{count} batches after {first} others, {} segments", store.snapshot().segments().count());
-    // Closing would merge and list what came: that is not asked here.
+    // Closing would merge and list the new segments, which is not to be counted.
     std::process::exit(0);
 }
 

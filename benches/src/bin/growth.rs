@@ -1,8 +1,8 @@
-//! Appends a million rows in batches of 32 and prints, for every tenth of them, what a commit costs next to raw file
-//! operations in the same minute, how many files there are, what was written and how much memory is used:
+//! Appends a million rows in batches of 32. Prints for each tenth of them the cost of a commit compared with
+//! raw file operations at the same time, the number of files, the bytes written and the memory used:
 //! `growth [ROWS] [CHART.svg]`.
 //!
-//! Merging goes on in the background, as it does for everybody. Linux only: the numbers come from `/proc/self`.
+//! Merges run in the background, as by default. Linux only: the numbers come from `/proc/self`.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,12 +14,12 @@ use vecstore_benches::{DIM, ROWS, batch, folder, raw_commit};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// One raw commit is timed per so many of the store's.
+/// One raw commit is timed after this many commits of the store.
 const RAW_EVERY: usize = 8;
 /// Parts of the run.
 const PARTS: usize = 10;
 
-/// What one part of the run cost.
+/// Cost of one part of the run.
 #[derive(Clone, Debug, Default)]
 struct Part {
     rows: usize,
@@ -80,7 +80,7 @@ fn main() -> Outcome<()> {
             part.commits.push(start.elapsed().as_secs_f64() * 1e3);
             cpu += thread_cpu()?.saturating_sub(cpu_start);
             if index == 0 {
-                let first = store.snapshot().segments().next().map(|segment| segment.path);
+                let first = store.snapshot().segments().next().map(|segment| segment.info().path);
                 bytes = fs::read(first.ok_or("no segment")?)?;
             }
             if index.is_multiple_of(RAW_EVERY) {
@@ -145,12 +145,12 @@ fn number(file: &str, name: &str) -> Outcome<u64> {
     Ok(rest.split_whitespace().next().ok_or("no number in /proc")?.parse()?)
 }
 
-/// Bytes this process has handed to the kernel to be written.
+/// Bytes that this process has handed to the kernel for writing.
 fn written() -> Outcome<u64> {
     number("/proc/self/io", "wchar:")
 }
 
-/// Bytes of memory that is neither a file's nor shared.
+/// Bytes of anonymous memory: neither a file's nor shared.
 fn anonymous() -> Outcome<u64> {
     Ok(number("/proc/self/status", "RssAnon:")? * 1024)
 }
@@ -165,7 +165,7 @@ fn size_of_dir(dir: &Path) -> Outcome<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // A merge may remove files while they are counted.
+        // A merge may remove files while they are being counted.
         bytes += match entry.metadata() {
             Ok(found) if found.is_dir() => size_of_dir(&entry.path())?,
             Ok(found) => found.len(),

@@ -1,10 +1,11 @@
-//! How the key index holds: `keys [COUNT] [DIM] [COMPACT] [KEEP]` stores so many keys with rows of so many elements (100,000,000
-//! and 8 unless told), compacts, and measures what opening, looking up and asking for missing keys take: time, memory, bytes.
+//! Measures the key index at scale: `keys [COUNT] [DIM] [COMPACT] [KEEP]` stores COUNT keys with rows of DIM
+//! elements (100,000,000 and 8 unless given), compacts, and measures opening, looking up, and asking for
+//! missing keys: time, memory, bytes.
 //!
-//! The store is filled in large durable batches. `COMPACT` is `full` (one segment; unless told), `some` (segments up to 4 GiB) or
-//! `none`. The store lies in the folder `KEEP`, where it stays and is read again by the next run, or in a temporary one that
-//! goes. Needs the bytes of the largest segment once more on the disk while it compacts. Linux only: memory is that of
-//! `/proc/self`.
+//! The store is filled in large durable batches. `COMPACT` is `full` (one segment; the default), `some`
+//! (segments up to 4 GiB) or `none`. The store is in the folder `KEEP`, where it stays for the next run, or
+//! in a temporary folder. Compacting needs disk space for another copy of the largest segment. Linux only:
+//! memory comes from `/proc/self`.
 
 use std::fs::{self, File};
 use std::hint::black_box;
@@ -12,19 +13,19 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
-use vecstore::{Batch, DType, Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore::{Batch, DType, MergePolicy, OnDuplicate, OpenOptions, Reader, StoreConfig};
 use vecstore_benches::{Numbers, folder};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Keys that are looked up, and that are asked for.
+/// Number of keys that are looked up, and that are asked for.
 const ASKED: usize = 1_000_000;
-/// Bytes of rows in a batch, at most; and entries. (Every key of a batch is looked up in every segment, whose number is that of
-/// the batches.)
+/// Most bytes of rows in a batch, and most entries. (Every key of a batch is looked up in every segment, and
+/// each batch is a segment.)
 const BATCH: (usize, usize) = (256 << 20, 5_000_000);
-/// Keys that are replaced at the end, so that there is a liveness bitmap beside the key filters.
+/// Keys that are replaced at the end, so that there is a liveness bitmap besides the key filters.
 const REPLACED: usize = 1_000;
-/// Each figure is the best of so many.
+/// Measurements of each figure, of which the best counts.
 const TIMES: usize = 3;
 /// Bytes before the rows of a segment.
 const HEAD: usize = 4096;
@@ -48,10 +49,10 @@ fn key(number: usize) -> String {
 }
 
 fn options() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand)
 }
 
-/// Appends everything.
+/// Appends all entries.
 fn fill(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     let store = options().create(path, StoreConfig::new(dim))?;
     let each = (BATCH.0 / (dim * 4)).clamp(1, BATCH.1);
@@ -106,7 +107,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     };
     let places: Vec<usize> = (0..ASKED).map(|_| random(count)).collect();
     let keys: Vec<String> = places.iter().map(|number| key(*number)).collect();
-    // A tenth of them was never stored.
+    // A tenth of the keys was never stored.
     let asked: Vec<String> =
         (0..ASKED).map(|at| key(random(count) + if at % 10 == 0 { count } else { 0 })).collect();
 
@@ -115,7 +116,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     let store = options().open(path)?;
     let cold = start.elapsed();
     let snapshot = store.snapshot();
-    let bytes: u64 = snapshot.segments().map(|segment| segment.bytes).sum();
+    let bytes: u64 = snapshot.segments().map(|segment| segment.info().bytes).sum();
     let files = snapshot.segments().count();
     let derived = fs::read_dir(path.join("derived")).map_or(0, Iterator::count);
     println!(
@@ -163,7 +164,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     );
     let open = best(|| {
         let start = Instant::now();
-        let again = OpenOptions::new().read_only(true).open(path)?;
+        let again = Reader::open(path)?;
         let took = start.elapsed();
         drop(again);
         Ok(took)
@@ -172,7 +173,7 @@ fn measure(path: &Path, count: usize, dim: usize) -> Outcome<()> {
     if files == 1 {
         let segment = snapshot.segments().next().ok_or("no segment")?;
         // SAFETY: no program changes a published segment.
-        let map = unsafe { Mmap::map(&File::open(&segment.path)?)? };
+        let map = unsafe { Mmap::map(&File::open(segment.info().path)?)? };
         let mut row = vec![0u8; dim * 4];
         let copy = best(|| {
             let start = Instant::now();
@@ -200,7 +201,7 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Each of those that were asked for.
+/// Time per key asked for, in microseconds.
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6 / ASKED as f64
 }
@@ -219,7 +220,7 @@ fn status(name: &str) -> Outcome<u64> {
     Ok(rest.split_whitespace().next().ok_or("no number in /proc")?.parse::<u64>()? * 1024)
 }
 
-/// Bytes of memory that is neither a file's nor shared.
+/// Bytes of anonymous memory: neither a file's nor shared.
 fn anonymous() -> Outcome<u64> {
     status("RssAnon:")
 }

@@ -1,9 +1,10 @@
-//! How fast a merge is when nobody appends, next to copying the same bytes with the same durability:
-//! `merge_ratio [MIB] [SEGMENTS] [ROUNDS]` (1024 MiB in 64 segments, 5 rounds).
+//! Prints the speed of a merge without appends, compared with copying the same bytes with the same
+//! durability: `merge_ratio [MIB] [SEGMENTS] [ROUNDS]` (1024 MiB in 64 segments, 5 rounds).
 //!
-//! A merge reads its inputs and compares all checksums, writes its output and computes them, flushes, and reads the output back
-//! and compares them again. A copy only reads, writes and flushes. Both read from memory: the inputs were just written.
-//! Each round merges anew: its store is made of hard links. Linux only.
+//! A merge reads its inputs and compares all checksums, writes its output and computes checksums, flushes,
+//! and reads the output back and compares again. A copy only reads, writes and flushes. Both read from
+//! memory, because the inputs were just written. Each round merges anew, in a store made of hard links. Linux
+//! only.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -11,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use memmap2::{Advice, MmapMut};
-use vecstore::{Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore::{MergePolicy, OnDuplicate, OpenOptions, StoreConfig};
 use vecstore_benches::{DIM, batch, folder, write_out};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Bytes that are read and written at once by the copies.
+/// Bytes that a copy reads and writes at a time.
 const PIECE: usize = 2 << 20;
 
 fn main() -> Outcome<()> {
@@ -25,7 +26,7 @@ fn main() -> Outcome<()> {
     let (mib, segments, rounds) = (number(0, 1024)?, number(1, 64)?, number(2, 5)?);
     let dir = folder()?;
     let store = dir.path().join("store.vecs");
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     {
         let store = options.create(&store, StoreConfig::new(DIM))?;
         let rows = (mib << 20) / segments / (DIM * 4);
@@ -59,7 +60,7 @@ fn main() -> Outcome<()> {
             return Err("more than one segment is left".into());
         }
         fs::remove_dir_all(&again)?;
-        // The first round brings memory that nobody had before.
+        // The first round is not counted: it brings memory that no process had before.
         if round == 0 {
             continue;
         }
@@ -86,7 +87,7 @@ fn files(dir: &Path) -> Outcome<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A store of hard links to another's files.
+/// Makes a store of hard links to the files of another.
 fn link(from: &Path, to: &Path) -> Outcome<()> {
     fs::create_dir(to)?;
     for path in files(from)? {
@@ -102,8 +103,8 @@ fn link(from: &Path, to: &Path) -> Outcome<()> {
     Ok(())
 }
 
-/// Uses memory, and gives it back. A virtual machine's memory that nobody had for a while has to be brought by its host
-/// first, which takes longer than to copy it; what comes next shall find some that was just used.
+/// Uses memory and gives it back. A virtual machine's memory that was unused for a while must first be
+/// provided by the host, which takes longer than a copy; the next measurement is to find memory just used.
 fn warm(bytes: u64) -> Outcome<()> {
     let mut memory = MmapMut::map_anon(usize::try_from(bytes + bytes / 4)?)?;
     memory.advise(Advice::HugePage)?;
@@ -111,13 +112,13 @@ fn warm(bytes: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Copies files into a new one that is durable, and says how long that took.
+/// Copies files into a new, durable file; returns the time.
 fn copied(dir: &Path, inputs: &[PathBuf], eager: bool) -> Outcome<Duration> {
     let (tmp, path) = (dir.join("tmp"), dir.join("copy"));
     let mut piece = vec![0; PIECE];
     let start = Instant::now();
     let mut out = File::create_new(&tmp)?;
-    // As a merge does, in whole pieces, whatever the files they come from.
+    // Writes in whole pieces, as a merge does, whatever the lengths of the inputs.
     let (mut filled, mut pending) = (0, 0);
     for input in inputs {
         let mut input = File::open(input)?;
@@ -148,7 +149,7 @@ fn copied(dir: &Path, inputs: &[PathBuf], eager: bool) -> Outcome<Duration> {
     Ok(time)
 }
 
-/// Processor time of this process, threads that have ended included.
+/// Processor time of this process, including ended threads.
 fn processor() -> Outcome<Duration> {
     let text = fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = text.rsplit_once(')').ok_or("no name in /proc/self/stat")?;

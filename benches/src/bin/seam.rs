@@ -1,5 +1,5 @@
-//! What it costs that all file access goes through one seam: `seam WORK COUNT`, to be run under callgrind by
-//! `scripts/seam-cost`, which subtracts what the preparation costs.
+//! The cost of passing all file access through one seam: `seam WORK COUNT`, to be run under callgrind by
+//! `scripts/seam-cost`, which subtracts the cost of the preparation.
 //!
 //! WORK is one of:
 //!
@@ -9,7 +9,7 @@
 //! * `get`, `scan`: COUNT lookups; COUNT times all rows
 //! * `calls`: prints which calls pass the seam for a commit, a lookup, a scan and a search
 //!
-//! What a commit asks of the file system is recorded from a real one, so that none is forgotten.
+//! The file calls of a commit are recorded from a real one, so that none is forgotten.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags, RenameFlags};
 use vecstore::vfs::{RealFs, Vfs};
-use vecstore::{Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{MergePolicy, OnDuplicate, OpenOptions, Store, StoreConfig};
 use vecstore_benches::watched::{self, Watched, Watcher};
 use vecstore_benches::{DIM, ROWS, batch, folder, key};
 
@@ -42,11 +42,11 @@ enum Call {
     ReadRecord(usize),
     WriteRecord(usize),
     IsAt,
-    /// One that a commit is not expected to make.
+    /// A call that a commit is not expected to make.
     Other(&'static str),
 }
 
-/// A list of the calls that were made.
+/// Records the calls that were made.
 #[derive(Clone, Debug, Default)]
 struct Recorder(Arc<Mutex<Vec<Call>>>);
 
@@ -55,7 +55,7 @@ impl Recorder {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(call);
     }
 
-    /// The calls since the last time.
+    /// The calls recorded since the last time.
     fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -75,7 +75,7 @@ impl Watcher for Recorder {
             "read record" => Call::ReadRecord(call.bytes),
             "write record" => Call::WriteRecord(call.bytes),
             "look at lock" => Call::IsAt,
-            // Not by itself: a file is closed when it is renamed.
+            // Closing is no call by itself: renaming a file closes it.
             "close" => return make(),
             other => Call::Other(other),
         });
@@ -84,10 +84,10 @@ impl Watcher for Recorder {
 }
 
 fn options(recorder: &Recorder) -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand).vfs(Arc::new(Watched(recorder.clone())))
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand).vfs(Arc::new(Watched(recorder.clone())))
 }
 
-/// The calls of one commit: the third one of a handle, when nothing is new to it any more.
+/// The calls of one commit: a handle's third, when nothing is new to the handle any more.
 fn calls_of_a_commit(dir: &Path) -> Result<Vec<Call>, Box<dyn Error>> {
     let recorder = Recorder::default();
     let store = options(&recorder).create(dir.join("recorded"), StoreConfig::new(DIM))?;
@@ -98,7 +98,7 @@ fn calls_of_a_commit(dir: &Path) -> Result<Vec<Call>, Box<dyn Error>> {
     Ok(recorder.take())
 }
 
-/// Where the calls are made again.
+/// Paths with which the calls are repeated.
 struct Place {
     tmp: PathBuf,
     dir: PathBuf,
@@ -136,7 +136,7 @@ fn unexpected(call: &Call) -> io::Error {
     io::Error::other(format!("a commit made a call that this benchmark does not know: {call:?}"))
 }
 
-/// The calls as the library makes them: through the seam.
+/// Makes the calls as the library does: through the seam.
 fn through_the_seam(vfs: &dyn Vfs, place: &Place, calls: &[Call], count: usize) -> io::Result<()> {
     let mut lock = vfs.open_lock(&place.lock, true)?;
     for number in 0..count {
@@ -166,7 +166,8 @@ fn through_the_seam(vfs: &dyn Vfs, place: &Place, calls: &[Call], count: usize) 
     Ok(())
 }
 
-/// The same of the operating system: what the real file system behind the seam does, written out.
+/// Makes the calls of the operating system directly: what the real file system behind the seam does, written
+/// out.
 fn directly(place: &Place, calls: &[Call], count: usize) -> io::Result<()> {
     let lock = File::options().read(true).write(true).create(true).truncate(false).open(&place.lock)?;
     for number in 0..count {
@@ -191,7 +192,7 @@ fn directly(place: &Place, calls: &[Call], count: usize) -> io::Result<()> {
                     let file = File::from(rustix::fs::open(&name, flags, Mode::empty())?);
                     let kind = file.metadata()?;
                     black_box((kind.is_dir(), kind.is_file(), file.metadata()?.len()));
-                    // SAFETY: nobody else has the file, and it is not changed while it is mapped.
+                    // SAFETY: no other process uses the file, and it is not changed while it is mapped.
                     drop(black_box(unsafe { memmap2::Mmap::map(&file) }?));
                 }
                 (Call::TryLock, _) => drop(black_box(lock.try_lock().is_ok())),
@@ -237,7 +238,7 @@ fn scan(store: &Store, count: usize) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Says which calls pass the seam.
+/// Prints which calls pass the seam.
 fn tell_calls(dir: &Path, calls: &[Call]) -> Result<(), Box<dyn Error>> {
     println!("a commit: {calls:?}");
     let recorder = Recorder::default();
@@ -266,7 +267,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match work.as_str() {
         "append" => {
             let store = OpenOptions::new()
-                .merging(Merging::OnDemand)
+                .merge_policy(MergePolicy::OnDemand)
                 .create(dir.join("store"), StoreConfig::new(DIM))?;
             // The same rows each time under other keys, so that making them does not count.
             let rows = vecstore_benches::Numbers::new(1).take(DIM);

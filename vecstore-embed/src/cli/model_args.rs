@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, value_parser};
-use vecstore::Store;
+use vecstore::Snapshot;
 use vecstore_embed::backend::{Device, Precision};
 use vecstore_embed::preprocess::{ChannelOrder, Filter, JpegScale, Resize, Sides, parse_triple};
 use vecstore_embed::{
@@ -82,8 +82,8 @@ impl ModelArgs {
 }
 
 /// The model that filled a store, which has to be where it was.
-pub(crate) fn recorded_model(path: &Path, store: &Store) -> Result<ModelSpec> {
-    let spec = ModelSpec::from_settings(&store.settings()).map_err(|error| error.of_store(path))?;
+pub(crate) fn recorded_model(path: &Path, snapshot: &Snapshot) -> Result<ModelSpec> {
+    let spec = ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?;
     match &spec.file {
         Some(file) if !file.exists() => {
             Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })

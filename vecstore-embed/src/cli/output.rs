@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use vecstore::Store;
+use vecstore::Reader;
 use vecstore_embed::runs::{Known, Runs};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
@@ -71,8 +71,8 @@ impl From<vecstore::Error> for Failure {
 pub(crate) type Outcome = Result<u8, Failure>;
 
 /// Opens a store to look into it.
-pub(crate) fn open_to_read(path: &Path) -> Result<Store, Failure> {
-    Store::open_read_only(path).map_err(|error| no_store(path, error))
+pub(crate) fn open_to_read(path: &Path) -> Result<Reader, Failure> {
+    Reader::open(path).map_err(|error| no_store(path, error))
 }
 
 /// Why a store cannot be opened. Of one that is not there, how this program makes one.

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vecstore::{Kind, OnDuplicate, Store};
+use vecstore::{Entry, Kind, OnDuplicate, Store};
 use vecstore_embed::Class;
 use vecstore_embed::record::Remembered;
 
-use super::output::{Outcome, no_store, print, print_json};
+use super::output::{Failure, Outcome, no_store, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,28 +43,7 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) fn retry(args: &RetryArgs) -> Outcome {
-    let open = if args.dry_run { Store::open_read_only(&args.store) } else { Store::open(&args.store) };
-    let store = open.map_err(|error| no_store(&args.store, error))?;
-    let (mut counted, mut batch) = (0u64, store.batch());
-    for entry in store.snapshot().iter() {
-        let entry = entry?;
-        if entry.kind() != Kind::Rejected {
-            continue;
-        }
-        let class = Remembered::decode(entry.payload()).class;
-        if !args.class.is_empty() && !class.is_some_and(|class| args.class.contains(&class)) {
-            continue;
-        }
-        counted += 1;
-        if !args.dry_run {
-            batch.delete(entry.key())?;
-        }
-        if batch.len() >= AT_ONCE {
-            store.append(&mut batch, OnDuplicate::Replace)?;
-        }
-    }
-    store.append(&mut batch, OnDuplicate::Replace)?;
-    store.close()?;
+    let counted = if args.dry_run { count(args)? } else { forget(args)? };
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;
     } else if args.dry_run {
@@ -73,4 +52,40 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
         print(&format!("{counted} rejected inputs are missing again; the next run tries them\n"))?;
     }
     Ok(0)
+}
+
+/// Counts what would be forgotten.
+fn count(args: &RetryArgs) -> Result<u64, Failure> {
+    let mut counted = 0;
+    for entry in &open_to_read(&args.store)?.snapshot() {
+        counted += u64::from(is_meant(args, &entry?));
+    }
+    Ok(counted)
+}
+
+/// Forgets, and counts.
+fn forget(args: &RetryArgs) -> Result<u64, Failure> {
+    let store = Store::open(&args.store).map_err(|error| no_store(&args.store, error))?;
+    let (mut forgotten, mut batch) = (0, store.batch());
+    for entry in &store.snapshot() {
+        let entry = entry?;
+        if !is_meant(args, &entry) {
+            continue;
+        }
+        forgotten += 1;
+        batch.delete(entry.key())?;
+        if batch.len() >= AT_ONCE {
+            store.append(&mut batch, OnDuplicate::Replace)?;
+        }
+    }
+    store.append(&mut batch, OnDuplicate::Replace)?;
+    store.close()?;
+    Ok(forgotten)
+}
+
+/// True for a rejected input of the classes asked for.
+fn is_meant(args: &RetryArgs, entry: &Entry<'_>) -> bool {
+    entry.kind() == Kind::Rejected
+        && (args.class.is_empty()
+            || Remembered::decode(entry.payload()).class.is_some_and(|class| args.class.contains(&class)))
 }

@@ -49,15 +49,16 @@ pub(crate) struct SearchArgs {
 
 pub(crate) fn search(args: &SearchArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
+    let snapshot = store.snapshot();
     let spec = match args.model.model {
         Some(_) => args.model.spec()?,
-        None => recorded_model(&args.store, &store)?,
+        None => recorded_model(&args.store, &snapshot)?,
     };
     let model = spec.load()?;
     check_model(&store, &model)?;
     let mut backend = open_backend(&model, &args.machine.backend())?;
     let vector = embed_picture(&model, backend.as_mut(), &args.image, &args.machine.limits())?;
-    let hits = store.snapshot().search(&vector, args.count.get())?;
+    let hits = snapshot.search(&vector, args.count.get())?;
     if args.json {
         let hits: Vec<Value> = hits
             .iter()
@@ -72,7 +73,7 @@ pub(crate) fn search(args: &SearchArgs) -> Outcome {
                 Value::Object(object)
             })
             .collect();
-        print_json(&json!({ "metric": store.metric().to_string(), "hits": hits }))?;
+        print_json(&json!({ "metric": snapshot.metric().to_string(), "hits": hits }))?;
     } else {
         let mut text = String::new();
         for hit in &hits {

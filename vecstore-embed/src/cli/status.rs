@@ -77,9 +77,9 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     };
     let snapshot = store.snapshot();
     let totals = snapshot.totals();
-    let roots = Roots::from_settings(&store.settings()).map_err(|error| error.of_store(&args.store))?;
-    let model = store.fingerprint();
-    let total = add_up(known, totals.entries + totals.rejected);
+    let roots = Roots::from_settings(snapshot.settings()).map_err(|error| error.of_store(&args.store))?;
+    let model = snapshot.fingerprint();
+    let total = add_up(known, totals.entries);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };
     if args.json {
         let root = |root: &vecstore_embed::roots::Root| {
@@ -88,17 +88,17 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
             Value::Object(object)
         };
         let mut status = json!({
-            "done": totals.entries,
+            "done": totals.with_rows,
             "empty": totals.empty,
             "rejected": totals.rejected,
             "rows": totals.rows,
             "bytes": totals.bytes,
             "commits": snapshot.last_commit(),
-            "dim": store.dim(),
-            "dtype": store.dtype().to_string(),
-            "metric": store.metric().to_string(),
-            "model": model.as_ref().map(|model| model.description().to_owned()),
-            "fingerprint": model.as_ref().map(vecstore::Fingerprint::short_id),
+            "dim": snapshot.dim(),
+            "dtype": snapshot.dtype().to_string(),
+            "metric": snapshot.metric().to_string(),
+            "model": model.map(vecstore::Fingerprint::description),
+            "fingerprint": model.map(vecstore::Fingerprint::short_id),
             "roots": roots.iter().map(root).collect::<Vec<_>>(),
             "live": total.live,
             "left": total.left,
@@ -123,7 +123,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
         let _ = writeln!(text, "{name:<10}{value}");
     };
     line("store", args.store.display().to_string());
-    line("done", HumanCount(totals.entries).to_string());
+    line("done", HumanCount(totals.with_rows).to_string());
     line("empty", HumanCount(totals.empty).to_string());
     line("rejected", HumanCount(totals.rejected).to_string());
     if total.live > 0 {
@@ -136,7 +136,13 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     }
     line(
         "rows",
-        format!("{} x {} {}, {}", HumanCount(totals.rows), store.dim(), store.dtype(), store.metric()),
+        format!(
+            "{} x {} {}, {}",
+            HumanCount(totals.rows),
+            snapshot.dim(),
+            snapshot.dtype(),
+            snapshot.metric()
+        ),
     );
     line("commits", HumanCount(snapshot.last_commit()).to_string());
     line("bytes", HumanBytes(totals.bytes).to_string());

@@ -54,7 +54,7 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let spec = match args.model.model {
         Some(_) => args.model.spec()?,
-        None => recorded_model(&args.store, &store)?,
+        None => recorded_model(&args.store, &store.snapshot())?,
     };
     let model = spec.load()?;
     let mut backend = open_backend(&model, &args.machine.backend())?;

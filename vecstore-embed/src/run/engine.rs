@@ -69,7 +69,7 @@ impl Run {
             target = self.target(&folder, model)?;
         }
         let (store, roots) = target.prepare(model, dim)?;
-        let plan = self.plan(&count, &folder, model, (dim, store.dtype()), name);
+        let plan = self.plan(&count, &folder, model, (dim, store.snapshot().dtype()), name);
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
             log::warn!(
                 "{}: this run will not fit: about {} will be needed, and {} are free; it stores what it can, and \
@@ -106,7 +106,7 @@ impl Run {
         refuse_outside(&folder, &count.fed, &target.roots)?;
         let backend = open_backend(model, &self.backend)?;
         let (dim, dtype) = match &target.store {
-            Some(store) => (store.dim(), store.dtype()),
+            Some(store) => (store.snapshot().dim(), store.snapshot().dtype()),
             None => (backend.dim(), self.dtype.unwrap_or(DType::F32)),
         };
         Ok(self.plan(&count, &folder, model, (dim, dtype), backend.name().to_owned()))
@@ -181,8 +181,7 @@ impl Run {
         })?;
         count.fed = feed.fed;
         if let Some(store) = &target.store {
-            let totals = store.snapshot().totals();
-            count.stored = totals.entries + totals.rejected;
+            count.stored = store.snapshot().totals().entries;
         }
         Ok(count)
     }

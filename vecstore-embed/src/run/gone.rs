@@ -52,8 +52,7 @@ impl Sweep<'_> {
             return Ok(gone);
         }
         let snapshot = self.store.refresh()?;
-        let totals = snapshot.totals();
-        if accounted == totals.entries + totals.rejected {
+        if accounted == snapshot.totals().entries {
             return Ok(gone);
         }
         let mut looked_at = 0u64;

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use vecstore::{Appended, Batch, DType, Details, Kind, OnDuplicate, OpenOptions, Store};
+use vecstore::{Appended, Batch, DType, Kind, OnDuplicate, OpenOptions, Store};
 
 use super::feed::Job;
 use super::infer::Output;
@@ -37,20 +37,21 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Longest time between two looks at a full disk: it costs nothing to look.
 const FULL_WAIT: Duration = Duration::from_secs(5);
 
-/// True when trying again may help.
+/// True if another try may help. Failures of the operating system that `is_transient` calls lasting count, too:
+/// a user may mend the rights of a folder, or a drive that became read-only, while the run waits.
 fn is_passing(error: &vecstore::Error) -> bool {
-    matches!(error, vecstore::Error::Busy { .. } | vecstore::Error::Io { .. }) || needs_new_handle(error)
+    error.is_transient() || matches!(error, vecstore::Error::Io { .. }) || needs_new_handle(error)
 }
 
 /// True when a file would grow beyond the limit of this process, or of the file system.
 fn is_too_large(error: &vecstore::Error) -> bool {
-    matches!(error, vecstore::Error::Io { source, .. } if source.kind() == ErrorKind::FileTooLarge)
+    matches!(error, vecstore::Error::Io { cause, .. } if cause.kind() == ErrorKind::FileTooLarge)
 }
 
-/// True when this handle writes nothing any more, but another one will.
+/// True if this handle writes nothing any more, but another one will. Excludes a store that was moved away: the
+/// one at its path now may be of another model, and have other roots.
 fn needs_new_handle(error: &vecstore::Error) -> bool {
-    use vecstore::Error::{Abandoned, Latched, NameTaken, OutcomeUnknown};
-    matches!(error, OutcomeUnknown { .. } | Latched { .. } | NameTaken { .. } | Abandoned { .. })
+    error.needs_reopen() && !matches!(error, vecstore::Error::Moved { .. })
 }
 
 /// What becomes durable together: what is new, and what takes the place of something older.
@@ -106,26 +107,24 @@ impl<'a> Saver<'a> {
         }
         let snapshot = self.store.refresh()?;
         let mut batch = self.store.batch();
+        let dim = snapshot.dim().max(1);
         for job in &touched {
             let Some(entry) = snapshot.get(&job.key)? else { continue };
             let before = Remembered::decode(entry.payload());
             let payload = Remembered { record: job.record, ..before }.put_into(entry.payload());
             // Everything else that is known of it stays.
-            let details = Details::new().payload(&payload);
-            let details = entry
-                .attributes()?
-                .into_iter()
-                .fold(details, |all, (name, value)| all.attribute(name, value));
+            let attributes = entry.attributes()?;
+            let copy = batch.entry(&job.key).payload(&payload);
+            let copy = attributes.into_iter().fold(copy, |copy, (name, value)| copy.attribute(name, value));
             match entry.kind() {
-                Kind::Rejected => {
-                    batch.push_rejected(&job.key, entry.reason().unwrap_or_default(), details)?;
-                }
-                Kind::Empty => batch.push_empty(&job.key, details)?,
+                Kind::Rejected => copy.push_rejected(entry.reason().unwrap_or_default())?,
+                Kind::Empty => copy.push_empty()?,
                 _ if entry.dtype() == DType::I8 => {
                     let (rows, scales) = entry.quantized()?;
-                    batch.push_quantized(&job.key, rows, scales, details)?;
+                    let rows = rows.chunks(dim).zip(scales);
+                    rows.fold(copy, |copy, (row, scale)| copy.quantized(row, *scale)).push()?;
                 }
-                _ => batch.push_converted(&job.key, &entry.to_f32()?, details)?,
+                _ => entry.to_f32()?.chunks(dim).fold(copy, |copy, row| copy.converted(row)).push()?,
             }
             log::info!("{}: touched, but its content is the same", job.path.display());
         }
@@ -195,18 +194,18 @@ impl<'a> Saver<'a> {
         let store = self.store;
         let mut batches =
             Batches { new: store.batch(), newer: store.batch(), jobs: Vec::new(), rejected: output.rejected };
-        for (job, vector) in output.embedded.into_iter().zip(output.vectors.chunks(store.dim().max(1))) {
+        let (dim, dtype) = (batches.new.dim().max(1), batches.new.dtype());
+        for (job, vector) in output.embedded.into_iter().zip(output.vectors.chunks(dim)) {
             if !vector.iter().all(|element| element.is_finite()) {
                 batches.rejected.push((job, "the model's output for it is not finite".to_owned()));
                 continue;
             }
             let payload = Remembered { record: job.record, class: None }.encode();
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
-            match batch.push_converted(&job.key, vector, &payload) {
+            match batch.entry(&job.key).converted(vector).payload(&payload).push() {
                 Ok(()) => batches.jobs.push(job),
-                Err(vecstore::Error::BadInput { .. }) => {
-                    let reason =
-                        format!("the model's output for it is beyond the range of {}", store.dtype());
+                Err(vecstore::Error::InvalidArgument { .. }) => {
+                    let reason = format!("the model's output for it is beyond the range of {dtype}");
                     batches.rejected.push((job, reason));
                 }
                 Err(error) => return Err(error.into()),
@@ -217,7 +216,7 @@ impl<'a> Saver<'a> {
             let class = Some(class_of(job));
             let payload = Remembered { record: job.record, class }.encode();
             let batch = if job.known.is_some() { &mut batches.newer } else { &mut batches.new };
-            batch.push_rejected(&job.key, reason, &payload)?;
+            batch.entry(&job.key).payload(&payload).push_rejected(reason)?;
         }
         Ok(batches)
     }

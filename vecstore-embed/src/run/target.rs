@@ -47,7 +47,7 @@ impl<'a> Target<'a> {
             }
             Err(error) => return Err(error.into()),
         };
-        let recorded = store.as_ref().map(Store::settings).unwrap_or_default();
+        let recorded = store.as_ref().map(|store| store.snapshot().settings().clone()).unwrap_or_default();
         let mut roots = Roots::from_settings(&recorded).map_err(|error| error.of_store(path))?;
         if roots.lacks_first() && !root_args.iter().any(|arg| arg.name() == FIRST_ROOT) {
             roots.point(&RootArg::new(FIRST_ROOT, folder)?)?;
@@ -82,9 +82,10 @@ impl<'a> Target<'a> {
     pub(crate) fn check(&self, model: &Model, dtype: Option<DType>) -> Result<()> {
         let Some(store) = &self.store else { return Ok(()) };
         store.check_fingerprint(model.fingerprint())?;
+        let expected = store.snapshot().dtype();
         match dtype {
-            Some(found) if found != store.dtype() => {
-                Err(Error::WrongDType { store: self.path.to_owned(), expected: store.dtype(), found })
+            Some(found) if found != expected => {
+                Err(Error::WrongDType { store: self.path.to_owned(), expected, found })
             }
             _ => Ok(()),
         }
@@ -117,10 +118,10 @@ impl<'a> Target<'a> {
         let store = match self.store.take() {
             // Opened again, so this can only be a store that somebody is taking away: opening says so.
             None => self.options.open(self.path)?,
-            Some(store) if store.dim() != dim => {
+            Some(store) if store.snapshot().dim() != dim => {
                 return Err(Error::WrongDimension {
                     store: self.path.to_owned(),
-                    expected: store.dim(),
+                    expected: store.snapshot().dim(),
                     model: model.name().to_owned(),
                     found: dim,
                 });
@@ -140,9 +141,10 @@ impl<'a> Target<'a> {
     }
 
     fn record_in(&self, store: &Store) -> Result<()> {
+        let snapshot = store.snapshot();
         for (name, value) in self.roots.to_settings().iter().chain(self.settings) {
-            let recorded = store.setting(name);
-            if recorded.as_ref() != Some(value) {
+            let recorded = snapshot.setting(name);
+            if recorded != Some(value.as_str()) {
                 if let Some(recorded) = recorded {
                     log::info!("{}: {name} was {recorded}, and is {value} from now on", self.path.display());
                 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use vecstore::{Fingerprint, Store, StoreConfig};
+use vecstore::{Fingerprint, Reader, Store, StoreConfig};
 use vecstore_embed::{DecodeLimits, Error, Run, embed_picture};
 
 use crate::common::{Place, Stored, Strips, contents, picture, tiny, write_picture};
@@ -125,7 +125,7 @@ fn a_store_of_another_model_is_refused_with_both_named() {
     );
     let text = error.to_string();
     assert!(text.contains("somebody's CLIP") && text.contains(model.fingerprint().description()), "{text}");
-    let searched = vecstore_embed::check_model(&Store::open_read_only(&store).unwrap(), &model).unwrap_err();
+    let searched = vecstore_embed::check_model(&Reader::open(&store).unwrap(), &model).unwrap_err();
     assert_eq!(searched.to_string(), text);
 }
 
@@ -137,8 +137,8 @@ fn a_store_of_another_dimension_is_refused_and_does_not_become_this_models() {
     let model = tiny();
     let error = Run::new(&photos, &store).with_recursive(true).run_on(&model, Strips::boxed()).unwrap_err();
     assert!(matches!(error, Error::WrongDimension { expected: 64, found: 8, .. }), "{error}");
-    let store = Store::open_read_only(&store).unwrap();
-    assert!(store.fingerprint().is_none() && store.settings().is_empty());
+    let snapshot = Reader::open(&store).unwrap().snapshot();
+    assert!(snapshot.fingerprint().is_none() && snapshot.settings().is_empty());
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn a_store_without_a_model_takes_the_first_one() {
     Store::create(&store, StoreConfig::new(8)).unwrap().close().unwrap();
     let model = tiny();
     Run::new(&photos, &store).with_recursive(true).run_on(&model, Strips::boxed()).unwrap();
-    let opened = Store::open_read_only(&store).unwrap();
-    assert_eq!(opened.fingerprint().as_ref(), Some(model.fingerprint()));
+    let snapshot = Reader::open(&store).unwrap().snapshot();
+    assert_eq!(snapshot.fingerprint(), Some(model.fingerprint()));
     assert_eq!(contents(&store).len(), 2);
 }
 

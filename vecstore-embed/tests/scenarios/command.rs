@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use vecstore::{Fingerprint, Store, StoreConfig};
+use vecstore::{Fingerprint, Reader, Store, StoreConfig};
 
 use crate::common::{Place, TINY, contents, picture, write_picture};
 
@@ -78,9 +78,9 @@ fn run_status_and_search_tell_one_story() {
     for (name, value) in [("done", 6), ("empty", 0), ("rejected", 1), ("rows", 6), ("dim", 512)] {
         assert_eq!(status[name], Value::from(value), "{name} in {status}");
     }
-    let opened = Store::open_read_only(&store).unwrap();
-    assert_eq!(status["commits"], Value::from(opened.snapshot().last_commit()), "{status}");
-    let model = opened.fingerprint().unwrap();
+    let snapshot = Reader::open(&store).unwrap().snapshot();
+    assert_eq!(status["commits"], Value::from(snapshot.last_commit()), "{status}");
+    let model = snapshot.fingerprint().unwrap();
     assert_eq!(status["model"], model.description());
     assert_eq!(status["roots"][0]["dir"], photos.to_str().unwrap());
     assert_eq!(status["rejected_list"][0]["key"], "a/bad.jpg");

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use vecstore::Store;
+use vecstore::Reader;
 
 use crate::command::{run_tiny, said};
 use crate::common::{Place, contents};
@@ -29,5 +29,5 @@ fn a_limit_on_the_size_of_files_ends_the_run_with_what_it_is() {
         assert_eq!(contents(&store), before);
     }
     assert_eq!(said(run_tiny(&photos, &store, &[])).code, 0, "without the limit it goes on");
-    assert_eq!(Store::open_read_only(&store).unwrap().snapshot().totals().entries, 40);
+    assert_eq!(Reader::open(&store).unwrap().snapshot().totals().with_rows, 40);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use vecstore::Store;
+use vecstore::Reader;
 
 use crate::command::{run_tiny, said};
 use crate::common::Place;
@@ -43,7 +43,7 @@ fn an_empty_folder_becomes_a_store_unless_runs_had_one_there() {
         0,
         "a new store, as the error says how to begin one"
     );
-    assert_eq!(Store::open_read_only(&store).unwrap().snapshot().totals().entries, 4);
+    assert_eq!(Reader::open(&store).unwrap().snapshot().totals().with_rows, 4);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use vecstore::{DType, Store};
+use vecstore::{DType, Reader};
 use vecstore_embed::{Ended, Error, Model, Observer, Plan, Progress, Run};
 
 use crate::common::{Place, Strips, contents, keys, tiny, write_picture};
@@ -21,11 +21,11 @@ fn a_run_embeds_everything_once_and_another_finds_nothing_to_do() {
     assert!(summary.is_complete());
     assert_eq!(contents(&store).len(), 11);
 
-    let before = Store::open_read_only(&store).unwrap().snapshot().last_commit();
+    let before = Reader::open(&store).unwrap().snapshot().last_commit();
     let again = run.run_on(&model, Strips::before(|_| panic!("the model is not needed"))).unwrap();
     assert_eq!((again.found, again.already, again.embedded, again.commits), (11, 11, 0, 0));
     assert!(again.is_complete());
-    assert_eq!(Store::open_read_only(&store).unwrap().snapshot().last_commit(), before);
+    assert_eq!(Reader::open(&store).unwrap().snapshot().last_commit(), before);
 
     write_picture(&photos.join("c/new.webp"), 99);
     let third = run.run_on(&model, Strips::boxed()).unwrap();
@@ -139,7 +139,7 @@ fn the_element_type_is_chosen_once() {
         let model = tiny();
         let run = Run::new(&photos, &store).with_recursive(true);
         run.clone().with_dtype(dtype).run_on(&model, Strips::boxed()).unwrap();
-        assert_eq!(Store::open_read_only(&store).unwrap().dtype(), dtype);
+        assert_eq!(Reader::open(&store).unwrap().snapshot().dtype(), dtype);
         write_picture(&photos.join("more.png"), 5);
         // Not asked for again, it stays what it is.
         assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 1);

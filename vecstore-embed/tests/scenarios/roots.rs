@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use vecstore::Store;
+use vecstore::Reader;
 use vecstore_embed::{Error, Result, RootArg, Roots, Run, Summary};
 
 use crate::common::{Place, Strips, keys, tiny, write_picture};
@@ -90,9 +90,9 @@ fn pictures_that_moved_are_found_by_pointing_their_root_at_the_new_place() {
     assert_eq!((mine.already, mine.embedded), (2, 0));
     let yours = run(&moved.join("yours"), &store, &[("yours", &moved.join("yours"))]).unwrap();
     assert_eq!((yours.already, yours.embedded), (1, 0));
-    let settings = Store::open_read_only(&store).unwrap().settings();
+    let snapshot = Reader::open(&store).unwrap().snapshot();
     let dirs: Vec<_> =
-        Roots::from_settings(&settings).unwrap().iter().map(|root| root.dir().to_owned()).collect();
+        Roots::from_settings(snapshot.settings()).unwrap().iter().map(|root| root.dir().to_owned()).collect();
     assert_eq!(dirs, [moved.join("mine"), moved.join("yours")]);
 }
 
@@ -130,12 +130,12 @@ fn a_root_that_is_refused_changes_nothing() {
     let place = tree();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     run(&all, &store, &[]).unwrap();
-    let before = Store::open_read_only(&store).unwrap().settings();
+    let before = Reader::open(&store).unwrap().snapshot();
     let inside = run(&all, &store, &[("x", &all.join("mine"))]).unwrap_err();
     assert!(matches!(inside, Error::RootsOverlap { .. }), "{inside}");
     let missing = run(&all, &store, &[("x", &place.join("nowhere"))]).unwrap_err();
     assert!(matches!(missing, Error::FolderMissing { .. }), "{missing}");
-    assert_eq!(Store::open_read_only(&store).unwrap().settings(), before);
+    assert_eq!(Reader::open(&store).unwrap().snapshot().settings(), before.settings());
 }
 
 #[test]
@@ -163,5 +163,5 @@ fn names_of_any_bytes_are_keys_as_they_are() {
     for embedded in [1, 0] {
         assert_eq!(run(&photos, &store, &[]).unwrap().embedded, embedded);
     }
-    assert!(Store::open_read_only(&store).unwrap().snapshot().contains(b"\xff.png").unwrap());
+    assert!(Reader::open(&store).unwrap().snapshot().contains(b"\xff.png").unwrap());
 }

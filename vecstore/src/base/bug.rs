@@ -1,13 +1,15 @@
-//! Mistakes that can be switched on, to show that tests notice them.
+//! Bugs that can be switched on, to prove that the tests notice them.
 //!
-//! For each flush, ordering and check that the promises of `docs/DURABILITY.md` rest on there is a switch
-//! that leaves it out; `scripts/check-bugs` runs for each the one test that has to fail then. Only builds
-//! with `--cfg vecstore_bugs` have them: the variable `VECSTORE_BUG` names the one that is on. In every other
-//! build [`Bug::is_on`] is the constant `false`.
+//! The promises of `docs/DURABILITY.md` rest on flushes, orderings and checks. A switch leaves one of them
+//! out, and `scripts/check-bugs` runs the one test that must then fail. (Bugs in flushes and orderings are
+//! made by the simulated disk, `tests/sim/mistakes.rs`.)
+//!
+//! Only builds with `--cfg vecstore_bugs` have the switches: the environment variable `VECSTORE_BUG` names
+//! the bug that is on. In every other build [`Bug::is_on`] is the constant `false`.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $variant:ident $name:literal)*) => {
-        /// A mistake that a program of this kind could make.
+        /// A bug that can be switched on.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Bug {
             $($(#[$doc])* $variant,)*
@@ -20,30 +22,30 @@ macro_rules! bugs {
 
 bugs! {
 
-    // Failures not taken for what they are.
+    // Failures that are ignored.
 
     /// A batch whose commit failed is acknowledged.
     AcknowledgeFailed "acknowledge-failed"
-    /// After a failed flush of a directory the handle goes on writing.
+    /// The handle goes on writing after a failed flush of a directory.
     NoLatch "no-latch"
-    /// After a failed flush of a directory there is no mark in LOCK.
+    /// A failed flush of a directory leaves no mark in LOCK.
     NoMark "no-mark"
-    /// After a failed flush of a manifest's name there is no mark in LOCK.manifest.
+    /// A failed flush of a manifest's name leaves no mark in LOCK.manifest.
     NoManifestMark "no-manifest-mark"
-    /// After a failed flush of a backup's manifest there is no mark in the backup's LOCK.manifest.
+    /// A failed flush of a backup's manifest leaves no mark in the backup's LOCK.manifest.
     NoBackupMark "no-backup-mark"
 
-    // What others left, taken for sound.
+    // Doubtful or foreign state that is taken for sound.
 
-    /// That the last holder of the commit lock died is overlooked.
+    /// The death of the last lock holder is overlooked.
     IgnoreDied "ignore-died"
     /// The mark in LOCK is overlooked.
     IgnoreMark "ignore-mark"
-    /// Commits in doubt are taken over as they are.
+    /// Commits in doubt are not written anew.
     NoRewrite "no-rewrite"
     /// A lock holder that finds commits in doubt does not raise the counter.
     NoRaise "no-raise"
-    /// That the manifest is in doubt is overlooked.
+    /// Doubt about the manifest's name is overlooked.
     TrustManifestName "trust-manifest-name"
     /// Files that versions need are removed.
     IgnorePins "ignore-pins"
@@ -51,12 +53,12 @@ bugs! {
     ReadBeyondBackup "read-beyond-backup"
     /// A restored store begins no epoch.
     NoEpochRestored "no-epoch-restored"
-    /// A backup that is written to begins no epoch.
+    /// The first write to a backup begins no epoch.
     NoEpochBackup "no-epoch-backup"
     /// A lock file that is no longer at its path is locked.
     LockAnything "lock-anything"
 
-    // Lengths, checksums and links believed.
+    // Lengths, checksums, links and contents that are not checked.
 
     /// The checksum of a footer is not compared.
     TrustFooter "trust-footer"
@@ -70,7 +72,7 @@ bugs! {
     TrustKills "trust-kills"
     /// The checksums of run table and settings are not compared when opening.
     TrustTables "trust-tables"
-    /// Padding may be anything.
+    /// Padding is not compared with zeros.
     TrustPadding "trust-padding"
     /// The checksum of the manifest is not compared.
     TrustManifest "trust-manifest"
@@ -80,17 +82,17 @@ bugs! {
     TrustRecord "trust-record"
     /// Links between segments are not compared.
     TrustLink "trust-link"
-    /// A segment may be of any store.
+    /// The store id of a segment is not compared.
     TrustStore "trust-store"
-    /// A segment may be of any epoch.
+    /// The epoch of a segment is not compared.
     TrustEpoch "trust-epoch"
-    /// Any file of the name that the manifest lists will do.
+    /// A listed segment is not compared with its record in the manifest.
     TrustListed "trust-listed"
     /// The inputs of a merge are not checked.
     TrustInputs "trust-inputs"
     /// The bytes of a backup that is restored are not checked.
     TrustBackup "trust-backup"
-    /// What was written is not read back.
+    /// A written file is not read back.
     TrustWritten "trust-written"
 }
 
@@ -110,7 +112,7 @@ impl Bug {
     }
 }
 
-/// The bug that is on. A name that no bug has ends the process, so that a run that tests nothing cannot pass.
+/// The bug that is on. An unknown name ends the process: a run that tests nothing must not pass.
 #[cfg(vecstore_bugs)]
 fn switched_on() -> Option<Bug> {
     let wanted = std::env::var("VECSTORE_BUG").ok().filter(|wanted| !wanted.is_empty())?;
@@ -122,7 +124,7 @@ fn switched_on() -> Option<Bug> {
     found
 }
 
-/// Does the work, or claims to have done it when the bug is switched on.
+/// Does `work`; if the bug is switched on, only claims to have done it.
 pub(crate) fn unless<E>(bug: Bug, work: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     if bug.is_on() { Ok(()) } else { work() }
 }

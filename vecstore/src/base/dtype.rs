@@ -17,8 +17,8 @@ pub enum DType {
     F16,
     /// The upper half of an `f32`, 2 bytes. NumPy has no such type: segments name `<u2`.
     BF16,
-    /// Whole numbers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: the value is the
-    /// number times the scale.
+    /// Integers from -127 to 127, 1 byte (NumPy `|i1`), with one scale (`f32`) per row: a value is the
+    /// integer times the scale.
     I8,
 }
 
@@ -35,7 +35,7 @@ impl DType {
         self.facts().0
     }
 
-    /// True when each row comes with a scale.
+    /// True if each row has a scale.
     pub const fn has_scales(self) -> bool {
         matches!(self, DType::I8)
     }
@@ -45,7 +45,7 @@ impl DType {
         self.facts().1
     }
 
-    /// Number on disk.
+    /// Code of the type on disk.
     pub(crate) const fn code(self) -> u8 {
         self.facts().2
     }
@@ -54,7 +54,7 @@ impl DType {
         Self::ALL.into_iter().find(|dtype| dtype.code() == code)
     }
 
-    /// Bytes of one element, name in NumPy, number on disk, and name here with its longer form.
+    /// Bytes of one element, NumPy's name, code on disk, and short and long name.
     const fn facts(self) -> (usize, &'static str, u8, [&'static str; 2]) {
         match self {
             DType::F32 => (4, "<f4", 1, ["f32", "float32"]),
@@ -77,12 +77,12 @@ impl FromStr for DType {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|dtype| dtype.facts().3.contains(&text)).ok_or_else(|| {
-            Error::bad_input(format!("unknown element type \"{text}\"; use f32, f16, bf16 or i8"))
+            Error::invalid(format!("unknown element type \"{text}\"; use f32, f16, bf16 or i8"))
         })
     }
 }
 
-/// The name of an element type that has a number on disk, and that this version does not read.
+/// Name of an element type whose code is reserved in `docs/FORMAT.md`, but which this version does not read.
 pub(crate) fn reserved_name(code: u8) -> Option<&'static str> {
     let names = ["u8", "f8e4m3", "f8e5m2", "bits", "f64"];
     names.get(usize::from(code.checked_sub(5)?)).copied()
@@ -95,22 +95,22 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` come with
-/// scales and have methods of their own.
+/// A Rust type that rows can be made of: [`f32`], [`half::f16`] or [`half::bf16`]. Rows of `i8` have scales,
+/// and methods of their own.
 pub trait Element: bytemuck::Pod + sealed::Sealed + Send + Sync {
-    /// The element type of such rows.
+    /// The element type of rows of this Rust type.
     const DTYPE: DType;
     /// The value as `f32` (exact for all three types).
     fn widen(self) -> f32;
     /// The nearest value of this type.
     fn narrow(value: f32) -> Self;
-    /// True when no element is NaN or infinite.
+    /// True if no element is NaN or infinite.
     #[doc(hidden)]
     fn are_finite(rows: &[Self]) -> bool;
 }
 
-/// Whether all of `rows` are below `infinity`, compared as bits without their signs. Whole pieces are
-/// compared at once, many times faster than element by element: this runs over every row that is appended.
+/// True if the magnitude of every element is below `infinity`; both are bits without the sign. Each chunk is
+/// reduced to its maximum first, many times faster than a test per element: every appended row comes here.
 fn are_below<T: Copy, B: Ord + Default>(rows: &[T], infinity: &B, magnitude: impl Fn(T) -> B) -> bool {
     rows.chunks(1024).all(|piece| {
         piece.iter().fold(B::default(), |largest, element| largest.max(magnitude(*element))) < *infinity
@@ -156,8 +156,8 @@ impl Element for bf16 {
     }
 }
 
-/// Widens rows of any element type, given as the bytes on disk, to `f32`. `bytes` must be aligned for `dtype`
-/// (mapped rows are); `scales` has one element per row of `dim` elements for types with scales.
+/// Widens rows, given as their bytes on disk, to `f32`. `bytes` must be aligned for `dtype` (mapped rows
+/// are); for types with scales, `scales` has one element per row of `dim` elements.
 pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]) -> Vec<f32> {
     fn widened<T: Element>(bytes: &[u8]) -> Vec<f32> {
         bytemuck::cast_slice::<u8, T>(bytes).iter().map(|element| element.widen()).collect()
@@ -173,7 +173,8 @@ pub(crate) fn widen_bytes(dtype: DType, dim: usize, bytes: &[u8], scales: &[f32]
     }
 }
 
-/// Appends the nearest values of `dtype` to `bytes`, and for types with scales one per row to `scales`.
+/// Narrows rows to the nearest values of `dtype`, and appends their bytes to `bytes`. For types with scales,
+/// one scale per row is appended to `scales`.
 ///
 /// For `i8` the scale of a row is its largest magnitude over 127, so the error is at most half a scale.
 pub(crate) fn narrow_into(
@@ -197,7 +198,7 @@ pub(crate) fn narrow_into(
                 let largest = row.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
                 let scale = largest / 127.0;
                 scales.push(scale);
-                // A row so small that its scale is zero is stored as zeros.
+                // The scale of a tiny row is rounded to zero; such a row is stored as zeros.
                 let quantized = |value: &f32| if scale > 0.0 { value / scale } else { 0.0 };
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_element_that_is_not_finite_is_found_at_any_place() {
+    fn one_non_finite_element_is_found_at_any_place() {
         fn check<T: Element>() {
             let mut rows = vec![T::narrow(1.0); 3000];
             rows.extend([T::narrow(-0.0), T::narrow(3e4), T::narrow(-3e4), T::narrow(1e-7)]);

@@ -2,21 +2,30 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::process::{Resource, getrlimit};
-
-use crate::base::{DType, escaped};
+use super::remedy::remedy;
+use crate::base::{DType, LockHolder, escaped};
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong, with the path it went wrong at and the remedy.
+///
+/// The text of an error is complete: the cause that the operating system gave is part of it, and
+/// [`source`](std::error::Error::source) gives nothing, so that a chain of errors prints it once.
+///
+/// | the caller can | [`is_transient`](Error::is_transient) | [`needs_reopen`](Error::needs_reopen) | errors |
+/// |---|---|---|---|
+/// | call again later | yes | | `Busy`, `NoSpace`, `Interrupted`, most of `Io` |
+/// | open the store again, and ask which keys are missing | | yes | `OutcomeUnknown`, `Latched`, `NameTaken`, `Moved`, `Abandoned` |
+/// | read again, and decide anew | | | `EntryChanged`, `StoreChanged`, `DuplicateKey` |
+/// | change an argument | | | `InvalidArgument`, `DimensionMismatch`, `DTypeMismatch`, `FingerprintMismatch`, `NoSuchVersion`, `VersionExists`, `BackupRefused`, `AlreadyExists`, `NotFound`, `NotAStore` |
+/// | [repair](crate::repair) or [salvage](crate::salvage) the store | | | `Damaged`, `MissingSegment`, `ForeignSegment`, `ManifestMissing` |
+/// | use a newer version | | | `UnsupportedVersion` |
+/// | report a mistake in this crate | | | `Internal` |
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -75,19 +84,9 @@ pub enum Error {
         /// Which lock it is.
         lock: &'static str,
         /// The holder, as far as the record says.
-        holder: Holder,
+        holder: LockHolder,
         /// How long this call waited.
         waited_secs: u64,
-    },
-
-    /// The handle was opened read-only.
-    #[non_exhaustive]
-    #[error("{}: the store was opened read-only; open it with `Store::open` to {action}", path.display())]
-    ReadOnly {
-        /// The store.
-        path: PathBuf,
-        /// The operation that needs a writable handle.
-        action: &'static str,
     },
 
     /// The vectors come from another model, or from other preprocessing.
@@ -134,10 +133,10 @@ pub enum Error {
         found: DType,
     },
 
-    /// The append asked for an error on keys that are stored already.
+    /// The append asked for an error on keys that are stored already, or that the batch holds twice.
     #[non_exhaustive]
     #[error(
-        "{count} key(s) are stored already, the first is \"{}\"; nothing of this batch was written; \
+        "{count} key(s) are stored already or twice in the batch, the first is \"{}\"; nothing of this batch was written; \
          append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
         escaped(key)
     )]
@@ -148,12 +147,83 @@ pub enum Error {
         count: usize,
     },
 
-    /// An argument that cannot be used, and why.
+    /// An entry that was to be replaced only if it is still the expected one is another by now.
+    #[non_exhaustive]
+    #[error(
+        "key \"{}\" was to replace the entry of commit {expected}, and {}; nothing of this batch was written; read the \
+         key again and decide anew",
+        escaped(key), found.map_or_else(|| "is not stored".to_owned(), |found| format!("its entry is of commit {found}"))
+    )]
+    EntryChanged {
+        /// The key.
+        key: Vec<u8>,
+        /// Commit of the expected entry.
+        expected: u64,
+        /// Commit of the stored entry; `None` when the key is not stored.
+        found: Option<u64>,
+    },
+
+    /// The store has other commits than the batch expects.
+    #[non_exhaustive]
+    #[error(
+        "the batch was to follow commit {expected}, and the last commit is {found}; nothing of this batch was written; read \
+         what came in between and decide anew"
+    )]
+    StoreChanged {
+        /// The last commit that the batch expects.
+        expected: u64,
+        /// The last commit of the store.
+        found: u64,
+    },
+
+    /// An argument that cannot be used.
     #[non_exhaustive]
     #[error("{what}")]
-    BadInput {
+    InvalidArgument {
         /// What was wrong, what was expected, and what to do.
         what: String,
+    },
+
+    /// The store has no version of this name.
+    #[non_exhaustive]
+    #[error("{}: there is no version \"{name}\"; `vecstore version list` names those there are", path.display())]
+    NoSuchVersion {
+        /// The store.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+
+    /// The store has a version of this name already.
+    #[non_exhaustive]
+    #[error(
+        "{}: there is a version \"{name}\" already; remove it first, or choose another name",
+        path.display()
+    )]
+    VersionExists {
+        /// The store.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+
+    /// The destination of a backup holds something that the backup does not continue.
+    #[non_exhaustive]
+    #[error("{}: cannot back up into this directory: {reason}; choose another one", path.display())]
+    BackupRefused {
+        /// The destination.
+        path: PathBuf,
+        /// What was found there.
+        reason: String,
+    },
+
+    /// The operation was stopped before its end: its [`Progress`](crate::Progress) was, or the store is being
+    /// closed.
+    #[non_exhaustive]
+    #[error("{action} was stopped before its end; nothing is lost, and it can be started again")]
+    Interrupted {
+        /// What was stopped.
+        action: &'static str,
     },
 
     /// The store contradicts itself: a mistake in this library. Nothing was written.
@@ -164,23 +234,24 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// The disk, or the quota, is full. Nothing of the batch is visible; readers go on.
+    /// The disk, or the quota, is full. What was there before is as it was; readers go on.
     #[non_exhaustive]
     #[error(
-        "{}: no space left: {needed} bytes were needed, {} free; the batch was not written and nothing else was \
-         touched; make room and append it again",
+        "{}: no space left to {op}: {needed} bytes were needed, {} free; what was stored before is untouched; make room and \
+         do it again",
         path.display(), free.map_or_else(|| "an unknown number is".to_owned(), |free| format!("{free} are"))
     )]
     NoSpace {
         /// The file that was being written.
         path: PathBuf,
+        /// The operation that failed.
+        op: &'static str,
         /// Bytes the file needs.
         needed: u64,
         /// Bytes free for this user, where the file system tells them.
         free: Option<u64>,
         /// What the operating system said.
-        #[source]
-        source: Arc<io::Error>,
+        cause: Arc<io::Error>,
     },
 
     /// Bytes of a file differ from what was written.
@@ -242,7 +313,7 @@ pub enum Error {
     /// Naming a segment, or flushing its name, failed, and it is unknown whether the commit survives.
     #[non_exhaustive]
     #[error(
-        "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({source}); \
+        "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({cause}); \
          this handle accepts no more writes; open the store again: that writes the commits concerned anew",
         path.display()
     )]
@@ -250,8 +321,7 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
         /// What the operating system said.
-        #[source]
-        source: Arc<io::Error>,
+        cause: Arc<io::Error>,
     },
 
     /// An earlier write of this handle ended in [`Error::OutcomeUnknown`].
@@ -278,7 +348,7 @@ pub enum Error {
 
     /// The store's directory was moved or replaced while this handle was open.
     #[non_exhaustive]
-    #[error("{}: {found} since this handle was opened; nothing was written; open the store again", path.display())]
+    #[error("{}: {found} since this handle was opened; open the store again", path.display())]
     Moved {
         /// The path at which the store was opened.
         path: PathBuf,
@@ -296,71 +366,65 @@ pub enum Error {
 
     /// A file operation failed.
     #[non_exhaustive]
-    #[error("{}: cannot {op}: {source}{}", path.display(), remedy(source))]
+    #[error("{}: cannot {op}: {cause}{}", path.display(), remedy(cause))]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// The operation that failed.
         op: &'static str,
         /// What the operating system said.
-        #[source]
-        source: Arc<io::Error>,
+        cause: Arc<io::Error>,
     },
 }
 
-/// What a user can do about an error of the operating system.
-fn remedy(error: &io::Error) -> Cow<'static, str> {
-    let remedy = match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
-        (io::ErrorKind::FileTooLarge, _) => {
-            return match getrlimit(Resource::Fsize).current {
-                Some(limit) => {
-                    format!("; the limit on the size of files is {limit} bytes: raise it (ulimit -f)").into()
-                }
-                None => "; the file system holds no file of that size: move the store to another one".into(),
-            };
-        }
-        (io::ErrorKind::PermissionDenied, _) => {
-            "; check the owner and the rights of the file and its directory"
-        }
-        (io::ErrorKind::ReadOnlyFilesystem, _) => {
-            "; the file system is read-only: open the store read-only, or elsewhere"
-        }
-        (io::ErrorKind::NotFound, _) => "; it was removed or moved: open the store again",
-        (io::ErrorKind::OutOfMemory, _) => {
-            "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
-        }
-        (io::ErrorKind::InvalidInput, _) if error.to_string().starts_with("expected a regular file") => {
-            "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
-        }
-        _ if error.get_ref().is_some_and(|inner| inner.is::<Unreadable>()) => {
-            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place or in a copy"
-        }
-        (_, Some(rustix::io::Errno::MFILE)) => "; raise the limit on open files (ulimit -n)",
-        (_, Some(rustix::io::Errno::NOLCK)) => {
-            "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
-        }
-        _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
-    };
-    remedy.into()
-}
-
 impl Error {
-    pub(crate) fn io(path: &Path, op: &'static str, source: io::Error) -> Self {
-        Error::Io { path: path.to_owned(), op, source: Arc::new(source) }
+    pub(crate) fn io(path: &Path, op: &'static str, cause: io::Error) -> Self {
+        Error::Io { path: path.to_owned(), op, cause: Arc::new(cause) }
     }
 
     pub(crate) fn damaged(path: &Path, section: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::Damaged { path: path.to_owned(), section: section.into(), detail: detail.into() }
     }
 
-    pub(crate) fn bad_input(what: impl Into<String>) -> Self {
-        Error::BadInput { what: what.into() }
+    pub(crate) fn invalid(what: impl Into<String>) -> Self {
+        Error::InvalidArgument { what: what.into() }
     }
-}
 
-/// True for the errors that mean "the disk or the quota is full".
-pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    /// True when the same call may succeed later without any change to the program: a lock was held, the disk
+    /// was full, or the operating system failed in a way that can pass.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// let error = vecstore::Store::open(dir.path().join("none")).unwrap_err();
+    /// assert!(!error.is_transient() && !error.needs_reopen());
+    /// ```
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Busy { .. } | Error::NoSpace { .. } | Error::Interrupted { .. } => true,
+            Error::Io { cause, .. } => !matches!(
+                cause.kind(),
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::InvalidInput
+                    | io::ErrorKind::FileTooLarge
+            ),
+            _ => false,
+        }
+    }
+
+    /// True when this handle writes no more, and a handle that is opened anew does: the state of the store is
+    /// then read again, and an append whose outcome was unknown is found by its keys.
+    pub fn needs_reopen(&self) -> bool {
+        matches!(
+            self,
+            Error::OutcomeUnknown { .. }
+                | Error::Latched { .. }
+                | Error::NameTaken { .. }
+                | Error::Moved { .. }
+                | Error::Abandoned { .. }
+        )
+    }
 }
 
 /// Turns an error of the operating system into one of this crate, naming path and operation.
@@ -374,52 +438,18 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-/// The holder of a lock, as the record says: only for the texts of errors, nothing else is decided by it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// Process id; `None` when the record has none.
-    pub pid: Option<u32>,
-    /// Name of the machine.
-    pub host: String,
-    /// Seconds since the holder took the lock, by this machine's clock.
-    pub held_secs: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "process {pid} on {} for {} s", self.host, self.held_secs),
-            None => f.write_str("another process"),
+    #[test]
+    fn errors_of_the_system_that_stay_are_not_transient() {
+        let io = |kind: io::ErrorKind| Error::io(Path::new("s"), "write", kind.into());
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::FileTooLarge] {
+            assert!(!io(kind).is_transient(), "{kind:?}");
         }
-    }
-}
-
-/// Bytes that the disk cannot read, and what the operating system said.
-#[derive(Debug)]
-pub(crate) struct Unreadable {
-    pub ranges: Vec<Range<usize>>,
-    pub error: io::Error,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranges = self.ranges.iter();
-        let ranges: Vec<String> =
-            ranges.map(|range| format!("{} to {}", range.start, range.end.saturating_sub(1))).collect();
-        write!(f, "bytes {} of the file cannot be read: {}", ranges.join(", "), self.error)
-    }
-}
-
-impl std::error::Error for Unreadable {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-impl Unreadable {
-    /// The error of a caller that needs these bytes.
-    pub fn at(self, path: &Path) -> Error {
-        Error::io(path, "read the segment", io::Error::new(self.error.kind(), self))
+        for kind in [io::ErrorKind::TimedOut, io::ErrorKind::Other, io::ErrorKind::ResourceBusy] {
+            assert!(io(kind).is_transient() && !io(kind).needs_reopen(), "{kind:?}");
+        }
     }
 }

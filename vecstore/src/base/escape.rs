@@ -1,9 +1,10 @@
-//! Text from data as one line, in which a terminal finds no commands.
+//! Escaping of keys and messages: one line of text without terminal commands.
 
-/// A key, or a path, as one line of text that is safe to print. Printable text stays as it is; control
-/// characters, those that turn the direction of writing, separators of lines, bytes that are no UTF-8, and
-/// the backslash are written as in Rust (`\n`, `\u{1b}`, `\xff`, `\\`). So it can be turned back, and no two
-/// keys have one text.
+/// Escapes a key or path as one line of text that is safe to print.
+///
+/// Printable characters stay as they are. Control characters, characters that change the direction of
+/// writing, line and paragraph separators, bytes that are not UTF-8, and the backslash are written as in Rust
+/// (`\n`, `\u{1b}`, `\xff`, `\\`). The text can be decoded, and different keys have different texts.
 ///
 /// ```
 /// assert_eq!(vecstore::escaped("Gänse b.jpg".as_bytes()), "Gänse b.jpg");
@@ -13,8 +14,8 @@ pub fn escaped(key: &[u8]) -> String {
     escape(key, true)
 }
 
-/// A message as one line of text that is safe to print: as [`escaped`], but backslashes stay, for keys in it
-/// may be escaped already.
+/// Escapes a message as one line of text that is safe to print, as [`escaped`] does, but leaves backslashes:
+/// keys in the message may be escaped already.
 pub fn one_line(message: &str) -> String {
     escape(message.as_bytes(), false)
 }
@@ -34,7 +35,7 @@ fn escape(bytes: &[u8], with_backslash: bool) -> String {
     text
 }
 
-/// Turns the direction of writing, or ends a line or paragraph.
+/// True for characters that change the direction of writing, or end a line or paragraph.
 fn is_command(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_one_line_that_commands_nothing_and_can_be_turned_back() {
+    fn an_escaped_key_is_one_safe_line_and_unambiguous() {
         assert_eq!(escaped("ä b.jpg".as_bytes()), "ä b.jpg");
         assert_eq!(escaped(b"a\nb\\c\xFF\x00"), "a\\nb\\\\c\\xff\\u{0}");
         assert_eq!(
@@ -56,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_keeps_what_is_escaped_in_it() {
+    fn one_line_leaves_escaped_keys_as_they_are() {
         let key = escaped(b"a\\\n");
         assert_eq!(one_line(&format!("no \"{key}\" in \u{1b}[2J")), "no \"a\\\\\\n\" in \\u{1b}[2J");
         assert_eq!(one_line(&one_line("\t")), "\\t");

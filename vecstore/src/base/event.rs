@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::Error;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
 
 /// Something a handle did, or failed to do, on its own account. Each is logged too.
 #[derive(Clone, Debug)]
@@ -105,9 +108,16 @@ impl Event {
 
 type Callback = dyn Fn(&Event) + Send + Sync;
 
-/// Where events go: the log, and a callback.
+/// Where events go: to the log at once, and to a callback once the thread that delivers them holds no lock.
 #[derive(Clone, Default)]
-pub(crate) struct Observer(Option<Arc<Callback>>);
+pub(crate) struct Observer(Option<Arc<Listener>>);
+
+struct Listener {
+    callback: Box<Callback>,
+    waiting: Mutex<Vec<(PathBuf, Event)>>,
+    /// A thread is calling back: it delivers the events of other threads too, in their order.
+    is_calling: AtomicBool,
+}
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,16 +127,62 @@ impl fmt::Debug for Observer {
 
 impl Observer {
     pub fn new(callback: impl Fn(&Event) + Send + Sync + 'static) -> Self {
-        Observer(Some(Arc::new(callback)))
+        let (callback, waiting) = (Box::new(callback), Mutex::default());
+        Observer(Some(Arc::new(Listener { callback, waiting, is_calling: AtomicBool::new(false) })))
     }
 
-    pub fn tell(&self, store: &std::path::Path, event: &Event) {
+    /// Logs an event, and keeps it for the callback.
+    pub fn note(&self, store: &Path, event: &Event) {
         log::log!(event.level(), "{}: {event}", store.display());
-        if let Some(callback) = &self.0 {
-            // A panic here would unwind through locks that other processes wait for.
-            if std::panic::catch_unwind(AssertUnwindSafe(|| callback(event))).is_err() {
-                log::error!("{}: the callback for events ended in a panic", store.display());
-            }
+        if let Some(listener) = &self.0 {
+            listener.waiting.lock().push((store.to_owned(), event.clone()));
         }
+    }
+
+    /// Calls back for every event that was kept. The caller holds no lock.
+    pub fn deliver(&self) {
+        let Some(listener) = &self.0 else { return };
+        // A thread that comes too late for the current round looks again once the flag is down.
+        while !listener.waiting.lock().is_empty() && !listener.is_calling.swap(true, Ordering::SeqCst) {
+            let events = std::mem::take(&mut *listener.waiting.lock());
+            for (store, event) in events {
+                // A panic must not end the thread, which may be the merger's.
+                if std::panic::catch_unwind(AssertUnwindSafe(|| (listener.callback)(&event))).is_err() {
+                    log::error!("{}: the callback for events ended in a panic", store.display());
+                }
+            }
+            listener.is_calling.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(all(test, not(vecstore_shuttle)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_may_cause_events_and_is_called_for_them_afterwards() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let observer = Arc::new(Mutex::new(Observer::default()));
+        let (notes, again) = (Arc::clone(&told), Arc::clone(&observer));
+        let event = |first| Event::Checkpoint { first, last: first, rows: 0, bytes: 0 };
+        *observer.lock() = Observer::new(move |event| {
+            let Event::Checkpoint { first, .. } = event else { return };
+            notes.lock().push(*first);
+            if *first < 3 {
+                let observer = again.lock().clone();
+                observer.note(
+                    Path::new("s"),
+                    &Event::Checkpoint { first: first + 1, last: 0, rows: 0, bytes: 0 },
+                );
+                observer.deliver();
+                assert_eq!(notes.lock().last(), Some(first), "called back inside a callback");
+            }
+        });
+        let observer = observer.lock().clone();
+        observer.note(Path::new("s"), &event(1));
+        assert!(told.lock().is_empty(), "only kept");
+        observer.deliver();
+        assert_eq!(*told.lock(), [1, 2, 3]);
     }
 }

@@ -1,8 +1,8 @@
-//! What threads meet at: mutexes, flags, threads and naps.
+//! Synchronization between threads: mutexes, atomics, threads and sleeps.
 //!
-//! Everything by which threads of this crate see, wake or wait for each other comes from here. So a test
-//! build (`--cfg vecstore_shuttle`) can put a scheduler in between, which decides at each of these points
-//! which thread goes on, and tries thousands of orders: see `tests/schedules`.
+//! All means by which threads of this crate see, wake or wait for each other are here. A test build
+//! (`--cfg vecstore_shuttle`) replaces them with a scheduler that decides at each of these points which
+//! thread runs next, and tries thousands of orders: see `tests/schedules`.
 
 #[cfg(not(vecstore_shuttle))]
 mod system {
@@ -14,19 +14,19 @@ mod system {
 
     pub(crate) use parking_lot::{Condvar, Mutex, RwLock};
 
-    /// Unlocks a mutex, and lets a thread that waits for it have it before this one has it again.
+    /// Unlocks a mutex fairly: a waiting thread gets the mutex before this thread can lock it again.
     pub(crate) fn hand_over<T>(guard: parking_lot::MutexGuard<'_, T>) {
         parking_lot::MutexGuard::unlock_fair(guard);
     }
 
-    /// Sleeps.
+    /// Sleeps for `time`; unit tests count the calls.
     pub(crate) fn nap(time: Duration) {
         #[cfg(test)]
         super::threads::note_nap();
         std::thread::sleep(time);
     }
 
-    /// Starts a thread that ends with the scope, if the system gives one.
+    /// Starts a thread that ends with the scope; fails if the system refuses another thread.
     pub(crate) fn spawn_scoped<'scope, T: Send + 'scope>(
         scope: &'scope thread::Scope<'scope, '_>,
         work: impl FnOnce() -> T + Send + 'scope,
@@ -45,7 +45,7 @@ mod system {
 #[cfg(not(vecstore_shuttle))]
 pub(crate) use system::*;
 
-/// The same on the test's scheduler.
+/// Stands in for `system` in a build for schedules: the test's scheduler runs the threads.
 #[cfg(vecstore_shuttle)]
 #[path = "../../tests/schedules/sync.rs"]
 mod scheduled;
@@ -53,7 +53,7 @@ mod scheduled;
 #[cfg(vecstore_shuttle)]
 pub(crate) use scheduled::*;
 
-/// For unit tests: how often this thread has slept, and a limit on the threads that the system gives it.
+/// For unit tests: counts the sleeps of a thread, and limits the threads that the system gives it.
 #[cfg(all(test, not(vecstore_shuttle)))]
 pub(crate) mod threads {
     use std::cell::Cell;
@@ -68,7 +68,7 @@ pub(crate) mod threads {
         NAPS.set(NAPS.get() + 1);
     }
 
-    /// How often this thread has slept.
+    /// Number of sleeps of this thread.
     pub(crate) fn naps() -> u32 {
         NAPS.get()
     }
@@ -84,7 +84,7 @@ pub(crate) mod threads {
         })
     }
 
-    /// Runs `work` while the system gives this thread `count` scoped threads, and no more.
+    /// Runs `work` with a system that gives this thread `count` scoped threads and refuses more.
     pub(crate) fn given<T>(count: u32, work: impl FnOnce() -> T) -> T {
         REFUSED_AFTER.set(Some(count));
         let done = work();

@@ -1,4 +1,4 @@
-//! Types of attributes: each has the same one in all segments of a store.
+//! Types of attributes: an attribute has the same type in all segments of a store.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use crate::base::escaped;
 use crate::format::columns::Column;
 use crate::types::AttributeType;
 
-/// Types in the segments so far.
+/// Types of the attributes in the segments added so far.
 #[derive(Debug, Default)]
 pub(super) struct Types(BTreeMap<Box<str>, AttributeType>);
 
 impl Types {
-    /// Adds those of the next segment. Says what is wrong where one is another than before. What only a later version
-    /// knows is not judged.
+    /// Adds the attribute types of the next segment. Returns what is wrong if a type is not that of an
+    /// earlier segment. Types that only a later version of the program knows are not judged.
     pub fn add(&mut self, columns: &[Column]) -> Option<String> {
         let mut wrong = Vec::new();
         for column in columns {

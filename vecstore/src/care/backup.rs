@@ -1,40 +1,102 @@
 //! Backups: a consistent copy that is itself a store, and restoring one.
 //!
-//! A backup pins the source's files with a version, gives every file it lacks a second name (a hard
-//! link, or a copy on another file system), and replaces its own manifest last. A crash leaves the previous
-//! backup, or the new one.
+//! A backup pins the store's files with a version, copies (or links) every file that the destination lacks,
+//! and replaces the destination's manifest last. A crash leaves the previous backup or the new one.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::copy::{TMP_PREFIX, copy};
 use super::exclusive::exclusively;
 use super::pins;
-use crate::base::{Bug, Error, IoContext, Result, unless};
+use super::rotate::rotate;
+use crate::base::{Bug, Error, IoContext, Progress, Result};
 use crate::format::{hex, random_id, section};
 use crate::lock::{LOCK_BACKUP, Lock, Timeout};
 use crate::merge::{Host, drop_pins};
-use crate::segment::{Pieces, SegmentName, check_unmapped, open_unmapped};
+use crate::segment::{SegmentName, open_unmapped};
 use crate::state::{
-    Body, DERIVED, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, View, create, derived, if_there, load,
-    make_folder, quarantine, remove_own, remove_temporaries, temporaries, versions, write_new,
+    Body, DERIVED, Manifest, PIN_PREFIX, SEGMENTS, SegmentRecord, create, derived, if_there, load,
+    make_folder, quarantine, remove_own, remove_temporaries, temporaries, versions,
 };
-use crate::vfs::{RealFs, Vfs};
+use crate::vfs::Vfs;
 
-/// How much is copied at once.
-const COPY_LEN: usize = 1 << 20;
-/// Temporary copies in a backup begin with this.
-const TMP_PREFIX: &str = "tmp-backup-";
+/// Options of a backup: what it copies, and how.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # use vecstore::{BackupOptions, Progress, Store, StoreConfig};
+/// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+/// # store.create_version("v1")?;
+/// let progress = Progress::new();
+/// let options = BackupOptions::new().at_version("v1").progress(&progress);
+/// let report = store.backup_with(dir.path().join("backup"), options)?;
+/// assert_eq!(report.linked, 0);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackupOptions<'a> {
+    version: Option<&'a str>,
+    pub(super) link: bool,
+    keep: Option<usize>,
+    progress: Option<&'a Progress>,
+}
+
+impl<'a> BackupOptions<'a> {
+    /// The store as it is now, every file copied, into one directory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The store as it was when this version was created.
+    pub fn at_version(mut self, name: &'a str) -> Self {
+        self.version = Some(name);
+        self
+    }
+
+    /// Links files instead of copying them, if the file system can: that takes neither room nor time. Such a
+    /// backup survives a deleted store, but not a bad sector: store and backup share the bytes on the disk.
+    pub fn link(mut self, link: bool) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// Makes one of several backups side by side, whose names differ only in their digits (`2026-11-30`,
+    /// say). Files that the previous backup has are linked from there, and of this store's backups the
+    /// `count` with the latest names stay.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{BackupOptions, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// for name in ["night-001", "night-002", "night-003"] {
+    ///     store.backup_with(dir.path().join("backups").join(name), BackupOptions::new().keep(2))?;
+    /// }
+    /// assert_eq!(std::fs::read_dir(dir.path().join("backups")).unwrap().count(), 2);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn keep(mut self, count: usize) -> Self {
+        self.keep = Some(count);
+        self
+    }
+
+    /// Counts the copied bytes in `progress`. A backup that is stopped there leaves the destination as it
+    /// was.
+    pub fn progress(mut self, progress: &'a Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+}
 
 /// What a backup or restore did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The directory it went to.
+    /// The destination directory.
     pub path: PathBuf,
-    /// Last commit it holds.
+    /// Last commit that the destination holds.
     pub last_commit: u64,
-    /// Segments that were there already.
+    /// Segments that the destination had already.
     pub kept: usize,
     /// Segments linked: no bytes copied.
     pub linked: usize,
@@ -46,30 +108,39 @@ pub struct BackupReport {
     pub removed: usize,
 }
 
-/// Copies the store as it is now to `dest`, while writers go on.
-pub(crate) fn backup(host: &impl Host, dest: &Path) -> Result<BackupReport> {
-    pinned(host, |source| source.transfer(dest, None))
+/// Copies a state of the store to `dest`, while writers go on.
+pub(crate) fn backup(host: &impl Host, dest: &Path, options: BackupOptions<'_>) -> Result<BackupReport> {
+    let dest = &std::path::absolute(dest).at(dest, "find the backup's absolute path")?;
+    if dest.starts_with(host.path()) {
+        let reason = "it lies in the store itself".to_owned();
+        return Err(Error::BackupRefused { path: dest.clone(), reason });
+    }
+    match options.keep {
+        Some(keep) => rotate(host, dest, keep, options),
+        None => pinned(host, options, |source| source.transfer(dest, None)),
+    }
 }
 
-/// Runs `work` with everything that is committed now pinned.
-pub(crate) fn pinned<T>(host: &impl Host, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-    let timeout = host.writing_timeout("back up")?;
+/// Pins the state that the options ask for, and runs `work` with it.
+pub(super) fn pinned<T>(
+    host: &impl Host,
+    options: BackupOptions<'_>,
+    work: impl FnOnce(&Source<'_>) -> Result<T>,
+) -> Result<T> {
+    let timeout = host.writing_timeout()?;
     let mut lock = Lock::open(host.vfs(), &host.path().join(LOCK_BACKUP), "backup")?;
-    lock.hold(&timeout, |_| pin_and(host, &timeout, work))
-}
-
-fn pin_and<T>(host: &impl Host, timeout: &Timeout, work: impl FnOnce(&Source<'_>) -> Result<T>) -> Result<T> {
-    // Those of backups that were killed: only the holder of the lock, which is this one, has a backup under way.
-    drop_pins(host.vfs(), host.path(), timeout)?;
-    let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
-    pins::pin(host, &name)?;
-    let manifest = versions::read(host.vfs(), host.path(), &name);
-    let result = manifest.and_then(|manifest| {
-        work(&Source { vfs: host.vfs(), dir: host.path(), manifest, timeout: timeout.clone() })
-    });
-    let dropped = pins::unpin(host, &name);
-    let result = result?;
-    dropped.map(|()| result)
+    lock.hold(&timeout, |_| {
+        // Pins of killed backups: the holder of the backup lock has the only backup under way.
+        drop_pins(host.vfs(), host.path(), &timeout)?;
+        let name = format!("{PIN_PREFIX}{}", hex(&random_id()?));
+        let manifest = pins::pin(host, &name, options.version)?;
+        let (progress, link) = (options.progress, options.link);
+        let (vfs, dir, timeout) = (host.vfs(), host.path(), timeout.clone());
+        let result = work(&Source { vfs, dir, manifest, timeout, link, progress });
+        let dropped = pins::unpin(host, &name);
+        let result = result?;
+        dropped.map(|()| result)
+    })
 }
 
 /// A pinned state to be copied.
@@ -78,10 +149,13 @@ pub(crate) struct Source<'a> {
     dir: &'a Path,
     pub manifest: Manifest,
     timeout: Timeout,
+    /// True if files of the store may be linked.
+    link: bool,
+    progress: Option<&'a Progress>,
 }
 
 impl Source<'_> {
-    /// Brings `dest` to the pinned state. Files that `sibling` (another backup) has are linked from there.
+    /// Brings `dest` to the pinned state. Files may also be linked from `sibling`, another backup.
     pub fn transfer(&self, dest: &Path, sibling: Option<&Path>) -> Result<BackupReport> {
         let mut report = BackupReport {
             path: dest.to_owned(),
@@ -90,14 +164,15 @@ impl Source<'_> {
         };
         let mut manifest = self.manifest.clone();
         manifest.body.is_backup = true;
-        // Of its own copies nothing is known.
+        // Nothing is known yet about damage in the destination's own copies.
         manifest.body.damaged.clear();
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
-                // Its maker may have died before its name was flushed.
+                // The process that made the destination may have died before it flushed the destination's
+                // name.
                 create::flush_name(self.vfs, dest)?;
-                // One backup at a time into a destination; and a store is no backup of itself.
+                // One backup at a time goes into a destination, and no store is backed up into itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
                 lock.hold(Duration::ZERO, |_| {
                     remove_temporaries(self.vfs, &dest.join(SEGMENTS), TMP_PREFIX);
@@ -119,8 +194,8 @@ impl Source<'_> {
     fn list(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
         exclusively(self.vfs, dest, &self.timeout, |lock, _| {
             let listed = self.list_under_locks(dest, manifest);
-            // A new manifest may be visible, and its name not durable: what only the former one lists must
-            // stay.
+            // The new manifest may be visible without a durable name: files that only the former one lists
+            // must stay.
             match &listed {
                 Ok(()) => lock.clear_suspect(),
                 Err(_) if Bug::NoBackupMark.is_on() => {}
@@ -142,21 +217,18 @@ impl Source<'_> {
         } else {
             return Ok(());
         };
-        Err(Error::bad_input(format!(
-            "{}: cannot back up into this directory: {reason}; choose another one",
-            dest.display()
-        )))
+        Err(Error::BackupRefused { path: dest.to_owned(), reason: reason.to_owned() })
     }
 
-    /// True when a backup holds commits of a history that is not this store's.
+    /// True if a backup holds commits that are not in this store's history.
     fn has_other_commits(&self, theirs: &Body) -> bool {
         let ours = &self.manifest.body;
         let last = theirs.last_commit();
-        // An epoch that has no commit yet says nothing of any; and a manifest that had to be rebuilt cannot
-        // know of it.
+        // An epoch without a commit says nothing about commits, and a manifest that was rebuilt cannot know
+        // of it.
         let begun = theirs.epochs.iter().take_while(|epoch| epoch.first <= last).count();
         let epochs = theirs.epochs.get(..begun).unwrap_or_default();
-        // This store went on in a new epoch from an earlier commit than the backup's last.
+        // This store began a new epoch at a commit that the backup holds already.
         let left = ours.epochs.get(begun).is_some_and(|epoch| last >= epoch.first);
         let differs = theirs.segments.iter().any(|record| {
             let same = ours.segments.iter().find(|same| same.last == record.last);
@@ -165,7 +237,8 @@ impl Source<'_> {
         left || differs || !ours.epochs.starts_with(epochs) || last > ours.last_commit()
     }
 
-    /// Gives `dest` every file the pinned state lists, durably. What cannot be had of the derived files is not listed.
+    /// Gives `dest` every file that the pinned state lists, durably. Derived files that can be neither linked
+    /// nor copied are not listed.
     fn fill(
         &self,
         dest: &Path,
@@ -176,8 +249,9 @@ impl Source<'_> {
         self.give_derived(dest, sibling, &mut manifest.body)?;
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        // The kernel reports a lost name once, and the next attempt's flush would claim that these are durable: so
-        // they go, but for those that a writer of the destination has given to files of its own.
+        // The kernel reports a lost name only once, and the flush of the next attempt would claim success. So
+        // the new names are removed, except those that a writer of the destination has given to its own
+        // files.
         let is_ours =
             |(path, record): &&(PathBuf, SegmentRecord)| self.is_same(path, record).unwrap_or(false);
         let take_back = |(path, _): &(PathBuf, SegmentRecord)| remove_own(self.vfs, path);
@@ -192,6 +266,8 @@ impl Source<'_> {
         given: &mut Vec<(PathBuf, SegmentRecord)>,
     ) -> Result<()> {
         let segments = dest.join(SEGMENTS);
+        let bytes = self.manifest.body.segments.iter().map(|record| record.file_len).sum();
+        self.progress.inspect(|progress| progress.expect(bytes));
         for record in &self.manifest.body.segments {
             let name = record.name().to_string();
             let to = segments.join(&name);
@@ -205,16 +281,17 @@ impl Source<'_> {
             }
             let beside = sibling.map(|sibling| sibling.join(SEGMENTS).join(&name));
             let from = self.dir.join(SEGMENTS).join(&name);
-            let linked = [Some(&from), beside.as_ref()].into_iter().flatten().any(|source| {
-                (source == &from || self.is_same(source, record).unwrap_or(false))
-                    && self.vfs.link(source, &to).is_ok()
-            });
-            // Also where it fails: the name may have been given.
+            let is_beside = beside.filter(|beside| self.is_same(beside, record).unwrap_or(false));
+            let linked = [self.link.then_some(&from), is_beside.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|source| self.vfs.link(source, &to).is_ok());
+            // Noted even if the link failed: the name may exist all the same.
             given.push((to.clone(), *record));
             if linked {
                 report.linked += 1;
             } else {
-                copy(self.vfs, &from, &segments, &to)?;
+                copy(self.vfs, &from, &segments, &to, self.progress)?;
                 report.copied += 1;
                 report.bytes_copied += record.file_len;
             }
@@ -222,7 +299,8 @@ impl Source<'_> {
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
-    /// A file that cannot be had is not listed. A flush that fails fails the backup: it may have lost the names beside.
+    /// Gives `dest` the derived files; a file that can be neither linked nor copied is not listed. A failed
+    /// flush fails the backup: other names in the directory may be lost.
     fn give_derived(&self, dest: &Path, sibling: Option<&Path>, body: &mut Body) -> Result<()> {
         if body.derived.is_empty() {
             return Ok(());
@@ -237,18 +315,19 @@ impl Source<'_> {
             if vfs.metadata(&to).is_ok() {
                 return true;
             }
-            let from =
-                [Some(self.dir), sibling].into_iter().flatten().map(|dir| dir.join(DERIVED).join(&name));
-            let from: Vec<PathBuf> = from.collect();
             given.push(to.clone());
-            from.iter().any(|from| vfs.link(from, &to).is_ok())
-                || from.iter().any(|from| copy(vfs, from, &folder, &to).is_ok())
+            let own = self.dir.join(DERIVED).join(&name);
+            let beside = sibling.map(|sibling| sibling.join(DERIVED).join(&name));
+            let linked = [self.link.then_some(&own), beside.as_ref()].into_iter().flatten();
+            linked.into_iter().any(|from| vfs.link(from, &to).is_ok())
+                || copy(vfs, &own, &folder, &to, None).is_ok()
         });
         let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
         flushed.inspect_err(|_| given.iter().for_each(|path| remove_own(vfs, path)))
     }
 
-    /// An error when the file cannot be read: that says nothing about what is in it.
+    /// True if the file is the one that `record` lists. An error if the file cannot be read: that says
+    /// nothing about its content.
     fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
         match open_unmapped(self.vfs, path, record.name(), &[section::RUNS, section::SETT]) {
             Ok(segment) => Ok(SegmentRecord::of(&segment) == *record),
@@ -257,10 +336,10 @@ impl Source<'_> {
         }
     }
 
-    /// Replaces the destination's manifest, and removes what only the former one needed.
+    /// Replaces the destination's manifest, and removes files that only the former manifest needed.
     fn list_under_locks(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
         let vfs = self.vfs;
-        // It may have been written to while its files were brought.
+        // The destination may have been written to while files were given to it.
         let there = Manifest::read(vfs, dest)?;
         self.may_continue(dest, &there)?;
         manifest.generation = manifest.generation.max(there.generation + 1);
@@ -268,13 +347,13 @@ impl Source<'_> {
         for version in versions::read_all(vfs, dest)? {
             needed.extend(version.manifest.body.names());
         }
-        // Manifests that a backup was killed in; its lock is ours now.
+        // Temporary manifests of killed backups: this backup holds the destination's backup lock.
         remove_temporaries(vfs, dest, temporaries::TMP_PREFIX);
         manifest.write(vfs, dest)?;
         derived::remove_unlisted(vfs, dest, manifest, derived::list(vfs, dest))?;
         let mut gone = load::list_segments(vfs, dest)?;
         gone.retain(|name| !needed.contains(name));
-        // Where the source has lost entries, the backup may have the only copy.
+        // If the source has lost entries, the backup may have the only copy.
         let missing = quarantine::with_what_is_missing(vfs, dest, &manifest.body.segments, &gone)?;
         quarantine::set_aside(vfs, dest, &missing)?;
         for name in gone.iter().filter(|name| !missing.contains(name)) {
@@ -289,70 +368,4 @@ impl Source<'_> {
         }
         Ok(())
     }
-}
-
-/// Copies a file under a temporary name, flushed before it gets its own. It is not mapped: a sector that
-/// cannot be read is an error that says which.
-fn copy(vfs: &dyn Vfs, from: &Path, dir: &Path, to: &Path) -> Result<()> {
-    let mut pieces = Pieces::open(vfs, from).at(from, "open the segment")?;
-    let len = pieces.len();
-    let mut unreadable = None;
-    let written = write_new(vfs, (dir, TMP_PREFIX), len as u64, "copy the segment", |file| {
-        for start in (0..len).step_by(COPY_LEN) {
-            match pieces.read(start..len.min(start.saturating_add(COPY_LEN))) {
-                Ok(piece) => file.write_all(piece)?,
-                Err(found) => {
-                    unreadable = Some(found.at(from));
-                    return Err(io::ErrorKind::Other.into());
-                }
-            }
-        }
-        file.flush()
-    });
-    let (tmp, ()) = written.map_err(|error| unreadable.unwrap_or(error))?;
-    vfs.rename_noreplace(&tmp, to).inspect_err(|_| remove_own(vfs, &tmp)).at(to, "name the copy")
-}
-
-/// Makes a store at `dir` from a backup (or from any store at rest): every byte is checked and copied, and
-/// the new store begins an epoch of its own, so that later segments of the two can never be mixed up.
-///
-/// # Errors
-/// [`Error::AlreadyExists`] when something is at `dir`; [`Error::Damaged`] when the backup is, with nothing
-/// left at `dir`; otherwise as for opening and creating.
-pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<BackupReport> {
-    restore_with(&RealFs, backup.as_ref(), dir.as_ref())
-}
-
-/// [`restore`] through another file system; for tests.
-#[doc(hidden)]
-pub fn restore_with(vfs: &dyn Vfs, backup: &Path, dir: &Path) -> Result<BackupReport> {
-    create::refuse_existing(vfs, dir)?;
-    let view: View = load::load_unmapped(vfs, backup)?;
-    let mut manifest = Manifest::read(vfs, backup)?;
-    manifest.body.list(view.records().collect());
-    if !Bug::NoEpochRestored.is_on() {
-        manifest.body.begin_epoch()?;
-    }
-    derived::forget(&mut manifest.body);
-    manifest.body.damaged.clear();
-    manifest.generation += 1;
-    let mut report = BackupReport {
-        path: dir.to_owned(),
-        last_commit: manifest.body.last_commit(),
-        ..BackupReport::default()
-    };
-    create::place(vfs, dir, manifest, |building, _| {
-        let segments = building.join(SEGMENTS);
-        for live in &view.segments {
-            let (from, name) = (live.segment.path(), live.segment.name());
-            // What cannot be read is told by copying: that is no damage of the file.
-            copy(vfs, from, &segments, &segments.join(name.to_string()))?;
-            unless(Bug::TrustBackup, || check_unmapped(vfs, from, name))?;
-            report.copied += 1;
-            report.bytes_copied += live.segment.footer().file_len;
-        }
-        // Their names are flushed with those of the rest.
-        Ok(())
-    })?;
-    Ok(report)
 }

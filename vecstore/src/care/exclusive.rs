@@ -1,4 +1,4 @@
-//! The locks under which nothing else changes a store.
+//! All locks under which nothing else changes a store.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use crate::base::Result;
 use crate::lock::{LOCK, Lanes, Lock, Timeout, hold_manifest};
 use crate::vfs::Vfs;
 
-/// Runs `work` under all locks of a store but that of backups, and tells readers afterwards. `work` gets the
-/// lock of the manifest, and is told whether names of commits are in doubt: those of a writer that died are,
-/// until the next one has written them anew.
+/// Runs `work` under all locks of a store except the backup lock, then raises LOCK's counter so that readers
+/// notice. `work` gets the manifest lock, and whether names of commits are in doubt: the names of a writer
+/// that died are, until the next writer rewrites its commits.
 pub(super) fn exclusively<T>(
     vfs: &dyn Vfs,
     dir: &Path,

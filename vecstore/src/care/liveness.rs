@@ -1,9 +1,9 @@
-//! What kills must come to: of each key the newest entry counts, and no other.
+//! The rule for kills: of each key, the newest entry is live, and no other.
 //!
-//! This holds for all files that make up a store, whatever was merged, restored or repaired. A merge leaves out what
-//! is superseded, and a kill may name an entry that is not there any more; but what is there is superseded exactly
-//! if a newer entry of its key is there too, a tombstone counting as one. Where the last of several entries of a key
-//! is lost, a repair puts a tombstone in its place.
+//! The rule holds over all segments of a store, also after merges, restores and repairs. A merge leaves out
+//! superseded entries, so a kill may name an entry that no longer exists. But an existing entry is superseded
+//! exactly if a newer entry of its key exists, and a tombstone counts as one. If the newest of several
+//! entries of a key is lost, a repair puts a tombstone in its place.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,22 +12,22 @@ use crate::format::records::Kill;
 use crate::segment::{Segment, Sorted};
 use crate::state::{View, kill_of};
 
-/// An entry: the number of its segment in the view, and its number there.
+/// An entry: the number of its segment in the view, and its number in the segment.
 pub(super) type Place = (usize, usize);
 
 /// The keys of a view's segments.
 pub(super) trait Keys {
-    /// The hash at a position of a segment's index, and the entry that it is of.
+    /// The hash at a position of a segment's index, and the entry that it belongs to.
     fn hash_at(&mut self, segment: usize, position: usize) -> Result<Option<(u64, usize)>>;
     /// The key of an entry.
     fn key(&mut self, place: Place) -> Result<Vec<u8>>;
-    /// True when all of these, whose hashes are equal, surely have the same key. To be told so spares reading keys.
+    /// True if entries with equal hashes surely have the same key. Then their keys need not be read.
     fn are_of_one(&self, _places: &[Place]) -> bool {
         false
     }
 }
 
-/// The keys of segments that have them in memory.
+/// Keys of segments that are in memory.
 pub(super) struct InMemory<'a>(pub &'a View);
 
 impl InMemory<'_> {
@@ -51,17 +51,17 @@ impl Keys for InMemory<'_> {
 /// A kill, and the key of the entry that it names.
 type Named = (Kill, Vec<u8>);
 
-/// What is wrong with the kills of a segment.
+/// The wrong kills of a segment.
 #[derive(Debug, Default)]
 pub(super) struct WrongKills {
-    /// Those that it lacks.
+    /// Kills that the segment lacks.
     lacking: Vec<Named>,
-    /// Those that name the newest entry of a key.
+    /// Kills of the segment that name the newest entry of a key.
     excess: Vec<Named>,
 }
 
 impl WrongKills {
-    /// What is told of it, and the keys that are hit.
+    /// Descriptions of the wrong kills for a report, each with the keys that are hit.
     pub fn told(self) -> impl Iterator<Item = (String, Vec<Vec<u8>>)> {
         let tell = |kills: Vec<Named>, what: fn(&Kill) -> String| {
             let detail = what(&kills.first()?.0);
@@ -88,8 +88,8 @@ impl WrongKills {
     }
 }
 
-/// The segments of a view whose kills are wrong, by their numbers. All hashes are gone through in order; keys are
-/// only looked at where hashes are equal.
+/// The segments of a view whose kills are wrong, by their numbers. Goes through all hashes in order, and
+/// looks at keys only where hashes are equal.
 pub(super) fn wrong_kills(view: &View, keys: &mut impl Keys) -> Result<BTreeMap<usize, WrongKills>> {
     let mut found = Findings { view, wrong: BTreeMap::new(), hidden: HashMap::new() };
     let mut sorted = Sorted::of(view.segments.len(), |segment, position| keys.hash_at(segment, position))?;
@@ -112,7 +112,7 @@ pub(super) fn wrong_kills(view: &View, keys: &mut impl Keys) -> Result<BTreeMap<
 struct Findings<'a> {
     view: &'a View,
     wrong: BTreeMap<usize, WrongKills>,
-    /// Superseded entries that are the newest of their keys.
+    /// Superseded entries that are the newest of their keys, each with its key.
     hidden: HashMap<(u64, u64), Vec<u8>>,
 }
 
@@ -125,7 +125,7 @@ impl Findings<'_> {
         places.iter().try_fold(false, |any, place| Ok(any || self.is_live(*place)?))
     }
 
-    /// Looks at all entries whose keys have the same hash, the newest one last.
+    /// Checks all entries whose keys have the same hash; the newest entry comes last.
     fn judge(&mut self, keys: &mut impl Keys, equal: &[Place]) -> Result<()> {
         if let Some((newest, older)) = equal.split_last()
             && self.is_live(*newest)?
@@ -154,14 +154,14 @@ impl Findings<'_> {
         Ok(())
     }
 
-    /// The kill of an entry by the commit of another one.
+    /// The kill of the entry `older` by the commit of the entry `newer`.
     fn kill_of(&self, older: Place, newer: Place) -> Result<Kill> {
         let all = InMemory(self.view);
         let (killer, _) = all.segment(newer.0)?.origin(newer.1).unwrap_or_default();
         kill_of(all.segment(older.0)?, older.1, killer)
     }
 
-    /// Adds the kills that name what is hidden.
+    /// Adds the kills that name hidden entries, and returns all wrong kills.
     fn into_wrong(mut self) -> BTreeMap<usize, WrongKills> {
         for (number, live) in self.view.segments.iter().enumerate().filter(|_| !self.hidden.is_empty()) {
             for kill in live.segment.kills() {

@@ -1,15 +1,17 @@
-//! Care for whole stores: verifying, backing up, repairing.
+//! Care for whole stores: verifying, backing up, restoring, repairing.
 
 mod attributes;
 pub(crate) mod backup;
+mod copy;
 mod exclusive;
 mod liveness;
 pub(crate) mod pins;
 pub(crate) mod repair;
-pub(crate) mod rotate;
+mod restore;
+mod rotate;
 pub(crate) mod verify;
 
-pub use backup::{BackupReport, restore, restore_with};
-pub(crate) use backup::{Source, pinned};
-pub use repair::{Finding, RepairReport, repair, repair_dry_run, repair_dry_run_with, repair_with};
-pub use verify::{Fault, VerifyProgress, VerifyReport, verify, verify_with};
+pub use backup::{BackupOptions, BackupReport};
+pub use repair::{Finding, Loss, RepairOptions, RepairReport, repair, repair_on, repair_with, salvage};
+pub use restore::{restore, restore_on, restore_with};
+pub use verify::{Fault, VerifyReport, verify, verify_on, verify_with};

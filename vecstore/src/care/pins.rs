@@ -1,4 +1,4 @@
-//! States of a store that are kept: versions, and the pins of backups under way.
+//! Pinned states of a store: versions, and the pins of backups under way.
 
 use crate::base::Result;
 use crate::format::milliseconds;
@@ -6,21 +6,23 @@ use crate::lock::hold_manifest;
 use crate::merge::{Host, Merges};
 use crate::state::{Manifest, versions};
 
-/// Keeps the store as it is now under a name.
-pub(crate) fn pin(host: &impl Host, name: &str) -> Result<Manifest> {
-    host.locked("create a version", |writer, view| writer.checkpoint(view))?;
-    hold_manifest(host.vfs(), host.path(), host.writing_timeout("create a version")?, |_, _| {
-        let time = milliseconds();
-        let manifest = Manifest { time, ..Manifest::read(host.vfs(), host.path())? };
+/// Pins the current state of the store, or the state of a version, under a name.
+pub(crate) fn pin(host: &impl Host, name: &str, version: Option<&str>) -> Result<Manifest> {
+    host.locked(|writer, view| writer.checkpoint(view))?;
+    hold_manifest(host.vfs(), host.path(), host.writing_timeout()?, |_, _| {
+        let manifest = match version {
+            Some(version) => versions::read(host.vfs(), host.path(), version)?,
+            None => Manifest { time: milliseconds(), ..Manifest::read(host.vfs(), host.path())? },
+        };
         versions::write(host.vfs(), host.path(), name, &manifest)?;
         Ok(manifest)
     })
 }
 
-/// Drops what is kept under a name; files that only it needed are removed.
+/// Removes the pin of this name, and the files that only this pin needed.
 pub(crate) fn unpin(host: &impl Host, name: &str) -> Result<()> {
-    hold_manifest(host.vfs(), host.path(), host.writing_timeout("drop a version")?, |_, _| {
-        versions::drop_named(host.vfs(), host.path(), name)
+    hold_manifest(host.vfs(), host.path(), host.writing_timeout()?, |_, _| {
+        versions::remove(host.vfs(), host.path(), name)
     })?;
     Merges::of(host).tidy()
 }

@@ -1,32 +1,40 @@
-//! Rotating backups: a directory of backups whose names ascend, of which the newest few stay.
+//! Rotating backups: a directory of backups with ascending names, of which the newest few are kept.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::{Error, IoContext, Result, escaped};
-use crate::care::{BackupReport, Source, pinned};
+use crate::care::backup::{BackupOptions, BackupReport, Source, pinned};
 use crate::format::{hex, random_id};
 use crate::lock::{LOCK, Lock};
 use crate::merge::Host;
 use crate::state::{Body, Manifest, flush_name, sweep};
 use crate::vfs::{FileKind, Vfs};
 
-/// Follows the hidden name of an old backup that is being removed.
+/// Second part of the hidden name of an old backup that is being removed; the first part is the backup's own
+/// name.
 const REMOVING: &str = ".removing-";
 
-/// Backs up into the new directory `name` below `parent`; of the backups of this store with names like that
-/// the newest `keep` stay.
-pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -> Result<BackupReport> {
+/// Backs up into the new directory `dest`. Of this store's backups beside it, with names like its own, the
+/// newest `keep` stay.
+pub(super) fn rotate(
+    host: &impl Host,
+    dest: &Path,
+    keep: usize,
+    options: BackupOptions<'_>,
+) -> Result<BackupReport> {
     if keep == 0 {
-        return Err(Error::bad_input("`keep` must be at least 1: the backup that is made stays"));
+        return Err(Error::invalid("`keep` must be at least 1: the backup that is made stays"));
     }
-    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-        return Err(Error::bad_input(format!(
-            "\"{}\" cannot name a backup: choose a plain name like 2026-11-30",
-            escaped(name.as_bytes())
+    let name = dest.file_name().and_then(OsStr::to_str).filter(|name| !name.starts_with('.'));
+    let (Some(parent), Some(name)) = (dest.parent(), name) else {
+        return Err(Error::invalid(format!(
+            "\"{}\" cannot name a backup among others: choose a plain name like 2026-11-30",
+            escaped(dest.as_os_str().as_encoded_bytes())
         )));
-    }
+    };
     let vfs = host.vfs();
     let created = match vfs.create_dir(parent) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -35,30 +43,29 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
         created => created.is_ok(),
     };
     if let Err(error) = flush_name(vfs, parent) {
-        // A later flush of this name would claim success, whatever became of it: the next attempt gives a new
-        // one.
+        // A later flush of this name would claim success, whatever became of the name. So the directory goes,
+        // and the next attempt makes a new one.
         if created && let Err(error) = vfs.remove_dir(parent) {
             log::warn!("{}: not taken back: {error}", parent.display());
         }
         return Err(error);
     }
-    pinned(host, |source| {
+    pinned(host, options, |source| {
         sweep(vfs, parent, |other| is_like(name, other));
         sweep_removed(vfs, parent, name);
         let before = backups_like(source, parent, name)?;
-        let dest = parent.join(name);
-        if let Some(newest) = before.last().filter(|newest| **newest >= dest) {
-            return Err(Error::bad_input(format!(
+        if let Some(newest) = before.last().filter(|newest| newest.as_path() >= dest) {
+            return Err(Error::invalid(format!(
                 "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
                 newest.display()
             )));
         }
-        let mut report = source.transfer(&dest, before.last().map(PathBuf::as_path))?;
+        let mut report = source.transfer(dest, before.last().map(PathBuf::as_path))?;
         let all = backups_like(source, parent, name)?;
         for old in all.iter().take(all.len().saturating_sub(keep)) {
             match remove_store(vfs, parent, old) {
                 Ok(()) => report.removed += 1,
-                // The backup itself is whole; the next one tries again.
+                // The new backup is whole; the next rotation tries again.
                 Err(error) => log::warn!("an old backup stays: {error}"),
             }
         }
@@ -66,7 +73,7 @@ pub(crate) fn rotate(host: &impl Host, parent: &Path, name: &str, keep: usize) -
     })
 }
 
-/// Backups of this store below `parent` with names like this one, oldest first.
+/// Backups of this store below `parent` with names like `pattern`, oldest first.
 fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
     let names = source.vfs.list(parent).at(parent, "list the backups")?;
     let alike = names.iter().filter(|name| name.to_str().is_some_and(|name| is_like(pattern, name)));
@@ -77,15 +84,18 @@ fn backups_like(source: &Source<'_>, parent: &Path, pattern: &str) -> Result<Vec
     Ok(found)
 }
 
-/// Removes a backup: first it gets a hidden name, durably, so that none is ever seen in part.
+/// Removes a backup. It first gets a hidden name, durably, so that a backup is never visible in part.
 fn remove_store(vfs: &dyn Vfs, parent: &Path, dir: &Path) -> Result<()> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let hidden = parent.join(format!(".{name}{REMOVING}{}", hex(&random_id()?)));
-    // It may have been written to meanwhile: then it is no backup any more, and stays.
+    // A backup that was written to meanwhile is no backup any more, and stays.
     let mut lock = Lock::open(vfs, &dir.join(LOCK), "commit")?;
     lock.hold(Duration::ZERO, |_| match Manifest::read(vfs, dir)?.body.is_backup {
         true => vfs.replace(dir, &hidden).at(dir, "remove the old backup"),
-        false => Err(Error::bad_input(format!("{}: it was written to meanwhile", dir.display()))),
+        false => {
+            let reason = "it was written to meanwhile".to_owned();
+            Err(Error::BackupRefused { path: dir.to_owned(), reason })
+        }
     })?;
     vfs.flush_dir(parent).at(parent, "flush the directory")?;
     remove_tree(vfs, &hidden, 3)
@@ -118,7 +128,7 @@ fn remove_tree(vfs: &dyn Vfs, dir: &Path, depth: u32) -> Result<()> {
     vfs.remove_dir(dir).at(dir, "remove the old backup")
 }
 
-/// True for a name that differs from the pattern in nothing but its digits.
+/// True if a name differs from the pattern only in its digits.
 fn is_like(pattern: &str, name: &str) -> bool {
     let is_same = |(p, n): (u8, u8)| p == n || p.is_ascii_digit() && n.is_ascii_digit();
     pattern.len() == name.len() && pattern.bytes().zip(name.bytes()).all(is_same)

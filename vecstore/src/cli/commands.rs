@@ -1,14 +1,15 @@
 //! Commands that read a store, and `create`.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use vecstore::{Address, DType, Entry, Metric, Snapshot, Store, StoreConfig, VerifyProgress, escaped};
+use vecstore::{Address, BackupOptions, DType, Entry, Metric, Snapshot, Store, StoreConfig, escaped};
 
 use super::output::{Answer, Failure, answer, bytes, hex, keyed};
+use super::watched::watched;
 use super::{Command, Source, Target, VersionAction, manage, repair};
 
 /// Runs one command, with stdout buffered.
@@ -23,20 +24,31 @@ pub fn run(command: Command) -> Answer {
             Some(address) => row_at(&mut out, &source, address),
             None => get(&mut out, &source, key.unwrap_or_default().as_bytes()),
         },
-        Command::Keys { source, kind } => keys(&mut out, &source, kind.as_deref()),
+        Command::Keys { source, kind, prefix } => {
+            keys(&mut out, &source, kind.as_deref(), prefix.unwrap_or_default().as_bytes())
+        }
         Command::Files(source) => files(&mut out, &source),
         Command::Search { source, like, row, k } => search(&mut out, &source, like.as_bytes(), row, k),
-        Command::Delete { target, keys } => manage::delete(&mut out, &target, &keys),
+        Command::Delete { target, keys, prefix } => {
+            manage::delete(&mut out, &target, &keys, prefix.as_deref())
+        }
         Command::Compact { target, full } => manage::compact(&mut out, &target, full),
         Command::Version { action, dir, name, json } => match action {
             Some(VersionAction::List(target)) => manage::list_versions(&mut out, &target),
-            Some(VersionAction::Drop { target, name }) => manage::drop_version(&mut out, &target, &name),
+            Some(VersionAction::Restore { target, name }) => {
+                manage::restore_version(&mut out, &target, &name)
+            }
+            Some(VersionAction::Remove { target, name }) => manage::remove_version(&mut out, &target, &name),
             None => {
                 let target = Target { dir: dir.unwrap_or_default(), json };
                 manage::create_version(&mut out, &target, &name.unwrap_or_default())
             }
         },
-        Command::Backup { target, dest, keep } => manage::backup(&mut out, &target, &dest, keep),
+        Command::Backup { target, dest, keep, at, link } => {
+            let options = BackupOptions::new().link(link);
+            let options = at.as_deref().map_or(options, |name| options.at_version(name));
+            manage::backup(&mut out, &target, &dest, keep, options)
+        }
         Command::Restore { backup, target } => manage::restore(&mut out, &backup, &target),
     }?;
     match out.flush().map_err(Failure::from) {
@@ -57,44 +69,54 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     let store = source.open()?;
     let snapshot = store.snapshot();
     let (totals, commits) = (snapshot.totals(), snapshot.last_commit());
-    let fingerprint = store.fingerprint();
+    let fingerprint = snapshot.fingerprint();
     let segments = snapshot.segments().count();
-    let damaged = snapshot.segments().filter(|segment| segment.is_damaged).count();
+    let damaged = snapshot.segments().filter(|segment| segment.info().is_damaged).count();
+    let (dim, dtype, metric) = (snapshot.dim(), snapshot.dtype(), snapshot.metric());
     let derived = store.derived_files()?;
     let derived_bytes: u64 = derived.iter().map(|file| file.bytes).sum();
     let of_kind = |kind: &str| derived.iter().filter(|file| file.kind == kind).count();
     let value = json!({
         "store": source.target.dir.to_string_lossy(),
-        "dim": store.dim(),
-        "dtype": store.dtype().to_string(),
-        "metric": store.metric().to_string(),
+        "dim": dim,
+        "dtype": dtype.to_string(),
+        "metric": metric.to_string(),
         "model": fingerprint.as_ref().map(|f| f.description()),
         "fingerprint": fingerprint.as_ref().map(|f| hex(f.id())),
         "entries": totals.entries,
+        "with_rows": totals.with_rows,
         "empty": totals.empty,
         "rejected": totals.rejected,
         "tombstones": totals.tombstones,
         "rows": totals.rows,
+        "dead_rows": totals.dead_rows,
         "commits": commits,
         "segments": segments,
         "damaged_segments": damaged,
         "bytes": totals.bytes,
+        "reclaimable_bytes": totals.reclaimable_bytes,
         "liveness_bitmaps": of_kind("LIVE"),
         "key_filters": of_kind("KEYF"),
         "derived_bytes": derived_bytes,
-        "settings": store.settings(),
+        "settings": snapshot.settings(),
     });
     let dir = source.target.dir.display();
-    let mut lines =
-        vec![dir.to_string(), format!("  vectors   {} x {}, {}", store.dim(), store.dtype(), store.metric())];
-    if let Some(f) = &fingerprint {
+    let mut lines = vec![dir.to_string(), format!("  vectors   {dim} x {dtype}, {metric}")];
+    if let Some(f) = fingerprint {
         lines.push(format!("  model     {} (fingerprint {})", f.description(), f.short_id()));
     }
     lines.push(format!(
-        "  entries   {} with rows, {} empty, {} rejected, {} deleted",
-        totals.entries, totals.empty, totals.rejected, totals.tombstones
+        "  entries   {}: {} with rows, {} empty, {} rejected; {} deletion(s)",
+        totals.entries, totals.with_rows, totals.empty, totals.rejected, totals.tombstones
     ));
     lines.push(format!("  rows      {}", totals.rows));
+    if totals.dead_rows > 0 {
+        let reclaimable = bytes(totals.reclaimable_bytes);
+        lines.push(format!(
+            "  dead      {} row(s) replaced or deleted; `vecstore compact {dir} --full` gives back about {reclaimable}",
+            totals.dead_rows
+        ));
+    }
     lines.push(format!("  commits   {commits} in {segments} segment(s), {}", bytes(totals.bytes)));
     if !derived.is_empty() {
         let (bitmaps, filters) = (of_kind("LIVE"), of_kind("KEYF"));
@@ -108,20 +130,12 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
             "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"
         ));
     }
-    lines.extend(store.settings().iter().map(|(name, value)| format!("  {name:<9} {value}")));
+    lines.extend(snapshot.settings().iter().map(|(name, value)| format!("  {name:<9} {value}")));
     answer(out, source.target.json, value, lines)
 }
 
 fn verify(out: &mut impl Write, target: &Target) -> Answer {
-    let show = io::stderr().is_terminal() && !target.json;
-    let report = vecstore::verify(&target.dir, |progress| {
-        if show {
-            show_progress(progress);
-        }
-    })?;
-    if show {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
+    let report = watched("verifying", target.json, |progress| vecstore::verify_with(&target.dir, progress))?;
     let (is_whole, commits, rows) = (report.is_whole(), report.last_commit, report.totals.rows);
     let (mut faults, mut lines) = (Vec::new(), Vec::new());
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
@@ -136,10 +150,16 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     let read = format!("{} file(s), {} read", report.files, bytes(report.bytes));
     lines.push(match is_whole {
         true => format!("whole: {commits} commit(s), {rows} row(s); {read}"),
-        false => format!("NOT WHOLE: {} fault(s); {read}", faults.len()),
+        false => format!(
+            "NOT WHOLE: {} fault(s); {} entries with {} row(s) are in segments without a fault; {read}",
+            faults.len(),
+            report.intact_entries,
+            report.intact_rows
+        ),
     });
     let value = json!({"whole": is_whole, "files": report.files, "bytes": report.bytes,
-        "commits": commits, "rows": rows, "faults": faults, "notes": report.notes});
+        "commits": commits, "rows": rows, "intact_entries": report.intact_entries, "intact_rows": report.intact_rows,
+        "faults": faults, "notes": report.notes});
     match answer(out, target.json, value, lines) {
         // The verdict holds where no reader is left to be told.
         Ok(_) | Err(Failure::ClosedPipe) if !is_whole => Ok(ExitCode::FAILURE),
@@ -147,18 +167,12 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
     }
 }
 
-fn show_progress(progress: VerifyProgress) {
-    let read = bytes(progress.bytes);
-    let _ =
-        write!(io::stderr(), "\rverifying {}/{} files, {read}\x1b[K", progress.files, progress.total_files);
-}
-
 fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
     let store = source.open()?;
     let snapshot = store.snapshot();
     let entry = entry(&source.target.dir, &snapshot, key)?;
     let rows = entry.to_f32()?;
-    let rows: Vec<&[f32]> = rows.chunks(store.dim()).collect();
+    let rows: Vec<&[f32]> = rows.chunks(snapshot.dim()).collect();
     let mut value = described(&entry)?;
     value["rows"] = json!(rows);
     let mut lines = vec![
@@ -180,7 +194,7 @@ fn get(out: &mut impl Write, source: &Source, key: &[u8]) -> Answer {
 }
 
 fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
-    let Some(row) = source.open()?.snapshot().at(address)? else {
+    let Some(row) = source.open()?.snapshot().row_at(address)? else {
         return Err(Failure::Message(format!(
             "{}: there is no row at {address} (never written, superseded or deleted)",
             source.target.dir.display()
@@ -241,10 +255,10 @@ fn entry<'a>(dir: &Path, snapshot: &'a Snapshot, key: &[u8]) -> Result<Entry<'a>
     })
 }
 
-fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
-    for entry in source.open()?.snapshot().iter() {
+fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>, prefix: &[u8]) -> Answer {
+    for entry in &source.open()?.snapshot() {
         let entry = entry?;
-        if kind.is_some_and(|kind| entry.kind().to_string() != kind) {
+        if !entry.key().starts_with(prefix) || kind.is_some_and(|kind| entry.kind().to_string() != kind) {
             continue;
         }
         if source.target.json {
@@ -258,10 +272,11 @@ fn keys(out: &mut impl Write, source: &Source, kind: Option<&str>) -> Answer {
 
 fn files(out: &mut impl Write, source: &Source) -> Answer {
     for segment in source.open()?.snapshot().segments() {
-        let value = json!({"file": segment.path.to_string_lossy(), "first_commit": segment.first_commit,
-            "last_commit": segment.last_commit, "entries": segment.entries, "rows": segment.rows,
-            "bytes": segment.bytes});
-        answer(out, source.target.json, value, [segment.path.display()])?;
+        let info = segment.info();
+        let value = json!({"file": info.path.to_string_lossy(), "first_commit": info.first_commit,
+            "last_commit": info.last_commit, "entries": info.entries, "rows": info.rows, "file_rows": info.file_rows,
+            "bytes": info.bytes});
+        answer(out, source.target.json, value, [info.path.display()])?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,37 +1,45 @@
 //! Commands that change a store: delete, compact, versions, backup, restore.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
-use vecstore::{BackupReport, Merging, OpenOptions, Store, VersionInfo};
+use vecstore::{
+    BackupOptions, BackupReport, CompactOptions, MergePolicy, OpenOptions, Reader, Store, VersionInfo,
+};
 
 use super::Target;
 use super::calendar::{backup_name, utc};
-use super::output::{Answer, Failure, answer, bytes};
+use super::output::{Answer, answer, bytes};
+use super::watched::watched;
 
 /// Does one thing with a short-lived handle, which has no thread of its own for merging, and closes it.
-fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> Result<T, Failure>) -> Result<T, Failure> {
-    let store = OpenOptions::new().merging(Merging::OnDemand).open(&target.dir)?;
+fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> vecstore::Result<T>) -> vecstore::Result<T> {
+    let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(&target.dir)?;
     let done = work(&store)?;
     store.close()?;
     Ok(done)
 }
 
-pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString]) -> Answer {
+pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString], prefix: Option<&OsStr>) -> Answer {
     let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
-    let done = with_store(target, |store| Ok(store.delete(&keys)?))?;
+    let done = with_store(target, |store| match prefix {
+        Some(prefix) => store.delete_prefix(prefix.as_bytes()),
+        None => store.delete(&keys),
+    })?;
     let (deleted, skipped) = (done.deleted, done.skipped);
     let value = json!({"deleted": deleted, "not_stored": skipped, "commit": done.commit});
     answer(out, target.json, value, [format_args!("{deleted} key(s) deleted, {skipped} not stored")])
 }
 
 pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
-    let compact = if full { Store::compact_full } else { Store::compact };
-    let done = with_store(target, |store| Ok(compact(store)?))?;
+    let done = watched("compacting", target.json, |progress| {
+        let options = CompactOptions::new().full(full).progress(progress);
+        with_store(target, |store| store.compact_with(options))
+    })?;
     let (before, after, dropped) = (done.segments_before, done.segments_after, done.entries_dropped);
     let value = json!({"segments_before": before, "segments_after": after, "merges": done.merges,
         "entries_dropped": dropped, "bytes_read": done.bytes_read, "bytes_written": done.bytes_written,
@@ -50,12 +58,12 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
 }
 
 pub fn create_version(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    let made = with_store(target, |store| Ok(store.create_version(name)?))?;
+    let made = with_store(target, |store| store.create_version(name))?;
     show_version(out, target, &made)
 }
 
 pub fn list_versions(out: &mut impl Write, target: &Target) -> Answer {
-    for version in Store::open_read_only(&target.dir)?.versions()? {
+    for version in Reader::open(&target.dir)?.versions()? {
         show_version(out, target, &version)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -73,21 +81,44 @@ fn show_version(out: &mut impl Write, target: &Target, version: &VersionInfo) ->
     answer(out, target.json, value, [text])
 }
 
-pub fn drop_version(out: &mut impl Write, target: &Target, name: &str) -> Answer {
-    with_store(target, |store| Ok(store.drop_version(name)?))?;
-    answer(out, target.json, json!({"dropped": name}), [format_args!("dropped {name}")])
+pub fn restore_version(out: &mut impl Write, target: &Target, name: &str) -> Answer {
+    let done = with_store(target, |store| store.restore_version(name))?;
+    let (entries, replaced, deleted) = (done.entries, done.replaced, done.deleted);
+    let value = json!({"restored": name, "commit": done.commit, "entries": entries, "replaced": replaced,
+        "deleted": deleted});
+    let brought_back = entries.saturating_sub(replaced);
+    let text = format_args!(
+        "went back to {name}: {replaced} key(s) replaced, {brought_back} brought back, {deleted} deleted"
+    );
+    answer(out, target.json, value, [text])
 }
 
-pub fn backup(out: &mut impl Write, target: &Target, dest: &Path, keep: Option<usize>) -> Answer {
-    let report = with_store(target, |store| match keep {
-        Some(keep) => Ok(store.backup_rotating(dest, &backup_name(dest)?, keep)?),
-        None => Ok(store.backup(dest)?),
+pub fn remove_version(out: &mut impl Write, target: &Target, name: &str) -> Answer {
+    with_store(target, |store| store.remove_version(name))?;
+    answer(out, target.json, json!({"removed": name}), [format_args!("removed {name}")])
+}
+
+pub fn backup(
+    out: &mut impl Write,
+    target: &Target,
+    dest: &Path,
+    keep: Option<usize>,
+    options: BackupOptions<'_>,
+) -> Answer {
+    let (dest, options) = match keep {
+        Some(keep) => (dest.join(backup_name(dest)?), options.keep(keep)),
+        None => (dest.to_owned(), options),
+    };
+    let report = watched("backing up", target.json, |progress| {
+        with_store(target, |store| store.backup_with(dest, options.progress(progress)))
     })?;
     show_copy(out, target, &report)
 }
 
 pub fn restore(out: &mut impl Write, backup: &Path, target: &Target) -> Answer {
-    show_copy(out, target, &vecstore::restore(backup, &target.dir)?)
+    let report =
+        watched("restoring", target.json, |progress| vecstore::restore_with(backup, &target.dir, progress))?;
+    show_copy(out, target, &report)
 }
 
 fn show_copy(out: &mut impl Write, target: &Target, report: &BackupReport) -> Answer {

@@ -1,12 +1,14 @@
 //! The command line: commands, their options, errors and exit codes.
 //!
-//! Exit codes: 0 done (`verify`: whole), 1 failed (`verify`: faults, `get`: no such key), 2 wrong use.
+//! Exit codes: 0 done (`verify`: whole), 1 failed (`verify`: faults, `get`: no such key), 2 wrong use, 130
+//! stopped by a signal.
 
 mod calendar;
 mod commands;
 mod manage;
 mod output;
 mod repair;
+mod watched;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use vecstore::{Address, DType, Metric, OpenOptions, Store, one_line};
+use vecstore::{Address, DType, Metric, ReadOptions, Reader, one_line};
 
 /// A durable store for embeddings.
 #[derive(Debug, Parser)]
@@ -35,7 +37,7 @@ Examples:
   vecstore verify photos.vecs || vecstore repair photos.vecs --dry-run
   vecstore search photos.vecs --like holiday/beach.jpg -k 5 --json
 
-Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use.";
+Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use, 130 stopped (Ctrl-C).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -92,13 +94,19 @@ enum Command {
         address: Option<Address>,
     },
     /// Delete keys in one durable commit; keys that are not stored are counted and are no error.
-    #[command(after_help = "Example:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg")]
+    #[command(
+        after_help = "Examples:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg\n  \
+                            vecstore delete photos.vecs --prefix holiday/"
+    )]
     Delete {
         #[command(flatten)]
         target: Target,
         /// The keys.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
         keys: Vec<OsString>,
+        /// All keys that begin so; every key of the store is looked at.
+        #[arg(long)]
+        prefix: Option<OsString>,
     },
     /// Merge segments into few files, without superseded and deleted entries.
     #[command(
@@ -113,14 +121,16 @@ enum Command {
         #[arg(long)]
         full: bool,
     },
-    /// Keep the present state of the store under a name, as a version; list the versions; drop one.
+    /// Keep the present state of the store under a name, as a version; list the versions; go back to one;
+    /// remove one.
     #[command(
         subcommand_negates_reqs = true,
         args_conflicts_with_subcommands = true,
         after_help = "Examples:\n  vecstore version photos.vecs before-cleanup\n  \
                             vecstore version list photos.vecs\n  \
-                            vecstore version drop photos.vecs before-cleanup\n  \
-                            vecstore keys photos.vecs --at before-cleanup"
+                            vecstore keys photos.vecs --at before-cleanup\n  \
+                            vecstore version restore photos.vecs before-cleanup\n  \
+                            vecstore version remove photos.vecs before-cleanup"
     )]
     Version {
         #[command(subcommand)]
@@ -137,9 +147,11 @@ enum Command {
     },
     /// Copy the store to a backup; into an existing backup only what is new.
     #[command(
-        after_help = "On the same file system files are linked, not copied. Writers may continue meanwhile.\n\n\
+        after_help = "Writers may continue meanwhile. Of several dated backups (--keep) each has the files that it shares with\n\
+                            the one before it linked from there.\n\n\
                             Examples:\n  vecstore backup photos.vecs /mnt/backup/photos.vecs\n  \
-                            vecstore backup photos.vecs /mnt/backup/photos --keep 7"
+                            vecstore backup photos.vecs /mnt/backup/photos --keep 7\n  \
+                            vecstore backup photos.vecs before.vecs --at before-cleanup"
     )]
     Backup {
         #[command(flatten)]
@@ -149,6 +161,13 @@ enum Command {
         /// Make a dated backup below DEST, and keep the newest N of them.
         #[arg(long, value_name = "N")]
         keep: Option<usize>,
+        /// Copy the store as of this version.
+        #[arg(long, value_name = "VERSION")]
+        at: Option<String>,
+        /// Link files instead of copying them, where the file system can: no room taken, and no protection
+        /// from bad sectors.
+        #[arg(long)]
+        link: bool,
     },
     /// Make a new store from a backup; every byte is checked and copied.
     #[command(after_help = "Example:\n  vecstore restore /mnt/backup/photos.vecs photos.vecs")]
@@ -163,7 +182,8 @@ enum Command {
         after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \\u{1b}, \\xff, \\\\), so\n\
                             that a key is a line whatever is in it; --json prints keys as they are, kinds, addresses, and\n\
                             attributes (times in microseconds since 1970, UTC).\n\n\
-                            Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected"
+                            Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected\n  \
+                            vecstore keys photos.vecs --prefix holiday/"
     )]
     Keys {
         #[command(flatten)]
@@ -171,6 +191,9 @@ enum Command {
         /// Only entries of this kind: rows, empty or rejected.
         #[arg(long, value_parser = ["rows", "empty", "rejected"])]
         kind: Option<String>,
+        /// Only keys that begin so.
+        #[arg(long)]
+        prefix: Option<OsString>,
     },
     /// List the segment files in reading order: each is a NumPy array.
     #[command(after_help = "Example (Python):\n  rows = [numpy.load(f, mmap_mode=\"r\") for f in files]")]
@@ -197,8 +220,15 @@ enum Command {
 enum VersionAction {
     /// List the versions.
     List(Target),
-    /// Drop a version, and remove the files that only it needs.
-    Drop {
+    /// Go back to a version, in one durable commit.
+    Restore {
+        #[command(flatten)]
+        target: Target,
+        /// Name of the version.
+        name: String,
+    },
+    /// Remove a version, and the files that only it needs.
+    Remove {
         #[command(flatten)]
         target: Target,
         /// Name of the version.
@@ -217,11 +247,10 @@ struct Source {
 }
 
 impl Source {
-    fn open(&self) -> vecstore::Result<Store> {
-        let options = OpenOptions::new().read_only(true);
+    fn open(&self) -> vecstore::Result<Reader> {
         let options = match &self.at {
-            Some(name) => options.at_version(name),
-            None => options,
+            Some(name) => ReadOptions::new().at_version(name),
+            None => ReadOptions::new(),
         };
         options.open(&self.target.dir)
     }
@@ -257,10 +286,13 @@ pub fn run() -> ExitCode {
     match commands::run(cli.command) {
         Ok(code) => code,
         Err(output::Failure::ClosedPipe) => ExitCode::SUCCESS,
-        Err(output::Failure::Message(message)) => {
-            // `eprintln!` would panic on a closed stderr.
-            let _ = std::io::stderr().write_all(format!("error: {}\n", one_line(&message)).as_bytes());
-            ExitCode::FAILURE
-        }
+        Err(output::Failure::Stopped(message)) => fail(&message, ExitCode::from(130)),
+        Err(output::Failure::Message(message)) => fail(&message, ExitCode::FAILURE),
     }
+}
+
+fn fail(message: &str, code: ExitCode) -> ExitCode {
+    // `eprintln!` would panic on a closed stderr.
+    let _ = std::io::stderr().write_all(format!("error: {}\n", one_line(message)).as_bytes());
+    code
 }

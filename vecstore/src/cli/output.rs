@@ -12,6 +12,8 @@ use vecstore::one_line;
 pub enum Failure {
     /// The process that read the answer went away (`| head`): no error.
     ClosedPipe,
+    /// A signal stopped the command.
+    Stopped(String),
     /// Anything else.
     Message(String),
 }
@@ -34,7 +36,8 @@ impl From<io::Error> for Failure {
 /// The exit code of a command, or why it ended early.
 pub type Answer = Result<ExitCode, Failure>;
 
-/// Writes one answer to stdout: as one line of JSON, or as lines of text, which stay lines whatever is in them.
+/// Writes one answer to stdout: as one line of JSON, or as lines of text, which stay lines whatever is in
+/// them.
 pub fn answer<T: fmt::Display>(
     out: &mut impl Write,
     as_json: bool,

@@ -4,15 +4,18 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use vecstore::{Finding, RepairReport, escaped};
+use vecstore::{Finding, RepairOptions, RepairReport, escaped, repair_with};
 
 use super::Target;
 use super::output::{Answer, answer, keyed};
+use super::watched::watched;
 
 /// Repairs a store, or says what would be done.
 pub fn repair(out: &mut impl Write, target: &Target, dry_run: bool) -> Answer {
-    let repair = if dry_run { vecstore::repair_dry_run } else { vecstore::repair };
-    let report = repair(&target.dir)?;
+    let what = if dry_run { "looking" } else { "repairing" };
+    let report = watched(what, target.json, |progress| {
+        repair_with(&target.dir, RepairOptions::new().dry_run(dry_run).progress(progress))
+    })?;
     answer(out, target.json, described(&report), told(&report))
 }
 
@@ -28,8 +31,11 @@ fn described(report: &RepairReport) -> Value {
             "lost_unnamed": finding.lost_unnamed, "lost_unknown": finding.lost_unknown,
             "list": path(&finding.list), "notes": finding.notes})
     };
+    let loss = report.loss();
     json!({"dry_run": report.dry_run, "was_whole": report.was_whole(), "rebuilt": report.rebuilt,
         "segments": report.segments, "commits": report.last_commit, "quarantined": path(&report.quarantined),
+        "loss": {"keys": loss.keys, "unnamed_entries": loss.unnamed_entries, "unknown_files": loss.unknown_files,
+            "unknown_entries": loss.unknown_entries, "unlisted_files": loss.unlisted_files},
         "lost_keys": report.lost_keys().map(keyed).collect::<Vec<_>>(),
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>()})
 }
@@ -54,20 +60,26 @@ fn told(report: &RepairReport) -> Vec<String> {
         let what = if report.dry_run { "manifest would be rebuilt" } else { "manifest rebuilt" };
         lines.push(format!("{what}: {} segment(s), {} commit(s)", report.segments, report.last_commit));
     }
-    let lost = report.lost_keys().count();
-    let unnamed = match report.findings.iter().map(|finding| finding.lost_unnamed).sum::<u64>() {
-        0 => String::new(),
-        count => format!(" and {count} entries whose keys cannot be read"),
-    };
-    let unknown = match report.findings.iter().any(|finding| finding.lost_unknown) {
-        true => "; what else was in files that are missing or unreadable cannot be told",
-        false => "",
-    };
+    let loss = report.loss();
+    let mut lost = vec![format!("{} key(s) lost", loss.keys)];
+    if loss.unnamed_entries > 0 {
+        lost.push(format!("{} entries whose keys cannot be read", loss.unnamed_entries));
+    }
+    if loss.unknown_files > 0 {
+        let most = match loss.unlisted_files {
+            0 => format!("at most {} entries", loss.unknown_entries),
+            _ => "an unknown number of entries".to_owned(),
+        };
+        lost.push(format!(
+            "what was in {} file(s) that are missing or unreadable: {most}",
+            loss.unknown_files
+        ));
+    }
     let (mood, advice) = match report.dry_run {
         true => ("would be whole", "; nothing was changed: run it without --dry-run"),
-        false if lost == 0 => ("is whole", ""),
+        false if loss.keys == 0 => ("is whole", ""),
         false => ("is whole", "; embed lost keys again"),
     };
-    lines.push(format!("the store {mood}; {lost} key(s) lost{unnamed}{unknown}{advice}"));
+    lines.push(format!("the store {mood}; {}{advice}", lost.join(", and ")));
     lines
 }

@@ -1,4 +1,4 @@
-//! Flushes of directories, and what one that failed leaves: a handle that writes no more, and commits in doubt.
+//! Directory flushes, and the effects of a failed one: a handle that stops writing, and commits in doubt.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use crate::format::random_id;
 use crate::segment::check_open;
 use crate::state::{Bitmaps, View, load, remove_own, versions};
 
-/// Temporary segments that take the place of a commit in doubt begin with this.
+/// Prefix of the temporary files that commits in doubt are copied to.
 const TMP_PREFIX_ANEW: &str = "tmp-commit-anew-";
 
 impl Writer {
-    /// After a directory flush failed, the kernel may show names and pages that will not survive. Everything above
-    /// the last checkpoint is copied to the next generation and flushed; then the mark goes. Nothing is copied before
-    /// the lock is had under which it is listed.
+    /// After a failed directory flush, the kernel may show names and pages that will not survive. Every
+    /// segment above the last checkpoint is copied to the next generation and flushed; then the mark is
+    /// cleared. The manifest lock is taken before anything is copied, because the copies are listed under it.
     pub(super) fn rewrite_suspects(&mut self, view: &mut View) -> Result<()> {
         self.under_manifest_lock(PATIENCE, |writer| writer.rewrite_locked(view))
     }
 
     fn rewrite_locked(&mut self, view: &mut View) -> Result<()> {
-        // An unreadable version holds up merges, never a commit.
+        // An unreadable version holds up merges, but never a commit.
         let versions = versions::readable(&*self.vfs, &self.dir);
         let mut known = load::known_names(&*self.vfs, &self.dir, versions.into_iter())?;
         known.extend(view.segments.iter().map(|live| live.segment.name()));
@@ -50,7 +50,7 @@ impl Writer {
             self.flush_names(&self.segments(), view.first_unlisted())?;
             *view = load::load(&*self.vfs, &self.dir, None)?;
         }
-        // Always: the name that is in doubt may be the manifest's.
+        // Written even if nothing was copied: the name in doubt may be the manifest's.
         self.replace_manifest(view, Bitmaps::All, |_| Ok(()))?;
         if !old.is_empty() {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
@@ -64,8 +64,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Under the commit lock: flushes the directory of segments, or the store's own. If that fails it is unknown what will
-    /// survive: the handle stops writing, and a mark in LOCK makes the next writer copy what is above the last checkpoint.
+    /// Under the commit lock: flushes `segments/` or the store's directory. If the flush fails, it is unknown
+    /// which names survive: the handle stops writing, and a mark in LOCK makes the next lock holder copy
+    /// every segment above the last checkpoint.
     pub(super) fn flush_names(&mut self, dir: &Path, first: u64) -> Result<()> {
         let Err(source) = self.vfs.flush_dir(dir) else { return Ok(()) };
         if !Bug::NoMark.is_on() {
@@ -75,9 +76,9 @@ impl Writer {
         Err(self.latch(dir, source))
     }
 
-    /// Makes names durable that a reader of this handle has seen, outside the commit lock.
+    /// Makes durable, outside the commit lock, every name that this handle has shown to readers.
     pub fn flush_seen(&mut self, view: &View) -> Result<()> {
-        // The names of segments, and the manifest's: its writer may have died before flushing it.
+        // Names of segments, and the manifest's name: the manifest's writer may have died before flushing it.
         for dir in [self.segments(), self.dir.clone()] {
             if let Err(source) = self.vfs.flush_dir(&dir) {
                 return Err(self.flush_failed(&dir, view.first_unlisted(), source));
@@ -86,9 +87,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Stops writing, and leaves the mark, after a failed flush of a directory outside the commit lock.
+    /// After a failed directory flush outside the commit lock: leaves the mark and stops the handle from
+    /// writing.
     pub fn flush_failed(&mut self, dir: &Path, first: u64, source: std::io::Error) -> Error {
-        // The kernel reports a failure once. The next flush may claim success, so the mark must be left.
+        // The kernel reports a failure only once: the next flush may claim success, so the mark must be left.
         match self.lock.acquire(&self.timeout) {
             Ok(_) => {
                 self.lock.mark_suspect(first);
@@ -102,12 +104,12 @@ impl Writer {
 
     fn latch(&mut self, dir: &Path, source: std::io::Error) -> Error {
         self.counter = None;
-        let error = Error::OutcomeUnknown { path: dir.to_owned(), source: Arc::new(source) };
+        let error = Error::OutcomeUnknown { path: dir.to_owned(), cause: Arc::new(source) };
         self.latched = Some(error.to_string()).filter(|_| !Bug::NoLatch.is_on());
         error
     }
 
-    /// Latches, and leaves the mark, when an error says that a name may be there or not.
+    /// Leaves the mark and stops the handle from writing if an error says that a name may exist or not.
     pub(super) fn in_doubt(&mut self, first: u64, error: Error) -> Error {
         if matches!(error, Error::OutcomeUnknown { .. }) {
             self.lock.mark_suspect(first);
@@ -127,7 +129,7 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// Its name may be needed again: by a file put back from quarantine, or by a version.
+    /// The names of files in quarantine, and names that a version lists, may be needed again.
     #[test]
     fn a_commit_in_doubt_takes_a_name_that_no_file_has_had() {
         let dir = tempfile::tempdir().unwrap();

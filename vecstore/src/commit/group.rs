@@ -1,14 +1,14 @@
 //! The commit: how a group of batches becomes one durable, visible segment.
 //!
 //! 1. Take the commit lock (between processes).
-//! 2. Look whether another process committed, or died trying; if so list the directory and flush it, because a name that is
-//!    merely visible is not yet durable.
+//! 2. If another process committed since, bring the view up to date. If the last lock holder may not have
+//!    flushed its names, flush the directory first: a visible name is not yet durable.
 //! 3. Decide numbers, duplicates, kills and the link to the predecessor.
 //! 4. Write a temporary file and flush its data.
 //! 5. Rename it to its final name, without replacing; flush the directory.
 //! 6. Raise LOCK's counter, release the lock, acknowledge.
 //!
-//! `docs/DURABILITY.md` argues each step crash point by crash point.
+//! `docs/DURABILITY.md` argues what a crash leaves at each step.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -24,47 +24,49 @@ use crate::state::View;
 use crate::types::{Batch, Kind, OnDuplicate};
 use crate::vfs::Mapping;
 
-/// Commits between two checkpoints of the manifest,
+/// Commits after which a checkpoint is due.
 const CHECKPOINT_EVERY: u64 = 64;
-/// and bytes: what came after a checkpoint is copied when a lock holder dies.
+/// Bytes of segments after which a checkpoint is due: if a lock holder dies, the next one copies every
+/// segment since the last checkpoint.
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Appended {
-    /// The batch's commit number; `None` when nothing was left to write.
+    /// The batch's commit number; `None` if no entry was written.
     pub commit: Option<u64>,
-    /// Entries written.
+    /// Entries written; deletions are not entries.
     pub entries: u64,
     /// Rows written.
     pub rows: u64,
-    /// Entries left out because their key is stored (or, for deletions, is not).
+    /// Entries not written: their key is stored already (for a deletion: is not stored), or a later entry of
+    /// the batch replaces them.
     pub skipped: u64,
-    /// Entries that superseded a stored one.
+    /// Entries that replaced the stored entry of their key.
     pub replaced: u64,
     /// Keys deleted.
     pub deleted: u64,
 }
 
-/// A segment of this handle's own that is committed, as it was written.
+/// A segment that this handle has committed, as it was written.
 #[derive(Debug)]
 pub(crate) struct Committed {
     path: PathBuf,
     layout: Layout,
     map: Option<Mapping>,
-    /// The hashes of its keys.
+    /// The hashes of the segment's keys.
     hashes: Vec<u64>,
 }
 
-/// A batch on its way, as the group sees it.
+/// A batch of a group, and what to do about keys that are stored already.
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub batch: &'a Batch,
     pub policy: OnDuplicate,
 }
 
-/// Decides what becomes of each batch of a group, and what is left to write.
+/// Decides the outcome of each batch of a group. Returns the outcomes, and the batches with entries to write.
 fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended>>, Vec<Resolved<'a>>) {
     let mut overlay = Overlay::default();
     let mut resolved: Vec<Resolved<'_>> = Vec::new();
@@ -86,7 +88,7 @@ fn resolve_group<'a>(view: &View, group: &[Request<'a>]) -> (Vec<Result<Appended
     (outcomes, resolved)
 }
 
-/// Lays out the segment that follows the last one of the view.
+/// Lays out the segment that follows the view's last segment.
 fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a>> {
     let meta = &view.meta;
     let first = view.last_commit() + 1;
@@ -126,8 +128,9 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
 }
 
 impl Writer {
-    /// Commits a group of batches, which is taken once the lock is had, as one segment. Each batch gets its own outcome;
-    /// a failure of the file fails all that were part of it. The error of all: a lock was busy, or no group was taken.
+    /// Commits a group of batches as one segment; `group` is called once the lock is held. Each batch gets
+    /// its own outcome; a failure to write the segment fails every batch. Returns an error only if a lock was
+    /// busy, or if there was no batch.
     pub fn commit_group<'g>(
         &mut self,
         timeout: &Timeout,
@@ -135,7 +138,7 @@ impl Writer {
         group: impl FnOnce() -> Vec<Request<'g>>,
     ) -> Result<Vec<Result<Appended>>> {
         let (mut outcomes, mut count) = (Vec::new(), 0);
-        // When the lock is given back, what the group wrote is durable and named, or has failed.
+        // When the lock is released, the group's segment is durable under its final name, or has failed.
         let committed = self.locked(timeout, view, |writer, view| {
             let group = group();
             count = group.len();
@@ -145,14 +148,14 @@ impl Writer {
         match committed {
             Ok(()) => Ok(outcomes),
             Err(_) if Bug::AcknowledgeFailed.is_on() => Ok(outcomes),
-            // Locks are taken before anything is written.
+            // Nothing was written: all locks are taken first.
             Err(error @ Error::Busy { .. }) => Err(error),
             Err(error) if count == 0 => Err(error),
             Err(error) => Ok(fail_all(error, count, outcomes)),
         }
     }
 
-    /// Under the commit lock: writes the group as one segment, and now and then the manifest.
+    /// Under the commit lock: writes the group as one segment, and the manifest if a checkpoint is due.
     fn commit(
         &mut self,
         view: &mut View,
@@ -166,7 +169,8 @@ impl Writer {
             let written = resolved.iter().flat_map(|batch| &batch.written);
             self.write_segment(encode(view, &resolved)?, written.map(|(hash, _)| *hash).collect())?;
         }
-        // So many keys have their filter from a checkpoint: without one the next batches look for each of their keys there.
+        // Only a checkpoint writes the key filter of a large segment: without it, the next batches look up
+        // each of their keys there.
         let is_large = self.committed.as_ref().is_some_and(|committed| committed.hashes.len() > IN_MEMORY);
         let is_due =
             self.since_checkpoint >= CHECKPOINT_EVERY || self.bytes_since_checkpoint >= CHECKPOINT_BYTES;
@@ -184,7 +188,8 @@ impl Writer {
         let target = self.target(&segments, TMP_PREFIX, name, encoded.file_len());
         let written = target.publish(|file| {
             let layout = encoded.write(file)?;
-            // What cannot be mapped now is mapped by its name. And what is mapped would stay in memory: it is to be read back.
+            // With `verify_saves` the file is not mapped, because mapped pages stay in memory and it must be
+            // read back from disk. A file that cannot be mapped here is mapped later, by its name.
             let map = if verifies { None } else { file.map(layout.footer.file_len).ok().flatten() };
             Ok((layout.footer, (layout, map)))
         });
@@ -197,34 +202,35 @@ impl Writer {
         Ok(())
     }
 
-    /// What is written to a backup is a history of its own, and says so before its first commit.
+    /// A backup that is written to begins a history of its own: a checkpoint records that before its first
+    /// commit.
     fn begin_history(&mut self, view: &mut View) -> Result<()> {
         if view.meta.is_backup { self.checkpoint(view) } else { Ok(()) }
     }
 
-    /// Adds what was committed to the view. Whatever happens now, the batches are acknowledged: a segment that cannot be
-    /// mapped at this moment (too many open files, say) is picked up by the next look at the directory.
+    /// Adds the committed segment to the view. The batches are acknowledged whatever happens here: a segment
+    /// that cannot be mapped now (too many open files, say) is found at the next listing of the directory.
     fn take_in(&mut self, view: &mut View) {
         let Some(Committed { path, layout, map, hashes }) = self.committed.take() else { return };
         let last = layout.footer.last;
-        // Until it is part of the view the view is not complete, whatever happens here.
+        // The view is incomplete until it has the segment.
         let counter = self.counter.take();
         let added = Segment::written(&*self.vfs, &path, layout, map, &hashes)
             .and_then(|segment| view.add(Arc::new(segment), None));
-        // Another process may have merged it already.
+        // Another process may have merged the segment already.
         if added.is_ok() || self.look_for(view, last) {
             self.counter = counter;
         }
     }
 }
 
-/// A failure of the group is that of every batch in it, whatever was decided for it: a key that was refused, or skipped,
-/// for a batch of the same group is not stored after all. Only what is wrong with a batch itself stays.
+/// Fails every batch of a group with `error`, whatever its own outcome: a key that was refused or skipped
+/// because of another batch of the group is not stored after all. Only an error in a batch itself stays.
 fn fail_all(error: Error, count: usize, outcomes: Vec<Result<Appended>>) -> Vec<Result<Appended>> {
     let mut failed: Vec<Result<Appended>> = outcomes
         .into_iter()
         .map(|outcome| match outcome {
-            Err(own @ Error::BadInput { .. }) => Err(own),
+            Err(own @ Error::InvalidArgument { .. }) => Err(own),
             _ => Err(error.clone()),
         })
         .collect();

@@ -7,30 +7,32 @@ use super::session::Writer;
 use crate::base::{Bug, Error, Event, Result};
 use crate::state::{Bitmaps, Manifest, View, checkpoint};
 
-/// How long LOCK.manifest is waited for under the commit lock: all commits wait meanwhile.
+/// How long a lock holder waits for LOCK.manifest: all commits wait meanwhile.
 pub(super) const PATIENCE: Duration = Duration::from_millis(100);
-/// Commits after a checkpoint from which on it is told that there is none.
+/// Commits without a checkpoint from which on a busy LOCK.manifest is reported.
 const OVERDUE: u64 = 1024;
 
 impl Writer {
-    /// Writes the manifest: the list on disk, read again, plus the commits after it; and liveness bitmaps.
+    /// Writes the manifest (the list on disk, read again, plus the commits after it), and brings all liveness
+    /// bitmaps up to date.
     pub fn checkpoint(&mut self, view: &mut View) -> Result<()> {
         self.under_manifest_lock(PATIENCE, |writer| writer.replace_manifest(view, Bitmaps::All, |_| Ok(())))
     }
 
-    /// Writes the manifest, and bitmaps only when there is much to gain.
+    /// Writes the manifest, and liveness bitmaps only if many kills came since.
     pub fn list_commits(&mut self, view: &mut View) -> Result<()> {
         let write = |writer: &mut Self| writer.replace_manifest(view, Bitmaps::WhenMany, |_| Ok(()));
         self.under_manifest_lock(PATIENCE, write)
     }
 
-    /// A checkpoint that no user asked for: its failure is told, louder each time, and repeated after the
-    /// next commit. The commits are durable without it.
+    /// Writes a checkpoint that the user did not ask for. A failure is reported as an event that counts the
+    /// attempts, and the next commit tries again; the commits are durable without a checkpoint.
     pub fn routine_checkpoint(&mut self, view: &mut View) {
         let write = |writer: &mut Self| writer.replace_manifest(view, Bitmaps::WhenMany, |_| Ok(()));
         match self.under_manifest_lock(Duration::ZERO, write) {
             Ok(()) => self.failed_checkpoints = 0,
-            // All commits would wait. The holder of LOCK.manifest will be done by one of the next commits.
+            // Waiting would hold up all commits. LOCK.manifest is likely to be free at one of the next
+            // commits.
             Err(Error::Busy { .. }) if self.since_checkpoint < OVERDUE => {}
             Err(error) => {
                 self.failed_checkpoints += 1;
@@ -39,10 +41,8 @@ impl Writer {
         }
     }
 
-    /// Replaces the manifest by one derived from the one on disk: commits are appended, then `change` is
-    /// applied. Tells other processes.
-    ///
-    /// Called under the commit lock.
+    /// Replaces the manifest: reads the one on disk, appends the commits after it, applies `change`, and
+    /// raises LOCK's counter so that other processes notice. Called under the commit lock.
     pub fn update_manifest(
         &mut self,
         view: &mut View,
@@ -55,7 +55,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs `work` under LOCK.manifest, too.
+    /// Runs `work` under LOCK.manifest, in addition to the commit lock.
     pub(super) fn under_manifest_lock<T>(
         &mut self,
         patience: Duration,
@@ -68,7 +68,7 @@ impl Writer {
         result
     }
 
-    /// Under both locks.
+    /// Writes the manifest with `change` applied. Called under the commit lock and LOCK.manifest.
     pub(super) fn replace_manifest(
         &mut self,
         view: &mut View,
@@ -78,7 +78,8 @@ impl Writer {
         let (vfs, dir, first) = (Arc::clone(&self.vfs), self.dir.clone(), view.first_unlisted());
         let event = checkpoint::write(&*vfs, &dir, view, bitmaps, change, |folder| {
             let flushed = self.flush_names(folder, first);
-            // The directory of the store has the manifest's own name.
+            // The manifest's own name is in the store's directory: that flush decides about the mark in
+            // LOCK.manifest.
             match &flushed {
                 Ok(()) if *folder == dir => self.manifest_lock.clear_suspect(),
                 Err(_) if *folder == dir && !Bug::NoManifestMark.is_on() => {

@@ -1,4 +1,4 @@
-//! The commit: what becomes of batches, under the commit lock.
+//! The commit: turns batches into one durable segment, under the commit lock.
 
 mod doubt;
 mod group;

@@ -1,4 +1,4 @@
-//! What other processes have committed, and how a lock holder learns it.
+//! Commits of other processes, and how a lock holder adds them to its view.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use crate::segment::{Segment, SegmentName};
 use crate::state::{View, load, remove_temporaries};
 use crate::vfs::Vfs;
 
-/// From this many segments on the directory is listed, because other processes may have merged them,
+/// Segments in the view from which on the directory is listed: other processes may have merged some.
 const MANY: usize = 96;
-/// and again when this many more have come.
+/// Segments that come in after a listing before the directory is listed again.
 const MORE: usize = 32;
 
-/// Maps the commits of other processes by their names, without listing them. Says whether all are known now.
+/// Maps the commits of other processes by their names, without listing the directory. True if the view now
+/// has all of them.
 pub(super) fn follow(vfs: &dyn Vfs, segments: &Path, view: &mut View, spans: &[Span]) -> bool {
     // Files beyond the manifest of a backup are no commits: an interrupted backup may have left them.
     !view.meta.is_backup
@@ -30,11 +31,12 @@ pub(super) fn follow(vfs: &dyn Vfs, segments: &Path, view: &mut View, spans: &[S
 }
 
 impl Writer {
-    /// Learns from the directory what happened since this handle last held the lock, or what a writer left that died.
-    /// `vouched`: the holders in between have flushed the names that they gave.
+    /// Brings the view up to date from the directory. `in_doubt`: the last lock holder died or left the
+    /// suspect mark. `vouched`: every lock holder since this handle's last hold has flushed the names that it
+    /// gave.
     pub(super) fn catch_up(&mut self, view: &mut View, in_doubt: bool, vouched: bool) -> Result<()> {
         let segments = self.segments();
-        // Before anything is built on a name that another process published, that name is made durable.
+        // A name that another process gave is made durable before anything is built on it.
         if !vouched {
             self.flush_names(&segments, view.first_unlisted())?;
             self.flush_names(&self.dir.clone(), view.first_unlisted())?;
@@ -42,7 +44,7 @@ impl Writer {
         }
         let before = Arc::clone(&view.meta);
         *view = load::load(&*self.vfs, &self.dir, Some(view))?;
-        // An epoch is in the manifest, durably, before its first commit.
+        // A new epoch must be in a durable manifest before its first commit.
         if vouched && view.meta.epochs != before.epochs {
             self.flush_names(&self.dir.clone(), view.first_unlisted())?;
         }
@@ -55,7 +57,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks at the directory for a commit that is there; says whether the view has it now.
+    /// Reads the directory for commits up to `last`. True if the view has them now.
     pub(super) fn look_for(&self, view: &mut View, last: u64) -> bool {
         match load::load_until(&*self.vfs, &self.dir, Some(view), last) {
             Ok(newer) => *view = newer,

@@ -1,6 +1,7 @@
-//! Decides, for each batch of a group, what is written and what it supersedes.
+//! Decides, for each batch of a group, which entries are written and which stored entries they supersede.
 //!
-//! Runs under the commit lock, against a view that knows every commit, so that the answer cannot be overtaken.
+//! Runs under the commit lock, against a view that has every commit, so that no other commit can make the
+//! decision wrong.
 
 use crate::types::OnDuplicate;
 use std::collections::{HashMap, HashSet};
@@ -12,52 +13,45 @@ use crate::format::key_hash;
 use crate::format::records::Kill;
 use crate::segment::Segment;
 use crate::state::{Asked, View, kill_of};
-use crate::types::{AttributeType, Batch, BatchEntry, Kind, MAX_ATTRIBUTES};
+use crate::types::{AttributeType, Batch, BatchEntry, Condition, Kind, MAX_ATTRIBUTES};
 
-/// Entries that the group has written so far.
+/// Entries of the group's earlier batches.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay<'a> {
     entries: HashMap<&'a [u8], Kill>,
-    /// Their attributes.
+    /// Attribute types of the group's earlier batches.
     types: HashMap<&'a str, AttributeType>,
-    /// More batches follow in this group.
+    /// True if more batches follow in the group.
     pub is_needed: bool,
 }
 
-/// A batch after resolution.
+/// A resolved batch: the entries to write, and what they supersede.
 #[derive(Debug)]
 pub(crate) struct Resolved<'a> {
     batch: &'a Batch,
-    /// The entries to be written, and the hashes of their keys.
+    /// The entries to write, each with the hash of its key.
     pub written: Vec<(u64, BatchEntry<'a>)>,
     pub kills: Vec<Kill>,
     pub outcome: Appended,
 }
 
 impl<'a> Resolved<'a> {
-    /// The rows of all entries to be written, and their scales, where these are the whole batch.
+    /// The rows and scales of the batch, if all of its entries are written.
     pub fn all_rows(&self) -> Option<(&'a [u8], &'a [f32])> {
         (self.written.len() == self.batch.len()).then(|| self.batch.all_rows())
     }
 }
 
-/// Refuses a batch in which a key is there twice. `asked` are its keys in the order of their hashes.
-fn check_keys(batch: &Batch, asked: &[Asked]) -> Result<()> {
-    // Hardly ever: keys that differ may have the same hash.
-    if asked.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0)) {
-        let mut seen = HashSet::with_capacity(batch.len());
-        if let Some(twice) = batch.entries().find(|entry| !seen.insert(entry.key)) {
-            return Err(Error::bad_input(format!(
-                "key \"{}\" is twice in one batch; nothing of it was written; give each key once",
-                escaped(twice.key)
-            )));
-        }
-    }
-    Ok(())
+/// True if the batch has a key twice. `asked`: the batch's keys in the order of their hashes.
+fn has_repeats(batch: &Batch, asked: &[Asked]) -> bool {
+    // Rarely true: different keys can have the same hash.
+    let may_repeat = asked.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0));
+    let mut seen = HashSet::new();
+    may_repeat && !batch.entries().all(|entry| seen.insert(entry.key))
 }
 
-/// The numbers of the entries whose keys are stored, ascending, and the newest stored entry of each, as the kill of a commit
-/// that is still to be named.
+/// The batch's entries whose keys are stored: their numbers, ascending, each with a kill of the newest stored
+/// entry of its key. The kill's `killer` is not set yet.
 fn stored(view: &View, batch: &Batch, asked: &[Asked]) -> Result<Vec<(usize, Kill)>> {
     let mut stored = Vec::new();
     let found = |number, segment: &Arc<Segment>, entry| {
@@ -69,7 +63,7 @@ fn stored(view: &View, batch: &Batch, asked: &[Asked]) -> Result<Vec<(usize, Kil
     Ok(stored)
 }
 
-/// Refuses a batch with an attribute that has another type in the store, or in what the group has written so far.
+/// Refuses a batch if an attribute has another type in the store or in an earlier batch of the group.
 fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> {
     let mut fresh = false;
     for (name, found) in batch.attribute_types() {
@@ -86,7 +80,7 @@ fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
         if known != Some(found) {
             let known =
                 known.map_or("of a type that this version does not know".to_owned(), |k| k.to_string());
-            return Err(Error::bad_input(format!(
+            return Err(Error::invalid(format!(
                 "attribute \"{}\" is {found} in this batch, and {known} in {place}; nothing of this batch was written; \
                  convert its values, or give them another name",
                 escaped(name.as_bytes())
@@ -99,7 +93,8 @@ fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
     Ok(())
 }
 
-/// Refuses a batch with which a store would have too many attributes: each is a column of every file that is merged.
+/// Refuses a batch that would give the store too many attributes: each attribute is a column of every merged
+/// file.
 fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> {
     let mut names: HashSet<&str> = batch.attribute_types().map(|(name, _)| name).collect();
     names.extend(overlay.types.keys());
@@ -107,7 +102,7 @@ fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
         names.extend(live.segment.directory()?.columns().iter().map(|column| &*column.name));
     }
     if names.len() > MAX_ATTRIBUTES {
-        return Err(Error::bad_input(format!(
+        return Err(Error::invalid(format!(
             "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing of this batch was \
              written; put what differs from entry to entry into values, not into names, or into the payload",
             names.len()
@@ -116,8 +111,8 @@ fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
     Ok(())
 }
 
-/// Resolves one batch that would become `commit`. The overlay is only changed when this succeeds and something is
-/// left to write.
+/// Resolves one batch that would become `commit`. Changes the overlay only on success, and only if an entry
+/// is to be written.
 pub(crate) fn resolve<'a>(
     view: &View,
     overlay: &mut Overlay<'a>,
@@ -125,73 +120,140 @@ pub(crate) fn resolve<'a>(
     policy: OnDuplicate,
     commit: u64,
 ) -> Result<Resolved<'a>> {
+    if let Some(expected) = batch.expected_last_commit().filter(|expected| *expected != commit - 1) {
+        return Err(Error::StoreChanged { expected, found: commit - 1 });
+    }
     check_types(view, overlay, batch)?;
-    let row_bytes = view.meta.dim * view.meta.dtype.size();
-    let mut written: Vec<(u64, BatchEntry<'_>)> = Vec::with_capacity(batch.len());
-    let mut kills = Vec::new();
-    let mut outcome = Appended::default();
-    let mut fresh: Vec<(&[u8], Kill)> = Vec::new();
-    let mut duplicates: (usize, &[u8]) = (0, b"");
-    let mut row = 0u64;
-
     let hashes: Vec<u64> = batch.entries().map(|entry| key_hash(entry.key)).collect();
     let mut asked: Vec<Asked> = hashes.iter().copied().zip(0..).collect();
     asked.sort_unstable();
-    check_keys(batch, &asked)?;
     let mut stored = stored(view, batch, &asked)?.into_iter().peekable();
+    let mut deciding = Deciding {
+        policy,
+        commit,
+        written: Vec::with_capacity(batch.len()),
+        here: has_repeats(batch, &asked).then(HashMap::new),
+        kills: Vec::new(),
+        duplicates: (0, b""),
+        outcome: Appended::default(),
+    };
     for ((number, hash), entry) in hashes.into_iter().enumerate().zip(batch.entries()) {
         let stored = stored.next_if(|(of, _)| *of == number).map(|(_, stored)| stored);
         let existing = overlay.entries.get(entry.key).copied().or(stored);
-        let present = existing.is_some_and(|existing| existing.kind != Kind::Tombstone.code());
-        let deletes = entry.kind == Kind::Tombstone;
-        if present && !deletes {
-            match policy {
-                OnDuplicate::Skip => {
-                    outcome.skipped += 1;
-                    continue;
-                }
-                OnDuplicate::Replace => outcome.replaced += 1,
-                OnDuplicate::Error => {
-                    if duplicates.0 == 0 {
-                        duplicates.1 = entry.key;
-                    }
-                    duplicates.0 += 1;
-                    continue;
-                }
-            }
-        }
-        if deletes {
-            if !present {
-                outcome.skipped += 1;
-                continue;
-            }
-            outcome.deleted += 1;
-        }
-        // The tombstone of a key that comes back is superseded like any other entry.
-        if let Some(old) = existing {
-            kills.push(Kill { killer: commit, ..old });
-        }
-        let rows = u32::try_from(entry.rows.len() / row_bytes)
-            .map_err(|_| Error::bad_input("an entry holds fewer than 2^32 rows; split it"))?;
-        if overlay.is_needed {
-            fresh.push((entry.key, existing_at((commit, written.len() as u64), row, rows, entry.kind)));
-        }
-        row += u64::from(rows);
-        written.push((hash, entry));
+        deciding.decide((hash, entry), existing)?;
     }
-    if duplicates.0 > 0 {
-        return Err(Error::DuplicateKey { key: duplicates.1.to_vec(), count: duplicates.0 });
-    }
-    overlay.entries.extend(fresh);
-    if overlay.is_needed {
-        overlay.types.extend(written.iter().flat_map(|(_, entry)| entry.attributes.types()));
-    }
-    outcome.entries = written.len() as u64;
-    outcome.rows = row;
-    Ok(Resolved { batch, written, kills, outcome })
+    deciding.finish(view, overlay, batch)
 }
 
-/// The kill of an entry, by a commit that is still to be named.
+/// The decisions on the entries of a batch, in their order.
+struct Deciding<'a> {
+    policy: OnDuplicate,
+    commit: u64,
+    /// The entries to write; `None` for an entry that a later entry of the batch supersedes.
+    written: Vec<Option<(u64, BatchEntry<'a>)>>,
+    /// Place in `written` of the newest entry of each key. Only for a batch that has a key twice.
+    here: Option<HashMap<&'a [u8], usize>>,
+    kills: Vec<Kill>,
+    /// How many keys are refused as duplicates, and the first of them.
+    duplicates: (usize, &'a [u8]),
+    outcome: Appended,
+}
+
+impl<'a> Deciding<'a> {
+    /// Decides on the next entry. `existing`: the newest entry of its key before this batch.
+    fn decide(&mut self, (hash, entry): (u64, BatchEntry<'a>), existing: Option<Kill>) -> Result<()> {
+        let is_stored = existing.is_some_and(|existing| existing.kind != Kind::Tombstone.code());
+        let before = self.here.as_ref().and_then(|here| here.get(entry.key).copied());
+        let kind_before = before.and_then(|at| Some(self.written.get(at)?.as_ref()?.1.kind));
+        let is_present = kind_before.map_or(is_stored, |kind| kind != Kind::Tombstone);
+        let deletes = entry.kind == Kind::Tombstone;
+        if deletes && !is_present {
+            self.outcome.skipped += 1;
+            return Ok(());
+        }
+        let policy = match entry.condition {
+            Condition::ReplaceIf(expected) => {
+                let stored = existing.filter(|_| is_present).map(|existing| existing.commit);
+                let found = kind_before.map_or(stored, |_| Some(self.commit));
+                if found != Some(expected) {
+                    return Err(Error::EntryChanged { key: entry.key.to_vec(), expected, found });
+                }
+                OnDuplicate::Replace
+            }
+            Condition::Policy(policy) => policy,
+            Condition::OfAppend => self.policy,
+        };
+        match policy {
+            OnDuplicate::Skip if is_present && !deletes => {
+                self.outcome.skipped += 1;
+                return Ok(());
+            }
+            OnDuplicate::Error if is_present && !deletes => {
+                if self.duplicates.0 == 0 {
+                    self.duplicates.1 = entry.key;
+                }
+                self.duplicates.0 += 1;
+                return Ok(());
+            }
+            _ => {}
+        }
+        match before.and_then(|at| self.written.get_mut(at)?.take()) {
+            // The kill of the stored entry stays, and counts for this entry.
+            Some((_, superseded)) => {
+                self.outcome.skipped += 1;
+                match superseded.kind {
+                    Kind::Tombstone => self.outcome.deleted -= 1,
+                    _ => self.outcome.replaced -= u64::from(is_stored),
+                }
+            }
+            // A key that is stored again after a deletion supersedes its tombstone like any other entry.
+            None => self.kills.extend(existing.map(|old| Kill { killer: self.commit, ..old })),
+        }
+        if deletes && !is_stored {
+            // Only this batch stored the key: nothing is written for it, and an older tombstone stays live.
+            self.outcome.skipped += 1;
+            let old = existing.map(|old| (old.commit, old.entry));
+            self.kills.retain(|kill| Some((kill.commit, kill.entry)) != old);
+            self.here.as_mut().and_then(|here| here.remove(entry.key));
+            return Ok(());
+        }
+        match deletes {
+            true => self.outcome.deleted += 1,
+            false => self.outcome.replaced += u64::from(is_stored),
+        }
+        if let Some(here) = &mut self.here {
+            here.insert(entry.key, self.written.len());
+        }
+        self.written.push(Some((hash, entry)));
+        Ok(())
+    }
+
+    fn finish(mut self, view: &View, overlay: &mut Overlay<'a>, batch: &'a Batch) -> Result<Resolved<'a>> {
+        if let (count @ 1.., key) = self.duplicates {
+            return Err(Error::DuplicateKey { key: key.to_vec(), count });
+        }
+        let written: Vec<(u64, BatchEntry<'_>)> = self.written.into_iter().flatten().collect();
+        let row_bytes = view.meta.dim * view.meta.dtype.size();
+        let (mut row, mut fresh) = (0, Vec::new());
+        for ((_, entry), number) in written.iter().zip(0..) {
+            let rows = u32::try_from(entry.rows.len() / row_bytes)
+                .map_err(|_| Error::invalid("an entry holds fewer than 2^32 rows; split it"))?;
+            if overlay.is_needed {
+                fresh.push((entry.key, existing_at((self.commit, number), row, rows, entry.kind)));
+            }
+            row += u64::from(rows);
+        }
+        overlay.entries.extend(fresh);
+        if overlay.is_needed {
+            overlay.types.extend(written.iter().flat_map(|(_, entry)| entry.attributes.types()));
+        }
+        self.outcome.entries = written.len() as u64 - self.outcome.deleted;
+        self.outcome.rows = row;
+        Ok(Resolved { batch, written, kills: self.kills, outcome: self.outcome })
+    }
+}
+
+/// A kill of an entry; its `killer` is not set yet.
 fn existing_at((commit, entry): (u64, u64), row: u64, rows: u32, kind: Kind) -> Kill {
     Kill { killer: 0, commit, entry, row, rows, kind: kind.code(), padding: [0; 3] }
 }

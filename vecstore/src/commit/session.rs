@@ -1,4 +1,4 @@
-//! The writing side of a handle, and its time under the commit lock: [`Writer::begin`] to [`Writer::end`].
+//! The writer of a handle, and one hold of the commit lock, from [`Writer::begin`] to [`Writer::end`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,32 +11,34 @@ use crate::segment::SegmentName;
 use crate::state::{SEGMENTS, Target, Verify, View};
 use crate::vfs::Vfs;
 
-/// Temporary segments begin with this; only the holder of the commit lock may remove them.
+/// Prefix of the temporary files of commits. Only the holder of the commit lock removes such files.
 pub(crate) const TMP_PREFIX: &str = "tmp-commit-";
 
-/// The writing side of a handle. One thread at a time has it.
+/// The writer of a handle. One thread at a time uses it.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(super) vfs: Arc<dyn Vfs>,
     pub(super) dir: PathBuf,
     pub(super) lock: Lock,
     pub(super) manifest_lock: Lock,
-    /// How long it waits for locks.
+    /// How long the writer waits for locks.
     pub(crate) timeout: Timeout,
     pub(super) verify_saves: bool,
-    /// LOCK's counter when the view was last known to be complete; `None`: look.
+    /// LOCK's counter when the view was last complete. `None`: unknown, so the directory is listed.
     pub(crate) counter: Option<u64>,
-    /// Commits since the manifest was last written by this handle, and their bytes.
+    /// Commits of this handle since it last wrote the manifest.
     pub(crate) since_checkpoint: u64,
+    /// Bytes of the segments that this handle has committed since it last wrote the manifest.
     pub(super) bytes_since_checkpoint: u64,
+    /// Routine checkpoints that failed in a row.
     pub(super) failed_checkpoints: u32,
-    /// What is to be told once no lock is held.
+    /// Events to report once no lock is held.
     pub(crate) events: Vec<Event>,
-    /// A segment that is committed, and not yet part of the view.
+    /// A segment that this handle has committed and not yet added to its view.
     pub(super) committed: Option<Committed>,
-    /// From this many segments on the directory is listed.
+    /// Segments in the view from which on the directory is listed.
     pub(super) many: usize,
-    /// Why the handle stopped writing.
+    /// Why the handle stopped writing; `None` while it writes.
     pub(super) latched: Option<String>,
 }
 
@@ -67,7 +69,7 @@ impl Writer {
         self.dir.join(SEGMENTS)
     }
 
-    /// Runs `work` under the commit lock, with a view that knows everything that is on disk.
+    /// Runs `work` under the commit lock, with a view of every commit on disk.
     pub fn locked<T>(
         &mut self,
         timeout: &Timeout,
@@ -78,7 +80,8 @@ impl Writer {
         let (vfs, segments) = (Arc::clone(&self.vfs), self.segments());
         let counter = self.counter;
         let found = self.lock.acquire_after(timeout, |lock| {
-            // What others have committed is mapped while one of them commits: then fewer wait for that.
+            // Segments of other processes are mapped while this thread still waits for the lock, so that it
+            // holds the lock for less time.
             if let Some(spans) = counter.and_then(|then| lock.peek(then)) {
                 follow(&*vfs, &segments, view, &spans);
             }
@@ -88,26 +91,29 @@ impl Writer {
         result
     }
 
-    /// Under the commit lock, just taken: brings the view up to date, and out of doubt what is in doubt.
+    /// Called right after the commit lock was taken: brings the view up to date, and rewrites commits in
+    /// doubt.
     pub(super) fn begin(&mut self, found: Found, view: &mut View) -> Result<()> {
-        // A holder that died may have died of a failed flush, before the mark could be left. (One that could not write its
-        // record when it gave the lock back looks the same.)
+        // A lock holder that died may have died of a failed flush, before it could leave the mark. A lock
+        // holder that could not write its record on release looks the same.
         let in_doubt =
             found.died && !Bug::IgnoreDied.is_on() || found.suspect != 0 && !Bug::IgnoreMark.is_on();
-        // Such a holder may have committed and not counted it. Without a raise here, a third handle that knows the
-        // same count would take its view for complete, and give a commit number twice.
+        // The previous lock holder may have committed without raising the counter. Without a raise here, a
+        // third handle with the same count would take its view for complete and give a commit number twice.
         if in_doubt {
             if !Bug::NoRaise.is_on() {
                 self.lock.raise();
             }
-            // Stays until the commits have been written anew, even if that fails this time. Others see it meanwhile.
+            // The mark stays until the commits are rewritten, even if this attempt fails, and other processes
+            // see it meanwhile.
             self.lock.mark_suspect(view.first_unlisted());
             self.lock.write()?;
         } else if found.counter.is_some() && found.counter == self.counter {
             return view.check_writable();
         }
-        // A holder that released the lock with a raised counter had flushed its names, or left the mark. They are flushed
-        // again only if the record is void, or this handle has no counter to compare with.
+        // A holder that released the lock with a raised counter had flushed its names or left the suspect
+        // mark. Names are flushed again only if the record is void, or this handle has no counter to compare
+        // with.
         let then = self.counter.take().filter(|_| found.counter.is_some() && !in_doubt);
         let spans = then.and_then(|then| self.lock.since(then));
         if view.segments.len() < self.many
@@ -120,9 +126,9 @@ impl Writer {
         }
     }
 
-    /// Gives the commit lock back.
+    /// Releases the commit lock.
     pub(super) fn end(&mut self, is_ok: bool) {
-        // What failed may have left something: no handle may take a view from before for complete.
+        // A failed operation may have left files: no handle may take an earlier view for complete.
         if !is_ok {
             self.lock.raise();
             self.counter = None;
@@ -131,12 +137,13 @@ impl Writer {
         self.counter = self.counter.filter(|_| told).map(|_| self.lock.counter());
     }
 
-    /// Brings commits out of doubt when the record asks for it: a flush of their directory failed, or a holder died.
+    /// Rewrites commits in doubt if LOCK's record shows a failed directory flush or a dead lock holder.
     pub fn recover(&mut self, timeout: &Timeout, view: &mut View, watch: &Watch) -> Result<()> {
         if watch.record().is_some_and(|record| record.suspect != 0) {
             return self.locked(timeout, view, |_, _| Ok(()));
         }
-        // If the lock cannot be had its holder is alive, and has done this when it took it, or left a mark.
+        // If the lock cannot be taken, its holder is alive: it rewrote commits in doubt when it took the
+        // lock, or left a mark.
         if watch.is_held()
             && let Some(found) = self.lock.try_acquire()?
         {
@@ -147,13 +154,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Refuses what is written outside the commit lock where [`Writer::locked`] would.
+    /// Fails where [`Writer::locked`] would refuse to write. Called before a write outside the commit lock.
     pub fn check_may_write(&self) -> Result<()> {
         self.check_latch()?;
         self.lock.check_place()
     }
 
-    /// Refuses once the handle has stopped writing.
+    /// Fails once the handle has stopped writing.
     fn check_latch(&self) -> Result<()> {
         match &self.latched {
             Some(reason) => Err(Error::Latched { path: self.dir.clone(), reason: reason.clone() }),
@@ -161,12 +168,12 @@ impl Writer {
         }
     }
 
-    /// The handle stopped writing after a failed directory flush.
+    /// True once a failed directory flush has stopped the handle from writing.
     pub fn is_latched(&self) -> bool {
         self.latched.is_some()
     }
 
-    /// Where a segment written under the commit lock goes.
+    /// The target of a segment that is written under the commit lock.
     pub(super) fn target<'a>(
         &'a self,
         dir: &'a Path,

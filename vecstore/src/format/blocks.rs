@@ -1,31 +1,31 @@
-//! Checksums per block.
+//! Block checksums.
 //!
-//! Every section is cut into blocks (the last one shorter). Each has a CRC-32 (IEEE, as in zlib) in the CRCS
-//! section, which locates a flipped bit to a block, and which a merge can carry over. Small files have small
-//! blocks, so that a flipped bit does not cost all their entries.
+//! Every section is cut into blocks (the last one may be shorter). The CRCS section has a CRC-32 (IEEE, as in
+//! zlib) for each block, so that a flipped bit is located to a block. Small files have small blocks, so that
+//! a flipped bit does not cost all their entries.
 
 use std::ops::Range;
 
-/// Bytes of the blocks that files are read in, and of those of large files.
+/// Block length of large files in bytes; files of any size are read in pieces of this length.
 pub(crate) const BLOCK_LEN: usize = 1 << BLOCK_LEN_LOG2;
-/// The block length of large files as an exponent of two, as the footer stores it.
+/// Block length of large files as an exponent of two, the form in the footer.
 pub(crate) const BLOCK_LEN_LOG2: u8 = 16;
-/// The block length of small files.
+/// Block length of small files as an exponent of two.
 pub(crate) const SMALL_BLOCK_LOG2: u8 = 12;
-/// Bytes of sections up to which a file is small: then there are some hundreds of blocks.
+/// Largest total length of the sections of a small file, which then has a few hundred blocks.
 const SMALL: u64 = 1 << 20;
 
-/// Block lengths that a reader accepts, as exponents of two.
+/// True for block lengths that a reader accepts, as exponents of two.
 pub(crate) fn is_block_len(log2: u8) -> bool {
     (12..=20).contains(&log2)
 }
 
-/// The block length for a file whose sections have so many bytes.
+/// Block length, as an exponent of two, for a file with this many bytes of sections.
 pub(crate) fn block_len_log2_for(bytes: u64) -> u8 {
     if bytes <= SMALL { SMALL_BLOCK_LOG2 } else { BLOCK_LEN_LOG2 }
 }
 
-/// Computes block checksums of a section that arrives in pieces.
+/// Computes the block checksums of a section that arrives in pieces of any length.
 #[derive(Debug)]
 pub(crate) struct BlockHasher {
     block_len: usize,
@@ -35,7 +35,7 @@ pub(crate) struct BlockHasher {
 }
 
 impl BlockHasher {
-    /// For blocks of a length, given as an exponent of two.
+    /// A hasher for blocks of 2^`log2` bytes.
     pub fn new(log2: u8) -> Self {
         BlockHasher { block_len: 1 << log2, hasher: crc32fast::Hasher::new(), filled: 0, crcs: Vec::new() }
     }
@@ -58,7 +58,7 @@ impl BlockHasher {
         self.filled = 0;
     }
 
-    /// The checksums of all blocks of the section; the hasher is then ready for the next section.
+    /// Returns the checksums of all blocks of the section; the hasher is then ready for the next section.
     pub fn finish(&mut self) -> Vec<u32> {
         if self.filled > 0 {
             self.close_block();
@@ -67,12 +67,12 @@ impl BlockHasher {
     }
 }
 
-/// Number of blocks of a section.
+/// Number of blocks in a section of this length.
 pub(crate) fn block_count(len: u64, log2: u8) -> u64 {
     len.div_ceil(1 << log2)
 }
 
-/// A range in blocks from its start.
+/// Cuts a range into blocks, the first of which begins at the start of the range.
 pub(crate) fn blocks_of(range: Range<usize>, log2: u8) -> impl Iterator<Item = Range<usize>> {
     let (end, len) = (range.end, 1usize << log2);
     range.step_by(len).map(move |start| start..start.saturating_add(len).min(end))
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_do_not_matter() {
+    fn checksums_do_not_depend_on_the_pieces() {
         let data: Vec<u8> = (0..3 * BLOCK_LEN + 17).map(|i| (i * 7 % 256) as u8).collect();
         for log2 in [12, 16] {
             let whole: Vec<u32> =

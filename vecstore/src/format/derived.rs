@@ -1,6 +1,7 @@
-//! The file of something that is derived from one segment: which entries are superseded, which keys it may have.
+//! Derived files: contents that follow from one segment, such as superseded entries or possible keys.
 //!
-//! A fixed header; then the body, in blocks; then a CRC-32 for each block, which are compared before a block is first used.
+//! A file is a header, a body in blocks, and a CRC-32 for each block. A reader compares the checksum of a
+//! block before it first uses the block.
 
 use std::ops::Range;
 use std::path::Path;
@@ -14,14 +15,15 @@ use crate::base::{Bug, Error, Result};
 const MAGIC: [u8; 8] = *b"\x89VECDER\n";
 /// Length of the header that this version writes.
 pub(crate) const HEADER_LEN: usize = 256;
-/// The block length as an exponent of two: that of a page, so that looking at one byte checks little.
+/// Block length as an exponent of two: one page, so that a lookup of one byte checks few bytes.
 const BLOCK_LEN_LOG2: u8 = 12;
 
-/// What a derived file is: four letters, which its name ends with, in small letters.
+/// Kind of a derived file: four capital letters or digits. The file's name ends with them in lower case.
 pub(crate) type Kind = [u8; 4];
-/// Liveness bitmap: which entries and rows are superseded. Facts: entries, rows, superseded entries of each kind, rows.
+/// Liveness bitmap: which entries and rows are superseded. Facts: entries, rows, superseded entries of each
+/// kind (four), superseded rows, last commit whose kills the bitmap covers.
 pub(crate) const LIVE: Kind = *b"LIVE";
-/// Key filter: which keys are certainly not there. Facts: keys, words, bits set for each key.
+/// Key filter: which keys the segment certainly does not have. Facts: entries, words, bits set for each key.
 pub(crate) const KEYF: Kind = *b"KEYF";
 
 /// The header, as it lies in the file. `docs/FORMAT.md` has the offsets.
@@ -29,17 +31,20 @@ pub(crate) const KEYF: Kind = *b"KEYF";
 #[repr(C)]
 pub(crate) struct Header {
     head: Preamble,
-    /// Of the store.
+    /// Id of the store.
     pub store_id: Id,
     pub kind: Kind,
-    /// Version of the kind: what it is derived by, and how.
+    /// Version of the kind: of its contents, and of the rule by which they are derived.
     pub kind_version: u32,
-    /// The segment it is about: commits, generation, checksum of the footer.
+    /// First commit of the segment.
     pub first: u64,
+    /// Last commit of the segment.
     pub last: u64,
+    /// Generation of the segment.
     pub generation: u32,
+    /// Checksum of the segment's footer.
     pub footer_crc: u32,
-    /// Tells the files of one kind and segment apart; in the file's name too.
+    /// Random number that tells files of one kind and segment apart; also part of the file's name.
     pub version: u64,
     /// Length of the whole file.
     pub file_len: u64,
@@ -49,7 +54,7 @@ pub(crate) struct Header {
     zeros: [u8; 3],
     /// CRC-32 of the block checksums.
     table_crc: u32,
-    /// Numbers of the kind; unused ones are zero.
+    /// Numbers that the kind defines; unused ones are zero.
     pub facts: [u64; 8],
     refused: [u8; 28],
     /// Zero; a reader ignores it.
@@ -61,7 +66,7 @@ pub(crate) struct Header {
 const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 
 impl Header {
-    /// The header of a file about the segment with this footer.
+    /// Header of a file about the segment with this footer; `seal` completes it.
     pub fn of(footer: &Footer, kind: Kind, version: u64, facts: [u64; 8]) -> Self {
         Header {
             head: Preamble::of(MAGIC, HEADER_LEN),
@@ -79,8 +84,8 @@ impl Header {
         }
     }
 
-    /// Sets lengths and checksums for a body, which has whole words of eight bytes. Returns what follows the body: the
-    /// checksums of its blocks.
+    /// Sets lengths and checksums for a body whose length is a multiple of eight. Returns the block
+    /// checksums, which follow the body in the file.
     pub fn seal(&mut self, body: &[u8]) -> Vec<u32> {
         let crcs: Vec<u32> = body.chunks(1 << BLOCK_LEN_LOG2).map(crc32fast::hash).collect();
         self.body_len = body.len() as u64;
@@ -90,8 +95,8 @@ impl Header {
         crcs
     }
 
-    /// Reads the header of a file, trusting none of its bytes. The body and the block checksums lie in it; neither is
-    /// looked at.
+    /// Reads and checks the header of a file; trusts none of its bytes. Checks that the body and the block
+    /// checksums lie in the file, but reads neither.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
         let wrong = |detail: String| Err(Error::damaged(path, "header", detail));
         let kind = (path, "header", "derived file");
@@ -112,14 +117,14 @@ impl Header {
         Ok(header)
     }
 
-    /// True when it says something that this version ignores, for a later one to read.
+    /// True if the header has something that this version ignores and a later one may know.
     pub fn says_more(&self) -> bool {
         self.ignored != [0; 32]
             || self.head.len as usize > HEADER_LEN
             || self.head.version_minor > VERSION_MINOR
     }
 
-    /// Where the body lies in the file.
+    /// Range of the body in the file.
     pub fn body(&self) -> Option<Range<usize>> {
         let start = self.head.len as usize;
         Some(start..start.checked_add(usize::try_from(self.body_len).ok()?)?)
@@ -131,24 +136,24 @@ impl Header {
         Some(start..start.checked_add(blocks.checked_mul(4)?)?)
     }
 
-    /// How many blocks the body has.
+    /// Number of blocks in the body.
     pub fn block_count(&self) -> usize {
         self.table().map_or(0, |table| table.len() / 4)
     }
 
-    /// The block that a byte of the body lies in.
+    /// Number of the block that contains byte `at` of the body.
     #[inline]
     pub fn block_of(&self, at: usize) -> usize {
         at >> self.block_len_log2
     }
 
-    /// True when the block checksums are those the header was written for.
+    /// True if the table of block checksums matches the header.
     pub fn is_table_right(&self, file: &[u8]) -> bool {
         let table = self.table().and_then(|range| file.get(range));
         table.is_some_and(|table| crc32fast::hash(table) == self.table_crc)
     }
 
-    /// True when a block has the checksum that the table, which is right, says.
+    /// True if a block matches its checksum in the table; the table must have been checked first.
     pub fn is_block_right(&self, file: &[u8], block: usize) -> bool {
         let of_block = || {
             let expected: [u8; 4] =
@@ -202,7 +207,7 @@ mod tests {
         assert!(parse(&[good, vec![0]].concat()).is_err());
     }
 
-    /// A forged file has the right checksum.
+    /// Forged files: wrong lengths and reserved bytes under the right checksum.
     #[test]
     fn lengths_and_reserved_bytes_are_checked() {
         let forged = |change: fn(&mut Header)| {

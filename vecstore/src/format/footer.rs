@@ -1,6 +1,6 @@
-//! The end of a segment: its identity, its place in the chain, and where its section table lies.
+//! The footer of a segment: identity, place in the chain of segments, and position of the section table.
 //!
-//! What is last in the file says where the footer begins, so a later version may add fields to it.
+//! The last bytes of the file say how long the footer is, so that a later version can add fields.
 
 use bytemuck::{Pod, Zeroable};
 use std::ops::Range;
@@ -13,64 +13,64 @@ use super::{
 };
 use crate::base::{Bug, Error, Result};
 
-/// Magic number of a segment, eight bytes before the file's last eight.
+/// Magic number of a segment: the eight bytes before the file's last eight.
 pub(crate) const MAGIC: [u8; 8] = *b"\x89VECSEG\n";
-/// Length of the footer that this version writes, and the shortest there is.
+/// Length of the footer that this version writes, and the shortest possible one.
 pub(crate) const FOOTER_LEN: usize = 512;
-/// The longest footer a later version may write.
+/// Length of the longest footer that a later version may write.
 const MAX_FOOTER_LEN: usize = 1 << 16;
-/// Length of what is last in the file: how long the footer is, the version, the magic number, the checksum.
+/// Length of the tail, which ends every footer: footer length, version, magic number, checksum.
 pub(crate) const TAIL_LEN: usize = 32;
-/// The most lines a section table has.
+/// Largest number of lines in a section table.
 pub const MAX_SECTIONS: u32 = 1024;
-/// Where the magic number stands in the tail.
+/// Offset of the magic number in the tail.
 pub(crate) const MAGIC_AT: usize = 16;
 
 /// The footer, as it lies in the file. `docs/FORMAT.md` has the offsets.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Footer {
-    /// Of the store, random, for ever.
+    /// Id of the store, random, never changed.
     pub store_id: Id,
-    /// Of the history, random: new at creation, restore, first write to a backup, repair.
+    /// Id of the epoch, random. A new epoch begins at creation, restore, first write to a backup, and repair.
     pub epoch: Id,
-    /// Of this file, random.
+    /// Id of this file, random.
     pub nonce: Id,
-    /// The predecessor's `link_out`; for commit 1 the first epoch.
+    /// `link_out` of the segment before; for commit 1 the id of the first epoch.
     pub link_in: Id,
-    /// Random for a fresh commit; copies and merges keep their last input's.
+    /// Random for a fresh commit; a copy or merge keeps that of its last input.
     pub link_out: Id,
-    /// All zero while the store has none.
+    /// Fingerprint of the vectors' origin; zeros while the store has none.
     pub fingerprint: [u8; 32],
-    /// First commit number covered.
+    /// First commit in the file.
     pub first: u64,
-    /// Last commit number covered.
+    /// Last commit in the file.
     pub last: u64,
-    /// Generation for this range of commits, as in the file's name.
+    /// Number that tells files of the same commits apart, as in the file's name.
     pub generation: u32,
     pub dim: u32,
     pub dtype: u8,
     pub metric: u8,
     pub block_len_log2: u8,
     pub zero: u8,
-    /// Lines of the section table.
+    /// Number of lines in the section table.
     pub section_count: u32,
     pub entries: u64,
     pub rows: u64,
     /// Entries of each kind, by code.
     pub kinds: [u64; 4],
-    /// Entries of each kind that the KILL section kills.
+    /// Entries of each kind that the KILL section names.
     pub killed: [u64; 4],
-    /// Their rows.
+    /// Rows of the entries that the KILL section names.
     pub killed_rows: u64,
     /// Length of the whole file, this footer included.
     pub file_len: u64,
-    /// Where the section table begins.
+    /// Offset of the section table.
     pub table_at: u64,
     /// CRC-32 of the section table.
     pub table_crc: u32,
     pub zeros: u32,
-    /// When the last commit was made, in milliseconds since 1970; 0 where that is not known. For people.
+    /// Time of the last commit in milliseconds since 1970; 0 if unknown. For people.
     pub time: u64,
     /// The program that wrote the file, UTF-8, padded with zeros. For people.
     pub created_by: [u8; 32],
@@ -81,8 +81,8 @@ pub(crate) struct Footer {
     pub refused: [u8; 64],
     /// Zero; a reader ignores it.
     pub ignored: [u8; 96],
-    // A later version adds fields here. What follows is the tail.
-    /// Length of the footer.
+    // A later version adds fields here. The fields below are the tail.
+    /// Length of the footer, tail included.
     pub len: u32,
     pub version_major: u16,
     pub version_minor: u16,
@@ -90,14 +90,15 @@ pub(crate) struct Footer {
     pub tail_zeros: [u8; 7],
     pub magic: [u8; 8],
     pub last_zeros: u32,
-    /// CRC-32 over everything before it in the footer.
+    /// CRC-32 of the footer before this field.
     pub crc: u32,
 }
 
 const _: () = assert!(size_of::<Footer>() == FOOTER_LEN);
 
 impl Footer {
-    /// A footer with magic, version, program and block length set, and nothing else.
+    /// A footer in which only its length, the block length, version, kind of checksum, magic number and
+    /// program are set.
     pub fn empty() -> Self {
         let mut created_by = [0; 32];
         let name = concat!("vecstore ", env!("CARGO_PKG_VERSION"));
@@ -114,7 +115,7 @@ impl Footer {
         }
     }
 
-    /// What a new file of the same commits keeps of this one.
+    /// The fields that a new file of the same commits keeps; all others as in [`Footer::empty`].
     pub fn identity(&self) -> Self {
         Footer {
             store_id: self.store_id,
@@ -133,7 +134,7 @@ impl Footer {
         }
     }
 
-    /// The footer of a copy of the file, of another generation. It has the length that this version writes.
+    /// The footer of a copy of the file under another generation, in the length that this version writes.
     pub fn of_copy(&self, generation: u32, nonce: Id) -> Self {
         let len = FOOTER_LEN as u32;
         let file_len = self.body_len() + u64::from(len);
@@ -142,17 +143,17 @@ impl Footer {
         footer
     }
 
-    /// Sets the checksum; nothing may change after it.
+    /// Sets the checksum. No field may change afterwards.
     pub fn seal(&mut self) {
         self.crc = record_crc(bytemuck::bytes_of(self), &[]);
     }
 
-    /// The bytes to write.
+    /// The footer as bytes.
     pub fn bytes(&self) -> &[u8] {
         bytemuck::bytes_of(self)
     }
 
-    /// How long the footer of a file is that ends with these bytes.
+    /// Length of the footer of a file that ends with `tail`.
     pub fn len_of(path: &Path, tail: &[u8]) -> Result<usize> {
         let damaged = |detail: String| Err(Error::damaged(path, "footer", detail));
         let len = tail.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
@@ -169,18 +170,18 @@ impl Footer {
         Ok(len)
     }
 
-    /// Reads and checks the footer of a file, without trusting a single number in it.
+    /// Reads and checks the footer of a file; trusts no number in it.
     ///
-    /// Afterwards: the checksum is right, version and flags are known, element type, metric and dimension are
-    /// possible, the range of commits is not empty, the file has the length that the footer says, and the section
-    /// table lies in it.
+    /// A footer is returned if its checksum matches, version and flags are known, element type, metric and
+    /// dimension are possible, the range of commits is valid, the file has the length that the footer says,
+    /// and the section table lies in the file.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
         let len = Self::len_of(path, file.last_chunk::<TAIL_LEN>().map_or(file, |tail| tail))?;
         let bytes = file.len().checked_sub(len).and_then(|start| file.get(start..));
         Self::parse_bytes(path, bytes.unwrap_or(file), file.len() as u64)
     }
 
-    /// As [`Footer::parse`], from the footer's own bytes in a file of this length.
+    /// Reads and checks a footer as [`Footer::parse`] does, from its own bytes and the length of its file.
     pub fn parse_bytes(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
         let damaged = |detail: String| Err(Error::damaged(path, "footer", detail));
         let (front, tail) = (bytes.get(..FOOTER_LEN - TAIL_LEN), bytes.last_chunk::<TAIL_LEN>());
@@ -220,12 +221,12 @@ impl Footer {
         Ok(footer)
     }
 
-    /// Bytes of the file before the footer.
+    /// Number of bytes before the footer.
     pub fn body_len(&self) -> u64 {
         self.file_len.saturating_sub(u64::from(self.len))
     }
 
-    /// Where the section table lies in the file.
+    /// Range of the section table in the file; `None` if it is unaligned, too long or not before the footer.
     pub fn table(&self) -> Option<Range<usize>> {
         let start =
             usize::try_from(self.table_at).ok().filter(|start| start.is_multiple_of(ALIGN as usize))?;
@@ -234,7 +235,7 @@ impl Footer {
     }
 }
 
-/// What the end of a segment says: its footer and its section table.
+/// Footer and section table of a segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub footer: Footer,
@@ -242,7 +243,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Reads both from a file, of which nothing but the end needs to be there.
+    /// Reads footer and section table. `file` has the length of the whole file, but bytes before the section
+    /// table are not read.
     pub fn parse(path: &Path, file: &[u8]) -> Result<Self> {
         let footer = Footer::parse(path, file)?;
         let table = footer.table().and_then(|range| file.get(range)).unwrap_or_default();
@@ -308,9 +310,9 @@ mod tests {
         assert!(changed(|footer| footer.dtype = 5).contains("u8"));
     }
 
-    /// A later minor version has a longer footer, and says things where this one has zeros that readers ignore.
+    /// A later minor version has a longer footer, and sets bytes that readers of this version ignore.
     #[test]
-    fn what_a_later_version_adds_is_ignored() {
+    fn additions_of_a_later_version_are_ignored() {
         let mut footer = Footer { len: 640, file_len: 640, ignored: [7; 96], version_minor: 9, ..sealed() };
         let (front, tail) = footer.bytes().split_at(FOOTER_LEN - TAIL_LEN);
         let mut bytes = [front, &[9; 128], tail].concat();

@@ -1,4 +1,4 @@
-//! The bytes on disk, one concept per file. `docs/FORMAT.md` is the same in words.
+//! The bytes on disk, one concept per file; `docs/FORMAT.md` specifies them.
 //!
 //! All integers are little-endian. Records are cast straight from the file, so this crate builds for
 //! little-endian machines only.
@@ -21,28 +21,29 @@ pub(crate) mod rejected;
 pub(crate) mod section;
 pub(crate) mod settings;
 
-/// Version of the format that this crate writes.
+/// Major version of the format that this crate writes; a reader refuses any other.
 pub(crate) const VERSION_MAJOR: u16 = 1;
-/// Minor version: readers of the same major version read all minor ones.
+/// Minor version that this crate writes; a reader reads every minor version of its major version.
 pub(crate) const VERSION_MINOR: u16 = 0;
 
-/// Feature flags without which a file cannot be read. Version 1.0 defines none.
+/// Incompat flags that this version knows: a file with any other cannot be read. Version 1.0 defines none.
 pub(crate) const KNOWN_INCOMPAT: u64 = 0;
-/// Feature flags without which a file may be read, but a store not be written. Version 1.0 defines none.
+/// Ro-compat flags that this version knows: with any other in a file, a store can be read but not written.
+/// Version 1.0 defines none.
 const KNOWN_RO_COMPAT: u64 = 0;
-/// Compat flag of a segment: entries of its commits were lost, and a repair put this file in place of a
-/// damaged one.
+/// Compat flag of a segment: entries of its commits were lost. A repair sets it in the file that it puts in
+/// place of a damaged or missing one.
 pub(crate) const COMPAT_LOST: u64 = 1;
-/// Compat flags that the output of a merge has when one of its inputs does. Of the others, those are left out that are not
-/// in the next mask.
+/// Compat flags (bits 0 to 31) that the output of a merge has if any input has them. Bits 32 to 47 are
+/// dropped by a merge.
 pub(crate) const COMPAT_KEPT: u64 = 0x0000_0000_FFFF_FFFF;
-/// Compat flags of which an unknown one keeps merges from a file.
+/// Compat flags (bits 48 to 63) that keep merges from a file. Version 1.0 knows none of them.
 pub(crate) const COMPAT_UNMERGEABLE: u64 = 0xFFFF_0000_0000_0000;
 
-/// Commit numbers end here, so that the next one can always be computed.
+/// Largest commit number, so low that the next number can always be computed.
 pub(crate) const MAX_COMMIT: u64 = u64::MAX / 2;
 
-/// Refuses to write to a store one of whose files has flags that this program does not know.
+/// Fails if a file has ro-compat flags that this version does not know: its store must not be written.
 pub(crate) fn check_may_write(path: &Path, ro_compat: u64) -> Result<()> {
     if ro_compat & !KNOWN_RO_COMPAT == 0 {
         return Ok(());
@@ -62,10 +63,11 @@ pub(crate) fn key_hash(key: &[u8]) -> u64 {
     twox_hash::XxHash64::oneshot(0, key)
 }
 
-/// The kind of checksum that this version writes and reads: CRC-32 (IEEE).
+/// Code of the only kind of checksum in this version: CRC-32 (IEEE).
 pub(crate) const CHECKSUM_CRC32: u8 = 1;
 
-/// CRC-32 of a record before its last four bytes (this checksum), then of the bytes that follow the record.
+/// CRC-32 over a record without its last four bytes (the checksum itself), then over `rest`, the bytes after
+/// the record.
 pub(crate) fn record_crc(record: &[u8], rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(record.split_last_chunk::<4>().map_or(&[][..], |(before, _)| before));
@@ -73,15 +75,15 @@ pub(crate) fn record_crc(record: &[u8], rest: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// What the header of a manifest and of a derived file begins with. It ends with a checksum of four bytes; a later version
-/// adds fields before that.
+/// First fields in the header of a manifest and of a derived file. The header ends with a checksum of four
+/// bytes; a later version adds fields before the checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Preamble {
     pub magic: [u8; 8],
     pub version_major: u16,
     pub version_minor: u16,
-    /// Length of the header.
+    /// Length of the whole header, checksum included.
     pub len: u32,
     pub checksum: u8,
     pub zeros: [u8; 7],
@@ -109,7 +111,7 @@ impl Preamble {
     }
 }
 
-/// Refuses a file that only a later version can read.
+/// Fails for a file that only a later version can read.
 pub(crate) fn check_features(path: &Path, version: (u16, u16), checksum: u8, incompat: u64) -> Result<()> {
     let refused = |found: String| {
         let expected = format!("{VERSION_MAJOR}.{VERSION_MINOR} and checksums of kind {CHECKSUM_CRC32}");
@@ -125,15 +127,16 @@ pub(crate) fn check_features(path: &Path, version: (u16, u16), checksum: u8, inc
     Ok(())
 }
 
-/// How far the checksum of a header goes.
+/// Bytes that the checksum of a header covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Covers {
     Header,
     WholeFile,
 }
 
-/// Reads the header that a file begins with, and returns what follows. Its magic number, its checksum (unless a bug
-/// `trusts` it) and its version are right; `what` names the kind of file, `section` the part of it.
+/// Reads the header at the start of a file, and returns it with the bytes after it. Checks magic number,
+/// checksum (unless the bug `trusts` is on) and version. For errors, `what` names the kind of file and
+/// `section` the part of it.
 pub(crate) fn read_header<'a, T: Pod>(
     (path, section, what): (&Path, &str, &str),
     bytes: &'a [u8],
@@ -170,7 +173,8 @@ pub(crate) fn read_header<'a, T: Pod>(
     Ok((bytemuck::pod_read_unaligned(&[known, &crc].concat()), rest))
 }
 
-/// Refuses vectors that no store can hold, and those of later versions. `place` is the file and the part of it.
+/// Fails if no store, or only one of a later version, can have this dimension, element type and metric. For
+/// errors, `place` is the file and the part of it.
 pub(crate) fn check_vectors(place: (&Path, &str), dim: u32, dtype: u8, metric: u8) -> Result<()> {
     let (path, section) = place;
     if let Some(name) = crate::base::dtype::reserved_name(dtype) {
@@ -192,22 +196,23 @@ pub(crate) fn random_id() -> Result<Id> {
     random_ids().map(|[id]| id)
 }
 
-/// Several random ids, asking the system once.
+/// Several random ids from a single call of the operating system.
 pub(crate) fn random_ids<const N: usize>() -> Result<[Id; N]> {
     let mut ids = [[0; 16]; N];
     crate::base::sync::fill_random(ids.as_flattened_mut()).map_err(|error| {
-        Error::bad_input(format!("the operating system gives no random numbers: {error}"))
+        let error = std::io::Error::other(error.to_string());
+        Error::io(std::path::Path::new("/dev/urandom"), "get random numbers from the operating system", error)
     })?;
     Ok(ids)
 }
 
-/// Milliseconds since 1970, by the system's clock: for people.
+/// Milliseconds since 1970 by the system's clock. The times in files are for people: nothing depends on them.
 pub(crate) fn milliseconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(0))
 }
 
-/// The time that so many milliseconds since 1970 stand for; `None` for 0.
+/// Time from milliseconds since 1970; `None` for 0, which means unknown.
 pub(crate) fn system_time(milliseconds: u64) -> Option<SystemTime> {
     let since = Some(milliseconds).filter(|milliseconds| *milliseconds > 0).map(Duration::from_millis)?;
     UNIX_EPOCH.checked_add(since)
@@ -222,7 +227,7 @@ pub(crate) fn hex(id: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn ids_in_hexadecimal_are_two_digits_a_byte() {
+    fn hex_has_two_digits_per_byte() {
         assert_eq!(super::hex(&[0x00, 0x0f, 0xa0, 0xff]), "000fa0ff");
     }
 

@@ -1,11 +1,12 @@
-//! The first 4096 bytes of a segment: a NumPy `.npy` header, padded so that rows begin on a page.
+//! The HEAD section, the first 4096 bytes of a segment: a NumPy `.npy` header, padded so that the rows begin
+//! on a page.
 //!
 //! NumPy's format 1.0: `\x93NUMPY`, version 1.0, a u16 length, then a Python dictionary padded with spaces
-//! and ended by a newline. NumPy refuses headers of more than 10,000 bytes; this one has 4086.
+//! and ended by a newline. NumPy refuses dictionaries of more than 10,000 bytes; this one has 4086.
 
 use crate::base::DType;
 
-/// Where rows begin.
+/// Length of the header: the rows begin here.
 pub(crate) const HEADER_LEN: usize = 4096;
 const PREFIX: [u8; 10] = [0x93, b'N', b'U', b'M', b'P', b'Y', 1, 0, 0xF6, 0x0F];
 
@@ -26,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_is_one_page_and_says_its_own_length() {
+    fn header_is_one_page_and_states_its_length() {
         let bytes = header(DType::F32, u64::MAX, crate::types::MAX_DIM);
         assert_eq!(bytes.len(), HEADER_LEN);
         let said = u16::from_le_bytes([bytes[8], bytes[9]]);

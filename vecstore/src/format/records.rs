@@ -1,15 +1,15 @@
-//! Fixed-size records inside sections: runs and kills.
+//! Fixed-size records of the sections RUNS and KILL.
 
 use bytemuck::{Pod, Zeroable};
 
-/// A stretch of entries of one commit that lie one after the other in the segment.
+/// Consecutive entries of one commit that lie one after the other in the segment.
 ///
-/// A run reaches to the next run's `segment_entry` (the last one to the end), so lengths need not be stored.
-/// A fresh batch has one run; a merge that drops entries leaves one for each stretch that stays.
+/// A run ends at the next run's `segment_entry`, the last run at the end of the segment, so its length is not
+/// stored. A fresh batch has one run; if a merge drops entries, each stretch between them is a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Run {
-    /// The commit the entries are from.
+    /// Commit of the entries.
     pub commit: u64,
     /// Number of the first entry within its batch.
     pub entry: u64,
@@ -22,10 +22,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Numbers within a batch end here. None is nearly as large, not even those that a repair gives.
+    /// Largest number of an entry or row within a batch. Real numbers are far smaller, even those that a
+    /// repair assigns.
     pub const MOST: u64 = u64::MAX / 2;
 
-    /// True when another run may come next: it begins after all that this one has, in the commit as in the segment.
+    /// True if `next` may follow this run: its places in the segment do not descend, and it is of a later
+    /// commit, or begins after all entries and rows of this run within the commit.
     pub fn may_precede(&self, next: &Run) -> bool {
         let len = |of: fn(&Run) -> u64| of(next).checked_sub(of(self));
         let (Some(entries), Some(rows)) = (len(|run| run.segment_entry), len(|run| run.segment_row)) else {
@@ -37,34 +39,34 @@ impl Run {
     }
 }
 
-/// An older entry that this segment's commits replace or delete.
+/// A kill: names an older entry that a commit of this segment supersedes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Kill {
-    /// The commit that kills.
+    /// Commit that kills the entry.
     pub killer: u64,
-    /// The commit of the entry killed.
+    /// Commit of the killed entry.
     pub commit: u64,
-    /// The entry's number within its batch.
+    /// Number of the killed entry within its batch.
     pub entry: u64,
-    /// The entry's first row within its batch.
+    /// Number of the killed entry's first row within its batch.
     pub row: u64,
-    /// How many rows it has.
+    /// Number of rows of the killed entry.
     pub rows: u32,
-    /// Its kind.
+    /// Kind of the killed entry, as a code.
     pub kind: u8,
     /// Zero.
     pub padding: [u8; 3],
 }
 
 impl Kill {
-    /// The entry that it names, by its commit and its number there: what kills are sorted by.
+    /// The killed entry: its commit, and its number within the batch. Kills are sorted by this.
     pub fn victim(&self) -> (u64, u64) {
         (self.commit, self.entry)
     }
 }
 
-/// Counts a kind by its code.
+/// Adds one to the count of the kind with this code.
 pub(crate) fn count(kinds: &mut [u64; 4], code: u8) {
     if let Some(count) = kinds.get_mut(usize::from(code)) {
         *count += 1;

@@ -1,12 +1,12 @@
-//! What PAYL has of a rejected entry: the length of the reason (u32), the reason in UTF-8, the payload.
+//! Bytes of a rejected entry in PAYL: length of the reason (u32), the reason in UTF-8, the payload.
 
-/// Encodes a reason and a payload. A batch refuses reasons whose length does not fit.
+/// Encodes a reason and a payload. A batch refuses a reason whose length does not fit 32 bits.
 pub(crate) fn encode(reason: &str, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(reason.len()).unwrap_or(u32::MAX);
     [&len.to_le_bytes(), reason.as_bytes(), payload].concat()
 }
 
-/// Reason and payload; `None` when the bytes are not what [`encode`] writes.
+/// Decodes reason and payload; `None` for bytes that [`encode`] does not write.
 pub(crate) fn decode(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (len, rest) = bytes.split_first_chunk()?;
     let (reason, payload) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)?;

@@ -1,17 +1,17 @@
-//! The section table of a segment: the place of each section, its checksum, and what a merge does with it.
+//! The section table of a segment: position, checksum and merge rule of each section.
 
 use bytemuck::{Pod, Zeroable};
 use std::path::Path;
 
 use crate::base::{Bug, Error, Result};
 
-/// Sections begin at multiples of this, so that their records can be cast where they are mapped.
+/// Sections begin at multiples of this, so that mapped bytes can be cast to records.
 pub(crate) const ALIGN: u64 = 64;
-/// Bytes of a line of the table.
+/// Length of a line of the table.
 pub(crate) const LINE_LEN: usize = 64;
 
-/// A section's name: four ASCII letters or digits. The first is a capital letter for sections of the format itself, a
-/// small one for those of other programs.
+/// Name of a section: four ASCII letters or digits. The first is a capital letter for sections of the format
+/// itself, a small letter for sections of other programs.
 pub(crate) type Tag = [u8; 4];
 
 /// The NumPy header.
@@ -22,13 +22,13 @@ pub(crate) const ROWS: Tag = *b"ROWS";
 pub(crate) const SCAL: Tag = *b"SCAL";
 /// The Euclidean length of each row (f32), where vectors are compared by cosine.
 pub(crate) const NORM: Tag = *b"NORM";
-/// Key bytes of all entries, one after the other.
+/// Key bytes of all entries, in order.
 pub(crate) const KEYS: Tag = *b"KEYS";
 /// For each entry, where its key ends in KEYS (u64).
 pub(crate) const KEND: Tag = *b"KEND";
 /// For each entry, its kind (u8).
 pub(crate) const KIND: Tag = *b"KIND";
-/// For each entry, how many rows the entries up to and including it have (u64).
+/// For each entry, the number of rows up to and including this entry (u64).
 pub(crate) const REND: Tag = *b"REND";
 /// Payload bytes of all entries; absent when no entry has any.
 pub(crate) const PAYL: Tag = *b"PAYL";
@@ -40,37 +40,38 @@ pub(crate) const ATTR: Tag = *b"ATTR";
 pub(crate) const ATTD: Tag = *b"ATTD";
 /// Key hashes, ascending (u64).
 pub(crate) const HASH: Tag = *b"HASH";
-/// For each hash, the entry it belongs to (u32).
+/// For each hash, the number of its entry (u32).
 pub(crate) const HENT: Tag = *b"HENT";
-/// Addresses killed; absent when there are none.
+/// Kills; absent if there are none.
 pub(crate) const KILL: Tag = *b"KILL";
-/// The run table: which commits the entries and rows are from.
+/// The run table: for entries and rows, their commits.
 pub(crate) const RUNS: Tag = *b"RUNS";
 /// Settings and the fingerprint's description.
 pub(crate) const SETT: Tag = *b"SETT";
 /// A CRC-32 (u32) per block of all sections before it.
 pub(crate) const CRCS: Tag = *b"CRCS";
 
-/// What every segment has.
+/// Sections that every segment has.
 pub(crate) const REQUIRED: [Tag; 10] = [HEAD, ROWS, KEYS, KEND, KIND, REND, HASH, HENT, RUNS, SETT];
-/// What this version knows, and does with as `docs/FORMAT.md` says, whatever the rule in the table.
+/// Sections that this version knows. Merges treat them as `docs/FORMAT.md` says, whatever merge rule their
+/// lines have.
 const KNOWN: [Tag; 18] = [
     HEAD, ROWS, SCAL, NORM, KEYS, KEND, KIND, REND, PAYL, PEND, ATTR, ATTD, HASH, HENT, KILL, RUNS, SETT,
     CRCS,
 ];
 
-/// What a merge does with a section that its program does not know.
+/// Merge rule: how a merge treats a section that the program does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MergeRule {
-    /// Leaves it out.
+    /// The output does not have the section.
     Drop,
-    /// Copies it: all of it, or, of a section about entries or rows, what belongs to those that stay.
+    /// The output has the section; of a section about entries or rows, only the bytes of those kept.
     Copy,
-    /// Leaves the file alone.
+    /// The file is not merged.
     Refuse,
 }
 
-/// What the bytes of a section are about.
+/// Subject of a section: the whole file, its entries, or its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     File,
@@ -89,19 +90,19 @@ pub(crate) struct Section {
     pub merge: u8,
     /// A [`Unit`]: 0 file, 1 entry, 2 row.
     pub unit: u8,
-    /// How the bytes are packed: 0, they are not.
+    /// How the bytes are packed; 0: not at all.
     pub codec: u8,
-    /// Its offset is a multiple of two to the power of this, 6 to 16.
+    /// Alignment of the offset as an exponent of two, 6 to 16.
     pub align_log2: u8,
-    /// Where it begins in the file.
+    /// Offset of the section in the file.
     pub offset: u64,
-    /// Its bytes, without the zeros that follow.
+    /// Length of the section, without the zeros after it.
     pub len: u64,
-    /// Its bytes when unpacked.
+    /// Length of the section when unpacked.
     pub raw_len: u64,
-    /// CRC-32 over its block checksums (for CRCS: over its bytes).
+    /// CRC-32 over the section's block checksums (for CRCS: over its bytes).
     pub crc: u32,
-    /// Number of its first block in CRCS (for CRCS: zero).
+    /// Number of the section's first block in CRCS (for CRCS: zero).
     pub first_block: u32,
     /// No flags are defined in version 1.0: zero; a reader refuses anything else.
     pub flags: u32,
@@ -113,7 +114,7 @@ pub(crate) struct Section {
 const _: () = assert!(size_of::<Section>() == LINE_LEN);
 
 impl Section {
-    /// A line for a section of this version.
+    /// Line of a section that this version writes.
     pub fn new(tag: Tag, offset: u64, len: u64, first_block: u32) -> Self {
         let (merge, unit) = match tag {
             NORM => (1, 2),
@@ -132,7 +133,8 @@ impl Section {
         }
     }
 
-    /// This line, of a section that is carried over, for a place where `new` would lie.
+    /// Line of a section that is carried over into a new file: position, lengths and checksum are those of
+    /// `new`, the offset rounded up to this line's alignment; the rest is as in this line.
     pub fn moved(&self, new: Section) -> Self {
         let offset = new.offset.next_multiple_of(1 << self.align_log2.min(16));
         let Section { len, raw_len, first_block, crc, .. } = new;
@@ -149,16 +151,16 @@ impl Section {
         self.offset.checked_add(self.len)
     }
 
-    /// True when this version knows what it is.
+    /// True if this version knows the section.
     pub fn is_known(&self) -> bool {
         KNOWN.contains(&self.tag)
     }
 
-    /// What a merge does with it where it is not known.
+    /// Rule for merges by a program that does not know the section.
     pub fn rule(&self) -> MergeRule {
         match (self.merge, self.codec, self.unit()) {
             (0, ..) => MergeRule::Drop,
-            // What is packed cannot be joined.
+            // Packed bytes of several inputs cannot be joined.
             (1, 0, Some(_)) => MergeRule::Copy,
             _ => MergeRule::Refuse,
         }
@@ -168,7 +170,7 @@ impl Section {
         [Unit::File, Unit::Entry, Unit::Row].get(usize::from(self.unit)).copied()
     }
 
-    /// What is wrong with a line by itself.
+    /// The first fault of the line, regardless of other lines and of the file.
     fn fault(&self) -> Option<&'static str> {
         let is_name = self.tag.iter().all(u8::is_ascii_alphanumeric) && self.tag[0].is_ascii_alphabetic();
         if !is_name {
@@ -187,7 +189,8 @@ impl Section {
     }
 }
 
-/// Reads the lines of a section table, whose checksum the footer has. Each is possible by itself.
+/// Reads a section table; `crc` is its checksum from the footer. Checks each line by itself, not against
+/// other lines or the file.
 pub(crate) fn parse_table(path: &Path, table: &[u8], crc: u32) -> Result<Vec<Section>> {
     let damaged = |detail: String| Err(Error::damaged(path, "section table", detail));
     if crc32fast::hash(table) != crc && !Bug::TrustFooter.is_on() {

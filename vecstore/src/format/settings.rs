@@ -1,21 +1,21 @@
-//! The SETT section: named texts, so that the manifest can be rebuilt from segments alone.
+//! The SETT section: the store's settings, so that the manifest can be rebuilt from segments alone.
 //!
-//! A u32 count; for each setting, by name in ascending order, u32 length and bytes of the name, then of the
-//! value, in UTF-8. Names that begin with `vecstore.` belong to the store itself.
+//! A u32 count; then for each setting, in ascending order of names, the name and the value, each as a u32
+//! length and UTF-8 bytes. Names that begin with `vecstore.` belong to the store itself.
 
 use std::collections::BTreeMap;
 
 use crate::base::{Error, Result};
 use crate::types::{Fingerprint, MAX_SETTINGS_LEN, check_description};
 
-/// Name under which the fingerprint's description is stored.
+/// Name of the setting that holds the fingerprint's description.
 pub(crate) const FINGERPRINT: &str = "vecstore.fingerprint";
-/// Names with this prefix are not the user's.
+/// Prefix of names that users cannot set.
 pub(crate) const RESERVED: &str = "vecstore.";
 
 /// Encodes settings.
 pub(crate) fn encode(settings: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let too_long = |_| Error::bad_input("a setting is longer than 4 GiB");
+    let too_long = |_| Error::invalid("a setting is longer than 4 GiB");
     let length = |len| u32::try_from(len).map(u32::to_le_bytes).map_err(too_long);
     let mut bytes = length(settings.len())?.to_vec();
     for text in settings.iter().flat_map(|(name, value)| [name, value]) {
@@ -25,7 +25,7 @@ pub(crate) fn encode(settings: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Decodes settings; `None` when the bytes are not what [`encode`] writes, or more than a store may have.
+/// Decodes settings; `None` for bytes that [`encode`] does not write, or for more than a store may have.
 pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
     let mut rest = bytes;
     let (mut settings, mut len) = (BTreeMap::new(), 0);
@@ -39,7 +39,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
         } else {
             len += name.len() + value.len() + 8;
         }
-        // Checked before the next one is read: short texts take more memory than they have bytes in the file.
+        // Checked after each setting: in memory, short texts take more bytes than in the file.
         if len > MAX_SETTINGS_LEN {
             return None;
         }
@@ -78,7 +78,7 @@ mod tests {
         longer.push(0);
         assert_eq!(decode(&longer), None);
         assert_eq!(decode(&[0xFF; 12]), None, "absurd lengths");
-        // The count, and each name of one byte with an empty value.
+        // A count, and settings with names of one byte and empty values.
         let of = |names: &[u8]| {
             let texts = names.iter().flat_map(|name| [1, 0, 0, 0, *name, 0, 0, 0, 0]);
             [names.len() as u8, 0, 0, 0].into_iter().chain(texts).collect::<Vec<u8>>()
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_a_store_may_have() {
+    fn settings_over_the_limit_are_refused() {
         let short: BTreeMap<String, String> =
             (0..10_000).map(|number| (format!("{number:04}"), String::new())).collect();
         let long = BTreeMap::from([("a".to_owned(), "x".repeat(MAX_SETTINGS_LEN))]);

@@ -1,4 +1,4 @@
-//! The merger: two threads that keep files few while others append.
+//! The merger: two threads that keep the number of files low while other threads append.
 
 use crate::lock::LOCK;
 use std::rc::Rc;
@@ -13,14 +13,14 @@ use crate::handle::Shared;
 use crate::lock::Watch;
 use crate::merge::{Host, Lane, Merges, Pace};
 
-/// Time rested per time worked: at most a fifth of a core and of the disk.
+/// Time rested per time worked: a merge of large files takes at most a fifth of a core and of the disk.
 const REST: f64 = 4.0;
-/// After a failure the merger waits, longer each time, before it tries again.
+/// First and longest wait after a failed merge; the wait doubles with each failure.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// Commits wake the merger now and then. What the last ones of a burst brought is looked at this much later.
+/// Not every commit wakes the merger: after this time it looks by itself at the last commits of a burst.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The merger of a handle: a thread for each lane.
+/// The merger of a handle: one thread per lane.
 #[derive(Debug)]
 pub(crate) struct Merger {
     small: Arc<Signal>,
@@ -34,23 +34,24 @@ pub(crate) struct Signal {
     wanted: Mutex<bool>,
     changed: Condvar,
     stop: Arc<AtomicBool>,
-    /// The merger has seen every commit, and waits for the next one however long that takes.
+    /// True while the merger has seen every commit and sleeps until it is woken.
     asleep: AtomicBool,
 }
 
 impl Signal {
-    /// Says that there may be something to merge.
+    /// Wakes the merger: there may be something to merge.
     pub fn wake(&self) {
         *self.wanted.lock() = true;
         self.changed.notify_one();
     }
 
-    /// True when the next commit has to wake the merger.
+    /// True if the next commit has to wake the merger.
     pub fn is_asleep(&self) -> bool {
         self.asleep.load(Ordering::SeqCst)
     }
 
-    /// Waits until the merger is woken, or a while when there are commits it has not looked at.
+    /// Waits until the merger is woken, but at most [`LOOK_AGAIN`] if there are commits that it has not
+    /// looked at.
     fn wait(&self, commits: &AtomicUsize, looked_at: usize) {
         let mut wanted = self.wanted.lock();
         let deadline = Instant::now() + LOOK_AGAIN;
@@ -72,7 +73,7 @@ impl Signal {
 }
 
 impl Merger {
-    /// Starts a thread for each lane. A machine that gives no further thread still merges inline.
+    /// Starts one thread per lane. If no thread can be started, appends merge files inline.
     pub fn start(inner: &Arc<Shared>) -> Self {
         let [small, large] = [(); 2].map(|()| Arc::new(Signal::default()));
         let waker = Arc::clone(&large);
@@ -83,7 +84,7 @@ impl Merger {
         Merger { small, large, threads }
     }
 
-    /// What others may wake it with.
+    /// The signal that commits wake the merger with.
     pub fn waker(&self) -> Arc<Signal> {
         Arc::clone(&self.small)
     }
@@ -116,8 +117,8 @@ fn start(
     spawned.ok()
 }
 
-/// Merges small files, at full speed: they are few bytes, and commits would have to wait for them. Wakes the other lane when
-/// there is something for it.
+/// Merges small files at full speed: they have few bytes, and commits may have to wait for them. Wakes the
+/// other lane if it has something to merge.
 fn merge_small(inner: &Shared, signal: &Signal, large: &Signal) {
     let pace = Pace { stop: Arc::clone(&signal.stop), ..Pace::full_speed() };
     let mut retry = Retry(RETRY.0);
@@ -140,7 +141,7 @@ fn merge_small(inner: &Shared, signal: &Signal, large: &Signal) {
     }
 }
 
-/// Merges large files, and rests meanwhile as long as others commit.
+/// Merges large files. Rests meanwhile as long as other threads or processes commit.
 fn merge_large(inner: &Shared, signal: &Signal) {
     let pace = Pace {
         rest: REST,
@@ -154,7 +155,7 @@ fn merge_large(inner: &Shared, signal: &Signal) {
     loop {
         signal.wait(&AtomicUsize::new(usize::from(is_left)), 0);
         let merged = Merges::of(inner).merge_in_background(Lane::Large, &pace);
-        // Another process is merging, and may not know of what is to be merged.
+        // Another process is merging, and may not know of these files.
         is_left = matches!(merged, Ok(false));
         if !retry.goes_on(inner, signal, Lane::Large, &merged.map(drop)) {
             return;
@@ -166,12 +167,13 @@ fn merge_large(inner: &Shared, signal: &Signal) {
 struct Retry(Duration);
 
 impl Retry {
-    /// Tells of a merge, and waits after a failed one. False when the thread is to end.
+    /// Reports the outcome of a merge, and waits after a failed one. False if the thread is to end.
     fn goes_on(&mut self, inner: &Shared, signal: &Signal, lane: Lane, merged: &Result<()>) -> bool {
         if signal.stop.load(Ordering::Relaxed) {
             return false;
         }
         Merges::of(inner).note_merge(lane, merged);
+        inner.observer.deliver();
         if inner.is_latched() {
             return false;
         }
@@ -179,8 +181,8 @@ impl Retry {
             self.0 = RETRY.0;
             return true;
         }
-        // Appends wake this thread; they must not cut the wait short. Only the end of the handle does, and it sets the flag
-        // before it takes the mutex.
+        // Appends wake this thread, but must not cut the wait short. Only the end of the handle does: it sets
+        // `stop` before it takes the mutex.
         let deadline = Instant::now() + self.0;
         let mut wanted = signal.wanted.lock();
         while !signal.stop.load(Ordering::Relaxed) && Instant::now() < deadline {
@@ -198,10 +200,11 @@ mod tests {
 
     use super::*;
 
-    /// How long a wait may take before that is taken for a hang.
+    /// A wait longer than this counts as a hang.
     const HANG: Duration = Duration::from_secs(300);
 
-    /// A thread that waits as a merger does after a look at `looked_at` commits, and tells when that ends.
+    /// Starts a thread that waits like a merger that has looked at `looked_at` commits. The receiver gets a
+    /// message when the wait ends.
     fn waits(signal: &Arc<Signal>, commits: usize, looked_at: usize) -> Receiver<()> {
         let (signal, (end, ends)) = (Arc::clone(signal), channel());
         thread::spawn(move || {
@@ -213,15 +216,16 @@ mod tests {
 
     /// The last commits of a burst wake no merger: the wait that began before them ends by itself.
     #[test]
-    fn commits_that_were_not_looked_at_end_the_wait() {
+    fn commits_not_yet_looked_at_end_the_wait() {
         let signal = Arc::new(Signal::default());
         waits(&signal, 7, 1).recv_timeout(HANG).expect("it looks again");
         assert!(!signal.is_asleep());
     }
 
-    /// Where every commit was looked at, the wait has no end of its own, and says that the next commit has to end it.
+    /// If every commit was looked at, the wait does not end by itself, and `is_asleep` tells the next commit
+    /// to end it.
     #[test]
-    fn a_merger_that_has_seen_everything_says_that_it_sleeps() {
+    fn a_merger_that_has_seen_every_commit_is_asleep() {
         let signal = Arc::new(Signal::default());
         let ends = waits(&signal, 7, 7);
         let waker = Arc::clone(&signal);

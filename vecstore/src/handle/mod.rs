@@ -1,18 +1,25 @@
-//! The handle on a store: what its threads share, and the threads that work for it.
+//! The handles on a store, what a handle's threads share, and the threads that work for it.
 
+mod look;
 pub(crate) mod merger;
 pub(crate) mod open;
 pub(crate) mod queue;
+pub(crate) mod read_options;
+mod reader;
 pub(crate) mod shared;
 pub(crate) mod store;
 pub(crate) mod ticket;
-pub(crate) mod upkeep;
+mod upkeep;
+mod versions;
 
+pub use look::{DerivedInfo, VersionInfo};
 pub(crate) use merger::{Merger, Signal};
-pub use open::{Merging, OpenOptions, Reading};
+pub use open::{MergePolicy, OpenOptions};
 pub(crate) use queue::{Leading, Queue, Waiting};
+pub use read_options::{ReadMode, ReadOptions};
+pub use reader::Reader;
 pub(crate) use shared::Shared;
 pub use store::Store;
 pub(crate) use ticket::Committer;
 pub use ticket::Ticket;
-pub use upkeep::{DerivedInfo, VersionInfo};
+pub use upkeep::CompactOptions;

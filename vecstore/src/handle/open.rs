@@ -1,47 +1,34 @@
-//! Opening a store, and the options for it.
+//! Opening a store for writing, and the options for it.
 
-use crate::lock::LOCK;
-use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::{Error, Event, IoContext, Observer, Result};
 use crate::commit::Writer;
-use crate::handle::{Shared, Store};
-use crate::lock::{Watch, in_slices};
+use crate::handle::{ReadMode, ReadOptions, Shared, Store};
+use crate::lock::{LOCK, Watch, in_slices};
 use crate::merge::MAX_SEGMENT;
-use crate::state::{create, load, versions};
-use crate::types::StoreConfig;
-use crate::vfs::{Copying, RealFs, Vfs};
+use crate::state::{create, load};
+use crate::types::{Fingerprint, StoreConfig};
+use crate::vfs::{RealFs, Vfs};
 
-/// How long an operation waits for the lock of another process, unless told otherwise.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long an operation waits for the lock of another process by default.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// When a handle merges segments. Whatever is chosen, a handle that finds far too many files merges some of them itself
-/// after an append, so that programs that append once and end leave a tidy store too.
+/// When a handle merges segments. Under each policy, a handle that finds far too many files merges some of
+/// them itself after an append, so that programs that append once and end leave a tidy store too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Merging {
-    /// In threads of its own. Merges of large files rest four times as long as they work, while others commit.
+pub enum MergePolicy {
+    /// In threads of its own. Merges of large files rest four times as long as they work, while other handles
+    /// commit.
     Background,
-    /// Only when told to ([`Store::compact`]), or when there are far too many files.
+    /// Only by [`Store::compact`], or when there are far too many files.
     OnDemand,
 }
 
-/// How the bytes of segments come into memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reading {
-    /// Mapped: nothing is copied, and what is not needed is not read. A file that another program truncates, or a sector
-    /// that the disk cannot read, ends the process with SIGBUS.
-    Mapped,
-    /// Read when the store is opened, and when segments are added. A file that cannot be read is an error. Takes as much
-    /// memory as the segments have bytes.
-    Copied,
-}
-
-/// How a store is opened.
+/// How a store is opened for writing. [`ReadOptions`](crate::ReadOptions) opens one for reading.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -56,12 +43,11 @@ pub enum Reading {
 /// ```
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    read_only: bool,
     lock_timeout: Duration,
     verify_saves: bool,
-    merging: Merging,
-    reading: Reading,
-    version: Option<String>,
+    merge_policy: MergePolicy,
+    read_mode: ReadMode,
+    check: bool,
     observer: Observer,
     vfs: Arc<dyn Vfs>,
     max_segment: u64,
@@ -70,12 +56,11 @@ pub struct OpenOptions {
 impl Default for OpenOptions {
     fn default() -> Self {
         OpenOptions {
-            read_only: false,
             lock_timeout: LOCK_TIMEOUT,
             verify_saves: false,
-            merging: Merging::Background,
-            reading: Reading::Mapped,
-            version: None,
+            merge_policy: MergePolicy::Background,
+            read_mode: ReadMode::Mapped,
+            check: false,
             observer: Observer::default(),
             vfs: Arc::new(RealFs),
             max_segment: MAX_SEGMENT,
@@ -84,33 +69,29 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// Read and write, five minutes' patience with locks, saves not read back.
+    /// Merges in the background, waits up to a minute for locks, reads no save back.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only reading: takes no lock and writes nothing, so that it works on read-only media.
-    pub fn read_only(mut self, read_only: bool) -> Self {
-        self.read_only = read_only;
-        self
-    }
-
-    /// How long to wait for another process that holds a lock before giving up with [`Error::Busy`](crate::Error::Busy).
+    /// How long to wait for another process that holds a lock before giving up with
+    /// [`Error::Busy`](crate::Error::Busy); one minute by default. Commits hold the lock for milliseconds.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
     }
 
-    /// Reads every segment back after it was flushed, on Linux from the disk itself, and compares all checksums before it gets
-    /// its name; each one is logged.
+    /// Reads every segment back after it was flushed, and compares all checksums, before it gets its name;
+    /// each one is logged. On Linux the file is dropped from the page cache first, so that the bytes come
+    /// from the disk. It cannot see what the disk itself keeps in its cache, and would lose in a power cut.
     pub fn verify_saves(mut self, verify: bool) -> Self {
         self.verify_saves = verify;
         self
     }
 
-    /// When segments are merged: in the background unless told otherwise.
-    pub fn merging(mut self, merging: Merging) -> Self {
-        self.merging = merging;
+    /// When segments are merged; [`MergePolicy::Background`] by default.
+    pub fn merge_policy(mut self, policy: MergePolicy) -> Self {
+        self.merge_policy = policy;
         self
     }
 
@@ -121,26 +102,23 @@ impl OpenOptions {
         self
     }
 
-    /// Whether segments are mapped, as they are unless told otherwise, or read into memory.
-    ///
-    /// ```
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// # let path = dir.path().join("photos.vecs");
-    /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(4))?;
-    /// use vecstore::{OpenOptions, Reading};
-    ///
-    /// // From a disk that is failing, or a network drive that others write to.
-    /// let store = OpenOptions::new().read_only(true).reading(Reading::Copied).open(&path)?;
-    /// # assert_eq!(store.snapshot().totals().rows, 0);
-    /// # Ok::<(), vecstore::Error>(())
-    /// ```
-    pub fn reading(mut self, reading: Reading) -> Self {
-        self.reading = reading;
+    /// How segments come into memory; [`ReadMode::Mapped`] by default. See
+    /// [`ReadOptions::read_mode`](crate::ReadOptions::read_mode).
+    pub fn read_mode(mut self, mode: ReadMode) -> Self {
+        self.read_mode = mode;
         self
     }
 
-    /// Calls back for every checkpoint and merge, and for their failures, from whichever thread it happened in. The
-    /// callback must not use the store.
+    /// Compares checksums when entries and rows are read. See
+    /// [`ReadOptions::check`](crate::ReadOptions::check).
+    pub fn check(mut self, check: bool) -> Self {
+        self.check = check;
+        self
+    }
+
+    /// Calls back for every checkpoint and merge, and for their failures. The callback runs in a thread that
+    /// holds no lock of the store, after the operation that caused the event, or one that another thread
+    /// ended meanwhile. It may use the store; it must not close it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -159,14 +137,6 @@ impl OpenOptions {
         self
     }
 
-    /// Opens the store as it was when this version was [created](Store::create_version), read-only. Nothing that
-    /// came later is seen, now or on refresh.
-    pub fn at_version(mut self, name: &str) -> Self {
-        self.version = Some(name.to_owned());
-        self.read_only = true;
-        self
-    }
-
     /// Puts another file system behind the store; for tests.
     #[doc(hidden)]
     pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
@@ -174,59 +144,107 @@ impl OpenOptions {
         self
     }
 
-    /// Creates a store and opens it, at a path where there is nothing, or an empty directory: it may be a
-    /// mount point, and hold a `lost+found`.
+    /// Reads through the same file system; for tests.
+    #[doc(hidden)]
+    pub fn for_reading(&self) -> ReadOptions {
+        ReadOptions::new().read_mode(self.read_mode).check(self.check).vfs(Arc::clone(&self.vfs))
+    }
+
+    /// Creates a store and opens it, at a path where nothing is, or at an empty directory: it may be a mount
+    /// point, and hold a `lost+found`.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) when something is there that is not an empty directory; [`Error::BadInput`](crate::Error::BadInput) for a
-    /// configuration that is not possible; [`Error::Io`](crate::Error::Io) and [`Error::NoSpace`](crate::Error::NoSpace) from the disk.
+    /// [`Error::AlreadyExists`] when something is there that is not an empty directory;
+    /// [`Error::InvalidArgument`] for a configuration that is not possible, a parent directory that does not
+    /// exist, and a path inside another store; [`Error::Io`] and [`Error::NoSpace`] from the disk.
     pub fn create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
         create::create(&*self.vfs, path.as_ref(), &config, self.lock_timeout)?;
         self.open(path)
     }
 
-    /// Opens a store. The cost grows with the number of files, not of rows.
+    /// Opens the store at this path, or creates it there. A store that exists keeps its settings.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("photos.vecs");
+    /// use vecstore::{Error, OpenOptions, StoreConfig};
+    /// drop(OpenOptions::new().open_or_create(&path, StoreConfig::new(2))?);
+    /// drop(OpenOptions::new().open_or_create(&path, StoreConfig::new(2))?);
+    /// let other = OpenOptions::new().open_or_create(&path, StoreConfig::new(3));
+    /// assert!(matches!(other, Err(Error::DimensionMismatch { expected: 2, found: 3, .. })));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotAStore`](crate::Error::NotAStore), [`Error::ManifestMissing`](crate::Error::ManifestMissing), [`Error::Damaged`](crate::Error::Damaged),
-    /// [`Error::MissingSegment`](crate::Error::MissingSegment), [`Error::ForeignSegment`](crate::Error::ForeignSegment), [`Error::UnsupportedVersion`](crate::Error::UnsupportedVersion), [`Error::Io`](crate::Error::Io); and
-    /// [`Error::Busy`](crate::Error::Busy) when commits have to be written anew after a failed flush and another process holds the lock.
+    /// As [`OpenOptions::create`] and [`OpenOptions::open`]; for a store of another shape than the
+    /// configuration's [`Error::DimensionMismatch`], [`Error::DTypeMismatch`],
+    /// [`Error::FingerprintMismatch`], and [`Error::InvalidArgument`] for another metric.
+    pub fn open_or_create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
+        let path = path.as_ref();
+        match self.open(path) {
+            Err(Error::NotFound { .. }) => {}
+            opened => return opened.and_then(|store| store.fits(&config).map(|()| store)),
+        }
+        match self.create(path, config.clone()) {
+            // Another process was faster.
+            Err(Error::AlreadyExists { .. }) => {
+                self.open(path).and_then(|store| store.fits(&config).map(|()| store))
+            }
+            created => created,
+        }
+    }
+
+    /// Opens a store for reading and writing. The cost grows with the number of files, not of rows.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::ManifestMissing`], [`Error::Damaged`],
+    /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`], [`Error::Io`];
+    /// and [`Error::Busy`] when commits have to be written anew after a failed flush and another process
+    /// holds the lock.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
-        // A relative path would lead elsewhere after a change of directory.
-        let path = &std::path::absolute(path.as_ref()).at(path.as_ref(), "find the store's absolute path")?;
-        let vfs: Arc<dyn Vfs> = match self.reading {
-            Reading::Mapped => Arc::clone(&self.vfs),
-            Reading::Copied => Arc::new(Copying(Arc::clone(&self.vfs))),
-        };
+        let path = &absolute(path.as_ref())?;
+        let vfs = self.read_mode.vfs(&self.vfs, self.check);
         let watch = Watch::open(&*vfs, &path.join(LOCK));
         let seen = watch.counter();
-        if let Some(name) = &self.version {
-            let manifest = versions::read(&*vfs, path, name)?;
-            // Nothing stands in for a file that a version lists.
-            let view = load::listed(&*vfs, path, &manifest, None).map_err(|error| match error {
-                Error::Io { path, source, .. } if source.kind() == ErrorKind::NotFound => {
-                    Error::damaged(&path, "file", format!("\"{name}\" lists it, and it is missing"))
-                }
-                other => other,
-            })?;
-            return Ok(Store::assemble(Shared::fixed(path, vfs, view, watch, name), self.merging));
-        }
         let mut view = load::load(&*vfs, path, None)?;
-        let writer = if self.read_only {
-            None
-        } else {
-            view.check_writable()?;
-            let mut writer =
-                Writer::open(Arc::clone(&vfs), path, self.lock_timeout.into(), self.verify_saves)?;
-            // Callers skip the keys that this handle reports as stored: visible names are made durable first.
-            create::flush_name(&*vfs, path)?;
-            writer.flush_seen(&view)?;
-            in_slices(&self.lock_timeout.into(), |slice| writer.recover(slice, &mut view, &watch))?;
-            Some(writer)
-        };
-        let mut inner = Shared::new(path, vfs, view, writer, watch, seen, self.max_segment);
+        view.check_writable()?;
+        let mut writer = Writer::open(Arc::clone(&vfs), path, self.lock_timeout.into(), self.verify_saves)?;
+        // Callers skip the keys that this handle reports as stored: visible names are made durable first.
+        create::flush_name(&*vfs, path)?;
+        writer.flush_seen(&view)?;
+        in_slices(&self.lock_timeout.into(), |slice| writer.recover(slice, &mut view, &watch))?;
+        let mut inner = Shared::new(path, vfs, view, Some(writer), watch, seen, self.max_segment);
         inner.observer = self.observer.clone();
-        inner.tell_all();
-        Ok(Store::assemble(inner, self.merging))
+        inner.note_first_events();
+        inner.observer.deliver();
+        Ok(Store::assemble(inner, self.merge_policy))
+    }
+}
+
+/// The absolute path: a relative one would lead elsewhere after a change of directory.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).at(path, "find the store's absolute path")
+}
+
+impl Store {
+    /// Refuses a configuration that the store does not have.
+    fn fits(&self, config: &StoreConfig) -> Result<()> {
+        let snapshot = self.snapshot();
+        let (dim, dtype, metric) = (snapshot.dim(), snapshot.dtype(), snapshot.metric());
+        let what = "the configuration";
+        if config.dim != dim {
+            return Err(Error::DimensionMismatch { what, expected: dim, found: config.dim });
+        }
+        if config.dtype != dtype {
+            return Err(Error::DTypeMismatch { what, expected: dtype, found: config.dtype });
+        }
+        if config.metric != metric {
+            let (path, given) = (self.path().display(), config.metric);
+            return Err(Error::invalid(format!(
+                "{path}: the store compares by {metric}, the configuration says {given}; use {metric}, or another store"
+            )));
+        }
+        let given: Option<&Fingerprint> = config.fingerprint.as_ref();
+        given.map_or(Ok(()), |fingerprint| self.check_fingerprint(fingerprint))
     }
 }

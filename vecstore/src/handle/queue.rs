@@ -1,5 +1,5 @@
-//! The batches that threads of one handle want to commit: one thread at a time leads, and commits what waits, its own
-//! batch and those of the others; the other threads sleep until theirs are done, or go on and ask later.
+//! The batches that threads of one handle want to commit. One thread at a time is the leader, and commits the
+//! batches in the queue; the other threads sleep until theirs are done, or go on and ask later.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -16,23 +16,23 @@ use crate::types::{Batch, OnDuplicate};
 
 /// A group of batches is cut at this many bytes, so that no thread waits for a giant file.
 const GROUP_BYTES: usize = 32 << 20;
-/// What a batch takes in memory beside its rows, keys and payloads: its own fields, and what its entries need while it waits.
+/// Estimated memory that a waiting batch takes beside its rows, keys and payloads.
 const COST: usize = 512;
-/// Bytes that may wait for the committer before `append_async` waits too.
+/// Bytes in the queue from which on `submit` waits.
 const WAITING_BYTES: usize = 64 << 20;
-/// Time between two looks of a leader that waits for the threads it has just answered: they are likely to append again, and
-/// would wait much longer for a flush that they miss.
+/// Interval at which a leader polls for further batches. Threads that were just answered are likely to append
+/// again, and would wait for a whole further flush if they missed this group.
 const LOOK: Duration = Duration::from_micros(20);
-/// A leader waits for at most this part (a third) of the time that the last group took.
+/// A leader waits for at most 1/`SHARE` of the time that the last group took.
 const SHARE: u32 = 3;
-/// The fewest and the most looks.
+/// The fewest and the most polls of one wait.
 const LOOKS: (u32, u32) = (4, 50);
 
-/// A batch that waits to be committed, and then its outcome.
+/// A batch in the queue, and later its outcome.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     policy: OnDuplicate,
-    /// Bytes of the batch.
+    /// Memory that the batch counts for in the queue.
     bytes: usize,
     place: Mutex<Place>,
 }
@@ -40,11 +40,11 @@ pub(crate) struct Waiting {
 /// Where the batch is.
 #[derive(Debug)]
 enum Place {
-    /// Here, until a leader takes it.
+    /// In the queue, until a leader takes it.
     Queued(Batch),
-    /// With the leader, or with the thread that was told the outcome.
+    /// Taken by a leader, or by the thread that received the outcome.
     Away,
-    /// Back.
+    /// Committed or failed: the outcome, and the batch to hand back.
     Done(Result<Appended>, Batch),
 }
 
@@ -54,19 +54,19 @@ impl Waiting {
         Arc::new(Waiting { policy, bytes, place: Mutex::new(Place::Queued(batch)) })
     }
 
-    /// A batch of which nothing had to be written.
+    /// A batch that is done already, because it has nothing to write.
     pub fn done(batch: Batch) -> Arc<Self> {
         let place = Mutex::new(Place::Done(Ok(Appended::default()), batch));
         Arc::new(Waiting { policy: OnDuplicate::Skip, bytes: 0, place })
     }
 
-    /// What is there, if it `is` wanted; it is away then.
+    /// Takes the batch from its place if `is` holds for the place, and leaves [`Place::Away`].
     fn take_if(&self, is: impl FnOnce(&Place) -> bool) -> Option<Place> {
         let mut place = self.place.lock();
         is(&place).then(|| std::mem::replace(&mut *place, Place::Away))
     }
 
-    /// The batch, for a leader.
+    /// Takes the queued batch, for a leader.
     fn take(&self) -> Option<Batch> {
         match self.take_if(|place| matches!(place, Place::Queued(_)))? {
             Place::Queued(batch) => Some(batch),
@@ -74,17 +74,17 @@ impl Waiting {
         }
     }
 
-    /// Gives the batch back, with what became of it.
+    /// Hands the batch back with its outcome.
     fn answer(&self, outcome: Result<Appended>, batch: Batch) {
         *self.place.lock() = Place::Done(outcome, batch);
     }
 
-    /// True when it has an outcome that was not told yet.
+    /// True if the batch has an outcome that was not taken yet.
     pub fn is_done(&self) -> bool {
         matches!(*self.place.lock(), Place::Done(..))
     }
 
-    /// What became of it, told once.
+    /// Takes the outcome and the batch. `None` before the batch is done, and after the outcome was taken.
     fn outcome(&self) -> Option<(Result<Appended>, Batch)> {
         match self.take_if(|place| matches!(place, Place::Done(..)))? {
             Place::Done(outcome, batch) => Some((outcome, batch)),
@@ -93,19 +93,19 @@ impl Waiting {
     }
 }
 
-/// The batches that a leader commits. Should it panic they are answered all the same.
+/// The batches that a leader commits. If the leader panics, each of them gets an error as its outcome.
 pub(crate) struct Group<'a> {
     batches: Vec<(Arc<Waiting>, Batch)>,
     path: &'a Path,
 }
 
 impl Group<'_> {
-    /// What the commit is asked for, in order.
+    /// The requests for the commit, in queue order.
     pub fn requests(&self) -> impl Iterator<Item = Request<'_>> {
         self.batches.iter().map(|(waiting, batch)| Request { batch, policy: waiting.policy })
     }
 
-    /// Tells each thread what became of its batch. One without an outcome is answered as after a panic.
+    /// Gives each batch its outcome. A batch without an outcome is answered as after a panic.
     pub fn answer(mut self, outcomes: Vec<Result<Appended>>) {
         let answered = outcomes.len().min(self.batches.len());
         for ((waiting, batch), outcome) in self.batches.drain(..answered).zip(outcomes) {
@@ -113,7 +113,7 @@ impl Group<'_> {
         }
     }
 
-    /// Tells all threads of the same failure.
+    /// Gives all batches the same error.
     pub fn fail(self, error: &Error) {
         let outcomes = self.batches.iter().map(|_| Err(error.clone())).collect();
         self.answer(outcomes);
@@ -131,17 +131,17 @@ impl Drop for Group<'_> {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Arc<Waiting>>,
-    /// Bytes of all of them.
+    /// Bytes of all batches in the queue.
     bytes: usize,
-    /// A thread leads.
+    /// True while a thread is the leader.
     led: bool,
-    /// Batches of the last group.
+    /// Number of batches in the last group.
     last: usize,
-    /// Those, and what had come in meanwhile.
+    /// Batches that a leader expects: those of the last group, and those queued while it was committed.
     expected: usize,
     /// How long the last group took.
     took: Duration,
-    /// The handle's committer is to end.
+    /// True once the handle's committer is to end.
     closing: bool,
 }
 
@@ -162,13 +162,13 @@ impl State {
         Leading { queue, began: Cell::new(None) }
     }
 
-    /// True when as many batches wait as are expected, or as fit into a group.
+    /// True if the queue has as many batches as expected, or as many bytes as fit into a group.
     fn is_enough(&self) -> bool {
         self.waiting.len() >= self.expected || self.bytes >= GROUP_BYTES
     }
 }
 
-/// The batches of a handle that wait.
+/// The queue of a handle: batches that wait to be committed.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -176,13 +176,13 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Puts a batch into the queue, for a thread that waits for it.
+    /// Queues a batch whose thread waits for its outcome.
     pub fn push(&self, waiting: &Arc<Waiting>) {
         self.state.lock().push(waiting);
     }
 
-    /// Puts a batch into the queue, for the committer. If too many bytes wait already, waits until they do not, or
-    /// returns the right to commit them.
+    /// Queues a batch for the committer. If the queue is full, waits for room; if no thread leads meanwhile,
+    /// returns the lead instead of queueing the batch.
     pub fn push_for_later(&self, waiting: &Arc<Waiting>) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
         while !state.waiting.is_empty() && state.bytes + waiting.bytes > WAITING_BYTES {
@@ -197,7 +197,8 @@ impl Queue {
         None
     }
 
-    /// Waits until a batch has an outcome, and ends with it and the batch; or until no thread leads, and goes on as the leader.
+    /// Waits until the batch has an outcome (`Break`), or until no thread leads and the caller becomes the
+    /// leader (`Continue`).
     pub fn wait(&self, waiting: &Waiting) -> ControlFlow<(Result<Appended>, Batch), Leading<'_>> {
         let mut state = self.state.lock();
         loop {
@@ -211,7 +212,8 @@ impl Queue {
         }
     }
 
-    /// Waits until there is something to commit, and no thread leads. `None` once the queue is empty after [`Queue::close`].
+    /// Waits until the queue has a batch and no thread leads, and makes the caller the leader. `None` once
+    /// the queue is closed and empty.
     pub fn wait_for_any(&self) -> Option<Leading<'_>> {
         let mut state = self.state.lock();
         loop {
@@ -227,7 +229,7 @@ impl Queue {
         }
     }
 
-    /// Lets [`Queue::wait_for_any`] end when nothing waits any more.
+    /// Lets [`Queue::wait_for_any`] end once the queue is empty.
     pub fn close(&self) {
         self.state.lock().closing = true;
         self.changed.notify_all();
@@ -243,16 +245,16 @@ impl Queue {
     }
 }
 
-/// The right to commit what waits. Ends when it is dropped, also by a panic: another thread then leads.
+/// The lead: the right to commit the queue's batches. Dropping it, also in a panic, lets another thread lead.
 #[derive(Debug)]
 pub(crate) struct Leading<'a> {
     queue: &'a Queue,
-    /// When its group was taken.
+    /// When the leader took its group.
     began: Cell<Option<Instant>>,
 }
 
 impl Leading<'_> {
-    /// Takes what is to be committed together, in order; empty when nothing waits.
+    /// Takes the batches to commit together, in queue order; none if the queue is empty.
     pub fn group<'p>(&self, path: &'p Path) -> Group<'p> {
         self.began.set(Some(Instant::now()));
         let mut state = self.queue.state.lock();
@@ -273,8 +275,8 @@ impl Leading<'_> {
         group
     }
 
-    /// Waits a little for the threads that were just answered. Otherwise threads that fell into two groups would stay in
-    /// two groups, each of which waits for the other's flush.
+    /// Waits briefly for threads that were just answered to append again. Otherwise threads that fell into
+    /// two groups would stay in two groups, each waiting for the other's flush.
     pub fn linger(&self) {
         let looks = {
             let state = self.queue.state.lock();
@@ -293,7 +295,8 @@ impl Leading<'_> {
     }
 }
 
-/// How often to look for the expected batches. The scheduler of a test build has no clock.
+/// How often a leader polls for the expected batches. The fewest polls in builds with the test scheduler,
+/// which has no clock.
 fn looks(took: Duration) -> u32 {
     let looks = if cfg!(vecstore_shuttle) { 0 } else { took.as_nanos() / (LOOK * SHARE).as_nanos() };
     u32::try_from(looks).unwrap_or(LOOKS.1).clamp(LOOKS.0, LOOKS.1)

@@ -1,4 +1,4 @@
-//! What the threads of one handle share: the view, the writer, and the batches that wait.
+//! What the threads of one handle share: the view, the writer, and the queue of batches.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,12 @@ use crate::commit::{Appended, Writer};
 use crate::handle::{Leading, Queue, Signal, Waiting};
 use crate::lock::{Timeout, Watch, in_slices};
 use crate::merge::{Host, MAX_SEGMENT, Merges, State};
+use crate::read::Snapshot;
 use crate::state::{View, load};
 use crate::types::{Batch, OnDuplicate};
 use crate::vfs::Vfs;
 
-/// The shared part of a handle.
+/// State that the threads of one handle share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub path: PathBuf,
@@ -24,28 +25,30 @@ pub(crate) struct Shared {
     pub view: RwLock<Arc<View>>,
     pub queue: Queue,
     side: Mutex<Side>,
-    /// The version whose view it is: it never changes.
+    /// The version that the handle shows, if any; the view of such a handle never changes.
     pub version: Option<String>,
-    /// The handle was opened for writing.
+    /// True if the handle was opened for writing.
     pub is_writable: bool,
     /// Wakes the handle's merger.
     pub merger: OnceLock<Arc<Signal>>,
-    /// What it keeps for merging.
+    /// The handle's state for merging.
     merging: State,
     pub observer: Observer,
-    /// How long it waits for locks.
+    /// How long the handle waits for locks.
     pub timeout: Timeout,
-    /// The last commit that the manifest listed when the merger was woken.
+    /// The last commit in the manifest, as of this handle's previous commit.
     woken: AtomicU64,
-    /// Commits since the handle was opened. A thread counts its commit and then looks whether the merger sleeps; the merger
-    /// says that it sleeps and then looks here: one of them sees the other (`SeqCst`).
+    /// Commits since the handle was opened. A thread raises this, then reads whether the merger sleeps; the
+    /// merger marks itself asleep, then reads this: with `SeqCst`, at least one of them sees the other.
     pub commits: AtomicUsize,
 }
 
-/// Commits from one waking of the merger to the next.
+/// Readers have no method that writes.
+const READ_ONLY: &str = "a handle for reading that is to write";
+/// Commits after which the merger is woken in any case.
 const WAKE_EVERY: usize = 8;
 
-/// What one thread at a time uses: the writer, and LOCK's counter for refreshing.
+/// State that one thread at a time uses: the writer, and LOCK's counter for refreshing.
 #[derive(Debug)]
 struct Side {
     writer: Option<Writer>,
@@ -91,19 +94,24 @@ impl Shared {
         Shared { version, ..Shared::new(path, vfs, view, None, watch, None, MAX_SEGMENT) }
     }
 
-    /// Tells what happened before there was a handle.
-    pub fn tell_all(&self) {
+    /// Notes the events from before the handle existed, or from a refresh.
+    pub fn note_first_events(&self) {
         let events = self.side.lock().writer.as_mut().map(|writer| std::mem::take(&mut writer.events));
-        events.unwrap_or_default().iter().for_each(|event| self.tell(event));
+        events.unwrap_or_default().iter().for_each(|event| self.note(event));
     }
 
-    /// True when the handle writes nothing more, after a failed flush.
+    /// The state that this handle knows.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(Arc::clone(&self.view.read()))
+    }
+
+    /// True once a failed flush has stopped the handle from writing.
     pub fn is_latched(&self) -> bool {
         self.side.lock().writer.as_ref().is_some_and(Writer::is_latched)
     }
 
-    /// True when a checkpoint would save the next opener some work, and this handle still writes: commits came after its last
-    /// one, or their kills are in no bitmap yet.
+    /// True if a checkpoint now would save the next opener work, and this handle still writes: commits came
+    /// after its last checkpoint, or their kills are in no bitmap yet.
     pub fn wants_checkpoint(&self) -> bool {
         let side = self.side.lock();
         side.writer.as_ref().is_some_and(|writer| {
@@ -112,14 +120,14 @@ impl Shared {
         })
     }
 
-    /// Commits a batch, together with those of other threads that wait, and hands it back.
+    /// Commits a batch, together with the other batches in the queue, and hands it back.
     pub fn append(&self, batch: Batch, on_duplicate: OnDuplicate) -> (Result<Appended>, Batch) {
         let waiting = Waiting::new(batch, on_duplicate);
         self.queue.push(&waiting);
         self.complete(&waiting)
     }
 
-    /// Leaves a batch to the committer.
+    /// Queues a batch for the committer.
     pub fn append_later(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Arc<Waiting>> {
         let waiting = Waiting::new(batch, on_duplicate);
         while let Some(leading) = self.queue.push_for_later(&waiting) {
@@ -130,7 +138,7 @@ impl Shared {
         Ok(waiting)
     }
 
-    /// Waits for the outcome of a batch that is in the queue, committing what is there when no other thread does.
+    /// Waits for the outcome of a queued batch; commits the queue's batches itself if no other thread leads.
     pub fn complete(&self, waiting: &Arc<Waiting>) -> (Result<Appended>, Batch) {
         loop {
             let leading = match self.queue.wait(waiting) {
@@ -141,13 +149,13 @@ impl Shared {
         }
     }
 
-    /// Wakes the merger, or merges here when files pile up faster than it works. `superseded`: stored entries have been, so
-    /// that some segment may be mostly dead now.
+    /// Wakes the merger, or merges here if files pile up faster than the merger works. `superseded`: the
+    /// commit superseded stored entries, so some segment may be mostly dead now.
     pub fn after_commit(&self, superseded: bool) {
         let listed = self.view.read().manifest_last;
         let commits = self.commits.fetch_add(1, Ordering::SeqCst);
-        // Otherwise it merges what the manifest lists, or a long tail behind that. To wake a thread costs as much as all else
-        // that a commit has to compute.
+        // If nothing was superseded, the merger has work only after a checkpoint, or after a number of
+        // commits. Waking a thread costs as much as all other computation of a commit.
         let has_news =
             self.woken.swap(listed, Ordering::Relaxed) != listed || commits.is_multiple_of(WAKE_EVERY);
         if let Some(merger) = self.merger.get()
@@ -156,9 +164,10 @@ impl Shared {
             merger.wake();
         }
         Merges::of(self).merge_backlog();
+        self.observer.deliver();
     }
 
-    /// Commits whatever comes into the queue, until that is closed and empty.
+    /// Commits all batches in the queue, until the queue is closed and empty.
     pub fn commit_queue(&self) {
         while let Some(leading) = self.queue.wait_for_any() {
             self.lead(&leading);
@@ -167,19 +176,19 @@ impl Shared {
         }
     }
 
-    /// Commits a group of what is in the queue.
+    /// Commits one group of the queue's batches.
     fn lead(&self, leading: &Leading<'_>) {
         leading.linger();
         let mut group = None;
         let outcomes = in_slices(&self.timeout, |slice| {
             let group = &mut group;
-            self.with_writer("append", |writer, view| {
+            self.with_writer(|writer, view| {
                 writer.commit_group(slice, view, move || {
                     group.get_or_insert_with(|| leading.group(&self.path)).requests().collect()
                 })
             })
         });
-        // Answered only now: a thread that has its answer sees what it appended.
+        // Answered after the view was published: a thread that has its answer sees its entries.
         let group = group.unwrap_or_else(|| leading.group(&self.path));
         match outcomes {
             Ok(outcomes) => group.answer(outcomes),
@@ -187,13 +196,14 @@ impl Shared {
         }
     }
 
-    /// Looks for commits of other processes.
+    /// Adds the commits of other processes to the view.
     pub fn refresh(&self) -> Result<()> {
         if self.version.is_some() {
             return Ok(());
         }
         in_slices(&self.timeout, |slice| self.refresh_within(slice))?;
-        self.tell_all();
+        self.note_first_events();
+        self.observer.deliver();
         Ok(())
     }
 
@@ -201,7 +211,8 @@ impl Shared {
         let mut side = self.side.lock();
         side.watch.check_place()?;
         let counter = side.watch.counter();
-        // A lock holder, or one that could not say that it gave the lock back, may have committed and not counted it.
+        // A current lock holder, or one that could not record its release, may have committed without raising
+        // the counter.
         if counter.is_some() && counter == side.seen && !side.watch.is_held() {
             return Ok(());
         }
@@ -209,7 +220,7 @@ impl Shared {
         let mut view = load::load(&*self.vfs, &self.path, Some(&known))?;
         let Side { writer, watch, .. } = &mut *side;
         if let Some(writer) = writer.as_mut() {
-            // A writer will skip keys that are visible now: they must be durable, and not in doubt.
+            // A writer skips keys that are visible: their commits must be durable and not in doubt.
             if view.last_commit() > known.last_commit() {
                 writer.flush_seen(&view)?;
             }
@@ -234,67 +245,60 @@ impl Host for Shared {
         Arc::clone(&self.view.read())
     }
 
-    fn tell(&self, event: &Event) {
-        self.observer.tell(&self.path, event);
+    fn note(&self, event: &Event) {
+        self.observer.note(&self.path, event);
     }
 
     fn merging(&self) -> &State {
         &self.merging
     }
 
-    fn writing_timeout(&self, action: &'static str) -> Result<Timeout> {
+    fn writing_timeout(&self) -> Result<Timeout> {
         match self.is_writable {
             true => Ok(self.timeout.clone()),
-            false => Err(Error::ReadOnly { path: self.path.clone(), action }),
+            false => Err(Error::Internal { what: READ_ONLY }),
         }
     }
 
-    fn with_writer<T>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T> {
+    fn with_writer<T>(&self, work: impl FnOnce(&mut Writer, &mut View) -> Result<T>) -> Result<T> {
         let mut side = self.side.lock();
         let Some(writer) = side.writer.as_mut() else {
-            return Err(Error::ReadOnly { path: self.path.clone(), action });
+            return Err(Error::Internal { what: READ_ONLY });
         };
         let mut view = View::clone(&self.view.read());
         let result = work(writer, &mut view);
         *self.view.write() = Arc::new(view);
-        // The view knows everything up to this count: refreshing need not look for our own commits.
+        // The view has every commit up to this count, so a refresh need not look for this handle's own
+        // commits.
         let (events, counter) = (std::mem::take(&mut writer.events), writer.counter);
         if let Some(counter) = counter {
             side.seen = Some(counter);
         }
-        // It tries again at once, and other threads of the handle wait for their turn.
+        // The caller tries again at once, so other threads of the handle get the mutex first.
         match result {
             Err(Error::Busy { .. }) => hand_over(side),
             _ => drop(side),
         }
-        // A callback that takes its time holds up this thread alone.
-        events.iter().for_each(|event| self.tell(event));
+        // A slow callback holds up only this thread.
+        events.iter().for_each(|event| self.note(event));
         result
     }
 
-    fn locked<T>(
-        &self,
-        action: &'static str,
-        mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T> {
+    fn locked<T>(&self, mut work: impl FnMut(&mut Writer, &mut View) -> Result<T>) -> Result<T> {
         in_slices(&self.timeout, |slice| {
-            self.with_writer(action, |writer, view| writer.locked(slice, view, &mut work))
+            self.with_writer(|writer, view| writer.locked(slice, view, &mut work))
         })
     }
 
     fn reload(&self) -> Result<()> {
         let before = Arc::clone(&self.view.read());
-        // Read without the mutex: commits only wait for the second, shorter look.
+        // The first read is done without the mutex, so that commits wait only for the second, shorter read.
         let ahead = Arc::new(load::load(&*self.vfs, &self.path, Some(&before))?);
         let mut side = self.side.lock();
         let known = Arc::clone(&self.view.read());
         let view = load::load(&*self.vfs, &self.path, Some(&ahead))?;
         if view.last_commit() < known.last_commit() {
-            // This handle's own commit, between the two looks, is gone.
+            // A commit that this handle made between the two reads is gone.
             let commit = view.last_commit() + 1;
             return Err(Error::MissingSegment { path: self.path.join(load::SEGMENTS), commit });
         }
@@ -302,7 +306,7 @@ impl Host for Shared {
         if view.last_commit() > known.last_commit()
             && let Some(writer) = writer
         {
-            // What is in doubt comes with the next append, which writes it anew.
+            // Commits in doubt are left to the next append, which rewrites them.
             if watch.record().is_some_and(|record| record.suspect != 0) {
                 return Ok(());
             }
@@ -310,9 +314,10 @@ impl Host for Shared {
         }
         *self.view.write() = Arc::new(view);
         drop(side);
-        // What only past views have mapped goes with them, beside this thread, which an append may be.
+        // Past views are dropped in a thread of their own: unmapping files takes time, and this thread may be
+        // an append.
         let past = [before, known, ahead];
-        // If there is no thread to be had, they go here.
+        // If no thread can be started, the views are dropped here.
         if let Err(error) = thread::Builder::new().name("vecstore-unmap".to_owned()).spawn(move || drop(past))
         {
             log::debug!("no thread to unmap files: {error}");

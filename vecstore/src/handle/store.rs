@@ -1,23 +1,23 @@
 //! The handle on a store.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::sync::Mutex;
-use crate::base::{DType, Error, Result};
+use crate::base::{Error, Result};
 use crate::commit::Appended;
-use crate::handle::{Committer, Merger, Merging, OpenOptions, Shared, Ticket, Waiting};
+use crate::handle::{Committer, MergePolicy, Merger, OpenOptions, Shared, Ticket, Waiting, look};
 use crate::merge::Host;
 use crate::read::Snapshot;
-use crate::state::FingerprintRecord;
-use crate::types::{Batch, Fingerprint, Metric, OnDuplicate, StoreConfig, check_description, check_settings};
+use crate::state::{FingerprintRecord, Manifest};
+use crate::types::{Batch, Fingerprint, OnDuplicate, StoreConfig, check_description, check_settings};
 
 /// A store: a directory of immutable segments.
 ///
-/// All methods take `&self` and may be called from several threads; batches that threads append at the same time
-/// share one commit.
+/// All methods take `&self` and may be called from several threads; batches that threads append at the same
+/// time share one commit.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -50,10 +50,9 @@ impl fmt::Debug for Store {
 
 impl Store {
     /// A handle from its parts.
-    pub(crate) fn assemble(inner: Shared, merging: Merging) -> Self {
+    pub(crate) fn assemble(inner: Shared, policy: MergePolicy) -> Self {
         let inner = Arc::new(inner);
-        let background = merging == Merging::Background && inner.is_writable;
-        let merger = background.then(|| Merger::start(&inner));
+        let merger = (policy == MergePolicy::Background).then(|| Merger::start(&inner));
         if let Some(merger) = &merger {
             let _ = inner.merger.set(merger.waker());
         }
@@ -76,47 +75,17 @@ impl Store {
         OpenOptions::new().open(path)
     }
 
-    /// Opens a store for reading; see [`OpenOptions::open`].
+    /// Opens the store at this path, or creates it there; see [`OpenOptions::open_or_create`].
     ///
     /// # Errors
-    /// As [`OpenOptions::open`].
-    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Store> {
-        OpenOptions::new().read_only(true).open(path)
+    /// As [`OpenOptions::open_or_create`].
+    pub fn open_or_create(path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
+        OpenOptions::new().open_or_create(path, config)
     }
 
     /// The store's directory, as an absolute path.
     pub fn path(&self) -> &Path {
         &self.inner.path
-    }
-
-    /// Elements per vector.
-    pub fn dim(&self) -> usize {
-        self.inner.view.read().meta.dim
-    }
-
-    /// Type of the elements.
-    pub fn dtype(&self) -> DType {
-        self.inner.view.read().meta.dtype
-    }
-
-    /// How vectors are compared.
-    pub fn metric(&self) -> Metric {
-        self.inner.view.read().meta.metric
-    }
-
-    /// What makes the vectors, once it is recorded.
-    pub fn fingerprint(&self) -> Option<Fingerprint> {
-        self.inner.view.read().meta.fingerprint.clone()
-    }
-
-    /// A named text of the store.
-    pub fn setting(&self, name: &str) -> Option<String> {
-        self.inner.view.read().meta.settings.get(name).cloned()
-    }
-
-    /// All named texts of the store.
-    pub fn settings(&self) -> BTreeMap<String, String> {
-        self.inner.view.read().meta.settings.clone()
     }
 
     /// An empty batch of the store's dimension and element type.
@@ -130,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`Error::FingerprintMismatch`] when another one is; otherwise as for [`Store::set_setting`].
     pub fn set_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
-        if self.is_recorded(self.fingerprint().as_ref(), fingerprint)? {
+        if self.is_recorded(self.snapshot().fingerprint(), fingerprint)? {
             return Ok(());
         }
         check_description(fingerprint)?;
@@ -143,7 +112,7 @@ impl Store {
                 fingerprint,
             )?;
         }
-        self.change_manifest("record a fingerprint", |manifest| {
+        self.change_manifest(|manifest| {
             let recorded = manifest.body.fingerprint();
             if !self.is_recorded(recorded.as_ref(), fingerprint)? {
                 manifest.body.fingerprint = Some(FingerprintRecord {
@@ -155,13 +124,13 @@ impl Store {
         })
     }
 
-    /// Refuses a fingerprint other than the recorded one: distances between vectors of two models mean nothing. Any is
-    /// fine while none is recorded.
+    /// Refuses a fingerprint other than the recorded one: distances between vectors of two models mean
+    /// nothing. Any is fine while none is recorded.
     ///
     /// # Errors
     /// [`Error::FingerprintMismatch`].
     pub fn check_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
-        self.is_recorded(self.fingerprint().as_ref(), fingerprint).map(drop)
+        self.is_recorded(self.snapshot().fingerprint(), fingerprint).map(drop)
     }
 
     /// True when this fingerprint is recorded, false when none is.
@@ -182,62 +151,85 @@ impl Store {
     /// Records a named text, durably, in the manifest and in every later segment.
     ///
     /// # Errors
-    /// [`Error::BadInput`] when the name begins with `vecstore.` or settings grow beyond 64 KiB;
-    /// [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
+    /// [`Error::InvalidArgument`] when the name begins with `vecstore.` or settings grow beyond 64 KiB;
+    /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
     pub fn set_setting(&self, name: &str, value: &str) -> Result<()> {
-        if name.starts_with(crate::format::settings::RESERVED) {
-            return Err(Error::bad_input(format!(
-                "setting \"{name}\": names that begin with \"vecstore.\" are the store's own"
-            )));
-        }
-        self.change_manifest("record a setting", |manifest| {
+        check_setting_name(name)?;
+        self.change_manifest(|manifest| {
             manifest.body.settings.insert(name.to_owned(), value.to_owned());
             check_settings(&manifest.body.settings)
         })
     }
 
-    fn change_manifest(
-        &self,
-        action: &'static str,
-        change: impl Fn(&mut crate::state::manifest::Manifest) -> Result<()>,
-    ) -> Result<()> {
-        self.inner.locked(action, |writer, view| writer.update_manifest(view, &change))
-    }
-
-    /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error nothing of
-    /// it is, except after [`Error::OutcomeUnknown`]. (Durable in any case; should the new file not be readable at that
-    /// moment, because too many are open, say, it is visible from the next append or refresh on.)
+    /// Removes a named text, durably; one that is not there is no error.
     ///
-    /// The batch is empty afterwards, and has its memory for the next entries; after an error it is as it was, and can be
-    /// appended again.
-    ///
-    /// Threads that append at the same time share one file and its flushes.
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// let store = Store::create(dir.path().join("s"), StoreConfig::new(1).setting("root", "/photos"))?;
+    /// store.remove_setting("root")?;
+    /// assert_eq!(store.snapshot().setting("root"), None);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`] and [`Error::BadInput`] for
-    /// the batch itself; [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`],
-    /// [`Error::OutcomeUnknown`], [`Error::Latched`], [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`] from
-    /// writing it.
+    /// As [`Store::set_setting`].
+    pub fn remove_setting(&self, name: &str) -> Result<()> {
+        check_setting_name(name)?;
+        self.change_manifest(|manifest| {
+            manifest.body.settings.remove(name);
+            Ok(())
+        })
+    }
+
+    fn change_manifest(&self, change: impl Fn(&mut Manifest) -> Result<()>) -> Result<()> {
+        self.delivering(self.inner.locked(|writer, view| writer.update_manifest(view, &change)))
+    }
+
+    /// Calls back for events of an operation, which holds no lock any more.
+    pub(super) fn delivering<T>(&self, outcome: T) -> T {
+        self.inner.observer.deliver();
+        outcome
+    }
+
+    /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error
+    /// nothing of it is, except after [`Error::OutcomeUnknown`]. If the new file cannot be read at that
+    /// moment (too many files are open, say) the batch is durable, and visible from the next append or
+    /// refresh on.
+    ///
+    /// The batch is empty afterwards, and keeps its memory for the next entries; after an error it is as it
+    /// was, and can be appended again. Threads that append at the same time share one file and its flushes.
+    ///
+    /// A commit waits for the disk three times, whatever the size of the batch: about a millisecond on a fast
+    /// drive. Append hundreds of entries together, or use [`Store::submit`].
+    ///
+    /// # Errors
+    /// For the batch itself [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`],
+    /// [`Error::EntryChanged`], [`Error::StoreChanged`] and [`Error::InvalidArgument`]; from writing it
+    /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`], [`Error::OutcomeUnknown`], [`Error::Latched`],
+    /// [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`]. [`Error::is_transient`] and
+    /// [`Error::needs_reopen`] sort them.
     pub fn append(&self, batch: &mut Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         self.check_shape(batch)?;
         if batch.is_empty() {
+            batch.clear();
             return Ok(Appended::default());
         }
         let empty = Batch::new(batch.dim(), batch.dtype());
         let (outcome, back) = self.inner.append(std::mem::replace(batch, empty), on_duplicate);
         *batch = back;
-        let appended = outcome?;
+        let appended = outcome.inspect_err(|_| self.inner.observer.deliver())?;
         batch.clear();
         self.inner.after_commit(appended.replaced + appended.deleted > 0);
         Ok(appended)
     }
 
-    /// Takes a batch on and returns at once: it is committed by a thread of its own, together with whatever else has come
-    /// in by then. The ticket says when it is durable. So one thread that computes batches need not wait for the disk
-    /// between them, and what it computes meanwhile shares one flush.
+    /// Takes a batch over and returns at once: a thread of its own commits it, together with other batches
+    /// that came in by then. The ticket says when it is durable. So one thread that computes batches need not
+    /// wait for the disk between them, and what it computes meanwhile shares one flush.
     ///
-    /// Batches are committed in the order in which they were taken on. More than 64 MiB do not wait: then this does.
-    /// Closing or dropping the store commits all that wait first.
+    /// Batches are committed in the order in which they were submitted. No more than 64 MiB wait: beyond that
+    /// this call does. Closing or dropping the store commits all waiting batches first.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -247,22 +239,19 @@ impl Store {
     /// for key in ["a", "b", "c"] {
     ///     let mut batch = store.batch();
     ///     batch.push(key, &[1.0f32])?;
-    ///     tickets.push(store.append_async(batch, OnDuplicate::Skip)?);
+    ///     tickets.push(store.submit(batch, OnDuplicate::Skip)?);
     /// }
     /// for ticket in tickets {
     ///     ticket.wait()?; // durable from here on
     /// }
-    /// assert_eq!(store.snapshot().totals().entries, 3);
+    /// assert_eq!(store.snapshot().len(), 3);
     /// # Ok::<(), vecstore::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::ReadOnly`]; all others come from [`Ticket::wait`].
-    pub fn append_async(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Ticket> {
+    /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`]; all others come from [`Ticket::wait`].
+    pub fn submit(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Ticket> {
         self.check_shape(&batch)?;
-        if !self.inner.is_writable {
-            return Err(Error::ReadOnly { path: self.inner.path.clone(), action: "append" });
-        }
         if batch.is_empty() {
             return Ok(Ticket::new(&self.inner, Waiting::done(batch)));
         }
@@ -276,50 +265,53 @@ impl Store {
     }
 
     fn check_shape(&self, batch: &Batch) -> Result<()> {
-        if batch.dim() != self.dim() {
-            return Err(Error::DimensionMismatch {
-                what: "the batch",
-                expected: self.dim(),
-                found: batch.dim(),
-            });
+        let (what, meta) = ("the batch", Arc::clone(&self.inner.view.read().meta));
+        if batch.dim() != meta.dim {
+            return Err(Error::DimensionMismatch { what, expected: meta.dim, found: batch.dim() });
         }
-        if batch.dtype() != self.dtype() {
-            return Err(Error::DTypeMismatch {
-                what: "the batch",
-                expected: self.dtype(),
-                found: batch.dtype(),
-            });
+        if batch.dtype() != meta.dtype {
+            return Err(Error::DTypeMismatch { what, expected: meta.dtype, found: batch.dtype() });
         }
         Ok(())
     }
 
     /// The state this handle knows: its own commits, and those of others up to its last append or refresh.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(Arc::clone(&self.inner.view.read()))
+        self.inner.snapshot()
     }
 
-    /// Looks for commits of other processes first. Costs one small read when there are none (and waits for a commit of
-    /// another thread of this handle that is under way).
+    /// Looks for commits of other processes first. Costs one small read when there are none (and waits for a
+    /// commit of another thread of this handle that is under way).
     ///
     /// # Errors
-    /// [`Error::Moved`] when another store is at the path now, or none: open it again. Otherwise as for opening, when the
-    /// directory cannot be read any more.
+    /// [`Error::Moved`] when another store is at the path now, or none: open it again. Otherwise as for
+    /// opening, when the directory cannot be read any more.
     pub fn refresh(&self) -> Result<Snapshot> {
         self.inner.refresh()?;
         Ok(self.snapshot())
     }
 
-    /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits or 256 MiB, after a
-    /// commit of more than 65,536 keys, and when the store is closed.
+    /// Waits until there is a commit after this one, and gives the state then; after the time-out the state
+    /// as it is. Looks every few milliseconds. See
+    /// [`Reader::wait_for_commit`](crate::Reader::wait_for_commit).
     ///
     /// # Errors
-    /// [`Error::ReadOnly`], [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
-    pub fn checkpoint(&self) -> Result<()> {
-        self.inner.locked("write a checkpoint", |writer, view| writer.checkpoint(view))
+    /// As [`Store::refresh`].
+    pub fn wait_for_commit(&self, after: u64, timeout: Duration) -> Result<Snapshot> {
+        look::wait_for_commit(&self.inner, after, timeout)
     }
 
-    /// Writes the manifest, if commits came after it, and closes the handle. Dropping the store does the same, but
-    /// can only log an error. Nothing that was appended depends on it.
+    /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits or
+    /// 256 MiB, after a commit of more than 65,536 keys, and when the store is closed.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
+    pub fn checkpoint(&self) -> Result<()> {
+        self.delivering(self.inner.locked(|writer, view| writer.checkpoint(view)))
+    }
+
+    /// Writes the manifest, if commits came after it, and closes the handle. Dropping the store does the
+    /// same, but can only log an error. Nothing that was appended depends on it.
     ///
     /// # Errors
     /// As [`Store::checkpoint`].
@@ -341,7 +333,8 @@ impl Store {
         if let Some(merger) = self.merger.take() {
             merger.stop();
         }
-        if self.inner.wants_checkpoint() { self.checkpoint() } else { Ok(()) }
+        let written = if self.inner.wants_checkpoint() { self.checkpoint() } else { Ok(()) };
+        self.delivering(written)
     }
 }
 
@@ -356,5 +349,14 @@ impl Drop for Store {
             let path = self.inner.path.display();
             log::warn!("{path}: no checkpoint when closing (nothing is lost): {error}");
         }
+    }
+}
+
+fn check_setting_name(name: &str) -> Result<()> {
+    match name.starts_with(crate::format::settings::RESERVED) {
+        true => Err(Error::invalid(format!(
+            "setting \"{name}\": names that begin with \"vecstore.\" are the store's own"
+        ))),
+        false => Ok(()),
     }
 }

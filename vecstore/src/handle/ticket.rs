@@ -1,4 +1,4 @@
-//! Appends that do not wait: the committer, and the ticket by which its outcome is asked for.
+//! Appends that do not wait: the committer, and the ticket that gives a batch's outcome.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use crate::commit::Appended;
 use crate::handle::{Shared, Waiting};
 use crate::types::Batch;
 
-/// A batch that [`Store::append_async`](crate::Store::append_async) has taken on.
+/// The ticket of a batch that was given to [`Store::submit`](crate::Store::submit).
 ///
-/// It is committed whether or not its ticket is waited for. Until [`Ticket::wait`] has said so it may be lost in a crash.
+/// The batch is committed whether or not its ticket is waited for. Until [`Ticket::wait`] returns `Ok`, a
+/// crash may lose the batch.
 #[must_use = "an append that fails says so here only"]
 pub struct Ticket {
     inner: Arc<Shared>,
@@ -30,7 +31,7 @@ impl Ticket {
         Ticket { inner: Arc::clone(inner), waiting }
     }
 
-    /// Waits until the batch is durable and visible, or could not be written.
+    /// Waits until the batch is durable and visible, or until writing it has failed.
     ///
     /// # Errors
     /// As [`Store::append`](crate::Store::append).
@@ -38,31 +39,34 @@ impl Ticket {
         self.wait_with_batch().0
     }
 
-    /// The same, and hands the batch back: empty, with its memory for the next entries, or after an error as it was.
+    /// Like [`Ticket::wait`], and hands the batch back: empty, with its memory for the next entries; after an
+    /// error, unchanged.
     pub fn wait_with_batch(self) -> (Result<Appended>, Batch) {
         let (outcome, mut batch) = self.inner.complete(&self.waiting);
         if outcome.is_ok() {
             batch.clear();
-            // It may have been this thread that committed it.
+            // This thread may have been the leader that committed the batch.
             self.inner.after_commit(true);
+        } else {
+            self.inner.observer.deliver();
         }
         (outcome, batch)
     }
 
-    /// True when [`Ticket::wait`] would not wait.
+    /// True if [`Ticket::wait`] would return at once.
     pub fn is_done(&self) -> bool {
         self.waiting.is_done()
     }
 }
 
-/// The thread that commits batches whose tickets are not waited for.
+/// The committer: a thread that commits submitted batches even if no thread waits for their tickets.
 #[derive(Debug)]
 pub(crate) struct Committer {
     thread: Option<JoinHandle<()>>,
     gone: Arc<AtomicBool>,
 }
 
-/// Says that the thread has ended, also when it panicked.
+/// Sets a flag when the committer's thread ends, also in a panic.
 struct Running(Arc<AtomicBool>);
 
 impl Drop for Running {
@@ -72,7 +76,7 @@ impl Drop for Running {
 }
 
 impl Committer {
-    /// Starts it. Where there is no further thread, a thread that waits for a ticket commits.
+    /// Starts the committer. If no thread can be started, a thread that waits for a ticket commits.
     pub fn start(inner: &Arc<Shared>) -> Self {
         let (inner, gone) = (Arc::clone(inner), Arc::new(AtomicBool::new(false)));
         let running = Running(Arc::clone(&gone));
@@ -87,12 +91,12 @@ impl Committer {
         Committer { thread: spawned.ok(), gone }
     }
 
-    /// There is no such thread: it could not be started, or has panicked.
+    /// True if the committer's thread could not be started, or has ended.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread once everything is committed.
+    /// Ends the committer once the queue is empty.
     pub fn stop(self, inner: &Shared) {
         inner.queue.close();
         if let Some(thread) = self.thread
@@ -100,7 +104,7 @@ impl Committer {
         {
             log::error!("the committer ended in a panic; what it had acknowledged is stored");
         }
-        // What is left if there was none, or it panicked.
+        // Batches are left if there was no thread, or if it panicked.
         inner.commit_queue();
     }
 }
@@ -108,26 +112,26 @@ impl Committer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handle::Store;
+    use crate::handle::{Reader, Store};
     use crate::merge::Host;
     use crate::types::{OnDuplicate, StoreConfig};
 
     #[test]
-    fn what_waits_when_the_store_is_closed_or_dropped_is_committed() {
+    fn batches_in_the_queue_are_committed_when_the_store_is_closed_or_dropped() {
         for close in [false, true] {
             let dir = tempfile::tempdir().unwrap();
-            // A group takes 32 MiB: these two do not fit into one.
+            // A group takes at most 32 MiB: these two batches do not fit into one.
             let (dim, rows) = (1 << 16, 80);
             let store = Store::create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
             let inner = Arc::clone(&store.inner);
             let mut tickets = Vec::new();
-            // While this thread has the writer, no other commits.
-            let closing = inner.with_writer("test", |_, _| {
+            // No other thread commits while this one has the writer.
+            let closing = inner.with_writer(|_, _| {
                 for number in 0..2 {
                     let mut batch = store.batch();
                     (0..rows)
                         .try_for_each(|row| batch.push(format!("{number}/{row}"), &vec![1.0f32; dim]))?;
-                    tickets.push(store.append_async(batch, OnDuplicate::Error)?);
+                    tickets.push(store.submit(batch, OnDuplicate::Error)?);
                 }
                 let end = move || {
                     if close {
@@ -146,7 +150,7 @@ mod tests {
             for ticket in tickets {
                 assert_eq!(ticket.wait().unwrap().entries, rows);
             }
-            let reader = Store::open_read_only(dir.path().join("s")).unwrap();
+            let reader = Reader::open(dir.path().join("s")).unwrap();
             assert_eq!(reader.snapshot().last_commit(), 2);
         }
     }

@@ -1,8 +1,9 @@
-//! The locks of mergers: one for mergers of large files, one for mergers of small files.
+//! The locks of the two merge lanes: LOCK.merge for large files, LOCK.small for small files.
 //!
-//! A merger of large files plans while it has both, and leaves a claim in the record of its own: the last
-//! commit it is at work on. A merger of small files keeps to newer ones. Taken in the order large, small; a
-//! holder of the small one only tries the other.
+//! The merger of large files plans while it holds both locks, and writes a claim into the record of
+//! LOCK.merge: the last commit that it merges. The merger of small files only takes newer commits. Lock
+//! order: LOCK.merge before LOCK.small; a holder of LOCK.small only tries LOCK.merge, so the two never wait
+//! for each other.
 
 use std::path::Path;
 
@@ -11,17 +12,17 @@ use super::{Lock, Timeout};
 use crate::base::Result;
 use crate::vfs::Vfs;
 
-/// The lock of mergers of large files.
+/// Opens the lock of the merger of large files.
 pub(crate) fn open_large(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
     Ok(Lock { has_claims: true, ..Lock::open(vfs, &dir.join("LOCK.merge"), "merge")? })
 }
 
-/// The lock of mergers of small files.
+/// Opens the lock of the merger of small files.
 pub(crate) fn open_small(vfs: &dyn Vfs, dir: &Path) -> Result<Lock> {
     Lock::open(vfs, &dir.join("LOCK.small"), "merge")
 }
 
-/// Both locks, for work on files that no merger may be at work on.
+/// Both merge locks, for work that excludes all mergers.
 pub(crate) struct Lanes {
     large: Lock,
     small: Lock,
@@ -32,13 +33,13 @@ impl Lanes {
         Ok(Lanes { large: open_large(vfs, dir)?, small: open_small(vfs, dir)? })
     }
 
-    /// Takes both.
+    /// Takes both locks, or none.
     pub fn acquire(&mut self, timeout: &Timeout) -> Result<()> {
         self.large.acquire(timeout)?;
         self.small.acquire(timeout).map(drop).inspect_err(|_| _ = self.large.release())
     }
 
-    /// Takes both, if both are free.
+    /// Takes both locks if both are free.
     pub fn try_acquire(&mut self) -> Result<bool> {
         if self.large.try_acquire()?.is_none() {
             return Ok(false);
@@ -57,26 +58,26 @@ impl Lanes {
 }
 
 impl Lock {
-    /// Says that commits up to this one are being merged. The claim ends with the lock.
+    /// Writes a claim: this holder merges commits up to `last`. The claim ends with the lock.
     pub fn claim(&mut self, last: u64) -> Result<()> {
         self.record.set_newest(Span { first: 1, last });
         self.write()
     }
 
-    /// Ends the claim: it is that of one holder, and of one merge.
+    /// Clears the claim in memory: a claim is only valid for one holder and one merge.
     pub(super) fn drop_claim(&mut self) {
         if self.has_claims {
             self.record.set_newest(Span::default());
         }
     }
 
-    /// The last commit that the holder of this lock claims; 0 when there is no holder. Where the claim cannot
-    /// be read it may be all of them.
+    /// Last commit that the holder of this lock claims: 0 without a holder, `u64::MAX` if the record is void,
+    /// because the holder may then be merging any commits.
     pub fn claimed(&mut self) -> Result<u64> {
         if self.read_record()?.is_some_and(|record| record.pid == 0) {
             return Ok(0);
         }
-        // Its holder may have died; and without a record nothing is known.
+        // The holder may have died, and a void record says nothing: only trying the lock tells.
         if self.try_acquire()?.is_some() {
             self.release();
             return Ok(0);
@@ -93,7 +94,7 @@ mod tests {
     use crate::vfs::RealFs;
 
     #[test]
-    fn a_claim_lasts_as_long_as_its_holder() {
+    fn a_claim_ends_with_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let open = || open_large(&RealFs, dir.path()).unwrap();
         let mut looks = open();
@@ -108,7 +109,7 @@ mod tests {
         large.acquire(Duration::ZERO).unwrap();
         assert_eq!(looks.claimed().unwrap(), 0, "the former claim is gone");
         large.claim(9).unwrap();
-        drop(large); // as a kill would
+        drop(large); // as if its process were killed
         assert_eq!(looks.claimed().unwrap(), 0);
         open().acquire(Duration::ZERO).unwrap();
     }

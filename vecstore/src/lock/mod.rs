@@ -1,8 +1,8 @@
-//! LOCK: the advisory lock between processes, and the small record that goes with it.
+//! Lock files: an advisory lock between processes, with a small record.
 //!
-//! The lock itself is the operating system's (it ends with the process that holds it). The record is written
-//! in place and never flushed: it only has to survive the death of a process. After a power cut it may be
-//! void, which its checksum, or its absence, says.
+//! The operating system's lock ends with the process that holds it. The record is written in place and never
+//! flushed, because it only has to survive the death of a process. After a power cut the record may be void:
+//! absent, or with a wrong checksum.
 
 mod lanes;
 mod patience;
@@ -25,17 +25,17 @@ use crate::base::sync::nap;
 use crate::base::{Bug, Error, IoContext, Result, is_no_space};
 use crate::vfs::{LockFile, Vfs};
 
-/// The commit lock's file.
+/// File of the commit lock.
 pub(crate) const LOCK: &str = "LOCK";
-/// The turnstile before the commit lock.
+/// File of the turnstile before the commit lock.
 pub(crate) const LOCK_TURN: &str = "LOCK.turn";
-/// The manifest lock's file.
+/// File of the manifest lock.
 pub(crate) const LOCK_MANIFEST: &str = "LOCK.manifest";
-/// The backup lock's file: one backup at a time.
+/// File of the backup lock: one backup at a time.
 pub(crate) const LOCK_BACKUP: &str = "LOCK.backup";
 
-/// Runs `work` under the manifest lock. `work` is told whether the manifest's name is in doubt: see
-/// [`Lock::acquire_named`].
+/// Runs `work` under the manifest lock. The second argument of `work` is true if the name of MANIFEST is in
+/// doubt: see [`Lock::acquire_named`].
 pub(crate) fn hold_manifest<T>(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -49,12 +49,13 @@ pub(crate) fn hold_manifest<T>(
     result
 }
 
-/// Gives a lock back; asks twice, because a lock kept for nothing holds up all waiters until its handle ends.
+/// Unlocks a file. A failure is tried once more: a lock that stays taken blocks all waiters until its handle
+/// is dropped.
 fn unlock(file: &mut dyn LockFile) -> std::io::Result<()> {
     file.unlock().or_else(|_| file.unlock())
 }
 
-/// Refuses a file that is no longer at its path: the store there is another one.
+/// Fails if the lock file is no longer the file at `path`: the store was moved, removed or replaced.
 fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
     let moved = |found| Err(Error::Moved { path: path.to_owned(), found });
     match file.is_at(path) {
@@ -68,52 +69,54 @@ fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
     }
 }
 
-/// One of the lock files of a store.
+/// A lock file of a store, and the record as this holder last read or wrote it.
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
     what: &'static str,
     file: Box<dyn LockFile>,
-    /// The turnstile: the waiter that is next holds it meanwhile.
+    /// File of the turnstile, if the lock has one; the waiter that is next holds it.
     turn: Option<Box<dyn LockFile>>,
     record: Record,
-    /// A holder may leave a claim: see `lanes.rs`.
+    /// True if a holder may write a claim into the record: see `lanes.rs`.
     has_claims: bool,
 }
 
-/// What the record said when the lock was taken.
+/// Contents of the record at the moment the lock was taken.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
-    /// The counter; `None` when the record was void.
+    /// The counter; `None` if the record was void.
     pub counter: Option<u64>,
     /// The suspect mark; 0: none.
     pub suspect: u64,
-    /// The last holder died without giving the lock back.
+    /// True if the record still named a holder: the holder died, or failed to write the record on release.
     pub died: bool,
 }
 
 impl Lock {
-    /// Opens the lock file, creating it when it is missing (a backup may come without).
+    /// Opens the lock file; creates it if it is missing, as in a backup that was copied without it.
     pub fn open(vfs: &dyn Vfs, path: &Path, what: &'static str) -> Result<Self> {
         let file = vfs.open_lock(path, true).at(path, "open the lock file")?;
         Ok(Lock { path: path.to_owned(), what, file, turn: None, record: Record::void(), has_claims: false })
     }
 
-    /// The same behind a turnstile: a second lock that is taken first, and given back once this one is had.
+    /// Opens a lock with a turnstile: a second lock that each waiter takes first, and releases once it has
+    /// this lock.
     ///
-    /// Without it a process that commits without pause would take the lock again microseconds after giving it
-    /// back, and waiters, which only look now and then, would hardly ever find it free.
+    /// Without a turnstile, a process that commits without pause takes the lock again microseconds after each
+    /// release, and waiters, which only look now and then, hardly ever find the lock free.
     pub fn open_fair(vfs: &dyn Vfs, path: &Path, turnstile: &Path, what: &'static str) -> Result<Self> {
         let turn = vfs.open_lock(turnstile, true).at(turnstile, "open the lock file")?;
         Ok(Lock { turn: Some(turn), ..Self::open(vfs, path, what)? })
     }
 
-    /// Takes the lock, waiting up to `timeout`.
+    /// Takes the lock; waits at most `timeout`.
     pub fn acquire(&mut self, timeout: impl Into<Timeout>) -> Result<Found> {
         self.acquire_after(timeout, |_| ())
     }
 
-    /// The same; `next` runs when this waiter is the next one.
+    /// Takes the lock as [`Lock::acquire`] does. `next` runs as soon as this waiter has the turn, usually
+    /// while another process still holds the lock.
     pub fn acquire_after(&mut self, timeout: impl Into<Timeout>, next: impl FnOnce(&Self)) -> Result<Found> {
         let (start, timeout) = (Instant::now(), timeout.into());
         let mut patience = Patience { start, timeout, sleep: SLEEP.0, since: start, punctual: None };
@@ -123,7 +126,7 @@ impl Lock {
             self.wait(&mut patience, TURN_SLEEP.1)?;
         }
         next(self);
-        // Only the waiter that has the turn looks very often.
+        // A single waiter has the turn, so it may look very often.
         let longest = if self.turn.is_some() { TURN_SLEEP.0 } else { SLEEP.1 };
         (patience.sleep, patience.since) = (SLEEP.0, Instant::now());
         let found = loop {
@@ -142,8 +145,8 @@ impl Lock {
         found
     }
 
-    /// Takes a lock whose holders give a file a new name and flush it. Says whether that name is in doubt
-    /// until [`Lock::clear_suspect`]: a flush failed, or the last holder died.
+    /// Takes a lock whose holders rename a file and flush its directory. Returns true if the file's name is
+    /// in doubt: a flush failed, or the last holder died. The doubt stays until [`Lock::clear_suspect`].
     pub fn acquire_named(&mut self, timeout: impl Into<Timeout>) -> Result<bool> {
         let found = self.acquire(timeout)?;
         if found.died {
@@ -164,13 +167,14 @@ impl Lock {
         result
     }
 
-    /// Sleeps a little, or says which process is in the way.
+    /// Sleeps once. When the timeout has passed, fails with the holder of the lock.
     fn wait(&self, patience: &mut Patience, longest: Duration) -> Result<()> {
         let waited = patience.start.elapsed();
         let left = patience.timeout.left(waited);
         if !left.is_zero() {
             patience.punctual.get_or_insert_with(Punctual::new);
-            // A lock that was held so long is not about to be given back: no need to look so often.
+            // A commit takes about 1 ms. After a wait of 20 ms the lock is not about to be released: look
+            // less often.
             let is_long = patience.since.elapsed() > Duration::from_millis(20);
             let longest = if is_long { SLEEP.1 } else { longest };
             nap(patience.sleep.min(left));
@@ -181,22 +185,22 @@ impl Lock {
         Err(Error::Busy { path: self.path.clone(), lock: self.what, holder, waited_secs: waited.as_secs() })
     }
 
-    /// Takes the lock if it is free, and writes the new holder into the record. Takes no turn.
+    /// Takes the lock if it is free, regardless of the turnstile, and writes the new holder into the record.
     pub fn try_acquire(&mut self) -> Result<Option<Found>> {
         if !self.file.try_lock().at(&self.path, "lock")? {
             return Ok(None);
         }
-        // A lock whose record cannot be written is given back at once, or it would be held for nothing.
+        // Unlock if the record cannot be written: after the error the caller has nothing to release.
         let found = self.check_place().and_then(|()| self.note_holder());
         found.map(Some).inspect_err(|_| _ = unlock(&mut *self.file))
     }
 
-    /// A lock on a file that is no longer at its path excludes no opener of that path.
+    /// Fails if the lock file is no longer at its path: a lock on it would not exclude openers of that path.
     pub fn check_place(&self) -> Result<()> {
         check_place(&*self.file, &self.path)
     }
 
-    /// Finds out whether this file system has locks, before hours of work end at the first append.
+    /// Fails if the file system has no locks: at open, rather than at the first append after hours of work.
     pub fn probe(&mut self) -> Result<()> {
         if self.file.try_lock().at(&self.path, "lock")? {
             unlock(&mut *self.file).at(&self.path, "unlock")?;
@@ -208,7 +212,7 @@ impl Lock {
         Record::read(&*self.file).at(&self.path, "read the lock's record")
     }
 
-    /// Reads the record, and writes this process into it as the holder.
+    /// Reads the record, and writes it back with this process as the holder.
     fn note_holder(&mut self) -> Result<Found> {
         let read = self.read_record()?;
         let found = Found {
@@ -228,36 +232,43 @@ impl Lock {
         match self.file.write_record(bytemuck::bytes_of(&self.record)) {
             Err(source) if is_no_space(&source) => {
                 let (path, free) = (self.path.clone(), self.file.free_space());
-                Err(Error::NoSpace { path, needed: RECORD_LEN as u64, free, source: Arc::new(source) })
+                Err(Error::NoSpace {
+                    path,
+                    op: "write the lock's record",
+                    needed: RECORD_LEN as u64,
+                    free,
+                    cause: Arc::new(source),
+                })
             }
             written => written.at(&self.path, "write the lock's record"),
         }
     }
 
-    /// Writes an empty record into a new lock file, so that later ones need no space.
+    /// Writes a record without a holder into a new lock file, so that later writes need no disk space.
     pub fn prepare(&mut self) -> Result<()> {
         self.record = Record::fresh()?;
         self.write()
     }
 
-    /// The counter as this holder last wrote it.
+    /// The counter as this holder knows it.
     pub fn counter(&self) -> u64 {
         self.record.counter
     }
 
-    /// Tells readers that something changed. Written together with [`Lock::release`].
+    /// Raises the counter for a change that is no plain commit: handles that see it list the directory.
+    /// [`Lock::release`] writes the record.
     pub fn raise(&mut self) {
         self.raise_by(Span::default());
     }
 
-    /// The same when the change is nothing but a segment of these commits, generation 0.
+    /// Raises the counter for a change that is nothing but a new segment of these commits, generation 0.
     pub fn raise_by(&mut self, span: Span) {
         self.record.counter = self.record.counter.wrapping_add(1);
         self.record.spans.rotate_left(1);
         self.record.set_newest(span);
     }
 
-    /// Marks commits from here on as suspect; an earlier mark stays.
+    /// Marks this commit and all later ones as suspect; a mark at an earlier commit stays.
     pub fn mark_suspect(&mut self, commit: u64) {
         if self.record.suspect == 0 || commit < self.record.suspect {
             self.record.suspect = commit;
@@ -269,21 +280,21 @@ impl Lock {
         self.record.suspect = 0;
     }
 
-    /// The commits since the counter was `then`, under the lock.
+    /// Commits since the counter was `then`, from the record of this holder: see [`Record::since`].
     pub fn since(&self, then: u64) -> Option<Vec<Span>> {
         self.record.since(then)
     }
 
-    /// The same without the lock, as far as the record says it now.
+    /// Commits since the counter was `then`, from the record as it is on disk now; needs no lock.
     pub fn peek(&self, then: u64) -> Option<Vec<Span>> {
         self.read_record().ok()??.since(then)
     }
 
-    /// Gives the lock back. A claim ends with it. An error here is only logged: the lock also ends with the
-    /// handle, and a record that could not be written makes the next holder look at the directory.
+    /// Releases the lock, and ends its claim. Errors are only logged: the lock ends with its handle at the
+    /// latest, and after a failed write the record still names a holder, so the next one lists the directory.
     ///
-    /// Says whether the record was written. If not, the count in it is not the one this holder knows, and a
-    /// later one may reach that count with other commits.
+    /// Returns whether the record was written. If not, the file has an older counter than this holder, and a
+    /// later holder may raise it to the same number for other commits.
     pub fn release(&mut self) -> bool {
         self.drop_claim();
         self.record.pid = 0;
@@ -334,11 +345,11 @@ mod tests {
         let found = second.acquire(Duration::ZERO).unwrap();
         assert!(!found.died);
         assert_eq!((found.counter, found.suspect), (Some(before + 1), 7));
-        drop(second); // as a kill would
+        drop(second); // as if its process were killed
         assert!(lock(dir.path()).acquire(Duration::ZERO).unwrap().died);
     }
 
-    /// A lock file that calls back when it was found locked.
+    /// A lock file that calls `refused` each time the lock is found taken.
     struct Asked<F> {
         file: Box<dyn LockFile>,
         refused: F,
@@ -379,7 +390,7 @@ mod tests {
         first.acquire(Duration::ZERO).unwrap();
         let first = Arc::new(std::sync::Mutex::new(first));
         let theirs = Arc::clone(&first);
-        // The waiter has looked, with the turn. Now the lock is given back, and at once wanted again.
+        // The waiter has the turn and found the lock taken. The holder releases it, and wants it at once.
         on_refusal(dir.path(), &mut second, move || {
             let mut first = theirs.lock().unwrap();
             first.release();
@@ -391,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_when_its_timeout_is_brought_to_an_end() {
+    fn ending_the_timeout_ends_the_wait() {
         let dir = tempfile::tempdir().unwrap();
         let (mut first, mut second) = (fair(dir.path()), fair(dir.path()));
         first.acquire(Duration::ZERO).unwrap();

@@ -1,4 +1,4 @@
-//! How a waiter waits for a lock: how long, how often it looks, and that it wakes on time.
+//! Waiting for a lock: timeouts, intervals between two looks, and punctual sleeps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,23 +6,25 @@ use std::time::{Duration, Instant};
 use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{Error, Result};
 
-/// How long to sleep between two attempts: short at first, then longer.
+/// First and longest sleep between two attempts; each sleep is twice as long as the one before it.
 pub(super) const SLEEP: (Duration, Duration) = (Duration::from_micros(10), Duration::from_millis(1));
 
-/// The longest for a waiter that is next, and for a turn: when a commit ends, in 1 ms or so, one should have it.
+/// Longest sleep of the waiter that has the turn, and of waiters for the turn. A commit takes about 1 ms, and
+/// the next waiter should have the lock soon after it ends.
 pub(super) const TURN_SLEEP: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(500));
 
-/// How long a handle waits for locks of other processes. Its waiters share it, and it can be ended meanwhile.
+/// Longest wait of a handle for locks of other processes, shared by all its waiters, which [`Timeout::end`]
+/// can cut short.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeout(Arc<AtomicU64>);
 
 impl Timeout {
-    /// What is left after this much time; zero when it has passed.
+    /// Time left after a wait of `waited`; zero if the timeout has passed.
     pub fn left(&self, waited: Duration) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed)).saturating_sub(waited)
     }
 
-    /// From here on locks are only tried, also by present waiters.
+    /// Sets the timeout to zero: from here on locks are only tried, and present waiters give up.
     pub fn end(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -40,11 +42,11 @@ impl From<&Timeout> for Timeout {
     }
 }
 
-/// How long a lock is waited for at a time, where other threads of the handle want to go on.
+/// Longest wait for a lock at a time, so that other threads of the handle can go on between two waits.
 const SLICE: Duration = Duration::from_millis(50);
 
-/// Tries again for as long as `timeout` says while a lock is busy, with a little time for each `attempt`. Between
-/// two of them it holds nothing.
+/// Repeats `attempt` while a lock is busy, until `timeout` has passed; each attempt gets a short timeout of
+/// its own. Nothing is held between two attempts.
 pub(crate) fn in_slices<T>(timeout: &Timeout, mut attempt: impl FnMut(&Timeout) -> Result<T>) -> Result<T> {
     let start = Instant::now();
     loop {
@@ -59,17 +61,17 @@ pub(crate) fn in_slices<T>(timeout: &Timeout, mut attempt: impl FnMut(&Timeout) 
     }
 }
 
-/// One wait for a lock: since when, until when, and the pause between two looks.
+/// State of one wait for a lock: its start, its timeout, and the next sleep.
 pub(super) struct Patience {
     pub(super) start: Instant,
     pub(super) timeout: Timeout,
     pub(super) sleep: Duration,
-    /// Since when it has waited for this lock, and for no turn any more.
+    /// Start of the wait for the lock itself, after the wait for the turn.
     pub(super) since: Instant,
     pub(super) punctual: Option<Punctual>,
 }
 
-/// While this lives the thread sleeps no longer than it asks to. Linux usually adds some 50 us.
+/// While this value lives, sleeps of its thread end on time. Linux usually adds up to 50 us (timer slack).
 pub(crate) struct Punctual {
     #[cfg(target_os = "linux")]
     slack: Option<std::num::NonZeroU64>,

@@ -1,4 +1,4 @@
-//! What of the inputs goes into the output.
+//! Which entries of the inputs go into the output.
 
 use crate::base::{Error, Result};
 use crate::format::footer::Footer;
@@ -7,8 +7,9 @@ use crate::segment::{Joined, SegmentName};
 use crate::state::LiveSegment;
 use crate::types::Kind;
 
-/// What stays of neighbouring segments. The inputs' liveness must come from listed segments alone, so that an entry is only left
-/// out for a newer one that can no longer be lost. A tombstone only goes when nothing older than the output exists.
+/// Joins the entries of neighbouring segments that stay. The inputs' liveness must come from listed segments
+/// alone, so that an entry is left out only for a newer one that can no longer be lost. A tombstone is left
+/// out only if nothing is older than the output.
 pub(super) fn joined<'a>(
     inputs: &'a [LiveSegment],
     first_commit: u64,
@@ -26,7 +27,7 @@ pub(super) fn joined<'a>(
     })
 }
 
-/// What the output's footer says that does not follow from its entries.
+/// The fields of the output's footer that do not follow from its entries.
 pub(super) fn identity(inputs: &[LiveSegment], name: SegmentName, nonce: Id) -> Result<Footer> {
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
         return Err(Error::Internal { what: "a merge of nothing" });
@@ -35,7 +36,7 @@ pub(super) fn identity(inputs: &[LiveSegment], name: SegmentName, nonce: Id) -> 
     let SegmentName { first: from, last: to, generation } = name;
     let mut identity = Footer { first: from, last: to, generation, nonce, ..last.identity() };
     identity.link_in = first.link_in;
-    // That entries were lost stays said. The time is that of the last commit.
+    // The flag that entries were lost is kept. The time is that of the last commit.
     identity.compat = inputs.iter().fold(0, |flags, live| flags | live.segment.footer().compat & COMPAT_KEPT);
     Ok(identity)
 }

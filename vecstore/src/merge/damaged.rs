@@ -1,4 +1,4 @@
-//! What a merge does about damaged inputs: it notes them in the manifest, and all merges go around them.
+//! Damaged inputs of a merge: they are noted in the manifest, and no merge takes them.
 
 use super::host::{Host, Merges};
 use crate::base::{Error, Event, Result};
@@ -12,7 +12,7 @@ impl<H: Host> Merges<'_, H> {
         let (vfs, dir) = (self.host.vfs(), self.host.path());
         hold_manifest(vfs, dir, self.lock_timeout()?, |lock, _| {
             let mut manifest = Manifest::read(vfs, dir)?;
-            // A repair may have replaced some.
+            // A repair may have replaced some of them meanwhile.
             let listed =
                 found.iter().map(|(name, _)| *name).filter(|name| manifest.body.record_of(*name).is_some());
             let listed: Vec<SegmentName> = listed.collect();
@@ -27,7 +27,7 @@ impl<H: Host> Merges<'_, H> {
             noted
         })?;
         for (_, error) in found {
-            self.host.tell(&Event::Damaged { error });
+            self.host.note(&Event::Damaged { error });
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! When to merge what: in the background, inline when files pile up, or because a user asks.
+//! When merges run: in the background, in an append when files pile up, or because a user asks.
 
 use super::host::{Host, Merges};
 use crate::lock::LOCK;
@@ -13,52 +13,56 @@ use super::pace::Pace;
 use super::plan::{self, Lane, Piece};
 use crate::base::sync::atomic::Ordering;
 use crate::base::sync::nap;
-use crate::base::{Error, Event, Result};
+use crate::base::{Error, Event, Progress, Result};
 use crate::lock::{Lanes, Lock, Watch, open_large, open_small};
-use crate::merge::Compacted;
+use crate::merge::CompactReport;
 use crate::state::{LiveSegment, Manifest, View, load};
 
-/// Segments are merged up to this size, unless asked otherwise.
+/// Size of the largest segment that a merge makes, unless asked otherwise.
 pub(crate) const MAX_SEGMENT: u64 = 4 << 30;
-/// Files from which on an append merges some itself, if no other thread or process does.
+/// Files from which on an append merges small files itself, unless another thread or process does.
 const BACKLOG: usize = 128;
-/// Files from which on an append waits for whatever merges, so that files stay few whatever the speeds.
+/// Files from which on an append waits for mergers, so that files stay few even if appends are faster than
+/// merges.
 const FULL_STOP: usize = 180;
-/// Files that come in after a failed attempt before an append tries again.
+/// Further files after a failed merge before an append tries again.
 const RETRY_AFTER: usize = 64;
-/// Time rested per time worked, by a compaction of a store that others append to.
+/// Time rested per time worked, in a compaction while other threads or processes append.
 const COURTESY: f64 = 4.0;
-/// Files that come in between two looks at what another process's merger has done.
+/// Further files between two looks at the results of another process's merger.
 const LOOK_EVERY: usize = 8;
-/// How often an append that waits for a merger looks.
+/// Interval at which an append that waits for mergers polls.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// What is to be achieved with large files.
+/// The goal of a merge of large files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goal {
-    /// Files few, work little.
+    /// Few files, for little work.
     Background,
-    /// Neighbours joined up to a size, superseded entries gone.
+    /// Neighbours joined up to `max_bytes`, without superseded entries.
     Compact { max_bytes: u64 },
-    /// One segment.
+    /// One segment for the whole store.
     Full,
 }
 
-/// What a round of merges has to remember.
+/// State of one round of merges.
 #[derive(Debug, Default)]
 struct Round {
-    /// A user asked for it: what is committed is listed first.
+    /// True if a user asked for the round: then a checkpoint first lists every commit.
     is_explicit: bool,
-    /// The last commit when it began. What comes in later is left to the next time: with a steady writer this would never end.
+    /// The last commit when the round began. Later commits are left to the next round: with a steady writer
+    /// this round would never end.
     horizon: Option<u64>,
-    /// What it has written. What is superseded in that meanwhile is left to the next time too.
+    /// Ranges of the segments that the round has written. Entries superseded in them meanwhile are left to
+    /// the next round.
     written: HashSet<(u64, u64)>,
-    total: Compacted,
+    total: CompactReport,
 }
 
 impl<H: Host> Merges<'_, H> {
-    /// Merges while the policy of a lane finds something to do. False when another thread or process is merging there.
-    pub fn merge_in_background(&self, lane: Lane, pace: &Pace) -> Result<bool> {
+    /// Merges as long as the lane's plan finds something to do. False if another thread or process is merging
+    /// in the lane.
+    pub fn merge_in_background(&self, lane: Lane, pace: &Pace<'_>) -> Result<bool> {
         if !self.has_plan(lane) {
             return Ok(true);
         }
@@ -84,7 +88,7 @@ impl<H: Host> Merges<'_, H> {
         merged
     }
 
-    /// Merges small files in the calling thread when they pile up. A failure here is no failure of the append.
+    /// Merges files in the calling thread if they pile up. A failure here does not fail the append.
     pub fn merge_backlog(&self) {
         if self.state.closing.load(Ordering::Relaxed) {
             return;
@@ -93,7 +97,7 @@ impl<H: Host> Merges<'_, H> {
         if files < BACKLOG.max(self.state.again_at.load(Ordering::Relaxed)) {
             return;
         }
-        // Where nothing is to be merged, what is being removed may still have to go first.
+        // Without a plan, inputs that are being removed may still have to go before appends go on.
         let has_plan = self.has_plan(Lane::Small) || self.has_plan(Lane::Large);
         if !has_plan && (files < FULL_STOP || self.files_going() == 0) {
             return;
@@ -101,19 +105,19 @@ impl<H: Host> Merges<'_, H> {
         let merged = if files < FULL_STOP {
             self.merge_in_background(Lane::Small, &self.inline())
         } else {
-            // They do not rest meanwhile.
+            // Mergers do not rest while an append waits.
             self.state.hurry.fetch_add(1, Ordering::Relaxed);
             let merged = self.merge_until_few().map(|()| true);
             self.state.hurry.fetch_sub(1, Ordering::Relaxed);
             merged
         };
-        // Another process is merging what this handle still sees as many files.
+        // Another process may have merged files that this handle still counts.
         let merged = merged.and_then(|alone| if alone { Ok(true) } else { self.reload_if_fewer(BACKLOG) });
         let again_at = match merged {
             // After a failure (a full disk, say) appends go on for a while before the next attempt.
             Err(_) => files + RETRY_AFTER,
             Ok(_) if self.files() < BACKLOG => 0,
-            // What is there is claimed, or cannot be merged.
+            // The files are claimed by another merger, or cannot be merged.
             Ok(_) if files < FULL_STOP => (files + LOOK_EVERY).min(FULL_STOP),
             Ok(_) => files + LOOK_EVERY,
         };
@@ -123,20 +127,20 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
-    /// Tells of a failed merge, louder each time.
+    /// Reports a failed merge as an event that counts the failures in a row.
     pub fn note_merge(&self, lane: Lane, merged: &Result<()>) {
         let failed = &self.state.lane(lane).failed;
         let Err(error) = merged else {
             failed.store(0, Ordering::Relaxed);
             return;
         };
-        // It may have left an output that nothing lists.
+        // A failed merge may have left an output that the manifest does not list.
         self.state.is_clean.store(false, Ordering::Relaxed);
         let attempts = failed.fetch_add(1, Ordering::Relaxed) + 1;
-        self.host.tell(&Event::MergeFailed { attempts, error: error.clone() });
+        self.host.note(&Event::MergeFailed { attempts, error: error.clone() });
     }
 
-    /// Waits until mergers have made files few, or merges them here.
+    /// Waits until mergers have made files few, or merges in this thread.
     fn merge_until_few(&self) -> Result<()> {
         let (start, timeout) = (Instant::now(), self.lock_timeout()?);
         loop {
@@ -147,12 +151,12 @@ impl<H: Host> Merges<'_, H> {
                     return Ok(());
                 }
             }
-            // Whatever could be merged is.
+            // Nothing is left to merge or to remove, or another process has made files few.
             if is_alone && self.files_going() == 0 || self.reload_if_fewer(FULL_STOP)? {
                 return Ok(());
             }
             if timeout.left(start.elapsed()).is_zero() {
-                // Says which process holds a lock.
+                // An attempt without waiting gives the error that names the process with the lock.
                 let probe = |mut lock: Lock| lock.hold(Duration::ZERO, |_| Ok(()));
                 probe(open_large(self.host.vfs(), self.host.path())?)?;
                 return probe(open_small(self.host.vfs(), self.host.path())?);
@@ -161,9 +165,9 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
-    /// Takes over what another merger has achieved. Says whether there are fewer live segments now.
+    /// Reads the result of another process's merger. True if fewer than `than` files are left.
     fn reload_if_fewer(&self, than: usize) -> Result<bool> {
-        // The mergers of this very handle publish a view themselves.
+        // This handle's own mergers publish their views themselves.
         let few = || self.files() < than;
         if few() {
             return Ok(true);
@@ -182,7 +186,8 @@ impl<H: Host> Merges<'_, H> {
         Ok(few())
     }
 
-    /// Live files that a merge could make fewer, and those that this handle's mergers are about to remove.
+    /// Number of live files that merges could reduce, plus the inputs that this handle's mergers are about to
+    /// remove.
     fn files(&self) -> usize {
         let view = self.host.view();
         let max_segment = self.state.max_segment;
@@ -194,18 +199,19 @@ impl<H: Host> Merges<'_, H> {
         mergeable + going
     }
 
-    /// Files that are neither listed nor removed yet.
+    /// Number of merge inputs that are neither listed nor removed yet.
     fn files_going(&self) -> usize {
         self.state.lane(Lane::Small).going.left() + self.state.lane(Lane::Large).going.left()
     }
 
-    /// How many files there are after a commit.
+    /// Number of segment files that begin after a commit.
     fn count_after(&self, commit: u64) -> Result<usize> {
         let names = load::list_segments(self.host.vfs(), self.host.path())?;
         Ok(names.iter().filter(|name| name.first > commit).count())
     }
 
-    /// The first merge of a handle, and the one after a merge that failed or died, removes what is left over.
+    /// Removes leftovers before a handle's first merge, and before the next one after a merge failed or its
+    /// process died.
     fn clean_once(&self) -> Result<()> {
         if self.state.is_clean.load(Ordering::Relaxed) {
             return Ok(());
@@ -226,22 +232,24 @@ impl<H: Host> Merges<'_, H> {
         housekeeping::remove_leftovers(self.host.vfs(), self.host.path(), &timeout)
     }
 
-    /// Removes files that are not needed any more; where files are being merged, that is left to a later merge.
+    /// Removes files that are no longer needed. While files are being merged, that is left to a later merge.
     pub fn tidy(&self) -> Result<()> {
         self.state.is_clean.store(false, Ordering::Relaxed);
         self.clean_once()
     }
 
-    /// Merges everything that fits into segments of `max_bytes`, or with `None` into one segment.
-    pub fn compact(&self, max_bytes: Option<u64>) -> Result<Compacted> {
+    /// Merges neighbours into segments of at most `max_bytes`, or with `None` the whole store into one
+    /// segment.
+    pub fn compact(&self, max_bytes: Option<u64>, progress: Option<&Progress>) -> Result<CompactReport> {
         let timeout = self.lock_timeout()?;
         let watch = Watch::open(self.host.vfs(), &self.host.path().join(LOCK));
         let hurry = Arc::clone(&self.state.hurry);
-        let pace = Pace { rest: COURTESY, commits: Some(Rc::new(watch)), hurry, ..Pace::full_speed() };
+        let commits = Some(Rc::new(watch));
+        let pace = Pace { rest: COURTESY, commits, hurry, progress, ..Pace::full_speed() };
         let most = max_bytes.unwrap_or(self.state.max_segment);
         let entries = self.host.view().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
         if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
-            return Err(Error::bad_input(format!(
+            return Err(Error::invalid(format!(
                 "a segment holds at most {} entries, and this store has {entries}; compact it without asking for one segment",
                 plan::MAX_ENTRIES
             )));
@@ -249,7 +257,8 @@ impl<H: Host> Merges<'_, H> {
         let round = &mut Round { is_explicit: true, ..Round::default() };
         let goal = max_bytes.map_or(Goal::Full, |max_bytes| Goal::Compact { max_bytes });
         open_large(self.host.vfs(), self.host.path())?.hold(&timeout, |lock| {
-            // Small files go first, so that the longer merge of large ones keeps few files from going.
+            // Small files are merged first, so that few files are left while the longer merge of large ones
+            // runs.
             let mut small = open_small(self.host.vfs(), self.host.path())?;
             small.hold(&timeout, |_| self.merge_small(|pieces| plan::fresh(pieces, most), &pace, round))?;
             self.merge_large(lock, goal, &pace, round)
@@ -276,27 +285,28 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
-    /// A look at the view, without any file operation.
+    /// True if a lane has something to merge. Looks only at the view, not at files.
     pub fn has_plan(&self, lane: Lane) -> bool {
         let view = self.host.view();
-        // A backup that nothing was written to stays one.
+        // A backup that was never written to stays a backup.
         !view.meta.is_backup
             && plan::background(&pieces(&view, is_mostly_dead), lane, self.state.max_segment).is_some()
     }
 
-    /// How an append merges: at full speed, until the handle is closed.
-    fn inline(&self) -> Pace {
+    /// The pace of a merge in an append: full speed, until the handle is closed.
+    fn inline(&self) -> Pace<'static> {
         Pace { stop: Arc::clone(&self.state.closing), ..Pace::full_speed() }
     }
 
-    /// Under the small lane's lock: merges what a plan says, of files that are not claimed. False when some are.
+    /// Under the small lane's lock: merges the files that `plan` chooses among those without a claim. False
+    /// if some files are claimed.
     fn merge_small(
         &self,
         plan: impl Fn(&[Piece]) -> Option<Range<usize>>,
-        pace: &Pace,
+        pace: &Pace<'_>,
         round: &mut Round,
     ) -> Result<bool> {
-        // This thread may hold the other lock itself: then it claims nothing yet.
+        // This thread may hold the large lane's lock itself: then nothing is claimed yet.
         let mut large = open_large(self.host.vfs(), self.host.path())?;
         loop {
             let claimed = large.claimed()?;
@@ -314,8 +324,9 @@ impl<H: Host> Merges<'_, H> {
         }
     }
 
-    /// Under the large lane's lock: merges what the goal asks for. Each merge is planned under the small lane's lock, too.
-    fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace, round: &mut Round) -> Result<()> {
+    /// Under the large lane's lock: merges until the goal is reached. Each merge is planned under the small
+    /// lane's lock, too.
+    fn merge_large(&self, lock: &mut Lock, goal: Goal, pace: &Pace<'_>, round: &mut Round) -> Result<()> {
         let timeout = self.lock_timeout()?;
         let mut small = open_small(self.host.vfs(), self.host.path())?;
         small.hold(&timeout, |_| self.clean())?;
@@ -346,7 +357,7 @@ impl<H: Host> Merges<'_, H> {
         Ok((view, range))
     }
 
-    /// The state that the manifest lists, and what is to be merged of it.
+    /// The view that the manifest lists, and the range of its segments to merge next.
     fn next(
         &self,
         round: &mut Round,
@@ -367,20 +378,21 @@ impl<H: Host> Merges<'_, H> {
             if range.is_none() || !view.meta.is_backup {
                 return Ok((view, range));
             }
-            // What is written to a backup is a history of its own, which begins under the commit lock, and without the
+            // A backup that is written to begins a history of its own: under the commit lock, and without the
             // files that an interrupted backup brought.
-            self.host.locked("merge", |writer, view| writer.list_commits(view))?;
+            self.host.locked(|writer, view| writer.list_commits(view))?;
         }
     }
 
-    /// There is nothing more to merge. Another process may have merged what this handle still sees as it was.
+    /// Ends a round. Another process may have merged segments of this handle's view, so the directory is read
+    /// again.
     fn take_over(&self, view: &View, round: &mut Round) -> Result<()> {
         round.total.segments_after = view.segments.len();
         self.host.reload()
     }
 }
 
-/// The segments of a view, for a plan. `is_worth`: what is worth rewriting alone.
+/// The segments of a view, as a plan sees them. `is_worth`: true for a segment that is worth rewriting alone.
 fn pieces(view: &View, is_worth: impl Fn(&LiveSegment) -> bool) -> Vec<Piece> {
     let all = view.segments.iter();
     all.map(|live| Piece { is_worth_rewriting: is_worth(live), ..piece(view, live) }).collect()
@@ -397,7 +409,7 @@ fn piece(view: &View, live: &LiveSegment) -> Piece {
     }
 }
 
-/// The next merge of large files up to a commit.
+/// The next merge of large files, among the segments up to commit `horizon`.
 fn choose(
     goal: Goal,
     view: &View,
@@ -425,7 +437,7 @@ fn choose(
     }
 }
 
-/// Worth rewriting alone in the background: at least as much goes as is copied.
+/// True if a segment is worth rewriting alone in the background: at least half of it is superseded.
 fn is_mostly_dead(live: &LiveSegment) -> bool {
     let footer = live.segment.footer();
     let half = |dead: u64, all: u64| dead > 0 && dead >= all - dead.min(all);

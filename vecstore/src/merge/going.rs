@@ -1,16 +1,17 @@
-//! Merged inputs that are being removed: files that no view lists any more, and that are there all the same.
+//! Merge inputs waiting to be deleted: no view lists them, but they still exist on disk.
 
 use crate::base::sync::Mutex;
 use crate::segment::SegmentName;
 use crate::state::View;
 
-/// How many inputs of this handle's last merge are still to be removed. They count as files, or appends would
-/// go on as soon as the merge is listed, and meet a directory that is as full as before.
+/// Number of inputs of this handle's last merge that are still to be removed. They count as files: otherwise
+/// appends would go on as soon as the output is listed, in a directory as full as before.
 #[derive(Debug, Default)]
 pub(crate) struct Going(Mutex<Option<(SegmentName, usize)>>);
 
 impl Going {
-    /// Those that what a view lists has taken the place of. A view from before the merge lists the inputs themselves.
+    /// Inputs still to be removed if the view lists the output, else 0: a view from before the merge lists
+    /// the inputs themselves.
     pub fn beside(&self, view: &View) -> usize {
         let Some((output, left)) = *self.0.lock() else { return 0 };
         let at = view.segments.partition_point(|live| live.segment.name().last < output.last);
@@ -18,13 +19,14 @@ impl Going {
         if is_merged { left } else { 0 }
     }
 
-    /// Those that are neither listed nor removed yet.
+    /// Number of inputs that are neither listed nor removed yet.
     pub fn left(&self) -> usize {
         self.0.lock().map_or(0, |(_, left)| left)
     }
 
-    /// Puts the output in place of so many inputs, and calls `remove` for each of those that nothing pins. They count from
-    /// before the output is listed: a view that lists it may be there before it is known what is pinned.
+    /// Lists the output in place of `inputs` inputs by calling `swap`, then calls `remove` for each input
+    /// that `swap` returns as free. All inputs count from before the swap: a view with the output may appear
+    /// before it is known which inputs are free.
     pub fn replaced<E>(
         &self,
         output: SegmentName,

@@ -1,4 +1,4 @@
-//! What merging needs of a handle, and what a handle keeps for it.
+//! The interface through which merging and care use a handle, and a handle's state for merging.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,62 +12,56 @@ use crate::lock::Timeout;
 use crate::state::View;
 use crate::vfs::Vfs;
 
-/// A handle, as far as merging and care need one.
+/// The parts of a handle that merging and care use.
 pub(crate) trait Host {
     fn vfs(&self) -> &dyn Vfs;
     /// The store's directory.
     fn path(&self) -> &Path;
-    /// The view as it is now.
+    /// The current view.
     fn view(&self) -> Arc<View>;
     /// How long an operation that writes waits for locks.
     ///
     /// # Errors
     /// The handle was opened for reading.
-    fn writing_timeout(&self, action: &'static str) -> Result<Timeout>;
+    fn writing_timeout(&self) -> Result<Timeout>;
     /// Runs `work` with the writer and a copy of the view, and publishes the copy whatever the outcome.
-    fn with_writer<T>(
-        &self,
-        action: &'static str,
-        work: impl FnOnce(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T>;
-    /// The same under the commit lock, which is waited for a little at a time.
-    fn locked<T>(
-        &self,
-        action: &'static str,
-        work: impl FnMut(&mut Writer, &mut View) -> Result<T>,
-    ) -> Result<T>;
-    /// Reads the directory again, after a merge has changed which files there are.
+    fn with_writer<T>(&self, work: impl FnOnce(&mut Writer, &mut View) -> Result<T>) -> Result<T>;
+    /// Like [`Host::with_writer`], under the commit lock. Waits for the lock in short slices, so that other
+    /// threads of the handle get their turn.
+    fn locked<T>(&self, work: impl FnMut(&mut Writer, &mut View) -> Result<T>) -> Result<T>;
+    /// Reads the directory again after a merge has replaced files.
     fn reload(&self) -> Result<()>;
-    /// Tells the user's callback.
-    fn tell(&self, event: &Event);
-    /// What it keeps for merging.
+    /// Logs an event, and keeps it for the user's callback.
+    fn note(&self, event: &Event);
+    /// The handle's state for merging.
     fn merging(&self) -> &State;
 }
 
-/// What a handle keeps for merging.
+/// A handle's state for merging.
 #[derive(Debug)]
 pub(crate) struct State {
     lanes: [LaneState; 2],
-    /// Appends that wait for mergers.
+    /// Number of appends that wait for mergers.
     pub hurry: Arc<AtomicUsize>,
-    /// After a failed merge, or while another process merges: how many files there must be before an append looks again.
+    /// Number of files from which on an append looks again, after a failed merge or while another process
+    /// merges.
     pub again_at: AtomicUsize,
-    /// Leftovers of others have been looked for.
+    /// True once the leftovers of other processes and of failed merges were removed.
     pub is_clean: AtomicBool,
-    /// Merges make no larger segments by themselves.
+    /// Size of the largest segment that background merges make.
     pub max_segment: u64,
     /// How long merges wait for locks.
     pub timeout: Timeout,
-    /// The handle is being closed: appends leave merging to the next one.
+    /// True once the handle is being closed: appends no longer merge.
     pub closing: Arc<AtomicBool>,
 }
 
-/// What a handle does in a lane.
+/// A handle's state for one lane.
 #[derive(Debug, Default)]
 pub(crate) struct LaneState {
-    /// Inputs that are being removed.
+    /// Merge inputs that are being removed.
     pub going: Going,
-    /// Merges that failed one after the other.
+    /// Number of merges that failed in a row.
     pub failed: AtomicU32,
 }
 

@@ -1,4 +1,4 @@
-//! Which files are there, which of them are needed, and which are left over.
+//! Which segment files exist, which of them are needed, and which are leftovers.
 
 use crate::lock::LOCK_BACKUP;
 use crate::state::{PIN_PREFIX, quarantine, remove_own, remove_temporaries, temporaries};
@@ -12,9 +12,10 @@ use crate::segment::SegmentName;
 use crate::state::{DERIVED, Manifest, SEGMENTS, VERSIONS, derived, load, versions};
 use crate::vfs::Vfs;
 
-/// The files of a store, as far as removing and naming segments is concerned.
+/// The segment files that exist, and those that the manifest or a version needs.
 ///
-/// Asked under the manifest lock: versions are made under it too, as copies of the manifest. So what is free stays so.
+/// Read under the manifest lock. Versions are copies of the manifest, made under the same lock: so a free
+/// file stays free.
 #[derive(Debug)]
 pub(super) struct Files {
     present: Vec<SegmentName>,
@@ -24,7 +25,8 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Reads directory, manifest and versions. What an unreadable one needs is not known: an error.
+    /// Reads directory, manifest and versions. An unreadable version is an error: the files that it needs are
+    /// unknown.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let manifest = Manifest::read(vfs, dir)?;
         let present = load::list_segments(vfs, dir)?;
@@ -40,18 +42,19 @@ impl Files {
         })
     }
 
-    /// Neither the manifest lists it nor anything pins it.
+    /// True if neither the manifest nor a version lists the file.
     fn is_free(&self, name: &SegmentName) -> bool {
         !self.listed.contains(name) && (!self.pinned.contains(name) || Bug::IgnorePins.is_on())
     }
 
-    /// Those of `names` that the manifest does not list and nothing pins.
+    /// The files among `names` that neither the manifest nor a version lists.
     pub fn unlisted(&self, names: impl Iterator<Item = SegmentName>) -> Vec<SegmentName> {
         names.filter(|name| self.is_free(name)).collect()
     }
 
-    /// Free files within the manifest's range: inputs of a merge whose removal was interrupted, or an output whose
-    /// listing was. None where a listed file is gone: an unlisted one may be all that is left of its rows.
+    /// Files of an interrupted merge, free and within the manifest's range: inputs not yet removed, or an
+    /// output not yet listed. None if a listed file is missing: a free file may be all that is left of its
+    /// rows.
     fn leftovers(&self) -> Vec<SegmentName> {
         let present: HashSet<&SegmentName> = self.present.iter().collect();
         if !self.listed.iter().all(|name| present.contains(name)) {
@@ -61,8 +64,8 @@ impl Files {
     }
 }
 
-/// Drops the pins of backups that were killed: one that is alive holds the backup lock. That lock comes before those of
-/// mergers, which the caller holds; it is only tried.
+/// Drops the pins of killed backups; a live backup holds the backup lock. That lock comes before the locks of
+/// mergers, which the caller holds, so it is only tried.
 pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     let pins = versions::names(vfs, dir)?;
     if !pins.iter().any(|name| name.starts_with(PIN_PREFIX)) {
@@ -77,16 +80,16 @@ pub(super) fn drop_dead_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Re
     result
 }
 
-/// Drops the pins of backups, for the holder of the backup lock.
+/// Drops the pins of backups. Called by the holder of the backup lock.
 pub(crate) fn drop_pins(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     hold_manifest(vfs, dir, timeout, |_, _| {
         let names = versions::names(vfs, dir)?;
         let mut pins = names.iter().filter(|name| name.starts_with(PIN_PREFIX));
-        pins.try_for_each(|name| versions::drop_named(vfs, dir, name))
+        pins.try_for_each(|name| versions::remove(vfs, dir, name))
     })
 }
 
-/// Removes what interrupted merges left behind. Called under both locks of mergers.
+/// Removes the leftovers of interrupted merges. Called under the locks of both lanes.
 pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> Result<()> {
     for folder in [SEGMENTS, DERIVED] {
         remove_temporaries(vfs, &dir.join(folder), TMP_PREFIX);
@@ -102,7 +105,8 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
         }
         let (manifest, files) = (durable?, Files::read(vfs, dir)?);
         let mut leftovers = files.leftovers();
-        // What a repair could not find may have been put back by hand.
+        // A leftover may have been put back by hand after a repair gave its entries up as lost: it is kept in
+        // quarantine.
         let missing = quarantine::with_what_is_missing(vfs, dir, &manifest.body.segments, &leftovers)?;
         quarantine::set_aside(vfs, dir, &missing)?;
         leftovers.retain(|name| !missing.contains(name));
@@ -115,8 +119,8 @@ pub(super) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path, timeout: &Timeout) -> 
     Ok(())
 }
 
-/// The manifest that says what is superseded, once its name is durable: a visible one need not be, for its writer may
-/// have died before flushing it. One whose flush failed is never flushed again, but written anew.
+/// Reads the manifest and makes its name durable: the writer of a visible manifest may have died before
+/// flushing it. A manifest whose flush failed is never flushed again, but written anew.
 fn durable_manifest(vfs: &dyn Vfs, dir: &Path, in_doubt: bool) -> Result<Manifest> {
     let mut manifest = Manifest::read(vfs, dir)?;
     if in_doubt && !Bug::TrustManifestName.is_on() {

@@ -1,4 +1,4 @@
-//! How considerate a merge is: it rests while others commit, and can be stopped.
+//! The pace of a merge: it rests while other threads or processes commit, and can be stopped.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -7,66 +7,76 @@ use std::time::{Duration, Instant};
 
 use crate::base::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::sync::nap;
-use crate::base::{Error, Result};
+use crate::base::{Error, Progress, Result};
 use crate::lock::Watch;
 
-/// Bytes that are handed to the disk at once, before a rest, when commits of others wait meanwhile: a commit's flush has
-/// to wait for what is under way.
+/// Bytes handed to the disk between two rests while other threads or processes commit: the flush of a commit
+/// has to wait for the bytes under way.
 pub(super) const SHORT_STEP: usize = 1 << 20;
-/// The same when no other thread or process commits.
+/// Bytes handed to the disk at once while no other thread or process commits.
 pub(super) const LONG_STEP: usize = 8 << 20;
 /// A writer that has committed within this time is likely to commit again.
 const RECENT: Duration = Duration::from_secs(1);
-/// No rest is longer.
+/// The longest rest.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
-/// How considerate a merge is, and how it is stopped.
+/// The pace of a merge, and how the merge is stopped.
 #[derive(Clone, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Pace<'p> {
     /// Time rested per time worked.
     pub rest: f64,
-    /// Tells when another process or thread commits.
+    /// Tells when another thread or process commits.
     pub commits: Option<Rc<Watch>>,
-    /// How long a commit is taken for a sign of further ones.
+    /// How long after a commit further commits are expected.
     pub recent: Duration,
-    /// Give up.
+    /// Set to stop the merge.
     pub stop: Arc<AtomicBool>,
-    /// Appends that wait: do not rest as long as there are any.
+    /// Number of appends that wait: the merge does not rest meanwhile.
     pub hurry: Arc<AtomicUsize>,
+    /// The user's progress, for a merge that a user asked for.
+    pub progress: Option<&'p Progress>,
 }
 
-impl Pace {
-    /// Never rests.
+impl Pace<'_> {
+    /// A pace without rests.
     pub fn full_speed() -> Self {
-        Pace { rest: 0.0, commits: None, recent: RECENT, stop: Arc::default(), hurry: Arc::default() }
+        let (stop, hurry) = (Arc::default(), Arc::default());
+        Pace { rest: 0.0, commits: None, recent: RECENT, stop, hurry, progress: None }
     }
 }
 
-/// Why a merge that was stopped has no output.
-pub(super) const STOPPED: &str = "the merge was stopped because the store is being closed";
+/// The operation that the error of a stopped merge names.
+pub(super) const STOPPED: &str = "the merge";
 
-/// Counts what a merge has read and written, and rests after every few MiB.
+/// Counts the bytes that a merge has read and written, and rests after every few MiB.
 pub(super) struct Pacer<'p> {
-    pace: &'p Pace,
+    pace: &'p Pace<'p>,
+    /// Bytes of this merge that the user's progress was told to expect.
+    expected: Cell<u64>,
+    /// Bytes of this merge that were reported to the user's progress as done.
+    counted: Cell<u64>,
+    /// Bytes that the merge has worked on since the last rest.
     pending: Cell<usize>,
-    /// Since when it has worked or rested, and LOCK's counter then.
+    /// Time of the last look, and LOCK's counter then.
     since: Cell<(Instant, Option<u64>)>,
-    /// When that was last seen to change.
+    /// When LOCK's counter was last seen to change; `None` if that is longer ago than `recent`.
     pub(super) commit: Cell<Option<Instant>>,
 }
 
 impl<'p> Pacer<'p> {
-    pub fn new(pace: &'p Pace) -> Self {
+    pub fn new(pace: &'p Pace<'p>) -> Self {
         let counter = pace.commits.as_ref().and_then(|watch| watch.counter());
         Pacer {
             pace,
+            expected: Cell::new(0),
+            counted: Cell::new(0),
             pending: Cell::new(0),
             since: Cell::new((Instant::now(), counter)),
             commit: Cell::new(counter.is_none().then(Instant::now)),
         }
     }
 
-    /// The time since the last look, at which it also looks for commits of others.
+    /// Looks for commits of other threads and processes. Returns the time since the last look.
     fn look(&self) -> Duration {
         let counter = self.pace.commits.as_ref().and_then(|watch| watch.counter());
         let now = Instant::now();
@@ -79,8 +89,9 @@ impl<'p> Pacer<'p> {
         now - then
     }
 
-    /// Counts bytes that have been worked on.
+    /// Counts bytes that the merge has worked on, and rests if there were enough.
     pub fn worked(&self, bytes: usize) {
+        self.count(bytes as u64);
         self.pending.set(self.pending.get() + bytes);
         if self.pending.get() < self.step() {
             return;
@@ -89,13 +100,31 @@ impl<'p> Pacer<'p> {
         self.pause();
     }
 
-    /// The same for work that ends with an error when the store is being closed.
+    /// Like [`Pacer::worked`], but fails once the merge is stopped.
     pub fn worked_on(&self, bytes: usize) -> Result<()> {
         self.worked(bytes);
-        if self.is_stopped() { Err(Error::bad_input(STOPPED)) } else { Ok(()) }
+        if self.is_stopped() { Err(Error::Interrupted { action: STOPPED }) } else { Ok(()) }
     }
 
-    /// Lets others go on for as long as what was done since the last time calls for.
+    /// Tells the user's progress that the merge has `bytes` more bytes to work on.
+    pub fn expect(&self, bytes: u64) {
+        self.expected.set(self.expected.get() + bytes);
+        self.pace.progress.inspect(|progress| progress.expect(bytes));
+    }
+
+    /// Ends the merge: all bytes that were expected count as done.
+    pub fn done(&self) {
+        self.count(u64::MAX);
+    }
+
+    /// Counts bytes as done, but no more than were expected: padding and tables are worked on in passing.
+    fn count(&self, bytes: u64) {
+        let bytes = bytes.min(self.expected.get() - self.counted.get());
+        self.counted.set(self.counted.get() + bytes);
+        self.pace.progress.inspect(|progress| drop(progress.worked(bytes, STOPPED)));
+    }
+
+    /// Rests in proportion to the time since the last rest, if other threads or processes commit.
     pub fn pause(&self) {
         let worked = self.look();
         if self.is_gentle() {
@@ -104,12 +133,12 @@ impl<'p> Pacer<'p> {
         }
     }
 
-    /// Bytes until the next rest.
+    /// Bytes between two rests.
     pub fn step(&self) -> usize {
         if self.is_gentle() { SHORT_STEP } else { LONG_STEP }
     }
 
-    /// Sleeps, until an append waits or the store is closed.
+    /// Sleeps for `rest`, or until an append waits or the merge is stopped.
     fn rest(&self, rest: Duration) {
         let end = Instant::now() + rest;
         while self.pace.hurry.load(Ordering::Relaxed) == 0 && !self.is_stopped() {
@@ -122,10 +151,10 @@ impl<'p> Pacer<'p> {
     }
 
     pub fn is_stopped(&self) -> bool {
-        self.pace.stop.load(Ordering::Relaxed)
+        self.pace.stop.load(Ordering::Relaxed) || self.pace.progress.is_some_and(Progress::is_stopped)
     }
 
-    /// Other threads or processes commit, or it cannot be told.
+    /// True if the merge rests: other threads or processes commit, or LOCK's counter cannot be read.
     pub fn is_gentle(&self) -> bool {
         self.pace.rest > 0.0 && self.commit.get().is_some()
     }
@@ -142,7 +171,7 @@ mod tests {
         let pacer = Pacer::new(&pace);
         let start = Instant::now();
         for _ in 0..4 {
-            // Work; any duration passes: the longer it takes, the longer is the rest.
+            // Simulated work; any duration passes: the rest grows with it.
             std::thread::sleep(Duration::from_millis(2));
             pacer.worked(SHORT_STEP / 2);
         }
@@ -151,10 +180,10 @@ mod tests {
 
     #[test]
     fn does_not_rest_while_an_append_waits_or_without_commits() {
-        let hour = |pace: Pace| {
+        let hour = |pace: Pace<'_>| {
             let before = naps();
             let pacer = Pacer::new(&pace);
-            // Work; any duration passes: it would be rested for an hour per millisecond.
+            // Simulated work; any duration passes: a rest would take an hour per millisecond.
             std::thread::sleep(Duration::from_millis(1));
             pacer.worked(LONG_STEP);
             assert_eq!(naps(), before, "it does not rest");
@@ -174,7 +203,7 @@ mod tests {
         lock.raise();
         lock.release();
         let start = Instant::now();
-        // Work; any duration passes: the rest is cut to the longest there is.
+        // Simulated work; any duration passes: the rest is cut to the longest there is.
         std::thread::sleep(Duration::from_millis(1));
         pacer.worked(LONG_STEP);
         assert!(start.elapsed() >= LONGEST_REST, "another handle committed");

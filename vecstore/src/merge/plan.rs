@@ -1,47 +1,51 @@
 //! Which neighbouring segments to merge: size-tiered, wide fan-in for small files.
 //!
-//! A segment's tier follows from its bytes. Tiers never increase from left to right once merging has caught up, so
-//! the file count is bounded by fan-in times tiers, plus the segments that merges leave alone. These are barriers: full ones,
-//! and damaged ones. What lies before a barrier gets no more neighbours, and is merged as far as it fits.
+//! A segment's tier follows from its bytes. Once merging has caught up, tiers never increase from older to
+//! newer segments, so the number of files is bounded by fan-in times tiers, plus the barriers: segments that
+//! are full or damaged, which merges leave alone. Segments before a barrier get no new neighbours, and are
+//! merged as far as they fit.
 
 use std::ops::Range;
 
-/// Bytes up to which a segment counts as fresh, whatever wrote it.
+/// Bytes up to which a segment counts as fresh, written by a commit or by a merge.
 pub(super) const FRESH: u64 = 1 << 20;
 /// How many fresh segments are merged at once.
 const FRESH_FAN_IN: usize = 64;
-/// How many segments of a higher tier are merged at once; each tier is this much larger than the one below.
+/// How many segments of a higher tier are merged at once. Each tier's limit is this many times the limit of
+/// the tier below.
 const FAN_IN: u64 = 16;
-/// Tiers up to which files are small.
+/// The highest tier of small files.
 const SMALL_TIER: u32 = 1;
-/// Entry numbers within a segment have 32 bits.
+/// Most entries of a segment: entry numbers have 32 bits.
 pub(super) const MAX_ENTRIES: u64 = u32::MAX as u64 - 1;
 
-/// Two merges may be under way at a time: one of small files, which takes a fraction of a second, and one of large ones.
+/// A lane. One merge of small files, which takes a fraction of a second, and one merge of large files may be
+/// under way at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
     Small,
     Large,
 }
 
-/// A segment, as far as plans are concerned.
+/// A segment, as a plan sees it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Piece {
     pub bytes: u64,
     pub entries: u64,
-    /// Merges leave it alone.
+    /// True if merges leave the segment alone: it is damaged, or in part not understood.
     pub is_left_alone: bool,
-    /// Worth rewriting alone.
+    /// True if the segment is worth rewriting without a neighbour.
     pub is_worth_rewriting: bool,
 }
 
-/// True for a segment that merges leave alone. What is damaged, or in part not understood, is never copied; and to join one that is more than half full
-/// would rewrite much to gain little.
+/// True for a segment that background merges leave alone. A segment that is damaged, or in part not
+/// understood, is never copied; joining one that is more than half full would rewrite much to gain little.
 pub(crate) fn is_barrier(piece: &Piece, max_bytes: u64) -> bool {
     piece.is_left_alone || piece.bytes > max_bytes / 2
 }
 
-/// How many of neighbouring segments a merge could make fewer: those that are no barriers, and not alone between two.
+/// How many of neighbouring segments merges could reduce: those that are no barriers, and not alone between
+/// two barriers.
 pub(super) fn mergeable(barriers: impl Iterator<Item = bool>) -> usize {
     let (mut all, mut run) = (0, 0);
     for is_barrier in barriers.chain([true]) {
@@ -64,12 +68,14 @@ fn tier(bytes: u64) -> u32 {
     tier
 }
 
-/// The next merge of a lane that keeps the number of files bounded; `None` when there is nothing to do.
+/// The next background merge of a lane; `None` if there is nothing to do.
 ///
-/// Of the newest segments, where no segment is of a higher tier than some level: once enough of them are of that very tier, they
-/// (and smaller ones between them) become one of the tier above. So a byte is rewritten once per tier.
+/// For each tier, the plan looks at the newest segments of which none is of a higher tier. Once enough of
+/// them are of the tier itself, they (and the smaller ones between them) become one segment of the tier
+/// above. So a byte is rewritten once per tier.
 ///
-/// The highest tier of the lane goes first: with a steady writer there is always something to merge at the lowest.
+/// The highest tier of the lane goes first: with a steady writer there is always something to merge at the
+/// lowest.
 pub(crate) fn background(pieces: &[Piece], lane: Lane, max_bytes: u64) -> Option<Range<usize>> {
     let is_barrier = |piece: &Piece| is_barrier(piece, max_bytes);
     let open = pieces.iter().rposition(is_barrier).map_or(0, |barrier| barrier + 1);
@@ -91,7 +97,7 @@ fn worth_rewriting(pieces: &[Piece]) -> Option<Range<usize>> {
     Some(at..at + 1)
 }
 
-/// Neighbours between two barriers, or before the first.
+/// Ranges of neighbours between two barriers, or before the first barrier.
 fn closed_runs<'a>(
     pieces: &'a [Piece],
     open: usize,
@@ -109,7 +115,7 @@ fn highest(pieces: &[Piece], run: Range<usize>) -> Option<u32> {
     pieces.get(run)?.iter().map(|piece| tier(piece.bytes)).max()
 }
 
-/// The newest segments from `open` on, of which enough are of this tier, and none of a higher one.
+/// The newest segments from `open` on, up to tier `level`, if enough of them are of that tier.
 fn tail(pieces: &[Piece], open: usize, level: u32, max_bytes: u64) -> Option<Range<usize>> {
     let above = |piece: &Piece| tier(piece.bytes) > level;
     let run = pieces.get(open..)?;
@@ -124,7 +130,7 @@ fn tail(pieces: &[Piece], open: usize, level: u32, max_bytes: u64) -> Option<Ran
     within(pieces, start..end, max_bytes)
 }
 
-/// The longest beginning of a range that stays within the limits; at least two segments, or none.
+/// The first neighbours in a range, at least two, that together stay within the limits; as many as fit.
 fn within(pieces: &[Piece], range: Range<usize>, max_bytes: u64) -> Option<Range<usize>> {
     let mut start = range.start;
     while start < range.end {
@@ -143,15 +149,15 @@ fn within(pieces: &[Piece], range: Range<usize>, max_bytes: u64) -> Option<Range
     None
 }
 
-/// What an explicit compaction does first: fresh segments at the end become one.
+/// The first merge of a compaction: the fresh segments at the end become one.
 pub(crate) fn fresh(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
     let is_old = |piece: &Piece| is_barrier(piece, max_bytes) || piece.bytes > FRESH;
     let start = pieces.iter().rposition(is_old).map_or(0, |old| old + 1);
     within(pieces, start..pieces.len(), max_bytes)
 }
 
-/// What an explicit compaction still has to do: neighbours that fit together, or a single segment worth rewriting
-/// because entries in it are superseded.
+/// The next merge of a compaction: neighbours that fit together, or a single segment worth rewriting because
+/// entries in it are superseded.
 pub(crate) fn compact(pieces: &[Piece], max_bytes: u64) -> Option<Range<usize>> {
     let is_left_alone = |piece: &Piece| piece.is_left_alone;
     let open = pieces.iter().rposition(is_left_alone).map_or(0, |barrier| barrier + 1);
@@ -190,7 +196,8 @@ mod tests {
         merged
     }
 
-    /// Commits one after the other, merging whenever a plan says so; returns sizes, bytes merged and most files.
+    /// Adds commits one by one, merging whenever a plan says so. Returns the sizes, the bytes merged and the
+    /// most files.
     fn simulate(commits: usize, bytes: u64, max_bytes: u64) -> (Vec<u64>, u64, usize) {
         let (mut all, mut merged, mut most) = (Vec::new(), 0, 0);
         for _ in 0..commits {
@@ -232,7 +239,7 @@ mod tests {
 
     #[test]
     fn each_lane_has_its_files() {
-        // Large ones first, as they are once merging has caught up.
+        // Large segments come first, as they do once merging has caught up.
         let mut sizes = vec![256 << 20; 16];
         sizes.extend([1 << 10; 64]);
         assert_eq!(background(&pieces(&sizes), Lane::Small, MAX_BYTES), Some(16..80));
@@ -244,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_stay_within_their_numbers() {
+    fn a_merge_has_at_most_max_entries() {
         let piece = Piece { bytes: 1 << 10, entries: 1 << 31, ..Piece::default() };
         assert_eq!(compact(&[piece; 3], MAX_BYTES), None);
         let smaller = Piece { entries: (1 << 31) - 1, ..piece };
@@ -253,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn compact_joins_what_fits_and_rewrites_what_is_dead() {
+    fn compact_joins_neighbours_that_fit_and_rewrites_dead_segments() {
         let max_bytes = 10;
-        // Sizes, and which of the segments is worth rewriting.
+        // Sizes, the segment that is worth rewriting, and the segment that is damaged.
         let compacted = |sizes: &[u64], worth: Option<usize>, damaged: Option<usize>| {
             let mut all = pieces(sizes);
             worth.into_iter().for_each(|at| all[at].is_worth_rewriting = true);
@@ -271,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn fresh_files_at_the_end_go_together() {
+    fn fresh_segments_at_the_end_are_merged_together() {
         let all = pieces(&[32 << 20, 1 << 10, 2 << 20, 1 << 20, 1 << 10]);
         assert_eq!(fresh(&all, MAX_BYTES), Some(3..5));
         assert_eq!(fresh(&all[..4], MAX_BYTES), None);
     }
 
     #[test]
-    fn a_file_between_two_barriers_is_none_to_wait_for() {
+    fn a_file_alone_between_two_barriers_does_not_count() {
         let count = |text: &str| mergeable(text.chars().map(|c| c == '|'));
         let all = ["", ".", "..", "|.|.|.|", "..|.|...", "|..|", "||"].map(count);
         assert_eq!(all, [0, 0, 2, 0, 5, 2, 0]);

@@ -1,16 +1,16 @@
-//! What a compaction did.
+//! The report of a compaction.
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Compacted {
-    /// Segments before.
+pub struct CompactReport {
+    /// Segments before the compaction.
     pub segments_before: usize,
-    /// Segments after.
+    /// Segments after the compaction.
     pub segments_after: usize,
-    /// Merges it took.
+    /// Number of merges.
     pub merges: u64,
-    /// Superseded and deleted entries that went.
+    /// Entries that are no longer stored: superseded ones, and tombstones that nothing needs.
     pub entries_dropped: u64,
     /// Bytes of the inputs.
     pub bytes_read: u64,

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::copy::{identity, joined};
 use super::housekeeping::Files;
-use super::pace::{Pace, Pacer};
+use super::pace::{Pace, Pacer, STOPPED};
 use super::plan::Lane;
 use super::throttled::Throttled;
 use crate::base::{Bug, Error, Event, Result, unless};
 use crate::format::{random_id, settings};
 use crate::lock::{Lock, Timeout, hold_manifest};
-use crate::merge::Compacted;
+use crate::merge::CompactReport;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::state::derived::Pending;
 use crate::state::{
@@ -23,19 +23,20 @@ use crate::state::{
     make_folder, versions,
 };
 
-/// Temporary outputs begin with this, and the lane; only a holder of both merge locks may remove them.
+/// Prefix of temporary outputs; the lane follows. Only a holder of both lanes' locks may remove such files.
 pub(super) const TMP_PREFIX: &str = "tmp-merge-";
 
 impl<H: Host> Merges<'_, H> {
     pub(super) fn lock_timeout(&self) -> Result<Timeout> {
-        self.host.writing_timeout("merge").map(|_| self.state.timeout.clone())
+        self.host.writing_timeout().map(|_| self.state.timeout.clone())
     }
 
-    /// The state that the manifest lists: everything in it is durable and listed, and so is whatever kills entries in it.
-    /// An error where the handle may not commit.
+    /// The view that the manifest lists: its segments, and all segments that kill their entries, are durable
+    /// and listed. An error if the handle may not write.
     pub(super) fn listed(&self) -> Result<View> {
-        self.host.with_writer("merge", |writer, _| writer.check_may_write())?;
-        // Before the manifest: what that lists no longer, once the other lane has merged it, is known then.
+        self.host.with_writer(|writer, _| writer.check_may_write())?;
+        // Taken before the manifest is read: if the other lane removes files that this manifest lists, this
+        // view still has them mapped.
         let known = self.host.view();
         let manifest = Manifest::read(self.host.vfs(), self.host.path())?;
         if manifest.body.store_id != known.meta.store_id {
@@ -47,15 +48,17 @@ impl<H: Host> Merges<'_, H> {
         Ok(view)
     }
 
-    /// The same if it is enough, else after a checkpoint, for which commits have to wait.
+    /// Like [`Merges::listed`] if that view is enough; else after a checkpoint, for which commits have to
+    /// wait.
     pub(super) fn with_enough(&self, is_enough: impl FnOnce(&View) -> bool) -> Result<View> {
         let is_gone = match self.listed() {
             Ok(view) if is_enough(&view) => return Ok(view),
-            // A listed file is gone: a checkpoint lists what holds its commits, or says what is missing.
+            // A listed file is gone: a checkpoint lists the files that hold its commits now, or fails and
+            // names what is missing.
             Err(error) if !load::is_motion(&error) => return Err(error),
             listed => listed.is_err(),
         };
-        self.host.locked("merge", |writer, view| {
+        self.host.locked(|writer, view| {
             if is_gone || view.last_commit() > view.manifest_last {
                 writer.list_commits(view)
             } else {
@@ -65,14 +68,15 @@ impl<H: Host> Merges<'_, H> {
         self.listed()
     }
 
-    /// Merges a range of listed segments into one. Damaged ones among them are noted first, and then nothing is merged.
+    /// Merges a range of listed segments into one. If some are damaged, only notes these in the manifest, and
+    /// merges nothing.
     pub(super) fn merge(
         &self,
         view: &View,
         range: Range<usize>,
         lane: Lane,
-        pace: &Pace,
-        total: &mut Compacted,
+        pace: &Pace<'_>,
+        total: &mut CompactReport,
     ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
@@ -80,6 +84,8 @@ impl<H: Host> Merges<'_, H> {
         };
         let pacer = Pacer::new(pace);
         let step = |bytes| pacer.worked_on(bytes);
+        let input_bytes = inputs.iter().map(|live| live.segment.footer().file_len).sum();
+        pacer.expect(input_bytes);
         let damaged = damaged_among(inputs, &step)?;
         if !damaged.is_empty() {
             return self.note_damaged(damaged);
@@ -94,7 +100,7 @@ impl<H: Host> Merges<'_, H> {
         let joined = match joined(inputs, name.first, &step) {
             Ok(joined) => joined,
             Err(error) => {
-                // Each is whole by itself: one contradicts those before it.
+                // Each input is sound by itself, but this one contradicts those before it.
                 let of = contradicting(inputs, &error);
                 return of.map_or(Err(error.clone()), |name| self.note_damaged(vec![(name, error)]));
             }
@@ -102,6 +108,8 @@ impl<H: Host> Merges<'_, H> {
         let encoded =
             joined.lay_out(identity(inputs, name, random_id()?)?, last.segment.dtype(), settings)?;
         self.check_space(&dir, encoded.file_len())?;
+        // The output is written, and read back.
+        pacer.expect(encoded.file_len().saturating_mul(2));
         let tmp_prefix = if lane == Lane::Small { "tmp-merge-small-" } else { "tmp-merge-large-" };
         let target = Target {
             vfs: self.host.vfs(),
@@ -109,35 +117,43 @@ impl<H: Host> Merges<'_, H> {
             prefix: tmp_prefix,
             name,
             len: encoded.file_len(),
-            // The inputs go afterwards: what takes their place is read back first.
+            // The inputs are removed afterwards, so the output is read back first.
             verify: Verify::AsRead,
             step: &step,
         };
-        let (path, _) = target.publish(|file| {
+        let written = target.publish(|file| {
             let mut throttled = Throttled::new(file, &pacer);
             let layout = encoded.write(&mut throttled)?;
             throttled.finish()?;
             Ok((layout.footer, ()))
-        })?;
-        self.host.with_writer("merge", |writer, view| writer.flush_seen(view))?;
+        });
+        let (path, _) = match written {
+            Err(Error::Io { .. }) if pacer.is_stopped() => {
+                return Err(Error::Interrupted { action: STOPPED });
+            }
+            written => written?,
+        };
+        self.host.with_writer(|writer, view| writer.flush_seen(view))?;
         let output = Segment::open(self.host.vfs(), &path, name)?;
         let filter = self.filter(&output, tmp_prefix).unwrap_or_else(|error| {
             log::warn!("no key filter for {}, looking up keys takes longer: {error}", output.name());
             None
         });
         let swap = || self.swap(view, inputs, &output, filter);
-        // Once it has been put in their place nothing can pin them any more, and freeing their blocks may take a while. Without
-        // a rest, so that no other store is put in this one's place; a backup into this store waits for this lane's lock.
+        // Removed after the manifest lock is released: nothing can pin the inputs any more, and freeing their
+        // blocks may take long. A rest before the removal would leave time for another store to take this
+        // one's place; a backup into this store waits for the lane's lock.
         let remove = |name: &SegmentName| remove_own(self.host.vfs(), &dir.join(name.to_string()));
         self.state.lane(lane).going.replaced(name, inputs.len(), swap, remove)?;
         pacer.pause();
+        pacer.done();
         total.merges += 1;
-        total.bytes_read += inputs.iter().map(|live| live.segment.footer().file_len).sum::<u64>();
+        total.bytes_read += input_bytes;
         total.bytes_written += output.footer().file_len;
         let entries = |segment: &Segment| segment.footer().entries;
         let before: u64 = inputs.iter().map(|live| entries(&live.segment)).sum();
         total.entries_dropped += before.saturating_sub(entries(&output));
-        self.host.tell(&Event::Merged {
+        self.host.note(&Event::Merged {
             first: name.first,
             last: name.last,
             segments: inputs.len(),
@@ -150,15 +166,16 @@ impl<H: Host> Merges<'_, H> {
         match self.host.vfs().free_space(dir) {
             Ok(free) if free < needed => Err(Error::NoSpace {
                 path: dir.to_owned(),
+                op: "merge segments",
                 needed,
                 free: Some(free),
-                source: Arc::new(io::ErrorKind::StorageFull.into()),
+                cause: Arc::new(io::ErrorKind::StorageFull.into()),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Writes the output's key filter, if it is to have one, which has no name yet.
+    /// Writes the output's key filter, if it needs one, under a temporary name.
     fn filter(&self, output: &Segment, prefix: &str) -> Result<Option<Pending>> {
         if !output.wants_filter_file() {
             return Ok(None);
@@ -171,7 +188,7 @@ impl<H: Host> Merges<'_, H> {
         derived::pending(vfs, dir, prefix, output)
     }
 
-    /// Puts the output in place of the inputs in the manifest. Says which inputs nothing pins.
+    /// Puts the output in place of the inputs in the manifest. Returns the inputs that no version pins.
     fn swap(
         &self,
         view: &View,
@@ -182,15 +199,16 @@ impl<H: Host> Merges<'_, H> {
         let swapped = hold_manifest(self.host.vfs(), self.host.path(), self.lock_timeout()?, |lock, _| {
             self.swap_locked(lock, view, inputs, (output, filter))
         });
-        // The writer is only asked now: it takes the commit lock, which comes before that of the manifest.
+        // The writer is used only now: it takes the commit lock, which comes before the manifest lock.
         swapped?.or_else(|source| {
-            self.host.with_writer("merge", |writer, known| {
+            self.host.with_writer(|writer, known| {
                 Err(writer.flush_failed(self.host.path(), known.first_unlisted(), source))
             })
         })
     }
 
-    /// The inputs that may go; the inner error: the new manifest is visible, but flushing its name failed.
+    /// Returns the inputs that may go. The inner error: the new manifest is visible, but the flush of its
+    /// name failed.
     fn swap_locked(
         &self,
         lock: &mut Lock,
@@ -207,14 +225,18 @@ impl<H: Host> Merges<'_, H> {
         let range = at.map(|at| at..at + records.len());
         match range.filter(|range| listed.get(range.clone()) == Some(records.as_slice())) {
             Some(range) => drop(listed.splice(range, [SegmentRecord::of(output)])),
-            // Only a repair or restore under our feet: the output stays unlisted and the next merger removes it.
-            None => return Err(Error::bad_input("the manifest changed during a merge; compact again")),
+            // Only a repair or restore during the merge leads here: the output stays unlisted, and the next
+            // merger removes it.
+            None => {
+                return Err(Error::Interrupted {
+                    action: "a merge, because a repair or restore replaced its inputs,",
+                });
+            }
         }
-        // An epoch is only begun under the commit lock: see `next`.
+        // A new epoch begins only under the commit lock: see `next`.
         if manifest.body.is_backup {
-            return Err(Error::bad_input(
-                "a backup was put in the store's place during a merge; compact again",
-            ));
+            let found = "a backup was put in its place";
+            return Err(Error::Moved { path: self.host.path().to_owned(), found });
         }
         manifest.generation += 1;
         derived::after_merge(&mut manifest.body, output.name(), view.last_commit());
@@ -223,8 +245,8 @@ impl<H: Host> Merges<'_, H> {
             Err(error) => log::warn!("no key filter for {}: {error}", output.name()),
         }
         manifest.replace(self.host.vfs(), self.host.path())?;
-        // If this fails, a power cut may bring the former manifest back, which lists the inputs: they stay, and what the
-        // directory shows is in doubt.
+        // If this flush fails, a power cut may bring back the former manifest, which lists the inputs: they
+        // stay, and the manifest's name is in doubt.
         if let Err(source) = self.host.vfs().flush_dir(self.host.path()) {
             if !Bug::NoManifestMark.is_on() {
                 lock.mark_suspect(1);
@@ -238,7 +260,7 @@ impl<H: Host> Merges<'_, H> {
     }
 }
 
-/// The input that is damaged, an error says.
+/// The input that an error reports as damaged.
 fn contradicting(inputs: &[LiveSegment], error: &Error) -> Option<SegmentName> {
     let Error::Damaged { path, .. } = error else { return None };
     inputs
@@ -248,7 +270,7 @@ fn contradicting(inputs: &[LiveSegment], error: &Error) -> Option<SegmentName> {
         .map(|segment| segment.name())
 }
 
-/// Checks every byte of the inputs. Gives back what is damaged.
+/// Checks every byte of the inputs. Returns the damaged ones, each with its error.
 fn damaged_among(
     inputs: &[LiveSegment],
     step: &dyn Fn(usize) -> Result<()>,

@@ -1,27 +1,30 @@
 //! Writes of a merge: cut where huge pages begin, and handed to the disk at the merge's pace.
 //!
-//! Linux keeps what one write brings in one piece of memory where it can, and maps a file that lies in the page
-//! cache in pieces of 2 MiB with huge pages, without being asked. A reader of rows in random order waits as long
-//! for the page tables of small pages as for the rows. So writes end where such a piece does, whatever the
-//! sections of the file are. And one flush of a gigabyte at the end would hold up every commit's flush: so what is
-//! written goes to the disk every few MiB.
+//! Linux keeps the data of one write in one piece of memory where it can, and maps a file that lies in the
+//! page cache in pieces of 2 MiB with huge pages, without being asked. A reader of rows in random order waits
+//! as long for the page tables of small pages as for the rows. So writes end where such a piece ends,
+//! whatever the sections of the file are.
+//!
+//! One flush of a gigabyte at the end would hold up every commit's flush: so data goes to the disk every few
+//! MiB.
 
 use std::io::{self, IoSlice};
 
-use super::pace::{Pacer, SHORT_STEP, STOPPED};
+use super::pace::{Pacer, SHORT_STEP};
 use crate::vfs::VfsFile;
 
-/// A huge page of all processors that this was made for. (Where they are larger, nothing is lost.)
+/// Size of a huge page on all processors that this was made for. Where huge pages are larger, nothing is
+/// lost.
 const PIECE: usize = 2 << 20;
 
-/// A new file, written from its start in whole pieces. The rest, which is no whole piece, only goes with
-/// [`Throttled::finish`].
+/// A new file, written from its start in whole pieces. [`Throttled::finish`] writes the rest, which is less
+/// than a piece.
 pub(super) struct Throttled<'f, 'p> {
     file: &'f mut dyn VfsFile,
     pacer: &'f Pacer<'p>,
-    /// What lies before the next boundary, less than a piece.
+    /// Bytes since the last boundary, less than a piece.
     begun: Vec<u8>,
-    /// Bytes that the disk was not handed yet.
+    /// Bytes written to the file and not yet handed to the disk.
     pending: usize,
 }
 
@@ -30,7 +33,7 @@ impl<'f, 'p> Throttled<'f, 'p> {
         Throttled { file, pacer, begun: Vec::new(), pending: 0 }
     }
 
-    /// Writes the rest.
+    /// Writes the last bytes, which are less than a piece.
     pub fn finish(mut self) -> io::Result<()> {
         let rest = std::mem::take(&mut self.begun);
         self.write_piece(&rest)
@@ -39,18 +42,19 @@ impl<'f, 'p> Throttled<'f, 'p> {
     fn write_piece(&mut self, piece: &[u8]) -> io::Result<()> {
         let mut rest = piece;
         while !rest.is_empty() {
-            // A whole piece, unless commits would have to wait for it. They begin and end meanwhile.
+            // A whole piece, unless commits would have to wait for it. Commits begin and end during this
+            // loop.
             let len = if self.pacer.is_gentle() { SHORT_STEP } else { PIECE };
             let (data, after) = rest.split_at(rest.len().min(len));
             if self.pacer.is_stopped() {
-                return Err(io::Error::other(STOPPED));
+                return Err(io::ErrorKind::Interrupted.into());
             }
             self.file.write_all(data)?;
             self.pending += data.len();
             if self.pending >= self.pacer.step() {
                 self.pending = 0;
-                // Before a rest the disk is to be done, so that it is free for commits. Without any it writes
-                // while the next piece is made.
+                // Before a rest, waits until the disk is done, so that it is free for commits. Without rests,
+                // the disk writes while the next piece is made.
                 self.file.write_out(self.pacer.is_gentle())?;
             }
             self.pacer.worked(data.len());
@@ -81,7 +85,7 @@ impl VfsFile for Throttled<'_, '_> {
         pieces.try_for_each(|piece| self.write_piece(piece))
     }
 
-    /// Not gathered: what a merge writes may be large.
+    /// Written one by one: gathering would copy them, and the slices of a merge may be large.
     fn write_slices(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         slices.iter().try_for_each(|slice| self.write_all(slice))
     }
@@ -101,7 +105,7 @@ mod tests {
     use crate::merge::pace::{LONG_STEP, Pace};
     use crate::vfs::RealFs;
 
-    /// Notes what is written, and calls back with the number of writes.
+    /// Records every write, and calls `written` with the number of writes.
     struct Noting<F> {
         writes: Vec<Vec<u8>>,
         written: F,
@@ -160,7 +164,7 @@ mod tests {
         let mut lock = Lock::open(&RealFs, &path, "commit").unwrap();
         lock.prepare().unwrap();
         let watch = Rc::new(Watch::open(&RealFs, &path));
-        // Only the test says when the commit is long ago.
+        // `recent` is at its maximum: only the test decides when the last commit is long ago.
         let pace = Pace { rest: 1e-9, commits: Some(watch), recent: Duration::MAX, ..Pace::full_speed() };
         let pacer = Pacer::new(&pace);
         let first = LONG_STEP / PIECE;

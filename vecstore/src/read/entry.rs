@@ -1,16 +1,18 @@
 //! Entries as a reader sees them.
 
-use crate::types::{Address, Kind, Value};
 use std::fmt;
+use std::sync::Arc;
 
 use crate::base::{DType, Element, Error, Result};
 use crate::format::rejected;
 use crate::segment::Segment;
+use crate::types::{Address, Kind, Value};
 
-/// One entry of a snapshot; it borrows everything from the mapped segment.
+/// One entry of a snapshot; it borrows everything from the mapped segment. [`Entry::to_owned`] makes one that
+/// can leave the function its snapshot was taken in.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
-    pub(crate) segment: &'a Segment,
+    pub(crate) segment: &'a Arc<Segment>,
     pub(crate) index: usize,
     key: &'a [u8],
     kind: Kind,
@@ -22,7 +24,7 @@ pub struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Reads entry `index` of a segment, checking every offset.
     #[inline]
-    pub(crate) fn read(segment: &'a Segment, index: usize) -> Result<Self> {
+    pub(crate) fn read(segment: &'a Arc<Segment>, index: usize) -> Result<Self> {
         let key = segment.key(index)?;
         let (kind, span) = segment.kind_and_rows(index)?;
         let payload = match kind {
@@ -30,6 +32,12 @@ impl<'a> Entry<'a> {
             _ => segment.payload(index)?,
         };
         Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
+    }
+
+    /// The same entry without a snapshot to borrow from: it keeps its segment mapped as long as it lives.
+    pub fn to_owned(&self) -> OwnedEntry {
+        let Entry { segment, index, kind, first_row, row_count, .. } = *self;
+        OwnedEntry { segment: Arc::clone(segment), index, kind, first_row, row_count }
     }
 
     /// The key.
@@ -90,6 +98,11 @@ impl<'a> Entry<'a> {
         self.segment.row_bytes(self.span())
     }
 
+    /// The bytes of all rows, and their scales.
+    pub(super) fn stored_rows(&self) -> Result<(&'a [u8], &'a [f32])> {
+        Ok((self.row_bytes()?, self.segment.row_scales(self.span())))
+    }
+
     /// The payload; empty when there is none.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
@@ -102,7 +115,7 @@ impl<'a> Entry<'a> {
     /// use vecstore::{Details, OnDuplicate, Store, StoreConfig, Value};
     /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
     /// let mut batch = store.batch();
-    /// batch.push_with("cat.jpg", &[0.5f32], Details::new().attribute("year", 2024))?;
+    /// batch.entry("cat.jpg").row(&[0.5f32]).attribute("year", 2024).push()?;
     /// store.append(&mut batch, OnDuplicate::Skip)?;
     /// let snapshot = store.snapshot();
     /// let cat = snapshot.get("cat.jpg")?.expect("it was appended");
@@ -118,8 +131,8 @@ impl<'a> Entry<'a> {
         column.map_or(Ok(None), |column| self.segment.value(self.index, column))
     }
 
-    /// All attributes that the entry has, by name in ascending order. Those of a type that only a later version of
-    /// this crate knows are left out.
+    /// All attributes that the entry has, by name in ascending order. Those of a type that only a later
+    /// version of this crate knows are left out.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -127,7 +140,7 @@ impl<'a> Entry<'a> {
     /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
     /// let mut batch = store.batch();
     /// let details = Details::new().attribute("tags", vec!["cat", "sofa"]).attribute("liked", true);
-    /// batch.push_with("cat.jpg", &[0.5f32], details)?;
+    /// batch.entry("cat.jpg").row(&[0.5f32]).payload(details).push()?;
     /// batch.push("dog.jpg", &[0.25f32])?;
     /// store.append(&mut batch, OnDuplicate::Skip)?;
     /// let snapshot = store.snapshot();
@@ -158,7 +171,8 @@ impl<'a> Entry<'a> {
         self.segment.address_of_entry(self.index, self.first_row)
     }
 
-    /// The segment file that holds the entry, and the number of its first row in that file's array.
+    /// The segment file that holds the entry, and the number of its first row in that file's array. A merge
+    /// may have removed the file's name since the snapshot was taken.
     pub fn location(&self) -> (&'a std::path::Path, usize) {
         (self.segment.path(), self.first_row)
     }
@@ -176,11 +190,11 @@ fn reason_and_payload(segment: &Segment, index: usize) -> Result<(&str, &[u8])> 
     rejected::decode(bytes).ok_or_else(|| Error::damaged(segment.path(), "PAYL", detail()))
 }
 
-/// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all rows is then
-/// little more than reading memory.
+/// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all
+/// rows is then little more than reading memory.
 #[derive(Debug)]
 pub(crate) struct SimpleEntries<'a> {
-    segment: &'a Segment,
+    segment: &'a Arc<Segment>,
     keys: &'a [u8],
     ends: std::iter::Enumerate<std::slice::Iter<'a, u64>>,
     /// Where the next key begins.
@@ -189,7 +203,7 @@ pub(crate) struct SimpleEntries<'a> {
 
 impl<'a> SimpleEntries<'a> {
     /// Those of a segment, if they are all of that kind.
-    pub fn of(segment: &'a Segment) -> Option<Self> {
+    pub fn of(segment: &'a Arc<Segment>) -> Option<Self> {
         let ends = segment.simple_key_ends()?.iter().enumerate();
         Some(SimpleEntries { segment, keys: segment.all_keys(), ends, start: 0 })
     }
@@ -228,15 +242,57 @@ impl fmt::Debug for Entry<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// An entry that borrows nothing: it can be returned, stored and sent to other threads. It keeps its segment
+/// mapped, and the segment's room on the disk taken, as long as it lives.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use vecstore::{OnDuplicate, OwnedEntry, Store, StoreConfig};
+/// fn find(store: &Store, key: &str) -> vecstore::Result<Option<OwnedEntry>> {
+///     store.snapshot().get_owned(key)
+/// }
+/// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
+/// let mut batch = store.batch();
+/// batch.push("cat.jpg", &[0.5f32])?;
+/// store.append(&mut batch, OnDuplicate::Skip)?;
+/// let cat = find(&store, "cat.jpg")?.expect("it was appended");
+/// assert_eq!(cat.entry().rows::<f32>()?, &[0.5]);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct OwnedEntry {
+    segment: Arc<Segment>,
+    index: usize,
+    kind: Kind,
+    first_row: usize,
+    row_count: usize,
+}
 
-    #[test]
-    fn kind_codes_round_trip() {
-        for kind in [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone] {
-            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+impl OwnedEntry {
+    /// The entry, borrowed from this one.
+    pub fn entry(&self) -> Entry<'_> {
+        let OwnedEntry { segment, index, kind, first_row, row_count } = self;
+        // Key and payload were read when the entry was: they are there.
+        let key = segment.key(*index).unwrap_or_default();
+        let payload = match kind {
+            Kind::Rejected => reason_and_payload(segment, *index).map(|(_, payload)| payload),
+            _ => segment.payload(*index),
+        };
+        let payload = payload.unwrap_or_default();
+        Entry {
+            segment,
+            index: *index,
+            key,
+            kind: *kind,
+            payload,
+            first_row: *first_row,
+            row_count: *row_count,
         }
-        assert_eq!(Kind::from_code(4), None);
+    }
+}
+
+impl fmt::Debug for OwnedEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.entry().fmt(f)
     }
 }

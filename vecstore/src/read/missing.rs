@@ -36,14 +36,14 @@ pub(crate) fn missing<K: AsRef<[u8]> + Sync>(view: &View, keys: &[K]) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use crate::handle::{Merging, OpenOptions};
+    use crate::handle::{MergePolicy, OpenOptions};
     use crate::types::{OnDuplicate, StoreConfig};
 
     /// Enough keys for several threads; stored, deleted, replaced, asked for twice, never stored.
     #[test]
     fn what_is_missing_is_what_a_lookup_does_not_find() {
         let dir = tempfile::tempdir().unwrap();
-        let options = OpenOptions::new().merging(Merging::OnDemand);
+        let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
         let store = options.create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
         let name = |number: usize| format!("key {number}");
         for part in 0..4 {

@@ -5,18 +5,24 @@ use std::num::NonZeroUsize;
 use crate::base::Result;
 use crate::base::sync::{spawn_scoped, thread};
 
+mod copy;
 pub(crate) mod entry;
+mod export;
+mod iter;
 pub(crate) mod missing;
 pub(crate) mod search;
+mod segment;
 pub(crate) mod snapshot;
 
-pub use entry::Entry;
 pub(crate) use entry::SimpleEntries;
-pub use search::Hit;
-pub use snapshot::{Iter, SegmentInfo, Snapshot};
+pub use entry::{Entry, OwnedEntry};
+pub use iter::{IntoIter, Iter};
+pub use search::{Hit, SearchOptions};
+pub use segment::{Segment, SegmentInfo};
+pub use snapshot::Snapshot;
 
-/// Divides work among threads, at most `useful` of them; the answers are in the order of the work. `run` is given the number
-/// of its first piece.
+/// Divides work among threads, at most `useful` of them; the answers are in the order of the work. `run` is
+/// given the number of its first piece.
 fn in_parts<T: Sync, A: Send>(
     work: &[T],
     useful: usize,
@@ -25,7 +31,7 @@ fn in_parts<T: Sync, A: Send>(
     let threads = match useful {
         // Counting the cores reads files of the system: that takes longer than a little work.
         0 | 1 => return Ok(vec![run(0, work)?]),
-        useful => useful.min(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
+        useful => useful.min(cores()),
     };
     let (run, each) = (&run, work.len().div_ceil(threads).max(1));
     thread::scope(|scope| {
@@ -38,4 +44,9 @@ fn in_parts<T: Sync, A: Send>(
         });
         done.collect()
     })
+}
+
+/// How many threads run at the same time on this machine.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

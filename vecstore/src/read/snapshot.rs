@@ -1,17 +1,17 @@
 //! An immutable view of a store.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::base::{DType, Error, Result};
-use crate::format::system_time;
-use crate::read::{Entry, Hit, SimpleEntries, missing, search};
-use crate::state::{Totals, View};
-use crate::types::{Address, Kind, Metric};
+use crate::format::key_hash;
+use crate::read::{Entry, Hit, IntoIter, Iter, OwnedEntry, SearchOptions, Segment, missing, search};
+use crate::state::{Asked, Totals, View};
+use crate::types::{Address, Fingerprint, Kind, Metric};
 
-/// The store at one moment. Cloning it is cheap; it stays as it is while writers go on.
+/// The store at one moment. Cloning it is cheap; it stays as it is while writers go on. Files that are merged
+/// away meanwhile keep their room on the disk until the last snapshot that needs them is dropped.
 #[derive(Clone)]
 pub struct Snapshot {
     view: Arc<View>,
@@ -24,28 +24,6 @@ impl fmt::Debug for Snapshot {
             .field("totals", &self.totals())
             .finish()
     }
-}
-
-/// A segment file of a snapshot.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SegmentInfo {
-    /// The file: a NumPy array of shape `(rows, dim)`, followed by the store's own tables.
-    pub path: PathBuf,
-    /// First commit it covers.
-    pub first_commit: u64,
-    /// Last commit it covers.
-    pub last_commit: u64,
-    /// Entries in the file, superseded ones included.
-    pub entries: u64,
-    /// Rows in the file, superseded ones included.
-    pub rows: u64,
-    /// Length of the file in bytes.
-    pub bytes: u64,
-    /// When its last commit was made, by the clock of its writer; `None` where that is not known.
-    pub time: Option<SystemTime>,
-    /// A merge has found it damaged: it stays as it is until [`repair`](crate::repair), and merges go around it.
-    pub is_damaged: bool,
 }
 
 impl Snapshot {
@@ -68,33 +46,62 @@ impl Snapshot {
         self.view.meta.metric
     }
 
+    /// What makes the vectors, once it is recorded.
+    pub fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.view.meta.fingerprint.as_ref()
+    }
+
+    /// A named text of the store.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.view.meta.settings.get(name).map(String::as_str)
+    }
+
+    /// All named texts of the store.
+    pub fn settings(&self) -> &BTreeMap<String, String> {
+        &self.view.meta.settings
+    }
+
+    /// Number of stored keys: entries with rows, empty and rejected ones. [`Snapshot::iter`] gives as many.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.totals().entries).unwrap_or(usize::MAX)
+    }
+
+    /// True when no key is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The last commit it holds; 0 for an empty store.
     pub fn last_commit(&self) -> u64 {
         self.view.last_commit()
     }
 
-    /// Counts over the live entries. Costs nothing.
+    /// Counts over the live entries. The cost grows with the number of segments, not of entries.
     pub fn totals(&self) -> Totals {
-        self.view.totals
+        self.view.totals()
     }
 
-    /// The segment files, in commit order: reading them one after the other gives all rows, superseded ones included
-    /// (after [`Store::compact_full`](crate::Store::compact_full) there are none). Which row is whose:
-    /// [`Entry::location`].
-    pub fn segments(&self) -> impl Iterator<Item = SegmentInfo> + '_ {
-        self.view.segments.iter().map(|live| {
-            let footer = live.segment.footer();
-            SegmentInfo {
-                path: live.segment.path().to_owned(),
-                first_commit: footer.first,
-                last_commit: footer.last,
-                entries: footer.entries,
-                rows: footer.rows,
-                bytes: footer.file_len,
-                time: system_time(footer.time),
-                is_damaged: self.view.meta.damaged.contains(&live.segment.name()),
-            }
-        })
+    /// The segment files, in commit order: reading them one after the other gives all rows, those of replaced
+    /// and deleted entries included (after [`Store::compact_full`](crate::Store::compact_full) there are
+    /// none). They can be read in parallel.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("b", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let counted: usize = std::thread::scope(|scope| {
+    ///     let counting = snapshot.segments().map(|segment| scope.spawn(move || segment.iter().count()));
+    ///     counting.collect::<Vec<_>>().into_iter().map(|thread| thread.join().unwrap()).sum()
+    /// });
+    /// assert_eq!(counted, snapshot.len());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = Segment<'_>> {
+        Segment::all(&self.view)
     }
 
     /// The entry of a key; `None` when it is not stored or was deleted.
@@ -105,6 +112,54 @@ impl Snapshot {
         let Some((segment, index)) = self.view.find(key.as_ref())? else { return Ok(None) };
         let entry = Entry::read(segment, index)?;
         Ok((entry.kind() != Kind::Tombstone).then_some(entry))
+    }
+
+    /// The entry of a key, which borrows nothing: it can leave the function.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_owned(&self, key: impl AsRef<[u8]>) -> Result<Option<OwnedEntry>> {
+        Ok(self.get(key)?.map(|entry| entry.to_owned()))
+    }
+
+    /// The entries of many keys, in the order of the keys; `None` for those that are not stored. Faster than
+    /// asking for one after the other.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("b", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let found = snapshot.get_many(&["a", "b"])?;
+    /// assert!(found[0].is_none() && found[1].is_some());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_many<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Entry<'_>>>> {
+        let hashes = keys.iter().map(|key| key_hash(key.as_ref()));
+        let mut asked: Vec<Asked> = hashes.zip(0..).collect();
+        asked.sort_unstable();
+        let key = |number| keys.get(number).map(AsRef::as_ref).unwrap_or_default();
+        let mut found = Vec::new();
+        let note = |number, segment: &Arc<crate::segment::Segment>, index| {
+            found.push((number, segment.name().first, index));
+            Ok(())
+        };
+        self.view.find_all(&asked, key, note, |_| ())?;
+        let mut entries: Vec<Option<Entry<'_>>> = keys.iter().map(|_| None).collect();
+        for (number, commit, index) in found {
+            let Some(live) = self.view.segment_of(commit) else { continue };
+            let entry = Entry::read(&live.segment, index)?;
+            if let Some(place) = entries.get_mut(number).filter(|_| entry.kind() != Kind::Tombstone) {
+                *place = Some(entry);
+            }
+        }
+        Ok(entries)
     }
 
     /// True when the key is stored: empty and rejected entries count, deleted ones do not.
@@ -139,11 +194,83 @@ impl Snapshot {
         Iter::new(&self.view)
     }
 
-    /// The row at an address; `None` when there is none there any more.
+    /// The live entries of the commits after one, in commit order: what a reader that knows the store up to
+    /// that commit has not seen. An entry that was replaced appears once, with its newest commit; deleted
+    /// keys do not appear.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # for key in ["a", "b"] {
+    /// #     let mut batch = store.batch();
+    /// #     batch.push(key, &[1.0f32])?;
+    /// #     store.append(&mut batch, OnDuplicate::Skip)?;
+    /// # }
+    /// let snapshot = store.snapshot();
+    /// let new: Vec<_> = snapshot.iter_since(1).map(|entry| entry.unwrap().key()).collect();
+    /// assert_eq!(new, [b"b"]);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn iter_since(&self, commit: u64) -> Iter<'_> {
+        Iter::since(&self.view, commit)
+    }
+
+    /// The stored keys that begin with a prefix, in commit order. Keys have no order in a store: this looks
+    /// at each of them.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a table of a segment points outside its file.
-    pub fn at(&self, address: Address) -> Result<Option<Vec<f32>>> {
+    /// Of each key: [`Error::Damaged`] when it cannot be read.
+    pub fn keys_with_prefix(&self, prefix: impl AsRef<[u8]>) -> impl Iterator<Item = Result<&[u8]>> {
+        let prefix = prefix.as_ref().to_vec();
+        let keys = self.iter().map(|entry| entry.map(|entry| entry.key()));
+        keys.filter(move |key| key.as_ref().map_or(true, |key| key.starts_with(&prefix)))
+    }
+
+    /// The entry of a hit; `None` when it is not there any more, for a hit from another snapshot.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.entry("b").row(&[1.0f32]).payload(b"what it is").push()?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// for hit in snapshot.search(&[1.0], 10)? {
+    ///     let entry = snapshot.entry(&hit)?.expect("the hit is from this snapshot");
+    ///     assert_eq!(entry.payload(), b"what it is");
+    /// }
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn entry(&self, hit: &Hit) -> Result<Option<Entry<'_>>> {
+        Ok(self.entry_at(hit.address)?.map(|(entry, _)| entry))
+    }
+
+    /// The entry that has the row at an address, and which of its rows that is, from 0; `None` when there is
+    /// none there any more.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn entry_at(&self, address: Address) -> Result<Option<(Entry<'_>, usize)>> {
+        let Some(live) = self.view.segment_of(address.commit) else { return Ok(None) };
+        let Some(row) = live.segment.locate_row(address.commit, address.row) else { return Ok(None) };
+        if !live.is_row_live(row)? {
+            return Ok(None);
+        }
+        live.segment.check_tables()?;
+        let entry = Entry::read(&live.segment, live.segment.entry_of_row(row))?;
+        Ok(Some((entry, row.saturating_sub(entry.location().1))))
+    }
+
+    /// The row at an address as `f32`; `None` when there is none there any more.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn row_at(&self, address: Address) -> Result<Option<Vec<f32>>> {
         let Some(live) = self.view.segment_of(address.commit) else { return Ok(None) };
         let Some(row) = live.segment.locate_row(address.commit, address.row) else { return Ok(None) };
         if !live.is_row_live(row)? {
@@ -152,13 +279,40 @@ impl Snapshot {
         live.segment.rows_f32(row..row + 1).map(Some)
     }
 
-    /// The `k` live rows nearest to `query`, nearest first, by comparing with every row (exact). Uses all cores
-    /// when there is enough to do.
+    /// The `k` live rows nearest to `query`, nearest first, by comparing with every row (exact). Uses all
+    /// cores when there is enough to do. [`Snapshot::search_with`] also filters.
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`] for a query of another dimension, [`Error::BadInput`] for one with NaN or
-    /// infinity, [`Error::Damaged`] as [`Snapshot::get`].
+    /// As [`Snapshot::search_with`].
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+        self.search_with(query, &SearchOptions::new(k))
+    }
+
+    /// The live rows nearest to `query`, nearest first, by comparing with every row (exact): as many as the
+    /// options ask for, of those that the options admit.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{OnDuplicate, SearchOptions, Store, StoreConfig, Value};
+    /// let store = Store::create(dir.path().join("s"), StoreConfig::new(2))?;
+    /// let mut batch = store.batch();
+    /// batch.entry("old").row(&[1.0f32, 0.0]).attribute("year", 1999).push()?;
+    /// batch.entry("new").row(&[0.8f32, 0.6]).attribute("year", 2024).push()?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let recent = |entry: &vecstore::Entry<'_>| {
+    ///     matches!(entry.attribute("year"), Ok(Some(Value::I64(year))) if year > 2020)
+    /// };
+    /// let options = SearchOptions::new(10).min_score(0.5).filter(recent);
+    /// let hits = store.snapshot().search_with(&[1.0, 0.0], &options)?;
+    /// assert_eq!(hits.len(), 1);
+    /// assert_eq!(hits[0].key, b"new");
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::DimensionMismatch`] for a query of another dimension, [`Error::InvalidArgument`] for one with
+    /// NaN or infinity, [`Error::Damaged`] as [`Snapshot::get`].
+    pub fn search_with(&self, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
         if query.len() != self.dim() {
             return Err(Error::DimensionMismatch {
                 what: "the query",
@@ -167,73 +321,26 @@ impl Snapshot {
             });
         }
         if query.iter().any(|element| !element.is_finite()) {
-            return Err(Error::bad_input("the query has an element that is not finite"));
+            return Err(Error::invalid("the query has an element that is not finite"));
         }
-        search::exact(&self.view, query, k)
+        search::exact(&self.view, query, options)
     }
 }
 
-/// Live entries of a snapshot in commit order.
-#[derive(Debug)]
-pub struct Iter<'a> {
-    view: &'a View,
-    segment: usize,
-    entry: usize,
-    /// What is left of the current segment, where nothing has to be looked up for an entry but its key.
-    simple: Option<SimpleEntries<'a>>,
-}
-
-impl<'a> Iter<'a> {
-    fn new(view: &'a View) -> Self {
-        Iter { view, segment: 0, entry: 0, simple: simple_of(view, 0) }
-    }
-}
-
-/// The entries of a segment in which all are live and simple.
-fn simple_of(view: &View, segment: usize) -> Option<SimpleEntries<'_>> {
-    let live = view.segments.get(segment).filter(|live| live.dead.is_none())?;
-    SimpleEntries::of(&live.segment)
-}
-
-impl<'a> Iterator for Iter<'a> {
+impl<'a> IntoIterator for &'a Snapshot {
     type Item = Result<Entry<'a>>;
+    type IntoIter = Iter<'a>;
 
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if let Some(simple) = &mut self.simple
-            && let Some(entry) = simple.next()
-        {
-            return Some(entry);
-        }
-        self.next_in_general()
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
     }
 }
 
-impl<'a> Iter<'a> {
-    /// The next entry of whatever segment.
-    fn next_in_general(&mut self) -> Option<Result<Entry<'a>>> {
-        loop {
-            let live = self.view.segments.get(self.segment)?;
-            if self.simple.is_some() || self.entry >= live.segment.entry_count() {
-                self.segment += 1;
-                self.entry = 0;
-                self.simple = simple_of(self.view, self.segment);
-                match self.simple.as_mut().and_then(SimpleEntries::next) {
-                    Some(entry) => return Some(entry),
-                    None => continue,
-                }
-            }
-            let index = self.entry;
-            self.entry += 1;
-            match live.is_live(index) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(error) => return Some(Err(error)),
-            }
-            match Entry::read(&live.segment, index) {
-                Ok(entry) if entry.kind() == Kind::Tombstone => {}
-                other => return Some(other),
-            }
-        }
+impl IntoIterator for Snapshot {
+    type Item = Result<OwnedEntry>;
+    type IntoIter = IntoIter;
+
+    fn into_iter(self) -> IntoIter {
+        IntoIter::new(self.view)
     }
 }

@@ -1,4 +1,5 @@
-//! What checksums cannot say: that the tables of a segment agree with each other, and with what an entry may be.
+//! Checks that checksums cannot make: the tables of a segment agree with each other, and its entries are
+//! possible.
 
 use super::check::{Step, fault, from_error};
 use super::{Segment, SegmentFault, ask_for};
@@ -7,10 +8,10 @@ use crate::format::records::{Kill, Run, count};
 use crate::format::{key_hash, npy};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
-/// Entries whose tables are compared between two looks whether to go on.
+/// Entries that are checked between two calls of `step`, which may end the check.
 const ENTRIES_PER_STEP: usize = 1 << 16;
 
-/// Holds the tables against each other.
+/// Checks the tables against each other.
 pub(super) fn check_tables(segment: &Segment, step: Step<'_>) -> Result<Vec<SegmentFault>> {
     let mut faults = Vec::new();
     let footer = segment.footer();
@@ -71,7 +72,7 @@ fn is_key(key: &[u8]) -> bool {
     (1..=MAX_KEY_LEN).contains(&key.len())
 }
 
-/// Looks at an entry whose rows are to begin with row `rows`; says where they end.
+/// Checks an entry whose rows must begin with row `rows`; returns the row at which they end.
 fn look(segment: &Segment, index: usize, rows: usize) -> Result<usize> {
     let wrong = |section: &str, detail: String| Err(Error::damaged(segment.path(), section, detail));
     let (key, kind, span) = (segment.key(index)?, segment.kind(index)?, segment.row_span(index)?);
@@ -83,7 +84,7 @@ fn look(segment: &Segment, index: usize, rows: usize) -> Result<usize> {
         return wrong("REND", format!("entry {index} of kind {kind} has rows {span:?}"));
     }
     let payload = segment.payload(index)?.len();
-    // That of a rejected entry begins with the length of the reason.
+    // The payload of a rejected entry begins with the length of its reason.
     let most = MAX_PAYLOAD_LEN + if kind == Kind::Rejected { size_of::<u32>() } else { 0 };
     if payload > most {
         let limit = format!("it has at most {most}");
@@ -92,7 +93,7 @@ fn look(segment: &Segment, index: usize, rows: usize) -> Result<usize> {
     Ok(span.end)
 }
 
-/// What can be said of kills without what they name.
+/// Checks kills without the entries that they name.
 fn check_kills(segment: &Segment, add: &mut impl FnMut(&str, String)) {
     let footer = segment.footer();
     let mut killed = ([0u64; 4], 0u64);
@@ -116,7 +117,7 @@ fn check_kills(segment: &Segment, add: &mut impl FnMut(&str, String)) {
     }
 }
 
-/// The first run whose row is not that of its first entry.
+/// The first run whose row is not the first row of its first entry.
 fn first_wrong_run(segment: &Segment) -> Option<usize> {
     segment.runs().iter().position(|run| {
         let entry = usize::try_from(run.segment_entry).unwrap_or(usize::MAX);
@@ -129,16 +130,16 @@ fn first_wrong_run(segment: &Segment) -> Option<usize> {
     })
 }
 
-/// The first run that may not come after the one before it.
+/// The first run that may not follow the run before it.
 fn first_overlapping(runs: &[Run]) -> Option<usize> {
     let pairs = runs.iter().zip(runs.iter().skip(1));
     pairs.enumerate().find(|(_, (run, next))| !run.may_precede(next)).map(|(number, _)| number + 1)
 }
 
-/// The first entry that does not stand in the key index with the hash of its key. Goes through the index and not through
-/// the entries: to look each of them up takes five times as long.
+/// The first entry that the key index does not have under the hash of its key. Goes through the index, not
+/// through the entries: looking up each entry takes five times as long.
 fn first_not_found(segment: &Segment, step: Step<'_>) -> Result<Option<usize>> {
-    /// Keys that are waited for together.
+    /// Keys that are prefetched together.
     const TOGETHER: usize = 64;
     let mut found = vec![0u64; segment.entry_count().div_ceil(64)];
     let hashes = segment.hashes();

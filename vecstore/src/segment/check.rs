@@ -1,4 +1,4 @@
-//! Reads every byte of a segment and says what is wrong with it.
+//! Reads every byte of a segment and reports its faults.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,21 +20,21 @@ use crate::vfs::{Mapping, ReadAt, Vfs};
 pub(crate) struct SegmentFault {
     /// Section, or "footer", "padding", "section table", "file".
     pub section: String,
-    /// Block within the section, from 0, where the fault can be placed.
+    /// Block within the section, from 0, if the fault can be placed.
     pub block: Option<u64>,
-    /// What was expected and found.
+    /// Text that says what was expected and what was found.
     pub detail: String,
-    /// Keys of the entries it hits, as far as they can be told.
+    /// Keys of the affected entries, as far as they can be determined.
     pub keys: Vec<Vec<u8>>,
 }
 
-/// Where the bytes under check come from.
+/// Source of the bytes under check.
 pub(crate) trait Source {
-    /// A block that lies within the file.
+    /// Reads a block that lies within the file.
     fn block(&mut self, tag: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable>;
 }
 
-/// Bytes that are in memory.
+/// A file whose bytes are in memory or mapped.
 struct Whole<'a>(&'a [u8]);
 
 impl Source for Whole<'_> {
@@ -44,7 +44,7 @@ impl Source for Whole<'_> {
 }
 
 impl Source for Pieces {
-    /// Keeps the tables; rows and payloads are only looked at.
+    /// Keeps the tables. Rows, payloads, block checksums and padding are read and dropped.
     fn block(&mut self, tag: Option<Tag>, range: Range<usize>) -> Result<&[u8], Unreadable> {
         match tag {
             None | Some(section::ROWS | section::PAYL | section::CRCS) => self.read(range),
@@ -53,14 +53,14 @@ impl Source for Pieces {
     }
 }
 
-/// What a check found: the segment, where it can be opened at all, and the faults.
+/// Result of a check: the segment, if it can be opened at all, and the faults.
 pub(crate) type Checked = (Option<Segment>, Vec<SegmentFault>);
 
-/// Is told of every few bytes that were checked. May rest; an error ends the check.
+/// Called with the number of bytes checked since the last call. It may sleep; an error ends the check.
 pub(crate) type Step<'a> = &'a dyn Fn(usize) -> Result<()>;
 
-/// Checks a whole segment file, reading it block by block: what cannot be read is a fault like any other. The segment
-/// has its tables; its rows and payloads are zeros.
+/// Checks a whole segment file, reading it block by block: an unreadable block is a fault like any other. The
+/// returned segment has its tables; its rows and payloads are zeros.
 pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Checked {
     match Pieces::open(vfs, path) {
         Ok(pieces) => check_pieces(path, name, pieces),
@@ -68,7 +68,7 @@ pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Check
     }
 }
 
-/// The same for a file that is open.
+/// As [`check_file`], for a file that is open.
 pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -> Checked {
     if let Err(unreadable) = pieces.load_end(path) {
         return (None, vec![fault("footer", None, unreadable.to_string())]);
@@ -92,7 +92,8 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
     checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
 }
 
-/// Opens what was checked, says which keys the faults hit, and where there are none, checks the tables.
+/// Opens a file whose bytes were checked, and finds the keys that the faults affect. If there are no faults,
+/// checks tables and contents.
 fn open_checked(
     path: &Path,
     name: SegmentName,
@@ -112,7 +113,7 @@ fn open_checked(
             Ok((Some(segment), faults))
         }
         Err(error) => {
-            // Where block checksums have found the place already, the refusal to open says nothing new.
+            // If block checksums have located the damage, the error from opening adds nothing.
             if faults.is_empty() {
                 faults.push(from_error(error));
             }
@@ -121,7 +122,7 @@ fn open_checked(
     }
 }
 
-/// Checks every byte of a segment that is open; the error names the first fault, or is that of `step`.
+/// Checks every byte of an open segment. The error names the first fault, or is the error of `step`.
 pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
     let mut faults = check_bytes((&mut Whole(segment.bytes()), &mut None), segment.layout(), step)?;
     if faults.is_empty() {
@@ -133,7 +134,7 @@ pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
     none_of(faults, segment.path())
 }
 
-/// The same for a file of which nothing is to be mapped.
+/// As [`check_open`], for a file that must not be mapped.
 pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<()> {
     let pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
     none_of(check_pieces(path, name, pieces).1, path)
@@ -161,8 +162,8 @@ pub(super) fn from_error(error: Error) -> SegmentFault {
     }
 }
 
-/// Block checksums of every section, and zeros between them. Trusts nothing but the footer's own checksum.
-/// Gives the rows to `norms`.
+/// Checks the block checksums of every section, and that the bytes between sections are zero. Trusts nothing
+/// but the footer's own checksum. Passes the rows to `norms`.
 fn check_bytes(
     (source, norms): (&mut dyn Source, &mut Option<Norms>),
     layout: &Layout,
@@ -210,14 +211,15 @@ fn check_bytes(
             }
             continue;
         }
-        // The footer's checksum over them says that they are right: then it is CRCS that is damaged, if anything.
+        // If the section's own checksum matches, its blocks are right; a contradiction to CRCS is damage of
+        // CRCS.
         let readable: Vec<u32> = found.iter().flatten().copied().collect();
         if is_readable && section_crc(&readable) == line.crc || Bug::TrustBlocks.is_on() {
             continue;
         }
         for (block, crc) in found.iter().enumerate().filter_map(|(block, crc)| Some((block, (*crc)?))) {
             let expected = crcs.get(line.first_block as usize + block).copied().flatten();
-            // Where CRCS cannot be read either, nothing can be said of a single block.
+            // If a part of the section is unreadable, a block without a stored checksum cannot be judged.
             if expected != Some(crc) && (is_readable || expected.is_some()) {
                 let expected = expected.map_or_else(|| "none".to_owned(), |crc| format!("{crc:08x}"));
                 let detail = format!("expected checksum {expected}, found {crc:08x}");
@@ -233,18 +235,19 @@ fn check_bytes(
     Ok(faults)
 }
 
-/// Where a section lies, if that is within the file's first `body` bytes.
+/// Range of a section, if it lies within the file's first `body` bytes.
 pub(crate) fn range_of(line: &Section, body: usize) -> Option<Range<usize>> {
     let range = usize::try_from(line.offset).ok()?..usize::try_from(line.end()?).ok()?;
     (range.start <= range.end && range.end <= body).then_some(range)
 }
 
-/// How many bytes lie before the footer. The file is there, so it has a length that fits memory.
+/// Number of bytes before the footer. The file was opened, so its length fits `usize`.
 pub(crate) fn body_of(layout: &Layout) -> usize {
     usize::try_from(layout.footer.body_len()).unwrap_or(usize::MAX)
 }
 
-/// The table of block checksums, as far as a file of this length can have blocks; `None` for those that cannot be read.
+/// The stored block checksums, at most as many as a file of this length can have blocks; `None` for
+/// unreadable ones.
 pub(crate) fn block_crcs(source: &mut dyn Source, layout: &Layout) -> Vec<Option<u32>> {
     let body = body_of(layout);
     let line = layout.sections.iter().find(|line| line.tag == section::CRCS);
@@ -264,7 +267,7 @@ pub(crate) fn block_crcs(source: &mut dyn Source, layout: &Layout) -> Vec<Option
     crcs
 }
 
-/// Bytes between sections are zero.
+/// Checks that the bytes of a range between sections are zero.
 fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faults: &mut Vec<SegmentFault>) {
     for block in blocks_of(range, BLOCK_LEN_LOG2) {
         match source.block(None, block) {
@@ -279,11 +282,11 @@ fn check_padding(source: &mut dyn Source, range: Range<usize>, place: &str, faul
 /// Finds the keys of the entries whose bytes lie in damaged blocks.
 fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
     let block_len = segment.block_len();
-    // By section: the damaged blocks, ascending, and which fault each is.
+    // The damaged blocks of each section, ascending, each with the number of its fault.
     let mut damaged: BTreeMap<String, Vec<(usize, usize)>> = BTreeMap::new();
     for (number, fault) in faults.iter_mut().enumerate() {
         let Some(block) = fault.block.and_then(|block| usize::try_from(block).ok()) else { continue };
-        // The index names entries out of order.
+        // The index lists entries in the order of hashes, so `each_hit` cannot find its damaged blocks.
         match fault.section.as_str() {
             "HASH" => fault.keys = keys_indexed(segment, block, 8),
             "HENT" => fault.keys = keys_indexed(segment, block, 4),
@@ -299,8 +302,8 @@ fn find_keys(segment: &Segment, faults: &mut [SegmentFault]) {
     });
 }
 
-/// Tells `hit` of every entry and every damaged block that it has bytes in. Goes through the entries once for
-/// each section, whatever the number of its blocks.
+/// Calls `hit` for every entry and every damaged block that contains bytes of that entry. Goes through the
+/// entries once per section, whatever the number of its damaged blocks.
 fn each_hit(
     (entry_count, block_len): (usize, usize),
     span_of: impl Fn(&str, usize) -> Option<Range<usize>>,
@@ -318,7 +321,7 @@ fn each_hit(
     }
 }
 
-/// Keys of the entries that a block of the index is about; its numbers have `width` bytes.
+/// Keys of the entries that a block of the index names; each element of the index has `width` bytes.
 fn keys_indexed(segment: &Segment, block: usize, width: usize) -> Vec<Vec<u8>> {
     let start = block.saturating_mul(segment.block_len());
     let end = start.saturating_add(segment.block_len()) / width;
@@ -327,7 +330,7 @@ fn keys_indexed(segment: &Segment, block: usize, width: usize) -> Vec<Vec<u8>> {
     entries.filter_map(|index| segment.key(index).ok().map(<[u8]>::to_vec)).collect()
 }
 
-/// The bytes of a section that an entry has.
+/// The range of an entry's bytes within a section.
 fn span_of(segment: &Segment, section: &str, index: usize) -> Option<Range<usize>> {
     let row_bytes = segment.footer().dim as usize * segment.dtype().size();
     let rows = |width: usize| {
@@ -351,7 +354,8 @@ mod tests {
     use crate::format::blocks::BLOCK_LEN;
     use std::cell::Cell;
 
-    /// Every block of two sections damaged, entries of many lengths: each entry is looked at once for each section.
+    /// With every block of two sections damaged and entries of many lengths, each entry is examined once per
+    /// section.
     #[test]
     fn keys_of_damaged_blocks_take_one_pass() {
         const ENTRIES: usize = 5000;

@@ -1,4 +1,5 @@
-//! What checksums cannot say of what entries have beside rows: reasons of rejected ones, and attributes.
+//! Checks of entries that checksums cannot make: reasons of rejected entries, tombstones without content,
+//! attributes.
 
 use super::check::{Step, fault, from_error};
 use super::{Segment, SegmentFault};
@@ -7,11 +8,11 @@ use crate::format::{rejected, section};
 use crate::types::Kind;
 use crate::vfs::ReadAt;
 
-/// Entries that are looked at between two looks whether to go on.
+/// Entries that are checked between two calls of `step`, which may end the check.
 const ENTRIES_PER_STEP: usize = 1 << 16;
 
-/// Checks reasons and attributes of a segment whose tables are right. The payloads are in `file`: the segment may be
-/// without them.
+/// Checks reasons, tombstones and attributes of a segment whose tables are right. Payloads are read from
+/// `file`, because `segment` may have been opened without them.
 pub(super) fn check_contents(
     segment: &Segment,
     file: &dyn ReadAt,
@@ -53,14 +54,16 @@ pub(super) fn check_contents(
     Ok(faults)
 }
 
-/// True for an entry without payload and attributes. What cannot be read of it is told elsewhere.
+/// True if an entry has neither payload nor attributes. Unreadable ones are ignored here: another check
+/// reports them.
 fn is_bare(segment: &Segment, index: usize) -> bool {
     let columns = segment.directory().map_or(&[][..], |directory| directory.columns());
     let has_value = |column| segment.value(index, column).is_ok_and(|value| value.is_some());
     segment.payload_span(index).is_none_or(|span| span.is_empty()) && !columns.iter().any(has_value)
 }
 
-/// True when what a rejected entry has, which lies within its section, can be read.
+/// True if the payload of a rejected entry, which lies within its section, can be read and decoded as a
+/// reason.
 fn has_reason(segment: &Segment, file: &dyn ReadAt, index: usize) -> bool {
     let payloads = segment.layout().sections.iter().find(|line| line.tag == section::PAYL);
     let Some((line, span)) = payloads.zip(segment.payload_span(index)) else { return false };

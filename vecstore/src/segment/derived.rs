@@ -1,5 +1,5 @@
-//! A mapped derived file. Nothing but its header is read when it is opened; a block of its body is checked before it is first
-//! used.
+//! A mapped derived file. Opening reads only the header; each block of the body is checked before its first
+//! use.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,17 +10,17 @@ use crate::base::{Error, IoContext, Result};
 use crate::format::derived::{Header, Kind};
 use crate::vfs::{Mapping, Vfs};
 
-/// A file about one segment. What is found out about its blocks follows from their bytes, so threads need not agree which of
-/// them finds it out first.
+/// A file about one segment. Results of block checks follow from the file's bytes alone, so threads may store
+/// them in any order.
 #[derive(Debug)]
 pub(crate) struct DerivedFile {
     path: PathBuf,
     map: Mapping,
     header: Header,
-    /// Where the body begins.
+    /// Offset of the body in the file.
     start: usize,
     is_table_right: OnceLock<bool>,
-    /// A bit for each block that has been found right.
+    /// A bit for each block whose checksum was found right.
     right: Box<[AtomicU64]>,
     is_damaged: AtomicBool,
     is_replaced: AtomicBool,
@@ -62,17 +62,18 @@ impl DerivedFile {
         &self.path
     }
 
-    /// A block has been found damaged: the file is to be written anew, and has not been.
+    /// True if a block was found damaged and the file has not been written anew.
     pub fn is_damaged(&self) -> bool {
         self.is_damaged.load(Ordering::Relaxed) && !self.is_replaced.load(Ordering::Relaxed)
     }
 
-    /// Another file has been written in its place.
+    /// Records that another file has been written in place of this one.
     pub fn note_replaced(&self) {
         self.is_replaced.store(true, Ordering::Relaxed);
     }
 
-    /// A byte of the body, and those after it in its block, once the block has been checked; `None` where it is damaged.
+    /// The body from byte `at` on; only the block of that byte has been checked. `None` if the block is
+    /// damaged.
     #[inline]
     pub fn get(&self, at: usize) -> Option<&[u8]> {
         let block = self.header.block_of(at);
@@ -80,7 +81,7 @@ impl DerivedFile {
         if known || self.check(block) { self.map.get(self.start + at..) } else { None }
     }
 
-    /// All of the body, once every block has been checked.
+    /// The whole body, after checking every block; `None` if a block is damaged.
     pub fn whole(&self) -> Option<&[u8]> {
         let is_right = (0..self.header.block_count()).all(|block| self.check(block));
         is_right.then(|| self.map.get(self.header.body()?)).flatten()

@@ -1,4 +1,4 @@
-//! A segment that is laid out, and how its bytes get to its file: gathered, checksummed, written once.
+//! A segment that is laid out, and how its bytes reach its file: gathered, checksummed, written once.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -12,43 +12,44 @@ use crate::format::npy;
 use crate::format::section::{self, LINE_LEN, Section, Tag};
 use crate::vfs::VfsFile;
 
-/// What is to be written is gathered up to this length, so that a usual batch, or group of batches, costs one write.
+/// Bytes that are gathered before they are written, so that a usual batch, or group of batches, costs one
+/// write.
 const GATHERED_LEN: usize = 1 << 20;
-/// What has to be copied for that, up to this length.
+/// Most bytes that are copied for gathering; longer pieces are written directly.
 const COPIED_LEN: usize = 256 << 10;
-/// No more pieces than this at a time: the system takes 1,024.
+/// Most pieces per write: the system takes 1,024.
 const GATHERED_PIECES: usize = 1000;
 
-/// What is to be written: parts, one after the other, and the section that each belongs to.
+/// The parts of a file in the order in which they are written, each with the section that it belongs to.
 pub(super) type Sections<'a> = Vec<(Tag, Part<'a>)>;
 
-/// Bytes that are still in another file, and are checked when they are read there.
+/// Bytes that still lie in another file and are checked when they are read there.
 pub(crate) trait Stored {
-    /// Gives the bytes of a range to `sink`, one piece after the other.
+    /// Passes the bytes of a range to `sink`, piece by piece.
     fn read(&self, range: Range<usize>, sink: Sink<'_>) -> io::Result<()>;
 }
 
-/// Makes bytes, and gives them to where they go, one piece after the other.
+/// Produces bytes and passes them to a sink, piece by piece.
 type Maker<'a> = Box<dyn Fn(Sink<'_>) -> io::Result<()> + 'a>;
 
-/// Where bytes go.
+/// Receives bytes on their way to the file.
 pub(super) type Sink<'s> = &'s mut dyn FnMut(&[u8]) -> io::Result<()>;
 
-/// Bytes of a section.
+/// A part of a section.
 pub(super) enum Part<'a> {
     Borrowed(&'a [u8]),
     Bytes(Vec<u8>),
     Shorts(Vec<u32>),
     Longs(Vec<u64>),
     Stored(&'a dyn Stored, Range<usize>),
-    /// A number of bytes that are made when they are written.
+    /// A number of bytes, and the function that produces them while they are written.
     Made(u64, Maker<'a>),
-    /// The lengths of so many rows, which have been written before.
+    /// The lengths of this many rows. Computed while the rows are written, so the rows come first.
     Norms(u64),
 }
 
 impl<'a> Part<'a> {
-    /// A number of bytes that `make` gives.
+    /// A part of `len` bytes that `make` produces.
     pub fn made(len: u64, make: impl Fn(Sink<'_>) -> io::Result<()> + 'a) -> Self {
         Part::Made(len, Box::new(make))
     }
@@ -62,7 +63,7 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Bytes in memory.
+    /// The bytes of a part that is in memory; empty for all other parts.
     fn bytes(&self) -> &[u8] {
         match self {
             Part::Borrowed(bytes) => bytes,
@@ -74,7 +75,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The parts of each section.
+/// Groups the parts by section.
 fn by_section<'a, 's>(sections: &'s Sections<'a>) -> impl Iterator<Item = &'s [(Tag, Part<'a>)]> {
     sections.chunk_by(|(one, _), (next, _)| one == next)
 }
@@ -87,9 +88,9 @@ pub(crate) struct EncodedSegment<'a> {
 }
 
 impl<'a> EncodedSegment<'a> {
-    /// Lays out what these sections hold, in their order, between the header of the rows and the settings. Scales, lengths,
-    /// payloads, attributes and kills are left out where there are none. `carried` are the lines of those that this
-    /// version does not know.
+    /// Lays out these sections, in their order, between the NumPy header and the settings. Leaves out scales,
+    /// lengths, payloads, attributes and kills if there are none. `carried` has the section table's lines of
+    /// sections that this version does not know.
     pub(super) fn lay_out(
         mut footer: Footer,
         dtype: DType,
@@ -133,18 +134,18 @@ impl<'a> EncodedSegment<'a> {
         Ok(EncodedSegment { layout: Layout { footer, sections: table }, dtype, sections })
     }
 
-    /// The name it is to get.
+    /// The name that the file is to get.
     pub fn name(&self) -> SegmentName {
         let Footer { first, last, generation, .. } = self.layout.footer;
         SegmentName { first, last, generation }
     }
 
-    /// Length of the file to be.
+    /// Length that the file will have.
     pub fn file_len(&self) -> u64 {
         self.layout.footer.file_len
     }
 
-    /// Writes everything; returns the end of the file, sealed. Nothing is flushed.
+    /// Writes the file without flushing it. Returns its end: the section table and the sealed footer.
     pub fn write(self, file: &mut dyn VfsFile) -> io::Result<Layout> {
         let EncodedSegment { layout: Layout { mut footer, sections: mut table }, dtype, sections } = self;
         let has_norms = sections.iter().any(|(_, part)| matches!(part, Part::Norms(_)));
@@ -214,21 +215,21 @@ fn align_up(offset: u64) -> u64 {
     offset.next_multiple_of(section::ALIGN)
 }
 
-/// What is gathered of a file.
+/// A gathered piece of the file.
 enum Piece<'a> {
-    /// Bytes that stay where they are until they are written.
+    /// Borrowed bytes, which stay in place until they are written.
     There(&'a [u8]),
-    /// Bytes among those that were copied.
+    /// A range of the copied bytes.
     Copied(Range<usize>),
 }
 
-/// Gathers pieces of a file, and writes many of them at once.
+/// Gathers pieces of a file and writes many of them at once.
 struct Gathering<'a, 'f> {
     file: &'f mut dyn VfsFile,
     pieces: Vec<Piece<'a>>,
-    /// Length of all pieces.
+    /// Total length of the gathered pieces.
     pending: usize,
-    /// Bytes that do not stay where they are.
+    /// Copies of bytes whose source does not stay in place until the write.
     copied: Vec<u8>,
     written: u64,
 }

@@ -1,22 +1,23 @@
-//! Whether a segment may have a key: a few bits for each, of which all are set if it has.
+//! Key filters: each key of a segment sets a few bits. If one of a key's bits is not set, the segment does
+//! not have that key.
 //!
-//! A segment of few keys makes its filter in memory, when it is written or asked in vain often; that of a large one is a
-//! derived file. Both are the same words.
+//! A segment of few keys builds its filter in memory, when it is written or after many lookups of absent
+//! keys. The filter of a large segment is a derived file. Both have the same layout of words.
 
 use super::derived::DerivedFile;
 use crate::base::{Error, Result};
 use crate::format::derived::Header;
 
-/// Keys up to which a segment makes its filter in memory: 96 KiB.
+/// Most keys for which a filter is built in memory: it takes 96 KiB.
 pub(crate) const IN_MEMORY: usize = 1 << 16;
-/// Bits for each key in memory, and how many of them are set: one key in a hundred that is not there passes.
+/// Bits per key of a filter in memory, and how many of them a key sets: one absent key in a hundred passes.
 const IN_MEMORY_BITS: (usize, u32) = (12, 4);
-/// The same in a file: three keys in a thousand.
+/// Bits per key of a filter in a file, and how many of them a key sets: three absent keys in a thousand pass.
 const IN_FILE_BITS: (usize, u32) = (16, 5);
-/// The most bits that can be set for a key: each takes six bits of half a hash.
+/// Most bits that a key sets: each takes six bits of half a hash.
 const MOST_SET: u64 = 5;
 
-/// A filter of keys.
+/// A filter over the hashes of keys. All bits of one key lie in one word.
 #[derive(Debug)]
 pub(crate) struct KeyFilter {
     words: Words,
@@ -27,25 +28,25 @@ pub(crate) struct KeyFilter {
 #[derive(Debug)]
 enum Words {
     Owned(Box<[u64]>),
-    /// Boxed, so that all that a look in memory needs lies together.
+    /// Boxed, so that the fields that a lookup in owned words needs lie close together.
     Mapped(Box<DerivedFile>),
 }
 
 impl KeyFilter {
-    /// A filter in memory.
+    /// Builds a filter in memory.
     pub fn in_memory(hashes: &[u64]) -> Self {
         let words = words_of(hashes.iter().copied(), hashes.len(), IN_MEMORY_BITS);
         KeyFilter { count: words.len() as u64, set: IN_MEMORY_BITS.1, words: Words::Owned(words.into()) }
     }
 
-    /// The facts and the words of a filter for a file.
+    /// The header's facts and the words of a filter that goes to a file.
     pub fn for_file(hashes: impl Iterator<Item = u64>, count: usize) -> ([u64; 8], Vec<u64>) {
         let words = words_of(hashes, count, IN_FILE_BITS);
         let facts = [count as u64, words.len() as u64, u64::from(IN_FILE_BITS.1), 0, 0, 0, 0, 0];
         (facts, words)
     }
 
-    /// The filter that a file holds.
+    /// Opens the filter of a derived file, after checking its facts against the segment's number of entries.
     pub fn of_file(file: DerivedFile, entries: u64) -> Result<Self> {
         let Header { facts: [keys, count, set, rest @ ..], kind_version, body_len, .. } = *file.header();
         let is_possible = (1..=MOST_SET).contains(&set)
@@ -60,7 +61,7 @@ impl KeyFilter {
         Ok(KeyFilter { words: Words::Mapped(Box::new(file)), count, set: u32::try_from(set).unwrap_or(0) })
     }
 
-    /// False when no key with this hash is there. Where the file is damaged, any may be.
+    /// False only if no key has this hash. True if the hash's word lies in a damaged block of the file.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
         let at = word_of(self.count, hash);
@@ -74,7 +75,7 @@ impl KeyFilter {
         word.is_none_or(|word| word & bits == bits)
     }
 
-    /// The derived file, where it is one.
+    /// The derived file that holds the filter; `None` for a filter in memory.
     pub fn file(&self) -> Option<&DerivedFile> {
         match &self.words {
             Words::Owned(_) => None,
@@ -94,17 +95,17 @@ fn words_of(hashes: impl Iterator<Item = u64>, count: usize, (bits, set): (usize
     words
 }
 
-/// The word that a hash belongs to, from its upper half: those of ascending hashes ascend.
+/// Index of a hash's word, from the upper half of the hash: ascending hashes have ascending words.
 #[inline]
 fn word_of(words: u64, hash: u64) -> usize {
     ((hash >> 32).wrapping_mul(words) >> 32) as usize
 }
 
-/// Its bits there, from its lower half.
+/// The bits that a hash sets in its word, from the lower half of the hash.
 #[inline]
 fn bits_of(hash: u64, set: u32) -> u64 {
     let first = |set: u32| (0..set).fold(0, |bits, number| bits | 1 << (hash >> (6 * number) & 63));
-    // Numbers that the compiler knows take no loop.
+    // A constant number of bits lets the compiler unroll the loop.
     match set {
         4 => first(4),
         5 => first(5),
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_passes_what_is_there_and_little_else() {
+    fn a_filter_passes_its_keys_and_few_others() {
         let all: Vec<u64> =
             (0..40_000u64).map(|number| crate::format::key_hash(&number.to_le_bytes())).collect();
         let (there, others): (Vec<u64>, Vec<u64>) = all.iter().partition(|hash| **hash % 2 == 0);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn of_no_keys() {
+    fn an_empty_filter_passes_nothing() {
         assert!(!KeyFilter::in_memory(&[]).may_have(7));
     }
 }

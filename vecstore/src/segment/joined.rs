@@ -1,5 +1,6 @@
-//! Lays out a segment that consists of what stays of others. Nothing of them is held in memory but which entries stay, and,
-//! while it is written, the order of keys: what goes into the file is made as it is written.
+//! Lays out a segment from those entries of other segments that stay. In memory are only the bits that say
+//! which entries stay and, during the write, the order of the keys: all sections are produced while they are
+//! written.
 
 use std::cell::RefCell;
 use std::io::{self, BufWriter, Write};
@@ -16,20 +17,20 @@ use crate::format::footer::Footer;
 use crate::format::records::{Kill, Run, count};
 use crate::format::section::{self, MergeRule, Section, Unit};
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are buffered on their way to the file.
 const GATHERED: usize = 1 << 16;
 /// Bits in a word.
 const BITS: usize = 64;
 
-/// A segment that is joined to others.
+/// One of the segments that are joined.
 #[derive(Debug)]
 struct Input<'a> {
     segment: &'a Segment,
-    /// Which of its entries stay, a bit for each, and the number in the output of the first one of each word.
+    /// For every 64 entries, a bit for each entry that stays, and the output number of the first of them.
     staying: Vec<(u64, u64)>,
 }
 
-/// Neighbouring entries of a segment that all stay, and where what belongs to them lies.
+/// Neighbouring entries of a segment that all stay, and the ranges of their rows, keys and payloads.
 #[derive(Clone, Debug)]
 struct Stretch<'a> {
     segment: &'a Segment,
@@ -40,14 +41,14 @@ struct Stretch<'a> {
 }
 
 impl Input<'_> {
-    /// The number in the output of an entry of this segment; `None` when it does not stay.
+    /// The output number of an entry of this segment; `None` if the entry does not stay.
     fn number_of(&self, entry: usize) -> Option<u64> {
         let (word, first) = *self.staying.get(entry / BITS)?;
         let bit = 1 << (entry % BITS);
         (word & bit != 0).then(|| first + u64::from((word & (bit - 1)).count_ones()))
     }
 
-    /// Entries that stay, as ranges, ascending.
+    /// The entries that stay, as ascending ranges.
     fn ranges(&self) -> impl Iterator<Item = Range<usize>> + Clone + '_ {
         let (mut at, count) = (0, self.segment.entry_count());
         std::iter::from_fn(move || {
@@ -58,14 +59,14 @@ impl Input<'_> {
     }
 }
 
-/// Where what an entry has of a kind lies, among all of its segment.
+/// Function that gives the range of an entry's key, rows or payload among all of its segment.
 type SpanOf = fn(&Segment, usize) -> Option<Range<usize>>;
 
 fn rows_of(segment: &Segment, entry: usize) -> Option<Range<usize>> {
     segment.row_span(entry).ok()
 }
 
-/// A segment without payloads has no table of their ends.
+/// A segment without payloads has no table of their ends: all ranges are empty.
 fn payload_of(segment: &Segment, entry: usize) -> Option<Range<usize>> {
     if segment.has_payloads() { segment.payload_span(entry) } else { Some(0..0) }
 }
@@ -89,7 +90,7 @@ fn contradiction() -> io::Error {
     io::Error::other("the tables of a segment are not what they were a moment ago")
 }
 
-/// Where bytes go, as a writer that can be buffered.
+/// A sink as a [`Write`], so that it can be buffered.
 struct Through<'s>(Sink<'s>);
 
 impl Write for Through<'_> {
@@ -102,34 +103,37 @@ impl Write for Through<'_> {
     }
 }
 
-/// Numbers are gathered on their way to a file.
+/// Buffers numbers on their way to the file.
 fn gathered(sink: Sink<'_>) -> BufWriter<Through<'_>> {
     BufWriter::with_capacity(GATHERED, Through(sink))
 }
 
-/// Neighbouring segments that become one.
+/// Neighbouring segments that are joined to one.
 #[derive(Debug)]
 pub(crate) struct Joined<'a> {
     inputs: Vec<Input<'a>>,
-    /// Kills of entries before this commit still count. The others have done their work: what they kill is left out.
+    /// Kills of entries before this commit still count and are kept. Other kills name entries of the inputs,
+    /// which are left out.
     first_commit: u64,
     row_bytes: usize,
-    /// The counts of what it will have.
+    /// Counts for the output's footer.
     counts: Footer,
     key_bytes: u64,
     payload_bytes: u64,
     columns: JoinedColumns<'a>,
     runs: u64,
     kills: u64,
-    /// The entries in the order of their hashes, once these have been written.
+    /// The output's entries in the order of their hashes: set while HASH is written, taken when HENT is
+    /// written.
     order: RefCell<Vec<u32>>,
 }
 
 impl<'a> Joined<'a> {
-    /// Looks at all entries. `stays` says which of a segment stay, by its position.
+    /// Goes through all entries. `stays` gets the position of a segment and an entry's number there, and says
+    /// whether that entry stays.
     ///
     /// # Errors
-    /// The tables of a segment cannot be right; or there are more entries than a segment holds.
+    /// The tables of a segment contradict each other, or there are more entries than a segment holds.
     pub fn new(
         segments: impl Iterator<Item = &'a Segment>,
         first_commit: u64,
@@ -177,7 +181,7 @@ impl<'a> Joined<'a> {
             all.inputs.push(input);
         }
         if u32::try_from(all.counts.entries + 1).is_err() {
-            return Err(Error::bad_input("a segment holds fewer than 2^32 entries"));
+            return Err(Error::invalid("a segment holds fewer than 2^32 entries"));
         }
         let columns = all.inputs.iter().map(|input| input.segment.columns());
         let columns = columns.collect::<Result<Vec<Columns<'_>>>>()?;
@@ -188,16 +192,16 @@ impl<'a> Joined<'a> {
         Ok(all)
     }
 
-    /// The stretches that stay, each with the number of its input.
+    /// The ranges of entries that stay, each with the number of its input.
     fn staying(&self) -> impl Iterator<Item = (usize, Range<usize>)> + Clone + '_ {
         let inputs = self.inputs.iter().enumerate();
         inputs.flat_map(|(number, input)| input.ranges().map(move |range| (number, range)))
     }
 
-    /// Lays the segment out. `identity` has everything that does not follow from the entries.
+    /// Lays the segment out. `identity` has the footer's fields that do not follow from the entries.
     ///
     /// # Errors
-    /// It cannot be laid out.
+    /// The segment cannot be laid out.
     pub fn lay_out(
         &'a self,
         identity: Footer,
@@ -244,8 +248,8 @@ impl<'a> Joined<'a> {
         EncodedSegment::lay_out(footer, dtype, settings, sections, &carried)
     }
 
-    /// The lines of sections that this version does not know, and that can be copied: those of the whole file, and those
-    /// about entries or rows of which every input has the same width.
+    /// The section table's lines of unknown sections that can be copied: sections about the whole file, and
+    /// sections about entries or rows that have the same width in every input.
     fn carried(&self) -> Vec<Section> {
         let mut carried: Vec<Section> = Vec::new();
         for line in self.inputs.iter().flat_map(|input| input.segment.unknown_sections()) {
@@ -268,7 +272,7 @@ impl<'a> Joined<'a> {
         carried
     }
 
-    /// Bytes that a section has for each entry or row, in the first input that has any.
+    /// Bytes that a section has per entry or row, in the first input that has any.
     fn width_of(&self, line: &Section) -> usize {
         let mut of = self.inputs.iter().flat_map(|input| {
             let mut lines = input.segment.unknown_sections();
@@ -278,7 +282,7 @@ impl<'a> Joined<'a> {
         of.next().unwrap_or_default()
     }
 
-    /// A section that is carried over.
+    /// A part that copies an unknown section of all inputs.
     fn carry(&'a self, line: Section) -> Part<'a> {
         let width = self.width_of(&line);
         let bytes = move |of: &'a Segment| of.section_bytes(line.tag);
@@ -300,7 +304,7 @@ impl<'a> Joined<'a> {
         })
     }
 
-    /// Goes through all stretches.
+    /// Calls `visit` for all stretches, in order.
     fn each(&self, mut visit: impl FnMut(Stretch<'a>) -> io::Result<()>) -> io::Result<()> {
         for input in &self.inputs {
             for range in input.ranges() {
@@ -310,12 +314,12 @@ impl<'a> Joined<'a> {
         Ok(())
     }
 
-    /// What the stretches have, as it is.
+    /// A part that copies bytes of every stretch.
     fn copied(&'a self, len: u64, bytes: fn(&Stretch<'a>) -> Option<&'a [u8]>) -> Part<'a> {
         Part::made(len, move |sink| self.each(|stretch| sink(bytes(&stretch).ok_or_else(contradiction)?)))
     }
 
-    /// Ends, which count from the beginning of the output.
+    /// A part with the ends of keys, rows or payloads, counted from the beginning of the output.
     fn ends(&'a self, of: SpanOf) -> Part<'a> {
         Part::made(self.counts.entries * 8, move |sink| {
             let (mut out, mut end) = (gathered(sink), 0);
@@ -330,7 +334,7 @@ impl<'a> Joined<'a> {
         })
     }
 
-    /// The hashes of all inputs are sorted: they are merged, and their entries noted on the way.
+    /// Merges the sorted hashes of all inputs, and notes their entries in that order.
     fn write_hashes(&self, sink: Sink<'_>) -> io::Result<()> {
         let mut order = Vec::with_capacity(usize::try_from(self.counts.entries).unwrap_or_default());
         let mut out = gathered(sink);
@@ -350,7 +354,8 @@ impl<'a> Joined<'a> {
         out.flush()
     }
 
-    /// The kills of all inputs are sorted by the entries that they name, and so are those of the output.
+    /// Merges the kills of all inputs. Each input has them sorted by the entries that they name, and so has
+    /// the output.
     fn write_kills(&self, sink: Sink<'_>) -> io::Result<()> {
         let kill = |input: usize, position: usize| self.inputs.get(input)?.segment.kills().get(position);
         let at = |input, position| -> io::Result<_> { Ok(kill(input, position).map(Kill::victim)) };
@@ -383,7 +388,7 @@ impl<'a> Joined<'a> {
     }
 }
 
-/// The runs of a stretch that has these numbers of its first entry and row in the output.
+/// The runs of a stretch whose first entry and row have these numbers in the output.
 fn runs_of(stretch: &Stretch<'_>, entry: u64, row: u64) -> Result<impl Iterator<Item = Run>> {
     let runs = stretch.segment.runs();
     let (start, end) = (stretch.entries.start as u64, stretch.entries.end as u64);
@@ -398,7 +403,7 @@ fn runs_of(stretch: &Stretch<'_>, entry: u64, row: u64) -> Result<impl Iterator<
         return Err(Error::damaged(stretch.segment.path(), "RUNS", format!("around entry {start}")));
     }
     Ok(runs.iter().map(move |run| {
-        // The first one may begin before the stretch.
+        // The first run may begin before the stretch.
         let is_first = run.segment_entry <= start;
         let from = if is_first { (start, first_row) } else { (run.segment_entry, run.segment_row) };
         Run {

@@ -1,4 +1,4 @@
-//! One immutable segment file: writing it, mapping it, finding things in it.
+//! One immutable segment file: writing, mapping, checking and searching it.
 
 mod agree;
 mod ahead;

@@ -5,10 +5,11 @@ use std::fmt;
 
 use crate::format::MAX_COMMIT;
 
-/// The commit numbers a segment covers and its generation, as its file name says. In records of the manifest the order of
-/// the fields is the format.
+/// The commits that a segment covers and its generation, as in its file name. In records of the manifest the
+/// order of the fields is the format.
 ///
-/// Numbers are decimal, the commits padded with zeros to ten digits so that a listing is in order.
+/// In file names numbers are decimal, and commits are padded with zeros to ten digits so that a listing is in
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SegmentName {
     pub first: u64,
@@ -17,7 +18,7 @@ pub(crate) struct SegmentName {
 }
 
 impl SegmentName {
-    /// Reads a name; `None` for anything that [`fmt::Display`] would not write exactly so.
+    /// Parses a file name; `None` for any text that [`fmt::Display`] would not write.
     pub fn parse(name: &OsStr) -> Option<Self> {
         let text = name.to_str()?;
         let (range, generation) = text.strip_suffix(".npy")?.split_once('.')?;

@@ -1,11 +1,11 @@
-//! The Euclidean length of each row, computed from the bytes of rows as they go by.
+//! The Euclidean length of each row, computed from the rows' bytes while these are written or checked.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::base::DType;
 
-/// Sums that are kept beside each other, so that the processor adds several at once.
+/// Number of sums that are computed in parallel, so that the processor adds several values at once.
 const LANES: usize = 16;
 
 /// Lengths of rows whose bytes arrive in pieces.
@@ -13,10 +13,10 @@ const LANES: usize = 16;
 pub(crate) struct Norms {
     dtype: DType,
     row_bytes: usize,
-    /// The beginning of a row whose end has not arrived.
+    /// The first bytes of a row whose last bytes have not arrived yet.
     partial: Vec<u8>,
     values: Vec<f32>,
-    /// Without the scales of the rows, where the element type has them.
+    /// Lengths before multiplication by the rows' scales, if the element type has scales.
     norms: Vec<f32>,
 }
 
@@ -43,7 +43,7 @@ impl Norms {
     }
 
     fn add(&mut self, row: &[u8]) {
-        // Copied into place: bytes of a batch need not be aligned for their elements.
+        // Copied, because the bytes of a batch need not be aligned for their element type.
         match self.dtype {
             DType::F32 => bytemuck::cast_slice_mut(&mut self.values).copy_from_slice(row),
             DType::F16 => widen::<f16>(row, &mut self.values, |row, values| row.convert_to_f32_slice(values)),
@@ -58,7 +58,8 @@ impl Norms {
         self.norms.push(norm(&self.values));
     }
 
-    /// The lengths of all rows, given the scale of each for element types that have scales.
+    /// The lengths of all rows. `scales` has one scale per row if the element type has scales, and is unused
+    /// otherwise.
     pub fn finish(mut self, scales: &[f32]) -> Vec<f32> {
         if self.dtype.has_scales() {
             self.norms.iter_mut().zip(scales).for_each(|(norm, scale)| *norm *= scale.abs());
@@ -77,7 +78,7 @@ fn widen<T: bytemuck::Pod>(row: &[u8], values: &mut [f32], convert: impl Fn(&[T]
     }
 }
 
-/// The square root of the sum of squares.
+/// The square root of the sum of squares, summed in `f64`.
 fn norm(values: &[f32]) -> f32 {
     let mut sums = [0.0f64; LANES];
     let chunks = values.chunks_exact(LANES);
@@ -90,7 +91,7 @@ fn norm(values: &[f32]) -> f32 {
     norm
 }
 
-/// True when a stored length is that of a row, up to the order of adding and rounding.
+/// True if a stored length equals the computed one, up to rounding and the order of the additions.
 pub(crate) fn is_norm(stored: f32, computed: f32) -> bool {
     let (stored, computed) = (f64::from(stored), f64::from(computed));
     stored == computed || stored.is_nan() && computed.is_nan() || (stored - computed).abs() <= 1e-5 * computed
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_do_not_matter_and_every_type_is_right() {
+    fn norms_are_right_for_every_type_and_piece_length() {
         let rows: Vec<f32> = (0..5 * 37).map(|at| (at % 23) as f32 - 11.0).collect();
         let expected: Vec<f32> =
             rows.chunks(37).map(|row| row.iter().map(|value| value * value).sum::<f32>().sqrt()).collect();
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_enough() {
+    fn norms_are_compared_with_a_tolerance() {
         assert!(is_norm(0.0, 0.0) && is_norm(f32::INFINITY, f32::INFINITY) && is_norm(f32::NAN, f32::NAN));
         assert!(
             is_norm(1.000_001, 1.0) && !is_norm(1.001, 1.0) && !is_norm(-1.0, 1.0) && !is_norm(1e-9, 0.0)

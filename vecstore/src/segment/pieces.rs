@@ -1,4 +1,5 @@
-//! A segment file that is read block by block, for callers that survive a sector that cannot be read.
+//! A segment file that is read block by block, for callers that must survive unreadable sectors: a failed
+//! read is an error, a failed access to mapped memory ends the process.
 
 use crate::base::Unreadable;
 use std::io;
@@ -13,22 +14,22 @@ use crate::format::footer::{FOOTER_LEN, Footer, Layout, TAIL_LEN};
 use crate::format::section::Tag;
 use crate::vfs::{Mapping, ReadAt, Vfs};
 
-/// Where a block cannot be read, pieces of this length are tried by themselves.
+/// Length of the pieces that are read one by one after a block could not be read.
 const PIECE: usize = 4096;
 
-/// A file of which only what is asked for comes into memory, and only what is wanted stays there.
+/// A file of which only requested ranges are read, and only loaded ranges stay in memory.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     file: Box<dyn ReadAt>,
     len: usize,
-    /// As long as the file; zero but for what was kept.
+    /// As long as the file; zero except for the loaded ranges.
     kept: Mapping,
     buffer: Vec<u8>,
-    /// Some of it could be read.
+    /// True once any part of the file could be read.
     read_some: bool,
 }
 
-/// A segment of which only these tables are read, and nothing is mapped; the rest of it is zeros.
+/// Opens a segment by reading only its end and these tables. Nothing is mapped, and all other bytes are zero.
 pub(crate) fn open_unmapped(
     vfs: &dyn Vfs,
     path: &Path,
@@ -48,7 +49,7 @@ pub(crate) fn open_unmapped(
 }
 
 impl Pieces {
-    /// Opens a file; reads nothing yet.
+    /// Opens a file without reading it.
     pub fn open(vfs: &dyn Vfs, path: &Path) -> io::Result<Self> {
         let file = vfs.open(path)?;
         let len = usize::try_from(file.byte_len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
@@ -61,7 +62,8 @@ impl Pieces {
         self.len
     }
 
-    /// True when nothing of the file can be read: the disk is gone, say. Reads until something can.
+    /// True if no block of the file can be read (the disk is gone, for example). Reads blocks until one
+    /// succeeds.
     pub fn is_lost(&mut self) -> bool {
         let mut start = 0;
         while start < self.len && !self.read_some {
@@ -72,14 +74,14 @@ impl Pieces {
         !self.read_some
     }
 
-    /// Reads a range; what lies outside the file counts as unreadable.
+    /// Reads a range. Bytes outside the file count as unreadable.
     pub fn read(&mut self, range: Range<usize>) -> Result<&[u8], Unreadable> {
         self.buffer.resize(range.len(), 0);
         let Err(error) = self.file.read_at(&mut self.buffer, range.start as u64) else {
             self.read_some |= !range.is_empty();
             return Ok(&self.buffer);
         };
-        // Which part of it? Pieces are aligned in the file, as the sectors of a disk are.
+        // Finds the unreadable pieces. Pieces are aligned in the file, as the sectors of a disk are.
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut start = range.start;
         while start < range.end {
@@ -96,20 +98,20 @@ impl Pieces {
             start = end;
         }
         if ranges.is_empty() {
-            // It could be read the second time.
+            // The second read of every piece succeeded.
             return Ok(&self.buffer);
         }
         Err(Unreadable { ranges, error })
     }
 
-    /// Reads a range and keeps it.
+    /// Reads a range and keeps its bytes.
     pub fn load(&mut self, range: Range<usize>) -> Result<&[u8], Unreadable> {
         self.read(range.clone())?;
         self.kept.put(range.start, &self.buffer);
         Ok(&self.buffer)
     }
 
-    /// Reads footer and section table and keeps them, as far as the file says where they lie.
+    /// Reads and keeps the footer and the section table, as far as the file says where they lie.
     pub fn load_end(&mut self, path: &Path) -> Result<(), Unreadable> {
         self.load(self.len.saturating_sub(FOOTER_LEN)..self.len)?;
         let tail = self.kept.get(self.len.saturating_sub(TAIL_LEN)..).unwrap_or_default();
@@ -122,12 +124,12 @@ impl Pieces {
         table.map_or(Ok(()), |table| self.load(table).map(drop))
     }
 
-    /// What was kept, at its place in the file; everything else is zero.
+    /// The loaded bytes, each at its place in the file; all other bytes are zero.
     pub fn kept(&self) -> &Mapping {
         &self.kept
     }
 
-    /// What was kept, and the file.
+    /// The loaded bytes, and the open file.
     pub fn into_parts(self) -> (Mapping, Box<dyn ReadAt>) {
         (self.kept, self.file)
     }

@@ -1,9 +1,11 @@
 //! A mapped segment and its tables.
 //!
-//! Opening one costs the same whatever its size: footer, section table and runs are checked, kills when they are
-//! replayed; keys, rows and the other tables are only bounds-checked when they are used, and fully by `verify`.
+//! Opening takes the same time for a segment of any size: it checks the footer, the section table, runs and
+//! settings. Kills are checked when they are replayed. Keys, rows and the other tables are only
+//! bounds-checked on use; `verify` checks them fully.
 
 mod attributes;
+mod blocks;
 mod keys;
 mod places;
 mod unknown;
@@ -13,6 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use self::blocks::Checked;
 use super::SegmentName;
 use super::search::Index;
 use super::tables::Tables;
@@ -38,9 +41,13 @@ pub(crate) struct Segment {
     tables: Tables,
     index: Index,
     directory: OnceLock<Result<Directory>>,
-    /// Every entry has one row: so the footer's counts say, where no kind but rows occurs, and no more of them than entries.
+    /// In a handle that compares the checksums of what it reads: what of them was compared.
+    checked: Option<Checked>,
+    /// True if every entry has one row: by the footer's counts there are no kinds but rows, and as many rows
+    /// as entries.
     is_plain: bool,
-    /// Length of every key, if all are of the same length, as their sum says that they may be; else 0.
+    /// Length of every key if all have the same length, which their total length only allows, not proves;
+    /// else 0.
     key_len: usize,
 }
 
@@ -49,15 +56,16 @@ fn name_of(footer: &Footer) -> SegmentName {
 }
 
 impl Segment {
-    /// Maps a segment and checks what [`Layout::parse`] and the section table promise.
+    /// Maps a segment and checks the layout that [`Layout::parse`] reads, the section table and the small
+    /// tables.
     pub fn open(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<Self> {
         let map = vfs.map(path).map_err(|source| Error::io(path, "map the segment", source))?;
         Self::from_mapping(path, name, map)
     }
 
-    /// A segment that this process has just written, with this end, and has mapped, unless that could not be done. Nothing of it
-    /// is looked at: that would fetch the pages of its end, one after the other, with a commit waiting. `hashes` are those of its
-    /// keys.
+    /// A segment that this process has just written with this layout; maps it unless the caller passes a
+    /// mapping. Reads none of its bytes: that would fetch the pages of its end one by one while a commit
+    /// waits. `hashes` are the hashes of its keys.
     pub fn written(
         vfs: &dyn Vfs,
         path: &Path,
@@ -75,7 +83,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// The same as [`Segment::open`] for bytes that are mapped already.
+    /// As [`Segment::open`], for bytes that are already mapped.
     pub fn from_mapping(path: &Path, name: SegmentName, map: Mapping) -> Result<Self> {
         let layout = Layout::parse(path, &map)?;
         let found = name_of(&layout.footer);
@@ -101,16 +109,32 @@ impl Segment {
         let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
         let key_len = if keys % entries == 0 { keys / entries } else { 0 };
         let path = path.to_owned();
-        Ok(Segment { path, name, map, layout, dtype, row_bytes, tables, index, directory, is_plain, key_len })
+        let is_to_be_checked = map.is_to_be_checked();
+        let checked = None;
+        let segment = Segment {
+            path,
+            name,
+            map,
+            layout,
+            dtype,
+            row_bytes,
+            tables,
+            index,
+            directory,
+            checked,
+            is_plain,
+            key_len,
+        };
+        Ok(if is_to_be_checked { segment.checked() } else { segment })
     }
 
-    /// The same without keys, their index, ends of payloads and attributes, for a caller that only follows links.
-    /// Gives their memory back where the segment was not mapped.
+    /// Drops keys, their index, ends of payloads and attributes, for a caller that only follows links. Frees
+    /// their memory if the segment was not mapped.
     pub fn without_keys(self) -> Self {
         self.with_tables(|_| [])
     }
 
-    /// The same without the values of attributes.
+    /// Drops the values of attributes, if there are any; keeps keys and the directory of attributes.
     pub fn without_values(self) -> Self {
         if self.tables.values.is_empty() {
             return self;
@@ -118,7 +142,7 @@ impl Segment {
         self.with_tables(|of| [&of.keys, &of.key_ends, &of.hashes, &of.hash_entries, &of.attributes])
     }
 
-    /// The same with the tables that say how segments follow each other, and these.
+    /// Keeps only the tables that say how segments follow each other, and the tables that `more` names.
     fn with_tables<const N: usize>(self, more: fn(&Tables) -> [&Range<usize>; N]) -> Self {
         let Segment { map, tables, .. } = &self;
         let kept = [&tables.kinds, &tables.row_ends, &tables.kills, &tables.runs, &tables.settings];
@@ -126,7 +150,7 @@ impl Segment {
         for range in kept.into_iter().chain(more(tables)) {
             less.put(range.start, map.get(range.clone()).unwrap_or_default());
         }
-        Segment { map: less, ..self }
+        Segment { map: less, checked: None, ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -154,12 +178,12 @@ impl Segment {
         self.dtype
     }
 
-    /// True for a file that a repair wrote, and what was merged with one: entries are missing in it.
+    /// True if entries are missing in the file: a repair wrote it, or it was merged from such a file.
     pub fn is_lossy(&self) -> bool {
         self.layout.footer.compat & COMPAT_LOST != 0
     }
 
-    /// The whole file, to be read in pieces.
+    /// The whole file, for callers that read it in pieces.
     pub fn mapping(&self) -> &Mapping {
         &self.map
     }
@@ -206,13 +230,13 @@ impl Segment {
         entries.get(position).map(|entry| *entry as usize)
     }
 
-    /// What it supersedes. Its checksum was not compared: see [`Segment::checked_kills`].
+    /// The kills of this segment, without a comparison of their checksum: see [`Segment::checked_kills`].
     pub fn kills(&self) -> &[Kill] {
         self.records(&self.tables.kills)
     }
 
-    /// What it supersedes, after comparing the checksum. Opening does not, for kills that a checkpoint's bitmaps know are
-    /// never read.
+    /// The kills of this segment, after comparing their checksum. Opening does not compare it, so kills that
+    /// a checkpoint's bitmaps contain are never read.
     pub fn checked_kills(&self) -> Result<&[Kill]> {
         unless(Bug::TrustKills, || self.check_section(section::KILL, &self.tables.kills))?;
         Ok(self.kills())
@@ -222,13 +246,13 @@ impl Segment {
         self.records(&self.tables.runs)
     }
 
-    /// All rows.
+    /// The bytes of all rows.
     #[inline]
     pub fn rows(&self) -> &[u8] {
         self.slice(&self.tables.rows)
     }
 
-    /// The settings this segment carries.
+    /// The settings that this segment carries.
     pub fn settings(&self) -> Result<std::collections::BTreeMap<String, String>> {
         settings::decode(self.slice(&self.tables.settings))
             .ok_or_else(|| Error::damaged(&self.path, "SETT", "settings that cannot be read"))
@@ -242,14 +266,19 @@ impl Segment {
     /// Key of an entry.
     #[inline]
     pub fn key(&self, index: usize) -> Result<&[u8]> {
+        self.check_tables()?;
+        if let Some(span) = self.key_span(index) {
+            self.check_bytes(section::KEYS, span)?;
+        }
         self.key_span(index)
             .and_then(|range| self.slice(&self.tables.keys).get(range))
             .ok_or_else(|| self.damaged("KEND", index))
     }
 
-    /// Where all keys end in KEYS, if every entry has one row and none a payload.
+    /// The ends of all keys in KEYS, if every entry has one row and no entry has a payload.
     pub fn simple_key_ends(&self) -> Option<&[u64]> {
-        (self.is_plain && self.tables.payload_ends.is_empty()).then(|| self.records(&self.tables.key_ends))
+        let is_simple = self.is_plain && self.tables.payload_ends.is_empty() && self.checked.is_none();
+        is_simple.then(|| self.records(&self.tables.key_ends))
     }
 
     /// The bytes of all keys.
@@ -258,7 +287,7 @@ impl Segment {
         self.slice(&self.tables.keys)
     }
 
-    /// Where an entry's key lies in KEYS.
+    /// Range of an entry's key in KEYS.
     #[inline]
     pub fn key_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.key_ends), index)
@@ -269,7 +298,7 @@ impl Segment {
         self.slice(&self.tables.payloads)
     }
 
-    /// True when there is a table of payloads.
+    /// True if the segment has a table of payloads.
     pub fn has_payloads(&self) -> bool {
         !self.tables.payload_ends.is_empty()
     }
@@ -277,6 +306,7 @@ impl Segment {
     /// Kind of an entry.
     #[inline]
     pub fn kind(&self, index: usize) -> Result<Kind> {
+        self.check_tables()?;
         self.kinds()
             .get(index)
             .and_then(|code| Kind::from_code(*code))
@@ -286,13 +316,14 @@ impl Segment {
     /// The rows of an entry, as row numbers within the segment.
     #[inline]
     pub fn row_span(&self, index: usize) -> Result<Range<usize>> {
+        self.check_tables()?;
         span(self.records(&self.tables.row_ends), index)
             .filter(|range| range.end <= self.row_count())
             .ok_or_else(|| self.damaged("REND", index))
     }
 
-    /// Kind and rows of an entry. Where every entry has one row, the tables need not say so: that spares a lookup two waits for
-    /// memory.
+    /// Kind and rows of an entry. If every entry has one row, the tables are not read, which spares a lookup
+    /// two waits for memory.
     #[inline]
     pub fn kind_and_rows(&self, index: usize) -> Result<(Kind, Range<usize>)> {
         if self.is_plain && index < self.entry_count() {
@@ -312,23 +343,26 @@ impl Segment {
     pub fn row_bytes(&self, rows: Range<usize>) -> Result<&[u8]> {
         let start = rows.start.checked_mul(self.row_bytes);
         let end = rows.end.checked_mul(self.row_bytes);
+        if let Some((start, end)) = start.zip(end) {
+            self.check_bytes(section::ROWS, start..end)?;
+        }
         start
             .zip(end)
             .and_then(|(start, end)| self.rows().get(start..end))
             .ok_or_else(|| Error::damaged(&self.path, "ROWS", format!("rows {rows:?} are not in the file")))
     }
 
-    /// The Euclidean length of each row; empty where the file does not have them.
+    /// The Euclidean length of each row; empty if the file does not have them.
     pub fn norms(&self) -> &[f32] {
         self.records(&self.tables.norms)
     }
 
-    /// True when the file has the length of each row.
+    /// True if the file has the length of each row.
     pub fn has_norms(&self) -> bool {
         self.norms().len() == self.row_count()
     }
 
-    /// Scales of a range of rows; empty for element types without.
+    /// Scales of a range of rows; empty if the element type has no scales.
     pub fn row_scales(&self, rows: Range<usize>) -> &[f32] {
         self.records(&self.tables.scales).get(rows).unwrap_or_default()
     }
@@ -344,24 +378,29 @@ impl Segment {
         ))
     }
 
-    /// Payload of an entry; empty when there is none.
+    /// Payload of an entry; empty if it has none.
     #[inline]
     pub fn payload(&self, index: usize) -> Result<&[u8]> {
         if self.tables.payload_ends.is_empty() {
             return Ok(&[]);
+        }
+        self.check_tables()?;
+        if let Some(span) = self.payload_span(index) {
+            self.check_bytes(section::PAYL, span)?;
         }
         self.payload_span(index)
             .and_then(|range| self.slice(&self.tables.payloads).get(range))
             .ok_or_else(|| self.damaged("PEND", index))
     }
 
-    /// Where an entry's payload lies in PAYL.
+    /// Range of an entry's payload in PAYL.
     #[inline]
     pub fn payload_span(&self, index: usize) -> Option<Range<usize>> {
         span(self.records(&self.tables.payload_ends), index)
     }
 
-    /// Compares the checksum of a section that is small, or read as a whole.
+    /// Compares the checksum of a section. Reads all of it, so the section should be small, or be needed as a
+    /// whole.
     fn check_section(&self, tag: Tag, range: &Range<usize>) -> Result<()> {
         let crcs: Vec<u32> = self.slice(range).chunks(self.block_len()).map(crc32fast::hash).collect();
         let expected = self.layout.sections.iter().find(|line| line.tag == tag).map(|line| line.crc);
@@ -372,7 +411,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Checks the tables that opening relies on: their checksums, and that runs ascend and stay inside.
+    /// Checks the tables that opening relies on: their checksums, and that runs ascend and stay within the
+    /// file.
     fn check_small_tables(&self) -> Result<()> {
         unless(Bug::TrustTables, || {
             self.check_section(section::RUNS, &self.tables.runs)?;

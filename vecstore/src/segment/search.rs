@@ -1,50 +1,51 @@
-//! The place of a hash in a segment's sorted hashes, and whether it is there at all.
+//! Finds the position of a hash among a segment's sorted hashes.
 //!
-//! Hashes of keys are spread evenly, so that the value says about where it stands: among n of them the guess is off by
-//! about the square root of n, and a second one, from what stands there, by the square root of that. A binary search among a
-//! million waits for memory some twenty times, this for three. Hashes that are not spread evenly (keys can be chosen for
-//! that) cost what a binary search costs, twice over.
+//! Hashes of keys are evenly distributed, so the value of a hash predicts its position. Among n hashes the
+//! first guess is off by about the square root of n; a second guess, from the hash found there, is off by
+//! about the square root of that. A binary search among a million hashes waits for memory some twenty times,
+//! this search three times. With unevenly distributed hashes (keys can be chosen for that) it costs twice a
+//! binary search.
 //!
-//! An [`Index`] remembers on top of that where some hashes stand, and then waits once; and, of a segment that is often asked
-//! in vain, which hashes it may have at all. Both take memory only when something is looked up, and no more than a fixed
-//! amount for each segment.
+//! An [`Index`] also remembers the positions of some hashes, which leaves one wait for memory. For a segment
+//! that is often asked for absent keys it builds a filter. Both take memory only after the first lookup, and
+//! no more than a fixed amount per segment.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::filter::{IN_MEMORY, KeyFilter};
 
-/// How far the first step goes from a guess that is off.
+/// Width of the first step from a guess that is off.
 const STEP: usize = 8;
-/// Hashes around a guess that are looked at together.
+/// Hashes around a guess that are compared together.
 const WINDOW: usize = 16;
-/// Hashes below which nothing is remembered: they fit a few lines of the processor's cache.
+/// Hashes below which no cells are remembered: so few fit into a small part of the processor's cache.
 const FEW: usize = 512;
-/// Hashes in a cell, about. The guess is off by the square root of that.
+/// Approximate number of hashes in a cell. A guess within a cell is off by the square root of it.
 const CELL: usize = 32;
-/// As a power of two, the most cells: 64 KiB.
+/// Binary logarithm of the largest number of cells: 64 KiB.
 const MOST_CELLS: u32 = 14;
-/// A filter is made once a segment was asked in vain once for so many hashes that it has.
+/// A filter is built after one lookup of an absent key per this many hashes of the segment.
 const PER_VAIN: usize = 16;
 
-/// What is remembered of a segment's hashes. It follows from them alone, so threads need not agree who finds it out first.
-/// (No thread waits for another here, so these are not those of `sync`.)
+/// State that lookups keep about a segment's hashes. It follows from the hashes alone, so threads may store
+/// it in any order. No thread waits for another here, so these types are not those of `sync`.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    /// Where cells begin, plus one; 0 where that is not known yet.
+    /// Position of each cell's first hash, plus one; 0 if not known yet.
     cells: OnceLock<Box<[AtomicU32]>>,
     filter: OnceLock<KeyFilter>,
     in_vain: AtomicU32,
 }
 
 impl Index {
-    /// False when the hash is certainly not among them.
+    /// False only if the segment certainly does not have the hash.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
         self.filter.get().is_none_or(|filter| filter.may_have(hash))
     }
 
-    /// The hash was not there. A segment that is asked for that often remembers what is.
+    /// Counts a lookup of an absent hash. Builds the filter after enough of them.
     pub fn was_in_vain(&self, hashes: &[u64]) {
         if self.filter.get().is_some() {
             return;
@@ -56,14 +57,14 @@ impl Index {
         }
     }
 
-    /// Makes the filter, unless there are too many hashes for one in memory.
+    /// Builds the filter, unless there are too many hashes for a filter in memory.
     pub fn remember(&self, hashes: &[u64]) {
         if hashes.len() <= IN_MEMORY {
             self.filter.get_or_init(|| KeyFilter::in_memory(hashes));
         }
     }
 
-    /// Uses a filter from a file from now on.
+    /// Uses a filter from a derived file from now on, unless there is a filter already.
     pub fn use_filter(&self, filter: KeyFilter) {
         let _ = self.filter.set(filter);
     }
@@ -72,8 +73,8 @@ impl Index {
         self.filter.get()
     }
 
-    /// The first position whose hash is not less than `hash`; the number of hashes when there is none. `near` is told
-    /// beforehand about where that is.
+    /// The first position whose hash is not less than `hash`, or the number of hashes if there is none. Calls
+    /// `near` beforehand with an approximate position, which the caller can prefetch.
     #[inline]
     pub fn lower_bound(&self, hashes: &[u64], hash: u64, near: impl Fn(usize)) -> usize {
         if hashes.len() < FEW {
@@ -90,7 +91,7 @@ impl Index {
         let mut guess = places(hash << bits, within.len());
         near(start + guess);
         if within.len() > CELL * WINDOW {
-            // As in `lower_bound`: closer, at the price of waiting once more.
+            // A second guess, as in `lower_bound`: closer, but it waits for memory once more.
             let found = within.get(guess).copied().unwrap_or(hash);
             guess = if found < hash {
                 guess.saturating_add(places((hash - found) << bits, within.len()))
@@ -99,7 +100,7 @@ impl Index {
             };
             near(start + guess);
         }
-        // All of the window is compared: that takes less than a branch that the processor cannot foresee.
+        // Comparing the whole window takes less time than a branch that the processor cannot predict.
         let from = guess.saturating_sub(WINDOW / 2).min(within.len().saturating_sub(WINDOW));
         let window = within.get(from..within.len().min(from + WINDOW)).unwrap_or_default();
         let less = window.iter().map(|candidate| usize::from(*candidate < hash)).sum::<usize>();
@@ -109,12 +110,12 @@ impl Index {
     }
 }
 
-/// As a power of two, the cells for a number of hashes.
+/// Binary logarithm of the number of cells for a number of hashes.
 fn cell_bits(hashes: usize) -> u32 {
     (hashes / CELL).max(2).ilog2().min(MOST_CELLS)
 }
 
-/// Where a cell begins: found once, and then known.
+/// Position of a cell's first hash, computed on first use and then remembered.
 #[inline]
 fn begin_of(cells: &[AtomicU32], cell: usize, bits: u32, hashes: &[u64]) -> usize {
     let Some(known) = cells.get(cell).filter(|_| cell + 1 < cells.len()) else { return hashes.len() };
@@ -128,13 +129,13 @@ fn begin_of(cells: &[AtomicU32], cell: usize, bits: u32, hashes: &[u64]) -> usiz
     }
 }
 
-/// A distance, in parts of 2^64, as a number of positions among `count`.
+/// Converts a distance, as a fraction of 2^64, to a number of positions among `count`.
 #[inline]
 fn places(distance: u64, count: usize) -> usize {
     ((u128::from(distance) * count as u128) >> 64) as usize
 }
 
-/// The first position whose hash is not less than `hash`; the number of hashes when there is none.
+/// The first position whose hash is not less than `hash`, or the number of hashes if there is none.
 pub(crate) fn lower_bound(hashes: &[u64], hash: u64) -> usize {
     let Some(last) = hashes.len().checked_sub(1) else { return 0 };
     let places = |distance| places(distance, hashes.len());
@@ -146,7 +147,7 @@ pub(crate) fn lower_bound(hashes: &[u64], hash: u64) -> usize {
     } else {
         first.saturating_sub(places(found - hash))
     };
-    // Steps that grow until the place lies between two of them.
+    // The steps double until the position lies between two of them.
     let (mut low, mut high, mut step) = (guess, guess, STEP);
     if at(guess) < hash {
         low = guess + 1;
@@ -176,7 +177,7 @@ mod tests {
         for hash in wanted {
             let expected = hashes.partition_point(|candidate| *candidate < hash);
             assert_eq!(lower_bound(hashes, hash), expected, "{hash:#x} among {}", hashes.len());
-            // The second time cells are known.
+            // The second lookup uses the remembered cells.
             for _ in 0..2 {
                 let found = index.lower_bound(hashes, hash, |_| ());
                 assert_eq!(found, expected, "{hash:#x} among {}, by the index", hashes.len());
@@ -197,19 +198,20 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_a_binary_search_finds() {
+    fn results_equal_those_of_a_binary_search() {
         for count in [0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 500, FEW as u64, 4096] {
             let even = even(count);
             agrees(&even, near(&even));
         }
     }
 
-    /// Cells so full that the guess within one is made twice.
+    /// Cells so full that each lookup makes a second guess within its cell.
     #[test]
     fn full_cells_are_searched_too() {
         let cells = 1u64 << MOST_CELLS;
         let full = CELL as u64 * WINDOW as u64 * 2;
-        // All of them within the first cells of a long array, as those of a much longer one are in every cell.
+        // All hashes lie in the first cells of a long array, which are as full as all cells of a much longer
+        // array.
         let hashes: Vec<u64> = even(full * 4).iter().map(|hash| hash / (cells / 4)).collect();
         let mut long = hashes.clone();
         long.resize(CELL << MOST_CELLS, u64::MAX);
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_that_are_not_spread_evenly_are_found_too() {
+    fn unevenly_distributed_hashes_are_found_too() {
         let crowded: Vec<u64> = (0..1000).collect();
         let high: Vec<u64> = (0..1000).map(|number| u64::MAX - 1000 + number).collect();
         let same = vec![7; 600];
@@ -228,9 +230,9 @@ mod tests {
         }
     }
 
-    /// Damaged files have hashes that do not ascend. Whatever is found is a position.
+    /// A damaged file may have unsorted hashes. The result is a position within bounds all the same.
     #[test]
-    fn hashes_in_no_order_do_no_harm() {
+    fn unsorted_hashes_still_give_a_position() {
         let mut hashes = even(5000);
         hashes.reverse();
         let index = Index::default();
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_is_asked_in_vain_makes_a_filter() {
+    fn lookups_of_absent_keys_build_a_filter() {
         let hashes = even(20_000);
         let index = Index::default();
         for _ in 1..hashes.len() / PER_VAIN {
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn large_segments_make_none() {
+    fn large_segments_build_no_filter_in_memory() {
         let hashes = even(IN_MEMORY as u64 + 1);
         let index = Index::default();
         (0..hashes.len()).for_each(|_| index.was_in_vain(&hashes));

@@ -1,20 +1,23 @@
-//! Sorted tables of several files, gone through as if they were one.
+//! Merges the sorted tables of several files into one sequence.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The next element of each table. A table is known by its number; its elements are fetched when they are due.
+/// The next element of each table, with the table's number and the element's position. Elements are fetched
+/// when they are due.
 #[derive(Debug)]
 pub(crate) struct Sorted<T>(BinaryHeap<Reverse<(T, usize, usize)>>);
 
 impl<T: Ord> Sorted<T> {
-    /// The first elements of a number of tables. `at` fetches the element of a table at a position; `None` is its end.
+    /// Begins with the first element of each table. `at` fetches the element of a table at a position; `None`
+    /// is the table's end.
     pub fn of<E>(tables: usize, mut at: impl FnMut(usize, usize) -> Result<Option<T>, E>) -> Result<Self, E> {
         let mut first = |table| Ok(at(table, 0)?.map(|element| Reverse((element, table, 0))));
         (0..tables).filter_map(|table| first(table).transpose()).collect::<Result<_, E>>().map(Sorted)
     }
 
-    /// The least element that is left, its table and its position there; of equal ones that of the first table.
+    /// The least remaining element, its table and its position there. Among equal elements the first table's
+    /// comes first.
     pub fn next<E>(
         &mut self,
         mut at: impl FnMut(usize, usize) -> Result<Option<T>, E>,
@@ -41,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fetched_is_an_error() {
+    fn errors_of_fetching_are_returned() {
         assert_eq!(
             Sorted::<u32>::of(2, |table, _| if table == 1 { Err("x") } else { Ok(None) }).unwrap_err(),
             "x"

@@ -1,4 +1,4 @@
-//! Where the sections of a segment lie, checked against the length of the file and the counts in its footer.
+//! Places of a segment's sections, checked against the length of the file and the counts in its footer.
 
 use std::ops::Range;
 use std::path::Path;
@@ -10,8 +10,8 @@ use crate::format::npy;
 use crate::format::records::{Kill, Run};
 use crate::format::section::{self, Section, Tag, Unit};
 
-/// Byte ranges of the sections in the file, all checked to lie within it and to have the length that the footer's
-/// counts call for.
+/// Byte ranges of the sections in the file. All lie within the file and have the length that the footer's
+/// counts require.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     pub rows: Range<usize>,
@@ -90,7 +90,7 @@ impl Tables {
         Ok(tables)
     }
 
-    /// Notes a section's range, after checking its length against the footer's counts.
+    /// Stores a section's range after checking its length against the footer's counts.
     fn take(&mut self, footer: &Footer, line: &Section, row_bytes: u64) -> Result<(), String> {
         let start = usize::try_from(line.offset).map_err(|_| "the file is too large for this machine")?;
         let len = usize::try_from(line.len).map_err(|_| "the file is too large for this machine")?;
@@ -119,7 +119,7 @@ impl Tables {
             section::KILL => (&mut self.kills, Some(line.len.next_multiple_of(size_of::<Kill>() as u64))),
             section::RUNS => (&mut self.runs, Some(line.len.next_multiple_of(size_of::<Run>() as u64))),
             section::SETT => (&mut self.settings, Some(line.len)),
-            // Sections of later minor versions are carried, not understood.
+            // Sections of later minor versions are carried over without being understood.
             _ => {
                 let each = match line.unit() {
                     Some(Unit::Entry) => footer.entries,

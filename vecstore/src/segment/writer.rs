@@ -1,4 +1,4 @@
-//! Collects the entries of a segment, and makes its tables.
+//! Collects the entries of a segment and builds its tables.
 
 use std::ops::Range;
 
@@ -11,9 +11,9 @@ use crate::format::records::{Kill, Run, count};
 use crate::format::section;
 use crate::types::{Kind, Metric, Value};
 
-/// Bytes of a usual key, at most, and of the keys that there is room for from the start: a batch of very many short ones
-/// must not ask for memory that it does not need.
+/// Bytes that are reserved for each key.
 const USUAL_KEY: usize = 64;
+/// Most bytes reserved for keys: a batch of very many short keys must not take memory that it does not need.
 const MOST_KEYS: usize = 1 << 20;
 
 /// Collects the entries of one segment. Rows are borrowed until they are written.
@@ -35,7 +35,7 @@ pub(crate) struct SegmentBuilder<'a> {
 }
 
 impl<'a> SegmentBuilder<'a> {
-    /// An empty segment with room for a number of entries.
+    /// An empty segment with room for this many entries.
     pub fn new(entries: usize) -> Self {
         SegmentBuilder {
             keys: Vec::with_capacity(entries.saturating_mul(USUAL_KEY).min(MOST_KEYS)),
@@ -48,7 +48,8 @@ impl<'a> SegmentBuilder<'a> {
         }
     }
 
-    /// The entries pushed from here on belong to `commit`, and begin with these numbers within its batch.
+    /// Begins a run: the entries pushed from here on belong to `commit`, and begin with these numbers within
+    /// its batch.
     pub fn begin_run(&mut self, commit: u64, entry: u64, row: u64) {
         self.runs.push(Run {
             commit,
@@ -59,14 +60,14 @@ impl<'a> SegmentBuilder<'a> {
         });
     }
 
-    /// Adds an entry that has `rows` rows; their bytes come with [`SegmentBuilder::add_rows`].
+    /// Adds an entry that has `rows` rows; [`SegmentBuilder::add_rows`] adds their bytes.
     pub fn push(&mut self, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
         self.push_hashed(key_hash(key), key, kind, rows, payload);
     }
 
-    /// The same for a key whose hash is known.
+    /// As [`SegmentBuilder::push`], for a key whose hash is known.
     pub fn push_hashed(&mut self, hash: u64, key: &[u8], kind: Kind, rows: u64, payload: &[u8]) {
-        // Checked when the segment is laid out: beyond this number it is not.
+        // `check` refuses a segment with more entries than this, so the replacement value is never written.
         self.hashes.push((hash, u32::try_from(self.kinds.len()).unwrap_or(u32::MAX)));
         self.keys.extend_from_slice(key);
         self.key_ends.push(self.keys.len() as u64);
@@ -77,17 +78,17 @@ impl<'a> SegmentBuilder<'a> {
         self.payload_ends.push(self.payloads.len() as u64);
     }
 
-    /// Adds an attribute of the entry that was added last.
+    /// Adds an attribute to the entry that was added last.
     ///
     /// # Errors
-    /// It has that already, or an earlier one has it with another type.
+    /// The entry has the attribute already, or an earlier entry has it with another type.
     pub fn add_attribute(&mut self, name: &str, value: &Value<'_>) -> Result<()> {
         let added = self.columns.add(self.kinds.len().saturating_sub(1), name, value);
         added.map_err(|_| Error::Internal { what: "an attribute of two types, or twice in an entry" })
     }
 
-    /// Adds the bytes of rows, in the order of the entries they belong to, and their scales where the element type has
-    /// them.
+    /// Adds the bytes of rows, in the order of their entries, and the rows' scales if the element type has
+    /// scales.
     pub fn add_rows(&mut self, bytes: &'a [u8], scales: &[f32]) {
         self.scales.extend_from_slice(scales);
         if !bytes.is_empty() {
@@ -95,7 +96,8 @@ impl<'a> SegmentBuilder<'a> {
         }
     }
 
-    /// The same for rows that are read when the segment is written. All of them lie in the same file.
+    /// As [`SegmentBuilder::add_rows`], for rows that are read when the segment is written. All of them lie
+    /// in the same file.
     pub fn add_stored_rows(&mut self, stored: &'a dyn Stored, range: Range<usize>, scales: &[f32]) {
         self.scales.extend_from_slice(scales);
         match self.rows.last_mut() {
@@ -110,7 +112,7 @@ impl<'a> SegmentBuilder<'a> {
         self.kills.push(kill);
     }
 
-    /// What was collected must fit together: a contradiction is never written under a fresh checksum.
+    /// Checks that the collected tables agree: a contradiction is never written under a fresh checksum.
     fn check(&self, row_bytes: usize, has_scales: bool) -> Result<()> {
         let is = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(Error::Internal { what }) };
         is(u32::try_from(self.kinds.len() + 1).is_ok(), "a segment of 2^32 entries or more")?;
@@ -133,10 +135,10 @@ impl<'a> SegmentBuilder<'a> {
         is(begins && self.runs.is_sorted_by_key(|run| run.segment_entry), "entries of no commit")
     }
 
-    /// Lays the segment out. `identity` has everything that does not follow from the entries.
+    /// Lays the segment out. `identity` has the footer's fields that do not follow from the entries.
     ///
     /// # Errors
-    /// What was collected does not fit together.
+    /// The collected tables contradict each other.
     pub fn finish(mut self, identity: Footer, dtype: DType, settings: Vec<u8>) -> Result<EncodedSegment<'a>> {
         self.check(identity.dim as usize * dtype.size(), dtype.has_scales())?;
         let mut footer = Footer { entries: self.kinds.len() as u64, rows: self.row_count, ..identity };
@@ -151,7 +153,7 @@ impl<'a> SegmentBuilder<'a> {
         let (attr, attd) =
             columns.map_err(|_| Error::Internal { what: "attributes that cannot be laid out" })?;
 
-        // A section without parts is one all the same.
+        // The empty part makes ROWS a section even without rows.
         let mut sections: Sections<'a> = vec![(section::ROWS, Part::Borrowed(&[]))];
         sections.extend(self.rows.into_iter().map(|rows| (section::ROWS, rows)));
         sections.extend([
@@ -174,7 +176,7 @@ impl<'a> SegmentBuilder<'a> {
     }
 }
 
-/// Counts a kill and its rows.
+/// Adds a kill and its rows to the footer's counts.
 pub(super) fn count_kill(footer: &mut Footer, kill: &Kill) {
     count(&mut footer.killed, kill.kind);
     footer.killed_rows += u64::from(kill.rows);
@@ -190,7 +192,7 @@ mod tests {
 
     const ROW: [u8; 4] = [0; 4];
 
-    /// A builder with an entry of one row in commit 1, changed.
+    /// Lays out a segment with one entry of one row in commit 1, after a change of the builder.
     fn finish(change: impl FnOnce(&mut SegmentBuilder<'_>)) -> Result<()> {
         let mut builder = SegmentBuilder::new(1);
         builder.begin_run(1, 0, 0);

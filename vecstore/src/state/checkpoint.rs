@@ -1,4 +1,4 @@
-//! Checkpoints: the manifest brought up to date. Made under LOCK and LOCK.manifest.
+//! Checkpoints bring the manifest up to date. They are made under LOCK and LOCK.manifest.
 
 use std::path::Path;
 
@@ -10,22 +10,22 @@ use crate::state::{
 };
 use crate::vfs::Vfs;
 
-/// From this many kills that are in no bitmap yet, a checkpoint that no user asked for writes bitmaps too.
-/// Replaying them takes some milliseconds; each bitmap costs a flush, and there can be as many as segments.
+/// Kills outside bitmaps above which a checkpoint that no user asked for writes bitmaps too. Replaying so
+/// many takes some milliseconds; each bitmap costs a flush, and there can be as many bitmaps as segments.
 const MANY_KILLS: u64 = 1 << 16;
 
-/// What a checkpoint does with liveness bitmaps.
+/// How a checkpoint treats liveness bitmaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bitmaps {
-    /// Brings all of them up to date.
+    /// Brings all bitmaps up to date.
     All,
-    /// Leaves them as they are while few kills came since: their record says up to which commit they go.
+    /// Leaves the bitmaps as they are while few kills are outside them: the manifest says up to which commit
+    /// they are complete.
     WhenMany,
 }
 
-/// Replaces the manifest by one that is derived from the one on disk: commits are appended, bitmaps brought
-/// up to date, then `change` is applied. `flush` flushes a directory of the store; after a failure nothing
-/// more is written.
+/// Replaces the manifest by one made from that on disk: appends commits, applies `change`, brings derived
+/// files up to date. `flush` flushes a directory of the store; after it fails nothing more is written.
 pub(crate) fn write(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -43,8 +43,7 @@ pub(crate) fn write(
     }
     if manifest.body.is_backup {
         // Commits to a backup are a history of their own. Files that an interrupted backup brought are not
-        // part of it: no manifest ever listed them. Should they come back, they would follow this one in
-        // another epoch.
+        // part of it: no manifest ever listed them. If they come back, their epoch is not the new one.
         let mut beyond = load::list_segments(vfs, dir)?;
         beyond.retain(|name| name.last > manifest.body.last_commit());
         quarantine::move_aside(vfs, dir, &beyond)?;
@@ -56,7 +55,7 @@ pub(crate) fn write(
     }
     if let Some(found) = in_place_of_missing(vfs, dir, view, &manifest)? {
         flush(&dir.join(load::SEGMENTS))?;
-        // What comes after these is listed as always, below.
+        // Segments after the listed ones are added below, as always.
         let last = manifest.body.last_commit();
         manifest.body.list(found.records().take_while(|record| record.last <= last).collect());
         *view = found;
@@ -66,7 +65,7 @@ pub(crate) fn write(
     let mut fresh = Vec::new();
     for live in view.segments.iter().filter(|live| live.segment.name().first >= from) {
         let record = SegmentRecord::of(&live.segment);
-        // A listed file is there, and as long as it was written.
+        // A file is only listed if it exists and has the length that was written.
         let path = live.segment.path();
         let found = vfs.metadata(path).at(path, "look at the segment")?;
         if found.len != record.file_len {
@@ -81,14 +80,15 @@ pub(crate) fn write(
     change(&mut manifest)?;
     let superseded = derived::named(&manifest.body);
     let (written, has_all) = bring_derived(vfs, dir, view, &mut manifest, bitmaps);
-    // All names that it lists are durable: our own since they were committed, those of others since this
-    // handle caught up with them, those of bitmaps since they were written.
+    // All names that the manifest lists are durable: this handle's own since they were committed, those of
+    // other processes since this handle caught up with them, those of derived files since they were written.
     manifest.replace(vfs, dir).inspect_err(|_| {
         derived::discard_unlisted(vfs, dir, &manifest, &written);
     })?;
     flush(dir)?;
     derived::note_written(view, &written);
-    // Removed any earlier, a power cut would bring back the manifest that needs them.
+    // These files are removed last: a power cut before the flush would bring back the manifest that needs
+    // them.
     if let Err(error) = derived::remove_unlisted(vfs, dir, &manifest, superseded) {
         log::warn!("superseded derived files stay where they are: {error}");
     }
@@ -103,8 +103,8 @@ pub(crate) fn write(
     Ok(fresh.last().map(|last| Event::Checkpoint { first: from, last: last.last, rows: fresh_rows, bytes }))
 }
 
-/// Where listed files are gone: the state that other files make up, if these tile all commits (a manifest was
-/// put back that is older than a merge, say). Called under the manifest lock, so that no merge replaces files
+/// If listed files are gone: the state that other files make up, if these tile all commits (an older manifest
+/// than a merge was put back, say). Called under the manifest lock, so that no merge replaces files
 /// meanwhile.
 fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) -> Result<Option<View>> {
     let listed = &manifest.body.segments;
@@ -118,7 +118,8 @@ fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manife
     }
     let found = load::load(vfs, dir, Some(view))?;
     for live in &found.segments {
-        // A file that is no longer listed is removed one day: what takes its place is read first.
+        // A file that is no longer listed is removed one day, so every byte of the file that takes its place
+        // is checked first.
         let name = live.segment.name();
         let holds = |record: &&SegmentRecord| name.first <= record.first && record.last <= name.last;
         if listed.iter().filter(is_there).filter(holds).any(|record| record.name() != name) {
@@ -132,9 +133,9 @@ fn in_place_of_missing(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manife
     Ok(Some(found))
 }
 
-/// Brings what is derived from the segments of a manifest up to date that lists everything. Returns the files that it wrote,
-/// and whether these complete the bitmaps. A failure is none of the checkpoint: the manifest says itself how far the bitmaps
-/// go.
+/// Brings the derived files of a manifest that lists everything up to date. Returns the names of the written
+/// files, and whether the bitmaps are complete. Its failure does not fail the checkpoint: the manifest says
+/// how far the bitmaps go.
 fn bring_derived(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -144,7 +145,7 @@ fn bring_derived(
 ) -> (Vec<DerivedName>, bool) {
     let many = view.distrusts_bitmaps() || view.kills_after(manifest.body.live_last) > MANY_KILLS;
     let all = bitmaps == Bitmaps::All || many;
-    // Others may have written those that this handle has not opened.
+    // Other processes may have written filters that this handle has not opened.
     attach(vfs, dir, view, manifest);
     if !all && !view.lacks_filters() {
         return (Vec::new(), false);
@@ -167,8 +168,8 @@ fn attach(vfs: &dyn Vfs, dir: &Path, view: &View, manifest: &Manifest) {
     derived::attach(vfs, dir, &manifest.body, view.segments.iter().map(|live| &live.segment));
 }
 
-/// Makes the view consist of the very files that the manifest lists: another handle may have merged some that
-/// this one still reads, and bitmaps are about files.
+/// Makes the view consist of the very files that the manifest lists: another handle may have merged segments
+/// that this one still reads, and each bitmap is about one file.
 fn as_listed(vfs: &dyn Vfs, dir: &Path, view: &mut View, manifest: &Manifest) -> Result<()> {
     if !view.records().eq(manifest.body.segments.iter().copied()) {
         let listed = load::listed(vfs, dir, manifest, Some(view))?;

@@ -1,6 +1,6 @@
 //! Creating a store: a sibling directory is built, flushed and renamed into place, so that a store exists
-//! whole or not at all. An empty directory, which may be a mount point, becomes one where it is: MANIFEST,
-//! without which there is no store, is named last.
+//! whole or not at all. An empty directory, which may be a mount point, becomes a store in place: MANIFEST,
+//! without which there is no store, gets its name last.
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -15,16 +15,17 @@ use crate::state::{Body, DERIVED, EpochRecord, FingerprintRecord, MANIFEST, Mani
 use crate::types::StoreConfig;
 use crate::vfs::{FileKind, LockFile, Vfs};
 
-/// Follows the name of a store in the name of the directory it is built in.
+/// Follows the name of a store in the name of the directory that it is built in.
 const CREATING: &str = ".creating-";
-/// How often a builder tries to claim a directory that others take for a leftover.
+/// Attempts of a builder to claim a directory that sweeping processes take for a leftover.
 const CLAIMS: u32 = 8;
 
-/// Creates a store. Nothing may be there, or an empty directory.
+/// Creates a store. The path must be free, or an empty directory.
 pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: Duration) -> Result<()> {
     config.check()?;
+    check_parent(vfs, dir)?;
     if config.settings.keys().any(|name| name.starts_with(crate::format::settings::RESERVED)) {
-        return Err(Error::bad_input("setting names that begin with \"vecstore.\" are the store's own"));
+        return Err(Error::invalid("setting names that begin with \"vecstore.\" are the store's own"));
     }
     let (store_id, epoch) = (random_id()?, random_id()?);
     let manifest = Manifest {
@@ -52,8 +53,25 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, config: &StoreConfig, timeout: D
     }
 }
 
-/// True for a directory with nothing in it but what an interrupted creation has left, and the `lost+found` of
-/// a file system.
+/// Fails if the parent directory does not exist, or is a store itself.
+fn check_parent(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    let parent = if parent == Path::new("") { Path::new(".") } else { parent };
+    let shown = parent.display();
+    if if_there(vfs.metadata(parent)).at(parent, "look at the directory")?.is_none() {
+        let dir = dir.display();
+        return Err(Error::invalid(format!("{shown}: there is no such directory; create it before {dir}")));
+    }
+    let is_store =
+        vfs.metadata(&parent.join(MANIFEST)).is_ok() && vfs.metadata(&parent.join(SEGMENTS)).is_ok();
+    if is_store {
+        return Err(Error::invalid(format!("{shown}: this is a store itself; choose a path outside it")));
+    }
+    Ok(())
+}
+
+/// True for a directory that contains at most the files of an interrupted creation and the `lost+found` of a
+/// file system.
 pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
     let is_lock =
         |name: &str| vfs.read(&dir.join(name), RECORD_LEN as u64).is_ok_and(|bytes| is_record(&bytes));
@@ -72,14 +90,16 @@ pub(crate) fn is_vacant(vfs: &dyn Vfs, dir: &Path) -> bool {
 fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: Manifest, timeout: Duration) -> Result<()> {
     let mut lock = Lock::open(vfs, &dir.join(LOCK_MANIFEST), "manifest")?;
     lock.hold(timeout, |_| {
-        // Another process was faster.
+        // Another process may have created the store before this one got the lock.
         if !is_vacant(vfs, dir) {
             return refuse_existing(vfs, dir);
         }
-        // Until all names are durable no other process may commit: a creation that fails is taken back.
+        // No other process may commit until all names are durable, because a failed creation is removed
+        // again.
         let turn = dir.join(LOCK_TURN);
         let _turn = hold_turn(vfs, &turn).at(&turn, "take the turn at the commit lock")?;
-        // Names are flushed before MANIFEST has its own: in a power cut it may be the only one that stays.
+        // All other names are flushed before MANIFEST gets its name: a power cut could otherwise leave
+        // MANIFEST alone.
         clear(vfs, dir)
             .and_then(|()| {
                 build(vfs, dir, manifest, |dir, _| vfs.flush_dir(dir).at(dir, "flush the directory"))
@@ -89,8 +109,8 @@ fn build_inside(vfs: &dyn Vfs, dir: &Path, manifest: Manifest, timeout: Duration
     })
 }
 
-/// Removes what an interrupted or failed creation has left in a directory: a name whose flush failed has to
-/// be given anew. MANIFEST goes first, durably.
+/// Removes the files of an interrupted or failed creation: a name whose flush failed has to be given anew.
+/// MANIFEST goes first, durably.
 fn clear(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     remove_own(vfs, &dir.join(MANIFEST));
     vfs.flush_dir(dir).at(dir, "flush the directory")?;
@@ -104,7 +124,7 @@ fn clear(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     }
 }
 
-/// Builds a store beside its final place, lets `fill` add segments to it, and what is derived from them, and renames it into
+/// Builds a store beside its final place, lets `fill` add segments and derived files, and renames it into
 /// place.
 pub(crate) fn place(
     vfs: &dyn Vfs,
@@ -113,6 +133,7 @@ pub(crate) fn place(
     fill: impl FnOnce(&Path, &mut Manifest) -> Result<()>,
 ) -> Result<()> {
     refuse_existing(vfs, dir)?;
+    check_parent(vfs, dir)?;
     if let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(OsStr::to_str)) {
         sweep(vfs, parent, |other| other == name);
     }
@@ -121,8 +142,8 @@ pub(crate) fn place(
         discard(vfs, &sibling);
         return Err(error);
     }
-    // Renaming a directory succeeds over nothing or an empty directory, and fails over a store that was
-    // created in the meantime: a store is never empty.
+    // A directory can be renamed over nothing or an empty directory, but not over a store that was created in
+    // the meantime: a store is never empty.
     if let Err(source) = vfs.replace(&sibling, dir) {
         discard(vfs, &sibling);
         refuse_existing(vfs, dir)?;
@@ -131,7 +152,7 @@ pub(crate) fn place(
     let flushed = flush_name(vfs, dir);
     if flushed.is_err() {
         // The kernel reports a lost name once, and a later flush of the same name would claim success. So the
-        // name goes again: the next attempt gives a new one.
+        // name is removed again, and the next attempt gives a new one.
         match vfs.replace(dir, &sibling) {
             Ok(()) => discard(vfs, &sibling),
             Err(error) => log::warn!("{}: not taken back: {error}", dir.display()),
@@ -140,12 +161,12 @@ pub(crate) fn place(
     flushed
 }
 
-/// Makes the store's own name durable. An opener that writes does this too: the creator may have died between
+/// Makes the store's own name durable. Openers that write do this too: the creator may have died between
 /// giving the name and flushing it.
 pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let parent = dir.parent().unwrap_or(Path::new(""));
     match vfs.flush_dir(parent) {
-        // A directory that may be passed but not read cannot be opened, and so not be flushed, by this user.
+        // A parent that this user may pass but not read cannot be opened, and so cannot be flushed.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             log::debug!("{}: not flushed: {error}", parent.display());
             Ok(())
@@ -154,7 +175,7 @@ pub(crate) fn flush_name(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a path at which there is anything but an empty directory.
+/// Fails if anything but an empty directory is at the path.
 pub(crate) fn refuse_existing(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let found = if_there(vfs.metadata(dir)).at(dir, "look at the store's path")?;
     let Some(found) = found else { return Ok(()) };
@@ -174,11 +195,11 @@ fn exists(dir: &Path, found: &str) -> Result<()> {
     Err(Error::AlreadyExists { path: dir.to_owned(), found: found.to_owned() })
 }
 
-/// Removes stores of these names that were being built here when their builder died. A builder that is alive
-/// holds a lock within. Without the lock file (yet) nothing tells: the directory stays, unless it is empty.
-/// Its builder, should it only just begin, makes another one ([`claim`]).
+/// Removes unfinished stores of these names whose builder has died. A live builder holds a lock inside. A
+/// directory without a lock file tells nothing and is removed only if it is empty; a builder that has only
+/// just begun then makes another one ([`claim`]).
 pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool) {
-    // A relative path's parent is the current directory.
+    // The parent of a bare name is empty: it means the current directory.
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     for name in vfs.list(parent).unwrap_or_default() {
         let base = name.to_str().and_then(|name| Some(name.strip_prefix('.')?.split_once(CREATING)?.0));
@@ -188,7 +209,7 @@ pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool
         }
         let turn = dir.join(LOCK_TURN);
         match vfs.open_lock(&turn, false) {
-            // Held until everything is gone, so that its builder, should it only just begin, notices.
+            // Held until everything is removed, so that a builder that has only just begun notices.
             Ok(mut lock) => {
                 if lock.try_lock().is_ok_and(|locked| locked) && lock.is_at(&turn).is_ok_and(|same| same) {
                     log::info!(
@@ -206,17 +227,17 @@ pub(crate) fn sweep(vfs: &dyn Vfs, parent: &Path, is_ours: impl Fn(&str) -> bool
     }
 }
 
-/// The turnstile's lock, which this process then has; `WouldBlock` when another one has it.
+/// Takes the turnstile's lock; `WouldBlock` if another process has it.
 fn hold_turn(vfs: &dyn Vfs, turn: &Path) -> std::io::Result<Box<dyn LockFile>> {
     let mut lock = vfs.open_lock(turn, true)?;
     let is_ours = lock.try_lock()? && lock.is_at(turn)?;
     if is_ours { Ok(lock) } else { Err(ErrorKind::WouldBlock.into()) }
 }
 
-/// Makes the directory a store is built in. The lock says that its builder is alive.
+/// Makes the directory that a store is built in. The returned lock says that its builder is alive.
 fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
     let Some(name) = dir.file_name() else {
-        return Err(Error::bad_input(format!("{}: this path has no name a store could have", dir.display())));
+        return Err(Error::invalid(format!("{}: this path has no name a store could have", dir.display())));
     };
     let mut attempts = 0;
     loop {
@@ -231,7 +252,7 @@ fn claim(vfs: &dyn Vfs, dir: &Path) -> Result<(PathBuf, Box<dyn LockFile>)> {
             Err(error) => error,
         };
         discard(vfs, &sibling);
-        // A process that sweeps took it for a leftover, in the moment it was not locked.
+        // A sweeping process took the directory for a leftover before it was locked.
         let is_swept = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock);
         if !is_swept || attempts >= CLAIMS {
             return Err(Error::io(&turn, "create the lock file", error));
@@ -252,12 +273,12 @@ fn build(
     }
     fill(dir, &mut manifest)?;
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
-    // Flushes the directory too.
+    // Writing the manifest also flushes the directory.
     manifest.write(vfs, dir)
 }
 
-/// Removes an unfinished store, which is ours alone: its name is random. The lock file goes last: without it
-/// nothing tells that the rest is a leftover.
+/// Removes an unfinished store, to which only this process has a right: it chose the random name or holds the
+/// lock. The lock file goes last: without it nothing says that the rest is a leftover.
 fn discard(vfs: &dyn Vfs, dir: &Path) {
     let folders = [SEGMENTS, DERIVED].map(|folder| dir.join(folder));
     for folder in folders.iter().map(PathBuf::as_path).chain([dir]) {

@@ -7,12 +7,12 @@ use crate::base::{Bug, Error, IoContext, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::{Segment, SegmentName, open_unmapped};
 use crate::state::{Manifest, QUARANTINE, View, derived, if_there, tiling};
-use crate::vfs::{Copying, Vfs};
+use crate::vfs::{Careful, Vfs};
 
 /// Directory of the segments within a store.
 pub(crate) const SEGMENTS: &str = "segments";
 
-/// How often a moving directory is listed again before the last error counts.
+/// Most listings of a directory that changes meanwhile, before the last error counts.
 const ATTEMPTS: usize = 10;
 
 /// Names of all segment files of a store, ascending.
@@ -24,7 +24,7 @@ pub(crate) fn list_segments(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<SegmentName
     Ok(names)
 }
 
-/// Every segment name that a file has had, as far as can be seen: in segments/ and quarantine/, listed by the
+/// Every segment name that a file is known to have had: in `segments/` and `quarantine/`, listed by the
 /// manifest or by one of these versions.
 pub(crate) fn known_names(
     vfs: &dyn Vfs,
@@ -41,36 +41,36 @@ pub(crate) fn known_names(
     Ok(names)
 }
 
-/// The name of a new file for these commits: of a generation that none of the `known` has.
+/// The name of a new file for these commits, with a higher generation than any of the `known` names for them.
 pub(crate) fn next_generation(known: &[SegmentName], first: u64, last: u64) -> SegmentName {
     let of_range = known.iter().filter(|name| (name.first, name.last) == (first, last));
     let generation = of_range.map(|name| name.generation.saturating_add(1)).max().unwrap_or(0);
     SegmentName { first, last, generation }
 }
 
-/// Reads the store's state. Segments that `known` holds already are used again, not mapped again.
+/// Reads the store's state. Segments that `known` has are reused, not mapped again.
 ///
-/// Takes no lock: a listing is not atomic, and a merge may replace files meanwhile. A gap, or a file that
-/// went away between listing and mapping, therefore means "list again": only when manifest and listing stay
-/// the same is it a fault.
+/// Takes no lock: a listing is not atomic, and a merge may replace files meanwhile. After a gap, or when a
+/// file went away between listing and mapping, the directory is therefore listed again: only if manifest and
+/// listing stay the same is it an error.
 pub(crate) fn load(vfs: &dyn Vfs, dir: &Path, known: Option<&View>) -> Result<View> {
     load_until(vfs, dir, known, u64::MAX)
 }
 
-/// As [`load`] without mapping a file, for copying the segments: only the tables that say how they follow
-/// each other and which entries are superseded are read. A sector that cannot be read is an error.
+/// As [`load`], without mapping files, for copying the segments. Reads only the tables that say how segments
+/// follow each other and which entries are superseded. An unreadable sector is an error.
 pub(crate) fn load_unmapped(vfs: &dyn Vfs, dir: &Path) -> Result<View> {
     const TABLES: [Tag; 5] = [section::KIND, section::REND, section::KILL, section::RUNS, section::SETT];
     let open = |path: &Path, name| open_unmapped(vfs, path, name, &TABLES);
-    Source { vfs: &Copying(vfs), dir, known: None, open: &open }.load_until(u64::MAX)
+    Source { vfs: &Careful::copying(vfs), dir, known: None, open: &open }.load_until(u64::MAX)
 }
 
-/// As [`load`] without the commits after `until`, unless the manifest lists them.
+/// As [`load`], without the commits after `until` that the manifest does not list.
 pub(crate) fn load_until(vfs: &dyn Vfs, dir: &Path, known: Option<&View>, until: u64) -> Result<View> {
     Source { vfs, dir, known, open: &|path, name| Segment::open(vfs, path, name) }.load_until(until)
 }
 
-/// The state that a manifest lists, and nothing after it. Segments that `known` holds are used again.
+/// The state that a manifest lists, and nothing after it. Segments that `known` has are reused.
 pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Option<&View>) -> Result<View> {
     let source = Source { vfs, dir, known, open: &|path, name| Segment::open(vfs, path, name) };
     let mut view = View::empty(manifest);
@@ -78,29 +78,29 @@ pub(crate) fn listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, known: Opti
     Ok(view)
 }
 
-/// A backup ends with its manifest: files beyond it were brought by a backup that is under way, or was
-/// interrupted.
+/// Leaves out files beyond the manifest of a backup: a backup that is under way, or was interrupted, brought
+/// them.
 pub(crate) fn count_for(manifest: &Manifest, names: &mut Vec<SegmentName>) {
     if manifest.body.is_backup && !Bug::ReadBeyondBackup.is_on() {
         names.retain(|name| name.last <= manifest.body.last_commit());
     }
 }
 
-/// Errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A file is
-/// foreign only after a merge has replaced files between the reading of the manifest and the listing.
+/// True for errors that a writer or merger at work can cause in a reader that looks at the wrong moment. A
+/// merge that replaces files between the reading of the manifest and the listing makes a file look foreign.
 pub(crate) fn is_motion(error: &Error) -> bool {
     match error {
         Error::MissingSegment { .. } | Error::ForeignSegment { .. } => true,
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::Io { cause, .. } => cause.kind() == std::io::ErrorKind::NotFound,
         _ => false,
     }
 }
 
-/// Where a view comes from.
+/// Source of a view.
 struct Source<'a> {
     vfs: &'a dyn Vfs,
     dir: &'a Path,
-    /// A view from before: its segments are used again.
+    /// An earlier view, whose segments are reused.
     known: Option<&'a View>,
     open: &'a dyn Fn(&Path, SegmentName) -> Result<Segment>,
 }
@@ -116,9 +116,9 @@ impl Source<'_> {
             let mut names = list_segments(self.vfs, self.dir)?;
             count_for(&manifest, &mut names);
             names.retain(|name| name.last <= until.max(manifest.body.last_commit()));
-            // A listing may show files beyond a gap that are newer than the listing itself. All files of the
-            // first one were there before the second began, so up to that point the second has no gaps but
-            // real ones.
+            // A listing may miss a file and show newer ones. All files of the first listing were there before
+            // the second began, so up to the newest of them the second has only real gaps; later files are
+            // left out.
             let newest = names.iter().map(|name| name.last).max().unwrap_or(0);
             let horizon = (*horizon.get_or_insert(newest)).max(manifest.body.last_commit());
             names.retain(|name| name.last <= horizon);
@@ -139,13 +139,15 @@ impl Source<'_> {
         }
         let lists: Vec<SegmentName> = manifest.body.names().collect();
         let chosen = tiling::choose(&segments, &lists, names)?;
-        // Usually nothing but commits has been added since: then all that is known stays.
+        // Usually only commits were added since `known` was loaded: then its segments and superseded entries
+        // are kept.
         let mut view = View::empty(manifest);
         if let Some(known) = known.filter(|known| continues(known, &view, &chosen)) {
             view.take_over(known);
         }
         self.fill(manifest, &mut view, chosen.into_iter(), last_look)?;
-        // Commits never go away; a file that did is missing even if nothing was named after it.
+        // Commits never go away: if `known` has more of them, a file is missing, even if no later file shows
+        // the gap.
         if let Some(known) = known.filter(|known| known.last_commit() > view.last_commit()) {
             log::debug!("{}: commit {} was there and is not any more", dir.display(), known.last_commit());
             return Err(Error::MissingSegment { path: segments, commit: view.last_commit() + 1 });
@@ -153,9 +155,9 @@ impl Source<'_> {
         Ok(view)
     }
 
-    /// Adds the `chosen` segments that a view lacks, with what is superseded: from the manifest's bitmaps as
-    /// far as they go, from kills after that. A view that is not empty knows what is superseded in its
-    /// segments: new ones are replayed.
+    /// Adds the `chosen` segments that a view lacks, with their superseded entries: from the manifest's
+    /// bitmaps as far as they go, from kills after that. If the view has segments, their superseded entries
+    /// are known, and only the kills of new segments are replayed.
     fn fill(
         &self,
         manifest: &Manifest,
@@ -169,7 +171,7 @@ impl Source<'_> {
             let same = self.known.and_then(|known| known.open_segment(name, &path));
             segments.push(same.map_or_else(|| (self.open)(&path, name).map(Arc::new), Ok)?);
         }
-        // Those that are known already may have come before the checkpoint that wrote theirs.
+        // Known segments are included: the checkpoint that wrote their filters may be newer than they are.
         let known = view.segments.iter().map(|live| &live.segment);
         derived::attach(self.vfs, self.dir, &manifest.body, known.chain(&segments));
         let mut dead = Vec::new();
@@ -191,7 +193,8 @@ impl Source<'_> {
     }
 }
 
-/// True when the chosen files begin with those of the known view, of the same store, and there are any.
+/// True if the chosen files begin with those of the known view, if there are any, and store and epochs are
+/// the same.
 fn continues(known: &View, new: &View, chosen: &[SegmentName]) -> bool {
     !known.segments.is_empty()
         && known.meta.store_id == new.meta.store_id
@@ -207,10 +210,10 @@ mod tests {
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// The superseded entries of known segments stay known only while these are the first of the very same
-    /// store.
+    /// Known superseded entries are kept only while the known segments are the first ones of the very same
+    /// store and history.
     #[test]
-    fn what_is_known_stays_while_commits_are_added() {
+    fn a_known_view_is_kept_while_commits_are_added() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let store = Store::create(&path, StoreConfig::new(1)).unwrap();

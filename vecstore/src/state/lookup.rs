@@ -1,4 +1,4 @@
-//! Where keys are, many of them looked up together.
+//! Looks up many keys together.
 
 use std::sync::Arc;
 
@@ -6,18 +6,19 @@ use super::View;
 use crate::base::Result;
 use crate::segment::{Segment, ask_for};
 
-/// A key that is looked for: its hash, and its number among those that are.
+/// A key that is looked up: its hash, and its number among all keys of the lookup.
 pub(crate) type Asked = (u64, usize);
 
-/// Keys that are looked for in one segment, then in the next: what it takes to look there stays in the processor's cache.
+/// Keys that are looked up in one segment before the next: the parts of the segment that a lookup reads stay
+/// in the processor's cache.
 const STRETCH: usize = 8192;
-/// Keys that wait for memory at the same time.
+/// Keys whose memory is prefetched at the same time.
 const TOGETHER: usize = 16;
 
 impl View {
-    /// Tells `found` of each key that any entry has where its newest one is, tombstones included, and `none` of the others, in
-    /// no order. `asked` is in the order of hashes, so that neighbours are near each other in each filter and each index; `key`
-    /// gives the key of a number.
+    /// Calls `found` with the newest entry of each key that is stored, tombstones included, and `none` for
+    /// the other keys, in no order. `asked` is sorted by hash, so that neighbours are near each other in each
+    /// filter and index. `key` gives the key of a number.
     pub fn find_all<'k>(
         &self,
         asked: &[Asked],
@@ -30,6 +31,7 @@ impl View {
             left.clear();
             left.extend_from_slice(stretch);
             for live in self.segments.iter().rev() {
+                live.segment.check_tables()?;
                 pass(&live.segment, &mut left, &mut passed);
                 for group in passed.chunks(TOGETHER) {
                     find_group(&live.segment, group, &key, |asked, entry| match entry {
@@ -47,7 +49,8 @@ impl View {
     }
 }
 
-/// Moves the keys that a segment may have. All filters come first: none of these looks waits for one before.
+/// Moves the keys that a segment may have from `left` to `passed`. The filters are asked for all keys first:
+/// these accesses to memory do not wait for one another.
 fn pass(segment: &Segment, left: &mut Vec<Asked>, passed: &mut Vec<Asked>) {
     passed.clear();
     left.retain(|asked| {
@@ -59,7 +62,8 @@ fn pass(segment: &Segment, left: &mut Vec<Asked>, passed: &mut Vec<Asked>) {
     });
 }
 
-/// Looks for a few keys. Each step asks for the memory that the next one needs, for all of them: none waits alone.
+/// Looks up a few keys. Each step prefetches the memory that the next step reads, for all keys, so that the
+/// waits overlap.
 fn find_group<'k>(
     segment: &Segment,
     group: &[Asked],

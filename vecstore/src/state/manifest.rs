@@ -1,8 +1,8 @@
 //! MANIFEST: a checkpoint of the live state, replaced by atomic rename.
 //!
-//! A hand-written header (magic, version, flags, generation, length, time, checksum) before a body encoded by
-//! bincode with fixed-size little-endian integers. Commits do not touch it; opening reads it and then the few
-//! segments that came after.
+//! A header (magic, version, flags, generation, length, time, checksum) precedes a body that is encoded by
+//! bincode with fixed-size little-endian integers. Commits do not touch the file; an opener reads it and then
+//! the few segments that came after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -28,11 +28,11 @@ pub(crate) const MANIFEST: &str = "MANIFEST";
 
 const MAGIC: [u8; 8] = *b"\x89VECMAN\n";
 const HEADER_LEN: usize = 128;
-/// The longest manifest: some 20,000 segments with all that is derived from them; Linux lets one process map 65,530 files.
-/// What a length inside may claim before it is read, and what many small records take in memory, stays in
-/// proportion to this.
+/// Length of the longest manifest: some 20,000 segments with their derived files; Linux lets one process map
+/// 65,530 files. It also bounds the lengths that a body may claim before they are read, and the memory that
+/// many small records take.
 pub(crate) const MAX_LEN: u64 = 4 << 20;
-/// Named records in [`Body::extra`].
+/// Most named records in [`Body::extra`].
 const MAX_EXTRA: usize = 1024;
 
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -43,7 +43,7 @@ struct Header {
     body_len: u64,
     time: u64,
     refused: [u8; 24],
-    /// Zero; a reader ignores it.
+    /// Zero; readers ignore it.
     ignored: [u8; 28],
     /// CRC-32 of the header before this field, then the body.
     crc: u32,
@@ -56,15 +56,16 @@ const _: () = assert!(size_of::<Header>() == HEADER_LEN);
 pub(crate) struct Manifest {
     /// Grows with every replacement.
     pub generation: u64,
-    /// Flags of later versions, these and the next: kept when the manifest is rewritten.
+    /// Ro-compat flags of later versions, kept when the manifest is rewritten.
     pub ro_compat: u64,
+    /// Compat flags of later versions, kept when the manifest is rewritten.
     pub compat: u64,
-    /// When it was written, in milliseconds since 1970; for people.
+    /// Time of writing, in milliseconds since 1970; for people.
     pub time: u64,
     pub body: Body,
 }
 
-/// What bincode encodes. The order of the fields is the format.
+/// The part that bincode encodes. The order of the fields is the format.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Body {
     pub store_id: Id,
@@ -73,20 +74,20 @@ pub(crate) struct Body {
     pub metric: u8,
     pub fingerprint: Option<FingerprintRecord>,
     pub settings: BTreeMap<String, String>,
-    /// Histories of the store, oldest first; never empty.
+    /// Epochs, the histories of the store, oldest first; never empty.
     pub epochs: Vec<EpochRecord>,
     /// The live segments, tiling commits 1 to N.
     pub segments: Vec<SegmentRecord>,
-    /// The liveness bitmaps among the derived files know every kill of the listed segments up to this commit. A segment up to
-    /// there that has none has nothing superseded.
+    /// The liveness bitmaps among the derived files contain every kill of the listed segments up to this
+    /// commit. A segment up to there without a bitmap has no superseded entries.
     pub live_last: u64,
-    /// What is derived from listed segments, and lies in files.
+    /// Files that are derived from the listed segments.
     pub derived: Vec<DerivedRecord>,
-    /// Listed segments that a merge has found damaged: merges go around them, and `vecstore info` tells of them.
+    /// Listed segments that a merge found damaged: merges go around them, and `vecstore info` names them.
     pub damaged: BTreeSet<SegmentName>,
-    /// The store was made as a backup, and nothing has been written to it.
+    /// True if the store was made as a backup and nothing has been written to it.
     pub is_backup: bool,
-    /// Named records of later minor versions. A writer keeps those it does not know.
+    /// Named records of later minor versions. A writer keeps the records that it does not know.
     pub extra: BTreeMap<String, Vec<u8>>,
 }
 
@@ -97,13 +98,13 @@ pub(crate) struct FingerprintRecord {
     pub description: String,
 }
 
-/// A history: which one it follows, and from which commit on.
+/// A history: the epoch that it follows, and its first commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct EpochRecord {
     pub id: Id,
-    /// The epoch before; zero for the first.
+    /// Id of the epoch before it; zero for the first epoch.
     pub parent: Id,
-    /// First commit number that may carry it.
+    /// Number of the first commit that may carry this epoch.
     pub first: u64,
 }
 
@@ -116,8 +117,9 @@ pub(crate) struct SegmentRecord {
     pub footer_crc: u32,
     pub file_len: u64,
     pub link_out: Id,
-    /// What is lost with the file, should it be.
+    /// Number of entries, so that a report can say how many are lost with the file.
     pub entries: u64,
+    /// Number of rows, so that a report can say how many are lost with the file.
     pub rows: u64,
 }
 
@@ -142,7 +144,7 @@ impl SegmentRecord {
 }
 
 impl Body {
-    /// Last commit number the manifest lists; 0 for none.
+    /// Last commit that the manifest lists; 0 for none.
     pub fn last_commit(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.last)
     }
@@ -152,7 +154,7 @@ impl Body {
         self.segments.iter().map(SegmentRecord::name)
     }
 
-    /// True when another one begins with all that this one lists, in the same epochs.
+    /// True if the segments and epochs of `other` begin with all of this body's.
     pub fn begins(&self, other: &Body) -> bool {
         other.segments.starts_with(&self.segments) && other.epochs.starts_with(&self.epochs)
     }
@@ -163,7 +165,8 @@ impl Body {
         self.segments.get(at).filter(|record| record.name() == name)
     }
 
-    /// Lists other segments, and of what is known of the former ones only what still holds.
+    /// Replaces the list of segments. Keeps only the derived files and damaged names that still hold for the
+    /// new list.
     pub fn list(&mut self, segments: Vec<SegmentRecord>) {
         let before = std::mem::replace(&mut self.segments, segments);
         let known = before.iter().take_while(|record| record.last <= self.live_last);
@@ -183,7 +186,7 @@ impl Body {
         self.damaged = damaged;
     }
 
-    /// Begins a history: commits from here on carry a new epoch.
+    /// Begins a history: later commits carry a new epoch.
     pub fn begin_epoch(&mut self) -> Result<()> {
         let parent = self.epochs.last().map_or([0; 16], |epoch| epoch.id);
         self.epochs.push(EpochRecord { id: random_id()?, parent, first: self.last_commit() + 1 });
@@ -195,7 +198,7 @@ impl Body {
         self.fingerprint.as_ref().map(|record| Fingerprint::new(record.id, record.description.clone()))
     }
 
-    /// True when the body describes a store that can exist.
+    /// Checks that the body describes a store that can exist.
     fn check(&self) -> Result<(), String> {
         if self.epochs.is_empty() {
             return Err("no epoch".to_owned());
@@ -203,7 +206,7 @@ impl Body {
         if self.extra.len() > MAX_EXTRA {
             return Err(format!("{} named records; there may be {MAX_EXTRA}", self.extra.len()));
         }
-        // No reader would accept longer ones in the segments that carry them.
+        // Segments carry settings and description too, and no reader accepts longer ones there.
         check_settings(&self.settings).map_err(|error| error.to_string())?;
         let fingerprint = self.fingerprint();
         fingerprint.as_ref().map_or(Ok(()), check_description).map_err(|error| error.to_string())?;
@@ -223,7 +226,7 @@ impl Body {
     }
 }
 
-/// Histories follow each other, and the last one begins with the commit that is `next`, or before.
+/// Checks that epochs follow each other, and that the last one begins with commit `next` or before.
 fn check_epochs(epochs: &[EpochRecord], next: u64) -> Result<(), String> {
     let (mut before, mut ids) = (EpochRecord { id: [0; 16], parent: [0; 16], first: 1 }, BTreeSet::new());
     for epoch in epochs {
@@ -240,8 +243,8 @@ fn check_epochs(epochs: &[EpochRecord], next: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// A text is allocated before it is read, so the length it claims is bounded: by twice the length of a whole
-/// manifest, because names and texts count for more in memory than in the file.
+/// A text is allocated before it is read, so the length that it claims is bounded: by twice the length of a
+/// whole manifest, because names and texts count for more in memory than in the file.
 fn config() -> impl bincode::config::Config {
     const LIMIT: usize = 2 * MAX_LEN as usize;
     bincode::config::standard().with_fixed_int_encoding().with_little_endian().with_limit::<LIMIT>()
@@ -249,21 +252,21 @@ fn config() -> impl bincode::config::Config {
 
 fn encode_body(body: &Body) -> Result<Vec<u8>> {
     bincode::serde::encode_to_vec(body, config())
-        .map_err(|error| Error::bad_input(format!("the manifest cannot be encoded: {error}")))
+        .map_err(|error| Error::invalid(format!("the manifest cannot be encoded: {error}")))
 }
 
 impl Manifest {
-    /// The bytes of the file.
+    /// Encodes the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         // A manifest that could not be read again is never written.
-        let wrong = |detail| Error::bad_input(format!("the manifest would be wrong: {detail}"));
+        let wrong = |detail| Error::invalid(format!("the manifest would be wrong: {detail}"));
         let Body { dim, dtype, metric, .. } = self.body;
         check_vectors((Path::new(MANIFEST), "manifest"), dim, dtype, metric)?;
         self.body.check().map_err(wrong)?;
         let body = encode_body(&self.body)?;
         let len = (HEADER_LEN + body.len()) as u64;
         if len > MAX_LEN {
-            return Err(Error::bad_input(format!(
+            return Err(Error::invalid(format!(
                 "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge segments with \
                  `vecstore compact` or `Store::compact`",
                 self.body.segments.len()
@@ -281,7 +284,7 @@ impl Manifest {
         Ok([bytemuck::bytes_of(&header), &body].concat())
     }
 
-    /// Reads the bytes of the file, trusting none of them.
+    /// Decodes the bytes of a file without trusting any of them.
     pub fn decode(path: &Path, bytes: &[u8]) -> Result<Self> {
         let damaged = |detail: String| Error::damaged(path, "manifest", detail);
         if bytes.len() as u64 > MAX_LEN {
@@ -297,7 +300,7 @@ impl Manifest {
         if header.refused != [0; 24] {
             return Err(damaged("reserved bytes are not zero".to_owned()));
         }
-        // A generation only grows, and must be able to.
+        // A generation only grows, so it must be far from the largest number.
         if header.generation > u64::MAX / 2 {
             return Err(damaged(format!("generation {} is not possible", header.generation)));
         }
@@ -307,12 +310,12 @@ impl Manifest {
             return Err(damaged(format!("{} bytes follow its body", body.len() - used)));
         }
         check_vectors((path, "manifest"), decoded.dim, decoded.dtype, decoded.metric)?;
-        // Names out of order, or twice, would not be seen in what was decoded.
+        // Names that are repeated or out of order are lost in decoding; encoding again reveals them.
         if encode_body(&decoded)? != body {
             return Err(damaged("the names in its body are not unique and in ascending order".to_owned()));
         }
         decoded.check().map_err(damaged)?;
-        // Versions are held in memory all at once, without what a list grew beyond its end.
+        // All versions are held in memory at once, so spare capacity of the lists is freed.
         decoded.segments.shrink_to_fit();
         decoded.epochs.shrink_to_fit();
         Ok(Manifest {
@@ -324,7 +327,7 @@ impl Manifest {
         })
     }
 
-    /// True when a manifest file says something that this version ignores, for a later one to read.
+    /// True if a manifest file has content that this version ignores and a later one reads.
     pub fn says_more(vfs: &dyn Vfs, path: &Path) -> bool {
         let bytes = vfs.read(path, MAX_LEN).unwrap_or_default();
         let header = bytes.get(..HEADER_LEN).map(bytemuck::pod_read_unaligned);
@@ -333,9 +336,9 @@ impl Manifest {
         })
     }
 
-    /// The generation that a damaged manifest claims, as far as it can be believed; generations only grow.
+    /// The generation that a damaged manifest claims, or 0 if the claim is not plausible.
     pub fn claimed_generation(vfs: &dyn Vfs, dir: &Path) -> u64 {
-        // No more of it is read, for it may be longer than any manifest.
+        // Only this field is read: the file may be longer than any manifest.
         let mut bytes = [0; 8];
         let at = std::mem::offset_of!(Header, generation) as u64;
         let read = vfs.open(&dir.join(MANIFEST)).and_then(|file| file.read_at(&mut bytes, at));
@@ -346,8 +349,8 @@ impl Manifest {
     /// Reads a store's manifest.
     ///
     /// # Errors
-    /// With no manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] when segments
-    /// are there.
+    /// Without a manifest: [`Error::NotFound`], [`Error::NotAStore`], or [`Error::ManifestMissing`] if there
+    /// are segments.
     pub fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Self> {
         let read = || Self::read_file(vfs, &dir.join(MANIFEST), "read the manifest");
         if let Some(manifest) = read()? {
@@ -360,13 +363,13 @@ impl Manifest {
         }
     }
 
-    /// Reads a manifest, or a version; `None` where there is no file.
+    /// Reads a manifest or a version; `None` if there is no file.
     pub(super) fn read_file(vfs: &dyn Vfs, path: &Path, op: &'static str) -> Result<Option<Self>> {
         match vfs.read(path, MAX_LEN) {
             Ok(bytes) => Self::decode(path, &bytes).map(Some),
             Err(error) if is_absent(&error) => Ok(None),
-            // A file that is longer than any manifest is damaged; what else goes wrong says nothing of its
-            // bytes.
+            // A file that is longer than any manifest is damaged; other errors of reading say nothing about
+            // its bytes.
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 Err(Error::damaged(path, "manifest", error.to_string()))
             }
@@ -374,7 +377,7 @@ impl Manifest {
         }
     }
 
-    /// Puts this manifest in place of the one there: temporary file, flush, rename, flush of the directory.
+    /// Replaces the manifest on disk: temporary file, flush, rename, flush of the directory.
     ///
     /// The caller holds the manifest lock (or the directory is not yet a store).
     pub fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
@@ -382,7 +385,8 @@ impl Manifest {
         vfs.flush_dir(dir).at(dir, "flush the directory")
     }
 
-    /// As [`Manifest::write`] but for the last step: the manifest is visible, not yet durable.
+    /// As [`Manifest::write`], without the flush of the directory: the manifest is visible, but not yet
+    /// durable.
     pub fn replace(&self, vfs: &dyn Vfs, dir: &Path) -> Result<()> {
         let now = Manifest { time: milliseconds(), ..self.clone() };
         write_named(vfs, &dir.join(MANIFEST), &now.encode()?, "write the manifest", true)

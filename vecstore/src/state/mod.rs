@@ -1,5 +1,5 @@
-//! A store at one moment: its manifest, the segments it lists and those after it, their superseded entries;
-//! and how these files come to be and go.
+//! The state of a store at one moment (its manifest, the segments it lists and those after it, their
+//! superseded entries), and how the files of that state are made and removed.
 
 pub(crate) mod checkpoint;
 pub(crate) mod create;

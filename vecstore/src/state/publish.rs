@@ -1,4 +1,4 @@
-//! Writing one segment file: temporary name, flush, final name.
+//! Publishing one segment file: temporary name, flush, final name.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,36 +10,36 @@ use crate::format::footer::Footer;
 use crate::segment::{Segment, SegmentName, check_open};
 use crate::vfs::{Vfs, VfsFile};
 
-/// How much of a written file is read back and compared with the bytes to be written.
+/// Whether and how a written file is read back and its checksums compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verify {
     No,
-    /// As the system has it, in memory where it can: this finds mistakes of this process alone.
+    /// As the system returns it, from memory if it can: finds only mistakes of this process.
     AsRead,
-    /// As it is on the disk, if the system lets go of its pages in memory.
+    /// As it is on the disk, if the system drops its cached pages.
     FromDisk,
 }
 
-/// Where a new segment goes, and how carefully.
+/// Place of a new segment, and how it is written.
 pub(crate) struct Target<'a> {
     pub vfs: &'a dyn Vfs,
     /// The directory of segments.
     pub dir: &'a Path,
-    /// Prefix of the temporary name: says under which lock the file is made.
+    /// Prefix of the temporary name, which says under which lock the file is made.
     pub prefix: &'a str,
     pub name: SegmentName,
-    /// Length of the file to be, for the message of a full disk.
+    /// Length that the file will have, for the error of a full disk.
     pub len: u64,
-    /// Read it back before it gets its name.
+    /// How the file is read back before it gets its name.
     pub verify: Verify,
-    /// Called for every few bytes that were read back; may rest, and give up.
+    /// Called with the number of bytes read back since the last call. It may sleep; an error ends the check.
     pub step: &'a dyn Fn(usize) -> Result<()>,
 }
 
 impl Target<'_> {
-    /// Writes a temporary file, flushes it, and gives it its final name, which is not yet durable. What `write` makes
-    /// of the file goes before a file that failed does: what is still mapped takes room, and a full disk is to say
-    /// what is free without it.
+    /// Writes a temporary file, flushes it, and gives it its final name, which is not durable yet. If naming
+    /// fails, the value that `write` made is dropped before the file is removed: a mapped file takes room,
+    /// and the error of a full disk must say what is free without it.
     pub fn publish<T>(
         &self,
         write: impl FnOnce(&mut dyn VfsFile) -> io::Result<(Footer, T)>,
@@ -68,13 +68,14 @@ impl Target<'_> {
             remove_own(vfs, &tmp);
             return Err(write_error(vfs, &path, self.len, op, source));
         }
-        // Reported as failed, yet there: a network file system that repeated the request, say.
-        Err(Error::OutcomeUnknown { path, source: Arc::new(source) })
+        // The rename was reported as failed, yet the file is there: a network file system may have repeated
+        // the request.
+        Err(Error::OutcomeUnknown { path, cause: Arc::new(source) })
     }
 
-    /// Reads a written file again and compares all checksums, before it gets its name.
+    /// Reads a written file again, before it gets its name, and compares all checksums.
     fn read_back(&self, tmp: &Path, footer: &Footer) -> Result<()> {
-        // A failure to read it now says nothing about what was written.
+        // A failure to map the file says nothing about the bytes that were written.
         let map = self.vfs.map(tmp).at(tmp, "read the segment back")?;
         let wrong = |section: &str, detail: &str| {
             Error::damaged(tmp, section, format!("read back after writing: {detail}"))

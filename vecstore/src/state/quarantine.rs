@@ -1,4 +1,4 @@
-//! quarantine/: files that are damaged, or that may hold entries missing elsewhere. Nothing in it is ever
+//! `quarantine/`: damaged files, and files that may hold entries missing elsewhere. Nothing in it is ever
 //! deleted.
 
 use std::io::ErrorKind;
@@ -12,10 +12,10 @@ use crate::segment::{Pieces, Segment, SegmentName};
 use crate::state::{SEGMENTS, SegmentRecord};
 use crate::vfs::Vfs;
 
-/// Directory within a store.
+/// Directory of the quarantine within a store.
 pub(crate) const QUARANTINE: &str = "quarantine";
 
-/// A file that goes to quarantine.
+/// The move of a file to quarantine.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub from: PathBuf,
@@ -23,8 +23,8 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Chooses a name in quarantine: the file's own, unless another file has it. The very file may be there:
-    /// an interrupted repair has brought it.
+    /// Chooses a name in quarantine: the file's own, unless another file has it. The very file may be there
+    /// already, if an interrupted repair has moved it.
     pub fn choose(vfs: &dyn Vfs, dir: &Path, from: &Path, wanted: &str) -> Result<Self> {
         let mut to = dir.join(QUARANTINE).join(wanted);
         let is_taken = if_there(vfs.metadata(&to)).at(&to, "look at the file")?.is_some();
@@ -35,8 +35,8 @@ impl Move {
     }
 }
 
-/// True when two files have the same bytes, as far as they can be read: of one file with two names the same
-/// can.
+/// True if two files have the same bytes, as far as these can be read. The same ranges must be unreadable in
+/// both, as in one file with two names.
 pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
     let (Ok(mut a), Ok(mut b)) = (Pieces::open(vfs, a), Pieces::open(vfs, b)) else { return false };
     let len = a.len();
@@ -48,8 +48,8 @@ pub(crate) fn same_bytes(vfs: &dyn Vfs, a: &Path, b: &Path) -> bool {
         })
 }
 
-/// The files among `names` for whose commits the store lists a file that lacks entries: they may hold those,
-/// and are not to be removed.
+/// The files among `names` that may hold entries missing elsewhere, and must not be removed: for some of
+/// their commits the store lists a file that lacks entries or is damaged.
 pub(crate) fn with_what_is_missing(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -64,14 +64,14 @@ pub(crate) fn with_what_is_missing(
         match Segment::open(vfs, &dir.join(SEGMENTS).join(name.to_string()), name) {
             Ok(segment) if !segment.is_lossy() => {}
             Ok(_) | Err(Error::Damaged { .. }) => kept.push(name),
-            // What it lacks is not known now.
+            // Whether this file lacks entries is not known now.
             Err(error) => return Err(error),
         }
     }
     Ok(names.iter().copied().filter(|name| kept.iter().any(|kept| meets(kept, name))).collect())
 }
 
-/// Moves segments to quarantine/, durably.
+/// Moves segments to `quarantine/`, durably.
 pub(crate) fn set_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
@@ -92,7 +92,7 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
         let moved = Move::choose(vfs, dir, &segments.join(name.to_string()), &name.to_string())?;
         let is_same = || same_bytes(vfs, &moved.from, &moved.to);
         match vfs.rename_noreplace(&moved.from, &moved.to) {
-            // A power cut has left both names, or the file was copied back.
+            // A power cut left both names, or the file was copied back.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && is_same() => {
                 there_already.push(moved.from);
             }
@@ -106,7 +106,7 @@ pub(crate) fn move_aside(vfs: &dyn Vfs, dir: &Path, names: &[SegmentName]) -> Re
     Ok(())
 }
 
-/// The store's quarantine/, made if it is missing, its name durable.
+/// The store's `quarantine/` with a durable name, made if it is missing.
 pub(crate) fn quarantine_folder(vfs: &dyn Vfs, dir: &Path) -> Result<PathBuf> {
     make_folder(vfs, dir, QUARANTINE, false)
 }
@@ -116,9 +116,10 @@ mod tests {
     use super::*;
     use crate::vfs::RealFs;
 
-    /// It may lack entries that the others have: nothing is removed for now.
+    /// A listed segment that cannot be opened may lack entries that leftovers have: nothing is removed for
+    /// now.
     #[test]
-    fn what_cannot_be_opened_now_is_not_taken_for_whole() {
+    fn a_segment_that_cannot_be_opened_is_not_taken_for_whole() {
         let dir = tempfile::tempdir().unwrap();
         let listed = SegmentRecord {
             first: 1,
@@ -129,7 +130,7 @@ mod tests {
             ..SegmentRecord::default()
         };
         let leftover = SegmentName { first: 1, last: 1, generation: 0 };
-        // A directory cannot be mapped, and is no damaged file either.
+        // A directory cannot be mapped, and does not count as a damaged file.
         std::fs::create_dir_all(dir.path().join(SEGMENTS).join(listed.name().to_string())).unwrap();
         let missing = with_what_is_missing(&RealFs, dir.path(), &[listed], &[leftover]);
         assert!(matches!(missing, Err(Error::Io { .. })), "{missing:?}");

@@ -1,5 +1,5 @@
-//! Files written under the manifest lock, flushed under a temporary name, then named or removed; and folders
-//! whose names are durable.
+//! Files that are written and flushed under a temporary name, then named or removed; and folders whose names
+//! are durable.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use crate::base::{Error, IoContext, Result, is_no_space};
 use crate::format::{hex, random_id};
 use crate::vfs::{Vfs, VfsFile};
 
-/// Temporary manifests begin with this; only the holder of the manifest lock may remove them.
+/// Prefix of temporary files that are made under the manifest lock; only its holder may remove them.
 pub(crate) const TMP_PREFIX: &str = "tmp-manifest-";
 
-/// Has a file of `len` bytes written and flushed under a temporary name, whose prefix says under which lock.
-/// After a failed flush the file goes, and a later attempt writes another one: the kernel reports a lost page
-/// only once.
+/// Has `write` fill and flush a file of `len` bytes under a temporary name, whose prefix says under which
+/// lock it is made. After a failure the file is removed, and a later attempt writes another one: the kernel
+/// reports a lost page only once.
 pub(crate) fn write_new<T>(
     vfs: &dyn Vfs,
     (dir, prefix): (&Path, &str),
@@ -32,8 +32,8 @@ pub(crate) fn write_new<T>(
     }
 }
 
-/// The error of a file that could not be written or named; of a full disk it says what is free without that
-/// file.
+/// The error of a file that could not be written or named. For a full disk it says how much is free without
+/// that file.
 pub(super) fn write_error(
     vfs: &dyn Vfs,
     path: &Path,
@@ -45,11 +45,11 @@ pub(super) fn write_error(
         return Error::io(path, op, source);
     }
     let free = path.parent().and_then(|dir| vfs.free_space(dir).ok());
-    Error::NoSpace { path: path.to_owned(), needed: len, free, source: Arc::new(source) }
+    Error::NoSpace { path: path.to_owned(), op, needed: len, free, cause: Arc::new(source) }
 }
 
-/// Writes a file whole, flushes it under a temporary name, and gives it its own, which is not durable yet.
-/// `replaces`: another file may have that name. The caller holds the manifest lock.
+/// Writes and flushes a file under a temporary name, then gives it its own name, which is not durable yet.
+/// With `replaces`, another file may have that name. The caller holds the manifest lock.
 pub(crate) fn write_named(
     vfs: &dyn Vfs,
     path: &Path,
@@ -66,12 +66,13 @@ pub(crate) fn write_named(
     named.inspect_err(|_| remove_own(vfs, &tmp)).at(path, op)
 }
 
-/// Makes a folder of the store, its name durable, unless files rely on that name already.
+/// Makes a folder of the store and its name durable. With `is_relied_on`, files rely on the name already, so
+/// an existing folder is used as it is.
 pub(crate) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: bool) -> Result<PathBuf> {
     let folder = dir.join(name);
     if !is_relied_on {
-        // The maker of an empty one may have died or failed before its name was durable: then no flush of
-        // that name can be believed.
+        // The maker of an empty folder may have died or failed before the name was durable. Then no flush of
+        // that name can be believed, so the folder is made anew.
         let _ = vfs.remove_dir(&folder);
     }
     match vfs.create_dir(&folder) {
@@ -81,13 +82,14 @@ pub(crate) fn make_folder(vfs: &dyn Vfs, dir: &Path, name: &str, is_relied_on: b
     }
     let flushed = vfs.flush_dir(dir).at(dir, "flush the directory");
     if flushed.is_err() {
-        // Its name may never become durable, whatever a later flush says: the next attempt makes another one.
+        // The name may never become durable, whatever a later flush says: the next attempt makes another
+        // folder.
         let _ = vfs.remove_dir(&folder);
     }
     flushed.map(|()| folder)
 }
 
-/// `None` when nothing is there.
+/// Turns the error of a missing file or directory into `None`.
 pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -95,15 +97,15 @@ pub(crate) fn if_there<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Removes a temporary file of our own; that it stays behind is worth a line in the log and nothing more.
+/// Removes a file of this process, or one whose lock it holds. A failure is only logged.
 pub(crate) fn remove_own(vfs: &dyn Vfs, path: &Path) {
     if let Err(error) = if_there(vfs.remove_file(path)) {
         log::warn!("{}: cannot remove a temporary file: {error}", path.display());
     }
 }
 
-/// Removes the files whose names begin so: earlier holders of the lock under which they are made have left
-/// them. The caller holds it.
+/// Removes the files with this prefix, left by earlier holders of the lock under which they are made. The
+/// caller holds that lock.
 pub(crate) fn remove_temporaries(vfs: &dyn Vfs, dir: &Path, prefix: &str) {
     for name in vfs.list(dir).unwrap_or_default() {
         if name.to_str().is_some_and(|name| name.starts_with(prefix)) {

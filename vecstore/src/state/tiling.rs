@@ -1,7 +1,7 @@
-//! Which files make up commits 1 to N.
+//! Chooses the files that make up commits 1 to N.
 //!
-//! Published ranges are nested or disjoint. A file that contains others is a merge output; as long as the
-//! manifest does not list it, its inputs are used. For equal ranges the highest generation wins.
+//! Commit ranges of published files are nested or disjoint. A file that contains others is a merge output; as
+//! long as the manifest does not list it, its inputs are used. Of equal ranges the highest generation wins.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,21 +13,21 @@ use crate::segment::SegmentName;
 /// then the commits after it. `present` is sorted.
 ///
 /// # Errors
-/// A commit that no file covers, though the manifest or later files say that it exists; and a file that overlaps
-/// others without being a merge of them: two histories in one directory.
+/// No file covers a commit that exists according to the manifest or later files; or a file overlaps others
+/// without being a merge of them, because there are two histories in one directory.
 pub(crate) fn choose(
     segments: &Path,
     lists: &[SegmentName],
     present: &[SegmentName],
 ) -> Result<Vec<SegmentName>> {
-    // Of those with the same range the last one stays.
+    // Of names with the same range the last one stays: it has the highest generation.
     let newest: BTreeMap<(u64, u64), SegmentName> =
         present.iter().map(|name| ((name.first, name.last), *name)).collect();
     let listed_last = lists.last().map_or(0, |name| name.last);
     let mut chosen: Vec<SegmentName> = Vec::new();
     let mut next = 1u64;
     loop {
-        // Within the manifest's range the manifest decides, while its file is there.
+        // Within the manifest's range the manifest decides, as long as its file is present.
         let listed = lists.binary_search_by_key(&next, |name| name.first).ok().and_then(|at| lists.get(at));
         let listed = listed.filter(|name| present.binary_search(name).is_ok());
         let newest_there = || newest.range((next, 0)..=(next, u64::MAX)).next().map(|(_, name)| name);
@@ -37,13 +37,14 @@ pub(crate) fn choose(
             continue;
         }
         let more = next <= listed_last || newest.keys().next_back().is_some_and(|(first, _)| *first > next);
-        // Inputs that do not reach on: the smallest file that contains the place stands in for them.
+        // No file begins here: a merge's inputs are incomplete. The smallest file that contains the commit
+        // stands in for them.
         let container = newest
             .values()
             .filter(|name| name.first < next && next <= name.last)
             .min_by_key(|name| name.last - name.first);
         match container {
-            // Only what is listed is ever merged.
+            // Only listed segments are ever merged, so no merge output reaches beyond them.
             Some(container) if container.last > listed_last => {
                 return Err(Error::ForeignSegment {
                     path: segments.join(container.to_string()),
@@ -71,7 +72,7 @@ mod tests {
         SegmentName { first, last, generation }
     }
 
-    /// What is found, for a test.
+    /// The result of `choose`, in a form that tests can compare.
     #[derive(Debug, PartialEq)]
     enum Tiling {
         Whole(Vec<SegmentName>),
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_file_that_reaches_on_is_no_way_back() {
+    fn a_file_stands_in_for_others_only_among_listed_commits() {
         let single = |commits: std::ops::RangeInclusive<u64>| commits.map(|at| name(at, at, 0));
         let listed: Vec<_> = single(1..=5).collect();
         let mut present: Vec<_> = single(1..=12).collect();

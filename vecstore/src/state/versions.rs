@@ -1,7 +1,7 @@
-//! Versions: the store as of a moment, kept until it is dropped.
+//! Versions: named states of a store, kept until they are removed.
 //!
-//! `versions/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files it
-//! lists are pinned; merges leave them alone.
+//! `versions/<name>` is a manifest of its own: the same bytes as MANIFEST at that moment. The files that it
+//! lists are pinned: merges do not remove them.
 
 use std::path::Path;
 
@@ -10,25 +10,27 @@ use crate::base::{Error, IoContext, Result, escaped};
 use crate::state::{Manifest, TMP_PREFIX, remove_temporaries};
 use crate::vfs::Vfs;
 
-/// Pins of backups under way begin with this; the holder of the backup lock may drop those of others.
+/// Prefix of the pins of backups under way. The holder of the backup lock may remove the pins of other
+/// backups.
 pub(crate) const PIN_PREFIX: &str = "backup-";
 
 /// Directory of the versions within a store.
 pub(crate) const VERSIONS: &str = "versions";
 
-/// A version.
+/// A version: its name and its manifest.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     pub name: String,
     pub manifest: Manifest,
 }
 
-/// Names are file names: letters, digits, `.`, `-` and `_`, not beginning with a dot, at most 100.
+/// Checks the name of a version. It is a file name: at most 100 letters, digits, `.`, `-` and `_`, not
+/// beginning with a dot or `tmp-`.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let reserved = name.starts_with('.') || name.starts_with("tmp-");
     if name.is_empty() || name.len() > 100 || reserved || !name.chars().all(fine) {
-        return Err(Error::bad_input(format!(
+        return Err(Error::invalid(format!(
             "\"{}\" cannot name a version; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
              a dot or \"tmp-\"",
             escaped(name.as_bytes())
@@ -37,18 +39,17 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// All versions, by name, for the removal of what none of them needs. Called under the manifest
-/// lock.
+/// All versions, by name, for the removal of files that none of them needs. Called under the manifest lock.
 pub(crate) fn read_all(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
-    // A dropped one may come back in a power cut, if its process died before the name's removal was flushed;
-    // and then it needs its files.
+    // A removed version may come back in a power cut if its process died before the removal was flushed, and
+    // then it needs its files. So the directory is flushed before it is read.
     let folder = dir.join(VERSIONS);
     if_there(vfs.flush_dir(&folder)).at(&folder, "flush the directory")?;
     list(vfs, dir)
 }
 
-/// All versions, by name. Without the manifest lock one may be dropped between being listed and
-/// being read; it is left out then.
+/// All versions, by name. Without the manifest lock a version may be removed between the listing and the
+/// reading; it is then left out.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     let version = |name: String| {
         let manifest = read_if_there(vfs, dir, &name).transpose()?;
@@ -57,7 +58,7 @@ pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<Version>> {
     names(vfs, dir)?.into_iter().filter_map(version).collect()
 }
 
-/// The manifests of those that can be read.
+/// The manifests of the versions that can be read.
 pub(crate) fn readable(vfs: &dyn Vfs, dir: &Path) -> Vec<Manifest> {
     let names = names(vfs, dir).unwrap_or_default();
     names.iter().filter_map(|name| read(vfs, dir, name).ok()).collect()
@@ -73,14 +74,10 @@ pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Reads one version.
+/// Reads the manifest of one version.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
-    read_if_there(vfs, dir, name)?.ok_or_else(|| {
-        Error::bad_input(format!(
-            "{}: there is no version \"{name}\"; `vecstore version list` names those there are",
-            dir.display()
-        ))
-    })
+    let none = || Error::NoSuchVersion { path: dir.to_owned(), name: name.to_owned() };
+    read_if_there(vfs, dir, name)?.ok_or_else(none)
 }
 
 fn read_if_there(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Option<Manifest>> {
@@ -96,11 +93,8 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     let bytes = manifest.encode()?;
     let write = |replaces| write_named(vfs, &folder.join(name), &bytes, "write the version", replaces);
     write(false).map_err(|error| match error {
-        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            Error::bad_input(format!(
-                "{}: there is a version \"{name}\" already; drop it first, or choose another name",
-                dir.display()
-            ))
+        Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::AlreadyExists => {
+            Error::VersionExists { path: dir.to_owned(), name: name.to_owned() }
         }
         other => other,
     })?;
@@ -108,17 +102,17 @@ pub(crate) fn write(vfs: &dyn Vfs, dir: &Path, name: &str, manifest: &Manifest) 
     if flush().is_ok() {
         return Ok(());
     }
-    // The kernel reports a lost name once, and a later flush of the same name would claim success. So it is
-    // given anew.
+    // The kernel reports a lost name once, and a later flush of the same name would claim success. So the
+    // name is given anew.
     write(true)?;
     flush()
 }
 
 /// Removes a version. Called under the manifest lock.
-pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
+pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     let manifest = match read(vfs, dir, name) {
         Ok(manifest) => Some(manifest),
-        // A damaged version may be dropped: that is how merging goes on.
+        // A damaged version can be removed too: merges need to read every version, and go on without it.
         Err(Error::Damaged { .. }) => None,
         Err(other) => return Err(other),
     };
@@ -127,8 +121,8 @@ pub(crate) fn drop_named(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<()> {
     let path = folder.join(name);
     vfs.remove_file(&path).at(&path, "remove the version")?;
     let flushed = vfs.flush_dir(&folder).at(&folder, "flush the directory");
-    // The name may come back in a power cut, whatever later flushes say. So it is given anew, to keep its
-    // files.
+    // The flush failed, so a power cut may bring the name back, whatever later flushes say. The version is
+    // written again, to keep its files.
     if let (Err(_), Some(manifest)) = (&flushed, manifest)
         && let Err(error) = write(vfs, dir, name, &manifest)
     {

@@ -1,6 +1,7 @@
-//! The live state of a store at one moment: segments in order, and which entries newer ones have superseded.
+//! The live state of a store at one moment: segments in order, and the entries that newer ones have
+//! superseded.
 //!
-//! A view never changes once it is published; a commit publishes a new one that shares all segments.
+//! A view never changes once it is published; a commit publishes a new view that shares all segments.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,8 +19,10 @@ use crate::types::{Fingerprint, Metric};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
-    /// Entries of kind [`Kind::Rows`](crate::Kind::Rows).
+    /// Keys that are stored: entries with rows, empty and rejected ones.
     pub entries: u64,
+    /// Entries of kind [`Kind::Rows`](crate::Kind::Rows).
+    pub with_rows: u64,
     /// Entries of kind [`Kind::Empty`](crate::Kind::Empty).
     pub empty: u64,
     /// Entries of kind [`Kind::Rejected`](crate::Kind::Rejected).
@@ -28,18 +31,23 @@ pub struct Totals {
     pub tombstones: u64,
     /// Live rows.
     pub rows: u64,
+    /// Rows in the files whose entries were replaced or deleted; merges drop them.
+    pub dead_rows: u64,
     /// Bytes of all segment files, superseded entries included.
     pub bytes: u64,
+    /// Bytes that a [full compaction](crate::Store::compact_full) would give back: dead rows, and an estimate
+    /// of the keys, payloads and tables of dead entries, as if all entries of a file had equally large ones.
+    pub reclaimable_bytes: u64,
 }
 
 impl Totals {
-    /// The counts of each kind, by code.
+    /// The counts by kind, in the order of the kinds' codes.
     fn kinds(&mut self) -> [&mut u64; 4] {
-        [&mut self.entries, &mut self.empty, &mut self.rejected, &mut self.tombstones]
+        [&mut self.with_rows, &mut self.empty, &mut self.rejected, &mut self.tombstones]
     }
 }
 
-/// What all segments of a store share, from the manifest.
+/// Properties that all segments of a store share, from the manifest.
 #[derive(Clone, Debug)]
 pub(crate) struct Meta {
     pub store_id: Id,
@@ -49,14 +57,14 @@ pub(crate) struct Meta {
     pub fingerprint: Option<Fingerprint>,
     pub settings: BTreeMap<String, String>,
     pub epochs: Vec<EpochRecord>,
-    /// Nothing has been written since this store was made as a backup.
+    /// True if the store was made as a backup and nothing has been written to it since.
     pub is_backup: bool,
-    /// Listed segments that a merge has found damaged.
+    /// Listed segments that a merge found damaged.
     pub damaged: BTreeSet<SegmentName>,
 }
 
 impl Meta {
-    /// The settings section of a segment: the user's settings, and the fingerprint's description.
+    /// Content of a segment's settings section: the user's settings, and the fingerprint's description.
     pub fn segment_settings(&self) -> Result<Vec<u8>> {
         let mut all = self.settings.clone();
         if let Some(fingerprint) = &self.fingerprint {
@@ -84,7 +92,7 @@ impl Meta {
     }
 }
 
-/// A segment and what of it is superseded.
+/// A segment and its superseded entries.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveSegment {
     pub segment: Arc<Segment>,
@@ -103,12 +111,12 @@ impl LiveSegment {
     }
 }
 
-/// True for a fingerprint that is not what is recorded. Either may be unknown.
+/// True if a fingerprint differs from the recorded one; false if either is unknown.
 pub(crate) fn is_of_other_model(recorded: Option<&[u8; 32]>, fingerprint: &[u8; 32]) -> bool {
     *fingerprint != [0; 32] && recorded.is_some_and(|recorded| recorded != fingerprint)
 }
 
-/// What a commit supersedes when it replaces or deletes an entry of a segment.
+/// The kill by which commit `killer` replaces or deletes an entry of a segment.
 pub(crate) fn kill_of(segment: &Segment, index: usize, killer: u64) -> Result<Kill> {
     let damaged = |section, what| Error::damaged(segment.path(), section, format!("entry {index} {what}"));
     let (commit, entry) = segment.origin(index).ok_or_else(|| damaged("RUNS", "is in no run"))?;
@@ -124,19 +132,19 @@ pub(crate) struct View {
     pub meta: Arc<Meta>,
     /// Last commit that the manifest of this view lists.
     pub manifest_last: u64,
-    /// The ro-compat flags of that manifest.
+    /// The manifest's ro-compat flags.
     pub ro_compat: u64,
     pub segments: Vec<LiveSegment>,
     pub totals: Totals,
-    /// Last commit whose kills, and all before it, are in the bitmaps that the manifest lists.
+    /// Last commit up to which every kill is in the bitmaps that the manifest lists.
     pub covered: u64,
-    /// A liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes all of
-    /// them anew.
+    /// True if a liveness bitmap that the manifest lists was missing or damaged: the next checkpoint writes
+    /// all of them anew.
     pub distrusts_bitmaps: bool,
 }
 
 impl View {
-    /// The state of a manifest before any of its segments is added.
+    /// A view of a manifest without its segments.
     pub fn empty(manifest: &Manifest) -> Self {
         View {
             meta: Arc::new(Meta::of(&manifest.body)),
@@ -149,33 +157,56 @@ impl View {
         }
     }
 
-    /// Takes over segments and what is known of them from another view.
+    /// Takes over the segments of another view and their superseded entries.
     pub fn take_over(&mut self, other: &View) {
         self.segments.clone_from(&other.segments);
         (self.totals, self.distrusts_bitmaps) = (other.totals, other.distrusts_bitmaps);
+    }
+
+    /// All counts.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.totals;
+        totals.entries = totals.with_rows.saturating_add(totals.empty).saturating_add(totals.rejected);
+        let (dtype, dim) = (self.meta.dtype, self.meta.dim);
+        // A norm, and a scale where the element type has them, belong to each row.
+        let row_bytes = (dim * dtype.size() + if dtype.has_scales() { 8 } else { 4 }) as u64;
+        for LiveSegment { segment, dead } in &self.segments {
+            let Some(dead) = dead else { continue };
+            let footer = segment.footer();
+            let beside_rows = footer.file_len.saturating_sub(footer.rows.saturating_mul(row_bytes));
+            let dead_entries: u64 = dead.kinds.iter().sum();
+            let share =
+                u128::from(beside_rows) * u128::from(dead_entries) / u128::from(footer.entries.max(1));
+            let of_entries = u64::try_from(share).unwrap_or(beside_rows);
+            totals.dead_rows = totals.dead_rows.saturating_add(dead.row_count);
+            let reclaimable = dead.row_count.saturating_mul(row_bytes).saturating_add(of_entries);
+            totals.reclaimable_bytes = totals.reclaimable_bytes.saturating_add(reclaimable);
+        }
+        totals
     }
 
     pub fn last_commit(&self) -> u64 {
         self.segments.last().map_or(0, |live| live.segment.footer().last)
     }
 
-    /// What a manifest says of its segments.
+    /// Records of this view's segments, as a manifest lists them.
     pub fn records(&self) -> impl Iterator<Item = SegmentRecord> + '_ {
         self.segments.iter().map(|live| SegmentRecord::of(&live.segment))
     }
 
-    /// The first commit that the manifest does not list, or will not: doubt begins there.
+    /// The first commit that the manifest does not list. If a flush fails, this commit and all later ones are
+    /// in doubt.
     pub fn first_unlisted(&self) -> u64 {
         self.manifest_last + 1
     }
 
-    /// The `link_in` of the next segment.
+    /// The `link_in` that the next segment must have.
     pub fn link(&self) -> Id {
         let first_epoch = || self.meta.epochs.first().map_or([0; 16], |epoch| epoch.id);
         self.segments.last().map_or_else(first_epoch, |live| live.segment.footer().link_out)
     }
 
-    /// Adds the next segment, after checking that it belongs here, and what it supersedes.
+    /// Adds the next segment, after checking that it belongs here, and applies its kills.
     pub fn add(&mut self, segment: Arc<Segment>, listed: Option<&SegmentRecord>) -> Result<()> {
         let kills = segment.checked_kills()?;
         self.add_covered(Arc::clone(&segment), listed, None)?;
@@ -185,9 +216,9 @@ impl View {
         Ok(())
     }
 
-    /// Adds the next segment, after checking that it belongs here: store, shape, epoch, link, and, where the
-    /// manifest lists it, the very file. What of it is superseded is known, as are its own kills: bitmaps
-    /// have both.
+    /// Adds the next segment, after checking that it belongs here: store, shape, fingerprint, epoch, link,
+    /// and, if the manifest lists it, that it is the very file. Its superseded entries are in `dead`, and its
+    /// own kills are not applied: bitmaps contain both.
     pub fn add_covered(
         &mut self,
         segment: Arc<Segment>,
@@ -235,8 +266,9 @@ impl View {
         Ok(())
     }
 
-    /// After the manifest only its last epoch counts; a file that stands in for listed ones may be of any it
-    /// knows.
+    /// True if a segment up to commit `last` may be of this epoch. After the listed commits only the
+    /// manifest's last epoch may; a file that stands in for listed files may be of any epoch that the
+    /// manifest knows.
     fn may_follow(&self, last: u64, epoch: Id) -> bool {
         if last > self.manifest_last {
             return epoch == self.meta.epoch();
@@ -244,7 +276,7 @@ impl View {
         self.meta.epochs.iter().any(|known| known.id == epoch)
     }
 
-    /// Marks an entry as superseded. Doing it twice, or for an entry that a merge has dropped, changes
+    /// Marks an entry as superseded. A repeated kill, or a kill of an entry that a merge has dropped, changes
     /// nothing.
     fn apply_kill(&mut self, kill: &Kill) -> Result<()> {
         let at = self.place_of(kill.commit);
@@ -272,36 +304,36 @@ impl View {
         Ok(())
     }
 
-    /// Kills that an opener replays when the store's bitmaps are complete up to a commit.
+    /// Number of kills that an opener replays if the store's bitmaps are complete up to a commit.
     pub fn kills_after(&self, commit: u64) -> u64 {
         let after = self.segments.iter().filter(|live| live.segment.footer().last > commit);
         after.flat_map(|live| live.segment.footer().killed).fold(0, u64::saturating_add)
     }
 
-    /// True when the next opener does without what a checkpoint would derive: bitmaps of kills, filters of keys. A backup stays
-    /// as it is: a change makes it a store of its own.
+    /// True if a checkpoint now would give the next opener derived files that it lacks: bitmaps of kills,
+    /// filters of keys. Never for a backup: a change makes it a store of its own.
     pub fn wants_derived(&self) -> bool {
         !self.meta.is_backup
             && (self.distrusts_bitmaps() || self.kills_after(self.covered) > 0 || self.lacks_filters())
     }
 
-    /// True when a large segment has no sound filter.
+    /// True if a large segment has no sound filter.
     pub fn lacks_filters(&self) -> bool {
         self.segments.iter().any(|live| live.segment.lacks_filter())
     }
 
-    /// True when a bitmap is missing or damaged.
+    /// True if a bitmap is missing or damaged.
     pub fn distrusts_bitmaps(&self) -> bool {
         let is_damaged = |live: &LiveSegment| live.dead.as_ref().is_some_and(|dead| dead.is_damaged());
         self.distrusts_bitmaps || self.segments.iter().any(is_damaged)
     }
 
-    /// True when a kill agrees with the entry that it names, if that is still there.
+    /// True if a kill agrees with the entry that it names, or if a merge has dropped that entry.
     pub fn kill_agrees(&self, kill: &Kill) -> Result<bool> {
         self.segment_of(kill.commit).map_or(Ok(false), |live| live.segment.agrees_with(kill))
     }
 
-    /// Refuses to write to a store with features that this program only knows how to read.
+    /// Refuses to write to a store with features that this version can only read.
     pub fn check_writable(&self) -> Result<()> {
         let segments = self.segments.iter().map(|live| &live.segment);
         let segments = segments.map(|segment| (segment.path(), segment.footer().ro_compat));
@@ -309,7 +341,7 @@ impl View {
         all.try_for_each(|(path, flags)| check_may_write(path, flags))
     }
 
-    /// The newest entry with this key, tombstones included: its segment, and its number there.
+    /// The newest entry with this key, tombstones included, as its segment and its number there.
     pub fn find(&self, key: &[u8]) -> Result<Option<(&Arc<Segment>, usize)>> {
         let hash = key_hash(key);
         for live in self.segments.iter().rev() {
@@ -320,7 +352,8 @@ impl View {
         Ok(None)
     }
 
-    /// The attribute of this name, of the newest segment that has it: it has the same type in all of them.
+    /// The column of an attribute in the newest segment that has it. An attribute has the same type in all
+    /// segments.
     pub fn column(&self, name: &str) -> Result<Option<&Column>> {
         for live in self.segments.iter().rev() {
             if let Some(column) = live.segment.directory()?.column(name) {
@@ -330,7 +363,7 @@ impl View {
         Ok(None)
     }
 
-    /// Number of the last segment that begins with a commit or before it.
+    /// Number of the last segment that begins with this commit or an earlier one.
     fn place_of(&self, commit: u64) -> Option<usize> {
         self.segments.partition_point(|live| live.segment.footer().first <= commit).checked_sub(1)
     }
@@ -340,7 +373,7 @@ impl View {
         self.segments.get(self.place_of(commit)?).filter(|live| commit <= live.segment.footer().last)
     }
 
-    /// The segment of a file, to use it again in a later view.
+    /// The open segment of a file, for reuse in a later view.
     pub fn open_segment(&self, name: SegmentName, path: &Path) -> Option<Arc<Segment>> {
         let segment = &self.segment_of(name.first)?.segment;
         (segment.name() == name && segment.path() == path).then(|| Arc::clone(segment))

@@ -1,8 +1,8 @@
-//! Attributes: named values of an entry, for filters.
+//! Attributes: named, typed values of an entry, for filters.
 
 use std::fmt;
 
-/// The most attributes, by name, that a store may have, and a batch.
+/// Largest number of attribute names in a store, and in a batch.
 pub(crate) const MAX_ATTRIBUTES: usize = 256;
 /// Longest name of an attribute, in bytes.
 pub(crate) const MAX_ATTRIBUTE_NAME_LEN: usize = 255;
@@ -20,20 +20,20 @@ pub(crate) const MAX_ATTRIBUTE_NAME_LEN: usize = 255;
 pub enum Value<'a> {
     /// True or false.
     Bool(bool),
-    /// A whole number.
+    /// A signed integer.
     I64(i64),
-    /// A number.
+    /// A floating-point number.
     F64(f64),
     /// A text.
     Text(&'a str),
-    /// Any number of texts, in their order.
+    /// A list of texts, which keeps its order.
     Texts(Vec<&'a str>),
-    /// A moment: microseconds since the beginning of 1970, UTC.
+    /// A point in time: microseconds since 1970-01-01 UTC.
     Time(i64),
 }
 
 impl Value<'_> {
-    /// Which type of value it is.
+    /// The type of the value.
     pub fn attribute_type(&self) -> AttributeType {
         match self {
             Value::Bool(_) => AttributeType::Bool,
@@ -58,7 +58,7 @@ macro_rules! from {
 
 from! { bool => Bool  i64 => I64  i32 => I64  u32 => I64  f64 => F64  f32 => F64  &'a str => Text  Vec<&'a str> => Texts }
 
-/// Type of an attribute: the same for all entries of a batch.
+/// Type of an attribute: the same for all entries of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttributeType {
@@ -77,7 +77,7 @@ pub enum AttributeType {
 }
 
 impl AttributeType {
-    /// All types, and their names, each at the place of its code less 1.
+    /// All types, in order of their codes; `NAMES` is in the same order.
     const ALL: [AttributeType; 6] = [
         AttributeType::Bool,
         AttributeType::I64,
@@ -104,7 +104,7 @@ impl fmt::Display for AttributeType {
     }
 }
 
-/// True for what an attribute may be called: 1 to 255 bytes without control characters.
+/// True for a valid name of an attribute: 1 to 255 bytes without control characters.
 pub(crate) fn is_attribute_name(name: &str) -> bool {
     (1..=MAX_ATTRIBUTE_NAME_LEN).contains(&name.len()) && !name.contains(char::is_control)
 }

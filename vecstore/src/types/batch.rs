@@ -2,50 +2,62 @@
 
 use std::ops::Range;
 
-use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
+use crate::base::{DType, Element, Result};
 use crate::types::details::Attributes;
-use crate::types::{AttributeType, Details, EntryAttributes, Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
-
-/// Entries like the first one that a batch has room for.
-const USUAL_BATCH: usize = 32;
-/// Bytes of such room at most.
-const MOST_ROOM: usize = 256 << 10;
+use crate::types::{AttributeType, EntryAttributes, EntryBuilder, Kind, OnDuplicate};
 
 /// Entries to be appended together.
+///
+/// Entries take effect in their order: of a key that the batch holds twice, [`OnDuplicate::Skip`] stores the
+/// first entry, [`OnDuplicate::Replace`] the last one.
 ///
 /// ```
 /// use vecstore::{Batch, DType};
 /// let mut batch = Batch::new(3, DType::F32);
 /// batch.push("cat.jpg", &[0.1f32, 0.2, 0.3])?;
-/// batch.push("two faces.jpg", &[1.0f32, 0.0, 0.0, 0.0, 1.0, 0.0])?;
-/// batch.push_empty("no face.jpg", b"")?;
-/// batch.push_rejected("broken.jpg", "truncated after 1024 bytes", b"")?;
-/// assert_eq!((batch.len(), batch.rows()), (4, 3));
+/// batch.push_rows("two faces.jpg", [[1.0f32, 0.0, 0.0], [0.0, 1.0, 0.0]])?;
+/// batch.push_empty("no face.jpg")?;
+/// batch.push_rejected("broken.jpg", "truncated after 1024 bytes")?;
+/// batch.entry("dog.jpg").row(&[0.3f32, 0.2, 0.1]).attribute("year", 2024).payload(b"any bytes").push()?;
+/// assert_eq!((batch.len(), batch.row_count()), (5, 4));
 /// # Ok::<(), vecstore::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Batch {
-    dim: usize,
-    dtype: DType,
-    allow_non_finite: bool,
-    rows: Vec<u8>,
-    scales: Vec<f32>,
-    keys: Vec<u8>,
+    pub(super) dim: usize,
+    pub(super) dtype: DType,
+    pub(super) allow_non_finite: bool,
+    pub(super) rows: Vec<u8>,
+    pub(super) scales: Vec<f32>,
+    pub(super) keys: Vec<u8>,
     /// Of each entry the reason, if it is rejected, and the payload.
-    payloads: Vec<u8>,
+    pub(super) payloads: Vec<u8>,
     pub(super) attributes: Attributes,
-    entries: Vec<Ends>,
+    pub(super) entries: Vec<Ends>,
+    /// The last commit that the store must have.
+    expected: Option<u64>,
 }
 
-/// Where an entry's pieces end.
+/// Where an entry's pieces end, and what becomes of it if its key is stored.
 #[derive(Clone, Copy, Debug)]
-struct Ends {
-    kind: Kind,
-    key: usize,
-    rows: usize,
-    reason: usize,
-    payload: usize,
-    attributes: usize,
+pub(super) struct Ends {
+    pub kind: Kind,
+    pub condition: Condition,
+    pub key: usize,
+    pub rows: usize,
+    pub reason: usize,
+    pub payload: usize,
+    pub attributes: usize,
+}
+
+/// What becomes of an entry if its key is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// What the append says.
+    OfAppend,
+    Policy(OnDuplicate),
+    /// It replaces the entry of this commit, and no other.
+    ReplaceIf(u64),
 }
 
 /// An entry of a batch, borrowed.
@@ -53,6 +65,7 @@ struct Ends {
 pub(crate) struct BatchEntry<'a> {
     pub key: &'a [u8],
     pub kind: Kind,
+    pub condition: Condition,
     pub rows: &'a [u8],
     /// One per row, for element types that have scales.
     pub scales: &'a [f32],
@@ -76,6 +89,7 @@ impl Batch {
             payloads: Vec::new(),
             attributes: Attributes::default(),
             entries: Vec::new(),
+            expected: None,
         }
     }
 
@@ -84,6 +98,29 @@ impl Batch {
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.allow_non_finite = allow;
         self
+    }
+
+    /// Makes the append fail with [`Error::StoreChanged`](crate::Error::StoreChanged) unless the store's last
+    /// commit is this one: what was read before then still holds when the batch is committed.
+    /// [`Batch::clear`] forgets it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Error, OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let before = store.refresh()?;
+    /// let mut batch = store.batch();
+    /// batch.push("count", &[before.len() as f32])?;
+    /// batch.expect_last_commit(before.last_commit());
+    /// store.append(&mut batch, OnDuplicate::Replace)?;
+    /// batch.push("count", &[before.len() as f32])?;
+    /// batch.expect_last_commit(before.last_commit());
+    /// let late = store.append(&mut batch, OnDuplicate::Replace);
+    /// assert!(matches!(late, Err(Error::StoreChanged { expected: 0, found: 1, .. })));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn expect_last_commit(&mut self, commit: u64) {
+        self.expected = Some(commit);
     }
 
     /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has
@@ -104,6 +141,7 @@ impl Batch {
         self.payloads.clear();
         self.attributes.clear();
         self.entries.clear();
+        self.expected = None;
     }
 
     /// Number of entries.
@@ -117,8 +155,8 @@ impl Batch {
     }
 
     /// Number of rows of all entries.
-    pub fn rows(&self) -> usize {
-        self.rows.len() / (self.dim * self.dtype.size()).max(1)
+    pub fn row_count(&self) -> usize {
+        self.rows.len() / self.row_bytes()
     }
 
     /// Dimension of the vectors.
@@ -131,140 +169,78 @@ impl Batch {
         self.dtype
     }
 
-    /// Bytes of rows, keys, payloads and attributes.
-    pub(crate) fn byte_len(&self) -> usize {
-        let rows = self.rows.len() + self.scales.len() * 4;
-        rows + self.keys.len() + self.payloads.len() + self.attributes.byte_len()
+    /// Begins an entry of this key, with whatever belongs to it; it is added by one of the builder's `push`
+    /// methods.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType, Value};
+    /// let mut batch = Batch::new(2, DType::F32);
+    /// let entry = batch.entry("cat.jpg").row(&[0.1f32, 0.2]).row(&[0.3f32, 0.4]);
+    /// entry.attribute("tags", vec!["cat", "sofa"]).attribute("taken", Value::Time(1_718_000_000_000_000)).push()?;
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn entry<'a>(&mut self, key: impl AsRef<[u8]>) -> EntryBuilder<'_, 'a> {
+        EntryBuilder::new(self, key.as_ref())
     }
 
-    /// Adds an entry with one row or more: `rows.len()` is a multiple of the dimension.
+    /// Adds an entry with one row, of as many elements as the store's dimension.
     ///
     /// # Errors
-    /// An empty key or one over 64 KiB, no rows, a length that is no multiple of the dimension, elements of
-    /// another type than the batch's, NaN or infinity. The batch is then as it was.
-    pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, rows: &[T]) -> Result<()> {
-        self.push_with(key, rows, Details::new())
+    /// [`Error::DimensionMismatch`](crate::Error::DimensionMismatch) and
+    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for a row that is not the batch's;
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an empty key, one over
+    /// [`MAX_KEY_LEN`](crate::MAX_KEY_LEN), NaN or infinity. The batch is then as it was.
+    pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, row: &[T]) -> Result<()> {
+        self.entry(key).row(row).push()
     }
 
-    /// As [`Batch::push`], with a payload, attributes, or both: see [`Details`].
-    ///
-    /// # Errors
-    /// As [`Batch::push`], and for a payload or an attribute that is not possible, NaN or infinity among them,
-    /// or an attribute that has another type in the batch.
-    pub fn push_with<'a, T: Element>(
-        &mut self,
-        key: impl AsRef<[u8]>,
-        rows: &[T],
-        details: impl Into<Details<'a>>,
-    ) -> Result<()> {
-        let key = key.as_ref();
-        if T::DTYPE != self.dtype {
-            return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: T::DTYPE });
-        }
-        self.check_rows(key, rows)?;
-        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), &[], "", details.into())
-    }
-
-    /// Adds rows given as `f32`, converted to the batch's element type: the nearest value, and for `i8` a
-    /// scale per row of its largest magnitude over 127.
+    /// Adds an entry with several rows: the faces of a picture, the chunks of a document.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
-    /// let mut batch = Batch::new(3, DType::I8);
-    /// batch.push_converted("a", &[0.1, 0.2, -0.4], b"")?;
+    /// let mut batch = Batch::new(2, DType::F32);
+    /// let chunks: Vec<Vec<f32>> = vec![vec![0.1, 0.2], vec![0.3, 0.4]];
+    /// batch.push_rows("letter.txt", &chunks)?;
+    /// let flat = [0.1f32, 0.2, 0.3, 0.4, 0.5, 0.6];
+    /// batch.push_rows("book.txt", flat.chunks(2))?;
+    /// assert_eq!(batch.row_count(), 5);
     /// # Ok::<(), vecstore::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push_with`], and for values beyond what the element type can hold (`f16`: 65504).
-    pub fn push_converted<'a>(
+    /// As [`Batch::push`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for no rows at all.
+    pub fn push_rows<T: Element, R: AsRef<[T]>>(
         &mut self,
         key: impl AsRef<[u8]>,
-        rows: &[f32],
-        details: impl Into<Details<'a>>,
+        rows: impl IntoIterator<Item = R>,
     ) -> Result<()> {
-        let key = key.as_ref();
-        self.check_rows(key, rows)?;
-        let (mut bytes, mut scales) = (Vec::new(), Vec::new());
-        narrow_into(self.dtype, self.dim, rows, &mut bytes, &mut scales);
-        fn narrow<T: Element>(rows: &[f32]) -> Vec<T> {
-            rows.iter().map(|value| T::narrow(*value)).collect()
-        }
-        match self.dtype {
-            DType::F16 => self.check_rows(key, &narrow::<half::f16>(rows))?,
-            DType::BF16 => self.check_rows(key, &narrow::<half::bf16>(rows))?,
-            DType::F32 | DType::I8 => {}
-        }
-        self.add(key, Kind::Rows, &bytes, &scales, "", details.into())
+        self.entry(key).rows(rows).push()
     }
 
-    /// Adds rows of `i8` with one scale per row: element times scale is the value.
+    /// Adds an entry with one row given as `f32`, converted to the batch's element type: see
+    /// [`EntryBuilder::converted`].
     ///
     /// # Errors
-    /// As [`Batch::push_with`]; also for a batch of another element type, and where rows and scales are not
-    /// equal in number.
-    pub fn push_quantized<'a>(
-        &mut self,
-        key: impl AsRef<[u8]>,
-        rows: &[i8],
-        scales: &[f32],
-        details: impl Into<Details<'a>>,
-    ) -> Result<()> {
-        let key = key.as_ref();
-        if self.dtype != DType::I8 {
-            return Err(Error::DTypeMismatch { what: "the entry", expected: self.dtype, found: DType::I8 });
-        }
-        self.check_shape(rows.len())?;
-        let (count, found) = (rows.len() / self.dim, scales.len());
-        if found != count || (!self.allow_non_finite && scales.iter().any(|s| !s.is_finite())) {
-            return refuse(key, format_args!("{count} rows need as many finite scales, found {found}"));
-        }
-        self.add(key, Kind::Rows, bytemuck::cast_slice(rows), scales, "", details.into())
-    }
-
-    fn check_shape(&self, elements: usize) -> Result<()> {
-        if elements == 0 || self.dim == 0 || !elements.is_multiple_of(self.dim) {
-            return Err(Error::DimensionMismatch {
-                what: "an entry's rows",
-                expected: self.dim,
-                found: elements,
-            });
-        }
-        Ok(())
-    }
-
-    fn check_rows<T: Element>(&self, key: &[u8], rows: &[T]) -> Result<()> {
-        self.check_shape(rows.len())?;
-        if !self.allow_non_finite
-            && !T::are_finite(rows)
-            && let Some(at) = rows.iter().position(|element| !element.widen().is_finite())
-        {
-            let (element, row, dtype) = (at % self.dim, at / self.dim, T::DTYPE);
-            let what = format_args!("element {element} of row {row} is not finite (as {dtype})");
-            return refuse(key, format_args!("{what}; find out what made it, or allow such values"));
-        }
-        Ok(())
+    /// As [`Batch::push`], and for values beyond what the element type can hold (`f16`: 65504).
+    pub fn push_converted(&mut self, key: impl AsRef<[u8]>, row: &[f32]) -> Result<()> {
+        self.entry(key).converted(row).push()
     }
 
     /// Adds an entry that says "done, and nothing was found".
     ///
     /// # Errors
-    /// As for [`Batch::push_with`] on key, payload and attributes.
-    pub fn push_empty<'a>(&mut self, key: impl AsRef<[u8]>, details: impl Into<Details<'a>>) -> Result<()> {
-        self.add(key.as_ref(), Kind::Empty, &[], &[], "", details.into())
+    /// As for [`Batch::push`] on the key.
+    pub fn push_empty(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.entry(key).push_empty()
     }
 
     /// Adds an entry that says "its content is bad", with the reason.
     ///
     /// # Errors
-    /// As for [`Batch::push_with`] on key, payload and attributes; reason and payload have one limit.
-    pub fn push_rejected<'a>(
-        &mut self,
-        key: impl AsRef<[u8]>,
-        reason: &str,
-        details: impl Into<Details<'a>>,
-    ) -> Result<()> {
-        self.add(key.as_ref(), Kind::Rejected, &[], &[], reason, details.into())
+    /// As for [`Batch::push`] on the key; a reason has at most [`MAX_PAYLOAD_LEN`](crate::MAX_PAYLOAD_LEN)
+    /// bytes.
+    pub fn push_rejected(&mut self, key: impl AsRef<[u8]>, reason: &str) -> Result<()> {
+        self.entry(key).push_rejected(reason)
     }
 
     /// Adds a tombstone: the key's entry, if there is one, is deleted by the commit of this batch.
@@ -272,56 +248,23 @@ impl Batch {
     /// # Errors
     /// As for [`Batch::push`] on the key.
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.add(key.as_ref(), Kind::Tombstone, &[], &[], "", Details::new())
+        self.entry(key).add(Kind::Tombstone, "")
     }
 
-    fn add(
-        &mut self,
-        key: &[u8],
-        kind: Kind,
-        rows: &[u8],
-        scales: &[f32],
-        reason: &str,
-        Details { payload, attributes }: Details<'_>,
-    ) -> Result<()> {
-        if key.is_empty() || key.len() > MAX_KEY_LEN {
-            let len = key.len();
-            return Err(Error::bad_input(format!(
-                "a key of {len} bytes is not possible; use 1 to {MAX_KEY_LEN}"
-            )));
-        }
-        let len = reason.len() + payload.len();
-        if len > MAX_PAYLOAD_LEN {
-            let what = if kind == Kind::Rejected { "a reason and payload" } else { "a payload" };
-            let what = format!("{what} of {len} bytes is too long; the limit is {MAX_PAYLOAD_LEN}");
-            return refuse(key, format_args!("{what}"));
-        }
-        if let Err(what) = self.attributes.check(&attributes, self.allow_non_finite) {
-            return refuse(key, format_args!("{what}"));
-        }
-        if u32::try_from(self.entries.len() + 1).is_err() {
-            return Err(Error::bad_input("a batch holds fewer than 2^32 entries; append it in parts"));
-        }
-        self.keys.extend_from_slice(key);
-        if self.rows.capacity() - self.rows.len() < rows.len() {
-            // Room for a usual batch at once, so that the first rows are not moved again and again.
-            self.rows.reserve(rows.len().max((USUAL_BATCH * rows.len()).min(MOST_ROOM)));
-        }
-        self.rows.extend_from_slice(rows);
-        self.scales.extend_from_slice(scales);
-        self.payloads.extend_from_slice(reason.as_bytes());
-        let reason = self.payloads.len();
-        self.payloads.extend_from_slice(payload);
-        self.attributes.add(&attributes);
-        self.entries.push(Ends {
-            kind,
-            key: self.keys.len(),
-            rows: self.rows.len(),
-            reason,
-            payload: self.payloads.len(),
-            attributes: self.attributes.len(),
-        });
-        Ok(())
+    /// Bytes of a row; at least 1.
+    pub(super) fn row_bytes(&self) -> usize {
+        (self.dim * self.dtype.size()).max(1)
+    }
+
+    /// Bytes of rows, keys, payloads and attributes.
+    pub(crate) fn byte_len(&self) -> usize {
+        let rows = self.rows.len() + self.scales.len() * 4;
+        rows + self.keys.len() + self.payloads.len() + self.attributes.byte_len()
+    }
+
+    /// The last commit that the store must have for this batch to be appended.
+    pub(crate) fn expected_last_commit(&self) -> Option<u64> {
+        self.expected
     }
 
     /// Names and types of the attributes.
@@ -343,11 +286,12 @@ impl Batch {
     /// The entries in order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = BatchEntry<'_>> {
         let (mut key, mut rows, mut payload, mut attributes) = (0, 0, 0, 0);
-        let row_bytes = (self.dim * self.dtype.size()).max(1);
+        let row_bytes = self.row_bytes();
         self.entries.iter().map(move |ends| {
             let entry = BatchEntry {
                 key: self.keys.get(key..ends.key).unwrap_or_default(),
                 kind: ends.kind,
+                condition: ends.condition,
                 rows: self.rows.get(rows..ends.rows).unwrap_or_default(),
                 scales: self.scales.get(rows / row_bytes..ends.rows / row_bytes).unwrap_or_default(),
                 reason: self.reason(payload..ends.reason),
@@ -364,38 +308,15 @@ impl Batch {
     }
 }
 
-fn refuse(key: &[u8], what: std::fmt::Arguments<'_>) -> Result<()> {
-    Err(Error::bad_input(format!("key \"{}\": {what}", escaped(key))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn bad_entries_leave_the_batch_as_it_was() {
-        let mut batch = Batch::new(2, DType::F32);
-        assert!(batch.push("", &[0.0f32, 1.0]).is_err(), "empty key");
-        assert!(batch.push(vec![b'k'; MAX_KEY_LEN + 1], &[0.0f32, 1.0]).is_err(), "long key");
-        assert!(batch.push("k", &[0.0f32]).is_err(), "half a row");
-        assert!(batch.push::<f32>("k", &[]).is_err(), "no row");
-        assert!(batch.push("k", &[f32::NAN, 0.0]).is_err(), "NaN");
-        assert!(batch.push("k", &[0.0, f32::INFINITY]).is_err(), "infinity");
-        assert!(batch.push("k", &[half::f16::ONE; 2]).is_err(), "another type");
-        assert!(batch.push_empty("k", &vec![0; MAX_PAYLOAD_LEN + 1]).is_err(), "long payload");
-        assert!(batch.push_rejected("k", "reason", &vec![0; MAX_PAYLOAD_LEN - 5]).is_err(), "and a reason");
-        assert!(batch.is_empty() && batch.byte_len() == 0);
-        batch.push(vec![b'k'; MAX_KEY_LEN], &[0.0f32, 1.0]).unwrap();
-        let mut batch = Batch::new(2, DType::F32).allow_non_finite(true);
-        batch.push("k", &[f32::NAN, 0.0]).unwrap();
-        assert_eq!(batch.rows(), 1);
-    }
-
-    #[test]
     fn entries_come_back_in_order() {
         let mut batch = Batch::new(1, DType::F32);
-        batch.push_with("a", &[1.0f32, 2.0], b"p").unwrap();
-        batch.push_rejected("b", "why", b"q").unwrap();
+        batch.entry("a").row(&[1.0f32]).row(&[2.0f32]).payload(b"p").push().unwrap();
+        batch.entry("b").payload(b"q").push_rejected("why").unwrap();
         batch.delete("c").unwrap();
         let found: Vec<_> =
             batch.entries().map(|e| (e.key, e.kind, e.rows.len(), e.reason, e.payload)).collect();
@@ -407,15 +328,5 @@ mod tests {
                 (b"c", Kind::Tombstone, 0, "", b""),
             ]
         );
-    }
-
-    #[test]
-    fn values_beyond_the_element_type_are_refused() {
-        for dtype in [DType::F16, DType::BF16] {
-            let mut batch = Batch::new(2, dtype);
-            let error = batch.push_converted("k", &[0.0, f32::MAX], b"").unwrap_err();
-            assert!(error.to_string().contains(&format!("not finite (as {dtype})")), "{error}");
-            batch.allow_non_finite(true).push_converted("k", &[0.0, f32::MAX], b"").unwrap();
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The parts of a store that are fixed when it is created, and its notes about itself.
+//! Configuration of a new store: shape of its vectors, fingerprint and settings.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ pub const MAX_DIM: usize = 65_536;
 pub const MAX_KEY_LEN: usize = 65_536;
 /// Largest payload of one entry, in bytes.
 pub const MAX_PAYLOAD_LEN: usize = 16 << 20;
-/// The longest description of a fingerprint, in bytes: every segment carries it.
+/// Longest description of a fingerprint, in bytes. It is bounded because every segment carries it.
 pub(crate) const MAX_DESCRIPTION_LEN: usize = 4096;
-/// Settings (names and values together) may not grow beyond this many bytes: every segment carries them.
+/// Largest total of settings, in bytes. It is bounded because every segment carries the settings.
 pub(crate) const MAX_SETTINGS_LEN: usize = 64 << 10;
 
-/// Identity of what made the vectors: a 32-byte digest over model and preprocessing, and words for people.
+/// Identity of the origin of vectors: a 32-byte digest over model and preprocessing, and a description.
 ///
-/// Two fingerprints are the same when their ids are; the description only appears in messages.
+/// Two fingerprints are equal if their ids are equal; the description only appears in messages.
 #[derive(Clone, Debug)]
 pub struct Fingerprint {
     id: [u8; 32],
@@ -36,12 +36,12 @@ impl Fingerprint {
         &self.id
     }
 
-    /// Words for people, the model's name and its preprocessing, say.
+    /// Description for people, such as the names of model and preprocessing.
     pub fn description(&self) -> &str {
         &self.description
     }
 
-    /// The first eight bytes in hexadecimal, enough for a message.
+    /// The first eight bytes of the digest in hexadecimal, for messages.
     pub fn short_id(&self) -> String {
         self.id.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
@@ -55,7 +55,7 @@ impl PartialEq for Fingerprint {
 
 impl Eq for Fingerprint {}
 
-/// What a store is created with.
+/// Configuration with which a store is created.
 ///
 /// ```
 /// use vecstore::{DType, Metric, StoreConfig};
@@ -72,7 +72,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// Vectors of `dim` elements (1 to [`MAX_DIM`]), `f32`, compared by cosine.
+    /// A configuration for vectors of `dim` elements (1 to [`MAX_DIM`]), `f32`, compared by cosine.
     pub fn new(dim: usize) -> Self {
         StoreConfig {
             dim,
@@ -83,26 +83,26 @@ impl StoreConfig {
         }
     }
 
-    /// Element type of the rows.
+    /// Sets the element type of the rows.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = dtype;
         self
     }
 
-    /// How vectors are compared.
+    /// Sets the metric by which vectors are compared.
     pub fn metric(mut self, metric: Metric) -> Self {
         self.metric = metric;
         self
     }
 
-    /// What makes the vectors. It can also be recorded later, once, by
+    /// Sets the fingerprint of model and preprocessing. A store without one can record it later, once, by
     /// [`Store::set_fingerprint`](crate::Store::set_fingerprint).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = Some(fingerprint);
         self
     }
 
-    /// A named text that the store keeps for its user (the root of a folder of pictures, say).
+    /// Adds a setting: a named text that the store keeps for its user, such as the root folder of pictures.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
         self
@@ -111,7 +111,7 @@ impl StoreConfig {
     pub(crate) fn check(&self) -> Result<()> {
         if self.dim == 0 || self.dim > MAX_DIM {
             let dim = self.dim;
-            return Err(Error::bad_input(format!("dimension {dim} is not possible; use 1 to {MAX_DIM}")));
+            return Err(Error::invalid(format!("dimension {dim} is not possible; use 1 to {MAX_DIM}")));
         }
         self.fingerprint.as_ref().map_or(Ok(()), check_description)?;
         check_settings(&self.settings)
@@ -121,7 +121,7 @@ impl StoreConfig {
 pub(crate) fn check_description(fingerprint: &Fingerprint) -> Result<()> {
     let len = fingerprint.description().len();
     if len > MAX_DESCRIPTION_LEN {
-        return Err(Error::bad_input(format!(
+        return Err(Error::invalid(format!(
             "a fingerprint's description of {len} bytes is too long; the limit is {MAX_DESCRIPTION_LEN}"
         )));
     }
@@ -131,7 +131,7 @@ pub(crate) fn check_description(fingerprint: &Fingerprint) -> Result<()> {
 pub(crate) fn check_settings(settings: &BTreeMap<String, String>) -> Result<()> {
     let bytes: usize = settings.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
     if bytes > MAX_SETTINGS_LEN {
-        return Err(Error::bad_input(format!(
+        return Err(Error::invalid(format!(
             "settings of {bytes} bytes are too many; together they may have {MAX_SETTINGS_LEN}"
         )));
     }

@@ -6,61 +6,12 @@ use crate::base::escaped;
 use crate::types::attribute::{MAX_ATTRIBUTE_NAME_LEN, MAX_ATTRIBUTES, is_attribute_name};
 use crate::types::{AttributeType, MAX_PAYLOAD_LEN, Value};
 
-/// What an entry has beside its rows: a payload, which the store keeps and does not look into, and attributes,
-/// named values for filters.
-///
-/// Bytes by themselves become `Details` with that payload. A payload has up to 16 MiB. Names of attributes are
-/// UTF-8 of 1 to 255 bytes without control characters, and a store has up to 256 of them. Values of one name have one
-/// type, in a batch and in the store: an append refuses others. The texts of an entry have up to 16 MiB together, those of lists counted with 8 bytes more each.
-///
-/// ```
-/// use vecstore::{Batch, DType, Details, Value};
-/// let mut batch = Batch::new(2, DType::F32);
-/// let details = Details::new()
-///     .payload(b"any bytes")
-///     .attribute("year", 2024)
-///     .attribute("tags", vec!["cat", "sofa"])
-///     .attribute("taken", Value::Time(1_718_000_000_000_000));
-/// batch.push_with("cat.jpg", &[0.1f32, 0.2], details)?;
-/// batch.push_with("dog.jpg", &[0.1f32, 0.2], b"a payload and nothing else")?;
-/// # Ok::<(), vecstore::Error>(())
-/// ```
+/// What an entry has beside its rows.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Details<'a> {
-    pub(super) payload: &'a [u8],
-    pub(super) attributes: Vec<(&'a str, Value<'a>)>,
+pub(super) struct Details<'a> {
+    pub payload: &'a [u8],
+    pub attributes: Vec<(&'a str, Value<'a>)>,
 }
-
-impl<'a> Details<'a> {
-    /// No payload, and no attributes.
-    pub fn new() -> Self {
-        Details::default()
-    }
-
-    /// With this payload.
-    pub fn payload(mut self, payload: &'a [u8]) -> Self {
-        self.payload = payload;
-        self
-    }
-
-    /// With one attribute more.
-    pub fn attribute(mut self, name: &'a str, value: impl Into<Value<'a>>) -> Self {
-        self.attributes.push((name, value.into()));
-        self
-    }
-}
-
-macro_rules! from {
-    ($([$($n:tt)*] $type:ty),*) => {$(
-        impl<'a, $($n)*> From<&'a $type> for Details<'a> {
-            fn from(payload: &'a $type) -> Self {
-                Details::new().payload(payload)
-            }
-        }
-    )*};
-}
-
-from! { [] [u8], [const N: usize] [u8; N], [] Vec<u8> }
 
 /// The attributes of a batch's entries, one after the other.
 #[derive(Clone, Debug, Default)]
@@ -234,7 +185,11 @@ impl<'a> EntryAttributes<'a> {
 mod tests {
     use super::*;
     use crate::base::DType;
-    use crate::types::Batch;
+    use crate::types::{Batch, EntryBuilder};
+
+    fn with<'b, 'a>(entry: EntryBuilder<'b, 'a>, all: &[(&'a str, Value<'a>)]) -> EntryBuilder<'b, 'a> {
+        all.iter().fold(entry, |entry, (name, value)| entry.attribute(name, value.clone()))
+    }
 
     #[test]
     fn attributes_come_back_and_a_cleared_batch_has_none() {
@@ -247,20 +202,17 @@ mod tests {
             ("l", Value::from(vec!["", "one"])),
             ("at", Value::Time(i64::MIN)),
         ];
-        let details = |these: &[usize]| {
-            let these = these.iter().map(|at| all[*at].clone());
-            these.fold(Details::new(), |details, (name, value)| details.attribute(name, value))
-        };
-        batch.push_with("a", &[1.0f32], details(&[0, 1, 2, 3, 4, 5])).unwrap();
-        batch.push_empty("b", details(&[4, 2])).unwrap();
+        let these = |these: &[usize]| these.iter().map(|at| all[*at].clone()).collect::<Vec<_>>();
+        with(batch.entry("a").row(&[1.0f32]), &these(&[0, 1, 2, 3, 4, 5])).push().unwrap();
+        with(batch.entry("b"), &these(&[4, 2])).push_empty().unwrap();
         batch.push("c", &[1.0f32]).unwrap();
-        batch.push_rejected("d", "why", details(&[3])).unwrap();
+        with(batch.entry("d"), &these(&[3])).push_rejected("why").unwrap();
         let found: Vec<Vec<_>> = batch.entries().map(|entry| entry.attributes.iter().collect()).collect();
         let expected = [&[0, 1, 2, 3, 4, 5][..], &[4, 2], &[], &[3]];
-        assert_eq!(found, expected.map(|these| details(these).attributes));
+        assert_eq!(found, expected.map(these));
         batch.clear();
         assert_eq!(batch.byte_len(), 0);
-        batch.push_empty("a", Details::new().attribute("t", 1)).unwrap();
+        batch.entry("a").attribute("t", 1).push_empty().unwrap();
         assert!(batch.entries().all(|entry| entry.attributes.iter().eq([("t", Value::I64(1))])));
     }
 
@@ -269,13 +221,11 @@ mod tests {
         let long = "x".repeat(MAX_PAYLOAD_LEN + 1);
         let names: Vec<String> = (0..257).map(|number| number.to_string()).collect();
         let mut batch = Batch::new(1, DType::F32);
-        batch.push_empty("k", Details::new().attribute("n", 1)).unwrap();
+        batch.entry("k").attribute("n", 1).push_empty().unwrap();
         let before = (batch.byte_len(), batch.attributes.clone());
         let mut refuses = |what: &str, attributes: &[(&str, Value<'_>)]| {
-            let good = Details::new().payload(b"payload").attribute("good", true);
-            let details =
-                attributes.iter().fold(good, |all, (name, value)| all.attribute(name, value.clone()));
-            let error = batch.push_empty("k", details).unwrap_err();
+            let good = batch.entry("k").payload(b"payload").attribute("good", true);
+            let error = with(good, attributes).push_empty().unwrap_err();
             assert!(error.to_string().contains(what), "{what}: {error}");
         };
         refuses("is no name", &[("", Value::I64(1))]);
@@ -294,13 +244,11 @@ mod tests {
         refuses("more than 256 attributes", &numbered(255));
         assert_eq!(batch.byte_len(), before.0);
         assert_eq!(format!("{:?}", batch.attributes), format!("{:?}", before.1));
-        let most =
-            numbered(255).into_iter().fold(Details::new(), |all, (name, value)| all.attribute(name, value));
-        batch.push_empty("most", most).unwrap();
+        with(batch.entry("most"), &numbered(255)).push_empty().unwrap();
         let mut batch = batch.allow_non_finite(true);
-        batch.push_empty("l", Details::new().attribute("254", true)).unwrap();
-        assert!(batch.push_empty("m", Details::new().attribute("255", true)).is_err());
+        batch.entry("l").attribute("254", true).push_empty().unwrap();
+        assert!(batch.entry("m").attribute("255", true).push_empty().is_err());
         batch.clear();
-        batch.push_empty("n", Details::new().attribute("f", f64::NAN)).unwrap();
+        batch.entry("n").attribute("f", f64::NAN).push_empty().unwrap();
     }
 }

@@ -1,16 +1,17 @@
 //! Fields of a payload: named values about an entry, or about one of its rows.
 //!
-//! A store keeps payloads and does not look into them. This is how programs that add to each other's payloads lay theirs out:
-//! a reader skips fields that it does not know.
+//! A store does not interpret payloads. Fields are a layout for programs that add to each other's payloads: a
+//! reader skips the fields that it does not know.
 
-/// The row of a field that is about the whole entry.
+/// Row number on disk of a field that is about the whole entry.
 const ENTRY: u32 = u32::MAX;
 
 /// One named value of a payload.
 ///
-/// In a payload, fields stand one after the other: four letters, the number of a row (`u32`, all ones for the whole entry),
-/// the length of the value (`u32`), and the value; numbers are little-endian. Letters that begin with a capital are those of
-/// this project (`docs/FORMAT.md` lists them), others are free.
+/// A payload has fields one after the other. Each is a name of four letters, the number of a row (`u32`, all
+/// ones for the whole entry), the length of the value (`u32`), and the value; numbers are little-endian.
+/// Names that begin with a capital letter belong to this project (`docs/FORMAT.md` lists them), all others
+/// are free.
 ///
 /// ```
 /// use vecstore::Field;
@@ -25,16 +26,16 @@ const ENTRY: u32 = u32::MAX;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
-    /// Its name.
+    /// Name of the field.
     pub tag: [u8; 4],
-    /// The row within the entry that it is about, from 0; `None` for the whole entry.
+    /// Row within the entry that the field is about, counted from 0; `None` for the whole entry.
     pub row: Option<u32>,
-    /// The value, up to 4 GiB.
+    /// The value, less than 4 GiB.
     pub value: &'a [u8],
 }
 
 impl<'a> Field<'a> {
-    /// The payload that holds these fields.
+    /// Encodes fields as a payload.
     pub fn encode(fields: &[Field<'_>]) -> Vec<u8> {
         let mut payload = Vec::new();
         for Field { tag, row, value } in fields {
@@ -46,7 +47,7 @@ impl<'a> Field<'a> {
         payload
     }
 
-    /// The fields of a payload, in their order; `None` for a payload that is not made of fields.
+    /// Decodes the fields of a payload, in order; `None` for a payload that is not made of fields.
     pub fn decode(mut payload: &'a [u8]) -> Option<Vec<Self>> {
         let mut fields = Vec::new();
         while !payload.is_empty() {
@@ -61,7 +62,8 @@ impl<'a> Field<'a> {
         Some(fields)
     }
 
-    /// The value of the entry's first field of this name; `None` where there is none.
+    /// The value of the first field with this name that is about the whole entry; `None` if the payload has
+    /// no such field, or is not made of fields.
     pub fn find(payload: &'a [u8], tag: &[u8; 4]) -> Option<&'a [u8]> {
         let fields = Self::decode(payload)?;
         fields.into_iter().find(|field| field.tag == *tag && field.row.is_none()).map(|field| field.value)
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_payload_is_none() {
+    fn a_payload_that_ends_within_a_field_is_refused() {
         let field = Field { tag: *b"abcd", row: Some(3), value: b"value" };
         let payload = Field::encode(&[field, Field { row: None, ..field }]);
         for cut in 1..payload.len() {

@@ -1,25 +1,26 @@
-//! Kinds of entries, and addresses of rows.
+//! The kind of an entry, and the address of a row.
 
 use std::fmt;
 
 use crate::base::{Error, Result};
 
-/// What an input left behind.
+/// Kind of an entry: the outcome for one input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// One vector or more.
+    /// The input has one or more vectors.
     Rows,
-    /// Done, and nothing was found in it (a picture without faces). Kept so that it is not done again.
+    /// The input has no vectors (a picture without faces, say). The entry is kept so that the input is not
+    /// processed again.
     Empty,
-    /// The input's content is bad, for a reason.
+    /// The input's content is bad; the entry has the reason.
     Rejected,
     /// The key was deleted.
     Tombstone,
 }
 
 impl Kind {
-    /// All kinds, and their names, each at the place of its code.
+    /// All kinds, in order of their codes; `NAMES` is in the same order.
     const ALL: [Kind; 4] = [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone];
     const NAMES: [&str; 4] = ["rows", "empty", "rejected", "tombstone"];
 
@@ -39,7 +40,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Where a row is, for ever: merges move rows between files, but never change addresses.
+/// The permanent address of a row: merges move rows between files, but never change addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     /// Commit number of the batch, counted from 1.
@@ -61,8 +62,21 @@ impl std::str::FromStr for Address {
     fn from_str(text: &str) -> Result<Self> {
         let parts = text.split_once(':').map(|(commit, row)| (commit.parse(), row.parse()));
         let Some((Ok(commit), Ok(row))) = parts else {
-            return Err(Error::bad_input(format!("\"{text}\" is no address; write COMMIT:ROW, as in 17:3")));
+            return Err(Error::invalid(format!("\"{text}\" is no address; write COMMIT:ROW, as in 17:3")));
         };
         Ok(Address { commit, row })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kind_codes_round_trip() {
+        for kind in [Kind::Rows, Kind::Empty, Kind::Rejected, Kind::Tombstone] {
+            assert_eq!(Kind::from_code(kind.code()), Some(kind));
+        }
+        assert_eq!(Kind::from_code(4), None);
     }
 }

@@ -1,15 +1,15 @@
-//! What "near" means in a store.
+//! Metrics: how two vectors are compared.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::base::{Error, Result};
 
-/// How two vectors are compared. Fixed when a store is created.
+/// Metric by which a store compares two vectors. It is fixed when the store is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Metric {
-    /// Cosine of the angle, −1 to 1; larger is nearer. A vector of length zero has cosine 0 to everything.
+    /// Cosine of the angle, −1 to 1; larger is nearer. A vector of zeros has cosine 0 to every vector.
     Cosine,
     /// Inner product; larger is nearer.
     Dot,
@@ -44,7 +44,7 @@ impl FromStr for Metric {
         let found = Self::ALL.into_iter().zip(Self::NAMES).find(|(_, name)| *name == text);
         found
             .map(|(metric, _)| metric)
-            .ok_or_else(|| Error::bad_input(format!("unknown metric \"{text}\"; use cosine, dot or l2")))
+            .ok_or_else(|| Error::invalid(format!("unknown metric \"{text}\"; use cosine, dot or l2")))
     }
 }
 

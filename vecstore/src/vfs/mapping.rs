@@ -1,4 +1,4 @@
-//! Read-only bytes of a whole file, from a memory map or copied.
+//! Read-only bytes of a whole file: a memory map, or a copy.
 
 use std::io;
 use std::ops::Deref;
@@ -7,12 +7,15 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use super::ReadAt;
 
-/// Bytes of a file, aligned to at least 64 bytes at the start.
+/// Bytes of a file; their start is aligned to at least 64 bytes.
 ///
-/// The simulated file system hands out copies; the real one maps. Published files are never written or
-/// truncated by this crate, which is what makes mapping them sound (see `RealFs`).
+/// [`RealFs`](super::RealFs) maps files, the simulated disk of the tests copies them. Mapping is sound
+/// because this crate never writes or truncates published files (see `map_file` in `vfs/real.rs`).
 #[derive(Debug)]
-pub struct Mapping(Inner);
+pub struct Mapping {
+    inner: Inner,
+    checked: bool,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -22,25 +25,39 @@ enum Inner {
 
 impl Mapping {
     pub(super) fn mapped(map: Mmap) -> Self {
-        Mapping(Inner::File(map))
+        Mapping { inner: Inner::File(map), checked: false }
     }
 
-    /// A copy of these bytes.
+    /// A mapping of a copy of these bytes.
     pub fn copied(bytes: &[u8]) -> io::Result<Self> {
         let mut mapping = Self::blank(bytes.len())?;
         mapping.put(0, bytes);
         Ok(mapping)
     }
 
-    /// Zeros, of which only those that are overwritten take memory.
+    /// A mapping of zeros; only pages that are overwritten take memory.
     pub(crate) fn blank(len: usize) -> io::Result<Self> {
-        MmapOptions::new().len(len).no_reserve_swap().map_anon().map(|map| Mapping(Inner::Copy(map)))
+        MmapOptions::new()
+            .len(len)
+            .no_reserve_swap()
+            .map_anon()
+            .map(|map| Mapping { inner: Inner::Copy(map), checked: false })
     }
 
-    /// Puts bytes at their place in a copy. Zeros are there already: a file of holes takes no memory.
+    /// Asks readers to compare checksums of what they read.
+    pub(crate) fn to_be_checked(self) -> Self {
+        Mapping { checked: true, ..self }
+    }
+
+    /// True if readers compare checksums of what they read.
+    pub(crate) fn is_to_be_checked(&self) -> bool {
+        self.checked
+    }
+
+    /// Writes bytes into a copy. Pieces of zeros are skipped, so that a sparse file takes no memory.
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         static ZEROS: [u8; 4096] = [0; 4096];
-        let Inner::Copy(map) = &mut self.0 else { return };
+        let Inner::Copy(map) = &mut self.inner else { return };
         let places = map.get_mut(at..).unwrap_or_default().chunks_mut(ZEROS.len());
         for (place, bytes) in places.zip(bytes.chunks(ZEROS.len())) {
             if ZEROS.get(..bytes.len()) != Some(bytes)
@@ -57,7 +74,7 @@ impl Deref for Mapping {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        match &self.inner {
             Inner::File(map) => map,
             Inner::Copy(map) => map,
         }

@@ -1,9 +1,8 @@
 //! The operating system's file system.
 //!
-//! A call that a signal interrupts is made again, by the standard library (reading, writing, flushing a
-//! directory) or here, with two exceptions. An interrupted flush of a file has failed, because it cannot be
-//! known which pages it lost: no file is flushed twice. And an interrupted renaming may have been done: the
-//! caller looks.
+//! A call that a signal interrupts is repeated, by the standard library (reads, writes, directory flushes) or
+//! here, with two exceptions. An interrupted flush of a file has failed, because the pages that it lost are
+//! unknown: no file is flushed twice. An interrupted rename may have happened: the caller looks.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -16,14 +15,14 @@ use rustix::io::Errno;
 
 use super::{FileKind, LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
-/// How much of a file is copied into memory at once.
+/// Bytes of a file that are copied into memory at once.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFs;
 
-/// Makes a call again as long as signals interrupt it.
+/// Repeats a call as long as signals interrupt it.
 fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -33,7 +32,8 @@ fn again<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Opens a regular file for reading, and says its length; follows no link, waits for no FIFO's writer.
+/// Opens a regular file for reading, and returns its length. Follows no symbolic link, and does not wait for
+/// the writer of a FIFO.
 fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())) {
@@ -48,7 +48,7 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     }
 }
 
-/// A length in memory. A process of 32 bits has no room for 4 GiB.
+/// Length of a file as a `usize`; fails in a 32-bit process for 4 GiB and more.
 fn in_memory(len: u64) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
@@ -80,7 +80,7 @@ impl Vfs for RealFs {
 
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
         let (file, len) = open_regular(path)?;
-        // Holes take neither time nor memory, however long they are.
+        // Unwritten parts of a sparse file are skipped: they take neither time nor memory.
         let mut bytes = Mapping::blank(in_memory(len)?)?;
         let mut piece = vec![0; COPIED_AT_ONCE];
         let mut at = 0;
@@ -88,7 +88,7 @@ impl Vfs for RealFs {
             at = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(at)) {
                 Ok(data) => data,
                 Err(Errno::NXIO) => break,
-                // Not every file system knows where its holes are.
+                // Not every file system finds the written parts; then everything is read.
                 Err(_) => at,
             };
             let left = in_memory(len.saturating_sub(at))?;
@@ -122,10 +122,10 @@ impl Vfs for RealFs {
         match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
             // File systems without the flag (some network ones): a hard link refuses an existing name just as
-            // atomically; the temporary name then goes.
+            // atomically, and the old name is removed afterwards.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 fs::hard_link(from, to)?;
-                // The file has its name; that it also keeps the temporary one is no failure.
+                // The file has its new name, so the rename succeeded even if the old name stays.
                 if let Err(error) = fs::remove_file(from) {
                     log::warn!("{}: cannot remove a temporary name: {error}", from.display());
                 }
@@ -166,7 +166,7 @@ impl Vfs for RealFs {
         let flags = if create { flags | OFlags::CREATE } else { flags };
         let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH;
         let file = match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, mode)) {
-            // Readers may have no right to write: the record can still be read.
+            // A reader without the right to write can still read the record.
             Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) if !create => open_regular(path)?.0,
             Err(errno) => return Err(errno.into()),
             Ok(fd) => File::from(fd),
@@ -183,7 +183,7 @@ impl Vfs for RealFs {
     }
 }
 
-/// A file, and its length when it was opened.
+/// A file with its length when it was opened.
 impl ReadAt for (File, u64) {
     fn byte_len(&self) -> u64 {
         self.1
@@ -194,14 +194,14 @@ impl ReadAt for (File, u64) {
     }
 }
 
-/// Bytes that one gathered write may have. For more than 2 MiB Linux takes pages of that size, and waiting
-/// for one (from the host of a virtual machine, or after others were moved) can take ten times as long as
-/// copying the bytes. (Apple's systems refuse 2 GiB or more, and Linux does not finish them.)
+/// Largest gathered write in bytes. Above 2 MiB Linux takes pages of that size, and the wait for such a page
+/// (from the host of a virtual machine, or until other pages are moved) can take ten times as long as the
+/// copy. (macOS refuses writes of 2 GiB and more, and Linux cuts them short.)
 const MOST_AT_ONCE: usize = 1 << 20;
 
 /// Writes all of `slices`, in as few calls of at most `most` bytes as possible.
 fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: usize) -> io::Result<()> {
-    // Empty ones at the front would look like an end.
+    // Drops empty slices at the front: writing them returns 0, which counts as a failed write below.
     IoSlice::advance_slices(&mut slices, 0);
     while let Some(first) = slices.first() {
         let mut room = most;
@@ -225,10 +225,9 @@ fn write_gathered(out: &mut impl Write, mut slices: &mut [IoSlice<'_>], most: us
 
 fn map_file(file: &File, len: u64) -> io::Result<Mapping> {
     let len = in_memory(len)?;
-    // SAFETY: the file is mapped read-only. This crate never writes to, truncates or extends a file under its
-    // final name (it replaces names), nor the mapped bytes of one that it writes, so they do not change under
-    // the slice. Another program that truncates the file can end this process with SIGBUS: see
-    // docs/DURABILITY.md.
+    // SAFETY: the map is read-only, and this crate never changes mapped bytes: it neither writes to nor
+    // truncates a file under its final name. Another program that truncates the file ends this process
+    // with SIGBUS: see docs/DURABILITY.md.
     let map = unsafe { memmap2::MmapOptions::new().len(len).map(file) }?;
     Ok(Mapping::mapped(map))
 }
@@ -244,9 +243,9 @@ impl VfsFile for RealFile {
         write_gathered(&mut self.0, slices, MOST_AT_ONCE)
     }
 
-    /// Only on Linux: elsewhere there is nothing like it but a full flush, which waits for the disk's own
-    /// cache. A flush would do the same, but would also write the journal of the file system each time, in
-    /// turn with the flushes of commits.
+    /// Linux only: other systems only have a full flush, which waits for the disk's own cache. A full flush
+    /// on Linux would also write the journal of the file system each time, and the flushes of commits would
+    /// wait for that.
     #[cfg(target_os = "linux")]
     fn write_out(&mut self, wait: bool) -> io::Result<()> {
         use std::os::fd::AsRawFd;
@@ -258,14 +257,14 @@ impl VfsFile for RealFile {
         }
         let error = io::Error::last_os_error();
         match error.raw_os_error() {
-            // Not every kernel, sandbox or file system has this call.
+            // Some kernels, sandboxes and file systems lack the call: a full flush takes its place.
             Some(libc::ENOSYS | libc::EINVAL | libc::EOPNOTSUPP | libc::ESPIPE) => self.flush(),
             _ => Err(error),
         }
     }
 
-    /// Not by the standard library, which makes an interrupted flush again; but on Apple's systems, where it
-    /// asks for more than `fdatasync` does.
+    /// Calls `fdatasync` itself, because the standard library repeats an interrupted flush. On Apple's
+    /// systems the standard library is used all the same: its flush does more than `fdatasync`.
     fn flush(&mut self) -> io::Result<()> {
         #[cfg(target_vendor = "apple")]
         return self.0.sync_data();
@@ -329,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_call_that_a_signal_interrupts_is_made_again() {
+    fn an_interrupted_call_is_repeated() {
         let mut calls = 0;
         let done = again(|| {
             calls += 1;
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_holes_takes_neither_time_nor_memory() {
+    fn copying_a_sparse_file_takes_neither_time_nor_memory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("holes");
         let file = File::create(&path).unwrap();
@@ -360,7 +359,7 @@ mod tests {
         assert_eq!(&copy[middle - 4..middle + 4], b"\0middle\0");
     }
 
-    /// Takes what one call of a system may take; some calls are interrupted, and some take only a part.
+    /// A writer that records its calls; some calls are interrupted, and some take only a part of the bytes.
     struct Picky {
         taken: Vec<u8>,
         calls: Vec<usize>,
@@ -376,7 +375,6 @@ mod tests {
             self.calls.push(all.len());
             match self.calls.len() % 4 {
                 1 => Err(io::ErrorKind::Interrupted.into()),
-                // A part of what was asked for.
                 2 => Ok(self.take(all.get(..all.len().div_ceil(2)).unwrap())),
                 _ => Ok(self.take(&all)),
             }
@@ -395,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn gathered_writes_are_whole_and_none_is_larger_than_a_call_may_be() {
+    fn gathered_writes_are_complete_and_each_call_is_within_the_limit() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
         for most in [1, 7, 100, 256, 999, 1000, 5000] {
             for cuts in [vec![], vec![0, 0, 1, 1, 2], vec![100, 200, 300], vec![1, 900, 900]] {

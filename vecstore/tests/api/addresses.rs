@@ -1,13 +1,13 @@
-//! An address, (commit, row), is for ever: every tenth row's is kept and read back after everything that
-//! moves rows.
+//! An address, (commit, row), is valid for ever: the test keeps every tenth row's address and reads it back
+//! after every operation that moves rows.
 
 use std::path::Path;
 
-use vecstore::{Address, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Address, MergePolicy, OnDuplicate, OpenOptions, Reader, Snapshot, Store, StoreConfig};
 
 const DIM: usize = 3;
 
-/// What a row was when it was stored.
+/// A row as it was stored, and its address.
 struct Kept {
     address: Address,
     key: String,
@@ -15,10 +15,9 @@ struct Kept {
     deleted: bool,
 }
 
-fn check(store: &Store, kept: &[Kept], when: &str) {
-    let snapshot = store.snapshot();
+fn check(snapshot: &Snapshot, kept: &[Kept], when: &str) {
     for Kept { address, key, row, deleted } in kept {
-        let found = snapshot.at(*address).unwrap_or_else(|error| panic!("{when}, {key}: {error}"));
+        let found = snapshot.row_at(*address).unwrap_or_else(|error| panic!("{when}, {key}: {error}"));
         if *deleted {
             assert_eq!(found, None, "{when}, {key} was deleted");
         } else {
@@ -28,15 +27,17 @@ fn check(store: &Store, kept: &[Kept], when: &str) {
 }
 
 fn open(path: &Path) -> Store {
-    OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap()
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(path).unwrap()
 }
 
 #[test]
 fn addresses_survive_merges_deletes_backups_and_restores() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let mut store =
-        OpenOptions::new().merging(Merging::OnDemand).create(at("s"), StoreConfig::new(DIM)).unwrap();
+    let mut store = OpenOptions::new()
+        .merge_policy(MergePolicy::OnDemand)
+        .create(at("s"), StoreConfig::new(DIM))
+        .unwrap();
     let mut kept: Vec<Kept> = Vec::new();
     let mut rows = 0u32;
     let mut path = at("s");
@@ -48,7 +49,7 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
             let mut row_in_batch = 0u64;
             for entry in 0..7 {
                 let key = format!("{round}/{batch_number}/{entry}");
-                // One to three rows each.
+                // Each entry has one to three rows.
                 let count = 1 + (rows as usize) % 3;
                 let values: Vec<[f32; DIM]> = (0..count)
                     .map(|_| {
@@ -56,7 +57,7 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
                         [rows as f32, -(rows as f32), 0.5]
                     })
                     .collect();
-                batch.push(&key, values.as_flattened()).unwrap();
+                batch.push_rows(&key, &values).unwrap();
                 for row in values {
                     if (row[0] as u32).is_multiple_of(10) {
                         of_batch.push((row_in_batch, key.clone(), row));
@@ -72,8 +73,8 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
                 deleted: false,
             }));
         }
-        check(&store, &kept, "after appending");
-        // Every fourth key that is watched goes; so do others, so that merges have something to leave out.
+        check(&store.snapshot(), &kept, "after appending");
+        // Deletes every fourth kept key, and other keys too, so that merges have rows to leave out.
         let gone: Vec<String> = kept[before..].iter().step_by(4).map(|kept| kept.key.clone()).collect();
         store.delete(&gone).unwrap();
         let others: Vec<String> = (0..20).map(|batch| format!("{round}/{batch}/3")).collect();
@@ -81,26 +82,27 @@ fn addresses_survive_merges_deletes_backups_and_restores() {
         for kept in &mut kept {
             kept.deleted |= gone.contains(&kept.key) || others.contains(&kept.key);
         }
-        check(&store, &kept, "after deleting");
+        check(&store.snapshot(), &kept, "after deleting");
         if round % 2 == 0 { store.compact() } else { store.compact_full() }.unwrap();
-        check(&store, &kept, "after merging");
+        check(&store.snapshot(), &kept, "after merging");
 
         let backup = at("backup");
         store.backup(&backup).unwrap();
-        check(&Store::open_read_only(&backup).unwrap(), &kept, "in the backup");
+        check(&Reader::open(&backup).unwrap().snapshot(), &kept, "in the backup");
         if round % 3 == 2 {
             let restored = at(&format!("restored-{round}"));
             vecstore::restore(&backup, &restored).unwrap();
             store.close().unwrap();
-            // The job goes on with the restored store; its backups go elsewhere, for it is another history.
+            // Work continues in the restored store. Its backups need another folder: it has a history of its
+            // own.
             store = open(&restored);
             path = restored;
-            check(&store, &kept, "after restoring");
+            check(&store.snapshot(), &kept, "after restoring");
             std::fs::rename(&backup, at(&format!("backup-until-{round}"))).unwrap();
         }
         store.close().unwrap();
         store = open(&path);
-        check(&store, &kept, "after reopening");
+        check(&store.snapshot(), &kept, "after reopening");
     }
     assert!(kept.iter().filter(|kept| !kept.deleted).count() > 100);
 }

@@ -1,4 +1,5 @@
-//! Attributes come back as they were given, whatever becomes of the files they are in; and each has one type.
+//! Attributes read back as they were given, through merges, backups and repairs; each attribute has one type
+//! in a store.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,13 +7,13 @@ use std::path::Path;
 use crate::common::{assert_whole, on_demand};
 use crate::sim::SimFs;
 use crate::sim::run::{STORE, options};
-use vecstore::{Batch, DType, Details, Error, OnDuplicate, Snapshot, Store, StoreConfig, Value};
+use vecstore::{Batch, DType, EntryBuilder, Error, OnDuplicate, Snapshot, Store, StoreConfig, Value};
 
 type Given = Vec<(&'static str, Value<'static>)>;
-/// What entries have, by key.
+/// The attributes of each entry, by key.
 type All = BTreeMap<String, Given>;
 
-/// The attributes of an entry, by name: some of all types, or none.
+/// The attributes of entry `number`, ordered by name: some of all types, or none.
 fn given(number: usize) -> Given {
     let texts = [vec![], vec![""], vec!["b", "", "ä"]];
     let all = [
@@ -27,21 +28,23 @@ fn given(number: usize) -> Given {
     all.into_iter().enumerate().filter(present).map(|(_, value)| value).collect()
 }
 
-fn details(given: &Given) -> Details<'_> {
-    // Not in the order of their names.
-    given.iter().rev().fold(Details::new(), |all, (name, value)| all.attribute(name, value.clone()))
+fn with<'b, 'a>(entry: EntryBuilder<'b, 'a>, given: &Given) -> EntryBuilder<'b, 'a> {
+    // In reverse order of names: the order in a batch does not matter.
+    given.iter().rev().fold(entry, |entry, (name, value)| entry.attribute(name, value.clone()))
 }
 
-/// Appends entries of each kind, which replace those of the same key.
+/// Appends entries of each kind; they replace entries with the same key.
 fn put(store: &Store, all: &mut All, keys: impl Iterator<Item = usize>, given: impl Fn(usize) -> Given) {
     let mut batch = store.batch();
     for number in keys {
         let (key, given) = (number.to_string(), given(number));
-        match number % 4 {
-            0 => batch.push_empty(&key, details(&given).payload(b"payload")).unwrap(),
-            1 => batch.push_rejected(&key, "why", details(&given)).unwrap(),
-            rows => batch.push_with(&key, &vec![number as f32; rows - 1], details(&given)).unwrap(),
-        }
+        let entry = with(batch.entry(&key), &given);
+        let pushed = match number % 4 {
+            0 => entry.payload(b"payload").push_empty(),
+            1 => entry.push_rejected("why"),
+            rows => entry.rows(vec![[number as f32]; rows - 1]).push(),
+        };
+        pushed.unwrap();
         all.insert(key, given);
     }
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
@@ -68,16 +71,16 @@ fn read(snapshot: &Snapshot) -> BTreeMap<String, Vec<(&str, Value<'_>)>> {
     found
 }
 
-/// The store has these, for this handle and for another one, and is whole.
+/// Asserts that the store has exactly these attributes, through this handle and a new reader, and is whole.
 fn holds(path: &Path, store: &Store, all: &All) {
-    let reader = on_demand().read_only(true).open(path).unwrap();
-    for store in [store, &reader] {
-        assert_eq!(read(&store.snapshot()), *all);
+    let reader = on_demand().for_reading().open(path).unwrap();
+    for snapshot in [store.snapshot(), reader.snapshot()] {
+        assert_eq!(read(&snapshot), *all);
     }
     assert_whole(path);
 }
 
-/// A store of several files, with entries that were replaced and deleted, and a column that was added later.
+/// A store of several segments, with replaced and deleted entries and a column that was added later.
 fn filled(path: &Path) -> (Store, All) {
     let (store, mut all) = (on_demand().create(path, StoreConfig::new(1)).unwrap(), All::new());
     put(&store, &mut all, 0..70, given);
@@ -94,7 +97,7 @@ fn filled(path: &Path) -> (Store, All) {
 }
 
 #[test]
-fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
+fn attributes_stay_through_merges_backups_and_the_loss_of_the_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let path = at("s");
@@ -110,7 +113,7 @@ fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
     holds(&path, &store, &all);
     store.close().unwrap();
 
-    let then = on_demand().at_version("before").open(&path).unwrap();
+    let then = on_demand().for_reading().at_version("before").open(&path).unwrap();
     assert_eq!(read(&then.snapshot()), before);
     vecstore::restore(at("backup"), at("restored")).unwrap();
     let restored = on_demand().open(at("restored")).unwrap();
@@ -125,9 +128,9 @@ fn they_stay_through_merges_backups_and_the_loss_of_the_manifest() {
     holds(&path, &on_demand().open(&path).unwrap(), &all);
 }
 
-/// Files that pile up are merged by appends; what was added last is in files of its own.
+/// Appends merge the segments that pile up; the latest entries are in segments of their own.
 #[test]
-fn they_stay_where_appends_merge() {
+fn attributes_stay_when_appends_merge() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (store, mut all) = (on_demand().create(&path, StoreConfig::new(1)).unwrap(), All::new());
@@ -139,7 +142,7 @@ fn they_stay_where_appends_merge() {
 }
 
 #[test]
-fn nothing_is_left_of_columns_that_no_entry_has() {
+fn merges_drop_columns_without_values() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (store, mut all) = (on_demand().create(&path, StoreConfig::new(1)).unwrap(), All::new());
@@ -150,7 +153,7 @@ fn nothing_is_left_of_columns_that_no_entry_has() {
     assert!(error.to_string().contains("i64 in this batch, and text in the store"), "{error}");
     store.compact_full().unwrap();
     holds(&path, &store, &all);
-    let file = store.snapshot().segments().next().unwrap().path.to_owned();
+    let file = store.snapshot().segments().next().unwrap().info().path;
     let sections = crate::common::layout::sections_of(&std::fs::read(file).unwrap());
     assert!(sections.iter().all(|section| !section.name.starts_with("ATT")), "{sections:?}");
     store.append(&mut of("k", "gone", 1.into()), OnDuplicate::Error).unwrap();
@@ -159,17 +162,17 @@ fn nothing_is_left_of_columns_that_no_entry_has() {
 /// A batch of one entry with one attribute.
 fn of(key: &str, name: &str, value: Value<'_>) -> Batch {
     let mut batch = Batch::new(1, DType::F32);
-    batch.push_with(key, &[1.0f32], Details::new().attribute(name, value)).unwrap();
+    batch.entry(key).row(&[1.0f32]).attribute(name, value).push().unwrap();
     batch
 }
 
 fn refused(error: Error, parts: &[&str]) {
-    assert!(matches!(error, Error::BadInput { .. }), "{error}");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     parts.iter().for_each(|part| assert!(error.to_string().contains(part), "{part}: {error}"));
 }
 
 #[test]
-fn a_type_that_the_store_has_already_is_the_only_one() {
+fn a_second_type_of_an_attribute_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -191,7 +194,7 @@ fn a_type_that_the_store_has_already_is_the_only_one() {
     };
     refuses(&store);
     let commits = store.snapshot().last_commit();
-    // A handle that has looked at nothing yet, and files that were merged.
+    // A handle that has read no attribute yet; then a merged segment.
     let other = on_demand().open(&path).unwrap();
     refuses(&other);
     store.compact_full().unwrap();
@@ -201,9 +204,9 @@ fn a_type_that_the_store_has_already_is_the_only_one() {
     assert_whole(&path);
 }
 
-/// Each name is a column of every file that is merged.
+/// The reason for the limit: each name is a column of every merged segment.
 #[test]
-fn a_store_has_so_many_names_and_no_more() {
+fn the_number_of_attribute_names_is_limited() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -214,22 +217,22 @@ fn a_store_has_so_many_names_and_no_more() {
     let error = store.append(&mut of("b", "one more", true.into()), OnDuplicate::Error).unwrap_err();
     refused(error, &["257 attributes", "256 is the most", "nothing", "payload"]);
     store.append(&mut of("b", "tag 7", false.into()), OnDuplicate::Error).unwrap();
-    // A name of which no value is left makes room once files are merged.
+    // A name without values makes room for another name once segments are merged.
     store.delete(&["of 0"]).unwrap();
     store.compact_full().unwrap();
     store.append(&mut of("c", "one more", true.into()), OnDuplicate::Error).unwrap();
     assert_whole(&path);
 }
 
-/// Batches that become one file; what is refused, or skipped, says nothing of types.
+/// Batches of one group become one segment. A refused batch or a skipped entry sets no type.
 #[test]
-fn a_type_is_that_of_the_first_batch_of_a_group() {
+fn the_first_batch_of_a_group_sets_the_type() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     store.append(&mut of("there", "other", 1.into()), OnDuplicate::Error).unwrap();
-    // What comes in while another file is being made is one group.
+    // Batches that arrive while another segment is written form one group.
     let held = fs.hold_next("create");
-    let append = |batch, policy| store.append_async(batch, policy).unwrap();
+    let append = |batch, policy| store.submit(batch, policy).unwrap();
     let before = append(of("before", "first", true.into()), OnDuplicate::Error);
     held.there();
     let skipped = append(of("there", "year", Value::Time(0)), OnDuplicate::Skip);

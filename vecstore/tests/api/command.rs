@@ -1,10 +1,10 @@
-//! The `vecstore` command, driven as a person would.
+//! The `vecstore` command, run as a user runs it.
 #![cfg(feature = "cli")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use vecstore::{Details, OnDuplicate, Store, Value};
+use vecstore::{OnDuplicate, Store, Value};
 
 fn vecstore(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vecstore")).args(args).output().unwrap()
@@ -31,7 +31,7 @@ fn filled(dir: &Path) -> PathBuf {
     }
     let mut batch = store.batch();
     batch.push("origin", &[0.0f32, 0.0]).unwrap();
-    batch.push_rejected("bad", "truncated", b"").unwrap();
+    batch.push_rejected("bad", "truncated").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     path
 }
@@ -41,11 +41,12 @@ fn every_command_answers_in_text_and_json() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
     let path = path.to_str().unwrap();
-    assert!(ok(&["info", path]).contains("4 with rows, 0 empty, 1 rejected"));
+    assert!(ok(&["info", path]).contains("5: 4 with rows, 0 empty, 1 rejected; 0 deletion(s)"));
     let info: serde_json::Value = serde_json::from_str(&ok(&["info", path, "--json"])).unwrap();
     assert_eq!((info["rows"].as_u64(), info["metric"].as_str()), (Some(4), Some("l2")));
     assert_eq!(ok(&["keys", path]).lines().collect::<Vec<_>>(), ["near", "nearer", "far", "origin", "bad"]);
     assert_eq!(ok(&["keys", path, "--kind", "rejected"]).trim(), "bad");
+    assert_eq!(ok(&["keys", path, "--prefix", "nea"]).lines().collect::<Vec<_>>(), ["near", "nearer"]);
     assert!(ok(&["get", path, "bad"]).contains("truncated"));
     let got: serde_json::Value = serde_json::from_str(&ok(&["get", path, "far", "--json"])).unwrap();
     assert_eq!((got["rows"][0][0].as_f64(), got["address"].as_str()), (Some(9.0), Some("3:0")));
@@ -72,9 +73,9 @@ fn attributes_are_shown() {
     let path = filled(dir.path());
     let store = Store::open(&path).unwrap();
     let mut batch = store.batch().allow_non_finite(true);
-    let details = Details::new().attribute("i", i64::MIN).attribute("f", -0.5).attribute("b", true);
-    let details = details.attribute("a text", "ä").attribute("l", vec!["x", "y"]).attribute("nan", f64::NAN);
-    batch.push_with("all", &[0.0f32, 1.0], details.attribute("at", Value::Time(-1))).unwrap();
+    let entry = batch.entry("all").row(&[0.0f32, 1.0]).attribute("i", i64::MIN).attribute("f", -0.5);
+    let entry = entry.attribute("b", true).attribute("a text", "ä").attribute("l", vec!["x", "y"]);
+    entry.attribute("nan", f64::NAN).attribute("at", Value::Time(-1)).push().unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
     let path = path.to_str().unwrap();
@@ -177,10 +178,10 @@ fn a_repair_says_what_was_lost_and_a_dry_run_changes_nothing() {
 fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
-    // More than a pipe holds, so that the command still writes when its reader is gone.
+    // More output than a pipe holds, so that the command is still writing when the reader is gone.
     let store = Store::open(&path).unwrap();
     let mut batch = store.batch();
-    (0..4000).for_each(|number| batch.push_empty(format!("{number:>60}"), b"").unwrap());
+    (0..4000).for_each(|number| batch.push_empty(format!("{number:>60}")).unwrap());
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_vecstore"))
@@ -213,16 +214,24 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     assert_eq!(ok(&["keys", path, "--at", "before"]).lines().count(), 5);
     assert!(ok(&["get", path, "--address", "2:0"]).contains("0.50000"), "addresses survive");
     assert!(ok(&["version", "list", path, "--json"]).contains("\"last_commit\":4"));
-    // A file that nothing but the version needs.
+    // A segment that only the version needs.
     let pinned = Path::new(path).join("segments/0000000002-0000000002.0.npy");
     std::fs::rename(&pinned, dir.path().join("aside")).unwrap();
     let output = vecstore(&["verify", path]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("the version \"before\" lists it"), "{}", text(&output));
     std::fs::rename(dir.path().join("aside"), &pinned).unwrap();
-    assert!(ok(&["version", "drop", path, "before"]).contains("dropped before"));
+    assert!(ok(&["version", "restore", path, "before"]).contains("0 key(s) replaced, 1 brought back, 0 deleted"));
+    assert_eq!(ok(&["keys", path]).lines().count(), 5);
+    assert!(ok(&["delete", path, "--prefix", "fa"]).contains("1 key(s) deleted, 0 not stored"));
+    assert!(ok(&["info", path]).contains("  dead      1 row(s) replaced or deleted; `vecstore compact"));
+    ok(&["compact", path, "--full"]);
+    let at = dir.path().join("at");
+    ok(&["backup", path, at.to_str().unwrap(), "--at", "before", "--link"]);
+    assert_eq!(ok(&["keys", at.to_str().unwrap()]).lines().count(), 5);
+    assert!(ok(&["version", "remove", path, "before"]).contains("removed before"));
     assert_eq!(ok(&["version", "list", path]), "");
-    assert!(ok(&["backup", path, backup]).contains("1 linked"));
+    assert!(ok(&["backup", path, backup]).contains("0 linked, 1 copied"));
     assert!(ok(&["backup", path, backup, "--json"]).contains("\"kept\":1"));
     assert!(ok(&["restore", backup, restored]).contains("1 copied"));
     assert_eq!(ok(&["keys", restored]), ok(&["keys", path]));
@@ -234,7 +243,8 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         ok(&["backup", path, dated.to_str().unwrap(), "--keep", "2"]);
     }
     assert_eq!(std::fs::read_dir(&dated).unwrap().count(), 2);
-    // As if the clock had been in the year 2100: the one just made stays all the same, the one before goes.
+    // As if the clock had once been in the year 2100: the backup just made stays all the same, the one before
+    // it is removed.
     let newest = std::fs::read_dir(&dated).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     std::fs::rename(newest, dated.join("2100-01-01T00-00-00.000Z")).unwrap();
     for millis in 1..3 {
@@ -258,7 +268,7 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
 }
 
 #[test]
-fn damage_that_merges_have_met_is_told() {
+fn damage_found_by_merges_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
     let victim = path.join("segments/0000000002-0000000002.0.npy");
@@ -280,18 +290,18 @@ fn damage_that_merges_have_met_is_told() {
     assert_eq!(info["damaged_segments"].as_u64(), Some(1));
 }
 
-/// Its verdict is its exit code, whether or not there is a reader of the rest.
+/// The exit code of `verify` is its verdict, even if the reader of its output is gone.
 #[test]
-fn a_damaged_store_is_not_whole_for_a_closed_pipe() {
+fn verify_fails_on_damage_although_its_pipe_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
     for keys in [1, 4000] {
-        // Many keys: more than is gathered before it is written.
+        // 4000 keys: more output than the command buffers before it writes.
         let store = Store::open(&path).unwrap();
         let mut batch = store.batch();
-        (0..keys).for_each(|number| batch.push_empty(format!("{keys}:{number:>60}"), b"").unwrap());
+        (0..keys).for_each(|number| batch.push_empty(format!("{keys}:{number:>60}")).unwrap());
         store.append(&mut batch, OnDuplicate::Error).unwrap();
-        let file = store.snapshot().segments().last().unwrap().path;
+        let file = store.snapshot().segments().last().unwrap().info().path;
         store.close().unwrap();
         let mut bytes = std::fs::read(&file).unwrap();
         let key = format!("{:>60}", 0);

@@ -1,4 +1,4 @@
-//! Spellings and JSON fields of the `vecstore` command that scripts rely on: they stay, whatever else is
+//! The spellings and JSON fields of the `vecstore` command that scripts rely on stay as they are, whatever is
 //! added.
 #![cfg(feature = "cli")]
 
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// The answer to a command that has to succeed.
+/// Standard output of a command that must succeed.
 fn ok(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_vecstore")).args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -29,8 +29,8 @@ fn spellings_and_fields_that_scripts_use_stay() {
     ok(&["create", path, "--dim", "2", "--metric", "l2"]);
     let store = vecstore::Store::open(path).unwrap();
     let mut batch = store.batch();
-    batch.push_with("a", &[1.0f32, 2.0], b"note").unwrap();
-    batch.push_rejected("b", "cut off", b"").unwrap();
+    batch.entry("a").row(&[1.0f32, 2.0]).payload(b"note").push().unwrap();
+    batch.push_rejected("b", "cut off").unwrap();
     store.append(&mut batch, vecstore::OnDuplicate::Error).unwrap();
     drop(store);
 

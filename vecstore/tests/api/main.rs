@@ -1,5 +1,5 @@
-//! What a caller is promised: batches go in whole or not at all, are read as they were written, and keep
-//! their addresses; the command says the same.
+//! Promises to callers: a batch is stored whole or not at all, reads back as it was written, and keeps its
+//! addresses. The command keeps the same promises.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -10,9 +10,14 @@ mod addresses;
 mod append_and_read;
 mod attributes;
 mod bad_batches;
+mod batches;
 mod command;
 mod kept;
+mod looking;
+mod opening;
 mod reading;
+mod searching;
 #[cfg(feature = "cli")]
 mod terminal;
 mod tickets;
+mod versions;

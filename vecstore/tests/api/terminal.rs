@@ -1,4 +1,5 @@
-//! What keys and names of files do to a terminal, and to the lines that programs count: nothing.
+//! Control characters in keys and file names are escaped: the output neither controls a terminal nor gets
+//! additional lines.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +8,8 @@ use std::process::{Command, Output};
 
 use vecstore::{OnDuplicate, Store, StoreConfig};
 
-/// Line feed, escape, tab, DEL, C1, right-to-left override, paragraph separator, and bytes that are no UTF-8.
+/// Line feed, escape, tab, DEL, C1, right-to-left override, paragraph separator, and bytes that are not
+/// UTF-8.
 const KEYS: [&[u8]; 8] = [
     b"a\nb",
     b"\x1b[31mred",
@@ -27,7 +29,7 @@ fn filled(path: &Path) {
     for key in KEYS {
         batch.push(key, &[1.0f32]).unwrap();
     }
-    batch.push_rejected("Gänse.jpg", "no picture:\n\x1b[2J", b"").unwrap();
+    batch.push_rejected("Gänse.jpg", "no picture:\n\x1b[2J").unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
 }
@@ -36,7 +38,7 @@ fn run(arguments: &[&OsStr]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vecstore")).args(arguments).output().unwrap()
 }
 
-/// What was said, which is text and commands nothing.
+/// Output and errors of a command. Both must be UTF-8 without control characters.
 fn said(arguments: &[&OsStr]) -> String {
     let output = run(arguments);
     let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("it is text");
@@ -46,7 +48,7 @@ fn said(arguments: &[&OsStr]) -> String {
 }
 
 #[test]
-fn a_key_is_a_line_and_json_has_it_as_it_is() {
+fn a_key_is_one_line_of_text_and_unchanged_in_json() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path);
@@ -67,7 +69,7 @@ fn a_key_is_a_line_and_json_has_it_as_it_is() {
 }
 
 #[test]
-fn no_command_prints_what_a_terminal_obeys() {
+fn no_command_prints_control_characters() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s\x1b[2J\n");
     filled(&path);

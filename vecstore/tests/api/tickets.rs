@@ -1,4 +1,4 @@
-//! Appends that do not wait, and their tickets.
+//! `submit`: appends that do not wait, and their tickets.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::sim::run::STORE;
 use crate::sim::{Fault, Room, SimFs};
-use vecstore::{Batch, DType, Error, OnDuplicate, OpenOptions, Store, StoreConfig, Ticket};
+use vecstore::{Batch, DType, Error, OnDuplicate, OpenOptions, Store, StoreConfig, Ticket, Value};
 
 /// A batch of one entry.
 fn one(key: &str) -> Batch {
@@ -28,7 +28,7 @@ fn keys(store: &Store) -> Vec<String> {
 fn batches_are_committed_in_order_and_share_flushes() {
     let fs = SimFs::new();
     let store = store(&fs);
-    // What comes in while the first file is being made shares the second one.
+    // Batches that arrive while the first segment is written share the second segment.
     let (held, is_held) = channel();
     let (go_on, may) = channel::<()>();
     fs.before_next("create", move || {
@@ -38,7 +38,7 @@ fn batches_are_committed_in_order_and_share_flushes() {
     let names: Vec<String> = (0..40).map(|number| format!("key {number:02}")).collect();
     let mut tickets: Vec<Ticket> = Vec::new();
     for name in &names {
-        tickets.push(store.append_async(one(name), OnDuplicate::Error).unwrap());
+        tickets.push(store.submit(one(name), OnDuplicate::Error).unwrap());
         if tickets.len() == 1 {
             is_held.recv().unwrap();
         }
@@ -55,16 +55,16 @@ fn batches_are_committed_in_order_and_share_flushes() {
 #[test]
 fn a_ticket_hands_the_batch_back() {
     let store = store(&SimFs::new());
-    let (outcome, batch) = store.append_async(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
+    let (outcome, batch) = store.submit(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
     assert_eq!((outcome.unwrap().entries, batch.len(), batch.dim()), (1, 0, 1));
-    let (outcome, batch) = store.append_async(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
+    let (outcome, batch) = store.submit(one("a"), OnDuplicate::Error).unwrap().wait_with_batch();
     assert!(matches!(outcome, Err(Error::DuplicateKey { .. })), "{outcome:?}");
     assert_eq!(batch.len(), 1, "as it was");
-    let (outcome, batch) = store.append_async(store.batch(), OnDuplicate::Error).unwrap().wait_with_batch();
+    let (outcome, batch) = store.submit(store.batch(), OnDuplicate::Error).unwrap().wait_with_batch();
     assert_eq!((outcome.unwrap().entries, batch.dim()), (0, 1));
 }
 
-/// Notes before each of the calls that make a batch durable whether its ticket says that it is done.
+/// Before each call that makes the batch durable, notes whether the ticket is already done.
 fn note_done(fs: &SimFs, kinds: &'static [&'static str], ticket: &Arc<Mutex<Option<Ticket>>>, noted: &Noted) {
     let Some((kind, rest)) = kinds.split_first() else { return };
     let (then, ticket, noted) = (fs.clone(), Arc::clone(ticket), Arc::clone(noted));
@@ -78,14 +78,14 @@ fn note_done(fs: &SimFs, kinds: &'static [&'static str], ticket: &Arc<Mutex<Opti
 type Noted = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
 #[test]
-fn nothing_is_said_to_be_done_before_it_is_durable() {
+fn no_ticket_is_done_before_its_batch_is_durable() {
     let fs = SimFs::new();
     let store = store(&fs);
     for number in 0..20 {
         let key = format!("key {number}");
         let (shared, noted) = (Arc::new(Mutex::new(None)), Noted::default());
         let held = fs.hold_next("create");
-        let ticket = store.append_async(one(&key), OnDuplicate::Error).unwrap();
+        let ticket = store.submit(one(&key), OnDuplicate::Error).unwrap();
         assert!(!ticket.is_done());
         *shared.lock().unwrap() = Some(ticket);
         held.there();
@@ -105,14 +105,14 @@ fn each_ticket_has_its_own_outcome() {
     let fs = SimFs::new();
     let store = store(&fs);
     store.append(&mut one("there"), OnDuplicate::Error).unwrap();
-    // What comes in while another file is being made is one group.
+    // Batches that arrive while another segment is written form one group.
     let held = fs.hold_next("create");
-    let before = store.append_async(one("before"), OnDuplicate::Error).unwrap();
+    let before = store.submit(one("before"), OnDuplicate::Error).unwrap();
     held.there();
-    let again = store.append_async(one("there"), OnDuplicate::Error).unwrap();
-    let skipped = store.append_async(one("there"), OnDuplicate::Skip).unwrap();
-    let new = store.append_async(one("new"), OnDuplicate::Error).unwrap();
-    let empty = store.append_async(store.batch(), OnDuplicate::Error).unwrap();
+    let again = store.submit(one("there"), OnDuplicate::Error).unwrap();
+    let skipped = store.submit(one("there"), OnDuplicate::Skip).unwrap();
+    let new = store.submit(one("new"), OnDuplicate::Error).unwrap();
+    let empty = store.submit(store.batch(), OnDuplicate::Error).unwrap();
     assert!(empty.is_done() && !again.is_done() && !skipped.is_done() && !new.is_done());
     drop(held);
     assert_eq!(before.wait().unwrap().entries, 1);
@@ -121,14 +121,12 @@ fn each_ticket_has_its_own_outcome() {
     assert_eq!(new.wait().unwrap().entries, 1);
     assert_eq!(empty.wait().unwrap(), vecstore::Appended::default());
 
-    let wrong = store.append_async(Batch::new(2, DType::F32), OnDuplicate::Error);
+    let wrong = store.submit(Batch::new(2, DType::F32), OnDuplicate::Error);
     assert!(matches!(wrong, Err(Error::DimensionMismatch { .. })));
-    let reader = crate::sim::run::options(&fs).read_only(true).open(STORE).unwrap();
-    assert!(matches!(reader.append_async(one("x"), OnDuplicate::Error), Err(Error::ReadOnly { .. })));
 }
 
 #[test]
-fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
+fn a_ticket_reports_a_full_disk_and_the_next_batch_is_committed() {
     let fs = SimFs::new();
     let store = store(&fs);
     fs.set_room(Some(Room {
@@ -138,20 +136,20 @@ fn a_full_disk_is_told_by_the_ticket_and_the_next_batch_goes_on() {
         names: false,
         late: false,
     }));
-    let ticket = store.append_async(one("a"), OnDuplicate::Error).unwrap();
+    let ticket = store.submit(one("a"), OnDuplicate::Error).unwrap();
     assert!(matches!(ticket.wait(), Err(Error::NoSpace { .. })));
     fs.set_room(None);
-    store.append_async(one("a"), OnDuplicate::Error).unwrap().wait().unwrap();
+    store.submit(one("a"), OnDuplicate::Error).unwrap().wait().unwrap();
     assert_eq!(keys(&store), ["a"]);
 }
 
-/// Batches that share a file fail with it, also one that was refused for a key of another one's; but what is
-/// wrong with a batch itself is told all the same.
+/// Batches that share a segment fail with it, and so does a batch refused for a key of such a batch. A batch
+/// that is invalid by itself still gets its own error.
 #[test]
-fn batches_that_fail_together_are_told_their_own_mistakes() {
+fn an_invalid_batch_of_a_failed_group_gets_its_own_error() {
     let fs = SimFs::new();
     let store = store(&fs);
-    // While the first file is being made the others come in: theirs is the second.
+    // The other batches arrive while the first segment is written, and share the second segment.
     let (held, is_held) = channel();
     let (go_on, may) = channel::<()>();
     let (second, fails) = (fs.clone(), fs.clone());
@@ -163,12 +161,15 @@ fn batches_that_fail_together_are_told_their_own_mistakes() {
             fails.set_fault(Some(Fault { at, errno: 5, lasting: false }));
         });
     });
-    let first = store.append_async(one("a"), OnDuplicate::Error).unwrap();
+    let dated = |key, date: Value<'static>| {
+        let mut batch = Batch::new(1, DType::F32);
+        batch.entry(key).row(&[1.0f32]).attribute("date", date).push().unwrap();
+        batch
+    };
+    let first = store.submit(dated("a", 2026.into()), OnDuplicate::Error).unwrap();
     is_held.recv().unwrap();
-    let mut twice = one("c");
-    twice.push("c", &[2.0f32]).unwrap();
-    let [good, refused, wrong] =
-        [one("b"), one("b"), twice].map(|batch| store.append_async(batch, OnDuplicate::Error).unwrap());
+    let batches = [one("b"), one("b"), dated("c", "2026".into())];
+    let [good, refused, wrong] = batches.map(|batch| store.submit(batch, OnDuplicate::Error).unwrap());
     go_on.send(()).unwrap();
     first.wait().unwrap();
     for failed in [good, refused] {
@@ -176,20 +177,20 @@ fn batches_that_fail_together_are_told_their_own_mistakes() {
         assert!(matches!(error, Error::Io { .. }), "{error}");
     }
     let error = wrong.wait().unwrap_err();
-    assert!(matches!(error, Error::BadInput { .. }), "{error}");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     assert_eq!(keys(&store), ["a"]);
 }
 
 #[test]
-fn closing_and_dropping_commit_what_waits() {
+fn closing_or_dropping_a_store_commits_queued_batches() {
     for close in [false, true] {
         let fs = SimFs::new();
         let store = store(&fs);
         let held = fs.hold_next("create");
         let tickets: Vec<Ticket> = (0..10)
-            .map(|number| store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap())
+            .map(|number| store.submit(one(&format!("{number}")), OnDuplicate::Error).unwrap())
             .collect();
-        // All of them wait, or are being committed.
+        // Every batch is in the queue or is being committed.
         held.there();
         drop(held);
         if close {
@@ -201,29 +202,29 @@ fn closing_and_dropping_commit_what_waits() {
             assert!(ticket.is_done());
             ticket.wait().unwrap();
         }
-        let store = crate::sim::run::options(&fs).read_only(true).open(STORE).unwrap();
+        let store = crate::sim::run::options(&fs).for_reading().open(STORE).unwrap();
         assert_eq!(store.snapshot().totals().entries, 10);
     }
 }
 
 #[test]
-fn a_ticket_that_is_dropped_is_committed_all_the_same() {
+fn a_batch_is_committed_although_its_ticket_is_dropped() {
     let fs = SimFs::new();
     let store = store(&fs);
     let before = fs.call_count();
-    drop(store.append_async(one("a"), OnDuplicate::Error).unwrap());
-    // It gives the lock back when it has named the segment, and flushed the name.
+    drop(store.submit(one("a"), OnDuplicate::Error).unwrap());
+    // The leader releases the lock after it has renamed the segment and flushed the directory.
     fs.until("a commit", || {
         let calls = fs.calls_from(before);
         let mut then = calls.iter().skip_while(|call| call.what != "rename");
         then.any(|call| call.what == "unlock" && call.path.ends_with("LOCK"))
     });
-    let reader = crate::sim::run::options(&fs.other_process()).read_only(true).open(STORE).unwrap();
+    let reader = crate::sim::run::options(&fs.other_process()).for_reading().open(STORE).unwrap();
     assert!(reader.snapshot().contains("a").unwrap());
 }
 
 #[test]
-fn many_bytes_do_not_pile_up() {
+fn queued_bytes_are_limited() {
     let dir = tempfile::tempdir().unwrap();
     let dim = 1 << 16;
     let store = Arc::new(OpenOptions::new().create(dir.path().join("s"), StoreConfig::new(dim)).unwrap());
@@ -231,11 +232,11 @@ fn many_bytes_do_not_pile_up() {
     let mut tickets = Vec::new();
     for number in 0..24 {
         let mut batch = store.batch();
-        // 8 MiB each: nearly 200 MiB in all.
+        // Each batch has 8 MiB: nearly 200 MiB in all.
         (0..32).for_each(|of| batch.push(format!("{number}-{of}"), &row).unwrap());
-        tickets.push(store.append_async(batch, OnDuplicate::Error).unwrap());
+        tickets.push(store.submit(batch, OnDuplicate::Error).unwrap());
         let waiting = tickets.iter().filter(|ticket| !ticket.is_done()).count();
-        // 64 MiB wait, at most 32 are being written.
+        // At most 64 MiB are queued, and at most 32 MiB are being written.
         assert!(waiting <= 8 + 4 + 1, "{waiting} of 8 MiB");
     }
     for ticket in tickets {
@@ -257,7 +258,7 @@ fn threads_with_and_without_tickets_share_a_store() {
                     if thread % 2 == 0 {
                         store.append(&mut batch, OnDuplicate::Error).unwrap();
                     } else {
-                        let ticket = store.append_async(batch, OnDuplicate::Error).unwrap();
+                        let ticket = store.submit(batch, OnDuplicate::Error).unwrap();
                         if number % 3 == 0 {
                             ticket.wait().unwrap();
                         }
@@ -271,17 +272,17 @@ fn threads_with_and_without_tickets_share_a_store() {
     assert_eq!((store.snapshot().totals().entries, store.snapshot().last_commit()), (120, 120));
 }
 
-/// A thread that waits at once commits its own batch; files stay few all the same.
+/// A thread that waits for its ticket at once commits the batch itself; files stay few all the same.
 #[test]
-fn files_stay_few_where_each_ticket_is_waited_for_at_once() {
+fn files_stay_few_if_each_ticket_is_awaited_at_once() {
     let fs = SimFs::new();
-    // The committer and this thread may want the same locks.
+    // The committing thread and this thread may wait for the same locks.
     let options = crate::sim::run::options(&fs).lock_timeout(Duration::from_secs(60));
     let store = options.create(STORE, StoreConfig::new(1)).unwrap();
     for number in 0..400 {
-        store.append_async(one(&format!("{number}")), OnDuplicate::Error).unwrap().wait().unwrap();
+        store.submit(one(&format!("{number}")), OnDuplicate::Error).unwrap().wait().unwrap();
         let files = fs.names(&format!("{STORE}/segments")).len();
-        // 180, and for a moment the inputs of a merge besides.
+        // Appends wait from 180 segments on; the inputs of a merge may exist besides until they are deleted.
         assert!(files < 260, "{files} files after {number} appends");
     }
     assert_eq!(store.snapshot().totals().entries, 400);

@@ -1,5 +1,5 @@
-//! Repairs: whatever file of a store is damaged, and however, afterwards the store is whole, everything that
-//! was not hit is there at its old address, what is lost is named, and nothing was deleted.
+//! Repairs: after any damage to a file, the store is whole, every undamaged entry is at its old address, lost
+//! keys are named, and no file was deleted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 
 use crate::common::bench::{Bench, Contents, Expect, build, contents, file, flip, quiet, sections};
 use crate::common::copy_dir;
-use vecstore::{Details, Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig, Value};
+use vecstore::{
+    Error, MergePolicy, OnDuplicate, OpenOptions, Reader, RepairOptions, Store, StoreConfig, Value,
+};
 
 const MERGED: &str = "0000000001-0000000003.0.npy";
 const FOUR: &str = "0000000004-0000000004.0.npy";
 const FIVE: &str = "0000000005-0000000005.0.npy";
 const SIX: &str = "0000000006-0000000006.0.npy";
 
-/// Any flipped byte of a merged segment whose inputs are still there: they serve again, and nothing is lost.
+/// Damage to a merged segment whose inputs still exist: the inputs take its place, and no entry is lost.
 #[test]
-fn inputs_of_a_damaged_merge_serve_again() {
+fn inputs_take_the_place_of_a_damaged_merge() {
     let mut bench = Bench::new();
     let whole = file(&bench.dir.path().join("whole"), MERGED);
     let len = fs::metadata(&whole).unwrap().len() as usize;
@@ -39,9 +41,9 @@ fn inputs_of_a_damaged_merge_serve_again() {
     println!("repair: {} damages of a merged segment with inputs", bench.tried);
 }
 
-/// Each section of each other segment flipped: lost is exactly what was hit.
+/// A flipped byte in each section of each segment without inputs: exactly the entries that it hits are lost.
 #[test]
-fn what_is_lost_is_what_was_hit() {
+fn exactly_the_damaged_entries_are_lost() {
     let mut bench = Bench::new();
     let whole = bench.dir.path().join("whole");
     // "a2" in commit 2 was replaced in commit 6, and "b1" in commit 4.
@@ -59,12 +61,12 @@ fn what_is_lost_is_what_was_hit() {
             }
             let keys = live(name);
             let expect = match section.as_str() {
-                // Every entry lies in the same block, and has rows.
+                // All entries have rows, in the same block.
                 "ROWS" | "SCAL" => Expect::keys(&keys),
-                // The payload of one lies in the block, that of the other is empty, and lies nowhere.
+                // The payload of "b1" lies in the block; the other payload is empty, and lies in no block.
                 "PAYL" => Expect::keys(&["b1"]),
                 "PEND" => Expect::keys(&keys),
-                // What an entry replaced has its key.
+                // A replaced entry in an older segment still has the key.
                 "KEYS" => match name {
                     FOUR => Expect {
                         lost: Expect::keys(&["b1"]).lost,
@@ -78,9 +80,9 @@ fn what_is_lost_is_what_was_hit() {
                         unknown: false,
                     },
                 },
-                // How many rows each entry has cannot be told where one of them has two.
+                // The row counts cannot be told from the total if one entry has two rows.
                 "REND" if name == FOUR => Expect::keys(&keys),
-                // Everything else follows from what is left.
+                // All other sections follow from the rest.
                 _ => Expect::nothing(),
             };
             let middle = offset + len / 2;
@@ -90,7 +92,7 @@ fn what_is_lost_is_what_was_hit() {
             let moved = report.findings[0].moved_to.as_ref().unwrap();
             assert!(moved.ends_with(Path::new("quarantine").join(name)), "{what}");
         }
-        // One wrong byte of a footer can be put right.
+        // A single wrong byte of a footer can be corrected.
         let len = fs::metadata(file(&whole, name)).unwrap().len() as usize;
         for at in (len - 1024..len).step_by(97).chain([len - 1]) {
             bench.case(&format!("{name}, byte {at}"), |path| flip(&file(path, name), at), &Expect::nothing());
@@ -107,13 +109,13 @@ fn what_is_lost_is_what_was_hit() {
     println!("repair: {} damages of single segments", bench.tried);
 }
 
-/// Files that are gone, cut, or no files: an empty one keeps the chain. What they replaced does not come
-/// back.
+/// Segments that are gone, cut, or not regular files: a hole keeps the chain, and entries that the lost
+/// segment replaced do not come back.
 #[test]
-fn what_is_gone_leaves_a_hole() {
+fn a_missing_segment_leaves_a_hole() {
     let mut bench = Bench::new();
     for name in [FOUR, FIVE, SIX] {
-        // Bitmaps know what the lost segment superseded, but it is not known what else was in it.
+        // Bitmaps tell which entries the lost segment superseded, but not which other entries it had.
         let (lost, unnamed): (&[&str], &[&str]) = match name {
             FOUR => (&["b1", "c1"], &["two rows"]),
             FIVE => (&["none2"], &["d5"]),
@@ -122,7 +124,8 @@ fn what_is_gone_leaves_a_hole() {
         let before = bench.before.clone();
         let expect =
             Expect { lost: Expect::keys(lost).lost, unnamed: Expect::keys(unnamed).lost, unknown: true };
-        // Keys that had been deleted are among those that may be lost: it cannot be told.
+        // Keys that the segment deleted are reported as lost too: a deletion cannot be told from a
+        // replacement.
         for key in &expect.lost {
             bench.before.entry(key.clone()).or_default();
         }
@@ -155,10 +158,10 @@ fn what_is_gone_leaves_a_hole() {
     println!("repair: {} files gone", bench.tried);
 }
 
-/// Files that are not where they belong: swapped, of another store, from before a restore, twice, an old
-/// manifest, none.
+/// Misplaced files: swapped segments, segments of another store, a segment twice, an old manifest, no
+/// manifest.
 #[test]
-fn what_does_not_belong_goes_and_what_was_swapped_comes_back() {
+fn misplaced_files_are_set_aside_and_swapped_segments_return() {
     let mut bench = Bench::new();
     let other = bench.dir.path().join("other");
     build(&other);
@@ -218,9 +221,9 @@ fn what_does_not_belong_goes_and_what_was_swapped_comes_back() {
     println!("repair: {} misplaced files", bench.tried);
 }
 
-/// A segment of the same store and number, written after a copy was made, to the copy.
+/// A segment of the same store and commit number, written to the original after a copy was restored from it.
 #[test]
-fn a_segment_of_another_history_goes() {
+fn a_segment_of_another_history_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
     build(&path);
@@ -228,7 +231,7 @@ fn a_segment_of_another_history_goes() {
     let append = |path: &Path, key: &str| {
         let store = quiet().open(path).unwrap();
         let mut batch = store.batch();
-        batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
+        batch.push_converted(key, &[1.0, 2.0]).unwrap();
         store.append(&mut batch, OnDuplicate::Skip).unwrap();
         store.close().unwrap();
     };
@@ -239,17 +242,17 @@ fn a_segment_of_another_history_goes() {
     fs::copy(file(&path, seven), file(&copy, seven)).unwrap();
     assert!(matches!(Store::open(&copy).unwrap_err(), Error::ForeignSegment { .. }));
     let report = vecstore::repair(&copy).unwrap();
-    assert!(vecstore::verify(&copy, |_| {}).unwrap().is_whole(), "{report:#?}");
+    assert!(vecstore::verify(&copy).unwrap().is_whole(), "{report:#?}");
     assert_eq!(fs::read(copy.join("quarantine").join(seven)).unwrap(), ours);
     let store = Store::open(&copy).unwrap();
     assert!(!store.snapshot().contains("ours").unwrap() && !store.snapshot().contains("theirs").unwrap());
     assert_eq!(store.snapshot().last_commit(), 7, "its number is not given twice");
 }
 
-/// A damaged merge of which one input is left: what can be rescued of the merge counts, and the input is kept
-/// as well.
+/// A damaged merge of which one input is left: the entries rescued from the merge count, and the input is
+/// kept in quarantine.
 #[test]
-fn a_lone_input_is_kept() {
+fn a_lone_input_of_a_damaged_merge_is_kept() {
     let mut bench = Bench::new();
     let input = "0000000002-0000000002.0.npy";
     let damage = |path: &Path| {
@@ -269,7 +272,7 @@ fn a_lone_input_is_kept() {
     }));
 }
 
-/// Two that went on from one store, without a backup: the epoch is the same, the links are not.
+/// Two plain copies of a store that both continue: their epoch is the same, their links differ.
 #[test]
 fn links_tell_histories_of_one_epoch_apart() {
     let bench = Bench::new();
@@ -282,7 +285,7 @@ fn links_tell_histories_of_one_epoch_apart() {
             let store = quiet().open(path).unwrap();
             for key in keys {
                 let mut batch = store.batch();
-                batch.push_converted(key, &[1.0, 2.0], b"").unwrap();
+                batch.push_converted(key, &[1.0, 2.0]).unwrap();
                 store.append(&mut batch, OnDuplicate::Skip).unwrap();
             }
             store.close().unwrap();
@@ -296,15 +299,15 @@ fn links_tell_histories_of_one_epoch_apart() {
         }
         assert!(Store::open(&path).is_err());
         let report = vecstore::repair(&path).unwrap();
-        assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole(), "{report:#?}");
+        assert!(vecstore::verify(&path).unwrap().is_whole(), "{report:#?}");
         assert!(path.join("quarantine").join(eight).exists());
-        let snapshot = Store::open_read_only(&path).unwrap().snapshot();
+        let snapshot = Reader::open(&path).unwrap().snapshot();
         assert!(snapshot.contains("ours").unwrap() && !snapshot.contains("theirs too").unwrap());
         assert_eq!(contents(&snapshot).len(), bench.before.len() + 1);
     }
 }
 
-/// After a repair, what was written to the store it was made from does not fit any more, though the links
+/// A segment written to a copy of the unrepaired store does not fit the repaired store, although its link
 /// would.
 #[test]
 fn a_repair_begins_an_epoch() {
@@ -314,7 +317,7 @@ fn a_repair_begins_an_epoch() {
     copy_dir(&path, &twin);
     let store = quiet().open(&twin).unwrap();
     let mut batch = store.batch();
-    batch.push_converted("from before", &[1.0, 2.0], b"").unwrap();
+    batch.push_converted("from before", &[1.0, 2.0]).unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     store.close().unwrap();
     fs::remove_file(file(&path, SIX)).unwrap();
@@ -328,7 +331,7 @@ fn a_repair_begins_an_epoch() {
     assert!(Store::open(&path).is_ok());
 }
 
-/// Bitmaps and versions: none of them is the store.
+/// Damage to bitmaps and versions costs no entry of the store.
 #[test]
 fn damaged_bitmaps_and_versions_are_set_aside() {
     let mut bench = Bench::new();
@@ -345,7 +348,7 @@ fn damaged_bitmaps_and_versions_are_set_aside() {
     let pinned = |path: &Path| path.join("versions/pinned");
     let report = bench.case("a version flipped", |path| flip(&pinned(path), 80), &nothing);
     assert!(report.findings[0].moved_to.as_ref().unwrap().ends_with("quarantine/version-pinned"));
-    // An input that only the version needs.
+    // A merge input that only the version needs.
     let input = "0000000002-0000000002.0.npy";
     let hit = |path: &Path| {
         let rows = sections(&file(path, input)).into_iter().find(|(name, ..)| name == "ROWS").unwrap();
@@ -356,19 +359,20 @@ fn damaged_bitmaps_and_versions_are_set_aside() {
     println!("repair: {} damages beside the chain", bench.tried);
 }
 
-/// Of a segment of many blocks only the entries in the damaged block are lost; inputs are not there any more.
+/// In a segment of many blocks, only the entries in the damaged block are lost. The merge's inputs are gone
+/// already.
 #[test]
-fn one_block_costs_what_lies_in_it() {
+fn a_damaged_block_costs_only_its_own_entries() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, path) = (dir.path().join("whole"), dir.path().join("s"));
-    let store = OpenOptions::new().merging(Merging::OnDemand);
+    let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     drop(Store::create(&whole, StoreConfig::new(1024)).unwrap());
     let store = store.open(&whole).unwrap();
     for commit in 1..=4 {
         let mut batch = store.batch();
         for number in 0..16 {
             let key = format!("key {commit}-{number:02}");
-            batch.push_with(&key, &[(commit * 100 + number) as f32; 1024], b"p").unwrap();
+            batch.entry(&key).row(&[(commit * 100 + number) as f32; 1024]).payload(b"p").push().unwrap();
         }
         if commit > 1 {
             batch.push(format!("key {}-00", commit - 1), &[0.5f32; 1024]).unwrap();
@@ -386,8 +390,8 @@ fn one_block_costs_what_lies_in_it() {
     let lines = sections(&file(&whole, merged));
     let offset = |tag: &str| lines.iter().find(|(name, ..)| name == tag).unwrap().1;
 
-    // Rows of 4096 bytes, in the order of the merged file: in a small file each is a block.
-    let names: Vec<Vec<u8>> = Store::open_read_only(&whole)
+    // A row has 4096 bytes and, in a small file, a block of its own: the flipped byte hits row 16 alone.
+    let names: Vec<Vec<u8>> = Reader::open(&whole)
         .unwrap()
         .snapshot()
         .iter()
@@ -400,19 +404,20 @@ fn one_block_costs_what_lies_in_it() {
     flip(&file(&path, merged), offset("ROWS") + 65536 + 7);
     let report = vecstore::repair(&path).unwrap();
     assert_eq!(report.lost_keys().collect::<Vec<_>>(), names);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
     let mut left = right.clone();
     left.retain(|key, _| !names.contains(key));
     assert_eq!(contents(&Store::open(&path).unwrap().snapshot()), left);
 
-    // The run table: contents stay, with addresses that nothing ever had; what is superseded stays so.
+    // Damage in RUNS: entries stay, under addresses that no row ever had, and superseded entries stay
+    // superseded.
     fs::remove_dir_all(&path).unwrap();
     copy_dir(&whole, &path);
     flip(&file(&path, merged), offset("RUNS") + 3);
     let report = vecstore::repair(&path).unwrap();
     assert_eq!(report.lost_keys().count(), 0);
     assert!(report.findings[0].readdressed > 50, "{report:#?}");
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
     let store = Store::open(&path).unwrap();
     let snapshot = store.snapshot();
     let without_address = |contents: Contents| -> BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>)> {
@@ -421,14 +426,14 @@ fn one_block_costs_what_lies_in_it() {
     assert_eq!(without_address(contents(&snapshot)), without_address(right.clone()));
     for (_, (_, _, _, address)) in right.iter().filter(|(key, _)| key.as_slice() != b"key 4-14") {
         assert_eq!(
-            snapshot.at(address.parse().unwrap()).unwrap(),
+            snapshot.row_at(address.parse().unwrap()).unwrap(),
             None,
             "nothing else answers to an old address"
         );
     }
 }
 
-/// All segments are gone, with their directory: they are missing, as one of them would be.
+/// All segments are gone with their directory: the loss is reported like that of a single segment.
 #[test]
 fn a_store_without_its_directory_of_segments_is_made_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -437,11 +442,12 @@ fn a_store_without_its_directory_of_segments_is_made_whole() {
     let mut batch = store.batch();
     batch.push("a", &[1.0f32]).unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
-    batch.push("b", &[1.0f32, 2.0]).unwrap();
+    batch.push_rows("b", [[1.0f32], [2.0]]).unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
     fs::remove_dir_all(path.join("segments")).unwrap();
-    assert!(vecstore::repair_dry_run(&path).unwrap().findings.iter().any(|finding| finding.lost_unknown));
+    let dry = vecstore::repair_with(&path, RepairOptions::new().dry_run(true)).unwrap();
+    assert!(dry.findings.iter().any(|finding| finding.lost_unknown));
     let repaired = vecstore::repair(&path).unwrap();
     assert!(repaired.findings.iter().any(|finding| finding.path == path.join("segments")), "{repaired:?}");
     let lost = repaired.findings.iter().find(|finding| finding.lost_unknown).unwrap();
@@ -451,26 +457,28 @@ fn a_store_without_its_directory_of_segments_is_made_whole() {
     assert_eq!(Store::open(&path).unwrap().snapshot().totals().entries, 0);
 }
 
-/// Versions cannot be listed: what they need is not known.
+/// Versions cannot be listed, so that the segments they need are unknown.
 #[test]
 fn a_file_in_the_place_of_the_versions_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();
     fs::write(path.join("versions"), "not a directory").unwrap();
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert!(report.faults.iter().any(|fault| fault.path == path.join("versions")), "{:?}", report.faults);
 }
 
-/// What a lost file superseded is told by keys: of the others only those are needed, not what else their entries have.
+/// Keys tell what a lost segment superseded: a repair reads only the keys of other segments' entries, and
+/// keeps their reasons and attributes.
 #[test]
-fn a_file_is_lost_after_one_with_reasons_and_attributes() {
+fn reasons_and_attributes_survive_the_loss_of_the_next_segment() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(1)).unwrap();
+    let store =
+        OpenOptions::new().merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(1)).unwrap();
     let mut batch = store.batch();
-    batch.push_rejected("broken", "no picture", b"stamp").unwrap();
-    batch.push_with("a", &[1.0f32], Details::new().attribute("year", 2024)).unwrap();
+    batch.entry("broken").payload(b"stamp").push_rejected("no picture").unwrap();
+    batch.entry("a").row(&[1.0f32]).attribute("year", 2024).push().unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     let mut batch = store.batch();
     batch.push("b", &[2.0f32]).unwrap();
@@ -479,7 +487,7 @@ fn a_file_is_lost_after_one_with_reasons_and_attributes() {
     fs::remove_file(file(&path, "0000000002-0000000002.0.npy")).unwrap();
     let report = vecstore::repair(&path).unwrap();
     assert_eq!(report.findings.len(), 1, "{report:#?}");
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
     let snapshot = Store::open(&path).unwrap().snapshot();
     let entry = |key| snapshot.get(key).unwrap().unwrap();
     assert_eq!((entry("broken").reason(), entry("broken").payload()), (Some("no picture"), &b"stamp"[..]));

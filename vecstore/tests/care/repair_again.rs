@@ -1,17 +1,17 @@
-//! What happens after a repair, or in a second one: nothing that may still be needed goes, and nothing is
-//! called whole that is not.
+//! After a repair, and in a second one: no file that may still be needed is deleted, and no damaged store is
+//! called whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{assert_whole, copy_dir, layout, on_demand};
-use vecstore::{OnDuplicate, RepairReport, Store, StoreConfig};
+use vecstore::{BackupOptions, OnDuplicate, Reader, RepairReport, Store, StoreConfig};
 
 fn segment(path: &Path, first: u64, last: u64, generation: u32) -> PathBuf {
     path.join("segments").join(format!("{first:010}-{last:010}.{generation}.npy"))
 }
 
-/// Flips a bit in this section of a segment: its place is in the footer (docs/FORMAT.md).
+/// Flips a bit in a section of a segment; the section's place is in the footer (docs/FORMAT.md).
 fn hit(path: &Path, section: &str) {
     let mut bytes = fs::read(path).unwrap();
     bytes[layout::section(path, section).offset] ^= 0x10;
@@ -35,21 +35,22 @@ fn says_loss(report: &RepairReport) -> bool {
     report.findings.iter().any(|finding| finding.lost_unknown || !finding.lost_keys.is_empty())
 }
 
-/// Whether this file lies in quarantine/ under any name.
+/// True if quarantine/ has a file with these bytes, under any name.
 fn is_quarantined(path: &Path, bytes: &[u8]) -> bool {
     let names = fs::read_dir(path.join("quarantine")).unwrap();
     names.map(|entry| entry.unwrap().path()).any(|path| fs::read(path).unwrap() == bytes)
 }
 
 #[test]
-fn what_has_content_is_better_than_what_a_repair_left() {
+fn a_merge_with_entries_is_preferred_to_inputs_that_lost_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path, 3);
     store.create_version("p").unwrap();
     store.compact_full().unwrap();
     store.close().unwrap();
-    // First an input that only the checkpoint needs; then the index of the output, which costs no entry.
+    // First damages an input that only the version needs, then HASH in the merged segment, which costs no
+    // entry.
     hit(&segment(&path, 2, 2, 0), "ROWS");
     vecstore::repair(&path).unwrap();
     hit(&segment(&path, 1, 3, 0), "HASH");
@@ -61,13 +62,13 @@ fn what_has_content_is_better_than_what_a_repair_left() {
 }
 
 #[test]
-fn a_number_that_may_have_been_given_is_not_given_again() {
+fn a_commit_number_that_may_have_been_used_is_not_reused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = filled(&path, 3);
     writer.checkpoint().unwrap();
     put(&writer, "k4");
-    // Another file of the same name: the writer still has the whole one mapped.
+    // Replaces the last segment; the writer still has the original one mapped.
     let last = segment(&path, 4, 4, 0);
     fs::remove_file(&last).unwrap();
     fs::write(&last, b"").unwrap();
@@ -76,20 +77,20 @@ fn a_number_that_may_have_been_given_is_not_given_again() {
     put(&other, "other");
     assert_eq!(other.snapshot().last_commit(), 5);
     drop(other);
-    // The writer goes on with what there is now, and the store stays whole.
+    // The writer continues from the repaired state, and the store stays whole.
     let mut batch = writer.batch();
     batch.push("k5", &[1.0f32, 2.0]).unwrap();
     let appended = writer.append(&mut batch, OnDuplicate::Skip).unwrap();
     assert_eq!(appended.commit, Some(6));
     drop(writer);
     assert_whole(&path);
-    let store = Store::open_read_only(&path).unwrap();
+    let store = Reader::open(&path).unwrap();
     assert!(store.snapshot().contains("k5").unwrap());
     assert!(store.snapshot().contains("other").unwrap());
 }
 
 #[test]
-fn a_file_beyond_a_gap_that_cannot_be_told_is_no_nothing() {
+fn an_unreadable_file_beyond_a_gap_counts_as_loss() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path, 6);
@@ -106,7 +107,7 @@ fn a_file_beyond_a_gap_that_cannot_be_told_is_no_nothing() {
 }
 
 #[test]
-fn an_interrupted_repair_does_not_make_the_next_one_say_that_nothing_was_lost() {
+fn a_repair_after_an_interrupted_one_still_reports_the_loss() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, 3).close().unwrap();
@@ -114,7 +115,8 @@ fn an_interrupted_repair_does_not_make_the_next_one_say_that_nothing_was_lost() 
     let done = dir.path().join("done");
     copy_dir(&path, &done);
     assert_eq!(vecstore::repair(&done).unwrap().findings[0].lost_keys, [b"k2"]);
-    // As a kill leaves it before the manifest lists the new file, and before the bad one goes.
+    // The state that a kill leaves before the manifest lists the new segment. In `listed`, the kill comes
+    // before the damaged segment is removed.
     fs::copy(segment(&done, 2, 2, 1), segment(&path, 2, 2, 1)).unwrap();
     copy_dir(&done.join("quarantine"), &path.join("quarantine"));
     let listed = dir.path().join("listed");
@@ -127,24 +129,23 @@ fn an_interrupted_repair_does_not_make_the_next_one_say_that_nothing_was_lost() 
 }
 
 #[test]
-fn a_backup_keeps_what_the_store_has_lost() {
+fn a_backup_keeps_entries_that_the_store_has_lost() {
     let dir = tempfile::tempdir().unwrap();
-    let (path, linked, copied) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("other-disk"));
+    let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     let store = filled(&path, 3);
-    store.backup(&linked).unwrap();
+    store.backup(&dest).unwrap();
     store.close().unwrap();
-    copy_dir(&linked, &copied);
-    let good = fs::read(segment(&copied, 2, 2, 0)).unwrap();
+    let good = fs::read(segment(&dest, 2, 2, 0)).unwrap();
     hit(&segment(&path, 2, 2, 0), "ROWS");
     vecstore::repair(&path).unwrap();
     let store = on_demand().open(&path).unwrap();
-    store.backup(&copied).unwrap();
-    assert_whole(&copied);
-    assert!(is_quarantined(&copied, &good), "the only copy of k2");
+    store.backup(&dest).unwrap();
+    assert_whole(&dest);
+    assert!(is_quarantined(&dest, &good), "the only copy of k2");
 }
 
 #[test]
-fn what_is_put_back_by_hand_is_not_deleted() {
+fn a_segment_put_back_by_hand_is_not_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, 3).close().unwrap();
@@ -158,13 +159,15 @@ fn what_is_put_back_by_hand_is_not_deleted() {
     assert_whole(&path);
 }
 
-/// What is in quarantine already, and in its old place again, is in no way of others.
+/// A segment that is in quarantine and back in its old place too is removed from there, and quarantine keeps
+/// one copy.
 #[test]
-fn what_was_quarantined_may_be_put_back() {
+fn a_quarantined_segment_may_be_put_back() {
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     let store = filled(&path, 3);
-    store.backup(&dest).unwrap();
+    let backup = |store: &Store| store.backup_with(&dest, BackupOptions::new().link(true)).unwrap();
+    backup(&store);
     store.close().unwrap();
     let file = segment(&path, 2, 2, 0);
     hit(&file, "ROWS");
@@ -172,13 +175,13 @@ fn what_was_quarantined_may_be_put_back() {
     let bad = path.join("quarantine").join(file.file_name().unwrap());
     let bytes = fs::read(&bad).unwrap();
     let store = on_demand().open(&path).unwrap();
-    // In the backup as a power cut leaves it that comes while the file is moved.
+    // In the backup: a power cut in the middle of moving the segment leaves both names.
     let linked = segment(&dest, 2, 2, 0);
     fs::create_dir(dest.join("quarantine")).unwrap();
     fs::hard_link(&linked, dest.join("quarantine").join(linked.file_name().unwrap())).unwrap();
-    store.backup(&dest).unwrap();
+    backup(&store);
     assert!(!linked.exists());
-    // In the store because a user has copied it back.
+    // In the store: a user has copied the segment back.
     fs::copy(&bad, &file).unwrap();
     store.compact_full().unwrap();
     assert!(!file.exists());
@@ -195,10 +198,10 @@ fn what_was_quarantined_may_be_put_back() {
     }
 }
 
-/// What an interrupted backup brought makes way for the first commit of its own, and takes no other file's
-/// place.
+/// A segment left by an interrupted backup makes way for the destination's own first commit, and replaces no
+/// other file in quarantine.
 #[test]
-fn what_lies_beyond_a_backup_displaces_nothing_in_quarantine() {
+fn a_leftover_of_a_backup_replaces_no_file_in_quarantine() {
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     let store = filled(&path, 3);
@@ -217,10 +220,10 @@ fn what_lies_beyond_a_backup_displaces_nothing_in_quarantine() {
     assert!(!Store::open(&dest).unwrap().snapshot().contains("k4").unwrap());
 }
 
-/// A merge of what a repair left, and one of its inputs that a power cut has brought back: without a manifest
-/// too the merge is what counts.
+/// A power cut brings back one input of a merge of repaired segments. The merge is preferred to it, even
+/// without a manifest.
 #[test]
-fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
+fn a_merge_of_repaired_segments_is_preferred_to_one_of_its_inputs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, 3).close().unwrap();
@@ -240,8 +243,8 @@ fn a_merge_of_what_was_repaired_counts_more_than_one_of_its_inputs() {
     }
 }
 
-/// A rebuilt manifest cannot know of an epoch that has no commit yet; a backup that does goes on all the
-/// same.
+/// A rebuilt manifest lacks an epoch that has no commit yet. A backup whose manifest has this epoch can still
+/// be brought up to date.
 #[test]
 fn a_backup_goes_on_after_a_manifest_is_rebuilt_twice() {
     let dir = tempfile::tempdir().unwrap();
@@ -257,16 +260,16 @@ fn a_backup_goes_on_after_a_manifest_is_rebuilt_twice() {
         }
     }
     assert_whole(&dest);
-    assert!(Store::open_read_only(&dest).unwrap().snapshot().contains("k4").unwrap());
+    assert!(Reader::open(&dest).unwrap().snapshot().contains("k4").unwrap());
 }
 
 #[test]
-fn a_hole_never_has_the_name_of_what_was_lost() {
+fn a_hole_never_has_the_name_of_the_lost_segment() {
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     let writer = filled(&path, 5);
     writer.backup(&dest).unwrap();
-    let reader = Store::open_read_only(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
     fs::remove_file(segment(&path, 3, 3, 0)).unwrap();
     fs::remove_file(path.join("MANIFEST")).unwrap();
     vecstore::repair(&path).unwrap();

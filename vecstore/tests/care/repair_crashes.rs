@@ -1,6 +1,5 @@
-//! Repairs that are interrupted: by a power cut after any change, in any way the disk may leave it, and by
-//! any call that fails. Repaired again, the store is what the undisturbed repair makes of it, and every
-//! damaged byte is still there.
+//! Interrupted repairs: by a power cut after any change, in any state the disk may leave, and by any failing
+//! call. A second repair gives the result of an undisturbed one, and every damaged byte still exists.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,23 +12,24 @@ use crate::sim::run::{Do, Run, STORE, options};
 use crate::sim::tier::{full_or, is_full};
 use crate::sim::{Fault, Node, SimFs};
 use vecstore::vfs::Vfs;
+use vecstore::{Progress, RepairOptions};
 
-/// Combinations of fates after each change, and in plain `cargo test`.
+/// Combinations of fates tried after each change: in full, and in plain `cargo test`.
 const COMBINATIONS: (usize, usize) = (32, 4);
-/// Of the calls that could fail, this many are left out there for each that does.
+/// In plain `cargo test`, this many failing calls are left out for each one that is tried.
 const FAILING: usize = 4;
 
-/// At the end of the names of damages that cost nothing.
+/// Suffix in the names of damage cases that lose no entry.
 const NO_LOSS: &str = "nothing is lost";
 
-/// What is right: live entries, and the versions there are.
+/// The expected result: live entries, and the names of versions.
 type Right = (Contents, Vec<String>);
 
-/// Live entries: kind, rows, reason and payload, address.
+/// Live entries by key: kind, rows, reason and payload, address.
 type Contents = BTreeMap<Vec<u8>, (String, Vec<u32>, Vec<u8>, String)>;
 
 fn contents(fs: &SimFs) -> Result<Contents, String> {
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
+    let store = options(fs).for_reading().open(STORE).map_err(|error| error.to_string())?;
     let snapshot = store.snapshot();
     let mut contents = Contents::new();
     for entry in snapshot.iter() {
@@ -45,17 +45,18 @@ fn contents(fs: &SimFs) -> Result<Contents, String> {
     Ok(contents)
 }
 
-/// The versions, each of which can be read. (How much of a damaged one is left depends on whether
-/// bitmaps could be read: they say what of it was superseded later.)
+/// Names of the versions, each of which must be readable. (How many entries of a damaged version are left
+/// depends on whether bitmaps were readable: they tell which entries were superseded later.)
 fn named(fs: &SimFs) -> Result<Vec<String>, String> {
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
+    let store = options(fs).for_reading().open(STORE).map_err(|error| error.to_string())?;
     let all = store.versions().map_err(|error| error.to_string())?;
     let opened = |name: String| {
-        let opened = options(fs).at_version(&name).open(STORE).map_err(|error| error.to_string())?;
+        let opened = options(fs).for_reading().at_version(&name).open(STORE);
+        let opened = opened.map_err(|error| error.to_string())?;
         opened.snapshot().iter().try_for_each(|entry| entry.map(drop)).map_err(|error| error.to_string())?;
         Ok(name)
     };
-    all.into_iter().map(|checkpoint| opened(checkpoint.name)).collect()
+    all.into_iter().map(|version| opened(version.name)).collect()
 }
 
 /// A store with merged and single segments, a version, bitmaps, and commits that the manifest does
@@ -82,7 +83,7 @@ fn image() -> Vec<Node> {
     history.image(history.log.len(), &Default::default(), &mut Rng(3))
 }
 
-/// Numbers of the files in the store, by path.
+/// Inode numbers of the store's files by path, without lock files.
 fn files(image: &[Node]) -> BTreeMap<PathBuf, usize> {
     let mut files = BTreeMap::new();
     let mut open = vec![(PathBuf::from("/"), 0)];
@@ -118,7 +119,7 @@ fn remove(image: &mut [Node], path: &Path) {
     names.remove(path.file_name().unwrap());
 }
 
-/// Damaged images, and what was done to each.
+/// Damaged images, each with the name of its damage.
 fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
     let paths: Vec<PathBuf> = files(whole).into_keys().collect();
     let mut all = Vec::new();
@@ -129,7 +130,7 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
     };
     for path in &paths {
         let len = bytes(whole, path).len();
-        // A row, or what follows it; the middle of any other file.
+        // In a segment, a row or the bytes behind the rows; in any other file, the middle.
         case(format!("{} hit", path.display()), &|image| flip(image, path, 4097.min(len / 2)));
         case(format!("{} gone", path.display()), &|image| remove(image, path));
     }
@@ -144,7 +145,7 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
     }
     case("all segments hit, and the manifest".to_owned(), &|image| {
         segments.iter().for_each(|path| flip(image, path, 4097));
-        flip(image, &Path::new(STORE).join("MANIFEST"), 70);
+        flip(image, &Path::new(STORE).join("MANIFEST"), 134);
     });
     case(format!("the last two swapped, {NO_LOSS}"), &|image| {
         let [.., a, b] = segments.as_slice() else { panic!("two segments") };
@@ -154,9 +155,9 @@ fn damaged(whole: &[Node]) -> Vec<(String, Vec<Node>)> {
     all
 }
 
-/// Repairs what an interrupted repair has left, and holds it against the undisturbed one.
+/// Repairs the state that an interrupted repair left, and compares it with the result of an undisturbed one.
 fn repaired(fs: &SimFs, right: &Right, hit: &[Arc<Vec<u8>>]) -> Result<(), String> {
-    // A reader that opens it before gets an error, or entries that are right.
+    // Before the second repair, a reader gets an error or correct entries.
     if let Ok(found) = contents(fs) {
         for (key, value) in &found {
             if right.0.get(key).is_some_and(|right| right.3 == value.3 && right != value) {
@@ -164,8 +165,10 @@ fn repaired(fs: &SimFs, right: &Right, hit: &[Arc<Vec<u8>>]) -> Result<(), Strin
             }
         }
     }
-    vecstore::repair_with(fs, Path::new(STORE)).map_err(|error| format!("repairing again: {error}"))?;
-    let report = vecstore::verify_with(fs, Path::new(STORE), |_| {}).map_err(|error| error.to_string())?;
+    vecstore::repair_on(fs, Path::new(STORE), RepairOptions::new())
+        .map_err(|error| format!("repairing again: {error}"))?;
+    let report =
+        vecstore::verify_on(fs, Path::new(STORE), &Progress::new()).map_err(|error| error.to_string())?;
     if let Some(fault) = report.faults.first() {
         return Err(format!("not whole after it: {fault}"));
     }
@@ -188,7 +191,7 @@ fn repaired(fs: &SimFs, right: &Right, hit: &[Arc<Vec<u8>>]) -> Result<(), Strin
     }
 }
 
-/// Bytes of the files that differ from those of the whole store.
+/// Contents of the files that differ from those of the whole store.
 fn what_was_hit(whole: &[Node], image: &[Node]) -> Vec<Arc<Vec<u8>>> {
     let before = files(whole);
     let hit = files(image).into_iter().filter_map(|(path, ino)| match (&image[ino], &whole[before[&path]]) {
@@ -198,7 +201,7 @@ fn what_was_hit(whole: &[Node], image: &[Node]) -> Vec<Arc<Vec<u8>>> {
     hit.collect()
 }
 
-/// What was tried.
+/// Cases tried so far.
 #[derive(Debug, Default)]
 struct Tally {
     states: HashSet<u64>,
@@ -233,11 +236,11 @@ fn an_interrupted_repair_is_repaired() {
     assert!(states.len() > full_or(500, 300), "{} states", states.len());
 }
 
-/// Every state that a power cut may leave of a repair; returns what is right.
+/// Tries every state that a power cut may leave during a repair. Returns the expected result.
 fn crashes(what: &str, image: &[Node], before: &Contents, hit: &[Arc<Vec<u8>>], tally: &mut Tally) -> Right {
     let fs = SimFs::from_image(image.to_vec());
-    let report =
-        vecstore::repair_with(&fs, Path::new(STORE)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let report = vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new())
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     let history = fs.history();
     let read = contents(&fs).and_then(|contents| Ok((contents, named(&fs)?)));
     let right = read.unwrap_or_else(|error| panic!("{what}: {error}\n{report:#?}"));
@@ -255,12 +258,12 @@ fn crashes(what: &str, image: &[Node], before: &Contents, hit: &[Arc<Vec<u8>>], 
             }
             repaired(&SimFs::from_image(left.clone()), &right, hit)
                 .unwrap_or_else(|error| panic!("{what}: {error}\n{}", history.tell(prefix, &fates)));
-            // Now and then the second repair is interrupted too.
+            // After one state in sixteen, the second repair is interrupted too.
             if !tally.states.len().is_multiple_of(16) {
                 continue;
             }
             let second = SimFs::from_image(left);
-            let done = vecstore::repair_with(&second, Path::new(STORE));
+            let done = vecstore::repair_on(&second, Path::new(STORE), RepairOptions::new());
             done.unwrap_or_else(|error| panic!("{what}: {error}"));
             let second = second.history();
             let at = rng.below(second.log.len() + 1);
@@ -277,10 +280,10 @@ fn crashes(what: &str, image: &[Node], before: &Contents, hit: &[Arc<Vec<u8>>], 
     right
 }
 
-/// Every call that changes something fails, once or from then on; of those that read, some.
+/// Lets each call that changes the disk fail, once or from then on, and some of the calls that read.
 fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right, tally: &mut Tally) {
     let fs = SimFs::from_image(image.to_vec());
-    vecstore::repair_with(&fs, Path::new(STORE)).unwrap();
+    vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new()).unwrap();
     let mut turn = what.len();
     for (at, call) in fs.calls().iter().enumerate() {
         let reads = matches!(call.what, "map" | "read" | "metadata" | "list" | "read record");
@@ -295,7 +298,7 @@ fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right
             }
             let fs = SimFs::from_image(image.to_vec());
             fs.set_fault(Some(Fault { at, errno, lasting }));
-            let failed = vecstore::repair_with(&fs, Path::new(STORE));
+            let failed = vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new());
             fs.set_fault(None);
             tally.faults += 1;
             if let Err(error) = &failed {
@@ -308,8 +311,8 @@ fn failing_calls(what: &str, image: &[Node], hit: &[Arc<Vec<u8>>], right: &Right
     }
 }
 
-/// A commit whose directory flush failed may be visible, and gone after a power cut, whatever later flushes
-/// say. A repair that lists it has to write it anew.
+/// A commit whose directory flush failed may be visible now and gone after a power cut, whatever later
+/// flushes report. A repair that lists it has to write it anew.
 #[test]
 fn a_commit_in_doubt_is_written_anew() {
     let image = image();
@@ -333,7 +336,7 @@ fn a_commit_in_doubt_is_written_anew() {
         in_doubt += 1;
         let gone = Path::new(STORE).join("segments/0000000004-0000000004.0.npy");
         fs.remove_file(&gone).unwrap();
-        vecstore::repair_with(&fs, Path::new(STORE)).unwrap();
+        vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new()).unwrap();
         let shown = contents(&fs).unwrap();
         let history = fs.history();
         let mut rng = Rng(5);

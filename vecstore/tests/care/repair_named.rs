@@ -1,12 +1,12 @@
-//! Repairs of stores with versions that list more than there is, or are not the store's: afterwards
-//! the store opens and is whole, nothing that was not hit is lost, and no number is given twice.
+//! Repairs of stores whose versions list missing segments or belong to another store. Afterwards the store
+//! opens and is whole, only damaged entries are lost, and no commit number is used twice.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::{copy_dir, on_demand};
-use vecstore::{Error, OnDuplicate, OpenOptions, RepairReport, Store, StoreConfig};
+use vecstore::{Error, OnDuplicate, ReadOptions, Reader, RepairOptions, RepairReport, Store, StoreConfig};
 
 fn segment(path: &Path, first: u64, last: u64) -> PathBuf {
     path.join("segments").join(format!("{first:010}-{last:010}.0.npy"))
@@ -18,7 +18,7 @@ fn put(store: &Store, key: &str) {
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// A store with commits 1 to `commits`, one key each, and a version of each of `named`.
+/// A store with commits 1 to `commits`, one key each, and a version of each commit in `named`.
 fn filled(path: &Path, commits: u64, named: &[u64]) {
     let store = on_demand().create(path, StoreConfig::new(2)).unwrap();
     for commit in 1..=commits {
@@ -38,14 +38,14 @@ fn flip_bit(path: &Path, at: u64) {
 }
 
 fn assert_whole(path: &Path, what: &str) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
+    let report = vecstore::verify(path).unwrap();
     assert!(report.is_whole(), "{what}: {:?}", report.faults);
 }
 
-/// Repairs a store that had commits 1 to `commits`, of which `gone` cannot be there any more, and goes on
-/// with it.
+/// Repairs a store that had commits 1 to `commits`, asserts that exactly those in `gone` are lost, and
+/// appends.
 fn repaired(path: &Path, what: &str, commits: u64, gone: &[u64]) -> RepairReport {
-    let would = vecstore::repair_dry_run(path).unwrap();
+    let would = vecstore::repair_with(path, RepairOptions::new().dry_run(true)).unwrap();
     let report = vecstore::repair(path).unwrap();
     assert_eq!(would.findings.len(), report.findings.len(), "{what}");
     assert_whole(path, what);
@@ -58,7 +58,7 @@ fn repaired(path: &Path, what: &str, commits: u64, gone: &[u64]) -> RepairReport
         assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit}");
     }
     for version in store.versions().unwrap() {
-        let named = OpenOptions::new().at_version(&version.name).open(path).unwrap();
+        let named = ReadOptions::new().at_version(&version.name).open(path).unwrap();
         for commit in 1..=version.last_commit {
             let is_there = named.snapshot().contains(format!("k{commit}")).unwrap();
             assert_eq!(is_there, !gone.contains(&commit), "{what}: k{commit} in {}", version.name);
@@ -77,14 +77,14 @@ fn quarantined(report: &RepairReport, name: &str) -> bool {
     report.findings.iter().any(|finding| finding.moved_to.as_ref().is_some_and(|to| to.ends_with(name)))
 }
 
-/// The manifest is gone, or an older one was put back, and segments are gone that versions list.
+/// The manifest is gone or replaced by an older one, and segments that versions list are gone.
 #[test]
-fn what_a_version_lists_was_committed() {
+fn segments_that_a_version_lists_count_as_committed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, 4, &[1, 2, 4]);
     for manifest in ["gone", "that of v1", "as it was"] {
-        // All ways to lose some of the four segments, but not all.
+        // Every choice of lost segments, except all four.
         for hit in 0..15u64 {
             let gone: Vec<u64> = (1..=4).filter(|commit| hit >> (commit - 1) & 1 == 1).collect();
             let what = format!("manifest {manifest}, segments {gone:?} gone");
@@ -104,8 +104,8 @@ fn what_a_version_lists_was_committed() {
     }
 }
 
-/// A version that was moved away while the manifest was rebuilt, and put back, begins with another epoch
-/// than the store has now: what takes the place of commit 1 is another file for each.
+/// A version moved aside while the manifest was rebuilt begins with another epoch than the rebuilt store.
+/// Each of the two gets its own file in place of commit 1.
 #[test]
 fn a_version_that_begins_differently_gets_a_file_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,9 +121,9 @@ fn a_version_that_begins_differently_gets_a_file_of_its_own() {
     repaired(&path, "commit 1 lost twice", 3, &[1]);
 }
 
-/// A version that was copied from another store goes, whatever it lists; the store's own segments stay.
+/// A version copied from another store is set aside, whatever it lists; the store's own segments stay.
 #[test]
-fn a_version_of_another_store_says_nothing() {
+fn a_version_of_another_store_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let (path, other) = (dir.path().join("s"), dir.path().join("other"));
     filled(&path, 4, &[2]);
@@ -138,7 +138,7 @@ fn a_version_of_another_store_says_nothing() {
                 fs::remove_file(damaged.join("MANIFEST")).unwrap();
             }
             gone.iter().for_each(|commit| fs::remove_file(segment(&damaged, *commit, *commit)).unwrap());
-            // Nothing says that there were commits 3 and 4 when manifest and segments are gone.
+            // Without the manifest and segments 3 and 4, no file tells of commits 3 and 4.
             let commits = if manifest == "gone" && gone.contains(&4) { 2 } else { 4 };
             let gone: Vec<u64> = gone.iter().copied().filter(|commit| *commit <= commits).collect();
             let report = repaired(&damaged, &what, commits, &gone);
@@ -149,10 +149,10 @@ fn a_version_of_another_store_says_nothing() {
     }
 }
 
-/// The version of a store that a copy was restored from lists commits of another epoch; the copy's own
-/// stay.
+/// A version of the store that a copy was restored from lists commits of another epoch. It is set aside, and
+/// the copy's own commits stay.
 #[test]
-fn a_version_of_another_history_goes() {
+fn a_version_of_another_history_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
     filled(&path, 3, &[]);
@@ -163,7 +163,7 @@ fn a_version_of_another_history_goes() {
         put(&ours, key);
     }
     ours.create_version("ours").unwrap();
-    // As a crash leaves it: commit 4 is in no manifest yet.
+    // The state that a crash leaves: no manifest lists commit 4 yet.
     let killed = dir.path().join("killed");
     copy_dir(&copy, &killed);
     fs::create_dir_all(killed.join("versions")).unwrap();
@@ -172,10 +172,10 @@ fn a_version_of_another_history_goes() {
     assert!(quarantined(&report, "version-ours"), "{report:#?}");
 }
 
-/// A backup ends with its manifest: a version of its source makes it no longer, and it can be brought up
-/// to date.
+/// A backup ends with its manifest: a version of the source does not extend it, and the next backup brings it
+/// up to date.
 #[test]
-fn a_backup_stays_one_beside_a_version_of_its_source() {
+fn a_backup_with_a_version_of_its_source_stays_a_backup() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup) = (dir.path().join("s"), dir.path().join("b"));
     filled(&path, 2, &[]);
@@ -191,12 +191,12 @@ fn a_backup_stays_one_beside_a_version_of_its_source() {
     assert_whole(&backup, "the backup");
     store.backup(&backup).unwrap();
     assert_whole(&backup, "the backup, brought up to date");
-    assert!(Store::open_read_only(&backup).unwrap().snapshot().contains("k3").unwrap());
+    assert!(Reader::open(&backup).unwrap().snapshot().contains("k3").unwrap());
 }
 
-/// The bitmap that a version lists is gone or damaged, with the manifest: the version does without.
+/// The manifest is gone, and bitmaps that a version lists are gone or damaged: the version does without them.
 #[test]
-fn a_versions_bitmap_is_looked_at_without_a_manifest() {
+fn a_lost_bitmap_of_a_version_is_reported_without_a_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
@@ -219,13 +219,13 @@ fn a_versions_bitmap_is_looked_at_without_a_manifest() {
         let report = vecstore::repair(&damaged).unwrap();
         assert!(bitmaps.iter().all(|bitmap| report.findings.iter().any(|told| told.path == *bitmap)));
         assert_whole(&damaged, how);
-        let named = OpenOptions::new().at_version("v4").open(&damaged).unwrap();
+        let named = ReadOptions::new().at_version("v4").open(&damaged).unwrap();
         assert_eq!(named.snapshot().totals().entries, 3, "the first \"a\" is superseded");
         assert!(vecstore::repair(&damaged).unwrap().was_whole());
     }
 }
 
-/// A version alone is no store: nothing can be rescued.
+/// A version without segments is no store: there is no entry to rescue.
 #[test]
 fn a_version_without_segments_is_nothing_to_rebuild_from() {
     let dir = tempfile::tempdir().unwrap();
@@ -236,10 +236,10 @@ fn a_version_without_segments_is_nothing_to_rebuild_from() {
     assert!(matches!(vecstore::repair(&path).unwrap_err(), Error::NotAStore { .. }));
 }
 
-/// Files that nothing but a version needs: `verify` tells of one that is removed or replaced, and
-/// `repair` mends it.
+/// Segments that only a version needs: `verify` reports a removed or replaced one, and `repair` mends the
+/// version.
 #[test]
-fn what_only_a_version_lists_is_missed() {
+fn a_lost_segment_that_only_a_version_lists_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let merged = dir.path().join("s");
     filled(&merged, 4, &[3]);
@@ -257,27 +257,27 @@ fn what_only_a_version_lists_is_missed() {
             "removed" => fs::remove_file(segment(&path, 2, 2)).unwrap(),
             _ => drop(fs::copy(segment(&strange, 2, 2), segment(&path, 2, 2)).unwrap()),
         }
-        let faults = vecstore::verify(&path, |_| {}).unwrap().faults;
+        let faults = vecstore::verify(&path).unwrap().faults;
         let [fault] = faults.as_slice() else { panic!("{case}: {faults:?}") };
         assert_eq!(fault.path, segment(&path, 2, 2), "{case}");
         assert!(fault.detail.contains("version \"v3\"") && fault.detail.contains(words), "{case}: {fault}");
-        // A merge that goes beyond the version cannot serve for it: opening names the file, and the remedy.
-        let error = OpenOptions::new().at_version("v3").open(&path).unwrap_err().to_string();
+        // The merged segment goes beyond the version, so that it cannot stand in: opening names the segment
+        // and the remedy.
+        let error = ReadOptions::new().at_version("v3").open(&path).unwrap_err().to_string();
         let named = "segments/0000000002-0000000002.0.npy";
         assert!(error.contains(named) && error.contains("vecstore repair"), "{case}: {error}");
         assert!(!vecstore::repair(&path).unwrap().was_whole(), "{case}");
         assert_whole(&path, case);
         let store = on_demand().open(&path).unwrap();
-        let keys = |store: &Store| store.snapshot().totals().entries;
-        assert_eq!(keys(&store), 4, "{case}");
-        let past = OpenOptions::new().at_version("v3").open(&path).unwrap();
-        assert_eq!(keys(&past), 2, "{case}: but for k2");
+        assert_eq!(store.snapshot().len(), 4, "{case}");
+        let past = ReadOptions::new().at_version("v3").open(&path).unwrap();
+        assert_eq!(past.snapshot().len(), 2, "{case}: but for k2");
     }
 }
 
-/// A version is set aside whose files, without one that is lost, show what was deleted.
+/// A version whose remaining segments would show deleted entries again is set aside.
 #[test]
-fn a_version_that_would_show_what_was_deleted_goes() {
+fn a_version_that_would_show_deleted_entries_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
@@ -289,7 +289,7 @@ fn a_version_that_would_show_what_was_deleted_goes() {
     store.compact_full().unwrap();
     store.close().unwrap();
     fs::remove_file(segment(&path, 3, 3)).unwrap();
-    let faults = vecstore::verify(&path, |_| {}).unwrap().faults;
+    let faults = vecstore::verify(&path).unwrap().faults;
     assert_eq!(faults.len(), 1, "{faults:?}");
     vecstore::repair(&path).unwrap();
     assert_whole(&path, "repaired");
@@ -297,7 +297,7 @@ fn a_version_that_would_show_what_was_deleted_goes() {
     let store = on_demand().open(&path).unwrap();
     assert_eq!(store.snapshot().iter().count(), 0);
     for version in store.versions().unwrap() {
-        let named = OpenOptions::new().at_version(&version.name).open(&path).unwrap().snapshot();
+        let named = ReadOptions::new().at_version(&version.name).open(&path).unwrap().snapshot();
         for key in ["a", "b"] {
             let listed = named.iter().any(|entry| entry.unwrap().key() == key.as_bytes());
             assert_eq!(named.get(key).unwrap().is_some(), listed, "{key} in {}", version.name);
@@ -305,8 +305,8 @@ fn a_version_that_would_show_what_was_deleted_goes() {
     }
 }
 
-/// What was made for the store, or merged after the version, leaves out an entry that was replaced later, and still hides what
-/// that had replaced: the version gets files of its own, and lacks that one key.
+/// The store's new file, or a merge after the version, lacks an entry replaced later and still supersedes the
+/// entry before it. The version gets files of its own, and lacks that one key.
 #[test]
 fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
     for case in ["a flipped bit", "gone", "gone after a merge", "gone after a merge that is damaged"] {
@@ -317,7 +317,7 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
             let mut batch = store.batch();
             batch.push("k", &[number as f32, 0.0]).unwrap();
             (0..1000).for_each(|at| batch.push(format!("{number}-{at}"), &[1.0f32, 2.0]).unwrap());
-            // Intact in the version, and replaced after it.
+            // The entry of "x" is intact in the version, and replaced after it.
             batch.push("x", &[number as f32, 0.0]).unwrap();
             store.append(&mut batch, OnDuplicate::Replace).unwrap();
         };
@@ -326,7 +326,7 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
         ["v", "a", "z"].iter().for_each(|name| drop(store.create_version(name).unwrap()));
         put_many(4);
         if case.starts_with("gone after a merge") {
-            // A merge leaves the first file alone that seems damaged, so it keeps the kill of what is in it.
+            // The first segment seems damaged: the merge leaves it alone, and keeps the kill of its entry.
             flip_bit(&segment(&path, 1, 1), 5000);
             assert_eq!(store.compact().unwrap().merges, 1);
             flip_bit(&segment(&path, 1, 1), 5000);
@@ -341,19 +341,19 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
         if case.ends_with("damaged") {
             flip_bit(&path.join("segments/0000000002-0000000003.0.npy"), 4096);
         }
-        let would = vecstore::repair_dry_run(&path).unwrap();
+        let would = vecstore::repair_with(&path, RepairOptions::new().dry_run(true)).unwrap();
         let report = vecstore::repair(&path).unwrap();
         assert_eq!(would.findings.len(), report.findings.len(), "{case}: {report:#?}");
         assert!(["v", "a", "z"].iter().all(|name| !quarantined(&report, &format!("version-{name}"))));
         assert_whole(&path, case);
         assert!(vecstore::repair(&path).unwrap().was_whole(), "{case}");
         let store = on_demand().open(&path).unwrap();
-        // The merge's only row is that of "z"; versions have the file of its commit.
+        // The merged segment's only live row is that of "z"; versions list the segment of its commit.
         let entries = if case.ends_with("damaged") { 2002 } else { 2003 };
         assert_eq!(store.snapshot().totals().entries, entries, "{case}");
         assert_eq!(store.snapshot().get("k").unwrap().unwrap().address().commit, 4);
         for name in ["v", "a", "z"] {
-            let then = on_demand().at_version(name).open(&path).unwrap().snapshot();
+            let then = on_demand().for_reading().at_version(name).open(&path).unwrap().snapshot();
             assert_eq!((then.totals().entries, then.contains("k").unwrap()), (1002, false), "{case}");
             assert!(then.contains("x").unwrap(), "{case}");
         }
@@ -365,9 +365,10 @@ fn an_entry_that_was_replaced_later_does_not_cost_the_version() {
     }
 }
 
-/// What is made for a version never overlaps what the store has, and keys that the store has deleted since are not told as lost.
+/// A file made for a version never overlaps the store's segments, and a key that the store has deleted since
+/// is not reported as lost.
 #[test]
-fn what_is_lost_of_a_version_alone_is_mended_beside_merges() {
+fn a_loss_of_a_version_alone_is_mended_beside_merges() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(2)).unwrap();
@@ -380,7 +381,7 @@ fn what_is_lost_of_a_version_alone_is_mended_beside_merges() {
     }
     store.create_version("v").unwrap();
     store.delete(&["k3"]).unwrap();
-    // Around the file that seems damaged: 1, 2 and 3 to 5 are listed.
+    // Merges around the segment that seems damaged: the store then lists 1, 2 and 3 to 5.
     store.compact().unwrap();
     flip_bit(&segment(&path, 2, 2), 4096);
     assert!(segment(&path, 3, 5).exists(), "{:?}", fs::read_dir(path.join("segments")).unwrap().count());
@@ -398,7 +399,7 @@ fn what_is_lost_of_a_version_alone_is_mended_beside_merges() {
         assert_whole(&damaged, "repaired");
         assert!(vecstore::repair(&damaged).unwrap().was_whole(), "{gone:?}");
         assert!(report.lost_keys().all(|key| key != b"k3"), "{gone:?}: {report:#?}");
-        let then = on_demand().at_version("v").open(&damaged).unwrap().snapshot();
+        let then = on_demand().for_reading().at_version("v").open(&damaged).unwrap().snapshot();
         for commit in 1..=4 {
             let is_there = then.contains(format!("k{commit}")).unwrap();
             assert_eq!(is_there, !gone.contains(&commit), "{gone:?}: k{commit}");

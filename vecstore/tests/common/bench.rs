@@ -1,21 +1,22 @@
-//! A store that is damaged in one way after the other, and what a repair of it must come to.
+//! A store to be damaged in many ways, and the checks of its repair.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use vecstore::{
-    DType, Error, Merging, Metric, OnDuplicate, OpenOptions, RepairReport, Snapshot, Store, StoreConfig,
+    DType, Error, MergePolicy, Metric, OnDuplicate, OpenOptions, ReadOptions, Reader, RepairOptions,
+    RepairReport, Snapshot, Store, StoreConfig,
 };
 
 use super::copy_dir;
 
-/// What an entry says: kind, rows as bits, payload, address of its first row.
+/// An entry: kind, rows as bits, reason and payload, address of its first row.
 pub type Value = (String, Vec<u32>, Vec<u8>, String);
 /// Live entries by key.
 pub type Contents = BTreeMap<Vec<u8>, Value>;
 
-/// Reason and payload.
+/// The reason and the payload of an entry, one after the other.
 fn noted(entry: &vecstore::Entry<'_>) -> Vec<u8> {
     [entry.reason().unwrap_or_default().as_bytes(), entry.payload()].concat()
 }
@@ -29,7 +30,7 @@ pub fn contents(snapshot: &Snapshot) -> Contents {
             let address = entry.address();
             if entry.row_count() > 0 {
                 let at: Vec<u32> =
-                    snapshot.at(address).unwrap().unwrap().iter().map(|x| x.to_bits()).collect();
+                    snapshot.row_at(address).unwrap().unwrap().iter().map(|x| x.to_bits()).collect();
                 assert_eq!(rows[..at.len()], at, "the row at {address}");
             }
             let found = snapshot.get(entry.key()).unwrap().expect("what is listed is found");
@@ -40,14 +41,14 @@ pub fn contents(snapshot: &Snapshot) -> Contents {
 }
 
 pub fn read(path: &Path) -> Result<Contents, Error> {
-    let store = Store::open_read_only(path)?;
+    let store = Reader::open(path)?;
     let snapshot = store.snapshot();
     let mut read = Contents::new();
     for entry in snapshot.iter() {
         let entry = entry?;
         let rows = entry.to_f32()?.iter().map(|x| x.to_bits()).collect();
         snapshot.get(entry.key())?;
-        snapshot.at(entry.address())?;
+        snapshot.row_at(entry.address())?;
         let value = (entry.kind().to_string(), rows, noted(&entry), entry.address().to_string());
         read.insert(entry.key().to_vec(), value);
     }
@@ -56,10 +57,10 @@ pub fn read(path: &Path) -> Result<Contents, Error> {
 }
 
 pub fn quiet() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand)
 }
 
-/// Commits 1 to 3 merged (their inputs are pinned by a checkpoint), 4 to 6 each a file of its own.
+/// Builds a store: commits 1 to 3 merged (a version pins the inputs), 4 to 6 each in a file of its own.
 pub fn build(path: &Path) -> Contents {
     let config = StoreConfig::new(2).dtype(DType::I8).metric(Metric::L2).setting("root", "/pictures");
     drop(Store::create(path, config).unwrap());
@@ -72,29 +73,29 @@ pub fn build(path: &Path) -> Contents {
     for commit in 1..=3 {
         let mut batch = store.batch();
         for name in ["a", "b", "c"] {
-            batch.push_converted(format!("{name}{commit}"), &row(), name.as_bytes()).unwrap();
+            batch.entry(format!("{name}{commit}")).converted(&row()).payload(name.as_bytes()).push().unwrap();
         }
-        batch.push_empty(format!("none{commit}"), b"").unwrap();
-        batch.push_rejected(format!("bad{commit}"), "no picture", b"tried").unwrap();
+        batch.push_empty(format!("none{commit}")).unwrap();
+        batch.entry(format!("bad{commit}")).payload(b"tried").push_rejected("no picture").unwrap();
         if commit == 2 {
-            batch.push_converted("a1", &row(), b"").unwrap();
+            batch.push_converted("a1", &row()).unwrap();
         }
         store.append(&mut batch, OnDuplicate::Replace).unwrap();
     }
     store.create_version("pinned").unwrap();
     store.compact_full().unwrap();
     let mut batch = store.batch();
-    batch.push_converted("two rows", &[9.0f32, 8.0, 7.0, 6.0], b"").unwrap();
-    batch.push_converted("b1", &row(), b"newer").unwrap();
+    batch.entry("two rows").converted(&[9.0, 8.0]).converted(&[7.0, 6.0]).push().unwrap();
+    batch.entry("b1").converted(&row()).payload(b"newer").push().unwrap();
     batch.delete("c1").unwrap();
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let mut batch = store.batch();
-    batch.push_converted("d5", &row(), b"").unwrap();
+    batch.push_converted("d5", &row()).unwrap();
     batch.delete("none2").unwrap();
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let mut batch = store.batch();
-    batch.push_converted("e6", &row(), b"").unwrap();
-    batch.push_converted("a2", &row(), b"").unwrap();
+    batch.push_converted("e6", &row()).unwrap();
+    batch.push_converted("a2", &row()).unwrap();
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
     let contents = contents(&store.snapshot());
     store.close().unwrap();
@@ -108,14 +109,14 @@ pub struct Bench {
     pub tried: usize,
 }
 
-/// What is expected of a repair.
+/// The loss that is expected of a repair.
 #[derive(Clone, Debug, Default)]
 pub struct Expect {
-    /// Keys that are lost by name.
+    /// Lost keys that the report names.
     pub lost: BTreeSet<Vec<u8>>,
-    /// Keys that are lost without a name.
+    /// Lost keys that the report only counts.
     pub unnamed: BTreeSet<Vec<u8>>,
-    /// It cannot be told what was lost.
+    /// The report cannot say what was lost.
     pub unknown: bool,
 }
 
@@ -137,7 +138,7 @@ impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let before = build(&dir.path().join("whole"));
-        assert!(vecstore::verify(dir.path().join("whole"), |_| {}).unwrap().is_whole());
+        assert!(vecstore::verify(dir.path().join("whole")).unwrap().is_whole());
         Bench { dir, before, tried: 0 }
     }
 
@@ -148,7 +149,7 @@ impl Bench {
         path
     }
 
-    /// Damages a copy, looks at it, repairs it, and holds it against what is expected.
+    /// Damages a copy, reads it, repairs it, and checks it against the expected loss.
     pub fn case(&mut self, what: &str, damage: impl FnOnce(&Path), expect: &Expect) -> RepairReport {
         self.tried += 1;
         let path = self.fresh();
@@ -157,7 +158,7 @@ impl Bench {
     }
 
     pub fn check(&self, what: &str, path: &Path, expect: &Expect) -> RepairReport {
-        // Opening says what is wrong, or reads what is right where only other parts were hit.
+        // Reading reports the damage, or works if only other parts were damaged.
         if let Err(error) = read(path) {
             let text = error.to_string();
             assert!(text.contains(path.to_str().unwrap()), "{what}: {text}");
@@ -165,7 +166,8 @@ impl Bench {
         }
         let bytes_before = all_bytes(path);
         let names_before = names(path);
-        let dry = vecstore::repair_dry_run(path).unwrap_or_else(|error| panic!("{what}: dry run: {error}"));
+        let dry = vecstore::repair_with(path, RepairOptions::new().dry_run(true))
+            .unwrap_or_else(|error| panic!("{what}: dry run: {error}"));
         assert_eq!(names(path), names_before, "{what}: a dry run changes nothing");
         let report = vecstore::repair(path).unwrap_or_else(|error| panic!("{what}: {error}"));
         let told = |report: &RepairReport| {
@@ -174,10 +176,10 @@ impl Bench {
             (report.rebuilt, report.segments, report.last_commit, findings)
         };
         assert_eq!(told(&dry), told(&report), "{what}: the dry run says what the repair does");
-        let verified = vecstore::verify(path, |_| {}).unwrap();
+        let verified = vecstore::verify(path).unwrap();
         assert!(verified.is_whole(), "{what}: {:#?}\n{report:#?}", verified.faults);
 
-        // Nothing is deleted: whatever bytes there were are still somewhere.
+        // Nothing is deleted: the bytes of every file still exist somewhere.
         let bytes_after = all_bytes(path);
         for (file, bytes) in &bytes_before {
             let kept = bytes_after.values().any(|after| after == bytes) || file.ends_with("MANIFEST");
@@ -204,7 +206,7 @@ impl Bench {
                 String::from_utf8_lossy(key)
             );
         }
-        // A file that lacks something says so in its footer.
+        // A repaired segment that lacks entries says so in its footer.
         for finding in
             report.findings.iter().filter(|finding| finding.path.starts_with(path.join("segments")))
         {
@@ -215,33 +217,33 @@ impl Bench {
             assert!(told || !lacks, "{what}: {report:#?}");
             assert!(!told || lacks || !finding.notes.is_empty(), "{what}: {report:#?}");
         }
-        // Lists beside the quarantined files.
+        // A list beside each quarantined file has its lost keys.
         for finding in report.findings.iter().filter(|finding| !finding.lost_keys.is_empty()) {
             let list = fs::read_to_string(finding.list.as_ref().unwrap()).unwrap();
             let keys: Vec<&[u8]> = list.lines().map(str::as_bytes).collect();
             assert_eq!(keys, finding.lost_keys, "{what}");
         }
-        // Lost keys are embedded again, and it goes on with the next number.
+        // Lost keys can be appended again, and the commit gets the next number.
         let last = store.snapshot().last_commit();
         assert_eq!(last, report.last_commit);
         let mut batch = store.batch();
         for key in expect.lost.iter().chain(&expect.unnamed) {
-            batch.push_converted(key, &[3.0f32, 4.0], b"").unwrap();
+            batch.push_converted(key, &[3.0f32, 4.0]).unwrap();
         }
-        batch.push_converted("after the repair", &[1.0f32, 2.0], b"").unwrap();
+        batch.push_converted("after the repair", &[1.0f32, 2.0]).unwrap();
         let appended = store.append(&mut batch, OnDuplicate::Skip).unwrap();
         assert_eq!(appended.commit, Some(last + 1), "{what}");
         assert_eq!(appended.skipped, 0, "{what}: what is lost can be embedded again");
         let count = store.snapshot().iter().count();
         assert_eq!(count, self.before.len() + 1, "{what}: no key is there twice");
-        let gone = store.versions().unwrap().iter().all(|checkpoint| checkpoint.name != "pinned");
-        if !gone {
-            quiet().at_version("pinned").open(path).unwrap_or_else(|error| panic!("{what}: {error}"));
+        if store.versions().unwrap().iter().any(|version| version.name == "pinned") {
+            let opened = ReadOptions::new().at_version("pinned").open(path);
+            opened.unwrap_or_else(|error| panic!("{what}: {error}"));
         }
         store.compact_full().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(contents(&store.snapshot()).len(), count, "{what}: merged");
         store.close().unwrap();
-        let verified = vecstore::verify(path, |_| {}).unwrap();
+        let verified = vecstore::verify(path).unwrap();
         assert!(verified.is_whole(), "{what}, gone on: {:?}", verified.faults);
         assert!(vecstore::repair(path).unwrap().was_whole(), "{what}: repaired for good");
         report
@@ -263,7 +265,7 @@ pub fn names(path: &Path) -> BTreeSet<PathBuf> {
     names
 }
 
-/// Bytes of all files but locks and derived ones.
+/// Bytes of all files except locks and derived files.
 pub fn all_bytes(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = names(path).into_iter().filter(|name| {
         let name_of = name.file_name().unwrap().to_string_lossy();

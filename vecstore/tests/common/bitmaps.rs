@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::layout::section;
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Totals};
+use vecstore::{Error, MergePolicy, OnDuplicate, OpenOptions, Reader, Snapshot, Store, StoreConfig, Totals};
 
 pub fn options() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand)
 }
 
 pub fn create(path: &Path) -> Store {
@@ -23,7 +23,7 @@ pub fn put(store: &Store, keys: &[&str], x: f32) {
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// Everything that liveness decides: entries and where they are, totals, what a search sees.
+/// Everything that liveness decides: entries and their addresses, totals, number of search hits.
 pub fn state(snapshot: &Snapshot) -> (BTreeMap<Vec<u8>, String>, Totals, usize) {
     let entries = snapshot.iter().map(|entry| {
         let entry = entry.unwrap();
@@ -33,8 +33,8 @@ pub fn state(snapshot: &Snapshot) -> (BTreeMap<Vec<u8>, String>, Totals, usize) 
     (entries.collect(), snapshot.totals(), hits)
 }
 
-pub fn read_only(path: &Path) -> Result<Store, Error> {
-    options().read_only(true).open(path)
+pub fn read_only(path: &Path) -> Result<Reader, Error> {
+    options().for_reading().open(path)
 }
 
 pub fn bitmaps(path: &Path) -> Vec<PathBuf> {
@@ -52,7 +52,7 @@ pub fn segments(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Damages the kills of a segment. Reading them is an error.
+/// Damages the kills of a segment, so that reading them is an error.
 pub fn spoil_kills(segment: &Path) {
     let mut bytes = fs::read(segment).unwrap();
     bytes[section(segment, "KILL").offset] ^= 1;

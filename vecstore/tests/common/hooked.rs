@@ -1,4 +1,4 @@
-//! The real file system, and something that happens when it is called.
+//! The real file system, with a hook for its calls.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
 
-/// What happens at a call: its kind, and the path.
+/// Function that gets the kind and the path of a call.
 type Hook = Arc<dyn Fn(&str, &Path) + Send + Sync>;
 
-/// Calls that change something are told of before they are made: `create`, `write`, `flush`, `rename`,
-/// `replace`, `link`, `remove`. Of locks it is told that one was `taken`, `refused` or
-/// `released`.
+/// The hook runs before these calls: `create`, `read`, `write`, `flush`, `forget`, `rename`, `replace`,
+/// `link` and `remove`; and after a lock was `taken`, `refused` or `released`.
 #[derive(Clone)]
 pub struct Hooked(Hook);
 

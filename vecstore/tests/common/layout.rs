@@ -1,4 +1,4 @@
-//! Where things lie in the files of a store, as `docs/FORMAT.md` says, for tests that change them.
+//! Places in the files of a store, as `docs/FORMAT.md` defines them, for tests that change bytes.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub fn section(path: &Path, name: &str) -> Section {
     sections.into_iter().find(|section| section.name == name).unwrap_or_else(|| panic!("it has no {name}"))
 }
 
-/// Where the section table begins: from here to the end, a file that was opened has been looked at.
+/// Offset of the section table. Opening a segment checks the bytes from here to the end.
 pub fn end_at(bytes: &[u8]) -> usize {
     number(&bytes[bytes.len() - FOOTER..], 240)
 }
@@ -51,7 +51,7 @@ pub fn compat(bytes: &[u8]) -> u64 {
     number(&bytes[bytes.len() - FOOTER..], 312) as u64
 }
 
-/// Makes the checksum of a changed manifest right, and the length of its body.
+/// Corrects the checksum and the body's length in a changed manifest.
 pub fn seal_manifest(bytes: &mut [u8]) {
     let body = (bytes.len() - MANIFEST_HEADER) as u64;
     bytes[56..64].copy_from_slice(&body.to_le_bytes());
@@ -60,7 +60,7 @@ pub fn seal_manifest(bytes: &mut [u8]) {
     bytes[MANIFEST_HEADER - 4..MANIFEST_HEADER].copy_from_slice(&crc);
 }
 
-/// Makes the checksums of a changed derived file right; returns that of its header.
+/// Corrects the checksums of a changed derived file; returns the header's.
 pub fn seal_derived(bytes: &mut Vec<u8>) -> [u8; 4] {
     let body = number(bytes, 112);
     bytes.truncate(DERIVED_HEADER + body);
@@ -73,14 +73,14 @@ pub fn seal_derived(bytes: &mut Vec<u8>) -> [u8; 4] {
     crc
 }
 
-/// The records of liveness bitmaps in a manifest, as they lie there.
+/// The bytes of the records of liveness bitmaps in a manifest.
 pub fn live_records(path: &Path) -> Vec<Vec<u8>> {
     let manifest = fs::read(path.join("MANIFEST")).unwrap();
     let records = (20..manifest.len() - 36).filter(|at| &manifest[*at..at + 4] == b"LIVE");
     records.map(|at| manifest[at - 20..at + 36].to_vec()).collect()
 }
 
-/// Makes all checksums of a changed segment right, its length too. Its tail says how long its footer is.
+/// Corrects all checksums and the length in a changed segment. The tail has the length of the footer.
 pub fn seal_segment(bytes: &mut [u8]) {
     let end = bytes.len();
     let footer = end - u32::from_le_bytes(bytes[end - 32..end - 28].try_into().unwrap()) as usize;

@@ -1,14 +1,14 @@
-//! What the merger of a handle has looked at: the log has a line for each look.
+//! Waits until mergers have looked for files to merge: each look is a line in the log.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, Once};
 use std::time::Duration;
 
-/// How long to wait for a look before that is taken for a hang.
+/// A wait for a look that takes longer than this is a hang.
 const HANG: Duration = Duration::from_secs(300);
 
-/// Looks of each store's mergers: how many commits of the handle each of them knew of.
+/// Looks of each store's mergers: for each look, the number of commits that the handle had made.
 struct Looks {
     seen: Mutex<Option<HashMap<String, Vec<usize>>>>,
     more: Condvar,
@@ -36,7 +36,7 @@ impl log::Log for Looks {
     fn flush(&self) {}
 }
 
-/// Notes looks from here on.
+/// Notes looks from now on.
 pub fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -45,8 +45,7 @@ pub fn watch() {
     });
 }
 
-/// Waits until mergers of this store have looked this often when the handle had made this many commits, or
-/// more.
+/// Waits until mergers of this store have looked `times` times after the handle had made `commits` commits.
 pub fn wait(store: &Path, commits: usize, times: usize) {
     let store = store.display().to_string();
     let is_less = |seen: &mut Option<HashMap<String, Vec<usize>>>| {

@@ -1,4 +1,4 @@
-//! What tests of stores on a real disk share.
+//! Helpers of the tests of stores on a real disk.
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
@@ -13,11 +13,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use vecstore::{Merging, OpenOptions};
+use vecstore::{MergePolicy, OpenOptions};
 
-/// Options for a store that merges only when it is asked to, or has to.
+/// Options for a store that merges only when a caller asks for it, or when it must.
 pub fn on_demand() -> OpenOptions {
-    OpenOptions::new().merging(Merging::OnDemand)
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand)
 }
 
 /// Program and arguments that run one ignored test of this program, in a process of its own.
@@ -26,14 +26,14 @@ pub fn one_test(name: &str) -> Vec<String> {
     [&program.to_string_lossy(), "--exact", name, "--ignored", "--nocapture"].map(str::to_owned).to_vec()
 }
 
-/// The program ended well, and what it ran was one test.
+/// Asserts that the program succeeded and ran one test.
 pub fn assert_one_passed(what: &str, output: &Output) {
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     let (said, failed) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{what}: {said}\n{failed}");
 }
 
-/// Copies a directory and all that is in it.
+/// Copies a directory and everything in it.
 pub fn copy_dir(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -47,8 +47,8 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Nothing of the store is damaged.
+/// Asserts that nothing in the store is damaged.
 pub fn assert_whole(path: &Path) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
+    let report = vecstore::verify(path).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
 }

@@ -1,9 +1,9 @@
-//! Small stores: two numbers per row, merged when asked to.
+//! Small stores: two elements per row, merged only on demand.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use vecstore::{Address, OnDuplicate, Store, StoreConfig};
+use vecstore::{Address, OnDuplicate, Snapshot, Store, StoreConfig};
 
 use super::on_demand;
 
@@ -18,8 +18,7 @@ pub fn put(store: &Store, key: &str, x: f32) -> Address {
     store.snapshot().get(key).unwrap().unwrap().address()
 }
 
-pub fn contents(store: &Store) -> BTreeMap<String, Vec<f32>> {
-    let snapshot = store.snapshot();
+pub fn contents(snapshot: &Snapshot) -> BTreeMap<String, Vec<f32>> {
     snapshot
         .iter()
         .map(|entry| {

@@ -1,11 +1,10 @@
-//! Every state that a power cut may leave, opened by the real code and held against what was acknowledged: of
-//! the store, of its versions, of its backups and of what was restored from them.
+//! The states that a power cut may leave, opened by the real code and compared with the acknowledged changes:
+//! states of the store, of its versions, of its backups and of the stores restored from them.
 //!
-//! Plain `cargo test` tries a sample of the workloads, and of the places where something happens in them, and
-//! `VECSTORE_TESTS=full` all of them. `VECSTORE_CRASH_STATES` is the number of distinct states that the
-//! enumerated workloads shall reach; more than the default also tries more combinations of what is lost.
-//! `VECSTORE_CRASH_SEED` begins elsewhere. Workloads that once failed are kept in
-//! `regressions/crash_states.txt` and tried first.
+//! Plain `cargo test` tries a sample of the workloads and of the moments in them; `VECSTORE_TESTS=full` tries
+//! all. `VECSTORE_CRASH_STATES` is the number of distinct states to reach; a number above the default also
+//! tries more combinations of lost changes. `VECSTORE_CRASH_SEED` changes the random choices. Workloads that
+//! once failed are kept in `regressions/crash_states.txt` and tried first.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,17 +20,17 @@ use crate::sim::oracle::State;
 use crate::sim::run::{Do, Run};
 use crate::sim::tier::{full_or, is_full, sampled};
 use crate::sim::world::{nothing, right_worlds};
-use vecstore::{Event, Merging};
+use vecstore::{Event, MergePolicy};
 
-/// Distinct states that the enumerated workloads reach, unless told otherwise; and that a sample of them
-/// does.
+/// Distinct states to reach if every enumerated workload is tried.
 const STATES: u64 = 11_000;
+/// Distinct states to reach if a sample of the workloads is tried.
 const FEW_STATES: u64 = 4_000;
-/// The same where there are as many runs as calls.
+/// Combinations of fates per moment, in tests with a run for each call.
 const FEW_COMBINATIONS: usize = 3;
-/// The same for workloads of one operation.
+/// Combinations of fates per moment, in workloads of one operation.
 const SOME_COMBINATIONS: usize = 16;
-/// Of this many states one is crashed again while it is recovered.
+/// One of this many states is crashed again during its recovery.
 const DEEPER: usize = 48;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -47,8 +46,8 @@ fn run(actions: &[Do]) -> Run {
     run
 }
 
-/// Operations that workloads are made of, with their names in regression files; handle 1 is a second writer
-/// on the same store, handle 8 one on what was restored.
+/// Operations of the workloads, with their names in regression files. Handle 1 is a second writer on the
+/// store, handle 8 a writer on the restored store.
 const ALPHABET: [(&str, &[Do]); 25] = [
     ("append", &[Do::Append(0)]),
     ("append-together", &[Do::Together(0)]),
@@ -77,15 +76,15 @@ const ALPHABET: [(&str, &[Do]); 25] = [
     ("manifest-gone-unnoticed", &[Do::Hit(Hit::NoManifest), Do::Append(0), Do::Append(1), Do::Repair]),
 ];
 
-/// What comes before every workload.
+/// The operations before every workload.
 const BEGINNING: [Do; 4] = [Do::Create(0), Do::Open(1), Do::Append(0), Do::Replace(0)];
 
-/// A workload and how its crash states are chosen: what a line of a regression file says.
+/// A workload and the choice of its crash states: the contents of a line in a regression file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Case {
     seed: u64,
     combinations: usize,
-    /// Numbers of operations in the alphabet.
+    /// Places in [`ALPHABET`].
     operations: Vec<usize>,
 }
 
@@ -97,7 +96,7 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Reads a line; `None` for an empty one or a remark.
+    /// Reads a line; `None` if it is empty or a comment.
     fn read(line: &str) -> Option<Self> {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
@@ -107,7 +106,7 @@ impl Case {
         Some(Case { seed, combinations, operations: words.map(find).collect() })
     }
 
-    /// False when an operation has nothing to act on: then a shorter workload does the same.
+    /// False if an operation has nothing to act on: then a shorter workload does the same.
     fn makes_sense(&self) -> bool {
         let (mut open, mut names, mut backup) = (true, 0, false);
         self.operations.iter().all(|at| match ALPHABET[*at].1[0] {
@@ -135,8 +134,8 @@ impl Case {
         })
     }
 
-    /// Runs the workload, and crashes it everywhere in its last operation: what comes before is the last
-    /// operation of a shorter workload.
+    /// Runs the workload, and crashes it after every change of its last operation. Each earlier operation is
+    /// the last one of a shorter workload.
     fn try_all(&self, deeper: usize, tally: &Tally) {
         let mut run = Run::new(SimFs::new());
         let mut last = 0;
@@ -155,10 +154,10 @@ impl Case {
     }
 }
 
-/// Workloads that once failed, the empty one (what comes before all others), all of one operation, all or a
-/// sample of two, then random ones of three and four until the number is reached.
+/// Tries the workloads that once failed, the empty one (only [`BEGINNING`]), all of one operation, all or a
+/// sample of two, then random ones of three and four until the wanted number of states is reached.
 #[test]
-fn what_was_acknowledged_survives_every_power_cut() {
+fn acknowledged_changes_survive_every_power_cut() {
     let all = is_full() || std::env::var_os("VECSTORE_CRASH_STATES").is_some();
     let wanted = setting("VECSTORE_CRASH_STATES", if all { STATES } else { FEW_STATES });
     let seed = setting("VECSTORE_CRASH_SEED", 1);
@@ -174,7 +173,7 @@ fn what_was_acknowledged_survives_every_power_cut() {
     let count = ALPHABET.len();
     cases.push(case(COMBINATIONS, Vec::new()));
     cases.extend((0..count).map(|at| case(combinations(SOME_COMBINATIONS), vec![at])));
-    // A step that goes through all second operations, and brings every first one twice or more.
+    // A step of 9 reaches every second operation, and every first one at least twice.
     let pairs = (0..count * count).step_by(if all { 1 } else { 9 });
     cases.extend(pairs.map(|at| case(combinations(FEW_COMBINATIONS), vec![at / count, at % count])));
     cases.retain(Case::makes_sense);
@@ -208,11 +207,11 @@ fn regression_lines_are_read_as_they_are_written() {
     assert!(!Case::read("1 1 close append").expect("a case").makes_sense());
 }
 
-/// A process is killed before each of its calls; another one opens the store, shows what is in it and goes
-/// on; then the power fails. What the second process has shown or acknowledged must be there, also where it
-/// rests on names that the first one gave and did not live to flush.
+/// A process is killed before each of its calls; a second process opens the store, shows its entries and goes
+/// on; then the power fails. Everything that the second process has shown or acknowledged must survive, even
+/// if it rests on names that the first process gave but did not flush.
 #[test]
-fn a_survivor_builds_on_nothing_that_may_vanish() {
+fn a_surviving_process_builds_only_on_durable_names() {
     let tally = Tally::default();
     let seed = setting("VECSTORE_CRASH_SEED", 1);
     let workloads: [&[Do]; 7] = [
@@ -227,7 +226,7 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
     let jobs = workloads.iter().flat_map(|actions| {
         let calls = run(actions).fs.calls().len();
         let jobs = (0..calls).flat_map(|at| [(*actions, at, false), (*actions, at, true)]);
-        // Of long workloads one of the two, in turn.
+        // Long workloads take one of the two, in turn.
         jobs.filter(move |(_, at, was_open)| calls < 150 || (at % 2 == 0) == *was_open)
     });
     let jobs: Vec<(&[Do], usize, bool)> = sampled(jobs, 7, 3);
@@ -236,7 +235,7 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         let mut run = Run::new(SimFs::new());
         run.fs.die_at(dies_at);
         let survivor = run.fs.other_process();
-        // The survivor may have had the store open since before, with two handles that know the same commits.
+        // The survivor may have opened the store before, with two handles that know the same commits.
         let mut opened_before: Vec<vecstore::Store> = Vec::new();
         for action in actions {
             run.act(*action);
@@ -274,13 +273,13 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
         if !was_open {
             run.show(2).expect("the survivor reads what it opened");
         }
-        // A handle that has just written knows everything.
+        // A handle that has just written knows every commit.
         for handle in [2, 3] {
             run.act(Do::Append(handle));
             run.show(handle).expect("the survivor reads what it wrote");
         }
         run.act(Do::Fingerprint(2));
-        // What the one that died made of the store, the survivor goes on with.
+        // The survivor goes on with the merges, backups and versions of the dead process.
         let mut step = 2;
         if actions.iter().any(|action| matches!(action, Do::Backup(_) | Do::Dated(_) | Do::Name(_))) {
             run.act(Do::FullMerge(3));
@@ -301,10 +300,11 @@ fn a_survivor_builds_on_nothing_that_may_vanish() {
     assert!(tally.distinct() > full_or(1_000, 500));
 }
 
-/// A process is stopped before each of its calls and keeps its locks; another one opens the store, or has it
-/// open and refreshes it, and shows what is in it, for a writer to skip what is there; then the power fails.
+/// A process is stopped before each of its calls and keeps its locks; another process opens or refreshes the
+/// store and shows its entries; then the power fails. A writer may skip keys that were shown to it, so the
+/// entries must survive.
 #[test]
-fn what_was_shown_beside_a_stopped_writer_survives() {
+fn entries_shown_beside_a_stopped_writer_survive_a_power_cut() {
     let tally = Tally::default();
     let actions =
         [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Fingerprint(0), Do::Delete(0), Do::FullMerge(0)];
@@ -329,11 +329,12 @@ fn what_was_shown_beside_a_stopped_writer_survives() {
                 run.act(Do::Refresh(2));
             }
         }
-        // A handle that is told of no change does not look, and so does not see what is still undecided.
+        // A handle for which the counter has not changed does not list the segments, and so may not see a
+        // commit that is still undecided.
         let sees_all = || {
-            let reader = crate::sim::run::options(&run.fs).read_only(true).open(crate::sim::run::STORE);
-            let reader = State::read(&reader.expect("it opens")).expect("it reads");
-            State::read(&run.stores[&2]).expect("it reads what it opened") == reader
+            let reader = crate::sim::run::options(&run.fs).for_reading().open(crate::sim::run::STORE);
+            let reader = State::read(&reader.expect("it opens").snapshot()).expect("it reads");
+            State::read(&run.stores[&2].snapshot()).expect("it reads what it opened") == reader
         };
         match run.errors.first() {
             None if was_open && !sees_all() => continue,
@@ -351,8 +352,7 @@ fn what_was_shown_beside_a_stopped_writer_survives() {
     assert!(shown > calls, "only {shown} of {} could be shown", 2 * (calls - created));
 }
 
-/// Two processes at once: before each call of one, the other does something of its own, whole; then the power
-/// fails.
+/// Before each call of one process another process does a whole operation; then the power fails.
 #[test]
 fn two_writers_may_interleave_anywhere() {
     const OUTER: [Do; 9] = [
@@ -404,7 +404,7 @@ fn two_writers_may_interleave_anywhere() {
         }
         went_through.fetch_add(usize::from(other.errors.is_empty()), Ordering::Relaxed);
         let (before, ours) = run.steps.split_at(before);
-        // Each is a moment within the time it took, so either may be taken for the first.
+        // Each operation happens at one moment between its begin and its end, so either may be the first.
         let orders = [[before, ours, &other.steps].concat(), [before, &other.steps, ours].concat()];
         other.stores.clear();
         run.stores.clear();
@@ -427,9 +427,9 @@ fn two_writers_may_interleave_anywhere() {
     assert!(tally.distinct() > full_or(1_000, 400));
 }
 
-/// The merger at work in its own thread while its store is appended to.
+/// The merger of a handle works in its own thread while the handle appends; the power fails at any moment.
 #[test]
-fn a_merge_in_the_background_may_be_interrupted() {
+fn a_power_cut_during_a_background_merge_loses_nothing() {
     let tally = Tally::default();
     let mut all = Run::new(SimFs::new());
     all.act(Do::Create(0));
@@ -441,7 +441,7 @@ fn a_merge_in_the_background_may_be_interrupted() {
     let began = all.fs.changes();
     let (merged, heard) = std::sync::mpsc::channel();
     let options = crate::sim::run::options(&all.fs)
-        .merging(Merging::Background)
+        .merge_policy(MergePolicy::Background)
         .lock_timeout(Duration::from_secs(60))
         .on_event(move |event| {
             if matches!(event, Event::Merged { .. }) {
@@ -460,9 +460,9 @@ fn a_merge_in_the_background_may_be_interrupted() {
     assert!(tally.distinct() > 30);
 }
 
-/// The checkpoint that comes by itself, with a store large enough to have one.
+/// The power fails at any moment of the checkpoint that is due after 64 commits.
 #[test]
-fn the_checkpoint_after_64_commits_may_be_interrupted() {
+fn a_power_cut_during_the_checkpoint_after_64_commits_loses_nothing() {
     let tally = Tally::default();
     let mut all = Run::new(SimFs::new());
     all.act(Do::Create(0));
@@ -481,9 +481,10 @@ fn the_checkpoint_after_64_commits_may_be_interrupted() {
     assert!(tally.distinct() > 30);
 }
 
-/// Threads whose batches share one file: each is there or not, whole, and all that were acknowledged are.
+/// Batches of several threads share one file. After a power cut each batch is there as a whole or not at all,
+/// and every acknowledged one is there.
 #[test]
-fn batches_of_several_threads_survive_together() {
+fn batches_that_share_a_file_survive_every_power_cut() {
     let tally = Tally::default();
     for seed in 0..4 {
         let mut together = Run::new(SimFs::new());

@@ -1,6 +1,5 @@
-//! An empty folder becomes a store where it is, for it may be a mount point: with `lost+found` or without,
-//! after whatever an interrupted creation has left, and with the power failing at any moment. What belongs to
-//! others stays as it is.
+//! An empty folder becomes a store where it is, because it may be a mount point: with or without
+//! `lost+found`, after an interrupted creation, and with power cuts at any moment. Foreign files stay.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -47,7 +46,7 @@ fn an_empty_folder_becomes_a_store_where_it_is() {
         store.close().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().ino(), before);
         assert_eq!(names(dir.path()), ["s"]);
-        assert_eq!(contents(&Store::open(&path).unwrap()).len(), 1);
+        assert_eq!(contents(&Store::open(&path).unwrap().snapshot()).len(), 1);
         assert_whole(&path);
         if found {
             assert_eq!(fs::read(path.join("lost+found/#12")).unwrap(), b"of the file system");
@@ -57,7 +56,7 @@ fn an_empty_folder_becomes_a_store_where_it_is() {
 }
 
 #[test]
-fn what_an_interrupted_creation_left_is_no_obstacle_and_what_others_have_there_is() {
+fn creation_replaces_its_own_leftovers_and_refuses_foreign_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("left");
     fs::create_dir_all(path.join("segments")).unwrap();
@@ -87,7 +86,7 @@ fn what_an_interrupted_creation_left_is_no_obstacle_and_what_others_have_there_i
 }
 
 #[test]
-fn of_several_creators_of_one_folder_one_wins() {
+fn exactly_one_of_several_creators_wins() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let path = dir.path().join(round.to_string());
@@ -107,11 +106,11 @@ fn of_several_creators_of_one_folder_one_wins() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(won, 1);
-        assert_eq!(contents(&Store::open(&path).unwrap()).len(), 1);
+        assert_eq!(contents(&Store::open(&path).unwrap().snapshot()).len(), 1);
     }
 }
 
-/// Where this user may mount something.
+/// Says so and ends if this user may not mount a file system.
 #[cfg(feature = "cli")]
 #[test]
 fn a_mount_point_becomes_a_store() {
@@ -133,7 +132,7 @@ fn a_mount_point_becomes_a_store() {
     assert!(said.contains("\nwhole: ") && said.ends_with(&beside), "{said}");
 }
 
-/// A disk with an empty folder for the store, or one with the `lost+found` of its file system.
+/// A disk with a folder for the store that is empty or has only the `lost+found` of its file system.
 fn disk(found: bool) -> SimFs {
     let dir = |names: &[(&str, usize)]| {
         Node::Dir(names.iter().map(|(name, ino)| (OsString::from(name), *ino)).collect::<BTreeMap<_, _>>())
@@ -151,9 +150,9 @@ fn assert_found(fs: &SimFs, found: bool) {
 }
 
 /// After a power cut at any moment of the creation there is a whole store, or the next creation makes one;
-/// also when the power fails again meanwhile. What was acknowledged is there.
+/// also after a second power cut. Acknowledged changes are there.
 #[test]
-fn every_crash_of_a_creation_in_an_empty_folder_is_survived() {
+fn a_creation_in_an_empty_folder_survives_every_power_cut() {
     let tally = Tally::default();
     for found in [false, true] {
         let mut run = Run::new(disk(found));
@@ -179,9 +178,9 @@ fn every_crash_of_a_creation_in_an_empty_folder_is_survived() {
     assert!(tally.distinct() > 100, "{}", tally.distinct());
 }
 
-/// A process is killed before each call of the creation, and another one goes on; then the power fails.
+/// A process is killed before each call of the creation, and another process goes on; then the power fails.
 #[test]
-fn a_creation_that_was_killed_is_completed_by_the_next() {
+fn a_killed_creation_is_completed_by_the_next() {
     let tally = Tally::default();
     let mut whole = Run::new(disk(true));
     whole.act(Do::Create(0));
@@ -208,10 +207,9 @@ fn a_creation_that_was_killed_is_completed_by_the_next() {
     tally.line("a creation that was killed");
 }
 
-/// Each call of the creation fails: the folder is as good as empty, and the next attempt gives every name
-/// anew.
+/// Each call of the creation fails: the folder counts as empty, and the next creation gives every name anew.
 #[test]
-fn a_creation_that_failed_is_completed_by_the_next() {
+fn a_failed_creation_is_completed_by_the_next() {
     let tally = Tally::default();
     let mut whole = Run::new(disk(true));
     whole.act(Do::Create(0));
@@ -226,13 +224,13 @@ fn a_creation_that_failed_is_completed_by_the_next() {
             run.fs.set_fault(None);
             let failed = !run.errors.is_empty();
             run.errors.clear();
-            // Where everything fails from then on, the name of the manifest cannot be taken back either.
+            // If every later call fails, the name of the manifest cannot be removed either.
             if lasting && failed && run.fs.exists("/d/s/MANIFEST") {
                 continue;
             }
             if failed {
                 run.act(Do::Open(0));
-                // It is there where nothing but looking at it has failed.
+                // The store exists if only a call that looks at it failed.
                 if let Some((_, error)) = run.errors.pop() {
                     assert!(matches!(error, Error::NotFound { .. }), "{told}: {error}");
                     run.act(Do::Create(0));
@@ -247,7 +245,7 @@ fn a_creation_that_failed_is_completed_by_the_next() {
     tally.line("a creation that failed");
 }
 
-/// A creation that fails is taken back: until it has ended, no other process commits.
+/// A creation that fails removes its manifest, so no other process may commit before the creation has ended.
 #[test]
 fn no_process_commits_to_a_store_that_is_being_created() {
     let dir = tempfile::tempdir().unwrap();
@@ -274,9 +272,9 @@ fn no_process_commits_to_a_store_that_is_being_created() {
     put(&store, "ours", 1.0);
 }
 
-/// Another process has the turn: what it waits for may be a store that was taken back.
+/// Another process holds LOCK.turn: it may wait for the lock of a store whose creation failed and was undone.
 #[test]
-fn a_creation_does_not_go_on_without_the_turn() {
+fn a_creation_fails_while_another_process_holds_the_turn_lock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     fs::create_dir(&path).unwrap();

@@ -1,11 +1,11 @@
-//! Every call to the file system fails, once or from then on, with every error that an operating system has
-//! for it.
+//! Every call to the file system fails, once or from then on, with every error that an operating system may
+//! return for it.
 //!
-//! Whatever fails: the error is an ordinary one that names a path; nothing acknowledged is lost, not even by
-//! a power cut that follows; readers go on; and when the cause is gone, writing goes on without any tool.
+//! Each time the error is an ordinary one that names a path; nothing acknowledged is lost, not even by a
+//! power cut that follows; readers go on; and when the cause is gone, writing goes on without any tool.
 //!
-//! Plain `cargo test` tries a sample of these; `VECSTORE_TESTS=full` all of them, `VECSTORE_ALL_FAULTS` also
-//! every error for every call of the long workload.
+//! Plain `cargo test` tries a sample of the faults, and `VECSTORE_TESTS=full` all. `VECSTORE_ALL_FAULTS` also
+//! tries every error for every call of the long workload.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ const EROFS: i32 = 30;
 const ENOLCK: i32 = 37;
 const EDQUOT: i32 = 122;
 
-/// What is done to a store while a call fails. Handles 0 and 1 write to it.
+/// Operations on a store while a call fails. Handles 0 and 1 write to it.
 const CHANGES: [Do; 14] = [
     Do::Append(0),
     Do::Open(1),
@@ -49,7 +49,7 @@ const CHANGES: [Do; 14] = [
     Do::Close(0),
 ];
 
-/// The same with what makes other files of it. Handle 8 writes to what was restored.
+/// Operations that include merges, versions, backups and a restore. Handle 8 writes to the restored store.
 const VERSIONS: [Do; 18] = [
     Do::Append(0),
     Do::Name(0),
@@ -71,7 +71,7 @@ const VERSIONS: [Do; 18] = [
     Do::Close(0),
 ];
 
-/// Runs a workload; says by which call each of its operations was done.
+/// Runs a workload; returns it with the number of calls at the end of each operation.
 fn workload(fs: SimFs, actions: &[Do], fault: Option<Fault>) -> (Run, Vec<usize>) {
     let mut run = Run::new(fs.clone());
     // Keys of the prepared store end at 3.
@@ -92,15 +92,14 @@ fn is_latched(error: &Error) -> bool {
 
 fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result<(), String> {
     let fs = start.disk();
-    let reader =
-        options(&fs.other_process()).read_only(true).open(STORE).map_err(|error| error.to_string())?;
-    let before = State::read(&reader)?;
+    let reader = options(&fs.other_process()).for_reading().open(STORE).map_err(|error| error.to_string())?;
+    let before = State::read(&reader.snapshot())?;
     let (mut run, _) = workload(fs.clone(), actions, Some(fault));
     fs.set_fault(None);
     let calls = fs.calls();
     let Some(failed) = calls.get(fault.at) else { return Err("the call was not made again".to_owned()) };
-    // What leaves the outcome unknown: a failed directory flush, and a failed rename where it could not be
-    // looked up whether it happened.
+    // The outcome is unknown after a failed directory flush, and after a failed rename if the handle could
+    // not look up whether it happened.
     let may_latch = failed.what == "flush directory"
         || fault.lasting
             && calls[fault.at..].iter().any(|call| matches!(call.what, "flush directory" | "rename"));
@@ -110,16 +109,16 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
             return Err(format!("latched without need: {error}"));
         }
     }
-    // One call that fails is one operation that fails: a merge or a backup disturbs no append.
+    // One failed call makes at most one operation fail: a failed merge or backup disturbs no append.
     if !fault.lasting && !may_latch && run.errors.len() > 1 {
         return Err(format!("more than one operation failed: {:?}", run.errors));
     }
 
-    // Readers: what they had is as it was, and they see what came.
-    if State::read(&reader)? != before {
+    // Readers: their snapshots have not changed, and a refresh sees the new commits.
+    if State::read(&reader.snapshot())? != before {
         return Err("a reader's snapshot changed".to_owned());
     }
-    let seen = State::read_snapshot(&reader.refresh().map_err(|error| format!("refreshing: {error}"))?)?;
+    let seen = State::read(&reader.refresh().map_err(|error| format!("refreshing: {error}"))?)?;
     let right_now = right_worlds(&start.right, &run.steps, usize::MAX);
     let same = |world: &World| world.store.entries == seen.entries && world.store.commits == seen.commits;
     if !right_now.iter().any(same) {
@@ -141,7 +140,7 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
             return Err("latched without need".to_owned());
         }
         if latched {
-            // As the error says. Where even unlocking failed, this also ends the lock.
+            // The error says to open the store again. Closing also ends a lock that was not released.
             run.stores.remove(&handle);
         } else {
             run.show(handle)?;
@@ -171,17 +170,17 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     }
     whole(&fs)?;
 
-    // And then the power fails. What the disk was left with does not depend on the error's name.
+    // Then the power fails. The state of the disk does not depend on the error number, so one is enough.
     if fault.errno != EIO {
         return Ok(());
     }
-    // Of a name in the store a failed flush leaves a mark. Of one beside it (a backup's), or of a named
-    // checkpoint, it makes the name be given anew; where that fails too, nothing can be done.
+    // A failed flush of a name in the store leaves a mark. A name beside the store (a backup's), or of a
+    // version, is given anew; if that fails, too, the name may vanish.
     let unmarked = |call: &Call| {
         let within = call.path.starts_with(STORE) && !call.path.ends_with("versions");
         call.what == "flush directory" && !within
     };
-    // And a dated backup that was being removed may come back whole.
+    // A dated backup that was being removed may come back whole.
     let dated = failed.path.starts_with(DATED) && !failed.path.to_string_lossy().contains("/.");
     if fault.lasting && calls[fault.at..].iter().any(unmarked) || unmarked(failed) && dated {
         return Ok(());
@@ -198,8 +197,8 @@ fn one_fault(start: &Start, actions: &[Do], fault: Fault, cuts: usize) -> Result
     Ok(())
 }
 
-/// Errors that an operating system may have for a call. `some`: of those that any call may have, EIO and one
-/// more, in turn.
+/// Errors that an operating system may return for a call. With `some`: EIO, one other error that any call may
+/// return (in turn), and those of this kind of call.
 fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
     const ANY: [i32; 6] = [ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, EINTR];
     let mut errors = vec![EIO];
@@ -212,11 +211,11 @@ fn errors_of(call: &Call, number: usize, some: bool) -> Vec<i32> {
     errors
 }
 
-/// So many wrong outcomes are enough to look at; no more faults are tried then.
+/// Enough wrong outcomes to look at: from this many on, a thread ends after a wrong one.
 const ENOUGH: usize = 20;
 
-/// Every call of a workload fails, in every way or in `some`. A sample of these faults has no factor in
-/// common with the number of faults of a call, so that it goes through all of them.
+/// Every call of a workload fails, with every error or with `some`. The step of a sample has no factor in
+/// common with the number of faults per call, so that the sample has faults of every kind.
 fn every_call_fails(what: &str, actions: &[Do], some: bool) {
     let start = Start::new();
     let (clean, _) = workload(start.disk(), actions, None);
@@ -253,18 +252,18 @@ fn every_call_fails(what: &str, actions: &[Do], some: bool) {
 }
 
 #[test]
-fn any_call_may_fail() {
+fn a_failed_call_loses_nothing_acknowledged() {
     every_call_fails("changes", &CHANGES, false);
 }
 
 #[test]
-fn any_call_of_a_merge_checkpoint_backup_or_restore_may_fail() {
+fn a_failed_call_of_a_merge_version_backup_or_restore_loses_nothing() {
     let some = std::env::var_os("VECSTORE_ALL_FAULTS").is_none();
     every_call_fails("merges, versions, backups, restores", &VERSIONS, some);
 }
 
-/// Another process merges, makes checkpoints and backs up, and from one of its calls on everything it asks
-/// for fails: a process that appends, at that very moment and afterwards, does not notice.
+/// Another process merges, makes versions, backs up and restores, and from one of its calls on every call
+/// fails: a process that appends at that moment and afterwards is not disturbed.
 #[test]
 fn a_failing_merge_or_backup_disturbs_no_append() {
     const ACTIONS: [Do; 6] =
@@ -301,7 +300,7 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
         let meanwhile = Arc::clone(&run);
         other.fs.before(fault.at, move || meanwhile.lock().expect("no panic").act(Do::Append(0)));
         other.act(*action);
-        // It fails for good; its end also ends locks that it could not give back.
+        // The process fails for good; its end also ends locks that it could not release.
         other.stores.clear();
         let mut run = run.lock().expect("no panic");
         let busy = |(_, error): &(Do, Error)| matches!(error, Error::Busy { .. });
@@ -332,10 +331,10 @@ fn a_failing_merge_or_backup_disturbs_no_append() {
     assert!(at_that_moment > jobs.len() / 3, "only {at_that_moment} of {}", jobs.len());
 }
 
-/// Commits in doubt are written anew, and the power fails while that is done: after every change, in every
-/// way.
+/// Commits in doubt are written anew, and the power fails after every change of that, with many combinations
+/// of fates.
 #[test]
-fn writing_commits_in_doubt_anew_may_be_interrupted() {
+fn a_power_cut_while_commits_in_doubt_are_rewritten_loses_nothing() {
     let start = Start::new();
     let fs = start.disk();
     let mut run = Run::new(fs.clone());
@@ -367,8 +366,8 @@ fn writing_commits_in_doubt_anew_may_be_interrupted() {
     assert!(states > full_or(200, 60), "{states}");
 }
 
-/// A failed directory flush: the outcome is unknown, the handle is latched, and the next one writes the
-/// commits in doubt anew, so that they survive a power cut although the kernel will never flush the old
+/// After a failed directory flush the outcome is unknown and the handle is latched. The next handle writes
+/// the commits in doubt anew, so that they survive a power cut although the kernel will never flush the old
 /// names.
 #[test]
 fn a_failed_directory_flush_latches_and_the_next_handle_rewrites() {
@@ -392,11 +391,11 @@ fn a_failed_directory_flush_latches_and_the_next_handle_rewrites() {
     run.act(Do::Open(1));
     run.show(1).unwrap();
     let names = fs.names("/d/s/segments");
-    // Commits 1 and 2 were checkpointed when the store was closed; 3, 4 and 5 came after that.
+    // The manifest lists commits 1 and 2 since the store was closed; commits 3, 4 and 5 came after that.
     let expected = [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
         .map(|(commit, generation)| format!("{commit:010}-{commit:010}.{generation}.npy"));
     assert_eq!(names, expected);
-    // It was shown, so it must stay: as good as acknowledged.
+    // The commit was shown, so it must stay like an acknowledged one.
     let Step::Deed { deed: Deed::Store(_), outcome: outcome @ Outcome::Unknown, .. } = &mut run.steps[2]
     else {
         panic!("{:?}", run.steps);

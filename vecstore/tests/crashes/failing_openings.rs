@@ -1,5 +1,4 @@
-//! Every call fails while a store is made, opened or read: what was there stays, and nothing is written by
-//! readers.
+//! Every call fails while a store is created, opened or read: existing files stay, and readers write nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,7 +8,7 @@ use crate::sim::oracle::State;
 use crate::sim::run::{Do, Run, STORE, options};
 use crate::sim::start::Start;
 use crate::sim::{Fault, SimFs};
-use vecstore::{Error, OnDuplicate, StoreConfig};
+use vecstore::{Error, OnDuplicate, Progress, StoreConfig};
 
 /// Errors of a disk, from linux/errno.h.
 const EIO: i32 = 5;
@@ -17,9 +16,9 @@ const EACCES: i32 = 13;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 
-/// Creating a store fails at every call: there is none, or a whole one, and creating it again works.
+/// Each call of a creation fails: there is no store or a whole one, and another creation works.
 #[test]
-fn creation_may_fail_anywhere() {
+fn a_failed_call_during_creation_leaves_no_store_or_a_whole_one() {
     let calls = {
         let mut run = Run::new(SimFs::new());
         run.act(Do::Create(0));
@@ -72,28 +71,29 @@ fn reading_changes_nothing_on_the_disk() {
     }
     drop(store);
     let (before, reader) = (fs.changes(), fs.other_process());
-    let store = options(&reader).read_only(true).open(STORE).unwrap();
+    let store = options(&reader).for_reading().open(STORE).unwrap();
     let snapshot = store.refresh().unwrap();
     assert_eq!(snapshot.iter().count(), 3);
     assert!(snapshot.get("b").unwrap().is_some());
-    assert!(vecstore::verify_with(&reader, Path::new(STORE), |_| {}).unwrap().is_whole());
-    store.close().unwrap();
+    assert!(vecstore::verify_on(&reader, Path::new(STORE), &Progress::new()).unwrap().is_whole());
+    drop(store);
     assert_eq!(fs.changes(), before, "{:?}", reader.calls());
     assert!(reader.calls().iter().all(|call| call.what != "lock"), "{:?}", reader.calls());
 }
 
-/// Whatever fails while opening for reading, the reader gets an error that names a path, or a right answer.
+/// Each call fails while a reader opens and reads: the reader gets an error that names a path, or a right
+/// answer.
 #[test]
-fn reading_may_fail_anywhere() {
+fn a_failed_call_while_reading_gives_an_error_or_a_right_answer() {
     let start = Start::new();
     let fs = start.disk();
     let right: BTreeSet<State> = start.right.into_iter().map(|world| world.store).collect();
     let read = |fs: &SimFs| -> Result<State, String> {
-        let store = options(fs).read_only(true).open(STORE).map_err(|error| {
+        let store = options(fs).for_reading().open(STORE).map_err(|error| {
             is_clean(&error).expect("a clean error");
             error.to_string()
         })?;
-        State::read(&store)
+        State::read(&store.snapshot())
     };
     let other = fs.other_process();
     assert!(right.contains(&read(&other).expect("nothing fails")));

@@ -1,5 +1,5 @@
-//! Key filters of large files, interrupted: power cuts while the checkpoint after a large batch or a merge writes one, and
-//! calls that fail.
+//! Key filters of large files: power cuts and failing calls while the checkpoint after a large batch, or a
+//! merge, writes a filter.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,24 +12,25 @@ use crate::sim::tier::{full_or, sampled};
 use crate::sim::{Fault, Node, SimFs, is_temporary};
 use vecstore::{Error, OnDuplicate, Store, StoreConfig};
 
-/// Keys of a batch: more than a filter in memory is made for.
+/// Keys of the large batch: more than a filter in memory is built for, so the filter is a derived file.
 const MANY: u32 = 65_600;
-/// Keys of the store before, and after it.
+/// Keys of the store before the large batch.
 const FEW: u32 = 3;
+/// Keys of the store after the large batch.
 const KEYS: u32 = FEW + MANY;
-/// Ways to lose what is not flushed, per moment.
+/// Combinations of fates per moment.
 const COMBINATIONS: usize = 6;
 const EIO: i32 = 5;
 
 fn put(store: &Store, keys: std::ops::Range<u32>) -> Result<(), Error> {
     let mut batch = store.batch();
     for key in keys {
-        batch.push_empty(key.to_le_bytes(), b"")?;
+        batch.push_empty(key.to_le_bytes())?;
     }
     store.append(&mut batch, OnDuplicate::Error).map(drop)
 }
 
-/// What a disk has on it with a store of few keys.
+/// The image of a disk with a store of few keys.
 fn prepared() -> Vec<Node> {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).expect("it is created");
@@ -37,7 +38,7 @@ fn prepared() -> Vec<Node> {
     fs.image()
 }
 
-/// Appends a large batch, merges, and closes. Says when the batch was acknowledged, and of every error.
+/// Appends a large batch, merges, and closes. Returns when the batch was acknowledged, and every error.
 fn work(fs: &SimFs) -> (Option<usize>, Vec<Error>) {
     let (mut acknowledged, mut errors) = (None, Vec::new());
     match options(fs).open(STORE) {
@@ -54,9 +55,9 @@ fn work(fs: &SimFs) -> (Option<usize>, Vec<Error>) {
     (acknowledged, errors)
 }
 
-/// Which of so many keys, and of as many others, are stored: the first ones.
+/// Number of stored keys, among `2 * most` keys; an error unless they are the first ones.
 fn stored(fs: &SimFs, most: u32) -> Result<u32, String> {
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| format!("opening: {error}"))?;
+    let store = options(fs).for_reading().open(STORE).map_err(|error| format!("opening: {error}"))?;
     let keys: Vec<[u8; 4]> = (0..most * 2).map(u32::to_le_bytes).collect();
     let missing = store.snapshot().missing(&keys).map_err(|error| error.to_string())?;
     let first = missing.first().copied().unwrap_or(keys.len());
@@ -67,7 +68,8 @@ fn stored(fs: &SimFs, most: u32) -> Result<u32, String> {
     }
 }
 
-/// The batch is there or not, whole, as `right` says; and going on leaves one filter and nothing else.
+/// Checks that the batch is there as a whole or not at all, as `right` says, and that going on leaves one
+/// filter and no other derived file.
 fn check(fs: &SimFs, right: impl Fn(bool) -> bool) -> Result<(), String> {
     whole(fs)?;
     let found = stored(fs, KEYS)?;
@@ -116,7 +118,7 @@ fn power_cuts_around_filters_change_no_answer() {
 }
 
 #[test]
-fn calls_around_filters_may_fail() {
+fn failed_calls_around_filters_change_no_answer() {
     let image = prepared();
     let disk = || SimFs::from_image(image.clone());
     let whole_run = disk();
@@ -135,7 +137,7 @@ fn calls_around_filters_may_fail() {
             is_clean(error).unwrap_or_else(|wrong| panic!("call {at}, {:?}: {wrong}", what()));
         }
         *failed.lock().expect("no panic") += usize::from(!errors.is_empty());
-        // Where the flush of its name fails, it is there all the same.
+        // If the flush of its name failed, the batch is there although it was not acknowledged.
         let is_unknown = errors.iter().any(|error| matches!(error, Error::OutcomeUnknown { .. }));
         check(&fs, |is_there| is_there == acknowledged.is_some() || is_unknown)
             .unwrap_or_else(|wrong| panic!("call {at}, {:?}: {wrong}", what()));

@@ -1,6 +1,5 @@
-//! What the operating system may do to single calls of a real process: writes that take a part only, and
-//! calls that a signal interrupts. The first needs `sh`, the second `strace`; without it that test says so
-//! and ends.
+//! Single calls of a real process: writes that write only a part, and calls that a signal interrupts. The
+//! first test needs `sh`, the second `strace`; without `strace` it says so and ends.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -9,12 +8,11 @@ use std::process::Command;
 use crate::common::{assert_one_passed, one_test};
 use vecstore::{Error, OnDuplicate, OpenOptions, Store, StoreConfig};
 
-/// The store that a process started by these tests works on.
+/// Variable with the path of the store, for a process that a test starts.
 const STORE: &str = "VECSTORE_INTERRUPTED_STORE";
-/// Elements per vector: a batch takes 64 KiB and a little.
+/// Elements per vector: a batch takes a little more than 64 KiB.
 const DIM: usize = 16 << 10;
-/// Bytes that a file may have in a process with a limit: in the middle of the rows, and no multiple of a
-/// block.
+/// Limit on the bytes of a file in a started process: in the middle of the rows, and no multiple of a block.
 const LIMIT: u64 = 40 << 10;
 
 fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
@@ -24,7 +22,7 @@ fn put(store: &Store, key: &str) -> vecstore::Result<vecstore::Appended> {
 }
 
 fn assert_holds(path: &Path, keys: &[&str]) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
+    let report = vecstore::verify(path).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
     let store = Store::open(path).unwrap();
     assert_eq!(store.snapshot().missing(keys).unwrap(), Vec::<usize>::new());
@@ -37,22 +35,20 @@ fn limited() {
     let path = std::env::var_os(STORE).expect("it says where the store is");
     let store = Store::open(&path).unwrap();
     let error = put(&store, "too long").unwrap_err();
-    let Error::Io { path: file, source, .. } = &error else { panic!("{error}") };
+    let Error::Io { path: file, cause: source, .. } = &error else { panic!("{error}") };
     assert!(file.starts_with(&path) && source.kind() == std::io::ErrorKind::FileTooLarge, "{error}");
     let said = error.to_string();
     assert!(said.contains("the limit on the size of files is ") && said.contains("ulimit -f"), "{said}");
     assert_eq!(store.snapshot().iter().count(), 1);
 }
 
-/// A write that reaches the limit of a file's length takes the part that fits; the one that is made for the
-/// rest fails.
+/// A write that reaches the limit of a file's length writes the part that fits; the write of the rest fails.
 #[test]
-fn a_write_that_takes_a_part_only_leaves_nothing() {
+fn a_partial_write_leaves_no_file_behind() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     put(&Store::create(&path, StoreConfig::new(DIM)).unwrap(), "before").unwrap();
-    // Blocks of 512 bytes, says POSIX; a shell that counts in KiB gives twice as much, which is still too
-    // little.
+    // POSIX counts blocks of 512 bytes, some shells count KiB: twice as much, but still too little.
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", LIMIT / 1024);
     let output = Command::new("sh")
         .args(["-c", &script, "sh"])
@@ -74,11 +70,11 @@ fn a_write_that_takes_a_part_only_leaves_nothing() {
 #[ignore = "started by the test below, in a process whose calls are interrupted"]
 fn interrupted() {
     let path = std::env::var_os(STORE).expect("it says where the store is");
-    let store = OpenOptions::new().merging(vecstore::Merging::OnDemand).open(&path).unwrap();
+    let store = OpenOptions::new().merge_policy(vecstore::MergePolicy::OnDemand).open(&path).unwrap();
     let flush = std::env::var("VECSTORE_INTERRUPTED_FLUSH").is_ok();
     let put = put(&store, "a");
     if flush {
-        let Err(Error::Io { source, .. }) = &put else { panic!("{put:?}") };
+        let Err(Error::Io { cause: source, .. }) = &put else { panic!("{put:?}") };
         assert_eq!(source.kind(), std::io::ErrorKind::Interrupted);
         self::put(&store, "a").expect("the same handle goes on, with another file");
     } else {
@@ -88,7 +84,7 @@ fn interrupted() {
 }
 
 #[test]
-fn a_call_that_a_signal_interrupts_is_made_again_but_for_a_flush() {
+fn an_interrupted_call_is_repeated_unless_it_is_a_flush() {
     if Command::new("strace").arg("-V").output().is_err() {
         println!("not tried: strace is not installed");
         return;
@@ -100,7 +96,7 @@ fn a_call_that_a_signal_interrupts_is_made_again_but_for_a_flush() {
         put(&Store::create(&path, StoreConfig::new(DIM)).unwrap(), "before").unwrap();
         let log = dir.path().join("log");
         let mut strace = Command::new("strace");
-        // Only calls on files of the store, and of these the first one.
+        // Interrupts the first of the calls on files of the store.
         strace.args([
             "-f",
             "-e",
@@ -113,7 +109,7 @@ fn a_call_that_a_signal_interrupts_is_made_again_but_for_a_flush() {
         }
         strace.arg("-o").arg(&log).args(one_test("interrupted::interrupted")).env(STORE, &path);
         if call == "fdatasync" {
-            // The temporary file has no name that could be said beforehand.
+            // The name of the temporary file is not known beforehand, so no path is given.
             strace = Command::new("strace");
             strace.args(["-f", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EINTR:when=1", "-o"]);
             strace.arg(&log).args(one_test("interrupted::interrupted")).env(STORE, &path);

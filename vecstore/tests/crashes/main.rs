@@ -1,4 +1,4 @@
-//! Power cuts, failing calls and calls that lie: what was acknowledged stays, and what failed says so.
+//! Power cuts, failing calls and misreported calls: acknowledged changes stay, and failures are reported.
 
 #[path = "../common/mod.rs"]
 mod common;

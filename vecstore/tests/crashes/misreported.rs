@@ -1,5 +1,5 @@
-//! A world that lies or moves: operations that report failure and happened, stores that are replaced while
-//! they are open, flags of later versions.
+//! Misleading surroundings: operations that report a failure and happened, stores that are replaced while
+//! they are open, flags of later formats.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,28 +12,27 @@ use std::sync::{Arc, Mutex};
 use crate::common::hooked::Hooked;
 use crate::common::layout::seal_manifest;
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
-use vecstore::{Error, Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, Event, MergePolicy, OnDuplicate, OpenOptions, Reader, Store, StoreConfig};
 
-/// The real file system, but for what is switched on.
+/// The real file system, with faults that a test switches on.
 #[derive(Debug, Default)]
 struct LyingFs {
     /// The next rename of a segment happens and reports an I/O error.
     rename: AtomicBool,
     /// The next flush of a directory of segments reports an I/O error.
     flush: AtomicBool,
-    /// The manifest cannot be replaced, as long as this is set.
+    /// While this is set, replacing the manifest fails.
     manifest: AtomicBool,
-    /// After the next time the manifest is replaced, flushing the store's directory reports an I/O error,
-    /// once.
+    /// After the next replacement of the manifest, one flush of the store's directory reports an I/O error.
     swap: AtomicBool,
     swapped: AtomicBool,
-    /// A bit of every new segment's data is written wrong, as long as this is set.
+    /// While this is set, a bit of each write to a new segment is wrong.
     garble: AtomicBool,
-    /// What happens before the next segment is created.
+    /// Work to run before the next segment is created.
     before: BeforeCreate,
 }
 
-/// Work for one moment.
+/// Work to run once.
 #[derive(Default)]
 struct BeforeCreate(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
@@ -49,7 +48,7 @@ impl LyingFs {
     }
 }
 
-/// Writes the first byte of every piece wrong.
+/// Writes the first byte of every write wrong.
 struct Garbling(Box<dyn VfsFile>);
 
 impl VfsFile for Garbling {
@@ -141,7 +140,7 @@ fn lying(path: &Path) -> (Arc<LyingFs>, Store) {
 }
 
 fn assert_whole(path: &Path) {
-    let report = vecstore::verify(path, |_| {}).unwrap();
+    let report = vecstore::verify(path).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
 }
 
@@ -156,7 +155,7 @@ fn a_rename_that_reports_failure_and_happened_loses_no_commit() {
     fs.rename.store(true, Ordering::SeqCst);
     assert!(matches!(put(&first, "c"), Err(Error::OutcomeUnknown { .. })));
     assert!(matches!(put(&first, "d"), Err(Error::Latched { .. })));
-    // The other handle knew the same commits; it must notice the third.
+    // The other handle knew the same commits; it must notice the third one.
     let appended = put(&second, "e").unwrap();
     assert_eq!(appended.commit, Some(4));
     drop((first, second));
@@ -166,11 +165,11 @@ fn a_rename_that_reports_failure_and_happened_loses_no_commit() {
 }
 
 #[test]
-fn every_batch_of_a_failed_group_is_told_the_same() {
+fn every_batch_of_a_failed_group_gets_the_same_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (fs, store) = lying(&path);
-    // What comes in while one file is being made is the next group, whose flush fails.
+    // Batches that are submitted while a file is being written are the next group, whose flush fails.
     let ((tell, is_held), (go_on, may)) = (channel(), channel::<()>());
     let second = fs.clone();
     fs.before_next_create(move || {
@@ -182,7 +181,7 @@ fn every_batch_of_a_failed_group_is_told_the_same() {
     let one = |key: &str| {
         let mut batch = store.batch();
         batch.push(key, &[1.0f32]).unwrap();
-        store.append_async(batch, OnDuplicate::Skip).unwrap()
+        store.submit(batch, OnDuplicate::Skip).unwrap()
     };
     let first = one("first");
     is_held.recv().unwrap();
@@ -197,7 +196,7 @@ fn every_batch_of_a_failed_group_is_told_the_same() {
 }
 
 #[test]
-fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
+fn a_refresh_of_a_writer_rewrites_commits_in_doubt() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (fs, first) = lying(&path);
@@ -205,7 +204,7 @@ fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
     put(&first, "a").unwrap();
     fs.flush.store(true, Ordering::SeqCst);
     assert!(matches!(put(&first, "b"), Err(Error::OutcomeUnknown { .. })));
-    // A writer that is told that "b" is stored skips it: so it must have been written anew by then.
+    // A writer skips keys that it is told are stored, so "b" must have been written anew by now.
     assert_eq!(second.refresh().unwrap().missing(&["a", "b"]).unwrap(), Vec::<usize>::new());
     let names: Vec<_> =
         std::fs::read_dir(path.join("segments")).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -213,8 +212,7 @@ fn a_refresh_of_a_writer_brings_commits_out_of_doubt() {
     assert_whole(&path);
 }
 
-/// A disk that says that it has flushed, and has not: memory has what was written, and the disk something
-/// else.
+/// A disk that reports a flush but stores other bytes than the page cache has.
 #[test]
 fn a_save_is_verified_from_the_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -238,16 +236,16 @@ fn a_store_that_is_replaced_while_open_is_not_written_to() {
     let (path, old) = (dir.path().join("s"), dir.path().join("old"));
     let store = Store::create(&path, StoreConfig::new(1)).unwrap();
     put(&store, "a").unwrap();
-    let reader = Store::open_read_only(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
     std::fs::rename(&path, &old).unwrap();
     assert!(matches!(reader.refresh(), Err(Error::Moved { .. })), "moved");
     assert!(matches!(put(&store, "b"), Err(Error::Moved { .. })), "moved");
     let other = Store::create(&path, StoreConfig::new(1)).unwrap();
     assert!(matches!(put(&store, "c"), Err(Error::Moved { .. })), "replaced");
     put(&other, "x").unwrap();
-    for handle in [&store, &reader] {
-        assert!(matches!(handle.refresh(), Err(Error::Moved { .. })), "it is seen by looking, too");
-        assert_eq!(handle.snapshot().missing(&["a", "x"]).unwrap(), [1], "what was read stays");
+    for (looked, known) in [(store.refresh(), store.snapshot()), (reader.refresh(), reader.snapshot())] {
+        assert!(matches!(looked, Err(Error::Moved { .. })), "it is seen by looking, too");
+        assert_eq!(known.missing(&["a", "x"]).unwrap(), [1], "what was read stays");
     }
     drop((store, reader));
     drop(other);
@@ -258,7 +256,7 @@ fn a_store_that_is_replaced_while_open_is_not_written_to() {
 }
 
 #[test]
-fn a_lock_file_that_was_deleted_is_noticed() {
+fn a_deleted_lock_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(1)).unwrap();
@@ -272,7 +270,7 @@ fn a_lock_file_that_was_deleted_is_noticed() {
 }
 
 #[test]
-fn a_commit_that_went_away_is_not_numbered_again() {
+fn the_number_of_a_vanished_commit_is_not_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(1)).unwrap();
@@ -282,9 +280,9 @@ fn a_commit_that_went_away_is_not_numbered_again() {
     assert_eq!(other.refresh().unwrap().last_commit(), 2);
     std::fs::remove_file(path.join("segments/0000000002-0000000002.0.npy")).unwrap();
     std::fs::remove_file(path.join("LOCK")).unwrap();
-    let reader = Store::open_read_only(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
     assert_eq!(reader.snapshot().last_commit(), 1, "a handle that never saw it cannot know");
-    // A handle that has seen it finds out, and never goes back to what was before it.
+    // A handle that has seen commit 2 notices, and never goes back to the state before it.
     let error = other.refresh().unwrap_err();
     assert!(matches!(error, Error::Moved { .. }), "{error}");
     assert_eq!(other.snapshot().missing(&["a", "b"]).unwrap(), [0usize; 0]);
@@ -314,14 +312,14 @@ fn mark(path: &Path, lock: &str) -> u64 {
     u64::from_le_bytes(bytes[16..24].try_into().unwrap())
 }
 
-/// After a merge the manifest's new name may not survive: the inputs stay, the handle writes nothing more,
-/// and the next writer writes the manifest anew before anything is built on it.
+/// The manifest's new name may not survive after a merge: the inputs stay, the handle is latched, and the
+/// next writer writes the manifest anew before anything is built on it.
 #[test]
 fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
-    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let options = OpenOptions::new().vfs(fs.clone()).merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(1)).unwrap();
     let other = options.open(&path).unwrap();
     for key in ["a", "b", "c"] {
@@ -337,22 +335,21 @@ fn a_merge_whose_manifest_may_not_be_durable_keeps_its_inputs() {
     assert!(inputs.iter().all(|input| left.contains(input)) && left.len() == 4, "{left:?}");
     assert!(mark(&path, "LOCK") != 0 && mark(&path, "LOCK.manifest") != 0, "both say so");
 
-    // A handle that only removes leftovers does not ask the commit lock: the mark of the manifest's own stops
-    // it.
+    // An operation that does not take the commit lock finds the mark in LOCK.manifest.
     let visible = generation(&path);
     other.create_version("x").unwrap();
     assert!(generation(&path) > visible, "written anew");
     assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (0, 0), "and no longer in doubt");
     put(&other, "d").unwrap();
-    other.drop_version("x").unwrap();
+    other.remove_version("x").unwrap();
     assert_eq!(files(&path).len(), 2, "the output and what came after: {:?}", files(&path));
     assert_eq!(other.snapshot().missing(&["a", "b", "c", "d"]).unwrap(), Vec::<usize>::new());
     assert_whole(&path);
 }
 
-/// The first manifest that lists anything: its predecessor lists nothing, so that everything is in doubt.
+/// The first manifest that lists segments is in doubt: its predecessor lists none, so every commit is, too.
 #[test]
-fn the_first_checkpoint_leaves_a_mark_too() {
+fn a_failed_first_checkpoint_leaves_the_suspect_mark() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let (fs, store) = lying(&path);
@@ -363,21 +360,21 @@ fn the_first_checkpoint_leaves_a_mark_too() {
     assert_eq!((mark(&path, "LOCK"), mark(&path, "LOCK.manifest")), (1, 1));
 }
 
-/// Removing what is not needed rests on the manifest alone. While its name is in doubt, it is written anew
-/// first.
+/// The removal of leftovers rests on the manifest alone. While the manifest's name is in doubt, the manifest
+/// is written anew first.
 #[test]
-fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
+fn leftovers_stay_until_the_manifest_without_them_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
-    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let options = OpenOptions::new().vfs(fs.clone()).merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(1)).unwrap();
     for key in ["a", "b", "c"] {
         put(&store, key).unwrap();
     }
     store.create_version("x").unwrap();
     let other = options.open(&path).unwrap();
-    // The commit lock's mark is lost, as if that process had died before it could leave it.
+    // The commit lock's mark is lost, as if the process had died before it could leave the mark.
     fs.swap.store(true, Ordering::SeqCst);
     assert!(store.compact_full().is_err());
     drop(store);
@@ -387,21 +384,21 @@ fn leftovers_stay_until_the_manifest_that_gives_them_up_is_durable() {
     lock[252..256].copy_from_slice(&crc);
     std::fs::write(path.join("LOCK"), lock).unwrap();
     let visible = generation(&path);
-    other.drop_version("x").unwrap();
+    other.remove_version("x").unwrap();
     assert!(generation(&path) > visible, "written anew before the inputs went");
     assert_eq!(files(&path).len(), 1);
     assert_eq!(mark(&path, "LOCK.manifest"), 0);
     assert_whole(&path);
 }
 
-/// Until a manifest that lists new bitmaps is durable, a power cut may bring back the one that lists the
-/// former ones.
+/// Until the manifest that lists new bitmaps is durable, a power cut may bring back its predecessor, which
+/// lists the former bitmaps.
 #[test]
-fn a_checkpoint_that_fails_keeps_the_former_bitmaps() {
+fn a_failed_checkpoint_keeps_the_former_bitmaps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
-    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand);
+    let options = OpenOptions::new().vfs(fs.clone()).merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(1)).unwrap();
     let mut batch = store.batch();
     ["a", "b", "c"].iter().for_each(|key| batch.push(key, &[1.0f32]).unwrap());
@@ -449,7 +446,7 @@ fn flags(path: &Path, offset: usize) -> u64 {
 }
 
 #[test]
-fn flags_of_later_versions_are_honoured_and_kept() {
+fn flags_of_later_formats_are_honoured_and_kept() {
     const INCOMPAT: usize = 24;
     const RO_COMPAT: usize = 32;
     const COMPAT: usize = 40;
@@ -458,21 +455,21 @@ fn flags_of_later_versions_are_honoured_and_kept() {
     Store::create(&path, StoreConfig::new(1)).unwrap().close().unwrap();
 
     set_flags(&path, COMPAT, 4);
-    let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+    let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(&path).unwrap();
     put(&store, "a").unwrap();
     store.close().unwrap();
     assert_eq!(flags(&path, COMPAT), 4, "what is for information is kept");
 
     set_flags(&path, RO_COMPAT, 2);
     assert!(matches!(Store::open(&path), Err(Error::UnsupportedVersion { .. })));
-    assert!(Store::open_read_only(&path).unwrap().snapshot().contains("a").unwrap());
+    assert!(Reader::open(&path).unwrap().snapshot().contains("a").unwrap());
 
     set_flags(&path, INCOMPAT, 1);
-    assert!(matches!(Store::open_read_only(&path), Err(Error::UnsupportedVersion { .. })));
+    assert!(matches!(Reader::open(&path), Err(Error::UnsupportedVersion { .. })));
 }
 
 #[test]
-fn failed_checkpoints_are_told_each_time_and_repeated() {
+fn every_failed_checkpoint_is_reported_and_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
@@ -480,7 +477,7 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     let listener = told.clone();
     let store = OpenOptions::new()
         .vfs(fs.clone())
-        .merging(Merging::OnDemand)
+        .merge_policy(MergePolicy::OnDemand)
         .on_event(move |event| listener.lock().unwrap().push(event.clone()))
         .create(&path, StoreConfig::new(1))
         .unwrap();
@@ -507,14 +504,14 @@ fn failed_checkpoints_are_told_each_time_and_repeated() {
     assert!(matches!(&events[..], [Event::Checkpoint { first: 1, last: 67, rows: 67, .. }]), "{events:?}");
 }
 
-/// The disk does not keep what it was given. A handle that reads back what it saved notices; so does every
-/// merge, before anything goes that it was made from.
+/// The disk stores wrong bytes. A handle with `verify_saves` notices when it reads a save back; every merge
+/// reads its output back before it removes its inputs.
 #[test]
-fn what_was_written_wrong_is_noticed_before_it_gets_a_name() {
+fn wrongly_written_bytes_are_noticed_before_the_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let fs = Arc::new(LyingFs::default());
-    let options = OpenOptions::new().vfs(fs.clone()).merging(Merging::OnDemand).verify_saves(true);
+    let options = OpenOptions::new().vfs(fs.clone()).merge_policy(MergePolicy::OnDemand).verify_saves(true);
     let store = options.create(&path, StoreConfig::new(1)).unwrap();
     put(&store, "a").unwrap();
     put(&store, "b").unwrap();

@@ -1,5 +1,5 @@
-//! A manifest that is older than the merges beside it, as where MANIFEST alone was put back, or was copied
-//! before the segments: what is there serves, the next checkpoint lists it, and nothing that may be needed is
+//! A manifest that is older than the merges beside it, as after MANIFEST alone was restored, or was copied
+//! before the segments: the segments serve, the next checkpoint lists them, and no file that may be needed is
 //! removed.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use crate::sim::crash::Rng;
 use crate::sim::oracle::State;
 use crate::sim::run::{Do, Run, STORE, options};
 use crate::sim::{Node, SimFs};
-use vecstore::{Error, Store};
+use vecstore::{Error, Progress, Store};
 
 type Contents = BTreeMap<String, Vec<f32>>;
 
@@ -23,8 +23,8 @@ fn put_many(store: &Store, name: &str, count: usize) {
     }
 }
 
-/// A store whose manifest lists its first four commits, each in a file that a merge has replaced since; after
-/// `more` commits, which are part of the merge.
+/// A store whose manifest lists its first five commits, each in a file of its own. A merge has replaced these
+/// files, and those of `more` later commits, by one file.
 fn behind(path: &Path, more: usize) -> Contents {
     let store = create(path);
     put_many(&store, "old", 4);
@@ -33,7 +33,7 @@ fn behind(path: &Path, more: usize) -> Contents {
     let old = fs::read(path.join("MANIFEST")).unwrap();
     put_many(&store, "new", more);
     store.compact_full().unwrap();
-    let right = contents(&store);
+    let right = contents(&store.snapshot());
     store.close().unwrap();
     assert_eq!(segment_files(path).len(), 1);
     fs::write(path.join("MANIFEST"), old).unwrap();
@@ -41,7 +41,7 @@ fn behind(path: &Path, more: usize) -> Contents {
 }
 
 #[test]
-fn whatever_writes_next_lists_what_is_there() {
+fn every_next_operation_serves_and_lists_the_merged_files() {
     for more in [0, 3] {
         let dir = tempfile::tempdir().unwrap();
         let right = behind(&dir.path().join("s"), more);
@@ -49,7 +49,7 @@ fn whatever_writes_next_lists_what_is_there() {
             let path = dir.path().join(what);
             copy_dir(&dir.path().join("s"), &path);
             let store = create_again(&path);
-            assert_eq!(contents(&store), right);
+            assert_eq!(contents(&store.snapshot()), right);
             let mut right = right.clone();
             match what {
                 "checkpoint" => store.checkpoint().unwrap(),
@@ -57,7 +57,7 @@ fn whatever_writes_next_lists_what_is_there() {
                 "backup" => {
                     let backup = dir.path().join("b");
                     store.backup(&backup).unwrap();
-                    assert_eq!(contents(&on_demand().read_only(true).open(&backup).unwrap()), right);
+                    assert_eq!(contents(&on_demand().for_reading().open(&backup).unwrap().snapshot()), right);
                     assert_whole(&backup);
                     fs::remove_dir_all(backup).unwrap();
                 }
@@ -76,18 +76,17 @@ fn whatever_writes_next_lists_what_is_there() {
             }
             store.close().unwrap();
             assert_whole(&path);
-            assert_eq!(contents(&create_again(&path)), right, "{what}");
+            assert_eq!(contents(&create_again(&path).snapshot()), right, "{what}");
             create_again(&path).compact_full().unwrap();
-            assert_eq!(contents(&create_again(&path)), right, "{what}, merged");
+            assert_eq!(contents(&create_again(&path).snapshot()), right, "{what}, merged");
             assert_whole(&path);
         }
     }
 }
 
-/// What the manifest lists and another file takes the place of may be removed afterwards: the other one is
-/// read before.
+/// Listed files may be removed once a merge's output takes their place, so the output is read first.
 #[test]
-fn a_damaged_file_takes_no_place_of_a_listed_one() {
+fn a_damaged_merge_output_replaces_no_listed_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -116,7 +115,7 @@ fn a_damaged_file_takes_no_place_of_a_listed_one() {
     assert_whole(&path);
 }
 
-/// A file that begins within the manifest and ends after it is of the history that goes on there, or of none.
+/// A file that begins within the manifest's commits and ends after them must be of the same history.
 #[test]
 fn a_merge_of_another_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -138,9 +137,10 @@ fn a_merge_of_another_history_is_refused() {
     assert!(error.to_string().contains("vecstore repair"), "{error}");
 }
 
-/// The power fails anywhere while the manifest is brought up to date: what is there serves before and after.
+/// The power fails at any moment while the manifest is brought up to date: the same entries are there before
+/// and after.
 #[test]
-fn listing_what_is_there_may_be_interrupted() {
+fn a_power_cut_while_an_old_manifest_is_updated_loses_nothing() {
     let mut run = Run::new(SimFs::new());
     for action in [Do::Create(0), Do::Append(0), Do::Replace(0), Do::Checkpoint(0)] {
         run.act(action);
@@ -158,7 +158,7 @@ fn listing_what_is_there_may_be_interrupted() {
     for action in [Do::Append(0), Do::Delete(0), Do::FullMerge(0)] {
         run.act(action);
     }
-    let right = State::read(&run.stores[&0]).unwrap();
+    let right = State::read(&run.stores[&0].snapshot()).unwrap();
     run.act(Do::Close(0));
     assert!(run.errors.is_empty(), "{:?}", run.errors);
     let merged = run.fs.history();
@@ -180,10 +180,10 @@ fn listing_what_is_there_may_be_interrupted() {
                 let fs = SimFs::from_image(history.image(prefix, &fates, &mut rng));
                 let story = || format!("{what:?}, {}", history.tell(prefix, &fates));
                 let store = options(&fs).open(STORE).unwrap_or_else(|error| panic!("{}: {error}", story()));
-                assert!(State::read(&store).unwrap() == right, "{}", story());
+                assert!(State::read(&store.snapshot()).unwrap() == right, "{}", story());
                 store.checkpoint().unwrap_or_else(|error| panic!("{}: {error}", story()));
                 drop(store);
-                let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).unwrap();
+                let report = vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).unwrap();
                 assert!(report.is_whole(), "{}: {:?}", story(), report.faults);
                 states += 1;
             }

@@ -1,12 +1,12 @@
-//! What a failed call is told as: what is not known is not told as known, and the other way round.
+//! How failed calls are reported: an unknown outcome is not reported as known, nor a known one as unknown.
 
 use std::path::Path;
 
 use crate::sim::run::{STORE, options};
 use crate::sim::{Fault, Misfortune, SimFs};
-use vecstore::{Error, OnDuplicate, Store, StoreConfig};
+use vecstore::{Error, OnDuplicate, Progress, Store, StoreConfig};
 
-/// From linux/errno.h.
+/// Errors of a disk, from linux/errno.h.
 const EIO: i32 = 5;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
@@ -17,10 +17,9 @@ fn put(store: &Store, key: &str) -> vecstore::Result<()> {
     store.append(&mut batch, OnDuplicate::Error).map(drop)
 }
 
-/// A segment that did not get its name is not there: the batch failed, the handle goes on, and nothing stays
-/// behind.
+/// If a segment does not get its name, the batch fails, no file stays behind, and the handle goes on.
 #[test]
-fn a_name_that_was_not_given() {
+fn a_failed_rename_fails_the_batch_and_the_handle_goes_on() {
     let begin = || {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
@@ -45,29 +44,29 @@ fn a_name_that_was_not_given() {
     }
 }
 
-/// That a place cannot be looked at does not make it empty.
+/// A path that cannot be examined may have a store: the error is not `NotFound`.
 #[test]
-fn a_place_that_cannot_be_looked_at() {
+fn an_unreadable_path_is_not_reported_as_not_found() {
     const NOTHING: &str = "/d/nothing";
     let fs = SimFs::new();
-    let error = options(&fs).read_only(true).open(NOTHING).unwrap_err();
+    let error = options(&fs).for_reading().open(NOTHING).unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error}");
     let look = |call: &crate::sim::Call| call.what == "metadata" && call.path == Path::new(NOTHING);
     let at = fs.calls().iter().position(look).unwrap();
     let fs = SimFs::new();
     fs.set_fault(Some(Fault { at, errno: EIO, lasting: false }));
-    let error = options(&fs).read_only(true).open(NOTHING).unwrap_err();
+    let error = options(&fs).for_reading().open(NOTHING).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
 
-/// A commit whose file cannot be mapped, nor the directory read, is there all the same; the handle knows that
-/// it does not know it, and looks again.
+/// A commit whose file its own handle cannot map is durable nevertheless. The handle knows that it lacks the
+/// commit, and looks for it again.
 #[test]
-fn a_commit_that_cannot_be_mapped() {
+fn a_commit_that_cannot_be_mapped_is_still_a_commit() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     put(&store, "a").unwrap();
-    // Neither while it is being written, nor by its name.
+    // Mapping fails while the file is being written, and later by its name.
     fs.arm("map", 0, Misfortune::Fails(EMFILE, false));
     let again = fs.clone();
     fs.before_next("flush directory", move || again.arm("map", 0, Misfortune::Fails(EMFILE, true)));
@@ -80,9 +79,9 @@ fn a_commit_that_cannot_be_mapped() {
     assert_eq!(store.snapshot().last_commit(), 3);
 }
 
-/// The first merge ends after its output has its name; the next one removes that.
+/// The first merge fails after its output has its name; the next merge removes this file.
 #[test]
-fn what_a_failed_merge_leaves_goes_with_the_next() {
+fn the_next_merge_removes_the_output_of_a_failed_one() {
     let run = |commits: usize, at: Option<usize>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
@@ -106,38 +105,40 @@ fn what_a_failed_merge_leaves_goes_with_the_next() {
     assert_eq!(store.snapshot().totals().entries, 400);
 }
 
-/// What cannot be listed is no reason to call a store whole.
+/// A store with a directory that cannot be listed is not called whole.
 #[test]
-fn a_listing_that_fails_is_a_fault() {
+fn verify_reports_a_failed_listing_as_a_fault() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     (0..3).for_each(|number| put(&store, &number.to_string()).unwrap());
     let before = fs.calls().len();
-    assert!(vecstore::verify_with(&fs, Path::new(STORE), |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).unwrap().is_whole());
     let calls = fs.calls();
     let lists: Vec<usize> = (before..calls.len()).filter(|at| calls[*at].what == "list").collect();
     assert!(lists.len() >= 3, "segments twice, bitmaps, checkpoints");
     for at in lists {
-        // The calls are counted on.
+        // The numbers of calls go on from the first verification.
         let fault = fs.calls().len() + (at - before);
         fs.set_fault(Some(Fault { at: fault, errno: EIO, lasting: false }));
-        let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).unwrap();
+        let report = vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).unwrap();
         assert!(!report.is_whole(), "{:?} cannot be listed", calls[at].path);
         fs.set_fault(None);
     }
 }
 
-/// Few large commits are listed as soon as many small ones: what is not listed is copied when a writer dies.
+/// A checkpoint is also due after 256 MiB of commits, because commits that the manifest does not list are
+/// copied after a writer died.
 #[test]
-fn checkpoints_come_with_bytes_too() {
+fn a_checkpoint_comes_after_256_mib_of_commits() {
     let dir = tempfile::tempdir().unwrap();
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let events = std::sync::Arc::clone(&told);
-    let options = vecstore::OpenOptions::new().merging(vecstore::Merging::OnDemand).on_event(move |event| {
-        if let vecstore::Event::Checkpoint { last, .. } = event {
-            events.lock().unwrap().push(*last);
-        }
-    });
+    let options =
+        vecstore::OpenOptions::new().merge_policy(vecstore::MergePolicy::OnDemand).on_event(move |event| {
+            if let vecstore::Event::Checkpoint { last, .. } = event {
+                events.lock().unwrap().push(*last);
+            }
+        });
     let dim = 1 << 16;
     let store = options.create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
     let (row, mut batch) = (vec![1.0f32; dim], store.batch());

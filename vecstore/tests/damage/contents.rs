@@ -1,5 +1,5 @@
-//! Attributes and reasons that are damaged, or that only a later version knows: what is hit is named, entries stay,
-//! and so does everything else.
+//! Damaged attributes and reasons, and attribute types of a later version: damage is reported, and no entry
+//! is lost.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use crate::common::layout::{compat, seal_segment, section};
 use crate::common::{assert_whole, copy_dir, on_demand};
 use crate::sim::tier::sampled;
-use vecstore::{Details, Error, Finding, OnDuplicate, Store, StoreConfig, Value};
+use vecstore::{Error, Finding, OnDuplicate, Reader, RepairOptions, StoreConfig, Value};
 
 const ONE: &str = "segments/0000000001-0000000001.0.npy";
 const TWO: &str = "segments/0000000002-0000000002.0.npy";
 const COLUMNS: [&str; 6] = ["bool", "f64", "i64", "text", "texts", "time"];
-/// Entries of a file: of such a file ATTD has several blocks.
+/// Entries of a segment: enough for several blocks of ATTD.
 const ENTRIES: usize = 300;
 const BLOCK: usize = 4096;
 
-/// What entry `number` of a file has: of each three one has nothing.
+/// Attributes of entry `number` of a segment; every third entry has none.
 fn given(number: usize) -> Option<[Value<'static>; 6]> {
     let text = ["", "some text", "ä"][number % 7 % 3];
     let texts = vec![text; number % 4];
@@ -34,7 +34,8 @@ fn given(number: usize) -> Option<[Value<'static>; 6]> {
     (number % 3 != 2).then_some(all)
 }
 
-/// Two files, of which the manifest lists the first; each has entries with rows, and one that is rejected.
+/// A store of two segments, of which the manifest lists the first. Each has entries with rows, and a rejected
+/// entry.
 fn filled(path: &Path) {
     let live = path.with_file_name("live");
     let store = on_demand().create(&live, StoreConfig::new(1)).unwrap();
@@ -42,12 +43,12 @@ fn filled(path: &Path) {
         let mut batch = store.batch();
         for number in 0..ENTRIES {
             let values = given(number);
-            let details = COLUMNS.iter().zip(values.iter().flatten());
-            let details =
-                details.fold(Details::new(), |all, (name, value)| all.attribute(name, value.clone()));
-            batch.push_with(format!("{file}/{number}"), &[number as f32], details).unwrap();
+            let attributes = COLUMNS.iter().zip(values.iter().flatten());
+            let entry = batch.entry(format!("{file}/{number}")).row(&[number as f32]);
+            let entry = attributes.fold(entry, |entry, (name, value)| entry.attribute(name, value.clone()));
+            entry.push().unwrap();
         }
-        batch.push_rejected(format!("{file}/bad"), "why", Details::new().attribute("i64", 7)).unwrap();
+        batch.entry(format!("{file}/bad")).attribute("i64", 7).push_rejected("why").unwrap();
         store.append(&mut batch, OnDuplicate::Error).unwrap();
         if file == 0 {
             store.checkpoint().unwrap();
@@ -62,14 +63,14 @@ fn change(path: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
     fs::write(path.join(name), bytes).unwrap();
 }
 
-/// A record of the directory of the file's attributes, as `docs/FORMAT.md` has it.
+/// Place of a column's record in ATTR, the directory of a segment's attributes (docs/FORMAT.md).
 fn record(file: &Path, column: &str) -> Range<usize> {
     let at = COLUMNS.iter().position(|name| *name == column).unwrap();
     let start = section(file, "ATTR").offset + 8 + at * 64;
     start..start + 64
 }
 
-/// Where the buffers of each column lie in ATTD.
+/// Places of the columns' buffers in ATTD.
 fn places(file: &Path) -> Vec<Range<usize>> {
     let bytes = fs::read(file).unwrap();
     let begin = |column: &str| {
@@ -80,9 +81,10 @@ fn places(file: &Path) -> Vec<Range<usize>> {
     COLUMNS.iter().zip(ends).map(|(column, end)| begin(column)..end).collect()
 }
 
-/// All entries are there; of each column, how many values of file `file` are. What is there is as it was.
+/// Counts the values of each column in segment `file`. Asserts that all entries are there, and that no value
+/// is wrong.
 fn counts(path: &Path, file: usize) -> BTreeMap<&'static str, usize> {
-    let store = Store::open_read_only(path).unwrap();
+    let store = Reader::open(path).unwrap();
     let snapshot = store.snapshot();
     assert_eq!(snapshot.iter().count(), 2 * (ENTRIES + 1));
     let mut counts = BTreeMap::new();
@@ -104,7 +106,7 @@ fn all_of_them() -> BTreeMap<&'static str, usize> {
     COLUMNS.into_iter().map(|column| (column, entries)).collect()
 }
 
-/// Repairs the store; gives back what became of its one file that is damaged.
+/// Repairs the store; returns the finding about its only damaged file.
 fn repaired(path: &Path) -> Finding {
     let mut report = vecstore::repair(path).unwrap();
     assert_eq!(report.findings.len(), 1, "{report:#?}");
@@ -117,8 +119,8 @@ fn noted(finding: &Finding) -> usize {
     note.map_or(0, |note| note.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Any flipped byte of the directory, or of the values: told, nothing is misread, and a repair keeps all entries and what
-/// is in other blocks.
+/// A flipped byte in ATTR or ATTD: `verify` reports it, and a repair keeps all entries and the values in
+/// other blocks.
 #[test]
 fn a_flipped_byte_costs_no_entry() {
     let dir = tempfile::tempdir().unwrap();
@@ -136,12 +138,13 @@ fn a_flipped_byte_costs_no_entry() {
         let what = format!("{}, byte {byte}", part.name);
         copy_dir(&whole, &path);
         change(&path, TWO, |bytes| bytes[part.offset + byte] ^= 1 << (byte % 8));
-        let report = vecstore::verify(&path, |_| {}).unwrap();
+        let report = vecstore::verify(&path).unwrap();
         let [fault] = report.faults.as_slice() else { panic!("{what}: {:?}", report.faults) };
         let found = (fault.section.as_str(), fault.block);
         assert_eq!(found, (part.name.as_str(), Some((byte / BLOCK) as u64)), "{what}");
 
-        // What is read without a check may be wrong, and is no panic; a directory is never believed.
+        // ATTD is read without a check: values may be wrong, but must not panic. A damaged ATTR is always an
+        // error.
         let store = on_demand().open(&path).unwrap();
         for entry in store.snapshot().iter() {
             let entry = entry.unwrap();
@@ -179,7 +182,8 @@ fn a_flipped_byte_costs_no_entry() {
     }
 }
 
-/// A type that a later version has: the rest is read, merges leave the file alone and say why, and nothing is lost.
+/// An attribute type of a later version: other attributes are read, merges leave the segment alone and say
+/// why, and nothing is lost.
 #[test]
 fn a_type_of_a_later_version_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,13 +211,13 @@ fn a_type_of_a_later_version_is_left_alone() {
         ("time", Value::Text("x"), "is text in this batch, and time in the store"),
     ] {
         let mut batch = store.batch();
-        batch.push_empty("new", Details::new().attribute(name, value)).unwrap();
+        batch.entry("new").attribute(name, value).push_empty().unwrap();
         let refused = store.append(&mut batch, OnDuplicate::Error).unwrap_err().to_string();
         assert!(refused.contains(error), "{refused}");
     }
     for number in 0..3 {
         let mut batch = store.batch();
-        batch.push_empty(format!("new {number}"), Details::new().attribute("time", Value::Time(1))).unwrap();
+        batch.entry(format!("new {number}")).attribute("time", Value::Time(1)).push_empty().unwrap();
         store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
     let done = store.compact().unwrap();
@@ -226,9 +230,9 @@ fn a_type_of_a_later_version_is_left_alone() {
     assert!(vecstore::repair(&path).unwrap().was_whole());
 }
 
-/// Each file is as it was written, and the second says of an attribute that it has another type.
+/// The segments are intact, but the second gives an attribute another type than the first.
 #[test]
-fn two_types_of_one_attribute_are_told_and_merged_around() {
+fn two_types_of_one_attribute_are_reported_and_merged_around() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path);
@@ -237,7 +241,7 @@ fn two_types_of_one_attribute_are_told_and_merged_around() {
         bytes[kind] = 2;
         seal_segment(bytes);
     });
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     let [fault] = report.faults.as_slice() else { panic!("{:?}", report.faults) };
     assert_eq!((&fault.path, fault.section.as_str()), (&path.join(TWO), "ATTR"));
     assert_eq!(fault.detail, "attribute \"time\" is i64, and time in a file before it");
@@ -258,15 +262,15 @@ fn two_types_of_one_attribute_are_told_and_merged_around() {
     assert_whole(&path);
 }
 
-/// Wrong values, and a wrong reason, under the right checksums.
+/// Invalid values and an invalid reason under correct checksums.
 #[test]
-fn what_was_written_wrong_is_told() {
+fn invalid_contents_under_correct_checksums_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole");
     filled(&whole);
     let file = whole.join(ONE);
     let (attd, payl, places) = (section(&file, "ATTD"), section(&file, "PAYL"), places(&file));
-    // The last entry of all is rejected; its payload is "why", after the length of that.
+    // The last entry is rejected: its payload begins with the length of the reason and the reason, "why".
     let cases: [(&str, usize, u8, usize, usize); 6] = [
         ("ATTD", attd.offset + places[3].start + 64, 0xFF, 1, 0),
         ("ATTD", attd.offset + places[2].start + 64 + 2 * 8, 1, 0, 0),
@@ -284,7 +288,7 @@ fn what_was_written_wrong_is_told() {
             bytes[at] = byte;
             seal_segment(bytes);
         });
-        let report = vecstore::repair_dry_run(&path).unwrap();
+        let report = vecstore::repair_with(&path, RepairOptions::new().dry_run(true)).unwrap();
         let mut findings = report.findings.iter().filter(|finding| finding.path.ends_with(ONE));
         let problem = &findings.next().unwrap_or_else(|| panic!("case {number}: {report:#?}")).problem;
         assert!(problem.starts_with(&format!("section {name}: ")), "case {number}: {problem}");

@@ -1,8 +1,9 @@
-//! Damaged, foreign and missing files: `verify` names each, nothing panics, and what can be repaired is.
+//! Damaged, foreign and missing files: `verify` names each one, no call panics, and a repair mends what can
+//! be mended.
 //!
-//! Reading does not check everything: rows, keys and payloads are used where they are mapped, and a flip in
-//! them is promised to be found by `verify` only. The manifest, footers and the small tables are checked
-//! whenever a store is opened.
+//! Reading does not check everything: rows, keys and payloads are used where they are mapped, and only
+//! `verify` promises to find a flipped bit in them. Manifest, footers and small tables are checked by every
+//! opener.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,15 @@ use crate::sim::crash::Rng;
 use crate::sim::run::{Do, Run, STORE, options};
 use crate::sim::tier::sampled;
 use crate::sim::{Node, SimFs};
-use vecstore::{Error, OnDuplicate, Store, StoreConfig, VerifyReport};
+use vecstore::{Error, OnDuplicate, Progress, Reader, Store, StoreConfig, VerifyReport};
 
 /// A store of two commits with every kind of entry, a kill, a payload, a setting and a fingerprint.
 fn small_store(path: &Path) -> Store {
     let store = Store::create(path, StoreConfig::new(2).setting("root", "/pictures")).unwrap();
     let mut batch = store.batch();
-    batch.push_with("two", &[1.0f32, 2.0, 3.0, 4.0], b"payload").unwrap();
-    batch.push_empty("none", b"").unwrap();
-    batch.push_rejected("bad", "truncated", b"").unwrap();
+    batch.entry("two").rows([[1.0f32, 2.0], [3.0, 4.0]]).payload(b"payload").push().unwrap();
+    batch.push_empty("none").unwrap();
+    batch.push_rejected("bad", "truncated").unwrap();
     store.append(&mut batch, OnDuplicate::Skip).unwrap();
     let mut batch = store.batch();
     batch.push("two", &[5.0f32, 6.0]).unwrap();
@@ -41,29 +42,29 @@ fn segment(path: &Path, commit: u64) -> PathBuf {
 }
 
 fn verify(path: &Path) -> VerifyReport {
-    vecstore::verify(path, |_| {}).unwrap()
+    vecstore::verify(path).unwrap()
 }
 
-/// Opens the store and reads everything; says whether it worked. What matters is that it returns.
+/// Opens the store and reads everything. It may fail, but must return.
 fn read_everything(options: vecstore::OpenOptions, path: &Path) -> Result<usize, Error> {
-    let store = options.read_only(true).open(path)?;
+    let store = options.for_reading().open(path)?;
     let snapshot = store.snapshot();
     let mut read = snapshot.search(&[1.0, 1.0], 10)?.len();
     for entry in snapshot.iter() {
         let entry = entry?;
         read += entry.to_f32()?.len() + entry.payload().len() + entry.reason().map_or(0, str::len);
         snapshot.get(entry.key())?;
-        snapshot.at(entry.address())?;
+        snapshot.row_at(entry.address())?;
     }
     read += snapshot.missing(&["two", "none", "other"])?.len();
     Ok(read)
 }
 
-/// Every bit of every file of a small store but the lock files, or a sample of them, flipped in turn.
+/// Flips each bit (or a sample) of each file of a small store, except lock files.
 #[test]
 fn every_flipped_bit_is_found_in_the_right_file() {
     let mut run = Run::new(SimFs::new());
-    // Two segments: rows, an empty and a rejected entry, payloads, a replaced one, a tombstone; a manifest.
+    // Two segments: rows, an empty and a rejected entry, payloads, a replaced entry, a tombstone; a manifest.
     for action in [Do::Create(0), Do::Setting(0), Do::Append(0), Do::Replace(0), Do::Close(0)] {
         run.act(action);
     }
@@ -82,7 +83,7 @@ fn every_flipped_bit_is_found_in_the_right_file() {
         let len = bytes.len();
         (0..len * 8).map(move |bit| (path, *ino, bit, len))
     });
-    // A sample hits each bit of a byte in turn.
+    // The step of the sample, 7, hits each bit of a byte in turn.
     let bits: Vec<(&PathBuf, usize, usize, usize)> = sampled(bits, 7, 0);
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -100,7 +101,7 @@ fn every_flipped_bit_is_found_in_the_right_file() {
                     };
                     Arc::make_mut(bytes)[bit / 8] ^= 1 << (bit % 8);
                     let fs = SimFs::from_image(image);
-                    let report = vecstore::verify_with(&fs, Path::new(STORE), |_| {}).unwrap();
+                    let report = vecstore::verify_on(&fs, Path::new(STORE), &Progress::new()).unwrap();
                     assert!(
                         report.faults.iter().any(|fault| &fault.path == path),
                         "{}: bit {bit} of {} is not reported: {:?}",
@@ -108,7 +109,8 @@ fn every_flipped_bit_is_found_in_the_right_file() {
                         len * 8,
                         report.faults
                     );
-                    // A bitmap only saves time: what it says is in the segments too.
+                    // A bitmap only saves time: readers can do without, because segments have the same
+                    // information.
                     if path.parent().is_some_and(|dir| dir.ends_with("derived")) {
                         let read = read_everything(options(&fs), Path::new(STORE)).unwrap();
                         assert_eq!(read, whole, "{}: bit {bit}", path.display());
@@ -135,13 +137,13 @@ fn files_of(image: &[Node], at: usize, path: &Path) -> Vec<(PathBuf, usize)> {
     }
 }
 
-/// In a segment of many blocks the fault is placed: section, block, and the keys whose rows lie in it.
+/// In a segment of many blocks, a fault names section, block, and the keys whose rows lie in the block.
 #[test]
-fn a_fault_is_placed_to_the_block_and_its_keys() {
+fn a_fault_names_the_block_and_its_keys() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(1024)).unwrap();
-    // A row has 4096 bytes, a block of 64 KiB sixteen of them. (Smaller files have smaller blocks.)
+    // A row has 4096 bytes, so that a block of 64 KiB has sixteen. (Smaller files have smaller blocks.)
     let mut batch = store.batch();
     for number in 0..320 {
         batch.push(format!("key {number:02}"), &[number as f32; 1024]).unwrap();
@@ -162,14 +164,14 @@ fn a_fault_is_placed_to_the_block_and_its_keys() {
 }
 
 #[test]
-fn every_other_length_is_found() {
+fn every_wrong_length_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     closed_store(&path);
     let mut tried = 0;
     for file in [segment(&path, 1), segment(&path, 2), path.join("MANIFEST")] {
         let good = fs::read(&file).unwrap();
-        // Every length near the interesting ones, every 61st in between, and some that are too long.
+        // Lengths near an edge of the layout, every 61st other length, and some that are too long.
         let near = |len: usize| {
             len.is_multiple_of(61)
                 || [0, 4096, good.len().saturating_sub(layout::FOOTER), good.len()]
@@ -195,10 +197,10 @@ fn every_other_length_is_found() {
     println!("damage: {tried} wrong lengths, each reported");
 }
 
-/// Every file missing, or replaced by something that is no file. Nothing hangs (a FIFO would), nothing is
-/// followed.
+/// Each file is missing, or replaced by a directory, FIFO or link. No call hangs (opening a FIFO would) or
+/// follows a link.
 #[test]
-fn missing_files_and_other_things_are_found() {
+fn missing_and_non_regular_files_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     closed_store(&path);
@@ -233,7 +235,7 @@ fn missing_files_and_other_things_are_found() {
     }
     assert!(verify(&path).is_whole());
 
-    // Lock files may be gone: a backup comes without.
+    // Lock files may be missing: a backup has none.
     fs::remove_file(path.join("LOCK")).unwrap();
     fs::remove_file(path.join("LOCK.manifest")).unwrap();
     assert!(verify(&path).is_whole());
@@ -268,7 +270,8 @@ fn segments_that_do_not_chain_are_refused() {
     swap();
     assert!(verify(&path).is_whole());
 
-    // Of another store, under the next name (its footer says another number) and under its own number.
+    // A segment of another store: under the next name, which its footer contradicts, and under its own
+    // number.
     fs::copy(segment(&other, 2), &three).unwrap();
     refused("another store's segment under the next name", &three);
     fs::remove_file(&three).unwrap();
@@ -283,8 +286,7 @@ fn segments_that_do_not_chain_are_refused() {
     assert!(verify(&path).is_whole());
 }
 
-/// A segment of the same store and number, but of another history: written after a copy was made, to the
-/// copy.
+/// A segment of the same store and commit number, but of another history: written to a copy of the store.
 #[test]
 fn a_segment_of_another_history_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -315,8 +317,8 @@ fn a_segment_of_another_history_is_refused() {
     assert!(verify(&path).faults.iter().any(|fault| fault.path == four));
 }
 
-/// Two copies of a store merge the same commits: the outputs have the same name, links and rows, and yet are
-/// two files. A manifest lists one of them.
+/// Two copies of a store merge the same commits. The outputs have the same name, links and rows, but differ;
+/// a manifest lists one of them.
 #[test]
 fn a_file_that_only_looks_like_the_listed_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -328,7 +330,7 @@ fn a_file_that_only_looks_like_the_listed_one_is_refused() {
         fs::copy(segment(&path, commit), segment(&copy, commit)).unwrap();
     }
     let merged = |path: &Path| {
-        let options = vecstore::OpenOptions::new().merging(vecstore::Merging::OnDemand);
+        let options = vecstore::OpenOptions::new().merge_policy(vecstore::MergePolicy::OnDemand);
         options.open(path).unwrap().compact_full().unwrap();
         path.join("segments/0000000001-0000000002.0.npy")
     };
@@ -340,7 +342,7 @@ fn a_file_that_only_looks_like_the_listed_one_is_refused() {
     assert!(verify(&path).faults.iter().any(|fault| fault.path == ours));
 }
 
-/// Every bit of the tables that opening relies on: opening notices by itself.
+/// Flips each bit of the tables that an opener relies on: the opener reports the damage.
 #[test]
 fn a_flipped_bit_in_a_small_table_is_noticed_when_opening() {
     let dir = tempfile::tempdir().unwrap();
@@ -358,7 +360,7 @@ fn a_flipped_bit_in_a_small_table_is_noticed_when_opening() {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             fs::write(&file, bad).unwrap();
-            let error = Store::open_read_only(&path).unwrap_err();
+            let error = Reader::open(&path).unwrap_err();
             let is_here =
                 matches!(&error, Error::Damaged { path, section, .. } if *path == file && *section == name);
             assert!(is_here, "bit {bit}: {error}");
@@ -369,7 +371,7 @@ fn a_flipped_bit_in_a_small_table_is_noticed_when_opening() {
     assert!(bits > 500, "{bits}");
 }
 
-/// An old copy of the manifest is no harm: what came after it is in segments that continue it.
+/// An old copy of the manifest does no harm: later commits are in segments that continue it.
 #[test]
 fn an_old_manifest_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -400,7 +402,7 @@ fn a_missing_manifest_is_an_error_that_names_the_remedy_and_repair_loses_nothing
     closed_store(&path);
     let before = read_everything(vecstore::OpenOptions::new(), &path).unwrap();
     fs::remove_file(path.join("MANIFEST")).unwrap();
-    for error in [Store::open(&path).unwrap_err(), Store::open_read_only(&path).unwrap_err()] {
+    for error in [Store::open(&path).unwrap_err(), Reader::open(&path).unwrap_err()] {
         assert!(matches!(error, Error::ManifestMissing { segments: 2, .. }), "{error}");
         assert!(error.to_string().contains("vecstore repair"), "{error}");
     }
@@ -414,7 +416,7 @@ fn a_missing_manifest_is_an_error_that_names_the_remedy_and_repair_loses_nothing
     assert!(verify(&path).is_whole());
     assert_eq!(read_everything(vecstore::OpenOptions::new(), &path).unwrap(), before);
     let store = Store::open(&path).unwrap();
-    assert_eq!(store.setting("root").as_deref(), Some("/pictures"));
+    assert_eq!(store.snapshot().setting("root"), Some("/pictures"));
     let mut batch = store.batch();
     batch.push("after", &[1.0f32, 2.0]).unwrap();
     assert_eq!(store.append(&mut batch, OnDuplicate::Skip).unwrap().commit, Some(3));
@@ -442,7 +444,7 @@ fn a_damaged_manifest_goes_to_quarantine() {
     assert!(Store::open(&path).unwrap().snapshot().contains("three").unwrap());
 }
 
-/// A later version is named, and nothing of it is touched by a repair.
+/// The error names the later version, and a repair does not touch the store.
 #[test]
 fn a_later_version_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -473,7 +475,7 @@ fn paths_that_are_no_store_are_refused() {
     }
     for path in [&nothing, &empty] {
         assert!(matches!(Store::open(path).unwrap_err(), Error::NotFound { .. }));
-        assert!(matches!(vecstore::verify(path, |_| {}).unwrap_err(), Error::NotFound { .. }));
+        assert!(matches!(vecstore::verify(path).unwrap_err(), Error::NotFound { .. }));
         assert!(matches!(vecstore::repair(path).unwrap_err(), Error::NotFound { .. }));
     }
     assert!(matches!(Store::create(&file, StoreConfig::new(1)).unwrap_err(), Error::AlreadyExists { .. }));

@@ -1,5 +1,5 @@
-//! Liveness bitmaps that are damaged, of other files, kept by an older program, or left by a crash: they are
-//! told, and change no answer.
+//! Liveness bitmaps that are damaged, forged, about other segments, or left by a crash: `verify` reports
+//! them, and they change no answer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use crate::common::bitmaps::{bitmaps, options, put, read_only, segments, small, 
 use crate::common::layout::{DERIVED_HEADER, live_records, seal_derived, seal_manifest};
 use crate::sim::tier::sampled;
 
-/// Every bit of a bitmap and every length, or a sample of them; missing, another's, no file at all.
+/// Flipped bits and wrong lengths (all, or a sample) of a bitmap; a missing bitmap, another segment's bitmap,
+/// and a directory in its place.
 #[test]
-fn a_damaged_bitmap_is_told_and_changes_no_answer() {
+fn a_damaged_bitmap_is_reported_and_changes_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = small(&path);
@@ -20,7 +21,7 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
     let files = bitmaps(&path);
     let check = |what: &str, file: &Path| {
         assert_eq!(state(&read_only(&path).unwrap().snapshot()), right, "{what}");
-        let report = vecstore::verify(&path, |_| {}).unwrap();
+        let report = vecstore::verify(&path).unwrap();
         assert!(report.faults.iter().all(|fault| fault.path == file), "{what}: {:?}", report.faults);
         assert!(!report.is_whole(), "{what}");
     };
@@ -49,7 +50,7 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
         fs::write(file, good).unwrap();
         assert_whole(&path);
     }
-    // The next writer puts it right, without being asked.
+    // The next writer replaces the bitmap by itself.
     fs::write(&files[0], "nothing").unwrap();
     options().open(&path).unwrap().close().unwrap();
     assert_whole(&path);
@@ -58,13 +59,13 @@ fn a_damaged_bitmap_is_told_and_changes_no_answer() {
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right);
     fs::remove_dir_all(path.join("derived")).unwrap();
     assert_eq!(state(&read_only(&path).unwrap().snapshot()), right);
-    assert_eq!(vecstore::verify(&path, |_| {}).unwrap().faults.len(), 2);
+    assert_eq!(vecstore::verify(&path).unwrap().faults.len(), 2);
     options().open(&path).unwrap().close().unwrap();
     assert_whole(&path);
     assert_eq!(bitmaps(&path).len(), 2);
 }
 
-/// Changes a derived file and makes all checksums right.
+/// Changes a derived file and corrects all checksums.
 fn put_forged(path: &Path, file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let (mut bytes, mut manifest) = (fs::read(file).unwrap(), fs::read(path.join("MANIFEST")).unwrap());
     let old_crc: [u8; 4] = bytes[DERIVED_HEADER - 4..DERIVED_HEADER].try_into().unwrap();
@@ -77,7 +78,7 @@ fn put_forged(path: &Path, file: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path.join("MANIFEST"), manifest).unwrap();
 }
 
-/// What no program needs keeps no repair from mending what matters, whatever is wrong with it.
+/// No damage to a derived file or a version keeps a repair from mending the store.
 #[test]
 fn a_repair_does_without_derived_files() {
     for case in ["a later version", "a file in place of the folder", "a version called like the manifest"] {
@@ -107,7 +108,7 @@ fn a_repair_does_without_derived_files() {
                 bytes[4096] ^= 1;
                 fs::write(hit, bytes).unwrap();
             }
-            assert!(!vecstore::verify(&path, |_| {}).unwrap().is_whole(), "{case}");
+            assert!(!vecstore::verify(&path).unwrap().is_whole(), "{case}");
             let kept = fs::read(path.join("MANIFEST")).unwrap();
             let report = vecstore::repair(&path).unwrap();
             assert!(!report.was_whole(), "{case}");
@@ -123,9 +124,9 @@ fn a_repair_does_without_derived_files() {
     }
 }
 
-/// A bitmap whose checksums are right and whose bits are not: only `verify` can tell, and does.
+/// A bitmap with correct checksums and wrong bits: only `verify` can notice it, and does.
 #[test]
-fn a_bitmap_that_disagrees_with_the_kills_is_told() {
+fn a_bitmap_that_disagrees_with_the_kills_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     small(&path).close().unwrap();
@@ -135,7 +136,7 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
         fs::write(file, &good).unwrap();
         fs::write(path.join("MANIFEST"), &manifest).unwrap();
         put_forged(&path, file, change);
-        let report = vecstore::verify(&path, |_| {}).unwrap();
+        let report = vecstore::verify(&path).unwrap();
         assert!(report.faults.iter().all(|fault| &fault.path == file), "{:?}", report.faults);
         report.faults.first().map(|fault| fault.detail.clone()).unwrap_or_default()
     };
@@ -149,7 +150,8 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
         forge(&|bytes| bytes[rows + 7] = 0x80).contains("nothing supersedes"),
         "a bit that stands for nothing"
     );
-    // The numbers of the kind: entries, rows, superseded entries of each kind, superseded rows, the last commit it knows.
+    // Numbers in the header: entries, rows, superseded entries of each kind, superseded rows, the last commit
+    // included.
     assert!(forge(&|bytes| bytes[128 + 48] = 1).contains("counts"), "rows");
     assert!(forge(&|bytes| bytes[128 + 56] = 1).contains("nothing supersedes"), "kills of later commits");
     for (at, number) in [(0, 4), (8, 4), (16, 4)] {
@@ -157,19 +159,20 @@ fn a_bitmap_that_disagrees_with_the_kills_is_told() {
         assert!(detail.contains("it does not count what"), "{at}: {detail}");
     }
     assert_eq!(forge(&|bytes| bytes[220] = 1), "", "a byte that a later version may use");
-    let notes = vecstore::verify(&path, |_| {}).unwrap().notes;
+    let notes = vecstore::verify(&path).unwrap().notes;
     assert!(notes.iter().any(|note| note.contains("only a later version reads")), "{notes:?}");
 }
 
-/// Where the listed file is gone and others stand in for it, what is superseded in them is read from kills.
+/// If a listed segment is gone and others stand in for it, their superseded entries are read from kills, not
+/// from the listed segment's bitmap.
 #[test]
-fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
+fn a_bitmap_is_not_used_for_segments_that_stand_in_for_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = small(&path);
     store.create_version("pin").unwrap();
     store.compact_full().unwrap();
-    // Nothing in the output is superseded, but something in what will stand in for it is.
+    // No entry of the output is superseded, but entries of the inputs that will stand in for it are.
     for key in ["w", "x", "y", "z"] {
         put(&store, &[key], 9.0);
     }
@@ -182,9 +185,9 @@ fn files_that_stand_in_for_a_listed_one_are_not_those_its_bitmap_is_about() {
     assert_eq!((found.0, found.2), (right.0, right.2));
 }
 
-/// A manifest that lists what is derived from other segments than its own is refused: no program leaves one.
+/// A manifest that lists a derived file of a segment it does not list is refused: no program writes one.
 #[test]
-fn what_is_derived_from_other_segments_is_refused() {
+fn a_derived_file_of_an_unlisted_segment_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     small(&path).close().unwrap();
@@ -200,7 +203,7 @@ fn what_is_derived_from_other_segments_is_refused() {
         fs::write(path.join("MANIFEST"), bad).unwrap();
         let error = read_only(&path).unwrap_err().to_string();
         assert!(error.contains("about no segment that it lists"), "{error}");
-        assert_eq!(vecstore::verify(&path, |_| {}).unwrap().faults.len(), 1);
+        assert_eq!(vecstore::verify(&path).unwrap().faults.len(), 1);
         vecstore::repair(&path).unwrap();
         assert_whole(&path);
         fs::write(path.join("MANIFEST"), &good).unwrap();
@@ -208,7 +211,7 @@ fn what_is_derived_from_other_segments_is_refused() {
 }
 
 #[test]
-fn leftovers_of_a_crash_are_no_damage_and_go() {
+fn leftovers_of_a_crash_are_no_damage_and_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = small(&path);
@@ -218,12 +221,12 @@ fn leftovers_of_a_crash_are_no_damage_and_go() {
     let other = path.join("derived").join(name.replace(&name[24..40], "0123456789abcdef"));
     fs::copy(&listed[0], &other).unwrap();
     fs::write(path.join("derived/tmp-manifest-00"), "x").unwrap();
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
     assert_eq!(report.notes.len(), 2, "{:?}", report.notes);
     store.compact_full().unwrap();
     assert_eq!(bitmaps(&path), Vec::<PathBuf>::new());
-    // An unreadable version stops all removal.
+    // An unreadable version stops all removal: the files it needs are unknown.
     let store = small(&dir.path().join("t"));
     let path = dir.path().join("t");
     store.create_version("x").unwrap();
@@ -233,5 +236,5 @@ fn leftovers_of_a_crash_are_no_damage_and_go() {
     put(&store, &["a", "d"], 1.0);
     store.checkpoint().unwrap();
     assert!(before.iter().all(|file| file.exists()) && bitmaps(&path).len() > before.len());
-    assert!(!vecstore::verify(&path, |_| {}).unwrap().is_whole(), "the checkpoint is damaged");
+    assert!(!vecstore::verify(&path).unwrap().is_whole(), "the checkpoint is damaged");
 }

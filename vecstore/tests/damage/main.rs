@@ -5,6 +5,7 @@ mod common;
 #[path = "../sim/mod.rs"]
 mod sim;
 
+mod checked;
 mod contents;
 mod files;
 mod liveness;

@@ -1,8 +1,8 @@
-//! Sectors that cannot be read: `verify` and `repair` say which bytes they are, and go on with the others;
-//! backups and restores end with an error that says so.
+//! Unreadable sectors: `verify` and `repair` name their bytes and continue with the others; backups and
+//! restores end with an error that names them.
 //!
-//! Behind the seam the real file system, on a disk with bad sectors. A mapping of a file that has one ends
-//! the test, as the access would end the process.
+//! Behind the seam is the real file system with simulated bad sectors. Mapping a file that has one ends the
+//! test, as an access would end the process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -15,25 +15,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
-use vecstore::{Error, OnDuplicate, OpenOptions, Reading, Store, StoreConfig, VerifyReport};
+use vecstore::{
+    BackupOptions, Error, OnDuplicate, OpenOptions, Progress, ReadMode, RepairOptions, Store, StoreConfig,
+    VerifyReport,
+};
 
 const DIM: usize = 1024;
 const EIO: i32 = 5;
 const EXDEV: i32 = 18;
 const PAGE: u64 = 4096;
 
-/// Which bytes of a file cannot be read, whatever it is called: by its number.
+/// Unreadable ranges of each file, by inode number: a renamed file keeps them.
 type Bad = BTreeMap<u64, Vec<Range<u64>>>;
 
 /// The file system of a disk with bad sectors.
 #[derive(Clone, Debug, Default)]
 struct Worn {
     bad: Arc<Mutex<Bad>>,
-    /// The most bytes that were asked for at once.
+    /// Length of the longest read.
     most: Arc<AtomicU64>,
-    /// After this many times that a byte of a file was read, it reads as another one.
+    /// (inode, byte, reads): after this many reads of the byte, it reads as another value.
     lie: Option<(u64, u64, Arc<AtomicU64>)>,
-    /// Files cannot have second names, as from one file system to another.
+    /// Hard links fail, as from one file system to another.
     is_far: bool,
 }
 
@@ -144,14 +147,15 @@ impl Vfs for Worn {
     }
 }
 
-/// A store of two segments; each has forty entries of 4 KiB, some with payloads, and so three blocks of rows.
+/// A store of two segments. Each has forty entries of 4 KiB, some with payloads, and thus three blocks of
+/// rows.
 fn filled(path: &Path) {
     let store = Store::create(path, StoreConfig::new(DIM)).unwrap();
     for segment in 0..2 {
         let mut batch = store.batch();
         for number in (0..40).map(|number| segment * 40 + number) {
             let payload = vec![number as u8; if number % 8 == 0 { 700 } else { 0 }];
-            batch.push_with(key(number), &row(number), &payload).unwrap();
+            batch.entry(key(number)).row(&row(number)).payload(&payload).push().unwrap();
         }
         store.append(&mut batch, OnDuplicate::Error).unwrap();
     }
@@ -174,7 +178,7 @@ fn segments(path: &Path) -> Vec<PathBuf> {
 }
 
 fn verify(worn: &Worn, path: &Path) -> VerifyReport {
-    vecstore::verify_with(worn, path, |_| {}).unwrap()
+    vecstore::verify_on(worn, path, &Progress::new()).unwrap()
 }
 
 /// Copies a store, so that each case has its own.
@@ -190,10 +194,10 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-/// Every page of every segment in turn: reported with path, place and reason; and the repaired store has
-/// every entry that was not hit, and says which were.
+/// Makes each page of each segment unreadable in turn. `verify` reports path, place and reason; the repaired
+/// store has every other entry, and the report tells the lost ones.
 #[test]
-fn every_page_in_turn() {
+fn each_unreadable_page_is_reported_and_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let original = dir.path().join("original");
     filled(&original);
@@ -224,7 +228,7 @@ fn every_page_in_turn() {
                 numbers[0] >= range.start && numbers[1] < range.end
             };
             assert!(told.iter().all(|fault| within(&fault.detail)), "{place}: {told:?}");
-            // A page of rows is told as it is, with the keys of its block.
+            // An unreadable page of rows is one fault with exactly this place and the keys of its block.
             let of_rows = (1..=40).contains(&page);
             if of_rows {
                 assert_eq!((told.len(), told[0].section.as_str()), (1, "ROWS"));
@@ -235,8 +239,8 @@ fn every_page_in_turn() {
                 );
             }
 
-            let dry = vecstore::repair_dry_run_with(&worn, &path).unwrap();
-            let repaired = vecstore::repair_with(&worn, &path).unwrap();
+            let dry = vecstore::repair_on(&worn, &path, RepairOptions::new().dry_run(true)).unwrap();
+            let repaired = vecstore::repair_on(&worn, &path, RepairOptions::new()).unwrap();
             let keys: BTreeSet<Vec<u8>> = repaired.lost_keys().map(<[u8]>::to_vec).collect();
             assert_eq!(keys, dry.lost_keys().map(<[u8]>::to_vec).collect(), "what was foretold");
             assert!(verify(&worn, &path).is_whole(), "page {page} of segment {number}");
@@ -246,7 +250,7 @@ fn every_page_in_turn() {
             let (mut here, mut missing) = (0, 0);
             for entry in 0..80 {
                 let found = snapshot.get(key(entry)).unwrap();
-                // Told by its key, or, where keys cannot be read, by number.
+                // A lost entry is named by its key or, if keys are unreadable, counted.
                 let told = keys.contains(key(entry).as_bytes());
                 assert!(!(found.is_some() && told), "{} is there, and told lost", key(entry));
                 missing += usize::from(found.is_none());
@@ -261,13 +265,13 @@ fn every_page_in_turn() {
                 finding.lost_unknown || missing == keys.len() + unnamed,
                 "{missing} are missing: {finding:?}"
             );
-            // Nothing of the other segment goes; of this one no more than the entries that have bytes in that
-            // block, or, where tables or the footer are hit, all.
+            // The other segment loses no entry. This one loses at most the entries with bytes in the block
+            // or, if tables or footer are hit, all entries.
             let least = if of_rows { 80 - 16 } else { 40 };
             assert!(here >= least, "page {page}: {here} of 80 are left");
             (pages, kept, lost) = (pages + 1, kept + here, lost + 80 - here);
             assert!(
-                vecstore::repair_with(&worn, &path).unwrap().was_whole(),
+                vecstore::repair_on(&worn, &path, RepairOptions::new()).unwrap().was_whole(),
                 "a second repair finds nothing"
             );
             fs::remove_dir_all(&path).unwrap();
@@ -276,7 +280,7 @@ fn every_page_in_turn() {
     println!("{pages} unreadable pages: {kept} entries kept, {lost} lost and told");
 }
 
-/// What verify and repair ask for is small, however large the files are.
+/// `verify` and `repair` read small pieces, however large the files are.
 #[test]
 fn files_are_read_in_small_pieces() {
     let dir = tempfile::tempdir().unwrap();
@@ -291,27 +295,27 @@ fn files_are_read_in_small_pieces() {
     let worn = Worn::default();
     worn.wear(file, 5 << 20..(5 << 20) + 512);
     assert_eq!(verify(&worn, &path).faults.len(), 1);
-    let report = vecstore::repair_with(&worn, &path).unwrap();
+    let report = vecstore::repair_on(&worn, &path, RepairOptions::new()).unwrap();
     assert_eq!(report.lost_keys().count(), 16);
     assert_eq!(worn.most.load(Ordering::Relaxed), 64 << 10);
     assert!(verify(&worn, &path).is_whole());
 }
 
-/// Blocks that are right when they are looked at, and wrong when they are copied: that gets no new checksum.
+/// A block that is intact when checked and wrong when copied must not get a new checksum.
 #[test]
-fn what_changes_while_it_is_rescued_is_not_sealed() {
+fn a_block_that_changes_during_a_rescue_gets_no_new_checksum() {
     let dir = tempfile::tempdir().unwrap();
     let mut refused = 0;
     for reads in 0..6 {
         let path = dir.path().join(format!("{reads}"));
         filled(&path);
-        // A block of rows is damaged, another one reads well `reads` times.
+        // One block of rows is damaged; another one reads correctly `reads` times, and wrongly from then on.
         let number = fs::metadata(&segments(&path)[0]).unwrap().ino();
         let lie = Some((number, 100_000, Arc::new(AtomicU64::new(reads))));
         let worn = Worn { lie, ..Worn::default() };
         worn.wear(&segments(&path)[0], 5000..5001);
         let before = segments(&path);
-        match vecstore::repair_with(&worn, &path) {
+        match vecstore::repair_on(&worn, &path, RepairOptions::new()) {
             Ok(_) => {}
             Err(error) => {
                 assert!(error.to_string().contains("not what they were a moment ago"), "{error}");
@@ -332,7 +336,7 @@ fn what_changes_while_it_is_rescued_is_not_sealed() {
     assert!(refused > 0);
 }
 
-/// A drive that vanished says nothing about what is on it.
+/// A drive that vanished tells nothing about its contents: no entry may be given up as lost.
 #[test]
 fn a_disk_that_is_gone_is_not_repaired() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,24 +347,27 @@ fn a_disk_that_is_gone_is_not_repaired() {
     let report = verify(&worn, &path);
     assert_eq!(report.faults.iter().filter(|fault| fault.detail.contains("cannot be read")).count(), 2);
     let before = segments(&path);
-    for result in [vecstore::repair_dry_run_with(&worn, &path), vecstore::repair_with(&worn, &path)] {
+    for result in [
+        vecstore::repair_on(&worn, &path, RepairOptions::new().dry_run(true)),
+        vecstore::repair_on(&worn, &path, RepairOptions::new()),
+    ] {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::Io { .. }), "{error}");
         assert!(error.to_string().contains("Input/output error"), "{error}");
     }
     assert_eq!(segments(&path), before);
     assert!(!path.join("quarantine").exists());
-    // The manifest alone: it cannot be told what it lists.
+    // The manifest alone is unreadable: the segments it lists are unknown.
     let worn = Worn::default();
     worn.wear(&path.join("MANIFEST"), 0..10);
     assert!(verify(&worn, &path).faults.iter().any(|fault| fault.path.ends_with("MANIFEST")));
-    let error = vecstore::repair_with(&worn, &path).unwrap_err();
+    let error = vecstore::repair_on(&worn, &path, RepairOptions::new()).unwrap_err();
     assert!(error.to_string().contains("MANIFEST"), "{error}");
 }
 
-/// The same of bitmaps: `verify` tells of those that cannot be read, opening does without.
+/// `verify` reports an unreadable bitmap, and openers do without it.
 #[test]
-fn a_bitmap_that_cannot_be_read() {
+fn an_unreadable_bitmap_is_reported_and_not_needed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path);
@@ -374,24 +381,24 @@ fn a_bitmap_that_cannot_be_read() {
     assert!(
         report.faults.iter().any(|fault| fault.path == bitmap && fault.detail.contains("Input/output error"))
     );
-    let options = OpenOptions::new().vfs(Arc::new(worn.clone())).reading(Reading::Copied).read_only(true);
+    let options = OpenOptions::new().vfs(Arc::new(worn.clone())).read_mode(ReadMode::Copied).for_reading();
     assert!(!options.open(&path).unwrap().snapshot().contains(key(3)).unwrap());
-    let repaired = vecstore::repair_with(&worn, &path).unwrap();
+    let repaired = vecstore::repair_on(&worn, &path, RepairOptions::new()).unwrap();
     assert_eq!((repaired.findings.len(), &repaired.findings[0].path), (1, &bitmap));
     assert!(verify(&worn, &path).is_whole());
     assert!(!Store::open(&path).unwrap().snapshot().contains(key(3)).unwrap());
 }
 
-/// With `Reading::Copied` a segment that cannot be read is an error that names it, on opening and on
-/// refreshing; what is in memory goes on answering.
+/// With `ReadMode::Copied`, an unreadable segment is an error that names it, on opening and on refreshing.
+/// Segments already in memory keep answering.
 #[test]
-fn copied_segments_give_errors() {
+fn an_unreadable_segment_is_an_error_for_copying_readers() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path);
     let worn = Worn::default();
-    let options = OpenOptions::new().vfs(Arc::new(worn.clone())).reading(Reading::Copied);
-    let reader = options.clone().read_only(true).open(&path).unwrap();
+    let options = OpenOptions::new().vfs(Arc::new(worn.clone())).read_mode(ReadMode::Copied);
+    let reader = options.for_reading().open(&path).unwrap();
     let old = segments(&path)[1].clone();
     worn.wear(&old, 9000..9001);
     let error = options.open(&path).unwrap_err();
@@ -412,7 +419,7 @@ fn copied_segments_give_errors() {
     assert!(!snapshot.contains(key(80)).unwrap());
 }
 
-/// The pages of all segments of a store, with the length of each.
+/// The pages of all segments of a store, as ranges of bytes.
 fn pages(path: &Path) -> Vec<(PathBuf, Range<u64>)> {
     let page = |segment: &PathBuf, number: u64, len: u64| {
         (segment.clone(), number * PAGE..((number + 1) * PAGE).min(len))
@@ -424,18 +431,19 @@ fn pages(path: &Path) -> Vec<(PathBuf, Range<u64>)> {
     all.collect()
 }
 
-/// A backup to another disk reads what it copies. Each page of each segment in turn: the error names file,
-/// bytes and reason, nothing is left behind, and when the page can be read again the backup is made.
+/// A backup to another disk reads the segments it copies. For each unreadable page, the error names file,
+/// bytes and reason, and no file is left; once the page is readable, the backup succeeds.
 #[test]
-fn a_backup_of_what_cannot_be_read_is_an_error() {
+fn a_backup_of_an_unreadable_segment_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
     filled(&path);
     let worn = Worn { is_far: true, ..Worn::default() };
     let store = OpenOptions::new().vfs(Arc::new(worn.clone())).open(&path).unwrap();
+    let backup = || store.backup_with(&dest, BackupOptions::new().link(true));
     for (segment, page) in pages(&path) {
         worn.wear(&segment, page.clone());
-        let error = store.backup(&dest).unwrap_err();
+        let error = backup().unwrap_err();
         worn.bad.lock().unwrap().clear();
         let place = format!("cannot read the segment: bytes {} to {} of the file", page.start, page.end - 1);
         assert!(matches!(&error, Error::Io { path, .. } if *path == segment), "{error}");
@@ -446,19 +454,19 @@ fn a_backup_of_what_cannot_be_read_is_an_error() {
     }
     let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["s"], "what was begun is gone");
-    assert_eq!(store.backup(&dest).unwrap().copied, 2);
-    // A later one looks at the files that are there.
+    assert_eq!(backup().unwrap().copied, 2);
+    // A later backup checks the segments that the destination has already.
     let there = segments(&dest)[1].clone();
     worn.wear(&there, fs::metadata(&there).unwrap().len() - 1..1 << 40);
-    let error = store.backup(&dest).unwrap_err();
+    let error = backup().unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if *path == there), "{error}");
     worn.bad.lock().unwrap().clear();
     assert!(verify(&worn, &dest).is_whole());
 }
 
-/// A restore reads every byte of the backup, and maps none: each page of each segment in turn.
+/// A restore reads every byte of the backup and maps no file: each unreadable page is an error that names it.
 #[test]
-fn a_restore_of_what_cannot_be_read_is_an_error() {
+fn a_restore_of_an_unreadable_backup_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup, restored) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("r"));
     filled(&path);
@@ -466,7 +474,7 @@ fn a_restore_of_what_cannot_be_read_is_an_error() {
     let worn = Worn::default();
     for (segment, page) in pages(&backup) {
         worn.wear(&segment, page.clone());
-        let error = vecstore::restore_with(&worn, &backup, &restored).unwrap_err();
+        let error = vecstore::restore_on(&worn, &backup, &restored, &Progress::new()).unwrap_err();
         worn.bad.lock().unwrap().clear();
         let text = error.to_string();
         assert!(matches!(&error, Error::Io { path, .. } if *path == segment), "{text}");
@@ -480,7 +488,7 @@ fn a_restore_of_what_cannot_be_read_is_an_error() {
         );
         assert!(!restored.exists());
     }
-    let report = vecstore::restore_with(&worn, &backup, &restored).unwrap();
+    let report = vecstore::restore_on(&worn, &backup, &restored, &Progress::new()).unwrap();
     assert_eq!(report.copied, 2);
     assert!(worn.most.load(Ordering::Relaxed) <= 1 << 20);
     let store = Store::open(&restored).unwrap();

@@ -1,4 +1,5 @@
-//! A limit on the size of files: the command ends with an error that names it, and is not ended by a signal.
+//! A limit on file sizes: the command ends with an error that names the limit, instead of being ended by
+//! SIGXFSZ.
 
 use std::process::Command;
 
@@ -15,7 +16,7 @@ fn the_command_outlives_the_signal_and_names_the_limit() {
     batch.push("long", &vec![1.0f32; DIM]).unwrap();
     store.append(&mut batch, OnDuplicate::Error).unwrap();
     store.close().unwrap();
-    // Blocks of 512 bytes or of 1024, as the shell counts.
+    // `ulimit -f` counts blocks of 512 or of 1024 bytes, depending on the shell.
     let restore = |limit: &str| {
         let script = format!("ulimit -f {limit}; exec \"$@\"");
         let mut sh = Command::new("sh");

@@ -1,6 +1,6 @@
-//! A disk that fills up: an append, a merge in the background, a version and a backup run out of
-//! room; nothing is lost, the error says how much was needed and how much there is, and all goes on when
-//! there is room again, by itself or with the same call.
+//! A disk that fills up: appends, merges, backups and restores run out of room. Nothing is lost, the error
+//! says how much room was needed and how much is free, and work continues once there is room, by itself or
+//! with the same call.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -10,27 +10,29 @@ use crate::sim::check::whole;
 use crate::sim::oracle::DIM;
 use crate::sim::run::{BACKUP, STORE, options};
 use crate::sim::{Room, SimFs, is_temporary};
-use vecstore::{Error, Event, Merging, OnDuplicate, Store, StoreConfig};
+use vecstore::{
+    BackupOptions, Error, Event, MergePolicy, OnDuplicate, Progress, RepairOptions, Store, StoreConfig,
+};
 
-/// Long enough for whatever happens by itself.
+/// Limit on waiting for background work and locks.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Rows per batch: a batch takes some 16 KiB, more than what a full disk has left for manifests.
+/// Rows per batch: a batch takes about 16 KiB, more than a full disk has left for manifests.
 const ROWS: usize = 512;
 /// Bytes of a lock's record.
 const RECORD: u64 = 256;
 
 fn append(store: &Store, key: usize) -> vecstore::Result<vecstore::Appended> {
     let mut batch = store.batch();
-    batch.push(format!("key {key}"), &vec![1.0f32; ROWS * DIM]).expect("a good entry");
+    batch.push_rows(format!("key {key}"), vec![[1.0f32; DIM]; ROWS]).expect("a good entry");
     store.append(&mut batch, OnDuplicate::Error)
 }
 
-/// The disk holds this many bytes more than it does now, and needs some for what is overwritten.
+/// Leaves `bytes` free on a disk that copies on write: overwriting needs room, too.
 fn leave(fs: &SimFs, bytes: u64, is_quota: bool) {
     fs.set_room(Some(Room { bytes: fs.used() + bytes, is_quota, copies: true, names: false, late: false }));
 }
 
-/// The same on a disk that overwrites in place: a lock can be taken however full it is.
+/// Leaves `bytes` free on a disk that overwrites in place: a lock can be taken however full the disk is.
 fn leave_in_place(fs: &SimFs, bytes: u64) {
     fs.set_room(Some(Room {
         bytes: fs.used() + bytes,
@@ -41,15 +43,14 @@ fn leave_in_place(fs: &SimFs, bytes: u64) {
     }));
 }
 
-/// The disk holds this many bytes more, and it is a flush that sees when they are used up. How many that is
-/// in all.
+/// Leaves `bytes` free on a disk that notices only in a flush that they are used up. Returns the disk's size.
 fn leave_for_flushes(fs: &SimFs, bytes: u64) -> u64 {
     let bytes = fs.used() + bytes;
     fs.set_room(Some(Room { bytes, is_quota: false, copies: false, names: false, late: true }));
     bytes
 }
 
-/// What a full disk's error says is needed and free.
+/// Bytes needed and free, as the error of a full disk reports them.
 fn needed_and_free(error: &Error) -> (u64, u64) {
     match error {
         Error::NoSpace { needed, free: Some(free), .. } => {
@@ -65,9 +66,9 @@ fn temporaries(fs: &SimFs, dir: &str) -> Vec<String> {
     fs.names(dir).into_iter().filter(|name| is_temporary(name.as_ref())).collect()
 }
 
-/// Exactly these keys are there, after a start of the machine too.
+/// Asserts that a new reader finds exactly keys 0 to `keys`, and that every byte on the disk is right.
 fn assert_holds(fs: &SimFs, path: &str, keys: usize) {
-    let reader = options(fs).read_only(true).open(path).expect("it opens");
+    let reader = options(fs).for_reading().open(path).expect("it opens");
     let snapshot = reader.snapshot();
     let names: Vec<String> = (0..keys).map(|key| format!("key {key}")).collect();
     assert_eq!(snapshot.missing(&names).expect("it looks them up"), Vec::<usize>::new());
@@ -89,7 +90,7 @@ fn an_append_goes_on_when_there_is_room_again() {
         for _ in 0..3 {
             let error = append(&store, 2).expect_err("there is no room");
             let (needed, free) = needed_and_free(&error);
-            // Where there is no room at all the lock's record already needs some.
+            // Without any room, not even the lock's record can be written.
             assert_eq!(needed, if left == 0 { RECORD } else { batch });
             assert!(is_quota || free == left, "{free} are said to be free, {left} are");
             assert_eq!(fs.used(), before, "nothing is left of it");
@@ -104,9 +105,9 @@ fn an_append_goes_on_when_there_is_room_again() {
     assert_holds(&fs, STORE, 3);
 }
 
-/// What failed takes no room any more when it is said how much is free.
+/// A failed write has given its room back when the free space is reported.
 #[test]
-fn a_flush_that_finds_no_room_is_no_reason_to_say_there_is_less() {
+fn a_failed_flush_does_not_reduce_the_reported_free_space() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(DIM)).expect("there is room");
     append(&store, 0).expect("there is room");
@@ -118,7 +119,7 @@ fn a_flush_that_finds_no_room_is_no_reason_to_say_there_is_less() {
     store.close().expect("there is room");
     let store = options(&fs).open(STORE).expect("it opens");
 
-    // What is said to be free is what is free after the call: a lock file may have come, nothing else.
+    // The reported free space is that after the call; nothing but a lock file may have been added.
     let said = |error: Error, full: u64| {
         let (needed, free) = needed_and_free(&error);
         assert_eq!(free, full - fs.used(), "{error}");
@@ -129,27 +130,29 @@ fn a_flush_that_finds_no_room_is_no_reason_to_say_there_is_less() {
     said(store.compact_full().expect_err("there is no room"), full);
     assert_eq!(temporaries(&fs, "/d/s/segments"), Vec::<String>::new());
 
-    // Copies: of a backup that is restored, and of what is intact of a damaged segment.
+    // Calls that copy: a restore, and a repair that rescues what is intact in a damaged segment.
     fs.set_room(None);
     store.close().expect("there is room");
     leave_for_flushes(&fs, left);
-    let restored = vecstore::restore_with(&fs, Path::new(STORE), Path::new("/d/r"));
+    let restored = vecstore::restore_on(&fs, Path::new(STORE), Path::new("/d/r"), &Progress::new());
     let (_, free) = needed_and_free(&restored.expect_err("there is no room"));
     assert!(left - free <= 2 * RECORD, "all but locks of the new store, which go with it: {free} of {left}");
-    // In the footer, which can be put right: all that the file holds is written anew.
+    // The damage is in the footer, which can be corrected: the repair writes the whole segment anew.
     fs.rot(&Path::new("/d/s/segments").join(&segment), batch as usize - 200);
     let full = leave_for_flushes(&fs, left);
-    let error = vecstore::repair_with(&fs, Path::new(STORE)).expect_err("there is no room");
+    let error =
+        vecstore::repair_on(&fs, Path::new(STORE), RepairOptions::new()).expect_err("there is no room");
     assert!(error.to_string().contains("segments/"), "{error}");
     said(error, full);
 }
 
-/// Appends until the merger has run out of room, on a disk that has room for appends; says what it was told.
+/// Appends until the merger has run out of room, on a disk with room for appends. Returns the merger's first
+/// event.
 fn fill(is_quota: bool) -> (SimFs, Store, Receiver<Event>, Event) {
     let fs = SimFs::new();
     let (tell, told) = channel();
     let store = options(&fs)
-        .merging(Merging::Background)
+        .merge_policy(MergePolicy::Background)
         .lock_timeout(PATIENCE)
         .on_event(move |event| drop(tell.send(event.clone())))
         .create(STORE, StoreConfig::new(DIM))
@@ -157,7 +160,8 @@ fn fill(is_quota: bool) -> (SimFs, Store, Receiver<Event>, Event) {
     for key in 0..63 {
         append(&store, key).expect("there is room");
     }
-    // The merge of 64 files needs as much again as all of them; this is a fraction, and does for appends.
+    // A merge of 64 files needs as much room as they take. A quarter of it is too little, and enough for
+    // appends.
     leave(&fs, fs.used() / 4, is_quota);
     append(&store, 63).expect("there is room for an append");
     let failure = next(&told, |event| matches!(event, Event::MergeFailed { .. } | Event::Merged { .. }));
@@ -181,7 +185,7 @@ fn a_merge_runs_out_of_room(is_quota: bool) {
     let mut last = 0;
     let mut event = first;
     let mut keys = 64;
-    // Louder each time; and beside it appends go on.
+    // Each failure is reported with a higher number of attempts, and appends continue meanwhile.
     while last < 3 {
         let Event::MergeFailed { attempts, error, .. } = &event else { panic!("{event}") };
         assert_eq!(*attempts, last + 1, "{event}");
@@ -199,7 +203,7 @@ fn a_merge_runs_out_of_room(is_quota: bool) {
     }
     assert_eq!(fs.names("/d/s/segments").len(), keys);
 
-    // With room again it merges by itself, without a call.
+    // Once there is room, the merger merges by itself, without a call.
     fs.set_room(None);
     let merged = next(&told, |event| matches!(event, Event::Merged { .. }));
     let Event::Merged { segments, .. } = merged else { panic!("{merged}") };
@@ -215,14 +219,14 @@ fn a_merge_on_a_full_disk_disturbs_no_append_and_is_made_up_for() {
     a_merge_runs_out_of_room(false);
 }
 
-/// A quota is only noticed in the middle of the output, which then goes again.
+/// A quota is noticed only in the middle of the output, which is then removed.
 #[test]
 fn a_merge_beyond_a_quota_disturbs_no_append_and_is_made_up_for() {
     a_merge_runs_out_of_room(true);
 }
 
 #[test]
-fn a_compaction_that_was_asked_for_says_what_it_needs() {
+fn a_failed_compaction_says_how_much_room_it_needs() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(DIM)).expect("there is room");
     for key in 0..8 {
@@ -244,15 +248,22 @@ fn a_compaction_that_was_asked_for_says_what_it_needs() {
 }
 
 #[test]
-fn a_backup_on_a_full_disk_leaves_nothing_in_the_way() {
+fn a_failed_backup_on_a_full_disk_leaves_nothing_behind() {
+    // Links take no room, but the pin, a manifest and lock files do: the room ends at each of them in turn.
+    a_backup_runs_out_of_room(true, (4_000, 50));
+    // The copy of a segment takes about 16 KiB.
+    a_backup_runs_out_of_room(false, (24_000, 300));
+}
+
+fn a_backup_runs_out_of_room(link: bool, (most, step): (u64, usize)) {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(DIM)).expect("there is room");
     append(&store, 0).expect("there is room");
-    // Links take no room, but the pin, a manifest and lock files do. At whichever of them the room ends.
+    let backup = || store.backup_with(BACKUP, BackupOptions::new().link(link));
     let mut failures = 0;
-    for left in (0..4_000).step_by(50) {
+    for left in (0..most).step_by(step) {
         leave_in_place(&fs, left);
-        let Err(error) = store.backup(BACKUP) else { break };
+        let Err(error) = backup() else { break };
         needed_or_lock(&error);
         failures += 1;
         assert!(!fs.exists(BACKUP), "a first backup is there as a whole or not at all");
@@ -263,13 +274,13 @@ fn a_backup_on_a_full_disk_leaves_nothing_in_the_way() {
     assert!(failures > 3, "{failures} failed");
     assert_holds(&fs, BACKUP, 1);
 
-    // The second time the backup before stays as it was.
+    // A failed second backup leaves the first one as it was.
     fs.set_room(None);
     append(&store, 1).expect("there is room");
     failures = 0;
-    for left in (0..4_000).step_by(50) {
+    for left in (0..most).step_by(step) {
         leave_in_place(&fs, left);
-        let Err(error) = store.backup(BACKUP) else { break };
+        let Err(error) = backup() else { break };
         needed_or_lock(&error);
         failures += 1;
         assert_holds(&fs, BACKUP, 1);
@@ -281,7 +292,7 @@ fn a_backup_on_a_full_disk_leaves_nothing_in_the_way() {
     assert_holds(&fs, STORE, 2);
 }
 
-/// A lock's record needs room too, where the lock file is new; it does not look how much there is.
+/// A new lock file needs room for its record too; the error then does not tell the free space.
 fn needed_or_lock(error: &Error) {
     match error {
         Error::NoSpace { path, free: None, .. } => {
@@ -302,11 +313,12 @@ fn a_restore_on_a_full_disk_leaves_nothing_behind() {
     let restored = Path::new("/d/r");
     for left in [100, 10_000, 20_000] {
         leave(&fs, left, left == 20_000);
-        let error = vecstore::restore_with(&fs, Path::new(BACKUP), restored).expect_err("there is no room");
+        let error = vecstore::restore_on(&fs, Path::new(BACKUP), restored, &Progress::new())
+            .expect_err("there is no room");
         needed_or_lock(&error);
         assert_eq!(fs.names("/d"), ["s"]);
     }
     fs.set_room(None);
-    vecstore::restore_with(&fs, Path::new(BACKUP), restored).expect("there is room");
+    vecstore::restore_on(&fs, Path::new(BACKUP), restored, &Progress::new()).expect("there is room");
     assert_holds(&fs, "/d/r", 3);
 }

@@ -1,6 +1,6 @@
-//! A full disk that is noticed when a commit is flushed, on the real file system: by then the new file is
-//! mapped, and takes room until it is not, whether it has a name or not. What the error says is free has to
-//! be asked for after that.
+//! A full disk that is noticed when a commit is flushed, on the real file system. By then the new file is
+//! mapped, and takes room until it is unmapped, with or without a name. Free space must be asked for after
+//! that.
 #![cfg(target_os = "linux")]
 
 use std::ffi::OsString;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
 use vecstore::{Error, OnDuplicate, OpenOptions, StoreConfig};
 
-/// The real file system, on which flushes find no room when told so.
+/// The real file system, whose flushes fail for lack of room while `full` is set.
 #[derive(Debug, Default)]
 struct Late {
     full: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl VfsFile for LateFile {
     }
 }
 
-/// Files under temporary names in `dir` that are there, or that this process has mapped or open.
+/// Temporary files of segments that exist in `dir`, or that this process has mapped or open.
 fn temporaries(dir: &Path) -> Vec<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
@@ -106,7 +106,7 @@ impl Vfs for Late {
 }
 
 #[test]
-fn what_a_failed_commit_took_is_given_back_before_free_space_is_asked_for() {
+fn a_failed_commit_gives_its_room_back_before_free_space_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().canonicalize().unwrap().join("photos.vecs");
     let vfs = Arc::new(Late::default());

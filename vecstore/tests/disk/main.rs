@@ -1,4 +1,5 @@
-//! Full disks: nothing is lost, the error says how much room is needed, and work goes on when there is room.
+//! Full disks: nothing is lost, the error says how much room is needed, and work continues once there is
+//! room.
 
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -1,8 +1,8 @@
-//! Golden stores: every kind of file that a version of this project has written, or that is to be refused, with what is to be
-//! found in it. They are never changed: what was written once is read for ever.
+//! Golden stores: every kind of file that a version of this project has written, or that must be refused,
+//! with the expected findings. Golden stores never change, because a file written once must stay readable.
 //!
-//! `stores/must-open/NAME` and `stores/must-refuse/NAME` hold a store and `expected.json`. A store that is refused by `verify`
-//! alone is among those to be refused too: its `open` is null then.
+//! `stores/must-open/NAME` and `stores/must-refuse/NAME` hold a store and `expected.json`. A store that only
+//! `verify` refuses is in `must-refuse`, too: its `open` is null.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -18,12 +18,12 @@ use describe::{describe, refusal};
 use serde_json::Value;
 use vecstore::{Error, OnDuplicate};
 
-/// Where the stores are.
+/// Folder of the golden stores of a kind.
 fn folder(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/stores").join(kind)
 }
 
-/// The stores of a kind, and what is expected of each.
+/// The golden stores of a kind, and what is expected of each.
 fn stores(kind: &str) -> Vec<(PathBuf, Value)> {
     let mut stores: Vec<PathBuf> =
         fs::read_dir(folder(kind)).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -43,15 +43,15 @@ fn stores(kind: &str) -> Vec<(PathBuf, Value)> {
 }
 
 #[test]
-fn what_was_written_once_is_read() {
+fn golden_stores_are_read() {
     for (store, expected) in stores("must-open") {
         assert_eq!(describe(&store), expected, "{}", store.display());
     }
 }
 
-/// A copy of each goes on: it is appended to, merged (or says why not), and whole.
+/// A copy of each store can be appended to and merged (or the error says why not), and is whole.
 #[test]
-fn what_was_written_once_is_written_to() {
+fn golden_stores_are_written_to_and_merged() {
     let dir = tempfile::tempdir().unwrap();
     for (number, (golden, expected)) in stores("must-open").into_iter().enumerate() {
         let path = dir.path().join(number.to_string());
@@ -67,28 +67,28 @@ fn what_was_written_once_is_written_to() {
         };
         assert_eq!(expected["writable"], true, "{what}");
         let mut batch = store.batch();
-        batch.push_empty("appended", b"").unwrap();
+        batch.push_empty("appended").unwrap();
         store.append(&mut batch, OnDuplicate::Error).unwrap();
         let merged = store.compact_full();
         assert_eq!(merged.is_ok(), expected["merges"] == true, "{what}: {merged:?}");
         store.close().unwrap();
         let entries = expected["entries"].as_array().unwrap();
-        let store = on_demand().read_only(true).open(&path).unwrap();
+        let store = on_demand().for_reading().open(&path).unwrap();
         assert_eq!(store.snapshot().iter().count(), entries.len() + 1, "{what}");
         common::assert_whole(&path);
         assert!(vecstore::repair(&path).unwrap().was_whole(), "{what}");
     }
 }
 
-/// Of sections that are not known, a merge drops, copies, or copies what belongs to entries and rows that stay.
+/// Merge rules of unknown sections: drop, copy, or copy the elements of the entries and rows that stay.
 #[test]
-fn merges_follow_the_rules_of_sections_that_they_do_not_know() {
+fn merges_follow_the_rules_of_unknown_sections() {
     let dir = tempfile::tempdir().unwrap();
     for both in [true, false] {
         let path = dir.path().join(both.to_string());
         make::two_commits(&path);
         fs::remove_dir_all(path.join("derived")).unwrap();
-        // What is derived from the first file is not about what it becomes.
+        // The manifest lists derived files of the segments as they were before this change.
         fs::remove_file(path.join("MANIFEST")).unwrap();
         if both {
             make::add_sections(&path, make::ONE, [1, 1]);
@@ -106,16 +106,16 @@ fn merges_follow_the_rules_of_sections_that_they_do_not_know() {
         assert_eq!((content("DROP"), content("PACK")), (None, None));
         let notes = if both { &b"about the fileabout the file"[..] } else { b"about the file" };
         assert_eq!(content("NOTE").as_deref(), Some(notes));
-        // The first commit's entry is superseded; a file that has none of it has nothing to copy.
+        // The first commit's entry is superseded. Elements are copied only if every input has the section.
         assert_eq!(content("enum"), both.then(|| vec![1, 2, 3, 4]));
         assert_eq!(content("BOXX"), both.then(|| vec![9; 16]));
         common::assert_whole(&path);
     }
 }
 
-/// A repair that has to write a file anew says what it could not take over, and lets the file say so.
+/// A repair that writes a segment anew names the unknown sections that it cannot take over.
 #[test]
-fn a_repair_says_which_sections_it_does_not_know() {
+fn a_repair_names_the_unknown_sections_that_it_drops() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     make::two_commits(&path);
@@ -138,15 +138,16 @@ fn a_repair_says_which_sections_it_does_not_know() {
 }
 
 #[test]
-fn what_no_program_leaves_is_refused() {
+fn stores_that_no_program_writes_are_refused() {
     for (store, expected) in stores("must-refuse") {
         assert_eq!(refusal(&store), expected, "{}", store.display());
     }
 }
 
-/// No command ends in a dead end: after a repair the store is whole and is written to; or the repair says why not.
+/// No refused store is a dead end: after a repair it is whole and can be written to, or the repair says why
+/// not.
 #[test]
-fn what_is_refused_is_repaired_or_said_why_not() {
+fn refused_stores_are_repaired_or_the_repair_says_why_not() {
     let dir = tempfile::tempdir().unwrap();
     for (number, (golden, expected)) in stores("must-refuse").into_iter().enumerate() {
         let path = dir.path().join(number.to_string());
@@ -159,7 +160,7 @@ fn what_is_refused_is_repaired_or_said_why_not() {
         common::assert_whole(&path);
         let store = on_demand().open(&path).unwrap_or_else(|error| panic!("{what}: {error}"));
         let mut batch = store.batch();
-        batch.push_empty("appended", b"").unwrap();
+        batch.push_empty("appended").unwrap();
         store.append(&mut batch, OnDuplicate::Error).unwrap();
         store.compact_full().unwrap_or_else(|error| panic!("{what}: {error}"));
         let snapshot = store.snapshot();
@@ -176,7 +177,7 @@ fn what_is_refused_is_repaired_or_said_why_not() {
     }
 }
 
-/// Makes the stores that are not there yet. Those that are there stay as they are.
+/// Makes the golden stores that do not exist yet; existing ones stay as they are.
 #[test]
 #[ignore = "writes golden stores"]
 fn make_stores() {

@@ -1,10 +1,10 @@
-//! Makes golden stores: with the library, and where no version of it writes such a file, by changing bytes as
+//! Makes the golden stores: with the library or, if no version of it writes such a file, by changing bytes as
 //! `docs/FORMAT.md` lays them out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use vecstore::{Batch, DType, Details, Fingerprint, Metric, OnDuplicate, Store, StoreConfig, Value};
+use vecstore::{Batch, DType, Fingerprint, Metric, OnDuplicate, Store, StoreConfig, Value};
 
 use crate::common::layout::{
     DERIVED_HEADER, FOOTER, MANIFEST_HEADER, footer_crc, seal_derived, seal_manifest, seal_segment, section,
@@ -17,10 +17,10 @@ pub const TWO: &str = "segments/0000000002-0000000002.0.npy";
 
 /// Makes a store.
 type Make = fn(&Path);
-/// Makes one and changes it.
+/// Makes a store and changes its files.
 type Changed = Box<dyn Fn(&Path)>;
 
-/// Makes those that are not there.
+/// Makes the golden stores that do not exist yet.
 pub fn all() {
     let open: [(&str, Make); 18] = [
         ("empty", |path| drop(create(path, 2))),
@@ -90,9 +90,9 @@ pub fn all() {
         ("runs-descend", table_of("RUNS", |runs| runs[0] = 9)),
         ("key-ends-descend", table_of("KEND", |ends| ends[0] = 200)),
         ("hashes-wrong", table_of("HASH", |hashes| hashes[3] ^= 1)),
-        // It names an entry that is not there: a key has two entries.
+        // The kill names an entry that does not exist, so that a key has two live entries.
         ("kill-missing", table_of("KILL", |kill| kill[16] = 9)),
-        // It names the newest entry of the key.
+        // The kill names the newest entry of the key.
         ("kill-misdirected", table_of("KILL", |kill| (kill[8], kill[16], kill[24]) = (2, 1, 1))),
         ("kill-of-more-rows", table_of("KILL", |kill| kill[32] = 2)),
         ("lengths-wrong", table_of("NORM", |norms| norms[2] ^= 0x40)),
@@ -133,7 +133,7 @@ fn make_one(kind: &str, name: &str, make: &dyn Fn(&Path)) {
     fs::create_dir_all(&golden).unwrap();
     let store = golden.join("store.vecs");
     copy_dir(&path, &store);
-    // Lock files hold what is of no use later; an empty one is enough.
+    // Lock files are left out: their contents are of no use later, and openers make new ones.
     for name in fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path()) {
         if name.file_name().unwrap().to_string_lossy().starts_with("LOCK") {
             fs::remove_file(name).unwrap();
@@ -156,7 +156,7 @@ pub fn two_commits(path: &Path) {
     let store = create(path, 2);
     append(&store, |batch| batch.push("cat", &[3.0f32, 4.0]).unwrap());
     append(&store, |batch| {
-        batch.push_with("dog", &[0.5f32, -2.0], b"brown").unwrap();
+        batch.entry("dog").row(&[0.5f32, -2.0]).payload(b"brown").push().unwrap();
         batch.push("cat", &[0.0f32, 1.0]).unwrap();
     });
     store.close().unwrap();
@@ -168,16 +168,17 @@ fn kinds(path: &Path) {
     let store = on_demand().create(path, config).unwrap();
     append(&store, |batch| {
         batch.push("one row", &[1.0f32, 2.0]).unwrap();
-        batch.push_with("three rows", &[1.0f32, 0.0, 0.0, 1.0, -0.5, 0.25], b"\x00\xFFpayload").unwrap();
-        batch.push_empty("nothing found", Details::new().payload(b"stamp")).unwrap();
-        batch.push_rejected("broken", "truncated after 1024 bytes", b"stamp").unwrap();
-        batch.push_rejected("no reason", "", b"").unwrap();
+        let rows = [[1.0f32, 0.0], [0.0, 1.0], [-0.5, 0.25]];
+        batch.entry("three rows").rows(rows).payload(b"\x00\xFFpayload").push().unwrap();
+        batch.entry("nothing found").payload(b"stamp").push_empty().unwrap();
+        batch.entry("broken").payload(b"stamp").push_rejected("truncated after 1024 bytes").unwrap();
+        batch.push_rejected("no reason", "").unwrap();
         batch.push(b"not \xFF text\n", &[0.0f32, 0.0]).unwrap();
         batch.push("to be deleted", &[5.0f32, 6.0]).unwrap();
     });
     append(&store, |batch| {
         batch.delete("to be deleted").unwrap();
-        batch.push_empty("one row", b"").unwrap();
+        batch.push_empty("one row").unwrap();
         batch.push("broken", &[7.0f32, 8.0]).unwrap();
     });
     store.close().unwrap();
@@ -186,33 +187,27 @@ fn kinds(path: &Path) {
 fn element_type(path: &Path, dtype: DType, metric: Metric) {
     let store = on_demand().create(path, StoreConfig::new(3).dtype(dtype).metric(metric)).unwrap();
     append(&store, |batch| {
-        batch.push_converted("a", &[127.0, -63.5, 0.0, 1.5, 0.25, -2.0], b"").unwrap();
-        batch.push_converted("zero", &[0.0; 3], b"").unwrap();
+        batch.entry("a").converted(&[127.0, -63.5, 0.0]).converted(&[1.5, 0.25, -2.0]).push().unwrap();
+        batch.push_converted("zero", &[0.0; 3]).unwrap();
     });
     store.close().unwrap();
 }
 
-/// Every type of attribute, with and without a value; a column that came later.
+/// Every type of attribute, with and without a value, and a column that came with a later commit.
 fn attributes(path: &Path) {
     let store = create(path, 1);
     append(&store, |batch| {
-        let details = Details::new().payload(b"p").attribute("year", 2024).attribute("place", "Köln");
-        let details =
-            details.attribute("sharp", true).attribute("weight", 0.25).attribute("tags", vec!["a", "", "ü"]);
-        batch.push_with("all", &[1.0f32], details.attribute("taken", Value::Time(-1))).unwrap();
+        let all = batch.entry("all").row(&[1.0f32]).payload(b"p").attribute("year", 2024);
+        let all = all.attribute("place", "Köln").attribute("sharp", true).attribute("weight", 0.25);
+        let all = all.attribute("tags", vec!["a", "", "ü"]).attribute("taken", Value::Time(-1));
+        all.push().unwrap();
         batch.push("none", &[2.0f32]).unwrap();
-        let empty = Details::new().attribute("place", "").attribute("tags", Vec::<&str>::new());
-        batch
-            .push_empty("empty values", empty.attribute("sharp", false).attribute("year", i64::MIN))
-            .unwrap();
-        batch
-            .push_rejected("rejected", "a reason", Details::new().payload(b"q").attribute("year", -1))
-            .unwrap();
+        let empty = batch.entry("empty values").attribute("place", "").attribute("tags", Vec::<&str>::new());
+        empty.attribute("sharp", false).attribute("year", i64::MIN).push_empty().unwrap();
+        batch.entry("rejected").payload(b"q").attribute("year", -1).push_rejected("a reason").unwrap();
     });
     append(&store, |batch| {
-        batch
-            .push_with("later", &[3.0f32], Details::new().attribute("rating", 4.5).attribute("year", 7))
-            .unwrap();
+        batch.entry("later").row(&[3.0f32]).attribute("rating", 4.5).attribute("year", 7).push().unwrap();
         batch.push("none", &[4.0f32]).unwrap();
     });
     store.close().unwrap();
@@ -268,7 +263,7 @@ fn restored(path: &Path) {
     store.close().unwrap();
 }
 
-/// The first commit is gone, and of the second a block.
+/// The first commit is lost, and a block of the second.
 fn lossy(path: &Path) {
     kinds(path);
     let store = on_demand().open(path).unwrap();
@@ -281,7 +276,7 @@ fn lossy(path: &Path) {
     fs::remove_dir_all(path.join("quarantine")).unwrap();
 }
 
-/// A key filter, which version 1.0 only writes for many keys.
+/// A key filter, which version 1.0 writes only for many keys.
 fn filter(path: &Path) {
     two_commits(path);
     let segment = fs::read(path.join(TWO)).unwrap();
@@ -294,7 +289,7 @@ fn filter(path: &Path) {
     derive(path, *b"KEYF", &[2, 1, 5, 0, 0, 0, 0, 0], &word.to_le_bytes());
 }
 
-/// Adds a derived file about the second commit, and lists it.
+/// Adds a derived file of the second segment, and lists it.
 fn derive(path: &Path, kind: [u8; 4], numbers: &[u64; 8], body: &[u8]) {
     let segment = fs::read(path.join(TWO)).unwrap();
     let footer = &segment[segment.len() - FOOTER..];
@@ -334,7 +329,8 @@ fn derive(path: &Path, kind: [u8; 4], numbers: &[u64; 8], body: &[u8]) {
     ]
     .concat();
     change(path, "MANIFEST", |bytes| {
-        // After the last record of a derived file come: damaged (none), not a backup, extra (none).
+        // The last record of a derived file is followed by: damaged segments (none), not a backup, extra
+        // records (none).
         let end = bytes.len() - 17;
         let count = end - 56 * bitmaps_in(bytes) - 8;
         bytes[count] += 1;
@@ -347,7 +343,7 @@ fn bitmaps_in(manifest: &[u8]) -> usize {
     manifest.windows(4).filter(|four| four == b"LIVE").count()
 }
 
-/// A manifest and a segment with longer headers and footers, and something in the bytes that are ignored.
+/// A manifest with a longer header, a segment with a longer footer, and values in bytes that readers ignore.
 fn later_minor(path: &Path) {
     two_commits(path);
     change(path, TWO, |bytes| {
@@ -359,7 +355,7 @@ fn later_minor(path: &Path) {
         bytes[end - 32..end - 28].copy_from_slice(&(FOOTER as u32 + 128).to_le_bytes());
         bytes[end - 26] = 7;
         bytes[footer + 400] = 1;
-        // Compat flags that are for information, or not kept.
+        // Unknown compat flags: one that merges keep (bit 7), and one that they drop (bit 32).
         bytes[footer + 312] = 0x80;
         bytes[footer + 312 + 4] = 1;
         seal_segment(bytes);
@@ -372,7 +368,7 @@ fn later_minor(path: &Path) {
         bytes[10] = 7;
         bytes[12..16].copy_from_slice(&(MANIFEST_HEADER as u32 + 64).to_le_bytes());
         bytes[100] = 1;
-        // A record of a later version.
+        // An extra record of a later version.
         let at = bytes.len() - 8;
         bytes[at] = 1;
         bytes.extend(5u64.to_le_bytes());
@@ -387,7 +383,7 @@ fn later_minor(path: &Path) {
     });
 }
 
-/// Lists a file as it is now; there is nothing derived from it.
+/// Lists a changed segment as it is now; no derived file of it may be listed.
 pub fn list_again(path: &Path, name: &str) {
     let segment = fs::read(path.join(name)).unwrap();
     let footer_len = u32::from_le_bytes(segment[segment.len() - 32..][..4].try_into().unwrap()) as usize;
@@ -401,8 +397,8 @@ pub fn list_again(path: &Path, name: &str) {
     });
 }
 
-/// Sections that this version does not know, one of each merge rule, with gaps, a page-aligned one, a packed one, and larger
-/// blocks; and a derived file of another kind.
+/// Unknown sections: one of each merge rule, with gaps between them, a page-aligned one, a packed one, and
+/// larger blocks; and a derived file of an unknown kind.
 fn later_sections(path: &Path) {
     two_commits(path);
     add_sections(path, TWO, [2, 2]);
@@ -410,7 +406,7 @@ fn later_sections(path: &Path) {
     derive(path, *b"NEXT", &[0; 8], &[7; 24]);
 }
 
-/// Adds them to a file that has so many entries and rows.
+/// Adds unknown sections to a segment that has `entries` entries and `rows` rows.
 pub fn add_sections(path: &Path, name: &str, [entries, rows]: [usize; 2]) {
     change(path, name, |bytes| {
         let end = bytes.len();
@@ -422,7 +418,7 @@ pub fn add_sections(path: &Path, name: &str, [entries, rows]: [usize; 2]) {
         let last = lines.last().unwrap();
         let at = |line: &[u8], at: usize| u64::from_le_bytes(line[at..at + 8].try_into().unwrap()) as usize;
         bytes.truncate(at(last, 8) + at(last, 16));
-        // Blocks of 1 MiB: each section has one, and all of these have.
+        // Blocks of 1 MiB: each section, old or new, has one block.
         let mut block = lines.len() as u32;
         for (number, line) in lines.iter_mut().enumerate() {
             line[36..40].copy_from_slice(&(number as u32).to_le_bytes());
@@ -475,7 +471,7 @@ fn change(path: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
     let file: PathBuf = path.join(name);
     let mut bytes = fs::read(&file).unwrap();
     change(&mut bytes);
-    // Not over the old one, which a handle may have mapped.
+    // The old file is not overwritten, because a handle may have it mapped.
     fs::remove_file(&file).unwrap();
     fs::write(file, bytes).unwrap();
 }
@@ -492,16 +488,16 @@ fn manifest(how: fn(&mut Vec<u8>)) -> Changed {
     Box::new(move |path| changed_manifest(path, how))
 }
 
-/// The one setting of none, twice.
+/// Gives a manifest without settings one setting, twice.
 fn settings_twice(bytes: &mut Vec<u8>) {
-    // Store id, dim, element type, metric, no fingerprint; then how many settings there are.
+    // Store id, dim, element type, metric and no fingerprint come before the number of settings.
     let at = MANIFEST_HEADER + 16 + 4 + 1 + 1 + 1;
     bytes[at] = 2;
     let setting = [&1u64.to_le_bytes()[..], b"a", &1u64.to_le_bytes(), b"b"].concat();
     bytes.splice(at + 8..at + 8, [&setting[..], &setting].concat());
 }
 
-/// A file that is not listed, and whose footer is changed: the manifest ends with the first commit.
+/// Changes the footer of a segment and corrects the checksums. The manifest ends with the first commit.
 fn footer_of(name: &'static str, how: fn(&mut [u8])) -> Changed {
     Box::new(move |path| {
         unlisted(path);
@@ -519,7 +515,7 @@ fn unlisted(path: &Path) {
     append(&store, |batch| batch.push("cat", &[3.0f32, 4.0]).unwrap());
     store.checkpoint().unwrap();
     append(&store, |batch| {
-        batch.push_with("dog", &[0.5f32, -2.0], b"brown").unwrap();
+        batch.entry("dog").row(&[0.5f32, -2.0]).payload(b"brown").push().unwrap();
         batch.push("cat", &[0.0f32, 1.0]).unwrap();
     });
     let before = path.with_file_name("before");
@@ -558,7 +554,7 @@ fn table_of(name: &'static str, how: fn(&mut [u8])) -> Changed {
     })
 }
 
-/// A derived file of a kind, changed, with the right checksums, and listed as it is then.
+/// Changes a derived file of this kind, corrects its checksums, and lists the result.
 fn derived_of(kind: &'static str, how: fn(&mut Vec<u8>)) -> Changed {
     Box::new(move |path| {
         kinds(path);

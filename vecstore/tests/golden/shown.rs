@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::folder;
 
-/// Lines of a dump: offset, bytes, and what they are.
+/// Offset and bytes of a line of a dump; the rest of the line explains them.
 fn bytes_of(line: &str) -> Option<(usize, Vec<u8>)> {
     let (offset, rest) = line.split_once("  ")?;
     let hex = rest.get(..rest.len().min(47))?.trim_end();
@@ -19,7 +19,7 @@ fn bytes_of(line: &str) -> Option<(usize, Vec<u8>)> {
 }
 
 #[test]
-fn what_the_document_shows_is_what_is_there() {
+fn the_dump_in_the_document_matches_the_store() {
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/FORMAT.md");
     let text = fs::read_to_string(text).unwrap();
     let (_, shown) = text.split_once("\n## 14. ").expect("a section of bytes");

@@ -1,4 +1,4 @@
-//! Merging by itself, beside threads that append: files stay few, and no thread waits for it.
+//! Background merging beside threads that append: files stay few, and no thread waits for a merge.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::common::hooked::Hooked;
 use crate::common::looks;
 use crate::common::small::{contents, create, create_again, put, segment_files};
-use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Event, MergePolicy, OnDuplicate, OpenOptions, Reader, Store, StoreConfig};
 
-/// How long to wait for something before that is taken for a hang.
+/// A wait longer than this counts as a hang.
 const HANG: Duration = Duration::from_secs(300);
 
-/// A callback that tells of merges, and where it does.
+/// A callback that reports merges, and the channel that it reports to.
 fn merges() -> (impl Fn(&Event) + Send + Sync + 'static, Receiver<()>) {
     let (tell, told) = channel();
     let merged = move |event: &Event| {
@@ -24,10 +24,10 @@ fn merges() -> (impl Fn(&Event) + Send + Sync + 'static, Receiver<()>) {
     (merged, told)
 }
 
-/// A merger that meets the merge of another process looks again by itself when that is over: no commit has to
-/// wake it.
+/// A merger that finds another process merging tries again by itself once that ends: no commit has to wake
+/// it.
 #[test]
-fn a_merger_that_met_another_looks_again() {
+fn a_merger_that_finds_another_merging_tries_again() {
     looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -37,7 +37,7 @@ fn a_merger_that_met_another_looks_again() {
         _ => {}
     };
     let store = OpenOptions::new().on_event(of_merges).create(&path, StoreConfig::new(2)).unwrap();
-    // As another process would: locks of this kind belong to an open file, not to a process.
+    // Like a lock of another process: such a lock belongs to an open file, not to a process.
     let mut options = std::fs::File::options();
     let options = options.read(true).write(true).create(true).truncate(false);
     let others = options.open(path.join("LOCK.small")).unwrap();
@@ -45,14 +45,14 @@ fn a_merger_that_met_another_looks_again() {
     for i in 0..100 {
         put(&store, &format!("{i}"), i as f32);
     }
-    // It has met the lock after the last commit, and again, although nothing has woken it.
+    // The merger has met the lock after the last commit, and once more without being woken.
     looks::wait(&path, 100, 2);
     assert_eq!(store.snapshot().segments().count(), 100);
     assert!(told.try_iter().next().is_none(), "that others merge is nothing to tell of");
     others.unlock().unwrap();
     let event = told.recv_timeout(HANG).expect("it looks again");
     assert!(matches!(event, Event::Merged { segments: 64.., .. }), "{event}");
-    assert_eq!(contents(&store).len(), 100);
+    assert_eq!(contents(&store.snapshot()).len(), 100);
     store.close().unwrap();
 }
 
@@ -61,7 +61,7 @@ fn background_merging_keeps_files_few_while_threads_append_and_delete() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = Store::create(&path, StoreConfig::new(2)).unwrap();
-    let reader = Store::open_read_only(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
     let most = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for thread in 0..2 {
@@ -89,7 +89,7 @@ fn background_merging_keeps_files_few_while_threads_append_and_delete() {
             }
         });
     });
-    let expected = contents(&store);
+    let expected = contents(&store.snapshot());
     for (key, row) in &expected {
         let i: usize = key.split('/').nth(1).unwrap().parse().unwrap();
         assert_eq!(row[0] as usize % 150, i);
@@ -97,12 +97,12 @@ fn background_merging_keeps_files_few_while_threads_append_and_delete() {
     drop(store);
     assert!(most.into_inner() < 200, "files stay few");
     assert!(segment_files(&path).len() < 200);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
-    assert_eq!(contents(&create_again(&path)), expected);
+    assert!(vecstore::verify(&path).unwrap().is_whole());
+    assert_eq!(contents(&create_again(&path).snapshot()), expected);
 }
 
 #[test]
-fn one_shot_writers_leave_a_tidy_store() {
+fn one_shot_writers_leave_few_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(create(&path));
@@ -110,7 +110,7 @@ fn one_shot_writers_leave_a_tidy_store() {
         put(&create_again(&path), &i.to_string(), 1.0);
     }
     assert!(segment_files(&path).len() <= 200, "{}", segment_files(&path).len());
-    assert_eq!(contents(&create_again(&path)).len(), 400);
+    assert_eq!(contents(&create_again(&path).snapshot()).len(), 400);
 }
 
 fn put_row(store: &Store, key: &str, row: &[f32]) {
@@ -119,14 +119,14 @@ fn put_row(store: &Store, key: &str, row: &[f32]) {
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
-/// Appends `commits` one-row batches; after each `every` of them the newest file is damaged. Merges go around
-/// these.
+/// Appends `commits` one-row batches, and damages the newest segment after every `every` of them. Merges go
+/// around damaged segments.
 fn append_and_damage(commits: usize, every: usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let told = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&told);
-    let options = OpenOptions::new().merging(Merging::OnDemand).on_event(move |event| match event {
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).on_event(move |event| match event {
         Event::Damaged { error, .. } => {
             assert!(event.to_string().contains("`vecstore repair`"), "{error}");
             counted.fetch_add(1, Ordering::Relaxed);
@@ -148,10 +148,10 @@ fn append_and_damage(commits: usize, every: usize) {
         most = most.max(segment_files(&path).len());
     }
     assert!(most <= 200 + 2 * damaged, "{most} files, {damaged} of them damaged");
-    assert_eq!(contents(&store).len(), commits);
+    assert_eq!(contents(&store.snapshot()).len(), commits);
     let met = told.load(Ordering::Relaxed);
     assert!(met > 0 && met <= damaged, "each is told once: {met} of {damaged}");
-    // Another handle knows them.
+    // Another handle knows the damaged segments.
     drop(store);
     let store = Store::open(&path).unwrap();
     assert_eq!(store.compact().unwrap().damaged, damaged);
@@ -168,14 +168,14 @@ fn merges_go_around_damaged_files() {
     append_and_damage(300, 3);
 }
 
-/// Full segments are never merged again, however many there are: they are no reason for appends to wait.
+/// Full segments are never merged again, so that their number is no reason for appends to wait.
 #[test]
 fn appends_go_on_beside_many_full_segments() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 1 << 13;
-    let options = OpenOptions::new().merging(Merging::OnDemand).max_segment(32 << 10);
-    // An append that waits would find that another process merges for ever.
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).max_segment(32 << 10);
+    // An append that waited would fail: another process holds the merge lock all the time.
     let options = options.lock_timeout(Duration::from_millis(1)).on_event(|event| {
         assert!(!matches!(event, Event::MergeFailed { .. }), "{event}");
     });
@@ -186,7 +186,7 @@ fn appends_go_on_beside_many_full_segments() {
         put_row(&store, &number.to_string(), &vec![0.5f32; dim]);
     }
     assert_eq!(store.snapshot().segments().count(), 600);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_compaction_ends_beside_a_thread_that_appends_all_the_time() {
             while !done.load(Ordering::Relaxed) {
                 put(store, &i.to_string(), 1.0);
                 i += 1;
-                // Nothing listens after the first.
+                // The receiver listens for the first append only.
                 let _ = tell.send(());
             }
         });
@@ -215,17 +215,17 @@ fn a_compaction_ends_beside_a_thread_that_appends_all_the_time() {
         done.store(true, Ordering::Relaxed);
         assert!(merges <= 4, "{merges}");
     });
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
 }
 
-/// Appends `appends` times in the middle of a full compaction of six files of 4 MiB and `small` small ones,
-/// and then on until it ends. Says how often newer files were merged meanwhile, and how many files there were
-/// at most.
+/// Appends `appends` times in the middle of a full compaction of six segments of 4 MiB and `small` small
+/// ones, and then until the compaction ends. Returns how often newer segments were merged meanwhile, and the
+/// most files there were.
 fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 1 << 15;
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(dim)).unwrap();
     let row = vec![0.5f32; dim];
     let put = |number: usize, rows: usize| {
@@ -235,15 +235,15 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
         }
         store.append(&mut batch, OnDuplicate::Error).unwrap();
     };
-    // Several steps of the merge below.
+    // Six large segments: several steps of the merge below.
     (0..6).for_each(|number| put(number, 32));
     let mut number = 6 + small;
     (6..number).for_each(|number| put(number, 1));
 
     let within = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&within);
-    // Before its second piece the merge waits for the appends. What follows are more pieces than it makes
-    // between two looks.
+    // The merge waits for the appends before its second piece. More pieces follow than it writes between two
+    // looks for new commits.
     let ((tell, in_the_middle), (go_on, may)) = (channel(), channel::<()>());
     let once = Mutex::new(Some((tell, may)));
     let pieces = AtomicUsize::new(0);
@@ -279,17 +279,18 @@ fn append_beside_a_long_merge(small: usize, appends: usize) -> (usize, usize) {
         while !compaction.is_finished() {
             one_more();
         }
-        // Small ones become one first.
+        // The small segments are merged into one first.
         assert_eq!(compaction.join().unwrap().merges, 1 + u64::from(small > 0));
     });
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
     (within.load(Ordering::SeqCst), most)
 }
 
 #[test]
 fn files_stay_few_while_a_long_merge_is_under_way() {
     let (_, most) = append_beside_a_long_merge(0, 160);
-    // From 180 segments on appends wait; for a moment the inputs of a merge that has ended are there too.
+    // Appends wait from 180 segments on; the inputs of a finished merge may exist besides until they are
+    // removed.
     assert!(most < 180 + 64 + 4, "{most} files");
 }
 
@@ -300,10 +301,10 @@ fn a_long_merge_of_many_files_does_not_keep_appends_waiting() {
     assert!(most < 180 + 64 + 4, "{most} files");
 }
 
-/// A writer lists commits now and then. A merge takes what is listed, and does not make the writer wait for a
-/// list of its own.
+/// A writer lists commits in the manifest now and then. A merge takes listed segments only, so that the
+/// writer need not wait for a manifest made for the merge.
 #[test]
-fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
+fn a_merge_leaves_unlisted_segments_to_the_next_merge() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -314,7 +315,7 @@ fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&events);
     let store = OpenOptions::new()
-        .merging(Merging::OnDemand)
+        .merge_policy(MergePolicy::OnDemand)
         .on_event(move |event| match event {
             Event::Checkpoint { first, last, .. } => seen.lock().unwrap().push(("listed", *first, *last)),
             Event::Merged { first, last, .. } => seen.lock().unwrap().push(("merged", *first, *last)),
@@ -327,11 +328,11 @@ fn a_merge_leaves_what_is_not_listed_yet_to_the_next_one() {
     }
     assert_eq!(*events.lock().unwrap(), [("listed", 11, 74), ("merged", 1, 74)]);
     assert_eq!(segment_files(&path).len(), 1 + 56);
-    assert_eq!(contents(&store).len(), 130);
+    assert_eq!(contents(&store.snapshot()).len(), 130);
 }
 
 #[test]
-fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
+fn space_of_rows_deleted_from_a_large_segment_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 4096;
@@ -346,16 +347,16 @@ fn what_was_deleted_from_a_large_segment_gives_its_space_back_by_itself() {
     let keys: Vec<String> = (0..120).map(|i| format!("{i}")).collect();
     store.delete(&keys).unwrap();
     told.recv_timeout(HANG).expect("it is merged by itself");
-    let after = Store::open_read_only(&path).unwrap().snapshot().totals().bytes;
+    let after = Reader::open(&path).unwrap().snapshot().totals().bytes;
     assert!(after <= before / 2, "{after} of {before} bytes");
-    assert_eq!(contents(&store).len(), 80);
+    assert_eq!(contents(&store.snapshot()).len(), 80);
     drop(store);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
 }
 
-/// Commits wake the merger now and then, not each time: the last ones of a burst are merged all the same.
+/// Commits wake the merger now and then, not each time; the last commits of a burst are merged all the same.
 #[test]
-fn what_the_end_of_a_burst_leaves_is_merged_too() {
+fn the_last_commits_of_a_burst_are_merged_too() {
     looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -367,7 +368,7 @@ fn what_the_end_of_a_burst_leaves_is_merged_too() {
     let (merged, told) = merges();
     let store = OpenOptions::new().on_event(merged).open(&path).unwrap();
     put(&store, "the first", 1.0);
-    // It has looked, and found nothing to do yet.
+    // The merger has looked, and found nothing to do yet.
     looks::wait(&path, 1, 1);
     for i in 0..6 {
         put(&store, &format!("burst {i}"), 1.0);

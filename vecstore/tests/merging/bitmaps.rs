@@ -1,5 +1,5 @@
-//! The folder of liveness bitmaps: when it is made, what is done when it cannot be, and files in it that are
-//! not what the manifest lists.
+//! The folder of liveness bitmaps: when it is created, what happens if it cannot be, and files in it that are
+//! not those the manifest lists.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::common::on_demand;
 use crate::sim::run::{STORE, options};
 use crate::sim::{Call, Fault, SimFs};
-use vecstore::{OnDuplicate, Store, StoreConfig};
+use vecstore::{OnDuplicate, Reader, Store, StoreConfig};
 
 /// Permission denied, from linux/errno.h.
 const EACCES: i32 = 13;
@@ -18,7 +18,7 @@ fn put(store: &Store, keys: &[&str]) {
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// A checkpoint after `key` was written twice, and the calls it makes.
+/// Writes `key` twice and makes a checkpoint; returns the checkpoint's calls.
 fn checkpoint(fs: &SimFs, store: &Store, key: &str) -> Vec<Call> {
     (0..2).for_each(|_| put(store, &[key]));
     let before = fs.calls().len();
@@ -31,10 +31,10 @@ fn of<'a>(calls: &'a [Call], path: &str) -> Vec<&'a str> {
     calls.iter().filter(|call| call.path == path && call.what != "list").map(|call| call.what).collect()
 }
 
-/// A folder that no manifest relies on may be of a process that died before its name was durable: it is made
-/// anew.
+/// A folder that no manifest relies on may be left by a process that died before its name was durable: it is
+/// created anew.
 #[test]
-fn the_folder_is_made_once() {
+fn the_folder_of_bitmaps_is_created_once() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
     let calls = checkpoint(&fs, &store, "a");
@@ -45,9 +45,9 @@ fn the_folder_is_made_once() {
     assert_eq!(of(&calls, ""), ["flush directory"], "the manifest's name");
 }
 
-/// Without the folder there are no bitmaps, and the checkpoint is made all the same.
+/// If the folder cannot be created, the checkpoint is made without bitmaps.
 #[test]
-fn a_folder_that_cannot_be_made() {
+fn a_checkpoint_does_without_a_folder_that_cannot_be_created() {
     let run = |fault: Option<Fault>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(1)).unwrap();
@@ -64,7 +64,7 @@ fn a_folder_that_cannot_be_made() {
     assert_eq!(of(&calls, "derived"), ["remove directory", "create directory"]);
     assert_eq!(of(&calls, ""), ["flush directory"], "the manifest's name");
     assert!(!fs.exists("/d/s/derived"));
-    // The next one does what this one could not.
+    // The next checkpoint creates the folder.
     let calls = checkpoint(&fs, &store, "b");
     assert_eq!(of(&calls, "derived"), ["remove directory", "create directory", "flush directory"]);
     assert_eq!(fs.names("/d/s/derived").len(), 2);
@@ -74,15 +74,15 @@ fn bitmaps(path: &Path) -> Vec<PathBuf> {
     fs::read_dir(path.join("derived")).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// How many entries are counted, and how many are shown.
+/// Entries that the totals count, and entries that an iteration shows.
 fn entries(path: &Path) -> (u64, usize) {
-    let snapshot = Store::open_read_only(path).unwrap().snapshot();
+    let snapshot = Reader::open(path).unwrap().snapshot();
     (snapshot.totals().entries, snapshot.iter().count())
 }
 
-/// An older bitmap of the same segment, whole in itself, under the name of the newest.
+/// An older, intact bitmap of the same segment under the name of the newest.
 #[test]
-fn an_older_bitmap_is_not_the_newest() {
+fn an_older_bitmap_under_the_newest_name_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -96,7 +96,7 @@ fn an_older_bitmap_is_not_the_newest() {
     assert_eq!(entries(&path), (1, 1));
     fs::write(newest, older).unwrap();
     assert_eq!(entries(&path), (1, 1), "what was deleted stays deleted");
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert_eq!(report.faults.iter().map(|fault| &fault.path).collect::<Vec<_>>(), [newest]);
 }
 
@@ -105,9 +105,9 @@ fn generation(path: &Path) -> u64 {
     u64::from_le_bytes(fs::read(path.join("MANIFEST")).unwrap()[48..56].try_into().unwrap())
 }
 
-/// Bitmaps that were found damaged are written anew once, and believed from then on.
+/// Damaged bitmaps are written anew once, and used from then on.
 #[test]
-fn new_bitmaps_are_believed() {
+fn bitmaps_written_anew_are_used() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -117,7 +117,7 @@ fn new_bitmaps_are_believed() {
     fs::write(&bitmaps(&path)[0], "nothing").unwrap();
     let store = on_demand().open(&path).unwrap();
     store.checkpoint().unwrap();
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
     let (anew, written) = (bitmaps(&path), generation(&path));
     store.checkpoint().unwrap();
     assert_eq!((bitmaps(&path), generation(&path)), (anew.clone(), written + 1), "kept");
@@ -125,10 +125,10 @@ fn new_bitmaps_are_believed() {
     assert_eq!((bitmaps(&path), generation(&path)), (anew, written + 1), "nothing is left to do");
 }
 
-/// A checkpoint that comes by itself writes no bitmaps while there is little in them, and nothing to make up
-/// for.
+/// An automatic checkpoint leaves out bitmaps with few superseded entries. If none is superseded, closing has
+/// nothing to make up for.
 #[test]
-fn without_anything_superseded_there_is_nothing_to_write() {
+fn closing_writes_no_bitmaps_if_no_entry_is_superseded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -139,9 +139,9 @@ fn without_anything_superseded_there_is_nothing_to_write() {
     assert_eq!(generation(&path), before + 1);
 }
 
-/// A bitmap whose segment cannot be opened is of no use, and no damage of its own.
+/// A bitmap whose segment cannot be opened is useless, but no damage of its own.
 #[test]
-fn a_damaged_segment_is_told_once() {
+fn a_damaged_segment_with_a_bitmap_is_one_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = on_demand().create(&path, StoreConfig::new(1)).unwrap();
@@ -150,6 +150,6 @@ fn a_damaged_segment_is_told_once() {
     store.close().unwrap();
     let segment = path.join("segments/0000000001-0000000001.0.npy");
     fs::File::options().write(true).open(&segment).unwrap().set_len(5000).unwrap();
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert_eq!(report.faults.iter().map(|fault| &fault.path).collect::<Vec<_>>(), [&segment]);
 }

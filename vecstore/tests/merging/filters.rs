@@ -1,14 +1,14 @@
-//! Key filters of large segments: made by checkpoints and merges, listed, pinned, copied and dropped like bitmaps, and no
-//! answer depends on them.
+//! Key filters of large segments: written by checkpoints and merges; listed, pinned, copied and removed like
+//! bitmaps. No answer depends on them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::layout::{DERIVED_HEADER, seal_derived, seal_manifest};
 use crate::common::{assert_whole, on_demand};
-use vecstore::{DerivedInfo, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{DerivedInfo, OnDuplicate, ReadOptions, Store, StoreConfig};
 
-/// Keys of a batch: more than a filter in memory is made for.
+/// Keys of a batch: more than a filter in memory is made for, so that the segment gets a filter file.
 const MANY: usize = 70_000;
 
 fn put(store: &Store, first: usize) {
@@ -31,9 +31,9 @@ fn filters(path: &Path) -> Vec<PathBuf> {
     names
 }
 
-/// Which of the stored keys, and of as many others, a new reader does not find.
+/// Number of keys that a new reader does not find, of `stored` stored keys and as many others.
 fn missing(path: &Path, stored: usize) -> usize {
-    let snapshot = OpenOptions::new().read_only(true).open(path).unwrap().snapshot();
+    let snapshot = ReadOptions::new().open(path).unwrap().snapshot();
     let keys: Vec<String> = (0..stored * 2).map(|number| number.to_string()).collect();
     let missing = snapshot.missing(&keys).unwrap();
     assert!(missing.iter().all(|position| *position >= stored), "a stored key is missing");
@@ -42,7 +42,7 @@ fn missing(path: &Path, stored: usize) -> usize {
 }
 
 #[test]
-fn checkpoints_and_merges_leave_one_for_each_large_segment() {
+fn checkpoints_and_merges_leave_a_filter_for_each_large_segment() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup) = (dir.path().join("s"), dir.path().join("b"));
     let store = create(&path, 2);
@@ -55,32 +55,33 @@ fn checkpoints_and_merges_leave_one_for_each_large_segment() {
     assert_eq!(filters(&path), of_batches);
     assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
     assert_whole(&path);
-    // Nothing is left to do.
+    // Reopening and closing writes no filter again.
     on_demand().open(&path).unwrap().close().unwrap();
     assert_eq!(filters(&path), of_batches);
 
     let store = on_demand().open(&path).unwrap();
     store.create_version("before").unwrap();
     store.backup(&backup).unwrap();
-    let listed = |store: &Store| -> Vec<PathBuf> {
-        let files = store.derived_files().unwrap();
+    let listed = |files: vecstore::Result<Vec<DerivedInfo>>| -> Vec<PathBuf> {
+        let files = files.unwrap();
         let is_right =
             |file: &DerivedInfo| file.kind == "KEYF" && fs::metadata(&file.path).unwrap().len() == file.bytes;
         assert!(files.iter().all(is_right), "{files:?}");
         files.into_iter().map(|file| file.path).collect()
     };
-    assert_eq!(listed(&store), of_batches);
+    assert_eq!(listed(store.derived_files()), of_batches);
     let names = |files: &[PathBuf]| -> Vec<String> {
         files.iter().map(|file| file.file_name().unwrap().to_string_lossy().into_owned()).collect()
     };
     assert_eq!(names(&filters(&backup)), names(&of_batches));
     store.compact_full().unwrap();
     assert_eq!(filters(&path).len(), 3, "those of the inputs are pinned");
-    assert_eq!(listed(&on_demand().at_version("before").open(&path).unwrap()), of_batches);
-    assert!(!of_batches.contains(&listed(&store)[0]));
+    let then = ReadOptions::new().at_version("before").open(&path).unwrap();
+    assert_eq!(listed(then.derived_files()), of_batches);
+    assert!(!of_batches.contains(&listed(store.derived_files())[0]));
     assert_eq!(missing(&path, 2 * MANY), 2 * MANY);
     put(&store, 2 * MANY);
-    store.drop_version("before").unwrap();
+    store.remove_version("before").unwrap();
     store.compact_full().unwrap();
     assert_eq!(filters(&path).len(), 1);
     store.backup(&backup).unwrap();
@@ -91,16 +92,16 @@ fn checkpoints_and_merges_leave_one_for_each_large_segment() {
     }
 }
 
-/// A filter that is damaged, gone, or wrong although its checksums are right.
+/// A filter that is damaged, or wrong under correct checksums.
 #[test]
-fn one_that_cannot_be_believed_is_told_and_written_anew() {
+fn a_bad_filter_is_reported_and_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     create(&path, 1).close().unwrap();
     let file = filters(&path).pop().unwrap();
     let good = fs::read(&file).unwrap();
     let told = |what: &str| {
-        let report = vecstore::verify(&path, |_| {}).unwrap();
+        let report = vecstore::verify(&path).unwrap();
         assert!(report.faults.iter().any(|fault| fault.path == file), "{what}: {:?}", report.faults);
         assert_eq!(report.faults.len(), 1, "{what}: {:?}", report.faults);
         report.faults[0].detail.clone()
@@ -109,7 +110,7 @@ fn one_that_cannot_be_believed_is_told_and_written_anew() {
         fs::write(&file, &good).unwrap();
         assert_whole(&path);
     };
-    // In the header, in a block, in the checksums of the blocks.
+    // Damage in the header, in a block, and in the checksums of blocks.
     for at in [130, DERIVED_HEADER + 5000, good.len() - 3] {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
@@ -118,7 +119,7 @@ fn one_that_cannot_be_believed_is_told_and_written_anew() {
         told(&format!("byte {at}"));
         restore();
     }
-    // A key that it does not have would be written twice: nothing but `verify` can tell.
+    // A stored key missing in its filter could be written twice; only `verify` can notice that.
     let manifest = fs::read(path.join("MANIFEST")).unwrap();
     let mut wrong = good.clone();
     wrong[DERIVED_HEADER + 8 * 777..DERIVED_HEADER + 8 * 780].fill(0);
@@ -132,7 +133,7 @@ fn one_that_cannot_be_believed_is_told_and_written_anew() {
     assert_eq!(told("a key is not in it"), "a key of the segment is not in it");
     fs::write(path.join("MANIFEST"), manifest).unwrap();
     restore();
-    // Repair sets a damaged one aside; a writer does without and writes another.
+    // A repair sets a damaged filter aside; a writer does without it and writes another one.
     fs::write(&file, &good[..good.len() - 1]).unwrap();
     let copy = dir.path().join("copy");
     crate::common::copy_dir(&path, &copy);
@@ -148,7 +149,7 @@ fn one_that_cannot_be_believed_is_told_and_written_anew() {
         assert_ne!(filters(path)[0].file_name(), file.file_name(), "under another name");
         assert_whole(path);
     }
-    // A block that turns out to be damaged while it is used.
+    // A block that is found damaged while the filter is used.
     let file = filters(&path).pop().unwrap();
     let mut bad = fs::read(&file).unwrap();
     bad[DERIVED_HEADER + 5000] ^= 1;

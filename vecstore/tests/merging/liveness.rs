@@ -1,4 +1,5 @@
-//! Liveness bitmaps: with them and without, a store says the same; opening with them reads no kill they know.
+//! Liveness bitmaps: a store gives the same answers with and without them, and an opener reads no kill that
+//! they include.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,16 +23,16 @@ fn a_closed_store_opens_without_reading_a_kill() {
     spoil_kills(&files[3]);
     let store = read_only(&path).unwrap();
     assert_eq!(state(&store.snapshot()), right, "the damaged kills were not read");
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert!(report.faults.iter().any(|fault| fault.path == files[2] && fault.section == "KILL"));
     fs::remove_dir_all(path.join("derived")).unwrap();
     let error = read_only(&path).unwrap_err();
     assert!(matches!(&error, Error::Damaged { section, .. } if section == "KILL"), "now they are: {error}");
 }
 
-/// Kills of commits after the last checkpoint are replayed on top of what bitmaps say.
+/// Kills of commits after the last checkpoint are replayed on top of the bitmaps.
 #[test]
-fn later_kills_are_replayed_on_top() {
+fn kills_after_a_checkpoint_are_replayed_on_top_of_bitmaps() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("s"), dir.path().join("copy"));
     let store = small(&path);
@@ -40,10 +41,10 @@ fn later_kills_are_replayed_on_top() {
     store.delete(&["d", "a"]).unwrap();
     let right = state(&store.snapshot());
     assert_eq!(right.0.len(), 2);
-    // As a kill would leave it.
+    // The state that a process ended by SIGKILL would leave.
     copy_dir(&path, &copy);
     assert_eq!(state(&read_only(&copy).unwrap().snapshot()), right);
-    // What is in bitmaps is not read again, what came later is.
+    // Kills that bitmaps include are not read; later ones are.
     spoil_kills(&segments(&copy)[2]);
     assert_eq!(state(&read_only(&copy).unwrap().snapshot()), right);
     spoil_kills(&segments(&copy)[4]);
@@ -54,7 +55,7 @@ fn later_kills_are_replayed_on_top() {
 }
 
 #[test]
-fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
+fn only_changed_bitmaps_are_written_and_old_ones_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = small(&path);
@@ -70,7 +71,7 @@ fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
     store.checkpoint().unwrap();
     assert_eq!(bitmaps(&path), after, "nothing was superseded");
 
-    // A version needs what it lists.
+    // A version keeps the bitmaps that it lists.
     store.create_version("then").unwrap();
     let then = state(&store.snapshot());
     store.delete(&["d"]).unwrap();
@@ -79,28 +80,29 @@ fn only_changed_bitmaps_are_written_and_superseded_ones_go() {
     store.compact_full().unwrap();
     assert_eq!(bitmaps(&path), after, "pinned ones only");
     assert_whole(&path);
-    let at = || options().at_version("then").open(&path);
+    let at = || options().for_reading().at_version("then").open(&path);
     assert_eq!(state(&at().unwrap().snapshot()), then);
     spoil_kills(
         &segments(&path).into_iter().find(|file| file.ends_with("0000000003-0000000003.0.npy")).unwrap(),
     );
     assert_eq!(state(&at().unwrap().snapshot()), then, "a checkpoint is opened with its bitmaps");
     fs::remove_file(&after[0]).unwrap();
-    assert!(vecstore::verify(&path, |_| {}).unwrap().faults.iter().any(|fault| fault.path == after[0]));
+    assert!(vecstore::verify(&path).unwrap().faults.iter().any(|fault| fault.path == after[0]));
     assert!(at().is_err(), "without one, the kills are read");
-    store.drop_version("then").unwrap();
+    store.remove_version("then").unwrap();
     assert_eq!(bitmaps(&path), Vec::<PathBuf>::new());
     assert_whole(&path);
 }
 
 #[test]
-fn two_handles_and_a_merge_by_the_other_one() {
+fn a_handle_kills_entries_in_a_segment_merged_by_another_handle() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let first = small(&path);
     let second = options().open(&path).unwrap();
     first.checkpoint().unwrap();
-    // The second handle merges; the first still reads the former files, and kills what is in the merged one.
+    // The second handle merges. The first still reads the inputs, and kills entries that are now in the
+    // merged segment.
     second.compact_full().unwrap();
     put(&first, &["a", "d"], 7.0);
     let right = state(&first.snapshot());
@@ -116,8 +118,8 @@ fn two_handles_and_a_merge_by_the_other_one() {
     assert_eq!(state(&read_only(&path).unwrap().snapshot()).0, right.0, "from bitmaps of the merged file");
 }
 
-/// A merge keeps kills of what lies in a segment that is too large for it, and bitmaps have them: nothing is
-/// read twice.
+/// A merge keeps kills of entries in a segment too large to be merged. Bitmaps include these kills, so that
+/// an opener does not read them.
 #[test]
 fn a_merged_and_closed_store_opens_without_reading_a_kill() {
     let dir = tempfile::tempdir().unwrap();
@@ -125,7 +127,7 @@ fn a_merged_and_closed_store_opens_without_reading_a_kill() {
     let store = options().max_segment(64 << 10).create(&path, StoreConfig::new(2)).unwrap();
     let keys: Vec<String> = (0..10_000).map(|key| key.to_string()).collect();
     put(&store, &keys.iter().map(String::as_str).collect::<Vec<_>>(), 1.0);
-    // Files become many, and all but the first are merged.
+    // Segments become many, and all but the first are merged.
     for x in 2..140 {
         put(&store, &["1", "2"], x as f32);
     }
@@ -143,7 +145,7 @@ fn a_merged_and_closed_store_opens_without_reading_a_kill() {
 }
 
 #[test]
-fn backups_come_with_them_and_restored_stores_get_their_own() {
+fn backups_have_bitmaps_and_restored_stores_get_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let (path, backup, restored) = (dir.path().join("s"), dir.path().join("b"), dir.path().join("r"));
     let store = small(&path);
@@ -157,7 +159,7 @@ fn backups_come_with_them_and_restored_stores_get_their_own() {
         assert_eq!(state(&read_only(copy).unwrap().snapshot()), right);
         assert_whole(copy);
     }
-    // Opening a backup and closing it changes nothing. What the next one does not list goes.
+    // Opening and closing a backup changes nothing. The next backup removes bitmaps that it does not list.
     options().open(&backup).unwrap().close().unwrap();
     let before = bitmaps(&backup);
     store.delete(&["c"]).unwrap();
@@ -166,7 +168,7 @@ fn backups_come_with_them_and_restored_stores_get_their_own() {
     assert_ne!(bitmaps(&backup), before);
     assert_eq!(bitmaps(&backup).len(), 2);
     assert_whole(&backup);
-    // One that cannot be had is done without, and so are those that say with it what is superseded.
+    // Bitmaps tell only together what is superseded: if one is missing, the backup lists none.
     fs::remove_file(&bitmaps(&path)[0]).unwrap();
     let without = dir.path().join("without");
     store.backup(&without).unwrap();
@@ -178,14 +180,14 @@ fn backups_come_with_them_and_restored_stores_get_their_own() {
     store.close().unwrap();
     assert_eq!(bitmaps(&restored).len(), 2);
     assert_whole(&restored);
-    // Straight from the store, which has bitmaps.
+    // A restore from a store, which has bitmaps.
     let again = dir.path().join("again");
     vecstore::restore(&restored, &again).unwrap();
     assert!(live_records(&again).is_empty());
     assert_whole(&again);
 }
 
-/// Bitmaps cost a flush each, so checkpoints that come by themselves wait until they are worth it.
+/// A bitmap costs a flush, so that automatic checkpoints write them only once there are many kills to replay.
 #[test]
 fn a_writer_that_never_closes_leaves_no_more_than_some_kills_to_replay() {
     let dir = tempfile::tempdir().unwrap();
@@ -228,10 +230,9 @@ impl Random {
     }
 }
 
-/// Random work on two handles; after each step a reader with bitmaps, one without, and the writer say the
-/// same.
+/// Random work on two handles. After each step a reader with bitmaps, a reader without, and the writer agree.
 #[test]
-fn with_and_without_bitmaps_a_store_says_the_same() {
+fn a_store_gives_the_same_answers_with_and_without_bitmaps() {
     let mut with = 0;
     for seed in 0..6 {
         let mut random = Random(seed);
@@ -263,8 +264,8 @@ fn with_and_without_bitmaps_a_store_says_the_same() {
                     batch
                         .push(number.to_string(), &vec![step as f32; 2 * (1 + number as usize % 4)])
                         .unwrap();
-                    batch.push_empty(format!("empty {number}"), b"").unwrap();
-                    batch.push_rejected(format!("rejected {number}"), "bad", b"").unwrap();
+                    batch.push_empty(format!("empty {number}")).unwrap();
+                    batch.push_rejected(format!("rejected {number}"), "bad").unwrap();
                     store.append(&mut batch, OnDuplicate::Replace).unwrap();
                 }
                 10..12 => store.checkpoint().unwrap(),

@@ -1,4 +1,4 @@
-//! Merged files that are removed slowly, beside a thread that appends.
+//! Merge inputs that are removed slowly, beside a thread that appends.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,29 +8,30 @@ use std::time::Duration;
 use crate::common::hooked::Hooked;
 use vecstore::{OnDuplicate, OpenOptions, Store, StoreConfig};
 
-/// How long a removal waits for appends before that is taken for a hang.
+/// A removal that waits for appends longer than this counts as a hang.
 const HANG: Duration = Duration::from_secs(300);
 
-/// How far the thread has got that appends.
+/// Progress of the thread that appends.
 struct Appends {
     thread: ThreadId,
     /// The thread that holds the commit lock.
     holder: Option<ThreadId>,
     done: usize,
-    /// How often it has looked at the manifest since the last append.
+    /// Times the appending thread has read the manifest since its last append.
     looks: usize,
     /// No more appends will come.
     over: bool,
 }
 
 impl Appends {
-    /// It waits for files to go: an append that does not looks twice at most.
+    /// True if the append waits for files to be removed: one that does not wait reads the manifest at most
+    /// twice.
     fn waits(&self) -> bool {
         self.looks > 4
     }
 }
 
-/// What the thread that appends and the removals share.
+/// State shared by the appending thread and the removals.
 struct Shared(Mutex<Appends>, Condvar);
 
 impl Shared {
@@ -39,14 +40,14 @@ impl Shared {
         self.1.notify_all();
     }
 
-    /// While one file goes two appends come in, and many while a merger has let go of the manifest, as long as appends do
-    /// not wait.
+    /// Holds a removal until two appends have come in, and a merger that has released LOCK.manifest until
+    /// many have, as long as appends do not wait.
     fn hold(&self, call: &str, path: &Path) {
         let this = Some(std::thread::current().id());
         if path.ends_with("LOCK") {
             self.change(|appends| match call {
                 "taken" => appends.holder = this,
-                // Told when another thread may have it already.
+                // The call is reported after the release: another thread may have the lock already.
                 "released" if appends.holder == this => appends.holder = None,
                 _ => {}
             });
@@ -61,7 +62,8 @@ impl Shared {
 
     fn until(&self, more: usize) {
         let appends = self.0.lock().unwrap();
-        // Where the append merges by itself, or waits for this thread, no other one comes in.
+        // No other append comes in while the append itself merges, or waits for the lock that this thread
+        // holds.
         let this = std::thread::current().id();
         if appends.thread == this || appends.holder == Some(this) {
             return;
@@ -79,9 +81,9 @@ fn put(store: &Store, key: &str) {
     store.append(&mut batch, OnDuplicate::Replace).unwrap();
 }
 
-/// Appends go on while merged files are removed, however slowly, but not so that files become many.
+/// Appends continue while merge inputs are removed slowly, but wait before files become many.
 #[test]
-fn files_that_are_about_to_go_are_counted_where_appends_wait() {
+fn files_waiting_for_removal_count_when_appends_wait() {
     for version_every in [usize::MAX, 8] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");

@@ -1,8 +1,8 @@
-//! Merging: what stays, what goes, and what is told.
+//! Steps of merging: which entries and files stay, which are removed, and what is reported.
 
 use crate::common::copy_dir;
 use crate::common::small::{contents, create, create_again, put, segment_files};
-use vecstore::{Address, Error, Merging, OnDuplicate, OpenOptions, StoreConfig};
+use vecstore::{Address, Error, MergePolicy, OnDuplicate, OpenOptions, ReadOptions, StoreConfig};
 
 #[test]
 fn a_full_compaction_leaves_one_file_of_live_rows_in_commit_order() {
@@ -13,7 +13,7 @@ fn a_full_compaction_leaves_one_file_of_live_rows_in_commit_order() {
         put(&store, &format!("{}", i % 20), i as f32);
     }
     store.delete(&["3", "4", "not there"]).unwrap();
-    let before = contents(&store);
+    let before = contents(&store.snapshot());
     let order: Vec<Vec<u8>> = store.snapshot().iter().map(|e| e.unwrap().key().to_vec()).collect();
     let old = store.snapshot();
 
@@ -21,21 +21,21 @@ fn a_full_compaction_leaves_one_file_of_live_rows_in_commit_order() {
     assert_eq!((done.segments_before, done.segments_after, done.merges), (51, 1, 1));
     assert_eq!(done.entries_dropped, 30 + 2 + 2, "superseded, deleted, and their tombstones");
     assert_eq!(segment_files(&path), ["0000000001-0000000051.0.npy"]);
-    assert_eq!(contents(&store), before);
+    assert_eq!(contents(&store.snapshot()), before);
     let after: Vec<Vec<u8>> = store.snapshot().iter().map(|e| e.unwrap().key().to_vec()).collect();
     assert_eq!(after, order);
     assert_eq!(old.iter().count(), before.len(), "an old snapshot still reads the removed files");
     assert_eq!(store.compact_full().unwrap().merges, 0, "nothing left to do");
     drop(store);
     let store = create_again(&path);
-    assert_eq!(contents(&store), before);
+    assert_eq!(contents(&store.snapshot()), before);
     let totals = store.snapshot().totals();
     assert_eq!((totals.entries, totals.tombstones, totals.rows), (18, 0, 18));
-    let segment = store.snapshot().segments().next().unwrap();
-    assert_eq!((segment.rows, segment.entries), (18, 18));
+    let segment = store.snapshot().segments().next().unwrap().info();
+    assert_eq!((segment.file_rows, segment.rows, segment.entries), (18, 18, 18));
     put(&store, "new", 1.0);
     assert_eq!(store.snapshot().last_commit(), 52);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&path).unwrap().is_whole());
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn addresses_survive_merges_and_deletes() {
             let x = (round * 30 + i) as f32;
             let mut batch = store.batch();
             batch.push(format!("{x}a"), &[x, -x]).unwrap();
-            batch.push(format!("{x}b"), &[x + 0.5, -x, 7.0, 8.0]).unwrap();
+            batch.push_rows(format!("{x}b"), [[x + 0.5, -x], [7.0, 8.0]]).unwrap();
             store.append(&mut batch, OnDuplicate::Error).unwrap();
             let address = store.snapshot().get(format!("{x}b")).unwrap().unwrap().address();
             assert_eq!(address, Address { commit: store.snapshot().last_commit(), row: 1 });
@@ -65,43 +65,42 @@ fn addresses_survive_merges_and_deletes() {
             store.compact_full().unwrap()
         };
         for (address, x) in &kept {
-            assert_eq!(store.snapshot().at(*address).unwrap().unwrap()[0], *x, "{address}");
+            assert_eq!(store.snapshot().row_at(*address).unwrap().unwrap()[0], *x, "{address}");
             let second = Address { row: address.row + 1, ..*address };
-            assert_eq!(store.snapshot().at(second).unwrap().unwrap(), [7.0, 8.0]);
+            assert_eq!(store.snapshot().row_at(second).unwrap().unwrap(), [7.0, 8.0]);
         }
     }
     drop(store);
     let store = create_again(&path);
     for (address, x) in kept {
-        assert_eq!(store.snapshot().at(address).unwrap().unwrap()[0], x);
+        assert_eq!(store.snapshot().row_at(address).unwrap().unwrap()[0], x);
     }
 }
 
 #[test]
-fn a_tombstone_stays_while_something_older_is_outside_the_merge() {
+fn a_tombstone_stays_until_a_merge_includes_all_older_commits() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
     put(&store, "a", 1.0);
     store.compact_full().unwrap();
-    // A version pins the file that holds "a", but what matters is the range: merge commits 2 and 3 alone
-    // by making the first segment too large to be joined.
+    // No merge so far has both commit 1 and the deletion among its inputs: the tombstone still hides "a".
     store.delete(&["a"]).unwrap();
     put(&store, "b", 2.0);
     drop(store);
     for _ in 0..2 {
         let store = create_again(&path);
-        assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(contents(&store.snapshot()).keys().collect::<Vec<_>>(), ["b"]);
         assert_eq!(store.snapshot().totals().tombstones, 1);
     }
     let store = create_again(&path);
     store.compact_full().unwrap();
     assert_eq!(store.snapshot().totals().tombstones, 0, "from commit 1 on it may go");
-    assert_eq!(contents(&store).keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(contents(&store.snapshot()).keys().collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
-fn what_an_interrupted_merge_left_is_removed() {
+fn leftovers_of_an_interrupted_merge_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
@@ -124,16 +123,16 @@ fn what_an_interrupted_merge_left_is_removed() {
         }
     };
 
-    // The kill came after listing the output, before removing the inputs.
+    // The merger was killed after it listed the output, and before it removed the inputs.
     restore();
     std::fs::write(path.join("segments/tmp-merge-00"), "x").unwrap();
     let store = create_again(&path);
-    assert_eq!(contents(&store).len(), 4);
+    assert_eq!(contents(&store.snapshot()).len(), 4);
     store.compact().unwrap();
     drop(store);
     assert_eq!(segment_files(&path), std::slice::from_ref(&output));
 
-    // The kill came before listing the output.
+    // The merger was killed before it listed the output.
     restore();
     std::fs::write(path.join("MANIFEST"), manifest).unwrap();
     let store = create_again(&path);
@@ -141,8 +140,8 @@ fn what_an_interrupted_merge_left_is_removed() {
     store.compact_full().unwrap();
     drop(store);
     assert_eq!(segment_files(&path).len(), 1);
-    assert_eq!(contents(&create_again(&path)).len(), 4);
-    assert!(vecstore::verify(&path, |_| {}).unwrap().is_whole());
+    assert_eq!(contents(&create_again(&path).snapshot()).len(), 4);
+    assert!(vecstore::verify(&path).unwrap().is_whole());
 }
 
 #[test]
@@ -167,7 +166,7 @@ fn damage_is_never_copied() {
     assert_eq!(store.compact().unwrap().damaged, 1);
     assert_eq!(segment_files(&path).len(), 3, "the damaged one, and one on each side");
     assert_eq!(std::fs::read(&victim).unwrap(), bytes);
-    // It is remembered, and forgotten once it is repaired.
+    // Later handles know the damage, until it is repaired.
     drop(store);
     let store = create_again(&path);
     assert_eq!(store.compact().unwrap().damaged, 1);
@@ -182,7 +181,7 @@ fn damage_of_large_files_is_never_copied() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     const DIM: usize = 65_536;
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(DIM)).unwrap();
     for part in 0..4 {
         let mut batch = store.batch();
@@ -195,7 +194,7 @@ fn damage_of_large_files_is_never_copied() {
     let files = segment_files(&path);
     let last = path.join("segments").join(&files[3]);
     let whole = std::fs::read(&last).unwrap();
-    // In its rows; and in its tables.
+    // Damage in the rows, then in the tables.
     for at in [whole.len() / 2, 4096 + 60 * DIM * 4 + 1] {
         let copy = dir.path().join(at.to_string());
         copy_dir(&path, &copy);
@@ -217,18 +216,18 @@ fn damage_of_large_files_is_never_copied() {
         let entry = entry.unwrap();
         assert!(entry.rows::<f32>().unwrap().iter().all(|element| *element == number as f32));
     }
-    assert!(vecstore::verify(&path, |_| ()).unwrap().faults.is_empty());
+    assert!(vecstore::verify(&path).unwrap().faults.is_empty());
 }
 
 #[test]
-fn a_version_shows_the_store_as_it_was_until_it_is_dropped() {
+fn a_version_shows_the_store_as_it_was_until_it_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = create(&path);
     for i in 0..5 {
         put(&store, &i.to_string(), i as f32);
     }
-    let then = contents(&store);
+    let then = contents(&store.snapshot());
     let made = store.create_version("before").unwrap();
     assert_eq!((made.last_commit, made.segments), (5, 5));
     assert!(store.create_version("before").unwrap_err().to_string().contains("already"));
@@ -237,15 +236,14 @@ fn a_version_shows_the_store_as_it_was_until_it_is_dropped() {
     store.compact_full().unwrap();
     assert_eq!(segment_files(&path).len(), 6, "five pinned, one merged");
 
-    let past = OpenOptions::new().at_version("before").open(&path).unwrap();
-    assert_eq!(contents(&past), then);
+    let past = ReadOptions::new().at_version("before").open(&path).unwrap();
+    assert_eq!(contents(&past.snapshot()), then);
     assert_eq!(past.refresh().unwrap().last_commit(), 5);
-    assert!(matches!(past.compact(), Err(Error::ReadOnly { .. })));
     assert_eq!(store.versions().unwrap(), [made]);
 
-    store.drop_version("before").unwrap();
+    store.remove_version("before").unwrap();
     assert_eq!(segment_files(&path).len(), 1);
-    assert_eq!(contents(&past), then, "an open handle goes on");
-    assert!(OpenOptions::new().at_version("before").open(&path).is_err());
-    assert!(store.drop_version("before").unwrap_err().to_string().contains("no version"));
+    assert_eq!(contents(&past.snapshot()), then, "an open handle goes on");
+    assert!(ReadOptions::new().at_version("before").open(&path).is_err());
+    assert!(store.remove_version("before").unwrap_err().to_string().contains("no version"));
 }

@@ -1,4 +1,4 @@
-//! Random operations on two handles, held against a map in memory after each of them.
+//! Random operations on two handles, checked against a map in memory after each operation.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,9 @@ use crate::sim::run::append;
 use crate::sim::tier::{full_or, is_random};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use vecstore::{Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig};
+use vecstore::{
+    Error, Fingerprint, MergePolicy, OnDuplicate, OpenOptions, Progress, Snapshot, Store, StoreConfig,
+};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -20,19 +22,19 @@ enum Op {
     Fingerprint(bool, u8),
     Checkpoint(bool),
     Reopen(bool),
-    /// Looks for what the other handle did.
+    /// Looks for commits of the other handle.
     Refresh(bool),
     /// Keeps a snapshot; it must be the same at the end.
     Keep(bool),
-    /// Merges what fits, or everything.
+    /// Merges segments that fit together, or everything.
     Compact(bool, bool),
     /// Makes the version of this number, if there is none.
     Name(bool, u8),
-    /// Drops it, if there is one.
+    /// Removes the version of this number, if there is one.
     DropName(bool, u8),
     /// Brings the backup up to date.
     Backup(bool),
-    /// Makes a store from the backup, if there is one, and goes on with that.
+    /// Restores a store from the backup, if there is one, and goes on with it.
     Restore,
 }
 
@@ -59,7 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Runs the operations; says where the store is at the end (a restore moves it).
+/// Runs the operations; returns the path of the store at the end (a restore moves it).
 fn run(
     options: &OpenOptions,
     restore: impl Fn(&Path, &Path) -> vecstore::Result<vecstore::BackupReport>,
@@ -67,7 +69,7 @@ fn run(
     ops: Vec<Op>,
 ) -> Result<PathBuf, TestCaseError> {
     let fail = |wrong: String| TestCaseError::fail(wrong);
-    let options = &options.clone().merging(Merging::OnDemand);
+    let options = &options.clone().merge_policy(MergePolicy::OnDemand);
     let first_path = path.to_owned();
     let mut copies = 0;
     let mut path = path.to_owned();
@@ -139,14 +141,14 @@ fn run(
                         prop_assert_eq!(made.last_commit, model.commits);
                         named.insert(name, model.clone());
                     }
-                    (Err(Error::BadInput { .. }), true) => {}
+                    (Err(Error::VersionExists { .. }), true) => {}
                     (other, there) => return Err(fail(format!("{other:?}, there: {there}"))),
                 }
                 Some(handle)
             }
             Op::DropName(handle, name) => {
                 let name = format!("v{name}");
-                let dropped = stores[usize::from(handle)].drop_version(&name);
+                let dropped = stores[usize::from(handle)].remove_version(&name);
                 prop_assert_eq!(dropped.is_ok(), named.remove(&name).is_some());
                 None
             }
@@ -160,8 +162,8 @@ fn run(
                     }
                 };
                 prop_assert_eq!(store.backup(&dest).unwrap().last_commit, model.commits);
-                let state =
-                    State::read(&options.clone().read_only(true).open(&dest).unwrap()).map_err(fail)?;
+                let reader = options.for_reading().open(&dest).unwrap();
+                let state = State::read(&reader.snapshot()).map_err(fail)?;
                 prop_assert_eq!(&state, &model, "the backup");
                 backup = Some((dest, state));
                 None
@@ -174,7 +176,7 @@ fn run(
                     stores = [options.open(&to).unwrap(), options.open(&to).unwrap()];
                     path = to;
                     model = state;
-                    // Checkpoints belong to the store that was left.
+                    // Versions belong to the former store.
                     named.clear();
                     Some(true)
                 } else {
@@ -183,15 +185,15 @@ fn run(
             }
             Op::Keep(handle) => {
                 let snapshot = stores[usize::from(handle)].snapshot();
-                let state = State::read_snapshot(&snapshot).map_err(fail)?;
+                let state = State::read(&snapshot).map_err(fail)?;
                 kept.push((snapshot, state));
                 None
             }
         };
-        // A handle that has just written or looked knows everything.
+        // A handle that has just written or refreshed knows every commit.
         if let Some(handle) = wrote {
             prop_assert_eq!(
-                &State::read(&stores[usize::from(handle)]).map_err(fail)?,
+                &State::read(&stores[usize::from(handle)].snapshot()).map_err(fail)?,
                 &model,
                 "after {:?}",
                 op
@@ -199,21 +201,22 @@ fn run(
         }
     }
     for (snapshot, state) in kept {
-        prop_assert_eq!(State::read_snapshot(&snapshot).map_err(fail)?, state, "a snapshot changed");
+        prop_assert_eq!(State::read(&snapshot).map_err(fail)?, state, "a snapshot changed");
     }
     for (name, state) in named {
-        let mut then = State::read(&options.clone().at_version(&name).open(&path).unwrap()).map_err(fail)?;
-        // Settings and fingerprint are those of the moment, too.
+        let reader = options.for_reading().at_version(&name).open(&path).unwrap();
+        let mut then = State::read(&reader.snapshot()).map_err(fail)?;
+        // A version also keeps the settings and the fingerprint of its moment.
         then.commits = state.commits;
-        prop_assert_eq!(then, state, "checkpoint {}", name);
+        prop_assert_eq!(then, state, "version {}", name);
     }
     drop(stores);
-    let reader = options.clone().read_only(true).open(&path).unwrap();
-    prop_assert_eq!(State::read(&reader).map_err(fail)?, model);
+    let reader = options.for_reading().open(&path).unwrap();
+    prop_assert_eq!(State::read(&reader.snapshot()).map_err(fail)?, model);
     Ok(path)
 }
 
-/// `all` cases where everything is tried, `few` in plain `cargo test`.
+/// `all` cases if everything is tried, `few` in plain `cargo test`.
 fn cases(all: u32, few: u32) -> ProptestConfig {
     let cases = full_or(all, few);
     let rng_seed = if is_random() { RngSeed::Random } else { RngSeed::Fixed(1) };
@@ -227,9 +230,9 @@ proptest! {
     fn two_handles_agree_with_a_map(ops in prop::collection::vec(op(), 1..40)) {
         let fs = SimFs::new();
         let options = OpenOptions::new().vfs(Arc::new(fs.clone()));
-        let restore = |from: &Path, to: &Path| vecstore::restore_with(&fs, from, to);
+        let restore = |from: &Path, to: &Path| vecstore::restore_on(&fs, from, to, &Progress::new());
         let path = run(&options, restore, Path::new(crate::sim::run::STORE), ops)?;
-        let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+        let report = vecstore::verify_on(&fs, &path, &Progress::new()).unwrap();
         prop_assert!(report.is_whole(), "{:?}", report.faults);
     }
 }
@@ -237,14 +240,14 @@ proptest! {
 proptest! {
     #![proptest_config(cases(12, 12))]
 
-    /// The same on the real file system.
+    /// Random operations on the real file system.
     #[test]
     fn two_handles_agree_with_a_map_on_a_real_disk(ops in prop::collection::vec(op(), 1..30)) {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("s");
         let restore = |from: &Path, to: &Path| vecstore::restore(from, to);
         let path = run(&OpenOptions::new().verify_saves(true), restore, &path, ops)?;
-        let report = vecstore::verify(&path, |_| {}).unwrap();
+        let report = vecstore::verify(&path).unwrap();
         prop_assert!(report.is_whole(), "{:?}", report.faults);
     }
 }

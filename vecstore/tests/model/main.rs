@@ -1,4 +1,4 @@
-//! Random operations held against a map in memory.
+//! Random operations, checked against a map in memory.
 
 #[path = "../sim/mod.rs"]
 mod sim;

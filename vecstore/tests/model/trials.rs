@@ -1,10 +1,10 @@
-//! Random trials: operations of two processes on a store, calls that fail, disks that fill up, processes that
-//! die, power cuts, and all that on top of each other, held against a map in memory after each of them.
+//! Random trials: operations of two processes on a store, failing calls, full disks, dying processes and
+//! power cuts, in any combination, checked against a map in memory after each act.
 //!
-//! Plain `cargo test` tries the same few each time, `VECSTORE_TESTS=full` the same many,
-//! `VECSTORE_TESTS=random` other ones. `VECSTORE_TRIALS` is their number. Trials that once failed are kept in
-//! `regressions/trials.txt` and tried first; a failure prints the line to add. The fuzz target `operations`
-//! has the same bytes.
+//! Plain `cargo test` tries a few trials, the same each time; `VECSTORE_TESTS=full` tries more of them, and
+//! `VECSTORE_TESTS=random` as many new ones. `VECSTORE_TRIALS` is their number. Trials that once failed are
+//! kept in `regressions/trials.txt` and tried, too; a failure prints the line to add. The fuzz target
+//! `operations` uses the same bytes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use crate::sim::trial::{Tally, run};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// Trials in every run of the tests, and in plain `cargo test`.
+/// Number of trials if everything is tried, and in plain `cargo test`.
 const TRIALS: (u32, u32) = (1_500, 250);
 
 /// Runs the trial that the bytes stand for.
@@ -29,7 +29,7 @@ fn trial(bytes: &[u8]) -> Result<Tally, String> {
 }
 
 #[test]
-fn trials_that_once_failed() {
+fn trials_that_once_failed_pass() {
     let lines = include_str!("../regressions/trials.txt").lines();
     let trials: Vec<Vec<u8>> = lines.map(from_hex).filter(|bytes| !bytes.is_empty()).collect();
     assert!(trials.len() >= 3, "{} are read", trials.len());
@@ -39,7 +39,7 @@ fn trials_that_once_failed() {
 }
 
 #[test]
-fn whatever_happens_the_store_agrees_with_a_map() {
+fn a_store_agrees_with_a_map_in_every_trial() {
     let wanted = std::env::var("VECSTORE_TRIALS").ok().map(|text| text.parse().expect("a number"));
     let cases = wanted.unwrap_or(full_or(TRIALS.0, TRIALS.1));
     let rng_seed = if is_random() { RngSeed::Random } else { RngSeed::Fixed(1) };

@@ -1,5 +1,5 @@
-//! What it costs a writer that others commit too: their files, by the names that the commit lock's record
-//! has, and now and then a look at the directory.
+//! The cost of other writers' commits: a writer maps their files by the names in the commit lock's record,
+//! and lists the directory now and then.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ impl Writer {
         Writer { fs, store }
     }
 
-    /// Appends, and says with which calls.
+    /// Appends a key, and returns the calls that were made for it.
     fn append(&self, key: &str) -> Vec<Call> {
         let before = self.fs.calls().len();
         let mut batch = self.store.batch();
@@ -31,7 +31,7 @@ impl Writer {
     }
 }
 
-/// How many calls of this kind have to do with segments.
+/// Number of calls of this kind whose path has to do with segments.
 fn count(calls: &[Call], what: &str) -> usize {
     let of_segments = |call: &&Call| call.path.to_string_lossy().contains("segments");
     calls.iter().filter(of_segments).filter(|call| call.what == what).count()
@@ -44,7 +44,7 @@ fn two_writers() -> (Writer, Writer) {
 }
 
 #[test]
-fn the_files_of_others_are_mapped_by_name() {
+fn segments_of_other_writers_are_mapped_by_name() {
     let (ours, theirs) = two_writers();
     theirs.append("theirs");
     ours.append("ours");
@@ -52,19 +52,19 @@ fn the_files_of_others_are_mapped_by_name() {
         (0..commits).for_each(|i| drop(theirs.append(&format!("{commits}/{i}"))));
         let calls = ours.append(&format!("ours {commits}"));
         assert_eq!(count(&calls, "list"), 0, "{calls:?}");
-        // Theirs, and the one just written.
+        // The other writer's files, and the one just written.
         assert_eq!(count(&calls, "map"), commits + 1, "{calls:?}");
-        // The writer that counted a commit has flushed its name.
+        // The other writer flushed its names before it raised the counter.
         assert_eq!(count(&calls, "flush directory"), 1, "{calls:?}");
     }
     assert_eq!(ours.store.snapshot().totals().entries, 12);
 }
 
-/// Others may have merged: with many files the directory is looked at, and again when there are many more.
+/// Other processes may have merged: with 96 segments the directory is listed, and again with 32 more.
 #[test]
-fn many_files_are_looked_at_now_and_then() {
+fn a_writer_lists_the_directory_from_96_segments_on() {
     let (ours, theirs) = two_writers();
-    // Another process has begun to merge, and takes long.
+    // Another process is in a long merge.
     let mut merging = ours.fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
     assert!(merging.try_lock().unwrap());
     theirs.append("theirs");
@@ -74,7 +74,7 @@ fn many_files_are_looked_at_now_and_then() {
         theirs.append(&format!("{commit}"));
         let before = ours.store.snapshot().last_commit() as usize;
         let calls = ours.append(&format!("ours {commit}"));
-        // After its own commit it may look for something to merge.
+        // Later calls do not count: after its own commit the writer may look for files to merge.
         let written = calls.iter().position(|call| call.what == "create").unwrap();
         if count(&calls[..written], "list") > 0 {
             looked_at.push(before);
@@ -82,6 +82,6 @@ fn many_files_are_looked_at_now_and_then() {
             assert_eq!(flushes, 0, "the writer that counted its commits has flushed what there is");
         }
     }
-    // What was found there counts from then on, their newest commit too.
+    // The next listing is due 32 segments after the number found, the other writer's newest one included.
     assert_eq!(looked_at, [96, 128, 160, 192]);
 }

@@ -1,5 +1,5 @@
-//! Directories that move while a reader looks at them without a lock: writers name files during a listing,
-//! mergers take away what was listed.
+//! Directories that change while a reader reads them without a lock: writers name files during a listing, and
+//! mergers remove listed files.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use crate::common::on_demand;
 use vecstore::vfs::{LockFile, Mapping, Metadata, ReadAt, RealFs, Vfs, VfsFile};
-use vecstore::{Error, OnDuplicate, OpenOptions, Store, StoreConfig, VerifyReport};
+use vecstore::{Error, OnDuplicate, OpenOptions, Progress, Reader, Store, StoreConfig, VerifyReport};
 
-/// What happens before a call: its kind, and the path.
+/// Runs before a call, with its kind and path.
 type Before = Box<dyn FnMut(&str, &Path) + Send>;
-/// What a listing of the segments shows, of what is there.
+/// Chooses the names that a listing of the segments shows.
 type Shown = Box<dyn FnMut(Vec<String>) -> Vec<String> + Send>;
 
-/// The real file system, beside other processes at work.
+/// The real file system, with other processes at work on it.
 struct Moving {
     before: Mutex<Before>,
     shown: Mutex<Shown>,
@@ -118,11 +118,11 @@ fn filled(path: &Path, commits: usize) -> Store {
     store
 }
 
-fn read_only(path: &Path, fs: Moving) -> Result<Store, Error> {
-    OpenOptions::new().vfs(Arc::new(fs)).read_only(true).open(path)
+fn read_only(path: &Path, fs: Moving) -> Result<Reader, Error> {
+    OpenOptions::new().vfs(Arc::new(fs)).for_reading().open(path)
 }
 
-/// Two commits are named during each listing, and it shows only the second of them.
+/// Two commits are named during each listing, which shows only the second of them.
 #[test]
 fn a_busy_writer_keeps_no_reader_from_opening() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,13 +139,13 @@ fn a_busy_writer_keeps_no_reader_from_opening() {
             .map(|(_, name)| name)
             .collect()
     });
-    // What the first listing showed was there before the second began.
+    // Files of the first listing existed before the second one began, which therefore has no gap up to 4.
     assert_eq!(read_only(&path, fs).unwrap().snapshot().last_commit(), 4);
 }
 
-/// A gap that two equal listings show is one; where they differ each time, the reader gives up looking.
+/// A gap in two equal listings is real. If the listings keep changing, the reader gives up after ten.
 #[test]
-fn a_gap_is_an_error_in_the_end() {
+fn a_gap_in_every_listing_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _writer = filled(&path, 5);
@@ -168,9 +168,9 @@ fn a_gap_is_an_error_in_the_end() {
     }
 }
 
-/// What no writer or merger at work can cause is told at once.
+/// Damage that no writer or merger can cause is reported at once.
 #[test]
-fn damage_is_not_looked_at_twice() {
+fn damage_is_reported_without_a_second_listing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _writer = filled(&path, 3);
@@ -186,7 +186,7 @@ fn damage_is_not_looked_at_twice() {
     assert_eq!(*looks.lock().unwrap(), 1);
 }
 
-/// Before the first call of this kind with such a path another handle does something.
+/// Runs `work` before the first call of this kind on a path with this end.
 fn once(kind: &'static str, end: &'static str, mut work: impl FnMut() + Send + 'static) -> Moving {
     let mut is_done = false;
     Moving::before(move |called, path| {
@@ -197,7 +197,7 @@ fn once(kind: &'static str, end: &'static str, mut work: impl FnMut() + Send + '
     })
 }
 
-/// Commit 4 is of "x" and "y", commit 5 replaces "x"; a bitmap says so.
+/// A store whose commit 4 has "x" and "y", and whose commit 5 replaces "x", as a bitmap records.
 fn two_of_one_batch_superseded_in_turn(path: &Path) -> Store {
     let writer = filled(path, 3);
     let mut batch = writer.batch();
@@ -210,9 +210,10 @@ fn two_of_one_batch_superseded_in_turn(path: &Path) -> Store {
 
 const FIRST: &str = "0000000001-0000000001.0.npy";
 
-/// A merge replaces files after they were listed, or before that and after the manifest was read.
+/// A merge replaces files after the opener has listed them, or after it has read the manifest and before it
+/// lists them.
 #[test]
-fn what_a_merge_takes_away_is_looked_for_again() {
+fn an_opener_looks_again_when_a_merge_removes_listed_files() {
     for (kind, end) in [("map", FIRST), ("list", "segments")] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -225,10 +226,10 @@ fn what_a_merge_takes_away_is_looked_for_again() {
     }
 }
 
-/// A reader has the manifest from before a repair, and lists after it: what follows is of an epoch it has not
-/// heard of.
+/// An opener reads the manifest before a repair and lists the segments after it: new commits are of an epoch
+/// that this manifest does not have.
 #[test]
-fn an_epoch_that_began_meanwhile_is_read_about() {
+fn an_opener_reads_the_manifest_again_for_an_unknown_epoch() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(filled(&path, 3));
@@ -241,15 +242,15 @@ fn an_epoch_that_began_meanwhile_is_read_about() {
     assert!(read_only(&path, fs).unwrap().snapshot().contains("after").unwrap());
 }
 
-/// A handle that has seen a commit misses it also when nothing was named after it.
+/// A handle that has seen a commit notices that it is gone, even if it was the newest.
 #[test]
-fn a_newest_file_that_went_away_is_missed() {
+fn a_vanished_newest_segment_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _writer = filled(&path, 3);
-    // Without the record a refresh lists.
+    // Without LOCK's record a refresh lists the segments.
     std::fs::remove_file(path.join("LOCK")).unwrap();
-    let reader = Store::open_read_only(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
     assert_eq!(reader.refresh().unwrap().last_commit(), 3);
     std::fs::remove_file(path.join("segments/0000000003-0000000003.0.npy")).unwrap();
     let error = reader.refresh().unwrap_err();
@@ -261,17 +262,16 @@ fn assert_whole(report: &VerifyReport, last_commit: u64) {
     assert_eq!(report.last_commit, last_commit);
 }
 
-/// The same of `verify`: neither the inputs of a merge, nor the bitmaps that a checkpoint replaces, are
-/// damage when they go away meanwhile.
+/// `verify` takes it for no damage if a merge removes its inputs meanwhile, or a checkpoint replaces bitmaps.
 #[test]
-fn what_goes_away_during_a_verification_is_no_damage() {
+fn files_replaced_during_a_verification_are_no_damage() {
     for (kind, end) in [("map", FIRST), ("list", "segments")] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let writer = filled(&path, 3);
         writer.checkpoint().unwrap();
         let work = move || assert_eq!(writer.compact_full().unwrap().merges, 1);
-        assert_whole(&vecstore::verify_with(&once(kind, end, work), &path, |_| {}).unwrap(), 3);
+        assert_whole(&vecstore::verify_on(&once(kind, end, work), &path, &Progress::new()).unwrap(), 3);
         assert!(!path.join("segments").join(FIRST).exists(), "it was merged before {kind} of {end}");
     }
     // Each file is opened twice: to check its bytes, and then to compare its keys with those of others.
@@ -287,7 +287,7 @@ fn what_goes_away_during_a_verification_is_no_damage() {
             assert_eq!(writer.compact_full().unwrap().merges, 1);
         }
     });
-    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 3);
+    assert_whole(&vecstore::verify_on(&fs, &path, &Progress::new()).unwrap(), 3);
     assert!(!path.join("segments").join(FIRST).exists(), "it was merged before its keys were compared");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -296,13 +296,13 @@ fn what_goes_away_during_a_verification_is_no_damage() {
         put(&writer, "y");
         writer.checkpoint().unwrap();
     };
-    let report = vecstore::verify_with(&once("map", ".live", work), &path, |_| {}).unwrap();
+    let report = vecstore::verify_on(&once("map", ".live", work), &path, &Progress::new()).unwrap();
     assert_whole(&report, 6);
-    // The second look reads what is new: six segments, a bitmap and the manifest.
+    // The second look finds six segments, a bitmap and the manifest.
     assert_eq!(report.files, 8);
 }
 
-/// A manifest that is replaced again and again does not keep a verification from its end.
+/// A verification ends although the manifest is replaced again and again.
 #[test]
 fn a_verification_beside_checkpoints_ends() {
     let dir = tempfile::tempdir().unwrap();
@@ -316,14 +316,13 @@ fn a_verification_beside_checkpoints_ends() {
             writer.checkpoint().unwrap();
         }
     });
-    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 4);
+    assert_whole(&vecstore::verify_on(&fs, &path, &Progress::new()).unwrap(), 4);
     assert_ne!(std::fs::read(path.join("MANIFEST")).unwrap(), before, "it was replaced meanwhile");
 }
 
-/// Where merges take away what was listed each time, nothing can be said of the chain: that is no whole
-/// store.
+/// If merges remove listed files at each look, the chain cannot be checked: the store is not called whole.
 #[test]
-fn a_store_that_never_stands_still_is_not_called_whole() {
+fn a_store_that_changes_at_every_look_is_not_called_whole() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = filled(&path, 3);
@@ -336,15 +335,15 @@ fn a_store_that_never_stands_still_is_not_called_whole() {
             number += 1;
         }
     });
-    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    let report = vecstore::verify_on(&fs, &path, &Progress::new()).unwrap();
     assert!(!report.is_whole());
     let told: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
     assert!(matches!(&told[..], [only] if only.contains("verify again")), "{told:?}");
 }
 
-/// A reader whose bitmaps a checkpoint replaces looks again, and sees what came meanwhile.
+/// An opener whose bitmaps a checkpoint replaces looks again, and sees the commits made meanwhile.
 #[test]
-fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
+fn an_opener_looks_again_when_a_checkpoint_replaces_bitmaps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = two_of_one_batch_superseded_in_turn(&path);
@@ -356,10 +355,10 @@ fn bitmaps_that_a_checkpoint_replaces_are_looked_for_again() {
     assert_eq!((store.snapshot().last_commit(), store.snapshot().totals().entries), (6, 5));
 }
 
-/// Neither is a version that another process drops meanwhile, with the bitmap that only it needed,
-/// damaged.
+/// `verify` takes it for no damage if another process meanwhile removes a version, and with it the bitmap
+/// that only the version needed.
 #[test]
-fn a_version_that_is_dropped_during_a_verification_is_no_damage() {
+fn a_version_removed_during_a_verification_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = two_of_one_batch_superseded_in_turn(&path);
@@ -370,16 +369,16 @@ fn a_version_that_is_dropped_during_a_verification_is_no_damage() {
     let looked_for = of_checkpoint.clone();
     let fs = Moving::before(move |called, path| {
         if called == "map" && path == looked_for {
-            let _ = writer.drop_version("x");
+            let _ = writer.remove_version("x");
         }
     });
-    assert_whole(&vecstore::verify_with(&fs, &path, |_| {}).unwrap(), 6);
+    assert_whole(&vecstore::verify_on(&fs, &path, &Progress::new()).unwrap(), 6);
     assert!(!of_checkpoint.exists(), "it was dropped");
 }
 
-/// Every file is counted once, with all its bytes, and told of when it was read.
+/// Every file is counted once, with all its bytes; progress counts the bytes of segments.
 #[test]
-fn a_verification_counts_what_it_reads() {
+fn a_verification_counts_the_files_it_reads() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = filled(&path, 3);
@@ -391,22 +390,18 @@ fn a_verification_counts_what_it_reads() {
         files.extend(names.map(|entry| entry.unwrap().path()));
     }
     let bytes: u64 = files.iter().map(|file| file.metadata().unwrap().len()).sum();
-    let mut told = Vec::new();
-    let report = vecstore::verify(&path, |progress| told.push(progress)).unwrap();
+    let progress = Progress::new();
+    let report = vecstore::verify_with(&path, &progress).unwrap();
     assert_whole(&report, 4);
     assert_eq!((report.files, report.bytes), (files.len() as u64, bytes));
     assert_eq!(files.len(), 6, "a manifest, four segments, a bitmap");
-    assert_eq!(
-        told.iter().map(|told| (told.files, told.total_files)).collect::<Vec<_>>(),
-        [(1, 5), (2, 5), (3, 5), (4, 5)]
-    );
     let segments: u64 = files[1..5].iter().map(|file| file.metadata().unwrap().len()).sum();
-    assert_eq!(told.last().map(|told| told.bytes), Some(segments));
+    assert_eq!((progress.done(), progress.total()), (segments, segments));
 }
 
-/// A file that overlaps what there is, and that no reader would choose.
+/// A file whose range overlaps that of another one is a fault, although no reader would choose it.
 #[test]
-fn ranges_that_overlap_are_told() {
+fn overlapping_ranges_are_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let writer = filled(&path, 5);
@@ -420,9 +415,9 @@ fn ranges_that_overlap_are_told() {
     drop(writer);
 }
 
-/// How many faults say that ranges overlap.
+/// Number of faults that report overlapping ranges.
 fn overlaps(path: &Path) -> usize {
-    let report = vecstore::verify(path, |_| {}).unwrap();
+    let report = vecstore::verify(path).unwrap();
     let overlap = report
         .faults
         .iter()
@@ -430,9 +425,9 @@ fn overlaps(path: &Path) -> usize {
     overlap.count()
 }
 
-/// A version is dropped, and files that only it needed go, without a new manifest.
+/// A version is removed, and files that only it needed are, too, without a new manifest.
 #[test]
-fn what_only_a_dropped_version_needed_is_no_fault() {
+fn files_of_a_version_removed_meanwhile_are_no_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path, 5);
@@ -444,16 +439,16 @@ fn what_only_a_dropped_version_needed_is_no_fault() {
             && path.parent().is_some_and(|dir| dir.ends_with("segments"))
             && let Some(store) = store.take()
         {
-            store.drop_version("before").unwrap();
+            store.remove_version("before").unwrap();
         }
     });
-    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    let report = vecstore::verify_on(&fs, &path, &Progress::new()).unwrap();
     assert!(report.is_whole() && report.last_commit == 5, "{:?}", report.faults);
 }
 
-/// The last file goes while the store is verified: nothing else shows that it was there.
+/// The last segment vanishes while the store is verified: no other file shows that it was there.
 #[test]
-fn a_last_file_that_goes_is_a_fault() {
+fn a_last_segment_that_vanishes_during_a_verification_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = filled(&path, 3);
@@ -463,7 +458,7 @@ fn a_last_file_that_goes_is_a_fault() {
             let _ = std::fs::remove_file(&last);
         }
     });
-    let report = vecstore::verify_with(&fs, &path, |_| {}).unwrap();
+    let report = vecstore::verify_on(&fs, &path, &Progress::new()).unwrap();
     let told: Vec<&str> = report.faults.iter().map(|fault| &*fault.detail).collect();
     assert_eq!(told, ["commit 3 was there when this began, and is not any more"]);
 }

@@ -1,4 +1,4 @@
-//! Three processes change one store at the same time, each held against a map of its own.
+//! Three processes change one store at the same time, each checked against a map of its own.
 //!
 //! The processes are this test program, started again to run only [`one_process`].
 
@@ -13,9 +13,9 @@ use vecstore::{Address, OnDuplicate, OpenOptions, Store, StoreConfig};
 const STORE: &str = "VECSTORE_TEST_STORE";
 const NAME: &str = "VECSTORE_TEST_NAME";
 const OPERATIONS: u64 = 150;
-/// Operations between two lines of a process.
+/// Operations after which a process prints a line.
 const LINE_EVERY: u64 = 10;
-/// How these lines end.
+/// The end of these lines.
 const OPERATION: &str = "operations";
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
@@ -31,7 +31,7 @@ impl Random {
     }
 }
 
-/// What a process did to its own keys: value, and address of the row.
+/// The keys of one process: value, and address of the row.
 type Model = BTreeMap<String, (f32, Address)>;
 
 #[test]
@@ -48,7 +48,7 @@ fn one_process() {
     for number in 0..OPERATIONS {
         match random.below(20) {
             0..12 => {
-                // Keys of its own are replaced; a key that all want belongs to the first.
+                // A process replaces its own keys; a shared key belongs to the first process that appends it.
                 let key = format!("{name}/{}", random.below(40));
                 let mut batch = store.batch();
                 batch.push(&key, &[number as f32, 1.0]).unwrap();
@@ -68,7 +68,7 @@ fn one_process() {
             16 => drop(store.compact_full().unwrap()),
             17 => {
                 if named {
-                    store.drop_version(&name).unwrap();
+                    store.remove_version(&name).unwrap();
                 } else {
                     store.create_version(&name).unwrap();
                 }
@@ -80,13 +80,13 @@ fn one_process() {
                     let entry = snapshot.get(key).unwrap().unwrap();
                     assert_eq!(entry.rows::<f32>().unwrap(), [*value, 1.0]);
                     assert_eq!(entry.address(), *address);
-                    assert_eq!(snapshot.at(*address).unwrap().unwrap(), [*value, 1.0]);
+                    assert_eq!(snapshot.row_at(*address).unwrap().unwrap(), [*value, 1.0]);
                 }
             }
             _ => store = Store::open(&path).unwrap(),
         }
         if number % LINE_EVERY == 0 {
-            // Not by `println`, which the test's harness keeps to itself.
+            // Not `println`, because the test harness captures its output.
             writeln!(std::io::stdout(), "{number} {OPERATION}").unwrap();
         }
     }
@@ -115,7 +115,7 @@ fn three_processes_agree_with_their_maps_and_with_each_other() {
     let names = ["a", "bb", "ccc"];
     let mut children: Vec<_> = names.iter().map(|name| start(&path, name)).collect();
 
-    // Readers and backups go on meanwhile: every snapshot is whole. The last of the lines come when there is
+    // A reader and a backup go on meanwhile: every snapshot is whole. The tenth line comes while there is
     // still much to do.
     let watcher = OpenOptions::new().open(&path).unwrap();
     let mut said = String::new();
@@ -134,7 +134,7 @@ fn three_processes_agree_with_their_maps_and_with_each_other() {
     }
     let backup = path.with_extension("backup");
     watcher.backup(&backup).unwrap();
-    assert!(vecstore::verify(&backup, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&backup).unwrap().is_whole());
 
     lines.read_to_string(&mut said).unwrap();
     for child in children {
@@ -170,6 +170,6 @@ fn three_processes_agree_with_their_maps_and_with_each_other() {
     }
     assert_eq!(found, expected);
     assert!(shared > 0);
-    let report = vecstore::verify(&path, |_| {}).unwrap();
+    let report = vecstore::verify(&path).unwrap();
     assert!(report.is_whole(), "{:?}", report.faults);
 }

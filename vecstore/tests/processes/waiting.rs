@@ -1,4 +1,4 @@
-//! Locks that others hold: what waits for them, for how long, and what goes on meanwhile.
+//! Locks that other processes hold: which operations wait, for how long, and which go on meanwhile.
 
 use std::fs::File;
 use std::ops::Range;
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use crate::common::hooked::Hooked;
 use crate::common::small::put;
-use vecstore::{Error, Event, Merging, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, Event, MergePolicy, OpenOptions, Store, StoreConfig};
 
-/// How long to wait for something before that is taken for a hang.
+/// A wait that takes longer than this is a hang.
 const HANG: Duration = Duration::from_secs(300);
-/// Longer than any test.
+/// A lock timeout longer than any test.
 const LONG: Duration = Duration::from_secs(1_000_000);
 
 /// Takes a lock as another process does.
@@ -30,10 +30,10 @@ fn fill(store: &Store, numbers: Range<u32>) {
     }
 }
 
-/// Appends do not wait for LOCK.manifest, which another process may hold for as long as it is stopped: all
-/// that commit would wait.
+/// Appends do not wait for LOCK.manifest: a stopped process may hold it, and every writer would wait for the
+/// append that holds the commit lock.
 #[test]
-fn a_checkpoint_that_no_user_asked_for_waits_for_no_lock() {
+fn an_automatic_checkpoint_waits_for_no_lock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let refused = Arc::new(AtomicUsize::new(0));
@@ -46,7 +46,7 @@ fn a_checkpoint_that_no_user_asked_for_waits_for_no_lock() {
     });
     let events = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&events);
-    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).lock_timeout(LONG).vfs(fs);
     let options = options.on_event(move |event| told.lock().unwrap().push(event.to_string()));
     let store = options.create(&path, StoreConfig::new(2)).unwrap();
     let other = hold(&path.join("LOCK.manifest"));
@@ -59,12 +59,12 @@ fn a_checkpoint_that_no_user_asked_for_waits_for_no_lock() {
     assert!(matches!(&events[..], [only] if only.starts_with("checkpoint: commits 1 to 71")), "{events:?}");
 }
 
-/// A callback that takes its time holds up its own thread, and no other process.
+/// A slow callback delays its own thread, and no other process.
 #[test]
 fn a_callback_is_called_without_a_lock() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     drop(options.create(&path, StoreConfig::new(2)).unwrap());
     let other = options.clone().lock_timeout(Duration::ZERO).open(&path).unwrap();
     let called = Arc::new(AtomicUsize::new(0));
@@ -77,7 +77,7 @@ fn a_callback_is_called_without_a_lock() {
         }
     });
     let store = store.open(&path).unwrap();
-    // The callback lists all that is there then, with a commit of its own.
+    // The callback's checkpoint lists every commit, including one of its own.
     fill(&store, 0..65);
     store.checkpoint().unwrap();
     store.set_setting("name", "value").unwrap();
@@ -85,7 +85,7 @@ fn a_callback_is_called_without_a_lock() {
     assert_eq!(store.refresh().unwrap().totals().entries, 67);
 }
 
-/// Closing does not wait for what another process holds, whatever this handle's threads are doing.
+/// Closing does not wait for a lock of another process, whatever the handle's threads are doing.
 #[test]
 fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
     let dir = tempfile::tempdir().unwrap();
@@ -97,7 +97,7 @@ fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
             return;
         }
         if call == "taken" && path.ends_with("LOCK.small") && begun.fetch_add(1, Ordering::SeqCst) == 0 {
-            // Until the other process has the lock.
+            // Waits until the other process has the lock.
             may.lock().unwrap().take().unwrap().recv().unwrap();
         }
         if call == "refused" && path.ends_with("LOCK") {
@@ -107,7 +107,7 @@ fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
     let store = OpenOptions::new().lock_timeout(LONG).vfs(fs).create(&path, StoreConfig::new(2)).unwrap();
     fill(&store, 0..40);
     store.checkpoint().unwrap();
-    // More than a merge needs, but fewer than a checkpoint comes after.
+    // More commits than a merge needs, but fewer than those after which a checkpoint is due.
     fill(&store, 40..80);
     let other = hold(&path.join("LOCK"));
     go_on.send(()).unwrap();
@@ -123,12 +123,13 @@ fn a_store_is_dropped_at_once_while_its_merger_waits_for_the_commit_lock() {
     drop(other);
 }
 
-/// A process that waits for a lock does so as long as it may, and is told that it is held.
+/// An operation waits for a lock until its timeout, and then reports that the lock is held.
 #[test]
-fn an_operation_waits_as_long_as_it_may() {
+fn an_operation_waits_for_the_lock_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(Duration::from_millis(200));
+    let options =
+        OpenOptions::new().merge_policy(MergePolicy::OnDemand).lock_timeout(Duration::from_millis(200));
     let store = options.create(&path, StoreConfig::new(2)).unwrap();
     let other = hold(&path.join("LOCK"));
     let begin = std::time::Instant::now();
@@ -139,7 +140,7 @@ fn an_operation_waits_as_long_as_it_may() {
     store.checkpoint().unwrap();
 }
 
-/// Leaves LOCK as a holder does that dies: see docs/FORMAT.md.
+/// Leaves LOCK as a dying holder does: see docs/FORMAT.md.
 fn die(path: &Path) {
     let lock = path.join("LOCK");
     let mut record = std::fs::read(&lock).unwrap();
@@ -149,13 +150,13 @@ fn die(path: &Path) {
     std::fs::write(&lock, record).unwrap();
 }
 
-/// Commits in doubt are copied when they can be listed, and not before: each attempt would leave copies. The
-/// opener waits for that as for any lock.
+/// Commits in doubt are copied only when the manifest can list the copies: otherwise each attempt would leave
+/// copies. The opener waits for LOCK.manifest as for any lock.
 #[test]
 fn commits_in_doubt_are_copied_once_however_long_the_manifest_is_locked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let options = OpenOptions::new().merging(Merging::OnDemand);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store = options.create(&path, StoreConfig::new(2)).unwrap();
     fill(&store, 0..3);
     let other = hold(&path.join("LOCK.manifest"));
@@ -164,7 +165,7 @@ fn commits_in_doubt_are_copied_once_however_long_the_manifest_is_locked() {
     let files = |path: &Path| crate::common::small::segment_files(path);
     let (refused, store, other) = (AtomicUsize::new(0), path.clone(), Mutex::new(Some(other)));
     let fs = Hooked::new(move |call, path| {
-        // Several attempts.
+        // The lock is released after many attempts.
         if call == "refused"
             && path.ends_with("LOCK.manifest")
             && refused.fetch_add(1, Ordering::SeqCst) == 400
@@ -179,14 +180,14 @@ fn commits_in_doubt_are_copied_once_however_long_the_manifest_is_locked() {
     assert!(names.len() == 3 && names.iter().all(|name| name.ends_with(".1.npy")), "{names:?}");
 }
 
-/// An append that cannot go on says which process keeps it.
+/// An append that waits in vain for a merger of small files reports the lock that the merger holds.
 #[test]
-fn a_stuck_merger_of_small_files_is_told() {
+fn an_append_reports_a_stuck_merger_of_small_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let told = Arc::new(Mutex::new(Vec::new()));
     let events = Arc::clone(&told);
-    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(Duration::ZERO);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).lock_timeout(Duration::ZERO);
     let options = options.on_event(move |event| events.lock().unwrap().push(event.clone()));
     let store = options.create(&path, StoreConfig::new(2)).unwrap();
     let _other = hold(&path.join("LOCK.small"));
@@ -196,7 +197,7 @@ fn a_stuck_merger_of_small_files_is_told() {
     assert!(told.iter().any(is_busy), "{told:?}");
 }
 
-/// What was taken on is committed, and a merger of another process is not waited for.
+/// Closing commits every submitted batch, and does not wait for a merger of another process.
 #[test]
 fn a_store_is_closed_at_once_while_its_committer_waits_for_a_merger() {
     let dir = tempfile::tempdir().unwrap();
@@ -208,13 +209,13 @@ fn a_store_is_closed_at_once_while_its_committer_waits_for_a_merger() {
             let _ = met.send(());
         }
     });
-    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).lock_timeout(LONG).vfs(fs);
     let store = options.create(&path, StoreConfig::new(2)).unwrap();
     let _other = hold(&path.join("LOCK.small"));
     fill(&store, 0..179);
     let mut batch = store.batch();
     batch.push("last", &[1.0f32, 2.0]).unwrap();
-    let ticket = store.append_async(batch, vecstore::OnDuplicate::Error).unwrap();
+    let ticket = store.submit(batch, vecstore::OnDuplicate::Error).unwrap();
     has_met.recv_timeout(HANG).expect("the committer wants to merge");
     let (closed, is_closed) = channel();
     std::thread::spawn(move || closed.send(store.close()).unwrap());
@@ -222,7 +223,7 @@ fn a_store_is_closed_at_once_while_its_committer_waits_for_a_merger() {
     assert_eq!(ticket.wait().unwrap().commit, Some(180));
 }
 
-/// One thread waits for the commit lock; another looks what there is.
+/// One thread waits for the commit lock; another thread refreshes and reads.
 #[test]
 fn a_reader_goes_on_beside_an_append_that_waits() {
     let dir = tempfile::tempdir().unwrap();
@@ -233,7 +234,7 @@ fn a_reader_goes_on_beside_an_append_that_waits() {
             let _ = met.send(());
         }
     });
-    let options = OpenOptions::new().merging(Merging::OnDemand).lock_timeout(LONG).vfs(fs);
+    let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand).lock_timeout(LONG).vfs(fs);
     let store = Arc::new(options.create(&path, StoreConfig::new(2)).unwrap());
     put(&store, "0", 1.0);
     let other = hold(&path.join("LOCK"));

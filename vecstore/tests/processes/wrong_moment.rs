@@ -1,5 +1,5 @@
-//! Things that happen at the wrong moment: a process dies between a name and its flush, merges what another
-//! sees as it was, clears away what another is building.
+//! Events at a wrong moment: a process dies between a name and its flush, merges segments of another
+//! process's view, or removes files that another process is building.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,18 +13,19 @@ use crate::sim::SimFs;
 use crate::sim::moment::{power_cut, put};
 use crate::sim::run::{BACKUP, STORE, options};
 use vecstore::vfs::Vfs;
-use vecstore::{Event, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Event, MergePolicy, OnDuplicate, OpenOptions, Store, StoreConfig};
 
-/// How long to wait for something before that is taken for a hang.
+/// A wait that takes longer than this is a hang.
 const HANG: Duration = Duration::from_secs(300);
 
 #[test]
-fn what_another_handle_rewrote_is_taken_over_once() {
+fn a_segment_rewritten_by_another_handle_is_taken_over_once() {
     looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let dim = 512;
-    let first = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(dim)).unwrap();
+    let first =
+        OpenOptions::new().merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(dim)).unwrap();
     let replace = |store: &Store, count: usize| {
         let mut batch = store.batch();
         for i in 0..count {
@@ -41,7 +42,7 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     let told = Arc::clone(&checkpoints);
     let count =
         move |event: &Event| *told.lock().unwrap() += u32::from(matches!(event, Event::Checkpoint { .. }));
-    // Its merger has met the lock, and does not go on before the test says so.
+    // The merger of the second handle meets the lock, and does not go on before the test lets it.
     let ((tell, has_met), (go_on, may)) = (channel(), channel::<()>());
     let once = Mutex::new(Some((tell, may)));
     let fs = Hooked::new(move |call, path| {
@@ -57,7 +58,7 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     replace(&second, 900);
     has_met.recv_timeout(HANG).unwrap();
     drop(merger);
-    // A third one rewrites it.
+    // A third handle rewrites the segment.
     let (tell, rewritten) = channel();
     let merged = move |event: &Event| {
         if matches!(event, Event::Merged { .. }) {
@@ -73,15 +74,15 @@ fn what_another_handle_rewrote_is_taken_over_once() {
     go_on.send(()).unwrap();
     for i in 0..20 {
         put(&second, &format!("new {i}")).unwrap();
-        // It had made one commit before.
+        // The second handle had made one commit before.
         looks::wait(&path, i + 2, 1);
     }
     let checkpoints = *checkpoints.lock().unwrap();
     assert!(checkpoints <= 2, "{checkpoints} checkpoints for 20 commits");
 }
 
-/// A merge of a backup dies before the manifest that begins an epoch is durable; another handle goes on in
-/// it.
+/// A process that merges in a backup dies before the manifest of the new epoch is durable; another handle
+/// commits in this epoch.
 #[test]
 fn an_epoch_is_durable_before_its_first_commit() {
     let run = |die_at: Option<usize>| {
@@ -103,7 +104,7 @@ fn an_epoch_is_durable_before_its_first_commit() {
         let merged = merger.compact_full();
         assert_eq!(merged.is_ok(), die_at.is_none());
         let calls = merging.calls();
-        // The dead close nothing.
+        // A dead process closes nothing.
         std::mem::forget(merger);
         put(&writer, "acknowledged").unwrap();
         std::mem::forget(writer);
@@ -124,10 +125,10 @@ fn an_epoch_is_durable_before_its_first_commit() {
     }
 }
 
-/// Two processes create the same store; one clears away what the other is building, in the moment it is not
-/// locked.
+/// Two processes create the same store; one of them removes the files that the other one has made but not
+/// locked yet.
 #[test]
-fn a_builder_that_is_alive_loses_nothing() {
+fn one_of_two_racing_creators_makes_the_store() {
     let dry = SimFs::new();
     options(&dry).create(STORE, StoreConfig::new(2)).unwrap();
     let calls = dry.calls();
@@ -136,7 +137,7 @@ fn a_builder_that_is_alive_loses_nothing() {
     let (swept, has_swept) = channel();
     let (other, theirs) = (fs.other_process(), Arc::clone(&second));
     fs.before(lock, move || {
-        // The other lists, finds the lock free, and clears everything away before the first takes it.
+        // The second process finds the lock free, and removes everything before the first one takes it.
         *theirs.lock().unwrap() = Some(std::thread::spawn(move || {
             let created = options(&other).create(STORE, StoreConfig::new(2)).map(drop);
             swept.send(()).unwrap();
@@ -153,7 +154,7 @@ fn a_builder_that_is_alive_loses_nothing() {
 }
 
 #[test]
-fn what_was_left_beside_a_relative_path_goes() {
+fn leftovers_beside_a_relative_path_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let words = one_test("wrong_moment::left_beside_a_relative_path");
     let output = Command::new(&words[0]).args(&words[1..]).current_dir(dir.path()).output().unwrap();
@@ -171,8 +172,8 @@ fn left_beside_a_relative_path() {
     assert!(Path::new(".s.creating-01").exists(), "not made by a builder");
 }
 
-/// What happens while an append is about to make the call that `wanted` describes: `meanwhile` gets the disk
-/// as another process sees it, and the store as it was opened there before.
+/// Runs `meanwhile` when an append is about to make the call that `wanted` selects. `meanwhile` gets the disk
+/// of another process, and a handle that this process opened before.
 fn during_an_append(
     wanted: impl Fn(&crate::sim::Call) -> bool,
     meanwhile: impl FnOnce(&SimFs, &Store) + Send + 'static,
@@ -202,8 +203,8 @@ fn during_an_append(
     (fs, appended)
 }
 
-/// Between a commit's name and the flush of that name no other process gets the lock, to skip what may still
-/// vanish.
+/// Between a commit's rename and the flush of its name no other process gets the lock: it could skip keys
+/// that may still vanish.
 #[test]
 fn no_process_builds_on_a_commit_whose_name_is_being_flushed() {
     let flush = |call: &crate::sim::Call| call.what == "flush directory" && call.path.ends_with("segments");
@@ -214,9 +215,9 @@ fn no_process_builds_on_a_commit_whose_name_is_being_flushed() {
     appended.unwrap();
 }
 
-/// A process that does not ask for the lock puts a file where a commit is about to go: it is not replaced.
+/// A process without the lock creates a file under the name of the next commit: it is not replaced.
 #[test]
-fn a_name_that_is_taken_is_not_taken_away() {
+fn a_commit_never_replaces_a_file_of_its_name() {
     const NAME: &str = "segments/0000000002-0000000002.0.npy";
     let rename = |call: &crate::sim::Call| call.what == "rename" && call.path.ends_with(NAME);
     let (fs, appended) = during_an_append(rename, |theirs, _| {
@@ -227,11 +228,10 @@ fn a_name_that_is_taken_is_not_taken_away() {
     assert_eq!(fs.read(&Path::new(STORE).join(NAME), 1 << 20).unwrap(), b"another's");
 }
 
-/// A writer dies between a name and its flush. The next one, which only looks, brings the commit out of
-/// doubt; a third one, which knows LOCK's counter from before, must notice, or it would give the same number
-/// to another commit.
+/// A writer dies at any call of a commit. A second handle, which writes nothing, settles the commit. A third
+/// one, which knows LOCK's counter from before, must notice: it would give the same number to another commit.
 #[test]
-fn a_dead_writer_that_one_process_finds_is_told_to_the_others() {
+fn other_writers_notice_a_commit_settled_after_its_writer_died() {
     let begin = || {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
@@ -262,7 +262,7 @@ fn a_dead_writer_that_one_process_finds_is_told_to_the_others() {
     }
 }
 
-/// A writer dies before `call` of its second commit; another one knows LOCK's counter from before.
+/// A writer dies before `call` of its second commit; another handle knows LOCK's counter from before.
 fn dies_before(call: impl Fn(&crate::sim::Call) -> bool) -> (SimFs, Store) {
     let begin = || {
         let fs = SimFs::new();
@@ -283,10 +283,10 @@ fn dies_before(call: impl Fn(&crate::sim::Call) -> bool) -> (SimFs, Store) {
     (fs, other)
 }
 
-/// It dies before its name is durable, and its record of that is torn: a writer that skips what it wrote
-/// makes the name durable.
+/// A writer dies before the name of its commit is durable, and LOCK's record is torn: the next writer, which
+/// skips the key of this commit, makes the name durable.
 #[test]
-fn a_torn_record_vouches_for_nothing() {
+fn a_torn_lock_record_vouches_for_no_name() {
     let (fs, other) = dies_before(|call| call.what == "flush directory" && call.path.ends_with("segments"));
     let mut lock = fs.other_process().open_lock(&Path::new(STORE).join("LOCK"), false).unwrap();
     lock.write_record(&[7; 64]).unwrap();
@@ -303,10 +303,9 @@ fn a_torn_record_vouches_for_nothing() {
     });
 }
 
-/// What the dead were writing goes with the next commit, also of a writer that knows everything that was
-/// committed.
+/// The next commit removes the temporary file of a dead writer, even if its handle knows every commit.
 #[test]
-fn what_the_dead_were_writing_goes() {
+fn temporary_files_of_a_dead_writer_go_with_the_next_commit() {
     let (fs, other) = dies_before(|call| call.what == "rename");
     let temporaries = || {
         let names = fs.names("/d/s/segments").into_iter();

@@ -1,5 +1,5 @@
-//! Versions and backups at the wrong moment: made, dropped or interrupted while another process
-//! merges, flushes fail or the power does.
+//! Versions and backups at a wrong moment: made, removed or interrupted while another process merges, a flush
+//! fails or the power fails.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,37 +11,38 @@ use crate::sim::moment::{power_cut, put};
 use crate::sim::run::{BACKUP, STORE, options};
 use crate::sim::{Fault, SimFs};
 use vecstore::vfs::Vfs;
-use vecstore::{Event, Merging, OpenOptions, Store, StoreConfig};
+use vecstore::{Event, MergePolicy, OpenOptions, Store, StoreConfig};
 
 #[test]
 fn a_backup_with_files_beyond_its_manifest_can_be_compacted() {
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
-    let on_demand = OpenOptions::new().merging(Merging::OnDemand);
+    let on_demand = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let store = on_demand.create(&path, StoreConfig::new(2)).unwrap();
     (0..3).for_each(|i| put(&store, &i.to_string()).unwrap());
     store.backup(&dest).unwrap();
     put(&store, "3").unwrap();
-    // What a killed backup leaves: the file is linked, the manifest was not replaced.
+    // A killed backup leaves this: the file is linked, but the manifest is not replaced.
     let name = "segments/0000000004-0000000004.0.npy";
     std::fs::hard_link(path.join(name), dest.join(name)).unwrap();
     let backup = on_demand.open(&dest).unwrap();
     assert_eq!(backup.compact_full().unwrap().merges, 1);
     drop(backup);
     assert_eq!(Store::open(&dest).unwrap().snapshot().last_commit(), 3);
-    assert!(vecstore::verify(&dest, |_| {}).unwrap().is_whole());
+    assert!(vecstore::verify(&dest).unwrap().is_whole());
 }
 
 #[test]
-fn a_backup_that_was_only_opened_stays_one() {
+fn a_backup_that_was_only_opened_can_be_updated() {
     looks::watch();
     let dir = tempfile::tempdir().unwrap();
     let (path, dest) = (dir.path().join("s"), dir.path().join("b"));
-    let store = OpenOptions::new().merging(Merging::OnDemand).create(&path, StoreConfig::new(2)).unwrap();
+    let store =
+        OpenOptions::new().merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(2)).unwrap();
     (0..70).for_each(|i| put(&store, &i.to_string()).unwrap());
     store.backup(&dest).unwrap();
     let backup = Store::open(&dest).unwrap();
-    // Nothing to write; and something to merge.
+    // The append has nothing to write, and the merger finds files to merge.
     put(&backup, "0").unwrap();
     looks::wait(&dest, 1, 1);
     drop(backup);
@@ -53,7 +54,7 @@ fn a_backup_that_was_only_opened_stays_one() {
 fn pinned_files_do_not_hold_up_appends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    let on_demand = OpenOptions::new().merging(Merging::OnDemand);
+    let on_demand = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
     let first = on_demand.create(&path, StoreConfig::new(2)).unwrap();
     (0..100).for_each(|i| put(&first, &format!("a{i}")).unwrap());
     let failed = Arc::new(Mutex::new(Vec::new()));
@@ -72,10 +73,10 @@ fn pinned_files_do_not_hold_up_appends() {
     first.refresh().unwrap();
     first.create_version("pin").unwrap();
     first.compact_full().unwrap();
-    // Some other process is in a long merge from here on.
+    // From here on another process is in a long merge.
     let merger = std::fs::File::options().read(true).write(true).open(path.join("LOCK.merge")).unwrap();
     merger.lock().unwrap();
-    // An append that has waited for it in vain tells of it.
+    // An append that waits for this merge in vain would report it.
     (0..85).for_each(|i| put(&second, &format!("b{i}")).unwrap());
     assert!(failed.lock().unwrap().is_empty(), "{failed:?}");
 }
@@ -105,21 +106,21 @@ fn a_backup_after_a_failed_flush_gives_its_names_anew() {
     assert!(first.is_err());
     second.unwrap();
     power_cut(&fs, |image| {
-        let backup = options(image).read_only(true).open(BACKUP).map_err(|error| error.to_string())?;
+        let backup = options(image).for_reading().open(BACKUP).map_err(|error| error.to_string())?;
         if backup.snapshot().last_commit() == 2 { Ok(()) } else { Err("commit 2 is gone".to_owned()) }
     });
 }
 
-/// Dropping a version is durable also when it cannot be looked for files that only it needed.
+/// The removal of a version is durable even if another process merges, so that its files must stay for now.
 #[test]
-fn a_dropped_version_stays_dropped_beside_a_merge() {
+fn a_removed_version_stays_removed_beside_a_merge() {
     let fs = SimFs::new();
     let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
     put(&store, "0").unwrap();
     store.create_version("x").unwrap();
     let mut merging = fs.other_process().open_lock(&Path::new(STORE).join("LOCK.merge"), true).unwrap();
     assert!(merging.try_lock().unwrap());
-    store.drop_version("x").unwrap();
+    store.remove_version("x").unwrap();
     power_cut(&fs, |image| {
         let store = options(image).open(STORE).map_err(|error| error.to_string())?;
         let left = store.versions().map_err(|error| error.to_string())?;
@@ -127,10 +128,10 @@ fn a_dropped_version_stays_dropped_beside_a_merge() {
     });
 }
 
-/// A process dies after removing a version, before that is durable; another one merges, and removes
-/// the files that only the version needed. No power cut that follows brings the version back.
+/// A process dies after it removed a version and before the removal is durable; another process merges, and
+/// removes the files that only the version needed. No later power cut brings the version back.
 #[test]
-fn a_version_whose_files_are_removed_stays_dropped() {
+fn a_version_whose_files_are_removed_stays_removed() {
     let run = |die_at: Option<usize>| {
         let fs = SimFs::new();
         let store = options(&fs).create(STORE, StoreConfig::new(2)).unwrap();
@@ -142,7 +143,7 @@ fn a_version_whose_files_are_removed_stays_dropped() {
         if let Some(at) = die_at {
             dropping.die_at(at);
         }
-        assert_eq!(dropper.drop_version("x").is_ok(), die_at.is_none());
+        assert_eq!(dropper.remove_version("x").is_ok(), die_at.is_none());
         let calls = dropping.calls();
         std::mem::forget(dropper);
         put(&store, "2").unwrap();
@@ -159,7 +160,7 @@ fn a_version_whose_files_are_removed_stays_dropped() {
     });
 }
 
-/// The first flush of a version's name fails. It is given anew, and what was acknowledged is there.
+/// The first flush of a version's name fails: the name is given anew, and the acknowledged version survives.
 #[test]
 fn a_version_whose_flush_failed_is_named_anew() {
     let run = |fault: Option<Fault>| {
@@ -175,13 +176,14 @@ fn a_version_whose_flush_failed_is_named_anew() {
     let at = calls.iter().position(flush).unwrap();
     let fs = run(Some(Fault { at, errno: 5, lasting: false }));
     power_cut(&fs, |image| {
-        let opened = options(image).at_version("x").open(STORE).map_err(|error| error.to_string())?;
+        let opened =
+            options(image).for_reading().at_version("x").open(STORE).map_err(|error| error.to_string())?;
         if opened.snapshot().contains("0").unwrap() { Ok(()) } else { Err("it lists nothing".to_owned()) }
     });
 }
 
-/// A backup's new manifest may not be durable, because flushing its name failed. A merge in the backup then
-/// does not remove what only the former one lists.
+/// A backup's new manifest may not be durable, because the flush of its name failed. A merge in the backup
+/// then keeps the files that only the former manifest lists.
 #[test]
 fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {
     let run = |fault: Option<Fault>| {
@@ -216,7 +218,7 @@ fn a_backup_whose_manifest_may_not_be_durable_keeps_its_files() {
     for prefix in began..=history.log.len() {
         for fates in history.fates(prefix, 64, &mut rng) {
             let image = SimFs::from_image(history.image(prefix, &fates, &mut rng));
-            let opened = options(&image).read_only(true).open(BACKUP);
+            let opened = options(&image).for_reading().open(BACKUP);
             let tell = || history.tell(prefix, &fates);
             let backup = opened.unwrap_or_else(|error| panic!("{error}\n{}", tell()));
             let missing = backup.snapshot().missing(&["0", "1"]).unwrap();

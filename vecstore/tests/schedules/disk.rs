@@ -1,4 +1,4 @@
-//! The simulated disk, as the scheduler sees it: another thread may go first before every call.
+//! The simulated disk under the scheduler: before every call another thread may run.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,10 +11,10 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, Vfs, VfsFile};
 
 use super::sim::{Node, SimFs};
 
-/// What a thread that dies in the middle of a call says.
+/// Payload of the panic of a thread that dies in the middle of a call.
 pub const PANIC: &str = "this call panics, as the test wants";
 
-/// A disk with names that are known to be durable or not.
+/// A disk that knows which names are durable.
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub sim: SimFs,
@@ -23,23 +23,23 @@ pub struct Disk {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Nothing but a point at which the scheduler may choose.
+    /// A point at which the scheduler may choose another thread; the number is not used.
     calls: AtomicUsize,
     names: Mutex<Names>,
 }
 
 #[derive(Debug, Default)]
 struct Names {
-    /// Everything that lay in segments/ when that was flushed.
+    /// Files that were in segments/ when the directory was flushed.
     durable: BTreeSet<PathBuf>,
     /// Files with bytes that were not flushed.
     dirty: BTreeSet<PathBuf>,
-    /// Calls until one panics.
+    /// Number of calls before the call that panics.
     panics_in: Option<usize>,
 }
 
 impl Disk {
-    /// A disk after a start of the machine.
+    /// The disk after a reboot.
     pub fn new(image: Vec<Node>) -> Self {
         let disk = Disk { sim: SimFs::from_image(image), shared: Arc::default() };
         let names = disk.segments();
@@ -47,7 +47,7 @@ impl Disk {
         disk
     }
 
-    /// The same disk for another process.
+    /// The same disk, as another process uses it.
     pub fn other_process(&self) -> Self {
         Disk { sim: self.sim.other_process(), shared: Arc::clone(&self.shared) }
     }
@@ -61,26 +61,26 @@ impl Disk {
         self.sim.names("/d/s/segments").into_iter().map(|name| folder.join(name)).collect()
     }
 
-    /// True when a power cut cannot take away this name any more.
+    /// True if a power cut can no longer take this name away.
     pub fn is_durable(&self, path: &Path) -> bool {
         self.names().durable.contains(path)
     }
 
-    /// After this number of calls the thread that makes the next one panics; `None`: none does.
+    /// The call after this number of calls panics in its thread; `None`: no call panics.
     pub fn panic_in(&self, calls: Option<usize>) {
         self.names().panics_in = calls;
     }
 
-    /// Lets another thread go first.
+    /// Lets another thread run first.
     fn step(&self) {
         self.shared.calls.fetch_add(1, Ordering::SeqCst);
         let mut names = self.names();
-        // A destructor that panics while its thread does would end the test.
+        // A panic in a destructor would abort the test if its thread panics already.
         match names.panics_in {
             Some(0) if !std::thread::panicking() => {
                 names.panics_in = None;
                 drop(names);
-                // Without the message of an unexpected panic.
+                // Unlike `panic!`, this prints no message.
                 std::panic::resume_unwind(Box::new(PANIC));
             }
             Some(calls) => names.panics_in = Some(calls.saturating_sub(1)),

@@ -1,4 +1,4 @@
-//! What was acknowledged and what readers saw, held against each other.
+//! A journal of acknowledged commits and of what readers saw, compared with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,37 +9,38 @@ use vecstore::{Appended, Batch, Error, OnDuplicate, Snapshot, Store};
 use super::disk::Disk;
 use super::sim::oracle::{DIM, State};
 
-/// Acknowledged commits that shared a file with another one, over all schedules: that groups form at all.
+/// Number of acknowledged commits that shared a file with another one, in all schedules. Shows that groups
+/// form.
 pub static SHARED: AtomicU64 = AtomicU64::new(0);
 
-/// A list of keys that was read with this last commit.
+/// The last commit of a snapshot, and its keys.
 type Look = (u64, BTreeSet<String>);
 
-/// What all threads of one schedule have seen so far. Its own mutex is none of the scheduler's.
+/// What all threads of one schedule have seen so far. Its mutex is not one of the scheduler's.
 #[derive(Debug)]
 pub struct Journal {
     disk: Disk,
-    /// Calls fail: a segment that could not be mapped after its commit is only seen on refreshing.
+    /// Calls may fail: a segment that could not be mapped after its commit is seen only after a refresh.
     may_lag: bool,
     seen: Mutex<Seen>,
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Keys that were there at the beginning, and that last commit.
+    /// Last commit and keys at the beginning.
     base: Look,
-    /// Keys that each acknowledged commit brought.
+    /// Keys of each acknowledged commit.
     commits: BTreeMap<u64, BTreeSet<String>>,
-    /// Keys that appends brought which returned an error.
+    /// Keys of appends that returned an error.
     refused: BTreeSet<String>,
-    /// The same for those whose outcome is unknown.
+    /// Keys of appends whose outcome is unknown.
     unknown: BTreeSet<String>,
     looks: Vec<Look>,
 }
 
 /// The keys of a snapshot; each is read in every way, and must be there once.
 pub fn keys(snapshot: &Snapshot) -> BTreeSet<String> {
-    let state = State::read_snapshot(snapshot).unwrap_or_else(|wrong| panic!("{wrong}"));
+    let state = State::read(snapshot).unwrap_or_else(|wrong| panic!("{wrong}"));
     state.entries.into_keys().collect()
 }
 
@@ -53,14 +54,14 @@ pub fn batch(store: &Store, keys: &[&str]) -> Batch {
 }
 
 impl Journal {
-    /// A journal that begins with what a store holds now.
+    /// A journal that begins with the present keys of a store.
     pub fn new(disk: &Disk, store: &Store) -> Self {
         let snapshot = store.snapshot();
         let base = (snapshot.last_commit(), keys(&snapshot));
         Journal { disk: disk.clone(), may_lag: false, seen: Mutex::new(Seen { base, ..Seen::default() }) }
     }
 
-    /// The same where calls fail.
+    /// A journal of a scenario in which calls fail.
     pub fn with_faults(disk: &Disk, store: &Store) -> Self {
         Journal { may_lag: true, ..Journal::new(disk, store) }
     }
@@ -69,12 +70,12 @@ impl Journal {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends a batch of keys that no other thread appends, notes the answer, and looks for it.
+    /// Appends a batch of keys that no other thread appends, notes the answer, and looks for the commit.
     pub fn append(&self, store: &Store, these: &[&str]) -> Result<Appended, Error> {
         self.append_until(store, these, || false)
     }
 
-    /// The same in a process that may be dead by the time the answer comes: then no thread is told anything.
+    /// Appends like [`Journal::append`], in a process that may die: then the outcome counts as unknown.
     pub fn append_until(
         &self,
         store: &Store,
@@ -90,7 +91,7 @@ impl Journal {
                 let commit = appended.commit.expect("something was written");
                 let twice = self.seen().commits.insert(commit, names.collect());
                 assert_eq!(twice, None, "commit {commit} was acknowledged twice");
-                // What was told to be stored is found.
+                // An acknowledged commit is visible to its handle.
                 if self.may_lag && store.snapshot().last_commit() < commit {
                     self.hold(&store.refresh().unwrap(), &[commit]);
                 } else {
@@ -101,7 +102,7 @@ impl Journal {
                         && info.first_commit < info.last_commit
                 };
                 SHARED.fetch_add(
-                    u64::from(store.snapshot().segments().any(|info| shares(&info))),
+                    u64::from(store.snapshot().segments().any(|segment| shares(&segment.info()))),
                     Ordering::Relaxed,
                 );
             }
@@ -111,25 +112,25 @@ impl Journal {
         result
     }
 
-    /// Notes a commit that something else than [`Journal::append`] made, and what it left of its keys.
+    /// Notes a commit that was not made by [`Journal::append`], and the keys that it stored.
     pub fn note(&self, commit: u64, these: &[&str]) {
         let names = these.iter().map(|key| (*key).to_owned()).collect();
         self.seen().commits.insert(commit, names);
     }
 
-    /// Takes a snapshot: whatever was acknowledged before is in it, and nothing of it can be lost any more.
+    /// Takes a snapshot: it must have every commit that was acknowledged before, and only durable segments.
     pub fn look(&self, store: &Store) -> u64 {
         let acknowledged: Vec<u64> = self.seen().commits.keys().copied().collect();
         self.hold(&store.snapshot(), &acknowledged)
     }
 
-    /// The same after looking for commits of other handles.
+    /// Refreshes the handle, and checks the snapshot like [`Journal::look`].
     pub fn refresh(&self, store: &Store) -> Result<u64, Error> {
         let acknowledged: Vec<u64> = self.seen().commits.keys().copied().collect();
         Ok(self.hold(&store.refresh()?, &acknowledged))
     }
 
-    /// A snapshot of a handle that may not know yet what others have written.
+    /// Takes a snapshot of a handle that may not know the commits of other handles yet.
     pub fn look_late(&self, store: &Store) -> u64 {
         self.hold(&store.snapshot(), &[])
     }
@@ -147,13 +148,13 @@ impl Journal {
         last
     }
 
-    /// At the end, when all threads are done: every snapshot that was taken had exactly the keys of the
-    /// commits up to its last one, and so has the store that is opened now.
+    /// Checks, when all threads are done, that every snapshot had exactly the keys of the commits up to its
+    /// last one, and that the store as opened now has them, too.
     pub fn close(&self, end: &Snapshot) {
         let last = end.last_commit();
         let end_keys = keys(end);
         let mut seen = self.seen();
-        // An append whose outcome is unknown left all or nothing, in a commit that nobody told us.
+        // An append with an unknown outcome left all keys or none, in a commit whose number was not returned.
         let unknown: BTreeSet<String> = seen.unknown.intersection(&end_keys).cloned().collect();
         let known = seen.commits.len() as u64 + seen.base.0;
         if unknown.is_empty() {

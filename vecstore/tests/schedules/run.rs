@@ -6,7 +6,7 @@ use std::time::Instant;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-/// Schedules of each scenario, unless told otherwise.
+/// Schedules of each scenario by default.
 const SCHEDULES: usize = 400;
 /// Preemptions of a PCT schedule: most faults need one or two at the right places.
 const DEPTH: usize = 3;
@@ -18,9 +18,10 @@ fn number(variable: &str) -> Option<u64> {
 
 fn config() -> Config {
     let mut config = Config::new();
-    // The code was not written for small stacks.
+    // The library is not written for small stacks.
     config.stack_size = 1 << 20;
     config.max_steps = MaxSteps::FailAfter(200_000);
+    // Failures that a scenario expects need no warning each.
     config.silence_warnings = true;
     config
 }
@@ -29,9 +30,8 @@ fn run(scheduler: impl Scheduler + 'static, scenario: impl Fn() + Send + Sync + 
     Runner::new(scheduler, config()).run(scenario)
 }
 
-/// Runs a scenario under as many schedules as are wanted, half of them random.
+/// Runs a scenario under the wanted number of schedules, half of them random.
 pub fn explore(name: &str, scenario: impl Fn() + Send + Sync + 'static) {
-    // Failures that a scenario wants are not worth a warning each.
     let scenario = Arc::new(scenario);
     let again = || {
         let scenario = Arc::clone(&scenario);
@@ -49,7 +49,7 @@ pub fn explore(name: &str, scenario: impl Fn() + Send + Sync + 'static) {
     println!("schedules: {} in {:.1} s: {name}", random + pct, began.elapsed().as_secs_f64());
 }
 
-/// Runs something once on the scheduler, outside of which nothing of a store works in this build.
+/// Runs `work` once on the scheduler: in this build a store works nowhere else.
 pub fn once<T: Send + 'static>(work: impl Fn() -> T + Send + Sync + 'static) -> T {
     let made = Arc::new(Mutex::new(None));
     let inner = Arc::clone(&made);

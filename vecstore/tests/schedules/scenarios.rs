@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use shuttle::rand::Rng;
 use shuttle::thread;
-use vecstore::{Error, Merging, OnDuplicate, OpenOptions, Store, StoreConfig};
+use vecstore::{Error, MergePolicy, OnDuplicate, OpenOptions, Progress, Store, StoreConfig};
 
 use super::disk::Disk;
 use super::journal::{Journal, SHARED, batch, keys};
@@ -17,18 +17,18 @@ use super::sim::{Fault, Node, SimFs};
 const STORE: &str = "/d/s";
 
 pub(super) fn options(disk: &Disk) -> OpenOptions {
-    OpenOptions::new().vfs(Arc::new(disk.clone())).merging(Merging::OnDemand)
+    OpenOptions::new().vfs(Arc::new(disk.clone())).merge_policy(MergePolicy::OnDemand)
 }
 
 pub(super) fn open(disk: &Disk) -> Arc<Store> {
     Arc::new(options(disk).open(STORE).unwrap())
 }
 
-/// A store with so many segments of one entry each, `old-1` and so on.
+/// The image of a disk with a store of this many segments of one entry each: `old-1`, `old-2` and so on.
 fn stored(segments: usize) -> Vec<Node> {
     once(move || {
         let sim = SimFs::new();
-        let options = OpenOptions::new().vfs(Arc::new(sim.clone())).merging(Merging::OnDemand);
+        let options = OpenOptions::new().vfs(Arc::new(sim.clone())).merge_policy(MergePolicy::OnDemand);
         let store = options.create(STORE, StoreConfig::new(DIM)).unwrap();
         for number in 1..=segments {
             store.append(&mut batch(&store, &[&format!("old-{number}")]), OnDuplicate::Error).unwrap();
@@ -43,22 +43,22 @@ pub(super) fn two() -> Vec<Node> {
     IMAGE.get_or_init(|| stored(2)).clone()
 }
 
-/// One segment less than the background merger begins with.
+/// The image of a store with one segment less than the background merger needs.
 fn many() -> Vec<Node> {
     static IMAGE: OnceLock<Vec<Node>> = OnceLock::new();
     IMAGE.get_or_init(|| stored(63)).clone()
 }
 
-/// What every scenario ends with: the store is opened anew, and has what was acknowledged; every byte is
-/// right, and no temporary files are left.
+/// The end of every scenario: the store, opened anew, has every acknowledged commit; every byte is right, and
+/// no temporary file is left.
 pub(super) fn end(disk: &Disk, journal: &Journal) {
-    let store = options(disk).read_only(true).open(STORE).unwrap();
+    let store = options(disk).for_reading().open(STORE).unwrap();
     journal.close(&store.snapshot());
     whole(disk);
 }
 
 fn whole(disk: &Disk) {
-    let report = vecstore::verify_with(disk, STORE.as_ref(), |_| {}).unwrap();
+    let report = vecstore::verify_on(disk, STORE.as_ref(), &Progress::new()).unwrap();
     assert!(report.is_whole() && report.notes.is_empty(), "{:?}, {:?}", report.faults, report.notes);
 }
 
@@ -67,7 +67,7 @@ pub(super) fn close(store: Arc<Store>) -> Result<(), Error> {
 }
 
 #[test]
-fn appenders_and_a_reader() {
+fn a_reader_beside_two_appenders_sees_every_acknowledged_commit() {
     two();
     explore("two appenders and a reader", || {
         let disk = Disk::new(two());
@@ -106,7 +106,7 @@ fn appenders_and_a_reader() {
 }
 
 #[test]
-fn three_want_the_same_key() {
+fn one_of_three_appenders_wins_a_key() {
     two();
     explore("three appenders of one key", || {
         let disk = Disk::new(two());
@@ -137,7 +137,7 @@ fn three_want_the_same_key() {
 }
 
 #[test]
-fn appenders_and_checkpoints() {
+fn appends_beside_checkpoints_lose_nothing() {
     two();
     explore("two appenders, checkpoints, a setting", || {
         let disk = Disk::new(two());
@@ -165,7 +165,7 @@ fn appenders_and_checkpoints() {
         };
         appenders.into_iter().chain([keeper]).for_each(|thread| thread.join().unwrap());
         close(store).unwrap();
-        let then = options(&disk).at_version("then").open(STORE).unwrap();
+        let then = options(&disk).for_reading().at_version("then").open(STORE).unwrap();
         journal.look_late(&then);
         assert_eq!(then.setting("colour").as_deref(), Some("blue"));
         end(&disk, &journal);
@@ -173,7 +173,7 @@ fn appenders_and_checkpoints() {
 }
 
 #[test]
-fn appends_and_a_merge() {
+fn appends_beside_a_full_merge_lose_nothing() {
     two();
     explore("an appender, a full merge, a reader", || {
         let disk = Disk::new(two());
@@ -213,7 +213,7 @@ fn appends_and_a_merge() {
 }
 
 #[test]
-fn changes_and_a_merge() {
+fn replacements_and_deletions_beside_a_full_merge_last() {
     two();
     explore("replacing and deleting beside a full merge", || {
         let disk = Disk::new(two());
@@ -243,14 +243,14 @@ fn changes_and_a_merge() {
                     assert!(replaced || !deleted, "the deletion came after the replacement");
                     assert!(replaced >= was_replaced && deleted >= was_deleted, "a snapshot went back");
                     (was_replaced, was_deleted) = (replaced, deleted);
-                    State::read_snapshot(&snapshot).unwrap();
+                    State::read(&snapshot).unwrap();
                     thread::yield_now();
                 }
             })
         };
         [changer, merger, reader].into_iter().for_each(|thread| thread.join().unwrap());
         close(store).unwrap();
-        let store = options(&disk).read_only(true).open(STORE).unwrap();
+        let store = options(&disk).for_reading().open(STORE).unwrap();
         let snapshot = store.snapshot();
         assert_eq!(keys(&snapshot).into_iter().collect::<Vec<_>>(), ["old-1"]);
         assert_eq!(snapshot.get("old-1").unwrap().unwrap().rows::<f32>().unwrap(), [7.0; DIM]);
@@ -259,13 +259,13 @@ fn changes_and_a_merge() {
 }
 
 #[test]
-fn closing_beside_the_merger() {
+fn closing_stops_a_background_merger_at_work() {
     static MERGED: AtomicU64 = AtomicU64::new(0);
     static STOPPED: AtomicU64 = AtomicU64::new(0);
     many();
     explore("appends and closing beside the background merger", || {
         let disk = Disk::new(many());
-        let store = Arc::new(options(&disk).merging(Merging::Background).open(STORE).unwrap());
+        let store = Arc::new(options(&disk).merge_policy(MergePolicy::Background).open(STORE).unwrap());
         let journal = Arc::new(Journal::new(&disk, &store));
         let appender = |name: &'static str| {
             let (store, journal) = (Arc::clone(&store), Arc::clone(&journal));
@@ -277,7 +277,7 @@ fn closing_beside_the_merger() {
             true => store.close().unwrap(),
             false => drop(store),
         }
-        let merged = options(&disk).read_only(true).open(STORE).unwrap().snapshot().segments().count() < 60;
+        let merged = options(&disk).for_reading().open(STORE).unwrap().snapshot().segments().count() < 60;
         (if merged { &MERGED } else { &STOPPED }).fetch_add(1, Ordering::Relaxed);
         end(&disk, &journal);
     });
@@ -286,14 +286,13 @@ fn closing_beside_the_merger() {
     assert!(merged > 0 && stopped > 0);
 }
 
-/// The merger that finds nothing to do goes to sleep and is woken all the time; closing must find it awake or
-/// wake it.
+/// A merger without work goes to sleep and is woken again and again; closing must find it awake or wake it.
 #[test]
-fn closing_beside_an_idle_merger() {
+fn closing_stops_an_idle_background_merger() {
     two();
     explore("appends and closing beside a merger with nothing to do", || {
         let disk = Disk::new(two());
-        let store = options(&disk).merging(Merging::Background).open(STORE).unwrap();
+        let store = options(&disk).merge_policy(MergePolicy::Background).open(STORE).unwrap();
         let journal = Journal::new(&disk, &store);
         if shuttle::rand::thread_rng().gen_bool(0.5) {
             journal.append(&store, &["a"]).unwrap();
@@ -303,10 +302,10 @@ fn closing_beside_an_idle_merger() {
     });
 }
 
-/// One call fails, whichever it is: those whose batch was in that group get the error, no thread waits for
-/// ever, no thread's batch is lost or written twice.
+/// A random call fails: the threads with batches in that group get the error, no thread waits for ever, and
+/// no batch is lost or written twice.
 #[test]
-fn a_call_that_fails() {
+fn a_failed_call_gives_every_appender_an_answer() {
     static FAILED: AtomicU64 = AtomicU64::new(0);
     two();
     explore("three appenders and a call that fails", || {
@@ -323,8 +322,7 @@ fn a_call_that_fails() {
                 let (store, journal) = (Arc::clone(&store), Arc::clone(&journal));
                 thread::spawn(move || {
                     let first = journal.append(&store, &[name]);
-                    // What was refused may be appended again, unless the handle says that it writes nothing
-                    // more.
+                    // After a refused batch the handle appends again, unless it is latched.
                     let second = journal.append(&store, &[&format!("{name}+")]);
                     match (first, second) {
                         (Err(Error::OutcomeUnknown { .. } | Error::Latched { .. }), second) => {
@@ -341,7 +339,7 @@ fn a_call_that_fails() {
         disk.sim.set_fault(None);
         journal.look_late(&store);
         drop(close(store));
-        // Whatever was left in doubt the next writer puts right.
+        // The next writer settles the commits in doubt.
         options(&disk).open(STORE).unwrap().close().unwrap();
         end(&disk, &journal);
     });
@@ -349,9 +347,9 @@ fn a_call_that_fails() {
     assert_ne!(FAILED.load(Ordering::Relaxed), 0);
 }
 
-/// The thread that commits for others dies in the middle: they are told, and the handle goes on.
+/// The leader panics in the middle of a commit: the waiters get an error, and the handle goes on.
 #[test]
-fn a_leader_that_panics() {
+fn a_panicking_leader_abandons_its_group_and_the_handle_goes_on() {
     static PANICKED: AtomicU64 = AtomicU64::new(0);
     static ABANDONED: AtomicU64 = AtomicU64::new(0);
     two();
@@ -383,7 +381,7 @@ fn a_leader_that_panics() {
             }
         }
         disk.panic_in(None);
-        // The handle still works: what was there is skipped, what was not is written.
+        // The handle still works: stored keys are skipped, the others are written.
         let store = Arc::into_inner(store).expect("all threads are done");
         for name in lost {
             store.append(&mut batch(&store, &[name]), OnDuplicate::Skip).unwrap();
@@ -391,7 +389,7 @@ fn a_leader_that_panics() {
         let all: Vec<String> = ["a", "b", "c", "old-1", "old-2"].map(str::to_owned).into();
         assert_eq!(keys(&store.snapshot()).into_iter().collect::<Vec<_>>(), all);
         store.close().unwrap();
-        let store = options(&disk).read_only(true).open(STORE).unwrap();
+        let store = options(&disk).for_reading().open(STORE).unwrap();
         assert_eq!(keys(&store.snapshot()).into_iter().collect::<Vec<_>>(), all);
         whole(&disk);
     });
@@ -401,7 +399,7 @@ fn a_leader_that_panics() {
 }
 
 #[test]
-fn two_handles() {
+fn two_handles_that_append_agree() {
     two();
     explore("two handles that append", || {
         let disk = Disk::new(two());
@@ -441,9 +439,9 @@ fn two_handles() {
     });
 }
 
-/// A process dies at any of its calls, another one appends meanwhile and goes on.
+/// A process dies at a random call; another process appends meanwhile, and goes on.
 #[test]
-fn one_of_two_handles_dies() {
+fn the_death_of_one_handle_disturbs_no_other() {
     static DIED: AtomicU64 = AtomicU64::new(0);
     two();
     explore("two handles that append, one of which dies", || {
@@ -473,7 +471,7 @@ fn one_of_two_handles_dies() {
         [dying, living].into_iter().for_each(|thread| thread.join().unwrap());
         DIED.fetch_add(u64::from(mortal.sim.is_dead()), Ordering::Relaxed);
         drop(second);
-        // The next writer clears up behind the dead.
+        // The next writer settles the commits of the dead process and removes its temporary files.
         journal.append(&first, &["a2"]).unwrap();
         close(first).unwrap();
         end(&disk, &journal);
@@ -483,7 +481,7 @@ fn one_of_two_handles_dies() {
 }
 
 #[test]
-fn one_handle_merges_and_another_appends() {
+fn one_handle_merges_while_another_appends() {
     two();
     explore("one handle merges, another appends and checkpoints", || {
         let disk = Disk::new(two());

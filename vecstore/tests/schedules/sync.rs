@@ -1,5 +1,5 @@
-//! What threads meet at, on the scheduler: the place of `base/sync.rs` in a build for schedules. Guards are not
-//! poisoned, like those of `parking_lot`; no wait ends at a time, because the scheduler has no clock.
+//! Synchronization on the scheduler: replaces `base/sync.rs` in a build for schedules. Guards are not
+//! poisoned, like those of `parking_lot`; no wait ends at its deadline, because the scheduler has no clock.
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -65,7 +65,7 @@ pub(crate) struct Condvar(sync::Condvar, atomic::AtomicUsize);
 
 impl Condvar {
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        // A thread that notifies without the mutex may do so between the last look and the wait.
+        // A scheduling point: another thread may notify without the mutex between the check and the wait.
         self.1.load(atomic::Ordering::SeqCst);
         guard.0 = guard.0.take().map(|held| self.0.wait(held).unwrap_or_else(PoisonError::into_inner));
     }
@@ -83,7 +83,7 @@ impl Condvar {
     }
 }
 
-/// Unlocks a mutex: which thread has it next, the scheduler decides.
+/// Unlocks a mutex; the scheduler decides which thread locks it next.
 pub(crate) fn hand_over<G>(guard: G) {
     drop(guard);
 }

@@ -1,5 +1,5 @@
-//! Appends that do not wait: the committer, threads that wait for their tickets, threads that append as
-//! usual, and the end of the handle.
+//! Submitted batches: the committer, threads that wait for their tickets, threads that append as usual, and
+//! the end of the handle.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::run::explore;
 use super::scenarios::{close, end, open, two};
 
 #[test]
-fn tickets_and_appends() {
+fn closing_commits_every_submitted_batch() {
     two();
     explore("tickets, an append and the end", || {
         let disk = Disk::new(two());
@@ -24,17 +24,17 @@ fn tickets_and_appends() {
         };
         let waiter = {
             let store = Arc::clone(&store);
-            let ticket = store.append_async(batch(&store, &["waited for"]), OnDuplicate::Error).unwrap();
+            let ticket = store.submit(batch(&store, &["waited for"]), OnDuplicate::Error).unwrap();
             thread::spawn(move || {
                 let commit = ticket.wait().unwrap().commit.unwrap();
                 assert!(store.snapshot().last_commit() >= commit, "visible when it is said to be there");
                 commit
             })
         };
-        let left = store.append_async(batch(&store, &["left"]), OnDuplicate::Error).unwrap();
+        let left = store.submit(batch(&store, &["left"]), OnDuplicate::Error).unwrap();
         appender.join().unwrap();
         let waited_for = waiter.join().unwrap();
-        // Closing commits what no thread has waited for.
+        // Closing commits the batches that no thread has waited for.
         close(store).unwrap();
         assert!(left.is_done());
         journal.note(waited_for, &["waited for"]);

@@ -1,5 +1,4 @@
-//! Trials as bytes: what a fuzzer changes, what random tests make up, and what a line of a regression file
-//! holds.
+//! Trials as bytes: a fuzzer mutates them, random tests generate them, regression files hold them.
 
 use std::collections::BTreeMap;
 
@@ -11,57 +10,57 @@ use super::run::Do;
 
 /// Bytes of one act.
 pub const LEN: usize = 8;
-/// The handle on what was restored.
+/// The handle on a restored store.
 pub const RESTORED: usize = 4;
 pub const EACCES: i32 = 13;
-/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and records read
-/// in part.
+/// Errors that calls fail with: EIO, ENOSPC, EDQUOT, EMFILE, EACCES, EROFS, ENOLCK, EINTR; and short reads of
+/// a lock's record.
 const ERRORS: [i32; 9] = [5, 28, 122, 24, EACCES, 30, 37, 4, SHORT];
 
-/// What two processes, of two handles each, do to a store, and what happens to them.
+/// An operation of two processes with two handles each, or an event that happens to them.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// A handle appends entries of its own choice; `None` deletes.
+    /// A handle appends these entries; `None` deletes a key.
     Write(usize, OnDuplicate, Vec<(String, Option<Value>)>),
     /// Any other operation.
     Do(Do),
-    /// Before a call of the first operation, by number, another process does the second one, whole.
+    /// Before call number `after` of `outer`, another process does `inner` from beginning to end.
     Meanwhile { outer: Do, after: usize, inner: Do },
     /// A snapshot of this handle is kept; it must never change.
     Keep(usize),
-    /// A process opens and reads everything there is.
+    /// A reader opens the store and reads everything.
     Look,
-    /// From a call of this process on, by number, one call or all calls fail.
+    /// The call that this process makes `after` calls from now fails; if `lasting`, all later ones, too.
     Fault { process: usize, after: usize, errno: i32, lasting: bool },
-    /// The cause of all faults is gone.
+    /// All faults end.
     Relief,
     /// The disk, or a quota, has this many bytes left.
     Full { bytes: u64, is_quota: bool },
-    /// The process dies before a call, by number.
+    /// The process dies `after` calls from now.
     Kill { process: usize, after: usize },
-    /// The power fails this many changes before the last one. `fates` says what of the rest becomes durable:
-    /// 0 nothing, 1 everything, otherwise something that `seed` chooses.
+    /// The power fails `back` changes before the last one. `fates` says which unflushed changes survive:
+    /// 0 none, 1 all, otherwise a choice that `seed` makes.
     PowerCut { back: usize, fates: usize, seed: u64 },
 }
 
-/// The acts that bytes stand for; whatever the bytes are, they stand for some.
+/// Decodes bytes into acts. Any bytes are acts; an incomplete act at the end is ignored.
 pub fn acts(bytes: &[u8]) -> Vec<Act> {
     bytes.as_chunks::<LEN>().0.iter().map(Act::from_bytes).collect()
 }
 
-/// The bytes of a line of hexadecimal digits; nothing where the line is empty or a remark.
+/// The bytes of a line of hexadecimal digits; none for an empty line or a comment.
 pub fn from_hex(line: &str) -> Vec<u8> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let digits = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).expect("hexadecimal digits"));
     digits.map(|pair| u8::from_str_radix(pair, 16).expect("hexadecimal digits")).collect()
 }
 
-/// The line for these bytes.
+/// These bytes as a line of hexadecimal digits.
 pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What any handle on the store may do.
+/// The operation with this number, of a handle on the store.
 fn operation(number: u8, handle: usize) -> Do {
     const ALL: [fn(usize) -> Do; 16] = [
         Do::Append,
@@ -84,7 +83,7 @@ fn operation(number: u8, handle: usize) -> Do {
     ALL[usize::from(number) % ALL.len()](handle)
 }
 
-/// What may be done on what was restored.
+/// The operation with this number, of the handle on a restored store.
 fn restored(number: u8) -> Do {
     const ALL: [fn(usize) -> Do; 8] = [
         Do::Restore,
@@ -99,7 +98,7 @@ fn restored(number: u8) -> Do {
     ALL[usize::from(number) % ALL.len()](RESTORED)
 }
 
-/// What may happen in the middle of something else.
+/// The operation with this number, among those that may happen in the middle of another one.
 fn meanwhile(number: u8, handle: usize) -> Do {
     const ALL: [fn(usize) -> Do; 9] = [
         Do::Append,
@@ -116,14 +115,14 @@ fn meanwhile(number: u8, handle: usize) -> Do {
 }
 
 impl Act {
-    /// The first byte says what; the others are its arguments.
+    /// Decodes an act: the first byte is its kind, the others are its arguments.
     pub fn from_bytes(bytes: &[u8; LEN]) -> Act {
         let [what, a, b, c, d, e, f, g] = *bytes;
         let handle = usize::from(a % 4);
         let process = handle / 2;
         match what % 32 {
             0..=9 => {
-                // A batch has no key twice.
+                // A map: each key is there once.
                 let entries: BTreeMap<String, Option<Value>> = [d, e, f, g][..1 + usize::from(c % 4)]
                     .iter()
                     .map(|byte| (byte & 15, byte >> 4))

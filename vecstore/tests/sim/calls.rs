@@ -1,4 +1,4 @@
-//! What a process may ask of the disk.
+//! The file-system calls of the simulated disk.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -151,7 +151,7 @@ impl Vfs for SimFs {
     }
 }
 
-/// A file that is read in pieces: as on a real disk, none of it is copied by opening it.
+/// A file that is read in pieces. Opening it copies no bytes, as on a real disk.
 #[derive(Debug)]
 struct SimBytes(Arc<Vec<u8>>);
 
@@ -182,7 +182,7 @@ impl VfsFile for SimFile {
         if disk.processes[self.fs.process].dead {
             return may;
         }
-        // A write that fails may have written a part: a full disk does that.
+        // A failed write may have written a part, as on a full disk.
         let room = usize::try_from(disk.room_to_write()).unwrap_or(usize::MAX);
         let fits = if may.is_ok() { data.len() } else { data.len() / 2 }.min(room);
         let offset = self.written;
@@ -194,7 +194,7 @@ impl VfsFile for SimFile {
         }
     }
 
-    /// Nothing is durable after it.
+    /// Makes nothing durable.
     fn write_out(&mut self, _: bool) -> io::Result<()> {
         self.fs.call("write out", &self.path).1
     }

@@ -1,19 +1,19 @@
-//! Holds what is on a disk against what is right, goes on with it, and looks again.
+//! Checks the stores on a disk against the right worlds, goes on with them, and checks again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use vecstore::{Error, Store};
+use vecstore::{Error, Progress, VersionInfo};
 
 use super::oracle::State;
 use super::run::{BACKUP, DATED, Do, Run, STORE, options, restored};
 use super::world::{Step, World, difference, right_worlds};
 use super::{SimFs, is_temporary};
 
-/// Pins of backups under way, which are no user's versions.
+/// Prefix of the versions that running backups use as pins.
 pub const PIN: &str = "backup-";
 
-/// An error says where and what.
+/// Checks that an error names a path and reports no damage.
 pub fn is_clean(error: &Error) -> Result<(), String> {
     let text = error.to_string();
     let says_where = text.starts_with('/');
@@ -24,26 +24,26 @@ pub fn is_clean(error: &Error) -> Result<(), String> {
     Ok(())
 }
 
-/// Opens the store as after a start of the machine, holds it and what belongs to it against what is right,
-/// verifies it, goes on with it and reads it again. `steps` gets what this run did, so that it can be crashed
-/// in turn; `choice` chooses what is done besides appending.
+/// Opens the store as after a reboot, checks it and everything beside it against the right worlds, verifies
+/// it, goes on with it and reads it again. Returns the steps of this run, so that it can be crashed in turn;
+/// `choice` selects the operations besides appends.
 pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Step>, String> {
     let mut run = Run::new(fs.clone());
     run.skip_keys(1_000_000);
-    // What is not damaged need not be repaired; a repair of it changes nothing.
+    // Some undamaged stores are repaired, too: that must change nothing.
     if right.iter().any(|world| world.is_hurt) || choice % 16 == 1 && fs.exists("/d/s/MANIFEST") {
-        // A reader before that may meet the damage, and gets an error at worst.
+        // A reader before the repair may meet the damage; at worst it gets an error.
         let _ = read(fs);
         run.act(Do::Repair);
     }
     let start = right;
     let right = &right_worlds(start, &run.steps, usize::MAX);
-    // Backups and what was restored are whole whatever the store is like, and need no recovery.
+    // Backups and restored stores are whole whatever state the store is in, and need no recovery.
     let mut found = beside(fs)?;
     match options(fs).open(STORE) {
         Ok(store) => {
-            found.store = State::read(&store)?;
-            read_named(fs, &store, &mut found)?;
+            found.store = State::read(&store.snapshot())?;
+            read_named(fs, store.versions(), &mut found)?;
             if !right.contains(&found) {
                 return Err(difference(&found, right));
             }
@@ -79,9 +79,9 @@ pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Ste
     }
     let end = right_worlds(start, &run.steps, usize::MAX);
     let mut found = beside(fs)?;
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| format!("reopening: {error}"))?;
-    found.store = State::read(&store)?;
-    read_named(fs, &store, &mut found)?;
+    let store = options(fs).for_reading().open(STORE).map_err(|error| format!("reopening: {error}"))?;
+    found.store = State::read(&store.snapshot())?;
+    read_named(fs, store.versions(), &mut found)?;
     if !end.contains(&found) {
         return Err(format!("after going on: {}", difference(&found, &end)));
     }
@@ -91,11 +91,11 @@ pub fn check(fs: &SimFs, right: &BTreeSet<World>, choice: u64) -> Result<Vec<Ste
 }
 
 fn open(fs: &SimFs, path: &str) -> Result<State, String> {
-    let store = options(fs).read_only(true).open(path).map_err(|error| format!("opening {path}: {error}"))?;
-    State::read(&store).map_err(|wrong| format!("{path}: {wrong}"))
+    let store = options(fs).for_reading().open(path).map_err(|error| format!("opening {path}: {error}"))?;
+    State::read(&store.snapshot()).map_err(|wrong| format!("{path}: {wrong}"))
 }
 
-/// Dated backups that are stores. What is not was being removed when the power failed.
+/// Dated backups that have a manifest; the others were being removed when the power failed.
 fn dated(fs: &SimFs) -> Vec<String> {
     let paths = fs.names(DATED).into_iter().map(|name| format!("{DATED}/{name}"));
     paths.filter(|path| !path.contains("/.") && fs.exists(&format!("{path}/MANIFEST"))).collect()
@@ -105,7 +105,7 @@ fn all_restored(fs: &SimFs) -> Vec<String> {
     fs.names("/d").into_iter().filter(|name| name.starts_with('r')).collect()
 }
 
-/// What lies beside the store.
+/// Reads the backups and restored stores beside the store.
 fn beside(fs: &SimFs) -> Result<World, String> {
     let mut world = World::default();
     if fs.exists(BACKUP) {
@@ -119,13 +119,18 @@ fn beside(fs: &SimFs) -> Result<World, String> {
     Ok(world)
 }
 
-fn read_named(fs: &SimFs, store: &Store, world: &mut World) -> Result<(), String> {
-    let all = store.versions().map_err(|error| format!("listing versions: {error}"))?;
+/// Reads the store as each of these versions has it.
+fn read_named(
+    fs: &SimFs,
+    versions: vecstore::Result<Vec<VersionInfo>>,
+    world: &mut World,
+) -> Result<(), String> {
+    let all = versions.map_err(|error| format!("listing versions: {error}"))?;
     for version in all.into_iter().filter(|version| !version.name.starts_with(PIN)) {
         let name = version.name;
-        let opened = options(fs).at_version(&name).open(STORE);
+        let opened = options(fs).for_reading().at_version(&name).open(STORE);
         let opened = opened.map_err(|error| format!("opening version {name}: {error}"))?;
-        let state = State::read(&opened).map_err(|wrong| format!("version {name}: {wrong}"))?;
+        let state = State::read(&opened.snapshot()).map_err(|wrong| format!("version {name}: {wrong}"))?;
         world.named.insert(name, state);
     }
     Ok(())
@@ -134,19 +139,19 @@ fn read_named(fs: &SimFs, store: &Store, world: &mut World) -> Result<(), String
 /// Reads the whole world as it is now, changing nothing.
 pub fn read(fs: &SimFs) -> Result<World, String> {
     let mut world = beside(fs)?;
-    let store = options(fs).read_only(true).open(STORE).map_err(|error| error.to_string())?;
-    world.store = State::read(&store)?;
-    read_named(fs, &store, &mut world)?;
+    let store = options(fs).for_reading().open(STORE).map_err(|error| error.to_string())?;
+    world.store = State::read(&store.snapshot())?;
+    read_named(fs, store.versions(), &mut world)?;
     Ok(world)
 }
 
-/// Verifies the store and all that was made from it; an error names the first fault.
+/// Verifies the store, its backups and the stores restored from them; an error names the first fault.
 pub fn whole(fs: &SimFs) -> Result<(), String> {
     let backup = fs.exists(BACKUP).then(|| BACKUP.to_owned());
     let restored = all_restored(fs).into_iter().map(|name| restored(&name));
     for path in [STORE.to_owned()].into_iter().chain(backup).chain(dated(fs)).chain(restored) {
         let report =
-            vecstore::verify_with(fs, Path::new(&path), |_| {}).map_err(|error| error.to_string())?;
+            vecstore::verify_on(fs, Path::new(&path), &Progress::new()).map_err(|error| error.to_string())?;
         if let Some(fault) = report.faults.first() {
             return Err(format!("verifying {path}: {fault}"));
         }
@@ -154,10 +159,10 @@ pub fn whole(fs: &SimFs) -> Result<(), String> {
     Ok(())
 }
 
-/// Nothing temporary is left in the store or its backup, now that both were written to.
+/// Checks that no temporary file is left in the store and its backup, after writes to both.
 fn tidy(fs: &SimFs) -> Result<(), String> {
     for dir in ["/d/s", "/d/s/segments", "/d/s/versions", "/b/segments"] {
-        // What an interrupted merge left, the next merge removes, not the next append.
+        // Leftovers of an interrupted merge stay until the next merge; an append does not remove them.
         let names = fs.names(dir).into_iter().filter(|name| !name.starts_with("tmp-merge-"));
         if let Some(name) = names.into_iter().find(|name| is_temporary(name.as_ref())) {
             return Err(format!("{dir}/{name} was left behind"));

@@ -1,4 +1,4 @@
-//! Which states a power cut may leave.
+//! The states that a power cut may leave.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Ino, Node, Op};
 
-/// Small numbers that look random and are the same for the same seed (SplitMix64).
+/// Pseudorandom numbers, the same for the same seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
 
@@ -25,22 +25,22 @@ impl Rng {
     }
 }
 
-/// What becomes of one change that was not flushed.
+/// The fate of an unflushed change in a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Lost,
     Whole,
-    /// A rename of which only the new name arrived: the file has both.
+    /// Of a rename, only the new name is durable: the file has both names.
     BothNames,
-    /// A write of which only the length arrived.
+    /// Of a write, only the length is durable: the bytes are zero.
     Zeros,
-    /// A write of which the first bytes arrived.
+    /// Of a write, only this many bytes at its beginning are durable.
     Torn(usize),
-    /// A write of whose 512-byte sectors some arrived; the bits say which.
+    /// Of a write, only the 512-byte sectors whose bits are set are durable: the others are zero.
     Sectors(u64),
 }
 
-/// Fates of the changes that were not flushed, by their number.
+/// Fates of unflushed changes, by number of the change.
 pub type Fates = BTreeMap<usize, Fate>;
 
 /// The recorded changes of a disk.
@@ -52,7 +52,7 @@ pub struct History {
     lock_files: HashSet<Ino>,
 }
 
-/// Makes a change to a tree.
+/// Applies a change to a tree.
 pub fn apply(nodes: &mut [Node], op: &Op) {
     match op {
         Op::Write { ino, offset, data } => write(nodes, *ino, *offset, data),
@@ -101,7 +101,7 @@ impl History {
     }
 
     /// Numbers of the changes among the first `prefix` that no successful flush has made durable. A failed
-    /// flush leaves pages and names that look clean: a later one does not write them.
+    /// flush marks pages and names as clean, so that a later flush does not write them.
     pub fn unsynced(&self, prefix: usize) -> Vec<usize> {
         let mut open: HashMap<Ino, Vec<usize>> = HashMap::new();
         let mut given_up: Vec<usize> = Vec::new();
@@ -141,7 +141,7 @@ impl History {
         fates
     }
 
-    /// Fates to try after the first `prefix` changes: every combination when there are at most `limit`,
+    /// Fates to try after the first `prefix` changes: every combination if there are at most `limit`;
     /// otherwise all lost, all whole, each alone lost, each alone whole, and random ones up to the limit.
     pub fn fates(&self, prefix: usize, limit: usize, rng: &mut Rng) -> Vec<Fates> {
         let unsynced = self.unsynced(prefix);
@@ -173,8 +173,8 @@ impl History {
         fates
     }
 
-    /// What is on the disk when the power fails after the first `prefix` changes. Lock files are written in
-    /// place and never flushed: an old record, a new one, a part of one, or garbage.
+    /// The image of the disk after a power cut that follows the first `prefix` changes. Lock files are
+    /// written in place and never flushed: each has an old record, the newest, a part of it, or garbage.
     pub fn image(&self, prefix: usize, fates: &Fates, rng: &mut Rng) -> Vec<Node> {
         let mut nodes = self.base.clone();
         nodes.extend(self.kinds[self.base.len()..].iter().map(|is_dir| match is_dir {
@@ -214,7 +214,7 @@ impl History {
 }
 
 impl History {
-    /// The last changes before a crash and what became of them, for a message.
+    /// The last changes before a crash and their fates, for a message.
     pub fn tell(&self, prefix: usize, fates: &Fates) -> String {
         let first = prefix.saturating_sub(24);
         let lines = self.log[first..prefix].iter().enumerate().map(|(number, op)| {
@@ -246,8 +246,8 @@ fn damaged(data: &[u8], fate: Fate) -> Vec<u8> {
     }
 }
 
-/// A number that is the same for trees with the same names and bytes, whatever is in lock files. Not a
-/// checksum of the store's own kind: those cancel out over bytes that end in one.
+/// Hash of a tree's names and bytes, lock files excepted. No CRC, because the CRC over bytes that end in
+/// their own CRC is always the same.
 pub fn digest(nodes: &[Node]) -> u64 {
     let mut hash = 0xCBF2_9CE4_8422_2325;
     digest_of(nodes, 0, &mut hash);

@@ -1,4 +1,4 @@
-//! Crashes of a run, tried one after the other, and how many there were.
+//! Crash states of runs: tried one after the other, and counted.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +11,7 @@ use super::crash::{Fates, History, Rng, digest};
 use super::run::Run;
 use super::world::{World, nothing, right_worlds};
 
-/// Combinations of fates that are tried exhaustively; beyond it a sample of this size.
+/// Up to this many combinations of fates, all are tried; of more, a sample of this size.
 pub const COMBINATIONS: usize = 96;
 
 /// Counts over all workloads.
@@ -45,16 +45,15 @@ impl Tally {
     }
 }
 
-/// One run's crash states, tried one after the other.
+/// Tries the crash states of one run.
 pub struct Crashes<'a> {
     workload: &'a str,
     pub rng: Rng,
-    /// Of this many states one is crashed again while it is recovered; 0: never.
+    /// One of this many states is crashed again during its recovery; 0: none.
     deeper: usize,
     combinations: usize,
     tally: &'a Tally,
-    /// Images tried, with what was right then: the same image may be right at one moment and wrong at a later
-    /// one.
+    /// Images tried, each with its right worlds: an image may be right at one moment and wrong later.
     seen: HashSet<(u64, u64)>,
 }
 
@@ -69,7 +68,7 @@ impl<'a> Crashes<'a> {
         Crashes { workload, rng: Rng(seed), deeper, combinations, tally, seen: HashSet::new() }
     }
 
-    /// Crashes a run after each of these changes and at its end, and checks what is left.
+    /// Crashes a run after each of these numbers of changes and at its end, and checks the images.
     pub fn everywhere(&mut self, run: Run, prefixes: impl Iterator<Item = usize>) {
         let history = run.fs.history();
         let Run { steps, stores, .. } = run;
@@ -81,7 +80,7 @@ impl<'a> Crashes<'a> {
         }
     }
 
-    /// Crashes after this many changes, in several ways.
+    /// Crashes after the first `prefix` changes, with several combinations of fates.
     pub fn after(&mut self, history: &History, prefix: usize, right: &BTreeSet<World>) {
         for fates in history.fates(prefix, self.combinations, &mut self.rng) {
             self.once(history, prefix, &fates, right);
@@ -105,7 +104,7 @@ impl<'a> Crashes<'a> {
         for second in 0..=again.log.len() {
             let right = right_worlds(right, &recovered, second);
             let all = again.fates(second, COMBINATIONS, &mut self.rng);
-            // A few of each: the first two are all lost and all whole.
+            // All changes lost, all whole, and two random combinations.
             for number in [0, 1, self.rng.below(all.len()), self.rng.below(all.len())] {
                 let Some(fates_again) = all.get(number) else { continue };
                 let image = again.image(second, fates_again, &mut self.rng);
@@ -131,8 +130,8 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// Runs jobs 0, 1, 2, … on all cores until one says that it was the last, or panics: then the others begin no
-/// more.
+/// Runs jobs 0, 1, 2, … on all cores. A thread ends when one of its jobs returns false; after a panic of a
+/// job no thread begins another one.
 pub fn in_parallel(job: impl Fn(usize) -> bool + Sync) {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {

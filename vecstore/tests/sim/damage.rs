@@ -1,11 +1,10 @@
-//! What a disk does to files by itself: it changes their bytes, or loses them. And what of the store a repair
-//! can save then.
+//! Damage by the disk itself: it changes bytes of files, or loses files. And what a repair may save then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vecstore::{Kind, Snapshot};
+use vecstore::{Kind, RepairOptions, Snapshot};
 
 use super::check::PIN;
 use super::oracle::State;
@@ -13,35 +12,36 @@ use super::run::{Do, Run, STORE, options};
 use super::world::{Deed, Outcome, Step};
 use super::{Node, Op, SimFs};
 
-/// Where the rows of a segment begin.
+/// Offset of the rows of a segment.
 const ROWS: usize = 4096;
-/// Somewhere in the body of a manifest.
-const BODY: usize = 70;
+/// An offset in the body of a manifest.
+const BODY: usize = 134;
 
-/// What is hit. Only the store's own file is: a backup is on another disk, even where it was made by linking.
+/// The damaged file. Only the store's file is damaged: a backup stands for one on another disk, even if it
+/// was made by linking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hit {
-    /// A row of the oldest segment that has live ones.
+    /// A row of the oldest segment that has live rows.
     Oldest,
-    /// A row of the newest one.
+    /// A row of the newest segment that has live rows.
     Newest,
-    /// The manifest.
+    /// A byte of the manifest.
     Manifest,
-    /// The manifest is gone.
+    /// The manifest, which is lost.
     NoManifest,
 }
 
-/// What is lost with the rows of a file.
+/// Keys that are lost with the rows of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// Keys of the store.
+    /// Lost keys of the store.
     pub store: BTreeSet<String>,
-    /// Keys of its versions.
+    /// Lost keys of each version, by its name.
     pub named: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl SimFs {
-    /// A byte of a file is another one from now on, and durably so.
+    /// Changes a byte of a file, durably.
     pub fn rot(&self, path: &Path, at: usize) {
         let mut disk = self.disk();
         let mut bytes = disk.file(path).expect("the file is there").to_vec();
@@ -52,7 +52,7 @@ impl SimFs {
         disk.record(Op::Rot { dir, name, now: Some((ino, Arc::new(bytes))) });
     }
 
-    /// A file is gone from now on, and durably so.
+    /// Removes a file, durably.
     pub fn lose(&self, path: &Path) {
         let mut disk = self.disk();
         let (dir, name) = disk.place(path).expect("the file is there");
@@ -60,7 +60,7 @@ impl SimFs {
     }
 }
 
-/// Keys of the entries that have rows in a file, and of those that are in it at all.
+/// Keys of a snapshot's entries in a file: of entries with rows, and of all.
 fn keys_in(snapshot: &Snapshot, file: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut with_rows, mut all) = (BTreeSet::new(), BTreeSet::new());
     for entry in snapshot.iter().map(|entry| entry.expect("it was whole")) {
@@ -76,8 +76,8 @@ fn keys_in(snapshot: &Snapshot, file: &Path) -> (BTreeSet<String>, BTreeSet<Stri
 }
 
 impl Run {
-    /// Hits a file of the store, and writes down what a repair may find: what is lost, or that nothing is,
-    /// because files that were merged, or the merge of this one, are still there and serve in its place.
+    /// Damages a file of the store, and records what a repair may find: lost keys, or no loss because the
+    /// file's merge inputs, or the output of its merge, still exist and serve in its place.
     pub(super) fn hit(&mut self, what: Hit) {
         let started = self.fs.changes();
         let outcomes = match what {
@@ -103,12 +103,12 @@ impl Run {
         self.steps.push(Step::Either(outcomes.into_iter().map(step).collect()));
     }
 
-    /// The file with the rows to be hit, and what may be lost with it.
+    /// The file with the row to damage, and the losses that are possible.
     fn losses(&self, what: Hit) -> Option<(PathBuf, Vec<Loss>)> {
-        let quiet = options(&self.fs.other_process()).read_only(true);
+        let quiet = options(&self.fs.other_process()).for_reading();
         let store = quiet.clone().open(STORE).ok()?;
         let now = store.snapshot();
-        let mut files: Vec<PathBuf> = now.segments().map(|segment| segment.path).collect();
+        let mut files: Vec<PathBuf> = now.segments().map(|segment| segment.info().path).collect();
         if what == Hit::Newest {
             files.reverse();
         }
@@ -121,7 +121,8 @@ impl Run {
             }
             let then = quiet.clone().at_version(&name).open(STORE).expect("it can be read").snapshot();
             let (with_rows, entries) = keys_in(&then, &path);
-            // What of it was replaced later is left out too, where bitmaps or later segments tell.
+            // A repaired version may also lack entries that were superseded later: bitmaps or later segments
+            // of the store show them as superseded.
             all.insert(name.clone(), with_rows.union(&(&entries - &live)).cloned().collect());
             rows.insert(name, with_rows);
         }
@@ -137,17 +138,17 @@ impl Run {
         Some((path, losses))
     }
 
-    /// Makes the store whole again. What is there afterwards is there to stay, and what is lost does not come
-    /// back.
+    /// Repairs the store. Entries that it has afterwards must stay, and lost ones must not come back.
     pub(super) fn repair(&mut self) {
         let started = self.fs.changes();
-        let repaired = vecstore::repair_with(&self.fs, Path::new(STORE)).map(drop);
+        let repaired = vecstore::repair_on(&self.fs, Path::new(STORE), RepairOptions::new()).map(drop);
         self.is_hurt &= repaired.is_err();
         let is_done = repaired.is_ok();
         self.note(Do::Repair, Some(Deed::Repair), started, repaired);
         if is_done {
-            let store = options(&self.fs.other_process()).read_only(true).open(STORE);
-            let state = store.map_err(|error| error.to_string()).and_then(|store| State::read(&store));
+            let store = options(&self.fs.other_process()).for_reading().open(STORE);
+            let state =
+                store.map_err(|error| error.to_string()).and_then(|store| State::read(&store.snapshot()));
             match state {
                 Ok(state) => self.steps.push(Step::Shown { at: self.fs.changes(), state }),
                 Err(wrong) => panic!("after a repair: {wrong}"),

@@ -17,18 +17,19 @@ pub(super) struct Disk {
     /// What programs see.
     pub now: Vec<Node>,
     pub log: Vec<Op>,
-    /// Lock holder: process and handle.
+    /// Holder of each lock: process and handle.
     pub locks: HashMap<Ino, (usize, u64)>,
     pub lock_files: HashSet<Ino>,
-    /// Files that were opened for writing, and are until no handle has the other end.
+    /// Files created for writing; a file counts as open while its handle keeps the strong end.
     pub open: Vec<(Ino, Weak<()>)>,
     pub handles: u64,
     pub processes: Vec<Process>,
-    /// Calls of all processes, and how many wait for one.
+    /// Number of calls of all processes.
     pub called: u64,
+    /// Number of threads that wait for a call.
     pub watchers: usize,
     pub room: Option<Room>,
-    /// What a program that makes a mistake has to know.
+    /// State of the simulated mistakes.
     pub notes: Notes,
 }
 
@@ -37,7 +38,7 @@ pub(super) fn error(kind: ErrorKind) -> io::Error {
 }
 
 impl Disk {
-    /// After a start of the machine: everything there is durable, no process holds a lock.
+    /// The disk after a reboot: everything on it is durable, and no process holds a lock.
     pub fn new(image: Vec<Node>) -> Self {
         Disk {
             base: image.clone(),
@@ -70,12 +71,12 @@ impl Disk {
         Ok(at)
     }
 
-    /// True when a process has this lock.
+    /// True if a process holds this lock.
     pub fn holds(&self, process: usize, path: &Path) -> bool {
         self.find(path).is_ok_and(|ino| self.locks.get(&ino).is_some_and(|(holder, _)| *holder == process))
     }
 
-    /// The directory a path's last name is in, and that name.
+    /// The directory that a path's last name is in, and that name.
     pub fn place(&self, path: &Path) -> io::Result<(Ino, OsString)> {
         let name = path.file_name().ok_or(error(ErrorKind::InvalidInput))?;
         let dir = self.find(path.parent().unwrap_or(Path::new("")))?;
@@ -134,7 +135,7 @@ impl Disk {
         if dir == to_dir {
             self.record(Op::Rename { dir, from, to, ino });
         } else {
-            // Between directories nothing says that the two halves become durable together.
+            // The two halves of a rename between directories need not become durable together.
             self.record(Op::Add { dir: to_dir, name: to, ino });
             self.record(Op::Remove { dir, name: from });
         }
@@ -175,13 +176,13 @@ impl Disk {
         error(if quota { ErrorKind::QuotaExceeded } else { ErrorKind::StorageFull })
     }
 
-    /// Whether what was written can be kept, where that is only seen when it is flushed.
+    /// Fails if the disk is full and notices that only at a flush.
     pub fn room_to_flush(&self) -> io::Result<()> {
         let fits = self.room.is_none_or(|room| !room.late || self.used() <= room.bytes);
         fits.then_some(()).ok_or_else(|| self.no_room())
     }
 
-    /// Whether a name can be made, or given to another file.
+    /// Fails if the disk is full and refuses new or replaced names.
     pub fn room_for_name(&self) -> io::Result<()> {
         let fits = self.room.is_none_or(|room| !room.names) || self.room_left() > 0;
         fits.then_some(()).ok_or_else(|| self.no_room())
@@ -194,7 +195,7 @@ impl Disk {
         }
     }
 
-    /// What `statvfs` says: it knows the disk, not the quota.
+    /// Free space as `statvfs` reports it: of the disk, not of the quota.
     pub fn free_space(&self) -> u64 {
         if self.room.is_some_and(|room| room.is_quota) { 1 << 40 } else { self.room_left() }
     }

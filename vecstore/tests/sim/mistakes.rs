@@ -1,9 +1,9 @@
-//! Mistakes of a program in what it asks of the disk, to show that the tests notice them: flushes left out,
-//! calls in a wrong order, failures not taken for what they are. `VECSTORE_DISK_BUG` names the one that is
-//! made; `scripts/check-bugs` runs for each the test that has to fail then.
+//! Mistakes in a program's calls to the disk, to show that the tests notice them: flushes left out, calls in
+//! a wrong order, failures handled wrongly. `VECSTORE_DISK_BUG` names the mistake to make;
+//! `scripts/check-bugs` runs for each mistake the test that must fail.
 //!
-//! The program itself is right. A flush is left out by not recording it, and an order is changed in what is
-//! recorded: so the power cuts that are tried are those of the program that makes the mistake.
+//! The program itself stays right. The simulated disk leaves a flush out of its record, or changes the order
+//! of its record, so that the power cuts tried are those of a program that makes the mistake.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -32,13 +32,13 @@ mistakes! {
 
     /// The data of a committed segment is not flushed.
     SegmentData "segment-data"
-    /// The data of a segment that is written anew, because its name was in doubt, is not flushed.
+    /// The data of a segment that is written anew because its name was in doubt is not flushed.
     RewrittenData "rewritten-data"
     /// The data of a merge's output is not flushed.
     MergedData "merged-data"
     /// The name of a committed segment is not flushed.
     SegmentName "segment-name"
-    /// The names of segments that are written anew are not flushed before the originals go.
+    /// The names of segments that are written anew are not flushed before the originals are removed.
     RewrittenName "rewritten-name"
     /// The name of a merge's output is not flushed before a manifest lists it.
     MergedName "merged-name"
@@ -46,11 +46,11 @@ mistakes! {
     ManifestData "manifest-data"
     /// The name of a checkpoint's manifest is not flushed.
     ManifestName "manifest-name"
-    /// The name of a merge's manifest is not flushed before the inputs go.
+    /// The name of a merge's manifest is not flushed before the inputs are removed.
     MergeManifestName "merge-manifest-name"
     /// The names in a new store's directory are not flushed.
     NewNames "new-names"
-    /// The names of its segments are not flushed, where a new store is restored or a backup.
+    /// The names of the segments of a new backup or a restored store are not flushed.
     NewSegmentNames "new-segment-names"
     /// The name of a new store is not flushed.
     NewName "new-name"
@@ -58,33 +58,33 @@ mistakes! {
     InsideNames "inside-names"
     /// An opener for writing does not flush the store's name.
     OpenedName "opened-name"
-    /// An opener for writing does not flush the names it will skip keys by.
+    /// An opener for writing does not flush the names of the segments whose keys it may skip.
     OpenedNames "opened-names"
-    /// A writer that refreshes does not flush them.
+    /// A writer that refreshes does not flush the names of the segments whose keys it may skip.
     RefreshedNames "refreshed-names"
     /// The data of a copied segment is not flushed.
     CopiedData "copied-data"
-    /// The names of segments that a backup gets are not flushed before its manifest lists them.
+    /// The names of a backup's new segments are not flushed before its manifest lists them.
     BackupNames "backup-names"
-    /// The name of a backup's manifest is not flushed before what it does not list goes.
+    /// The name of a backup's manifest is not flushed before the files that it does not list are removed.
     BackupManifestName "backup-manifest-name"
-    /// The hidden name of an old backup is not flushed before its files go.
+    /// The hidden name of an old backup is not flushed before its files are removed.
     HiddenName "hidden-name"
     /// The data of a version is not flushed.
     NamedData "named-data"
     /// The name of a version is not flushed.
     NamedName "named-name"
-    /// The directory of versions is made, and its name not flushed.
+    /// The name of the new directory versions/ is not flushed.
     NamedFolder "named-folder"
-    /// That a version was dropped is not flushed.
+    /// The removal of a version is not flushed.
     DroppedName "dropped-name"
-    /// A merger that finds a version dropped removes its files before that is flushed.
+    /// A merger removes the files of a removed version before the removal is flushed.
     FoundDropped "found-dropped"
     /// The data of a derived file is not flushed.
     DerivedData "derived-data"
     /// The name of a derived file is not flushed before a manifest lists it.
     DerivedName "derived-name"
-    /// The directory of derived files is made, and its name not flushed.
+    /// The name of the new directory derived/ is not flushed.
     DerivedFolder "derived-folder"
     /// The data of a segment that a repair writes is not flushed.
     RepairedData "repaired-data"
@@ -92,9 +92,9 @@ mistakes! {
     RepairedFile "repaired-file"
     /// The name of a segment that a repair writes is not flushed before a manifest lists it.
     RepairedName "repaired-name"
-    /// Second names in quarantine are not flushed before the first ones go.
+    /// The names of files in quarantine are not flushed before their original names are removed.
     QuarantinedName "quarantined-name"
-    /// The directory quarantine/ is made, and its name not flushed.
+    /// The name of the new directory quarantine/ is not flushed.
     QuarantineFolder "quarantine-folder"
 
     // Wrong orders.
@@ -103,45 +103,45 @@ mistakes! {
     NameBeforeData "name-before-data"
     /// The directory of segments is flushed before the segment is named.
     FlushBeforeName "flush-before-name"
-    /// The lock is given back before the name is flushed.
+    /// The commit lock is released before the name of the segment is flushed.
     UnlockBeforeFlush "unlock-before-flush"
     /// A merge's output is listed before its name is flushed.
     ListBeforeName "list-before-name"
-    /// A merge's inputs go before the manifest names the output.
+    /// A merge's inputs are removed before the manifest lists the output.
     RemoveBeforeList "remove-before-list"
-    /// A backup's manifest is replaced before its segments are there.
+    /// A backup's manifest is replaced before its new segments have their names.
     BackupListsFirst "backup-lists-first"
-    /// The files of an old backup go under its own name.
+    /// An old backup is not hidden under another name before its files are removed.
     RemoveInPlace "remove-in-place"
-    /// A repair removes the damaged files before what takes their place has its name.
+    /// A repair removes damaged files before the files that replace them have their names.
     RepairRemovesFirst "repair-removes-first"
     /// The manifest is written in place.
     ManifestInPlace "manifest-in-place"
-    /// Superseded bitmaps go before the manifest that lists newer ones is durable.
+    /// Superseded bitmaps are removed before the manifest that lists newer ones is durable.
     RemoveBitmapsEarly "remove-bitmaps-early"
-    /// A store is built under its own name.
+    /// A new store is built under its final name.
     BuildInPlace "build-in-place"
 
-    // Failures not taken for what they are.
+    // Failures handled wrongly.
 
-    /// A flush of a temporary file that failed is tried again.
+    /// A failed flush of a temporary file is tried again.
     RetryFile "retry-file"
-    /// A flush of a directory that failed is tried again.
+    /// A failed flush of a directory is tried again.
     RetryDirectory "retry-directory"
-    /// A version whose flush failed is flushed again, and not given anew.
+    /// A version whose flush failed is flushed again instead of being written anew.
     FlushNamedAgain "flush-named-again"
     /// A temporary file that could not be written stays.
     KeepTemporary "keep-temporary"
-    /// Names that a backup gave before a failed flush stay.
+    /// The names that a backup gave before a failed flush are kept.
     KeepGiven "keep-given"
-    /// A segment takes a name that is taken.
+    /// A new segment replaces another file of the same name.
     ReplaceName "replace-name"
 }
 
 use Mistake::*;
 
-/// The mistake that is made. A name that no mistake has ends the process: a run that tests nothing shall not
-/// pass for one that does.
+/// The mistake to make. An unknown name ends the process, so that a run without the mistake is not taken for
+/// one with it.
 pub fn made() -> Option<Mistake> {
     static MADE: OnceLock<Option<Mistake>> = OnceLock::new();
     *MADE.get_or_init(|| {
@@ -159,7 +159,7 @@ pub fn is_made(mistake: Mistake) -> bool {
     made() == Some(mistake)
 }
 
-/// What a process has done to the names of a directory since it last flushed it.
+/// A change of a process to the names of a directory that the process has not flushed since.
 #[derive(Clone, Debug)]
 pub enum Done {
     Named { from: OsString, to: OsString },
@@ -168,15 +168,15 @@ pub enum Done {
     Removed,
 }
 
-/// What processes have done to directories.
+/// State of the mistakes: unflushed changes of directories, and records put off.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
     unflushed: HashMap<(usize, Ino), Vec<Done>>,
-    /// Where in the log that began.
+    /// Place in the log where the unflushed changes begin.
     began: HashMap<(usize, Ino), usize>,
-    /// Flushes that are to be recorded later.
+    /// Flushes to be recorded later.
     late: Vec<Op>,
-    /// Hidden names that were never given, and the names that they stand for.
+    /// Hidden names whose renames were left out of the log, and the original names.
     hidden: HashMap<OsString, OsString>,
 }
 
@@ -184,7 +184,7 @@ fn begins(name: &OsStr, with: &str) -> bool {
     name.to_str().is_some_and(|name| name.starts_with(with))
 }
 
-/// A temporary segment of a commit, and of nothing else that is written under the commit lock.
+/// True for the temporary segment of a commit; false for the other segments written under the commit lock.
 fn is_commit(name: &OsStr) -> bool {
     begins(name, "tmp-commit-") && !is_anew(name) && !is_repaired(name)
 }
@@ -209,7 +209,7 @@ fn is_new(path: &Path) -> bool {
     path.to_string_lossy().contains(".creating-")
 }
 
-/// The flush of a file that is left out.
+/// True if the mistake leaves out the flush of this file.
 pub fn leaves_out_file(path: &Path) -> bool {
     let (Some(mistake), Some(name)) = (made(), path.file_name()) else { return false };
     let within = |folder: &str| path.parent().is_some_and(|dir| dir.ends_with(folder));
@@ -227,7 +227,7 @@ pub fn leaves_out_file(path: &Path) -> bool {
     }
 }
 
-/// The flush of a directory that is left out.
+/// True if the mistake leaves out this flush of a directory.
 fn leaves_out_dir(disk: &Disk, process: usize, dir: Ino, path: &Path) -> bool {
     let Some(mistake) = made() else { return false };
     let none = Vec::new();
@@ -270,7 +270,7 @@ fn leaves_out_dir(disk: &Disk, process: usize, dir: Ino, path: &Path) -> bool {
     }
 }
 
-/// Notes what a call did to the names of a directory.
+/// Notes the change that a call made to the names of a directory.
 fn note(disk: &mut Disk, process: usize, dir: Ino, done: Done) {
     let at = disk.log.len();
     let unflushed = disk.notes.unflushed.entry((process, dir)).or_default();
@@ -290,7 +290,7 @@ pub(super) fn made_folder(disk: &mut Disk, process: usize, path: &Path) {
     }
 }
 
-/// Moves what was recorded of a file, and its names, from `from` on to an earlier place.
+/// Moves the records from `from` on that satisfy `is_moved` to an earlier place.
 fn move_before(disk: &mut Disk, at: usize, from: usize, is_moved: impl Fn(&Op) -> bool) {
     let later = disk.log.split_off(from);
     let between = disk.log.split_off(at);
@@ -300,12 +300,12 @@ fn move_before(disk: &mut Disk, at: usize, from: usize, is_moved: impl Fn(&Op) -
     disk.log.extend(rest);
 }
 
-/// Where the last operation was recorded that this says.
+/// Place of the last record that satisfies `is_it`.
 fn last(disk: &Disk, is_it: impl Fn(&Op) -> bool) -> Option<usize> {
     disk.log.iter().rposition(is_it)
 }
 
-/// To be called after a rename was recorded.
+/// Notes a rename that was just recorded, and makes the mistake if it is one about renames.
 pub(super) fn renamed(disk: &mut Disk, process: usize, from: &Path, to: &Path, before: usize) {
     let (Ok((dir, name)), Some(old)) = (disk.place(to), from.file_name().map(OsStr::to_owned)) else {
         return;
@@ -370,7 +370,7 @@ pub(super) fn renamed(disk: &mut Disk, process: usize, from: &Path, to: &Path, b
     }
 }
 
-/// Gives a lock back as its holder does: the record counts one more change, and says that there is no holder.
+/// Releases a lock as its holder does: raises the counter in the record, and clears the mark that it is held.
 /// See docs/FORMAT.md.
 fn give_back(disk: &mut Disk, path: &Path) {
     let (Ok(ino), Ok(record)) = (disk.find(path), disk.file(path)) else { return };
@@ -378,7 +378,7 @@ fn give_back(disk: &mut Disk, path: &Path) {
     let counter = u64::from_le_bytes(record[8..16].try_into().expect("eight bytes"));
     record[8..16].copy_from_slice(&(counter + 1).to_le_bytes());
     record[32..36].fill(0);
-    // No commit stands for it.
+    // The newest pair of the list is zero: this raise of the counter is for no new segment.
     record.copy_within(120..248, 104);
     record[232..248].fill(0);
     let crc = crc32fast::hash(&record[..252]);
@@ -387,7 +387,7 @@ fn give_back(disk: &mut Disk, path: &Path) {
     disk.locks.remove(&ino);
 }
 
-/// Records that a directory was flushed, unless that is the mistake; says what the caller is told.
+/// Records the flush of a directory, unless the mistake leaves it out; returns the caller's result.
 pub(super) fn flush_dir(
     disk: &mut Disk,
     process: usize,
@@ -423,7 +423,7 @@ pub(super) fn flush_dir(
     may
 }
 
-/// Records that a name was removed, unless that is the mistake.
+/// Records the removal of a name, unless the mistake keeps the name.
 pub(super) fn removed(disk: &mut Disk, process: usize, path: &Path) -> io::Result<()> {
     let (dir, name) = disk.place(path)?;
     let stays = match made() {
@@ -448,7 +448,7 @@ pub(super) fn removed(disk: &mut Disk, process: usize, path: &Path) -> io::Resul
                 *name = shown;
             }
         }
-        // After the listing, and before anything that came of it.
+        // The removal is recorded just before the rename that lists the output.
         Some(RemoveBeforeList) if is_segment && !disk.holds(process, &Path::new(STORE).join("LOCK")) => {
             let is_list = |op: &Op| matches!(op, Op::Rename { to, .. } if to == "MANIFEST");
             if let Some(listed) = last(disk, is_list) {

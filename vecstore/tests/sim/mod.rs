@@ -1,9 +1,9 @@
 //! A simulated disk behind the crate's file-system seam.
 //!
-//! It keeps what a running program sees (the page cache) apart from what is durable: a flush of a file makes
-//! its data durable and says nothing of its name, a flush of a directory makes its names durable and says
-//! nothing of the files behind them. Every change is recorded, so that [`crash`] can build the states that a
-//! power cut after any of them may leave. Calls can be made to fail, and processes to die.
+//! The disk keeps apart what programs see (the page cache) and what is durable. A flush of a file makes its
+//! data durable, but not its name; a flush of a directory makes its names durable, but not the files behind
+//! them. Every change is recorded, so that [`crash`] can build the states that a power cut after any of them
+//! may leave. Tests can make calls fail and processes die.
 
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 
@@ -34,10 +34,10 @@ use std::time::Duration;
 
 use disk::Disk;
 
-/// The error number of a [`Fault`] that is none: the call succeeds and gives fewer bytes than were asked for.
+/// No error number: a call with this [`Fault`] succeeds, but returns fewer bytes than it was asked for.
 pub const SHORT: i32 = -1;
 
-/// Number of a file or directory, whatever its names.
+/// Number of a file or directory, which does not depend on its names.
 pub type Ino = usize;
 
 /// A file or directory. Number 0 is the root.
@@ -78,7 +78,7 @@ pub enum Op {
         dir: Ino,
         ok: bool,
     },
-    /// The disk has changed a file by itself, which is another file now, or none: that is durable.
+    /// The disk by itself replaced a file with a damaged one, or lost it (`None`). This is durable at once.
     Rot {
         dir: Ino,
         name: OsString,
@@ -91,9 +91,9 @@ pub enum Op {
 pub struct Fault {
     /// Number of the call, from 0.
     pub at: usize,
-    /// What the operating system would say.
+    /// Error number of the operating system, or [`SHORT`].
     pub errno: i32,
-    /// Only this call, or every call from it on.
+    /// If true, every later call fails, too.
     pub lasting: bool,
 }
 
@@ -104,33 +104,33 @@ pub struct Call {
     pub path: PathBuf,
 }
 
-/// How much fits on the disk.
+/// A limit on the space of the disk.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Room {
     /// Bytes of all files together.
     pub bytes: u64,
-    /// A quota, of which the free space that the disk reports says nothing.
+    /// The limit is a quota: the free space that the disk reports does not show it.
     pub is_quota: bool,
-    /// What is overwritten is written elsewhere first, which needs as much room again for the moment.
+    /// Overwriting needs as much space again, because the disk writes the new bytes elsewhere first.
     pub copies: bool,
-    /// A name needs room, too, whether it is new or takes the place of another.
+    /// A full disk refuses new and replaced names, too.
     pub names: bool,
-    /// Room is looked for when a file is flushed, not when it is written.
+    /// A full disk is noticed when a file is flushed, not when it is written.
     pub late: bool,
 }
 
-/// What befalls a process.
+/// Death of a process, or failure of its calls.
 #[derive(Clone, Copy, Debug)]
 pub enum Misfortune {
     Dies,
-    /// A call fails with this error; `true`: and every later one.
+    /// A call fails with this error number; if `true`, every later call, too.
     Fails(i32, bool),
 }
 
-/// What happens before a call is made, and its number.
+/// Number of a call, and the work to run before it.
 type Before = (usize, Work);
 
-/// What another process does meanwhile.
+/// Work of another process, done in the middle of a call.
 type Work = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -138,13 +138,13 @@ struct Process {
     calls: Vec<Call>,
     fault: Option<Fault>,
     before: Option<Before>,
-    /// What befalls it this many calls after the next one of this kind.
+    /// A kind of call, a number of calls, and what happens that many calls after the next one of this kind.
     armed: Option<(&'static str, usize, Misfortune)>,
-    /// What happens before the next call of this kind.
+    /// Work to run before the next call of this kind.
     before_kind: Option<(&'static str, Work)>,
-    /// Dies instead of making this call.
+    /// The process dies instead of making this call.
     dies_at: Option<usize>,
-    /// It is stopped instead, and keeps its locks.
+    /// The process stops instead of dying, and keeps its locks.
     stops: bool,
     dead: bool,
 }
@@ -158,14 +158,14 @@ impl fmt::Debug for Process {
     }
 }
 
-/// A process that stops before a call, until this is dropped.
+/// Keeps a process stopped before a call; dropping this lets the process go on.
 pub struct Held {
     told: Receiver<()>,
     _go_on: Sender<()>,
 }
 
 impl Held {
-    /// Waits until it has got there.
+    /// Waits until the process reaches that call.
     pub fn there(&self) {
         self.told.recv_timeout(HANG).expect("it makes that call");
     }
@@ -175,12 +175,12 @@ impl Held {
 #[derive(Clone)]
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
-    /// A call was made while there is a watcher.
+    /// Notified after each call while there are watchers.
     called: Arc<Condvar>,
     process: usize,
 }
 
-/// How long a wait for a call may take before that is a hang.
+/// A wait for a call that takes longer than this is a hang.
 const HANG: Duration = Duration::from_secs(300);
 
 impl fmt::Debug for SimFs {
@@ -196,7 +196,7 @@ impl SimFs {
         Self::from_image(vec![Node::Dir(root), Node::Dir(BTreeMap::new())])
     }
 
-    /// A disk after a start of the machine: everything there is durable, no process holds a lock.
+    /// The disk after a reboot: everything on it is durable, and no process holds a lock.
     pub fn from_image(image: Vec<Node>) -> Self {
         SimFs { disk: Arc::new(Mutex::new(Disk::new(image))), called: Arc::default(), process: 0 }
     }
@@ -205,7 +205,7 @@ impl SimFs {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The same disk for another process.
+    /// The same disk, as another process uses it.
     pub fn other_process(&self) -> Self {
         let mut disk = self.disk();
         disk.processes.push(Process::default());
@@ -218,36 +218,35 @@ impl SimFs {
         self.disk().processes[self.process].fault = fault;
     }
 
-    /// This process is killed when it is about to make call number `at`.
+    /// Kills this process when it is about to make call number `at`.
     pub fn die_at(&self, at: usize) {
         self.disk().processes[self.process].dies_at = Some(at);
     }
 
-    /// This process stops for ever when it is about to make call number `at`: it makes no call any more, and
-    /// keeps the locks it has.
+    /// Stops this process for ever when it is about to make call number `at`. It makes no further call, and
+    /// keeps its locks.
     pub fn stop_at(&self, at: usize) {
         let mut disk = self.disk();
         let process = &mut disk.processes[self.process];
         (process.dies_at, process.stops) = (Some(at), true);
     }
 
-    /// The call that comes `after` calls after the next one of a kind, counted from 0 for that one itself, is
-    /// the last this process makes, or fails.
+    /// Lets `what` happen at the call that is `after` calls after the next one of this kind (0: at that one).
     pub fn arm(&self, kind: &'static str, after: usize, what: Misfortune) {
         self.disk().processes[self.process].armed = Some((kind, after, what));
     }
 
-    /// Runs `work` when this process is about to make call number `at`: what another process does meanwhile.
+    /// Runs `work`, of another process, when this process is about to make call number `at`.
     pub fn before(&self, at: usize, work: impl FnOnce() + Send + 'static) {
         self.disk().processes[self.process].before = Some((at, Box::new(work)));
     }
 
-    /// Forgets what was to happen before a call that was not made.
+    /// Drops the work of [`SimFs::before`] if its call was not made.
     pub fn never_mind(&self) {
         self.disk().processes[self.process].before = None;
     }
 
-    /// The same before its next call of a kind.
+    /// Runs `work` when this process is about to make its next call of this kind.
     pub fn before_next(&self, kind: &'static str, work: impl FnOnce() + Send + 'static) {
         self.disk().processes[self.process].before_kind = Some((kind, Box::new(work)));
     }
@@ -272,18 +271,17 @@ impl SimFs {
         self.disk().processes[self.process].calls.clone()
     }
 
-    /// How many calls this process has made.
+    /// Number of calls this process has made.
     pub fn call_count(&self) -> usize {
         self.disk().processes[self.process].calls.len()
     }
 
-    /// The calls this process has made from this one on, by number.
+    /// The calls this process has made from number `first` on.
     pub fn calls_from(&self, first: usize) -> Vec<Call> {
         self.disk().processes[self.process].calls.get(first..).unwrap_or_default().to_vec()
     }
 
-    /// Waits until something is so that calls of processes bring about: it is looked at again after each of
-    /// them.
+    /// Waits until `is_so` returns true, and asks it again after each call of any process.
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         self.disk().watchers += 1;
         loop {
@@ -300,11 +298,11 @@ impl SimFs {
         self.disk().watchers -= 1;
     }
 
-    /// Stops this process before its next call of a kind, until what is given back is dropped.
+    /// Stops this process before its next call of this kind, until the returned value is dropped.
     pub fn hold_next(&self, kind: &'static str) -> Held {
         let ((tell, told), (go_on, may)) = (channel(), channel::<()>());
         self.before_next(kind, move || {
-            // The other end may be gone.
+            // The receiver may be gone.
             let _ = tell.send(());
             let _ = may.recv();
         });
@@ -316,18 +314,18 @@ impl SimFs {
         self.disk().log.len()
     }
 
-    /// What programs see now, to begin anew from.
+    /// The image that programs see now; a disk can start from it.
     pub fn image(&self) -> Vec<Node> {
         self.disk().now.clone()
     }
 
-    /// Everything that was recorded, to build crash states from.
+    /// The recorded changes, to build crash states from.
     pub fn history(&self) -> crash::History {
         let disk = self.disk();
         crash::History::new(disk.base.clone(), &disk.now, disk.log.clone(), disk.lock_files.clone())
     }
 
-    /// True when something has this name.
+    /// True if a file or directory has this path.
     pub fn exists(&self, path: &str) -> bool {
         self.disk().find(Path::new(path)).is_ok()
     }
@@ -339,7 +337,7 @@ impl SimFs {
         disk.names(dir).keys().map(|name| name.to_string_lossy().into_owned()).collect()
     }
 
-    /// Counts a call and says whether it may happen.
+    /// Counts a call; returns an error if the call must fail.
     fn call<'a>(&'a self, what: &'static str, path: &Path) -> (MutexGuard<'a, Disk>, io::Result<()>) {
         let mut disk = self.disk();
         let now = disk.processes[self.process].calls.len();
@@ -381,7 +379,7 @@ impl SimFs {
         }
         let process = &disk.processes[self.process];
         let hit = |fault: &Fault| fault.at == number || fault.lasting && fault.at < number;
-        // Only a record can be read in part: everything else is read whole or not at all.
+        // Only reads of a lock's record can be short: other reads are whole or fail.
         let fits = |fault: &Fault| fault.errno != SHORT || what == "read record";
         let failed = process.fault.filter(|fault| hit(fault) && fits(fault));
         let result = failed.map_or(Ok(()), |fault| Err(io::Error::from_raw_os_error(fault.errno)));
@@ -389,7 +387,7 @@ impl SimFs {
     }
 }
 
-/// True for the names of files that are written before they get their final name.
+/// True for the name of a temporary file, which later gets its final name.
 pub fn is_temporary(name: &OsStr) -> bool {
     name.to_string_lossy().starts_with("tmp-")
 }

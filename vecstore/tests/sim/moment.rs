@@ -1,4 +1,4 @@
-//! What tests of things that happen at the wrong moment share.
+//! Helpers of the tests of events at a wrong moment.
 
 use vecstore::{OnDuplicate, Store};
 
@@ -7,11 +7,11 @@ use super::crash::Rng;
 
 pub fn put(store: &Store, key: &str) -> vecstore::Result<()> {
     let mut batch = store.batch();
-    batch.push(key, &vec![1.0f32; store.dim()])?;
+    batch.push(key, &vec![1.0f32; store.snapshot().dim()])?;
     store.append(&mut batch, OnDuplicate::Skip).map(drop)
 }
 
-/// Tries every state that a power cut may leave now.
+/// Checks the states that a power cut may leave now.
 pub fn power_cut(fs: &SimFs, check: impl Fn(&SimFs) -> Result<(), String>) {
     let history = fs.history();
     let now = history.log.len();

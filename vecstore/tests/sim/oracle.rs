@@ -1,13 +1,13 @@
-//! What a store must hold, kept in memory, and the comparison with what the real code reads.
+//! A model of a store in memory, for comparison with the state that the real code reads.
 
 use std::collections::BTreeMap;
 
-use vecstore::{Appended, Kind, OnDuplicate, Snapshot, Store};
+use vecstore::{Appended, Kind, OnDuplicate, Snapshot};
 
 /// Elements per vector of the stores in these tests.
 pub const DIM: usize = 2;
 
-/// What a key stands for.
+/// The entry of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// Bits of the rows' elements, and the payload.
@@ -18,7 +18,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// A value that depends on one number only: mostly one row, sometimes several, none, or a rejection.
+    /// The value for a number: mostly one row, sometimes several, none, or a rejection.
     pub fn number(number: u32) -> Self {
         match number % 8 {
             6 => Value::Empty(number.to_le_bytes().to_vec()),
@@ -33,17 +33,17 @@ impl Value {
     }
 }
 
-/// Something that changes a store as a whole or not at all.
+/// A change that a store makes as a whole or not at all.
 #[derive(Clone, Debug)]
 pub enum Change {
     Create,
-    /// Entries; `None` deletes.
+    /// Entries; `None` deletes a key.
     Append(OnDuplicate, Vec<(String, Option<Value>)>),
     Setting(String, String),
     Fingerprint(u8),
 }
 
-/// What a store holds.
+/// The state of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct State {
     pub exists: bool,
@@ -59,7 +59,7 @@ impl State {
         let mut state = self.clone();
         match change {
             Change::Create => state.exists = true,
-            // Nothing happens to a store that is not there.
+            // A store that does not exist does not change.
             _ if !self.exists => {}
             Change::Setting(name, value) => {
                 state.settings.insert(name.clone(), value.clone());
@@ -86,7 +86,7 @@ impl State {
         state
     }
 
-    /// What an append must say that it did; `None` when it must be refused because of keys that are there.
+    /// What an append must return; `None` if it must be refused because of duplicate keys.
     pub fn appended(&self, policy: OnDuplicate, entries: &[(String, Option<Value>)]) -> Option<Appended> {
         let present = |key: &String| self.entries.contains_key(key);
         if policy == OnDuplicate::Error && self.duplicates(entries) > 0 {
@@ -107,7 +107,7 @@ impl State {
                     continue;
                 }
             }
-            said.entries += 1;
+            said.entries += u64::from(value.is_some());
             said.replaced += u64::from(value.is_some() && present(key));
         }
         let after = self.after(&Change::Append(policy, entries.to_vec()));
@@ -115,22 +115,20 @@ impl State {
         Some(said)
     }
 
-    /// How many of the entries, deletions apart, have keys that are there.
+    /// How many of the entries, deletions excepted, have keys that are stored already.
     pub fn duplicates(&self, entries: &[(String, Option<Value>)]) -> usize {
         entries.iter().filter(|(key, value)| value.is_some() && self.entries.contains_key(key)).count()
     }
 
-    /// What the real store holds; everything a reader can ask is asked and must agree with itself.
-    pub fn read(store: &Store) -> Result<State, String> {
-        let mut state = Self::read_snapshot(&store.snapshot())?;
-        state.settings = store.settings();
-        state.fingerprint = store.fingerprint().map(|fingerprint| fingerprint.id()[0]);
-        Ok(state)
-    }
-
-    /// The same without what only the handle knows.
-    pub fn read_snapshot(snapshot: &Snapshot) -> Result<State, String> {
-        let mut state = State { exists: true, commits: snapshot.last_commit(), ..State::default() };
+    /// Reads the state of the real store in every way that a reader has; all answers must agree.
+    pub fn read(snapshot: &Snapshot) -> Result<State, String> {
+        let mut state = State {
+            exists: true,
+            commits: snapshot.last_commit(),
+            settings: snapshot.settings().clone(),
+            fingerprint: snapshot.fingerprint().map(|fingerprint| fingerprint.id()[0]),
+            ..State::default()
+        };
         let (mut rows, mut keys) = (0, Vec::new());
         for entry in snapshot.iter() {
             let entry = entry.map_err(|error| format!("reading an entry: {error}"))?;
@@ -139,7 +137,7 @@ impl State {
                 Kind::Rows => {
                     let elements: &[f32] = entry.rows().map_err(|error| error.to_string())?;
                     rows += entry.row_count() as u64;
-                    let first = snapshot.at(entry.address()).map_err(|error| error.to_string())?;
+                    let first = snapshot.row_at(entry.address()).map_err(|error| error.to_string())?;
                     if first.as_deref() != elements.get(..DIM) {
                         return Err(format!("{key}: its address leads to {first:?}"));
                     }
@@ -165,8 +163,8 @@ impl State {
             keys.push(key);
         }
         let totals = snapshot.totals();
-        let counted = totals.entries + totals.empty + totals.rejected;
-        if (counted, totals.rows) != (keys.len() as u64, rows) {
+        let by_kind = totals.with_rows + totals.empty + totals.rejected;
+        if [totals.entries, by_kind] != [keys.len() as u64; 2] || totals.rows != rows {
             return Err(format!("totals say {totals:?}, there are {} entries and {rows} rows", keys.len()));
         }
         let hits = snapshot.search(&[1.0; DIM], usize::MAX).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Runs operations on the real store over a simulated disk and writes down what was acknowledged when.
+//! Runs operations on the real store over a simulated disk, and records which were acknowledged, and when.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use vecstore::vfs::Vfs;
 use vecstore::{
-    Batch, Error, Fingerprint, Merging, OnDuplicate, OpenOptions, Snapshot, Store, StoreConfig, Ticket,
+    BackupOptions, Batch, Error, Fingerprint, MergePolicy, OnDuplicate, OpenOptions, Progress, Snapshot,
+    Store, StoreConfig, Ticket,
 };
 
 use super::SimFs;
@@ -15,18 +16,18 @@ use super::damage::Hit;
 use super::oracle::{Change, DIM, State, Value};
 use super::world::{Deed, Outcome, Step};
 
-/// Where the store of these tests lies.
+/// Path of the store in these tests.
 pub const STORE: &str = "/d/s";
-/// Where its backup lies: in another directory, which is not flushed for the store's sake.
+/// Path of its backup: in another directory, which is not flushed for the store's sake.
 pub const BACKUP: &str = "/b";
-/// Where its dated backups lie.
+/// Directory of its dated backups.
 pub const DATED: &str = "/d/dated";
-/// How many of them are kept.
+/// Number of dated backups that are kept.
 pub const KEEP: usize = 1;
-/// How many batches are under way at the same time.
+/// Number of batches that [`Do::Together`] appends.
 const TOGETHER: usize = 3;
 
-/// Where the store lies that was restored under this name.
+/// Path of the restored store of this name.
 pub fn restored(name: &str) -> String {
     format!("/d/{name}")
 }
@@ -34,15 +35,19 @@ pub fn restored(name: &str) -> String {
 /// Options for a store on this disk. No handle waits for a lock: the tests that use them have no concurrent
 /// processes. Nothing is merged in the background, so that a run is the same each time.
 pub fn options(fs: &SimFs) -> OpenOptions {
-    OpenOptions::new().vfs(Arc::new(fs.clone())).lock_timeout(Duration::ZERO).merging(Merging::OnDemand)
+    OpenOptions::new()
+        .vfs(Arc::new(fs.clone()))
+        .lock_timeout(Duration::ZERO)
+        .merge_policy(MergePolicy::OnDemand)
 }
 
-/// What a batch holds: entries; `None` deletes.
+/// The entries of a batch; `None` deletes a key.
 type Entries = Vec<(String, Option<Value>)>;
 
-/// What a commit of this handle carries beside its entries.
+/// The settings and the fingerprint that a commit of this handle carries.
 fn settings(store: &Store) -> (BTreeMap<String, String>, Option<u8>) {
-    (store.settings(), store.fingerprint().map(|fingerprint| fingerprint.id()[0]))
+    let snapshot = store.snapshot();
+    (snapshot.settings().clone(), snapshot.fingerprint().map(|fingerprint| fingerprint.id()[0]))
 }
 
 /// A batch of this store with these entries.
@@ -52,10 +57,12 @@ fn batch(store: &Store, entries: &[(String, Option<Value>)]) -> Result<Batch, Er
         match value {
             Some(Value::Rows(bits, payload)) => {
                 let rows: Vec<f32> = bits.iter().map(|bits| f32::from_bits(*bits)).collect();
-                batch.push_with(key, &rows, payload)?;
+                batch.entry(key).rows(rows.chunks(DIM)).payload(payload).push()?;
             }
-            Some(Value::Empty(payload)) => batch.push_empty(key, payload)?,
-            Some(Value::Rejected(reason)) => batch.push_rejected(key, reason, reason.as_bytes())?,
+            Some(Value::Empty(payload)) => batch.entry(key).payload(payload).push_empty()?,
+            Some(Value::Rejected(reason)) => {
+                batch.entry(key).payload(reason.as_bytes()).push_rejected(reason)?
+            }
             None => batch.delete(key)?,
         }
     }
@@ -71,39 +78,39 @@ pub fn append(
     store.append(&mut batch(store, entries)?, policy)
 }
 
-/// One operation of a workload; the number is the handle's.
+/// One operation of a workload, with the number of its handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Do {
     Create(usize),
     Open(usize),
-    /// Two keys that are not used yet.
+    /// Appends two new keys.
     Append(usize),
-    /// Several such batches at once.
+    /// Appends several batches of two new keys at the same time.
     Together(usize),
-    /// The newest key again, and one that is not used yet.
+    /// Replaces the newest key, and appends a new one.
     Replace(usize),
-    /// The same, keeping what is stored.
+    /// Appends the newest key, which is skipped, and a new one.
     Skip(usize),
-    /// The oldest key.
+    /// Deletes the oldest key.
     Delete(usize),
     Setting(usize),
     Fingerprint(usize),
     Checkpoint(usize),
-    /// Looks for what others did.
+    /// Looks for commits of other handles.
     Refresh(usize),
-    /// Merges what fits together.
+    /// Merges segments that fit together.
     Merge(usize),
     /// Merges everything into one file.
     FullMerge(usize),
     /// Makes a version.
     Name(usize),
-    /// Drops the oldest one.
+    /// Removes the oldest version.
     DropName(usize),
     /// Brings the backup up to date.
     Backup(usize),
-    /// Makes a dated backup; the one before it goes.
+    /// Makes a dated backup; the previous one is removed.
     Dated(usize),
-    /// Makes a store from the backup, and opens it as this handle.
+    /// Restores a store from the backup, and opens it as this handle.
     Restore(usize),
     Close(usize),
     /// The disk damages the store.
@@ -112,30 +119,30 @@ pub enum Do {
     Repair,
 }
 
-/// A run of operations, what came of them, and every error.
+/// A run of operations, their outcomes, and every error.
 #[derive(Debug)]
 pub struct Run {
     pub fs: SimFs,
     pub steps: Vec<Step>,
     pub errors: Vec<(Do, Error)>,
     pub stores: BTreeMap<usize, Store>,
-    /// Names of the restored stores that handles are open on; the others are on the store itself.
+    /// Name of the restored store that a handle is open on; other handles are open on the store itself.
     places: BTreeMap<usize, String>,
-    /// Versions that were made, oldest first.
+    /// Versions that the run may remove, oldest first.
     named: Vec<String>,
-    /// Snapshots, and what they showed when they were taken.
+    /// Snapshots, each with the state that it showed when it was taken.
     held: Vec<(Snapshot, State)>,
     keys: u32,
     values: u32,
     oldest: u32,
     /// Settings and fingerprint that the last commit carries.
     pub(super) told: (BTreeMap<String, String>, Option<u8>),
-    /// The disk has damaged the store: a handle that meets that may say so.
+    /// The disk has damaged the store: operations may fail with an error that reports the damage.
     pub(super) is_hurt: bool,
 }
 
 impl Run {
-    /// Begins on this disk.
+    /// A new run on this disk.
     pub fn new(fs: SimFs) -> Self {
         Run {
             fs,
@@ -153,12 +160,12 @@ impl Run {
         }
     }
 
-    /// Numbers its keys, values and names from here on, away from those of an earlier run on the same disk.
+    /// Numbers keys, values and names from `number` on, apart from those of an earlier run on the same disk.
     pub fn skip_keys(&mut self, number: u32) {
         (self.keys, self.values, self.oldest) = (number, number, number);
     }
 
-    /// Goes on as another process.
+    /// Continues the run as another process, without open handles.
     pub fn into_process(self, fs: SimFs) -> Self {
         let Run { steps, errors, named, keys, values, oldest, told, .. } = self;
         Run { steps, errors, named, keys, values, oldest, told, ..Run::new(fs) }
@@ -194,7 +201,7 @@ impl Run {
         }
     }
 
-    /// A change of whatever store the handle is open on.
+    /// A change of the store that the handle is open on.
     fn deed(&self, handle: usize, change: Change) -> Deed {
         match self.places.get(&handle) {
             Some(name) => Deed::Restored(name.clone(), change),
@@ -202,7 +209,7 @@ impl Run {
         }
     }
 
-    /// Does it, on a handle that may be missing (then nothing happens).
+    /// Does an operation; nothing happens if its handle is missing.
     pub fn act(&mut self, what: Do) {
         let started = self.fs.changes();
         let (deed, result) = match what {
@@ -255,7 +262,7 @@ impl Run {
             Do::DropName(handle) => {
                 let Some(store) = self.stores.get(&handle).filter(|_| !self.named.is_empty()) else { return };
                 let name = self.named.remove(0);
-                let result = store.drop_version(&name);
+                let result = store.remove_version(&name);
                 (Some(Deed::DropName(name)), result)
             }
             Do::Checkpoint(handle)
@@ -275,7 +282,11 @@ impl Run {
                         let newest =
                             self.fs.names(DATED).iter().filter_map(|name| name.parse::<u32>().ok()).max();
                         let name = format!("{:04}", newest.map_or(1, |newest| newest + 1));
-                        (Some(Deed::Dated(KEEP)), store.backup_rotating(DATED, &name, KEEP).map(drop))
+                        let dest = Path::new(DATED).join(&name);
+                        // Every other one may also link files of the store.
+                        let link = newest.is_some_and(|newest| newest % 2 == 1);
+                        let options = BackupOptions::new().keep(KEEP).link(link);
+                        (Some(Deed::Dated(KEEP)), store.backup_with(dest, options).map(drop))
                     }
                 }
             }
@@ -283,12 +294,13 @@ impl Run {
         self.note(what, deed, started, result);
     }
 
-    /// Writes down what came of an operation.
+    /// Records the outcome of an operation.
     pub(super) fn note(&mut self, what: Do, deed: Option<Deed>, started: usize, result: Result<(), Error>) {
         let outcome = match (&result, &deed) {
             (Ok(()), _) => Outcome::Acknowledged(self.fs.changes()),
             (Err(_), _) if self.fs.is_dead() => Outcome::Unknown,
-            // An append says what it leaves behind; the others replace one file, and may have done so.
+            // A failed append says whether its outcome is known. A failed operation of another kind may have
+            // replaced its one file.
             (Err(Error::OutcomeUnknown { .. }), _) => Outcome::Unknown,
             (Err(_), Some(Deed::Store(Change::Append(..)) | Deed::Restored(_, Change::Append(..)))) => {
                 Outcome::Refused
@@ -301,7 +313,7 @@ impl Run {
         self.errors.extend(error.map(|error| (what, error)));
     }
 
-    /// Appends these entries; says what the store said of it.
+    /// Appends these entries; returns what the store returned.
     pub fn write(
         &mut self,
         handle: usize,
@@ -318,7 +330,7 @@ impl Run {
         said
     }
 
-    /// Versions that it may drop, oldest first.
+    /// Versions that the run may remove, oldest first.
     pub fn named(&mut self) -> &mut Vec<String> {
         &mut self.named
     }
@@ -342,10 +354,11 @@ impl Run {
             name = self.fresh_name("r");
         }
         let path = restored(&name);
-        // Of a backup that was interrupted the name may not last, though that of the restored store does. The
-        // worlds know a restored store only beside its backup, so its name is made to last first.
+        // The name of an interrupted backup may vanish although a store restored from it stays. The worlds
+        // know a restored store only beside its backup, so the backup's name is flushed first.
         self.fs.other_process().flush_dir(Path::new("/")).expect("nothing happens to this process");
-        let done = vecstore::restore_with(&self.fs, Path::new(BACKUP), Path::new(&path)).map(drop);
+        let done =
+            vecstore::restore_on(&self.fs, Path::new(BACKUP), Path::new(&path), &Progress::new()).map(drop);
         let is_there = done.is_ok();
         self.note(Do::Restore(handle), Some(Deed::Restore(name.clone())), started, done);
         if is_there {
@@ -359,12 +372,12 @@ impl Run {
         }
     }
 
-    /// Writes down what this handle shows of the store: it must never be lost again.
+    /// Records the state that this handle shows of the store: no power cut may take it away.
     pub fn show(&mut self, handle: usize) -> Result<(), String> {
         if let Some(store) = self.stores.get(&handle)
             && !self.places.contains_key(&handle)
         {
-            self.steps.push(Step::Shown { at: self.fs.changes(), state: State::read(store)? });
+            self.steps.push(Step::Shown { at: self.fs.changes(), state: State::read(&store.snapshot())? });
         }
         Ok(())
     }
@@ -373,24 +386,24 @@ impl Run {
     pub fn hold(&mut self, handle: usize) -> Result<(), String> {
         if let Some(store) = self.stores.get(&handle) {
             let snapshot = store.snapshot();
-            let state = State::read_snapshot(&snapshot)?;
+            let state = State::read(&snapshot)?;
             self.held.push((snapshot, state));
         }
         Ok(())
     }
 
-    /// Drops the snapshots that were kept, each after a look whether it still shows what it showed.
+    /// Drops the snapshots that were kept; fails if one of them no longer shows its first state.
     pub fn let_go(&mut self) -> Result<(), String> {
         for (snapshot, state) in self.held.drain(..) {
-            if State::read_snapshot(&snapshot)? != state {
+            if State::read(&snapshot)? != state {
                 return Err(format!("a snapshot of {} commits changed", state.commits));
             }
         }
         Ok(())
     }
 
-    /// Appends several batches at once: the first is held in the middle of its commit until the others wait,
-    /// so that those share the next file.
+    /// Appends several batches at once. The first one is held in the middle of its commit until the others
+    /// wait in the queue, so that these share the next file.
     pub fn append_together(&mut self, handle: usize, count: usize) {
         let batches: Vec<Entries> = (0..count).map(|_| vec![self.fresh(), self.fresh()]).collect();
         let Some(store) = self.stores.get(&handle) else { return };
@@ -406,12 +419,12 @@ impl Run {
                 })
             });
             held.there();
-            // The others do not begin before it is known when the first was acknowledged.
+            // The others do not commit before the time of the first acknowledgement is noted.
             let second = fs.hold_next("create");
             let others: Vec<(Entries, Result<Ticket, Error>)> = batches
                 .map(|entries| {
                     let batch = batch(store, &entries);
-                    let ticket = batch.and_then(|batch| store.append_async(batch, OnDuplicate::Error));
+                    let ticket = batch.and_then(|batch| store.submit(batch, OnDuplicate::Error));
                     (entries, ticket)
                 })
                 .collect();
@@ -427,7 +440,7 @@ impl Run {
         for (entries, result, at) in appended {
             let deed = self.deed(handle, Change::Append(OnDuplicate::Error, entries));
             self.note(Do::Together(handle), Some(deed), started, result);
-            // Earlier than when the last of them was done.
+            // `note` recorded the end of all batches; this one was acknowledged earlier.
             if let Some(Step::Deed { outcome: Outcome::Acknowledged(when), .. }) = self.steps.last_mut() {
                 *when = at;
             }

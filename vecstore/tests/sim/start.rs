@@ -1,4 +1,4 @@
-//! Where workloads begin whose calls fail.
+//! The store that workloads with failing calls begin with.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::crash::{History, Rng};
 use super::run::{Do, Run};
 use super::world::{World, nothing, right_worlds};
 
-/// A disk with a small store in it, as after a start of the machine, and what is right for it.
+/// A disk with a small store, as after a reboot, and the right worlds for it.
 pub struct Start {
     pub history: History,
     pub right: BTreeSet<World>,

@@ -1,6 +1,5 @@
-//! Carries out acts with the real code, and holds everything it says and shows against the oracle: operations
-//! of two processes, calls that fail, disks that fill up, processes that die, power cuts, and all that on top
-//! of each other.
+//! Runs acts on the real code, and checks everything that it returns and shows against the oracle: operations
+//! of two processes, failing calls, full disks, dying processes and power cuts, in any combination.
 
 mod befall;
 mod what;
@@ -18,14 +17,14 @@ use super::world::{Deed, Step, World, difference, nothing, right_worlds};
 use super::{Fault, Room, SimFs};
 use what::{What, handle_of, process_of};
 
-/// Acts of a trial; what follows is not done.
+/// Most acts of a trial; the others are ignored.
 const ACTS: usize = 48;
-/// Operations that a lasting fault or a full disk lasts for.
+/// Operations for which a lasting fault or a full disk lasts.
 const LASTS: usize = 4;
-/// Worlds that may be right at one time. Beyond it, too little is known for the rest to teach much.
+/// Most worlds that may be right at one time. With more, a trial ends early: its checks would show little.
 const WORLDS: usize = 512;
 
-/// How often what happened.
+/// Counts of events in trials.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub operations: usize,
@@ -47,7 +46,7 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// Carries out the acts on an empty disk; an error says what went wrong after which of them.
+/// Runs the acts on an empty disk; an error has the acts up to the failure, and the failure.
 pub fn run(acts: &[Act]) -> Result<Tally, String> {
     let mut trial = Trial::new(SimFs::new(), nothing());
     for act in acts.iter().take(ACTS) {
@@ -62,38 +61,39 @@ pub fn run(acts: &[Act]) -> Result<Tally, String> {
     Ok(trial.tally)
 }
 
-/// What is wrong with a process.
+/// The fault of a process, and its effects so far.
 #[derive(Debug, Default)]
 struct Trouble {
     fault: Option<Fault>,
-    /// Operations that met it.
+    /// Operations that met the fault.
     met: usize,
-    /// A flush of a directory failed, or a rename: it is not known what a power cut would leave.
+    /// A flush of a directory or a rename failed, so the outcome of an operation may be unknown.
     may_latch: bool,
-    /// A lock could not be given back.
+    /// A lock could not be released.
     is_stuck: bool,
 }
 
 struct Trial {
-    /// The disk for a process that nothing happens to, and that only looks.
+    /// The disk as seen by a process that meets no fault and only reads.
     disk: SimFs,
     processes: [SimFs; 2],
     trouble: [Trouble; 2],
     run: Run,
-    /// What was right when the disk was last without anything unflushed.
+    /// The right worlds at the start of the disk, when nothing was unflushed.
     start: BTreeSet<World>,
-    /// What a reader may see now, given the steps of the run up to here.
+    /// The worlds that a reader may see now.
     now: BTreeSet<World>,
+    /// Number of the run's steps that `now` takes into account.
     folded: usize,
-    /// Handles that have said that they write no more.
+    /// Handles that have returned an unknown outcome, and so write no more.
     latched: BTreeSet<usize>,
-    /// Operations that the disk stays full for.
+    /// Operations for which the disk stays full.
     full: Option<usize>,
-    /// Names beside the store whose flush failed.
+    /// Failed flushes of names that have no mark; from two on, a power cut is not checked.
     lost_names: usize,
-    /// The names of versions are to be looked up.
+    /// The next opener looks up the names of versions.
     forgot_names: bool,
-    /// Nothing can be told any more about what a power cut leaves.
+    /// The states that a power cut may leave are no longer known.
     is_over: bool,
     others: u32,
     /// What happened, for messages.
@@ -158,7 +158,7 @@ impl Trial {
         }
     }
 
-    /// One operation, on a handle that is opened first if it is not, and what it has to do with troubles.
+    /// Does one operation, on a handle that is opened first if needed, and ends faults that have lasted.
     fn operate(&mut self, handle: usize, what: &What<'_>) -> Result<(), String> {
         let opens = matches!(what, What::Do(Do::Open(_) | Do::Create(_) | Do::Close(_) | Do::Restore(_)));
         if !opens && !self.run.stores.contains_key(&handle) {
@@ -181,7 +181,7 @@ impl Trial {
         if self.full == Some(0) { self.make_room() } else { Ok(()) }
     }
 
-    /// Opens the store, or creates it where there is none.
+    /// Opens the store, or creates it if there is none.
     fn open(&mut self, handle: usize) -> Result<(), String> {
         self.one(handle, &What::Do(Do::Open(handle)))?;
         if !self.run.stores.contains_key(&handle) && !self.disk.exists(STORE) {
@@ -201,7 +201,7 @@ impl Trial {
         Ok(())
     }
 
-    /// One operation, and a judgement of what came of it.
+    /// Does one operation, and checks its outcome.
     fn one(&mut self, handle: usize, what: &What<'_>) -> Result<(), String> {
         let process = process_of(handle);
         let fs = self.processes[process].clone();
@@ -225,7 +225,7 @@ impl Trial {
         if let (true, What::Do(Do::Dated(_))) = (met, what)
             && let Some(step) = self.run.steps.pop()
         {
-            // An older backup that could not be looked at stays until the next one is made.
+            // An older backup that could not be examined stays until the next backup.
             let mut more = step.clone();
             if let Step::Deed { deed, .. } = &mut more {
                 *deed = Deed::Dated(ACTS);
@@ -247,8 +247,8 @@ impl Trial {
         if let (What::Write(policy, entries), Some(said)) = (what, &said) {
             self.said_right(handle, *policy, entries, said, &before)?;
         }
-        // A commit that is durable is acknowledged, even if its own handle could not map it: the next look
-        // does.
+        // A durable commit is acknowledged even if its handle could not map it. The next look maps it, so an
+        // operation that met a fault is not compared.
         if met { Ok(()) } else { self.compare(handle, what) }
     }
 
@@ -257,7 +257,7 @@ impl Trial {
         self.folded = self.run.steps.len();
     }
 
-    /// States that a handle's store may have in these worlds.
+    /// States that the handle's store has in these worlds.
     fn states(&self, handle: usize, worlds: &BTreeSet<World>) -> BTreeSet<State> {
         worlds
             .iter()
@@ -285,16 +285,16 @@ impl Trial {
         }
     }
 
-    /// Holds what a handle shows after an operation against what is right.
+    /// Checks the state that a handle shows after an operation.
     fn compare(&mut self, handle: usize, what: &What<'_>) -> Result<(), String> {
         let Some(store) = self.run.stores.get(&handle).filter(|_| what.catches_up()) else { return Ok(()) };
-        let state = State::read(store)?;
+        let state = State::read(&store.snapshot())?;
         if !self.states(handle, &self.now).contains(&state) {
             let found = World { store: state, ..World::default() };
             return Err(format!("handle {handle}: {}", difference(&found, &self.now)));
         }
-        // Beside a holder that lives and cannot give its lock back, it cannot be told what that holder failed
-        // to flush.
+        // While a living holder cannot release its lock, other handles cannot know which names it failed to
+        // flush.
         let is_stuck = self.trouble.iter().any(|trouble| trouble.is_stuck);
         if what.shows() && !is_stuck {
             self.run.show(handle)?;
@@ -303,9 +303,9 @@ impl Trial {
         Ok(())
     }
 
-    /// Another process reads everything.
+    /// A reader in another process reads everything.
     fn look(&mut self) -> Result<(), String> {
-        match options(&self.disk).read_only(true).open(STORE) {
+        match options(&self.disk).for_reading().open(STORE) {
             Err(Error::NotFound { .. }) if self.now.iter().any(|world| !world.store.exists) => return Ok(()),
             Err(error) => return Err(format!("a reader cannot open it: {error}")),
             Ok(_) => {}
@@ -318,7 +318,7 @@ impl Trial {
         Ok(())
     }
 
-    /// All that is wrong is put right, everything is read and verified, and then the power fails.
+    /// Ends all faults, reads and verifies everything, and then cuts the power.
     fn end(&mut self) -> Result<(), String> {
         self.relief()?;
         self.look()?;

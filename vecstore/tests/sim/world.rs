@@ -1,15 +1,15 @@
-//! Everything that operations on a store leave behind: the store, its versions, its backups and what
-//! was restored from them. And which worlds are right after a power cut.
+//! Worlds: a store, its versions, its backups and the stores restored from them. And which worlds are right
+//! after a power cut.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::damage::Loss;
 use super::oracle::{Change, State};
 
-/// What is on the disk.
+/// The stores on a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct World {
-    /// The store; one that does not exist is the default.
+    /// The store; the default state if it does not exist.
     pub store: State,
     /// Its versions.
     pub named: BTreeMap<String, State>,
@@ -19,27 +19,27 @@ pub struct World {
     pub dated: Vec<State>,
     /// Stores that were restored from the backup.
     pub restored: BTreeMap<String, State>,
-    /// The store is damaged: this is what it holds once it is repaired.
+    /// The store is damaged: the other fields say what it has after a repair.
     pub is_hurt: bool,
 }
 
-/// Something that changes the world as a whole or not at all.
+/// A change of the world that happens as a whole or not at all.
 #[derive(Clone, Debug)]
 pub enum Deed {
-    /// Of the store.
+    /// Changes the store.
     Store(Change),
-    /// Of a restored store.
+    /// Changes the restored store of this name.
     Restored(String, Change),
     Name(String),
     DropName(String),
     Backup,
-    /// A dated backup, of which this many are kept.
+    /// Makes a dated backup; this many are kept.
     Dated(usize),
-    /// The backup becomes a store of this name.
+    /// Restores the backup as a store of this name.
     Restore(String),
     /// The disk loses a part of the store.
     Hit(Loss),
-    /// The disk loses the manifest, and with it all settings and the fingerprint but these.
+    /// The disk loses the manifest; only these settings and this fingerprint remain.
     Forget(BTreeMap<String, String>, Option<u8>),
     Repair,
 }
@@ -48,7 +48,7 @@ impl World {
     /// The world after a deed.
     pub fn after(&self, deed: &Deed) -> World {
         let mut world = self.clone();
-        // Nothing comes of a store that is not there.
+        // Nothing is made from a store that does not exist.
         let exists = self.store.exists;
         match deed {
             Deed::Store(change) => world.store = self.store.after(change),
@@ -93,12 +93,11 @@ impl World {
         world
     }
 
-    /// The worlds that a deed may leave that was interrupted, or of which it is not known whether it
-    /// happened.
+    /// The worlds that a deed may leave if it was interrupted or its outcome is unknown.
     fn in_doubt(&self, deed: &Deed) -> Vec<World> {
         let mut worlds = vec![self.clone(), self.after(deed)];
         if let Deed::Dated(keep) = deed {
-            // Older backups go one by one, once the new one is there.
+            // Older backups are removed one by one, after the new one is made.
             for kept in *keep + 1..=self.dated.len() + 1 {
                 worlds.push(self.after(&Deed::Dated(kept)));
             }
@@ -107,18 +106,18 @@ impl World {
     }
 }
 
-/// What became of a deed.
+/// The outcome of a deed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was acknowledged when the disk had seen this many changes.
+    /// The deed was acknowledged when the disk had seen this many changes.
     Acknowledged(usize),
-    /// It failed, or its process died: it may be there or not.
+    /// The deed failed, or its process died: it may have happened or not.
     Unknown,
-    /// It failed in a way that promises that it is not there.
+    /// The deed failed with an error that promises that it has not happened.
     Refused,
 }
 
-/// What happened, in order.
+/// A step of a run.
 #[derive(Clone, Debug)]
 pub enum Step {
     Deed {
@@ -126,17 +125,17 @@ pub enum Step {
         started: usize,
         outcome: Outcome,
     },
-    /// A writing handle has shown this state of the store: a user may rely on what it shows.
+    /// A writer has shown this state of the store, so a caller may rely on it.
     Shown {
         at: usize,
         state: State,
     },
-    /// Histories of which any may be taken for what happened: what two processes did at the same time, in
-    /// either order.
+    /// Histories of which any may be the right one: for example, the steps of two processes at the same time,
+    /// in either order.
     Either(Vec<Vec<Step>>),
 }
 
-/// Where every run begins.
+/// The world that every run begins with.
 pub fn nothing() -> BTreeSet<World> {
     BTreeSet::from([World::default()])
 }
@@ -192,7 +191,7 @@ fn told(world: &World) -> String {
     text
 }
 
-/// Says where the world that was read differs from the right ones.
+/// A message with the world that was read and the right ones.
 pub fn difference(found: &World, right: &BTreeSet<World>) -> String {
     let right: Vec<String> = right.iter().map(told).collect();
     format!("found {}\nright would be one of:\n  {}", told(found), right.join("\n  "))

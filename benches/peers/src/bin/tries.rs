@@ -1,7 +1,8 @@
-//! Other ways to make a new file durable, in turn with the one that the store uses: `tries [COMMITS [KIB]]` (200 of 71 KiB
-//! unless given). Prints how long each takes next to the usual way; docs/PERFORMANCE.md says what became of it.
+//! Other ways to make a new file durable, in turn with the way that the store uses: `tries [COMMITS [KIB]]`
+//! (200 of 71 KiB unless given). Prints the time of each compared with the usual way; docs/PERFORMANCE.md has
+//! the results.
 //!
-//! Every way ends with a file of this length under its final name, data and name durable.
+//! Each way ends with a file of this length under its final name, with data and name durable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use vecstore_benches::{Numbers, folder, raw_commit};
 
-/// What direct writes need: memory, places and lengths are multiples of it.
+/// Alignment of direct writes: memory, places and lengths must be multiples of it.
 const ALIGN: usize = 4096;
 
-/// One way, and what it is.
+/// A way: its name and its function.
 type Way = (&'static str, fn(&Place, usize, &[u8]) -> io::Result<()>);
 
 const WAYS: [Way; 10] = [
@@ -105,7 +106,8 @@ const WAYS: [Way; 10] = [
                 .flags(Flags::IO_LINK),
             opcode::Fsync::new(Fd(place.open.as_raw_fd())).build(),
         ];
-        // SAFETY: bytes, names and descriptors outlive the requests: all four are waited for before this returns.
+        // SAFETY: bytes, names and descriptors outlive the requests: all four are waited for before this
+        // returns.
         unsafe { ring.submission().push_multiple(&chain) }.map_err(io::Error::other)?;
         ring.submit_and_wait(chain.len())?;
         let results: Vec<i32> = ring.completion().map(|done| done.result()).collect();
@@ -139,7 +141,7 @@ impl Place {
     }
 }
 
-/// In pieces, as [`raw_commit`].
+/// Writes in pieces, as [`raw_commit`] does.
 fn written<'a>(mut file: &'a File, bytes: &[u8]) -> io::Result<&'a File> {
     bytes.chunks(1 << 20).try_for_each(|piece| file.write_all(piece)).map(|()| file)
 }
@@ -161,7 +163,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let mut times = vec![Vec::new(); WAYS.len()];
     for number in 0..commits {
-        // In another order each time: who comes after whom matters, too.
+        // The order changes each time, because the predecessor's writes affect the next way.
         let mut order: Vec<usize> = (0..WAYS.len()).collect();
         order.sort_by_key(|way| ((number * 31 + way) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20);
         for way in order {

@@ -1,4 +1,4 @@
-//! What lies beside the segments: derived files and versions.
+//! Repairs derived files and versions.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::vfs::FileKind;
 
 const LOST: &str = "the version is lost; the store itself is not affected";
 
-/// True when a manifest or version relies on one of these derived files, or, as what it is `called`, is among them: what it lists
-/// of them is wrong.
+/// True if a manifest or version lists one of these wrong derived files, or is itself among the wrong ones
+/// under the name `called`, because its list of derived files is wrong.
 pub(super) fn lists_any(called: &str, body: &Body, derived: &HashSet<String>) -> bool {
     derived.contains(called) || derived::named(body).iter().any(|name| derived.contains(&name.to_string()))
 }
@@ -29,19 +29,19 @@ impl Before {
         self.manifest.iter().flat_map(|manifest| &manifest.body.segments).copied().collect()
     }
 
-    /// What the manifest lists, then what versions do.
+    /// The files that the manifest lists, then those that versions list.
     pub(super) fn records(&self) -> Vec<SegmentRecord> {
         let versions = self.versions.iter().flat_map(|(_, version)| &version.body.segments);
         self.listed().into_iter().chain(versions.copied()).collect()
     }
 
-    /// The store that files must be of. Without a manifest only the segments say it.
+    /// The store that files must belong to. Without a manifest only the segments tell it.
     pub(super) fn store(&self, found: &[Found]) -> Option<Body> {
         let manifest = self.manifest.as_ref().map(|manifest| manifest.body.clone());
         manifest.or_else(|| store_of_most(found))
     }
 
-    /// Counts versions that are not the store's among the bad ones; says whether there were any.
+    /// Moves versions that are not the store's to the bad ones. True if there were any.
     fn refuse_versions(&mut self, store: &Body) -> bool {
         let manifest = self.manifest.as_ref().map(|manifest| &manifest.body);
         let bad = self.bad_versions.len();
@@ -55,25 +55,26 @@ impl Before {
 }
 
 impl Repair<'_> {
-    /// Looks at every segment. What versions of other stores list says nothing of this one: by it,
-    /// segments of the same names would be taken for another store's.
+    /// Reads every segment. Versions of other stores are refused first: by their lists, segments with the
+    /// same names would count as another store's.
     pub(super) fn survey(&self, before: &mut Before) -> Result<Vec<Found>> {
         if let Some(store) = before.store(&[]) {
             before.refuse_versions(&store);
         }
-        // There is no file.
         if before.lacks_segments {
             return Ok(Vec::new());
         }
-        let found = survey(self.vfs, self.dir, &before.records())?;
+        let found = survey(self.vfs, self.dir, &before.records(), self.progress)?;
         match before.store(&found) {
-            Some(store) if before.refuse_versions(&store) => survey(self.vfs, self.dir, &before.records()),
+            Some(store) if before.refuse_versions(&store) => {
+                survey(self.vfs, self.dir, &before.records(), self.progress)
+            }
             _ => Ok(found),
         }
     }
 
-    /// Derived files that are damaged or missing; the damaged ones go to quarantine. A rebuilt manifest
-    /// lists none, but versions may.
+    /// Finds damaged and missing derived files; damaged ones go to quarantine. A rebuilt manifest lists none,
+    /// but versions may.
     pub(super) fn check_bitmaps(
         &self,
         found: &[Found],
@@ -85,8 +86,8 @@ impl Repair<'_> {
         let mut bad = HashSet::new();
         for (path, _, error) in derived::check(self.vfs, self.dir, manifest, &opened).faults {
             let problem = match self.damage(error) {
-                // What a derived file holds is not needed: that it cannot be read is damage too.
-                Err(Error::Io { source, .. }) => format!("it cannot be read: {source}"),
+                // The content of a derived file is not needed, so an unreadable one counts as damaged, too.
+                Err(Error::Io { cause, .. }) => format!("it cannot be read: {cause}"),
                 Err(Error::UnsupportedVersion { expected, found, .. }) => {
                     format!("expected {expected}, found {found}")
                 }
@@ -97,7 +98,7 @@ impl Repair<'_> {
                 continue;
             };
             if is_here(&self.dir.join(VERSIONS)) {
-                // A damaged version is known already. Of a list that is wrong no file is used.
+                // A damaged version is known already. No derived file is used from a list that is wrong.
                 bad.insert(format!("{VERSIONS}/{name}"));
                 continue;
             }
@@ -124,8 +125,7 @@ impl Repair<'_> {
         Ok(bad)
     }
 
-    /// Versions: damaged ones go to quarantine, those that list damaged files list what takes their
-    /// place.
+    /// Damaged versions go to quarantine. Versions that list damaged files list the replacements.
     pub(super) fn mend_versions(
         &self,
         before: &Before,
@@ -181,10 +181,11 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The view of a version, and whether that is as it is listed; or why there is none.
+    /// The view of a version, and whether its files are as it lists them; or why the version is lost.
     ///
-    /// What was made for the store leaves out what was superseded after the version, and so does a later merge: where that hides
-    /// an older entry of which no newer one is there, the version gets files of its own, which serve for later versions.
+    /// Files made for the store, and later merges, lack entries that were superseded after the version. If
+    /// that hides an older entry for which there is no newer one, the version gets files of its own, which
+    /// serve for later versions, too.
     fn mended_version(
         &self,
         mender: &mut Mender<'_>,
@@ -204,7 +205,7 @@ impl Repair<'_> {
                 return Ok(Err(OF_OTHER_MODEL));
             }
             let is_whole = is_as_listed(&mender.found, &pieces, &body.segments);
-            // Not what the store's bitmaps say, which know of later commits.
+            // The store's bitmaps know of later commits: only the version's own may be used.
             let superseded = match is_whole {
                 true => HashSet::new(),
                 false => self.superseded(&mender.found, body, true)?,
@@ -214,7 +215,7 @@ impl Repair<'_> {
             let view = mender.mend(version, &pieces);
             (mender.shares, mender.superseded) = (Shares::All, of_store);
             let view = view?;
-            // What the store begins with is looked at with it.
+            // If the store begins with the version's files, they are checked with the store.
             let is_known = is_whole && manifest.is_some_and(|manifest| body.begins(&manifest.body));
             if is_known || wrong_kills(&view, &mut InMemory(&view))?.is_empty() {
                 return Ok(Ok((is_whole, view)));

@@ -1,10 +1,10 @@
-//! Carries a repair out, so that a crash at any point leaves what was there before or what was to be.
+//! Carries a repair out, so that a crash at any point leaves the former state or the repaired one.
 //!
 //! 1. Damaged files get a second name in `quarantine/`, and lists of lost keys beside them; both durable.
-//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using what the
-//!    manifest lists.
+//! 2. New files, flushed before, get their names; `segments/` is flushed. Readers go on using the files that
+//!    the manifest lists.
 //! 3. The manifest is replaced by one that lists the new files; then the versions.
-//! 4. Damaged files lose the names they had. Until here, the repair can be begun anew.
+//! 4. Damaged files lose their old names. Until here, the repair can be begun anew.
 
 use crate::state::{Move, QUARANTINE, quarantine_folder, same_bytes, write_named};
 use std::collections::BTreeSet;
@@ -20,21 +20,21 @@ use crate::vfs::Vfs;
 /// Everything that a repair changes.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// What the user is told of it.
+    /// What the user is told about the repair.
     pub report: RepairReport,
     pub moves: Vec<Move>,
-    /// Files beside those in quarantine, and what they hold.
+    /// Lists beside the files in quarantine: path and content.
     pub lists: Vec<(PathBuf, String)>,
     pub manifest: Option<Manifest>,
-    /// Versions that list new files.
+    /// Versions to replace, because their lists change.
     pub versions: Vec<(String, Manifest)>,
 }
 
-/// Does it. `made` are the new files; those that were named are taken out of it.
+/// Carries out the plan. `made`: the new files; each is taken out once it is named.
 pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<Made>) -> Result<()> {
     let segments = dir.join(SEGMENTS);
     let linked = set_aside(vfs, dir, plan)?;
-    // One at a time: whatever fails, only those that have no name yet are removed.
+    // One at a time: after a failure, only files that have no name yet are removed.
     while let Some(next) = made.last() {
         if let Some(tmp) = &next.tmp {
             let path = segments.join(next.segment.name().to_string());
@@ -44,7 +44,7 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     }
     vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
     if let Some(manifest) = &plan.manifest {
-        // What could not be given a second name must not be replaced: a directory, say.
+        // An object that could not get a second name (a directory, say) must not be replaced: it is moved.
         let path = dir.join(MANIFEST);
         for (moved, linked) in plan.moves.iter().zip(&linked) {
             if moved.from == path && !linked {
@@ -57,7 +57,7 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     for (name, version) in &plan.versions {
         replace_file(vfs, &folder, &folder.join(name), &version.encode()?)?;
     }
-    // Another file has taken the name of a manifest.
+    // The name of the damaged manifest belongs to the new one by now.
     let renamed = plan.moves.iter().zip(linked).filter(|(moved, _)| moved.from != dir.join(MANIFEST));
     for (moved, linked) in renamed {
         if linked {
@@ -75,8 +75,8 @@ pub(super) fn carry_out(vfs: &dyn Vfs, dir: &Path, plan: &Plan, made: &mut Vec<M
     changed.into_iter().try_for_each(|folder| vfs.flush_dir(folder).at(folder, "flush the directory"))
 }
 
-/// Gives damaged files a second name in quarantine, and writes the lists. Says for each whether it has one:
-/// directories cannot, nor can anything on some file systems; those are moved at the end.
+/// Gives damaged files a second name in quarantine, and writes the lists. Returns for each file whether it
+/// has a second name: directories cannot, nor can any file on some file systems. Those are moved at the end.
 fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     if plan.moves.is_empty() && plan.lists.is_empty() {
         return Ok(Vec::new());
@@ -96,7 +96,7 @@ fn set_aside(vfs: &dyn Vfs, dir: &Path, plan: &Plan) -> Result<Vec<bool>> {
     Ok(linked)
 }
 
-/// Writes a file whole, in place of one that may be there; its name is durable afterwards.
+/// Writes a whole file, in place of an existing one; its name is durable afterwards.
 fn replace_file(vfs: &dyn Vfs, folder: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
     write_named(vfs, path, bytes, "write the file", true)?;
     vfs.flush_dir(folder).at(folder, "flush the directory")

@@ -1,8 +1,8 @@
-//! Which files make up commits 1 to N with the least loss.
+//! Chooses the files that make up commits 1 to N with the least loss.
 //!
-//! Files are edges between commit numbers; between two that follow each other the links must agree. Damaged
-//! files are edges that cost what is lost with them, and a hole costs more than any of them. The cheapest way
-//! from 1 to N wins.
+//! Files are edges between commit numbers, and the links of two edges that follow each other must agree. A
+//! damaged file costs the entries that are lost with it, and a hole costs more than any file. The cheapest
+//! way from 1 to N wins.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,12 +11,13 @@ use crate::format::{COMPAT_LOST, Id};
 use crate::segment::SegmentName;
 use crate::state::SegmentRecord;
 
-/// A stretch of the repaired chain.
+/// A part of the repaired chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Piece {
-    /// This file: as it is, under another name, or what can be rescued from it. Its number among those found.
+    /// The file of this number among those found: as it is, under another name, or the entries rescued from
+    /// it.
     File(usize),
-    /// Nothing covers these commits.
+    /// Commits that no file covers.
     Hole { first: u64, last: u64 },
 }
 
@@ -28,7 +29,7 @@ impl Piece {
         }
     }
 
-    /// Its first and its last commit.
+    /// The first and the last commit of the piece.
     pub fn range(self, found: &[Found]) -> (u64, u64) {
         match self {
             Piece::File(number) => found.get(number).map_or((1, 1), Found::range),
@@ -37,31 +38,32 @@ impl Piece {
     }
 }
 
-/// What the chain is of.
+/// What a chain is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chain {
     /// The store.
     Store,
     /// A version.
     Named,
-    /// A version without files that were merged after it: one left out what was superseded later, and still hides what that
-    /// had replaced.
+    /// A version, without files that were merged after it. Such a file lacks entries that were superseded
+    /// later, but still hides the older entries that these had replaced.
     NamedAlone,
 }
 
-/// Lost entries, then how little a way is liked.
+/// Lost entries, then a penalty that decides between ways with equal loss.
 type Cost = (u128, u128);
 
-/// Entries that were superseded after a version are not in files that were merged after it.
+/// Cost of a file that was merged after a version: it lacks entries that were superseded after the version.
 const OTHER_MOMENT: u128 = 1 << 20;
 
-/// A hole loses everything: how much that was is not known.
+/// Cost of a hole, per commit: everything is lost, and nothing tells how much that was.
 const HOLE: u128 = 1 << 40;
 
-/// What an earlier repair has left out of a file. How much it was is not known: any content of its own is
-/// better. But a merge of such a file has all that was there when it was made: its inputs without one of
-/// them, which a power cut may leave, are worse, and so is an unusable file. A file without any entry, as a
-/// repair puts into a hole, costs this per commit.
+/// Cost of a file from which an earlier repair has left out entries; their number is unknown.
+///
+/// Any file with content of its own is better. An unusable file is worse, and so are the inputs of a merge
+/// with one of them missing, as a power cut may leave them: the output of a merge of such a file has all
+/// entries that existed then. A file without any entry, as a repair puts into a hole, costs this per commit.
 const LEFT_OUT: u128 = HOLE / 4 * 3;
 
 #[derive(Clone, Copy, Debug)]
@@ -70,13 +72,13 @@ struct Edge {
     first: u64,
     last: u64,
     cost: Cost,
-    /// Links, where they are known.
+    /// Link in and link out, if they are known.
     links: Option<(Id, Id)>,
 }
 
-/// The last commit there is reason to believe in: `listed` by the manifest or a version, or named by
-/// a file that belongs to the store. A file that cannot be told follows on directly, and is no smaller than
-/// its commits call for.
+/// The last commit for which there is evidence: `listed` by the manifest or a version, or in the footer of a
+/// file of the store. A file without a readable footer counts if it follows directly, and is large enough for
+/// its commits.
 pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> u64) -> u64 {
     let told = found.iter().filter(|file| file.footer().is_some()).map(|file| file.name.last).max();
     let mut last = told.unwrap_or(0).max(listed);
@@ -89,7 +91,7 @@ pub(super) fn last_commit(listed: u64, found: &[Found], len: impl Fn(&Found) -> 
     last
 }
 
-/// Finds the cheapest chain from commit 1 to `last`. `start` is what the first link must be, where that is
+/// Finds the cheapest chain from commit 1 to `last`. `start`: the link with which the chain must begin, if
 /// known.
 pub(super) fn cheapest(
     found: &[Found],
@@ -108,14 +110,14 @@ pub(super) fn cheapest(
         if let [first, next] = *pair {
             let len = u128::from(next - first);
             let piece = Piece::Hole { first, last: next - 1 };
-            // Of two files that exclude each other the earlier one is liked better: a hole at the end is not
-            // one.
+            // Of two files that exclude each other the earlier one is preferred: so a hole at the end has no
+            // penalty.
             let liking = if next > last { 0 } else { len.saturating_mul(len).saturating_mul(2) };
             edges.push(Edge { piece, first, last: next - 1, cost: (HOLE * len, liking), links: None });
         }
     }
     edges.sort_by_key(|edge| edge.first);
-    // For each edge the cost of the best way that ends with it, and the edge before.
+    // For each edge, the cost of the best way that ends with it, and the edge before.
     let mut best: Vec<Option<(Cost, Option<usize>)>> = vec![None; edges.len()];
     let mut ending: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (number, edge) in edges.iter().enumerate() {
@@ -150,17 +152,17 @@ pub(super) fn cheapest(
     pieces.reverse();
     match of {
         Chain::Store => join_holes(pieces),
-        // One of several files of a version would overlap what the store has there.
+        // One file for several holes of a version would overlap the store's files there.
         Chain::Named | Chain::NamedAlone => pieces,
     }
 }
 
-/// Files that fit nowhere are no evidence of commits after the last one that is `listed`.
+/// Drops a hole after the last `listed` commit: files that fit nowhere are no evidence of commits there.
 pub(super) fn drop_hole_after(listed: u64, pieces: &mut Vec<Piece>) {
     pieces.pop_if(|piece| matches!(piece, Piece::Hole { first, .. } if *first > listed));
 }
 
-/// One file for neighbouring holes.
+/// Joins neighbouring holes, so that one file fills them.
 fn join_holes(pieces: Vec<Piece>) -> Vec<Piece> {
     let mut joined: Vec<Piece> = Vec::new();
     for piece in pieces {
@@ -175,8 +177,8 @@ fn join_holes(pieces: Vec<Piece>) -> Vec<Piece> {
 fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Vec<Edge> {
     let listed: HashMap<SegmentName, &SegmentRecord> =
         records.iter().map(|record| (record.name(), record)).collect();
-    // For equal ranges the highest generation counts: an older one does not know what was lost and written
-    // again.
+    // Of equal ranges only the highest generation counts: an older file does not know which entries were lost
+    // and written again.
     let mut newest: BTreeMap<(u64, u64), u32> = BTreeMap::new();
     for file in found.iter().filter(|file| file.sound().is_some()) {
         let generation = newest.entry(file.range()).or_default();
@@ -185,7 +187,7 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
     let edge = |(number, file): (usize, &Found)| {
         let name = file.name;
         let len = u128::from(name.last - name.first + 1);
-        // Smaller files are liked better than one that contains them: together their squares are less.
+        // Smaller files are preferred to one that contains them: the sum of their squares is less.
         let size = len.saturating_mul(len);
         let cost = match &file.state {
             State::Sound(segment) if listed.get(&name) == Some(&&SegmentRecord::of(segment)) => {
@@ -218,7 +220,7 @@ fn edges(found: &[Found], records: &[SegmentRecord], last: u64, of: Chain) -> Ve
     found.iter().enumerate().filter_map(edge).collect()
 }
 
-/// True for a file that was there before a listed one that covers its commits.
+/// True for a file that existed before a listed file that covers its commits.
 fn is_input(name: SegmentName, records: &[SegmentRecord]) -> bool {
     records.iter().map(SegmentRecord::name).any(|listed| {
         listed.first <= name.first

@@ -1,4 +1,4 @@
-//! Which sound files the chain leaves no place for.
+//! Sound files that have no place in the chain.
 
 use std::collections::HashSet;
 
@@ -7,16 +7,16 @@ use super::survey::Found;
 use crate::segment::SegmentName;
 use crate::state::{Manifest, SegmentRecord};
 
-/// True when a chain begins with the listed files, and goes on with files as they are.
+/// True if a chain begins with the listed files, and consists of files that stay as they are.
 pub(super) fn is_as_listed(found: &[Found], pieces: &[Piece], listed: &[SegmentRecord]) -> bool {
     let record = |piece: &Piece| Some(SegmentRecord::of(piece.file(found)?.whole()?));
     let records: Option<Vec<SegmentRecord>> = pieces.iter().map(record).collect();
     records.is_some_and(|records| records.starts_with(listed))
 }
 
-/// A sound file that does not fit into the chain, although commits of it are lost or had to be rescued, may
-/// be all that is left of something: it must not stay where the next merge removes what is superseded. Nor
-/// may one that would follow it.
+/// Refuses sound files that have no place in the chain although some of their commits are lost or had to be
+/// rescued: such a file may be all that is left of some entries, and the next merge would remove it. Files
+/// that would follow the chain are refused, too.
 pub(super) fn refuse_useless(
     found: &mut [Found],
     pieces: &[Piece],
@@ -30,7 +30,7 @@ pub(super) fn refuse_useless(
     let end = pieces.last().map_or(0, |piece| piece.range(found).1);
     for (number, file) in found.iter_mut().enumerate().filter(|(_, file)| file.is_whole()) {
         let (first, last) = file.range();
-        // Readers would take what comes after the chain for its continuation.
+        // Readers would take a file after the chain for its continuation.
         let follows = last > end && !is_backup;
         let meets = follows || ranges.iter().any(|(from, to)| first <= *to && *from <= last);
         if meets && !pieces.contains(&Piece::File(number)) && !pinned.contains(&file.name) {
@@ -39,8 +39,8 @@ pub(super) fn refuse_useless(
     }
 }
 
-/// Ranges are nested or disjoint: what overlaps the chain cannot stay, nor what an interrupted backup
-/// brought.
+/// Refuses files whose ranges overlap the chain, because ranges are nested or disjoint. Files that an
+/// interrupted backup brought are refused, too.
 pub(super) fn refuse_overlapping(found: &mut [Found], pieces: &[Piece], backup_ends: Option<u64>) {
     let ranges: Vec<(u64, u64)> = pieces.iter().map(|piece| piece.range(found)).collect();
     for file in found.iter_mut().filter(|file| file.is_whole()) {

@@ -1,4 +1,4 @@
-//! The footer of a damaged segment, found or put right.
+//! The footer of a damaged segment, found or corrected.
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use crate::format::section::{self, parse_table};
 use crate::segment::{Pieces, SegmentName};
 use crate::state::SegmentRecord;
 
-/// Footer and section table of a damaged file: where they should be, where the manifest says they should be, further in
-/// front if the file was extended, or with one wrong byte put right.
+/// Footer and section table of a damaged file: at the end of the file, at the end that the manifest lists,
+/// further in front if the file was extended, or with one wrong byte corrected.
 pub(super) fn find_layout(
     path: &Path,
     name: SegmentName,
@@ -38,7 +38,7 @@ fn find_footer(
     record: Option<&SegmentRecord>,
     right: impl Fn(&Footer) -> bool,
 ) -> Option<Footer> {
-    // Where the file should end, if it has a footer there.
+    // The end that the manifest lists, if the file is long enough.
     let listed =
         record.and_then(|record| usize::try_from(record.file_len).ok()).filter(|len| *len <= file.len());
     for end in [Some(file.len()), listed].into_iter().flatten() {
@@ -65,15 +65,15 @@ fn find_footer(
     })
 }
 
-/// The footer of the file's first `end` bytes.
+/// The footer that ends at byte `end` of the file.
 fn ending_at(path: &Path, file: &mut Pieces, end: usize) -> Option<Footer> {
     let len = Footer::len_of(path, file.read(end.checked_sub(TAIL_LEN)?..end).ok()?).ok()?;
     let bytes = file.read(end.checked_sub(len)?..end).ok()?;
     Footer::parse_bytes(path, bytes, end as u64).ok()
 }
 
-/// A footer with the one byte changed that makes its checksum right. The caller holds the result against all
-/// else that is known of the file.
+/// Corrects the one byte that makes the checksum right; `bytes` ends with its checksum. The caller compares
+/// the result with everything else that is known about the file.
 fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
     let (content, stored) = bytes.split_last_chunk()?;
     let mut wrong = u32::from_le_bytes(*stored) ^ crc32fast::hash(content);
@@ -81,13 +81,13 @@ fn with_one_byte_right(bytes: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut fixed = bytes.to_vec();
-    // The checksum itself may be what is wrong.
+    // The wrong byte may be in the checksum itself.
     if let Some(at) = (0..4).find(|at| wrong & !(0xFF << (at * 8)) == 0) {
         *fixed.get_mut(content.len() + at)? ^= wrong.to_le_bytes().get(at)?;
         return Some(fixed);
     }
-    // CRC-32 is linear: what a change does to it depends on the change and on its place alone. From the last
-    // byte to the first, `wrong` is what the checksum of all bytes up to there would be wrong by.
+    // CRC-32 is linear: the effect of a changed byte depends only on the change and its place. Going from the
+    // last byte to the first, `wrong` is the error in the checksum of all bytes up to the current one.
     let of_last: Vec<u32> =
         (0..=u8::MAX).map(|byte| crc32fast::hash(&[byte]) ^ crc32fast::hash(&[0])).collect();
     for byte in fixed.iter_mut().take(content.len()).rev() {

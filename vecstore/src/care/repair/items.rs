@@ -1,4 +1,4 @@
-//! The entries of a file that is written anew from what is there of another one.
+//! The entries of a file that is rewritten from the remains of another.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use crate::format::settings;
 use crate::segment::{EncodedSegment, Segment, SegmentBuilder};
 use crate::types::{AttributeType, Kind};
 
-/// An entry that stands in the new file.
+/// An entry of the new file.
 pub(super) struct Item<'a> {
     pub origin: Origin,
     pub key: Cow<'a, [u8]>,
@@ -26,8 +26,8 @@ impl Item<'_> {
     }
 }
 
-/// A whole file, with other kills; and whether everything is in it, also what only a later version reads. Its segment may be
-/// without rows and payloads.
+/// Lays out a whole file with other kills. Also returns whether it has everything, even content that only a
+/// later version of the program reads. `segment` may be without rows and payloads.
 pub(super) fn with_kills<'a>(
     segment: &Segment,
     remains: &'a Remains,
@@ -53,8 +53,8 @@ pub(super) fn with_kills<'a>(
     Ok((builder.finish(identity, dtype, settings)?, is_all))
 }
 
-/// Entries in order, in runs that keep their addresses; and how many of them may have lost attributes. What has another
-/// type than `older` segments have for the name is not kept.
+/// Lays out entries in order, in runs that keep their addresses. Also returns how many entries may have lost
+/// attributes: an attribute is not kept if its type is not the one that `older` segments have for it.
 pub(super) fn lay_out<'a>(
     remains: Option<&'a Remains>,
     items: &[Item<'a>],
@@ -72,8 +72,8 @@ pub(super) fn lay_out<'a>(
     for item in items {
         let rows = item.row_count();
         let mut origin = item.origin;
-        // A tombstone has no rows: it stands where the rows before it end, so that rows ascend within a
-        // commit. One that was no entry's stands after those that are there.
+        // A tombstone has no rows: its row is the end of the rows before it, so that rows ascend within a
+        // commit. A tombstone without an old entry is numbered after the entries before it.
         if let (None, Some(expected)) = (&item.content, expected.filter(|next| next.commit == origin.commit))
         {
             (origin.entry, origin.row) = (origin.entry.max(expected.entry), expected.row);

@@ -1,5 +1,5 @@
-//! Which files say of older entries, or of attributes, what those are not. Their bytes are what was written, but
-//! what was written is wrong.
+//! Finds files that contradict older entries in their kills, or older files in the types of attributes. The
+//! bytes of such a file are as they were written, but wrong content was written.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::state::SegmentRecord;
 use crate::types::Kind;
 use crate::vfs::Vfs;
 
-/// What kills say of an entry: its first row, how many it has, its kind. Without rows there is no first one.
+/// What a kill says about an entry: its first row (0 if it has none), its number of rows, its kind.
 type Said = (u64, u64, u8);
 
 fn said(kill: &Kill) -> Said {
@@ -25,14 +25,14 @@ fn as_said(row: u64, rows: u64, kind: Kind) -> Said {
     (if rows == 0 { 0 } else { row }, rows, kind.code())
 }
 
-/// True when a kill says this of an entry.
+/// True if a kill describes an entry with this first row, number of rows and kind.
 pub(super) fn says(kill: &Kill, row: u64, rows: u64, kind: Kind) -> bool {
     said(kill) == as_said(row, rows, kind)
 }
 
-/// Takes sound files of the chain for damaged ones whose kills do not agree with what is there of the entries
-/// that they name: what they kill is told by keys, as if the section could not be read. Likewise where an attribute
-/// has another type than before: then it is lost. True when there was one; the chain may go another way then.
+/// Treats sound files of the chain as damaged if their kills contradict the entries that they name: their
+/// kills are then found by keys, as if the section could not be read. Likewise if an attribute has another
+/// type than before: the attribute is lost. True if there was such a file; the chain may then be another one.
 pub(super) fn distrust(
     vfs: &dyn Vfs,
     found: &mut [Found],
@@ -71,10 +71,10 @@ pub(super) fn distrust(
     Ok(any)
 }
 
-/// What is there of a file's entries.
+/// The known entries of a file.
 enum There<'a> {
     Whole(&'a Segment),
-    /// Those that are intact, by commit and number in the batch.
+    /// The intact entries of a damaged file, by commit and number in the batch.
     Intact(HashMap<(u64, u64), Said>),
 }
 
@@ -88,7 +88,7 @@ fn intact(remains: &Remains) -> HashMap<(u64, u64), Said> {
     entries.collect()
 }
 
-/// A kill of the last file that does not agree with what is there.
+/// A kill of `last` that contradicts an entry of these files.
 fn contradicting(files: &[(SegmentName, There<'_>)], last: &Segment) -> Result<Option<Kill>> {
     for kill in last.kills() {
         let after = files.partition_point(|(name, _)| name.first <= kill.commit);

@@ -1,5 +1,4 @@
-//! Makes the files of the repaired chain: what is sound stays, everything else is written anew under a
-//! temporary name.
+//! Makes the files of the repaired chain: sound files stay, all others are rewritten under temporary names.
 
 use crate::state::remove_own;
 use std::collections::HashSet;
@@ -20,35 +19,36 @@ use crate::segment::{Pieces, Segment, SegmentFault, SegmentName, check_file, che
 use crate::state::{Manifest, SEGMENTS, SegmentRecord, View, derived, load, write_new};
 use crate::vfs::{Mapping, Vfs, VfsFile};
 
-/// Temporary segments of a repair begin with this, and so with what those of commits do.
+/// Prefix of a repair's temporary segments. It begins with the prefix of commits, so that leftovers are
+/// removed like theirs.
 const TMP_PREFIX_REPAIR: &str = "tmp-commit-repair-";
 
-/// How much is copied at once.
+/// Bytes copied at once.
 const COPY_LEN: usize = 1 << 20;
 
-/// A file that was written in place of another one, or of none.
+/// A file that the repair wrote in place of another one, or into a hole.
 #[derive(Debug)]
 pub(super) struct Made {
     pub piece: Piece,
     pub segment: Arc<Segment>,
-    /// Where it lies until it is named; `None` in a dry run.
+    /// The temporary path, until the file is named; `None` in a dry run.
     pub tmp: Option<PathBuf>,
-    /// What became of the entries; `None` for a copy of a sound file.
+    /// What became of the entries; `None` if the old file was sound.
     pub rescued: Option<Rescued>,
-    /// It is of versions alone: what was made for the store would not do.
+    /// True if only versions use the file, because the store's file does not fit them.
     pub own: bool,
 }
 
-/// Which of the files that were made before serve for a chain.
+/// Which of the files made before may serve in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shares {
     All,
-    /// Those that versions have for themselves.
+    /// Files that only versions use.
     Own,
     Nothing,
 }
 
-/// Writes what the chains lack.
+/// Writes the files that the chains lack.
 #[derive(Debug)]
 pub(super) struct Mender<'a> {
     pub vfs: &'a dyn Vfs,
@@ -56,7 +56,7 @@ pub(super) struct Mender<'a> {
     pub found: Vec<Found>,
     /// Every name that a file of the store has had.
     pub known: Vec<SegmentName>,
-    /// Entries that liveness bitmaps say are superseded.
+    /// Entries that liveness bitmaps list as superseded.
     pub superseded: HashSet<(u64, u64)>,
     /// Sound files that begin after this commit are copied: their names are in doubt.
     pub doubt_after: Option<u64>,
@@ -66,7 +66,8 @@ pub(super) struct Mender<'a> {
 }
 
 impl Mender<'_> {
-    /// The view of a chain, whose missing parts are made now. `manifest` lists the files that were to be.
+    /// Makes the missing files of a chain, and returns its view. `manifest` lists the files that should be
+    /// there.
     pub fn mend(&mut self, manifest: &Manifest, chain: &[Piece]) -> Result<View> {
         let mut view = empty_view(manifest);
         for (at, piece) in chain.iter().enumerate() {
@@ -86,8 +87,8 @@ impl Mender<'_> {
         Ok(view)
     }
 
-    /// Where the kills of a view are not those that its keys call for, files that have these take the place of the
-    /// former ones. The newest entry of a key is the one that counts.
+    /// Replaces the files of a view whose kills contradict the keys: of each key, the newest entry is live,
+    /// and no other.
     pub fn put_kills_right(&mut self, manifest: &Manifest, chain: &[Piece], view: View) -> Result<View> {
         let mut wrong = wrong_kills(&view, &mut InMemory(&view))?;
         if wrong.is_empty() {
@@ -105,7 +106,7 @@ impl Mender<'_> {
         Ok(right)
     }
 
-    /// A file like that of a segment, with other kills.
+    /// Rewrites a segment with correct kills.
     fn with_right_kills(
         &mut self,
         segment: &Arc<Segment>,
@@ -113,7 +114,7 @@ impl Mender<'_> {
         wrong: WrongKills,
     ) -> Result<Arc<Segment>> {
         let before = self.made.iter().position(|made| Arc::ptr_eq(&made.segment, segment));
-        // In a dry run it is nowhere to be read.
+        // In a dry run, a file made before is not on disk, and cannot be read.
         if before.is_some() && self.dry_run {
             return Ok(Arc::clone(segment));
         }
@@ -155,7 +156,7 @@ impl Mender<'_> {
         file.whole().filter(|_| !in_doubt).cloned()
     }
 
-    /// What was made of the same piece for another chain, where its links fit into this one too.
+    /// The file that was made of the same piece for another chain, if its links fit into this chain, too.
     fn made_before(&self, piece: Piece, older: &View, later: &[Piece]) -> Option<Arc<Segment>> {
         let next = self.footer_of_next(later);
         let fits = |made: &&Made| {
@@ -179,7 +180,8 @@ impl Mender<'_> {
         later.first()?.file(&self.found)?.footer()
     }
 
-    /// A name for a new file. It is never that of what was lost: handles may still have that mapped, and it may turn up.
+    /// A name for a new file. It is never the name of a lost file: handles may still have that file mapped,
+    /// and it may turn up again.
     fn new_name(&mut self, first: u64, last: u64) -> SegmentName {
         self.known.push(SegmentName { first, last, generation: 0 });
         let name = load::next_generation(&self.known, first, last);
@@ -218,7 +220,7 @@ impl Mender<'_> {
         Ok(Made { piece, segment, tmp, rescued: Some(rescued), own })
     }
 
-    /// What an empty file is that keeps the chain together.
+    /// The footer of an empty file that keeps the chain together.
     fn identity(
         &self,
         manifest: &Manifest,
@@ -245,7 +247,7 @@ impl Mender<'_> {
         Ok(identity)
     }
 
-    /// A sound file under a name of its own.
+    /// Copies a sound file, under a name of its own.
     fn copy(&self, segment: &Segment, name: SegmentName) -> Result<(Option<PathBuf>, Arc<Segment>)> {
         let footer = segment.footer().of_copy(name.generation, random_id()?);
         let body_len = footer.body_len();
@@ -263,7 +265,7 @@ impl Mender<'_> {
         })
     }
 
-    /// Writes a file, flushes it, and reads it back. In a dry run it only exists in memory.
+    /// Writes a file, flushes it, and reads it back. In a dry run the file exists only in memory.
     fn write(
         &self,
         name: SegmentName,
@@ -290,19 +292,19 @@ impl Mender<'_> {
         Ok((Some(tmp), segment))
     }
 
-    /// Drops files that were made after the first so many.
+    /// Removes all files that were made after the first `kept`.
     pub fn undo(&mut self, kept: usize) {
         let made = self.made.drain(kept..);
         made.filter_map(|made| made.tmp).for_each(|tmp| remove_own(self.vfs, &tmp));
     }
 
-    /// Removes what was not named.
+    /// Removes the files that were not named.
     pub fn discard(&self) {
         self.made.iter().filter_map(|made| made.tmp.as_ref()).for_each(|tmp| remove_own(self.vfs, tmp));
     }
 }
 
-/// The view of a store that lists nothing yet.
+/// The view of the store before its first segment.
 fn empty_view(manifest: &Manifest) -> View {
     let mut base = manifest.clone();
     base.body.segments.clear();
@@ -310,7 +312,7 @@ fn empty_view(manifest: &Manifest) -> View {
     View::empty(&base)
 }
 
-/// What was read back after writing, if it is right.
+/// The segment that was read back after writing, if it has no fault.
 fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -> Result<Arc<Segment>> {
     match (segment, faults.first()) {
         (Some(segment), None) => Ok(Arc::new(segment)),
@@ -322,7 +324,7 @@ fn sound(path: &Path, (segment, faults): (Option<Segment>, Vec<SegmentFault>)) -
     }
 }
 
-/// A file that a dry run writes.
+/// A file in memory, for a dry run.
 struct Memory(Vec<u8>);
 
 impl VfsFile for Memory {

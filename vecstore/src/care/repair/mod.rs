@@ -1,13 +1,13 @@
 //! Makes a damaged store whole, and loses nothing that is intact.
 //!
-//! * `survey`: reads every byte of every segment: which are sound, and which belong here.
-//! * `chain`: which files make up commits 1 to N with the least loss.
-//! * `remains`, `rescue`: what is intact of a damaged segment, and the file that takes its place.
-//! * `kills`: which files contradict what they supersede. `items`: what stands in a new file.
-//! * `fit`: which sound files the chain leaves no place for.
+//! * `survey`: reads every byte of every segment, to find which are sound and which belong to the store.
+//! * `chain`: chooses the files that make up commits 1 to N with the least loss.
+//! * `remains`, `rescue`: the intact parts of a damaged segment, and the segment that replaces it.
+//! * `kills`: files whose kills contradict the entries that they name. `items`: the entries of a new file.
+//! * `fit`: sound files that have no place in the chain.
 //! * `mend`: makes the files that the chain lacks. `rebuild`: a manifest from footers.
 //! * `beside`: derived files and versions. `tell`: the report.
-//! * `carry_out`: quarantine, names, manifest, in the order in which a crash does no harm.
+//! * `carry_out`: quarantine, names, manifest, in an order in which a crash does no harm.
 
 mod beside;
 mod carry_out;
@@ -30,45 +30,49 @@ use crate::state::{Move, QUARANTINE, if_there, make_folder};
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::{Error, IoContext, Result};
+use crate::base::{Error, IoContext, Progress, Result};
 use crate::care::exclusive::exclusively;
 use crate::format::check_may_write;
-use crate::segment::SegmentName;
-use crate::state::{Body, MANIFEST, Manifest, SEGMENTS, SegmentRecord, derived, versions};
-use crate::vfs::{Copying, FileKind, RealFs, Vfs};
+use crate::read::Snapshot;
+use crate::segment::{Segment, SegmentName};
+use crate::state::{
+    Body, LiveSegment, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, View, derived, versions,
+};
+use crate::vfs::{Careful, FileKind, RealFs, Vfs};
 
 use beside::lists_any;
 use carry_out::{Plan, carry_out};
 use chain::{Chain, Piece, cheapest};
 use fit::{is_as_listed, refuse_overlapping, refuse_useless};
 use mend::{Mender, Shares};
-pub use report::{Finding, RepairReport};
+pub use report::{Finding, Loss, RepairReport};
 use survey::Found;
 pub(super) use survey::refuses_version;
 
-/// How long to wait for writers and mergers.
+/// How long a repair waits for writers and mergers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a damaged store whole. Every byte is read; what is damaged, missing or not the store's is replaced
-/// by what is intact of it, and moved to `quarantine/`, never deleted:
+/// Makes a damaged store whole. Reads every byte. A file that is damaged, missing or not the store's is
+/// replaced, with everything that is intact; the old file moves to `quarantine/` and is never deleted:
 ///
 /// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are
 ///   lost with it.
-/// * Where the inputs of a damaged merge are still there, they serve again; so does a merge whose input is
-///   damaged.
-/// * Any other damaged segment is written anew, with every entry that is intact, at its old address. What the
-///   disk cannot read of it counts as damaged. A missing one is replaced by an empty one. Keys that are lost
-///   are in the report, and listed in `quarantine/`, one per line.
-/// * A segment that is intact, and whose kills contradict the keys (another program wrote it), is written anew with
-///   right ones: of each key the newest entry counts.
-/// * Files of other stores or histories, their versions too, and damaged versions go to
-///   quarantine. Files that were swapped get their names back.
+/// * If the output of a merge is damaged and its inputs still exist, the inputs are used again. If an input
+///   is damaged, the output is used.
+/// * Any other damaged segment is rewritten, with every intact entry at its old address. Unreadable bytes
+///   count as damaged. A missing segment is replaced by an empty one. Lost keys are in the report, and in
+///   lists in `quarantine/`, one per line.
+/// * An intact segment whose kills contradict the keys (another program wrote it) is rewritten with correct
+///   kills: of each key, the newest entry is live.
+/// * Files and versions of other stores or histories go to quarantine, and so do damaged versions. Swapped
+///   files get their names back.
 ///
-/// When segments had to be replaced, or the manifest rebuilt, a new epoch begins: files from before can no
-/// longer be mixed up with what comes after. The store must not be written to meanwhile; a crash leaves a
-/// store that can be repaired again.
+/// If segments had to be replaced or the manifest rebuilt, a new epoch begins, so that older files cannot be
+/// mixed up with later ones. The store must not be written to meanwhile. A crash leaves a store that can be
+/// repaired again.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -88,72 +92,159 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to rebuild from;
+/// [`Error::NotFound`], [`Error::NotAStore`] if there is nothing to rebuild from;
 /// [`Error::UnsupportedVersion`] for a store of a later version; [`Error::Busy`], [`Error::Io`],
 /// [`Error::NoSpace`].
 pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
-    repair_with(&RealFs, path.as_ref())
+    repair_with(path, RepairOptions::new())
 }
 
-/// What [`repair`] would do; changes nothing and takes no lock. What would be written is held in memory.
+/// [`repair`] with options: a dry run, or one that can be watched and stopped.
 ///
 /// # Errors
-/// As [`repair`].
-pub fn repair_dry_run(path: impl AsRef<Path>) -> Result<RepairReport> {
-    repair_dry_run_with(&RealFs, path.as_ref())
+/// As [`repair`]; [`Error::Interrupted`] if it was stopped, in which case nothing is changed.
+pub fn repair_with(path: impl AsRef<Path>, options: RepairOptions<'_>) -> Result<RepairReport> {
+    repair_on(&RealFs, path.as_ref(), options)
 }
 
-/// [`repair_dry_run`] through another file system; for tests.
-#[doc(hidden)]
-pub fn repair_dry_run_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
-    Repair { vfs: &Copying(vfs), dir, dry_run: true, in_doubt: false }.run()
+/// How a store is repaired.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// # vecstore::Store::create(&path, vecstore::StoreConfig::new(2))?;
+/// use vecstore::{RepairOptions, repair_with};
+/// let report = repair_with(&path, RepairOptions::new().dry_run(true))?;
+/// assert!(report.was_whole() && report.dry_run);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RepairOptions<'a> {
+    dry_run: bool,
+    progress: Option<&'a Progress>,
 }
 
-/// [`repair`] through another file system; for tests.
+impl<'a> RepairOptions<'a> {
+    /// A repair that changes the store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only reports what a repair would do: changes nothing and takes no lock. New files are built in memory.
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Counts the bytes of segments that were read in `progress`. A repair that is stopped there changes
+    /// nothing.
+    pub fn progress(mut self, progress: &'a Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+}
+
+/// [`repair_with`] through another file system; for tests.
 #[doc(hidden)]
-pub fn repair_with(vfs: &dyn Vfs, dir: &Path) -> Result<RepairReport> {
-    // A sector that cannot be read would end a process that has mapped it.
-    let vfs: &dyn Vfs = &Copying(vfs);
-    // What is no store at all is refused before a lock file is created in it.
+pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Result<RepairReport> {
+    // An unreadable sector would end a process that has mapped it.
+    let vfs: &dyn Vfs = &Careful::copying(vfs);
+    let whole = Progress::new();
+    let (dry_run, progress) = (options.dry_run, options.progress.unwrap_or(&whole));
+    if dry_run {
+        return Repair { vfs, dir, dry_run, in_doubt: false, progress }.run().map(|(report, _)| report);
+    }
+    // A directory that is no store is refused before a lock file is created in it.
     if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
         return Err(error);
     }
     Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?.hold(TIMEOUT, |_| {
-        let run = |in_doubt| Repair { vfs, dir, dry_run: false, in_doubt }.run();
-        exclusively(vfs, dir, &TIMEOUT.into(), |_, in_doubt| run(in_doubt))
+        let run = |in_doubt| Repair { vfs, dir, dry_run, in_doubt, progress }.run();
+        exclusively(vfs, dir, &TIMEOUT.into(), |_, in_doubt| run(in_doubt)).map(|(report, _)| report)
     })
 }
+
+/// Opens the intact entries of a damaged store for reading, and changes nothing. Returns the store as a
+/// [`repair`] would leave it, and the report of that repair.
+///
+/// Every byte is read first. Intact entries of damaged segments are copied into memory; sound segments are
+/// mapped, and checked as they are read. The store must not be written to meanwhile.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// # use vecstore::{OnDuplicate, Reader, Store, StoreConfig};
+/// # let store = Store::create(&path, StoreConfig::new(1))?;
+/// # for key in ["a", "b"] {
+/// #     let mut batch = store.batch();
+/// #     batch.push(key, &[1.0f32])?;
+/// #     store.append(&mut batch, OnDuplicate::Skip)?;
+/// # }
+/// # let file = store.snapshot().segments().next().unwrap().info().path;
+/// # store.close()?;
+/// std::fs::remove_file(file).unwrap();
+/// assert!(Reader::open(&path).is_err());
+/// let (snapshot, report) = vecstore::salvage(&path)?;
+/// assert_eq!(snapshot.len(), 1);
+/// assert_eq!(report.loss().unknown_files, 1);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`repair`].
+pub fn salvage(path: impl AsRef<Path>) -> Result<(Snapshot, RepairReport)> {
+    let (dir, progress) = (path.as_ref(), &Progress::new());
+    let repair = Repair { vfs: &Careful::copying(&RealFs), dir, dry_run: true, in_doubt: false, progress };
+    let (report, repaired) = repair.run()?;
+    let mut view = View { segments: Vec::new(), totals: Totals::default(), ..repaired };
+    for LiveSegment { segment, .. } in repaired.segments {
+        // The survey read sound segments without rows and payloads. Segments that a repair would write are
+        // complete.
+        let segment = match RealFs.metadata(segment.path()) {
+            Ok(_) => Arc::new(Segment::open(&RealFs, segment.path(), segment.name())?.checked()),
+            Err(_) => segment,
+        };
+        let record = SegmentRecord::of(&segment);
+        view.add(segment, Some(&record))?;
+    }
+    Ok((Snapshot::new(Arc::new(view)), report))
+}
+
+/// The operation that the error of a stopped repair names.
+const REPAIRING: &str = "the repair";
 
 struct Repair<'a> {
     vfs: &'a dyn Vfs,
     dir: &'a Path,
     dry_run: bool,
-    /// Names above the last checkpoint are in doubt: a flush failed, or a writer died.
+    /// True if names above the last checkpoint are in doubt: a flush failed, or a writer died.
     in_doubt: bool,
+    progress: &'a Progress,
 }
 
-/// What is read before anything is decided.
+/// Manifest and versions as they were read before the repair.
 #[derive(Default)]
 struct Before {
-    /// `None` when it is missing or damaged.
+    /// `None` if the manifest is missing or damaged.
     manifest: Option<Manifest>,
-    /// The damaged manifest is there, and why it counts as damaged.
+    /// Why the manifest counts as damaged, if it exists and is damaged.
     bad_manifest: Option<String>,
-    /// The directory of segments is missing.
+    /// True if the directory of segments is missing.
     lacks_segments: bool,
     versions: Vec<(String, Manifest)>,
     bad_versions: Vec<(String, String)>,
 }
 
 impl Repair<'_> {
-    fn run(&self) -> Result<RepairReport> {
+    /// Runs the repair. Returns its report, and the view of the repaired store.
+    fn run(&self) -> Result<(RepairReport, View)> {
         let mut before = self.read()?;
         let segments = self.dir.join(SEGMENTS);
         if !self.dry_run {
             if before.lacks_segments {
                 make_folder(self.vfs, self.dir, SEGMENTS, false)?;
             }
-            // Nothing is built on a name that is merely visible.
+            // Names are made durable before anything is built on them.
             self.vfs.flush_dir(&segments).at(&segments, "flush the directory")?;
         }
         let mut found = self.survey(&mut before)?;
@@ -163,9 +254,9 @@ impl Repair<'_> {
         }
         let is_backup = before.manifest.as_ref().is_some_and(|manifest| manifest.body.is_backup);
         let listed_last = listed.last().map_or(0, |record| record.last);
-        // What a version lists was committed, whatever became of it. Its numbers are not given
-        // again, and the file that takes the place of what is missing does not lie beyond the chain, where
-        // readers would take it for a commit.
+        // A version lists only commits, even if their files are gone. Their numbers must not be given again,
+        // and a replacement for missing files must not lie beyond the chain, where readers would take it for
+        // a commit.
         let known = all.iter().map(|record| record.last).fold(listed_last, u64::max);
         let len = |file: &Found| self.vfs.metadata(&file.path).map_or(0, |found| found.len);
         let last = match is_backup {
@@ -180,8 +271,8 @@ impl Repair<'_> {
                 break pieces;
             }
         };
-        // A file beyond the chain that cannot be told may have held a commit: its number must not be taken
-        // for another's.
+        // An unreadable file beyond the chain may have held a commit, whose number will be given again: a new
+        // epoch tells the two apart.
         let beyond = !is_backup && found.iter().any(|file| file.damaged && file.called.last > last);
         let chain_is_whole = is_as_listed(&found, &pieces, &listed) && !beyond;
         refuse_useless(&mut found, &pieces, &before.versions, is_backup);
@@ -234,25 +325,25 @@ impl Repair<'_> {
         Ok(before)
     }
 
-    /// What is wrong with a file that is damaged, missing or no file. That it cannot be read now is an error:
-    /// what it holds is not known.
+    /// What is wrong with a file that is damaged, missing or no regular file. A file that cannot be read now
+    /// is an error: its content is unknown.
     fn damage(&self, error: Error) -> Result<String> {
         match error {
             Error::Damaged { detail, .. } => Ok(detail),
-            Error::Io { path, op, source } => match self.vfs.metadata(&path) {
+            Error::Io { path, op, cause } => match self.vfs.metadata(&path) {
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     Ok("it is missing".to_owned())
                 }
                 Ok(found) if found.kind != FileKind::File => {
                     Ok("expected a regular file, found something else".to_owned())
                 }
-                _ => Err(Error::Io { path, op, source }),
+                _ => Err(Error::Io { path, op, cause }),
             },
             other => Err(other),
         }
     }
 
-    /// Every name that a file of these commits has had.
+    /// Every name that a file of these commits has had: found, listed, or in quarantine.
     fn known_names(&self, found: &[Found], records: &[SegmentRecord]) -> Result<Vec<SegmentName>> {
         let folder = self.dir.join(QUARANTINE);
         let quarantined = if_there(self.vfs.list(&folder)).at(&folder, "list the quarantined files")?;
@@ -262,7 +353,8 @@ impl Repair<'_> {
         Ok(names)
     }
 
-    /// What is told of a file that goes to quarantine under this name, or one like it.
+    /// Plans to move a file to quarantine, under this name or one like it. Returns the finding for the
+    /// report.
     fn set_aside(&self, plan: &mut Plan, path: &Path, wanted: &str, problem: &str) -> Result<Finding> {
         let moved = Move::choose(self.vfs, self.dir, path, wanted)?;
         let finding = Finding {
@@ -275,7 +367,7 @@ impl Repair<'_> {
         Ok(finding)
     }
 
-    /// What the bitmaps of a manifest or version say is superseded, in files that are whole.
+    /// Entries of whole files that the bitmaps of a manifest or version list as superseded.
     fn superseded(&self, found: &[Found], body: &Body, chain_is_whole: bool) -> Result<HashSet<(u64, u64)>> {
         let mut superseded = HashSet::new();
         for segment in found.iter().filter_map(Found::whole) {
@@ -284,9 +376,9 @@ impl Repair<'_> {
                     let entries = dead.sets()?.entries;
                     superseded.extend(entries.positions().filter_map(|index| segment.origin(index)));
                 }
-                // Where nothing is lost, what a bitmap holds follows from the segments.
+                // If nothing is lost, the content of a bitmap follows from the segments.
                 Some(Err(_)) if chain_is_whole => {}
-                // One that only a later version reads.
+                // A bitmap that only a later version of the program reads.
                 Some(Err(Error::UnsupportedVersion { .. })) => {}
                 Some(Err(error)) => drop(self.damage(error)?),
                 None => {}
@@ -302,7 +394,7 @@ impl Repair<'_> {
         manifest: &mut Manifest,
         pieces: &[Piece],
         chain_is_whole: bool,
-    ) -> Result<RepairReport> {
+    ) -> Result<(RepairReport, View)> {
         let view = mender.mend(manifest, pieces)?;
         let view = mender.put_kills_right(manifest, pieces, view)?;
         let chain_is_whole = chain_is_whole && mender.made.is_empty();
@@ -341,7 +433,7 @@ impl Repair<'_> {
             manifest.body.list(view.records().collect());
             manifest.body.begin_epoch()?;
         }
-        // What a merge took for damaged is sound, or replaced.
+        // Segments that a merge noted as damaged are sound or replaced now.
         if is_new || forgets || !manifest.body.damaged.is_empty() {
             manifest.body.damaged.clear();
             derived::forget(&mut manifest.body);
@@ -352,6 +444,6 @@ impl Repair<'_> {
         if !self.dry_run && changes {
             carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
         }
-        Ok(plan.report)
+        Ok((plan.report, view))
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest, rebuilt from footers: segments describe themselves.
+//! Rebuilds the manifest from footers: segments describe themselves.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::format::{random_id, settings};
 use crate::state::{Body, EpochRecord, FingerprintRecord, Manifest};
 use crate::vfs::Vfs;
 
-/// A manifest that lists no segment yet, with what the files of the chain say of the store.
+/// A manifest that lists no segment yet, with what the files of the chain tell about the store.
 pub(super) fn rebuilt(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -50,8 +50,8 @@ pub(super) fn rebuilt(
     })
 }
 
-/// The epochs that files carry. The first one is the link into commit 1; where that file is lost, one is made
-/// up.
+/// The epochs in the footers. The first epoch's id is the link into commit 1; if that file is lost, the id is
+/// random.
 fn epochs<'a>(footers: impl Iterator<Item = &'a Footer>) -> Result<Vec<EpochRecord>> {
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for footer in footers {
@@ -75,7 +75,7 @@ mod tests {
     use crate::types::StoreConfig;
     use crate::vfs::RealFs;
 
-    /// The damaged manifest's own generation counts: it may have been made by another rebuild.
+    /// The damaged manifest's generation counts, too: it may come from another rebuild.
     #[test]
     fn generations_grow_however_often_a_manifest_is_rebuilt() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What is left of a damaged segment: which of its blocks are intact, and what can be read from those.
+//! The remains of a damaged segment: its intact blocks, and what can be read from them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -18,22 +18,22 @@ use crate::state::SegmentRecord;
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN, Value};
 use crate::vfs::Mapping;
 
-/// Where an end of a key is lost, keys are looked for by their hash up to this length.
+/// If the end of a key is lost, lengths up to this one are tried until the key's hash fits.
 const LONGEST_SEARCHED: usize = 4096;
 
 /// A damaged segment whose footer can be read.
 #[derive(Debug)]
 pub(super) struct Remains {
-    /// Everything that could be read but the rows, at its place in the file.
+    /// All readable bytes except the rows, each at its place in the file.
     map: Mapping,
-    /// Where rows can be read that an entry's content names.
+    /// The rows, to which the content of an entry refers.
     pub rows: StoredRows,
     pub footer: Footer,
-    /// Sections that only a later version knows, and that a merge would not drop.
+    /// Sections that only a later version of the program knows, and that a merge would not drop.
     pub unknown_sections: Vec<String>,
     parts: HashMap<Tag, Part>,
     runs: Option<Vec<Run>>,
-    /// Which attributes there are; `None` where that is damaged.
+    /// The directory of attributes; `None` if it is damaged.
     directory: Option<Directory>,
     hashes: Vec<Option<u64>>,
     key_ends: Vec<Option<u64>>,
@@ -41,16 +41,17 @@ pub(super) struct Remains {
     kinds: Vec<Option<Kind>>,
 }
 
-/// A section: where it lies, and which of its blocks have the right checksum.
+/// A section: its place in the file, and which of its blocks are intact.
 #[derive(Debug)]
 struct Part {
     range: Range<usize>,
-    /// The checksums of those blocks that are intact.
+    /// The checksum of each intact block; `None` for a damaged one.
     sound: Vec<Option<u32>>,
     crc: u32,
 }
 
-/// Where an entry was made: its commit, its number in the batch, and that of its first row.
+/// Where an entry was made: its commit, its number in the batch, and the number of its first row in the
+/// batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub commit: u64,
@@ -58,12 +59,12 @@ pub(super) struct Origin {
     pub row: u64,
 }
 
-/// What can be read of an entry.
+/// The readable parts of an entry.
 #[derive(Clone, Debug)]
 pub(super) struct Remnant<'a> {
     pub key: Option<&'a [u8]>,
     pub kind: Option<Kind>,
-    /// Everything else, when all of it is intact.
+    /// Rows, scales and payload, if all of these are intact.
     pub content: Option<Content<'a>>,
 }
 
@@ -73,7 +74,7 @@ pub(super) struct Content<'a> {
     /// The entry's number within the segment.
     pub index: usize,
     pub rows: Range<u64>,
-    /// Where its rows lie in ROWS.
+    /// The range of the entry's rows in ROWS.
     pub row_bytes: Range<usize>,
     pub scales: &'a [u8],
     pub payload: &'a [u8],
@@ -86,8 +87,8 @@ impl Content<'_> {
 }
 
 impl Remains {
-    /// Reads what is left of a file, as far as its footer can be found. Where the manifest lists the file it
-    /// says which footer is the right one.
+    /// Reads the remains of a file, if its footer can be found. If the manifest lists the file, `record`
+    /// tells which footer is the right one.
     pub fn read(
         path: &Path,
         name: SegmentName,
@@ -141,18 +142,18 @@ impl Remains {
         self.kinds.len()
     }
 
-    /// True when the entries' addresses are known.
+    /// True if the entries' addresses are known.
     pub fn has_addresses(&self) -> bool {
         self.runs.is_some() || self.entry_count() == 0
     }
 
-    /// How many entries are not intact.
+    /// Number of entries that are not intact.
     pub fn lost(&self) -> u64 {
         let entries = (0..self.entry_count()).map(|index| self.entry(index));
         entries.filter(|entry| entry.key.is_none() || entry.content.is_none()).count() as u64
     }
 
-    /// What can be read of an entry.
+    /// The readable parts of the entry of this number.
     pub fn entry(&self, index: usize) -> Remnant<'_> {
         let kind = known(&self.kinds, index);
         let key = self.key_span(index).filter(|span| (1..=MAX_KEY_LEN).contains(&span.len()));
@@ -164,7 +165,7 @@ impl Remains {
         span(index, |index| known(&self.key_ends, index))
     }
 
-    /// How many entries have a key that no entry may have.
+    /// Number of entries whose key has a length that no key may have.
     pub fn impossible_keys(&self) -> usize {
         let spans = (0..self.entry_count()).filter_map(|index| self.key_span(index));
         spans.filter(|span| !(1..=MAX_KEY_LEN).contains(&span.len())).count()
@@ -188,7 +189,7 @@ impl Remains {
             false => &[],
         };
         let is_reason = kind != Kind::Rejected || rejected::decode(payload).is_some();
-        // That of a rejected entry begins with the length of the reason.
+        // The payload of a rejected entry begins with the length of the reason.
         let longest = MAX_PAYLOAD_LEN + if kind == Kind::Rejected { size_of::<u32>() } else { 0 };
         if payload.len() > longest || !is_reason {
             return None;
@@ -196,12 +197,12 @@ impl Remains {
         Some(Content { index, rows: rows.start as u64..rows.end as u64, row_bytes, scales, payload })
     }
 
-    /// The attributes of the file; none where it is not known which there are.
+    /// The attributes of the file; none if their directory is damaged.
     pub fn columns(&self) -> &[Column] {
         self.directory.as_ref().map_or(&[], Directory::columns)
     }
 
-    /// The attributes of an entry that are intact, and whether these are all that it may have.
+    /// The intact attributes of an entry, and whether these are all that it may have.
     pub fn attributes(&self, index: usize) -> (Vec<(&Column, Value<'_>)>, bool) {
         let attd = self.parts.get(&section::ATTD).and_then(|part| self.map.get(part.range.clone()));
         let is_sound = |range: Range<usize>| self.is_intact(section::ATTD, &range).is_some();
@@ -222,12 +223,12 @@ impl Remains {
         Directory::parse(attr, self.footer.entries, len(section::ATTD)? as u64).ok()
     }
 
-    /// False when the index says that an entry has another key.
+    /// False if the index tells that the entry has a key of another hash.
     pub fn may_have(&self, index: usize, key_hash: u64) -> bool {
         known(&self.hashes, index).is_none_or(|hash| hash == key_hash)
     }
 
-    /// Where an entry was made; `None` when RUNS is damaged. `first_row` is its first row within the segment.
+    /// Where an entry was made; `None` if RUNS is damaged. `first_row`: its first row within the segment.
     pub fn origin(&self, index: usize, first_row: Option<u64>) -> Option<Origin> {
         let runs = self.runs.as_ref()?;
         let after = runs.partition_point(|run| run.segment_entry <= index as u64);
@@ -240,7 +241,7 @@ impl Remains {
         })
     }
 
-    /// Kills in intact blocks, and whether that is all of them.
+    /// Kills in intact blocks, and whether these are all kills.
     pub fn kills(&self) -> (Vec<Kill>, bool) {
         let count = self.parts.get(&section::KILL).map_or(0, |part| part.range.len() / size_of::<Kill>());
         let read = |number: usize| {
@@ -253,19 +254,19 @@ impl Remains {
         (kills, all)
     }
 
-    /// The settings it carries, if they are intact.
+    /// The settings in the file, if they are intact.
     pub fn settings(&self) -> Option<BTreeMap<String, String>> {
         let len = self.parts.get(&section::SETT)?.range.len();
         settings::decode(self.intact(section::SETT, 0..len)?)
     }
 
-    /// Bytes of a section, if all blocks they lie in are sound.
+    /// Bytes of a section, if all blocks that they lie in are intact.
     fn intact(&self, tag: Tag, range: Range<usize>) -> Option<&[u8]> {
         let start = self.is_intact(tag, &range)?;
         self.map.get(start + range.start..start + range.end)
     }
 
-    /// Where a section begins, if all blocks are sound that bytes of it lie in.
+    /// The start of a section, if all blocks that `range` lies in are intact.
     fn is_intact(&self, tag: Tag, range: &Range<usize>) -> Option<usize> {
         let part = self.parts.get(&tag)?;
         if range.start > range.end || range.end > part.range.len() {
@@ -291,7 +292,8 @@ impl Remains {
                 .chunks_exact(size_of::<Run>())
                 .filter_map(|bytes| bytemuck::try_pod_read_unaligned(bytes).ok())
                 .collect(),
-            // A batch that nothing was merged with has one run, and the checksum says whether this is it.
+            // A segment of one batch that was never merged has one run; the checksum tells whether it is this
+            // one.
             None => {
                 let run = Run { commit: name.0, entry: 0, row: 0, segment_entry: 0, segment_row: 0 };
                 let crc = section_crc(&[crc32fast::hash(bytemuck::bytes_of(&run))]);
@@ -301,15 +303,15 @@ impl Remains {
                 vec![run]
             }
         };
-        // A repair adds entries after those that are there.
+        // Room is left for numbers that a repair gives after the existing ones.
         let is_possible = |run: &Run| run.entry.max(run.row) <= Run::MOST / 2;
         let in_range = |run: &Run| (name.0..=name.1).contains(&run.commit) && is_possible(run);
         let begins = runs.first().is_some_and(|run| run.segment_entry == 0 && run.segment_row == 0);
         (begins && runs.iter().all(in_range)).then_some(runs)
     }
 
-    /// The runs, each beginning with the first row of its first entry, which the table of rows says too; `None` where they
-    /// overlap.
+    /// The runs, each with the first row of its first entry, which is taken from the table of rows if that is
+    /// intact. `None` if runs overlap.
     fn fitting(&self, mut runs: Vec<Run>) -> Option<Vec<Run>> {
         for run in runs.iter_mut().skip(1) {
             let entry = usize::try_from(run.segment_entry).ok()?;
@@ -320,14 +322,14 @@ impl Remains {
         follow.then_some(runs)
     }
 
-    /// Reads the tables of ends and kinds. What is damaged in one of them often follows from the others.
+    /// Reads the tables of ends and kinds. A damaged value in one table often follows from the others.
     fn read_tables(&mut self, entries: usize) {
         self.hashes = self.read_hashes(entries);
         self.key_ends = self.read_key_ends(entries);
         self.row_ends = (0..entries).map(|index| self.number(section::REND, index)).collect();
         let kind = |index| Kind::from_code(*self.intact(section::KIND, index..index + 1)?.first()?);
         self.kinds = (0..entries).map(kind).collect();
-        // Where each entry with rows has one, rows are counted by kinds.
+        // If every entry with rows has one row, the kinds tell the ends of rows.
         if self.footer.kinds.first() == Some(&self.footer.rows) {
             let mut rows = Some(0u64);
             for (end, kind) in self.row_ends.iter_mut().zip(&self.kinds) {
@@ -337,7 +339,8 @@ impl Remains {
                 rows = *end;
             }
         }
-        // Only entries with rows have rows; of those without, the footer may count but one kind.
+        // An entry has rows exactly if its kind is `Rows`. If the footer counts only one other kind, all
+        // other entries are of it.
         let mut bare = [Kind::Empty, Kind::Rejected, Kind::Tombstone]
             .into_iter()
             .filter(|kind| self.footer.kinds.get(usize::from(kind.code())).is_some_and(|count| *count > 0));
@@ -348,7 +351,7 @@ impl Remains {
         }
     }
 
-    /// Hashes of the keys by entry, as far as the index is intact.
+    /// Hashes of the keys, by entry, as far as the index is intact.
     fn read_hashes(&self, entries: usize) -> Vec<Option<u64>> {
         let mut hashes: Vec<Option<u64>> = vec![None; entries];
         for position in 0..entries {
@@ -363,7 +366,7 @@ impl Remains {
         hashes
     }
 
-    /// Ends of the keys; where one is damaged, the hash of the key says it, which the index has.
+    /// Ends of the keys. A damaged end is found by the key's hash, which the index has.
     fn read_key_ends(&self, entries: usize) -> Vec<Option<u64>> {
         let all = self.parts.get(&section::KEYS).map_or(0, |part| part.range.len());
         let mut start = Some(0usize);
@@ -373,7 +376,6 @@ impl Remains {
                 let is_key = |end: &usize| {
                     self.intact(section::KEYS, start..*end).is_some_and(|key| key_hash(key) == hash)
                 };
-                // That of a rejected entry begins with the length of the reason.
                 let longest = LONGEST_SEARCHED.min(all.saturating_sub(start));
                 (1..=longest).map(|len| start + len).find(is_key).map(|end| end as u64)
             });
@@ -388,15 +390,15 @@ fn known<T: Copy>(table: &[Option<T>], index: usize) -> Option<T> {
     table.get(index).copied().flatten()
 }
 
-/// What lies between an end in a table and the one before it.
+/// The range between an end in a table and the end before it.
 fn span(index: usize, end: impl Fn(usize) -> Option<u64>) -> Option<Range<usize>> {
     let start = index.checked_sub(1).map_or(Some(0), &end)?;
     let span = usize::try_from(start).ok()?..usize::try_from(end(index)?).ok()?;
     (span.start <= span.end).then_some(span)
 }
 
-/// The sections that lie within the file, each block held against CRCS, and all of them against the footer.
-/// What cannot be read is not intact.
+/// The sections that lie within the file. Each block is compared with CRCS, and all blocks together with the
+/// checksum in the section table. Unreadable bytes are not intact.
 fn sections(pieces: &mut Pieces, layout: &Layout) -> HashMap<Tag, Part> {
     let crcs = block_crcs(pieces, layout);
     let mut parts = HashMap::new();

@@ -1,4 +1,4 @@
-//! What a repair did.
+//! The report of a repair.
 
 use std::path::PathBuf;
 
@@ -6,17 +6,17 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RepairReport {
-    /// The manifest was missing or damaged, and was rebuilt from the segments.
+    /// True if the manifest was missing or damaged, and was rebuilt from the segments.
     pub rebuilt: bool,
     /// Where the damaged manifest was moved, if there was one.
     pub quarantined: Option<PathBuf>,
-    /// Segments the store consists of now.
+    /// Number of segments of the store now.
     pub segments: usize,
     /// Last commit of the store.
     pub last_commit: u64,
     /// Files that were damaged, missing or not the store's, and what became of them.
     pub findings: Vec<Finding>,
-    /// Nothing was changed: this is what a repair would do.
+    /// True if nothing was changed: the report tells what a repair would do.
     pub dry_run: bool,
 }
 
@@ -26,35 +26,85 @@ pub struct RepairReport {
 pub struct Finding {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// What is wrong with the file.
     pub problem: String,
-    /// Where in `quarantine/` it was moved; `None` for one that is missing.
+    /// Path in `quarantine/` that the file was moved to; `None` for a missing file.
     pub moved_to: Option<PathBuf>,
-    /// The file that was written in its place, with everything of it that is intact.
+    /// The file that was written in its place, with everything that is intact.
     pub replaced_by: Option<PathBuf>,
-    /// Entries of it that are in the new file.
+    /// Entries of the file that are in the new file.
     pub kept: u64,
-    /// Of those, how many could not keep their addresses.
+    /// How many of the kept entries could not keep their addresses.
     pub readdressed: u64,
-    /// Keys whose entries are lost and that are not in the store any more: to be embedded again.
+    /// Keys whose entries are lost and that the store no longer has: they need to be embedded again.
     pub lost_keys: Vec<Vec<u8>>,
-    /// Entries that are lost, and whose keys cannot be read.
+    /// Lost entries whose keys cannot be read.
     pub lost_unnamed: u64,
-    /// What was in it, beyond `lost_keys`, is not known.
+    /// True if the file may have held entries beyond those that `lost_keys` and `lost_unnamed` count.
     pub lost_unknown: bool,
-    /// Entries that the manifest counts in it, superseded ones included, and their rows: where what was in it is not known,
-    /// no more than these are lost. `None` for a file that the manifest does not list.
+    /// Entries and rows that the manifest counts in the file, superseded ones included: no more are lost if
+    /// `lost_unknown`. `None` for a file that the manifest does not list.
     pub listed: Option<(u64, u64)>,
     /// The file that lists the lost keys, one per line.
     pub list: Option<PathBuf>,
-    /// What else is to be known.
+    /// Further remarks for the user.
     pub notes: Vec<String>,
 }
 
+/// What is lost with the damaged and missing files of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Loss {
+    /// Keys that are lost and known: [`RepairReport::lost_keys`] names them.
+    pub keys: u64,
+    /// Entries that are lost and whose keys cannot be read.
+    pub unnamed_entries: u64,
+    /// Files that are missing or unreadable, so that their entries are unknown.
+    pub unknown_files: u64,
+    /// Entries that the manifest counts in the unknown files that it lists, superseded ones included: no more
+    /// are lost with these files.
+    pub unknown_entries: u64,
+    /// Unknown files that the manifest does not list: the number of their entries is unknown.
+    pub unlisted_files: u64,
+}
+
+impl Loss {
+    /// True if nothing is lost.
+    pub fn is_none(&self) -> bool {
+        *self == Loss::default()
+    }
+}
+
 impl RepairReport {
-    /// True when the store was whole, and nothing was to be done.
+    /// True if the store was whole, and nothing had to be done.
     pub fn was_whole(&self) -> bool {
         !self.rebuilt && self.findings.is_empty()
+    }
+
+    /// The loss of all findings together, including entries without a known key.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("photos.vecs");
+    /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(2))?;
+    /// let loss = vecstore::repair(&path)?.loss();
+    /// assert!(loss.is_none());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    pub fn loss(&self) -> Loss {
+        let mut loss = Loss::default();
+        for finding in &self.findings {
+            loss.keys += finding.lost_keys.len() as u64;
+            loss.unnamed_entries += finding.lost_unnamed;
+            if finding.lost_unknown {
+                loss.unknown_files += 1;
+                match finding.listed {
+                    Some((entries, _)) => loss.unknown_entries += entries,
+                    None => loss.unlisted_files += 1,
+                }
+            }
+        }
+        loss
     }
 
     /// All keys that are lost.

@@ -1,7 +1,7 @@
-//! The file that takes the place of a damaged one: everything intact, under its old addresses.
+//! The file that takes the place of a damaged one: every intact entry, at its old address.
 //!
-//! What is lost must not bring back what it had superseded: the newest entry of a key wins, so where an entry
-//! is lost that replaced or deleted an older one, a tombstone of the same key stands in its place.
+//! A lost entry must not bring back the entry that it had superseded. So where an entry is lost that replaced
+//! or deleted an older one, a tombstone of the same key stands in its place.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, hash_map};
@@ -20,21 +20,21 @@ use crate::segment::{EncodedSegment, Segment};
 use crate::state::{View, kill_of};
 use crate::types::Kind;
 
-/// Entries and rows whose addresses are lost with RUNS get numbers that no batch has: batches have fewer
-/// entries.
+/// Entries whose addresses are lost with RUNS get numbers from here on: batches have fewer entries.
 const NEW_ENTRIES: u64 = 1 << 32;
+/// Rows whose addresses are lost with RUNS get numbers from here on: batches have fewer rows.
 const NEW_ROWS: u64 = 1 << 48;
 
-/// What later segments say about a damaged one.
+/// What later segments say about a damaged segment.
 #[derive(Debug, Default)]
 pub(super) struct Newer {
     pub sound: Vec<Arc<Segment>>,
     /// Keys that can be read in later damaged segments.
     pub keys: HashSet<Vec<u8>>,
-    /// Entries that later segments supersede, as far as can be read: commit, and number in the batch. Those
-    /// of damaged ones may turn out to be wrong.
+    /// Entries that later segments supersede, by commit and number in the batch. Kills of damaged segments
+    /// may turn out to be wrong.
     pub killed: HashSet<(u64, u64)>,
-    /// The same of those that stay as they are.
+    /// Entries that sound later segments supersede, by commit and number in the batch.
     pub surely_killed: HashSet<(u64, u64)>,
 }
 
@@ -49,7 +49,7 @@ impl Newer {
         Ok(self.keys.contains(key))
     }
 
-    /// Notes what can be read of a later file.
+    /// Notes the readable content of a later file.
     pub fn add(&mut self, state: &State) {
         match state {
             State::Sound(segment) => {
@@ -72,28 +72,28 @@ impl Newer {
 #[derive(Debug, Default)]
 pub(super) struct Rescued {
     pub kept: u64,
-    /// Keys of entries that are lost.
+    /// Keys of lost entries.
     pub lost_keys: Vec<Vec<u8>>,
-    /// How many are lost from files that versions have for themselves.
+    /// Number of entries lost from files that only versions use.
     pub lost_from_versions: usize,
-    /// Entries that are lost and whose keys cannot be read.
+    /// Number of lost entries whose keys cannot be read.
     pub unnamed: u64,
-    /// Intact entries are not in the new file, for there are newer ones of their keys.
+    /// True if intact entries are not in the new file because newer entries of their keys exist.
     pub leaves_out: bool,
-    /// Entries whose addresses are lost: they have new ones.
+    /// Number of entries whose addresses are lost, and that have new ones.
     pub readdressed: u64,
-    /// What the segment superseded cannot be read: found again by keys.
+    /// True if kills of the segment cannot be read. They are found again by keys.
     pub kills_lost: bool,
-    /// Entries that are kept, and may have lost attributes.
+    /// Number of kept entries that may have lost attributes.
     pub attributes_lost: u64,
-    /// Sections that only a later version knows, and that are not in the new file.
+    /// Sections that only a later version of the program knows, and that are not in the new file.
     pub sections_lost: Vec<String>,
-    /// Entries without a name, because theirs is one that no entry may have.
+    /// Number of entries without a key, because theirs has a length that no key may have.
     pub impossible_keys: usize,
 }
 
-/// Rescues what is intact of a damaged segment. Of one that is gone, or whose footer cannot be read, nothing
-/// is. `identity` has the range, links and name of the new file.
+/// Lays out a file with the intact entries of a damaged segment. `remains`: `None` if the segment is missing,
+/// or its footer cannot be read. `identity`: range, links and name of the new file.
 pub(super) fn rescue<'a>(
     remains: Option<&'a Remains>,
     identity: Footer,
@@ -140,13 +140,13 @@ pub(super) fn rescue<'a>(
     Ok((builder.finish(footer, dtype, settings)?, result))
 }
 
-/// What is known of the store around a damaged segment.
+/// What is known about the store around a damaged segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Around<'a> {
     /// The store up to the segment before.
     pub older: &'a View,
     pub newer: &'a Newer,
-    /// Entries that liveness bitmaps say are superseded: commit, and number in the batch.
+    /// Entries that liveness bitmaps list as superseded, by commit and number in the batch.
     pub superseded: &'a HashSet<(u64, u64)>,
 }
 
@@ -157,14 +157,14 @@ struct Rescue<'a, 'b> {
     entries: Vec<(Origin, Remnant<'a>)>,
     /// Positions of the entries by commit and number in the batch.
     places: HashMap<(u64, u64), usize>,
-    /// The last entry of each key that can be read.
+    /// The last entry of each readable key.
     latest: HashMap<&'a [u8], usize>,
     kills: Vec<Kill>,
     result: Rescued,
 }
 
-/// Keys of lost entries that cannot be read themselves: by the position of the entry, and where it is unknown
-/// which entry it was.
+/// Keys of lost entries, found in other places: by position if the entry is known, and keys of unknown
+/// entries.
 type StandIns = (HashMap<usize, Vec<u8>>, Vec<Vec<u8>>);
 
 impl<'a> Rescue<'a, '_> {
@@ -199,15 +199,15 @@ impl<'a> Rescue<'a, '_> {
         self.entries.get(index).map_or((0, 0), |(origin, _)| (origin.commit, origin.entry))
     }
 
-    /// What a kill of an entry in this file names.
+    /// The entry of this file that a kill names.
     fn named_by(&self, kill: &Kill) -> Option<&(Origin, Remnant<'a>)> {
         self.entries.get(*self.places.get(&(kill.commit, kill.entry))?)
     }
 
-    /// Keeps the kills that can be read, and agree with what they name.
+    /// Keeps the kills that can be read and agree with the entries that they name.
     fn take_kills(&mut self) -> Result<()> {
         let (kills, mut all) = self.remains.map_or_else(|| (Vec::new(), false), Remains::kills);
-        // Without addresses nothing in this file can be pointed at.
+        // Without addresses a kill cannot name an entry of this file.
         let dangling = |kill: &Kill| !self.has_addresses() && self.range.contains(&kill.commit);
         let fits = |kill: &Kill| {
             kill.padding == [0; 3]
@@ -227,7 +227,7 @@ impl<'a> Rescue<'a, '_> {
         Ok(())
     }
 
-    /// False when an entry that is there, and intact, is not what a kill says of it.
+    /// False if a kill contradicts the entry that it names, and that entry is intact.
     fn agrees(&self, kill: &Kill) -> Result<bool> {
         if !self.range.contains(&kill.commit) {
             return self.around.older.kill_agrees(kill);
@@ -237,13 +237,13 @@ impl<'a> Rescue<'a, '_> {
         Ok(said.is_none_or(|(kind, content)| kills::says(kill, origin.row, content.row_count(), kind)))
     }
 
-    /// What the kills name.
+    /// The entries that the kills name.
     fn killed(&self) -> HashSet<(u64, u64)> {
         self.kills.iter().map(|kill| (kill.commit, kill.entry)).collect()
     }
 
-    /// Where kills are lost: an older entry is superseded if there is a newer one of the same key, or if a
-    /// bitmap says so.
+    /// Finds lost kills of older entries again: an older entry is superseded if a newer one of the same key
+    /// exists, or if a bitmap lists it.
     fn kill_older(&mut self) -> Result<()> {
         let Around { older, newer, superseded } = self.around;
         let known = self.killed();
@@ -268,7 +268,8 @@ impl<'a> Rescue<'a, '_> {
         Ok(())
     }
 
-    /// What an entry superseded has its key: so keys of entries can be told that cannot be read themselves.
+    /// Finds keys of lost entries that cannot be read themselves: an entry has the same key as the entry that
+    /// it superseded.
     fn stand_ins(&self) -> Result<StandIns> {
         if !self.lacks_keys() {
             return Ok(StandIns::default());
@@ -309,13 +310,13 @@ impl<'a> Rescue<'a, '_> {
         Ok((at_entry, somewhere))
     }
 
-    /// True when there may have been entries here whose keys cannot be told.
+    /// True if there may have been entries whose keys are not known.
     fn lacks_keys(&self) -> bool {
         self.remains.is_none() || self.entries.iter().any(|(_, entry)| entry.key.is_none())
     }
 
-    /// Keys of older entries that are superseded, and no newer ones of these keys are to be found. Merges left out what
-    /// superseded them, because it was superseded in turn, by what is lost now.
+    /// Keys of superseded older entries for which no newer entry is found. A merge left out the entry that
+    /// superseded them, because it was superseded in turn by an entry that is lost now.
     fn orphans(&self) -> Result<Vec<Vec<u8>>> {
         let Around { older, newer, .. } = self.around;
         let mut keys = Vec::new();
@@ -347,7 +348,7 @@ impl<'a> Rescue<'a, '_> {
         }
     }
 
-    /// What stands in the new file, in order.
+    /// The entries of the new file, in order.
     fn items(&mut self) -> Result<Vec<Item<'a>>> {
         let (mut stand_ins, somewhere) = self.stand_ins()?;
         let newer = self.around.newer;
@@ -359,7 +360,8 @@ impl<'a> Rescue<'a, '_> {
             let origin = *origin;
             if let (Some(key), Some(kind), Some(content)) = (entry.key, entry.kind, &entry.content) {
                 if !has_addresses {
-                    // Later kills name the address it had: whether it is superseded, only newer keys can say.
+                    // Later kills name the old address, which is lost: only a newer entry of the key tells
+                    // that this one is superseded.
                     if newer.has(key)? {
                         self.result.leaves_out = true;
                         continue;
@@ -396,7 +398,7 @@ impl<'a> Rescue<'a, '_> {
             }
         }
         for (number, key) in (self.entries.len() as u64..).zip(somewhere) {
-            // After all rows that were given new addresses.
+            // Numbered after all rows that got new addresses.
             let origin = self.new_origin(number, NEW_ROWS);
             self.result.lost_keys.push(key.clone());
             items.push(Item { origin, key: Cow::Owned(key), kind: Kind::Tombstone, content: None });
@@ -404,7 +406,7 @@ impl<'a> Rescue<'a, '_> {
         Ok(items)
     }
 
-    /// The same as [`Rescue::kill_older`] for the entries of this very file.
+    /// Finds lost kills of this file's own entries again, as [`Rescue::kill_older`] does for older ones.
     fn kill_here(&mut self, items: &[Item<'_>]) -> Result<()> {
         let newer = self.around.newer;
         let mut known = self.killed();

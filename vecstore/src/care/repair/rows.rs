@@ -1,4 +1,4 @@
-//! Rows of a damaged segment: read once to see which blocks are intact, and again when they are written anew.
+//! Rows of a damaged segment: read once to find the intact blocks, and again when they are rewritten.
 
 use std::io;
 use std::ops::Range;
@@ -12,17 +12,17 @@ use crate::vfs::ReadAt;
 pub(super) struct StoredRows {
     pub path: PathBuf,
     pub file: Box<dyn ReadAt>,
-    /// Where ROWS lies in the file.
+    /// The range of ROWS in the file.
     pub section: Range<usize>,
-    /// Length of its blocks.
+    /// Length of a block.
     pub block_len: usize,
-    /// What each intact block had when it was first read.
+    /// Checksum of each intact block when it was first read.
     pub crcs: Vec<Option<u32>>,
 }
 
 impl Stored for StoredRows {
-    /// Whole blocks are read and compared: a disk that is failing must not have its last lie sealed with a
-    /// new checksum.
+    /// Reads whole blocks and compares their checksums again: a failing disk must not have wrong bytes sealed
+    /// with a new checksum.
     fn read(&self, range: Range<usize>, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
         let mut buffer = Vec::new();
         let mut start = range.start;

@@ -1,40 +1,41 @@
-//! Looks at every segment file: which are sound, which belong to the store, and what is left of the others.
+//! Reads every segment file, to find which are sound, which belong to the store, and what remains of the
+//! others.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::remains::Remains;
-use crate::base::{Error, IoContext, Result};
+use crate::base::{Error, IoContext, Progress, Result};
 use crate::format::footer::{Footer, Layout};
 use crate::format::{Id, check_may_write};
 use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
 use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, is_of_other_model, load};
 use crate::vfs::{FileKind, Vfs};
 
-/// A file under a segment's name.
+/// A file with the name of a segment.
 #[derive(Debug)]
 pub(super) struct Found {
     pub path: PathBuf,
-    /// What the file is called.
+    /// The name of the file in the directory.
     pub called: SegmentName,
-    /// What it is: the same, unless files were swapped.
+    /// The name that the file's content gives: `called`, unless files were swapped.
     pub name: SegmentName,
     pub state: State,
-    /// Why it cannot stay; empty for a sound file that belongs to the store.
+    /// Why the file cannot stay; empty for a sound file that belongs to the store.
     pub problem: String,
-    /// The manifest (or a version) lists this very file.
+    /// True if the manifest or a version lists this very file.
     pub listed: bool,
-    /// Its bytes are not what was written, as opposed to a file of another store or history.
+    /// True if the file's bytes are not what was written; false for a file of another store or history.
     pub damaged: bool,
 }
 
-/// What of a file can be used.
+/// The usable content of a file.
 #[derive(Debug)]
 pub(super) enum State {
     Sound(Arc<Segment>),
     Remains(Box<Remains>),
-    /// Damaged so badly that nothing of it can be used; or not of this store.
+    /// Nothing can be used: the file is damaged too badly, or is not of this store.
     Nothing,
 }
 
@@ -46,7 +47,7 @@ impl Found {
         }
     }
 
-    /// The segment of a file that can serve as it is, under the name it has.
+    /// The segment of a file that can stay as it is, under its name.
     pub fn whole(&self) -> Option<&Arc<Segment>> {
         self.sound().filter(|_| self.is_whole())
     }
@@ -62,7 +63,7 @@ impl Found {
         self.sound().map(|segment| segment.footer()).or(self.remains().map(|remains| &remains.footer))
     }
 
-    /// The settings it carries, if they are intact.
+    /// The settings in the file, if they are intact.
     pub fn settings(&self) -> Option<BTreeMap<String, String>> {
         match &self.state {
             State::Sound(segment) => segment.settings().ok(),
@@ -75,7 +76,7 @@ impl Found {
         self.problem.is_empty()
     }
 
-    /// Its name is not its own: files were swapped.
+    /// True if the file has the name of another one: files were swapped.
     pub fn is_misplaced(&self) -> bool {
         self.called != self.name
     }
@@ -84,7 +85,7 @@ impl Found {
         (self.name.first, self.name.last)
     }
 
-    /// Takes a file for a damaged one, of which only what is intact counts.
+    /// Treats the file as damaged, so that only its intact parts count.
     pub fn distrust(&mut self, pieces: Pieces, record: Option<&SegmentRecord>, problem: String) {
         let remains = Remains::read(&self.path, self.name, pieces, record);
         self.state = remains.map_or(State::Nothing, |remains| State::Remains(Box::new(remains)));
@@ -92,13 +93,29 @@ impl Found {
     }
 }
 
-/// Reads every byte of every segment. `records` are those of the manifest and of the versions.
+/// Reads every byte of every segment. `records`: the files that the manifest and the versions list.
 ///
 /// # Errors
-/// Files that a later version wrote, and files of which nothing can be read.
-pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, records: &[SegmentRecord]) -> Result<Vec<Found>> {
+/// A file that a later version of the program wrote, or a file that cannot be read at all.
+pub(super) fn survey(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    records: &[SegmentRecord],
+    progress: &Progress,
+) -> Result<Vec<Found>> {
     let names = load::list_segments(vfs, dir)?;
-    names.into_iter().map(|name| look(vfs, dir, name, records)).collect()
+    let len = |name: &SegmentName| {
+        let path = dir.join(SEGMENTS).join(name.to_string());
+        vfs.metadata(&path).map_or(0, |found| found.len)
+    };
+    progress.expect(names.iter().map(len).sum());
+    progress.worked(0, super::REPAIRING)?;
+    let looked = names.into_iter().map(|name| {
+        let found = look(vfs, dir, name, records)?;
+        progress.worked(len(&name), super::REPAIRING)?;
+        Ok(found)
+    });
+    looked.collect()
 }
 
 fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord]) -> Result<Found> {
@@ -161,16 +178,16 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     } else if record.is_some() && !file.listed {
         file.problem = "it is not the file that the manifest lists under this name".to_owned();
     }
-    // There may be much of it, and only what is damaged is written anew.
+    // Attribute values may be large, and a repair needs those of damaged files only.
     (file.state, file.damaged) = (State::Sound(Arc::new(segment.without_values())), false);
     Ok(file)
 }
 
-/// What the store is that most files are of; which epochs it had, they do not say.
+/// The identity of the store that most files belong to. Footers do not tell which epochs it had.
 pub(super) fn store_of_most(found: &[Found]) -> Option<Body> {
     let footers: Vec<&Footer> = found.iter().filter_map(Found::footer).collect();
     let count = |footer: &&Footer| footers.iter().filter(|other| other.store_id == footer.store_id).count();
-    // The first of several stores with as many files.
+    // Of several stores with equally many files, the first one.
     let most = footers.iter().copied().rev().max_by_key(count)?;
     let of_store = footers.iter().filter(|footer| footer.store_id == most.store_id);
     let mut fingerprints: BTreeMap<[u8; 32], usize> = BTreeMap::new();
@@ -188,12 +205,12 @@ pub(super) fn store_of_most(found: &[Found]) -> Option<Body> {
     })
 }
 
-/// The epoch that commits of this number carry; `None` where only links say which history a file is of.
+/// The epoch of a commit; `None` if only links tell which history a file belongs to.
 pub(super) fn epoch_at(store: &Body, commit: u64) -> Option<Id> {
     store.epochs.iter().rev().find(|epoch| epoch.first <= commit).map(|epoch| epoch.id)
 }
 
-/// Why a file or a version with this identity does not belong to the store.
+/// Why a file or a version with this identity does not belong to the store; `None` if it may.
 fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static str> {
     if *store_id != store.store_id {
         return Some("it is of another store");
@@ -202,15 +219,15 @@ fn differs(store: &Body, store_id: &Id, shape: (u32, u8, u8)) -> Option<&'static
     differs.then_some("its dimension, element type or metric is not the store's")
 }
 
-/// What is told of a file with such a fingerprint.
+/// The problem of a file whose fingerprint is not the store's.
 pub(super) const OF_OTHER_MODEL: &str = "its vectors have another fingerprint than the store's";
 
-/// True for a fingerprint that is not what a manifest has recorded.
+/// True if a fingerprint is not the one that a manifest has recorded.
 pub(super) fn is_foreign_to(body: &Body, fingerprint: &[u8; 32]) -> bool {
     is_of_other_model(body.fingerprint.as_ref().map(|recorded| &recorded.id), fingerprint)
 }
 
-/// Marks what does not belong to the store.
+/// Marks files that do not belong to the store.
 pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[SegmentRecord]) {
     for file in found.iter_mut() {
         let refused = file.footer().and_then(|footer| {
@@ -223,7 +240,7 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
                 is_other.then_some("it was written in another epoch (before a restore, say)")
             })
         });
-        // A file with the name of a listed one, and other bytes, is of another history.
+        // A file with the name of a listed one and other bytes is of another history.
         let replaces = |segment: &Arc<Segment>| {
             let is_other = |record: &SegmentRecord| *record != SegmentRecord::of(segment);
             records.iter().any(|record| record.name() == file.name && is_other(record))
@@ -237,7 +254,7 @@ pub(super) fn refuse_foreign(found: &mut [Found], store: &Body, records: &[Segme
     }
 }
 
-/// Why a version does not belong here. `manifest` is the store's, if it can be read.
+/// Why a version does not belong to the store; `None` if it does. `manifest`: the store's, if it can be read.
 pub(in crate::care) fn refuses_version(
     store: &Body,
     version: &Body,
@@ -250,7 +267,7 @@ pub(in crate::care) fn refuses_version(
     if version.fingerprint.as_ref().is_some_and(|recorded| is_foreign_to(store, &recorded.id)) {
         return Some("it has another fingerprint than the store");
     }
-    // The manifest lists what a version does, unless an older one was put back.
+    // The manifest lists every commit that a version lists, unless an older manifest was put back.
     let last = version.last_commit();
     let manifest = manifest.filter(|manifest| manifest.last_commit() < last)?;
     if manifest.is_backup {

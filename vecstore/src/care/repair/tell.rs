@@ -1,4 +1,4 @@
-//! What became of each file, for the report and the lists of lost keys.
+//! Reports what became of each file, and lists lost keys.
 
 use crate::state::QUARANTINE;
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ use crate::state::{Manifest, SEGMENTS, SegmentRecord, View};
 use crate::types::{Kind, MAX_KEY_LEN};
 
 impl Repair<'_> {
-    /// What became of each file that is not whole, and of what is missing.
+    /// Reports what became of each file that is not whole, and of missing files.
     pub(super) fn tell(
         &self,
         mender: &mut Mender<'_>,
@@ -105,7 +105,7 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// True when the store's file for some of these commits lacks entries.
+    /// True if the store's file for some of these commits lacks entries.
     fn is_held_by_lossy(&self, view: &View, name: SegmentName) -> bool {
         view.segments.iter().map(|live| &live.segment).any(|segment| {
             segment.name().first <= name.last && name.first <= segment.name().last && segment.is_lossy()
@@ -113,7 +113,8 @@ impl Repair<'_> {
     }
 }
 
-/// What was first made of a piece, and what was lost with it; of files that versions have for themselves, how much at most.
+/// The first file made of a piece, and what was lost with it. Of the files that only versions use, the
+/// largest loss is counted.
 fn made_of(made: &mut [Made], piece: Piece) -> Option<(Arc<Segment>, Option<Rescued>)> {
     let mut of_piece = made.iter_mut().filter(|made| made.piece == piece);
     let first = of_piece.next()?;
@@ -126,8 +127,8 @@ fn made_of(made: &mut [Made], piece: Piece) -> Option<(Arc<Segment>, Option<Resc
 }
 
 impl Finding {
-    /// Notes what became of the entries. Keys that the store has after all, in newer commits, are not lost; nor are those that
-    /// it has deleted, where only versions have lost them.
+    /// Notes what became of the entries. A key that the store has in newer commits is not lost. For a file
+    /// that only versions use, a key that the store has deleted is not lost, either.
     fn take(&mut self, rescued: Rescued, view: &View, is_of_store: bool) -> Result<()> {
         self.kept = rescued.kept;
         self.readdressed = rescued.readdressed;
@@ -178,7 +179,7 @@ impl Finding {
         Ok(())
     }
 
-    /// Notes what the manifest counts in it.
+    /// Notes how many entries and rows the manifest counts in the file.
     fn count<'a>(&mut self, records: impl Iterator<Item = &'a SegmentRecord>) {
         let counts = records.map(|record| (record.entries, record.rows));
         self.listed = counts.reduce(|all, one| (all.0.saturating_add(one.0), all.1.saturating_add(one.1)));
@@ -193,7 +194,7 @@ impl Finding {
         Finding { path, problem: "it is missing".to_owned(), ..Finding::default() }
     }
 
-    /// Lists lost keys in a file beside the one in quarantine.
+    /// Plans the list of lost keys, beside the file in quarantine.
     fn list(&mut self, beside: &Path, plan: &mut Plan) {
         if self.lost_keys.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Whether the files of a store follow each other, and what they supersede.
+//! Checks that the segments of a store follow each other, and that their kills are right.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::segment::SegmentName;
 use crate::state::{Manifest, SEGMENTS, View, tiling};
 use crate::vfs::Vfs;
 
-/// Published ranges are nested or disjoint.
+/// Checks that the ranges of all segment files are nested or disjoint.
 pub(super) fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut VerifyReport) {
-    // Sorted by first commit, the larger first: what is open when a range begins must contain all of it.
+    // Sorted by first commit, larger ranges first: a range that is open when another begins must contain it.
     let mut open: Vec<SegmentName> = Vec::new();
     let mut sorted = names.to_vec();
     sorted.sort_unstable_by_key(|name| (name.first, std::cmp::Reverse(name.last)));
@@ -29,8 +29,8 @@ pub(super) fn check_ranges(dir: &Path, names: &[SegmentName], report: &mut Verif
     }
 }
 
-/// Checks that the files the store consists of follow each other, in the order a reader would choose them. The view of
-/// all of them, where they can be followed to the last one.
+/// Checks that the segments which a reader would choose follow each other. Returns their view if the chain
+/// can be followed to its end.
 pub(super) fn check_chain(
     dir: &Path,
     manifest: &Manifest,
@@ -56,7 +56,7 @@ pub(super) fn check_chain(
             }
             return None;
         }
-        // Of a damaged one it is reported already.
+        // A damaged list of attributes is reported already.
         if let Some(wrong) = segment.directory().ok().and_then(|of| types.add(of.columns())) {
             report.told(segment.path(), "ATTR", wrong);
         }
@@ -68,12 +68,13 @@ pub(super) fn check_chain(
             }
         }
         report.last_commit = view.last_commit();
-        report.totals = view.totals;
+        report.totals = view.totals();
     }
     Some(view)
 }
 
-/// Checks that of each key the newest entry counts, and no other. The view's files are whole, and are read again.
+/// Checks that of each key the newest entry is live, and no other. The view's segments are sound, and their
+/// keys are read again.
 pub(super) fn check_kills(vfs: &dyn Vfs, view: &View, seen: &Seen, report: &mut VerifyReport) -> Result<()> {
     for (number, wrong) in wrong_kills(view, &mut OnDisk::new(vfs, view, seen))? {
         let path = view.segments.get(number).map(|live| live.segment.path());

@@ -1,6 +1,6 @@
-//! Hashes of keys, read again from the files that have them, a few at a time. Whether keys of equal hash are equal,
-//! another hash of each says, that of four bytes which are kept while the keys are read; keys are only read again where
-//! something is wrong.
+//! Hashes of keys, read again from the segment files, a few at a time. A second hash of four bytes per key,
+//! kept in memory since the first read, tells whether keys of equal hash are equal; the keys themselves are
+//! read again only where something is wrong.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -19,25 +19,25 @@ use crate::state::{LiveSegment, View};
 use crate::types::MAX_KEY_LEN;
 use crate::vfs::{ReadAt, Vfs};
 
-/// Hashes that are read at once: 64 KiB of them, and 32 KiB of entries.
+/// Hashes read at once: 64 KiB of hashes, and 32 KiB of entry numbers.
 const AT_ONCE: usize = 8192;
-/// Files that are open at a time.
+/// Most files open at a time.
 const MOST_OPEN: usize = 256;
 
-/// Another hash of each key, for a seed that no author of a file can know.
+/// A second hash of each key, with a seed that the author of a file cannot know.
 pub(super) fn tags(segment: &Segment, seed: u64) -> Vec<u32> {
     let tag = |key: &[u8]| u32::try_from(XxHash64::oneshot(seed, key) >> 32).unwrap_or_default();
     (0..segment.entry_count()).map(|index| segment.key(index).map_or(0, tag)).collect()
 }
 
-/// The files of a view.
+/// The keys of a view's segments, read from their files.
 pub(super) struct OnDisk<'a> {
     vfs: &'a dyn Vfs,
     view: &'a View,
-    /// The other hash of each entry, by segment.
+    /// The second hash of each entry's key, by segment.
     tags: Vec<&'a [u32]>,
     files: HashMap<usize, Box<dyn ReadAt>>,
-    /// What was read last of the index of each: from which position on, hashes, and the entries they are of.
+    /// For each segment, the part of its index that was read last: first position, hashes, entries.
     read: Vec<(usize, Vec<u64>, Vec<u32>)>,
 }
 
@@ -49,7 +49,7 @@ impl<'a> OnDisk<'a> {
         OnDisk { vfs, view, tags, files: HashMap::new(), read }
     }
 
-    /// Elements of a table.
+    /// Reads elements of a table of segment `number`.
     fn elements<T: Pod>(&mut self, number: usize, tag: Tag, range: Range<usize>) -> Result<Vec<T>> {
         let live = self.view.segments.get(number);
         let segment =

@@ -1,4 +1,4 @@
-//! Reads everything and reports every fault, with file, section, block and keys.
+//! Reads every byte of a store and reports every fault, with file, section, block and keys.
 
 mod chain;
 mod keys;
@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Error, Result, escaped};
+use crate::base::{Error, Progress, Result, escaped};
 use crate::format::random_id;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
 use crate::state::{Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, derived, load};
-use crate::vfs::{Copying, FileKind, RealFs, Vfs};
+use crate::vfs::{Careful, FileKind, RealFs, Vfs};
 
 use chain::{check_chain, check_kills, check_ranges};
 use keys::tags;
@@ -26,13 +26,13 @@ use named::check_named;
 pub struct Fault {
     /// The file.
     pub path: PathBuf,
-    /// Section of the file, or "footer", "padding", "file", "chain".
+    /// Section of the file, or "footer", "padding", "manifest", "file", "chain".
     pub section: String,
     /// Number of the block of checksums within the section, from 0, where the fault can be placed.
     pub block: Option<u64>,
     /// What was expected and found.
     pub detail: String,
-    /// Keys of the entries it hits, as far as they can be told.
+    /// Keys of the entries that are hit, as far as they can be read.
     pub keys: Vec<Vec<u8>>,
 }
 
@@ -56,16 +56,21 @@ impl fmt::Display for Fault {
 pub struct VerifyReport {
     /// Everything that is wrong; empty when the store is whole.
     pub faults: Vec<Fault>,
-    /// Files that are no part of the store and do no harm (left by a writer that was killed, say), and those that say
-    /// something which only a later version reads.
+    /// Files that are no part of the store and do no harm (left by a killed writer, say), and files with
+    /// content that only a later version of the program reads.
     pub notes: Vec<String>,
     /// Files read.
     pub files: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// Last commit of the chain, as far as it holds.
+    /// Last commit of the chain, as far as the chain holds.
     pub last_commit: u64,
-    /// Counts over the live entries, as far as the chain holds.
+    /// Entries in segments without a fault, replaced and deleted ones included: what is there to be read,
+    /// also where the chain does not hold.
+    pub intact_entries: u64,
+    /// Rows of these entries.
+    pub intact_rows: u64,
+    /// Counts over the live entries up to `last_commit`.
     pub totals: Totals,
 }
 
@@ -76,60 +81,53 @@ impl VerifyReport {
     }
 }
 
-/// How far a verification is.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct VerifyProgress {
-    /// Files read so far.
-    pub files: u64,
-    /// Files there are.
-    pub total_files: u64,
-    /// Bytes read so far.
-    pub bytes: u64,
-}
-
 /// Reads every byte of a store and checks it: checksums of all blocks, padding, tables, the chain of
-/// segments, that of each key the newest entry counts and no other, the manifest, versions and whether
-/// what they list is there, derived files. Takes no lock and changes nothing. Files are read, not mapped, a
-/// block at a time: what the disk cannot read is a fault that names the bytes and the reason. Takes as much
-/// memory as the keys of the largest segment and their index, about 13 bytes for each entry of the store, and
-/// at most 100 KiB for each segment.
+/// segments, that of each key only the newest entry is live, the manifest, derived files, versions and the
+/// files that they list. Takes no lock and changes nothing.
+///
+/// Files are read a block at a time, not mapped: bytes that the disk cannot read are a fault that names them
+/// and the reason. Takes as much memory as the keys of the largest segment and their index, about 13 bytes
+/// for each entry of the store, and at most 100 KiB for each segment.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("photos.vecs");
 /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(2))?;
-/// let report = vecstore::verify(&path, |_| {})?;
+/// let report = vecstore::verify(&path)?;
 /// assert!(report.is_whole());
 /// # Ok::<(), vecstore::Error>(())
 /// ```
 ///
 /// # Errors
-/// Only when there is nothing to verify: [`Error::NotFound`], [`Error::NotAStore`]. Damage is in the report.
-pub fn verify(path: impl AsRef<Path>, progress: impl FnMut(VerifyProgress)) -> Result<VerifyReport> {
-    verify_with(&RealFs, path.as_ref(), progress)
+/// Only if there is nothing to verify: [`Error::NotFound`], [`Error::NotAStore`]. Damage is in the report.
+pub fn verify(path: impl AsRef<Path>) -> Result<VerifyReport> {
+    verify_with(path, &Progress::new())
 }
 
-/// [`verify`] through another file system; for tests.
+/// [`verify`] that can be watched and stopped: see [`Progress`].
+///
+/// # Errors
+/// As [`verify`]; [`Error::Interrupted`] if it was stopped.
+pub fn verify_with(path: impl AsRef<Path>, progress: &Progress) -> Result<VerifyReport> {
+    verify_on(&RealFs, path.as_ref(), progress)
+}
+
+/// [`verify_with`] through another file system; for tests.
 #[doc(hidden)]
-pub fn verify_with(
-    vfs: &dyn Vfs,
-    dir: &Path,
-    mut progress: impl FnMut(VerifyProgress),
-) -> Result<VerifyReport> {
-    // A sector that cannot be read would end a process that has mapped it.
-    let vfs: &dyn Vfs = &Copying(vfs);
+pub fn verify_on(vfs: &dyn Vfs, dir: &Path, progress: &Progress) -> Result<VerifyReport> {
+    // An unreadable sector would end a process that has mapped it.
+    let vfs: &dyn Vfs = &Careful::copying(vfs);
     let mut report = VerifyReport::default();
     let seed = u64::from_le_bytes(random_id()?.first_chunk().copied().unwrap_or_default());
     let mut seen = Seen { seed, ..Seen::default() };
     let lock = dir.join(LOCK);
     if vfs.metadata(&lock).is_ok_and(|found| found.kind != FileKind::File) {
-        report.fault(&lock, "file", Error::bad_input("expected a regular file"));
+        report.told(&lock, "file", "expected a regular file");
     }
-    // The last commit that any look has shown; and what the look before found gone.
+    // The last commit that any round has shown, and the files that the round before found gone.
     let (mut end, mut gone_before) = (0, Vec::new());
-    // Writers and mergers may be at work: files that went away while we looked are looked at again, as what
-    // took their place.
+    // Writers and mergers may be at work: if files went away during a round, another round reads the files
+    // that took their place.
     let mut rounds = 0..ROUNDS;
     loop {
         if rounds.next().is_none() {
@@ -151,8 +149,8 @@ pub fn verify_with(
         let listed = load::list_segments(vfs, dir);
         report.notes.clear();
         let mut names = segment_names(vfs, dir, &mut report);
-        // What the first listing showed was there before the second began: below its newest file there is no
-        // gap but a real one.
+        // Files of the first listing existed before the second listing began: up to the newest of them, a gap
+        // is a real gap.
         match listed {
             Ok(listed) => {
                 let newest = listed.iter().map(|name| name.last).max();
@@ -165,14 +163,14 @@ pub fn verify_with(
             load::count_for(manifest, &mut names);
         }
         end = names.iter().map(|name| name.last).fold(end, u64::max);
-        let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, &mut progress);
+        let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, progress)?;
         let Some(manifest) = manifest else {
             break;
         };
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
         let unlisted = |record: &&SegmentRecord| names.binary_search(&record.name()).is_err();
         let missing: Vec<&SegmentRecord> = manifest.body.segments.iter().filter(unlisted).collect();
-        // What only a version needed, or a merge had left, goes without a new manifest.
+        // Files that only a version needed, or that a merge had left, go without a new manifest.
         if !vanished.is_empty() && vanished != gone_before || !missing.is_empty() && moved() {
             gone_before = vanished;
             continue;
@@ -186,7 +184,7 @@ pub fn verify_with(
             report.fault(&path, "file", Error::io(&path, "read the segment", gone));
         }
         check_ranges(dir, &names, &mut report);
-        // Others may stand in for it, so that all can be read; but nothing is merged any more.
+        // Other files may hold its commits, so that all can be read; but nothing is merged any more.
         for record in missing {
             let path = dir.join(SEGMENTS).join(record.name().to_string());
             report.told(&path, "file", "the manifest lists it, and it is missing");
@@ -195,7 +193,7 @@ pub fn verify_with(
             && report.is_whole()
         {
             match check_kills(vfs, &view, &seen, &mut report) {
-                // Nothing else is wrong, so that the next look tells nothing twice.
+                // Nothing else is wrong, so that another round reports nothing twice.
                 Err(error) if load::is_motion(&error) => continue,
                 Err(error) => report.told(&dir.join(SEGMENTS), "KILL", error.to_string()),
                 Ok(()) => {}
@@ -210,20 +208,28 @@ pub fn verify_with(
         report.add(vfs, dir, bitmaps, &mut seen);
         break;
     }
+    let sound = seen.opened.iter().filter(|(name, _)| !seen.faulty.contains(name));
+    for footer in sound.map(|(_, segment)| segment.footer()) {
+        report.intact_entries = report.intact_entries.saturating_add(footer.entries);
+        report.intact_rows = report.intact_rows.saturating_add(footer.rows);
+    }
     let manifest_len = vfs.metadata(&dir.join(MANIFEST)).map_or(0, |found| found.len);
     report.files = seen.read + 1;
     report.bytes = seen.bytes + manifest_len;
     Ok(report)
 }
 
-/// How often a moving directory is looked at.
+/// The operation that the error of a stopped verification names.
+const VERIFYING: &str = "the verification";
+/// Most rounds over a directory that keeps changing.
 const ROUNDS: usize = 10;
 
 /// Segments read so far.
 #[derive(Debug, Default)]
 struct Seen {
-    /// What other hashes of keys are made with, and these, for each entry of a file.
+    /// Seed of the second hashes of keys.
     seed: u64,
+    /// The second hash of each entry's key, by file.
     tags: HashMap<SegmentName, Vec<u32>>,
     opened: HashMap<SegmentName, Arc<Segment>>,
     faulty: HashSet<SegmentName>,
@@ -231,15 +237,22 @@ struct Seen {
     bytes: u64,
 }
 
-/// Reads the segments that were not read yet; returns those that went away.
+/// Reads the segments that were not read yet. Returns the paths of those that went away.
 fn read_segments(
     vfs: &dyn Vfs,
     dir: &Path,
     names: &[SegmentName],
     seen: &mut Seen,
     report: &mut VerifyReport,
-    progress: &mut impl FnMut(VerifyProgress),
-) -> Vec<PathBuf> {
+    progress: &Progress,
+) -> Result<Vec<PathBuf>> {
+    let len = |name: &SegmentName| {
+        let path = dir.join(SEGMENTS).join(name.to_string());
+        vfs.metadata(&path).map_or(0, |found| found.len)
+    };
+    let unread = names.iter().filter(|name| !seen.opened.contains_key(name) && !seen.faulty.contains(name));
+    progress.expect(unread.map(len).sum());
+    progress.worked(0, VERIFYING)?;
     let mut vanished = Vec::new();
     for name in names {
         if seen.opened.contains_key(name) || seen.faulty.contains(name) {
@@ -253,7 +266,7 @@ fn read_segments(
             continue;
         }
         seen.read += 1;
-        seen.bytes += vfs.metadata(&path).map_or(0, |found| found.len);
+        seen.bytes += len(name);
         if !faults.is_empty() {
             seen.faulty.insert(*name);
         }
@@ -269,13 +282,13 @@ fn read_segments(
             let segment = segment.without_keys();
             seen.opened.insert(*name, Arc::new(segment));
         }
-        let total_files = seen.read.max(names.len() as u64) + 1;
-        progress(VerifyProgress { files: seen.read, total_files, bytes: seen.bytes });
+        progress.worked(len(name), VERIFYING)?;
     }
-    vanished
+    Ok(vanished)
 }
 
-/// Names of the segment files; what else lies there is a note, or a fault where it takes a segment's name.
+/// Names of the segment files. Any other file in the directory becomes a note; anything but a regular file
+/// under a segment's name is a fault when it is read.
 fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<SegmentName> {
     let segments = dir.join(SEGMENTS);
     let mut names = Vec::new();
@@ -293,7 +306,7 @@ fn segment_names(vfs: &dyn Vfs, dir: &Path, report: &mut VerifyReport) -> Vec<Se
     names
 }
 
-/// What is noted of a file with more in it than this version reads.
+/// Note about a file with content that only a later version reads.
 const LATER: &str = "it says something that only a later version reads";
 
 impl VerifyReport {
@@ -310,7 +323,7 @@ impl VerifyReport {
         }
     }
 
-    /// Notes files that say something which only a later version reads.
+    /// Notes files with content that only a later version reads.
     fn mention_later(&mut self, vfs: &dyn Vfs, dir: &Path, names: &[SegmentName], seen: &Seen) {
         if Manifest::says_more(vfs, &dir.join(MANIFEST)) {
             self.notes.push(format!("{}: {LATER}", dir.join(MANIFEST).display()));

@@ -1,4 +1,4 @@
-//! Whether what versions list is there.
+//! Checks that the files that versions list exist.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::segment::SegmentName;
 use crate::state::{Body, Manifest, SEGMENTS, SegmentRecord, View, versions};
 use crate::vfs::Vfs;
 
-/// Files that one version lists and that are not there, of which each is told; of the others how
-/// many they are. A damaged one may list any number.
+/// Missing files of one version that are reported one by one; further ones are only counted. A damaged
+/// version may list any number of files.
 const MOST_OF_ONE: usize = 1000;
 
-/// Checks that what versions list is there. Others may make, and drop, checkpoints meanwhile; what
-/// is wrong with one itself is told with its bitmaps.
+/// Checks that the files that versions list exist. Versions may be made and removed meanwhile. Faults of a
+/// version itself are reported with the bitmaps.
 pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, report: &mut VerifyReport) {
-    // What the manifest says of the same file is enough, and so is what is wrong with its bytes.
+    // A file that is reported already, by the manifest's check or for its bytes, is not reported again.
     let mut told: HashSet<PathBuf> = report.faults.iter().map(|fault| fault.path.clone()).collect();
     let path_of = |record: &SegmentRecord| dir.join(SEGMENTS).join(record.name().to_string());
     let names = versions::names(vfs, dir).unwrap_or_else(|error| {
@@ -38,23 +38,23 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, 
         wrong.retain(|record| match seen.opened.get(&record.name()) {
             _ if told.contains(&path_of(record)) => false,
             Some(segment) => SegmentRecord::of(segment) != *record,
-            // One that is there came after the first look.
+            // A file that exists after all came after the listing.
             None => vfs.metadata(&path_of(record)).is_err(),
         });
         if wrong.is_empty() {
-            // What the store begins with is checked with it.
+            // If the store begins with the version's files, they were checked with the store.
             let told = match version.body.begins(store) {
                 true => Ok(Vec::new()),
                 false => what_is_wrong(vfs, &version, seen),
             };
             let told = told.unwrap_or_else(|error| vec![error.to_string()]);
-            // It may have been dropped, and another one made under its name.
+            // The version may have been removed, and another one made under its name.
             if !told.is_empty() && versions::read(vfs, dir, &name).is_ok_and(|now| now == version) {
                 told.into_iter().for_each(|wrong| report.told(&path, "manifest", wrong));
             }
             continue;
         }
-        // It may have been dropped, and its files with it, since it was read.
+        // The version may have been removed since it was read, and its files with it.
         let Ok(now) = versions::read(vfs, dir, &name) else { continue };
         let listed: HashMap<SegmentName, &SegmentRecord> =
             now.body.segments.iter().map(|record| (record.name(), record)).collect();
@@ -77,7 +77,7 @@ pub(super) fn check_named(vfs: &dyn Vfs, dir: &Path, store: &Body, seen: &Seen, 
     }
 }
 
-/// What is wrong with the files of a version together, each of which is as it is listed.
+/// Faults of a version's files taken together; each file by itself is as listed.
 fn what_is_wrong(vfs: &dyn Vfs, version: &Manifest, seen: &Seen) -> Result<Vec<String>> {
     let mut view = View::empty(version);
     for record in &version.body.segments {
@@ -100,7 +100,7 @@ mod tests {
     use crate::vfs::RealFs;
 
     #[test]
-    fn of_what_a_version_lacks_the_rest_is_counted() {
+    fn missing_files_of_a_version_are_only_counted_beyond_a_limit() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("photos.vecs");
         Store::create(&path, StoreConfig::new(2)).unwrap().close().unwrap();
@@ -119,7 +119,7 @@ mod tests {
                 })
                 .collect();
             versions::write(&RealFs, &path, &name, &manifest).unwrap();
-            let report = verify(&path, |_| {}).unwrap();
+            let report = verify(&path).unwrap();
             std::fs::remove_file(path.join(versions::VERSIONS).join(name)).unwrap();
             report.faults
         };

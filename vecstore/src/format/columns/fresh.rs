@@ -1,4 +1,4 @@
-//! Columns that are made of values, entry by entry.
+//! Columns made of single values, entry by entry.
 
 use std::collections::BTreeMap;
 use std::iter::once;
@@ -16,7 +16,7 @@ pub(crate) struct FreshColumns {
 #[derive(Debug)]
 struct Fresh {
     kind: AttributeType,
-    /// Entries that are dealt with.
+    /// Number of entries that the buffers cover so far.
     entries: usize,
     validity: Vec<u8>,
     values: Vec<u8>,
@@ -36,7 +36,7 @@ impl Fresh {
         Fresh { kind, entries: 0, validity, values, ends: vec![0], items: vec![0] }
     }
 
-    /// Deals with the entries before this one: those that were not added have no value.
+    /// Extends the buffers to this many entries; the new entries have no value.
     fn fill(&mut self, entries: usize) {
         let bits = entries.div_ceil(64) * 8;
         self.entries = entries;
@@ -75,10 +75,10 @@ impl Fresh {
 }
 
 impl FreshColumns {
-    /// Adds an attribute of an entry. Entries come in ascending order.
+    /// Adds an attribute of an entry. Entries must come in ascending order.
     ///
     /// # Errors
-    /// The entry has the attribute already, or another one has it with another type.
+    /// The entry already has the attribute, or the attribute has another type in an earlier entry.
     pub fn add(&mut self, entry: usize, name: &str, value: &Value<'_>) -> Result<(), String> {
         let kind = value.attribute_type();
         let column = match self.columns.get_mut(name) {
@@ -93,7 +93,7 @@ impl FreshColumns {
         Ok(())
     }
 
-    /// ATTR and ATTD for this many entries; empty when none has an attribute.
+    /// ATTR and ATTD for this many entries; both empty if no entry has an attribute.
     pub fn finish(mut self, entries: usize) -> Result<(Vec<u8>, Vec<u8>), String> {
         self.columns.values_mut().for_each(|column| column.fill(entries));
         let columns = self.columns.iter().map(|(name, column)| (name.as_str(), column.buffers())).collect();

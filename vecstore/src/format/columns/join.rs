@@ -1,5 +1,5 @@
-//! Columns that consist of what stays of others. They are made as they are written: nothing of them is held in
-//! memory but the directory.
+//! Columns made of the kept entries of other columns. Values are made as they are written: only the directory
+//! is held in memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -10,27 +10,27 @@ use super::{ALIGN, Buffers, Columns, HEAD_LEN, Record, Sizes};
 use crate::base::escaped;
 use crate::types::AttributeType;
 
-/// The columns of a segment that is joined from others, or made of one list of values.
+/// The columns of a new segment, made of the columns of one or more inputs.
 #[derive(Debug, Default)]
 pub(crate) struct JoinedColumns<'a> {
     columns: Vec<Joined<'a>>,
-    /// The bytes of ATTR; none when no entry has a value.
+    /// The bytes of ATTR; empty if no entry has a value.
     pub attr: Vec<u8>,
     /// Length of ATTD.
     pub attd_len: u64,
 }
 
-/// One of them.
+/// A joined column.
 #[derive(Debug)]
 struct Joined<'a> {
     name: &'a str,
     kind: AttributeType,
-    /// By the number of the input.
+    /// Buffers by number of the input; inputs without the column are missing.
     inputs: BTreeMap<usize, Buffers<'a>>,
 }
 
 impl<'a> Joined<'a> {
-    /// The stretches of entries that stay, and the buffers they lie in.
+    /// The stretches of kept entries, each with the buffers of its input.
     fn pieces(
         &self,
         staying: impl Iterator<Item = (usize, Range<usize>)> + Clone,
@@ -42,7 +42,7 @@ impl<'a> Joined<'a> {
 }
 
 impl Sizes {
-    /// Adds some entries of an input, and says how many of them have a value.
+    /// Adds entries of an input, and returns how many of them have a value.
     fn add(&mut self, of: &Buffers<'_>, entries: Range<usize>) -> Option<u64> {
         self.entries = self.entries.checked_add(entries.len() as u64)?;
         if of.validity.is_empty() {
@@ -57,11 +57,12 @@ impl Sizes {
 }
 
 impl<'a> JoinedColumns<'a> {
-    /// Looks at all entries. `staying` says which stretches of which input stay, in their order. A column that an
-    /// input does not have has no value there; one without any value is left out.
+    /// Lays out the joined columns, for which it reads every kept entry. `staying` has the kept entries in
+    /// order: number of the input, and a stretch of its entries. Entries of an input without a column have no
+    /// value in it; a column without any value is left out.
     ///
     /// # Errors
-    /// The input that does not go with the others, and why.
+    /// Returns the number of the faulty input, and why its columns cannot be joined.
     pub fn new(
         inputs: impl IntoIterator<Item = Columns<'a>>,
         staying: impl Iterator<Item = (usize, Range<usize>)> + Clone,
@@ -115,7 +116,7 @@ impl<'a> JoinedColumns<'a> {
         Some([bytemuck::cast_slice(&head), bytemuck::cast_slice(&records), names.as_bytes()].concat())
     }
 
-    /// Writes ATTD, in small pieces, for the same stretches.
+    /// Writes ATTD in small pieces. `staying` must be the same as in [`JoinedColumns::new`].
     pub fn write(
         &self,
         staying: impl Iterator<Item = (usize, Range<usize>)> + Clone,
@@ -145,7 +146,7 @@ fn contradiction() -> io::Error {
     io::Error::other("the columns of a segment are not what they were a moment ago")
 }
 
-/// Where buffers go, and how many bytes went there.
+/// Output for buffers, and the number of bytes written to it.
 struct Out<'w> {
     out: &'w mut dyn Write,
     at: u64,
@@ -157,7 +158,7 @@ impl Out<'_> {
         self.out.write_all(bytes)
     }
 
-    /// A buffer begins.
+    /// Pads with zeros up to the start of a buffer.
     fn begin(&mut self) -> io::Result<()> {
         while !self.at.is_multiple_of(ALIGN) {
             self.put(&[0])?;
@@ -165,7 +166,7 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// Bits, packed anew. Inputs without any have zeros.
+    /// Writes a buffer of bits, packed anew. Entries of an input without the buffer get zeros.
     fn bits<'a>(&mut self, pieces: impl Iterator<Item = (&'a [u8], Range<usize>)>) -> io::Result<()> {
         self.begin()?;
         let (mut word, mut filled) = (0u64, 0);
@@ -196,7 +197,8 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// Ends, which count from the beginning of the output. Where inputs have none, nothing lies between.
+    /// Writes a buffer of ends, counted from the start of the output. Entries of an input without the buffer
+    /// have length 0.
     fn ends<'a>(&mut self, pieces: impl Iterator<Item = Option<(&'a [u8], Range<usize>)>>) -> io::Result<()> {
         let mut end = 0u64;
         self.begin()?;
@@ -215,7 +217,7 @@ impl Out<'_> {
     }
 }
 
-/// Takes only what the bytes begin with.
+/// A writer that compares: a write fails unless these bytes begin with the written ones, which are cut off.
 pub(super) struct Same<'a>(pub &'a [u8]);
 
 impl Write for Same<'_> {

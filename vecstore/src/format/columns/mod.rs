@@ -1,15 +1,16 @@
-//! The sections ATTR and ATTD: attributes of entries, a column for each, in the layout of Arrow's columns.
+//! The sections ATTR and ATTD: attributes of entries, one column for each, in the layout of Arrow's columns.
 //!
-//! ATTR is the directory: how many columns there are (u32), zero (u32), a [`Record`] for each, by name in
-//! ascending order, and then their names. ATTD has the buffers, in that order, each at a multiple of 64, zeros
-//! between; for E entries:
+//! ATTR is the directory: the number of columns (u32), zero (u32), a [`Record`] for each column in ascending
+//! order of names, then the names. ATTD has the buffers of the columns in the same order, each at a multiple
+//! of 64, with zeros between them. For E entries:
 //!
-//! * *validity*: a bit for each entry, the lowest first, set where it has a value; in whole words of 64;
-//! * *values*: bits like validity (bool), 8 bytes for each entry (i64, f64, time) or UTF-8 (text, texts);
-//! * *ends*: E + 1 numbers, the first 0: where the entry ends in values (text), or among the items (texts);
-//! * *item ends*: a number more than items, the first 0: where the item ends in values (texts).
+//! * *validity*: one bit for each entry, the lowest first, set if it has a value; in whole words of 64 bits;
+//! * *values*: bits as in validity (bool), 8 bytes for each entry (i64, f64, time), or UTF-8 (text, texts);
+//! * *ends*: E + 1 numbers, the first 0: the end of each entry in values (text) or among the items (texts);
+//! * *item ends*: one number more than items, the first 0: the end of each item in values (texts).
 //!
-//! What has no value is zero, and has no text. A column has at least one value.
+//! An entry without a value has zeros in values (bool, i64, f64, time), or no text. Every column has at least
+//! one value.
 
 mod fresh;
 mod join;
@@ -31,22 +32,23 @@ use read::Buffers;
 
 /// Buffers begin at multiples of this.
 const ALIGN: u64 = 64;
-/// Bytes of ATTR before the records.
+/// Length of ATTR before the records.
 const HEAD_LEN: usize = 8;
 
-/// What the directory says of a column.
+/// A column in the directory. `docs/FORMAT.md` has the offsets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Record {
-    /// Where its name begins in ATTR, and how long that is.
+    /// Offset of the name in ATTR.
     name: u32,
+    /// Length of the name in bytes.
     name_len: u32,
     /// Code of the type.
     kind: u8,
     zero: [u8; 7],
     /// Entries without a value.
     nulls: u64,
-    /// Where the buffers begin in ATTD; zero for those that the type does not have.
+    /// Offset of validity in ATTD, as for the other buffers below; 0 for buffers that the type does not have.
     validity: u64,
     values: u64,
     values_len: u64,
@@ -54,10 +56,11 @@ struct Record {
     items: u64,
 }
 
-/// Where validity, values, ends and item ends of a column lie in ATTD; nowhere, if its type does not have them.
+/// Ranges of validity, values, ends and item ends of a column in ATTD; empty for buffers that its type does
+/// not have.
 type Places = [Range<u64>; 4];
 
-/// What the places of a column follow from, beside its type.
+/// Sizes that determine, together with its type, the places of a column.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     entries: u64,
@@ -66,7 +69,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// The places of a column that begins at or after `at`.
+    /// The places of a column whose first buffer begins at the next multiple of [`ALIGN`] from `at`.
     fn places(self, kind: AttributeType, mut at: u64) -> Option<Places> {
         use AttributeType::{Bool, F64, I64, Text, Texts, Time};
         let (bits, numbers) = (self.entries.div_ceil(64) * 8, self.entries.checked_mul(8)?);
@@ -98,17 +101,17 @@ impl Record {
     }
 }
 
-/// A column, and where its buffers lie.
+/// A column, and the places of its buffers.
 #[derive(Clone, Debug)]
 pub(crate) struct Column {
     pub name: Box<str>,
-    /// `None` for a type of a later version: nothing of the column can be read.
+    /// Type of the values; `None` for a type of a later version, whose values cannot be read.
     pub kind: Option<AttributeType>,
-    /// Item ends reach to the next buffer: how many items there are only the ends say.
+    /// Ranges of the buffers. Item ends reach to the next column: the directory has no number of items.
     places: Places,
 }
 
-/// The directory of a segment.
+/// The directory of a segment: its columns.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Directory {
     entries: usize,
@@ -120,7 +123,7 @@ pub(crate) struct Directory {
 pub(crate) type Columns<'a> = Vec<(&'a str, Buffers<'a>)>;
 
 impl Directory {
-    /// Reads ATTR, trusting nothing in it, for a segment of this many entries whose ATTD has this length.
+    /// Reads and checks ATTR, trusting nothing in it. `entries` is the number of entries in the segment.
     pub fn parse(attr: &[u8], entries: u64, attd_len: u64) -> Result<Self, String> {
         let (head, rest) = attr.split_first_chunk::<HEAD_LEN>().ok_or("it is too short")?;
         let [count, zero]: [u32; 2] = bytemuck::cast(*head);
@@ -129,7 +132,8 @@ impl Directory {
         let records = records.ok_or_else(|| format!("{count} columns do not fit in it"))?;
         let mut names_end = HEAD_LEN + records.len();
         let mut columns: Vec<Column> = Vec::with_capacity(records.len() / size_of::<Record>());
-        // Where the buffers so far end; at least, if the file alone says where the last one does.
+        // End of the buffers so far. It is a lower bound (not exact) after a column of texts or of an unknown
+        // type: the directory does not have the length of its last buffer.
         let (mut at, mut is_exact) = (0, true);
         for record in records.chunks_exact(size_of::<Record>()) {
             let record: Record = bytemuck::pod_read_unaligned(record);
@@ -185,15 +189,15 @@ impl Directory {
         self.columns.get(at)
     }
 
-    /// A column of a type that this program does not know: such a file is left as it is.
+    /// The first column of an unknown type, if there is one: merges leave such a file alone.
     pub fn unknown(&self) -> Option<&Column> {
         self.columns.iter().find(|column| column.kind.is_none())
     }
 
-    /// All columns, to be joined to those of other segments.
+    /// The buffers of all columns, to be joined with those of other segments.
     ///
     /// # Errors
-    /// There is a column of a type that is not known, or ATTD has another length.
+    /// A column has an unknown type, or ATTD has another length.
     pub fn known<'a>(&'a self, attd: &'a [u8]) -> Result<Columns<'a>, String> {
         if attd.len() as u64 != self.attd_len {
             return Err(format!("expected {} bytes of ATTD, found {}", self.attd_len, attd.len()));
@@ -211,7 +215,8 @@ impl Directory {
         column.buffers(attd).map_or(Ok(()), |buffers| buffers.check(self.entries)).map_err(wrong)
     }
 
-    /// Checks that ATTR and ATTD are what these values are written as: counts, ends, spare bits, padding.
+    /// Checks that a writer of the same values would write the same ATTR and ATTD: counts, ends, spare bits,
+    /// padding. Not checked if a column has an unknown type.
     pub fn check_layout(&self, attr: &[u8], attd: &[u8]) -> Result<(), String> {
         if self.unknown().is_some() {
             return Ok(());

@@ -1,15 +1,15 @@
-//! Reading the values of a column. Every offset is checked, and every text, when it is read.
+//! Reading the values of a column. Every read checks the offsets that it uses, and that texts are UTF-8.
 
 use std::ops::Range;
 
 use super::Column;
 use crate::types::{AttributeType, Value};
 
-/// The buffers of a column.
+/// The bytes of a column's buffers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffers<'a> {
     pub(super) kind: AttributeType,
-    /// Empty where a segment does not have the column: then no entry has a value.
+    /// Empty if the segment does not have the column: no entry has a value.
     pub(super) validity: &'a [u8],
     pub(super) values: &'a [u8],
     pub(super) ends: &'a [u8],
@@ -17,7 +17,7 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl Column {
-    /// The buffers; `None` when the type is not known.
+    /// The buffers; `None` if the type is unknown.
     pub fn buffers<'a>(&self, attd: &'a [u8]) -> Option<Buffers<'a>> {
         let at = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
         let of = |place: &Range<u64>| attd.get(at(place.start)..at(place.end)).unwrap_or_default();
@@ -25,10 +25,10 @@ impl Column {
         Some(Buffers { kind: self.kind?, validity, values, ends, items })
     }
 
-    /// The value of an entry, if `is_sound` says that the bytes of ATTD are right that it is read from.
+    /// The value of an entry, or `None` if it has none. `is_sound` says which bytes of ATTD are intact.
     ///
     /// # Errors
-    /// It cannot be told.
+    /// Some bytes of the value, or bytes that give its place, are not intact; or the value is invalid.
     pub fn sound_value<'a>(
         &self,
         attd: &'a [u8],
@@ -41,7 +41,8 @@ impl Column {
         }
     }
 
-    /// Looks at all that a value is read from, in the order in which one says where the next lies.
+    /// `None` if a value is read from bytes that are not intact. Each buffer is checked before its numbers
+    /// are used to find the place in the next one.
     fn is_sound(
         &self,
         of: &Buffers<'_>,
@@ -70,7 +71,7 @@ impl Column {
     }
 }
 
-/// Bit `at`, the lowest of a byte first.
+/// Bit `at`, counted from the lowest bit of the first byte.
 pub(super) fn bit(bits: &[u8], at: usize) -> Option<bool> {
     bits.get(at / 8).map(|byte| byte >> (at % 8) & 1 == 1)
 }
@@ -79,7 +80,7 @@ fn number(numbers: &[u8], at: usize) -> Option<[u8; 8]> {
     numbers.get(at.checked_mul(8)?..)?.first_chunk().copied()
 }
 
-/// What lies between these ends.
+/// Range from end number `range.start` to end number `range.end`; `None` if they descend or are missing.
 pub(super) fn between(ends: &[u8], range: Range<usize>) -> Option<Range<usize>> {
     let end = |at| usize::try_from(u64::from_le_bytes(number(ends, at)?)).ok();
     let range = end(range.start)?..end(range.end)?;
@@ -87,12 +88,12 @@ pub(super) fn between(ends: &[u8], range: Range<usize>) -> Option<Range<usize>> 
 }
 
 impl<'a> Buffers<'a> {
-    /// Of a segment without the column.
+    /// Buffers for a segment without the column.
     pub(super) fn blank(kind: AttributeType) -> Self {
         Buffers { kind, validity: &[], values: &[], ends: &[], items: &[] }
     }
 
-    /// Where texts end in the values, and which of them are these entries'.
+    /// The buffer with the ends of texts, and the range of these entries' texts in it.
     pub(super) fn texts(&self, entries: Range<usize>) -> Option<(&'a [u8], Range<usize>)> {
         match self.kind {
             AttributeType::Texts if self.validity.is_empty() => Some((&[], 0..0)),
@@ -101,7 +102,7 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Where the values of some entries lie among all, if their type has whole bytes.
+    /// Range of these entries in the values. Not for bool, whose values are single bits.
     fn span(&self, entries: Range<usize>) -> Option<Range<usize>> {
         match self.kind {
             AttributeType::Text | AttributeType::Texts => {
@@ -112,12 +113,12 @@ impl<'a> Buffers<'a> {
         }
     }
 
-    /// Bytes of the values of some entries.
+    /// Bytes of these entries in the values. Not for bool, whose values are single bits.
     pub(super) fn bytes(&self, entries: Range<usize>) -> Option<&'a [u8]> {
         self.values.get(self.span(entries)?)
     }
 
-    /// The value of an entry; `None` when it has none.
+    /// The value of an entry; `None` if it has none.
     pub fn value(&self, entry: usize) -> Result<Option<Value<'a>>, String> {
         let value = || match bit(self.validity, entry)? {
             true => self.present(entry).map(Some),
@@ -140,7 +141,7 @@ impl<'a> Buffers<'a> {
         })
     }
 
-    /// Reads all values; where there is none, there is nothing of one either.
+    /// Checks that all values can be read, and that entries without a value have only zeros or no text.
     pub(super) fn check(&self, entries: usize) -> Result<(), String> {
         for entry in 0..entries {
             let is_nothing = || match self.kind {

@@ -14,7 +14,7 @@ fn written(entries: &[Entry<'_>]) -> (Vec<u8>, Vec<u8>) {
     columns.finish(entries.len()).unwrap()
 }
 
-/// The directory, if everything is right.
+/// Checks all of ATTR and ATTD, and returns the directory.
 fn checked(attr: &[u8], attd: &[u8], entries: usize) -> Result<Directory, String> {
     let directory = Directory::parse(attr, entries as u64, attd.len() as u64)?;
     directory.columns().iter().try_for_each(|column| directory.check(column, attd))?;
@@ -22,7 +22,7 @@ fn checked(attr: &[u8], attd: &[u8], entries: usize) -> Result<Directory, String
     Ok(directory)
 }
 
-/// All attributes, by name in ascending order.
+/// All attributes of an entry, in ascending order of names.
 fn read<'a>(directory: &'a Directory, attd: &'a [u8], entry: usize) -> Result<Entry<'a>, String> {
     let mut found = Vec::new();
     for column in directory.columns() {
@@ -32,7 +32,7 @@ fn read<'a>(directory: &'a Directory, attd: &'a [u8], entry: usize) -> Result<En
     Ok(found)
 }
 
-/// One entry with a value of each type, one without any, one with some.
+/// Three entries: with a value of each type, without any value, and with some values.
 fn sample() -> Vec<Entry<'static>> {
     vec![
         vec![
@@ -49,7 +49,7 @@ fn sample() -> Vec<Entry<'static>> {
 }
 
 #[test]
-fn values_come_back_and_bytes_are_as_described() {
+fn values_round_trip_and_bytes_match_the_format() {
     let (attr, attd) = written(&sample());
     let directory = checked(&attr, &attd, 3).unwrap();
     for (number, entry) in sample().iter().enumerate() {
@@ -70,7 +70,7 @@ fn values_come_back_and_bytes_are_as_described() {
 }
 
 #[test]
-fn no_attributes_are_no_bytes() {
+fn entries_without_attributes_take_no_bytes_and_faulty_ones_are_refused() {
     assert_eq!(written(&[vec![], vec![]]), (vec![], vec![]));
     let mut columns = FreshColumns::default();
     columns.add(1, "a", &Value::I64(1)).unwrap();
@@ -80,7 +80,7 @@ fn no_attributes_are_no_bytes() {
 }
 
 #[test]
-fn every_flipped_bit_and_length_is_survived() {
+fn no_flipped_bit_or_length_causes_a_panic() {
     let (attr, attd) = written(&sample());
     let survives = |attr: &[u8], attd: &[u8], entries: usize| {
         let Ok(directory) = Directory::parse(attr, entries as u64, attd.len() as u64) else { return };
@@ -107,7 +107,7 @@ fn every_flipped_bit_and_length_is_survived() {
     }
     for cut in 0..attd.len() {
         assert!(checked(&attr, &attd[..cut], 3).is_err(), "ATTD cut at {cut}");
-        // As where the file is shorter than it was.
+        // The same cut after the directory was read.
         let directory = Directory::parse(&attr, 3, attd.len() as u64).unwrap();
         (0..3).for_each(|entry| drop(read(&directory, &attd[..cut], entry)));
         assert!(directory.known(&attd[..cut]).is_err(), "ATTD cut at {cut}");
@@ -119,7 +119,8 @@ fn every_flipped_bit_and_length_is_survived() {
     assert!(checked(&attr, &longer, 3).is_err());
 }
 
-/// A bit of what is no value, a number or a text of ATTD is changed, under the right checksums.
+/// ATTD with one byte changed (in validity, values, ends or item ends), as in a forged file whose checksums
+/// are right.
 #[test]
 fn forged_buffers_are_refused() {
     let (attr, attd) = written(&sample());
@@ -162,7 +163,7 @@ fn forged_buffers_are_refused() {
 }
 
 #[test]
-fn a_column_of_a_later_type_is_skipped_and_said() {
+fn a_column_of_an_unknown_type_is_skipped_and_reported() {
     let (mut attr, attd) = written(&sample());
     attr[8 + 3 * 64 + 8] = 7;
     let directory = checked(&attr, &attd, 3).unwrap();
@@ -181,7 +182,7 @@ fn columns_of_two_types_are_not_joined() {
     assert_eq!((input, &*what), (1, "column \"a\" is time, and i64 elsewhere"));
 }
 
-/// Values of one entry, from random numbers.
+/// An entry made from random numbers.
 fn entry(numbers: &[u8]) -> Entry<'static> {
     let all = [
         ("b", vec![Value::Bool(true), Value::Bool(false)]),
@@ -191,7 +192,7 @@ fn entry(numbers: &[u8]) -> Entry<'static> {
         ("t", vec![Value::Text("text"), Value::Text("")]),
         ("w", vec![Value::Time(5)]),
     ];
-    // Beyond the values: none.
+    // A number beyond the listed values: the entry has no value.
     let value = |((name, values), number): ((&'static str, Vec<Value<'static>>), &u8)| {
         values.get(usize::from(*number)).map(|value| (name, value.clone()))
     };
@@ -199,9 +200,9 @@ fn entry(numbers: &[u8]) -> Entry<'static> {
 }
 
 proptest! {
-    /// Some entries of some segments, joined, are the bytes of these entries written at once.
+    /// Joining the kept entries of some segments gives the same bytes as writing these entries at once.
     #[test]
-    fn joined_columns_are_those_of_the_entries(
+    fn joining_columns_equals_writing_the_kept_entries(
         segments in prop::collection::vec(
             prop::collection::vec((prop::bool::weighted(0.8), prop::collection::vec(0u8..4, 0..=6)), 1..90), 0..4
         )

@@ -1,7 +1,8 @@
 //! Distances between one query and many rows.
 //!
-//! Plain loops over fixed-width lanes that the compiler turns into vector instructions; on x86-64 they are compiled
-//! a second time for AVX2 and chosen at run time. rustc does not fuse `x * y + s`: FMA changes no result.
+//! Plain loops over fixed-width lanes that the compiler turns into vector instructions; on x86-64 they are
+//! compiled a second time for AVX2 and chosen at run time. rustc does not fuse `x * y + s`: FMA changes no
+//! result.
 
 use crate::types::Metric;
 
@@ -37,6 +38,23 @@ pub(super) fn score(metric: Metric, closeness: f32) -> f32 {
     match metric {
         Metric::Cosine | Metric::Dot => closeness,
         Metric::L2 => (-closeness).max(0.0).sqrt(),
+    }
+}
+
+/// A closeness that no row has whose score is farther than this one. For l2 it may admit rows that are a
+/// rounding error too far: [`is_as_near`] decides.
+pub(super) fn least_closeness(metric: Metric, score: f32) -> f32 {
+    match metric {
+        Metric::Cosine | Metric::Dot => score,
+        Metric::L2 => -(score * score) * (1.0 + 4.0 * f32::EPSILON),
+    }
+}
+
+/// True for a score at least as near as another one.
+pub(super) fn is_as_near(metric: Metric, score: f32, limit: f32) -> bool {
+    match metric {
+        Metric::Cosine | Metric::Dot => score >= limit,
+        Metric::L2 => score <= limit,
     }
 }
 

@@ -4,12 +4,14 @@ mod kernels;
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::fmt;
+use std::num::NonZeroUsize;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::base::{DType, Result};
-use crate::read::in_parts;
+use crate::read::{Entry, in_parts};
 use crate::state::{LiveSegment, View};
 use crate::types::{Address, Metric};
 
@@ -28,8 +30,58 @@ pub struct Hit {
     pub row: u32,
     /// Its address.
     pub address: Address,
-    /// Cosine or inner product (larger is nearer), or Euclidean distance (smaller is nearer), by the store's metric.
+    /// Cosine or inner product (larger is nearer), or Euclidean distance (smaller is nearer), by the store's
+    /// metric.
     pub score: f32,
+}
+
+/// What a search looks for, and how: see [`Snapshot::search_with`](crate::Snapshot::search_with).
+pub struct SearchOptions<'a> {
+    k: usize,
+    min_score: Option<f32>,
+    filter: Option<Box<Filter<'a>>>,
+    threads: Option<NonZeroUsize>,
+}
+
+type Filter<'a> = dyn Fn(&Entry<'_>) -> bool + Send + Sync + 'a;
+
+impl fmt::Debug for SearchOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SearchOptions")
+            .field("k", &self.k)
+            .field("min_score", &self.min_score)
+            .field("has_filter", &self.filter.is_some())
+            .field("threads", &self.threads)
+            .finish()
+    }
+}
+
+impl<'a> SearchOptions<'a> {
+    /// The `k` nearest rows of all, found with all cores.
+    pub fn new(k: usize) -> Self {
+        SearchOptions { k, min_score: None, filter: None, threads: None }
+    }
+
+    /// Only rows at least as near as this [score](Hit::score): not below it for cosine and dot, not above it
+    /// for l2.
+    pub fn min_score(mut self, score: f32) -> Self {
+        self.min_score = Some(score);
+        self
+    }
+
+    /// Only rows of entries for which this is true. It is asked of rows that would be among the nearest, from
+    /// several threads, and possibly more than once for an entry.
+    pub fn filter(mut self, filter: impl Fn(&Entry<'_>) -> bool + Send + Sync + 'a) -> Self {
+        self.filter = Some(Box::new(filter));
+        self
+    }
+
+    /// At most this many threads, the calling one included; 0 counts as 1. A program whose own threads search
+    /// at the same time gives each of them 1.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
+        self
+    }
 }
 
 /// A candidate: `closeness` is larger for nearer rows whatever the metric.
@@ -69,33 +121,36 @@ impl Ord for Candidate {
     }
 }
 
-/// The best `k` so far.
+/// The best `k` so far, all of them admitted.
 struct Best {
     k: usize,
+    /// The least closeness that counts.
+    least: f32,
     heap: BinaryHeap<Candidate>,
 }
 
 impl Best {
-    fn new(k: usize) -> Self {
-        Best { k, heap: BinaryHeap::new() }
+    fn new(k: usize, least: f32) -> Self {
+        Best { k, least, heap: BinaryHeap::new() }
     }
 
-    fn offer(&mut self, candidate: Candidate) {
-        // A row with NaN (allowed on request) is near to nothing.
-        if candidate.closeness.is_nan() {
-            return;
-        }
-        if self.heap.len() < self.k {
-            self.heap.push(candidate);
-        } else if self.heap.peek().is_some_and(|worst| candidate < *worst) {
+    /// True for a candidate that would be among the best. A row with NaN (allowed on request) is near to
+    /// nothing.
+    fn wants(&self, candidate: &Candidate) -> bool {
+        candidate.closeness >= self.least
+            && (self.heap.len() < self.k || self.heap.peek().is_some_and(|worst| candidate < worst))
+    }
+
+    fn take(&mut self, candidate: Candidate) {
+        if self.heap.len() >= self.k {
             self.heap.pop();
-            self.heap.push(candidate);
         }
+        self.heap.push(candidate);
     }
 }
 
-/// The `k` nearest live rows of a view. The query has the view's dimension and is finite.
-pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
+/// The nearest live rows of a view. The query has the view's dimension and is finite.
+pub(crate) fn exact(view: &View, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
     let work: Vec<(usize, usize)> = view
         .segments
         .iter()
@@ -105,42 +160,66 @@ pub(crate) fn exact(view: &View, query: &[f32], k: usize) -> Result<Vec<Hit>> {
         })
         .collect();
     let rows: usize = view.segments.iter().map(|live| live.segment.row_count()).sum();
-    let k = k.min(rows);
-    let parts = in_parts(&work, rows / ROWS_PER_THREAD, |_, work| {
-        let mut best = Best::new(k);
+    let (k, metric) = (options.k.min(rows), view.meta.metric);
+    let least = options.min_score.map_or(f32::NEG_INFINITY, |score| kernels::least_closeness(metric, score));
+    let useful = (rows / ROWS_PER_THREAD).min(options.threads.map_or(usize::MAX, NonZeroUsize::get));
+    let parts = in_parts(&work, useful, |_, work| {
+        let mut best = Best::new(k, least);
         for (segment, first) in work {
             if let Some(live) = view.segments.get(*segment) {
-                scan_chunk(live, view.meta.metric, query, *segment, *first, &mut best)?;
+                let admits = |row| admits(live, row, options);
+                scan_chunk(live, metric, query, (*segment, *first), admits, &mut best)?;
             }
         }
         Ok(best)
     })?;
-    let mut best = Best::new(k);
-    for part in parts {
-        part.heap.into_iter().for_each(|candidate| best.offer(candidate));
+    let mut best = Best::new(k, least);
+    for candidate in parts.into_iter().flat_map(|part| part.heap) {
+        if best.wants(&candidate) {
+            best.take(candidate);
+        }
     }
     let mut sorted = best.heap.into_vec();
     sorted.sort_unstable();
-    sorted.iter().map(|candidate| hit(view, candidate)).collect()
+    let is_near = |candidate: &&Candidate| {
+        let score = kernels::score(metric, candidate.closeness);
+        options.min_score.is_none_or(|limit| kernels::is_as_near(metric, score, limit))
+    };
+    sorted.iter().filter(is_near).map(|candidate| hit(view, candidate)).collect()
+}
+
+/// True for a row that is live, and whose entry the filter admits.
+fn admits(live: &LiveSegment, row: usize, options: &SearchOptions<'_>) -> Result<bool> {
+    if !live.is_row_live(row)? {
+        return Ok(false);
+    }
+    let Some(filter) = &options.filter else { return Ok(true) };
+    live.segment.check_tables()?;
+    Ok(filter(&Entry::read(&live.segment, live.segment.entry_of_row(row))?))
 }
 
 fn scan_chunk(
     live: &LiveSegment,
     metric: Metric,
     query: &[f32],
-    segment: usize,
-    first: usize,
+    (segment, first): (usize, usize),
+    admits: impl Fn(usize) -> Result<bool>,
     best: &mut Best,
 ) -> Result<()> {
+    if best.k == 0 {
+        return Ok(());
+    }
     let last = (first + CHUNK).min(live.segment.row_count());
     let bytes = live.segment.row_bytes(first..last)?;
     let mut failed = Ok(());
     let mut offer = |index: usize, closeness: f32| {
-        let row = first + index;
-        match live.is_row_live(row) {
-            Ok(true) => best.offer(Candidate { closeness, segment, row }),
-            Ok(false) => {}
-            Err(error) => failed = Err(error),
+        let candidate = Candidate { closeness, segment, row: first + index };
+        if best.wants(&candidate) {
+            match admits(candidate.row) {
+                Ok(true) => best.take(candidate),
+                Ok(false) => {}
+                Err(error) => failed = Err(error),
+            }
         }
     };
     match live.segment.dtype() {
@@ -154,6 +233,7 @@ fn scan_chunk(
             kernels::widened(metric, query, bytemuck::cast_slice(bytes), widen, &mut offer);
         }
         DType::I8 => {
+            live.segment.check_tables()?;
             let scales = live.segment.row_scales(first..last);
             let widen = |row: &[i8], wide: &mut [f32], index: usize| {
                 let scale = scales.get(index).copied().unwrap_or_default();
@@ -169,7 +249,7 @@ fn hit(view: &View, candidate: &Candidate) -> Result<Hit> {
     let live = view
         .segments
         .get(candidate.segment)
-        .ok_or_else(|| crate::base::Error::bad_input("no such segment"))?;
+        .ok_or(crate::base::Error::Internal { what: "a hit in a segment that is not in the view" })?;
     let segment = &live.segment;
     let entry = segment.entry_of_row(candidate.row);
     let span = segment.row_span(entry)?;
@@ -192,11 +272,15 @@ mod tests {
         let mut closeness: Vec<f32> = (0..50).map(|x| x as f32).collect();
         for _ in 0..3 {
             closeness.rotate_left(17);
-            let mut best = Best::new(3);
-            for (row, closeness) in closeness.iter().enumerate() {
-                best.offer(Candidate { closeness: *closeness, segment: 0, row });
-            }
-            best.offer(Candidate { closeness: f32::NAN, segment: 0, row: 99 });
+            let mut best = Best::new(3, f32::NEG_INFINITY);
+            let mut offer = |row, closeness| {
+                let candidate = Candidate { closeness, segment: 0, row };
+                if best.wants(&candidate) {
+                    best.take(candidate);
+                }
+            };
+            closeness.iter().enumerate().for_each(|(row, closeness)| offer(row, *closeness));
+            offer(99, f32::NAN);
             let mut found: Vec<f32> = best.heap.into_iter().map(|c| c.closeness).collect();
             found.sort_by(f32::total_cmp);
             assert_eq!(found, [47.0, 48.0, 49.0]);
@@ -214,7 +298,7 @@ mod tests {
         }
         store.append(&mut batch, crate::types::OnDuplicate::Error).unwrap();
         let view = std::sync::Arc::clone(&store.inner.view.read());
-        let find = || exact(&view, &[1.0], 20).unwrap();
+        let find = || exact(&view, &[1.0], &SearchOptions::new(20)).unwrap();
         let all = find();
         assert_eq!(all.len(), 20);
         for count in 0..2 {

@@ -1,12 +1,13 @@
-//! Entries that no batch could have: keys, reasons and payloads.
+//! Entries that no batch can have: impossible keys, reasons and payloads.
 
 use super::{forge, mend, push, rewrite, store_of, with};
 use crate::format::{rejected, section};
 use crate::types::{Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN};
 
-/// A key that is too long, or empty: its entry is left out, which the report says; the file is in quarantine.
+/// An entry with a key that is too long or empty is left out by a repair, which reports it. The file goes to
+/// quarantine.
 #[test]
-fn a_key_that_no_entry_may_have_is_told() {
+fn an_impossible_key_is_reported() {
     for (len, told) in [(MAX_KEY_LEN, false), (MAX_KEY_LEN + 1, true), (0, true)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -16,7 +17,7 @@ fn a_key_that_no_entry_may_have_is_told() {
             push(builder, b"b");
         });
         if len == 0 {
-            // The only byte of the first key is the second's.
+            // The first key becomes empty; its only byte becomes part of the second key.
             rewrite(&name, section::KEND, 0, &0u64.to_le_bytes());
             let hashes: [u64; 2] = {
                 let mut hashes = [b"".as_slice(), b"kb"].map(crate::format::key_hash);
@@ -25,7 +26,7 @@ fn a_key_that_no_entry_may_have_is_told() {
             };
             rewrite(&name, section::HASH, 0, bytemuck::bytes_of(&hashes));
         }
-        let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+        let faults = crate::care::verify(&path).unwrap().faults;
         assert_eq!(!faults.is_empty(), told, "{len}: {faults:?}");
         if told {
             let (faults, repaired, contents) = mend(&path);
@@ -39,10 +40,10 @@ fn a_key_that_no_entry_may_have_is_told() {
     }
 }
 
-/// The reason of a rejected entry is text; else it counts as lost, and the key may be tried again. What other entries have
-/// as payload is nothing to look into.
+/// The reason of a rejected entry must be text. If it is not, the entry counts as lost, and its key may be
+/// tried again. Payloads of other entries are not examined.
 #[test]
-fn a_reason_that_is_no_text_is_told() {
+fn a_reason_that_is_not_text_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);
@@ -60,7 +61,7 @@ fn a_reason_that_is_no_text_is_told() {
 }
 
 #[test]
-fn a_payload_that_is_too_long_is_told() {
+fn a_payload_that_is_too_long_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);
@@ -75,9 +76,9 @@ fn a_payload_that_is_too_long_is_told() {
     assert_eq!(contents, with(&[("a", 0.0), ("b", -1.0)]));
 }
 
-/// A deletion has a key and nothing else; what it has is left out.
+/// A tombstone has a key and nothing else: a repair leaves its payload out.
 #[test]
-fn a_deletion_with_a_payload_is_told() {
+fn a_tombstone_with_a_payload_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);

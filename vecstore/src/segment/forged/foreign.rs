@@ -1,4 +1,4 @@
-//! Files of the store, by their ids, that say of themselves what the store is not.
+//! Files that have the store's ids, but describe a store with other properties.
 
 use super::{contents, forge, forge_as, mend, push, seal, store_of, with};
 use crate::base::Error;
@@ -11,9 +11,9 @@ use crate::vfs::RealFs;
 const OURS: [u8; 32] = [1; 32];
 const OTHER: [u8; 32] = [2; 32];
 
-/// Vectors of another model are none of this store's; a file that says nothing of its model is one.
+/// A segment with another fingerprint does not belong to the store; a segment without a fingerprint does.
 #[test]
-fn a_file_of_another_model_is_foreign() {
+fn a_file_with_another_fingerprint_is_foreign() {
     for (fingerprint, listed) in [([0; 32], false), (OURS, false), (OTHER, false), (OTHER, true)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -49,9 +49,10 @@ fn a_file_of_another_model_is_foreign() {
     }
 }
 
-/// What a version says of the store, or lists, is held against the store; it goes, and the store stays as it is.
+/// The properties and segments of a version are checked against the store. A contradictory version is set
+/// aside or repaired; the store stays as it is.
 #[test]
-fn a_version_of_another_shape_or_history_is_told() {
+fn a_version_of_another_shape_or_history_is_reported() {
     type Change = fn(&mut Body);
     let changes: [(&str, Change); 4] = [
         ("another store", |body| body.store_id = [9; 16]),
@@ -73,16 +74,17 @@ fn a_version_of_another_shape_or_history_is_told() {
         assert_eq!((faults.len(), &faults[0].path), (1, &file), "{faults:?}");
         assert!(faults[0].detail.contains(what), "{what}: {faults:?}");
         assert_eq!(repaired.findings[0].path, file, "{repaired:#?}");
-        // Of another history, the version gets a file of its own in place of the store's first.
+        // With another history, the version gets a file of its own instead of the store's first file.
         let findings = 1 + usize::from(what == "does not continue");
         assert_eq!(repaired.findings.len(), findings, "{repaired:#?}");
         assert_eq!(contents, with(&[("a", 1.0), ("b", 1.0)]));
     }
 }
 
-/// A manifest, or a version, that says its bitmaps know more than they do, lists none afterwards.
+/// A manifest, or a version, that claims complete bitmaps without listing them is reported, and a repair
+/// corrects it.
 #[test]
-fn bitmaps_that_are_not_listed_are_told() {
+fn unlisted_bitmaps_are_reported() {
     for of_version in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -104,9 +106,9 @@ fn bitmaps_that_are_not_listed_are_told() {
     }
 }
 
-/// A version that has recorded another model than the store, or than its files, is set aside.
+/// A version whose fingerprint is not the store's, or not that of its files, is set aside.
 #[test]
-fn a_version_of_another_model_is_foreign() {
+fn a_version_with_another_fingerprint_is_foreign() {
     for store_has in [Some(OURS), None] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -130,9 +132,9 @@ fn a_version_of_another_model_is_foreign() {
     }
 }
 
-/// Without a manifest, the model is that of most files.
+/// Without a manifest, the store's fingerprint is the one that most files have.
 #[test]
-fn the_model_is_known_without_a_manifest() {
+fn the_fingerprint_is_known_without_a_manifest() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(store_of(&path, &[&["a"]]));
@@ -148,12 +150,12 @@ fn the_model_is_known_without_a_manifest() {
     let repaired = crate::care::repair(&path).unwrap();
     assert_eq!(repaired.last_commit, 3, "{repaired:#?}");
     let store = Store::open(&path).unwrap();
-    assert_eq!(store.fingerprint().unwrap().id(), &OURS);
+    assert_eq!(store.snapshot().fingerprint().unwrap().id(), &OURS);
 }
 
-/// Where an older manifest was put back, the files still know the model.
+/// After an older manifest was put back, the files still know the fingerprint.
 #[test]
-fn no_other_model_is_recorded_than_that_of_the_files() {
+fn only_the_fingerprint_of_the_files_can_be_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(store_of(&path, &[&["a"]]));
@@ -162,12 +164,12 @@ fn no_other_model_is_recorded_than_that_of_the_files() {
     let error = store.set_fingerprint(&Fingerprint::new(OTHER, "other")).unwrap_err();
     assert!(matches!(error, Error::FingerprintMismatch { .. }), "{error}");
     store.set_fingerprint(&Fingerprint::new(OURS, "ours")).unwrap();
-    assert_eq!(store.fingerprint().unwrap().description(), "ours");
+    assert_eq!(store.snapshot().fingerprint().unwrap().description(), "ours");
 }
 
-/// Epochs that do not follow each other: the manifest counts as damaged, and is made from the files.
+/// If epochs do not follow each other, the manifest counts as damaged and is rebuilt from the files.
 #[test]
-fn epochs_that_do_not_follow_each_other_are_told() {
+fn epochs_that_do_not_follow_each_other_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = store_of(&path, &[&["a"], &["b"]]);
@@ -187,9 +189,10 @@ fn epochs_that_do_not_follow_each_other_are_told() {
     assert_eq!(contents, with(&[("a", 0.0), ("b", 1.0)]));
 }
 
-/// Files of one history, then of another, then of the first again: no manifest could say so, and yet one is made.
+/// Files of one epoch, then of another, then of the first again: no manifest can list them, and yet a repair
+/// makes one.
 #[test]
-fn a_history_that_comes_back_is_mended() {
+fn an_epoch_that_comes_back_is_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(store_of(&path, &[&["a"]]));

@@ -1,4 +1,4 @@
-//! Kills that contradict what they name, or that are out of order.
+//! Kills that contradict the entries that they name, or that are out of order.
 
 use super::{
     Memory, contents, flip_bit, forge, forge_as, layout_in, mend, push, rewrite, section_at, store_of, with,
@@ -12,12 +12,12 @@ use crate::state::load;
 use crate::types::Kind;
 use crate::vfs::{Mapping, RealFs};
 
-/// The kill of the first entry of the first commit.
+/// A kill of the first entry of the first commit.
 pub(super) const KILL: Kill =
     Kill { killer: 2, commit: 1, entry: 0, row: 0, rows: 1, kind: 0, padding: [0; 3] };
 
-/// What `verify` says of a store whose second commit kills the one entry of the first, after a change of that kill; and
-/// that a repair makes it whole, with what was deleted still deleted.
+/// The faults that `verify` reports of a store whose second commit deletes the one entry of the first, with a
+/// changed kill. Checks that a repair makes the store whole and that the deleted entry stays deleted.
 fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -28,7 +28,7 @@ fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
         builder.push(b"a", Kind::Tombstone, 0, b"");
         builder.kill(kill);
     });
-    let report = crate::care::verify(&path, |_| {}).unwrap();
+    let report = crate::care::verify(&path).unwrap();
     assert_eq!(report.last_commit, 2);
     assert!(report.faults.iter().all(|fault| fault.path == name), "{:?}", report.faults);
     let repaired = crate::care::repair(&path).unwrap();
@@ -42,7 +42,7 @@ fn faults_of_a_kill(change: impl FnOnce(&mut Kill)) -> Vec<Fault> {
 }
 
 #[test]
-fn a_kill_of_what_is_not_there_is_told() {
+fn a_kill_that_contradicts_its_entry_is_reported() {
     assert_eq!(faults_of_a_kill(|_| ()), []);
     type Change = fn(&mut Kill);
     let wrong: [(&str, Change); 4] = [
@@ -73,7 +73,7 @@ fn a_kill_of_what_is_not_there_is_told() {
 }
 
 #[test]
-fn kills_ascend_by_what_they_name() {
+fn unsorted_kills_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a", "b"]]);
@@ -83,9 +83,9 @@ fn kills_ascend_by_what_they_name() {
         push(builder, b"b");
         push(builder, b"a");
     });
-    assert!(crate::care::verify(&path, |_| {}).unwrap().is_whole(), "a writer sorts them");
+    assert!(crate::care::verify(&path).unwrap().is_whole(), "a writer sorts them");
     for (kill, number) in [(0, 1u64), (1, 0)] {
-        // Entry, and row.
+        // The numbers of the entry and of its row.
         let both = [number.to_le_bytes(), number.to_le_bytes()].concat();
         rewrite(&name, section::KILL, kill * size_of::<Kill>() + 16, &both);
     }
@@ -96,7 +96,8 @@ fn kills_ascend_by_what_they_name() {
     assert_eq!(contents, with(&[("b", 5.0), ("a", 5.0)]));
 }
 
-/// A merge keeps kills of what is older than its inputs: each input has them sorted, and so does the output.
+/// A merge keeps the kills of entries that are older than its inputs. Each input has them sorted, and so has
+/// the output.
 #[test]
 fn a_merge_sorts_the_kills_of_all_inputs() {
     let dir = tempfile::tempdir().unwrap();
@@ -115,9 +116,9 @@ fn a_merge_sorts_the_kills_of_all_inputs() {
     assert_eq!(named, [(1, 0), (1, 1), (1, 2), (1, 3)]);
 }
 
-/// A commit kills an entry of the next one, in the same file.
+/// A commit kills an entry of the next commit, in the same file.
 #[test]
-fn a_kill_of_what_comes_later_is_told() {
+fn a_kill_of_a_later_entry_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);
@@ -138,8 +139,8 @@ fn a_kill_of_what_comes_later_is_told() {
     assert_eq!(contents, with(&[("a", 0.0), ("b", 5.0), ("c", 5.0)]));
 }
 
-/// A damaged file, of which everything can be read, says that an entry has two rows; a whole file that supersedes it says that
-/// it had one. Which is wrong cannot be told: nothing is lost.
+/// A damaged file, all of it readable, says that an entry has two rows; a whole file that supersedes the
+/// entry says that it had one. Neither can be shown to be wrong, so nothing is lost.
 #[test]
 fn a_damaged_and_a_whole_file_contradict_each_other() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,7 +153,7 @@ fn a_damaged_and_a_whole_file_contradict_each_other() {
             (0..rows).for_each(|_| builder.add_rows(&row, &[]));
         }
     });
-    // Padding, which says nothing.
+    // Damages padding, which affects no entry.
     let layout = layout_in(&std::fs::read(&name).unwrap());
     let mut ends = layout.sections.iter().map(|section| section.offset + section.len);
     flip_bit(&name, ends.find(|end| end % section::ALIGN != 0).unwrap());
@@ -162,10 +163,10 @@ fn a_damaged_and_a_whole_file_contradict_each_other() {
     assert_eq!(contents(&path), [("b".to_owned(), 5.0), ("a".to_owned(), 1.0)]);
 }
 
-/// The kills of a damaged file cannot be read, and a whole one kills the same entry, wrongly: when that kill goes, the entry
-/// stays superseded.
+/// The kills of a damaged file are unreadable, and a whole file kills the same entry, wrongly. When the wrong
+/// kill is removed, the entry stays superseded.
 #[test]
-fn a_wrong_kill_is_nothing_to_rely_on() {
+fn an_entry_stays_superseded_without_a_wrong_kill() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"], &["a"]]);
@@ -180,7 +181,8 @@ fn a_wrong_kill_is_nothing_to_rely_on() {
     assert_eq!(contents(&path), [("a".to_owned(), 1.0), ("b".to_owned(), -1.0)]);
 }
 
-/// The index of a file is hit, which loses nothing; a whole file kills an entry of it, wrongly.
+/// The index of a file is damaged, which loses nothing. A whole file kills an entry of it, wrongly: the entry
+/// stays.
 #[test]
 fn a_wrong_kill_takes_nothing_from_a_damaged_file() {
     let dir = tempfile::tempdir().unwrap();

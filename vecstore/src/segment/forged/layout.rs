@@ -1,4 +1,4 @@
-//! Footers and section tables: what the file cannot be is refused when it is opened.
+//! Footers and section tables that contradict the file: it is refused when it is opened.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::vfs::Mapping;
 
 const NAME: SegmentName = SegmentName { first: 1, last: 1, generation: 0 };
 
-/// A segment of two entries, with payloads and a kill.
+/// A valid segment of two entries with payloads.
 fn honest() -> Vec<u8> {
     let row: Vec<u8> = [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     let mut builder = SegmentBuilder::new(0);
@@ -28,7 +28,7 @@ fn honest() -> Vec<u8> {
     file.0
 }
 
-/// Opens the segment after a change of its end, which gets the right checksums.
+/// Opens the segment after a change of its end, whose checksums are made right.
 fn open(change: impl FnOnce(&mut Layout)) -> Result<(), Error> {
     let mut bytes = honest();
     let mut layout = honest_layout();
@@ -52,7 +52,7 @@ fn refused_end(what: &str, change: impl FnOnce(&mut Layout)) -> String {
 }
 
 #[test]
-fn counts_that_the_sections_do_not_have_are_refused() {
+fn counts_that_contradict_the_sections_are_refused() {
     open(|_| ()).unwrap();
     let text = refused("a row more", |footer| footer.rows += 1);
     assert!(text.contains("section ROWS: expected 24 bytes, found 16"), "{text}");
@@ -69,7 +69,7 @@ fn counts_that_the_sections_do_not_have_are_refused() {
 }
 
 #[test]
-fn sections_that_lie_elsewhere_are_refused() {
+fn misplaced_sections_are_refused() {
     let layout = honest_layout();
     for (at, line) in layout.sections.iter().enumerate() {
         let name = line.name();
@@ -87,7 +87,7 @@ fn sections_that_lie_elsewhere_are_refused() {
         refused("is aligned to nothing", &|line| line.align_log2 = 5);
         refused("has a name that is no text", &|line| line.tag = *b"HE D");
         refused("begins with another block", &|line| line.first_block += 1);
-        // A reader does not need the lengths of rows, or the second half of what it knows nothing of.
+        // The lengths of rows are optional: a file without NORM is valid.
         if line.tag != section::NORM {
             refused("is called otherwise", &|line| line.tag = *b"xxxx");
         }
@@ -100,9 +100,9 @@ fn honest_layout() -> Layout {
     Layout::parse(Path::new("x"), &honest()).unwrap()
 }
 
-/// A later version has sections that this one does not know, and gaps between them.
+/// A later version may have sections that this one does not know, and gaps between sections.
 #[test]
-fn unknown_sections_and_gaps_are_read_over() {
+fn unknown_sections_and_gaps_are_ignored() {
     open(|layout| {
         layout.sections.last_mut().unwrap().ignored = [7; 16];
         let norm = layout.sections.iter_mut().find(|line| line.tag == section::NORM).unwrap();

@@ -1,4 +1,5 @@
-//! Kills that agree with what they name, and are the wrong ones: of each key the newest entry counts, and no other.
+//! Kills that agree with the entries that they name, but name the wrong ones: of each key only the newest
+//! entry counts.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +8,22 @@ use super::{contents, flip_bit, forge, forge_as, mend, push, section_at, store_o
 use crate::format::key_hash;
 use crate::format::records::Kill;
 use crate::format::section;
-use crate::handle::{Merging, OpenOptions, Store};
+use crate::handle::{MergePolicy, OpenOptions, ReadOptions, Store};
 use crate::segment::SegmentBuilder;
 use crate::state::load::SEGMENTS;
 use crate::types::Kind;
 
-/// The second one.
+/// A kill of the second entry of the first commit.
 const SECOND: Kill = Kill { entry: 1, row: 1, ..KILL };
 
-/// What is expected of a store whose first commit has "a" and "b", 0.0 each.
+/// A forged second commit of a store whose first commit has "a" and "b", 0.0 each, and the expected results.
 struct Case {
     what: &'static str,
-    /// The second commit.
+    /// Builds the second commit.
     forged: fn(&mut SegmentBuilder<'_>),
-    /// What is told of it, and the key.
+    /// Expected faults of the second commit: a part of the detail, and the key.
     faults: &'static [(&'static str, &'static str)],
-    /// What is there after the repair.
+    /// Expected contents after the repair.
     holds: &'static [(&'static str, f32)],
 }
 
@@ -105,12 +106,12 @@ fn forged(path: &Path, case: &Case) -> PathBuf {
 }
 
 fn open(path: &Path) -> Store {
-    OpenOptions::new().merging(Merging::OnDemand).open(path).unwrap()
+    OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(path).unwrap()
 }
 
-/// Each case; some also in a store whose bitmaps know the wrong kills, one of which a
-/// version lists, one without a manifest, and one in which both files
-/// are damaged too. Then what is there can be deleted.
+/// Runs each case. Some cases run again in a store whose bitmaps contain the wrong kills, in one with a
+/// version that lists such a bitmap, in one without a manifest, and in one with both files damaged. Finally
+/// deletes all remaining keys.
 #[test]
 fn the_newest_entry_of_a_key_counts_and_no_other() {
     for case in &CASES {
@@ -162,7 +163,7 @@ fn the_newest_entry_of_a_key_counts_and_no_other() {
             };
             assert_eq!(held, with(case.holds), "{what}");
             if *also == "pinned" {
-                let pinned = OpenOptions::new().at_version("pinned").open(&path).unwrap().snapshot();
+                let pinned = ReadOptions::new().at_version("pinned").open(&path).unwrap().snapshot();
                 assert_eq!(pinned.iter().count(), case.holds.len(), "{what}");
             }
             let store = open(&path);
@@ -174,9 +175,9 @@ fn the_newest_entry_of_a_key_counts_and_no_other() {
     }
 }
 
-/// A file of several commits whose kills of its own entries are missing; the last of three entries counts.
+/// A file of several commits lacks the kills of its own entries: the last of a key's three entries counts.
 #[test]
-fn several_commits_of_one_file() {
+fn kills_that_are_missing_within_a_file_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let _store = store_of(&path, &[&["a"]]);
@@ -202,9 +203,9 @@ fn several_commits_of_one_file() {
     assert_eq!(contents, with(&[("a", 5.0), ("b", 5.0)]));
 }
 
-/// Two keys that have the same hash.
+/// Two keys with the same hash.
 fn of_equal_hash() -> [[u8; 16]; 2] {
-    // What XXH64 does with eight bytes, and what undoes it.
+    // The steps of XXH64 for eight bytes, and their inverse.
     const PRIMES: [u64; 4] =
         [0x9E37_79B1_85EB_CA87, 0xC2B2_AE3D_27D4_EB4F, 0x85EB_CA77_C2B2_AE63, 0x27D4_EB2F_1656_67C5];
     let inverse =
@@ -227,9 +228,9 @@ fn of_equal_hash() -> [[u8; 16]; 2] {
     [key(one, second), key(other, fitting)]
 }
 
-/// Keys are told apart where their hashes are equal.
+/// Keys with equal hashes are told apart.
 #[test]
-fn keys_of_equal_hash_are_not_one() {
+fn keys_with_equal_hashes_are_told_apart() {
     let [one, other] = of_equal_hash();
     assert!(one != other && key_hash(&one) == key_hash(&other));
     let dir = tempfile::tempdir().unwrap();
@@ -240,24 +241,24 @@ fn keys_of_equal_hash_are_not_one() {
         batch.push(key, &[1.0f32, 2.0]).unwrap();
         store.append(&mut batch, crate::types::OnDuplicate::Replace).unwrap();
     }
-    assert!(crate::care::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(&path).unwrap().is_whole());
     // The kill of commit 3 names the other key's entry instead.
     forge(&path, 3, |builder| {
         push(builder, &one);
         builder.kill(Kill { killer: 3, commit: 2, ..KILL });
     });
-    let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+    let faults = crate::care::verify(&path).unwrap().faults;
     let keys: Vec<_> = faults.iter().flat_map(|fault| &fault.keys).collect();
     assert_eq!(keys, [&one[..], &other]);
     crate::care::repair(&path).unwrap();
-    assert!(crate::care::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(&path).unwrap().is_whole());
     assert_eq!(open(&path).snapshot().iter().count(), 2);
 }
 
-/// A commit replaces a key of the one before, the next deletes it, and the merge of the middle ones leaves out what is
-/// superseded. When the deletion is lost, the first entry must not come back.
+/// A commit replaces a key of the commit before, the next deletes it, and the merge of the middle commits
+/// leaves out superseded entries. When the deletion is lost, the first entry must not come back.
 #[test]
-fn what_only_a_lost_commit_superseded_stays_away() {
+fn a_lost_deletion_brings_no_older_entry_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(store_of(&path, &[&["a"]]));
@@ -266,7 +267,7 @@ fn what_only_a_lost_commit_superseded_stays_away() {
         2..=3,
         |_, _| (),
         |builder| {
-            // Of "a" in commit 2 nothing is left but the kill.
+            // Commit 2 replaced "a": only its kill is left.
             builder.kill(KILL);
             builder.push(b"b", Kind::Empty, 0, b"");
         },
@@ -276,7 +277,7 @@ fn what_only_a_lost_commit_superseded_stays_away() {
         builder.kill(Kill { killer: 4, commit: 2, entry: 7, ..KILL });
     });
     open(&path).close().unwrap();
-    assert!(crate::care::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(&path).unwrap().is_whole());
     std::fs::remove_file(name).unwrap();
     let (_, repaired, contents) = mend(&path);
     assert_eq!(repaired.lost_keys().collect::<Vec<_>>(), [b"a"], "{repaired:#?}");
@@ -291,18 +292,18 @@ fn many_files_and_many_keys() {
     let store = store_of(&path, &[]);
     let mut batch = store.batch();
     for number in 0..20_000 {
-        batch.push_empty(format!("{number}"), b"").unwrap();
+        batch.push_empty(format!("{number}")).unwrap();
     }
     store.append(&mut batch, crate::types::OnDuplicate::Replace).unwrap();
     for number in 2..300 {
         forge(&path, number, |builder| push(builder, format!("{number} and more").as_bytes()));
     }
-    assert!(crate::care::verify(&path, |_| {}).unwrap().is_whole());
+    assert!(crate::care::verify(&path).unwrap().is_whole());
     let name = forge(&path, 300, |builder| {
         push(builder, b"17000");
         push(builder, b"2 and more");
     });
-    let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+    let faults = crate::care::verify(&path).unwrap().faults;
     let keys: std::collections::BTreeSet<&[u8]> =
         faults.iter().flat_map(|fault| &fault.keys).map(|key| &**key).collect();
     assert_eq!((faults.len(), &faults[0].path), (1, &name));

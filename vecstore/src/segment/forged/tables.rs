@@ -1,17 +1,17 @@
-//! Ends and runs that contradict other tables.
+//! Tables of ends and of runs that contradict other tables.
 
 use super::kills::KILL;
 use super::{forge, mend, push, rewrite, store_of, with};
 use crate::format::records::Run;
 use crate::format::section::{self, Tag};
-use crate::handle::{Merging, OpenOptions};
+use crate::handle::{MergePolicy, OpenOptions};
 use crate::types::Kind;
 
-/// Tables whose checksums are right, and which contradict others: `verify` tells it, merges go around the file, and a
-/// repair keeps what it can: the entries whose payloads can be told, and all of them where the table of rows says where
-/// a run begins.
+/// Tables with right checksums that contradict others: `verify` reports them, merges go around the file, and
+/// a repair keeps the entries whose payloads can be determined, or all entries if the table of rows says
+/// where a run begins.
 #[test]
-fn ends_and_runs_that_contradict_other_tables_are_told() {
+fn ends_and_runs_that_contradict_other_tables_are_reported() {
     const ROW: [u8; 8] = [0, 0, 0xA0, 0x40, 0, 0, 0, 0x40];
     let cases: [(Tag, usize, u64, &[&str]); 3] = [
         (section::PEND, 0, 100, &["b", "c"]),
@@ -32,7 +32,7 @@ fn ends_and_runs_that_contradict_other_tables_are_told() {
             }
         });
         rewrite(&name, tag, at, &value.to_le_bytes());
-        let store = OpenOptions::new().merging(Merging::OnDemand).open(&path).unwrap();
+        let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(&path).unwrap();
         assert_eq!(store.compact().unwrap().damaged, 1);
         store.close().unwrap();
         let (faults, repaired, contents) = mend(&path);
@@ -47,11 +47,12 @@ fn ends_and_runs_that_contradict_other_tables_are_told() {
     }
 }
 
-/// Where two runs name the same entries, or rows, an address means two of them: the entries get new ones.
+/// If two runs name the same entries or rows, an address is ambiguous: a repair gives the entries new
+/// addresses.
 #[test]
-fn runs_that_overlap_are_told() {
-    // The first run has three entries and rows, numbers 0 to 2; the second begins with 7. Places in the table of its
-    // entry and its row.
+fn overlapping_runs_are_reported() {
+    // The first run has entries and rows 0 to 2, the second begins with 7. `at` is the place in RUNS of the
+    // second run's entry or row.
     for (at, value, told) in [(48, 2u64, true), (48, 3, false), (56, 2, true), (56, 3, false)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -62,7 +63,7 @@ fn runs_that_overlap_are_told() {
             push(builder, b"e");
         });
         rewrite(&name, section::RUNS, at, &value.to_le_bytes());
-        let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+        let faults = crate::care::verify(&path).unwrap().faults;
         assert_eq!(!faults.is_empty(), told, "byte {at}, {value}: {faults:?}");
         if told {
             let (faults, repaired, contents) = mend(&path);
@@ -73,9 +74,10 @@ fn runs_that_overlap_are_told() {
     }
 }
 
-/// A run of numbers that no batch has: where they are only large, what a repair adds comes after them.
+/// A run with larger numbers than any batch has is a fault. Large but possible numbers are none: entries that
+/// a repair adds are numbered after them.
 #[test]
-fn runs_of_impossible_numbers_are_told() {
+fn runs_with_impossible_numbers_are_reported() {
     for (number, told) in [(Run::MOST / 2, false), (Run::MOST, false), (Run::MOST + 1, true)] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -86,9 +88,9 @@ fn runs_of_impossible_numbers_are_told() {
             builder.kill(KILL);
         });
         rewrite(&name, section::RUNS, 8, &number.to_le_bytes());
-        let faults = crate::care::verify(&path, |_| {}).unwrap().faults;
+        let faults = crate::care::verify(&path).unwrap().faults;
         assert_eq!(!faults.is_empty(), told, "{number}: {faults:?}");
-        // The end of the first key, and what its hash says: "a" is still known by what it killed.
+        // The end of the first key no longer fits its hash; "a" is still known from the entry that it killed.
         rewrite(&name, section::KEND, 0, &0u64.to_le_bytes());
         let (_, repaired, contents) = mend(&path);
         assert_eq!(repaired.lost_keys().collect::<Vec<_>>(), [b"a"], "{number}: {repaired:#?}");
@@ -96,9 +98,9 @@ fn runs_of_impossible_numbers_are_told() {
     }
 }
 
-/// Settings of a segment out of order, or twice: those of the manifest take their place.
+/// Settings of a segment that are out of order or repeated are replaced by those of the manifest.
 #[test]
-fn settings_out_of_order_are_told() {
+fn unsorted_settings_are_reported() {
     for names in [[b'b', b'a'], [b'a', b'a']] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");

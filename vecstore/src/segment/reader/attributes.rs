@@ -1,4 +1,4 @@
-//! Attributes of a segment's entries. The directory is read when it is first asked for: opening does not.
+//! Attributes of a segment's entries. The directory is read on first use, not when the segment is opened.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::format::section;
 use crate::types::Value;
 
 impl Segment {
-    /// Which attributes there are, and where they lie. The checksum is compared.
+    /// The directory: which attributes there are, and where they lie. Its checksum is compared on first use.
     pub fn directory(&self) -> Result<&Directory> {
         let read = || {
             let (attr, attd) = (&self.tables.attributes, &self.tables.values);
@@ -23,19 +23,20 @@ impl Segment {
         self.directory.get_or_init(read).as_ref().map_err(Error::clone)
     }
 
-    /// The bytes of ATTR, and of ATTD.
+    /// The bytes of ATTR and of ATTD.
     pub fn attribute_bytes(&self) -> (&[u8], &[u8]) {
         (self.slice(&self.tables.attributes), self.slice(&self.tables.values))
     }
 
-    /// All columns, to be joined to those of other segments.
+    /// All columns, for joining them to those of other segments. A column of an unknown type is an error.
     pub fn columns(&self) -> Result<Columns<'_>> {
         let (_, attd) = self.attribute_bytes();
         self.directory()?.known(attd).map_err(|what| Error::damaged(&self.path, "ATTR", what))
     }
 
-    /// The value of an entry in a column of this segment; none where the type is not known.
+    /// The value of an entry in a column of this segment; `None` if there is none or its type is not known.
     pub fn value(&self, index: usize, column: &Column) -> Result<Option<Value<'_>>> {
+        self.check_bytes(section::ATTD, 0..usize::MAX)?;
         let (_, attd) = self.attribute_bytes();
         let value = column.buffers(attd).map_or(Ok(None), |buffers| buffers.value(index));
         value.map_err(|what| {
@@ -44,9 +45,9 @@ impl Segment {
         })
     }
 
-    /// A column of a type that only a later version knows.
+    /// Describes a column of a type that only a later version knows; `None` if there is none.
     pub(super) fn unknown_attribute(&self) -> Option<String> {
-        // What is damaged, a merge finds out when it reads all.
+        // Damage is not reported here: a merge finds it when it reads all columns.
         let column = self.directory().ok()?.unknown()?;
         Some(format!("attribute \"{}\" of a type that is not known", escaped(column.name.as_bytes())))
     }

@@ -1,4 +1,4 @@
-//! Looking up keys: filters, the place of a hash, and the entries there.
+//! Looking up keys: filters, the position of a hash, and the entries there.
 
 use super::Segment;
 use crate::base::Result;
@@ -7,29 +7,29 @@ use crate::segment::derived::DerivedFile;
 use crate::segment::filter::{IN_MEMORY, KeyFilter};
 
 impl Segment {
-    /// Too many keys for a filter in memory: that of such a segment is a derived file.
+    /// True if the segment has too many keys for a filter in memory: its filter is then a derived file.
     pub fn wants_filter_file(&self) -> bool {
         self.entry_count() > IN_MEMORY
     }
 
-    /// True when it is to have a filter file, and has none that is sound.
+    /// True if the segment should have a filter file and has no sound one.
     pub fn lacks_filter(&self) -> bool {
         let file = self.filter().and_then(KeyFilter::file);
         self.wants_filter_file() && file.is_none_or(DerivedFile::is_damaged)
     }
 
-    /// Asks a filter from a file from now on, before the index.
+    /// Uses a filter from a derived file from now on; lookups ask it before the index.
     pub fn use_filter(&self, filter: KeyFilter) {
         self.index.use_filter(filter);
     }
 
-    /// False when a filter says that no key with this hash is here.
+    /// False only if a filter says that the segment has no key with this hash.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
         self.index.may_have(hash)
     }
 
-    /// The filter that is asked.
+    /// The filter in use, if there is one.
     pub fn filter(&self) -> Option<&KeyFilter> {
         self.index.filter()
     }
@@ -40,6 +40,7 @@ impl Segment {
         if !self.index.may_have(hash) {
             return Ok(None);
         }
+        self.check_tables()?;
         let Some(place) = self.place_of(hash) else { return Ok(None) };
         if let Some(entry) = self.ask_for_key(place).filter(|_| self.is_plain) {
             ask_for_one(self.rows(), entry, self.row_bytes);
@@ -47,7 +48,7 @@ impl Segment {
         self.newest_at(place, hash, key)
     }
 
-    /// Where a hash stands, the first of equal ones. The entries there are asked for.
+    /// Position of the first of the hashes equal to `hash`, if there is one. Prefetches the entries there.
     #[inline]
     pub fn place_of(&self, hash: u64) -> Option<usize> {
         let hashes = self.hashes();
@@ -60,7 +61,8 @@ impl Segment {
         is_there.then_some(place)
     }
 
-    /// Asks for the key of the entry at a place of a hash, which is about to be read. Says which entry that is.
+    /// Prefetches the key of the entry at a position among the hashes, which is about to be read. Returns the
+    /// entry.
     #[inline]
     pub fn ask_for_key(&self, place: usize) -> Option<usize> {
         let entry = self.hash_entry(place)?;
@@ -69,12 +71,12 @@ impl Segment {
         Some(entry)
     }
 
-    /// The newest entry with this key among those whose hash stands at `start` and after it.
+    /// The newest entry with this key among those whose hashes equal `hash`, from position `start` on.
     #[inline]
     pub fn newest_at(&self, start: usize, hash: u64, key: &[u8]) -> Result<Option<usize>> {
         let mut newest = None;
         let rest = self.hashes().get(start..).unwrap_or_default();
-        // Hardly ever more than one.
+        // There is hardly ever more than one candidate.
         for offset in 0..rest.iter().take_while(|candidate| **candidate == hash).count() {
             let Some(entry) = self.hash_entry(start + offset) else { continue };
             if newest.is_none_or(|newest| entry > newest) && self.key(entry)? == key {
@@ -85,7 +87,7 @@ impl Segment {
     }
 }
 
-/// Item `index` of those that are `size` bytes long is about to be read.
+/// Prefetches item `index` of a table of items that are `size` bytes long.
 #[inline]
 fn ask_for_one(bytes: &[u8], index: usize, size: usize) {
     let start = index.saturating_mul(size).min(bytes.len());

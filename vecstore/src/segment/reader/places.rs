@@ -1,4 +1,4 @@
-//! Which commits entries and rows are from, and where those of a commit lie.
+//! The commits that entries and rows come from, and the places of a commit's entries and rows.
 
 use super::Segment;
 use crate::base::Result;
@@ -6,17 +6,25 @@ use crate::format::records::{Kill, Run};
 use crate::types::Address;
 
 impl Segment {
-    /// The run that holds an entry.
+    /// The run that contains an entry.
     fn run_of_entry(&self, index: usize) -> Option<&Run> {
         let runs = self.runs();
         let after = runs.partition_point(|run| run.segment_entry <= index as u64);
         runs.get(after.checked_sub(1)?)
     }
 
-    /// Commit of an entry and its number within the batch.
+    /// The commit of an entry, and the entry's number within the batch.
     pub fn origin(&self, index: usize) -> Option<(u64, u64)> {
         let run = self.run_of_entry(index)?;
         Some((run.commit, run.entry + (index as u64 - run.segment_entry)))
+    }
+
+    /// The first entry of the commits after one; the number of entries if there is none.
+    pub fn first_entry_after(&self, commit: u64) -> usize {
+        let runs = self.runs();
+        let after = runs.get(runs.partition_point(|run| run.commit <= commit));
+        let entry = after.and_then(|run| usize::try_from(run.segment_entry).ok());
+        entry.unwrap_or_else(|| self.entry_count())
     }
 
     /// Address of an entry's first row.
@@ -30,17 +38,18 @@ impl Segment {
         }
     }
 
-    /// Where an entry of a batch lies in this segment; `None` when a merge has dropped it.
+    /// Position of a batch's entry in this segment; `None` if a merge has dropped it.
     pub fn locate_entry(&self, commit: u64, entry: u64) -> Option<usize> {
         self.locate(commit, entry, |run| (run.entry, run.segment_entry), self.entry_count() as u64)
     }
 
-    /// Where a row of a batch lies in this segment; `None` when a merge has dropped it.
+    /// Position of a batch's row in this segment; `None` if a merge has dropped it.
     pub fn locate_row(&self, commit: u64, row: u64) -> Option<usize> {
         self.locate(commit, row, |run| (run.row, run.segment_row), self.row_count() as u64)
     }
 
-    /// True when a kill of a commit in here says of its entry what this file does, or the entry is not there any more.
+    /// True if a kill agrees with its entry in this segment on kind, rows and address, or if the entry is no
+    /// longer there.
     pub fn agrees_with(&self, kill: &Kill) -> Result<bool> {
         let Some(index) = self.locate_entry(kill.commit, kill.entry) else { return Ok(true) };
         let rows = self.row_span(index)?;

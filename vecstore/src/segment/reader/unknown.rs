@@ -1,4 +1,4 @@
-//! What only later versions know, and what merges do with it.
+//! Content that only later versions know, and how merges treat it.
 
 use super::Segment;
 use crate::format::footer::{FOOTER_LEN, Layout};
@@ -12,14 +12,14 @@ impl Segment {
         self.layout.sections.iter().filter(|line| !line.is_known())
     }
 
-    /// The bytes of a section; none where there is no such section.
+    /// The bytes of a section; empty if there is no such section.
     pub fn section_bytes(&self, tag: Tag) -> &[u8] {
         let line = self.layout.sections.iter().find(|line| line.tag == tag);
         let range = line.and_then(|line| range_of(line, self.map.len()));
         range.map_or(&[], |range| self.slice(&range))
     }
 
-    /// How many a section that is about such has.
+    /// The number of units in this segment: one file, its entries, or its rows.
     pub fn count_of(&self, unit: Unit) -> usize {
         match unit {
             Unit::File => 1,
@@ -28,13 +28,13 @@ impl Segment {
         }
     }
 
-    /// Bytes of a section for each of what it is about.
+    /// Bytes that a section has per unit that it describes.
     pub fn width_of(&self, line: &Section) -> usize {
         let count = line.unit().map_or(0, |unit| self.count_of(unit));
         self.section_bytes(line.tag).len().checked_div(count).unwrap_or_default()
     }
 
-    /// True when it says something that this version ignores, for a later one to read.
+    /// True if the file has content that this version ignores and a later one reads.
     pub fn says_more(&self) -> bool {
         let Layout { footer, sections } = &self.layout;
         footer.ignored != [0; 96]
@@ -44,7 +44,7 @@ impl Segment {
             || sections.iter().any(|line| line.ignored != [0; 16] || !line.is_known())
     }
 
-    /// Why merges leave the file alone: something in it that only a later version knows how to merge.
+    /// Why merges leave the file alone: the content that only a later version knows how to merge.
     pub fn refuses_merge(&self) -> Option<String> {
         let unknown = self.layout.footer.compat & COMPAT_UNMERGEABLE;
         if unknown != 0 {

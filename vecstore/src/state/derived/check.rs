@@ -1,4 +1,4 @@
-//! What `verify` does with derived files: reads every byte, and holds them against the segments.
+//! The part of `verify` for derived files: reads every byte, and checks them against the segments.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ use crate::segment::{DerivedFile, Segment, SegmentName, open_unmapped};
 use crate::state::{Body, MANIFEST, Manifest, VERSIONS, if_there, versions};
 use crate::vfs::Vfs;
 
-/// What is wrong with the derived files of a store.
+/// Result of checking the derived files of a store.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// File, section and what is wrong.
+    /// Faults: file, section and error.
     pub faults: Vec<(PathBuf, &'static str, Error)>,
-    /// Files that nothing needs.
+    /// Notes: files that nothing needs, and files of unknown kinds.
     pub notes: Vec<String>,
-    /// A file that MANIFEST lists is not there: a checkpoint may have replaced both.
+    /// True if a file that MANIFEST lists is missing: a checkpoint may have replaced both meanwhile.
     pub missing: bool,
     /// Files that were read.
     pub read: HashSet<DerivedName>,
-    /// Files that say something which this version ignores.
+    /// Files that have content that this version ignores.
     pub later: BTreeSet<PathBuf>,
 }
 
-/// Checks the derived files of MANIFEST and of the versions. `opened` are the segments that could be opened.
+/// Checks the derived files of MANIFEST and of the versions. `opened` has the segments that could be opened.
 pub(crate) fn check(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -52,8 +52,8 @@ pub(crate) fn check(
                 check.checked.later.extend(Manifest::says_more(vfs, &path).then(|| path.clone()));
                 check.manifest(&path, &version, Some(&name));
             }
-            // Dropped meanwhile.
-            Err(Error::BadInput { .. }) => {}
+            // The version was removed meanwhile.
+            Err(Error::NoSuchVersion { .. }) => {}
             Err(error) => check.checked.faults.push((path, "manifest", error)),
         }
     }
@@ -82,12 +82,12 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Checks the files that a manifest lists; `name` is that of the version it belongs to.
+    /// Checks the files that a manifest lists. `name` is the name of its version, `None` for MANIFEST.
     fn manifest(&mut self, path: &Path, manifest: &Manifest, name: Option<&str>) {
         let body = &manifest.body;
         let kills = self.kills(body);
         for record in &body.derived {
-            // A listed segment that cannot be opened is reported; what is derived from it is of no use.
+            // A listed segment that cannot be opened is reported elsewhere; its derived files are of no use.
             let Some(segment) = self.opened.get(&record.segment) else { continue };
             let file = self.dir.join(DERIVED).join(record.name().to_string());
             self.checked.read.insert(record.name());
@@ -107,7 +107,7 @@ impl Check<'_> {
             };
             let absent = found.as_ref().is_err_and(is_absent);
             let read_again = |name| versions::read(self.vfs, self.dir, name);
-            if absent && matches!(name.map(read_again), Some(Err(Error::BadInput { .. }))) {
+            if absent && matches!(name.map(read_again), Some(Err(Error::NoSuchVersion { .. }))) {
                 return;
             }
             self.checked.missing |= absent && name.is_none();
@@ -125,14 +125,14 @@ impl Check<'_> {
         }
     }
 
-    /// A file of MANIFEST may be a version's too: what is wrong with it is told once.
+    /// Reports a fault, but only one per file: a file of MANIFEST may be a version's too.
     fn fault(&mut self, path: &Path, section: &'static str, error: Error) {
         if !self.checked.faults.iter().any(|(told, ..)| told == path) {
             self.checked.faults.push((path.to_owned(), section, error));
         }
     }
 
-    /// A bitmap, held against what the kills say.
+    /// Checks a bitmap against the kills.
     fn bitmap(
         &self,
         body: &Body,
@@ -147,12 +147,12 @@ impl Check<'_> {
         kills.map(of_segment).map_or(Ok(()), |kills| compare(&path, segment, &found, &kills, body.live_last))
     }
 
-    /// A filter, held against the keys.
+    /// Checks a filter against the keys.
     fn filter(&self, record: &DerivedRecord, segment: &Segment) -> Result<()> {
         let filter = open_filter(self.vfs, self.dir, record, segment)?;
         let Some(file) = filter.file() else { return Ok(()) };
         check_blocks(file)?;
-        // Of what was opened the hashes are not kept.
+        // The opened segments do not keep their hashes, so the segment is read again.
         let segment = open_unmapped(self.vfs, segment.path(), segment.name(), &[HASH, RUNS, SETT])?;
         match segment.hashes().iter().all(|hash| filter.may_have(*hash)) {
             true => Ok(()),
@@ -160,7 +160,7 @@ impl Check<'_> {
         }
     }
 
-    /// The kills of the entries that are there; `None` where segments are missing or wrong.
+    /// The kills of entries that still exist; `None` if segments are missing or wrong.
     fn kills(&self, body: &Body) -> Option<Kills> {
         let mut kills = Kills::new();
         for record in &body.segments {
@@ -176,7 +176,7 @@ impl Check<'_> {
     }
 }
 
-/// The kills of each segment's entries.
+/// Kills, by the segment of the entries that they name.
 type Kills = HashMap<SegmentName, Vec<Kill>>;
 
 fn whole(file: DerivedFile) -> Result<DerivedFile> {
@@ -188,8 +188,8 @@ fn check_blocks(file: &DerivedFile) -> Result<()> {
     file.whole().map(drop).ok_or_else(damaged)
 }
 
-/// Holds a bitmap against the kills of its segment's entries: it has those of the commits that it says it knows, and no kill of
-/// a commit that an opener does not read is missing.
+/// Checks a bitmap against the kills of its segment's entries: it contains exactly the kills of the commits
+/// that it claims to know, and no kill is missing that an opener does not replay.
 fn compare(path: &Path, segment: &Segment, found: &Dead, kills: &[Kill], unread: u64) -> Result<()> {
     let wrong = |detail: &str| Err(Error::damaged(path, "bitmap", detail));
     let (mut right, mut least) = (Dead::none(segment), Dead::none(segment));

@@ -1,4 +1,4 @@
-//! Which entries and rows of a segment are superseded: bits in memory, or straight from a mapped bitmap.
+//! The superseded entries and rows of a segment: bits in memory, or read from a mapped bitmap.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,7 @@ impl Bits {
         self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Adds a position; says whether it was new.
+    /// Adds a position; returns whether it was new.
     fn insert(&mut self, index: usize) -> bool {
         let Some(word) = self.0.get_mut(index / 64) else { return false };
         let mask = 1 << (index % 64);
@@ -29,12 +29,12 @@ impl Bits {
         new
     }
 
-    /// The positions in it, ascending.
+    /// The positions in the set, ascending.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.0.len() * 64).filter(|index| self.contains(*index))
     }
 
-    /// True when every position in it is in `other` too.
+    /// True if every position of this set is in `other` too.
     fn is_subset(&self, other: &Bits) -> bool {
         self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(|(ours, theirs)| ours & !theirs == 0)
     }
@@ -52,12 +52,12 @@ impl Sets {
         Sets { entries: Bits::with_len(segment.entry_count()), rows: Bits::with_len(segment.row_count()) }
     }
 
-    /// The body of a bitmap: the bits of the entries, then those of the rows, each in whole words.
+    /// The body of a bitmap: the bits of the entries, then those of the rows, each padded to whole words.
     pub fn words(&self) -> Vec<u64> {
         [&self.entries.0[..], &self.rows.0].concat()
     }
 
-    /// True when everything in it is in `other` too.
+    /// True if all entries and rows of these sets are in `other` too.
     pub fn is_subset(&self, other: &Sets) -> bool {
         self.entries.is_subset(&other.entries) && self.rows.is_subset(&other.rows)
     }
@@ -69,14 +69,14 @@ impl Sets {
     }
 }
 
-/// Where the sets are.
+/// Place of the sets: in memory, or in a mapped bitmap.
 #[derive(Clone, Debug)]
 enum Held {
     Here(Sets),
     Mapped(Arc<Mapped>),
 }
 
-/// A bitmap, and what takes its place where it turns out to be damaged.
+/// A mapped bitmap, and the segments from which its sets are replayed if it turns out to be damaged.
 #[derive(Debug)]
 struct Mapped {
     file: DerivedFile,
@@ -85,19 +85,19 @@ struct Mapped {
     replayed: OnceLock<Result<Sets>>,
 }
 
-/// The segments whose kills may be in bitmaps.
+/// The segments whose kills bitmaps may contain.
 #[derive(Debug, Default)]
 pub(crate) struct Replay(pub Vec<Arc<Segment>>);
 
-/// Superseded entries of a segment, and their rows.
+/// The superseded entries of a segment, and their rows.
 #[derive(Clone, Debug)]
 pub(crate) struct Dead {
     held: Held,
-    /// Every kill by a commit up to this one is in it, and was counted.
+    /// Every kill by a commit up to this one is contained and counted.
     through: u64,
-    /// How many entries of each kind, by code.
+    /// Number of superseded entries of each kind, by code.
     pub kinds: [u64; 4],
-    /// How many rows.
+    /// Number of superseded rows.
     pub row_count: u64,
 }
 
@@ -106,29 +106,29 @@ impl Dead {
         Dead { held: Held::Here(Sets::none(segment)), through: 0, kinds: [0; 4], row_count: 0 }
     }
 
-    /// What a bitmap says, whose header fits the segment.
+    /// The superseded entries of a mapped bitmap, whose header fits the segment.
     pub fn mapped(file: DerivedFile, segment: Arc<Segment>, replay: Arc<Replay>) -> Self {
         let [_, _, a, b, c, d, row_count, through] = file.header().facts;
         let mapped = Mapped { file, segment, replay, replayed: OnceLock::new() };
         Dead { held: Held::Mapped(Arc::new(mapped)), through, kinds: [a, b, c, d], row_count }
     }
 
-    /// The last commit of which every kill is in it.
+    /// The last commit up to which every kill is contained.
     pub fn through(&self) -> u64 {
         self.through
     }
 
-    /// How many entries.
+    /// Number of superseded entries.
     pub fn entry_count(&self) -> u64 {
         self.kinds.iter().sum()
     }
 
-    /// True when the bitmap has turned out to be damaged.
+    /// True if the bitmap turned out to be damaged and has not been replaced.
     pub fn is_damaged(&self) -> bool {
         matches!(&self.held, Held::Mapped(mapped) if mapped.file.is_damaged())
     }
 
-    /// Another bitmap has been written in place of a damaged one.
+    /// Records that another bitmap has been written in place of a damaged one.
     pub fn note_replaced(&self) {
         if let Held::Mapped(mapped) = &self.held {
             mapped.file.note_replaced();
@@ -164,7 +164,7 @@ impl Dead {
         }
     }
 
-    /// All of it, in memory.
+    /// All superseded entries and rows, in memory.
     pub fn sets(&self) -> Result<Sets> {
         match &self.held {
             Held::Here(sets) => Ok(sets.clone()),
@@ -175,8 +175,9 @@ impl Dead {
         }
     }
 
-    /// Adds the entry that a kill of this segment names, if it is still there, and its rows. Says whether it was not in it.
-    /// Kind and number of rows are the kill's, whose checksum was verified, not those of the segment's tables.
+    /// Adds the entry that a kill of this segment names, if it still exists, and its rows; returns whether
+    /// the entry was new. Uses the kill's kind and number of rows, whose checksum was compared, not those of
+    /// the segment's tables.
     pub fn apply(&mut self, segment: &Segment, kill: &Kill) -> Result<bool> {
         if kill.killer <= self.through {
             return Ok(false);
@@ -206,7 +207,7 @@ fn rows_of(segment: &Segment, kill: &Kill) -> Range<usize> {
 }
 
 impl Mapped {
-    /// What the kills say that are in the bitmap.
+    /// The sets of a damaged bitmap, replayed from the kills that it contained.
     #[cold]
     fn sets(&self) -> Result<&Sets> {
         let replay = || {
@@ -228,18 +229,18 @@ impl Mapped {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handle::{Merging, OpenOptions};
+    use crate::handle::{MergePolicy, OpenOptions};
     use crate::state::{Manifest, derived};
     use crate::types::{OnDuplicate, StoreConfig};
     use crate::vfs::RealFs;
 
-    /// A merge may leave bitmaps that know kills of later commits than all of them do together. Where a block of such a one is
-    /// damaged, what was superseded stays so, and is counted once.
+    /// A merge may leave a bitmap that contains kills of later commits than the complete set of bitmaps. If a
+    /// block of it is damaged, superseded entries stay superseded and are counted once.
     #[test]
-    fn a_damaged_block_is_read_from_the_kills_that_its_bitmap_knew() {
+    fn a_damaged_block_is_replayed_from_the_kills_of_its_bitmap() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let options = OpenOptions::new().merging(Merging::OnDemand);
+        let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
         let store = options.create(&path, StoreConfig::new(1)).unwrap();
         let mut batch = store.batch();
         (0..20_000).for_each(|number| batch.push(number.to_string(), &[number as f32]).unwrap());
@@ -253,7 +254,7 @@ mod tests {
         manifest.write(&RealFs, &path).unwrap();
         let bitmap = path.join(derived::DERIVED).join(derived::named(&manifest.body)[0].to_string());
         let mut bytes = std::fs::read(&bitmap).unwrap();
-        // The second block: rows from 12,736 on.
+        // Damages the second block: rows from 12,736 on.
         let place = bytes.len() - 8 - 100;
         bytes[place] ^= 0x20;
         std::fs::write(&bitmap, bytes).unwrap();
@@ -272,7 +273,7 @@ mod tests {
         store.delete(&["19991"]).unwrap();
         holds(&store, &[5, 6, 19_990, 19_991]);
         store.close().unwrap();
-        let report = crate::care::verify(&path, |_| {}).unwrap();
+        let report = crate::care::verify(&path).unwrap();
         assert!(report.is_whole(), "{:?}", report.faults);
         let store = options.open(&path).unwrap();
         holds(&store, &[5, 6, 19_990, 19_991]);

@@ -1,4 +1,4 @@
-//! Key filters of large segments: which keys a segment cannot have.
+//! Key filters of large segments: derived files that say which keys a segment cannot have.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use crate::segment::{KeyFilter, Segment};
 use crate::state::Body;
 use crate::vfs::Vfs;
 
-/// Gives segments the filters that a manifest lists. One that is missing or damaged is done without.
+/// Gives segments the filters that a manifest lists. A segment works without a filter that is missing or
+/// damaged.
 pub(crate) fn attach<'a>(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -39,14 +40,15 @@ pub(super) fn open_filter(
     KeyFilter::of_file(open(vfs, dir, record, segment)?, segment.footer().entries)
 }
 
-/// The filter of a segment.
+/// Content of a segment's filter file.
 pub(super) fn filter_of(segment: &Segment) -> Content {
     let hashes = segment.hashes();
     let (facts, words) = KeyFilter::for_file(hashes.iter().copied(), hashes.len());
     Content { kind: KEYF, facts, note: 0, body: words }
 }
 
-/// Writes the filter of a merge's output under a temporary name, if it is to have one; `prefix` says which lock is held.
+/// Writes the filter of a merge's output under a temporary name, if it should have one; `prefix` says which
+/// lock is held.
 pub(crate) fn pending(vfs: &dyn Vfs, dir: &Path, prefix: &str, segment: &Segment) -> Result<Option<Pending>> {
     let write = || Pending::write(vfs, dir, prefix, segment, &filter_of(segment));
     segment.wants_filter_file().then(write).transpose()

@@ -1,8 +1,8 @@
-//! Derived files: what follows from segments, on disk, so that it need not be found again by each opener.
+//! Derived files: data that follows from segments, kept on disk so that openers need not compute it again.
 //!
-//! `derived/` holds immutable files, each about one segment and of one kind: a liveness bitmap says what of it is superseded, a
-//! key filter which keys it cannot have. The manifest lists them. A file that is missing, damaged or foreign costs time, never
-//! an answer, and the next checkpoint writes it anew.
+//! `derived/` holds immutable files, each about one segment and of one kind: a liveness bitmap says which of
+//! its entries are superseded, a key filter which keys it cannot have. The manifest lists them. A missing,
+//! damaged or foreign file costs time, never an answer, and the next checkpoint writes it anew.
 
 mod check;
 mod dead;
@@ -34,13 +34,13 @@ pub(crate) const DERIVED: &str = "derived";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DerivedName {
     pub segment: SegmentName,
-    /// Random: a newer file of the same kind and segment never takes the name of an older one.
+    /// Random, so that a newer file of the same kind and segment never takes the name of an older one.
     pub version: u64,
     pub kind: Kind,
 }
 
 impl DerivedName {
-    /// Reads a name; `None` for anything that [`fmt::Display`] would not write exactly so.
+    /// Parses a file name; `None` for any text that [`fmt::Display`] would not write.
     pub fn parse(name: &OsStr) -> Option<Self> {
         let text = name.to_str()?;
         let (rest, kind) = text.rsplit_once('.')?;
@@ -71,13 +71,14 @@ fn is_kind(kind: &Kind) -> bool {
 pub(crate) struct DerivedRecord {
     pub segment: SegmentName,
     pub kind: Kind,
-    /// Of the segment.
+    /// Checksum of the segment's footer.
     pub footer_crc: u32,
-    /// Of the file's header.
+    /// Checksum of the file's header.
     pub crc: u32,
     pub version: u64,
     pub file_len: u64,
-    /// A number of the kind. LIVE: superseded entries, which only become more, so a file with as many is the same.
+    /// A number whose meaning depends on the kind. LIVE: the count of superseded entries, which only grows,
+    /// so a file with the same count has the same bits.
     pub note: u64,
 }
 
@@ -86,13 +87,13 @@ impl DerivedRecord {
         DerivedName { segment: self.segment, version: self.version, kind: self.kind }
     }
 
-    /// Records of a manifest ascend by this.
+    /// Sort key of the records in a manifest.
     fn order(&self) -> (SegmentName, Kind) {
         (self.segment, self.kind)
     }
 }
 
-/// Why the derived files of a manifest cannot be right, if they cannot.
+/// Why a manifest's list of derived files cannot be right; `None` if it can.
 pub(crate) fn fault(body: &Body) -> Option<String> {
     let mut records = body.derived.iter();
     if let Some(record) = records.find(|record| {
@@ -112,13 +113,13 @@ pub(crate) fn fault(body: &Body) -> Option<String> {
         .then(|| format!("its liveness bitmaps know all up to commit {last}, where no segment ends, or a bitmap is beyond it"))
 }
 
-/// The record of a kind about a listed segment.
+/// The record of the file of this kind about a listed segment.
 pub(crate) fn record_of(body: &Body, segment: SegmentName, kind: Kind) -> Option<&DerivedRecord> {
     let at = body.derived.binary_search_by_key(&(segment, kind), DerivedRecord::order).ok()?;
     body.derived.get(at)
 }
 
-/// Lists files in place of those of the same kind and segment.
+/// Lists files, in place of those of the same kind and segment.
 pub(crate) fn list_in(body: &mut Body, records: impl IntoIterator<Item = DerivedRecord>) {
     for record in records {
         match body.derived.binary_search_by_key(&record.order(), DerivedRecord::order) {
@@ -128,15 +129,16 @@ pub(crate) fn list_in(body: &mut Body, records: impl IntoIterator<Item = Derived
     }
 }
 
-/// Brings the derived files of a manifest up to date that lists a merge's output in place of its inputs. The merge was made
-/// from a view of the listed segments up to commit `seen`, and left out what that knew as superseded.
+/// Updates the derived files of a manifest that lists a merge's output in place of its inputs. The merge read
+/// the listed segments in a view up to commit `seen`, and left out the entries that this view knew as
+/// superseded.
 ///
-/// Nothing has to be written: up to `seen` nothing in the output is superseded, and bitmaps that know kills of later commits do
-/// no harm, for replaying those changes nothing.
+/// Nothing has to be written: up to `seen` nothing in the output is superseded. Bitmaps that contain kills of
+/// later commits do no harm, for replaying those kills changes nothing.
 pub(crate) fn after_merge(body: &mut Body, output: SegmentName, seen: u64) {
     let complete = if body.live_last >= output.last { body.live_last.min(seen) } else { body.live_last };
-    // Where no segment ends there any more (the output is around it, or a merge of newer ones was), they are complete up to
-    // where one does.
+    // If no segment ends there any more (the output spans the place, or newer segments were merged), the
+    // bitmaps are complete up to the last segment end before it.
     let ends = body.names().map(|name| name.last);
     let complete = ends.take_while(|last| *last <= complete).last().unwrap_or(0);
     let mut derived = std::mem::take(&mut body.derived);
@@ -146,13 +148,14 @@ pub(crate) fn after_merge(body: &mut Body, output: SegmentName, seen: u64) {
     (body.derived, body.live_last) = (derived, complete);
 }
 
-/// Forgets the derived files of a manifest: opening does without.
+/// Removes all derived files from a manifest's list: opening works without them.
 pub(crate) fn forget(body: &mut Body) {
     body.derived.clear();
     body.live_last = 0;
 }
 
-/// Forgets those of a manifest that are not to be `kept`. Bitmaps say together what is superseded: one alone is of no use.
+/// Removes the derived files that are not to be `kept` from a manifest's list. Bitmaps are of use only as a
+/// complete set: if one goes, all go.
 pub(crate) fn keep(body: &mut Body, mut kept: impl FnMut(&DerivedRecord) -> bool) {
     let count = |body: &Body| body.derived.iter().filter(|record| record.kind == LIVE).count();
     let bitmaps = count(body);
@@ -163,13 +166,13 @@ pub(crate) fn keep(body: &mut Body, mut kept: impl FnMut(&DerivedRecord) -> bool
     }
 }
 
-/// Derived files in the directory.
+/// Names of the derived files in the directory.
 pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Vec<DerivedName> {
     let names = vfs.list(&dir.join(DERIVED)).unwrap_or_default();
     names.iter().filter_map(|name| DerivedName::parse(name)).collect()
 }
 
-/// Derived files that a manifest lists.
+/// Names of the derived files that a manifest lists.
 pub(crate) fn named(body: &Body) -> Vec<DerivedName> {
     body.derived.iter().map(DerivedRecord::name).collect()
 }
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_leaves_what_is_still_true() {
+    fn a_merge_keeps_the_files_that_are_still_right() {
         let listed = body(6);
         let merged = |from: usize, to: usize, complete: u64, seen: u64| {
             let mut after = listed.clone();

@@ -1,4 +1,4 @@
-//! Reading bitmaps: the superseded entries that a manifest knows of.
+//! Reading bitmaps: the superseded entries that a manifest's bitmaps contain.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::segment::{DerivedFile, Segment};
 use crate::state::{Body, SegmentRecord};
 use crate::vfs::Vfs;
 
-/// Maps the file that a manifest lists about this segment.
+/// Maps the derived file of a manifest's record, and checks that it is the listed file.
 pub(super) fn open(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -28,7 +28,7 @@ pub(super) fn open(
     Ok(file)
 }
 
-/// Maps a bitmap and checks that its header fits the segment.
+/// Maps a bitmap and checks that its header fits the segment and the manifest.
 pub(super) fn open_live(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -55,18 +55,18 @@ pub(super) fn open_live(
     Ok(file)
 }
 
-/// The listed segments that bitmaps know all of.
+/// The listed segments up to the commit for which the bitmaps are complete.
 fn known_to_bitmaps(body: &Body) -> &[SegmentRecord] {
     let count = body.segments.partition_point(|segment| segment.last <= body.live_last);
     body.segments.get(..count).unwrap_or_default()
 }
 
-/// Maps the bitmaps that a manifest lists, and returns what is superseded in each of the first segments, as
-/// many as they know of; `None` when a bitmap is missing or its header is damaged. `segments` are those that were opened for
-/// the manifest, from the first on.
+/// Maps the bitmaps that a manifest lists. Returns the superseded entries of each of the first segments, as
+/// many as the bitmaps are complete for; `None` if a bitmap is missing or its header is damaged. `segments`
+/// are those opened for the manifest, from the first on.
 ///
 /// # Errors
-/// When one is missing and this is not the last look: a checkpoint may have replaced it, and the manifest.
+/// A bitmap is missing and this is not the last look: a checkpoint may have replaced it, and the manifest.
 pub(crate) fn covered(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -75,7 +75,7 @@ pub(crate) fn covered(
     last_look: bool,
 ) -> Result<Option<Vec<Option<Arc<Dead>>>>> {
     let listed = known_to_bitmaps(body);
-    // Where another file stands in for a listed one, nothing is known of it.
+    // If another file stands in for a listed one, the bitmaps say nothing about it.
     let chosen = segments.get(..listed.len()).unwrap_or_default();
     if !chosen.iter().map(|segment| SegmentRecord::of(segment)).eq(listed.iter().copied()) {
         return Ok(Some(Vec::new()));
@@ -102,7 +102,7 @@ pub(crate) fn covered(
     }
 }
 
-/// What the bitmaps of a manifest say of one segment, where the others may be lost; for repairs.
+/// The superseded entries of one segment from its bitmap alone, for repairs: other segments may be lost.
 pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Arc<Segment>) -> Option<Result<Dead>> {
     let record = record_of(body, segment.name(), LIVE)?;
     let whole = |file: DerivedFile| {
@@ -114,10 +114,10 @@ pub(crate) fn known(vfs: &dyn Vfs, dir: &Path, body: &Body, segment: &Arc<Segmen
 }
 
 pub(super) fn is_absent(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    matches!(error, Error::Io { cause, .. } if cause.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// What the letters of a kind stand for.
+/// The letters of a kind as text.
 pub(super) fn kind_name(kind: Kind) -> String {
     String::from_utf8_lossy(&kind).into_owned()
 }

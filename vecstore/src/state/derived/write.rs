@@ -1,4 +1,4 @@
-//! Writing derived files: durable before a manifest lists them; and removing those that none does.
+//! Writing derived files, which are durable before a manifest lists them, and removing unlisted ones.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,24 @@ use crate::state::temporaries::{TMP_PREFIX, make_folder, remove_own, write_new};
 use crate::state::{Body, Manifest, View, versions};
 use crate::vfs::Vfs;
 
-/// A derived file that is written and flushed, and has no name yet.
+/// A derived file that is written and flushed, but has no final name yet.
 #[derive(Debug)]
 pub(crate) struct Pending {
     tmp: PathBuf,
     record: DerivedRecord,
 }
 
-/// What a derived file is and holds.
+/// Kind and content of a derived file.
 pub(super) struct Content {
     pub kind: Kind,
     pub facts: [u64; 8],
-    /// What the manifest notes of it.
+    /// The number that the manifest notes for the file.
     pub note: u64,
     pub body: Vec<u64>,
 }
 
 impl Pending {
-    /// Writes a file about a segment under a temporary name that begins with `prefix`, and flushes it.
+    /// Writes and flushes a file about a segment, under a temporary name that begins with `prefix`.
     pub(super) fn write(
         vfs: &dyn Vfs,
         dir: &Path,
@@ -64,8 +64,8 @@ impl Pending {
         Ok(Pending { tmp, record })
     }
 
-    /// Gives it its name, which is durable once the directory has been flushed. Under the manifest lock: what has a name and
-    /// is not listed is removed.
+    /// Gives the file its final name, which is durable once the directory has been flushed. Called under the
+    /// manifest lock, whose holders remove files that have a name and are not listed.
     pub fn name(self, vfs: &dyn Vfs, dir: &Path) -> Result<DerivedRecord> {
         let path = dir.join(DERIVED).join(self.record.name().to_string());
         let named = vfs.rename_noreplace(&self.tmp, &path);
@@ -73,20 +73,21 @@ impl Pending {
         Ok(self.record)
     }
 
-    /// The same, and makes the name durable.
+    /// Gives the file its final name and makes the name durable. Called under the manifest lock.
     pub fn publish(self, vfs: &dyn Vfs, dir: &Path) -> Result<DerivedRecord> {
         let record = self.name(vfs, dir)?;
         let folder = dir.join(DERIVED);
-        // It is not listed, and goes: a later name is another one.
+        // The file is not listed, so it is removed: a later attempt chooses another name.
         let flushed = vfs.flush_dir(&folder).inspect_err(|_| discard(vfs, dir, &[record.name()]));
         flushed.at(&folder, "flush the directory")?;
         Ok(record)
     }
 }
 
-/// Makes the derived files durable that a view lacks whose segments are those that `body` lists: filters, and if `bitmaps`
-/// is set, a complete set of bitmaps for a view that knows every kill. Files that `body` lists, as is on disk, and that are
-/// still right are kept, the others are written; then it lists those. Returns the names of the written ones.
+/// Makes durable the derived files that a view lacks: filters and, if `bitmaps` is set, a complete set of
+/// bitmaps, for which the view must know every kill. `body` lists the view's segments and, as on disk,
+/// derived files: files that are still right are kept, the others are written and listed. Returns the names
+/// of the written files.
 ///
 /// Called under the manifest lock.
 pub(crate) fn publish(
@@ -103,7 +104,7 @@ pub(crate) fn publish(
     Ok(written)
 }
 
-/// Writes the files that are missing, and adds their names to `written`.
+/// Writes the missing files, and adds their names to `written`.
 fn bring(
     vfs: &dyn Vfs,
     dir: &Path,
@@ -128,7 +129,8 @@ fn bring(
     }
     let mut stale = Vec::new();
     if bitmaps {
-        // Only what the manifest on disk lists is known to be there: everything else may be removed at any time.
+        // Only files that the manifest on disk lists are known to exist: any other may be removed at any
+        // time.
         let kept_for = |segment: &Segment, dead: &Dead| {
             let kept = record_of(body, segment.name(), LIVE).filter(|_| !view.distrusts_bitmaps);
             kept.is_some_and(|kept| kept.note == dead.entry_count()) && !dead.is_damaged()
@@ -147,15 +149,15 @@ fn bring(
     }
     list_in(body, records);
     if !written.is_empty() {
-        // A manifest only lists names that are durable. If this fails they are never listed: the next attempt
-        // gives other names.
+        // A manifest lists only durable names. If this flush fails, the files are never listed, and the next
+        // attempt chooses other names.
         let folder = dir.join(DERIVED);
         vfs.flush_dir(&folder).at(&folder, "flush the directory")?;
     }
     Ok(())
 }
 
-/// The bitmap of a segment that knows every kill up to a commit.
+/// The bitmap of a segment that contains every kill up to commit `through`.
 fn bitmap_of(segment: &Segment, dead: &Dead, through: u64) -> Result<Content> {
     let footer = segment.footer();
     let [a, b, c, d] = dead.kinds;
@@ -163,7 +165,8 @@ fn bitmap_of(segment: &Segment, dead: &Dead, through: u64) -> Result<Content> {
     Ok(Content { kind: LIVE, facts, note: dead.entry_count(), body: dead.sets()?.words() })
 }
 
-/// Files were written, and a manifest lists them: those of the view that are damaged are not to be written again.
+/// Records that a manifest lists the `written` files: damaged files of the view that they replace are not
+/// written again.
 pub(crate) fn note_written(view: &View, written: &[DerivedName]) {
     let has = |segment: &Segment, kind| {
         written.iter().any(|name| (name.segment, name.kind) == (segment.name(), kind))
@@ -179,8 +182,8 @@ pub(crate) fn note_written(view: &View, written: &[DerivedName]) {
     }
 }
 
-/// Removes files that were written for a manifest that could not be. (A rename may report failure and have
-/// happened.)
+/// Removes files that were written for a manifest that could not be. They stay if that manifest is on disk: a
+/// rename may report failure and have happened.
 pub(crate) fn discard_unlisted(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, names: &[DerivedName]) {
     if Manifest::read(vfs, dir).is_ok_and(|there| there.generation != manifest.generation) {
         discard(vfs, dir, names);
@@ -192,8 +195,8 @@ fn discard(vfs: &dyn Vfs, dir: &Path, names: &[DerivedName]) {
     names.iter().for_each(|name| remove_own(vfs, &folder.join(name.to_string())));
 }
 
-/// Removes those of `names` that neither this manifest nor a version lists; says how many went. An unreadable version is an
-/// error, for it may need any of them.
+/// Removes the files among `names` that neither this manifest nor a version lists; returns how many. An
+/// unreadable version is an error, for it may need any of them.
 ///
 /// Called under the manifest lock, with the manifest that is on disk, its name durable.
 pub(crate) fn remove_unlisted(

@@ -1,4 +1,4 @@
-//! The bounds of a manifest, to the number.
+//! Tests of the manifest's encoding and of its exact bounds.
 
 use super::*;
 use crate::format::{VERSION_MAJOR, VERSION_MINOR};
@@ -58,7 +58,7 @@ fn segments_must_tile() {
 }
 
 #[test]
-fn what_takes_too_much_memory_is_refused() {
+fn bodies_that_take_too_much_memory_are_refused() {
     let long = || "x".repeat(70_000);
     type Change = fn(&mut Body, String);
     let cases: [(&str, Change); 4] = [
@@ -84,7 +84,7 @@ fn what_takes_too_much_memory_is_refused() {
     assert!(error.contains("at most"), "{error}");
 }
 
-/// A value at its bound is written and read again; a value beyond it neither writer nor reader accepts.
+/// A value at its bound is written and read again. A value beyond it is refused by writer and reader.
 #[test]
 fn bounds_of_a_body() {
     type Change = fn(&mut Body);
@@ -123,7 +123,8 @@ fn bounds_of_a_body() {
     }
 }
 
-/// Each epoch follows the one before, and begins no earlier; the last one begins with the next commit, or before.
+/// Each epoch follows the epoch before it and begins no earlier. The last one begins with the next commit or
+/// before.
 #[test]
 fn epochs_follow_each_other() {
     let decode = |epochs: &[(u8, u8, u64)]| {
@@ -155,7 +156,8 @@ fn epochs_follow_each_other() {
     }
 }
 
-/// Names of settings and of records ascend, and each is there once: what is read is what would be written.
+/// Names of settings and of records must be unique and ascending: a body that is read is the body that would
+/// be written.
 #[test]
 fn names_out_of_order_are_refused() {
     let mut manifest = manifest();
@@ -177,7 +179,7 @@ fn names_out_of_order_are_refused() {
     }
 }
 
-/// The bytes of a manifest with this body, its header changed before the checksum is made.
+/// The bytes of a manifest with this body and a changed header. The checksum covers both.
 fn sealed(change: impl FnOnce(&mut Header), body: &[u8]) -> Vec<u8> {
     let bytes = manifest().encode().unwrap();
     let mut header: Header = bytemuck::pod_read_unaligned(&bytes[..HEADER_LEN]);
@@ -187,7 +189,7 @@ fn sealed(change: impl FnOnce(&mut Header), body: &[u8]) -> Vec<u8> {
     [bytemuck::bytes_of(&header), body].concat()
 }
 
-/// Each with a checksum that matches, so that the field itself is looked at.
+/// Each changed header has a matching checksum, so that the field itself is checked.
 #[test]
 fn every_field_of_the_header_counts() {
     let body = bincode::serde::encode_to_vec(&manifest().body, config()).unwrap();
@@ -223,9 +225,9 @@ fn every_field_of_the_header_counts() {
     assert!(error.contains("1 bytes follow"), "{error}");
 }
 
-/// Flags of later versions are kept; what this version writes says which it is.
+/// Flags of later versions are kept, and the header names the version that wrote the file.
 #[test]
-fn what_is_written_says_which_version_wrote_it() {
+fn the_header_names_the_version_that_wrote_it() {
     let manifest = Manifest { ro_compat: 6, ..manifest() };
     let bytes = manifest.encode().unwrap();
     let header: Header = bytemuck::pod_read_unaligned(&bytes[..HEADER_LEN]);
@@ -246,7 +248,7 @@ fn the_longest_manifest_is_read_again() {
     let error = long.encode().unwrap_err().to_string();
     assert!(error.contains("the limit is"), "{error}");
 
-    // Lists take more in memory than in the file.
+    // Lists take more space in memory than in the file.
     let mut many = manifest();
     let record = |commit| SegmentRecord { first: commit, last: commit, ..many.body.segments[0] };
     many.body.segments = (1..=50_000).map(record).collect();
@@ -255,7 +257,7 @@ fn the_longest_manifest_is_read_again() {
 }
 
 #[test]
-fn an_epoch_begins_after_what_is_listed() {
+fn a_new_epoch_begins_after_the_listed_commits() {
     let mut body = manifest().body;
     body.is_backup = true;
     body.begin_epoch().unwrap();
@@ -266,7 +268,7 @@ fn an_epoch_begins_after_what_is_listed() {
 }
 
 #[test]
-fn a_file_that_is_longer_is_damaged() {
+fn a_file_longer_than_any_manifest_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(dir.path().join(MANIFEST)).unwrap();
     file.set_len(MAX_LEN + 1).unwrap();

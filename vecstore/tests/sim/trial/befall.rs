@@ -1,5 +1,5 @@
-//! What befalls the processes of a trial: calls that fail, a full disk, death, another process in between, a
-//! power cut. And what may come of that.
+//! Events of a trial and their possible effects: failing calls, a full disk, the death of a process, another
+//! process in the middle of an operation, a power cut.
 
 use std::collections::BTreeSet;
 use std::mem::take;
@@ -17,7 +17,7 @@ use super::what::{What, handle_of, process_of, says_full};
 use super::{Trial, Trouble};
 
 impl Trial {
-    /// Which calls of an operation met a fault, and what follows from that.
+    /// Notes which calls of an operation failed, and their possible effects; says whether any failed.
     pub(super) fn note_failed_calls(&mut self, process: usize, first: usize) -> bool {
         let trouble = &mut self.trouble[process];
         let Some(fault) = trouble.fault else { return false };
@@ -37,11 +37,10 @@ impl Trial {
             self.story.push(format!("  failed: {} {}", call.what, call.path.display()));
             trouble.may_latch |= matches!(call.what, "flush directory" | "rename");
             trouble.is_stuck |= call.what == "unlock";
-            // A failed flush of a name in the store leaves a mark. Of one beside it, or of a named
-            // checkpoint, the name is given anew; where that fails too nothing can be done. A dated backup
-            // that is removed may come back.
+            // A failed flush of a name in the store leaves a mark. A name beside the store, or of a version,
+            // is given anew; if that fails, too, the name may vanish. A removed dated backup may come back.
             let within = call.path.starts_with(STORE) && !call.path.ends_with("versions");
-            // And a directory that a user may not open, that user need not flush.
+            // The library ignores EACCES when it flushes the parent of a store.
             let is_hopeless = fault.lasting || fault.errno == EACCES || call.path.starts_with(DATED);
             if call.what == "flush directory" && !within {
                 self.lost_names += if is_hopeless { 2 } else { 1 };
@@ -50,7 +49,7 @@ impl Trial {
         true
     }
 
-    /// Says whether there is a reason for this error.
+    /// Returns an error unless the trial has a reason for this error of an operation.
     pub(super) fn may_fail(
         &mut self,
         handle: usize,
@@ -79,7 +78,7 @@ impl Trial {
             }
             Error::Latched { .. } => {
                 let known = self.latched.contains(&handle);
-                // As the error says: open it again. Where even unlocking failed, this also ends the lock.
+                // The error says to open the store again. Closing also ends a lock that was not released.
                 self.run.stores.remove(&handle);
                 self.latched.remove(&handle);
                 known || trouble.may_latch
@@ -88,8 +87,8 @@ impl Trial {
             Error::NotFound { .. } if matches!(what, What::Do(Do::Open(_))) => {
                 before.iter().any(|world| !world.store.exists)
             }
-            // It is not known whether the checkpoint is there.
-            Error::BadInput { .. } if matches!(what, What::Do(Do::DropName(_))) => {
+            // The version may not exist: the outcome of its creation or removal may be unknown.
+            Error::NoSuchVersion { .. } if matches!(what, What::Do(Do::DropName(_))) => {
                 return match before.iter().any(|world| !world.named.contains_key(oldest.unwrap_or_default()))
                 {
                     true => Ok(()),
@@ -102,7 +101,7 @@ impl Trial {
         if there_is_a_reason || met { Ok(()) } else { Err(format!("failed without a reason: {error}")) }
     }
 
-    /// A process has died, and another one takes its place.
+    /// Replaces a dead process with a new one.
     pub(super) fn bury(&mut self, process: usize) {
         self.tally.kills += 1;
         self.run.stores.retain(|handle, _| process_of(*handle) != process);
@@ -116,14 +115,13 @@ impl Trial {
         self.make_room()
     }
 
-    /// The cause of a fault is gone: every handle goes on, unless it says that it does not, and had reason
-    /// to.
+    /// Ends the fault of a process. Every handle must go on then, unless it is latched for a reason.
     pub(super) fn relieve(&mut self, process: usize) -> Result<(), String> {
         self.processes[process].set_fault(None);
         let trouble = &mut self.trouble[process];
         trouble.fault = None;
         if trouble.is_stuck {
-            // A lock that could not be given back ends with its handle.
+            // A lock that could not be released ends with its handle.
             self.run.stores.retain(|handle, _| process_of(*handle) != process);
             self.latched.retain(|handle| process_of(*handle) != process);
         } else if take(&mut trouble.met) > 0 {
@@ -156,7 +154,7 @@ impl Trial {
         Ok(())
     }
 
-    /// Another process does something in the middle of an operation; neither has any trouble.
+    /// Another process does an operation in the middle of this one; neither process has a fault.
     pub(super) fn meanwhile(&mut self, outer: Do, after: usize, inner: Do) -> Result<(), String> {
         let (host, guest) = (handle_of(outer), handle_of(inner));
         self.relief()?;
@@ -183,7 +181,7 @@ impl Trial {
         let theirs = take(&mut other.steps);
         self.tally.operations += 1;
         self.tally.interleaved += usize::from(!theirs.is_empty());
-        // Each is a moment within the time it took, so either may be taken for the first.
+        // Each operation happens at one moment between its begin and its end, so either may be the first.
         let orders = vec![[&ours[..], &theirs].concat(), [&theirs[..], &ours].concat()];
         self.run.steps.push(Step::Either(orders));
         self.run.stores.append(&mut other.stores);
@@ -193,9 +191,11 @@ impl Trial {
         let dead: Vec<usize> =
             (0..self.processes.len()).filter(|process| self.processes[*process].is_dead()).collect();
         for (what, error) in errors {
-            // It may not be known whether a checkpoint is there.
-            let may =
-                matches!((what, &error), (_, Error::Busy { .. }) | (Do::DropName(_), Error::BadInput { .. }));
+            // The version may not exist: the outcome of its creation or removal may be unknown.
+            let may = matches!(
+                (what, &error),
+                (_, Error::Busy { .. }) | (Do::DropName(_), Error::NoSuchVersion { .. })
+            );
             if dead.is_empty() && !may {
                 return Err(format!("{what:?}: failed without a reason: {error}"));
             }
@@ -204,7 +204,7 @@ impl Trial {
         self.look()
     }
 
-    /// The power fails, and the machine starts again. What is left is checked, and the trial goes on with it.
+    /// Cuts the power and reboots: checks the image that is left, and goes on with it.
     pub(super) fn power_cut(&mut self, back: usize, fates: usize, seed: u64) -> Result<(), String> {
         self.run.let_go()?;
         if self.lost_names > 1 {

@@ -1,4 +1,4 @@
-//! The operations of a trial, and whose they are.
+//! The operations of a trial, their handles and processes.
 
 use std::io::ErrorKind;
 
@@ -16,12 +16,12 @@ pub(super) enum What<'a> {
 }
 
 impl What<'_> {
-    /// Afterwards the handle knows everything.
+    /// True if the handle knows every commit afterwards.
     pub(super) fn catches_up(&self) -> bool {
         self.shows() || matches!(self, What::Do(Do::Refresh(_) | Do::Merge(_) | Do::FullMerge(_)))
     }
 
-    /// A user may rely on what the handle knows afterwards.
+    /// True if a caller may rely on the state that the handle shows afterwards.
     pub(super) fn shows(&self) -> bool {
         match self {
             What::Write(..) => true,
@@ -69,11 +69,11 @@ pub(super) fn handle_of(what: Do) -> usize {
     }
 }
 
-/// True for what a full disk says.
+/// True for the errors of a full disk.
 pub(super) fn says_full(error: &Error) -> bool {
     match error {
         Error::NoSpace { .. } => true,
-        Error::Io { source, .. } => {
+        Error::Io { cause: source, .. } => {
             matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
         }
         _ => false,

@@ -1,4 +1,4 @@
-//! Files read into memory instead of being mapped.
+//! A file system that reads files into memory instead of mapping them.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -8,67 +8,90 @@ use std::path::Path;
 
 use super::{LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
-/// Another file system, whose files are copied into memory where they would be mapped: an unreadable sector, or
-/// a file that another program truncates, is an error then, not the end of the process.
+/// Wraps a file system whose files are not to be trusted: maps them in another way.
 #[derive(Clone, Debug)]
-pub(crate) struct Copying<V>(pub V);
+pub(crate) struct Careful<V> {
+    inner: V,
+    /// Files are read into memory instead of being mapped. An unreadable sector, or a file that another
+    /// program truncates, is then an error, and does not end the process.
+    copies: bool,
+    /// Readers of a mapping compare the checksums of what they read.
+    checks: bool,
+}
 
-impl<V> Vfs for Copying<V>
+impl<V> Careful<V> {
+    /// Reads files into memory, for callers that compare all checksums themselves.
+    pub fn copying(inner: V) -> Self {
+        Careful { inner, copies: true, checks: false }
+    }
+
+    /// Has readers compare checksums, of mapped files or of files in memory.
+    pub fn checking(inner: V, copies: bool) -> Self {
+        Careful { inner, copies, checks: true }
+    }
+
+    fn flagged(&self, mapping: Mapping) -> Mapping {
+        if self.checks { mapping.to_be_checked() } else { mapping }
+    }
+}
+
+impl<V> Vfs for Careful<V>
 where
     V: Deref + Debug + Send + Sync,
     V::Target: Vfs,
 {
     fn map(&self, path: &Path) -> io::Result<Mapping> {
-        self.0.copy(path)
+        let mapping = if self.copies { self.inner.copy(path) } else { self.inner.map(path) };
+        mapping.map(|mapping| self.flagged(mapping))
     }
     fn copy(&self, path: &Path) -> io::Result<Mapping> {
-        self.0.copy(path)
+        self.inner.copy(path)
     }
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadAt>> {
-        self.0.open(path)
+        self.inner.open(path)
     }
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn VfsFile>> {
-        Ok(Box::new(Unmapped(self.0.create_new(path)?)))
+        Ok(Box::new(Unmapped(self.inner.create_new(path)?)))
     }
     fn read(&self, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
-        self.0.read(path, max_len)
+        self.inner.read(path, max_len)
     }
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        self.0.metadata(path)
+        self.inner.metadata(path)
     }
     fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
-        self.0.list(path)
+        self.inner.list(path)
     }
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.rename_noreplace(from, to)
+        self.inner.rename_noreplace(from, to)
     }
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.replace(from, to)
+        self.inner.replace(from, to)
     }
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.link(from, to)
+        self.inner.link(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_file(path)
+        self.inner.remove_file(path)
     }
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_dir(path)
+        self.inner.remove_dir(path)
     }
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir(path)
+        self.inner.create_dir(path)
     }
     fn flush_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.flush_dir(path)
+        self.inner.flush_dir(path)
     }
     fn open_lock(&self, path: &Path, create: bool) -> io::Result<Box<dyn LockFile>> {
-        self.0.open_lock(path, create)
+        self.inner.open_lock(path, create)
     }
     fn free_space(&self, path: &Path) -> io::Result<u64> {
-        self.0.free_space(path)
+        self.inner.free_space(path)
     }
 }
 
-/// A file that is written and not mapped: a reader opens it by its name.
+/// A written file that cannot be mapped: readers open it by its name, which copies it.
 struct Unmapped(Box<dyn VfsFile>);
 
 impl VfsFile for Unmapped {

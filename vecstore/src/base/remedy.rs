@@ -1,0 +1,50 @@
+//! What a user can do about an error of the operating system.
+
+use std::borrow::Cow;
+use std::io;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::Unreadable;
+
+/// True for the errors that mean "the disk or the quota is full".
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What a user can do about an error of the operating system.
+pub(super) fn remedy(error: &io::Error) -> Cow<'static, str> {
+    let remedy = match (error.kind(), error.raw_os_error().map(rustix::io::Errno::from_raw_os_error)) {
+        (io::ErrorKind::FileTooLarge, _) => {
+            return match getrlimit(Resource::Fsize).current {
+                Some(limit) => {
+                    format!("; the limit on the size of files is {limit} bytes: raise it (ulimit -f)").into()
+                }
+                None => "; the file system holds no file of that size: move the store to another one".into(),
+            };
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
+            "; check the owner and the rights of the file and its directory"
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => {
+            "; the file system is read-only: open the store read-only, or elsewhere"
+        }
+        (io::ErrorKind::NotFound, _) => "; it was removed or moved: open the store again",
+        (io::ErrorKind::OutOfMemory, _) => {
+            "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
+        }
+        (io::ErrorKind::InvalidInput, _) if error.to_string().starts_with("expected a regular file") => {
+            "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
+        }
+        _ if error.get_ref().is_some_and(|inner| inner.is::<Unreadable>()) => {
+            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place or in \
+             a copy"
+        }
+        (_, Some(rustix::io::Errno::MFILE)) => "; raise the limit on open files (ulimit -n)",
+        (_, Some(rustix::io::Errno::NOLCK)) => {
+            "; writing needs a file system with advisory locks (flock): open read-only, or move the store"
+        }
+        _ => "; nothing that was acknowledged is affected: try again when the cause is gone",
+    };
+    remedy.into()
+}

@@ -1,0 +1,90 @@
+//! What every handle can tell of a store beside its entries: versions, derived files, new commits.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::base::Result;
+use crate::base::sync::nap;
+use crate::format::system_time;
+use crate::handle::Shared;
+use crate::read::Snapshot;
+use crate::state::{DERIVED, DerivedRecord, Manifest, PIN_PREFIX, versions};
+
+/// The time between two looks for commits: the first, and the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// A version: a state of the store that is kept under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VersionInfo {
+    /// Its name.
+    pub name: String,
+    /// Last commit it holds.
+    pub last_commit: u64,
+    /// Segments it pins.
+    pub segments: usize,
+    /// Bytes of these segments.
+    pub bytes: u64,
+    /// When it was made, by the clock of its maker; `None` where that is not known.
+    pub time: Option<SystemTime>,
+}
+
+impl VersionInfo {
+    pub(super) fn of(name: &str, manifest: &Manifest) -> Self {
+        VersionInfo {
+            name: name.to_owned(),
+            last_commit: manifest.body.last_commit(),
+            segments: manifest.body.segments.len(),
+            bytes: manifest.body.segments.iter().map(|record| record.file_len).sum(),
+            time: system_time(manifest.time),
+        }
+    }
+}
+
+/// A file derived from a segment: it saves time, and nothing is lost with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DerivedInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// What it is, in the four letters of `docs/FORMAT.md`: `LIVE` for a liveness bitmap, `KEYF` for a key
+    /// filter.
+    pub kind: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+pub(super) fn versions(handle: &Shared) -> Result<Vec<VersionInfo>> {
+    let all = versions::list(&*handle.vfs, &handle.path)?;
+    // Backups under way hold on to their files by versions of their own.
+    let named = all.iter().filter(|version| !version.name.starts_with(PIN_PREFIX));
+    Ok(named.map(|version| VersionInfo::of(&version.name, &version.manifest)).collect())
+}
+
+pub(super) fn derived_files(handle: &Shared) -> Result<Vec<DerivedInfo>> {
+    let (vfs, dir) = (&*handle.vfs, &*handle.path);
+    let manifest = match &handle.version {
+        Some(version) => versions::read(vfs, dir, version)?,
+        None => Manifest::read(vfs, dir)?,
+    };
+    let info = |record: &DerivedRecord| DerivedInfo {
+        path: dir.join(DERIVED).join(record.name().to_string()),
+        kind: String::from_utf8_lossy(&record.kind).into_owned(),
+        bytes: record.file_len,
+    };
+    Ok(manifest.body.derived.iter().map(info).collect())
+}
+
+pub(super) fn wait_for_commit(handle: &Shared, after: u64, timeout: Duration) -> Result<Snapshot> {
+    let (begin, (mut wait, longest)) = (Instant::now(), LOOKS);
+    loop {
+        handle.refresh()?;
+        let snapshot = handle.snapshot();
+        let left = timeout.saturating_sub(begin.elapsed());
+        if snapshot.last_commit() > after || left.is_zero() {
+            return Ok(snapshot);
+        }
+        nap(wait.min(left));
+        wait = (wait * 2).min(longest);
+    }
+}

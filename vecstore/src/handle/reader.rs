@@ -1,0 +1,117 @@
+//! The handle that only reads.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::Result;
+use crate::handle::{DerivedInfo, ReadOptions, Shared, VersionInfo, look};
+use crate::read::Snapshot;
+
+/// A store that is only read: takes no lock and writes nothing, so that it also works on read-only media.
+/// Readers never wait for writers, nor writers for readers.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("photos.vecs");
+/// use vecstore::{OnDuplicate, Reader, Store, StoreConfig};
+///
+/// let store = Store::create(&path, StoreConfig::new(1))?; // in another process, say
+/// let reader = Reader::open(&path)?;
+/// let mut batch = store.batch();
+/// batch.push("a.jpg", &[1.0f32])?;
+/// store.append(&mut batch, OnDuplicate::Skip)?;
+/// assert!(reader.snapshot().is_empty()); // as of the opening
+/// assert_eq!(reader.refresh()?.len(), 1);
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+pub struct Reader {
+    pub(crate) inner: Arc<Shared>,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("path", &self.inner.path).finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Opens a store for reading, with default options. The cost grows with the number of files, not of rows.
+    ///
+    /// Files are mapped: a file that another program truncates, or a sector that the disk cannot read, ends
+    /// the process with SIGBUS, and a byte that changed on the disk is served as it is. [`ReadOptions`] has
+    /// both otherwise.
+    ///
+    /// # Errors
+    /// As [`ReadOptions::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Reader> {
+        ReadOptions::new().open(path)
+    }
+
+    /// The store's directory, as an absolute path.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// The state that this handle knows: as of its opening, or its last refresh.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.snapshot()
+    }
+
+    /// Looks for commits that came in since. Costs one small read when there are none. A reader at a version
+    /// stays there.
+    ///
+    /// # Errors
+    /// [`Error::Moved`](crate::Error::Moved) when another store is at the path now, or none: open it again.
+    /// Otherwise as for opening, when the directory cannot be read any more.
+    pub fn refresh(&self) -> Result<Snapshot> {
+        self.inner.refresh()?;
+        Ok(self.snapshot())
+    }
+
+    /// Waits until there is a commit after this one, and gives the state then; after the time-out the state
+    /// as it is. Looks every few milliseconds.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("photos.vecs");
+    /// # use vecstore::{Reader, Store, StoreConfig};
+    /// # let store = Store::create(&path, StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a.jpg", &[1.0f32])?;
+    /// # store.append(&mut batch, vecstore::OnDuplicate::Skip)?;
+    /// let reader = Reader::open(&path)?;
+    /// let mut seen = 0;
+    /// let snapshot = reader.wait_for_commit(seen, std::time::Duration::from_secs(60))?;
+    /// for entry in snapshot.iter_since(seen) {
+    ///     println!("{:?}", entry?);
+    /// }
+    /// seen = snapshot.last_commit();
+    /// # assert_eq!(seen, 1);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Reader::refresh`].
+    pub fn wait_for_commit(&self, after: u64, timeout: Duration) -> Result<Snapshot> {
+        look::wait_for_commit(&self.inner, after, timeout)
+    }
+
+    /// The versions, by name.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`](crate::Error::Damaged) when one cannot be read.
+    pub fn versions(&self) -> Result<Vec<VersionInfo>> {
+        look::versions(&self.inner)
+    }
+
+    /// The derived files that the last checkpoint listed, or the version that this reader shows.
+    ///
+    /// # Errors
+    /// As [`Reader::refresh`]; [`Error::NoSuchVersion`](crate::Error::NoSuchVersion) when the version was
+    /// removed.
+    pub fn derived_files(&self) -> Result<Vec<DerivedInfo>> {
+        look::derived_files(&self.inner)
+    }
+}

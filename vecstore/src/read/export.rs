@@ -1,0 +1,84 @@
+//! All live rows as one NumPy array.
+
+use std::io;
+use std::path::Path;
+
+use crate::base::{DType, Error, IoContext, Result, narrow_into};
+use crate::format::npy;
+use crate::read::Snapshot;
+use crate::state::{remove_own, write_new};
+use crate::vfs::{RealFs, Vfs, VfsFile};
+
+/// Bytes that are written at once.
+const PIECE: usize = 1 << 20;
+/// Unfinished arrays begin with this.
+const TMP_PREFIX: &str = ".vecstore-npy-";
+
+impl Snapshot {
+    /// Writes all live rows into one `.npy` file, of shape `(rows, dim)`, and says how many there are. Rows
+    /// are in the order of [`Snapshot::iter`], those of an entry one after the other. An existing file is
+    /// replaced once the new one is whole and flushed.
+    ///
+    /// `dtype` is `f32`, `f16`, or `bf16`, which NumPy reads as `uint16`; rows of another type are converted,
+    /// to the nearest value.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{DType, OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(2))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push_rows("a", [[1.0f32, 0.0], [0.0, 1.0]])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let path = dir.path().join("embeddings.npy");
+    /// assert_eq!(store.snapshot().write_npy(&path, DType::F32)?, 2);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for `i8`, whose scales have no place in an array; [`Error::Damaged`] when
+    /// an entry cannot be read; [`Error::NoSpace`], [`Error::Io`]. The file is then as it was.
+    pub fn write_npy(&self, path: impl AsRef<Path>, dtype: DType) -> Result<u64> {
+        let path = path.as_ref();
+        if dtype == DType::I8 {
+            return Err(Error::invalid(
+                "rows of i8 need scales, which an array has no place for; use f32 or f16",
+            ));
+        }
+        let (rows, dim) = (self.totals().rows, self.dim());
+        let len = (npy::HEADER_LEN as u64).saturating_add(rows.saturating_mul((dim * dtype.size()) as u64));
+        let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+        let mut failed = None;
+        let written = write_new(&RealFs, (dir, TMP_PREFIX), len, "write the array", |file| {
+            file.write_all(&npy::header(dtype, rows, dim))?;
+            self.write_rows(dtype, file, &mut failed)?;
+            file.flush()
+        });
+        let (tmp, ()) = written.map_err(|error| failed.unwrap_or(error))?;
+        RealFs.replace(&tmp, path).inspect_err(|_| remove_own(&RealFs, &tmp)).at(path, "name the array")?;
+        RealFs.flush_dir(dir).at(dir, "flush the directory")?;
+        Ok(rows)
+    }
+
+    fn write_rows(&self, dtype: DType, file: &mut dyn VfsFile, failed: &mut Option<Error>) -> io::Result<()> {
+        let (mut piece, mut scales) = (Vec::with_capacity(PIECE), Vec::new());
+        for entry in self {
+            let added = entry.and_then(|entry| {
+                if dtype == entry.dtype() {
+                    piece.extend_from_slice(entry.stored_rows()?.0);
+                } else {
+                    narrow_into(dtype, self.dim(), &entry.to_f32()?, &mut piece, &mut scales);
+                }
+                Ok(())
+            });
+            if let Err(error) = added {
+                *failed = Some(error);
+                return Err(io::ErrorKind::Other.into());
+            }
+            if piece.len() >= PIECE {
+                file.write_all(&piece)?;
+                piece.clear();
+            }
+        }
+        file.write_all(&piece)
+    }
+}

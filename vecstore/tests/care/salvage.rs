@@ -1,0 +1,116 @@
+//! What a repair would lose is counted, and what it would keep can be read without it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vecstore::{Error, OnDuplicate, Reader, Store, StoreConfig, repair, salvage};
+
+use crate::common::{assert_whole, copy_dir, on_demand};
+
+/// Three segments of ten entries; the key 5 is replaced in the second.
+fn filled(path: &Path) -> Vec<PathBuf> {
+    let store = on_demand().create(path, StoreConfig::new(2)).unwrap();
+    for part in 0..3 {
+        let mut batch = store.batch();
+        for number in 10 * part..10 * (part + 1) {
+            let entry = batch.entry(format!("{number}")).row(&[number as f32, 1.0]);
+            entry.payload(b"payload").attribute("number", i64::from(number)).push().unwrap();
+        }
+        if part == 1 {
+            batch.push("5", &[55.0f32, 1.0]).unwrap();
+        }
+        store.append(&mut batch, OnDuplicate::Replace).unwrap();
+    }
+    let files = store.snapshot().segments().map(|segment| segment.info().path).collect();
+    store.close().unwrap();
+    files
+}
+
+/// What a snapshot has, each entry whole.
+fn contents(snapshot: &vecstore::Snapshot) -> Vec<(Vec<u8>, Vec<f32>, Vec<u8>, String)> {
+    let read = |entry: vecstore::Result<vecstore::Entry<'_>>| {
+        let entry = entry.unwrap();
+        let attributes = format!("{:?}", entry.attributes().unwrap());
+        (entry.key().to_vec(), entry.to_f32().unwrap(), entry.payload().to_vec(), attributes)
+    };
+    snapshot.iter().map(read).collect()
+}
+
+/// Damages a store, compares what a salvage gives with what the store has after a repair, and gives the loss.
+fn salvaged(damage: impl Fn(&Path, &[PathBuf])) -> (usize, vecstore::Loss) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let files = filled(&path);
+    damage(&path, &files);
+    let before = dir.path().join("before");
+    copy_dir(&path, &before);
+    let (snapshot, report) = salvage(&path).unwrap();
+    assert!(report.dry_run);
+    for (name, there) in [("segments", files.len()), ("quarantine", 0)] {
+        let found = fs::read_dir(path.join(name)).map_or(0, Iterator::count);
+        assert!(found <= there, "{name} is as it was");
+    }
+    let rescued = contents(&snapshot);
+    let repaired = repair(&path).unwrap();
+    assert_eq!(report.loss(), repaired.loss());
+    assert_eq!(rescued, contents(&Reader::open(&path).unwrap().snapshot()));
+    assert_whole(&path);
+    (rescued.len(), repaired.loss())
+}
+
+#[test]
+fn a_whole_store_is_salvaged_whole() {
+    let (entries, loss) = salvaged(|_, _| ());
+    assert!(loss.is_none());
+    assert_eq!(entries, 30);
+}
+
+#[test]
+fn a_missing_segment_is_a_loss_without_names() {
+    let (entries, loss) = salvaged(|path, files| {
+        fs::remove_file(&files[1]).unwrap();
+        assert!(matches!(Reader::open(path), Err(Error::MissingSegment { .. } | Error::Damaged { .. })));
+        let report = vecstore::verify(path).unwrap();
+        assert!(!report.is_whole());
+        assert_eq!((report.intact_entries, report.intact_rows), (20, 20));
+    });
+    assert_eq!(entries, 19, "the older entry of key 5 stays replaced: a liveness bitmap says so");
+    assert_eq!((loss.keys, loss.unnamed_entries), (1, 0), "key 5, whose newer entry was in the segment");
+    assert_eq!((loss.unknown_files, loss.unknown_entries, loss.unlisted_files), (1, 11, 0));
+}
+
+#[test]
+fn a_segment_cut_off_is_a_loss_without_names() {
+    let (_, loss) = salvaged(|_, files| {
+        fs::File::options().write(true).open(&files[2]).unwrap().set_len(100).unwrap();
+    });
+    assert_eq!((loss.keys, loss.unknown_files, loss.unknown_entries), (0, 1, 10));
+    assert!(!loss.is_none());
+}
+
+#[test]
+fn a_missing_manifest_loses_nothing() {
+    let (entries, loss) = salvaged(|path, _| fs::remove_file(path.join("MANIFEST")).unwrap());
+    assert_eq!(entries, 30);
+    assert!(loss.is_none());
+}
+
+#[test]
+fn a_changed_row_is_a_loss_with_names() {
+    let (entries, loss) = salvaged(|_, files| {
+        let mut bytes = fs::read(&files[0]).unwrap();
+        bytes[4096 + 8 * 4] ^= 1;
+        fs::write(&files[0], bytes).unwrap();
+    });
+    // All ten rows are in one block; the newer entry of key 5 is in another file.
+    assert_eq!(entries, 21);
+    assert_eq!((loss.keys, loss.unknown_files), (9, 0));
+}
+
+#[test]
+fn no_store_is_no_store_to_salvage_either() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(salvage(dir.path().join("none")), Err(Error::NotFound { .. })));
+    drop(Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap());
+    assert!(salvage(dir.path().join("s")).unwrap().0.is_empty());
+}
