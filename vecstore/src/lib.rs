@@ -115,7 +115,9 @@ pub mod vfs;
 /// The crate whose [`f16`](half::f16) and [`bf16`](half::bf16) rows can be made of.
 pub use half;
 
-pub use base::{DType, Element, Error, Event, LockHolder, Progress, Result, escaped, one_line};
+#[doc(hidden)]
+pub use base::one_line;
+pub use base::{DType, Element, Error, Event, LockHolder, Progress, Result, escaped};
 pub use care::{
     BackupOptions, BackupReport, Fault, Finding, Loss, RepairOptions, RepairReport, VerifyReport, repair,
     repair_with, restore, restore_with, salvage, verify, verify_with,

@@ -36,7 +36,7 @@ impl DType {
     }
 
     /// True if each row has a scale.
-    pub const fn has_scales(self) -> bool {
+    pub(crate) const fn has_scales(self) -> bool {
         matches!(self, DType::I8)
     }
 

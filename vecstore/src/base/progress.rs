@@ -61,7 +61,7 @@ impl Progress {
     }
 
     /// True once [`Progress::stop`] was called.
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 

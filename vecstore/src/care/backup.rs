@@ -29,7 +29,7 @@ use crate::vfs::Vfs;
 /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
 /// # store.create_version("v1")?;
 /// let progress = Progress::new();
-/// let options = BackupOptions::new().at_version("v1").progress(&progress);
+/// let options = BackupOptions::new().at_version("v1").link(false).progress(&progress);
 /// let report = store.backup_with(dir.path().join("backup"), options)?;
 /// assert_eq!(report.linked, 0);
 /// # Ok::<(), vecstore::Error>(())

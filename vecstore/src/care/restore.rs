@@ -13,6 +13,18 @@ use crate::vfs::{RealFs, Vfs};
 /// copied. The new store begins an epoch of its own, so that later segments of the two stores can never be
 /// mixed up.
 ///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # use vecstore::{Progress, Reader, Store, StoreConfig};
+/// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+/// # let backup = dir.path().join("backup");
+/// store.backup(&backup)?;
+/// vecstore::restore(&backup, dir.path().join("restored"))?;
+/// vecstore::restore_with(&backup, dir.path().join("again"), &Progress::new())?;
+/// assert!(Reader::open(dir.path().join("restored"))?.snapshot().is_empty());
+/// # Ok::<(), vecstore::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) if `dir` is anything but an empty directory;
 /// [`Error::Damaged`](crate::Error::Damaged) if the backup is damaged, with nothing left at `dir`; otherwise

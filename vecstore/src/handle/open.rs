@@ -34,10 +34,11 @@ pub enum MergePolicy {
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let path = dir.path().join("photos.vecs");
 /// use std::time::Duration;
-/// use vecstore::{OpenOptions, StoreConfig};
+/// use vecstore::{MergePolicy, OpenOptions, StoreConfig};
 ///
 /// let options = OpenOptions::new().lock_timeout(Duration::from_secs(10)).verify_saves(true);
-/// let store = options.create(&path, StoreConfig::new(512))?;
+/// // A program that ends soon merges nothing in the background.
+/// let store = options.merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(512))?;
 /// # drop(store);
 /// # Ok::<(), vecstore::Error>(())
 /// ```

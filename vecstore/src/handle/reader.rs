@@ -108,6 +108,16 @@ impl Reader {
 
     /// The derived files that the last checkpoint listed, or the version that this reader shows.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("s");
+    /// # use vecstore::{Reader, Store, StoreConfig};
+    /// # Store::create(&path, StoreConfig::new(1))?;
+    /// let bytes: u64 = Reader::open(&path)?.derived_files()?.iter().map(|file| file.bytes).sum();
+    /// # assert_eq!(bytes, 0);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Reader::refresh`]; [`Error::NoSuchVersion`](crate::Error::NoSuchVersion) when the version was
     /// removed.

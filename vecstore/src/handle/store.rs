@@ -96,6 +96,20 @@ impl Store {
 
     /// Records what makes the vectors. Does nothing when the same fingerprint is recorded.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{Error, Fingerprint, Store, StoreConfig};
+    /// let model = Fingerprint::new([7; 32], "clip-vit-b32, 224 pixels"); // a digest of model and preprocessing
+    /// let store = Store::create(dir.path().join("s"), StoreConfig::new(512))?;
+    /// store.set_fingerprint(&model)?;
+    /// store.check_fingerprint(&model)?;
+    /// let other = store.check_fingerprint(&Fingerprint::new([8; 32], "another model"));
+    /// assert!(matches!(other, Err(Error::FingerprintMismatch { .. })));
+    /// assert_eq!(store.snapshot().fingerprint().map(|model| model.short_id()), Some(model.short_id()));
+    /// assert_eq!((model.id()[0], model.description()), (7, "clip-vit-b32, 224 pixels"));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::FingerprintMismatch`] when another one is; otherwise as for [`Store::set_setting`].
     pub fn set_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
@@ -149,6 +163,15 @@ impl Store {
     }
 
     /// Records a named text, durably, in the manifest and in every later segment.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// store.set_setting("root", "/photos")?;
+    /// assert_eq!(store.snapshot().settings()["root"], "/photos");
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the name begins with `vecstore.` or settings grow beyond 64 KiB;
@@ -303,6 +326,17 @@ impl Store {
 
     /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits or
     /// 256 MiB, after a commit of more than 65,536 keys, and when the store is closed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// store.checkpoint()?; // nothing depends on it: the batch is durable since the append
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].

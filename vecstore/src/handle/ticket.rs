@@ -41,6 +41,21 @@ impl Ticket {
 
     /// Like [`Ticket::wait`], and hands the batch back: empty, with its memory for the next entries; after an
     /// error, unchanged.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// let ticket = store.submit(batch, OnDuplicate::Skip)?;
+    /// if !ticket.is_done() {
+    ///     // There is time for something else.
+    /// }
+    /// let (outcome, batch) = ticket.wait_with_batch();
+    /// assert!(outcome?.commit.is_some() && batch.is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn wait_with_batch(self) -> (Result<Appended>, Batch) {
         let (outcome, mut batch) = self.inner.complete(&self.waiting);
         if outcome.is_ok() {

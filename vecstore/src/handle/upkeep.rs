@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::base::{Progress, Result};
 use crate::care::{self, BackupOptions, BackupReport};
 use crate::commit::Appended;
-use crate::handle::{DerivedInfo, Store, look};
+use crate::handle::Store;
 use crate::merge::{CompactReport, Host, Merges};
 use crate::types::OnDuplicate;
 
@@ -71,6 +71,18 @@ impl Store {
 
     /// Merges everything into one segment: one `.npy` file of all live rows, in commit order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// store.compact_full()?;
+    /// assert_eq!(store.snapshot().segments().len(), 1);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Store::compact_with`], and [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is
     /// never copied. What can be merged is merged all the same.
@@ -91,6 +103,18 @@ impl Store {
     }
 
     /// Deletes keys, durably and as a whole. Keys that are not stored are counted as skipped.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let done = store.delete(&["a", "never stored"])?;
+    /// assert_eq!((done.deleted, done.skipped), (1, 1));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Store::append`].
@@ -127,17 +151,18 @@ impl Store {
         self.delete(&keys)
     }
 
-    /// The derived files that the last checkpoint listed.
-    ///
-    /// # Errors
-    /// As [`Store::refresh`].
-    pub fn derived_files(&self) -> Result<Vec<DerivedInfo>> {
-        look::derived_files(&self.inner)
-    }
-
     /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are
     /// transferred. The result is a store; opened for writing it becomes a history of its own, and is refused
     /// as the destination of further backups.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let report = store.backup(dir.path().join("backup"))?;
+    /// assert_eq!(report.linked, 0);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Store::backup_with`].

@@ -51,6 +51,16 @@ impl Store {
 
     /// Removes a version, and the files that only it needed.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// store.create_version("before")?;
+    /// store.remove_version("before")?;
+    /// assert!(store.versions()?.is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::NoSuchVersion`] when there is none of that name; [`Error::InvalidArgument`] for that of a
     /// backup under way.

@@ -35,6 +35,22 @@ impl Batch {
     /// Adds a copy of a stored entry under another key. To rename, [delete](Batch::delete) the former key in
     /// the same batch.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("old name", &[0.5f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let entry = store.snapshot().get_owned("old name")?.expect("it was stored");
+    /// let mut batch = store.batch();
+    /// batch.push_entry_as("new name", &entry.entry())?;
+    /// batch.delete("old name")?;
+    /// store.append(&mut batch, OnDuplicate::Error)?;
+    /// # assert_eq!(store.snapshot().len(), 1);
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Batch::push_entry`], and for a key that is not possible.
     pub fn push_entry_as(&mut self, key: impl AsRef<[u8]>, entry: &Entry<'_>) -> Result<()> {

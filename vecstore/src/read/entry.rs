@@ -35,6 +35,18 @@ impl<'a> Entry<'a> {
     }
 
     /// The same entry without a snapshot to borrow from: it keeps its segment mapped as long as it lives.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let first = store.snapshot().iter().next().expect("there is one")?.to_owned();
+    /// assert_eq!(first.entry().key(), b"a"); // the snapshot is gone
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn to_owned(&self) -> OwnedEntry {
         let Entry { segment, index, kind, first_row, row_count, .. } = *self;
         OwnedEntry { segment: Arc::clone(segment), index, kind, first_row, row_count }
@@ -112,7 +124,7 @@ impl<'a> Entry<'a> {
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
-    /// use vecstore::{Details, OnDuplicate, Store, StoreConfig, Value};
+    /// use vecstore::{OnDuplicate, Store, StoreConfig, Value};
     /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
     /// let mut batch = store.batch();
     /// batch.entry("cat.jpg").row(&[0.5f32]).attribute("year", 2024).push()?;
@@ -136,11 +148,11 @@ impl<'a> Entry<'a> {
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
-    /// use vecstore::{Details, OnDuplicate, Store, StoreConfig, Value};
+    /// use vecstore::{OnDuplicate, Store, StoreConfig, Value};
     /// let store = Store::create(dir.path().join("photos.vecs"), StoreConfig::new(1))?;
     /// let mut batch = store.batch();
-    /// let details = Details::new().attribute("tags", vec!["cat", "sofa"]).attribute("liked", true);
-    /// batch.entry("cat.jpg").row(&[0.5f32]).payload(details).push()?;
+    /// let entry = batch.entry("cat.jpg").row(&[0.5f32]).attribute("tags", vec!["cat", "sofa"]);
+    /// entry.attribute("liked", true).push()?;
     /// batch.push("dog.jpg", &[0.25f32])?;
     /// store.append(&mut batch, OnDuplicate::Skip)?;
     /// let snapshot = store.snapshot();
@@ -161,6 +173,20 @@ impl<'a> Entry<'a> {
     }
 
     /// Why the input was rejected, for [`Kind::Rejected`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use vecstore::{Kind, OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let mut batch = store.batch();
+    /// batch.push_rejected("broken.jpg", "truncated after 1024 bytes")?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let entry = snapshot.get("broken.jpg")?.expect("it was stored");
+    /// assert_eq!((entry.kind(), entry.row_count()), (Kind::Rejected, 0));
+    /// assert_eq!(entry.reason(), Some("truncated after 1024 bytes"));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn reason(&self) -> Option<&'a str> {
         let of_rejected = || reason_and_payload(self.segment, self.index).ok();
         if self.kind == Kind::Rejected { of_rejected().map(|(reason, _)| reason) } else { None }
@@ -173,6 +199,19 @@ impl<'a> Entry<'a> {
 
     /// The segment file that holds the entry, and the number of its first row in that file's array. A merge
     /// may have removed the file's name since the snapshot was taken.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let entry = store.snapshot().get_owned("a")?.expect("it was stored");
+    /// let (file, first_row) = entry.entry().location();
+    /// println!("numpy.load({file:?}, mmap_mode=\"r\")[{first_row}]");
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn location(&self) -> (&'a std::path::Path, usize) {
         (self.segment.path(), self.first_row)
     }

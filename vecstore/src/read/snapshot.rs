@@ -77,6 +77,19 @@ impl Snapshot {
     }
 
     /// Counts over the live entries. The cost grows with the number of segments, not of entries.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("a", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// store.delete(&["a"])?;
+    /// let totals = store.snapshot().totals();
+    /// assert_eq!((totals.entries, totals.rows, totals.dead_rows, totals.tombstones), (0, 0, 1, 1));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn totals(&self) -> Totals {
         self.view.totals()
     }
@@ -219,6 +232,19 @@ impl Snapshot {
     /// The stored keys that begin with a prefix, in commit order. Keys have no order in a store: this looks
     /// at each of them.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// # batch.push("2024/a.jpg", &[1.0f32])?;
+    /// # store.append(&mut batch, OnDuplicate::Skip)?;
+    /// for key in store.snapshot().keys_with_prefix("2024/") {
+    ///     println!("{}", String::from_utf8_lossy(key?));
+    /// }
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Of each key: [`Error::Damaged`] when it cannot be read.
     pub fn keys_with_prefix(&self, prefix: impl AsRef<[u8]>) -> impl Iterator<Item = Result<&[u8]>> {
@@ -252,6 +278,21 @@ impl Snapshot {
 
     /// The entry that has the row at an address, and which of its rows that is, from 0; `None` when there is
     /// none there any more.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{OnDuplicate, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// # let mut batch = store.batch();
+    /// batch.push_rows("two faces.jpg", [[1.0f32], [2.0]])?;
+    /// store.append(&mut batch, OnDuplicate::Skip)?;
+    /// let snapshot = store.snapshot();
+    /// let address = "1:1".parse()?; // the second row of the first commit
+    /// let (entry, row) = snapshot.entry_at(address)?.expect("it is there");
+    /// assert_eq!((entry.key(), row), (&b"two faces.jpg"[..], 1));
+    /// assert_eq!(snapshot.row_at(address)?, Some(vec![2.0]));
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`].

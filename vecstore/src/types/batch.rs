@@ -95,6 +95,14 @@ impl Batch {
 
     /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row
     /// useless.
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(2, DType::F32);
+    /// assert!(batch.push("a", &[f32::NAN, 0.0]).is_err());
+    /// batch.allow_non_finite(true).push("a", &[f32::NAN, 0.0])?;
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn allow_non_finite(mut self, allow: bool) -> Self {
         self.allow_non_finite = allow;
         self
@@ -219,6 +227,13 @@ impl Batch {
 
     /// Adds an entry with one row given as `f32`, converted to the batch's element type: see
     /// [`EntryBuilder::converted`].
+    ///
+    /// ```
+    /// use vecstore::{Batch, DType};
+    /// let mut batch = Batch::new(2, DType::F16);
+    /// batch.push_converted("a", &[0.1, 0.2])?;
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Batch::push`], and for values beyond what the element type can hold (`f16`: 65504).

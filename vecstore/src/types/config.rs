@@ -97,6 +97,12 @@ impl StoreConfig {
 
     /// Sets the fingerprint of model and preprocessing. A store without one can record it later, once, by
     /// [`Store::set_fingerprint`](crate::Store::set_fingerprint).
+    ///
+    /// ```
+    /// use vecstore::{Fingerprint, StoreConfig};
+    /// let config = StoreConfig::new(512).fingerprint(Fingerprint::new([7; 32], "clip-vit-b32"));
+    /// # let _ = config;
+    /// ```
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.fingerprint = Some(fingerprint);
         self

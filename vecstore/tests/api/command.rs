@@ -221,7 +221,9 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     assert!(text(&output).contains("the version \"before\" lists it"), "{}", text(&output));
     std::fs::rename(dir.path().join("aside"), &pinned).unwrap();
-    assert!(ok(&["version", "restore", path, "before"]).contains("0 key(s) replaced, 1 brought back, 0 deleted"));
+    assert!(
+        ok(&["version", "restore", path, "before"]).contains("0 key(s) replaced, 1 brought back, 0 deleted")
+    );
     assert_eq!(ok(&["keys", path]).lines().count(), 5);
     assert!(ok(&["delete", path, "--prefix", "fa"]).contains("1 key(s) deleted, 0 not stored"));
     assert!(ok(&["info", path]).contains("  dead      1 row(s) replaced or deleted; `vecstore compact"));

@@ -114,7 +114,7 @@ fn a_failed_commit_gives_its_room_back_before_free_space_is_asked_for() {
     let store = options.create(&path, StoreConfig::new(64)).unwrap();
     let append = |key: &str| {
         let mut batch = store.batch();
-        batch.push(key, &[0.5; 64 * 100]).unwrap();
+        batch.push_rows(key, vec![[0.5f32; 64]; 100]).unwrap();
         store.append(&mut batch, OnDuplicate::Error)
     };
     append("a").unwrap();

@@ -261,9 +261,8 @@ fn a_store_gives_the_same_answers_with_and_without_bitmaps() {
                 9 => {
                     let mut batch = store.batch();
                     let number = random.below(25);
-                    batch
-                        .push(number.to_string(), &vec![step as f32; 2 * (1 + number as usize % 4)])
-                        .unwrap();
+                    let rows = vec![[step as f32; 2]; 1 + number as usize % 4];
+                    batch.push_rows(number.to_string(), rows).unwrap();
                     batch.push_empty(format!("empty {number}")).unwrap();
                     batch.push_rejected(format!("rejected {number}"), "bad").unwrap();
                     store.append(&mut batch, OnDuplicate::Replace).unwrap();

@@ -78,6 +78,15 @@ impl<'a> SearchOptions<'a> {
 
     /// At most this many threads, the calling one included; 0 counts as 1. A program whose own threads search
     /// at the same time gives each of them 1.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # use vecstore::{SearchOptions, Store, StoreConfig};
+    /// # let store = Store::create(dir.path().join("s"), StoreConfig::new(1))?;
+    /// let hits = store.snapshot().search_with(&[1.0], &SearchOptions::new(10).threads(1))?;
+    /// # assert!(hits.is_empty());
+    /// # Ok::<(), vecstore::Error>(())
+    /// ```
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         self
