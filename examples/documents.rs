@@ -5,7 +5,8 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use vecstore::{
-    BackupOptions, Entry, OnDuplicate, ReadOptions, Reader, SearchOptions, Snapshot, Store, StoreConfig, Value,
+    BackupOptions, Entry, OnDuplicate, ReadOptions, Reader, SearchOptions, Snapshot, Store, StoreConfig,
+    Value,
 };
 
 const DIM: usize = 64;
@@ -68,7 +69,8 @@ fn run() -> Result<(), Box<dyn Error>> {
 
     let backup = format!("{dir}.backup");
     let report = store.backup_with(&backup, BackupOptions::new().at_version("first"))?;
-    println!("backup of commit {}: {} segment(s) copied or there", report.last_commit, report.copied + report.kept);
+    let files = report.copied + report.kept;
+    println!("backup of commit {}: {files} segment(s) copied or there", report.last_commit);
     println!("it holds {} documents", Reader::open(&backup)?.snapshot().len());
     Ok(store.close()?)
 }
@@ -81,7 +83,8 @@ fn add(
     year: i64,
     text: &str,
 ) -> vecstore::Result<()> {
-    let chunks: Vec<&str> = text.split_inclusive('.').map(str::trim).filter(|chunk| !chunk.is_empty()).collect();
+    let chunks: Vec<&str> =
+        text.split_inclusive('.').map(str::trim).filter(|chunk| !chunk.is_empty()).collect();
     let payload = chunks.join("\n");
     let entry = batch.entry(name).attribute("language", language).attribute("year", year).payload(&payload);
     match chunks.is_empty() {

@@ -8,7 +8,8 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use vecstore::{DType, Progress, Reader, SearchOptions, Snapshot, escaped, repair, salvage, verify_with};
+use vecstore::{DType, Progress, Reader, SearchOptions, Snapshot, Totals};
+use vecstore::{escaped, repair, salvage, verify_with};
 
 /// Rows that are at least this near to each other are called near-duplicates.
 const NEAR: f32 = 0.98;
@@ -45,7 +46,9 @@ fn look(store: &str, out: &str) -> Result<(), Box<dyn Error>> {
         let (snapshot, repair) = salvage(store)?;
         let loss = repair.loss();
         println!(
-            "a repair would lose {} key(s), {} entries without a name, and what was in {} file(s), at most {} entries",
+            "a repair would lose {} key(s), {} entries without a name, and what was in {} file(s), at most \
+             {} \
+             entries",
             loss.keys, loss.unnamed_entries, loss.unknown_files, loss.unknown_entries
         );
         snapshot
@@ -62,8 +65,14 @@ fn describe(snapshot: &Snapshot) {
     if let Some(model) = snapshot.fingerprint() {
         println!("made by {}", model.description());
     }
-    println!("{} entries: {} rows, {} empty, {} rejected", totals.entries, totals.rows, totals.empty, totals.rejected);
-    println!("{} dead rows; a compaction gives back about {} bytes", totals.dead_rows, totals.reclaimable_bytes);
+    println!(
+        "{} entries: {} rows, {} empty, {} rejected",
+        totals.entries, totals.rows, totals.empty, totals.rejected
+    );
+    println!(
+        "{} dead rows; a compaction gives back about {} bytes",
+        totals.dead_rows, totals.reclaimable_bytes
+    );
 }
 
 /// `vectors.npy`, and for each entry a line with its key, its number of rows, and its attributes.

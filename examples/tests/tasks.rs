@@ -32,10 +32,17 @@ fn documents_are_filtered_versioned_and_backed_up() {
     for run in 0..2 {
         let text = printed(env!("CARGO_BIN_EXE_documents"), &[&dir]);
         assert!(text.contains("4 documents with 8 chunks"), "{run}: {text}");
-        let after = |title: &str| text.lines().skip_while(|line| !line.starts_with(title)).nth(1).unwrap_or_default().to_owned();
+        let after = |title: &str| {
+            text.lines().skip_while(|line| !line.starts_with(title)).nth(1).unwrap_or_default().to_owned()
+        };
         assert!(after("anything about").contains("ducks.txt: Ducks swim on ponds."), "{run}: {text}");
         assert!(after("in English").contains("trains.txt: "), "{run}: {text}");
-        assert!(text.contains("after a change: [\"ducks.txt\", \"empty.txt\", \"enten.txt\", \"old/trains.txt\"]"), "{text}");
+        assert!(
+            text.contains(
+                "after a change: [\"ducks.txt\", \"empty.txt\", \"enten.txt\", \"old/trains.txt\"]"
+            ),
+            "{text}"
+        );
         for state in ["at the version: ", "gone back:      "] {
             let line = format!("{state}[\"ducks.txt\", \"empty.txt\", \"enten.txt\", \"trains.txt\"]");
             assert!(text.contains(&line), "{run}: {text}");

@@ -234,9 +234,21 @@ fn make_seeds() {
     edits.iter().for_each(|(name, bytes)| seed("store_dir", name, bytes));
     let headers: [(&str, &[u8]); 6] = [
         ("unchanged", &[0, 3, 4, 2]),
-        ("other-shape", b"\x00\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f{'descr': '<f4', 'fortran_order': False, 'shape': (9, 5), }"),
-        ("fortran", b"\x01\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f{'descr': '<f2', 'fortran_order': True, 'shape': (3, 5), }"),
-        ("version-2", b"\x02\x03\x04\x02\x93NUMPY\x02\x00\xf4\x0f\x00\x00{'descr': '<u2', 'fortran_order': False, 'shape': (3, 5), }"),
+        (
+            "other-shape",
+            b"\x00\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f\
+              {'descr': '<f4', 'fortran_order': False, 'shape': (9, 5), }",
+        ),
+        (
+            "fortran",
+            b"\x01\x03\x04\x02\x93NUMPY\x01\x00\xf6\x0f\
+              {'descr': '<f2', 'fortran_order': True, 'shape': (3, 5), }",
+        ),
+        (
+            "version-2",
+            b"\x02\x03\x04\x02\x93NUMPY\x02\x00\xf4\x0f\x00\x00\
+              {'descr': '<u2', 'fortran_order': False, 'shape': (3, 5), }",
+        ),
         ("a-byte", &[3, 39, 23, 3, 0, 20, b'8']),
         ("checksum", &[3, 0, 0, 1, 0, 20, b'8']),
     ];

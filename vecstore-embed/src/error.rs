@@ -302,21 +302,6 @@ pub enum Error {
         value: String,
     },
 
-    /// The vectors of the store come from another model, or from other preprocessing.
-    #[error(
-        "{}: the store holds vectors of \"{}\" (fingerprint {}), not of \"{}\" (fingerprint {}); use the model the \
-         store was made with, or another store",
-        store.display(), expected.description(), expected.short_id(), found.description(), found.short_id()
-    )]
-    WrongModel {
-        /// The store.
-        store: PathBuf,
-        /// What made its vectors.
-        expected: Box<vecstore::Fingerprint>,
-        /// What was to be compared with them.
-        found: Box<vecstore::Fingerprint>,
-    },
-
     /// The store was made for vectors of another dimension.
     #[error(
         "{}: the store has dimension {expected}, the model {model} gives {found}; \

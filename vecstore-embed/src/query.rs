@@ -65,15 +65,7 @@ pub(crate) fn embed_bytes(
 /// Refuses a model that did not make the vectors of `store`: its distances to them would mean nothing.
 ///
 /// # Errors
-/// [`Error::WrongModel`], unless the store has no model recorded.
+/// [`vecstore::Error::FingerprintMismatch`], unless the store has no model recorded.
 pub fn check_model(store: &Reader, model: &Model) -> Result<()> {
-    let (snapshot, found) = (store.snapshot(), model.fingerprint());
-    match snapshot.fingerprint() {
-        Some(expected) if expected != found => Err(Error::WrongModel {
-            store: store.path().to_owned(),
-            expected: Box::new(expected.clone()),
-            found: Box::new(found.clone()),
-        }),
-        _ => Ok(()),
-    }
+    Ok(store.check_fingerprint(model.fingerprint())?)
 }

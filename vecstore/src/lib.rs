@@ -93,7 +93,8 @@
 
 #[cfg(not(unix))]
 compile_error!(
-    "vecstore needs a Unix system, so not Windows: it relies on flock, renaming over open files and flushing directories"
+    "vecstore needs a Unix system, so not Windows: it relies on flock, renaming over open files and flushing \
+     directories"
 );
 #[cfg(target_endian = "big")]
 compile_error!("vecstore maps little-endian files: big-endian machines are not supported");

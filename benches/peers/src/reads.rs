@@ -86,12 +86,14 @@ fn limits(rows: usize) -> Outcome<Work> {
         add_up,
     };
     println!(
-        "| | open ms | anonymous KiB | get us | of a copy | scan GB/s | of a loop | missing s | bytes per row |"
+        "| | open ms | anonymous KiB | get us | of a copy | scan GB/s | of a loop | missing s | bytes per \
+         row |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     for (what, one, all) in [("4 KiB", small_copy, small_add), ("huge", copy, add_up)] {
         println!(
-            "| raw: copy a row, add up a buffer, of {what} pages | | | {:.2} | {:.2} | {:.1} | {:.2} | | {ROW} |",
+            "| raw: copy a row, add up a buffer, of {what} pages | | | {:.2} | {:.2} | {:.1} | {:.2} | | \
+             {ROW} |",
             micros(one),
             one.as_secs_f64() / copy.as_secs_f64(),
             work.gigabytes() / all.as_secs_f64(),

@@ -105,11 +105,14 @@ fn while_merging(dir: &Path, merging: Merging) -> Outcome<()> {
                 }
             }
         });
-        let policy = if merging == Merging::Background { MergePolicy::Background } else { MergePolicy::OnDemand };
+        let policy =
+            if merging == Merging::Background { MergePolicy::Background } else { MergePolicy::OnDemand };
         let store = options.merge_policy(policy).open(&path)?;
         let mut compacting = match merging {
             Merging::Background => None,
-            Merging::Compact => Some(Command::new(std::env::current_exe()?).arg("--compact").arg(&path).spawn()?),
+            Merging::Compact => {
+                Some(Command::new(std::env::current_exe()?).arg("--compact").arg(&path).spawn()?)
+            }
         };
         let start = Instant::now();
         let mut count = 0;
@@ -145,7 +148,8 @@ fn while_merging(dir: &Path, merging: Merging) -> Outcome<()> {
         let meanwhile = count as f64 / took.as_secs_f64();
         ratios.push(meanwhile / alone);
         println!(
-            "{name:<20}round {round}: {alone:>6.0} appends/s without, {meanwhile:>6.0} with ({:.1} s, {} merges)",
+            "{name:<20}round {round}: {alone:>6.0} appends/s without, {meanwhile:>6.0} with ({:.1} s, {} \
+             merges)",
             took.as_secs_f64(),
             merges.load(Ordering::Relaxed)
         );
@@ -259,7 +263,8 @@ fn refreshes(dir: &Path) -> Outcome<()> {
         changed += start.elapsed();
     }
     println!(
-        "refresh             {:.2} us when nothing has changed, {:.0} us after a commit of another process (100 to \
+        "refresh             {:.2} us when nothing has changed, {:.0} us after a commit of another process \
+         (100 to \
          200 files)",
         nothing.as_secs_f64() * 1e6,
         changed.as_secs_f64() * 1e4

@@ -180,7 +180,8 @@ fn svg(parts: &[Part]) -> String {
     let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len().max(1) as f64;
     let (width, height, left, top) = (640.0, 260.0, 20.0, 40.0);
     let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
         width + 260.0,
         height + 2.0 * top
@@ -215,7 +216,8 @@ fn svg(parts: &[Part]) -> String {
     let _ = writeln!(
         out,
         "<path d=\"M{left} {top}V{}H{}\" fill=\"none\" stroke=\"black\"/>\n\
-         <text x=\"{left}\" y=\"{}\">0 to {rows} rows; each line relative to its largest value</text>\n</svg>",
+         <text x=\"{left}\" y=\"{}\">0 to {rows} rows; each line relative to its largest \
+         value</text>\n</svg>",
         top + height,
         left + width,
         top + height + 20.0

@@ -39,7 +39,9 @@ fn main() -> Outcome<()> {
     let bytes: u64 = inputs.iter().map(|path| Ok(fs::metadata(path)?.len())).sum::<Outcome<u64>>()?;
     println!("{} MiB in {} segments, in {}", bytes >> 20, inputs.len(), dir.path().display());
     println!(
-        "| round | copy, GB/s | copy, written as it goes, GB/s | merge, GB/s | of the faster copy | processor s |\n|---:|---:|---:|---:|---:|---:|"
+        "| round | copy, GB/s | copy, written as it goes, GB/s | merge, GB/s | of the faster copy | \
+         processor s |\n\
+         |---:|---:|---:|---:|---:|---:|"
     );
     let mut ratios = Vec::new();
     for round in 0..=rounds {

@@ -31,7 +31,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// There is nothing at this path, or an empty directory.
     #[non_exhaustive]
-    #[error("{}: there is no store here; create one with `vecstore create` or `Store::create`", path.display())]
+    #[error(
+        "{}: there is no store here; create one with `vecstore create` or `Store::create`",
+        path.display()
+    )]
     NotFound {
         /// The path that was to be opened.
         path: PathBuf,
@@ -39,7 +42,10 @@ pub enum Error {
 
     /// There is something else than a store at this path.
     #[non_exhaustive]
-    #[error("{}: this is not a store: {found}; give the path of a directory made by `vecstore create`", path.display())]
+    #[error(
+        "{}: this is not a store: {found}; give the path of a directory made by `vecstore create`",
+        path.display()
+    )]
     NotAStore {
         /// The path that was to be opened.
         path: PathBuf,
@@ -49,7 +55,10 @@ pub enum Error {
 
     /// A store cannot be created over something that exists.
     #[non_exhaustive]
-    #[error("{}: cannot create a store here: {found}; open it instead, or choose another path", path.display())]
+    #[error(
+        "{}: cannot create a store here: {found}; open it instead, or choose another path",
+        path.display()
+    )]
     AlreadyExists {
         /// The path of the store to be.
         path: PathBuf,
@@ -136,8 +145,8 @@ pub enum Error {
     /// The append asked for an error on keys that are stored already, or that the batch holds twice.
     #[non_exhaustive]
     #[error(
-        "{count} key(s) are stored already or twice in the batch, the first is \"{}\"; nothing of this batch was written; \
-         append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
+        "{count} key(s) are stored already or twice in the batch, the first is \"{}\"; nothing of this batch \
+         was written; append with OnDuplicate::Skip or OnDuplicate::Replace to accept them",
         escaped(key)
     )]
     DuplicateKey {
@@ -150,9 +159,10 @@ pub enum Error {
     /// An entry that was to be replaced only if it is still the expected one is another by now.
     #[non_exhaustive]
     #[error(
-        "key \"{}\" was to replace the entry of commit {expected}, and {}; nothing of this batch was written; read the \
-         key again and decide anew",
-        escaped(key), found.map_or_else(|| "is not stored".to_owned(), |found| format!("its entry is of commit {found}"))
+        "key \"{}\" was to replace the entry of commit {expected}, and {}; nothing of this batch was \
+         written; read the key again and decide anew",
+        escaped(key),
+        found.map_or_else(|| "is not stored".to_owned(), |at| format!("its entry is of commit {at}"))
     )]
     EntryChanged {
         /// The key.
@@ -166,8 +176,8 @@ pub enum Error {
     /// The store has other commits than the batch expects.
     #[non_exhaustive]
     #[error(
-        "the batch was to follow commit {expected}, and the last commit is {found}; nothing of this batch was written; read \
-         what came in between and decide anew"
+        "the batch was to follow commit {expected}, and the last commit is {found}; nothing of this batch \
+         was written; read what came in between and decide anew"
     )]
     StoreChanged {
         /// The last commit that the batch expects.
@@ -186,7 +196,10 @@ pub enum Error {
 
     /// The store has no version of this name.
     #[non_exhaustive]
-    #[error("{}: there is no version \"{name}\"; `vecstore version list` names those there are", path.display())]
+    #[error(
+        "{}: there is no version \"{name}\"; `vecstore version list` names those there are",
+        path.display()
+    )]
     NoSuchVersion {
         /// The store.
         path: PathBuf,
@@ -237,8 +250,8 @@ pub enum Error {
     /// The disk, or the quota, is full. What was there before is as it was; readers go on.
     #[non_exhaustive]
     #[error(
-        "{}: no space left to {op}: {needed} bytes were needed, {} free; what was stored before is untouched; make room and \
-         do it again",
+        "{}: no space left to {op}: {needed} bytes were needed, {} free; what was stored before is \
+         untouched; make room and do it again",
         path.display(), free.map_or_else(|| "an unknown number is".to_owned(), |free| format!("{free} are"))
     )]
     NoSpace {
@@ -257,8 +270,8 @@ pub enum Error {
     /// Bytes of a file differ from what was written.
     #[non_exhaustive]
     #[error(
-        "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` keeps what is \
-         intact and makes the store whole",
+        "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` \
+         keeps what is intact and makes the store whole",
         path.display()
     )]
     Damaged {
@@ -273,8 +286,8 @@ pub enum Error {
     /// A segment that should be there is not.
     #[non_exhaustive]
     #[error(
-        "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a backup, or go on \
-         without it after `vecstore repair`; every other file is untouched",
+        "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a \
+         backup, or go on without it after `vecstore repair`; every other file is untouched",
         path.display()
     )]
     MissingSegment {
@@ -287,8 +300,8 @@ pub enum Error {
     /// A segment that is no part of this chain: it is of another store, or of another history of this one.
     #[non_exhaustive]
     #[error(
-        "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and makes the store \
-         whole without it",
+        "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and \
+         makes the store whole without it",
         path.display()
     )]
     ForeignSegment {
@@ -313,8 +326,9 @@ pub enum Error {
     /// Naming a segment, or flushing its name, failed, and it is unknown whether the commit survives.
     #[non_exhaustive]
     #[error(
-        "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut ({cause}); \
-         this handle accepts no more writes; open the store again: that writes the commits concerned anew",
+        "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut \
+         ({cause}); this handle accepts no more writes; open the store again: that writes the commits \
+         concerned anew",
         path.display()
     )]
     OutcomeUnknown {
@@ -326,7 +340,10 @@ pub enum Error {
 
     /// An earlier write of this handle ended in [`Error::OutcomeUnknown`].
     #[non_exhaustive]
-    #[error("{}: this handle stopped writing after an earlier failure ({reason}); open the store again", path.display())]
+    #[error(
+        "{}: this handle stopped writing after an earlier failure ({reason}); open the store again",
+        path.display()
+    )]
     Latched {
         /// The store.
         path: PathBuf,
@@ -337,8 +354,8 @@ pub enum Error {
     /// The name that the next segment needs is taken.
     #[non_exhaustive]
     #[error(
-        "{}: the name of the next segment is taken, so this handle does not know the store's present state; nothing \
-         was written; open the store again (`vecstore verify` says whether the file belongs to it)",
+        "{}: the name of the next segment is taken, so this handle does not know the store's present state; \
+         nothing was written; open the store again (`vecstore verify` says whether the file belongs to it)",
         path.display()
     )]
     NameTaken {
@@ -358,7 +375,10 @@ pub enum Error {
 
     /// Another thread that was committing this batch ended in a panic.
     #[non_exhaustive]
-    #[error("{}: the thread that was committing the batch ended in a panic; open the store again", path.display())]
+    #[error(
+        "{}: the thread that was committing the batch ended in a panic; open the store again",
+        path.display()
+    )]
     Abandoned {
         /// The store.
         path: PathBuf,

@@ -70,7 +70,8 @@ impl fmt::Display for Event {
             Event::Checkpoint { first, last, rows, bytes } => {
                 write!(
                     f,
-                    "checkpoint: commits {first} to {last} are in place and listed ({rows} rows, {bytes} bytes)"
+                    "checkpoint: commits {first} to {last} are in place and listed ({rows} rows, {bytes} \
+                     bytes)"
                 )
             }
             Event::CheckpointFailed { attempts, error } => {
@@ -84,7 +85,8 @@ impl fmt::Display for Event {
             }
             Event::Damaged { error } => write!(
                 f,
-                "{error}; merges leave this segment as it is, and the store works: `vecstore repair` keeps what is intact of it"
+                "{error}; merges leave this segment as it is, and the store works: `vecstore repair` keeps \
+                 what is intact of it"
             ),
             Event::MergeFailed { attempts, error } => {
                 write!(f, "merging failed {attempts} time(s), appends are not affected: {error}")

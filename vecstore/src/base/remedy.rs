@@ -37,8 +37,8 @@ pub(super) fn remedy(error: &io::Error) -> Cow<'static, str> {
             "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"
         }
         _ if error.get_ref().is_some_and(|inner| inner.is::<Unreadable>()) => {
-            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place or in \
-             a copy"
+            "; if the error persists the disk is failing: `vecstore repair` saves what can be read, in place \
+             or in a copy"
         }
         (_, Some(rustix::io::Errno::MFILE)) => "; raise the limit on open files (ulimit -n)",
         (_, Some(rustix::io::Errno::NOLCK)) => {

@@ -302,12 +302,13 @@ impl Source<'_> {
     /// Gives `dest` the derived files; a file that can be neither linked nor copied is not listed. A failed
     /// flush fails the backup: other names in the directory may be lost.
     fn give_derived(&self, dest: &Path, sibling: Option<&Path>, body: &mut Body) -> Result<()> {
+        let vfs = self.vfs;
+        // An interrupted backup may have left some, also where none is listed any more.
+        remove_temporaries(vfs, &dest.join(DERIVED), TMP_PREFIX);
         if body.derived.is_empty() {
             return Ok(());
         }
-        let vfs = self.vfs;
         let folder = make_folder(vfs, dest, DERIVED, true)?;
-        remove_temporaries(vfs, &folder, TMP_PREFIX);
         let mut given = Vec::new();
         derived::keep(body, |record| {
             let name = record.name().to_string();
@@ -361,7 +362,8 @@ impl Source<'_> {
         }
         if !missing.is_empty() {
             log::warn!(
-                "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to give up",
+                "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to \
+                 give up",
                 dest.display(),
                 missing.len()
             );

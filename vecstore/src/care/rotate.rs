@@ -56,7 +56,8 @@ pub(super) fn rotate(
         let before = backups_like(source, parent, name)?;
         if let Some(newest) = before.last().filter(|newest| newest.as_path() >= dest) {
             return Err(Error::invalid(format!(
-                "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later name",
+                "{}: a backup of this store, which \"{name}\" does not come after; give the new one a later \
+                 name",
                 newest.display()
             )));
         }

@@ -17,7 +17,8 @@ pub fn backup_name(parent: &Path) -> Result<String, Failure> {
     };
     next(&newest).ok_or_else(|| {
         Failure::Message(format!(
-            "{}: the newest backup is {newest}, later than the clock, and there is no name left after it; correct the clock",
+            "{}: the newest backup is {newest}, later than the clock, and there is no name left after it; \
+             correct the clock",
             parent.display()
         ))
     })

@@ -113,7 +113,8 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     if totals.dead_rows > 0 {
         let reclaimable = bytes(totals.reclaimable_bytes);
         lines.push(format!(
-            "  dead      {} row(s) replaced or deleted; `vecstore compact {dir} --full` gives back about {reclaimable}",
+            "  dead      {} row(s) replaced or deleted; `vecstore compact {dir} --full` gives back about \
+             {reclaimable}",
             totals.dead_rows
         ));
     }
@@ -127,7 +128,8 @@ fn info(out: &mut impl Write, source: &Source) -> Answer {
     }
     if damaged > 0 {
         lines.push(format!(
-            "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore repair {dir}`"
+            "  damaged   {damaged} segment(s), which merges leave as they are; mend them with `vecstore \
+             repair {dir}`"
         ));
     }
     lines.extend(snapshot.settings().iter().map(|(name, value)| format!("  {name:<9} {value}")));
@@ -158,8 +160,8 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
         ),
     });
     let value = json!({"whole": is_whole, "files": report.files, "bytes": report.bytes,
-        "commits": commits, "rows": rows, "intact_entries": report.intact_entries, "intact_rows": report.intact_rows,
-        "faults": faults, "notes": report.notes});
+        "commits": commits, "rows": rows, "intact_entries": report.intact_entries,
+        "intact_rows": report.intact_rows, "faults": faults, "notes": report.notes});
     match answer(out, target.json, value, lines) {
         // The verdict holds where no reader is left to be told.
         Ok(_) | Err(Failure::ClosedPipe) if !is_whole => Ok(ExitCode::FAILURE),
@@ -274,8 +276,8 @@ fn files(out: &mut impl Write, source: &Source) -> Answer {
     for segment in source.open()?.snapshot().segments() {
         let info = segment.info();
         let value = json!({"file": info.path.to_string_lossy(), "first_commit": info.first_commit,
-            "last_commit": info.last_commit, "entries": info.entries, "rows": info.rows, "file_rows": info.file_rows,
-            "bytes": info.bytes});
+            "last_commit": info.last_commit, "entries": info.entries, "rows": info.rows,
+            "file_rows": info.file_rows, "bytes": info.bytes});
         answer(out, source.target.json, value, [info.path.display()])?;
     }
     Ok(ExitCode::SUCCESS)

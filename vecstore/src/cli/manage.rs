@@ -46,7 +46,8 @@ pub fn compact(out: &mut impl Write, target: &Target, full: bool) -> Answer {
         "damaged": done.damaged});
     let written = bytes(done.bytes_written);
     let mut lines = vec![format!(
-        "{after} segment(s), before {before}; {dropped} superseded or deleted entries dropped, {written} written"
+        "{after} segment(s), before {before}; {dropped} superseded or deleted entries dropped, {written} \
+         written"
     )];
     if done.damaged > 0 {
         let (count, dir) = (done.damaged, target.dir.display());
@@ -127,8 +128,8 @@ fn show_copy(out: &mut impl Write, target: &Target, report: &BackupReport) -> An
         "linked": linked, "copied": copied, "bytes_copied": bytes_copied, "removed": removed});
     let (path, len) = (path.display(), bytes(*bytes_copied));
     let text = format_args!(
-        "{path}: up to commit {last_commit}; {kept} segment(s) kept, {linked} linked, {copied} copied ({len}), \
-         {removed} old backup(s) removed"
+        "{path}: up to commit {last_commit}; {kept} segment(s) kept, {linked} linked, {copied} copied \
+         ({len}), {removed} old backup(s) removed"
     );
     answer(out, target.json, value, [text])
 }

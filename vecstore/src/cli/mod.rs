@@ -65,13 +65,12 @@ enum Command {
     Verify(Target),
     /// Make a damaged store whole: keep what is intact, move damaged files to quarantine/, list lost keys.
     #[command(
-        after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never deleted; new\n\
-                            files with all intact entries take their place; a missing manifest is rebuilt. Lost keys are\n\
-                            printed, and listed beside the damaged file, one per line, to be embedded again. Stop all\n\
-                            writers of the store first.\n\n\
-                            Examples:\n  vecstore repair photos.vecs --dry-run   # only show what would be done\n  \
-                            vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
-                            vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
+        after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never \
+            deleted; new\nfiles with all intact entries take their place; a missing manifest is rebuilt. \
+            Lost keys are\nprinted, and listed beside the damaged file, one per line, to be embedded again. \
+            Stop all\nwriters of the store first.\n\nExamples:\n  vecstore repair photos.vecs --dry-run   # \
+            only show what would be done\n  vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
+            vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
     )]
     Repair {
         #[command(flatten)]
@@ -111,8 +110,8 @@ enum Command {
     /// Merge segments into few files, without superseded and deleted entries.
     #[command(
         after_help = "Writers and readers may continue meanwhile; addresses do not change.\n\nExamples:\n  \
-                            vecstore compact photos.vecs\n  \
-                            vecstore compact photos.vecs --full   # one .npy of all live rows, in commit order"
+            vecstore compact photos.vecs\n  vecstore compact photos.vecs --full   # one .npy of all live \
+            rows, in commit order"
     )]
     Compact {
         #[command(flatten)]
@@ -147,11 +146,10 @@ enum Command {
     },
     /// Copy the store to a backup; into an existing backup only what is new.
     #[command(
-        after_help = "Writers may continue meanwhile. Of several dated backups (--keep) each has the files that it shares with\n\
-                            the one before it linked from there.\n\n\
-                            Examples:\n  vecstore backup photos.vecs /mnt/backup/photos.vecs\n  \
-                            vecstore backup photos.vecs /mnt/backup/photos --keep 7\n  \
-                            vecstore backup photos.vecs before.vecs --at before-cleanup"
+        after_help = "Writers may continue meanwhile. Of several dated backups (--keep) each has the files \
+            that it shares with\nthe one before it linked from there.\n\nExamples:\n  vecstore backup \
+            photos.vecs /mnt/backup/photos.vecs\n  vecstore backup photos.vecs /mnt/backup/photos --keep 7\n \
+             vecstore backup photos.vecs before.vecs --at before-cleanup"
     )]
     Backup {
         #[command(flatten)]
@@ -179,11 +177,11 @@ enum Command {
     },
     /// List all keys in commit order, one per line.
     #[command(
-        after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \\u{1b}, \\xff, \\\\), so\n\
-                            that a key is a line whatever is in it; --json prints keys as they are, kinds, addresses, and\n\
-                            attributes (times in microseconds since 1970, UTC).\n\n\
-                            Examples:\n  vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected\n  \
-                            vecstore keys photos.vecs --prefix holiday/"
+        after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \
+            \\u{1b}, \\xff, \\\\), so\nthat a key is a line whatever is in it; --json prints keys as they \
+            are, kinds, addresses, and\nattributes (times in microseconds since 1970, UTC).\n\nExamples:\n  \
+            vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected\n  vecstore keys \
+            photos.vecs --prefix holiday/"
     )]
     Keys {
         #[command(flatten)]

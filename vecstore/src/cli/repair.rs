@@ -34,8 +34,9 @@ fn described(report: &RepairReport) -> Value {
     let loss = report.loss();
     json!({"dry_run": report.dry_run, "was_whole": report.was_whole(), "rebuilt": report.rebuilt,
         "segments": report.segments, "commits": report.last_commit, "quarantined": path(&report.quarantined),
-        "loss": {"keys": loss.keys, "unnamed_entries": loss.unnamed_entries, "unknown_files": loss.unknown_files,
-            "unknown_entries": loss.unknown_entries, "unlisted_files": loss.unlisted_files},
+        "loss": {"keys": loss.keys, "unnamed_entries": loss.unnamed_entries,
+            "unknown_files": loss.unknown_files, "unknown_entries": loss.unknown_entries,
+            "unlisted_files": loss.unlisted_files},
         "lost_keys": report.lost_keys().map(keyed).collect::<Vec<_>>(),
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>()})
 }

@@ -55,7 +55,8 @@ impl Writer {
         if !old.is_empty() {
             old.iter().for_each(|path| remove_own(&*self.vfs, path));
             log::warn!(
-                "{}: wrote the last {} segment(s) anew: a writer died, or a flush failed, while they were being named",
+                "{}: wrote the last {} segment(s) anew: a writer died, or a flush failed, while they were \
+                 being named",
                 self.dir.display(),
                 old.len()
             );

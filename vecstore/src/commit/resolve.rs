@@ -81,8 +81,8 @@ fn check_types(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
             let known =
                 known.map_or("of a type that this version does not know".to_owned(), |k| k.to_string());
             return Err(Error::invalid(format!(
-                "attribute \"{}\" is {found} in this batch, and {known} in {place}; nothing of this batch was written; \
-                 convert its values, or give them another name",
+                "attribute \"{}\" is {found} in this batch, and {known} in {place}; nothing of this batch \
+                 was written; convert its values, or give them another name",
                 escaped(name.as_bytes())
             )));
         }
@@ -103,8 +103,9 @@ fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
     }
     if names.len() > MAX_ATTRIBUTES {
         return Err(Error::invalid(format!(
-            "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing of this batch was \
-             written; put what differs from entry to entry into values, not into names, or into the payload",
+            "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing \
+             of this batch was written; put what differs from entry to entry into values, not into names, or \
+             into the payload",
             names.len()
         )));
     }

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::base::Result;
 use crate::base::sync::nap;
+use crate::base::{Error, Result};
 use crate::format::system_time;
 use crate::handle::Shared;
 use crate::read::Snapshot;
 use crate::state::{DERIVED, DerivedRecord, Manifest, PIN_PREFIX, versions};
+use crate::types::Fingerprint;
 
 /// The time between two looks for commits: the first, and the longest.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
@@ -86,5 +87,24 @@ pub(super) fn wait_for_commit(handle: &Shared, after: u64, timeout: Duration) ->
         }
         nap(wait.min(left));
         wait = (wait * 2).min(longest);
+    }
+}
+
+/// True when this fingerprint is recorded, false when none is; an error when another one is.
+pub(super) fn is_recorded(
+    handle: &Shared,
+    recorded: Option<&Fingerprint>,
+    given: &Fingerprint,
+) -> Result<bool> {
+    match recorded {
+        None => Ok(false),
+        Some(recorded) if recorded == given => Ok(true),
+        Some(recorded) => Err(Error::FingerprintMismatch {
+            path: handle.path.clone(),
+            expected: recorded.description().to_owned(),
+            expected_id: recorded.short_id(),
+            found: given.description().to_owned(),
+            found_id: given.short_id(),
+        }),
     }
 }

@@ -242,7 +242,8 @@ impl Store {
         if config.metric != metric {
             let (path, given) = (self.path().display(), config.metric);
             return Err(Error::invalid(format!(
-                "{path}: the store compares by {metric}, the configuration says {given}; use {metric}, or another store"
+                "{path}: the store compares by {metric}, the configuration says {given}; use {metric}, or \
+                 another store"
             )));
         }
         let given: Option<&Fingerprint> = config.fingerprint.as_ref();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::base::Result;
 use crate::handle::{DerivedInfo, ReadOptions, Shared, VersionInfo, look};
 use crate::read::Snapshot;
+use crate::types::Fingerprint;
 
 /// A store that is only read: takes no lock and writes nothing, so that it also works on read-only media.
 /// Readers never wait for writers, nor writers for readers.
@@ -96,6 +97,15 @@ impl Reader {
     /// As [`Reader::refresh`].
     pub fn wait_for_commit(&self, after: u64, timeout: Duration) -> Result<Snapshot> {
         look::wait_for_commit(&self.inner, after, timeout)
+    }
+
+    /// Refuses a fingerprint other than the recorded one, of a model that a query was made with, say. Any is
+    /// fine while none is recorded.
+    ///
+    /// # Errors
+    /// [`Error::FingerprintMismatch`](crate::Error::FingerprintMismatch).
+    pub fn check_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
+        look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint).map(drop)
     }
 
     /// The versions, by name.

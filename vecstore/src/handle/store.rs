@@ -99,7 +99,8 @@ impl Store {
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// use vecstore::{Error, Fingerprint, Store, StoreConfig};
-    /// let model = Fingerprint::new([7; 32], "clip-vit-b32, 224 pixels"); // a digest of model and preprocessing
+    /// let digest = [7; 32]; // of the model's file, and of how pictures are prepared
+    /// let model = Fingerprint::new(digest, "clip-vit-b32, 224 pixels");
     /// let store = Store::create(dir.path().join("s"), StoreConfig::new(512))?;
     /// store.set_fingerprint(&model)?;
     /// store.check_fingerprint(&model)?;
@@ -113,7 +114,7 @@ impl Store {
     /// # Errors
     /// [`Error::FingerprintMismatch`] when another one is; otherwise as for [`Store::set_setting`].
     pub fn set_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
-        if self.is_recorded(self.snapshot().fingerprint(), fingerprint)? {
+        if look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint)? {
             return Ok(());
         }
         check_description(fingerprint)?;
@@ -121,14 +122,15 @@ impl Store {
         // An older manifest may have been put back: files of another model would be foreign to the store.
         let mut of_files = view.segments.iter().map(|live| live.segment.footer().fingerprint);
         if let Some(id) = of_files.find(|id| *id != [0; 32]) {
-            self.is_recorded(
+            look::is_recorded(
+                &self.inner,
                 Some(&Fingerprint::new(id, "a model that the manifest does not name")),
                 fingerprint,
             )?;
         }
         self.change_manifest(|manifest| {
             let recorded = manifest.body.fingerprint();
-            if !self.is_recorded(recorded.as_ref(), fingerprint)? {
+            if !look::is_recorded(&self.inner, recorded.as_ref(), fingerprint)? {
                 manifest.body.fingerprint = Some(FingerprintRecord {
                     id: *fingerprint.id(),
                     description: fingerprint.description().to_owned(),
@@ -144,22 +146,7 @@ impl Store {
     /// # Errors
     /// [`Error::FingerprintMismatch`].
     pub fn check_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
-        self.is_recorded(self.snapshot().fingerprint(), fingerprint).map(drop)
-    }
-
-    /// True when this fingerprint is recorded, false when none is.
-    fn is_recorded(&self, recorded: Option<&Fingerprint>, given: &Fingerprint) -> Result<bool> {
-        match recorded {
-            None => Ok(false),
-            Some(recorded) if recorded == given => Ok(true),
-            Some(recorded) => Err(Error::FingerprintMismatch {
-                path: self.inner.path.clone(),
-                expected: recorded.description().to_owned(),
-                expected_id: recorded.short_id(),
-                found: given.description().to_owned(),
-                found_id: given.short_id(),
-            }),
-        }
+        look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint).map(drop)
     }
 
     /// Records a named text, durably, in the manifest and in every later segment.

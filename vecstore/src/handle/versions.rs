@@ -134,8 +134,8 @@ impl Store {
 fn refuse_pin(name: &str) -> Result<()> {
     match name.starts_with(PIN_PREFIX) {
         true => Err(Error::invalid(format!(
-            "\"{name}\" cannot name a version: names that begin with \"{PIN_PREFIX}\" are those of backups under \
-             way"
+            "\"{name}\" cannot name a version: names that begin with \"{PIN_PREFIX}\" are those of backups \
+             under way"
         ))),
         false => Ok(()),
     }

@@ -250,7 +250,8 @@ impl<H: Host> Merges<'_, H> {
         let entries = self.host.view().segments.iter().map(|live| live.segment.footer().entries).sum::<u64>();
         if max_bytes.is_none() && entries > plan::MAX_ENTRIES {
             return Err(Error::invalid(format!(
-                "a segment holds at most {} entries, and this store has {entries}; compact it without asking for one segment",
+                "a segment holds at most {} entries, and this store has {entries}; compact it without asking \
+                 for one segment",
                 plan::MAX_ENTRIES
             )));
         }

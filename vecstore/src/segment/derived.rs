@@ -97,7 +97,8 @@ impl DerivedFile {
             }
         } else if !self.is_damaged.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "{}: block {block} is damaged; the file is not used where that matters, and the next checkpoint writes it anew",
+                "{}: block {block} is damaged; the file is not used where that matters, and the next \
+                 checkpoint writes it anew",
                 self.path.display()
             );
         }

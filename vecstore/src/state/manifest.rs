@@ -252,14 +252,17 @@ fn config() -> impl bincode::config::Config {
 
 fn encode_body(body: &Body) -> Result<Vec<u8>> {
     bincode::serde::encode_to_vec(body, config())
-        .map_err(|error| Error::invalid(format!("the manifest cannot be encoded: {error}")))
+        .map_err(|_| Error::Internal { what: "a manifest that cannot be encoded" })
 }
 
 impl Manifest {
     /// Encodes the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         // A manifest that could not be read again is never written.
-        let wrong = |detail| Error::invalid(format!("the manifest would be wrong: {detail}"));
+        let wrong = |detail| {
+            log::error!("the manifest would be wrong: {detail}");
+            Error::Internal { what: "a manifest that no reader accepts" }
+        };
         let Body { dim, dtype, metric, .. } = self.body;
         check_vectors((Path::new(MANIFEST), "manifest"), dim, dtype, metric)?;
         self.body.check().map_err(wrong)?;
@@ -267,7 +270,8 @@ impl Manifest {
         let len = (HEADER_LEN + body.len()) as u64;
         if len > MAX_LEN {
             return Err(Error::invalid(format!(
-                "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge segments with \
+                "the manifest would list {} segments in {len} bytes; the limit is {MAX_LEN} bytes: merge \
+                 segments with \
                  `vecstore compact` or `Store::compact`",
                 self.body.segments.len()
             )));

@@ -31,8 +31,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let reserved = name.starts_with('.') || name.starts_with("tmp-");
     if name.is_empty() || name.len() > 100 || reserved || !name.chars().all(fine) {
         return Err(Error::invalid(format!(
-            "\"{}\" cannot name a version; use up to 100 letters, digits, '.', '-' and '_', not beginning with \
-             a dot or \"tmp-\"",
+            "\"{}\" cannot name a version; use up to 100 letters, digits, '.', '-' and '_', not beginning \
+             with a dot or \"tmp-\"",
             escaped(name.as_bytes())
         )));
     }

@@ -56,7 +56,8 @@ macro_rules! from {
     )*};
 }
 
-from! { bool => Bool  i64 => I64  i32 => I64  u32 => I64  f64 => F64  f32 => F64  &'a str => Text  Vec<&'a str> => Texts }
+from! { bool => Bool  i64 => I64  i32 => I64  u32 => I64  f64 => F64  f32 => F64 }
+from! { &'a str => Text  Vec<&'a str> => Texts }
 
 /// Type of an attribute: the same for all entries of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

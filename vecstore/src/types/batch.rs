@@ -184,7 +184,8 @@ impl Batch {
     /// use vecstore::{Batch, DType, Value};
     /// let mut batch = Batch::new(2, DType::F32);
     /// let entry = batch.entry("cat.jpg").row(&[0.1f32, 0.2]).row(&[0.3f32, 0.4]);
-    /// entry.attribute("tags", vec!["cat", "sofa"]).attribute("taken", Value::Time(1_718_000_000_000_000)).push()?;
+    /// let entry = entry.attribute("tags", vec!["cat", "sofa"]);
+    /// entry.attribute("taken", Value::Time(1_718_000_000_000_000)).push()?;
     /// # Ok::<(), vecstore::Error>(())
     /// ```
     pub fn entry<'a>(&mut self, key: impl AsRef<[u8]>) -> EntryBuilder<'_, 'a> {

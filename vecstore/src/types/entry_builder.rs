@@ -281,8 +281,8 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
             _ if found.is_multiple_of(expected.max(1)) => {
                 let rows = found / expected.max(1);
                 Err(self.refusal(format_args!(
-                    "one row has {expected} elements, found {found}; if these are {rows} rows use `push_rows`, \
-                     otherwise another model made them"
+                    "one row has {expected} elements, found {found}; if these are {rows} rows use \
+                     `push_rows`, otherwise another model made them"
                 )))
             }
             _ => Err(Error::DimensionMismatch { what: "the row", expected, found }),
@@ -298,8 +298,8 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
             let before = self.batch.entries.last().map_or(0, |ends| ends.rows);
             let (at, dtype) = ((self.batch.rows.len() - before) / self.batch.row_bytes(), T::DTYPE);
             return Err(self.refusal(format_args!(
-                "element {element} of row {at} is not finite (as {dtype}); find out what made it, or allow such \
-                 values"
+                "element {element} of row {at} is not finite (as {dtype}); find out what made it, or allow \
+                 such values"
             )));
         }
         Ok(())

@@ -47,7 +47,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (any::<bool>(), policy(), entries)
             .prop_map(|(handle, policy, entries)| Op::Append(handle, policy, entries.into_iter().collect())),
-        1 => (any::<bool>(), 0u8..3, any::<u8>()).prop_map(|(handle, name, value)| Op::Setting(handle, name, value)),
+        1 => (any::<bool>(), 0u8..3, any::<u8>())
+            .prop_map(|(handle, name, value)| Op::Setting(handle, name, value)),
         1 => (any::<bool>(), 1u8..3).prop_map(|(handle, id)| Op::Fingerprint(handle, id)),
         1 => any::<bool>().prop_map(Op::Checkpoint),
         1 => any::<bool>().prop_map(Op::Reopen),

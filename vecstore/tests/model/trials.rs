@@ -51,7 +51,8 @@ fn a_store_agrees_with_a_map_in_every_trial() {
     });
     let all = all.into_inner().expect("no panic");
     println!(
-        "trials: {cases}, {} operations, {} of them interleaved, {} met faults, {} full disks, {} processes killed, {} \
+        "trials: {cases}, {} operations, {} of them interleaved, {} met faults, {} full disks, {} processes \
+         killed, {} \
          power cuts",
         all.operations, all.interleaved, all.faults, all.full, all.kills, all.power_cuts
     );

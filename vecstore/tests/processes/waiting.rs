@@ -193,7 +193,10 @@ fn an_append_reports_a_stuck_merger_of_small_files() {
     let _other = hold(&path.join("LOCK.small"));
     fill(&store, 0..190);
     let told = told.lock().unwrap();
-    let is_busy = |event: &Event| matches!(event, Event::MergeFailed { error: Error::Busy { path, .. }, .. } if path.ends_with("LOCK.small"));
+    let is_busy = |event: &Event| {
+        let Event::MergeFailed { error: Error::Busy { path, .. }, .. } = event else { return false };
+        path.ends_with("LOCK.small")
+    };
     assert!(told.iter().any(is_busy), "{told:?}");
 }
 

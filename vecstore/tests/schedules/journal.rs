@@ -130,9 +130,9 @@ impl Journal {
         Ok(self.hold(&store.refresh()?, &acknowledged))
     }
 
-    /// Takes a snapshot of a handle that may not know the commits of other handles yet.
-    pub fn look_late(&self, store: &Store) -> u64 {
-        self.hold(&store.snapshot(), &[])
+    /// Checks a snapshot of a handle that may not know the commits of other handles yet.
+    pub fn look_late(&self, snapshot: &Snapshot) -> u64 {
+        self.hold(snapshot, &[])
     }
 
     fn hold(&self, snapshot: &Snapshot, acknowledged: &[u64]) -> u64 {
@@ -141,8 +141,8 @@ impl Journal {
             assert!(*commit <= last, "commit {commit} was acknowledged before, the snapshot ends at {last}");
         }
         for segment in snapshot.segments() {
-            let path = &segment.path;
-            assert!(self.disk.is_durable(path), "{} is seen, and not durable", path.display());
+            let path = segment.info().path;
+            assert!(self.disk.is_durable(&path), "{} is seen, and not durable", path.display());
         }
         self.seen().looks.push((last, keys(snapshot)));
         last

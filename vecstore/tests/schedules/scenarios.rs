@@ -158,16 +158,16 @@ fn appends_beside_checkpoints_lose_nothing() {
                 store.checkpoint().unwrap();
                 journal.look(&store);
                 store.set_setting("colour", "blue").unwrap();
-                assert_eq!(store.setting("colour").as_deref(), Some("blue"));
+                assert_eq!(store.snapshot().setting("colour"), Some("blue"));
                 store.create_version("then").unwrap();
                 journal.look(&store);
             })
         };
         appenders.into_iter().chain([keeper]).for_each(|thread| thread.join().unwrap());
         close(store).unwrap();
-        let then = options(&disk).for_reading().at_version("then").open(STORE).unwrap();
+        let then = options(&disk).for_reading().at_version("then").open(STORE).unwrap().snapshot();
         journal.look_late(&then);
-        assert_eq!(then.setting("colour").as_deref(), Some("blue"));
+        assert_eq!(then.setting("colour"), Some("blue"));
         end(&disk, &journal);
     });
 }
@@ -337,7 +337,7 @@ fn a_failed_call_gives_every_appender_an_answer() {
         let errors: u64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
         FAILED.fetch_add(errors, Ordering::Relaxed);
         disk.sim.set_fault(None);
-        journal.look_late(&store);
+        journal.look_late(&store.snapshot());
         drop(close(store));
         // The next writer settles the commits in doubt.
         options(&disk).open(STORE).unwrap().close().unwrap();
@@ -422,8 +422,11 @@ fn two_handles_that_append_agree() {
                 for look in 0..4 {
                     let (store, last) =
                         if look % 2 == 0 { (&first, &mut last[0]) } else { (&second, &mut last[1]) };
-                    let now =
-                        if look < 2 { journal.refresh(store).unwrap() } else { journal.look_late(store) };
+                    let now = if look < 2 {
+                        journal.refresh(store).unwrap()
+                    } else {
+                        journal.look_late(&store.snapshot())
+                    };
                     assert!(now >= *last, "a snapshot of commit {now} after one of {last}");
                     *last = now;
                     thread::yield_now();
@@ -492,7 +495,7 @@ fn one_handle_merges_while_another_appends() {
             let (first, journal) = (Arc::clone(&first), Arc::clone(&journal));
             thread::spawn(move || {
                 first.compact_full().unwrap();
-                journal.look_late(&first);
+                journal.look_late(&first.snapshot());
             })
         };
         let appender = {

@@ -35,7 +35,8 @@ impl Tally {
 
     pub fn line(&self, what: &str) {
         println!(
-            "crash states, {what}: {} distinct ({} tried, {} of them crashed again while recovering) after {} \
+            "crash states, {what}: {} distinct ({} tried, {} of them crashed again while recovering) after \
+             {} \
              workloads",
             self.distinct(),
             self.tried.load(Ordering::Relaxed),

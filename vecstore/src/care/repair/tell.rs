@@ -50,8 +50,8 @@ impl Repair<'_> {
                 None if self.is_held_by_lossy(view, file.name) => {
                     finding.lost_unknown = true;
                     finding.notes.push(
-                        "an earlier repair, perhaps interrupted, wrote what it rescued of these commits to another file; \
-                         look for its .lost-keys.txt in quarantine/"
+                        "an earlier repair, perhaps interrupted, wrote what it rescued of these commits to \
+                         another file; look for its .lost-keys.txt in quarantine/"
                             .to_owned(),
                     );
                 }
@@ -160,8 +160,8 @@ impl Finding {
         if !rescued.sections_lost.is_empty() {
             let sections = rescued.sections_lost.join(", ");
             self.notes.push(format!(
-                "not in the new file, because only a later version knows what it is: section {sections}; that version can \
-                 take it from quarantine"
+                "not in the new file, because only a later version knows what it is: section {sections}; \
+                 that version can take it from quarantine"
             ));
         }
         if rescued.impossible_keys > 0 {
@@ -172,7 +172,8 @@ impl Finding {
         }
         if rescued.kills_lost {
             self.notes.push(
-                "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be there again"
+                "what it replaced or deleted cannot be read, and was told by keys: what it deleted may be \
+                 there again"
                     .to_owned(),
             );
         }
@@ -185,7 +186,8 @@ impl Finding {
         self.listed = counts.reduce(|all, one| (all.0.saturating_add(one.0), all.1.saturating_add(one.1)));
         if let Some((entries, rows)) = self.listed.filter(|_| self.lost_unknown) {
             self.notes.push(format!(
-                "it had {entries} entries with {rows} rows, superseded ones included: no more than these are lost"
+                "it had {entries} entries with {rows} rows, superseded ones included: no more than these are \
+                 lost"
             ));
         }
     }

@@ -132,8 +132,8 @@ pub fn verify_on(vfs: &dyn Vfs, dir: &Path, progress: &Progress) -> Result<Verif
     loop {
         if rounds.next().is_none() {
             let detail = format!(
-                "files were merged away {ROUNDS} times while they were being read, so the chain of segments was not checked; \
-                 verify again while less is written"
+                "files were merged away {ROUNDS} times while they were being read, so the chain of segments \
+                 was not checked; verify again while less is written"
             );
             report.told(dir, "chain", detail);
             break;

@@ -204,7 +204,8 @@ proptest! {
     #[test]
     fn joining_columns_equals_writing_the_kept_entries(
         segments in prop::collection::vec(
-            prop::collection::vec((prop::bool::weighted(0.8), prop::collection::vec(0u8..4, 0..=6)), 1..90), 0..4
+            prop::collection::vec((prop::bool::weighted(0.8), prop::collection::vec(0u8..4, 0..=6)), 1..90),
+            0..4
         )
     ) {
         let entries: Vec<Vec<Entry<'_>>> = segments

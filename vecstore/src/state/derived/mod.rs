@@ -109,8 +109,12 @@ pub(crate) fn fault(body: &Body) -> Option<String> {
     let is_beyond = |record: &&DerivedRecord| record.kind == LIVE && record.segment.last > body.live_last;
     let beyond = body.derived.iter().find(is_beyond).map(|record| record.segment.last);
     let last = body.live_last;
-    (!is_end || beyond.is_some())
-        .then(|| format!("its liveness bitmaps know all up to commit {last}, where no segment ends, or a bitmap is beyond it"))
+    (!is_end || beyond.is_some()).then(|| {
+        format!(
+            "its liveness bitmaps know all up to commit {last}, where no segment ends, or a \
+            bitmap is beyond it"
+        )
+    })
 }
 
 /// The record of the file of this kind about a listed segment.

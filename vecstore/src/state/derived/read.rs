@@ -94,8 +94,8 @@ pub(crate) fn covered(
         Err(error) if !last_look && is_absent(&error) => Err(error),
         Err(error) => {
             log::warn!(
-                "{error}; what is superseded is read from all segments instead, and the next checkpoint writes new \
-                 bitmaps"
+                "{error}; what is superseded is read from all segments instead, and the next checkpoint \
+                 writes new bitmaps"
             );
             Ok(None)
         }
