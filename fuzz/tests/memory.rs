@@ -139,7 +139,7 @@ fn faults(manifest: &[u8]) -> Vec<String> {
     of_manifest.map(|fault| fault.detail).collect()
 }
 
-/// The manifests below are laid out as `docs/FORMAT.md` says: they reach the code behind the checksum.
+/// The manifests are laid out as `docs/FORMAT.md` says: they reach the code behind the checksum.
 #[test]
 fn the_longest_manifests_are_decoded() {
     let _one = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -2,6 +2,7 @@
 //!
 //! Every variant names what was touched, what was expected, what was found and what to do about it.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -244,7 +245,7 @@ pub enum Error {
     #[error("a mistake in vecstore: {what}; nothing was written; please report it")]
     Internal {
         /// The contradiction.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
 
     /// The disk, or the quota, is full. What was there before is as it was; readers go on.
@@ -404,6 +405,10 @@ impl Error {
 
     pub(crate) fn damaged(path: &Path, section: impl Into<String>, detail: impl Into<String>) -> Self {
         Error::Damaged { path: path.to_owned(), section: section.into(), detail: detail.into() }
+    }
+
+    pub(crate) fn internal(what: impl Into<Cow<'static, str>>) -> Self {
+        Error::Internal { what: what.into() }
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Self {

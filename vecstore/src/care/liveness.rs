@@ -33,7 +33,7 @@ pub(super) struct InMemory<'a>(pub &'a View);
 impl InMemory<'_> {
     fn segment(&self, number: usize) -> Result<&Segment> {
         let live = self.0.segments.get(number);
-        live.map(|live| &*live.segment).ok_or(Error::Internal { what: "a segment that no view has" })
+        live.map(|live| &*live.segment).ok_or(Error::internal("a segment that no view has"))
     }
 }
 

@@ -38,7 +38,7 @@ impl Writer {
             let footer = old_footer.of_copy(name.generation, random_id()?);
             let body =
                 usize::try_from(footer.body_len()).ok().and_then(|len| live.segment.bytes().get(..len));
-            let body = body.ok_or(Error::Internal { what: "a segment that is shorter than its footer" })?;
+            let body = body.ok_or(Error::internal("a segment that is shorter than its footer"))?;
             self.target(&self.segments(), TMP_PREFIX_ANEW, name, footer.file_len).publish(|file| {
                 file.write_all(body)?;
                 file.write_all(footer.bytes())?;

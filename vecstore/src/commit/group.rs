@@ -119,8 +119,7 @@ fn encode<'a>(view: &View, batches: &[Resolved<'a>]) -> Result<EncodedSegment<'a
     identity.fingerprint = meta.fingerprint.as_ref().map_or([0; 32], |fingerprint| *fingerprint.id());
     identity.first = first;
     identity.last = view.last_commit() + batches.len() as u64;
-    identity.dim =
-        u32::try_from(meta.dim).map_err(|_| Error::Internal { what: "a dimension of 2^32 or more" })?;
+    identity.dim = u32::try_from(meta.dim).map_err(|_| Error::internal("a dimension of 2^32 or more"))?;
     identity.dtype = meta.dtype.code();
     identity.metric = meta.metric.code();
     identity.time = crate::format::milliseconds();

@@ -256,14 +256,14 @@ impl Host for Shared {
     fn writing_timeout(&self) -> Result<Timeout> {
         match self.is_writable {
             true => Ok(self.timeout.clone()),
-            false => Err(Error::Internal { what: READ_ONLY }),
+            false => Err(Error::internal(READ_ONLY)),
         }
     }
 
     fn with_writer<T>(&self, work: impl FnOnce(&mut Writer, &mut View) -> Result<T>) -> Result<T> {
         let mut side = self.side.lock();
         let Some(writer) = side.writer.as_mut() else {
-            return Err(Error::Internal { what: READ_ONLY });
+            return Err(Error::internal(READ_ONLY));
         };
         let mut view = View::clone(&self.view.read());
         let result = work(writer, &mut view);

@@ -210,7 +210,7 @@ impl Store {
     /// The batch is empty afterwards, and keeps its memory for the next entries; after an error it is as it
     /// was, and can be appended again. Threads that append at the same time share one file and its flushes.
     ///
-    /// A commit waits for the disk three times, whatever the size of the batch: about a millisecond on a fast
+    /// A commit waits for the disk twice, whatever the size of the batch: about a millisecond on a fast
     /// drive. Append hundreds of entries together, or use [`Store::submit`].
     ///
     /// # Errors

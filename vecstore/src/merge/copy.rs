@@ -21,7 +21,7 @@ pub(super) fn joined<'a>(
             step(0)?;
         }
         let Some(live) = inputs.get(position) else {
-            return Err(Error::Internal { what: "an input too many" });
+            return Err(Error::internal("an input too many"));
         };
         Ok(live.is_live(entry)? && !(first_commit == 1 && live.segment.kind(entry)? == Kind::Tombstone))
     })
@@ -30,7 +30,7 @@ pub(super) fn joined<'a>(
 /// The fields of the output's footer that do not follow from its entries.
 pub(super) fn identity(inputs: &[LiveSegment], name: SegmentName, nonce: Id) -> Result<Footer> {
     let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
-        return Err(Error::Internal { what: "a merge of nothing" });
+        return Err(Error::internal("a merge of nothing"));
     };
     let (first, last) = (first.segment.footer(), last.segment.footer());
     let SegmentName { first: from, last: to, generation } = name;

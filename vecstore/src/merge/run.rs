@@ -80,7 +80,7 @@ impl<H: Host> Merges<'_, H> {
     ) -> Result<()> {
         let inputs = view.segments.get(range).unwrap_or_default();
         let (Some(first), Some(last)) = (inputs.first(), inputs.last()) else {
-            return Err(Error::Internal { what: "a merge of nothing" });
+            return Err(Error::internal("a merge of nothing"));
         };
         let pacer = Pacer::new(pace);
         let step = |bytes| pacer.worked_on(bytes);

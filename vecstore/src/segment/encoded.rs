@@ -116,8 +116,8 @@ impl<'a> EncodedSegment<'a> {
         let (mut offset, mut blocks, mut table) = (0, 0, Vec::new());
         for parts in by_section(&sections) {
             let len: u64 = parts.iter().map(|(_, part)| part.len()).sum();
-            let first_block = u32::try_from(blocks)
-                .map_err(|_| Error::Internal { what: "a segment of 2^32 blocks or more" })?;
+            let first_block =
+                u32::try_from(blocks).map_err(|_| Error::internal("a segment of 2^32 blocks or more"))?;
             let tag = parts.first().map(|(tag, _)| *tag).unwrap_or_default();
             let known = Section::new(tag, offset, len, first_block);
             let line = carried.iter().find(|line| line.tag == tag).map_or(known, |line| line.moved(known));
@@ -128,7 +128,7 @@ impl<'a> EncodedSegment<'a> {
         table.push(Section::new(section::CRCS, offset, blocks * 4, 0));
         footer.block_len_log2 = log2;
         let count = u32::try_from(table.len()).ok().filter(|count| *count <= MAX_SECTIONS);
-        footer.section_count = count.ok_or(Error::Internal { what: "more sections than a file may have" })?;
+        footer.section_count = count.ok_or(Error::internal("more sections than a file may have"))?;
         footer.table_at = align_up(offset + blocks * 4);
         footer.file_len = footer.table_at + (table.len() * LINE_LEN + FOOTER_LEN) as u64;
         Ok(EncodedSegment { layout: Layout { footer, sections: table }, dtype, sections })

@@ -210,8 +210,7 @@ impl<'a> Joined<'a> {
     ) -> Result<EncodedSegment<'a>> {
         let Footer { entries, rows, kinds, killed, killed_rows, .. } = self.counts;
         let footer = Footer { entries, rows, kinds, killed, killed_rows, ..identity };
-        let row_len =
-            rows.checked_mul(self.row_bytes as u64).ok_or(Error::Internal { what: "too many rows" })?;
+        let row_len = rows.checked_mul(self.row_bytes as u64).ok_or(Error::internal("too many rows"))?;
         let norms = if self.inputs.iter().all(|input| input.segment.has_norms()) { rows * 4 } else { 0 };
         let mut sections = vec![
             (section::ROWS, self.copied(row_len, |of| of.segment.row_bytes(of.rows.clone()).ok())),

@@ -84,7 +84,7 @@ impl<'a> SegmentBuilder<'a> {
     /// The entry has the attribute already, or an earlier entry has it with another type.
     pub fn add_attribute(&mut self, name: &str, value: &Value<'_>) -> Result<()> {
         let added = self.columns.add(self.kinds.len().saturating_sub(1), name, value);
-        added.map_err(|_| Error::Internal { what: "an attribute of two types, or twice in an entry" })
+        added.map_err(|_| Error::internal("an attribute of two types, or twice in an entry"))
     }
 
     /// Adds the bytes of rows, in the order of their entries, and the rows' scales if the element type has
@@ -114,7 +114,7 @@ impl<'a> SegmentBuilder<'a> {
 
     /// Checks that the collected tables agree: a contradiction is never written under a fresh checksum.
     fn check(&self, row_bytes: usize, has_scales: bool) -> Result<()> {
-        let is = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(Error::Internal { what }) };
+        let is = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(Error::internal(what)) };
         is(u32::try_from(self.kinds.len() + 1).is_ok(), "a segment of 2^32 entries or more")?;
         let (mut key, mut row, mut payload) = (0, 0, 0);
         let ends = self.key_ends.iter().zip(&self.row_ends).zip(&self.payload_ends);
@@ -150,8 +150,7 @@ impl<'a> SegmentBuilder<'a> {
         let hashes: Vec<u64> = self.hashes.iter().map(|(hash, _)| *hash).collect();
         let hash_entries: Vec<u32> = self.hashes.iter().map(|(_, entry)| *entry).collect();
         let columns = self.columns.finish(self.kinds.len());
-        let (attr, attd) =
-            columns.map_err(|_| Error::Internal { what: "attributes that cannot be laid out" })?;
+        let (attr, attd) = columns.map_err(|_| Error::internal("attributes that cannot be laid out"))?;
 
         // The empty part makes ROWS a section even without rows.
         let mut sections: Sections<'a> = vec![(section::ROWS, Part::Borrowed(&[]))];

@@ -252,17 +252,14 @@ fn config() -> impl bincode::config::Config {
 
 fn encode_body(body: &Body) -> Result<Vec<u8>> {
     bincode::serde::encode_to_vec(body, config())
-        .map_err(|_| Error::Internal { what: "a manifest that cannot be encoded" })
+        .map_err(|_| Error::internal("a manifest that cannot be encoded"))
 }
 
 impl Manifest {
     /// Encodes the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         // A manifest that could not be read again is never written.
-        let wrong = |detail| {
-            log::error!("the manifest would be wrong: {detail}");
-            Error::Internal { what: "a manifest that no reader accepts" }
-        };
+        let wrong = |detail: String| Error::internal(format!("the manifest would be wrong: {detail}"));
         let Body { dim, dtype, metric, .. } = self.body;
         check_vectors((Path::new(MANIFEST), "manifest"), dim, dtype, metric)?;
         self.body.check().map_err(wrong)?;

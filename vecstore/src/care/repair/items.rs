@@ -42,7 +42,7 @@ pub(super) fn with_kills<'a>(
         Some(Item { origin, key: Cow::Borrowed(key?), kind: kind?, content: Some(content?) })
     };
     let items: Option<Vec<Item<'_>>> = (0..remains.entry_count()).map(item).collect();
-    let items = items.ok_or(Error::Internal { what: "a whole segment that is not intact" })?;
+    let items = items.ok_or(Error::internal("a whole segment that is not intact"))?;
     let dtype = DType::from_code(identity.dtype).unwrap_or(DType::F32);
     let settings = settings::encode(&segment.settings()?)?;
     let (builder, attributes_lost) = lay_out(Some(remains), &items, kills, |_| Ok(None))?;

@@ -121,7 +121,7 @@ impl Mender<'_> {
         let path = segment.path();
         let pieces = Pieces::open(self.vfs, path).at(path, "open the segment")?;
         let remains = Remains::read(path, segment.name(), pieces, None);
-        let remains = remains.ok_or(Error::Internal { what: "a whole segment that cannot be read" })?;
+        let remains = remains.ok_or(Error::internal("a whole segment that cannot be read"))?;
         let name = match before {
             Some(_) => segment.name(),
             None => self.new_name(segment.name().first, segment.name().last),

@@ -52,8 +52,7 @@ impl<'a> OnDisk<'a> {
     /// Reads elements of a table of segment `number`.
     fn elements<T: Pod>(&mut self, number: usize, tag: Tag, range: Range<usize>) -> Result<Vec<T>> {
         let live = self.view.segments.get(number);
-        let segment =
-            live.map(|live| &live.segment).ok_or(Error::Internal { what: "a segment that no view has" })?;
+        let segment = live.map(|live| &live.segment).ok_or(Error::internal("a segment that no view has"))?;
         let path = segment.path();
         let line = segment.layout().sections.iter().find(|line| line.tag == tag);
         let offset = line.map_or(0, |line| line.offset) + (range.start * size_of::<T>()) as u64;

@@ -258,7 +258,7 @@ fn hit(view: &View, candidate: &Candidate) -> Result<Hit> {
     let live = view
         .segments
         .get(candidate.segment)
-        .ok_or(crate::base::Error::Internal { what: "a hit in a segment that is not in the view" })?;
+        .ok_or(crate::base::Error::internal("a hit in a segment that is not in the view"))?;
     let segment = &live.segment;
     let entry = segment.entry_of_row(candidate.row);
     let span = segment.row_span(entry)?;
