@@ -20,7 +20,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// | the caller can | [`is_transient`](Error::is_transient) | [`needs_reopen`](Error::needs_reopen) | errors |
 /// |---|---|---|---|
-/// | call again later | yes | | `Busy`, `NoSpace`, `Interrupted`, most of `Io` |
+/// | call again later | yes | | `Busy`, `NoSpace`, most of `Io` |
+/// | start the operation again | | | `Interrupted` |
 /// | open the store again, and ask which keys are missing | | yes | `OutcomeUnknown`, `Latched`, `NameTaken`, `Moved`, `Abandoned` |
 /// | read again, and decide anew | | | `EntryChanged`, `StoreChanged`, `DuplicateKey` |
 /// | change an argument | | | `InvalidArgument`, `DimensionMismatch`, `DTypeMismatch`, `FingerprintMismatch`, `NoSuchVersion`, `VersionExists`, `BackupRefused`, `AlreadyExists`, `NotFound`, `NotAStore` |
@@ -121,7 +122,10 @@ pub enum Error {
 
     /// A vector, batch or query of another dimension than the store's.
     #[non_exhaustive]
-    #[error("{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements")]
+    #[error(
+        "{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements{}",
+        rows_hint(*expected, *found)
+    )]
     DimensionMismatch {
         /// The argument with the wrong dimension.
         what: &'static str,
@@ -231,8 +235,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The operation was stopped before its end: its [`Progress`](crate::Progress) was, or the store is being
-    /// closed.
+    /// The operation was stopped before its end: by its [`Progress`](crate::Progress), because the store is
+    /// being closed, or because a repair or restore replaced what it was reading.
     #[non_exhaustive]
     #[error("{action} was stopped before its end; nothing is lost, and it can be started again")]
     Interrupted {
@@ -425,7 +429,7 @@ impl Error {
     /// ```
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Busy { .. } | Error::NoSpace { .. } | Error::Interrupted { .. } => true,
+            Error::Busy { .. } | Error::NoSpace { .. } => true,
             Error::Io { cause, .. } => !matches!(
                 cause.kind(),
                 io::ErrorKind::NotFound
@@ -460,6 +464,17 @@ pub(crate) trait IoContext<T> {
 impl<T> IoContext<T> for io::Result<T> {
     fn at(self, path: &Path, op: &'static str) -> Result<T> {
         self.map_err(|source| Error::io(path, op, source))
+    }
+}
+
+/// What may have gone wrong with a vector that is none, or several.
+fn rows_hint(expected: usize, found: usize) -> &'static str {
+    match found {
+        0 => "; add an input in which nothing was found with `push_empty`",
+        _ if expected > 0 && found.is_multiple_of(expected) => {
+            "; add several rows with `push_rows`, and use the model that the store was made with"
+        }
+        _ => "",
     }
 }
 

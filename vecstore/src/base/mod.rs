@@ -20,6 +20,7 @@ pub use escape::{escaped, one_line};
 pub use event::Event;
 pub(crate) use event::Observer;
 pub use holder::LockHolder;
+pub(crate) use progress::Part;
 pub use progress::Progress;
 pub(crate) use remedy::is_no_space;
 pub(crate) use unreadable::Unreadable;

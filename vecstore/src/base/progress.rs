@@ -1,5 +1,6 @@
 //! How far a long operation is, and a way to stop it.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::base::{Error, Result};
@@ -53,9 +54,10 @@ impl Progress {
         self.total.load(Ordering::Relaxed).max(self.done())
     }
 
-    /// Asks the operation to stop. It ends soon with [`Error::Interrupted`](crate::Error::Interrupted), and
-    /// leaves the store as it was, or with a part of the work done that need not be done again. An operation
-    /// that is past the point where it could be taken back ends as usual.
+    /// Asks the operation to stop. It ends soon (after a wait for a lock, if it is in one) with
+    /// [`Error::Interrupted`](crate::Error::Interrupted), and leaves the store as it was, or with a part of
+    /// the work done that need not be done again. An operation that is past the point where it could be taken
+    /// back ends as usual.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -74,5 +76,32 @@ impl Progress {
     pub(crate) fn worked(&self, bytes: u64, action: &'static str) -> Result<()> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         if self.is_stopped() { Err(Error::Interrupted { action }) } else { Ok(()) }
+    }
+}
+
+/// The share of an operation that one file is: no more of it is counted than it has bytes, and no less in the
+/// end.
+pub(crate) struct Part<'a> {
+    progress: &'a Progress,
+    action: &'static str,
+    left: Cell<u64>,
+}
+
+impl<'a> Part<'a> {
+    /// A part of so many bytes, which are expected already.
+    pub fn new(progress: &'a Progress, action: &'static str, bytes: u64) -> Self {
+        Part { progress, action, left: Cell::new(bytes) }
+    }
+
+    /// So much more is done; an error once the operation is to stop.
+    pub fn worked(&self, bytes: usize) -> Result<()> {
+        let bytes = (bytes as u64).min(self.left.get());
+        self.left.set(self.left.get() - bytes);
+        self.progress.worked(bytes, self.action)
+    }
+
+    /// The part is done.
+    pub fn done(self) -> Result<()> {
+        self.progress.worked(self.left.get(), self.action)
     }
 }

@@ -27,11 +27,12 @@ pub(super) fn remedy(error: &io::Error) -> Cow<'static, str> {
             "; check the owner and the rights of the file and its directory"
         }
         (io::ErrorKind::ReadOnlyFilesystem, _) => {
-            "; the file system is read-only: open the store read-only, or elsewhere"
+            "; the file system is read-only: a store on it can be read, and not written"
         }
         (io::ErrorKind::NotFound, _) => "; it was removed or moved: open the store again",
         (io::ErrorKind::OutOfMemory, _) => {
-            "; raise the limit on memory mappings (vm.max_map_count), or compact the store"
+            "; there is not enough memory: raise the limit on memory mappings (vm.max_map_count), compact \
+             the store, or map its segments instead of copying them"
         }
         (io::ErrorKind::InvalidInput, _) if error.to_string().starts_with("expected a regular file") => {
             "; put the file back from a backup, or go on without it: `vecstore repair` sets it aside"

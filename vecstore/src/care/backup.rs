@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::copy::{TMP_PREFIX, copy};
+use super::copy::{COPYING, TMP_PREFIX, copy};
 use super::exclusive::exclusively;
 use super::pins;
 use super::rotate::rotate;
@@ -268,6 +268,7 @@ impl Source<'_> {
         let segments = dest.join(SEGMENTS);
         let bytes = self.manifest.body.segments.iter().map(|record| record.file_len).sum();
         self.progress.inspect(|progress| progress.expect(bytes));
+        self.worked(0)?;
         for record in &self.manifest.body.segments {
             let name = record.name().to_string();
             let to = segments.join(&name);
@@ -276,6 +277,7 @@ impl Source<'_> {
                     let detail = "the backup has another file of this name than the store".to_owned();
                     return Err(Error::ForeignSegment { path: to, detail });
                 }
+                self.worked(record.file_len)?;
                 report.kept += 1;
                 continue;
             }
@@ -289,6 +291,7 @@ impl Source<'_> {
             // Noted even if the link failed: the name may exist all the same.
             given.push((to.clone(), *record));
             if linked {
+                self.worked(record.file_len)?;
                 report.linked += 1;
             } else {
                 copy(self.vfs, &from, &segments, &to, self.progress)?;
@@ -297,6 +300,11 @@ impl Source<'_> {
             }
         }
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
+    }
+
+    /// Tells how much more is there; an error once the backup is to stop.
+    fn worked(&self, bytes: u64) -> Result<()> {
+        self.progress.map_or(Ok(()), |progress| progress.worked(bytes, COPYING))
     }
 
     /// Gives `dest` the derived files; a file that can be neither linked nor copied is not listed. A failed

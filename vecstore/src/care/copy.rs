@@ -13,7 +13,7 @@ const COPY_LEN: usize = 1 << 20;
 /// Prefix of temporary copies.
 pub(super) const TMP_PREFIX: &str = "tmp-backup-";
 /// The operation that the error of a stopped copy names.
-const COPYING: &str = "the copy";
+pub(super) const COPYING: &str = "the copy";
 
 /// Copies a file under a temporary name, and flushes the copy before it gets its own name. The file is not
 /// mapped: an unreadable sector becomes an error that names it.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::copy::copy;
-use crate::base::{Bug, Progress, Result, unless};
+use super::copy::{COPYING, copy};
+use crate::base::{Bug, Part, Progress, Result, unless};
 use crate::care::BackupReport;
 use crate::segment::check_unmapped;
 use crate::state::{Manifest, SEGMENTS, View, create, derived, load};
@@ -66,12 +66,15 @@ pub fn restore_on(vfs: &dyn Vfs, backup: &Path, dir: &Path, progress: &Progress)
     };
     create::place(vfs, dir, manifest, |building, _| {
         let segments = building.join(SEGMENTS);
-        progress.expect(view.totals.bytes);
+        // Each file is copied, and its source is checked.
+        progress.expect(view.totals.bytes.saturating_mul(2));
         for live in &view.segments {
             let (from, name) = (live.segment.path(), live.segment.name());
             // Copied before it is checked: an unreadable file is an I/O error, and not damage.
             copy(vfs, from, &segments, &segments.join(name.to_string()), Some(progress))?;
-            unless(Bug::TrustBackup, || check_unmapped(vfs, from, name))?;
+            let part = Part::new(progress, COPYING, live.segment.footer().file_len);
+            unless(Bug::TrustBackup, || check_unmapped(vfs, from, name, &|bytes| part.worked(bytes)))?;
+            part.done()?;
             report.copied += 1;
             report.bytes_copied += live.segment.footer().file_len;
         }

@@ -13,7 +13,7 @@ use vecstore::{
 
 use super::Target;
 use super::calendar::{backup_name, utc};
-use super::output::{Answer, answer, bytes};
+use super::output::{Answer, Failure, answer, bytes};
 use super::watched::watched;
 
 /// Does one thing with a short-lived handle, which has no thread of its own for merging, and closes it.
@@ -25,6 +25,10 @@ fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> vecstore::Result<
 }
 
 pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString], prefix: Option<&OsStr>) -> Answer {
+    // An unset variable in a script is not meant to delete everything.
+    if prefix.is_some_and(OsStr::is_empty) {
+        return Err(Failure::Message("--prefix needs at least one byte".to_owned()));
+    }
     let keys: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
     let done = with_store(target, |store| match prefix {
         Some(prefix) => store.delete_prefix(prefix.as_bytes()),

@@ -36,7 +36,7 @@ fn described(report: &RepairReport) -> Value {
         "segments": report.segments, "commits": report.last_commit, "quarantined": path(&report.quarantined),
         "loss": {"keys": loss.keys, "unnamed_entries": loss.unnamed_entries,
             "unknown_files": loss.unknown_files, "unknown_entries": loss.unknown_entries,
-            "unlisted_files": loss.unlisted_files},
+            "unlisted_files": loss.unlisted_files, "without_attributes": loss.without_attributes},
         "lost_keys": report.lost_keys().map(keyed).collect::<Vec<_>>(),
         "findings": report.findings.iter().map(finding).collect::<Vec<_>>()})
 }
@@ -75,6 +75,9 @@ fn told(report: &RepairReport) -> Vec<String> {
             "what was in {} file(s) that are missing or unreadable: {most}",
             loss.unknown_files
         ));
+    }
+    if loss.without_attributes > 0 {
+        lost.push(format!("attributes of {} entries", loss.without_attributes));
     }
     let (mood, advice) = match report.dry_run {
         true => ("would be whole", "; nothing was changed: run it without --dry-run"),

@@ -135,6 +135,7 @@ pub(crate) fn resolve<'a>(
         written: Vec::with_capacity(batch.len()),
         here: has_repeats(batch, &asked).then(HashMap::new),
         kills: Vec::new(),
+        spared: HashSet::new(),
         duplicates: (0, b""),
         outcome: Appended::default(),
     };
@@ -155,6 +156,9 @@ struct Deciding<'a> {
     /// Place in `written` of the newest entry of each key. Only for a batch that has a key twice.
     here: Option<HashMap<&'a [u8], usize>>,
     kills: Vec<Kill>,
+    /// Entries that a kill names although nothing takes their place: a later entry of the batch took that
+    /// back.
+    spared: HashSet<(u64, u64)>,
     /// How many keys are refused as duplicates, and the first of them.
     duplicates: (usize, &'a [u8]),
     outcome: Appended,
@@ -175,7 +179,7 @@ impl<'a> Deciding<'a> {
         let policy = match entry.condition {
             Condition::ReplaceIf(expected) => {
                 let stored = existing.filter(|_| is_present).map(|existing| existing.commit);
-                let found = kind_before.map_or(stored, |_| Some(self.commit));
+                let found = if is_present && before.is_some() { Some(self.commit) } else { stored };
                 if found != Some(expected) {
                     return Err(Error::EntryChanged { key: entry.key.to_vec(), expected, found });
                 }
@@ -208,13 +212,15 @@ impl<'a> Deciding<'a> {
                 }
             }
             // A key that is stored again after a deletion supersedes its tombstone like any other entry.
-            None => self.kills.extend(existing.map(|old| Kill { killer: self.commit, ..old })),
+            None => {
+                let old = existing.filter(|old| !self.spared.remove(&(old.commit, old.entry)));
+                self.kills.extend(old.map(|old| Kill { killer: self.commit, ..old }));
+            }
         }
         if deletes && !is_stored {
             // Only this batch stored the key: nothing is written for it, and an older tombstone stays live.
             self.outcome.skipped += 1;
-            let old = existing.map(|old| (old.commit, old.entry));
-            self.kills.retain(|kill| Some((kill.commit, kill.entry)) != old);
+            self.spared.extend(existing.map(|old| (old.commit, old.entry)));
             self.here.as_mut().and_then(|here| here.remove(entry.key));
             return Ok(());
         }
@@ -234,6 +240,9 @@ impl<'a> Deciding<'a> {
             return Err(Error::DuplicateKey { key: key.to_vec(), count });
         }
         let written: Vec<(u64, BatchEntry<'_>)> = self.written.into_iter().flatten().collect();
+        if !self.spared.is_empty() {
+            self.kills.retain(|kill| !self.spared.contains(&(kill.commit, kill.entry)));
+        }
         let row_bytes = view.meta.dim * view.meta.dtype.size();
         let (mut row, mut fresh) = (0, Vec::new());
         for ((_, entry), number) in written.iter().zip(0..) {

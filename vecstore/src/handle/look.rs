@@ -81,7 +81,11 @@ pub(super) fn wait_for_commit(handle: &Shared, after: u64, timeout: Duration) ->
     loop {
         handle.refresh()?;
         let snapshot = handle.snapshot();
-        let left = timeout.saturating_sub(begin.elapsed());
+        // A reader at a version stays there.
+        let left = match handle.version {
+            Some(_) => Duration::ZERO,
+            None => timeout.saturating_sub(begin.elapsed()),
+        };
         if snapshot.last_commit() > after || left.is_zero() {
             return Ok(snapshot);
         }

@@ -163,7 +163,8 @@ impl OpenOptions {
         self.open(path)
     }
 
-    /// Opens the store at this path, or creates it there. A store that exists keeps its settings.
+    /// Opens the store at this path, or creates it there. A store that exists keeps its settings; a
+    /// fingerprint is recorded where none is.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -247,6 +248,6 @@ impl Store {
             )));
         }
         let given: Option<&Fingerprint> = config.fingerprint.as_ref();
-        given.map_or(Ok(()), |fingerprint| self.check_fingerprint(fingerprint))
+        given.map_or(Ok(()), |fingerprint| self.set_fingerprint(fingerprint))
     }
 }

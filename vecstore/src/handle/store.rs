@@ -162,7 +162,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when the name begins with `vecstore.` or settings grow beyond 64 KiB;
-    /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
+    /// otherwise as [`Store::append`] from writing.
     pub fn set_setting(&self, name: &str, value: &str) -> Result<()> {
         check_setting_name(name)?;
         self.change_manifest(|manifest| {
@@ -217,12 +217,12 @@ impl Store {
     /// For the batch itself [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`],
     /// [`Error::EntryChanged`], [`Error::StoreChanged`] and [`Error::InvalidArgument`]; from writing it
     /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`], [`Error::OutcomeUnknown`], [`Error::Latched`],
-    /// [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`]. [`Error::is_transient`] and
-    /// [`Error::needs_reopen`] sort them.
+    /// [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`]; [`Error::Damaged`],
+    /// [`Error::MissingSegment`], [`Error::ForeignSegment`] and [`Error::UnsupportedVersion`] from what
+    /// others have written before. [`Error::is_transient`] and [`Error::needs_reopen`] sort them.
     pub fn append(&self, batch: &mut Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         self.check_shape(batch)?;
-        if batch.is_empty() {
-            batch.clear();
+        if batch.is_empty() && batch.expected_last_commit().is_none() {
             return Ok(Appended::default());
         }
         let empty = Batch::new(batch.dim(), batch.dtype());
@@ -262,7 +262,7 @@ impl Store {
     /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`]; all others come from [`Ticket::wait`].
     pub fn submit(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Ticket> {
         self.check_shape(&batch)?;
-        if batch.is_empty() {
+        if batch.is_empty() && batch.expected_last_commit().is_none() {
             return Ok(Ticket::new(&self.inner, Waiting::done(batch)));
         }
         let waiting = self.inner.append_later(batch, on_duplicate)?;
@@ -326,7 +326,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`].
+    /// As [`Store::append`] from writing.
     pub fn checkpoint(&self) -> Result<()> {
         self.delivering(self.inner.locked(|writer, view| writer.checkpoint(view)))
     }

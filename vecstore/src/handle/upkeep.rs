@@ -94,8 +94,7 @@ impl Store {
     /// [`Store::compact`] or [`Store::compact_full`], watched and stopped by a [`Progress`].
     ///
     /// # Errors
-    /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Busy`](crate::Error::Busy),
-    /// [`Error::Io`](crate::Error::Io); [`Error::Interrupted`](crate::Error::Interrupted) once it was
+    /// As [`Store::append`] from writing; [`Error::Interrupted`](crate::Error::Interrupted) once it was
     /// stopped.
     pub fn compact_with(&self, options: CompactOptions<'_>) -> Result<CompactReport> {
         let most = (!options.full).then_some(self.inner.merging().max_segment);
@@ -126,9 +125,9 @@ impl Store {
         self.append(&mut batch, OnDuplicate::Skip)
     }
 
-    /// Deletes all keys that begin with a prefix, durably and as a whole. Looks at every key, as
-    /// [`Snapshot::keys_with_prefix`](crate::Snapshot::keys_with_prefix) does; a key that another writer adds
-    /// meanwhile stays.
+    /// Deletes all keys that begin with a prefix (with an empty one: all keys), durably and as a whole. Looks
+    /// at every key, as [`Snapshot::keys_with_prefix`](crate::Snapshot::keys_with_prefix) does; a key that
+    /// another writer adds meanwhile stays.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -90,8 +90,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoSuchVersion`]; [`Error::StoreChanged`] when other writers kept committing meanwhile;
-    /// otherwise as [`Store::append`].
+    /// [`Error::NoSuchVersion`]; [`Error::InvalidArgument`] when an attribute of the version has another type
+    /// in the store by now; [`Error::StoreChanged`] when other writers kept committing meanwhile; otherwise
+    /// as [`Store::append`].
     pub fn restore_version(&self, name: &str) -> Result<Appended> {
         let mut attempts = 1;
         loop {

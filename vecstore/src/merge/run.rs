@@ -88,6 +88,7 @@ impl<H: Host> Merges<'_, H> {
         pacer.expect(input_bytes);
         let damaged = damaged_among(inputs, &step)?;
         if !damaged.is_empty() {
+            pacer.done();
             return self.note_damaged(damaged);
         }
         let dir = self.host.path().join(SEGMENTS);
@@ -128,7 +129,9 @@ impl<H: Host> Merges<'_, H> {
             Ok((layout.footer, ()))
         });
         let (path, _) = match written {
-            Err(Error::Io { .. }) if pacer.is_stopped() => {
+            Err(Error::Io { cause, .. })
+                if pacer.is_stopped() && cause.kind() == io::ErrorKind::Interrupted =>
+            {
                 return Err(Error::Interrupted { action: STOPPED });
             }
             written => written?,

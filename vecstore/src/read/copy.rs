@@ -1,6 +1,6 @@
 //! Stored entries, put into a batch again.
 
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::read::Entry;
 use crate::types::{Batch, EntryBuilder, Kind};
 
@@ -25,9 +25,12 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`](crate::Error::DimensionMismatch) and
-    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for an entry of a store of another shape;
-    /// [`Error::Damaged`](crate::Error::Damaged) when it cannot be read.
+    /// [`Error::DimensionMismatch`](Error::DimensionMismatch) and
+    /// [`Error::DTypeMismatch`](Error::DTypeMismatch) for an entry of a store of another shape;
+    /// [`Error::Damaged`](Error::Damaged) when it cannot be read;
+    /// [`Error::UnsupportedVersion`](Error::UnsupportedVersion) when its segment has attributes of a type
+    /// that only a later version knows. Rows are copied as they are; an attribute that is not finite needs a
+    /// batch that [allows it](Batch::allow_non_finite).
     pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.push_entry_as(entry.key(), entry)
     }
@@ -90,6 +93,10 @@ fn begin<'b, 'a>(builder: EntryBuilder<'b, 'a>, entry: &Entry<'a>) -> Result<Ent
     let segment = entry.segment;
     let (bytes, scales) = entry.stored_rows()?;
     let builder = builder.stored_rows(segment.footer().dim as usize, segment.dtype(), bytes, scales);
+    if let Some(found) = segment.unknown_attribute() {
+        let expected = "not how to copy it".to_owned();
+        return Err(Error::UnsupportedVersion { path: segment.path().to_owned(), expected, found });
+    }
     let attributes = entry.attributes()?;
     Ok(attributes.into_iter().fold(builder, |builder, (name, value)| builder.attribute(name, value)))
 }

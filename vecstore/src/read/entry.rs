@@ -71,7 +71,8 @@ impl<'a> Entry<'a> {
     /// All rows, one after the other, straight from the mapped file: `row_count() * dim` elements.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    /// [`Error::DTypeMismatch`] when the store has elements of another type; [`Error::Damaged`] when a block
+    /// is, and the handle compares checksums as it reads.
     #[inline]
     pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
         self.expect(T::DTYPE)?;
@@ -90,7 +91,8 @@ impl<'a> Entry<'a> {
     /// All rows of an `i8` store, straight from the mapped file, and the scale of each.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] when the store has elements of another type.
+    /// [`Error::DTypeMismatch`] when the store has elements of another type; [`Error::Damaged`] when a block
+    /// is, and the handle compares checksums as it reads.
     pub fn quantized(&self) -> Result<(&'a [i8], &'a [f32])> {
         self.expect(DType::I8)?;
         Ok((bytemuck::cast_slice(self.row_bytes()?), self.segment.row_scales(self.span())))

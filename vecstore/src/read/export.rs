@@ -36,7 +36,9 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for `i8`, whose scales have no place in an array; [`Error::Damaged`] when
-    /// an entry cannot be read; [`Error::NoSpace`], [`Error::Io`]. The file is then as it was.
+    /// an entry cannot be read, or the entries have more or fewer rows than the segments count;
+    /// [`Error::NoSpace`], [`Error::Io`]. The file is then as it was, unless it was its directory's flush
+    /// that failed. A process that is killed leaves a file beside it whose name begins with `.vecstore-npy-`.
     pub fn write_npy(&self, path: impl AsRef<Path>, dtype: DType) -> Result<u64> {
         let path = path.as_ref();
         if dtype == DType::I8 {
@@ -47,6 +49,10 @@ impl Snapshot {
         let (rows, dim) = (self.totals().rows, self.dim());
         let len = (npy::HEADER_LEN as u64).saturating_add(rows.saturating_mul((dim * dtype.size()) as u64));
         let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+        if RealFs.metadata(dir).is_err() {
+            let dir = dir.display();
+            return Err(Error::invalid(format!("{dir}: there is no such directory; create it first")));
+        }
         let mut failed = None;
         let written = write_new(&RealFs, (dir, TMP_PREFIX), len, "write the array", |file| {
             file.write_all(&npy::header(dtype, rows, dim))?;
@@ -61,8 +67,10 @@ impl Snapshot {
 
     fn write_rows(&self, dtype: DType, file: &mut dyn VfsFile, failed: &mut Option<Error>) -> io::Result<()> {
         let (mut piece, mut scales) = (Vec::with_capacity(PIECE), Vec::new());
+        let (mut rows, expected) = (0, self.totals().rows);
         for entry in self {
             let added = entry.and_then(|entry| {
+                rows += entry.row_count() as u64;
                 if dtype == entry.dtype() {
                     piece.extend_from_slice(entry.stored_rows()?.0);
                 } else {
@@ -78,6 +86,12 @@ impl Snapshot {
                 file.write_all(&piece)?;
                 piece.clear();
             }
+        }
+        if rows != expected {
+            let first = self.segments().next().map(|segment| segment.info().path).unwrap_or_default();
+            let detail = format!("{expected} rows are live by the counts, {rows} by the entries");
+            *failed = Some(Error::damaged(&first, "KILL", detail));
+            return Err(io::ErrorKind::Other.into());
         }
         file.write_all(&piece)
     }

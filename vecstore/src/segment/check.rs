@@ -61,19 +61,23 @@ pub(crate) type Step<'a> = &'a dyn Fn(usize) -> Result<()>;
 
 /// Checks a whole segment file, reading it block by block: an unreadable block is a fault like any other. The
 /// returned segment has its tables; its rows and payloads are zeros.
-pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Checked {
+pub(crate) fn check_file(vfs: &dyn Vfs, path: &Path, name: SegmentName, step: Step<'_>) -> Result<Checked> {
     match Pieces::open(vfs, path) {
-        Ok(pieces) => check_pieces(path, name, pieces),
-        Err(error) => (None, vec![fault("file", None, format!("cannot be read: {error}"))]),
+        Ok(pieces) => check_pieces(path, name, pieces, step),
+        Err(error) => Ok((None, vec![fault("file", None, format!("cannot be read: {error}"))])),
     }
 }
 
 /// As [`check_file`], for a file that is open.
-pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -> Checked {
+pub(crate) fn check_pieces(
+    path: &Path,
+    name: SegmentName,
+    mut pieces: Pieces,
+    step: Step<'_>,
+) -> Result<Checked> {
     if let Err(unreadable) = pieces.load_end(path) {
-        return (None, vec![fault("footer", None, unreadable.to_string())]);
+        return Ok((None, vec![fault("footer", None, unreadable.to_string())]));
     }
-    let step: Step<'_> = &|_| Ok(());
     let checked = Layout::parse(path, pieces.kept()).and_then(|layout| {
         let has_norms = layout.sections.iter().any(|line| line.tag == section::NORM);
         let dtype = DType::from_code(layout.footer.dtype).filter(|_| has_norms);
@@ -89,7 +93,10 @@ pub(crate) fn check_pieces(path: &Path, name: SegmentName, mut pieces: Pieces) -
         }
         Ok((segment, faults))
     });
-    checked.unwrap_or_else(|error| (None, vec![from_error(error)]))
+    match checked {
+        Err(error) if !matches!(error, Error::Interrupted { .. }) => Ok((None, vec![from_error(error)])),
+        checked => checked,
+    }
 }
 
 /// Opens a file whose bytes were checked, and finds the keys that the faults affect. If there are no faults,
@@ -135,9 +142,9 @@ pub(crate) fn check_open(segment: &Segment, step: Step<'_>) -> Result<()> {
 }
 
 /// As [`check_open`], for a file that must not be mapped.
-pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName) -> Result<()> {
+pub(crate) fn check_unmapped(vfs: &dyn Vfs, path: &Path, name: SegmentName, step: Step<'_>) -> Result<()> {
     let pieces = Pieces::open(vfs, path).at(path, "open the segment")?;
-    none_of(check_pieces(path, name, pieces).1, path)
+    none_of(check_pieces(path, name, pieces, step)?.1, path)
 }
 
 /// The first fault as an error.
@@ -381,5 +388,27 @@ mod tests {
         assert_eq!(calls.get(), ENTRIES * 2);
         assert!(hits.get() <= ENTRIES * 2 + blocks, "{} hits of {blocks} blocks", hits.get());
         assert!(hit_blocks.iter().all(|hits| *hits > 0));
+    }
+
+    /// A stopped verification ends in the middle of a file, and does not call the file damaged.
+    #[test]
+    fn a_check_ends_with_the_first_error_of_its_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::types::StoreConfig::new(1024);
+        let store = crate::handle::Store::create(dir.path().join("s"), config).unwrap();
+        let mut batch = store.batch();
+        (0..100).for_each(|number| batch.push(format!("{number}"), &[1.0f32; 1024]).unwrap());
+        store.append(&mut batch, crate::types::OnDuplicate::Error).unwrap();
+        let segment = std::sync::Arc::clone(&store.inner.view.read().segments[0].segment);
+        let steps = Cell::new(0);
+        let stop = |_| {
+            steps.set(steps.get() + 1);
+            if steps.get() == 3 { Err(Error::Interrupted { action: "the check" }) } else { Ok(()) }
+        };
+        let checked = check_file(&crate::vfs::RealFs, segment.path(), segment.name(), &stop);
+        assert!(matches!(checked, Err(Error::Interrupted { .. })) && steps.get() == 3);
+        let (_, faults) =
+            check_file(&crate::vfs::RealFs, segment.path(), segment.name(), &|_| Ok(())).unwrap();
+        assert!(faults.is_empty());
     }
 }

@@ -21,7 +21,7 @@ mod writer;
 
 pub(crate) use ahead::ask_for;
 pub(crate) use check::{
-    SegmentFault, block_crcs, body_of, check_file, check_open, check_pieces, check_unmapped, range_of,
+    SegmentFault, Step, block_crcs, body_of, check_file, check_open, check_pieces, check_unmapped, range_of,
 };
 pub(crate) use derived::DerivedFile;
 pub(crate) use encoded::{EncodedSegment, Stored};

@@ -51,7 +51,11 @@ pub(crate) fn open_unmapped(
 impl Pieces {
     /// Opens a file without reading it.
     pub fn open(vfs: &dyn Vfs, path: &Path) -> io::Result<Self> {
-        let file = vfs.open(path)?;
+        Self::of(vfs.open(path)?)
+    }
+
+    /// The pieces of an open file.
+    pub fn of(file: Box<dyn ReadAt>) -> io::Result<Self> {
         let len = usize::try_from(file.byte_len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let kept = Mapping::blank(len)?;
         Ok(Pieces { file, len, kept, buffer: Vec::new(), read_some: false })

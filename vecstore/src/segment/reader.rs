@@ -369,6 +369,7 @@ impl Segment {
 
     /// A range of rows as `f32`.
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
+        self.check_tables()?;
         let bytes = self.row_bytes(rows.clone())?;
         Ok(crate::base::dtype::widen_bytes(
             self.dtype,

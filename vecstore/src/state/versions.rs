@@ -77,6 +77,9 @@ pub(crate) fn names(vfs: &dyn Vfs, dir: &Path) -> Result<Vec<String>> {
 /// Reads the manifest of one version.
 pub(crate) fn read(vfs: &dyn Vfs, dir: &Path, name: &str) -> Result<Manifest> {
     let none = || Error::NoSuchVersion { path: dir.to_owned(), name: name.to_owned() };
+    if check_name(name).is_err() {
+        return Err(none());
+    }
     read_if_there(vfs, dir, name)?.ok_or_else(none)
 }
 

@@ -171,15 +171,20 @@ impl View {
         // A norm, and a scale where the element type has them, belong to each row.
         let row_bytes = (dim * dtype.size() + if dtype.has_scales() { 8 } else { 4 }) as u64;
         for LiveSegment { segment, dead } in &self.segments {
-            let Some(dead) = dead else { continue };
             let footer = segment.footer();
+            let (dead_entries, dead_rows, dead_deletions) = dead.as_ref().map_or((0, 0, 0), |dead| {
+                let [.., deletions] = dead.kinds;
+                (dead.entry_count(), dead.row_count, deletions)
+            });
+            // A full compaction drops deletions too.
+            let [.., deletions] = footer.kinds;
+            let dead_entries = dead_entries + deletions.saturating_sub(dead_deletions);
             let beside_rows = footer.file_len.saturating_sub(footer.rows.saturating_mul(row_bytes));
-            let dead_entries: u64 = dead.kinds.iter().sum();
             let share =
                 u128::from(beside_rows) * u128::from(dead_entries) / u128::from(footer.entries.max(1));
             let of_entries = u64::try_from(share).unwrap_or(beside_rows);
-            totals.dead_rows = totals.dead_rows.saturating_add(dead.row_count);
-            let reclaimable = dead.row_count.saturating_mul(row_bytes).saturating_add(of_entries);
+            totals.dead_rows = totals.dead_rows.saturating_add(dead_rows);
+            let reclaimable = dead_rows.saturating_mul(row_bytes).saturating_add(of_entries);
             totals.reclaimable_bytes = totals.reclaimable_bytes.saturating_add(reclaimable);
         }
         totals

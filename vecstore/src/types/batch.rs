@@ -267,6 +267,16 @@ impl Batch {
         self.entry(key).add(Kind::Tombstone, "")
     }
 
+    /// Removes what belongs to no entry.
+    pub(super) fn truncate(&mut self) {
+        let (keys, rows) = self.entries.last().map_or((0, 0), |ends| (ends.key, ends.rows));
+        self.keys.truncate(keys);
+        self.rows.truncate(rows);
+        if self.dtype == DType::I8 {
+            self.scales.truncate(rows / self.row_bytes());
+        }
+    }
+
     /// Bytes of a row; at least 1.
     pub(super) fn row_bytes(&self) -> usize {
         (self.dim * self.dtype.size()).max(1)

@@ -30,6 +30,8 @@ pub struct EntryBuilder<'b, 'a> {
 
 impl<'b, 'a> EntryBuilder<'b, 'a> {
     pub(super) fn new(batch: &'b mut Batch, key: &[u8]) -> Self {
+        // An earlier builder that was forgotten instead of dropped has left its rows.
+        batch.truncate();
         let mut failed = None;
         if key.is_empty() || key.len() > MAX_KEY_LEN {
             let len = key.len();
@@ -155,9 +157,12 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// This entry replaces the stored one, and only if that is still the one of this address: what was read
-    /// in order to compute it is not overtaken by another writer. Otherwise the append fails with
+    /// This entry replaces the stored one of its key, and only if that is still the one of this address: what
+    /// was read in order to compute it is not overtaken by another writer. Otherwise the append fails with
     /// [`Error::EntryChanged`](crate::Error::EntryChanged), and nothing of the batch is stored.
+    ///
+    /// The address is that of the key's entry ([`Entry::address`](crate::Entry::address)); its commit is
+    /// compared: of one key a commit has one entry.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -273,20 +278,9 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
 
     fn check_len(&self, found: usize) -> Result<()> {
         let expected = self.batch.dim;
-        match found {
-            0 => Err(self.refusal(format_args!(
-                "a row of no elements; use `push_empty` for an input in which nothing was found"
-            ))),
-            _ if found == expected && expected > 0 => Ok(()),
-            _ if found.is_multiple_of(expected.max(1)) => {
-                let rows = found / expected.max(1);
-                Err(self.refusal(format_args!(
-                    "one row has {expected} elements, found {found}; if these are {rows} rows use \
-                     `push_rows`, otherwise another model made them"
-                )))
-            }
-            _ => Err(Error::DimensionMismatch { what: "the row", expected, found }),
-        }
+        let what = "the row";
+        let is_one = found == expected && expected > 0;
+        if is_one { Ok(()) } else { Err(Error::DimensionMismatch { what, expected, found }) }
     }
 
     fn check_elements<T: Element>(&self, row: &[T]) -> Result<()> {
@@ -315,13 +309,7 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
 impl Drop for EntryBuilder<'_, '_> {
     /// What an entry left that was not added goes again.
     fn drop(&mut self) {
-        let batch = &mut *self.batch;
-        let (keys, rows) = batch.entries.last().map_or((0, 0), |ends| (ends.key, ends.rows));
-        batch.keys.truncate(keys);
-        batch.rows.truncate(rows);
-        if batch.dtype == DType::I8 {
-            batch.scales.truncate(rows / batch.row_bytes());
-        }
+        self.batch.truncate();
     }
 }
 
@@ -336,10 +324,12 @@ mod tests {
         assert!(batch.push(vec![b'k'; MAX_KEY_LEN + 1], &[0.0f32, 1.0]).is_err(), "long key");
         assert!(batch.push("k", &[0.0f32]).is_err(), "half a row");
         assert!(batch.push("k", &[0.0f32; 3]).is_err(), "a row and a half");
-        let error = batch.push("k", &[0.0f32; 4]).unwrap_err().to_string();
-        assert!(error.contains("2 rows use `push_rows`"), "{error}");
+        let error = batch.push("k", &[0.0f32; 4]).unwrap_err();
+        assert!(matches!(error, Error::DimensionMismatch { expected: 2, found: 4, .. }), "{error}");
+        let error = error.to_string();
+        assert!(error.contains("add several rows with `push_rows`"), "{error}");
         let error = batch.push::<f32>("k", &[]).unwrap_err().to_string();
-        assert!(error.contains("use `push_empty`"), "{error}");
+        assert!(error.contains("with `push_empty`"), "{error}");
         let error = batch.push_rows::<f32, [f32; 2]>("k", []).unwrap_err().to_string();
         assert!(error.contains("use `push_empty`"), "{error}");
         assert!(batch.push("k", &[f32::NAN, 0.0]).is_err(), "NaN");
@@ -354,6 +344,10 @@ mod tests {
         #[expect(unused_must_use, reason = "an entry that is not pushed")]
         batch.entry("k").row(&[0.0f32, 1.0]);
         assert!(batch.is_empty() && batch.byte_len() == 0);
+        std::mem::forget(batch.entry("forgotten").row(&[0.0f32, 1.0]));
+        batch.push("k", &[0.0f32, 1.0]).unwrap();
+        assert_eq!((batch.key(0), batch.row_count()), (&b"k"[..], 1));
+        batch.clear();
         batch.push(vec![b'k'; MAX_KEY_LEN], &[0.0f32, 1.0]).unwrap();
         let mut batch = Batch::new(2, DType::F32).allow_non_finite(true);
         batch.push("k", &[f32::NAN, 0.0]).unwrap();

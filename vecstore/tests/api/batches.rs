@@ -106,6 +106,12 @@ fn replace_if_loses_no_update_of_two_handles() {
     batch.entry("none").replace_if(Address { commit, row }).push_empty().unwrap();
     let error = second.append(&mut batch, OnDuplicate::Error).unwrap_err();
     assert!(matches!(error, Error::EntryChanged { found: None, .. }), "{error}");
+    let count = second.snapshot().get_owned("count").unwrap().unwrap();
+    let mut batch = second.batch();
+    batch.delete("count").unwrap();
+    batch.entry("count").row(&[9.0f32]).replace_if(count.entry().address()).push().unwrap();
+    let error = second.append(&mut batch, OnDuplicate::Error).unwrap_err();
+    assert!(matches!(error, Error::EntryChanged { found: None, .. }), "deleted by the batch: {error}");
 }
 
 #[test]
@@ -123,6 +129,12 @@ fn a_batch_that_expects_a_commit_is_refused_after_another_one() {
     assert!(matches!(error, Error::StoreChanged { expected: 0, found: 1, .. }), "{error}");
     put("b", 1).unwrap();
     assert_eq!(store.snapshot().len(), 2);
+    // It holds for a batch without entries, too.
+    let mut batch = store.batch();
+    batch.expect_last_commit(7);
+    assert!(matches!(store.append(&mut batch, OnDuplicate::Skip), Err(Error::StoreChanged { .. })));
+    batch.expect_last_commit(2);
+    assert_eq!(store.append(&mut batch, OnDuplicate::Skip).unwrap().commit, None);
     // The condition holds for tickets as well, and is forgotten with the entries.
     let mut batch = store.batch();
     batch.push("c", &[1.0f32]).unwrap();

@@ -260,6 +260,7 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         (vec!["get", path, "--address", "x"], 2, "write COMMIT:ROW"),
         (vec!["keys", path, "--at", "never"], 1, "there is no version"),
         (vec!["version", path, "a/b"], 1, "cannot name a version"),
+        (vec!["delete", path, "--prefix", ""], 1, "at least one byte"),
         (vec!["restore", backup, path], 1, "a store is there"),
         (vec!["restore", restored, "/dev/null"], 1, "cannot create a store here"),
     ] {

@@ -191,6 +191,11 @@ fn dead_rows_and_what_a_compaction_gives_back_are_counted() {
     assert_eq!((after.dead_rows, after.reclaimable_bytes), (0, 0));
     let (freed, told) = (before.bytes - after.bytes, before.reclaimable_bytes);
     assert!(freed.abs_diff(told) * 10 < freed, "told {told}, gave back {freed}");
+    store.delete_prefix("").unwrap();
+    let before = store.snapshot().totals();
+    store.compact_full().unwrap();
+    let (freed, told) = (before.bytes - store.snapshot().totals().bytes, before.reclaimable_bytes);
+    assert!(freed.abs_diff(told) * 10 < freed, "of deletions: told {told}, gave back {freed}");
 }
 
 #[test]
@@ -247,6 +252,7 @@ fn a_reader_at_a_version_stays_there() {
     let reader = ReadOptions::new().at_version("v").open(store.path()).unwrap();
     store.delete(&["a0"]).unwrap();
     assert_eq!(reader.refresh().unwrap().last_commit(), 6);
+    assert_eq!(reader.wait_for_commit(6, LONG).unwrap().last_commit(), 6, "there is nothing to wait for");
     assert_eq!(reader.versions().unwrap(), store.versions().unwrap());
     let error = ReadOptions::new().at_version("w").open(store.path()).unwrap_err();
     assert!(matches!(&error, Error::NoSuchVersion { name, .. } if name == "w"), "{error}");

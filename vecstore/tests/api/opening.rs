@@ -27,6 +27,15 @@ fn a_store_is_opened_or_created() {
     let other = StoreConfig::new(2).dtype(DType::F16);
     assert!(matches!(refused(&other), Error::InvalidArgument { .. }), "another metric");
     assert!(matches!(refused(&config.fingerprint(model(2))), Error::FingerprintMismatch { .. }));
+    // Where no fingerprint is recorded, the first one given is.
+    let path = dir.path().join("without");
+    drop(on_demand().open_or_create(&path, StoreConfig::new(1)).unwrap());
+    let known = StoreConfig::new(1).fingerprint(model(1));
+    let store = on_demand().open_or_create(&path, known).unwrap();
+    assert_eq!(store.snapshot().fingerprint(), Some(&model(1)));
+    let reader = Reader::open(&path).unwrap();
+    reader.check_fingerprint(&model(1)).unwrap();
+    assert!(matches!(reader.check_fingerprint(&model(2)), Err(Error::FingerprintMismatch { .. })));
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn read(snapshot: &Snapshot) -> Read {
         let facts = entry.map(|e| (e.kind(), e.row_count(), e.payload().to_vec(), e.address()));
         note(&key, "get", Ok(format!("{facts:?}")));
         let Some(entry) = entry else { continue };
+        note(&key, "row at", snapshot.row_at(entry.address()).map(|row| format!("{row:?}")));
         note(&key, "rows", entry.to_f32().map(|rows| format!("{rows:?}")));
         note(&key, "attributes", entry.attributes().map(|all| format!("{all:?}")));
         note(&key, "reason", Ok(format!("{:?}", entry.reason())));

@@ -152,7 +152,7 @@ pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Resul
     let whole = Progress::new();
     let (dry_run, progress) = (options.dry_run, options.progress.unwrap_or(&whole));
     if dry_run {
-        return Repair { vfs, dir, dry_run, in_doubt: false, progress }.run().map(|(report, _)| report);
+        return Repair { vfs, dir, dry_run, in_doubt: false, progress }.run().map(|repaired| repaired.report);
     }
     // A directory that is no store is refused before a lock file is created in it.
     if let Err(error @ (Error::NotFound { .. } | Error::NotAStore { .. })) = Manifest::read(vfs, dir) {
@@ -160,7 +160,7 @@ pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Resul
     }
     Lock::open(vfs, &dir.join(LOCK_BACKUP), "backup")?.hold(TIMEOUT, |_| {
         let run = |in_doubt| Repair { vfs, dir, dry_run, in_doubt, progress }.run();
-        exclusively(vfs, dir, &TIMEOUT.into(), |_, in_doubt| run(in_doubt)).map(|(report, _)| report)
+        exclusively(vfs, dir, &TIMEOUT.into(), |_, in_doubt| run(in_doubt)).map(|repaired| repaired.report)
     })
 }
 
@@ -169,6 +169,9 @@ pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Resul
 ///
 /// Every byte is read first. Intact entries of damaged segments are copied into memory; sound segments are
 /// mapped, and checked as they are read. The store must not be written to meanwhile.
+///
+/// Paths of damaged segments in the snapshot ([`Entry::location`](crate::Entry::location),
+/// [`SegmentInfo::path`](crate::SegmentInfo::path)) are those that a repair would write.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -191,23 +194,32 @@ pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Resul
 /// ```
 ///
 /// # Errors
-/// As [`repair`].
+/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to read from;
+/// [`Error::UnsupportedVersion`] for a store of a later version; [`Error::Io`].
 pub fn salvage(path: impl AsRef<Path>) -> Result<(Snapshot, RepairReport)> {
     let (dir, progress) = (path.as_ref(), &Progress::new());
     let repair = Repair { vfs: &Careful::copying(&RealFs), dir, dry_run: true, in_doubt: false, progress };
-    let (report, repaired) = repair.run()?;
+    let Repaired { report, view: repaired, made } = repair.run()?;
     let mut view = View { segments: Vec::new(), totals: Totals::default(), ..repaired };
     for LiveSegment { segment, .. } in repaired.segments {
         // The survey read sound segments without rows and payloads. Segments that a repair would write are
         // complete.
-        let segment = match RealFs.metadata(segment.path()) {
-            Ok(_) => Arc::new(Segment::open(&RealFs, segment.path(), segment.name())?.checked()),
-            Err(_) => segment,
+        let segment = match made.contains(&segment.name()) {
+            true => segment,
+            false => Arc::new(Segment::open(&RealFs, segment.path(), segment.name())?.checked()),
         };
         let record = SegmentRecord::of(&segment);
         view.add(segment, Some(&record))?;
     }
     Ok((Snapshot::new(Arc::new(view)), report))
+}
+
+/// What a repair did, or would do.
+struct Repaired {
+    report: RepairReport,
+    view: View,
+    /// Segments that were written anew.
+    made: HashSet<SegmentName>,
 }
 
 /// The operation that the error of a stopped repair names.
@@ -237,7 +249,7 @@ struct Before {
 
 impl Repair<'_> {
     /// Runs the repair. Returns its report, and the view of the repaired store.
-    fn run(&self) -> Result<(RepairReport, View)> {
+    fn run(&self) -> Result<Repaired> {
         let mut before = self.read()?;
         let segments = self.dir.join(SEGMENTS);
         if !self.dry_run {
@@ -394,7 +406,7 @@ impl Repair<'_> {
         manifest: &mut Manifest,
         pieces: &[Piece],
         chain_is_whole: bool,
-    ) -> Result<(RepairReport, View)> {
+    ) -> Result<Repaired> {
         let view = mender.mend(manifest, pieces)?;
         let view = mender.put_kills_right(manifest, pieces, view)?;
         let chain_is_whole = chain_is_whole && mender.made.is_empty();
@@ -440,10 +452,11 @@ impl Repair<'_> {
             manifest.generation += 1;
             plan.manifest = Some(manifest.clone());
         }
+        let made = mender.made.iter().map(|made| made.segment.name()).collect();
         let changes = plan.manifest.is_some() || !plan.report.was_whole();
         if !self.dry_run && changes {
             carry_out(self.vfs, self.dir, &plan, &mut mender.made)?;
         }
-        Ok((plan.report, view))
+        Ok(Repaired { report: plan.report, view, made })
     }
 }

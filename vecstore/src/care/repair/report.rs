@@ -42,6 +42,8 @@ pub struct Finding {
     pub lost_unnamed: u64,
     /// True if the file may have held entries beyond those that `lost_keys` and `lost_unnamed` count.
     pub lost_unknown: bool,
+    /// Entries that are kept, and may have lost attributes.
+    pub attributes_lost: u64,
     /// Entries and rows that the manifest counts in the file, superseded ones included: no more are lost if
     /// `lost_unknown`. `None` for a file that the manifest does not list.
     pub listed: Option<(u64, u64)>,
@@ -66,10 +68,13 @@ pub struct Loss {
     pub unknown_entries: u64,
     /// Unknown files that the manifest does not list: the number of their entries is unknown.
     pub unlisted_files: u64,
+    /// Entries that are kept, and may have lost attributes.
+    pub without_attributes: u64,
 }
 
 impl Loss {
-    /// True if nothing is lost.
+    /// True if nothing of the store's present state is lost. Notes of a [`Finding`] tell of what only
+    /// versions have lost, and of what only a later version of this crate can read.
     pub fn is_none(&self) -> bool {
         *self == Loss::default()
     }
@@ -96,6 +101,7 @@ impl RepairReport {
         for finding in &self.findings {
             loss.keys += finding.lost_keys.len() as u64;
             loss.unnamed_entries += finding.lost_unnamed;
+            loss.without_attributes += finding.attributes_lost;
             if finding.lost_unknown {
                 loss.unknown_files += 1;
                 match finding.listed {

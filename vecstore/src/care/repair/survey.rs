@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::remains::Remains;
-use crate::base::{Error, IoContext, Progress, Result};
+use crate::base::{Error, IoContext, Part, Progress, Result};
 use crate::format::footer::{Footer, Layout};
 use crate::format::{Id, check_may_write};
-use crate::segment::{Pieces, Segment, SegmentName, check_pieces};
+use crate::segment::{Pieces, Segment, SegmentName, Step, check_pieces};
 use crate::state::{Body, FingerprintRecord, SEGMENTS, SegmentRecord, is_of_other_model, load};
 use crate::vfs::{FileKind, Vfs};
 
@@ -111,14 +111,21 @@ pub(super) fn survey(
     progress.expect(names.iter().map(len).sum());
     progress.worked(0, super::REPAIRING)?;
     let looked = names.into_iter().map(|name| {
-        let found = look(vfs, dir, name, records)?;
-        progress.worked(len(&name), super::REPAIRING)?;
+        let part = Part::new(progress, super::REPAIRING, len(&name));
+        let found = look(vfs, dir, name, records, &|bytes| part.worked(bytes))?;
+        part.done()?;
         Ok(found)
     });
     looked.collect()
 }
 
-fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord]) -> Result<Found> {
+fn look(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    called: SegmentName,
+    records: &[SegmentRecord],
+    step: Step<'_>,
+) -> Result<Found> {
     let path = dir.join(SEGMENTS).join(called.to_string());
     let record = records.iter().find(|record| record.name() == called);
     let mut file = Found {
@@ -153,7 +160,7 @@ fn look(vfs: &dyn Vfs, dir: &Path, called: SegmentName, records: &[SegmentRecord
     if let Err(error @ Error::UnsupportedVersion { .. }) = Layout::parse(&path, pieces.kept()) {
         return Err(error);
     }
-    let (segment, faults) = check_pieces(&path, name, pieces);
+    let (segment, faults) = check_pieces(&path, name, pieces, step)?;
     if let Some(fault) = faults.first() {
         let block = fault.block.map_or_else(String::new, |block| format!(", block {block}"));
         let more = if faults.len() > 1 { format!(" (and {} more)", faults.len() - 1) } else { String::new() };

@@ -133,6 +133,7 @@ impl Finding {
         self.kept = rescued.kept;
         self.readdressed = rescued.readdressed;
         self.lost_unnamed = rescued.unnamed;
+        self.attributes_lost = rescued.attributes_lost;
         let lost = rescued.lost_keys.len();
         for key in rescued.lost_keys {
             let is_there = match view.find(&key)? {

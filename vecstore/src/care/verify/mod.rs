@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::{Error, Progress, Result, escaped};
+use crate::base::{Error, Part, Progress, Result, escaped};
 use crate::format::random_id;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
@@ -260,7 +260,9 @@ fn read_segments(
         }
         let path = dir.join(SEGMENTS).join(name.to_string());
         let gone = || vfs.metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        let (segment, faults) = check_file(vfs, &path, *name);
+        let part = Part::new(progress, VERIFYING, len(name));
+        let (segment, faults) = check_file(vfs, &path, *name, &|bytes| part.worked(bytes))?;
+        part.done()?;
         if segment.is_none() && gone() {
             vanished.push(path);
             continue;
@@ -282,7 +284,6 @@ fn read_segments(
             let segment = segment.without_keys();
             seen.opened.insert(*name, Arc::new(segment));
         }
-        progress.worked(len(name), VERIFYING)?;
     }
     Ok(vanished)
 }

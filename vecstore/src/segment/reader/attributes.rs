@@ -36,7 +36,7 @@ impl Segment {
 
     /// The value of an entry in a column of this segment; `None` if there is none or its type is not known.
     pub fn value(&self, index: usize, column: &Column) -> Result<Option<Value<'_>>> {
-        self.check_bytes(section::ATTD, 0..usize::MAX)?;
+        self.check_attributes()?;
         let (_, attd) = self.attribute_bytes();
         let value = column.buffers(attd).map_or(Ok(None), |buffers| buffers.value(index));
         value.map_err(|what| {
@@ -46,7 +46,7 @@ impl Segment {
     }
 
     /// Describes a column of a type that only a later version knows; `None` if there is none.
-    pub(super) fn unknown_attribute(&self) -> Option<String> {
+    pub fn unknown_attribute(&self) -> Option<String> {
         // Damage is not reported here: a merge finds it when it reads all columns.
         let column = self.directory().ok()?.unknown()?;
         Some(format!("attribute \"{}\" of a type that is not known", escaped(column.name.as_bytes())))

@@ -10,8 +10,16 @@ use crate::format::section::{self, Tag};
 use crate::segment::check::range_of;
 
 /// The tables that a lookup reads all over: they are checked as a whole, before the first lookup.
-const TABLES: [Tag; 7] =
-    [section::KIND, section::KEND, section::REND, section::PEND, section::HASH, section::HENT, section::SCAL];
+const TABLES: [Tag; 8] = [
+    section::RUNS,
+    section::KIND,
+    section::KEND,
+    section::REND,
+    section::PEND,
+    section::HASH,
+    section::HENT,
+    section::SCAL,
+];
 
 /// What of a segment was found right.
 #[derive(Debug)]
@@ -21,13 +29,14 @@ pub(super) struct Checked {
     /// The table of block checksums.
     crcs: OnceLock<bool>,
     tables: OnceLock<Result<()>>,
+    attributes: OnceLock<Result<()>>,
 }
 
 impl Checked {
     /// Nothing was looked at yet.
     pub fn new(blocks: usize) -> Self {
         let right = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Checked { right, crcs: OnceLock::new(), tables: OnceLock::new() }
+        Checked { right, crcs: OnceLock::new(), tables: OnceLock::new(), attributes: OnceLock::new() }
     }
 }
 
@@ -47,6 +56,18 @@ impl Segment {
             Some(checked) => {
                 let check = || TABLES.iter().try_for_each(|tag| self.check_bytes(*tag, 0..usize::MAX));
                 checked.tables.get_or_init(check).clone()
+            }
+        }
+    }
+
+    /// Checks the values of attributes.
+    #[inline]
+    pub(super) fn check_attributes(&self) -> Result<()> {
+        match &self.checked {
+            None => Ok(()),
+            Some(checked) => {
+                let check = || self.check_bytes(section::ATTD, 0..usize::MAX);
+                checked.attributes.get_or_init(check).clone()
             }
         }
     }
