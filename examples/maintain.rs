@@ -65,14 +65,9 @@ fn describe(snapshot: &Snapshot) {
     if let Some(model) = snapshot.fingerprint() {
         println!("made by {}", model.description());
     }
-    println!(
-        "{} entries: {} rows, {} empty, {} rejected",
-        totals.entries, totals.rows, totals.empty, totals.rejected
-    );
-    println!(
-        "{} dead rows; a compaction gives back about {} bytes",
-        totals.dead_rows, totals.reclaimable_bytes
-    );
+    let Totals { entries, rows, empty, rejected, dead_rows, reclaimable_bytes, .. } = totals;
+    println!("{entries} entries: {rows} rows, {empty} empty, {rejected} rejected");
+    println!("{dead_rows} dead rows; a compaction gives back about {reclaimable_bytes} bytes");
 }
 
 /// `vectors.npy`, and for each entry a line with its key, its number of rows, and its attributes.

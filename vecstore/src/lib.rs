@@ -1,10 +1,11 @@
 //! A durable store for embeddings.
 //!
 //! A store is a directory of immutable, checksummed **segments**, each of which is a valid NumPy `.npy` file.
-//! A **batch** of entries is appended as a whole: when [`Store::append`] returns, it survives `kill -9`, a
-//! kernel crash and a power cut; when it does not return, either the whole batch is there or nothing of it.
-//! Keys make long jobs resumable: ask which keys are [missing](Snapshot::missing), embed those, append them,
-//! and after any interruption start again without doing anything twice.
+//! A **batch** of entries is appended as a whole. Once [`Store::append`] has returned without an error, the
+//! batch survives `kill -9`, a kernel crash and a power cut. If the process dies before, the store has the
+//! whole batch or nothing of it. Keys make long jobs resumable: a job asks which keys are
+//! [missing](Snapshot::missing), embeds the inputs of these keys and appends them. A job that starts again
+//! after an interruption repeats no appended batch.
 //!
 //! ```
 //! # let dir = tempfile::tempdir().unwrap();
@@ -30,30 +31,31 @@
 //!
 //! # Where to begin
 //!
-//! | to | use |
+//! | task | use |
 //! |---|---|
 //! | create, open, append, delete | [`Store`], [`Batch`]; options in [`OpenOptions`] |
 //! | read in another process, or read-only media | [`Reader`]; options in [`ReadOptions`] |
-//! | get, list, search | [`Snapshot`], which never changes; [`Store::refresh`] gives a newer one |
+//! | get, list, search | [`Snapshot`], which never changes; [`Store::refresh`] returns a newer one |
 //! | store chunks, faces, metadata | [`Batch::entry`]: several rows, a payload, attributes |
-//! | go on computing while batches are flushed | [`Store::submit`] |
+//! | compute while batches are flushed | [`Store::submit`] |
 //! | keep and restore a state | [`Store::create_version`], [`Store::restore_version`], [`Store::backup`], [`restore`] |
-//! | check, mend, read what is left of a damaged store | [`verify`], [`repair`], [`salvage`] |
+//! | check a store, repair it, read the intact part of a damaged one | [`verify`], [`repair`], [`salvage`] |
 //!
 //! # Words
 //!
-//! An **entry** is what is stored for one input: a key, a [kind](Kind), any number of **rows** (vectors),
-//! and, if wanted, a **payload** and **attributes**. The newest entry of a key wins. Each batch that writes
-//! something has a **commit** number, counted from 1; a row's [address](Address) is its commit and its number
-//! in the batch, and never changes. A [`Snapshot`] is an immutable view: cheap to take, unaffected by what
-//! writers do. A **version** is a state that is kept under a name; a **checkpoint** brings the manifest, a
-//! list of the segments, up to date.
+//! An **entry** stores the outcome for one input: a key, a [kind](Kind), any number of **rows** (vectors),
+//! and, optionally, a **payload** and **attributes**. Of each key, only the newest entry counts. Each batch
+//! that writes at least one entry gets a **commit** number, counted from 1. A row's [address](Address) is its
+//! commit and its number in the batch; it never changes. A [`Snapshot`] is an immutable view: cheap to take,
+//! and unaffected by writers. A **version** is a state that is kept under a name. A **checkpoint** brings the
+//! manifest, a list of the segments, up to date.
 //!
-//! # What it is not
+//! # Limits
 //!
-//! Not an ordered map: keys are found by hash, so there are no range scans, and a prefix is a scan of all
-//! keys. Not a database: no queries beyond filters in Rust, and one batch is the unit of everything. Not, so
-//! far, an approximate index: a search compares with every row, at the speed of memory.
+//! A store is not an ordered map: keys are found by hash. There are no range scans, and listing the keys with
+//! a prefix scans all keys. A store is not a database: filters are Rust closures, and the batch is the only
+//! unit of change. A store has no approximate index yet: a search compares the query with every row, at the
+//! speed of memory.
 //!
 //! | | vecstore | redb, fjall | LanceDB | usearch |
 //! |---|---|---|---|---|
@@ -64,19 +66,19 @@
 //! | nearest neighbours | exact | no | exact, approximate | approximate, exact |
 //! | vectors in place, mapped | `&[f32]` | bytes | Arrow | own layout |
 //! | read without the library | `numpy.load` | no | other Lance readers | no |
-//! | damage is | found, named, mended | found (redb: also mended) | found in part | not found |
+//! | damage is | found, named, repaired | found (redb: also repaired) | found in part | not found |
 //!
 //! ¹ No `fsync` in a trace of the system calls of pylance 14.0.2 and lancedb 0.40.0 (November 2026).
 //! `docs/PERFORMANCE.md` has the measurements beside other stores.
 //!
 //! # Reading without this crate
 //!
-//! `numpy.load(path, mmap_mode="r")` on any file in `segments/` gives its rows; `vecstore files DIR` names
+//! `numpy.load(path, mmap_mode="r")` reads the rows of any file in `segments/`; `vecstore files DIR` lists
 //! the files in order.
 //!
 //! # Features
 //!
-//! * `cli`: the `vecstore` command. The library itself needs no feature.
+//! * `cli`: builds the `vecstore` command. The library itself needs no feature.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -113,7 +115,8 @@ mod types;
 #[doc(hidden)]
 pub mod vfs;
 
-/// The crate whose [`f16`](half::f16) and [`bf16`](half::bf16) rows can be made of.
+/// Re-export of the `half` crate, whose types [`f16`](half::f16) and [`bf16`](half::bf16) are elements of
+/// rows.
 pub use half;
 
 #[doc(hidden)]
@@ -138,7 +141,7 @@ pub use types::{
     MAX_PAYLOAD_LEN, Metric, OnDuplicate, StoreConfig, Value,
 };
 
-/// Handles, snapshots and batches may be used from, and sent to, any thread.
+/// All handles, snapshots and batches can be sent to other threads and shared between threads.
 const _: () = {
     const fn assert<T: Send + Sync>() {}
     assert::<Store>();

@@ -1,84 +1,86 @@
 //! The one error type of the crate.
 //!
-//! Every variant names what was touched, what was expected, what was found and what to do about it.
+//! Every variant names the file or argument concerned, what was expected, what was found, and the remedy.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::remedy::remedy;
+use super::remedy::{is_lasting, remedy};
 use crate::base::{DType, LockHolder, escaped};
 
 /// Result of an operation on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong, with the path it went wrong at and the remedy.
+/// An error of a store operation. Its text names the file or argument concerned, the problem and the remedy.
 ///
-/// The text of an error is complete: the cause that the operating system gave is part of it, and
-/// [`source`](std::error::Error::source) gives nothing, so that a chain of errors prints it once.
+/// The text includes the cause that the operating system reported, and [`source`](std::error::Error::source)
+/// returns `None`: a program that prints a chain of errors prints the cause once.
 ///
 /// | the caller can | [`is_transient`](Error::is_transient) | [`needs_reopen`](Error::needs_reopen) | errors |
 /// |---|---|---|---|
 /// | call again later | yes | | `Busy`, `NoSpace`, most of `Io` |
-/// | start the operation again | | | `Interrupted` |
-/// | open the store again, and ask which keys are missing | | yes | `OutcomeUnknown`, `Latched`, `NameTaken`, `Moved`, `Abandoned` |
-/// | read again, and decide anew | | | `EntryChanged`, `StoreChanged`, `DuplicateKey` |
+/// | repeat the operation | | | `Interrupted` |
+/// | open the store again, and look up which keys are missing | | yes | `OutcomeUnknown`, `Latched`, `NameTaken`, `Moved`, `Abandoned` |
+/// | read the newest state, and build a new batch | | | `EntryChanged`, `StoreChanged`, `DuplicateKey` |
 /// | change an argument | | | `InvalidArgument`, `DimensionMismatch`, `DTypeMismatch`, `FingerprintMismatch`, `NoSuchVersion`, `VersionExists`, `BackupRefused`, `AlreadyExists`, `NotFound`, `NotAStore` |
 /// | [repair](crate::repair) or [salvage](crate::salvage) the store | | | `Damaged`, `MissingSegment`, `ForeignSegment`, `ManifestMissing` |
-/// | use a newer version | | | `UnsupportedVersion` |
-/// | report a mistake in this crate | | | `Internal` |
-#[derive(Clone, Debug, thiserror::Error)]
+/// | use a newer version of this crate | | | `UnsupportedVersion` |
+/// | report a bug in this crate | | | `Internal` |
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is nothing at this path, or an empty directory.
+    /// The path does not exist, or is an empty directory.
     #[non_exhaustive]
     #[error(
         "{}: there is no store here; create one with `vecstore create` or `Store::create`",
         path.display()
     )]
     NotFound {
-        /// The path that was to be opened.
+        /// The path given by the caller.
         path: PathBuf,
     },
 
-    /// There is something else than a store at this path.
+    /// The path holds something other than a store.
     #[non_exhaustive]
     #[error(
         "{}: this is not a store: {found}; give the path of a directory made by `vecstore create`",
         path.display()
     )]
     NotAStore {
-        /// The path that was to be opened.
+        /// The path given by the caller.
         path: PathBuf,
-        /// What was found there.
+        /// Description of what the path holds.
         found: String,
     },
 
-    /// A store cannot be created over something that exists.
+    /// A store cannot be created at a path that holds something else.
     #[non_exhaustive]
     #[error(
         "{}: cannot create a store here: {found}; open it instead, or choose another path",
         path.display()
     )]
     AlreadyExists {
-        /// The path of the store to be.
+        /// The path of the new store.
         path: PathBuf,
-        /// What is there already.
+        /// Description of what the path holds.
         found: String,
     },
 
-    /// Segments are there, but the manifest is gone. Nothing is lost: segments describe themselves.
+    /// The store has segments, but no manifest. No entry is lost: [`repair`](crate::repair) rebuilds the
+    /// manifest from the segments.
     #[non_exhaustive]
     #[error(
-        "{}: the manifest is missing, but segments/ holds {segments} segment file(s); nothing is lost: \
+        "{}: the manifest is missing, but segments/ holds {segments} segment file(s); no entry is lost: \
          `vecstore repair` rebuilds the manifest from them",
         path.display()
     )]
     ManifestMissing {
         /// The manifest's path.
         path: PathBuf,
-        /// How many segment files there are.
+        /// Number of segment files.
         segments: usize,
     },
 
@@ -86,17 +88,17 @@ pub enum Error {
     #[non_exhaustive]
     #[error(
         "{}: the store is busy: waited {waited_secs} s for the {lock} lock, held by {holder}; \
-         wait for it, stop it, or raise the lock time-out",
+         wait for the holder, stop it, or raise the lock timeout",
         path.display()
     )]
     Busy {
         /// The lock file.
         path: PathBuf,
-        /// Which lock it is.
+        /// Name of the lock.
         lock: &'static str,
-        /// The holder, as far as the record says.
+        /// The lock holder, as far as the lock's record names it.
         holder: LockHolder,
-        /// How long this call waited.
+        /// Seconds that this call waited.
         waited_secs: u64,
     },
 
@@ -104,7 +106,7 @@ pub enum Error {
     #[non_exhaustive]
     #[error(
         "{}: the store holds vectors of \"{expected}\" (fingerprint {expected_id}), not of \"{found}\" \
-         (fingerprint {found_id}); use the model the store was made with, or another store",
+         (fingerprint {found_id}); use the model that made the store, or another store",
         path.display()
     )]
     FingerprintMismatch {
@@ -114,28 +116,28 @@ pub enum Error {
         expected: String,
         /// The recorded fingerprint's first eight bytes in hexadecimal.
         expected_id: String,
-        /// Description of the fingerprint given.
+        /// Description of the given fingerprint.
         found: String,
         /// The given fingerprint's first eight bytes in hexadecimal.
         found_id: String,
     },
 
-    /// A vector, batch or query of another dimension than the store's.
+    /// A vector, batch, query or configuration has another dimension than the store.
     #[non_exhaustive]
     #[error(
         "{what} has dimension {found}, the store has {expected}; use vectors of {expected} elements{}",
-        rows_hint(*expected, *found)
+        rows_hint(what, *expected, *found)
     )]
     DimensionMismatch {
         /// The argument with the wrong dimension.
         what: &'static str,
-        /// The store's dimension.
+        /// The store's dimension, in elements per vector.
         expected: usize,
-        /// What was given.
+        /// The argument's dimension.
         found: usize,
     },
 
-    /// Elements of another type than the store's.
+    /// Elements have another type than the store's.
     #[non_exhaustive]
     #[error("{what} has elements of type {found}, the store has {expected}; convert them explicitly")]
     DTypeMismatch {
@@ -143,11 +145,12 @@ pub enum Error {
         what: &'static str,
         /// The store's element type.
         expected: DType,
-        /// What was given.
+        /// The argument's element type.
         found: DType,
     },
 
-    /// The append asked for an error on keys that are stored already, or that the batch holds twice.
+    /// With [`OnDuplicate::Error`](crate::OnDuplicate::Error), a key of the batch is stored already, or is in
+    /// the batch twice.
     #[non_exhaustive]
     #[error(
         "{count} key(s) are stored already or twice in the batch, the first is \"{}\"; nothing of this batch \
@@ -157,32 +160,34 @@ pub enum Error {
     DuplicateKey {
         /// The first such key.
         key: Vec<u8>,
-        /// How many such keys there are.
+        /// Number of entries of the batch with such a key.
         count: usize,
     },
 
-    /// An entry that was to be replaced only if it is still the expected one is another by now.
+    /// The stored entry of a key is not the expected one: another writer has replaced or deleted it. See
+    /// [`EntryBuilder::replace_if`](crate::EntryBuilder::replace_if).
     #[non_exhaustive]
     #[error(
-        "key \"{}\" was to replace the entry of commit {expected}, and {}; nothing of this batch was \
-         written; read the key again and decide anew",
+        "key \"{}\": the batch expects its entry of commit {expected}, but {}; nothing of this batch was \
+         written; read the key again and build a new batch",
         escaped(key),
-        found.map_or_else(|| "is not stored".to_owned(), |at| format!("its entry is of commit {at}"))
+        found.map_or_else(|| "the key is not stored".to_owned(), |at| format!("its entry is of commit {at}"))
     )]
     EntryChanged {
         /// The key.
         key: Vec<u8>,
         /// Commit of the expected entry.
         expected: u64,
-        /// Commit of the stored entry; `None` when the key is not stored.
+        /// Commit of the stored entry; `None` if the key is not stored.
         found: Option<u64>,
     },
 
-    /// The store has other commits than the batch expects.
+    /// The store's last commit is not the one that the batch expects: see
+    /// [`Batch::expect_last_commit`](crate::Batch::expect_last_commit).
     #[non_exhaustive]
     #[error(
-        "the batch was to follow commit {expected}, and the last commit is {found}; nothing of this batch \
-         was written; read what came in between and decide anew"
+        "the batch expects {expected} as the last commit, but the last commit is {found}; nothing of this \
+         batch was written; read the newest state and build a new batch"
     )]
     StoreChanged {
         /// The last commit that the batch expects.
@@ -191,18 +196,18 @@ pub enum Error {
         found: u64,
     },
 
-    /// An argument that cannot be used.
+    /// An argument is invalid.
     #[non_exhaustive]
     #[error("{what}")]
     InvalidArgument {
-        /// What was wrong, what was expected, and what to do.
+        /// The problem, what is expected, and the remedy.
         what: String,
     },
 
     /// The store has no version of this name.
     #[non_exhaustive]
     #[error(
-        "{}: there is no version \"{name}\"; `vecstore version list` names those there are",
+        "{}: there is no version \"{name}\"; `vecstore version list` lists the versions",
         path.display()
     )]
     NoSuchVersion {
@@ -225,38 +230,39 @@ pub enum Error {
         name: String,
     },
 
-    /// The destination of a backup holds something that the backup does not continue.
+    /// The destination of a backup holds something other than an earlier backup of this store, or lies in the
+    /// store itself.
     #[non_exhaustive]
     #[error("{}: cannot back up into this directory: {reason}; choose another one", path.display())]
     BackupRefused {
         /// The destination.
         path: PathBuf,
-        /// What was found there.
+        /// Why the destination is refused.
         reason: String,
     },
 
     /// The operation was stopped before its end: by its [`Progress`](crate::Progress), because the store is
-    /// being closed, or because a repair or restore replaced what it was reading.
+    /// being closed, or because a repair or restore replaced the files that it was reading.
     #[non_exhaustive]
     #[error("{action} was stopped before its end; nothing is lost, and it can be started again")]
     Interrupted {
-        /// What was stopped.
+        /// Name of the operation.
         action: &'static str,
     },
 
-    /// The store contradicts itself: a mistake in this library. Nothing was written.
+    /// A contradiction within this crate's own state: a bug. Nothing was written.
     #[non_exhaustive]
-    #[error("a mistake in vecstore: {what}; nothing was written; please report it")]
+    #[error("a bug in vecstore: {what}; nothing was written; please report it")]
     Internal {
         /// The contradiction.
         what: Cow<'static, str>,
     },
 
-    /// The disk, or the quota, is full. What was there before is as it was; readers go on.
+    /// The disk or the quota is full. Stored entries are untouched, and reading continues to work.
     #[non_exhaustive]
     #[error(
-        "{}: no space left to {op}: {needed} bytes were needed, {} free; what was stored before is \
-         untouched; make room and do it again",
+        "{}: no space left to {op}: {needed} bytes were needed, {} free; stored entries are \
+         untouched; free some space and try again",
         path.display(), free.map_or_else(|| "an unknown number is".to_owned(), |free| format!("{free} are"))
     )]
     NoSpace {
@@ -264,31 +270,31 @@ pub enum Error {
         path: PathBuf,
         /// The operation that failed.
         op: &'static str,
-        /// Bytes the file needs.
+        /// Bytes that the file needs.
         needed: u64,
-        /// Bytes free for this user, where the file system tells them.
+        /// Bytes free for this user; `None` if the file system does not report them.
         free: Option<u64>,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: Arc<io::Error>,
     },
 
-    /// Bytes of a file differ from what was written.
+    /// Bytes of a file are not the bytes that were written.
     #[non_exhaustive]
     #[error(
-        "{}: damaged: {section}: {detail}; `vecstore verify` lists everything that is, `vecstore repair` \
-         keeps what is intact and makes the store whole",
+        "{}: damaged: {section}: {detail}; `vecstore verify` lists all damage, `vecstore repair` keeps all \
+         intact entries and makes the store whole",
         path.display()
     )]
     Damaged {
         /// The damaged file.
         path: PathBuf,
-        /// Section (and block, where known).
+        /// The damaged section, and the block where known.
         section: String,
-        /// What was expected and found.
+        /// What was expected, and what was found.
         detail: String,
     },
 
-    /// A segment that should be there is not.
+    /// A segment file is missing.
     #[non_exhaustive]
     #[error(
         "{}: the segment that holds commit {commit} is missing (looked twice); put the file back from a \
@@ -302,7 +308,8 @@ pub enum Error {
         commit: u64,
     },
 
-    /// A segment that is no part of this chain: it is of another store, or of another history of this one.
+    /// A segment file is not part of this store's chain of segments: it comes from another store, or from
+    /// another history of this one.
     #[non_exhaustive]
     #[error(
         "{}: this segment does not belong here: {detail}; `vecstore repair` moves it to quarantine/ and \
@@ -312,11 +319,11 @@ pub enum Error {
     ForeignSegment {
         /// The file.
         path: PathBuf,
-        /// Which link of the chain is broken.
+        /// Why the file is not part of the chain.
         detail: String,
     },
 
-    /// The file was written by a later version of the format.
+    /// The file was written by a later version of the format, which this program cannot read.
     #[non_exhaustive]
     #[error("{}: it has {found}, and this program knows {expected}; use a newer vecstore", path.display())]
     UnsupportedVersion {
@@ -324,22 +331,23 @@ pub enum Error {
         path: PathBuf,
         /// The newest version, or the features, that this program knows.
         expected: String,
-        /// What the file says.
+        /// The version or features of the file.
         found: String,
     },
 
-    /// Naming a segment, or flushing its name, failed, and it is unknown whether the commit survives.
+    /// Giving a segment its name, or flushing that name, failed: it is unknown whether the commit survives a
+    /// power cut.
     #[non_exhaustive]
     #[error(
         "{}: the commit's name could not be made durable, so it is unknown whether it survives a power cut \
-         ({cause}); this handle accepts no more writes; open the store again: that writes the commits \
-         concerned anew",
+         ({cause}); this handle accepts no more writes; open the store again, which writes these \
+         commits anew",
         path.display()
     )]
     OutcomeUnknown {
         /// The directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: Arc<io::Error>,
     },
 
@@ -356,7 +364,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// The name that the next segment needs is taken.
+    /// The file name of the next segment is taken.
     #[non_exhaustive]
     #[error(
         "{}: the name of the next segment is taken, so this handle does not know the store's present state; \
@@ -378,7 +386,7 @@ pub enum Error {
         found: &'static str,
     },
 
-    /// Another thread that was committing this batch ended in a panic.
+    /// The thread that was committing this batch (the leader) panicked.
     #[non_exhaustive]
     #[error(
         "{}: the thread that was committing the batch ended in a panic; open the store again",
@@ -397,7 +405,7 @@ pub enum Error {
         path: PathBuf,
         /// The operation that failed.
         op: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         cause: Arc<io::Error>,
     },
 }
@@ -419,8 +427,8 @@ impl Error {
         Error::InvalidArgument { what: what.into() }
     }
 
-    /// True when the same call may succeed later without any change to the program: a lock was held, the disk
-    /// was full, or the operating system failed in a way that can pass.
+    /// True if the same call may succeed later without a change to the program: a lock was held, the disk was
+    /// full, or the operating system reported an error that can pass.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -430,20 +438,14 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Busy { .. } | Error::NoSpace { .. } => true,
-            Error::Io { cause, .. } => !matches!(
-                cause.kind(),
-                io::ErrorKind::NotFound
-                    | io::ErrorKind::PermissionDenied
-                    | io::ErrorKind::ReadOnlyFilesystem
-                    | io::ErrorKind::InvalidInput
-                    | io::ErrorKind::FileTooLarge
-            ),
+            Error::Io { cause, .. } => !is_lasting(cause),
             _ => false,
         }
     }
 
-    /// True when this handle writes no more, and a handle that is opened anew does: the state of the store is
-    /// then read again, and an append whose outcome was unknown is found by its keys.
+    /// True if this handle no longer writes, but a handle that is opened anew may. Opening reads the store's
+    /// state again; [`Snapshot::missing`](crate::Snapshot::missing) then tells which keys of an append with
+    /// unknown outcome are stored.
     pub fn needs_reopen(&self) -> bool {
         matches!(
             self,
@@ -467,9 +469,20 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-/// What may have gone wrong with a vector that is none, or several.
-fn rows_hint(expected: usize, found: usize) -> &'static str {
+/// The same text as `Display`: `main` and `unwrap` print errors with `Debug`, and the text has the remedy.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The argument that may hold several rows by mistake.
+pub(crate) const ROW: &str = "the row";
+
+/// A hint for a row that is empty, or as long as several rows.
+fn rows_hint(what: &str, expected: usize, found: usize) -> &'static str {
     match found {
+        _ if what != ROW => "",
         0 => "; add an input in which nothing was found with `push_empty`",
         _ if expected > 0 && found.is_multiple_of(expected) => {
             "; add several rows with `push_rows`, and use the model that the store was made with"
@@ -482,12 +495,22 @@ fn rows_hint(expected: usize, found: usize) -> &'static str {
 mod tests {
     use super::*;
 
+    /// `main` prints errors with `Debug`.
+    #[test]
+    fn an_error_that_ends_main_is_printed_with_its_remedy() {
+        let error = Error::NotFound { path: "s".into() };
+        assert_eq!(format!("{error:?}"), error.to_string());
+    }
+
     #[test]
     fn errors_of_the_system_that_stay_are_not_transient() {
         let io = |kind: io::ErrorKind| Error::io(Path::new("s"), "write", kind.into());
         for kind in [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::FileTooLarge] {
             assert!(!io(kind).is_transient(), "{kind:?}");
         }
+        let failing = rustix::io::Errno::IO.raw_os_error();
+        let failing = Error::io(Path::new("s"), "read", io::Error::from_raw_os_error(failing));
+        assert!(!failing.is_transient() && failing.to_string().contains("the disk is failing"), "{failing}");
         for kind in [io::ErrorKind::TimedOut, io::ErrorKind::Other, io::ErrorKind::ResourceBusy] {
             assert!(io(kind).is_transient() && !io(kind).needs_reopen(), "{kind:?}");
         }

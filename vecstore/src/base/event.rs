@@ -1,4 +1,4 @@
-//! What a store does besides appending, told to the log and to a callback.
+//! Events: background work of a handle, reported to the log and to a callback.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -9,28 +9,28 @@ use crate::base::Error;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 
-/// Something a handle did, or failed to do, on its own account. Each is logged too.
+/// Work that a handle did, or failed to do, without a call of the user. Each event is also logged.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The manifest was brought up to date: these commits are listed, and their files were seen to be there,
-    /// with the length they were written with.
+    /// The manifest was brought up to date: it now lists these commits. Their files exist, with the lengths
+    /// that were written.
     #[non_exhaustive]
     Checkpoint {
         /// First newly listed commit.
         first: u64,
         /// Last newly listed commit.
         last: u64,
-        /// Rows of these commits' segments.
+        /// Number of rows in these commits' segments.
         rows: u64,
-        /// Bytes of these commits' segments.
+        /// Length of these commits' segments in bytes.
         bytes: u64,
     },
-    /// A checkpoint failed. Nothing is lost, but the next open has more files to read; it is tried again
-    /// after the next commit.
+    /// A checkpoint failed. Nothing is lost, but the next open has more files to read. The next commit tries
+    /// the checkpoint again.
     #[non_exhaustive]
     CheckpointFailed {
-        /// How many failed in a row.
+        /// Number of consecutive failures.
         attempts: u32,
         /// The last failure.
         error: Error,
@@ -38,26 +38,26 @@ pub enum Event {
     /// Segments were merged.
     #[non_exhaustive]
     Merged {
-        /// First commit of the output.
+        /// First commit of the merged segment.
         first: u64,
-        /// Last commit of the output.
+        /// Last commit of the merged segment.
         last: u64,
-        /// How many segments became one.
+        /// Number of segments that were merged.
         segments: usize,
-        /// Length of the output.
+        /// Length of the merged segment in bytes.
         bytes: u64,
     },
-    /// A merge has found a segment damaged. It stays as it is, merges go around it, and reading it fails
-    /// where it is damaged; `vecstore repair` mends it. Told once.
+    /// A merge found a damaged segment. Merges leave the segment as it is, and reading its damaged parts
+    /// fails; [`repair`](crate::repair) replaces it. Reported once.
     #[non_exhaustive]
     Damaged {
-        /// Which file, and where.
+        /// The error that names the file and the damaged section.
         error: Error,
     },
-    /// A merge failed. Appends go on; it is tried again later.
+    /// A merge failed. Appends are not affected; the merge is tried again later.
     #[non_exhaustive]
     MergeFailed {
-        /// How many failed in a row.
+        /// Number of consecutive failures.
         attempts: u32,
         /// The last failure.
         error: Error,
@@ -70,7 +70,7 @@ impl fmt::Display for Event {
             Event::Checkpoint { first, last, rows, bytes } => {
                 write!(
                     f,
-                    "checkpoint: commits {first} to {last} are in place and listed ({rows} rows, {bytes} \
+                    "checkpoint: the manifest lists commits {first} to {last} ({rows} rows, {bytes} \
                      bytes)"
                 )
             }
@@ -85,8 +85,8 @@ impl fmt::Display for Event {
             }
             Event::Damaged { error } => write!(
                 f,
-                "{error}; merges leave this segment as it is, and the store works: `vecstore repair` keeps \
-                 what is intact of it"
+                "{error}; merges leave this segment as it is, and all other segments work: `vecstore \
+                 repair` keeps its intact entries"
             ),
             Event::MergeFailed { attempts, error } => {
                 write!(f, "merging failed {attempts} time(s), appends are not affected: {error}")
@@ -96,7 +96,7 @@ impl fmt::Display for Event {
 }
 
 impl Event {
-    /// A failure is a warning at first, an error from the third in a row on.
+    /// A failure is logged as a warning; from the third consecutive failure on, as an error.
     fn level(&self) -> log::Level {
         match self {
             Event::Checkpoint { .. } | Event::Merged { .. } => log::Level::Info,
@@ -110,14 +110,15 @@ impl Event {
 
 type Callback = dyn Fn(&Event) + Send + Sync;
 
-/// Where events go: to the log at once, and to a callback once the thread that delivers them holds no lock.
+/// Receives events: logs each one at once, and calls the callback as soon as the delivering thread holds no
+/// lock.
 #[derive(Clone, Default)]
 pub(crate) struct Observer(Option<Arc<Listener>>);
 
 struct Listener {
     callback: Box<Callback>,
     waiting: Mutex<Vec<(PathBuf, Event)>>,
-    /// A thread is calling back: it delivers the events of other threads too, in their order.
+    /// True while a thread calls back. That thread delivers the events of other threads too, in order.
     is_calling: AtomicBool,
 }
 
@@ -144,11 +145,12 @@ impl Observer {
     /// Calls back for every event that was kept. The caller holds no lock.
     pub fn deliver(&self) {
         let Some(listener) = &self.0 else { return };
-        // A thread that comes too late for the current round looks again once the flag is down.
+        // Checked again after the flag is reset: another thread may have queued an event meanwhile, and left
+        // its delivery to this thread.
         while !listener.waiting.lock().is_empty() && !listener.is_calling.swap(true, Ordering::SeqCst) {
             let events = std::mem::take(&mut *listener.waiting.lock());
             for (store, event) in events {
-                // A panic must not end the thread, which may be the merger's.
+                // A panic of the callback must not end this thread, which may be the merger's.
                 if std::panic::catch_unwind(AssertUnwindSafe(|| (listener.callback)(&event))).is_err() {
                     log::error!("{}: the callback for events ended in a panic", store.display());
                 }

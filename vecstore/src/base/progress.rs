@@ -1,14 +1,14 @@
-//! How far a long operation is, and a way to stop it.
+//! Progress of a long operation, and a way to stop it.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::base::{Error, Result};
 
-/// How far a long operation is, and a way to stop it: one thread runs the operation, others look at its
+/// Progress of a long operation, and a way to stop it. One thread runs the operation; other threads read its
 /// progress.
 ///
-/// A value belongs to one operation: it counts on from where it is, and stays stopped once it was stopped.
+/// Each operation needs a value of its own: the counts are never reset, and a stopped value stays stopped.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -38,49 +38,49 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of an operation that has not begun.
+    /// Progress of an operation that has not begun: 0 of 0 bytes.
     pub const fn new() -> Self {
         Progress { done: AtomicU64::new(0), total: AtomicU64::new(0), stopped: AtomicBool::new(false) }
     }
 
-    /// Bytes that the operation is done with; never less than before.
+    /// Bytes processed so far. Never decreases.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Bytes that there are to do, as far as is known; 0 before the operation has looked. Grows where an
-    /// operation finds more to do.
+    /// Bytes to process in all, as far as known: 0 before the operation has counted them, and more if it
+    /// finds further work. At least [`Progress::done`].
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed).max(self.done())
     }
 
-    /// Asks the operation to stop. It ends soon (after a wait for a lock, if it is in one) with
-    /// [`Error::Interrupted`](crate::Error::Interrupted), and leaves the store as it was, or with a part of
-    /// the work done that need not be done again. An operation that is past the point where it could be taken
-    /// back ends as usual.
+    /// Asks the operation to stop. It soon ends with [`Error::Interrupted`](crate::Error::Interrupted); an
+    /// operation that waits for a lock ends after the wait. The store stays as it was, except for finished
+    /// parts of the work (completed merges, say), which need not be repeated. An operation that can no longer
+    /// be undone runs to its normal end.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    /// True once [`Progress::stop`] was called.
+    /// True after [`Progress::stop`].
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// There is so much more to do.
+    /// Adds `bytes` to the total.
     pub(crate) fn expect(&self, bytes: u64) {
         self.total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So much more is done; an error once the operation is to stop.
+    /// Counts `bytes` as processed. An error after [`Progress::stop`].
     pub(crate) fn worked(&self, bytes: u64, action: &'static str) -> Result<()> {
         self.done.fetch_add(bytes, Ordering::Relaxed);
         if self.is_stopped() { Err(Error::Interrupted { action }) } else { Ok(()) }
     }
 }
 
-/// The share of an operation that one file is: no more of it is counted than it has bytes, and no less in the
-/// end.
+/// The part of an operation that processes one file. Counts at most the file's length, and exactly that
+/// length in the end.
 pub(crate) struct Part<'a> {
     progress: &'a Progress,
     action: &'static str,
@@ -88,19 +88,19 @@ pub(crate) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// A part of so many bytes, which are expected already.
+    /// A part of `bytes` bytes, which are in the total already.
     pub fn new(progress: &'a Progress, action: &'static str, bytes: u64) -> Self {
         Part { progress, action, left: Cell::new(bytes) }
     }
 
-    /// So much more is done; an error once the operation is to stop.
+    /// Counts `bytes` as processed. An error after [`Progress::stop`].
     pub fn worked(&self, bytes: usize) -> Result<()> {
         let bytes = (bytes as u64).min(self.left.get());
         self.left.set(self.left.get() - bytes);
         self.progress.worked(bytes, self.action)
     }
 
-    /// The part is done.
+    /// Ends the part: counts its remaining bytes as processed.
     pub fn done(self) -> Result<()> {
         self.progress.worked(self.left.get(), self.action)
     }

@@ -43,27 +43,28 @@ pub struct BackupOptions<'a> {
 }
 
 impl<'a> BackupOptions<'a> {
-    /// The store as it is now, every file copied, into one directory.
+    /// The defaults: the store's present state, with every file copied, into one directory.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The store as it was when this version was created.
+    /// Copies the store as it was when this version was created.
     pub fn at_version(mut self, name: &'a str) -> Self {
         self.version = Some(name);
         self
     }
 
-    /// Links files instead of copying them, if the file system can: that takes neither room nor time. Such a
-    /// backup survives a deleted store, but not a bad sector: store and backup share the bytes on the disk.
+    /// If `link` is true, links files instead of copying them, if the file system can: that takes neither
+    /// space nor time. Such a backup survives the deletion of the store, but not a bad sector: store and
+    /// backup share the bytes on the disk.
     pub fn link(mut self, link: bool) -> Self {
         self.link = link;
         self
     }
 
     /// Makes one of several backups side by side, whose names differ only in their digits (`2026-11-30`,
-    /// say). Files that the previous backup has are linked from there, and of this store's backups the
-    /// `count` with the latest names stay.
+    /// say). Files that the previous backup has are linked from there. Afterwards only the `count` backups of
+    /// this store with the latest names are kept; `count` is at least 1.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ impl<'a> BackupOptions<'a> {
     }
 }
 
-/// What a backup or restore did.
+/// The report of a backup or restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
@@ -96,15 +97,15 @@ pub struct BackupReport {
     pub path: PathBuf,
     /// Last commit that the destination holds.
     pub last_commit: u64,
-    /// Segments that the destination had already.
+    /// Number of segments that the destination had already.
     pub kept: usize,
-    /// Segments linked: no bytes copied.
+    /// Number of segments linked: no bytes were copied.
     pub linked: usize,
-    /// Segments copied.
+    /// Number of segments copied.
     pub copied: usize,
-    /// Bytes copied.
+    /// Number of bytes copied.
     pub bytes_copied: u64,
-    /// Older rotating backups removed.
+    /// Number of older backups removed: see [`BackupOptions::keep`].
     pub removed: usize,
 }
 
@@ -121,7 +122,7 @@ pub(crate) fn backup(host: &impl Host, dest: &Path, options: BackupOptions<'_>) 
     }
 }
 
-/// Pins the state that the options ask for, and runs `work` with it.
+/// Pins the state that the options select, and runs `work` with it.
 pub(super) fn pinned<T>(
     host: &impl Host,
     options: BackupOptions<'_>,
@@ -169,8 +170,7 @@ impl Source<'_> {
         match Manifest::read(self.vfs, dest) {
             Ok(there) => {
                 self.may_continue(dest, &there)?;
-                // The process that made the destination may have died before it flushed the destination's
-                // name.
+                // The destination's creator may have died before it flushed the destination's name.
                 create::flush_name(self.vfs, dest)?;
                 // One backup at a time goes into a destination, and no store is backed up into itself.
                 let mut lock = Lock::open(self.vfs, &dest.join(LOCK_BACKUP), "backup")?;
@@ -224,11 +224,11 @@ impl Source<'_> {
     fn has_other_commits(&self, theirs: &Body) -> bool {
         let ours = &self.manifest.body;
         let last = theirs.last_commit();
-        // An epoch without a commit says nothing about commits, and a manifest that was rebuilt cannot know
-        // of it.
+        // Epochs without a commit hold nothing, and the manifest of a rebuilt store lacks them: they are not
+        // compared.
         let begun = theirs.epochs.iter().take_while(|epoch| epoch.first <= last).count();
         let epochs = theirs.epochs.get(..begun).unwrap_or_default();
-        // This store began a new epoch at a commit that the backup holds already.
+        // True if this store began a new epoch at a commit that the backup has already.
         let left = ours.epochs.get(begun).is_some_and(|epoch| last >= epoch.first);
         let differs = theirs.segments.iter().any(|record| {
             let same = ours.segments.iter().find(|same| same.last == record.last);
@@ -249,9 +249,8 @@ impl Source<'_> {
         self.give_derived(dest, sibling, &mut manifest.body)?;
         let mut given = Vec::new();
         let filled = self.give(dest, sibling, report, &mut given);
-        // The kernel reports a lost name only once, and the flush of the next attempt would claim success. So
-        // the new names are removed, except those that a writer of the destination has given to its own
-        // files.
+        // The kernel reports a lost name only once: the flush of the next attempt would claim success. So the
+        // new names are removed, except names that a writer of the destination has given to its own files.
         let is_ours =
             |(path, record): &&(PathBuf, SegmentRecord)| self.is_same(path, record).unwrap_or(false);
         let take_back = |(path, _): &(PathBuf, SegmentRecord)| remove_own(self.vfs, path);
@@ -302,7 +301,7 @@ impl Source<'_> {
         self.vfs.flush_dir(&segments).at(&segments, "flush the directory")
     }
 
-    /// Tells how much more is there; an error once the backup is to stop.
+    /// Counts copied bytes. An error after the backup was stopped.
     fn worked(&self, bytes: u64) -> Result<()> {
         self.progress.map_or(Ok(()), |progress| progress.worked(bytes, COPYING))
     }
@@ -311,7 +310,7 @@ impl Source<'_> {
     /// flush fails the backup: other names in the directory may be lost.
     fn give_derived(&self, dest: &Path, sibling: Option<&Path>, body: &mut Body) -> Result<()> {
         let vfs = self.vfs;
-        // An interrupted backup may have left some, also where none is listed any more.
+        // An interrupted backup may have left temporary files, even if no derived file is listed now.
         remove_temporaries(vfs, &dest.join(DERIVED), TMP_PREFIX);
         if body.derived.is_empty() {
             return Ok(());
@@ -335,8 +334,8 @@ impl Source<'_> {
         flushed.inspect_err(|_| given.iter().for_each(|path| remove_own(vfs, path)))
     }
 
-    /// True if the file is the one that `record` lists. An error if the file cannot be read: that says
-    /// nothing about its content.
+    /// True if the file is the one that `record` lists. An error if the file cannot be read: its content is
+    /// then unknown.
     fn is_same(&self, path: &Path, record: &SegmentRecord) -> Result<bool> {
         match open_unmapped(self.vfs, path, record.name(), &[section::RUNS, section::SETT]) {
             Ok(segment) => Ok(SegmentRecord::of(&segment) == *record),
@@ -348,7 +347,7 @@ impl Source<'_> {
     /// Replaces the destination's manifest, and removes files that only the former manifest needed.
     fn list_under_locks(&self, dest: &Path, manifest: &mut Manifest) -> Result<()> {
         let vfs = self.vfs;
-        // The destination may have been written to while files were given to it.
+        // The destination may have been written to while files were copied.
         let there = Manifest::read(vfs, dest)?;
         self.may_continue(dest, &there)?;
         manifest.generation = manifest.generation.max(there.generation + 1);
@@ -370,8 +369,8 @@ impl Source<'_> {
         }
         if !missing.is_empty() {
             log::warn!(
-                "{}: {} segment(s) moved to quarantine/: they may hold what a repair of the store had to \
-                 give up",
+                "{}: {} segment(s) moved to quarantine/: they may hold entries that a repair of the store \
+                 lost",
                 dest.display(),
                 missing.len()
             );

@@ -9,9 +9,9 @@ use crate::segment::check_unmapped;
 use crate::state::{Manifest, SEGMENTS, View, create, derived, load};
 use crate::vfs::{RealFs, Vfs};
 
-/// Makes a store at `dir` from a backup, or from any store that is not written to. Every byte is checked and
-/// copied. The new store begins an epoch of its own, so that later segments of the two stores can never be
-/// mixed up.
+/// Makes a store at `dir` from a backup, or from any store that is not written to meanwhile. Every byte is
+/// checked and copied. The new store begins an epoch of its own, so that later segments of the two stores can
+/// never be mixed up.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -33,7 +33,7 @@ pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>) -> Result<Backup
     restore_with(backup, dir, &Progress::new())
 }
 
-/// [`restore`] that can be watched and stopped: see [`Progress`].
+/// [`restore`] with a [`Progress`] to watch and stop it.
 ///
 /// # Errors
 /// As [`restore`]; [`Error::Interrupted`](crate::Error::Interrupted) if it was stopped, with nothing left at
@@ -66,7 +66,7 @@ pub fn restore_on(vfs: &dyn Vfs, backup: &Path, dir: &Path, progress: &Progress)
     };
     create::place(vfs, dir, manifest, |building, _| {
         let segments = building.join(SEGMENTS);
-        // Each file is copied, and its source is checked.
+        // Each file counts twice: it is copied, and its source is checked.
         progress.expect(view.totals.bytes.saturating_mul(2));
         for live in &view.segments {
             let (from, name) = (live.segment.path(), live.segment.name());

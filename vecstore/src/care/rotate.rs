@@ -43,8 +43,8 @@ pub(super) fn rotate(
         created => created.is_ok(),
     };
     if let Err(error) = flush_name(vfs, parent) {
-        // A later flush of this name would claim success, whatever became of the name. So the directory goes,
-        // and the next attempt makes a new one.
+        // A later flush of this name would claim success even if the name is lost. So the directory is
+        // removed, and the next attempt makes a new one.
         if created && let Err(error) = vfs.remove_dir(parent) {
             log::warn!("{}: not taken back: {error}", parent.display());
         }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_alike_but_for_their_digits() {
+    fn names_are_alike_if_only_their_digits_differ() {
         assert!(is_like("2026-11-21T00-05", "1999-01-01T23-59"));
         for other in ["2026-11-21T00-0", "2026-11-21 00-05", "2026-11-21T00-0x", "2026-11-21T00-05Z"] {
             assert!(!is_like("2026-11-21T00-05", other), "{other}");

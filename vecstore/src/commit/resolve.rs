@@ -1,7 +1,7 @@
 //! Decides, for each batch of a group, which entries are written and which stored entries they supersede.
 //!
-//! Runs under the commit lock, against a view that has every commit, so that no other commit can make the
-//! decision wrong.
+//! Runs under the commit lock, against a view that has every commit: no other commit can invalidate a
+//! decision.
 
 use crate::types::OnDuplicate;
 use std::collections::{HashMap, HashSet};
@@ -104,16 +104,16 @@ fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
     if names.len() > MAX_ATTRIBUTES {
         return Err(Error::invalid(format!(
             "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing \
-             of this batch was written; put what differs from entry to entry into values, not into names, or \
-             into the payload",
+             of this batch was written; put data that differs between entries into values or the payload, not \
+             into names",
             names.len()
         )));
     }
     Ok(())
 }
 
-/// Resolves one batch that would become `commit`. Changes the overlay only on success, and only if an entry
-/// is to be written.
+/// Resolves one batch that would become `commit`. Changes the overlay only on success, and only if the batch
+/// has an entry to write.
 pub(crate) fn resolve<'a>(
     view: &View,
     overlay: &mut Overlay<'a>,
@@ -156,10 +156,10 @@ struct Deciding<'a> {
     /// Place in `written` of the newest entry of each key. Only for a batch that has a key twice.
     here: Option<HashMap<&'a [u8], usize>>,
     kills: Vec<Kill>,
-    /// Entries that a kill names although nothing takes their place: a later entry of the batch took that
-    /// back.
+    /// Tombstones that stay live although `kills` has a kill of them: the batch stored the key, and then
+    /// deleted it again.
     spared: HashSet<(u64, u64)>,
-    /// How many keys are refused as duplicates, and the first of them.
+    /// Number of entries refused as duplicates, and the key of the first one.
     duplicates: (usize, &'a [u8]),
     outcome: Appended,
 }
@@ -172,19 +172,19 @@ impl<'a> Deciding<'a> {
         let kind_before = before.and_then(|at| Some(self.written.get(at)?.as_ref()?.1.kind));
         let is_present = kind_before.map_or(is_stored, |kind| kind != Kind::Tombstone);
         let deletes = entry.kind == Kind::Tombstone;
+        if let Condition::ReplaceIf(expected) = entry.condition {
+            let stored = existing.filter(|_| is_present).map(|existing| existing.commit);
+            let found = if is_present && before.is_some() { Some(self.commit) } else { stored };
+            if found != Some(expected) {
+                return Err(Error::EntryChanged { key: entry.key.to_vec(), expected, found });
+            }
+        }
         if deletes && !is_present {
             self.outcome.skipped += 1;
             return Ok(());
         }
         let policy = match entry.condition {
-            Condition::ReplaceIf(expected) => {
-                let stored = existing.filter(|_| is_present).map(|existing| existing.commit);
-                let found = if is_present && before.is_some() { Some(self.commit) } else { stored };
-                if found != Some(expected) {
-                    return Err(Error::EntryChanged { key: entry.key.to_vec(), expected, found });
-                }
-                OnDuplicate::Replace
-            }
+            Condition::ReplaceIf(_) => OnDuplicate::Replace,
             Condition::Policy(policy) => policy,
             Condition::OfAppend => self.policy,
         };

@@ -1,4 +1,4 @@
-//! What every handle can tell of a store beside its entries: versions, derived files, new commits.
+//! Queries of both kinds of handles, apart from entries: versions, derived files, new commits.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,22 +11,22 @@ use crate::read::Snapshot;
 use crate::state::{DERIVED, DerivedRecord, Manifest, PIN_PREFIX, versions};
 use crate::types::Fingerprint;
 
-/// The time between two looks for commits: the first, and the longest.
+/// The first and the longest pause between two polls for new commits.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// A version: a state of the store that is kept under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionInfo {
-    /// Its name.
+    /// The version's name.
     pub name: String,
-    /// Last commit it holds.
+    /// Last commit of the version; 0 for an empty store.
     pub last_commit: u64,
-    /// Segments it pins.
+    /// Number of segments that the version keeps.
     pub segments: usize,
-    /// Bytes of these segments.
+    /// Length of these segments in bytes.
     pub bytes: u64,
-    /// When it was made, by the clock of its maker; `None` where that is not known.
+    /// When the version was created, by the clock of its creator; `None` if that is not recorded.
     pub time: Option<SystemTime>,
 }
 
@@ -42,22 +42,22 @@ impl VersionInfo {
     }
 }
 
-/// A file derived from a segment: it saves time, and nothing is lost with it.
+/// A file that is derived from a segment: it saves time, and can be lost without loss of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DerivedInfo {
-    /// The file.
+    /// The file's path.
     pub path: PathBuf,
-    /// What it is, in the four letters of `docs/FORMAT.md`: `LIVE` for a liveness bitmap, `KEYF` for a key
-    /// filter.
+    /// Kind of the file, as the four letters of `docs/FORMAT.md`: `LIVE` for a liveness bitmap, `KEYF` for a
+    /// key filter.
     pub kind: String,
-    /// Its length in bytes.
+    /// The file's length in bytes.
     pub bytes: u64,
 }
 
 pub(super) fn versions(handle: &Shared) -> Result<Vec<VersionInfo>> {
     let all = versions::list(&*handle.vfs, &handle.path)?;
-    // Backups under way hold on to their files by versions of their own.
+    // Pins of running backups are no versions of the user.
     let named = all.iter().filter(|version| !version.name.starts_with(PIN_PREFIX));
     Ok(named.map(|version| VersionInfo::of(&version.name, &version.manifest)).collect())
 }
@@ -81,7 +81,7 @@ pub(super) fn wait_for_commit(handle: &Shared, after: u64, timeout: Duration) ->
     loop {
         handle.refresh()?;
         let snapshot = handle.snapshot();
-        // A reader at a version stays there.
+        // A reader at a version sees no later commit, so it does not wait.
         let left = match handle.version {
             Some(_) => Duration::ZERO,
             None => timeout.saturating_sub(begin.elapsed()),
@@ -94,7 +94,7 @@ pub(super) fn wait_for_commit(handle: &Shared, after: u64, timeout: Duration) ->
     }
 }
 
-/// True when this fingerprint is recorded, false when none is; an error when another one is.
+/// True if the given fingerprint is recorded, false if none is; an error if another one is.
 pub(super) fn is_recorded(
     handle: &Shared,
     recorded: Option<&Fingerprint>,

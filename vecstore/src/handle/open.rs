@@ -13,22 +13,23 @@ use crate::state::{create, load};
 use crate::types::{Fingerprint, StoreConfig};
 use crate::vfs::{RealFs, Vfs};
 
-/// How long an operation waits for the lock of another process by default.
+/// Default time that an operation waits for a lock of another process.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// When a handle merges segments. Under each policy, a handle that finds far too many files merges some of
-/// them itself after an append, so that programs that append once and end leave a tidy store too.
+/// When a handle merges segments. Under every policy, an append that finds far too many files merges some of
+/// them itself, so that a store stays tidy even if each program appends once and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MergePolicy {
-    /// In threads of its own. Merges of large files rest four times as long as they work, while other handles
-    /// commit.
+    /// In background threads of the handle. While other handles commit, a merge of large files rests four
+    /// times as long as it works.
     Background,
-    /// Only by [`Store::compact`], or when there are far too many files.
+    /// Only in [`Store::compact`], or if there are far too many files.
     OnDemand,
 }
 
-/// How a store is opened for writing. [`ReadOptions`](crate::ReadOptions) opens one for reading.
+/// Options of opening a store for writing. [`ReadOptions`](crate::ReadOptions) are the options of opening it
+/// for reading.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -70,56 +71,58 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// Merges in the background, waits up to a minute for locks, reads no save back.
+    /// The defaults: merges in the background, waits for locks for at most a minute, maps files, compares no
+    /// checksums while reading, and reads no saved file back.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long to wait for another process that holds a lock before giving up with
+    /// Sets how long a call waits for a lock of another process before it fails with
     /// [`Error::Busy`](crate::Error::Busy); one minute by default. Commits hold the lock for milliseconds.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
     }
 
-    /// Reads every segment back after it was flushed, and compares all checksums, before it gets its name;
-    /// each one is logged. On Linux the file is dropped from the page cache first, so that the bytes come
-    /// from the disk. It cannot see what the disk itself keeps in its cache, and would lose in a power cut.
+    /// If `verify` is true, reads every new segment back after its flush, and compares all checksums before
+    /// the segment gets its name. Each verified segment is logged. On Linux the file is dropped from the page
+    /// cache first, so that the bytes come from the disk. Bytes that are only in the disk's own cache, and
+    /// would be lost in a power cut, pass this check.
     pub fn verify_saves(mut self, verify: bool) -> Self {
         self.verify_saves = verify;
         self
     }
 
-    /// When segments are merged; [`MergePolicy::Background`] by default.
+    /// Sets when segments are merged; [`MergePolicy::Background`] by default.
     pub fn merge_policy(mut self, policy: MergePolicy) -> Self {
         self.merge_policy = policy;
         self
     }
 
-    /// Bytes up to which merges join segments, unless all are to become one.
+    /// Sets the size in bytes up to which merges join segments, except for a full compaction.
     #[doc(hidden)]
     pub fn max_segment(mut self, bytes: u64) -> Self {
         self.max_segment = bytes;
         self
     }
 
-    /// How segments come into memory; [`ReadMode::Mapped`] by default. See
+    /// Sets how segments are read into memory; [`ReadMode::Mapped`] by default. See
     /// [`ReadOptions::read_mode`](crate::ReadOptions::read_mode).
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
         self
     }
 
-    /// Compares checksums when entries and rows are read. See
+    /// If `check` is true, compares checksums when entries and rows are read. See
     /// [`ReadOptions::check`](crate::ReadOptions::check).
     pub fn check(mut self, check: bool) -> Self {
         self.check = check;
         self
     }
 
-    /// Calls back for every checkpoint and merge, and for their failures. The callback runs in a thread that
-    /// holds no lock of the store, after the operation that caused the event, or one that another thread
-    /// ended meanwhile. It may use the store; it must not close it.
+    /// Sets a callback for every checkpoint and merge, and for their failures. The callback runs in a thread
+    /// that holds no lock of the store: in the thread whose operation caused the event, or in another thread
+    /// that delivers events at that time. The callback may use the store, but must not close it.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -138,33 +141,33 @@ impl OpenOptions {
         self
     }
 
-    /// Puts another file system behind the store; for tests.
+    /// Uses another file system than the operating system's; for tests.
     #[doc(hidden)]
     pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
         self.vfs = vfs;
         self
     }
 
-    /// Reads through the same file system; for tests.
+    /// The options for reading through the same file system; for tests.
     #[doc(hidden)]
     pub fn for_reading(&self) -> ReadOptions {
         ReadOptions::new().read_mode(self.read_mode).check(self.check).vfs(Arc::clone(&self.vfs))
     }
 
-    /// Creates a store and opens it, at a path where nothing is, or at an empty directory: it may be a mount
-    /// point, and hold a `lost+found`.
+    /// Creates a store at `path`, and opens it. The path must not exist, or must be an empty directory, which
+    /// may be a mount point with a `lost+found`.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] when something is there that is not an empty directory;
-    /// [`Error::InvalidArgument`] for a configuration that is not possible, a parent directory that does not
-    /// exist, and a path inside another store; [`Error::Io`] and [`Error::NoSpace`] from the disk.
+    /// [`Error::AlreadyExists`] if the path holds anything but an empty directory; [`Error::InvalidArgument`]
+    /// for an invalid configuration, a parent directory that does not exist, and a path inside another store;
+    /// [`Error::Io`] and [`Error::NoSpace`] from the disk.
     pub fn create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
         create::create(&*self.vfs, path.as_ref(), &config, self.lock_timeout)?;
         self.open(path)
     }
 
-    /// Opens the store at this path, or creates it there. A store that exists keeps its settings; a
-    /// fingerprint is recorded where none is.
+    /// Opens the store at this path, or creates it if there is none. An existing store keeps its settings. If
+    /// it has no fingerprint, the fingerprint of `config` is recorded.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -178,9 +181,9 @@ impl OpenOptions {
     /// ```
     ///
     /// # Errors
-    /// As [`OpenOptions::create`] and [`OpenOptions::open`]; for a store of another shape than the
-    /// configuration's [`Error::DimensionMismatch`], [`Error::DTypeMismatch`],
-    /// [`Error::FingerprintMismatch`], and [`Error::InvalidArgument`] for another metric.
+    /// As [`OpenOptions::create`] and [`OpenOptions::open`]. For an existing store that differs from
+    /// `config`: [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::FingerprintMismatch`], and
+    /// [`Error::InvalidArgument`] if the metric differs.
     pub fn open_or_create(&self, path: impl AsRef<Path>, config: StoreConfig) -> Result<Store> {
         let path = path.as_ref();
         match self.open(path) {
@@ -188,7 +191,7 @@ impl OpenOptions {
             opened => return opened.and_then(|store| store.fits(&config).map(|()| store)),
         }
         match self.create(path, config.clone()) {
-            // Another process was faster.
+            // Another process created the store meanwhile.
             Err(Error::AlreadyExists { .. }) => {
                 self.open(path).and_then(|store| store.fits(&config).map(|()| store))
             }
@@ -196,13 +199,14 @@ impl OpenOptions {
         }
     }
 
-    /// Opens a store for reading and writing. The cost grows with the number of files, not of rows.
+    /// Opens a store for reading and writing. The cost grows with the number of files, not with the number of
+    /// rows.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::ManifestMissing`], [`Error::Damaged`],
     /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`], [`Error::Io`];
-    /// and [`Error::Busy`] when commits have to be written anew after a failed flush and another process
-    /// holds the lock.
+    /// [`Error::Busy`] if commits have to be written anew after a failed flush, and another process holds the
+    /// lock.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         let path = &absolute(path.as_ref())?;
         let vfs = self.read_mode.vfs(&self.vfs, self.check);
@@ -223,13 +227,13 @@ impl OpenOptions {
     }
 }
 
-/// The absolute path: a relative one would lead elsewhere after a change of directory.
+/// Makes a path absolute: a relative path would lead elsewhere after a change of the working directory.
 pub(super) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).at(path, "find the store's absolute path")
 }
 
 impl Store {
-    /// Refuses a configuration that the store does not have.
+    /// Refuses a configuration that differs from the store's. Records its fingerprint if the store has none.
     fn fits(&self, config: &StoreConfig) -> Result<()> {
         let snapshot = self.snapshot();
         let (dim, dtype, metric) = (snapshot.dim(), snapshot.dtype(), snapshot.metric());

@@ -12,21 +12,21 @@ use crate::merge::MAX_SEGMENT;
 use crate::state::{load, versions};
 use crate::vfs::{Careful, RealFs, Vfs};
 
-/// How the bytes of segments come into memory.
+/// How segments are read into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadMode {
-    /// Mapped: nothing is copied, and what is not needed is not read. A file that another program truncates,
-    /// or a sector that the disk cannot read, ends the process with SIGBUS.
+    /// Segments are mapped: nothing is copied, and only the parts that are used are read. A file that another
+    /// program truncates, or a sector that the disk cannot read, ends the process with SIGBUS.
     Mapped,
-    /// Read when the store is opened, and when segments are added. A file that cannot be read is an error,
-    /// and checksums are compared as with [`ReadOptions::check`]. Takes as much memory as the segments have
-    /// bytes.
+    /// Segments are read as a whole when the store is opened, and when segments are added. An unreadable file
+    /// is an error, and checksums are compared as with [`ReadOptions::check`]. Takes as much memory as the
+    /// segments have bytes.
     Copied,
 }
 
 impl ReadMode {
-    /// The file system through which segments are read this way.
+    /// The file system that reads segments in this mode.
     pub(super) fn vfs(self, vfs: &Arc<dyn Vfs>, check: bool) -> Arc<dyn Vfs> {
         match (self, check) {
             (ReadMode::Mapped, false) => Arc::clone(vfs),
@@ -35,7 +35,7 @@ impl ReadMode {
     }
 }
 
-/// How a store is opened for reading.
+/// Options of opening a store for reading.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ impl ReadMode {
 /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(4))?;
 /// use vecstore::{ReadMode, ReadOptions};
 ///
-/// // From a disk that is failing, or a network drive that others write to.
+/// // From a drive whose files other programs may cut off. (A failing disk is for `salvage`.)
 /// let reader = ReadOptions::new().read_mode(ReadMode::Copied).open(&path)?;
 /// # assert!(reader.snapshot().is_empty());
 /// # Ok::<(), vecstore::Error>(())
@@ -63,21 +63,21 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
-    /// The present state, mapped, checksums not compared.
+    /// The defaults: the newest state, mapped files, and no checksums compared.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How segments come into memory; [`ReadMode::Mapped`] by default.
+    /// Sets how segments are read into memory; [`ReadMode::Mapped`] by default.
     pub fn read_mode(mut self, mode: ReadMode) -> Self {
         self.read_mode = mode;
         self
     }
 
-    /// Compares the checksum of each block when it is read for the first time, before anything of it is given
-    /// out: a byte that changed on the disk is [`Error::Damaged`](crate::Error::Damaged), and what other
-    /// blocks hold can still be read. Tables of keys are checked as a whole, before the first lookup in a
-    /// segment.
+    /// If `check` is true, compares the checksum of each block when the block is read for the first time,
+    /// before any of its bytes are returned. A byte that changed on the disk is
+    /// [`Error::Damaged`](crate::Error::Damaged), and other blocks can still be read. Tables of keys are
+    /// checked as a whole, before the first lookup in a segment.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -102,27 +102,27 @@ impl ReadOptions {
         self
     }
 
-    /// The store as it was when this version was [created](crate::Store::create_version). Nothing that came
-    /// later is seen, now or on refresh.
+    /// Opens the store as it was when this version was [created](crate::Store::create_version). Later commits
+    /// are not visible, not even after a refresh.
     pub fn at_version(mut self, name: &str) -> Self {
         self.version = Some(name.to_owned());
         self
     }
 
-    /// Puts another file system behind the store; for tests.
+    /// Uses another file system than the operating system's; for tests.
     #[doc(hidden)]
     pub fn vfs(mut self, vfs: Arc<dyn Vfs>) -> Self {
         self.vfs = vfs;
         self
     }
 
-    /// Opens a store for reading. The cost grows with the number of files, not of rows.
+    /// Opens a store for reading. The cost grows with the number of files, not with the number of rows.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAStore`], [`Error::ManifestMissing`], [`Error::Damaged`],
     /// [`Error::MissingSegment`], [`Error::ForeignSegment`], [`Error::UnsupportedVersion`],
-    /// [`Error::NoSuchVersion`], [`Error::Io`]. What is intact of a damaged store can be read with
-    /// [`salvage`](crate::salvage).
+    /// [`Error::NoSuchVersion`], [`Error::Io`]. [`salvage`](crate::salvage) reads the intact entries of a
+    /// damaged store.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Reader> {
         let path = &absolute(path.as_ref())?;
         let vfs = self.read_mode.vfs(&self.vfs, self.check);
@@ -134,10 +134,10 @@ impl ReadOptions {
             return Ok(Reader { inner });
         };
         let manifest = versions::read(&*vfs, path, name)?;
-        // Nothing stands in for a file that a version lists.
+        // No other file replaces a file that a version lists: a missing one is damage.
         let view = load::listed(&*vfs, path, &manifest, None).map_err(|error| match error {
             Error::Io { path, cause, .. } if cause.kind() == ErrorKind::NotFound => {
-                Error::damaged(&path, "file", format!("\"{name}\" lists it, and it is missing"))
+                Error::damaged(&path, "file", format!("\"{name}\" lists it, but it is missing"))
             }
             other => other,
         })?;

@@ -10,8 +10,8 @@ use crate::handle::{DerivedInfo, ReadOptions, Shared, VersionInfo, look};
 use crate::read::Snapshot;
 use crate::types::Fingerprint;
 
-/// A store that is only read: takes no lock and writes nothing, so that it also works on read-only media.
-/// Readers never wait for writers, nor writers for readers.
+/// A handle that only reads a store. It takes no lock and writes nothing, so that it also works on read-only
+/// media. Readers never wait for writers, and writers never wait for readers.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -38,11 +38,12 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Opens a store for reading, with default options. The cost grows with the number of files, not of rows.
+    /// Opens a store for reading, with default options. The cost grows with the number of files, not with the
+    /// number of rows.
     ///
     /// Files are mapped: a file that another program truncates, or a sector that the disk cannot read, ends
-    /// the process with SIGBUS, and a byte that changed on the disk is served as it is. [`ReadOptions`] has
-    /// both otherwise.
+    /// the process with SIGBUS, and a byte that changed on the disk is returned without an error.
+    /// [`ReadOptions::read_mode`] and [`ReadOptions::check`] turn these into errors.
     ///
     /// # Errors
     /// As [`ReadOptions::open`].
@@ -55,24 +56,24 @@ impl Reader {
         &self.inner.path
     }
 
-    /// The state that this handle knows: as of its opening, or its last refresh.
+    /// The state that this handle knows: as of its opening, or as of its last refresh.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }
 
-    /// Looks for commits that came in since. Costs one small read when there are none. A reader at a version
-    /// stays there.
+    /// Looks for new commits, and returns the newest state. Costs one small read if there are none. A reader
+    /// at a version keeps the version's state.
     ///
     /// # Errors
-    /// [`Error::Moved`](crate::Error::Moved) when another store is at the path now, or none: open it again.
-    /// Otherwise as for opening, when the directory cannot be read any more.
+    /// [`Error::Moved`](crate::Error::Moved) if there is another store at the path now, or none: open the
+    /// store again. Otherwise as [`Reader::open`], if the directory cannot be read any more.
     pub fn refresh(&self) -> Result<Snapshot> {
         self.inner.refresh()?;
         Ok(self.snapshot())
     }
 
-    /// Waits until there is a commit after this one, and gives the state then; after the time-out the state
-    /// as it is. Looks every few milliseconds.
+    /// Waits until the store has a commit after `after`, for at most `timeout`, and returns the newest state,
+    /// with or without such a commit. Polls every 1 to 20 milliseconds.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -99,8 +100,8 @@ impl Reader {
         look::wait_for_commit(&self.inner, after, timeout)
     }
 
-    /// Refuses a fingerprint other than the recorded one, of a model that a query was made with, say. Any is
-    /// fine while none is recorded.
+    /// Returns an error if another fingerprint is recorded than that of the model that makes the queries,
+    /// say. Any fingerprint passes if none is recorded.
     ///
     /// # Errors
     /// [`Error::FingerprintMismatch`](crate::Error::FingerprintMismatch).
@@ -108,15 +109,16 @@ impl Reader {
         look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint).map(drop)
     }
 
-    /// The versions, by name.
+    /// All versions, sorted by name.
     ///
     /// # Errors
-    /// [`Error::Damaged`](crate::Error::Damaged) when one cannot be read.
+    /// [`Error::Damaged`](crate::Error::Damaged) if a version cannot be read.
     pub fn versions(&self) -> Result<Vec<VersionInfo>> {
         look::versions(&self.inner)
     }
 
-    /// The derived files that the last checkpoint listed, or the version that this reader shows.
+    /// The derived files that the manifest lists as of the last checkpoint; for a reader at a version, the
+    /// derived files that the version lists.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -129,8 +131,8 @@ impl Reader {
     /// ```
     ///
     /// # Errors
-    /// As [`Reader::refresh`]; [`Error::NoSuchVersion`](crate::Error::NoSuchVersion) when the version was
-    /// removed.
+    /// As [`Reader::refresh`]; [`Error::NoSuchVersion`](crate::Error::NoSuchVersion) if the version of this
+    /// reader was removed.
     pub fn derived_files(&self) -> Result<Vec<DerivedInfo>> {
         look::derived_files(&self.inner)
     }

@@ -1,4 +1,4 @@
-//! The handle on a store.
+//! The handle that reads and writes a store.
 
 use std::fmt;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::read::Snapshot;
 use crate::state::{FingerprintRecord, Manifest};
 use crate::types::{Batch, Fingerprint, OnDuplicate, StoreConfig, check_description, check_settings};
 
-/// A store: a directory of immutable segments.
+/// A handle that reads and writes a store: a directory of immutable segments.
 ///
-/// All methods take `&self` and may be called from several threads; batches that threads append at the same
-/// time share one commit.
+/// All methods take `&self`, and several threads may call them at the same time. Batches that threads append
+/// at the same time share one file and its flushes.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -38,7 +38,7 @@ use crate::types::{Batch, Fingerprint, OnDuplicate, StoreConfig, check_descripti
 pub struct Store {
     pub(crate) inner: Arc<Shared>,
     merger: Option<Merger>,
-    /// Started by the first append that does not wait.
+    /// Started by the first [`Store::submit`].
     committer: Mutex<Option<Committer>>,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// A handle from its parts.
+    /// Makes a handle from its parts, and starts its merger if the policy asks for one.
     pub(crate) fn assemble(inner: Shared, policy: MergePolicy) -> Self {
         let inner = Arc::new(inner);
         let merger = (policy == MergePolicy::Background).then(|| Merger::start(&inner));
@@ -75,7 +75,7 @@ impl Store {
         OpenOptions::new().open(path)
     }
 
-    /// Opens the store at this path, or creates it there; see [`OpenOptions::open_or_create`].
+    /// Opens the store at this path, or creates it if there is none; see [`OpenOptions::open_or_create`].
     ///
     /// # Errors
     /// As [`OpenOptions::open_or_create`].
@@ -88,13 +88,14 @@ impl Store {
         &self.inner.path
     }
 
-    /// An empty batch of the store's dimension and element type.
+    /// An empty batch with the store's dimension and element type.
     pub fn batch(&self) -> Batch {
         let view = self.inner.view.read();
         Batch::new(view.meta.dim, view.meta.dtype)
     }
 
-    /// Records what makes the vectors. Does nothing when the same fingerprint is recorded.
+    /// Records, durably, the fingerprint of the model and preprocessing that make the vectors. Does nothing
+    /// if the same fingerprint is recorded already.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -112,14 +113,16 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::FingerprintMismatch`] when another one is; otherwise as for [`Store::set_setting`].
+    /// [`Error::FingerprintMismatch`] if another fingerprint is recorded; [`Error::InvalidArgument`] for a
+    /// description of more than 4096 bytes; otherwise as [`Store::checkpoint`].
     pub fn set_fingerprint(&self, fingerprint: &Fingerprint) -> Result<()> {
         if look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint)? {
             return Ok(());
         }
         check_description(fingerprint)?;
         let view = Arc::clone(&self.inner.view.read());
-        // An older manifest may have been put back: files of another model would be foreign to the store.
+        // The manifest may be an old copy without a fingerprint that the segments have: recording another one
+        // would make the segments foreign.
         let mut of_files = view.segments.iter().map(|live| live.segment.footer().fingerprint);
         if let Some(id) = of_files.find(|id| *id != [0; 32]) {
             look::is_recorded(
@@ -140,8 +143,8 @@ impl Store {
         })
     }
 
-    /// Refuses a fingerprint other than the recorded one: distances between vectors of two models mean
-    /// nothing. Any is fine while none is recorded.
+    /// Returns an error if another fingerprint is recorded: distances between vectors of two models are
+    /// meaningless. Any fingerprint passes if none is recorded.
     ///
     /// # Errors
     /// [`Error::FingerprintMismatch`].
@@ -149,7 +152,8 @@ impl Store {
         look::is_recorded(&self.inner, self.snapshot().fingerprint(), fingerprint).map(drop)
     }
 
-    /// Records a named text, durably, in the manifest and in every later segment.
+    /// Records a setting (a named text), durably: in the manifest, and in every later segment. Replaces an
+    /// earlier value.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -161,8 +165,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] when the name begins with `vecstore.` or settings grow beyond 64 KiB;
-    /// otherwise as [`Store::append`] from writing.
+    /// [`Error::InvalidArgument`] if the name begins with `vecstore.`, or if all settings together would have
+    /// more than 64 KiB (names, values, and 8 bytes each); otherwise as [`Store::checkpoint`].
     pub fn set_setting(&self, name: &str, value: &str) -> Result<()> {
         check_setting_name(name)?;
         self.change_manifest(|manifest| {
@@ -171,7 +175,7 @@ impl Store {
         })
     }
 
-    /// Removes a named text, durably; one that is not there is no error.
+    /// Removes a setting, durably. Removing a setting that does not exist is no error.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -196,30 +200,31 @@ impl Store {
         self.delivering(self.inner.locked(|writer, view| writer.update_manifest(view, &change)))
     }
 
-    /// Calls back for events of an operation, which holds no lock any more.
+    /// Delivers the events of an operation, after it has released its locks. Returns `outcome`.
     pub(super) fn delivering<T>(&self, outcome: T) -> T {
         self.inner.observer.deliver();
         outcome
     }
 
-    /// Appends a batch. When this returns, the batch is durable and visible as a whole; after an error
-    /// nothing of it is, except after [`Error::OutcomeUnknown`]. If the new file cannot be read at that
-    /// moment (too many files are open, say) the batch is durable, and visible from the next append or
-    /// refresh on.
+    /// Appends a batch. When this returns without an error, the whole batch is durable and visible. After an
+    /// error nothing of the batch is stored, except after [`Error::OutcomeUnknown`], when the whole batch may
+    /// be. If the new file cannot be opened at that moment (because of too many open files, say), the batch
+    /// is durable, but visible only from the next append or refresh on.
     ///
-    /// The batch is empty afterwards, and keeps its memory for the next entries; after an error it is as it
-    /// was, and can be appended again. Threads that append at the same time share one file and its flushes.
+    /// A batch that was committed is cleared, and keeps its memory for further entries. After an error the
+    /// batch is unchanged, and can be appended again. Threads that append at the same time share one file and
+    /// its flushes.
     ///
-    /// A commit waits for the disk twice, whatever the size of the batch: about a millisecond on a fast
-    /// drive. Append hundreds of entries together, or use [`Store::submit`].
+    /// A commit waits for two flushes of the disk, whatever the size of the batch: about a millisecond on a
+    /// fast drive. Append hundreds of entries together, or use [`Store::submit`].
     ///
     /// # Errors
-    /// For the batch itself [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`],
-    /// [`Error::EntryChanged`], [`Error::StoreChanged`] and [`Error::InvalidArgument`]; from writing it
+    /// Errors of the batch: [`Error::DimensionMismatch`], [`Error::DTypeMismatch`], [`Error::DuplicateKey`],
+    /// [`Error::EntryChanged`], [`Error::StoreChanged`] and [`Error::InvalidArgument`]. Errors of writing:
     /// [`Error::Busy`], [`Error::NoSpace`], [`Error::Io`], [`Error::OutcomeUnknown`], [`Error::Latched`],
-    /// [`Error::Moved`], [`Error::NameTaken`], [`Error::Abandoned`]; [`Error::Damaged`],
-    /// [`Error::MissingSegment`], [`Error::ForeignSegment`] and [`Error::UnsupportedVersion`] from what
-    /// others have written before. [`Error::is_transient`] and [`Error::needs_reopen`] sort them.
+    /// [`Error::Moved`], [`Error::NameTaken`] and [`Error::Abandoned`]. Errors in files of earlier commits:
+    /// [`Error::Damaged`], [`Error::MissingSegment`], [`Error::ForeignSegment`] and
+    /// [`Error::UnsupportedVersion`]. [`Error::is_transient`] and [`Error::needs_reopen`] classify them.
     pub fn append(&self, batch: &mut Batch, on_duplicate: OnDuplicate) -> Result<Appended> {
         self.check_shape(batch)?;
         if batch.is_empty() && batch.expected_last_commit().is_none() {
@@ -234,12 +239,13 @@ impl Store {
         Ok(appended)
     }
 
-    /// Takes a batch over and returns at once: a thread of its own commits it, together with other batches
-    /// that came in by then. The ticket says when it is durable. So one thread that computes batches need not
-    /// wait for the disk between them, and what it computes meanwhile shares one flush.
+    /// Queues a batch and returns at once. The committer, a thread of this handle, commits it together with
+    /// other queued batches; [`Ticket::wait`] returns once the batch is durable. A thread that computes
+    /// batches thus does not wait for the disk between them, and the batches that it submits meanwhile share
+    /// one flush.
     ///
-    /// Batches are committed in the order in which they were submitted. No more than 64 MiB wait: beyond that
-    /// this call does. Closing or dropping the store commits all waiting batches first.
+    /// Batches are committed in the order in which they were submitted. If more than 64 MiB are queued, this
+    /// call waits. Closing or dropping the store commits all queued batches first.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -259,7 +265,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`], [`Error::DTypeMismatch`]; all others come from [`Ticket::wait`].
+    /// [`Error::DimensionMismatch`] and [`Error::DTypeMismatch`]; [`Ticket::wait`] returns all other errors.
     pub fn submit(&self, batch: Batch, on_duplicate: OnDuplicate) -> Result<Ticket> {
         self.check_shape(&batch)?;
         if batch.is_empty() && batch.expected_last_commit().is_none() {
@@ -285,24 +291,25 @@ impl Store {
         Ok(())
     }
 
-    /// The state this handle knows: its own commits, and those of others up to its last append or refresh.
+    /// The state that this handle knows: its own commits, and the commits of other handles up to its last
+    /// append or refresh.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.snapshot()
     }
 
-    /// Looks for commits of other processes first. Costs one small read when there are none (and waits for a
-    /// commit of another thread of this handle that is under way).
+    /// Looks for commits of other handles and processes, and returns the newest state. Costs one small read
+    /// if there are none. Waits for a commit of another thread of this handle.
     ///
     /// # Errors
-    /// [`Error::Moved`] when another store is at the path now, or none: open it again. Otherwise as for
-    /// opening, when the directory cannot be read any more.
+    /// [`Error::Moved`] if there is another store at the path now, or none: open the store again. Otherwise
+    /// as [`Store::open`], if the directory cannot be read any more.
     pub fn refresh(&self) -> Result<Snapshot> {
         self.inner.refresh()?;
         Ok(self.snapshot())
     }
 
-    /// Waits until there is a commit after this one, and gives the state then; after the time-out the state
-    /// as it is. Looks every few milliseconds. See
+    /// Waits until the store has a commit after `after`, for at most `timeout`, and returns the newest state,
+    /// with or without such a commit. Polls every 1 to 20 milliseconds. See
     /// [`Reader::wait_for_commit`](crate::Reader::wait_for_commit).
     ///
     /// # Errors
@@ -311,8 +318,8 @@ impl Store {
         look::wait_for_commit(&self.inner, after, timeout)
     }
 
-    /// Writes the manifest now, so that the next open reads fewer files. It also happens every 64 commits or
-    /// 256 MiB, after a commit of more than 65,536 keys, and when the store is closed.
+    /// Writes the manifest now, so that the next open reads fewer files. The store also writes it every 64
+    /// commits or 256 MiB, after a commit of more than 65,536 keys, and when it is closed.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -326,13 +333,14 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::append`] from writing.
+    /// The errors of writing, and in files of earlier commits, as [`Store::append`].
     pub fn checkpoint(&self) -> Result<()> {
         self.delivering(self.inner.locked(|writer, view| writer.checkpoint(view)))
     }
 
-    /// Writes the manifest, if commits came after it, and closes the handle. Dropping the store does the
-    /// same, but can only log an error. Nothing that was appended depends on it.
+    /// Commits all queued batches, writes the manifest if commits came after it, and closes the handle.
+    /// Appended batches are durable without that. Dropping the store does the same, but does not wait for the
+    /// lock to write the manifest, and can only log an error.
     ///
     /// # Errors
     /// As [`Store::checkpoint`].
@@ -361,10 +369,10 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // What was taken on is written, however long that takes.
+        // Queued batches are committed first, with the full lock timeout.
         self.inner.merging().end();
         self.stop_committer();
-        // Nothing depends on this checkpoint, so it is not worth waiting for the lock of another process.
+        // Nothing depends on the checkpoint, so it does not wait for the lock of another process.
         self.inner.timeout.end();
         if let Err(error) = self.finish() {
             let path = self.inner.path.display();
@@ -376,7 +384,7 @@ impl Drop for Store {
 fn check_setting_name(name: &str) -> Result<()> {
     match name.starts_with(crate::format::settings::RESERVED) {
         true => Err(Error::invalid(format!(
-            "setting \"{name}\": names that begin with \"vecstore.\" are the store's own"
+            "setting \"{name}\": names that begin with \"vecstore.\" are reserved"
         ))),
         false => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! What a user asks of a whole store: compaction, deletion, backups.
+//! Operations on a whole store: compaction, deletion, backups.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::handle::Store;
 use crate::merge::{CompactReport, Host, Merges};
 use crate::types::OnDuplicate;
 
-/// How a store is compacted.
+/// Options of a compaction.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -26,19 +26,19 @@ pub struct CompactOptions<'a> {
 }
 
 impl<'a> CompactOptions<'a> {
-    /// Segments of up to 4 GiB.
+    /// The defaults: segments of at most 4 GiB, and no progress.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One segment, whatever its size: see [`Store::compact_full`].
+    /// If `full` is true, merges everything into one segment, whatever its size: see [`Store::compact_full`].
     pub fn full(mut self, full: bool) -> Self {
         self.full = full;
         self
     }
 
-    /// Reports here how many bytes were read, written and read back, and stops once it is told to: merges
-    /// that are done stay, the one under way leaves nothing behind.
+    /// Counts in `progress` the bytes that were read, written and read back. A compaction that is stopped
+    /// there keeps its finished merges, and leaves nothing of the unfinished one behind.
     pub fn progress(mut self, progress: &'a Progress) -> Self {
         self.progress = Some(progress);
         self
@@ -46,8 +46,8 @@ impl<'a> CompactOptions<'a> {
 }
 
 impl Store {
-    /// Merges neighbouring segments up to 4 GiB and drops superseded and deleted entries. Appends go on
-    /// meanwhile; addresses do not change. Damaged segments stay as they are.
+    /// Merges neighbouring segments into segments of at most 4 GiB, and drops superseded and deleted entries.
+    /// Appends may continue meanwhile; addresses do not change. Damaged segments stay as they are.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ impl Store {
         self.compact_with(CompactOptions::new())
     }
 
-    /// Merges everything into one segment: one `.npy` file of all live rows, in commit order.
+    /// Merges all segments into one: a single `.npy` file of all live rows, in commit order.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -84,24 +84,25 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::compact_with`], and [`Error::Damaged`](crate::Error::Damaged) when a segment is: damage is
-    /// never copied. What can be merged is merged all the same.
+    /// As [`Store::compact_with`]; [`Error::Damaged`](crate::Error::Damaged) if a segment is damaged: damage
+    /// is never copied, but the sound segments are merged.
     /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for 2^32 entries or more.
     pub fn compact_full(&self) -> Result<CompactReport> {
         self.compact_with(CompactOptions::new().full(true))
     }
 
-    /// [`Store::compact`] or [`Store::compact_full`], watched and stopped by a [`Progress`].
+    /// Compacts the store as the options say: as [`Store::compact`] or [`Store::compact_full`], with a
+    /// [`Progress`] to watch and stop it.
     ///
     /// # Errors
-    /// As [`Store::append`] from writing; [`Error::Interrupted`](crate::Error::Interrupted) once it was
-    /// stopped.
+    /// The errors of writing, and in files of earlier commits, as [`Store::append`];
+    /// [`Error::Interrupted`](crate::Error::Interrupted) if the compaction was stopped.
     pub fn compact_with(&self, options: CompactOptions<'_>) -> Result<CompactReport> {
         let most = (!options.full).then_some(self.inner.merging().max_segment);
         self.delivering(Merges::of(&*self.inner).compact(most, options.progress))
     }
 
-    /// Deletes keys, durably and as a whole. Keys that are not stored are counted as skipped.
+    /// Deletes keys, durably and as a whole: in one commit. Keys that are not stored are counted as skipped.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -125,9 +126,9 @@ impl Store {
         self.append(&mut batch, OnDuplicate::Skip)
     }
 
-    /// Deletes all keys that begin with a prefix (with an empty one: all keys), durably and as a whole. Looks
-    /// at every key, as [`Snapshot::keys_with_prefix`](crate::Snapshot::keys_with_prefix) does; a key that
-    /// another writer adds meanwhile stays.
+    /// Deletes all keys that begin with `prefix` (all keys if it is empty), durably and as a whole. Scans
+    /// every key, as [`Snapshot::keys_with_prefix`](crate::Snapshot::keys_with_prefix) does. A key that
+    /// another writer adds meanwhile is not deleted.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -150,9 +151,9 @@ impl Store {
         self.delete(&keys)
     }
 
-    /// Copies the store as it is now to `dest`, while writers go on. The second time only new segments are
-    /// transferred. The result is a store; opened for writing it becomes a history of its own, and is refused
-    /// as the destination of further backups.
+    /// Copies the store's present state to the directory `dest`, while writers continue. A further backup
+    /// into the same directory copies only new segments. A backup is itself a store. After it has been
+    /// written to, it has a history of its own, and is refused as the destination of further backups.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -169,18 +170,18 @@ impl Store {
         self.backup_with(dest, BackupOptions::new())
     }
 
-    /// [`Store::backup`] with options: of a version, with links, one of several side by side, watched and
-    /// stopped.
+    /// [`Store::backup`] with options: a version to copy, links instead of copies, several backups side by
+    /// side, a progress to watch and stop it.
     ///
     /// # Errors
-    /// [`Error::BackupRefused`](crate::Error::BackupRefused) when `dest` holds another store, or one that was
-    /// written to or is ahead, or lies in this store; [`Error::AlreadyExists`](crate::Error::AlreadyExists)
-    /// when it is not empty and no store; [`Error::NoSuchVersion`](crate::Error::NoSuchVersion);
-    /// [`Error::Busy`](crate::Error::Busy) when another backup is under way;
-    /// [`Error::Interrupted`](crate::Error::Interrupted) once it was stopped;
-    /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Io`](crate::Error::Io). Among several backups
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a name that does not come after the
-    /// others.
+    /// [`Error::BackupRefused`](crate::Error::BackupRefused) if `dest` holds another store, a backup that was
+    /// written to, or commits that this store does not have, or if it lies in this store;
+    /// [`Error::AlreadyExists`](crate::Error::AlreadyExists) if `dest` is neither empty nor a store;
+    /// [`Error::NoSuchVersion`](crate::Error::NoSuchVersion); [`Error::Busy`](crate::Error::Busy) if another
+    /// backup is running; [`Error::Interrupted`](crate::Error::Interrupted) if the backup was stopped;
+    /// [`Error::NoSpace`](crate::Error::NoSpace), [`Error::Io`](crate::Error::Io). With
+    /// [`BackupOptions::keep`], [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a name that
+    /// does not come after the names of the earlier backups.
     pub fn backup_with(&self, dest: impl AsRef<Path>, options: BackupOptions<'_>) -> Result<BackupReport> {
         self.delivering(care::backup::backup(&*self.inner, dest.as_ref(), options))
     }

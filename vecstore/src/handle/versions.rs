@@ -1,4 +1,4 @@
-//! Versions: states of the store that are kept under a name, and going back to one.
+//! Versions: states of the store that are kept under a name, and their restoration.
 
 use std::sync::Arc;
 
@@ -10,12 +10,14 @@ use crate::read::Snapshot;
 use crate::state::{PIN_PREFIX, load, versions};
 use crate::types::OnDuplicate;
 
-/// How often going back is begun anew while other writers commit.
+/// How often a restoration is tried while other writers commit.
 const ATTEMPTS: usize = 10;
 
 impl Store {
-    /// Keeps the store as it is now under a name, until the version is [removed](Store::remove_version): open
-    /// it with [`ReadOptions::at_version`](crate::ReadOptions::at_version). Merges leave its files alone.
+    /// Keeps the store's present state under a name, until the version is [removed](Store::remove_version).
+    /// [`ReadOptions::at_version`](crate::ReadOptions::at_version) opens it. Merges do not delete the files
+    /// of a version. A name has at most 100 ASCII letters, digits, `.`, `-` and `_`, and begins neither with
+    /// a dot nor with `tmp-` or `backup-`.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -32,8 +34,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::VersionExists`] for a name that is taken, [`Error::InvalidArgument`] for one that is not
-    /// possible; otherwise as [`Store::checkpoint`].
+    /// [`Error::VersionExists`] for a name that is taken, [`Error::InvalidArgument`] for an invalid name;
+    /// otherwise as [`Store::checkpoint`].
     pub fn create_version(&self, name: &str) -> Result<VersionInfo> {
         versions::check_name(name)?;
         refuse_pin(name)?;
@@ -41,15 +43,15 @@ impl Store {
         Ok(VersionInfo::of(name, &manifest))
     }
 
-    /// The versions, by name.
+    /// All versions, sorted by name.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when one cannot be read; nothing is removed by merges until it is removed.
+    /// [`Error::Damaged`] if a version cannot be read. Merges delete no file until that version is removed.
     pub fn versions(&self) -> Result<Vec<VersionInfo>> {
         look::versions(&self.inner)
     }
 
-    /// Removes a version, and the files that only it needed.
+    /// Removes a version, and the files that only this version needs.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -62,16 +64,16 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoSuchVersion`] when there is none of that name; [`Error::InvalidArgument`] for that of a
-    /// backup under way.
+    /// [`Error::NoSuchVersion`] if there is no version of this name; [`Error::InvalidArgument`] for the name
+    /// of a running backup's pin.
     pub fn remove_version(&self, name: &str) -> Result<()> {
         refuse_pin(name)?;
         self.delivering(pins::unpin(&*self.inner, name))
     }
 
-    /// Goes back to a version, as one commit: afterwards the store has the entries that the version has, and
-    /// no others. What came in between stays in earlier commits, and in other versions. Settings and
-    /// fingerprint stay as they are. Takes memory for the entries that differ.
+    /// Restores a version, in one commit: afterwards the store has exactly the entries of the version.
+    /// Entries that were appended since are superseded or deleted; other versions still have them. Settings
+    /// and fingerprint stay as they are. Takes memory for the entries that differ.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -90,9 +92,9 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoSuchVersion`]; [`Error::InvalidArgument`] when an attribute of the version has another type
-    /// in the store by now; [`Error::StoreChanged`] when other writers kept committing meanwhile; otherwise
-    /// as [`Store::append`].
+    /// [`Error::NoSuchVersion`]; [`Error::InvalidArgument`] if an attribute of the version has another type
+    /// in the store now; [`Error::StoreChanged`] if other writers committed during each of ten attempts;
+    /// otherwise as [`Store::append`].
     pub fn restore_version(&self, name: &str) -> Result<Appended> {
         let mut attempts = 1;
         loop {
@@ -109,7 +111,7 @@ impl Store {
         let known = Arc::clone(&self.inner.view.read());
         let manifest = versions::read(vfs, dir, name)?;
         let then = Snapshot::new(Arc::new(load::listed(vfs, dir, &manifest, Some(&known))?));
-        // Of one key a commit has one entry: it is the same where the commit is.
+        // A commit has at most one entry of a key: entries of the same key and commit are the same.
         let commit_of = |snapshot: &Snapshot, key: &[u8]| -> Result<Option<u64>> {
             Ok(snapshot.get(key)?.map(|entry| entry.address().commit))
         };
@@ -131,7 +133,7 @@ impl Store {
     }
 }
 
-/// Backups under way hold on to their files by versions with such names.
+/// Refuses the names of pins: a running backup keeps its files with a version of such a name.
 fn refuse_pin(name: &str) -> Result<()> {
     match name.starts_with(PIN_PREFIX) {
         true => Err(Error::invalid(format!(

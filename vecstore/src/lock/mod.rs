@@ -61,9 +61,9 @@ fn check_place(file: &dyn LockFile, path: &Path) -> Result<()> {
     match file.is_at(path) {
         Ok(true) => Ok(()),
         _ if Bug::LockAnything.is_on() => Ok(()),
-        Ok(false) => moved("the store was replaced, or its lock file was"),
+        Ok(false) => moved("the store, or its lock file, was replaced"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            moved("the store was moved or removed, or its lock file was")
+            moved("the store, or its lock file, was moved or removed")
         }
         Err(error) => Err(Error::io(path, "look at the lock file", error)),
     }

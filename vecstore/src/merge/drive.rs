@@ -280,7 +280,7 @@ impl<H: Host> Merges<'_, H> {
             Some(name) => Err(Error::damaged(
                 &self.host.path().join(load::SEGMENTS).join(name.to_string()),
                 "rows, keys or tables",
-                "it cannot be part of one segment; `vecstore repair` first".to_owned(),
+                "it cannot be part of one segment".to_owned(),
             )),
             None => Ok(std::mem::take(&mut round.total)),
         }

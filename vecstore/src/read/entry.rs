@@ -99,7 +99,7 @@ impl<'a> Entry<'a> {
     }
 
     fn expect(&self, found: DType) -> Result<()> {
-        let (what, expected) = ("the rows asked for", self.segment.dtype());
+        let (what, expected) = ("the slice asked for", self.segment.dtype());
         if found == expected { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, found }) }
     }
 

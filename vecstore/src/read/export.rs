@@ -5,8 +5,9 @@ use std::path::Path;
 
 use crate::base::{DType, Error, IoContext, Result, narrow_into};
 use crate::format::npy;
+use crate::lock::LOCK;
 use crate::read::Snapshot;
-use crate::state::{remove_own, write_new};
+use crate::state::{MANIFEST, SEGMENTS, remove_own, write_new};
 use crate::vfs::{RealFs, Vfs, VfsFile};
 
 /// Bytes that are written at once.
@@ -35,10 +36,11 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for `i8`, whose scales have no place in an array; [`Error::Damaged`] when
-    /// an entry cannot be read, or the entries have more or fewer rows than the segments count;
-    /// [`Error::NoSpace`], [`Error::Io`]. The file is then as it was, unless it was its directory's flush
-    /// that failed. A process that is killed leaves a file beside it whose name begins with `.vecstore-npy-`.
+    /// [`Error::InvalidArgument`] for `i8`, whose scales have no place in an array, for a directory that does
+    /// not exist, and for a path inside a store; [`Error::Damaged`] when an entry cannot be read, or the
+    /// entries have more or fewer rows than the segments count; [`Error::NoSpace`], [`Error::Io`]. The file
+    /// is then as it was, unless it was its directory's flush that failed. A process that is killed leaves a
+    /// file beside it whose name begins with `.vecstore-npy-`.
     pub fn write_npy(&self, path: impl AsRef<Path>, dtype: DType) -> Result<u64> {
         let path = path.as_ref();
         if dtype == DType::I8 {
@@ -52,6 +54,16 @@ impl Snapshot {
         if RealFs.metadata(dir).is_err() {
             let dir = dir.display();
             return Err(Error::invalid(format!("{dir}: there is no such directory; create it first")));
+        }
+        let is_store = |dir: &Path| {
+            let has = |name| RealFs.metadata(&dir.join(name)).is_ok();
+            has(SEGMENTS) && (has(MANIFEST) || has(LOCK))
+        };
+        // No file of a store is ever replaced.
+        let absolute = std::path::absolute(path).at(path, "find the absolute path")?;
+        if absolute.ancestors().skip(1).take(2).any(is_store) {
+            let path = path.display();
+            return Err(Error::invalid(format!("{path}: this lies in a store; choose a path outside")));
         }
         let mut failed = None;
         let written = write_new(&RealFs, (dir, TMP_PREFIX), len, "write the array", |file| {

@@ -147,7 +147,7 @@ impl<'a> Segment<'a> {
     }
 
     fn expect(&self, found: DType) -> Result<()> {
-        let (what, expected) = ("the rows asked for", self.live.segment.dtype());
+        let (what, expected) = ("the slice asked for", self.live.segment.dtype());
         if found == expected { Ok(()) } else { Err(Error::DTypeMismatch { what, expected, found }) }
     }
 }

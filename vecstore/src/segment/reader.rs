@@ -109,7 +109,7 @@ impl Segment {
         let (keys, entries) = (tables.keys.len(), tables.kinds.len().max(1));
         let key_len = if keys % entries == 0 { keys / entries } else { 0 };
         let path = path.to_owned();
-        let is_to_be_checked = map.is_to_be_checked();
+        let has_checks = map.has_checks();
         let checked = None;
         let segment = Segment {
             path,
@@ -125,7 +125,7 @@ impl Segment {
             is_plain,
             key_len,
         };
-        Ok(if is_to_be_checked { segment.checked() } else { segment })
+        Ok(if has_checks { segment.checked() } else { segment })
     }
 
     /// Drops keys, their index, ends of payloads and attributes, for a caller that only follows links. Frees

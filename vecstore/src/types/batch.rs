@@ -6,10 +6,10 @@ use crate::base::{DType, Element, Result};
 use crate::types::details::Attributes;
 use crate::types::{AttributeType, EntryAttributes, EntryBuilder, Kind, OnDuplicate};
 
-/// Entries to be appended together.
+/// Entries that are appended together: all of them become durable and visible, or none.
 ///
-/// Entries take effect in their order: of a key that the batch holds twice, [`OnDuplicate::Skip`] stores the
-/// first entry, [`OnDuplicate::Replace`] the last one.
+/// Entries take effect in their order. If the batch holds a key twice, [`OnDuplicate::Skip`] stores the first
+/// entry, [`OnDuplicate::Replace`] the last one.
 ///
 /// ```
 /// use vecstore::{Batch, DType};
@@ -30,15 +30,16 @@ pub struct Batch {
     pub(super) rows: Vec<u8>,
     pub(super) scales: Vec<f32>,
     pub(super) keys: Vec<u8>,
-    /// Of each entry the reason, if it is rejected, and the payload.
+    /// For each entry its reason (if it is rejected), then its payload.
     pub(super) payloads: Vec<u8>,
     pub(super) attributes: Attributes,
     pub(super) entries: Vec<Ends>,
-    /// The last commit that the store must have.
+    /// The store's last commit that the batch expects.
     expected: Option<u64>,
 }
 
-/// Where an entry's pieces end, and what becomes of it if its key is stored.
+/// Ends of an entry's parts in the batch's buffers, its kind, and how the append treats it if its key is
+/// stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub kind: Kind,
@@ -50,13 +51,13 @@ pub(super) struct Ends {
     pub attributes: usize,
 }
 
-/// What becomes of an entry if its key is stored.
+/// How an append treats an entry whose key is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// What the append says.
+    /// As the append's own policy says.
     OfAppend,
     Policy(OnDuplicate),
-    /// It replaces the entry of this commit, and no other.
+    /// The entry replaces the stored entry if that is of this commit; otherwise the append fails.
     ReplaceIf(u64),
 }
 
@@ -67,7 +68,7 @@ pub(crate) struct BatchEntry<'a> {
     pub kind: Kind,
     pub condition: Condition,
     pub rows: &'a [u8],
-    /// One per row, for element types that have scales.
+    /// One scale per row for `i8`; empty for other element types.
     pub scales: &'a [f32],
     /// Why the input was rejected; empty for other kinds.
     pub reason: &'a str,
@@ -77,7 +78,7 @@ pub(crate) struct BatchEntry<'a> {
 
 impl Batch {
     /// An empty batch for vectors of `dim` elements of type `dtype`. [`Store::batch`](crate::Store::batch)
-    /// makes one that fits the store.
+    /// makes a batch with the dimension and element type of the store.
     pub fn new(dim: usize, dtype: DType) -> Self {
         Batch {
             dim,
@@ -93,8 +94,8 @@ impl Batch {
         }
     }
 
-    /// Accepts NaN and infinities, which are refused otherwise: one of them makes every distance to its row
-    /// useless.
+    /// If `allow` is true, the batch accepts NaN and infinity in rows, scales and attributes. By default it
+    /// refuses them: a single such element makes every distance to its row meaningless.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -108,9 +109,9 @@ impl Batch {
         self
     }
 
-    /// Makes the append fail with [`Error::StoreChanged`](crate::Error::StoreChanged) unless the store's last
-    /// commit is this one: what was read before then still holds when the batch is committed.
-    /// [`Batch::clear`] forgets it.
+    /// Makes the append fail with [`Error::StoreChanged`](crate::Error::StoreChanged) unless `commit` is the
+    /// store's last commit (0 for a store without commits). Data that was read at that commit is then still
+    /// current when the batch is committed. [`Batch::clear`] removes the condition.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -131,7 +132,8 @@ impl Batch {
         self.expected = Some(commit);
     }
 
-    /// Removes all entries and keeps their memory for the next ones. An append does this to the batch it has
+    /// Removes all entries and the condition of [`Batch::expect_last_commit`], and keeps the memory for
+    /// further entries. [`Store::append`](crate::Store::append) does the same to a batch that it has
     /// committed.
     ///
     /// ```
@@ -162,23 +164,23 @@ impl Batch {
         self.entries.is_empty()
     }
 
-    /// Number of rows of all entries.
+    /// Number of rows in all entries together.
     pub fn row_count(&self) -> usize {
         self.rows.len() / self.row_bytes()
     }
 
-    /// Dimension of the vectors.
+    /// Elements per row.
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Element type of the vectors.
+    /// Element type of the rows.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Begins an entry of this key, with whatever belongs to it; it is added by one of the builder's `push`
-    /// methods.
+    /// Begins an entry with this key. The builder takes the entry's rows, payload and attributes; one of its
+    /// `push` methods adds the entry to the batch.
     ///
     /// ```
     /// use vecstore::{Batch, DType, Value};
@@ -192,18 +194,20 @@ impl Batch {
         EntryBuilder::new(self, key.as_ref())
     }
 
-    /// Adds an entry with one row, of as many elements as the store's dimension.
+    /// Adds an entry with one row of [`Batch::dim`] elements.
     ///
     /// # Errors
     /// [`Error::DimensionMismatch`](crate::Error::DimensionMismatch) and
-    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) for a row that is not the batch's;
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an empty key, one over
-    /// [`MAX_KEY_LEN`](crate::MAX_KEY_LEN), NaN or infinity. The batch is then as it was.
+    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) if the row has another dimension or element type
+    /// than the batch; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for a key of 0 or more than
+    /// [`MAX_KEY_LEN`](crate::MAX_KEY_LEN) bytes, and for NaN and infinity. After an error the batch is
+    /// unchanged.
     pub fn push<T: Element>(&mut self, key: impl AsRef<[u8]>, row: &[T]) -> Result<()> {
         self.entry(key).row(row).push()
     }
 
-    /// Adds an entry with several rows: the faces of a picture, the chunks of a document.
+    /// Adds an entry with several rows of [`Batch::dim`] elements each: the faces of a picture, the chunks of
+    /// a document.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -217,7 +221,8 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for no rows at all.
+    /// As [`Batch::push`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) also if there are no
+    /// rows.
     pub fn push_rows<T: Element, R: AsRef<[T]>>(
         &mut self,
         key: impl AsRef<[u8]>,
@@ -226,8 +231,8 @@ impl Batch {
         self.entry(key).rows(rows).push()
     }
 
-    /// Adds an entry with one row given as `f32`, converted to the batch's element type: see
-    /// [`EntryBuilder::converted`].
+    /// Adds an entry with one row of [`Batch::dim`] `f32` elements, converted to the batch's element type:
+    /// see [`EntryBuilder::converted`].
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -237,37 +242,39 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push`], and for values beyond what the element type can hold (`f16`: 65504).
+    /// As [`Batch::push`]; [`Error::InvalidArgument`](crate::Error::InvalidArgument) also for a value beyond
+    /// the range of the element type (`f16`: 65504).
     pub fn push_converted(&mut self, key: impl AsRef<[u8]>, row: &[f32]) -> Result<()> {
         self.entry(key).converted(row).push()
     }
 
-    /// Adds an entry that says "done, and nothing was found".
+    /// Adds an entry of kind [`Kind::Empty`]: the input was processed, and nothing was found in it.
     ///
     /// # Errors
-    /// As for [`Batch::push`] on the key.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an invalid key, as [`Batch::push`].
     pub fn push_empty(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
         self.entry(key).push_empty()
     }
 
-    /// Adds an entry that says "its content is bad", with the reason.
+    /// Adds an entry of kind [`Kind::Rejected`]: the input's content is bad, for this reason.
     ///
     /// # Errors
-    /// As for [`Batch::push`] on the key; a reason has at most [`MAX_PAYLOAD_LEN`](crate::MAX_PAYLOAD_LEN)
-    /// bytes.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an invalid key, as [`Batch::push`], and
+    /// for a reason of more than [`MAX_PAYLOAD_LEN`](crate::MAX_PAYLOAD_LEN) bytes.
     pub fn push_rejected(&mut self, key: impl AsRef<[u8]>, reason: &str) -> Result<()> {
         self.entry(key).push_rejected(reason)
     }
 
-    /// Adds a tombstone: the key's entry, if there is one, is deleted by the commit of this batch.
+    /// Adds a tombstone: the commit of this batch deletes the key's entry. If the key is not stored, the
+    /// tombstone is skipped.
     ///
     /// # Errors
-    /// As for [`Batch::push`] on the key.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an invalid key, as [`Batch::push`].
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> Result<()> {
         self.entry(key).add(Kind::Tombstone, "")
     }
 
-    /// Removes what belongs to no entry.
+    /// Removes keys, rows and scales that belong to no entry.
     pub(super) fn truncate(&mut self) {
         let (keys, rows) = self.entries.last().map_or((0, 0), |ends| (ends.key, ends.rows));
         self.keys.truncate(keys);
@@ -282,13 +289,13 @@ impl Batch {
         (self.dim * self.dtype.size()).max(1)
     }
 
-    /// Bytes of rows, keys, payloads and attributes.
+    /// Bytes of rows, scales, keys, payloads and attributes.
     pub(crate) fn byte_len(&self) -> usize {
         let rows = self.rows.len() + self.scales.len() * 4;
         rows + self.keys.len() + self.payloads.len() + self.attributes.byte_len()
     }
 
-    /// The last commit that the store must have for this batch to be appended.
+    /// The last commit that the store must have for an append of this batch to succeed.
     pub(crate) fn expected_last_commit(&self) -> Option<u64> {
         self.expected
     }

@@ -1,4 +1,4 @@
-//! What an entry has beside its rows, and how a batch keeps the attributes of its entries.
+//! The payload and attributes of an entry, and the attributes of a whole batch.
 
 use std::ops::Range;
 
@@ -6,26 +6,26 @@ use crate::base::escaped;
 use crate::types::attribute::{MAX_ATTRIBUTE_NAME_LEN, MAX_ATTRIBUTES, is_attribute_name};
 use crate::types::{AttributeType, MAX_PAYLOAD_LEN, Value};
 
-/// What an entry has beside its rows.
+/// The payload and attributes of an entry that a builder adds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Details<'a> {
     pub payload: &'a [u8],
     pub attributes: Vec<(&'a str, Value<'a>)>,
 }
 
-/// The attributes of a batch's entries, one after the other.
+/// The attributes of a batch's entries, in the order of the entries.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attributes {
-    /// Names and types, in the order in which they came.
+    /// Names and types, in the order of their first use.
     names: Vec<(String, AttributeType)>,
-    /// The number of its name, and what is kept of the value.
+    /// For each value its name, as an index in `names`, and the value itself.
     values: Vec<(usize, Kept)>,
     texts: String,
-    /// Where each text ends.
+    /// The end of each text in `texts`.
     ends: Vec<usize>,
 }
 
-/// A value, its texts by their numbers.
+/// A value. Texts are numbers of texts in [`Attributes::texts`].
 #[derive(Clone, Debug)]
 enum Kept {
     Plain(Value<'static>),
@@ -55,13 +55,14 @@ impl Attributes {
         self.names.iter().map(|(name, kind)| (name.as_str(), *kind))
     }
 
-    /// The number of a name. Entries mostly have theirs in the same order: then `guess` is right.
+    /// The index of a name. Most entries have their attributes in the same order, so that `guess` is usually
+    /// right.
     fn find(&self, name: &str, guess: usize) -> Option<usize> {
         let is_it = |(known, _): &(String, AttributeType)| known == name;
         if self.names.get(guess).is_some_and(is_it) { Some(guess) } else { self.names.iter().position(is_it) }
     }
 
-    /// Says what is wrong with the attributes of an entry to be added.
+    /// Checks the attributes of an entry before they are added. The error says what is wrong.
     pub fn check(&self, added: &[(&str, Value<'_>)], allow_non_finite: bool) -> Result<(), String> {
         let too_many =
             || Err(format!("more than {MAX_ATTRIBUTES} attributes in a batch; put some into the payload"));
@@ -82,7 +83,7 @@ impl Attributes {
                 && !value.is_finite()
                 && !allow_non_finite
             {
-                return wrong(format!("is {value}; find out what made it, or allow such values"));
+                return wrong(format!("is {value}; find its cause, or allow such values"));
             }
             let found = value.attribute_type();
             match self.find(name, number).and_then(|at| self.names.get(at)) {
@@ -109,7 +110,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// Adds the attributes of an entry, which were checked.
+    /// Adds the attributes of an entry. They have passed [`Attributes::check`].
     pub fn add(&mut self, added: &[(&str, Value<'_>)]) {
         for (number, (name, value)) in added.iter().enumerate() {
             let name = self.find(name, number).unwrap_or_else(|| {
@@ -146,7 +147,7 @@ impl Attributes {
         self.texts.get(start..end(number)).unwrap_or_default()
     }
 
-    /// Some of the values, in their order.
+    /// A range of the values: the attributes of one entry.
     pub fn range(&self, range: Range<usize>) -> EntryAttributes<'_> {
         EntryAttributes { all: self, values: self.values.get(range).unwrap_or_default() }
     }
@@ -166,7 +167,7 @@ impl<'a> EntryAttributes<'a> {
         names.map(|(name, kind)| (name.as_str(), *kind))
     }
 
-    /// Names and values, in the order in which they were given.
+    /// Names and values, in the order in which the builder got them.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, Value<'a>)> {
         self.values.iter().map(move |(name, kept)| {
             let value = match kept {

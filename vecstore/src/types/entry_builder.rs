@@ -1,36 +1,41 @@
-//! One entry on its way into a batch.
+//! The builder of one entry of a batch.
 
-use crate::base::{DType, Element, Error, Result, escaped, narrow_into};
+use crate::base::{DType, Element, Error, ROW, Result, escaped, narrow_into};
 use crate::types::batch::{Condition, Ends};
 use crate::types::details::Details;
 use crate::types::{Address, Batch, Kind, MAX_KEY_LEN, MAX_PAYLOAD_LEN, OnDuplicate, Value};
 
-/// Entries like the first one that a batch has room for.
+/// Number of rows for which a batch reserves memory at once.
 const USUAL_BATCH: usize = 32;
-/// Bytes of such room at most.
+/// Most bytes that a batch reserves at once, unless a single row needs more.
 const MOST_ROOM: usize = 256 << 10;
 
-/// An entry on its way into a [`Batch`], from [`Batch::entry`]: rows, a payload, attributes, and what becomes
-/// of it if its key is stored. One of the `push` methods adds it; an entry that is dropped before, or
-/// refused, leaves the batch as it was.
+/// Builder of one entry of a [`Batch`], from [`Batch::entry`]: takes rows, a payload, attributes, and a
+/// policy for a stored key. One of the `push` methods adds the entry. A builder that is dropped before, or
+/// whose entry is refused, leaves the batch unchanged.
 ///
-/// The limits: a payload has up to 16 MiB ([`MAX_PAYLOAD_LEN`]); the names of attributes are UTF-8 of 1 to
-/// 255 bytes without control characters, and a store has up to 256 of them; the values of one name have one
-/// type in the whole store; the texts of an entry have up to 16 MiB together, those of lists counted with 8
-/// bytes more each.
+/// Limits: a payload has at most 16 MiB ([`MAX_PAYLOAD_LEN`]). The name of an attribute is UTF-8 of 1 to 255
+/// bytes without control characters, and a store has at most 256 names. All values of one name in a store
+/// have the same type. The texts of an entry's attributes have at most 16 MiB together, with 8 bytes more for
+/// each text of a list.
 #[derive(Debug)]
 #[must_use = "an entry is only added by `push`, `push_empty` or `push_rejected`"]
 pub struct EntryBuilder<'b, 'a> {
     batch: &'b mut Batch,
     details: Details<'a>,
     condition: Condition,
-    /// What is wrong with the rows given so far.
+    /// Kind and reason of the stored entry that this entry copies.
+    copied: Option<(Kind, &'a str)>,
+    /// Number of leading attributes that were copied: an attribute given later replaces the copied one of its
+    /// name.
+    copied_attributes: usize,
+    /// The first error in the key, the rows or the copied entry.
     failed: Option<Error>,
 }
 
 impl<'b, 'a> EntryBuilder<'b, 'a> {
     pub(super) fn new(batch: &'b mut Batch, key: &[u8]) -> Self {
-        // An earlier builder that was forgotten instead of dropped has left its rows.
+        // A builder that was leaked with `mem::forget` has left its key and rows.
         batch.truncate();
         let mut failed = None;
         if key.is_empty() || key.len() > MAX_KEY_LEN {
@@ -40,10 +45,17 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         } else {
             batch.keys.extend_from_slice(key);
         }
-        EntryBuilder { batch, details: Details::default(), condition: Condition::OfAppend, failed }
+        EntryBuilder {
+            batch,
+            details: Details::default(),
+            condition: Condition::OfAppend,
+            copied: None,
+            copied_attributes: 0,
+            failed,
+        }
     }
 
-    /// One more row, of as many elements as the batch's dimension.
+    /// Adds a row of [`Batch::dim`] elements. An error in the row is returned by the `push` methods.
     pub fn row<T: Element>(mut self, row: &[T]) -> Self {
         if self.failed.is_none() {
             match self.check_row(row) {
@@ -54,13 +66,13 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// Several more rows.
+    /// Adds several rows of [`Batch::dim`] elements each.
     pub fn rows<T: Element, R: AsRef<[T]>>(self, rows: impl IntoIterator<Item = R>) -> Self {
         rows.into_iter().fold(self, |entry, row| entry.row(row.as_ref()))
     }
 
-    /// One more row given as `f32`, converted to the batch's element type: the nearest value, and for `i8`
-    /// with a scale of the row's largest magnitude over 127.
+    /// Adds a row of [`Batch::dim`] `f32` elements, converted to the batch's element type: to the nearest
+    /// value. For `i8` the scale is the row's largest magnitude divided by 127.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -91,7 +103,8 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// One more row of `i8`, and its scale: element times scale is the value.
+    /// Adds a row of [`Batch::dim`] elements of type `i8`, and its scale: a value is an element times the
+    /// scale.
     ///
     /// ```
     /// use vecstore::{Batch, DType};
@@ -116,7 +129,8 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// Rows of the batch's own dimension and element type, as they are stored.
+    /// Adds rows as they are stored: the bytes of rows of `dim` elements of type `dtype`, and a scale per row
+    /// for `i8`.
     pub(crate) fn stored_rows(mut self, dim: usize, dtype: DType, rows: &[u8], scales: &[f32]) -> Self {
         if self.failed.is_some() || rows.is_empty() {
             return self;
@@ -128,19 +142,44 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// A payload, which the store keeps and does not look into; the last one given counts.
+    /// Takes over the kind, reason and attributes of a stored entry.
+    pub(crate) fn copied(
+        mut self,
+        kind: Kind,
+        reason: &'a str,
+        attributes: Vec<(&'a str, Value<'a>)>,
+    ) -> Self {
+        self.copied = Some((kind, reason));
+        self.copied_attributes = attributes.len();
+        self.details.attributes = attributes;
+        self
+    }
+
+    /// Makes the `push` methods fail with this error, unless there is an earlier one.
+    pub(crate) fn fail(mut self, error: Error) -> Self {
+        self.failed.get_or_insert(error);
+        self
+    }
+
+    /// Sets the payload: bytes that the store keeps and does not interpret. A later payload replaces it.
     pub fn payload(mut self, payload: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.details.payload = payload.as_ref();
         self
     }
 
-    /// One attribute more: a named value for filters.
+    /// Adds an attribute: a named, typed value that filters can use.
     pub fn attribute(mut self, name: &'a str, value: impl Into<Value<'a>>) -> Self {
+        let copied = self.details.attributes.iter().take(self.copied_attributes);
+        if let Some(at) = copied.map(|(copied, _)| *copied).position(|copied| copied == name) {
+            self.details.attributes.remove(at);
+            self.copied_attributes -= 1;
+        }
         self.details.attributes.push((name, value.into()));
         self
     }
 
-    /// What becomes of this entry if its key is stored, whatever the append says of the others.
+    /// Sets how the append treats this entry if its key is stored. The append's own policy applies to the
+    /// other entries.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -157,12 +196,12 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// This entry replaces the stored one of its key, and only if that is still the one of this address: what
-    /// was read in order to compute it is not overtaken by another writer. Otherwise the append fails with
-    /// [`Error::EntryChanged`](crate::Error::EntryChanged), and nothing of the batch is stored.
+    /// Makes the entry replace the stored entry of its key only if that entry still has the address
+    /// `expected`. Otherwise another writer has replaced or deleted the entry that was read: the append fails
+    /// with [`Error::EntryChanged`](crate::Error::EntryChanged), and nothing of the batch is stored.
     ///
-    /// The address is that of the key's entry ([`Entry::address`](crate::Entry::address)); its commit is
-    /// compared: of one key a commit has one entry.
+    /// `expected` is the [`Entry::address`](crate::Entry::address) of the key's entry. Only its commit is
+    /// compared, since a commit has at most one entry of a key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -185,36 +224,45 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         self
     }
 
-    /// Adds the entry, which has rows.
+    /// Adds the entry with its rows (kind [`Kind::Rows`]). An entry made by [`EntryBuilder::copy_of`] keeps
+    /// the copied kind.
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`](crate::Error::DimensionMismatch),
-    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) and
-    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument), as described with each part; the batch is
-    /// then as it was.
+    /// [`Error::DimensionMismatch`](crate::Error::DimensionMismatch) and
+    /// [`Error::DTypeMismatch`](crate::Error::DTypeMismatch) if a row has another dimension or element type
+    /// than the batch; [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an entry without rows,
+    /// an invalid key, NaN and infinity, and beyond the limits of [`EntryBuilder`]. After an error the batch
+    /// is unchanged.
     pub fn push(self) -> Result<()> {
-        if self.failed.is_none()
-            && self.batch.rows.len() == self.batch.entries.last().map_or(0, |ends| ends.rows)
-        {
-            return Err(self.refusal(format_args!(
-                "it has no rows; add some, or use `push_empty` for an input in which nothing was found"
-            )));
+        let has_rows = self.batch.rows.len() > self.batch.entries.last().map_or(0, |ends| ends.rows);
+        match self.copied {
+            Some((kind, reason)) if kind != Kind::Rows && !has_rows => return self.add(kind, reason),
+            _ if self.failed.is_none() && !has_rows => {
+                return Err(self.refusal(format_args!(
+                    "it has no rows; add some, or use `push_empty` for an input in which nothing was found"
+                )));
+            }
+            _ => {}
         }
         self.add(Kind::Rows, "")
     }
 
-    /// Adds the entry, which says "done, and nothing was found".
+    /// Adds the entry without rows (kind [`Kind::Empty`]): the input was processed, and nothing was found in
+    /// it.
     ///
     /// # Errors
-    /// As [`EntryBuilder::push`]; also for an entry that has rows.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an entry with rows; otherwise as
+    /// [`EntryBuilder::push`].
     pub fn push_empty(self) -> Result<()> {
         self.add(Kind::Empty, "")
     }
 
-    /// Adds the entry, which says "its content is bad", with the reason. Reason and payload have one limit.
+    /// Adds the entry without rows (kind [`Kind::Rejected`]), with the reason why its input was rejected.
+    /// Reason and payload together have at most [`MAX_PAYLOAD_LEN`] bytes.
     ///
     /// # Errors
-    /// As [`EntryBuilder::push`]; also for an entry that has rows.
+    /// [`Error::InvalidArgument`](crate::Error::InvalidArgument) for an entry with rows; otherwise as
+    /// [`EntryBuilder::push`].
     pub fn push_rejected(self, reason: &str) -> Result<()> {
         self.add(Kind::Rejected, reason)
     }
@@ -235,7 +283,7 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
         }
         let batch = &mut *self.batch;
         if kind != Kind::Rows && batch.rows.len() > batch.entries.last().map_or(0, |ends| ends.rows) {
-            return Err(self.refusal(format_args!("an entry of kind {kind} has no rows; add it with `push`")));
+            return Err(self.refusal(format_args!("an entry of kind {kind} cannot have rows; use `push`")));
         }
         if u32::try_from(batch.entries.len() + 1).is_err() {
             return Err(Error::invalid("a batch holds fewer than 2^32 entries; append it in parts"));
@@ -259,7 +307,7 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
     fn add_row(&mut self, row: &[u8], scales: &[f32]) {
         let rows = &mut self.batch.rows;
         if rows.capacity() - rows.len() < row.len() {
-            // Room for a usual batch at once, so that the first rows are not moved again and again.
+            // Memory for a usual batch at once: growing row by row would move the first rows again and again.
             rows.reserve(row.len().max((USUAL_BATCH * row.len()).min(MOST_ROOM)));
         }
         rows.extend_from_slice(row);
@@ -278,7 +326,7 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
 
     fn check_len(&self, found: usize) -> Result<()> {
         let expected = self.batch.dim;
-        let what = "the row";
+        let what = ROW;
         let is_one = found == expected && expected > 0;
         if is_one { Ok(()) } else { Err(Error::DimensionMismatch { what, expected, found }) }
     }
@@ -292,8 +340,8 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
             let before = self.batch.entries.last().map_or(0, |ends| ends.rows);
             let (at, dtype) = ((self.batch.rows.len() - before) / self.batch.row_bytes(), T::DTYPE);
             return Err(self.refusal(format_args!(
-                "element {element} of row {at} is not finite (as {dtype}); find out what made it, or allow \
-                 such values"
+                "element {element} of row {at} is not finite (as {dtype}); find its cause, or allow such \
+                 values"
             )));
         }
         Ok(())
@@ -307,7 +355,7 @@ impl<'b, 'a> EntryBuilder<'b, 'a> {
 }
 
 impl Drop for EntryBuilder<'_, '_> {
-    /// What an entry left that was not added goes again.
+    /// Removes the key and rows of an entry that was not added.
     fn drop(&mut self) {
         self.batch.truncate();
     }

@@ -1,18 +1,18 @@
 //! How an append treats keys that are stored already.
 
-/// What an append does with an entry whose key is stored already.
+/// How an append treats an entry whose key is stored already.
 ///
-/// Empty and rejected entries count as stored, a deleted key does not. Entries of one batch take effect in
-/// their order, so that an earlier entry of the batch counts as stored too.
-/// [`EntryBuilder::on_duplicate`](crate::EntryBuilder::on_duplicate) decides for a single entry.
+/// A key with an empty or rejected entry counts as stored, a deleted key does not. Entries of one batch take
+/// effect in their order: an earlier entry of the batch counts as stored, too.
+/// [`EntryBuilder::on_duplicate`](crate::EntryBuilder::on_duplicate) sets the policy of a single entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDuplicate {
-    /// Keep the stored entry, leave the new one out: for a job that is resumed. Within a batch the first
-    /// entry wins.
+    /// Keeps the stored entry and leaves the new one out: for jobs that are resumed. If a batch has a key
+    /// twice, the first entry is stored.
     Skip,
-    /// The new entry supersedes the stored one. Within a batch the last entry wins.
+    /// The new entry supersedes the stored one. If a batch has a key twice, the last entry is stored.
     Replace,
-    /// Refuse the whole batch.
+    /// Refuses the whole batch with [`Error::DuplicateKey`](crate::Error::DuplicateKey).
     Error,
 }

@@ -1,4 +1,4 @@
-//! A file system that reads files into memory instead of mapping them.
+//! A file system that copies or checks files instead of trusting them.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -8,14 +8,14 @@ use std::path::Path;
 
 use super::{LockFile, Mapping, Metadata, ReadAt, Vfs, VfsFile};
 
-/// Wraps a file system whose files are not to be trusted: maps them in another way.
+/// Wraps a file system whose files are not trusted: copies files into memory, or makes readers check them.
 #[derive(Clone, Debug)]
 pub(crate) struct Careful<V> {
     inner: V,
     /// Files are read into memory instead of being mapped. An unreadable sector, or a file that another
     /// program truncates, is then an error, and does not end the process.
     copies: bool,
-    /// Readers of a mapping compare the checksums of what they read.
+    /// Readers of a mapping compare checksums when they read a block for the first time.
     checks: bool,
 }
 
@@ -25,13 +25,13 @@ impl<V> Careful<V> {
         Careful { inner, copies: true, checks: false }
     }
 
-    /// Has readers compare checksums, of mapped files or of files in memory.
+    /// Makes readers compare checksums, of mapped files or (if `copies` is true) of files in memory.
     pub fn checking(inner: V, copies: bool) -> Self {
         Careful { inner, copies, checks: true }
     }
 
     fn flagged(&self, mapping: Mapping) -> Mapping {
-        if self.checks { mapping.to_be_checked() } else { mapping }
+        if self.checks { mapping.with_checks() } else { mapping }
     }
 }
 
@@ -91,7 +91,7 @@ where
     }
 }
 
-/// A written file that cannot be mapped: readers open it by its name, which copies it.
+/// A file for writing that cannot be mapped: readers open it by its name, through this file system.
 struct Unmapped(Box<dyn VfsFile>);
 
 impl VfsFile for Unmapped {

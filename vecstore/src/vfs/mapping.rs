@@ -45,12 +45,12 @@ impl Mapping {
     }
 
     /// Asks readers to compare checksums of what they read.
-    pub(crate) fn to_be_checked(self) -> Self {
+    pub(crate) fn with_checks(self) -> Self {
         Mapping { checked: true, ..self }
     }
 
     /// True if readers compare checksums of what they read.
-    pub(crate) fn is_to_be_checked(&self) -> bool {
+    pub(crate) fn has_checks(&self) -> bool {
         self.checked
     }
 

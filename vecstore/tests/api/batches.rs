@@ -115,6 +115,58 @@ fn replace_if_loses_no_update_of_two_handles() {
 }
 
 #[test]
+fn a_rename_loses_no_update_of_another_handle() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let mut batch = store.batch();
+    batch.push("old", &[1.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    let rename = || {
+        let found = store.snapshot().get_owned("old").unwrap().unwrap();
+        let mut batch = store.batch();
+        batch.push_entry_as("new", &found.entry()).unwrap();
+        batch.delete_entry(&found.entry()).unwrap();
+        batch
+    };
+    let mut early = rename();
+    batch.push("old", &[2.0f32]).unwrap();
+    store.append(&mut batch, OnDuplicate::Replace).unwrap();
+    let error = store.append(&mut early, OnDuplicate::Error).unwrap_err();
+    assert!(matches!(error, Error::EntryChanged { expected: 1, found: Some(2), .. }), "{error}");
+    store.append(&mut rename(), OnDuplicate::Error).unwrap();
+    assert_eq!(contents(&store), BTreeMap::from([("new".to_owned(), 2.0)]));
+    let error = store.append(&mut early, OnDuplicate::Replace).unwrap_err();
+    assert!(matches!(error, Error::EntryChanged { found: None, .. }), "deleted meanwhile: {error}");
+}
+
+#[test]
+fn a_copy_takes_what_is_given_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir);
+    let mut batch = store.batch();
+    let entry = batch.entry("a").row(&[1.0f32]).payload(b"old");
+    entry.attribute("x", 1).attribute("y", 2).attribute("z", 3).push().unwrap();
+    batch.entry("rejected").attribute("x", 1).push_rejected("because").unwrap();
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    let snapshot = store.snapshot();
+    let (a, rejected) = (snapshot.get("a").unwrap().unwrap(), snapshot.get("rejected").unwrap().unwrap());
+    let copy = batch.entry("b").copy_of(&a).payload(b"new").attribute("y", 7).row(&[2.0f32]);
+    copy.push().unwrap();
+    batch.entry("c").copy_of(&rejected).attribute("x", 8).push().unwrap();
+    let twice = batch.entry("d").copy_of(&a).attribute("y", 7).attribute("y", 8).push().unwrap_err();
+    assert!(twice.to_string().contains("\"y\" is there twice"), "{twice}");
+    store.append(&mut batch, OnDuplicate::Error).unwrap();
+    let snapshot = store.snapshot();
+    let (b, c) = (snapshot.get("b").unwrap().unwrap(), snapshot.get("c").unwrap().unwrap());
+    assert_eq!((b.to_f32().unwrap(), b.payload()), (vec![1.0, 2.0], &b"new"[..]));
+    let of_b: Vec<_> =
+        b.attributes().unwrap().into_iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+    assert_eq!(of_b, ["x=I64(1)", "y=I64(7)", "z=I64(3)"]);
+    assert_eq!((c.kind(), c.reason()), (rejected.kind(), Some("because")));
+    assert_eq!(c.attribute("x").unwrap(), Some(vecstore::Value::I64(8)));
+}
+
+#[test]
 fn a_batch_that_expects_a_commit_is_refused_after_another_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);

@@ -143,7 +143,7 @@ fn errors_say_what_to_do() {
     }
     std::fs::remove_file(Path::new(path).join("MANIFEST")).unwrap();
     let said = text(&vecstore(&["info", path]));
-    assert!(said.contains("nothing is lost") && said.contains("vecstore repair"), "{said}");
+    assert!(said.contains("no entry is lost") && said.contains("vecstore repair"), "{said}");
     assert!(ok(&["repair", path]).contains("manifest rebuilt: 4 segment(s)"));
     assert!(ok(&["verify", path]).starts_with("whole"));
 }

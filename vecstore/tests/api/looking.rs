@@ -220,6 +220,15 @@ fn an_array_of_all_rows_replaces_a_file_as_a_whole() {
         bytes[4096..].chunks(2).map(|two| f16::from_le_bytes(two.try_into().unwrap()).to_f32()).collect();
     assert_eq!(rows, [1.0, 0.0, 3.0, 0.0, 4.0, 0.0, 5.0, 0.0]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
+    // No file of a store is replaced, its own or another's.
+    let segment = store.snapshot().segments().next().unwrap().info().path;
+    for inside in [store.path().join("MANIFEST"), segment, store.path().join("new.npy")] {
+        let error = store.snapshot().write_npy(&inside, DType::F32).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
+    let error = store.snapshot().write_npy(dir.path().join("no/rows.npy"), DType::F32).unwrap_err();
+    assert!(error.to_string().contains("there is no such directory"), "{error}");
+    crate::common::assert_whole(store.path());
 }
 
 #[test]

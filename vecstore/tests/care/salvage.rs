@@ -26,8 +26,11 @@ fn filled(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What a snapshot has, each entry whole.
-fn contents(snapshot: &vecstore::Snapshot) -> Vec<(Vec<u8>, Vec<f32>, Vec<u8>, String)> {
+/// Key, vectors, payload and attributes.
+type Whole = (Vec<u8>, Vec<f32>, Vec<u8>, String);
+
+/// The entries of a snapshot, each whole.
+fn contents(snapshot: &vecstore::Snapshot) -> Vec<Whole> {
     let read = |entry: vecstore::Result<vecstore::Entry<'_>>| {
         let entry = entry.unwrap();
         let attributes = format!("{:?}", entry.attributes().unwrap());
@@ -77,6 +80,40 @@ fn a_missing_segment_is_a_loss_without_names() {
     assert_eq!(entries, 19, "the older entry of key 5 stays replaced: a liveness bitmap says so");
     assert_eq!((loss.keys, loss.unnamed_entries), (1, 0), "key 5, whose newer entry was in the segment");
     assert_eq!((loss.unknown_files, loss.unknown_entries, loss.unlisted_files), (1, 11, 0));
+}
+
+/// Without a manifest the files alone say that one of them is missing.
+#[test]
+fn a_verification_names_what_is_missing_although_the_manifest_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let files = filled(&path);
+    fs::remove_file(path.join("MANIFEST")).unwrap();
+    let report = vecstore::verify(&path).unwrap();
+    assert_eq!((report.faults.len(), report.last_commit), (1, 3), "{:?}", report.faults);
+    fs::remove_file(&files[1]).unwrap();
+    let report = vecstore::verify(&path).unwrap();
+    let told: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter().any(|fault| fault.ends_with("the segment that holds commit 2 is missing")),
+        "{told:?}"
+    );
+    assert!(told.iter().all(|fault| fault.matches("MANIFEST").count() < 2), "{told:?}");
+    let repaired = repair(&path).unwrap();
+    let notes = repaired.findings.iter().flat_map(|finding| &finding.notes);
+    assert!(notes.clone().any(|note| note.starts_with("settings that were recorded")), "{repaired:?}");
+}
+
+/// A version lists the files one by one; the store lacks them as a whole. They are lost once.
+#[test]
+fn files_that_a_version_lists_too_are_lost_once() {
+    let (_, loss) = salvaged(|path, files| {
+        let store = on_demand().open(path).unwrap();
+        store.create_version("v").unwrap();
+        store.close().unwrap();
+        files[1..].iter().for_each(|file| fs::remove_file(file).unwrap());
+    });
+    assert_eq!((loss.unknown_files, loss.unknown_entries), (1, 21));
 }
 
 #[test]

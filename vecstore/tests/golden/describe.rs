@@ -91,9 +91,12 @@ fn describe_value(value: &Attribute<'_>) -> Value {
 
 /// How opening and verifying the store end. Kinds of errors alone: their messages may change.
 pub fn refusal(path: &Path) -> Value {
-    let kind = |error: Error| {
-        let text = format!("{error:?}");
-        text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+    let kind = |error: Error| match error {
+        Error::Damaged { .. } => "Damaged".to_owned(),
+        Error::ForeignSegment { .. } => "ForeignSegment".to_owned(),
+        Error::MissingSegment { .. } => "MissingSegment".to_owned(),
+        Error::UnsupportedVersion { .. } => "UnsupportedVersion".to_owned(),
+        other => format!("another error: {other}"),
     };
     let opened = Reader::open(path).err().map(kind);
     let report = vecstore::verify(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

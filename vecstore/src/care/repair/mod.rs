@@ -55,8 +55,8 @@ pub(super) use survey::refuses_version;
 /// How long a repair waits for writers and mergers.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes a damaged store whole. Reads every byte. A file that is damaged, missing or not the store's is
-/// replaced, with everything that is intact; the old file moves to `quarantine/` and is never deleted:
+/// Makes a damaged store whole. Reads every byte. Each file that is damaged, missing or not the store's is
+/// replaced by one with everything that is intact. The old file moves to `quarantine/`, and is never deleted:
 ///
 /// * A missing or damaged manifest is rebuilt from the segments. Settings recorded after the last commit are
 ///   lost with it.
@@ -99,7 +99,7 @@ pub fn repair(path: impl AsRef<Path>) -> Result<RepairReport> {
     repair_with(path, RepairOptions::new())
 }
 
-/// [`repair`] with options: a dry run, or one that can be watched and stopped.
+/// [`repair`] with options: a dry run, or a [`Progress`] to watch and stop it.
 ///
 /// # Errors
 /// As [`repair`]; [`Error::Interrupted`] if it was stopped, in which case nothing is changed.
@@ -107,7 +107,7 @@ pub fn repair_with(path: impl AsRef<Path>, options: RepairOptions<'_>) -> Result
     repair_on(&RealFs, path.as_ref(), options)
 }
 
-/// How a store is repaired.
+/// Options of a repair.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -125,12 +125,13 @@ pub struct RepairOptions<'a> {
 }
 
 impl<'a> RepairOptions<'a> {
-    /// A repair that changes the store.
+    /// The defaults: a repair that changes the store, without a progress.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Only reports what a repair would do: changes nothing and takes no lock. New files are built in memory.
+    /// If `dry_run` is true, only reports what a repair would do: changes nothing and takes no lock. New
+    /// files are built in memory.
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
@@ -194,8 +195,8 @@ pub fn repair_on(vfs: &dyn Vfs, dir: &Path, options: RepairOptions<'_>) -> Resul
 /// ```
 ///
 /// # Errors
-/// [`Error::NotFound`], [`Error::NotAStore`] when there is nothing to read from;
-/// [`Error::UnsupportedVersion`] for a store of a later version; [`Error::Io`].
+/// [`Error::NotFound`], [`Error::NotAStore`] if there is nothing to read; [`Error::UnsupportedVersion`] for a
+/// store of a later version; [`Error::Io`].
 pub fn salvage(path: impl AsRef<Path>) -> Result<(Snapshot, RepairReport)> {
     let (dir, progress) = (path.as_ref(), &Progress::new());
     let repair = Repair { vfs: &Careful::copying(&RealFs), dir, dry_run: true, in_doubt: false, progress };
@@ -214,7 +215,7 @@ pub fn salvage(path: impl AsRef<Path>) -> Result<(Snapshot, RepairReport)> {
     Ok((Snapshot::new(Arc::new(view)), report))
 }
 
-/// What a repair did, or would do.
+/// The result of a repair or a dry run.
 struct Repaired {
     report: RepairReport,
     view: View,
@@ -337,8 +338,8 @@ impl Repair<'_> {
         Ok(before)
     }
 
-    /// What is wrong with a file that is damaged, missing or no regular file. A file that cannot be read now
-    /// is an error: its content is unknown.
+    /// Describes the damage of a file that is damaged, missing or no regular file. A file that cannot be read
+    /// now is an error: its content is unknown.
     fn damage(&self, error: Error) -> Result<String> {
         match error {
             Error::Damaged { detail, .. } => Ok(detail),
@@ -390,7 +391,7 @@ impl Repair<'_> {
                 }
                 // If nothing is lost, the content of a bitmap follows from the segments.
                 Some(Err(_)) if chain_is_whole => {}
-                // A bitmap that only a later version of the program reads.
+                // Only a later version of the program can read this bitmap.
                 Some(Err(Error::UnsupportedVersion { .. })) => {}
                 Some(Err(error)) => drop(self.damage(error)?),
                 None => {}
@@ -430,6 +431,9 @@ impl Repair<'_> {
             };
             plan.report.quarantined = finding.moved_to.clone();
             finding.replaced_by = Some(path);
+            finding
+                .notes
+                .push("settings that were recorded after the last commit are lost with it".to_owned());
             plan.report.findings.push(finding);
         }
         if before.lacks_segments {

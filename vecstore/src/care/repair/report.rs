@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What a repair found and did, or would do.
+/// The findings of a repair, and its changes; for a dry run, the changes that a repair would make.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RepairReport {
@@ -30,51 +30,51 @@ pub struct Finding {
     pub problem: String,
     /// Path in `quarantine/` that the file was moved to; `None` for a missing file.
     pub moved_to: Option<PathBuf>,
-    /// The file that was written in its place, with everything that is intact.
+    /// The file that was written in its place, with all intact entries.
     pub replaced_by: Option<PathBuf>,
-    /// Entries of the file that are in the new file.
+    /// Number of entries of the file that are in the new file.
     pub kept: u64,
-    /// How many of the kept entries could not keep their addresses.
+    /// Number of kept entries that could not keep their addresses.
     pub readdressed: u64,
     /// Keys whose entries are lost and that the store no longer has: they need to be embedded again.
     pub lost_keys: Vec<Vec<u8>>,
-    /// Lost entries whose keys cannot be read.
+    /// Number of lost entries whose keys cannot be read.
     pub lost_unnamed: u64,
     /// True if the file may have held entries beyond those that `lost_keys` and `lost_unnamed` count.
     pub lost_unknown: bool,
-    /// Entries that are kept, and may have lost attributes.
+    /// Number of kept entries that may have lost attributes.
     pub attributes_lost: u64,
-    /// Entries and rows that the manifest counts in the file, superseded ones included: no more are lost if
-    /// `lost_unknown`. `None` for a file that the manifest does not list.
+    /// Numbers of entries and rows that the manifest counts in the file, superseded ones included: an upper
+    /// limit of the loss if `lost_unknown` is true. `None` for a file that the manifest does not list.
     pub listed: Option<(u64, u64)>,
     /// The file that lists the lost keys, one per line.
     pub list: Option<PathBuf>,
-    /// Further remarks for the user.
+    /// Further notes for the user.
     pub notes: Vec<String>,
 }
 
-/// What is lost with the damaged and missing files of a store.
+/// The loss from a store's damaged and missing files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Loss {
-    /// Keys that are lost and known: [`RepairReport::lost_keys`] names them.
+    /// Number of lost keys that are known: [`RepairReport::lost_keys`] names them.
     pub keys: u64,
-    /// Entries that are lost and whose keys cannot be read.
+    /// Number of lost entries whose keys cannot be read.
     pub unnamed_entries: u64,
-    /// Files that are missing or unreadable, so that their entries are unknown.
+    /// Number of files that are missing or unreadable, so that their entries are unknown.
     pub unknown_files: u64,
-    /// Entries that the manifest counts in the unknown files that it lists, superseded ones included: no more
-    /// are lost with these files.
+    /// Number of entries that the manifest counts in the unknown files that it lists, superseded ones
+    /// included: an upper limit of the loss from these files.
     pub unknown_entries: u64,
-    /// Unknown files that the manifest does not list: the number of their entries is unknown.
+    /// Number of unknown files that the manifest does not list: the number of their entries is unknown.
     pub unlisted_files: u64,
-    /// Entries that are kept, and may have lost attributes.
+    /// Number of kept entries that may have lost attributes.
     pub without_attributes: u64,
 }
 
 impl Loss {
-    /// True if nothing of the store's present state is lost. Notes of a [`Finding`] tell of what only
-    /// versions have lost, and of what only a later version of this crate can read.
+    /// True if nothing of the store's present state is lost. Losses of versions alone, and content that only
+    /// a later version of this crate can read, are in the notes of a [`Finding`].
     pub fn is_none(&self) -> bool {
         *self == Loss::default()
     }
@@ -113,7 +113,7 @@ impl RepairReport {
         loss
     }
 
-    /// All keys that are lost.
+    /// The lost keys of all findings.
     pub fn lost_keys(&self) -> impl Iterator<Item = &[u8]> {
         self.findings.iter().flat_map(|finding| &finding.lost_keys).map(Vec::as_slice)
     }

@@ -81,8 +81,14 @@ impl Repair<'_> {
         let mut holes: Vec<Piece> = mender.made.iter().map(|made| made.piece).collect();
         let mut told: HashSet<Piece> = HashSet::new();
         holes.retain(|piece| told.insert(*piece));
+        let all = holes.clone();
         for piece in holes {
             let Piece::Hole { first, last } = piece else { continue };
+            // Versions list single files of what the store lacks as a whole: the loss is one.
+            let is_part = all.iter().any(|other| match other {
+                Piece::Hole { first: from, last: to } => *other != piece && *from <= first && last <= *to,
+                _ => false,
+            });
             let Some((segment, rescued)) = made_of(&mut mender.made, piece) else { continue };
             let listed =
                 manifest.body.segments.iter().find(|record| record.first <= first && last <= record.last);
@@ -92,7 +98,7 @@ impl Repair<'_> {
                 true => format!("the segment of commit {first} is missing"),
                 false => format!("the segments of commits {first} to {last} are missing"),
             };
-            let mut finding = Finding { path, problem, lost_unknown: true, ..Finding::default() };
+            let mut finding = Finding { path, problem, lost_unknown: !is_part, ..Finding::default() };
             finding.replaced_by = Some(path_of(&segment));
             let records = manifest.body.segments.iter();
             finding.count(records.filter(|record| first <= record.first && record.last <= last));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::keys::OnDisk;
 use super::{Fault, Seen, VerifyReport};
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::care::attributes::Types;
 use crate::care::liveness::wrong_kills;
 use crate::segment::SegmentName;
@@ -39,21 +39,31 @@ pub(super) fn check_chain(
     report: &mut VerifyReport,
 ) -> Option<View> {
     let lists: Vec<SegmentName> = manifest.body.names().collect();
-    let chosen = match tiling::choose(&dir.join(SEGMENTS), &lists, names) {
-        Ok(chosen) => chosen,
+    let segments = dir.join(SEGMENTS);
+    let (chosen, is_complete) = match tiling::choose(&segments, &lists, names) {
+        Ok(chosen) => (chosen, true),
         Err(error) => {
-            report.fault(&dir.join(SEGMENTS), "chain", error);
-            return None;
+            // Up to the gap the chain is followed all the same.
+            let gap = if let Error::MissingSegment { commit, .. } = &error { *commit } else { 0 };
+            report.fault(&segments, "chain", error);
+            let before = |names: &[SegmentName]| -> Vec<SegmentName> {
+                names.iter().copied().filter(|name| name.last < gap).collect()
+            };
+            (tiling::choose(&segments, &before(&lists), &before(names)).unwrap_or_default(), false)
         }
     };
     let (mut view, mut types) = (View::empty(manifest), Types::default());
     for name in chosen {
         // A file that cannot be opened is reported already, and the chain cannot be followed across it.
-        let segment = seen.opened.get(&name)?;
+        let Some(segment) = seen.opened.get(&name) else {
+            report.totals = view.totals();
+            return None;
+        };
         if let Err(error) = view.add(Arc::clone(segment), manifest.body.record_of(name)) {
             if !seen.faulty.contains(&name) {
                 report.fault(segment.path(), "chain", error);
             }
+            report.totals = view.totals();
             return None;
         }
         // A damaged list of attributes is reported already.
@@ -68,9 +78,9 @@ pub(super) fn check_chain(
             }
         }
         report.last_commit = view.last_commit();
-        report.totals = view.totals();
     }
-    Some(view)
+    report.totals = view.totals();
+    is_complete.then_some(view)
 }
 
 /// Checks that of each key the newest entry is live, and no other. The view's segments are sound, and their

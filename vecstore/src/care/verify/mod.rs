@@ -13,7 +13,9 @@ use crate::base::{Error, Part, Progress, Result, escaped};
 use crate::format::random_id;
 use crate::lock::LOCK;
 use crate::segment::{Segment, SegmentName, check_file};
-use crate::state::{Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, derived, load};
+use crate::state::{
+    Checked, DERIVED, MANIFEST, Manifest, SEGMENTS, SegmentRecord, Totals, derived, load, tiling,
+};
 use crate::vfs::{Careful, FileKind, RealFs, Vfs};
 
 use chain::{check_chain, check_kills, check_ranges};
@@ -165,6 +167,11 @@ pub fn verify_on(vfs: &dyn Vfs, dir: &Path, progress: &Progress) -> Result<Verif
         end = names.iter().map(|name| name.last).fold(end, u64::max);
         let vanished = read_segments(vfs, dir, &names, &mut seen, &mut report, progress)?;
         let Some(manifest) = manifest else {
+            // The files alone say which commits are missing in between.
+            match tiling::choose(&dir.join(SEGMENTS), &[], &names) {
+                Ok(chosen) => report.last_commit = chosen.last().map_or(0, |name| name.last),
+                Err(error) => report.fault(&dir.join(SEGMENTS), "chain", error),
+            }
             break;
         };
         let moved = || Manifest::read(vfs, dir).is_ok_and(|now| now.generation != manifest.generation);
@@ -342,6 +349,13 @@ impl VerifyReport {
             Error::UnsupportedVersion { expected, found, .. } => {
                 format!("it has {found}, and this program knows {expected}")
             }
+            Error::ManifestMissing { segments, .. } => {
+                format!("it is missing, and segments/ holds {segments} segment file(s)")
+            }
+            Error::MissingSegment { commit, .. } => {
+                format!("the segment that holds commit {commit} is missing")
+            }
+            Error::Io { op, cause, .. } => format!("cannot {op}: {cause}"),
             other => other.to_string(),
         };
         self.told(path, section, detail);

@@ -9,7 +9,7 @@ use crate::base::{Error, Result};
 use crate::format::section::{self, Tag};
 use crate::segment::check::range_of;
 
-/// The tables that a lookup reads all over: they are checked as a whole, before the first lookup.
+/// Tables that a lookup reads in many places. They are checked as a whole, before the first lookup.
 const TABLES: [Tag; 8] = [
     section::RUNS,
     section::KIND,
@@ -21,19 +21,19 @@ const TABLES: [Tag; 8] = [
     section::SCAL,
 ];
 
-/// What of a segment was found right.
+/// The parts of a segment whose checksums were found right.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// A bit for each block of the file.
+    /// A bit for each block of the file: set once its checksum was found right.
     right: Box<[AtomicU64]>,
-    /// The table of block checksums.
+    /// True if the table of block checksums has the right checksum.
     crcs: OnceLock<bool>,
     tables: OnceLock<Result<()>>,
     attributes: OnceLock<Result<()>>,
 }
 
 impl Checked {
-    /// Nothing was looked at yet.
+    /// No block was checked yet.
     pub fn new(blocks: usize) -> Self {
         let right = (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Checked { right, crcs: OnceLock::new(), tables: OnceLock::new(), attributes: OnceLock::new() }
@@ -41,8 +41,7 @@ impl Checked {
 }
 
 impl Segment {
-    /// The same segment, whose blocks are compared with their checksums when they are read for the first
-    /// time.
+    /// The same segment, which compares the checksum of each block when the block is read for the first time.
     pub fn checked(mut self) -> Self {
         self.checked = Some(Checked::new(self.section_range(section::CRCS).len() / 4));
         self
