@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::output::Failure;
 
-/// A name made of the present time, like `2026-11-20T23-05-09.123Z` (UTC). It is greater than every such name
-/// in `parent`: names ascend even when the clock does not.
+/// A name made of the present time, like `2026-11-20T23-05-09.123Z` (UTC), and greater than every such name
+/// in `parent`: names ascend even if the clock does not.
 pub fn backup_name(parent: &Path) -> Result<String, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let name = date(now.as_secs(), now.subsec_millis());
@@ -32,7 +32,7 @@ pub fn utc(time: SystemTime) -> String {
     format!("{day}T{}", time.replace('-', ":"))
 }
 
-/// The name of a millisecond later, within the same second.
+/// The name one millisecond later; `None` if that is in the next second.
 fn next(name: &str) -> Option<String> {
     let (date, millis) = name.strip_suffix('Z')?.split_once('.')?;
     let next = millis.parse::<u32>().ok()? + 1;
@@ -70,13 +70,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_that_of_rfc_3339() {
+    fn times_are_written_as_in_rfc_3339() {
         let time = UNIX_EPOCH + std::time::Duration::from_millis(1_795_000_000_250);
         assert_eq!(utc(time), "2026-11-18T11:06:40.250Z");
     }
 
     #[test]
-    fn dates_are_civil() {
+    fn dates_follow_the_civil_calendar() {
         assert_eq!(date(0, 0), "1970-01-01T00-00-00.000Z");
         assert_eq!(date(951_782_400, 7), "2000-02-29T00-00-00.007Z");
         assert_eq!(date(1_795_219_509, 999), "2026-11-21T00-05-09.999Z");
@@ -89,7 +89,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = backup_name(dir.path()).unwrap();
         assert!(is_dated(&first));
-        // As if the clock had been in the year 2100.
+        // Names from a clock that was in the year 2100.
         for (there, wanted) in [("007", Some("008")), ("999", None)] {
             std::fs::create_dir(dir.path().join(format!("2100-01-01T00-00-00.{there}Z"))).unwrap();
             let name = backup_name(dir.path()).ok();

@@ -163,7 +163,7 @@ fn verify(out: &mut impl Write, target: &Target) -> Answer {
         "commits": commits, "rows": rows, "intact_entries": report.intact_entries,
         "intact_rows": report.intact_rows, "faults": faults, "notes": report.notes});
     match answer(out, target.json, value, lines) {
-        // The verdict holds where no reader is left to be told.
+        // The exit code is the verdict, even if the pipe's reader is gone.
         Ok(_) | Err(Failure::ClosedPipe) if !is_whole => Ok(ExitCode::FAILURE),
         done => done,
     }
@@ -207,7 +207,7 @@ fn row_at(out: &mut impl Write, source: &Source, address: Address) -> Answer {
     answer(out, source.target.json, value, lines)
 }
 
-/// The beginning of a row, for people.
+/// The first elements of a row, for the text output.
 fn elements(row: &[f32]) -> String {
     let first: Vec<String> = row.iter().take(8).map(|element| format!("{element:.5}")).collect();
     let rest = match row.len() {
@@ -217,7 +217,7 @@ fn elements(row: &[f32]) -> String {
     format!("{}{rest}", first.join(" "))
 }
 
-/// The value of an attribute: times as microseconds, numbers that JSON does not have as texts.
+/// The value of an attribute in JSON: times in microseconds; NaN and infinity as texts, which JSON lacks.
 fn of_attribute(value: &vecstore::Value<'_>) -> Value {
     match value {
         vecstore::Value::Bool(value) => json!(value),

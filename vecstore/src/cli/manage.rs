@@ -16,7 +16,7 @@ use super::calendar::{backup_name, utc};
 use super::output::{Answer, Failure, answer, bytes};
 use super::watched::watched;
 
-/// Does one thing with a short-lived handle, which has no thread of its own for merging, and closes it.
+/// Opens a store without background merges, runs `work`, and closes the store.
 fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> vecstore::Result<T>) -> vecstore::Result<T> {
     let store = OpenOptions::new().merge_policy(MergePolicy::OnDemand).open(&target.dir)?;
     let done = work(&store)?;
@@ -25,7 +25,7 @@ fn with_store<T>(target: &Target, work: impl FnOnce(&Store) -> vecstore::Result<
 }
 
 pub fn delete(out: &mut impl Write, target: &Target, keys: &[OsString], prefix: Option<&OsStr>) -> Answer {
-    // An unset variable in a script is not meant to delete everything.
+    // An empty prefix would delete every key, and may come from an unset variable in a script.
     if prefix.is_some_and(OsStr::is_empty) {
         return Err(Failure::Message("--prefix needs at least one byte".to_owned()));
     }
@@ -93,7 +93,7 @@ pub fn restore_version(out: &mut impl Write, target: &Target, name: &str) -> Ans
         "deleted": deleted});
     let brought_back = entries.saturating_sub(replaced);
     let text = format_args!(
-        "went back to {name}: {replaced} key(s) replaced, {brought_back} brought back, {deleted} deleted"
+        "restored {name}: {replaced} key(s) replaced, {brought_back} brought back, {deleted} deleted"
     );
     answer(out, target.json, value, [text])
 }

@@ -41,8 +41,7 @@ Exit codes: 0 done, 1 failed or not whole or not found, 2 wrong use, 130 stopped
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create an empty store, at a path where nothing is, or in an empty directory (a mounted drive,
-    /// lost+found aside).
+    /// Create an empty store, at a new path or in an empty directory (a mounted drive may hold lost+found).
     #[command(after_help = "Example:\n  vecstore create photos.vecs --dim 512 --dtype f16 --metric cosine")]
     Create {
         #[command(flatten)]
@@ -60,26 +59,26 @@ enum Command {
     /// Show what a store holds.
     #[command(after_help = "Example:\n  vecstore info photos.vecs --json")]
     Info(Source),
-    /// Read and check every byte; exit 0 when the store is whole, else list each fault and exit 1.
+    /// Read and check every byte; exit 0 if the store is whole, else list each fault and exit 1.
     #[command(after_help = "Example:\n  vecstore verify photos.vecs && echo whole")]
     Verify(Target),
-    /// Make a damaged store whole: keep what is intact, move damaged files to quarantine/, list lost keys.
+    /// Make a damaged store whole: keep intact entries, move damaged files to quarantine/, list lost keys.
     #[command(
         after_help = "Reads every byte. Damaged, foreign and misplaced files are moved to quarantine/, never \
             deleted; new\nfiles with all intact entries take their place; a missing manifest is rebuilt. \
-            Lost keys are\nprinted, and listed beside the damaged file, one per line, to be embedded again. \
+            Lost keys are\nprinted, and listed beside the damaged file, one per line: embed them again. \
             Stop all\nwriters of the store first.\n\nExamples:\n  vecstore repair photos.vecs --dry-run   # \
-            only show what would be done\n  vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
+            only show what a repair would do\n  vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
             vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
     )]
     Repair {
         #[command(flatten)]
         target: Target,
-        /// Show what would be done, and change nothing.
+        /// Show what a repair would do, and change nothing.
         #[arg(long)]
         dry_run: bool,
     },
-    /// Show the entry of a key, or the row at an address; exit 1 when there is none.
+    /// Show the entry of a key, or the row at an address; exit 1 if there is none.
     #[command(after_help = "Examples:\n  vecstore get photos.vecs holiday/beach.jpg --json\n  \
                             vecstore get photos.vecs --address 17:3")]
     Get {
@@ -88,11 +87,11 @@ enum Command {
         /// The key.
         #[arg(required_unless_present = "address", conflicts_with = "address")]
         key: Option<OsString>,
-        /// The address COMMIT:ROW of a row, as searches and entries show it.
+        /// The address of a row, as `get` and `search --json` show it.
         #[arg(long, value_name = "COMMIT:ROW")]
         address: Option<Address>,
     },
-    /// Delete keys in one durable commit; keys that are not stored are counted and are no error.
+    /// Delete keys in one durable commit; keys that are not stored are counted, and no error.
     #[command(
         after_help = "Examples:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg\n  \
                             vecstore delete photos.vecs --prefix holiday/"
@@ -103,7 +102,7 @@ enum Command {
         /// The keys.
         #[arg(required_unless_present = "prefix", conflicts_with = "prefix")]
         keys: Vec<OsString>,
-        /// All keys that begin so; every key of the store is looked at.
+        /// Delete all keys with this prefix; scans every key of the store.
         #[arg(long)]
         prefix: Option<OsString>,
     },
@@ -116,12 +115,11 @@ enum Command {
     Compact {
         #[command(flatten)]
         target: Target,
-        /// Leave one segment, whatever its size.
+        /// Merge everything into one segment, whatever its size.
         #[arg(long)]
         full: bool,
     },
-    /// Keep the present state of the store under a name, as a version; list the versions; go back to one;
-    /// remove one.
+    /// Keep the present state of the store as a version, under a name; list, restore or remove versions.
     #[command(
         subcommand_negates_reqs = true,
         args_conflicts_with_subcommands = true,
@@ -144,10 +142,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Copy the store to a backup; into an existing backup only what is new.
+    /// Copy the store to a backup; an existing backup receives only new files.
     #[command(
-        after_help = "Writers may continue meanwhile. Of several dated backups (--keep) each has the files \
-            that it shares with\nthe one before it linked from there.\n\nExamples:\n  vecstore backup \
+        after_help = "Writers may continue meanwhile. A dated backup (--keep) links the files that \
+            it shares with the\nprevious one.\n\nExamples:\n  vecstore backup \
             photos.vecs /mnt/backup/photos.vecs\n  vecstore backup photos.vecs /mnt/backup/photos --keep 7\n \
              vecstore backup photos.vecs before.vecs --at before-cleanup"
     )]
@@ -162,7 +160,7 @@ enum Command {
         /// Copy the store as of this version.
         #[arg(long, value_name = "VERSION")]
         at: Option<String>,
-        /// Link files instead of copying them, where the file system can: no room taken, and no protection
+        /// Link files instead of copying them, if the file system can: takes no space, but does not protect
         /// from bad sectors.
         #[arg(long)]
         link: bool,
@@ -178,7 +176,7 @@ enum Command {
     /// List all keys in commit order, one per line.
     #[command(
         after_help = "Control characters, bytes that are no UTF-8, and the backslash are escaped (\\n, \
-            \\u{1b}, \\xff, \\\\), so\nthat a key is a line whatever is in it; --json prints keys as they \
+            \\u{1b}, \\xff, \\\\), so\nthat every key is one line; --json prints keys as they \
             are, kinds, addresses, and\nattributes (times in microseconds since 1970, UTC).\n\nExamples:\n  \
             vecstore keys photos.vecs | wc -l\n  vecstore keys photos.vecs --kind rejected\n  vecstore keys \
             photos.vecs --prefix holiday/"
@@ -189,22 +187,22 @@ enum Command {
         /// Only entries of this kind: rows, empty or rejected.
         #[arg(long, value_parser = ["rows", "empty", "rejected"])]
         kind: Option<String>,
-        /// Only keys that begin so.
+        /// Only keys with this prefix.
         #[arg(long)]
         prefix: Option<OsString>,
     },
     /// List the segment files in reading order: each is a NumPy array.
     #[command(after_help = "Example (Python):\n  rows = [numpy.load(f, mmap_mode=\"r\") for f in files]")]
     Files(Source),
-    /// Find the rows nearest to a stored one.
+    /// Find the rows nearest to a stored row.
     #[command(after_help = "Example:\n  vecstore search photos.vecs --like holiday/beach.jpg -k 5")]
     Search {
         #[command(flatten)]
         source: Source,
-        /// Key whose row is the query; its own rows are left out of the result.
+        /// Key of the entry whose row is the query; its own rows are left out of the result.
         #[arg(long)]
         like: OsString,
-        /// Number of the row in that entry, from 0.
+        /// Number of the row in this entry, from 0.
         #[arg(long, default_value_t = 0)]
         row: usize,
         /// How many rows to show.
@@ -266,8 +264,8 @@ struct Target {
 
 /// Runs the command of this process.
 pub fn run() -> ExitCode {
-    // Beyond the limit on the size of files a write fails, and the error says so; the signal would end the
-    // process.
+    // The handler keeps the signal from ending the process: a write beyond the limit on the size of files
+    // then fails with an error that names the limit.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let cli = Cli::parse();
     let level = match cli.verbose {

@@ -14,7 +14,7 @@ pub enum Failure {
     ClosedPipe,
     /// A signal stopped the command.
     Stopped(String),
-    /// Anything else.
+    /// Any other failure, with its message.
     Message(String),
 }
 
@@ -36,8 +36,8 @@ impl From<io::Error> for Failure {
 /// The exit code of a command, or why it ended early.
 pub type Answer = Result<ExitCode, Failure>;
 
-/// Writes one answer to stdout: as one line of JSON, or as lines of text, which stay lines whatever is in
-/// them.
+/// Writes one answer to stdout: as one line of JSON, or as lines of text, in which control characters are
+/// escaped.
 pub fn answer<T: fmt::Display>(
     out: &mut impl Write,
     as_json: bool,
@@ -52,7 +52,7 @@ pub fn answer<T: fmt::Display>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A JSON object that begins with a key: `key` as text, and `key_hex` when it is not UTF-8.
+/// A JSON object that begins with a key: `key` as text, and `key_hex` if the key is not UTF-8.
 pub fn keyed(key: &[u8]) -> Value {
     let mut object = json!({"key": String::from_utf8_lossy(key)});
     if std::str::from_utf8(key).is_err() {
@@ -65,7 +65,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes in words: `1.5 MiB`.
+/// A number of bytes with a unit: `1.5 MiB`.
 pub fn bytes(count: u64) -> String {
     let (mut value, mut unit) = (count as f64 / 1024.0, "KiB");
     for larger in ["MiB", "GiB", "TiB"] {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_no_text_are_also_given_in_hexadecimal() {
+    fn keys_that_are_not_utf_8_are_also_printed_in_hexadecimal() {
         assert_eq!(keyed(b"a"), json!({"key": "a"}));
         assert_eq!(keyed(b"\xFFa"), json!({"key": "\u{FFFD}a", "key_hex": "ff61"}));
     }

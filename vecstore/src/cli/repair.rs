@@ -1,4 +1,4 @@
-//! `vecstore repair`: what was found, where it went, what was kept and what is lost.
+//! `vecstore repair`: runs a repair and prints its report.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::Target;
 use super::output::{Answer, answer, keyed};
 use super::watched::watched;
 
-/// Repairs a store, or says what would be done.
+/// Repairs a store, or shows what a repair would do.
 pub fn repair(out: &mut impl Write, target: &Target, dry_run: bool) -> Answer {
     let what = if dry_run { "looking" } else { "repairing" };
     let report = watched(what, target.json, |progress| {

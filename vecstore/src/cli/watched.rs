@@ -10,11 +10,11 @@ use vecstore::Progress;
 
 use super::output::{Failure, bytes};
 
-/// Time between two looks at the progress.
+/// Interval at which the progress is polled.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Runs an operation that tells its progress, and stops it on the first SIGINT or SIGTERM; a second one ends
-/// the process.
+/// Runs an operation that reports its progress, and stops it on the first SIGINT or SIGTERM; a second signal
+/// ends the process.
 pub fn watched<T: Send>(
     what: &str,
     is_quiet: bool,
@@ -33,7 +33,7 @@ pub fn watched<T: Send>(
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let progress = &progress;
         let working = scope.spawn(move || {
-            // Dropped when the work ends, however it ends.
+            // Dropped when the work ends, even by a panic.
             let _done = done;
             work(progress)
         });

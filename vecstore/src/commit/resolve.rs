@@ -104,8 +104,8 @@ fn check_names(view: &View, overlay: &Overlay<'_>, batch: &Batch) -> Result<()> 
     if names.len() > MAX_ATTRIBUTES {
         return Err(Error::invalid(format!(
             "with this batch the store would have {} attributes, and {MAX_ATTRIBUTES} is the most; nothing \
-             of this batch was written; put data that differs between entries into values or the payload, not \
-             into names",
+             of this batch was written; put data that differs between entries into values or the payload, \
+             not into names",
             names.len()
         )));
     }

@@ -38,7 +38,7 @@ pub enum MergePolicy {
 /// use vecstore::{MergePolicy, OpenOptions, StoreConfig};
 ///
 /// let options = OpenOptions::new().lock_timeout(Duration::from_secs(10)).verify_saves(true);
-/// // A program that ends soon merges nothing in the background.
+/// // A program that ends soon needs no merges in the background.
 /// let store = options.merge_policy(MergePolicy::OnDemand).create(&path, StoreConfig::new(512))?;
 /// # drop(store);
 /// # Ok::<(), vecstore::Error>(())

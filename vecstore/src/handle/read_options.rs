@@ -43,7 +43,7 @@ impl ReadMode {
 /// # vecstore::Store::create(&path, vecstore::StoreConfig::new(4))?;
 /// use vecstore::{ReadMode, ReadOptions};
 ///
-/// // From a drive whose files other programs may cut off. (A failing disk is for `salvage`.)
+/// // For a drive on which other programs may truncate files. (`salvage` reads from a failing disk.)
 /// let reader = ReadOptions::new().read_mode(ReadMode::Copied).open(&path)?;
 /// # assert!(reader.snapshot().is_empty());
 /// # Ok::<(), vecstore::Error>(())
@@ -137,7 +137,7 @@ impl ReadOptions {
         // No other file replaces a file that a version lists: a missing one is damage.
         let view = load::listed(&*vfs, path, &manifest, None).map_err(|error| match error {
             Error::Io { path, cause, .. } if cause.kind() == ErrorKind::NotFound => {
-                Error::damaged(&path, "file", format!("\"{name}\" lists it, but it is missing"))
+                Error::damaged(&path, "file", format!("\"{name}\" lists it, and it is missing"))
             }
             other => other,
         })?;

@@ -384,7 +384,7 @@ impl Drop for Store {
 fn check_setting_name(name: &str) -> Result<()> {
     match name.starts_with(crate::format::settings::RESERVED) {
         true => Err(Error::invalid(format!(
-            "setting \"{name}\": names that begin with \"vecstore.\" are reserved"
+            "setting \"{name}\": names that begin with \"vecstore.\" are the store's own"
         ))),
         false => Ok(()),
     }

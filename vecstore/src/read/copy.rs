@@ -1,12 +1,12 @@
-//! Stored entries, put into a batch again.
+//! Copies stored entries into a batch.
 
 use crate::base::{Error, Result};
 use crate::read::Entry;
 use crate::types::{Batch, EntryBuilder, Kind};
 
 impl Batch {
-    /// Adds a copy of a stored entry, of this store or of another one of the same shape: rows, payload,
-    /// attributes.
+    /// Adds a copy of a stored entry: its key, rows, payload and attributes, or its kind and reason if it has
+    /// no rows. The entry may be from another store with the same dimension and element type.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -26,19 +26,20 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::DimensionMismatch`](Error::DimensionMismatch) and
-    /// [`Error::DTypeMismatch`](Error::DTypeMismatch) for an entry of a store of another shape;
-    /// [`Error::Damaged`](Error::Damaged) when it cannot be read;
-    /// [`Error::UnsupportedVersion`](Error::UnsupportedVersion) when its segment has attributes of a type
-    /// that only a later version knows. Rows are copied as they are; an attribute that is not finite needs a
-    /// batch that [allows it](Batch::allow_non_finite).
+    /// [`Error::DTypeMismatch`](Error::DTypeMismatch) for an entry of a store with another dimension or
+    /// element type; [`Error::Damaged`](Error::Damaged) if the entry cannot be read;
+    /// [`Error::UnsupportedVersion`](Error::UnsupportedVersion) if its segment has attributes of a type that
+    /// only a later version of this crate knows; [`Error::InvalidArgument`](Error::InvalidArgument) for an
+    /// attribute that is not finite, unless the batch [allows it](Batch::allow_non_finite). Rows are copied
+    /// as they are.
     pub fn push_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.push_entry_as(entry.key(), entry)
     }
 
     /// Adds a copy of a stored entry under another key.
     ///
-    /// A rename copies the entry and [deletes the one that was read](Batch::delete_entry) in the same batch:
-    /// if another writer has replaced it meanwhile, the append is refused, and no update is lost.
+    /// To rename an entry, copy it and [delete the original](Batch::delete_entry) in the same batch: if
+    /// another writer has replaced the original meanwhile, the append is refused, and no update is lost.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -57,22 +58,23 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push_entry`], and for a key that is not possible.
+    /// As [`Batch::push_entry`]; [`Error::InvalidArgument`](Error::InvalidArgument) also for an invalid key.
     pub fn push_entry_as(&mut self, key: impl AsRef<[u8]>, entry: &Entry<'_>) -> Result<()> {
         self.entry(key).copy_of(entry).push()
     }
 
-    /// Adds a tombstone for the key of a stored entry, if that entry is still the one that was read;
-    /// otherwise the append fails with [`Error::EntryChanged`]. See [`Batch::push_entry_as`].
+    /// Adds a tombstone that deletes exactly this stored entry: if another writer has replaced or deleted it
+    /// meanwhile, the append fails with [`Error::EntryChanged`]. See [`Batch::push_entry_as`].
     ///
     /// # Errors
-    /// None that an entry of a store can cause.
+    /// None for an entry of a store: its key is valid.
     pub fn delete_entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.entry(entry.key()).replace_if(entry.address()).add(Kind::Tombstone, "")
     }
 
-    /// Adds a stored entry with another payload; its rows and attributes stay. It replaces the entry that was
-    /// read, and no later one: see [`EntryBuilder::replace_if`].
+    /// Adds a copy of a stored entry with another payload. The copy replaces exactly this stored entry: if
+    /// another writer has replaced or deleted it meanwhile, the append fails (see
+    /// [`EntryBuilder::replace_if`]).
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -91,16 +93,18 @@ impl Batch {
     /// ```
     ///
     /// # Errors
-    /// As [`Batch::push_entry`], and for a payload that is too long.
+    /// As [`Batch::push_entry`]; [`Error::InvalidArgument`](Error::InvalidArgument) also for a payload that
+    /// is too long.
     pub fn set_payload(&mut self, entry: &Entry<'_>, payload: &[u8]) -> Result<()> {
         self.entry(entry.key()).copy_of(entry).payload(payload).replace_if(entry.address()).push()
     }
 }
 
 impl<'a> EntryBuilder<'_, 'a> {
-    /// Everything that a stored entry has: its rows, payload and attributes, or the fact that it is empty or
-    /// rejected. A payload given afterwards takes the place of its own, an attribute that of its name; rows
-    /// are added to its own. [`EntryBuilder::push`] adds the copy, whatever its kind.
+    /// Copies the content of a stored entry: its rows, payload and attributes, or its kind and reason if it
+    /// has no rows. A payload given later replaces the copied payload, an attribute given later the copied
+    /// attribute of its name; rows given later are added to the copied rows. [`EntryBuilder::push`] adds an
+    /// entry of the copied kind.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -128,7 +132,7 @@ impl<'a> EntryBuilder<'_, 'a> {
         };
         let segment = entry.segment;
         if let Some(found) = segment.unknown_attribute() {
-            let expected = "not how to copy it".to_owned();
+            let expected = "no way to copy it".to_owned();
             return self.fail(Error::UnsupportedVersion { path: segment.path().to_owned(), expected, found });
         }
         self.stored_rows(segment.footer().dim as usize, segment.dtype(), bytes, scales)

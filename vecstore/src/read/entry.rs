@@ -1,4 +1,4 @@
-//! Entries as a reader sees them.
+//! Entries of a snapshot, borrowed or owned.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use crate::format::rejected;
 use crate::segment::Segment;
 use crate::types::{Address, Kind, Value};
 
-/// One entry of a snapshot; it borrows everything from the mapped segment. [`Entry::to_owned`] makes one that
-/// can leave the function its snapshot was taken in.
+/// One entry of a snapshot. It borrows its key, rows and payload from the mapped segment. [`Entry::to_owned`]
+/// makes an entry that can outlive the snapshot.
 #[derive(Clone, Copy)]
 pub struct Entry<'a> {
     pub(crate) segment: &'a Arc<Segment>,
@@ -34,7 +34,7 @@ impl<'a> Entry<'a> {
         Ok(Entry { segment, index, key, kind, payload, first_row: span.start, row_count: span.len() })
     }
 
-    /// The same entry without a snapshot to borrow from: it keeps its segment mapped as long as it lives.
+    /// The same entry, without a borrow of the snapshot. It keeps its segment mapped as long as it lives.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -57,7 +57,7 @@ impl<'a> Entry<'a> {
         self.key
     }
 
-    /// What kind of entry it is.
+    /// The entry's kind.
     #[inline]
     pub fn kind(&self) -> Kind {
         self.kind
@@ -68,11 +68,11 @@ impl<'a> Entry<'a> {
         self.row_count
     }
 
-    /// All rows, one after the other, straight from the mapped file: `row_count() * dim` elements.
+    /// All rows, one after the other, straight from the mapped file: a slice of `row_count() * dim` elements.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] when the store has elements of another type; [`Error::Damaged`] when a block
-    /// is, and the handle compares checksums as it reads.
+    /// [`Error::DTypeMismatch`] if the store has elements of another type; [`Error::Damaged`] if a block of
+    /// the rows is damaged, and the handle compares checksums while reading.
     #[inline]
     pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
         self.expect(T::DTYPE)?;
@@ -80,19 +80,21 @@ impl<'a> Entry<'a> {
             .map_err(|_| Error::damaged(self.segment.path(), "ROWS", "rows are not aligned"))
     }
 
-    /// All rows as `f32`, whatever the store's element type; a copy.
+    /// A copy of all rows as `f32`, one after the other, converted from the store's element type:
+    /// `row_count() * dim` elements. Elements of an `i8` store are multiplied by their row's scale.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the file's tables contradict each other.
+    /// [`Error::Damaged`] if the file's tables contradict each other, or a block of the rows is damaged and
+    /// the handle compares checksums while reading.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         self.segment.rows_f32(self.span())
     }
 
-    /// All rows of an `i8` store, straight from the mapped file, and the scale of each.
+    /// All rows of an `i8` store and their scales, straight from the mapped file: `row_count() * dim`
+    /// elements, and `row_count()` scales. A value is an element times the scale of its row.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] when the store has elements of another type; [`Error::Damaged`] when a block
-    /// is, and the handle compares checksums as it reads.
+    /// As [`Entry::rows`].
     pub fn quantized(&self) -> Result<(&'a [i8], &'a [f32])> {
         self.expect(DType::I8)?;
         Ok((bytemuck::cast_slice(self.row_bytes()?), self.segment.row_scales(self.span())))
@@ -117,12 +119,12 @@ impl<'a> Entry<'a> {
         Ok((self.row_bytes()?, self.segment.row_scales(self.span())))
     }
 
-    /// The payload; empty when there is none.
+    /// The payload; empty if the entry has none.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// The value of an attribute; `None` where the entry has none of this name.
+    /// The value of an attribute; `None` if the entry has no attribute of this name.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -139,14 +141,14 @@ impl<'a> Entry<'a> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the file's attributes cannot be read.
+    /// [`Error::Damaged`] if the file's attributes cannot be read.
     pub fn attribute(&self, name: &str) -> Result<Option<Value<'a>>> {
         let column = self.segment.directory()?.column(name);
         column.map_or(Ok(None), |column| self.segment.value(self.index, column))
     }
 
-    /// All attributes that the entry has, by name in ascending order. Those of a type that only a later
-    /// version of this crate knows are left out.
+    /// All attributes of the entry, sorted by name. Attributes of a type that only a later version of this
+    /// crate knows are left out.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -174,7 +176,7 @@ impl<'a> Entry<'a> {
         Ok(found)
     }
 
-    /// Why the input was rejected, for [`Kind::Rejected`].
+    /// The reason why the input was rejected; `None` unless the kind is [`Kind::Rejected`].
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -194,13 +196,14 @@ impl<'a> Entry<'a> {
         if self.kind == Kind::Rejected { of_rejected().map(|(reason, _)| reason) } else { None }
     }
 
-    /// Address of the entry's first row. For an entry without rows: where its first row would be.
+    /// Address of the entry's first row. For an entry without rows: the address that its first row would
+    /// have.
     pub fn address(&self) -> Address {
         self.segment.address_of_entry(self.index, self.first_row)
     }
 
-    /// The segment file that holds the entry, and the number of its first row in that file's array. A merge
-    /// may have removed the file's name since the snapshot was taken.
+    /// Path of the segment file that holds the entry, and the index of the entry's first row in that file's
+    /// array. A merge may have deleted the file since the snapshot was taken.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -224,15 +227,15 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What a rejected entry has.
+/// The reason and the payload of a rejected entry.
 fn reason_and_payload(segment: &Segment, index: usize) -> Result<(&str, &[u8])> {
     let bytes = segment.payload(index)?;
     let detail = || format!("the reason of entry {index} cannot be read");
     rejected::decode(bytes).ok_or_else(|| Error::damaged(segment.path(), "PAYL", detail()))
 }
 
-/// Entries of a segment in which every entry has one row and none a payload, one after the other: reading all
-/// rows is then little more than reading memory.
+/// Iterates over a segment in which every entry has one row and no payload: reading all rows is then little
+/// more than reading memory.
 #[derive(Debug)]
 pub(crate) struct SimpleEntries<'a> {
     segment: &'a Arc<Segment>,
@@ -243,20 +246,20 @@ pub(crate) struct SimpleEntries<'a> {
 }
 
 impl<'a> SimpleEntries<'a> {
-    /// Those of a segment, if they are all of that kind.
+    /// The segment's entries, if each has one row and no payload.
     pub fn of(segment: &'a Arc<Segment>) -> Option<Self> {
         let ends = segment.simple_key_ends()?.iter().enumerate();
         Some(SimpleEntries { segment, keys: segment.all_keys(), ends, start: 0 })
     }
 
-    /// The next one, its offsets checked.
+    /// The next entry. Its offsets are checked.
     #[inline]
     pub fn next(&mut self) -> Option<Result<Entry<'a>>> {
         let (index, end) = self.ends.next()?;
         let end = usize::try_from(*end).unwrap_or(usize::MAX);
         let start = std::mem::replace(&mut self.start, end);
         let Some(key) = self.keys.get(start..end) else {
-            // Says what is wrong.
+            // Returns the error that names the damage.
             return Some(Entry::read(self.segment, index));
         };
         let segment = self.segment;
@@ -283,8 +286,8 @@ impl fmt::Debug for Entry<'_> {
     }
 }
 
-/// An entry that borrows nothing: it can be returned, stored and sent to other threads. It keeps its segment
-/// mapped, and the segment's room on the disk taken, as long as it lives.
+/// An entry that borrows nothing: it can be returned, stored and sent to other threads. As long as it lives,
+/// its segment stays mapped and occupies space on the disk, even after a merge has deleted the file.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -310,10 +313,10 @@ pub struct OwnedEntry {
 }
 
 impl OwnedEntry {
-    /// The entry, borrowed from this one.
+    /// The entry, borrowed from this owned entry.
     pub fn entry(&self) -> Entry<'_> {
         let OwnedEntry { segment, index, kind, first_row, row_count } = self;
-        // Key and payload were read when the entry was: they are there.
+        // Key and payload were readable when the entry was read.
         let key = segment.key(*index).unwrap_or_default();
         let payload = match kind {
             Kind::Rejected => reason_and_payload(segment, *index).map(|(_, payload)| payload),

@@ -10,18 +10,18 @@ use crate::read::Snapshot;
 use crate::state::{MANIFEST, SEGMENTS, remove_own, write_new};
 use crate::vfs::{RealFs, Vfs, VfsFile};
 
-/// Bytes that are written at once.
+/// Bytes written at once.
 const PIECE: usize = 1 << 20;
-/// Unfinished arrays begin with this.
+/// Prefix of the names of unfinished arrays.
 const TMP_PREFIX: &str = ".vecstore-npy-";
 
 impl Snapshot {
-    /// Writes all live rows into one `.npy` file, of shape `(rows, dim)`, and says how many there are. Rows
-    /// are in the order of [`Snapshot::iter`], those of an entry one after the other. An existing file is
-    /// replaced once the new one is whole and flushed.
+    /// Writes all live rows into one `.npy` file of shape `(rows, dim)`, and returns the number of rows. The
+    /// rows are in the order of [`Snapshot::iter`], the rows of an entry one after the other. An existing
+    /// file is replaced once the new one is complete and flushed.
     ///
-    /// `dtype` is `f32`, `f16`, or `bf16`, which NumPy reads as `uint16`; rows of another type are converted,
-    /// to the nearest value.
+    /// `dtype` is `f32`, `f16`, or `bf16`, which NumPy reads as `uint16`. Rows of another element type are
+    /// converted to the nearest value.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -36,16 +36,16 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for `i8`, whose scales have no place in an array, for a directory that does
-    /// not exist, and for a path inside a store; [`Error::Damaged`] when an entry cannot be read, or the
-    /// entries have more or fewer rows than the segments count; [`Error::NoSpace`], [`Error::Io`]. The file
-    /// is then as it was, unless it was its directory's flush that failed. A process that is killed leaves a
-    /// file beside it whose name begins with `.vecstore-npy-`.
+    /// [`Error::InvalidArgument`] for `i8` (an array has no place for its scales), for a directory that does
+    /// not exist, and for a path inside a store; [`Error::Damaged`] if an entry cannot be read, or if the
+    /// entries have more or fewer rows than the segments count; [`Error::NoSpace`], [`Error::Io`]. After an
+    /// error an existing file is unchanged, unless only the flush of its directory failed. A process that is
+    /// killed leaves a file beside it whose name begins with `.vecstore-npy-`.
     pub fn write_npy(&self, path: impl AsRef<Path>, dtype: DType) -> Result<u64> {
         let path = path.as_ref();
         if dtype == DType::I8 {
             return Err(Error::invalid(
-                "rows of i8 need scales, which an array has no place for; use f32 or f16",
+                "rows of i8 need scales, and an array has no place for them; use f32 or f16",
             ));
         }
         let (rows, dim) = (self.totals().rows, self.dim());

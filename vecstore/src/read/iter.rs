@@ -1,4 +1,4 @@
-//! Live entries in commit order.
+//! Iterators over live entries, in commit order.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use crate::read::{Entry, OwnedEntry, SimpleEntries};
 use crate::state::View;
 use crate::types::Kind;
 
-/// Live entries of a snapshot in commit order.
+/// Iterator over the live entries of a snapshot, in commit order.
 #[derive(Debug)]
 pub struct Iter<'a> {
     view: &'a View,
     place: Place,
-    /// What is left of the current segment, if all its entries are live and have one row and no payload.
+    /// The rest of the current segment, if all its entries are live and have one row and no payload.
     simple: Option<SimpleEntries<'a>>,
 }
 
@@ -21,7 +21,7 @@ impl<'a> Iter<'a> {
         Iter { view, place: Place::default(), simple: simple_of(view, 0) }
     }
 
-    /// The entries of the commits after one.
+    /// Iterates over the live entries of commits after `commit`.
     pub(super) fn since(view: &'a View, commit: u64) -> Self {
         let segment = view.segments.partition_point(|live| live.segment.footer().last <= commit);
         let entry = view.segments.get(segment).map_or(0, |live| live.segment.first_entry_after(commit));
@@ -30,7 +30,7 @@ impl<'a> Iter<'a> {
     }
 }
 
-/// The entries of a segment in which all are live and simple.
+/// The entries of a segment, if all of them are live and have one row and no payload.
 fn simple_of(view: &View, segment: usize) -> Option<SimpleEntries<'_>> {
     let live = view.segments.get(segment).filter(|live| live.dead.is_none())?;
     SimpleEntries::of(&live.segment)
@@ -68,7 +68,7 @@ impl<'a> Iter<'a> {
     }
 }
 
-/// Live entries of a snapshot in commit order, none of which borrows from it.
+/// Iterator over the live entries of a snapshot, in commit order. The entries borrow nothing.
 #[derive(Debug)]
 pub struct IntoIter {
     view: Arc<View>,
@@ -99,7 +99,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The next live entry, up to the end of the segment `last`.
+    /// The next live entry that is no tombstone, up to the end of the segment `last`.
     pub fn next<'v>(&mut self, view: &'v View, last: usize) -> Option<Result<Entry<'v>>> {
         while self.segment <= last {
             let live = view.segments.get(self.segment)?;

@@ -1,4 +1,4 @@
-//! Which of many keys are not stored.
+//! Finds the keys that are not stored, among many.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::segment::Segment;
 use crate::state::{Asked, View};
 use crate::types::Kind;
 
-/// Keys below which a further thread costs more than it saves.
+/// Keys per thread: with fewer, a further thread costs more than it saves.
 const KEYS_PER_THREAD: usize = 20_000;
 
 /// Positions of the keys that are not stored, ascending.
@@ -39,9 +39,9 @@ mod tests {
     use crate::handle::{MergePolicy, OpenOptions};
     use crate::types::{OnDuplicate, StoreConfig};
 
-    /// Enough keys for several threads; stored, deleted, replaced, asked for twice, never stored.
+    /// Enough keys for several threads: stored, deleted, replaced, asked for twice, never stored.
     #[test]
-    fn what_is_missing_is_what_a_lookup_does_not_find() {
+    fn missing_keys_are_the_keys_that_a_lookup_does_not_find() {
         let dir = tempfile::tempdir().unwrap();
         let options = OpenOptions::new().merge_policy(MergePolicy::OnDemand);
         let store = options.create(dir.path().join("s"), StoreConfig::new(1)).unwrap();

@@ -1,4 +1,4 @@
-//! Reading: entries, snapshots, which keys are missing, search.
+//! Reading: snapshots, entries, missing keys, search.
 
 use std::num::NonZeroUsize;
 
@@ -21,22 +21,22 @@ pub use search::{Hit, SearchOptions};
 pub use segment::{Segment, SegmentInfo};
 pub use snapshot::Snapshot;
 
-/// Divides work among threads, at most `useful` of them; the answers are in the order of the work. `run` is
-/// given the number of its first piece.
+/// Divides work among at most `useful` threads, and returns their answers in the order of the work. `run`
+/// gets the index of its first piece, and its pieces.
 fn in_parts<T: Sync, A: Send>(
     work: &[T],
     useful: usize,
     run: impl Fn(usize, &[T]) -> Result<A> + Sync,
 ) -> Result<Vec<A>> {
     let threads = match useful {
-        // Counting the cores reads files of the system: that takes longer than a little work.
+        // Counting the cores reads files of the system, which takes longer than a little work.
         0 | 1 => return Ok(vec![run(0, work)?]),
         useful => useful.min(cores()),
     };
     let (run, each) = (&run, work.len().div_ceil(threads).max(1));
     thread::scope(|scope| {
         let parts = work.chunks(each).enumerate().map(|(number, part)| move || run(number * each, part));
-        // Where the system gives no further thread this one does it.
+        // If the system starts no further thread, this thread does the part.
         let started: Vec<_> = parts.map(|part| spawn_scoped(scope, part).map_err(|_| part)).collect();
         let done = started.into_iter().map(|thread| match thread {
             Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -46,7 +46,7 @@ fn in_parts<T: Sync, A: Send>(
     })
 }
 
-/// How many threads run at the same time on this machine.
+/// Number of threads that this machine can run at the same time.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }

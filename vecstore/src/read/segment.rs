@@ -1,4 +1,4 @@
-//! One segment of a snapshot: its rows as a matrix, and whose they are.
+//! One segment of a snapshot: its rows as a matrix, and the entries of the rows.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -10,8 +10,8 @@ use crate::read::iter::Place;
 use crate::state::{LiveSegment, View};
 
 /// A segment file of a snapshot, from [`Snapshot::segments`](crate::Snapshot::segments): a matrix of rows,
-/// some of which may belong to entries that were replaced or deleted. It can be sent to another thread, so
-/// that several segments are read in parallel.
+/// some of which may belong to replaced or deleted entries. Several threads can read several segments at the
+/// same time.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -39,28 +39,28 @@ pub struct Segment<'a> {
     live: &'a LiveSegment,
 }
 
-/// What a segment file is, and what it holds.
+/// Facts about a segment file.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SegmentInfo {
-    /// The file: a NumPy array of shape `(file_rows, dim)`, followed by the store's own tables.
+    /// Path of the file: a NumPy array of shape `(file_rows, dim)`, followed by the store's own tables.
     pub path: PathBuf,
-    /// First commit it covers.
+    /// First commit of the segment.
     pub first_commit: u64,
-    /// Last commit it covers.
+    /// Last commit of the segment.
     pub last_commit: u64,
-    /// Live entries in the file.
+    /// Number of live entries in the file.
     pub entries: u64,
-    /// Live rows in the file.
+    /// Number of live rows in the file.
     pub rows: u64,
-    /// Rows of the array: live ones, and those of entries that were replaced or deleted.
+    /// Number of rows of the array, including rows of replaced and deleted entries.
     pub file_rows: u64,
     /// Length of the file in bytes.
     pub bytes: u64,
-    /// When its last commit was made, by the clock of its writer; `None` where that is not known.
+    /// When the segment's last commit was made, by the clock of its writer; `None` if that is not recorded.
     pub time: Option<SystemTime>,
-    /// A merge has found it damaged: it stays as it is until [`repair`](crate::repair), and merges go around
-    /// it.
+    /// True if a merge has found the segment damaged. Merges leave it as it is until
+    /// [`repair`](crate::repair) replaces it.
     pub is_damaged: bool,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Segment<'a> {
         view.segments.iter().enumerate().map(move |(number, live)| Segment { view, number, live })
     }
 
-    /// What the file is, and what it holds.
+    /// Facts about the file.
     pub fn info(&self) -> SegmentInfo {
         let (segment, dead) = (&self.live.segment, self.live.dead.as_ref());
         let footer = segment.footer();
@@ -90,18 +90,20 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// All rows of the file, one after the other, straight from the mapped file: `file_rows * dim` elements,
-    /// those of replaced and deleted entries included.
+    /// All rows of the file, one after the other, straight from the mapped file: a slice of `file_rows * dim`
+    /// elements (see [`SegmentInfo`]), including rows of replaced and deleted entries.
     ///
     /// # Errors
-    /// [`Error::DTypeMismatch`] when the store has elements of another type; [`Error::Damaged`].
+    /// [`Error::DTypeMismatch`] if the store has elements of another type; [`Error::Damaged`] if a block of
+    /// the rows is damaged, and the handle compares checksums while reading.
     pub fn rows<T: Element>(&self) -> Result<&'a [T]> {
         self.expect(T::DTYPE)?;
         let damaged = |_| Error::damaged(self.live.segment.path(), "ROWS", "rows are not aligned");
         bytemuck::try_cast_slice(self.bytes()?).map_err(damaged)
     }
 
-    /// All rows of a file of an `i8` store, and the scale of each: element times scale is the value.
+    /// All rows of a file of an `i8` store, and their scales: `file_rows * dim` elements, and `file_rows`
+    /// scales. A value is an element times the scale of its row.
     ///
     /// # Errors
     /// As [`Segment::rows`].
@@ -112,19 +114,19 @@ impl<'a> Segment<'a> {
         Ok((bytemuck::cast_slice(self.bytes()?), segment.row_scales(0..segment.row_count())))
     }
 
-    /// True for a row that counts; false for one of an entry that was replaced or deleted, and beyond the
-    /// last row.
+    /// True if the row with the index `row` belongs to a live entry; false for rows of replaced and deleted
+    /// entries, and beyond the last row.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when what says so cannot be read.
+    /// [`Error::Damaged`] if the record of the live rows cannot be read.
     pub fn is_live(&self, row: usize) -> Result<bool> {
         Ok(row < self.live.segment.row_count() && self.live.is_row_live(row)?)
     }
 
-    /// The entry that a row belongs to.
+    /// The entry of the row with the index `row`; the entry may be replaced or deleted.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] beyond the last row; [`Error::Damaged`] when a table cannot be read.
+    /// [`Error::InvalidArgument`] beyond the last row; [`Error::Damaged`] if a table cannot be read.
     pub fn entry_of(&self, row: usize) -> Result<Entry<'a>> {
         let segment = &self.live.segment;
         let rows = segment.row_count();
@@ -135,7 +137,7 @@ impl<'a> Segment<'a> {
         Entry::read(segment, segment.entry_of_row(row))
     }
 
-    /// The live entries of this segment.
+    /// The live entries of this segment, in commit order.
     pub fn iter(&self) -> impl Iterator<Item = Result<Entry<'a>>> + use<'a> {
         let (view, number) = (self.view, self.number);
         let mut place = Place { segment: number, entry: 0 };

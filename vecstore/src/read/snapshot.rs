@@ -10,8 +10,9 @@ use crate::read::{Entry, Hit, IntoIter, Iter, OwnedEntry, SearchOptions, Segment
 use crate::state::{Asked, Totals, View};
 use crate::types::{Address, Fingerprint, Kind, Metric};
 
-/// The store at one moment. Cloning it is cheap; it stays as it is while writers go on. Files that are merged
-/// away meanwhile keep their room on the disk until the last snapshot that needs them is dropped.
+/// An immutable view of the store at one moment. Cloning it is cheap, and writers do not change it. Files
+/// that merges delete meanwhile keep their space on the disk until the last snapshot that needs them is
+/// dropped.
 #[derive(Clone)]
 pub struct Snapshot {
     view: Arc<View>,
@@ -36,42 +37,43 @@ impl Snapshot {
         self.view.meta.dim
     }
 
-    /// Type of the elements.
+    /// Type of the vectors' elements.
     pub fn dtype(&self) -> DType {
         self.view.meta.dtype
     }
 
-    /// How vectors are compared.
+    /// The metric by which searches compare vectors.
     pub fn metric(&self) -> Metric {
         self.view.meta.metric
     }
 
-    /// What makes the vectors, once it is recorded.
+    /// The fingerprint of the model and preprocessing that make the vectors; `None` if none is recorded.
     pub fn fingerprint(&self) -> Option<&Fingerprint> {
         self.view.meta.fingerprint.as_ref()
     }
 
-    /// A named text of the store.
+    /// The value of a setting; `None` if the store has no setting of this name.
     pub fn setting(&self, name: &str) -> Option<&str> {
         self.view.meta.settings.get(name).map(String::as_str)
     }
 
-    /// All named texts of the store.
+    /// All settings of the store, by name.
     pub fn settings(&self) -> &BTreeMap<String, String> {
         &self.view.meta.settings
     }
 
-    /// Number of stored keys: entries with rows, empty and rejected ones. [`Snapshot::iter`] gives as many.
+    /// Number of stored keys: of live entries with rows, empty and rejected ones. [`Snapshot::iter`] returns
+    /// as many entries.
     pub fn len(&self) -> usize {
         usize::try_from(self.totals().entries).unwrap_or(usize::MAX)
     }
 
-    /// True when no key is stored.
+    /// True if no key is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The last commit it holds; 0 for an empty store.
+    /// Number of the last commit in the snapshot; 0 for an empty store.
     pub fn last_commit(&self) -> u64 {
         self.view.last_commit()
     }
@@ -94,9 +96,9 @@ impl Snapshot {
         self.view.totals()
     }
 
-    /// The segment files, in commit order: reading them one after the other gives all rows, those of replaced
-    /// and deleted entries included (after [`Store::compact_full`](crate::Store::compact_full) there are
-    /// none). They can be read in parallel.
+    /// The segment files, in commit order. Together they hold all rows, including rows of replaced and
+    /// deleted entries (after [`Store::compact_full`](crate::Store::compact_full) there are none). Several
+    /// threads can read several segments at the same time.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -117,17 +119,18 @@ impl Snapshot {
         Segment::all(&self.view)
     }
 
-    /// The entry of a key; `None` when it is not stored or was deleted.
+    /// The live entry of a key; `None` if the key is not stored or was deleted.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when a table of a segment points outside its file.
+    /// [`Error::Damaged`] if a table of a segment points outside its file, or if a block is damaged and the
+    /// handle compares checksums while reading.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Entry<'_>>> {
         let Some((segment, index)) = self.view.find(key.as_ref())? else { return Ok(None) };
         let entry = Entry::read(segment, index)?;
         Ok((entry.kind() != Kind::Tombstone).then_some(entry))
     }
 
-    /// The entry of a key, which borrows nothing: it can leave the function.
+    /// As [`Snapshot::get`], but the entry borrows nothing: it can outlive the snapshot.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -135,8 +138,8 @@ impl Snapshot {
         Ok(self.get(key)?.map(|entry| entry.to_owned()))
     }
 
-    /// The entries of many keys, in the order of the keys; `None` for those that are not stored. Faster than
-    /// asking for one after the other.
+    /// The live entries of many keys, in the order of the keys; `None` for each key that is not stored.
+    /// Faster than one [`Snapshot::get`] for each key.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -175,7 +178,7 @@ impl Snapshot {
         Ok(entries)
     }
 
-    /// True when the key is stored: empty and rejected entries count, deleted ones do not.
+    /// True if the key is stored: empty and rejected entries count, deleted ones do not.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -183,7 +186,7 @@ impl Snapshot {
         Ok(self.get(key)?.is_some())
     }
 
-    /// Positions of the keys that are not stored, ascending. Many keys are divided among all cores.
+    /// Positions in `keys` of the keys that are not stored, ascending. Uses all cores if there are many keys.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -202,14 +205,14 @@ impl Snapshot {
         missing::missing(&self.view, keys)
     }
 
-    /// All live entries in commit order. Deleted keys do not appear.
+    /// Iterates over all live entries, in commit order. Deleted keys do not appear.
     pub fn iter(&self) -> Iter<'_> {
         Iter::new(&self.view)
     }
 
-    /// The live entries of the commits after one, in commit order: what a reader that knows the store up to
-    /// that commit has not seen. An entry that was replaced appears once, with its newest commit; deleted
-    /// keys do not appear.
+    /// Iterates over the live entries of commits after `commit`, in commit order: the entries that are new to
+    /// a reader of the store up to that commit. A replaced entry appears once, with its newest commit;
+    /// deleted keys do not appear.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -229,8 +232,8 @@ impl Snapshot {
         Iter::since(&self.view, commit)
     }
 
-    /// The stored keys that begin with a prefix, in commit order. Keys have no order in a store: this looks
-    /// at each of them.
+    /// Iterates over the stored keys that begin with `prefix`, in commit order. Keys have no order in a
+    /// store, so this scans all of them.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -246,14 +249,14 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// Of each key: [`Error::Damaged`] when it cannot be read.
+    /// The iterator returns [`Error::Damaged`] in place of a key that cannot be read.
     pub fn keys_with_prefix(&self, prefix: impl AsRef<[u8]>) -> impl Iterator<Item = Result<&[u8]>> {
         let prefix = prefix.as_ref().to_vec();
         let keys = self.iter().map(|entry| entry.map(|entry| entry.key()));
         keys.filter(move |key| key.as_ref().map_or(true, |key| key.starts_with(&prefix)))
     }
 
-    /// The entry of a hit; `None` when it is not there any more, for a hit from another snapshot.
+    /// The entry of a hit; `None` if the hit is from another snapshot, and the entry is not live in this one.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -276,8 +279,8 @@ impl Snapshot {
         Ok(self.entry_at(hit.address)?.map(|(entry, _)| entry))
     }
 
-    /// The entry that has the row at an address, and which of its rows that is, from 0; `None` when there is
-    /// none there any more.
+    /// The entry that has the row at an address, and the index of that row in the entry, from 0; `None` if
+    /// the snapshot has no live row at this address.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -307,7 +310,8 @@ impl Snapshot {
         Ok(Some((entry, row.saturating_sub(entry.location().1))))
     }
 
-    /// The row at an address as `f32`; `None` when there is none there any more.
+    /// The row at an address, as `dim` elements of type `f32`; `None` if the snapshot has no live row at this
+    /// address.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -320,8 +324,9 @@ impl Snapshot {
         live.segment.rows_f32(row..row + 1).map(Some)
     }
 
-    /// The `k` live rows nearest to `query`, nearest first, by comparing with every row (exact). Uses all
-    /// cores when there is enough to do. [`Snapshot::search_with`] also filters.
+    /// The `k` live rows nearest to `query` (of `dim` finite elements), nearest first. The search is exact:
+    /// it compares `query` with every row, and uses all cores if there are many rows.
+    /// [`Snapshot::search_with`] has more options.
     ///
     /// # Errors
     /// As [`Snapshot::search_with`].
@@ -329,8 +334,9 @@ impl Snapshot {
         self.search_with(query, &SearchOptions::new(k))
     }
 
-    /// The live rows nearest to `query`, nearest first, by comparing with every row (exact): as many as the
-    /// options ask for, of those that the options admit.
+    /// The live rows nearest to `query` (of `dim` finite elements), nearest first: of the rows that the
+    /// options admit, at most as many as the options ask for. The search is exact: it compares `query` with
+    /// every row.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -351,8 +357,8 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DimensionMismatch`] for a query of another dimension, [`Error::InvalidArgument`] for one with
-    /// NaN or infinity, [`Error::Damaged`] as [`Snapshot::get`].
+    /// [`Error::DimensionMismatch`] for a query of another dimension, [`Error::InvalidArgument`] for a query
+    /// with NaN or infinity, [`Error::Damaged`] as for [`Snapshot::get`].
     pub fn search_with(&self, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
         if query.len() != self.dim() {
             return Err(Error::DimensionMismatch {

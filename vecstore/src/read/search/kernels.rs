@@ -1,8 +1,8 @@
 //! Distances between one query and many rows.
 //!
-//! Plain loops over fixed-width lanes that the compiler turns into vector instructions; on x86-64 they are
-//! compiled a second time for AVX2 and chosen at run time. rustc does not fuse `x * y + s`: FMA changes no
-//! result.
+//! Plain loops over a fixed number of lanes, which the compiler turns into vector instructions. On x86-64
+//! each kernel is also compiled for AVX2, and chosen at run time. rustc does not fuse `x * y + s`, so FMA
+//! changes no result.
 
 use crate::types::Metric;
 
@@ -17,7 +17,8 @@ pub(super) fn closeness(metric: Metric, query: &[f32], rows: &[f32], offer: &mut
     }
 }
 
-/// The same for rows of another type: each row is widened first, by `widen(row, to, number of the row)`.
+/// Calls `offer(row, closeness)` for each row of another element type, after `widen(row, to, index)` has
+/// converted the row to `f32`.
 pub(super) fn widened<T>(
     metric: Metric,
     query: &[f32],
@@ -33,7 +34,7 @@ pub(super) fn widened<T>(
     }
 }
 
-/// What a reader sees for a closeness.
+/// The score that a hit has for a closeness.
 pub(super) fn score(metric: Metric, closeness: f32) -> f32 {
     match metric {
         Metric::Cosine | Metric::Dot => closeness,
@@ -41,8 +42,8 @@ pub(super) fn score(metric: Metric, closeness: f32) -> f32 {
     }
 }
 
-/// A closeness that no row has whose score is farther than this one. For l2 it may admit rows that are a
-/// rounding error too far: [`is_as_near`] decides.
+/// A lower limit of the closeness of rows that are at least as near as `score`. For l2 it may admit rows that
+/// are too far by a rounding error: [`is_as_near`] decides.
 pub(super) fn least_closeness(metric: Metric, score: f32) -> f32 {
     match metric {
         Metric::Cosine | Metric::Dot => score,
@@ -50,7 +51,7 @@ pub(super) fn least_closeness(metric: Metric, score: f32) -> f32 {
     }
 }
 
-/// True for a score at least as near as another one.
+/// True if `score` is at least as near as `limit`.
 pub(super) fn is_as_near(metric: Metric, score: f32, limit: f32) -> bool {
     match metric {
         Metric::Cosine | Metric::Dot => score >= limit,
@@ -97,7 +98,7 @@ fn in_double(metric: Metric, query: &[f32], row: &[f32]) -> f32 {
     }
 }
 
-/// Compiles a kernel for the machine at hand.
+/// Defines a kernel that uses AVX2 and FMA if the processor has them.
 macro_rules! kernel {
     ($(#[$doc:meta])* fn $name:ident($a:ident, $b:ident) -> $out:ty $body:block) => {
         $(#[$doc])*
@@ -111,7 +112,7 @@ macro_rules! kernel {
                     plain($a, $b)
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor has both features, as was just asked.
+                    // SAFETY: both features were detected just above.
                     return unsafe { avx2($a, $b) };
                 }
             }

@@ -1,4 +1,4 @@
-//! Exact nearest neighbours: every live row is compared, bounded by memory bandwidth.
+//! Exact search: compares the query with every row, bounded by memory bandwidth.
 
 mod kernels;
 
@@ -15,7 +15,7 @@ use crate::read::{Entry, in_parts};
 use crate::state::{LiveSegment, View};
 use crate::types::{Address, Metric};
 
-/// Rows below which a further thread costs more than it saves.
+/// Rows per thread: with fewer, a further thread costs more than it saves.
 const ROWS_PER_THREAD: usize = 16_384;
 /// Rows of one piece of work.
 const CHUNK: usize = 4_096;
@@ -24,18 +24,18 @@ const CHUNK: usize = 4_096;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Hit {
-    /// Key of its entry.
+    /// Key of the row's entry.
     pub key: Vec<u8>,
     /// The row's number within its entry, from 0.
     pub row: u32,
-    /// Its address.
+    /// The row's address.
     pub address: Address,
-    /// Cosine or inner product (larger is nearer), or Euclidean distance (smaller is nearer), by the store's
-    /// metric.
+    /// Score by the store's metric: cosine or inner product (larger is nearer), or Euclidean distance
+    /// (smaller is nearer).
     pub score: f32,
 }
 
-/// What a search looks for, and how: see [`Snapshot::search_with`](crate::Snapshot::search_with).
+/// Options of a search: see [`Snapshot::search_with`](crate::Snapshot::search_with).
 pub struct SearchOptions<'a> {
     k: usize,
     min_score: Option<f32>,
@@ -57,27 +57,27 @@ impl fmt::Debug for SearchOptions<'_> {
 }
 
 impl<'a> SearchOptions<'a> {
-    /// The `k` nearest rows of all, found with all cores.
+    /// Asks for the `k` nearest of all rows, on all cores.
     pub fn new(k: usize) -> Self {
         SearchOptions { k, min_score: None, filter: None, threads: None }
     }
 
-    /// Only rows at least as near as this [score](Hit::score): not below it for cosine and dot, not above it
-    /// for l2.
+    /// Admits only rows at least as near as this [score](Hit::score): for cosine and dot, scores of `score`
+    /// or more; for l2, distances of `score` or less.
     pub fn min_score(mut self, score: f32) -> Self {
         self.min_score = Some(score);
         self
     }
 
-    /// Only rows of entries for which this is true. It is asked of rows that would be among the nearest, from
-    /// several threads, and possibly more than once for an entry.
+    /// Admits only rows of entries for which `filter` returns true. The filter is called only for rows that
+    /// would be among the nearest, from several threads, and possibly more than once for an entry.
     pub fn filter(mut self, filter: impl Fn(&Entry<'_>) -> bool + Send + Sync + 'a) -> Self {
         self.filter = Some(Box::new(filter));
         self
     }
 
-    /// At most this many threads, the calling one included; 0 counts as 1. A program whose own threads search
-    /// at the same time gives each of them 1.
+    /// Uses at most `threads` threads, including the calling one; 0 counts as 1. A program that searches from
+    /// several threads of its own asks for 1 in each.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -93,7 +93,7 @@ impl<'a> SearchOptions<'a> {
     }
 }
 
-/// A candidate: `closeness` is larger for nearer rows whatever the metric.
+/// A candidate for a hit. `closeness` is larger for nearer rows, whatever the metric.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     closeness: f32,
@@ -102,7 +102,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Nearer first; among equals the older row first, so that results do not depend on how work was split.
+    /// Nearer rows first; of equally near rows the older one, so that results do not depend on the division
+    /// of work.
     fn order(&self, other: &Self) -> Ordering {
         other
             .closeness
@@ -124,16 +125,16 @@ impl PartialOrd for Candidate {
     }
 }
 impl Ord for Candidate {
-    /// The heap's top is the worst of the best.
+    /// The heap's top is the farthest of the candidates in it.
     fn cmp(&self, other: &Self) -> Ordering {
         self.order(other)
     }
 }
 
-/// The best `k` so far, all of them admitted.
+/// The nearest `k` candidates so far, all of them admitted.
 struct Best {
     k: usize,
-    /// The least closeness that counts.
+    /// The least closeness of a candidate.
     least: f32,
     heap: BinaryHeap<Candidate>,
 }
@@ -143,8 +144,8 @@ impl Best {
         Best { k, least, heap: BinaryHeap::new() }
     }
 
-    /// True for a candidate that would be among the best. A row with NaN (allowed on request) is near to
-    /// nothing.
+    /// True if the candidate would be among the nearest `k`. False for a NaN closeness, of a row with NaN
+    /// (allowed on request).
     fn wants(&self, candidate: &Candidate) -> bool {
         candidate.closeness >= self.least
             && (self.heap.len() < self.k || self.heap.peek().is_some_and(|worst| candidate < worst))
@@ -158,7 +159,7 @@ impl Best {
     }
 }
 
-/// The nearest live rows of a view. The query has the view's dimension and is finite.
+/// Finds the nearest live rows of a view. The query has the view's dimension and is finite.
 pub(crate) fn exact(view: &View, query: &[f32], options: &SearchOptions<'_>) -> Result<Vec<Hit>> {
     let work: Vec<(usize, usize)> = view
         .segments
@@ -197,7 +198,7 @@ pub(crate) fn exact(view: &View, query: &[f32], options: &SearchOptions<'_>) -> 
     sorted.iter().filter(is_near).map(|candidate| hit(view, candidate)).collect()
 }
 
-/// True for a row that is live, and whose entry the filter admits.
+/// True if the row is live, and the filter admits its entry.
 fn admits(live: &LiveSegment, row: usize, options: &SearchOptions<'_>) -> Result<bool> {
     if !live.is_row_live(row)? {
         return Ok(false);
@@ -277,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_are_kept_whatever_the_order() {
+    fn the_nearest_candidates_are_kept_in_any_order() {
         let mut closeness: Vec<f32> = (0..50).map(|x| x as f32).collect();
         for _ in 0..3 {
             closeness.rotate_left(17);
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_gives_no_thread_finds_the_same() {
+    fn a_search_without_further_threads_finds_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let config = crate::types::StoreConfig::new(1).metric(Metric::Dot);
         let store = crate::handle::Store::create(dir.path().join("s"), config).unwrap();
