@@ -1,8 +1,8 @@
-//! `cache [DIR]`: a cache of embeddings that several threads fill, and that another process reads at the same
+//! `cache [DIR]`: a cache of embeddings. Several threads fill it, and another process reads it at the same
 //! time.
 //!
-//! The program starts itself as a reader (`cache read DIR`), which prints what each new commit brought, and
-//! fills the cache from four threads. Pages that the cache has are not embedded again: run the program twice.
+//! The program starts itself as a reader (`cache read DIR`), which prints the new pages of each commit, and
+//! fills the cache from four threads. Run the program twice: pages in the cache are not embedded again.
 
 use std::error::Error;
 use std::process::{Command, ExitCode};
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Fills the cache from several threads, which share one handle: batches that they append at the same time
+/// Fills the cache from several threads, which share one handle. Batches that threads append at the same time
 /// share one file and its flushes.
 fn fill(dir: &str) -> Result<(), Box<dyn Error>> {
     let store = Store::open_or_create(dir, StoreConfig::new(DIM))?;
@@ -61,7 +61,7 @@ fn fill(dir: &str) -> Result<(), Box<dyn Error>> {
             .collect();
         threads.into_iter().try_for_each(|thread| thread.join().expect("no thread panics"))
     })?;
-    // An empty entry tells the reader that nothing more comes.
+    // An empty entry tells the reader that no more pages come.
     let mut batch = store.batch();
     batch.entry("done").on_duplicate(OnDuplicate::Replace).push_empty()?;
     store.append(&mut batch, OnDuplicate::Skip)?;
@@ -70,7 +70,7 @@ fn fill(dir: &str) -> Result<(), Box<dyn Error>> {
     if status.success() { Ok(()) } else { Err(format!("the reader ended with {status}").into()) }
 }
 
-/// Follows the cache: takes no lock, and never makes a writer wait.
+/// Follows the cache. A reader takes no lock, and no writer waits for it.
 fn read(dir: &str) -> Result<(), Box<dyn Error>> {
     let reader = Reader::open(dir)?;
     let (mut seen, mut pages) = (0, 0);

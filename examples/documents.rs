@@ -1,5 +1,5 @@
-//! `documents [DIR]`: documents as entries, their chunks as rows; attributes to filter by; versions to go
-//! back to.
+//! `documents [DIR]`: documents as entries, with a row for each chunk; filters on attributes; versions and a
+//! backup.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     for (name, language, year, text) in DOCUMENTS {
         add(&mut batch, name, language, year, text)?;
     }
-    // A document that changed takes the place of the former one, with all its chunks.
+    // A changed document replaces the former one, with all its chunks.
     let appended = store.append(&mut batch, OnDuplicate::Replace)?;
     println!("{} documents with {} chunks", appended.entries, appended.rows);
 
@@ -50,13 +50,13 @@ fn run() -> Result<(), Box<dyn Error>> {
     };
     show(&store.snapshot(), &SearchOptions::new(3).filter(admits), &query)?;
 
-    // A version keeps the state; going back to it is one commit.
+    // A version keeps the state; restoring it takes one commit.
     if store.versions()?.iter().all(|version| version.name != "first") {
         store.create_version("first")?;
     }
     let ducks = store.snapshot().get_owned("ducks.txt")?.ok_or("it was stored")?;
     let mut batch = store.batch();
-    // Only if it is still the document that was read.
+    // Fails if another writer has replaced the document meanwhile.
     batch.set_payload(&ducks.entry(), b"a note instead of the text")?;
     batch.push_entry_as("old/trains.txt", &store.snapshot().get("trains.txt")?.ok_or("it was stored")?)?;
     batch.delete("trains.txt")?;
@@ -75,7 +75,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(store.close()?)
 }
 
-/// One entry: a row for each sentence, and the sentences in the payload, one per line.
+/// Adds a document as one entry: a row for each sentence, and the sentences in the payload, one per line.
 fn add(
     batch: &mut vecstore::Batch,
     name: &str,
@@ -88,7 +88,7 @@ fn add(
     let payload = chunks.join("\n");
     let entry = batch.entry(name).attribute("language", language).attribute("year", year).payload(&payload);
     match chunks.is_empty() {
-        // "Looked at, nothing found": the document counts as done.
+        // An empty entry: the document was processed, and has no chunks.
         true => entry.push_empty(),
         false => entry.rows(chunks.iter().map(|chunk| embed(chunk))).push(),
     }
@@ -113,7 +113,7 @@ fn names(snapshot: &Snapshot) -> vecstore::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Stands in for a model: texts that share words get vectors that are near each other.
+/// Stands in for a model: texts with common words get vectors that are near each other.
 fn embed(text: &str) -> Vec<f32> {
     let mut vector = vec![0.1; DIM];
     for word in text.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|word| word.len() > 2) {

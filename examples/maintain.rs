@@ -1,6 +1,6 @@
-//! `maintain STORE [OUT]`: maintenance of a store of unknown origin. Says what it is, verifies it, reads what
-//! is intact of it if it is damaged, exports vectors and keys, and names near-duplicates. `maintain --repair
-//! STORE` repairs it.
+//! `maintain STORE [OUT]`: maintenance of a store of unknown origin. Verifies the store, describes it, reads
+//! the intact entries of a damaged one, exports vectors and keys, and lists near-duplicates. `maintain
+//! --repair STORE` repairs the store.
 
 use std::error::Error;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use vecstore::{DType, Progress, Reader, SearchOptions, Snapshot, Totals};
 use vecstore::{escaped, repair, salvage, verify_with};
 
-/// Rows that are at least this near to each other are called near-duplicates.
+/// Score from which on two rows count as near-duplicates.
 const NEAR: f32 = 0.98;
 
 fn main() -> ExitCode {
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 fn look(store: &str, out: &str) -> Result<(), Box<dyn Error>> {
-    // A thread verifies; this one could draw a bar of `done()` in `total()`, or call `stop()`.
+    // One thread verifies. This thread could draw a bar of `done()` in `total()`, or call `stop()`.
     let progress = Progress::new();
     let report = std::thread::scope(|scope| {
         scope.spawn(|| verify_with(store, &progress)).join().expect("verifying does not panic")
@@ -70,7 +70,7 @@ fn describe(snapshot: &Snapshot) {
     println!("{dead_rows} dead rows; a compaction gives back about {reclaimable_bytes} bytes");
 }
 
-/// `vectors.npy`, and for each entry a line with its key, its number of rows, and its attributes.
+/// Writes `vectors.npy`, and `keys.tsv` with a line for each entry: key, number of rows, attributes.
 fn export(snapshot: &Snapshot, out: &Path) -> Result<(), Box<dyn Error>> {
     let rows = snapshot.write_npy(out.join("vectors.npy"), DType::F32)?;
     let mut keys = BufWriter::new(File::create(out.join("keys.tsv"))?);
@@ -85,12 +85,12 @@ fn export(snapshot: &Snapshot, out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Pairs of rows of different entries that are nearly the same: one search for each row.
+/// Prints pairs of rows of different entries that are nearly the same: one search for each row.
 fn duplicates(snapshot: &Snapshot) -> Result<(), Box<dyn Error>> {
     for entry in snapshot {
         let entry = entry?;
         for row in entry.to_f32()?.chunks(snapshot.dim()) {
-            // Each pair once: the later entry names the earlier one.
+            // Each pair is printed once: the filter admits only earlier entries.
             let is_earlier = |other: &vecstore::Entry<'_>| other.address() < entry.address();
             let options = SearchOptions::new(10).min_score(NEAR).filter(is_earlier);
             for hit in snapshot.search_with(row, &options)? {

@@ -1,4 +1,4 @@
-//! `quickstart [DIR]`: a store in one page. Makes one (a new `quickstart.vecs` unless DIR is given), fills
+//! `quickstart [DIR]`: a store on one page. Creates a store (`quickstart.vecs` unless DIR is given), fills
 //! it, opens it again and looks entries up.
 
 use std::error::Error;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Box<dyn Error>> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| String::from("quickstart.vecs"));
 
-    // Dimension, element type and metric are fixed at creation: here rows of four f32, compared by cosine.
+    // Dimension, element type and metric are fixed at creation: here rows of four `f32`, compared by cosine.
     let store = Store::create(&dir, StoreConfig::new(4).dtype(DType::F32).metric(Metric::Cosine))?;
 
     // A batch becomes durable and visible as a whole, or not at all.
@@ -27,10 +27,10 @@ fn run() -> Result<(), Box<dyn Error>> {
     batch.push("apple", &[0.9_f32, 0.1, 0.0, 0.0])?;
     batch.push("pear", &[0.8_f32, 0.2, 0.1, 0.0])?;
     batch.push("truck", &[0.0_f32, 0.1, 0.9, 0.4])?;
-    // Two faces in one picture: one key with two rows, and a note beside them.
+    // Two faces in one picture: one key with two rows, and a note as the payload.
     let faces = [[0.1_f32, 0.9, 0.0, 0.1], [0.2, 0.7, 0.0, 0.3]];
     batch.entry("group photo").rows(faces).payload(b"two faces").push()?;
-    // "Looked, found nothing" and "cannot be read" are facts worth keeping: neither is tried again.
+    // "Nothing was found" and "cannot be read" are stored, too: neither input is tried again.
     batch.push_empty("landscape")?;
     batch.push_rejected("half a download.jpg", "the file ends in the middle")?;
     let appended = store.append(&mut batch, OnDuplicate::Error)?;

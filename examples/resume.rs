@@ -1,8 +1,8 @@
-//! `resume [DIR]`: a job that is killed half-way continues where it stopped.
+//! `resume [DIR]`: a job that was killed half-way continues where it stopped.
 //!
-//! The job embeds a thousand words. The program starts the job as a process of its own, kills it in the
-//! middle without warning (SIGKILL), starts it again, and looks at what the store holds then.
-//! `resume work DIR` is the job itself: kill it and start it as often as you like.
+//! The job embeds a thousand words. The program starts the job as a process, kills it in the middle with
+//! SIGKILL, starts it again, and shows the store's content after each run. `resume work DIR` is the job
+//! itself: kill and start it as often as you like.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader};
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The job. It keeps no state of its own: the words that the store lacks are left to do.
+/// The job. It keeps no state of its own: its work is the words that the store lacks.
 fn work(dir: &str) -> Result<(), Box<dyn Error>> {
     let store = Store::open_or_create(dir, StoreConfig::new(DIM))?;
     let words: Vec<String> = (0..WORDS).map(|number| format!("word {number}")).collect();
@@ -43,15 +43,15 @@ fn work(dir: &str) -> Result<(), Box<dyn Error>> {
         for &position in chunk {
             batch.push(&words[position], &embed(&words[position]))?;
         }
-        // When `append` returns, the whole batch is on the disk. A kill one moment earlier leaves nothing of
-        // it.
+        // Once `append` has returned, the whole batch is on the disk. A kill one moment earlier leaves the
+        // whole batch or nothing of it.
         store.append(&mut batch, OnDuplicate::Skip)?;
         println!("{} more are stored", chunk.len());
     }
     Ok(store.close()?)
 }
 
-/// Stands in for a model: slow, and the same word gives the same vector.
+/// Stands in for a model: it is slow, and gives the same vector for the same word.
 fn embed(word: &str) -> [f32; DIM] {
     std::thread::sleep(Duration::from_millis(1));
     let mut vector = [0.0; DIM];
@@ -66,7 +66,7 @@ fn interrupt(dir: &str) -> Result<(), Box<dyn Error>> {
     let mut first = job()?;
     let mut lines = BufReader::new(first.stdout.take().ok_or("no pipe")?).lines();
     println!("first run:  {}", lines.next().ok_or("it says nothing")??);
-    // The kill comes some time after the first third.
+    // The kill comes after a third of the batches.
     for _ in 0..WORDS / BATCH / 3 {
         lines.next().ok_or("it ended early")??;
     }

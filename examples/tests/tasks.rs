@@ -1,4 +1,4 @@
-//! The three programs that show a task from end to end do it.
+//! The three examples of whole tasks do them: `cache`, `documents` and `maintain`.
 
 use std::fs;
 use std::path::Path;

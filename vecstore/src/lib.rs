@@ -34,7 +34,7 @@
 //! | task | use |
 //! |---|---|
 //! | create, open, append, delete | [`Store`], [`Batch`]; options in [`OpenOptions`] |
-//! | read in another process, or read-only media | [`Reader`]; options in [`ReadOptions`] |
+//! | read from another process, or from read-only media | [`Reader`]; options in [`ReadOptions`] |
 //! | get, list, search | [`Snapshot`], which never changes; [`Store::refresh`] returns a newer one |
 //! | store chunks, faces, metadata | [`Batch::entry`]: several rows, a payload, attributes |
 //! | compute while batches are flushed | [`Store::submit`] |

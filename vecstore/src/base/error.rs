@@ -56,7 +56,7 @@ pub enum Error {
         found: String,
     },
 
-    /// A store cannot be created at a path that holds something else.
+    /// The path of a new store holds something already.
     #[non_exhaustive]
     #[error(
         "{}: cannot create a store here: {found}; open it instead, or choose another path",

@@ -144,7 +144,7 @@ pub(super) fn pinned<T>(
     })
 }
 
-/// A pinned state to be copied.
+/// A pinned state: the source of a backup.
 pub(crate) struct Source<'a> {
     pub vfs: &'a dyn Vfs,
     dir: &'a Path,

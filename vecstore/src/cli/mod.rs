@@ -25,7 +25,7 @@ use vecstore::{Address, DType, Metric, ReadOptions, Reader, one_line};
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Write more to stderr (-v: what is verified and checkpointed, -vv: everything).
+    /// Write more to stderr (-v: verified files and checkpoints, -vv: everything).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 }
@@ -56,7 +56,7 @@ enum Command {
         #[arg(long, default_value = "cosine")]
         metric: Metric,
     },
-    /// Show what a store holds.
+    /// Show the settings and totals of a store.
     #[command(after_help = "Example:\n  vecstore info photos.vecs --json")]
     Info(Source),
     /// Read and check every byte; exit 0 if the store is whole, else list each fault and exit 1.
@@ -68,7 +68,7 @@ enum Command {
             deleted; new\nfiles with all intact entries take their place; a missing manifest is rebuilt. \
             Lost keys are\nprinted, and listed beside the damaged file, one per line: embed them again. \
             Stop all\nwriters of the store first.\n\nExamples:\n  vecstore repair photos.vecs --dry-run   # \
-            only show what a repair would do\n  vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
+            only show what it would do\n  vecstore repair photos.vecs && vecstore verify photos.vecs\n  \
             vecstore repair photos.vecs --json | jq -r '.lost_keys[].key' > again.txt"
     )]
     Repair {
@@ -91,7 +91,7 @@ enum Command {
         #[arg(long, value_name = "COMMIT:ROW")]
         address: Option<Address>,
     },
-    /// Delete keys in one durable commit; keys that are not stored are counted, and no error.
+    /// Delete keys in one durable commit; keys that are not stored are counted, and are no error.
     #[command(
         after_help = "Examples:\n  vecstore delete photos.vecs holiday/beach.jpg holiday/dunes.jpg\n  \
                             vecstore delete photos.vecs --prefix holiday/"
@@ -144,10 +144,11 @@ enum Command {
     },
     /// Copy the store to a backup; an existing backup receives only new files.
     #[command(
-        after_help = "Writers may continue meanwhile. A dated backup (--keep) links the files that \
-            it shares with the\nprevious one.\n\nExamples:\n  vecstore backup \
-            photos.vecs /mnt/backup/photos.vecs\n  vecstore backup photos.vecs /mnt/backup/photos --keep 7\n \
-             vecstore backup photos.vecs before.vecs --at before-cleanup"
+        after_help = "Writers may continue meanwhile. A dated backup (--keep) links the files that it shares \
+            with the\nprevious one.\n\nExamples:\n  \
+            vecstore backup photos.vecs /mnt/backup/photos.vecs\n  \
+            vecstore backup photos.vecs /mnt/backup/photos --keep 7\n  \
+            vecstore backup photos.vecs before.vecs --at before-cleanup"
     )]
     Backup {
         #[command(flatten)]
@@ -216,14 +217,14 @@ enum Command {
 enum VersionAction {
     /// List the versions.
     List(Target),
-    /// Go back to a version, in one durable commit.
+    /// Restore a version, in one durable commit.
     Restore {
         #[command(flatten)]
         target: Target,
         /// Name of the version.
         name: String,
     },
-    /// Remove a version, and the files that only it needs.
+    /// Remove a version, and the files that only this version needs.
     Remove {
         #[command(flatten)]
         target: Target,

@@ -71,10 +71,7 @@ fn told(report: &RepairReport) -> Vec<String> {
             0 => format!("at most {} entries", loss.unknown_entries),
             _ => "an unknown number of entries".to_owned(),
         };
-        lost.push(format!(
-            "what was in {} file(s) that are missing or unreadable: {most}",
-            loss.unknown_files
-        ));
+        lost.push(format!("the content of {} missing or unreadable file(s): {most}", loss.unknown_files));
     }
     if loss.without_attributes > 0 {
         lost.push(format!("attributes of {} entries", loss.without_attributes));

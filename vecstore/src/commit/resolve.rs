@@ -44,7 +44,7 @@ impl<'a> Resolved<'a> {
 
 /// True if the batch has a key twice. `asked`: the batch's keys in the order of their hashes.
 fn has_repeats(batch: &Batch, asked: &[Asked]) -> bool {
-    // Rarely true: different keys can have the same hash.
+    // Rarely true. Even then no key may be repeated: different keys can have the same hash.
     let may_repeat = asked.windows(2).any(|pair| matches!(pair, [one, other] if one.0 == other.0));
     let mut seen = HashSet::new();
     may_repeat && !batch.entries().all(|entry| seen.insert(entry.key))

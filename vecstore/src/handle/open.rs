@@ -24,7 +24,7 @@ pub enum MergePolicy {
     /// In background threads of the handle. While other handles commit, a merge of large files rests four
     /// times as long as it works.
     Background,
-    /// Only in [`Store::compact`], or if there are far too many files.
+    /// Only in a compaction, or if there are far too many files.
     OnDemand,
 }
 

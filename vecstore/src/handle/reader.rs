@@ -100,8 +100,8 @@ impl Reader {
         look::wait_for_commit(&self.inner, after, timeout)
     }
 
-    /// Returns an error if another fingerprint is recorded than that of the model that makes the queries,
-    /// say. Any fingerprint passes if none is recorded.
+    /// Returns an error if a fingerprint other than `fingerprint` (of the model that makes the queries, say)
+    /// is recorded. Any fingerprint passes if none is recorded.
     ///
     /// # Errors
     /// [`Error::FingerprintMismatch`](crate::Error::FingerprintMismatch).

@@ -143,8 +143,8 @@ impl Store {
         })
     }
 
-    /// Returns an error if another fingerprint is recorded: distances between vectors of two models are
-    /// meaningless. Any fingerprint passes if none is recorded.
+    /// Returns an error if a fingerprint other than `fingerprint` is recorded: distances between vectors of
+    /// two models are meaningless. Any fingerprint passes if none is recorded.
     ///
     /// # Errors
     /// [`Error::FingerprintMismatch`].

@@ -159,7 +159,7 @@ impl Batch {
         self.entries.len()
     }
 
-    /// True when there is no entry.
+    /// True if the batch has no entry.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

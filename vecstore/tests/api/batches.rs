@@ -1,4 +1,4 @@
-//! What becomes of each entry of a batch: keys twice, policies of single entries, conditions.
+//! The effect of each entry of a batch: repeated keys, policies of single entries, conditions, copies.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ fn store(dir: &tempfile::TempDir) -> Store {
     on_demand().create(dir.path().join("s"), StoreConfig::new(1)).unwrap()
 }
 
-/// Keys and first elements of what is stored.
+/// Keys and first elements of the stored entries.
 fn contents(store: &Store) -> BTreeMap<String, f32> {
     let snapshot = store.snapshot();
     let entries = snapshot.iter().map(|entry| {
@@ -30,7 +30,7 @@ fn twice(store: &Store, policy: OnDuplicate) -> Result<Appended, Error> {
 }
 
 #[test]
-fn of_a_key_twice_in_a_batch_skip_stores_the_first_and_replace_the_last() {
+fn skip_stores_the_first_entry_of_a_repeated_key_and_replace_the_last() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let appended = twice(&store, OnDuplicate::Skip).unwrap();
@@ -48,7 +48,7 @@ fn of_a_key_twice_in_a_batch_skip_stores_the_first_and_replace_the_last() {
 }
 
 #[test]
-fn a_key_twice_in_a_batch_of_new_keys_is_an_error_with_error() {
+fn a_repeated_new_key_is_an_error_with_error() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let error = twice(&store, OnDuplicate::Error).unwrap_err();
@@ -96,7 +96,7 @@ fn replace_if_loses_no_update_of_two_handles() {
     assert!(!error.is_transient() && !error.needs_reopen());
     second.append(&mut increment(&second), OnDuplicate::Error).unwrap();
     assert_eq!(second.snapshot().get("count").unwrap().unwrap().to_f32().unwrap(), [2.0]);
-    // An entry without rows has a commit, too; a key that is not stored has none.
+    // An entry without rows has a commit, too; a key that is not stored has no commit.
     let mut batch = second.batch();
     let none = second.snapshot().get_owned("none").unwrap().unwrap();
     batch.entry("none").payload(b"p").replace_if(none.entry().address()).push_empty().unwrap();
@@ -140,7 +140,7 @@ fn a_rename_loses_no_update_of_another_handle() {
 }
 
 #[test]
-fn a_copy_takes_what_is_given_afterwards() {
+fn a_copy_takes_a_later_payload_attribute_and_row() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let mut batch = store.batch();
@@ -181,13 +181,13 @@ fn a_batch_that_expects_a_commit_is_refused_after_another_one() {
     assert!(matches!(error, Error::StoreChanged { expected: 0, found: 1, .. }), "{error}");
     put("b", 1).unwrap();
     assert_eq!(store.snapshot().len(), 2);
-    // It holds for a batch without entries, too.
+    // The condition holds for a batch without entries, too.
     let mut batch = store.batch();
     batch.expect_last_commit(7);
     assert!(matches!(store.append(&mut batch, OnDuplicate::Skip), Err(Error::StoreChanged { .. })));
     batch.expect_last_commit(2);
     assert_eq!(store.append(&mut batch, OnDuplicate::Skip).unwrap().commit, None);
-    // The condition holds for tickets as well, and is forgotten with the entries.
+    // The condition holds for submitted batches, too, and `clear` removes it.
     let mut batch = store.batch();
     batch.push("c", &[1.0f32]).unwrap();
     batch.expect_last_commit(7);
@@ -199,7 +199,7 @@ fn a_batch_that_expects_a_commit_is_refused_after_another_one() {
 }
 
 #[test]
-fn entries_are_copied_with_all_they_have() {
+fn entries_are_copied_with_rows_payload_and_attributes() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir);
     let mut batch = store.batch();
@@ -256,9 +256,9 @@ fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Entries of a batch take effect one after the other, as if each were a batch of its own.
+    /// The entries of a batch have the same effect as one batch for each of them.
     #[test]
-    fn a_batch_does_what_its_entries_do_one_after_the_other(batches in steps(), skip in any::<bool>()) {
+    fn a_batch_has_the_effect_of_its_entries_one_by_one(batches in steps(), skip in any::<bool>()) {
         let dir = tempfile::tempdir().unwrap();
         let policy = if skip { OnDuplicate::Skip } else { OnDuplicate::Replace };
         let store = store(&dir);

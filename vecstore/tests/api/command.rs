@@ -1,4 +1,4 @@
-//! The `vecstore` command, run as a user runs it.
+//! The `vecstore` command, run as a process.
 #![cfg(feature = "cli")]
 
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ fn errors_say_what_to_do() {
 }
 
 #[test]
-fn a_repair_says_what_was_lost_and_a_dry_run_changes_nothing() {
+fn a_repair_names_lost_keys_and_a_dry_run_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
     let files = ok(&["files", path.to_str().unwrap()]);
@@ -178,7 +178,7 @@ fn a_repair_says_what_was_lost_and_a_dry_run_changes_nothing() {
 fn a_closed_pipe_is_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
-    // More output than a pipe holds, so that the command is still writing when the reader is gone.
+    // More output than a pipe holds: the command is still writing when the reader is gone.
     let store = Store::open(&path).unwrap();
     let mut batch = store.batch();
     (0..4000).for_each(|number| batch.push_empty(format!("{number:>60}")).unwrap());
@@ -245,8 +245,8 @@ fn a_store_is_changed_kept_and_copied_from_the_command_line() {
         ok(&["backup", path, dated.to_str().unwrap(), "--keep", "2"]);
     }
     assert_eq!(std::fs::read_dir(&dated).unwrap().count(), 2);
-    // As if the clock had once been in the year 2100: the backup just made stays all the same, the one before
-    // it is removed.
+    // A name from a clock that was in the year 2100: the backup just made stays all the same, and the one
+    // before it is removed.
     let newest = std::fs::read_dir(&dated).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
     std::fs::rename(newest, dated.join("2100-01-01T00-00-00.000Z")).unwrap();
     for millis in 1..3 {
@@ -299,7 +299,7 @@ fn verify_fails_on_damage_although_its_pipe_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = filled(dir.path());
     for keys in [1, 4000] {
-        // 4000 keys: more output than the command buffers before it writes.
+        // 4000 keys are more output than the command buffers before it writes.
         let store = Store::open(&path).unwrap();
         let mut batch = store.batch();
         (0..keys).for_each(|number| batch.push_empty(format!("{keys}:{number:>60}")).unwrap());

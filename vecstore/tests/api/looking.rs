@@ -1,4 +1,4 @@
-//! What a reader finds: entries by address, many keys, prefixes, what is new, segments as matrices, arrays.
+//! Lookups of a reader: entries by address, many keys, prefixes, new entries, segments as matrices, arrays.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::common::on_demand;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// Five commits: `a0 a1`, `b` (two rows), `empty`, `a1` replaced, `b2` (deleted in the sixth).
+/// Six commits: `a0 a1`, `b` (two rows), `empty`, `a1` replaced, `b2`, and its deletion.
 fn filled(dir: &tempfile::TempDir) -> Store {
     let store = on_demand().create(dir.path().join("s"), StoreConfig::new(2)).unwrap();
     let put = |fill: &dyn Fn(&mut vecstore::Batch)| {
@@ -35,7 +35,7 @@ fn keys<'a>(entries: impl Iterator<Item = vecstore::Result<vecstore::Entry<'a>>>
     entries.map(|entry| String::from_utf8_lossy(entry.unwrap().key()).into_owned()).collect()
 }
 
-/// Runs a check on segments of single commits, and on a merged one.
+/// Runs a check on segments of single commits, and on one merged segment.
 fn each_way(check: impl Fn(&Snapshot)) {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(&dir);
@@ -65,7 +65,7 @@ fn lengths_and_iterations_agree() {
 }
 
 #[test]
-fn what_is_new_since_a_commit_is_found_in_merged_segments_too() {
+fn new_entries_since_a_commit_are_found_in_merged_segments_too() {
     each_way(|snapshot| {
         let expected: [&[&str]; 7] =
             [&["a0", "b", "empty", "a1"], &["b", "empty", "a1"], &["empty", "a1"], &["a1"], &[], &[], &[]];
@@ -172,7 +172,7 @@ fn quantized_segments_are_matrices_with_scales() {
 }
 
 #[test]
-fn dead_rows_and_what_a_compaction_gives_back_are_counted() {
+fn dead_rows_and_reclaimable_bytes_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let (dim, entries) = (64, 500);
     let store = on_demand().create(dir.path().join("s"), StoreConfig::new(dim)).unwrap();
@@ -199,7 +199,7 @@ fn dead_rows_and_what_a_compaction_gives_back_are_counted() {
 }
 
 #[test]
-fn an_array_of_all_rows_replaces_a_file_as_a_whole() {
+fn an_exported_array_replaces_a_file_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(&dir);
     let path = dir.path().join("rows.npy");
@@ -220,7 +220,7 @@ fn an_array_of_all_rows_replaces_a_file_as_a_whole() {
         bytes[4096..].chunks(2).map(|two| f16::from_le_bytes(two.try_into().unwrap()).to_f32()).collect();
     assert_eq!(rows, [1.0, 0.0, 3.0, 0.0, 4.0, 0.0, 5.0, 0.0]);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
-    // No file of a store is replaced, its own or another's.
+    // No file of a store is replaced, neither of this store nor of another one.
     let segment = store.snapshot().segments().next().unwrap().info().path;
     for inside in [store.path().join("MANIFEST"), segment, store.path().join("new.npy")] {
         let error = store.snapshot().write_npy(&inside, DType::F32).unwrap_err();

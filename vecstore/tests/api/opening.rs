@@ -1,5 +1,4 @@
-//! Opening and creating: one call for both, places that are refused, callbacks, errors that a program can act
-//! on.
+//! Opening and creating: one call for both, refused places, callbacks, errors for programs to act on.
 
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -27,7 +26,7 @@ fn a_store_is_opened_or_created() {
     let other = StoreConfig::new(2).dtype(DType::F16);
     assert!(matches!(refused(&other), Error::InvalidArgument { .. }), "another metric");
     assert!(matches!(refused(&config.fingerprint(model(2))), Error::FingerprintMismatch { .. }));
-    // Where no fingerprint is recorded, the first one given is.
+    // If no fingerprint is recorded, the first given one is.
     let path = dir.path().join("without");
     drop(on_demand().open_or_create(&path, StoreConfig::new(1)).unwrap());
     let known = StoreConfig::new(1).fingerprint(model(1));
@@ -53,7 +52,7 @@ fn a_setting_is_removed_for_all_handles() {
 }
 
 #[test]
-fn a_store_is_refused_in_no_directory_and_in_another_store() {
+fn a_store_without_a_directory_or_in_another_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("missing").join("s");
     let error = Store::create(&path, StoreConfig::new(1)).unwrap_err().to_string();
@@ -71,7 +70,7 @@ fn a_store_is_refused_in_no_directory_and_in_another_store() {
     assert_eq!(std::fs::read_dir(&path).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir()).count(), 1);
 }
 
-/// A callback that commits itself, and has another handle commit that does not wait for any lock.
+/// A callback that commits, and has another handle commit without waiting for any lock.
 #[test]
 fn a_callback_runs_under_no_lock_and_may_use_the_store() {
     let dir = tempfile::tempdir().unwrap();

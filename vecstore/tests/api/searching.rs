@@ -1,4 +1,4 @@
-//! Searches with options: a filter, a least score, a number of threads.
+//! Searches with options: a filter, a minimum score, a number of threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,7 +6,7 @@ use vecstore::{DType, Metric, OnDuplicate, SearchOptions, Store, StoreConfig, Va
 
 use crate::common::on_demand;
 
-/// Rows `[number, 1]`, with the number as an attribute; every third one is replaced, every fifth deleted.
+/// Rows `[number, 1]`, with `number` as an attribute; every third row is replaced, every fifth deleted.
 fn filled(dir: &tempfile::TempDir, metric: Metric, dtype: DType, rows: i64) -> Store {
     let config = StoreConfig::new(2).metric(metric).dtype(dtype);
     let store = on_demand().create(dir.path().join(format!("{metric}-{dtype}-{rows}")), config).unwrap();
@@ -24,7 +24,7 @@ fn filled(dir: &tempfile::TempDir, metric: Metric, dtype: DType, rows: i64) -> S
 }
 
 #[test]
-fn options_give_what_filtering_all_hits_gives() {
+fn options_give_the_same_as_filtering_all_hits() {
     let dir = tempfile::tempdir().unwrap();
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::I8] {

@@ -1,4 +1,4 @@
-//! Going back to a version, as one commit.
+//! Restoring a version in one commit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::common::{assert_whole, on_demand};
 
 type Contents = BTreeMap<Vec<u8>, (String, Vec<f32>, Vec<u8>, String)>;
 
-/// Everything that can be read of the entries.
+/// The whole content of the entries, by key.
 fn contents(snapshot: &Snapshot) -> Contents {
     let read = |entry: vecstore::Result<vecstore::Entry<'_>>| {
         let entry = entry.unwrap();
@@ -22,7 +22,7 @@ fn contents(snapshot: &Snapshot) -> Contents {
     snapshot.iter().map(read).collect()
 }
 
-/// A version, and after it keys that are replaced, deleted, deleted and stored again, added.
+/// A store with a version, and after it keys that are replaced, deleted, deleted and stored again, or added.
 fn changed(dir: &tempfile::TempDir) -> (Store, Contents) {
     let store = on_demand().create(dir.path().join("s"), StoreConfig::new(1)).unwrap();
     let mut batch = store.batch();
@@ -44,7 +44,7 @@ fn changed(dir: &tempfile::TempDir) -> (Store, Contents) {
 }
 
 #[test]
-fn going_back_gives_the_entries_of_the_version_in_one_commit() {
+fn a_restored_version_has_its_entries_in_one_commit() {
     for merged in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let (store, good) = changed(&dir);
@@ -57,7 +57,7 @@ fn going_back_gives_the_entries_of_the_version_in_one_commit() {
         assert_eq!((done.entries, done.replaced, done.deleted), (4, 2, 1), "merged: {merged}");
         assert_eq!(contents(&store.snapshot()), good);
         assert!(!contents(&before).contains_key(&b"deleted"[..]), "the earlier snapshot stays as it was");
-        // There is nothing left to go back to: the entries are others, and hold the same.
+        // The restored entries are new ones of the same content; the version stays.
         assert_eq!(store.versions().unwrap().len(), 1);
         store.close().unwrap();
         assert_whole(&dir.path().join("s"));
@@ -65,7 +65,7 @@ fn going_back_gives_the_entries_of_the_version_in_one_commit() {
 }
 
 #[test]
-fn going_back_to_the_present_commits_nothing() {
+fn restoring_the_present_state_commits_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = changed(&dir);
     store.create_version("now").unwrap();
@@ -74,10 +74,10 @@ fn going_back_to_the_present_commits_nothing() {
     assert!(matches!(store.create_version("now"), Err(Error::VersionExists { .. })));
 }
 
-/// Another handle commits while the difference is computed: it is computed anew, and nothing of either is
-/// lost.
+/// Another handle commits while the difference is computed. The restoration starts again, and its commit
+/// removes the other handle's entries, which the version does not have.
 #[test]
-fn going_back_is_begun_anew_after_a_commit_of_another_handle() {
+fn a_restoration_starts_again_after_a_commit_of_another_handle() {
     let dir = tempfile::tempdir().unwrap();
     let (store, good) = changed(&dir);
     let path = store.path().to_owned();

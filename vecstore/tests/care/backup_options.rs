@@ -1,4 +1,5 @@
-//! Backups copy files unless links are asked for; they hold a version if one is named; each file is its own.
+//! Backups copy files unless links are requested; with a version they hold the version's state; dated backups
+//! link to each other.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,7 @@ fn put(store: &Store, key: &str) {
     store.append(&mut batch, OnDuplicate::Error).unwrap();
 }
 
-/// A store with a segment, and a liveness bitmap beside it.
+/// A store with three segments, and a liveness bitmap.
 fn filled(path: &Path) -> Store {
     let store = on_demand().create(path, StoreConfig::new(1)).unwrap();
     ["a", "b"].iter().for_each(|key| put(&store, key));
@@ -23,7 +24,7 @@ fn filled(path: &Path) -> Store {
     store
 }
 
-/// How many files of a store have a second name.
+/// Number of files of a store that have a second name.
 fn linked(path: &Path) -> usize {
     let folders = ["segments", "derived"].map(|name| path.join(name));
     let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
@@ -31,7 +32,7 @@ fn linked(path: &Path) -> usize {
 }
 
 #[test]
-fn a_backup_shares_no_file_with_its_store_unless_asked() {
+fn a_backup_shares_files_with_its_store_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path);
@@ -43,7 +44,7 @@ fn a_backup_shares_no_file_with_its_store_unless_asked() {
     assert_eq!((report.copied, report.linked), (0, 3));
     assert_eq!(linked(&link), linked(&path));
     assert!(linked(&link) > 3);
-    // A byte that changes in the store changes in no copy.
+    // A byte that changes in the store does not change in the copy.
     let file = store.snapshot().segments().next().unwrap().info().path;
     store.close().unwrap();
     let mut bytes = fs::read(&file).unwrap();
@@ -54,7 +55,7 @@ fn a_backup_shares_no_file_with_its_store_unless_asked() {
 }
 
 #[test]
-fn a_backup_of_a_version_holds_what_the_version_does() {
+fn a_backup_of_a_version_holds_its_entries() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(&dir.path().join("s"));
     store.create_version("v").unwrap();
@@ -66,7 +67,7 @@ fn a_backup_of_a_version_holds_what_the_version_does() {
     let snapshot = Reader::open(&dest).unwrap().snapshot();
     assert!(snapshot.contains("b").unwrap() && !snapshot.contains("c").unwrap());
     assert_whole(&dest);
-    // The present state continues it; the version does not continue that.
+    // The present state continues the backup; the version is older than the backup then.
     assert_eq!(store.backup(&dest).unwrap().last_commit, 4);
     let error = store.backup_with(&dest, BackupOptions::new().at_version("v")).unwrap_err();
     assert!(matches!(error, Error::BackupRefused { .. }), "{error}");

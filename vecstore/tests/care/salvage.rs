@@ -1,4 +1,4 @@
-//! What a repair would lose is counted, and what it would keep can be read without it.
+//! Salvage: counts the loss that a repair would have, and reads the entries that it would keep.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use vecstore::{Error, OnDuplicate, Reader, Store, StoreConfig, repair, salvage};
 
 use crate::common::{assert_whole, copy_dir, on_demand};
 
-/// Three segments of ten entries; the key 5 is replaced in the second.
+/// Three segments of ten new keys each; the second also replaces key 5.
 fn filled(path: &Path) -> Vec<PathBuf> {
     let store = on_demand().create(path, StoreConfig::new(2)).unwrap();
     for part in 0..3 {
@@ -39,7 +39,8 @@ fn contents(snapshot: &vecstore::Snapshot) -> Vec<Whole> {
     snapshot.iter().map(read).collect()
 }
 
-/// Damages a store, compares what a salvage gives with what the store has after a repair, and gives the loss.
+/// Damages a store, and compares the salvaged entries with the entries after a repair. Returns their number
+/// and the loss.
 fn salvaged(damage: impl Fn(&Path, &[PathBuf])) -> (usize, vecstore::Loss) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
@@ -82,9 +83,9 @@ fn a_missing_segment_is_a_loss_without_names() {
     assert_eq!((loss.unknown_files, loss.unknown_entries, loss.unlisted_files), (1, 11, 0));
 }
 
-/// Without a manifest the files alone say that one of them is missing.
+/// Without a manifest, the files alone show that one of them is missing.
 #[test]
-fn a_verification_names_what_is_missing_although_the_manifest_is() {
+fn verify_without_a_manifest_names_the_missing_segment() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let files = filled(&path);
@@ -104,7 +105,7 @@ fn a_verification_names_what_is_missing_although_the_manifest_is() {
     assert!(notes.clone().any(|note| note.starts_with("settings that were recorded")), "{repaired:?}");
 }
 
-/// A version lists the files one by one; the store lacks them as a whole. They are lost once.
+/// A version lists each of the lost files; in the store they are one gap. The loss counts them once.
 #[test]
 fn files_that_a_version_lists_too_are_lost_once() {
     let (_, loss) = salvaged(|path, files| {
@@ -117,7 +118,7 @@ fn files_that_a_version_lists_too_are_lost_once() {
 }
 
 #[test]
-fn a_segment_cut_off_is_a_loss_without_names() {
+fn a_truncated_segment_is_a_loss_without_names() {
     let (_, loss) = salvaged(|_, files| {
         fs::File::options().write(true).open(&files[2]).unwrap().set_len(100).unwrap();
     });
@@ -145,7 +146,7 @@ fn a_changed_row_is_a_loss_with_names() {
 }
 
 #[test]
-fn no_store_is_no_store_to_salvage_either() {
+fn a_salvage_of_no_store_fails_and_of_an_empty_store_works() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(salvage(dir.path().join("none")), Err(Error::NotFound { .. })));
     drop(Store::create(dir.path().join("s"), StoreConfig::new(1)).unwrap());

@@ -1,4 +1,4 @@
-//! Long operations tell how far they are, and a stopped one leaves the store as it was.
+//! Long operations report their progress, and a stopped operation leaves the store as it was.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn assert_stopped<T: std::fmt::Debug>(outcome: Result<T, Error>) {
     assert!(matches!(error, Error::Interrupted { .. }) && !error.is_transient(), "{error}");
 }
 
-/// A progress that was stopped before the operation began.
+/// A progress that was stopped before its operation began.
 fn stopped() -> Progress {
     let progress = Progress::new();
     progress.stop();
@@ -43,7 +43,7 @@ fn stopped() -> Progress {
 }
 
 #[test]
-fn what_is_done_grows_to_what_there_is_to_do() {
+fn done_bytes_grow_to_the_total() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let store = filled(&path);
@@ -61,7 +61,7 @@ fn what_is_done_grows_to_what_there_is_to_do() {
     told(2 * all, &|progress| {
         store.compact_with(CompactOptions::new().progress(progress)).unwrap();
     });
-    // Files that are there already, or are linked, are done as well.
+    // Files that the destination has already, and linked files, count as done.
     let again = |options: BackupOptions<'_>, name: &str| {
         store.backup_with(dir.path().join(name), options).unwrap();
     };
@@ -93,7 +93,7 @@ fn an_operation_that_is_stopped_at_once_changes_nothing() {
     assert_eq!(Reader::open(&path).unwrap().snapshot().len(), 400);
 }
 
-/// Stopped in the middle: when the first bytes of the output are written.
+/// The operations are stopped when the first bytes of their output are written.
 #[test]
 fn a_compaction_and_a_backup_that_are_stopped_midway_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Handles that compare checksums as they read: with any byte of a segment wrong, each value that is given
-//! out is right, and what the damage does not touch can be read.
+//! Handles that compare checksums while reading. Whichever byte of a segment is wrong, every returned value
+//! is right, and the rest of the store can be read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::on_demand;
 
 const DIM: usize = 3;
 
-/// Entries of each kind with payloads and attributes; one is replaced, so that there is a kill.
+/// Entries of each kind, with payloads and attributes. One entry is replaced, so that there is a kill.
 fn filled(path: &Path, dtype: DType) {
     let store = on_demand().create(path, StoreConfig::new(DIM).dtype(dtype)).unwrap();
     let mut batch = store.batch();
@@ -28,10 +28,10 @@ fn filled(path: &Path, dtype: DType) {
     store.close().unwrap();
 }
 
-/// What was read of each key, part by part; a part that is damaged is missing.
+/// The parts of each key that were read; a damaged part is missing.
 type Read = BTreeMap<(String, &'static str), String>;
 
-/// Reads everything in every way. An error other than damage is none that a caller may see.
+/// Reads everything in every way. Damage is the only error that a caller may see.
 fn read(snapshot: &Snapshot) -> Read {
     let mut found = Read::new();
     let mut note = |key: &str, part: &'static str, value: Result<String, Error>| match value {
@@ -83,8 +83,8 @@ fn read(snapshot: &Snapshot) -> Read {
     found
 }
 
-/// With each byte changed in turn: everything that can be read is what it was. Says how much could be read
-/// for each.
+/// Changes each byte in turn: every readable part must be as before. Returns the number of openings that
+/// succeeded, and the number of whole stores that the parts read add up to.
 fn each_flip(path: &Path, open: impl Fn(&Path) -> Result<Snapshot, Error>) -> (usize, usize) {
     let right = read(&open(path).unwrap());
     let mut files: Vec<PathBuf> =
@@ -93,12 +93,12 @@ fn each_flip(path: &Path, open: impl Fn(&Path) -> Result<Snapshot, Error>) -> (u
     let (mut opened, mut parts) = (0, 0);
     for file in files {
         let bytes = fs::read(&file).unwrap();
-        // Every byte but those of the long padding of the header, of which some.
+        // Every byte, except that the long padding of the header is sampled.
         let places = (0..bytes.len()).filter(|at| *at < 128 || *at >= 4096 || at % 256 == 0);
         for at in places {
             let mut wrong = bytes.clone();
             wrong[at] ^= 1 << (at % 8);
-            // Written anew: a mapping of the former file stays as it is.
+            // A new file: a mapping of the former file stays as it is.
             fs::remove_file(&file).unwrap();
             fs::write(&file, wrong).unwrap();
             match open(path) {
@@ -122,20 +122,20 @@ fn each_flip(path: &Path, open: impl Fn(&Path) -> Result<Snapshot, Error>) -> (u
 }
 
 #[test]
-fn a_checking_reader_gives_out_nothing_wrong() {
+fn a_checking_reader_returns_nothing_wrong() {
     for dtype in [DType::F32, DType::I8] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         filled(&path, dtype);
         let (opened, parts) =
             each_flip(&path, |path| Ok(ReadOptions::new().check(true).open(path)?.snapshot()));
-        // Most flips do not keep the store from being opened, and most of it from being read.
+        // With most flips the store can be opened, and most of it can be read.
         assert!(opened > 1000 && parts > 300, "{opened} {parts}");
     }
 }
 
 #[test]
-fn a_copying_reader_and_a_checking_writer_give_out_nothing_wrong() {
+fn a_copying_reader_and_a_checking_writer_return_nothing_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, DType::F32);
@@ -157,9 +157,9 @@ fn a_copying_reader_and_a_checking_writer_give_out_nothing_wrong() {
     assert!(snapshot.get("key 0").unwrap().unwrap().rows::<f32>().is_ok());
 }
 
-/// The reason for the option: a handle that does not check serves what is there.
+/// The reason for the option: a handle without it returns the bytes as they are.
 #[test]
-fn a_reader_that_does_not_check_serves_a_changed_row() {
+fn a_reader_without_checks_returns_a_changed_row() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     filled(&path, DType::F32);

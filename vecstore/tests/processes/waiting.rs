@@ -56,7 +56,10 @@ fn an_automatic_checkpoint_waits_for_no_lock() {
     drop(other);
     put(&store, "70", 1.0);
     let events = events.lock().unwrap();
-    assert!(matches!(&events[..], [only] if only.starts_with("checkpoint: commits 1 to 71")), "{events:?}");
+    assert!(
+        matches!(&events[..], [only] if only.starts_with("checkpoint: the manifest lists commits 1 to 71")),
+        "{events:?}"
+    );
 }
 
 /// A slow callback delays its own thread, and no other process.

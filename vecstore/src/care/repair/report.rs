@@ -8,13 +8,13 @@ use std::path::PathBuf;
 pub struct RepairReport {
     /// True if the manifest was missing or damaged, and was rebuilt from the segments.
     pub rebuilt: bool,
-    /// Where the damaged manifest was moved, if there was one.
+    /// Path that the damaged manifest was moved to; `None` if no manifest was damaged.
     pub quarantined: Option<PathBuf>,
     /// Number of segments of the store now.
     pub segments: usize,
     /// Last commit of the store.
     pub last_commit: u64,
-    /// Files that were damaged, missing or not the store's, and what became of them.
+    /// The files that were damaged, missing or not the store's, and their treatment.
     pub findings: Vec<Finding>,
     /// True if nothing was changed: the report tells what a repair would do.
     pub dry_run: bool,
@@ -26,7 +26,7 @@ pub struct RepairReport {
 pub struct Finding {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with the file.
+    /// Description of the file's problem.
     pub problem: String,
     /// Path in `quarantine/` that the file was moved to; `None` for a missing file.
     pub moved_to: Option<PathBuf>,
