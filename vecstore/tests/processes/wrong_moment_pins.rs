@@ -111,7 +111,7 @@ fn a_backup_after_a_failed_flush_gives_its_names_anew() {
     });
 }
 
-/// The removal of a version is durable even while another process merges, which keeps the files of that version.
+/// The removal of a version is durable even while another process merges, which keeps its files.
 #[test]
 fn a_removed_version_stays_removed_beside_a_merge() {
     let fs = SimFs::new();
