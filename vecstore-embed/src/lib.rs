@@ -1,14 +1,27 @@
-//! Embeds folders of pictures into a [`vecstore`] store, and survives every interruption.
+//! Embeds pictures, or whatever a program can make tensors of, into a [`vecstore`] store, and survives every
+//! interruption.
 //!
 //! Pictures go in, vectors come out, and each batch of vectors is durable before it counts as done. A run that was
 //! stopped, killed or unplugged goes on where it stopped: what the store lacks is found by key, so nothing is lost
 //! and nothing is embedded twice. A picture whose content is bad is recorded as rejected, with the reason; one that
 //! could not be read stays missing, and is tried again.
 //!
+//! # Pictures in memory
+//!
+//! ```
+//! use vecstore_embed::{Embedder, Model};
+//!
+//! // The built-in model finds near-duplicates; `Model::from_file` takes any ONNX model.
+//! let embedder = Embedder::builder(&Model::builtin()?).build();
+//! let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 99]));
+//! assert_eq!(embedder.embed(&picture)?.len(), 512);
+//! # Ok::<(), vecstore_embed::Error>(())
+//! ```
+//!
 //! # A run
 //!
 //! ```
-//! use vecstore_embed::{BackendOptions, DecodeLimits, Model, Run, embed_picture, open_backend};
+//! use vecstore_embed::{Embedder, Files, Model, Run};
 //!
 //! let dir = tempfile::tempdir()?;
 //! let photos = dir.path().join("photos");
@@ -21,17 +34,15 @@
 //!     picture.save(photos.join(format!("{shade}.png")))?;
 //! }
 //!
-//! // The built-in model finds near-duplicates; `Model::from_file` takes any ONNX model.
-//! let model = Model::builtin()?;
-//! let run = Run::new(&photos, dir.path().join("photos.vecs"));
-//! assert_eq!(run.run(&model)?.embedded, 3);
+//! let embedder = Embedder::builder(&Model::builtin()?).build();
+//! let run = Run::new(Files::new(&photos), dir.path().join("photos.vecs"));
+//! assert_eq!(run.run(&embedder)?.embedded, 3);
 //! // Once more: everything is there already.
-//! assert_eq!(run.run(&model)?.already, 3);
+//! assert_eq!(run.run(&embedder)?.already, 3);
 //!
 //! // The store is an ordinary one: search it, iterate it, open its segments from NumPy.
 //! let store = vecstore::Reader::open(dir.path().join("photos.vecs"))?;
-//! let mut backend = open_backend(&model, &BackendOptions::default())?;
-//! let query = embed_picture(&model, backend.as_mut(), &photos.join("40.png"), &DecodeLimits::default())?;
+//! let query = embedder.embed_file(&photos.join("40.png"))?;
 //! let hits = store.snapshot().search(&query, 2)?;
 //! assert_eq!(hits[0].key, b"40.png");
 //! assert_eq!(hits[1].key, b"41.png");
@@ -40,16 +51,23 @@
 //!
 //! # What lives where
 //!
-//! | module | what it knows |
+//! Rooms from the lowest to the highest; each uses those above it in this table, and none below.
+//!
+//! | room | what it knows |
 //! |---|---|
-//! | [`run`] | the pipeline: which files, in which order, on which threads, until when |
-//! | [`scan`], [`roots`] | files of a folder; the key of a file |
-//! | [`record`] | what is remembered of a file beside its vector |
-//! | [`picture`], [`preprocess`] | bytes to pixels; pixels to the numbers a model wants |
-//! | [`model`], [`backend`] | what is to be computed, and its fingerprint; what computes it |
-//! | [`runs`] | what runs leave for those who watch them, and who is live |
+//! | `base` | errors, verdicts, the flag that stops a run |
+//! | [`tensor`] | numbers on their way to a model |
+//! | [`image`] | bytes to pixels; pixels to the numbers a model wants |
+//! | [`keys`] | the key of a file; what is remembered of it beside its vectors |
+//! | [`model`] | what is to be computed, and its fingerprint |
+//! | [`source`] | which inputs there are, and how they are opened |
+//! | [`backend`] | what computes: engines and devices |
+//! | [`task`] | what an input becomes |
+//! | [`pipeline`] | the stages between a source and a store |
+//! | [`embedder`] | embedding without a store |
+//! | [`runs`] | what runs leave for those who watch them |
+//! | [`job`] | a run: an embedder, a source and a store |
 //! | [`doctor`] | what a run would be like on this machine |
-//! | [`progress`], [`pace`], [`forecast`] | what a run tells while it works, and before |
 //!
 //! The `vecstore-embed` command is a thin layer over this library.
 
@@ -59,50 +77,28 @@
 )]
 
 pub mod backend;
-mod class;
-pub mod descriptor;
+mod base;
 pub mod doctor;
-mod error;
-mod filter;
-mod fingerprint;
-pub mod forecast;
-mod kinds;
-mod list;
+pub mod embedder;
+pub mod image;
+pub mod job;
+pub mod keys;
 pub mod model;
-mod model_spec;
-mod onnx_graph;
-mod onnx_proto;
-pub mod pace;
-pub mod picture;
-mod pixels;
-pub mod preprocess;
-pub mod progress;
-mod query;
-pub mod record;
-pub mod roots;
-pub mod run;
+pub mod pipeline;
 pub mod runs;
-mod sample;
-pub mod scan;
-mod shard;
-mod tars;
+pub mod source;
+pub mod task;
+pub mod tensor;
 
-pub use backend::{Backend, BackendChoice, BackendOptions, Device, Precision, open_backend, open_lanes};
-pub use class::Class;
-pub use error::{Error, Result};
-pub use filter::Filter;
-pub use forecast::Forecast;
-pub use kinds::Kinds;
-pub use model::{Model, Normalise, OutputOptions};
-pub use model_spec::ModelSpec;
-pub use pace::{Pace, Stage};
-pub use picture::DecodeLimits;
-pub use pixels::{PixelType, Pixels};
-pub use preprocess::PreprocessOverrides;
-pub use progress::{Observer, Plan, Progress, StageTimes, Stages};
-pub use query::{check_model, embed_picture};
-pub use roots::{RootArg, Roots};
-pub use run::{Ended, Gone, Run, StopFlag, Summary};
-pub use sample::{Sampled, verify_sample};
-pub use shard::Shard;
-pub use tars::tar_files;
+pub use self::image::DecodeLimits;
+pub use self::image::preprocess::PreprocessOverrides;
+pub use backend::{BackendChoice, BackendOptions, Device, Encoder, open_encoder, open_lanes};
+pub use base::{Error, FirstFew, Listed, Rejected, RejectionClass, Result, StopFlag};
+pub use embedder::{Embedder, EmbedderBuilder, Sampled, Stream, verify_sample};
+pub use job::{Ended, Gone, Run, Summary};
+pub use keys::{RootArg, Roots};
+pub use model::{Model, ModelSpec, Normalise, OutputOptions, Precision};
+pub use pipeline::report::{Forecast, Observer, Pace, Plan, Progress, Stage, StageTimes, Stages};
+pub use pipeline::{Embedded, Outcome};
+pub use source::{Files, Filter, Kinds, Shard, Source, tar_files};
+pub use task::Task;

@@ -3,21 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use super::card::{Driver, NoDriver};
-use super::device::{Device, Provider};
-use super::{Backend, BackendOptions};
-use crate::doctor;
-use crate::error::{Error, Result};
+use super::device::Device;
+use super::{BackendOptions, Encoder, Library, LoadedLibrary};
+use crate::base::{Error, Result};
 use crate::model::Model;
 
 const WITHOUT: &str = "a program that was built without the feature onnxruntime";
 
 const REBUILD: &str = "build it with --features onnxruntime";
 
-pub(super) fn libraries(_options: &BackendOptions) -> Vec<doctor::Library> {
+pub(super) fn libraries(_options: &BackendOptions) -> Vec<Library> {
     Vec::new()
 }
 
-pub(super) fn loaded() -> Option<(PathBuf, String, Vec<Provider>)> {
+pub(super) fn loaded() -> Option<LoadedLibrary> {
     None
 }
 
@@ -30,7 +29,7 @@ pub(super) fn open_first(
     _model: &Model,
     _file: &Path,
     options: &BackendOptions,
-) -> Result<Option<Box<dyn Backend>>> {
+) -> Result<Option<Box<dyn Encoder>>> {
     match options.named_library() {
         Some(_) => Err(none_found(&options.device)),
         None => Ok(None),

@@ -1,6 +1,6 @@
 //! What runs a model.
 //!
-//! The built-in [`descriptor`](crate::descriptor) is plain Rust and needs none of this. An ONNX model needs an engine,
+//! The built-in [`descriptor`](crate::model::descriptor) is plain Rust and needs none of this. An ONNX model needs an engine,
 //! of which there are two, each a feature of this crate:
 //!
 //! | feature | engine |
@@ -13,17 +13,12 @@
 //! work: what is wrong with it is an error. One that was merely *found* and does not work is a warning in the log.
 //!
 //! ```
-//! use vecstore_embed::backend::{BackendOptions, open_backend};
+//! use vecstore_embed::backend::{BackendOptions, open_encoder};
 //! use vecstore_embed::model::Model;
 //!
 //! let model = Model::builtin()?; // or Model::from_file
-//! let mut backend = open_backend(&model, &BackendOptions::default())?;
-//!
-//! let picture = image::RgbImage::from_fn(100, 80, |x, y| image::Rgb([(x * 2) as u8, (y * 3) as u8, 99]));
-//! let mut pixels = vec![0.0; model.preprocess().tensor_len()];
-//! model.preprocess().apply(&picture, &mut pixels)?;
-//! let vector = backend.embed(1, &pixels)?;
-//! assert_eq!(vector.len(), 512);
+//! let encoder = open_encoder(&model, &BackendOptions::default())?;
+//! assert_eq!(encoder.signature().dim(), 512);
 //! # Ok::<(), vecstore_embed::Error>(())
 //! ```
 
@@ -32,10 +27,14 @@ mod absent;
 mod builtin;
 mod card;
 mod device;
+mod encoder;
+#[cfg(feature = "onnxruntime")]
+mod nvidia;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
 mod placement;
-mod tensor;
+#[cfg(feature = "onnxruntime")]
+mod shared_library;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -44,15 +43,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use self::card::{Card, Driver, NoDriver};
-pub use self::device::{Device, Precision, Provider};
+pub use self::device::{Device, Provider};
+pub use self::encoder::{Batch, BatchInput, Encoder, Output, Signature};
 pub use self::placement::Placement;
-pub use self::tensor::Tensor;
-use crate::doctor;
-use crate::error::{Error, Result};
-use crate::model::{BatchShape, Model, Normalise};
-pub use crate::pixels::{PixelType, Pixels};
-
-pub(crate) use self::tensor::part;
+use crate::base::{Error, Result};
+use crate::model::{BatchShape, Model};
+use crate::tensor::{Tensor, TensorSpec};
 
 #[cfg(not(feature = "onnxruntime"))]
 use self::absent as onnxruntime;
@@ -138,66 +134,36 @@ impl BackendOptions {
     }
 }
 
-/// A model that is loaded and ready. Owned and called by one thread at a time; open several for several.
-pub trait Backend: Send {
-    /// Name and version, and the library file where there is one.
-    fn name(&self) -> &str;
-
-    /// Numbers per vector.
-    fn dim(&self) -> usize;
-
-    /// A number of pictures per call that suits this backend. Any number works.
-    fn preferred_batch(&self) -> usize;
-
-    /// Embeds `batch` pictures, prepared by the model's [`Preprocess`](crate::preprocess::Preprocess) and laid one
-    /// behind the other in `pixels`. Gives `batch` x [`dim`](Self::dim) numbers, each vector brought to length 1
-    /// unless the model says otherwise.
-    /// Vectors with a number that is not finite, or with nothing but zeros, are given as the model made them.
-    ///
-    /// # Errors
-    /// [`Error::Inference`] with the backend's words; the backend stays usable.
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>>;
-
-    /// What a run prepares pictures as, so that nothing is left to convert for whoever owns the model.
-    fn pixel_type(&self) -> PixelType {
-        PixelType::F32
-    }
-
-    /// As [`embed`](Self::embed), of pictures in any of the types. Those of [`pixel_type`](Self::pixel_type) are taken as they
-    /// are.
-    ///
-    /// # Errors
-    /// As there.
-    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
-        self.embed(batch, &pixels.to_f32())
-    }
-
-    /// Memory for so many numbers of [`pixel_type`](Self::pixel_type), from which pictures reach the device sooner than from
-    /// ordinary memory. `None` where there is none such.
-    fn tensor(&self, _length: usize) -> Option<Tensor> {
-        None
-    }
-
-    /// Where the operators of the model run, if that was [asked for](BackendOptions::profile) and can be told.
-    fn placement(&self) -> Option<&Placement> {
-        None
-    }
-
-    /// The model alone on one batch, without what [`embed`](Self::embed) does besides: for measuring.
-    ///
-    /// # Errors
-    /// As there.
-    fn run_bare(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<()> {
-        self.embed_pixels(batch, pixels).map(drop)
-    }
+/// A library of ONNX Runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Library {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version, or why it cannot be used.
+    pub version: Result<String, String>,
+    /// The devices that it was built for, going by the files beside it.
+    pub built_for: Vec<Provider>,
 }
 
-/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it works and how long its
-/// vectors are. Of several cards the first is used.
+/// The library of ONNX Runtime that a process uses.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LoadedLibrary {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// What it computes on.
+    pub providers: Vec<Provider>,
+}
+
+/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it
+/// works and how long its vectors are. Of several cards the first is used.
 ///
 /// # Errors
 /// If the library or the device asked for cannot be used, or the backend cannot run the model.
-pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+pub fn open_encoder(model: &Model, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
     let device = options.device.each().into_iter().next().unwrap_or_default();
     let options = &BackendOptions { device, ..options.clone() };
     let on_card = options.device.is_gpu();
@@ -233,12 +199,12 @@ pub fn open_backend(model: &Model, options: &BackendOptions) -> Result<Box<dyn B
 }
 
 #[cfg(feature = "tract")]
-fn open_tract(model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+fn open_tract(model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
     tract::open(model, file, options.threads())
 }
 
 #[cfg(not(feature = "tract"))]
-fn open_tract(_model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+fn open_tract(_model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
     let searched = match options.choice {
         BackendChoice::Tract => None,
         _ => Some(onnxruntime::searched()),
@@ -250,12 +216,12 @@ fn open_tract(_model: &Model, file: &Path, options: &BackendOptions) -> Result<B
 /// a card, once on the processor, whose threads the lanes share.
 ///
 /// # Errors
-/// As [`open_backend`].
+/// As [`open_encoder`].
 pub fn open_lanes(
     model: &Model,
     options: &BackendOptions,
     lanes: Option<usize>,
-) -> Result<Vec<Box<dyn Backend>>> {
+) -> Result<Vec<Box<dyn Encoder>>> {
     let lanes = lanes.unwrap_or_else(|| options.device.lanes()).max(1);
     let mut each = options.clone();
     if !options.device.is_gpu() {
@@ -266,19 +232,19 @@ pub fn open_lanes(
     for device in options.device.each() {
         each.device = device;
         for _ in 0..lanes {
-            opened.push(open_backend(model, &each)?);
+            opened.push(open_encoder(model, &each)?);
         }
     }
     Ok(opened)
 }
 
 /// The libraries of ONNX Runtime that would be tried, in order.
-pub(crate) fn libraries(options: &BackendOptions) -> Vec<doctor::Library> {
+pub(crate) fn libraries(options: &BackendOptions) -> Vec<Library> {
     onnxruntime::libraries(options)
 }
 
-/// The library of ONNX Runtime that this process uses, if it has come to that: path, version, what it computes on.
-pub(crate) fn loaded() -> Option<(PathBuf, String, Vec<Provider>)> {
+/// The library of ONNX Runtime that this process uses, once it uses one.
+pub(crate) fn loaded() -> Option<LoadedLibrary> {
     onnxruntime::loaded()
 }
 
@@ -287,37 +253,11 @@ pub(crate) fn driver() -> std::result::Result<Driver, NoDriver> {
     onnxruntime::driver()
 }
 
-/// Does to the vectors what `model` says is to be done to them.
-fn finish(model: &Model, vectors: &mut [f32], dim: usize) {
-    match model.normalise() {
-        Normalise::L2 => normalise(vectors, dim),
-        Normalise::None => {}
-    }
-}
-
 /// Pictures that the graph takes in one call, where there are `batch`.
 fn at_once(model: &Model, batch: usize) -> usize {
     match model.batch() {
         BatchShape::Any => batch.max(1),
         BatchShape::Fixed(pictures) => pictures.max(1),
-    }
-}
-
-/// Brings each vector to length 1.
-fn normalise(vectors: &mut [f32], dim: usize) {
-    for vector in vectors.chunks_exact_mut(dim) {
-        // In f64 the squares of any f32 add up without overflow or loss.
-        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
-        if length.is_finite() && length > 0.0 {
-            for x in vector {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "rounding to f32 is meant; it is at most 1"
-                )]
-                let scaled = (f64::from(*x) / length) as f32;
-                *x = scaled;
-            }
-        }
     }
 }
 
@@ -333,16 +273,14 @@ fn vector_length(model: &Model, batch: usize, shape: &[usize]) -> Result<usize> 
     }
 }
 
-/// Checks the length of what a caller gives.
-fn check_pixels(model: &Model, batch: usize, pixels: Pixels<'_>) -> Result<()> {
-    match batch.checked_mul(model.preprocess().tensor_len()) {
-        Some(length) if length == pixels.len() => Ok(()),
-        _ => Err(Error::BadValue {
-            what: "pixels to embed",
-            expected: "batch x 3 x input height x input width numbers",
-            found: format!("{} numbers for {batch} pictures", pixels.len()),
-        }),
-    }
+/// One item of zeros for each input, `items` times: what shows whether a model runs at all.
+fn blank(inputs: &[TensorSpec], items: usize) -> Vec<(Vec<usize>, Tensor)> {
+    let one = |spec: &TensorSpec| {
+        let shape: Vec<usize> = spec.shape.iter().map(|length| length.unwrap_or(1)).collect();
+        let length = shape.iter().product::<usize>().saturating_mul(items);
+        (shape, Tensor::plain(spec.element, length))
+    };
+    inputs.iter().map(one).collect()
 }
 
 /// The text of a panic, which libraries now and then have for a model they do not understand.
@@ -359,16 +297,6 @@ fn display(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn vectors_get_length_one_and_nothing_is_made_up() {
-        let mut vectors = [3.0, 4.0, 0.0, 0.0, f32::NAN, 1.0, 1e-30, 0.0, 3e38, 3e38];
-        normalise(&mut vectors, 2);
-        assert_eq!(vectors[..4], [0.6, 0.8, 0.0, 0.0]);
-        assert!(vectors[4].is_nan() && vectors[5] == 1.0);
-        assert_eq!(vectors[6..8], [1.0, 0.0]);
-        assert!((vectors[8] - 0.5f32.sqrt()).abs() < 1e-6);
-    }
 
     #[test]
     fn choices_read_as_they_are_written() {

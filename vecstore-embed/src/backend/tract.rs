@@ -9,10 +9,10 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::format_err;
 use tract_onnx::tract_core::plan::SimpleState;
 
-use super::{Backend, PixelType, Pixels, at_once, check_pixels, finish, panic_text, vector_length};
-use crate::error::{Error, Result};
+use super::{Batch, Encoder, Output, Signature, at_once, panic_text, vector_length};
+use crate::base::{Error, Result};
 use crate::model::{BatchShape, Model};
-use crate::onnx_graph::Element;
+use crate::tensor::{Element, TensorSpec, View};
 
 const NAME: &str = "tract 0.23";
 
@@ -20,12 +20,12 @@ type State = SimpleState<TypedFact, Box<dyn TypedOp>>;
 
 struct Tract {
     model: Model,
-    dim: usize,
+    signature: Signature,
     /// One per thread; they share the optimised graph and its weights.
     states: Vec<State>,
 }
 
-pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn Backend>> {
+pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn Encoder>> {
     // The reader of graphs indexes by names that it takes from the file.
     let plan = catch_unwind(AssertUnwindSafe(|| load(model, file).map_err(|e| format!("{e:#}"))))
         .unwrap_or_else(|panic| Err(panic_text(&*panic)));
@@ -36,16 +36,22 @@ pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn
     };
     let plan = plan.map_err(cannot)?;
     let states: TractResult<Vec<State>> = (0..threads.max(1)).map(|_| plan.spawn()).collect();
-    let mut backend =
-        Tract { model: model.clone(), dim: 0, states: states.map_err(|e| cannot(format!("{e:#}")))? };
+    let mut states = states.map_err(|e| cannot(format!("{e:#}")))?;
 
     // One run tells the length of the vectors, and whether it runs at all.
-    let count = pictures(model);
-    let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
-    let state = backend.states.first_mut().ok_or_else(|| cannot("no thread".to_owned()))?;
-    let (shape, _) = run(state, model, Pixels::F32(&blank)).map_err(cannot)?;
-    backend.dim = vector_length(model, count, &shape)?;
-    Ok(Box::new(backend))
+    let (input, count) = (model.input(), pictures(model));
+    let blank = super::blank(std::slice::from_ref(&input), count);
+    let state = states.first_mut().ok_or_else(|| cannot("no thread".to_owned()))?;
+    let blank =
+        blank.first().map(|(_, tensor)| tensor.view()).ok_or_else(|| cannot("no input".to_owned()))?;
+    let (shape, _) = run(state, model, blank).map_err(cannot)?;
+    let outputs =
+        vec![TensorSpec::new(model.output(), Element::F32, &[vector_length(model, count, &shape)?])];
+    Ok(Box::new(Tract {
+        model: model.clone(),
+        signature: Signature { inputs: vec![input], outputs },
+        states,
+    }))
 }
 
 /// Pictures in one call: one, unless the graph takes no other number.
@@ -59,7 +65,7 @@ fn pictures(model: &Model) -> usize {
 /// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch are
 /// slower picture by picture, up to 18 times.
 fn load(model: &Model, file: &Path) -> TractResult<Arc<TypedRunnableModel>> {
-    if model.element() == Element::BF16 {
+    if model.input().element == Element::Bf16 {
         return Err(format_err!("bf16, which is not among the types it knows"));
     }
     // Exporters write shapes of intermediate values for the batch they exported with; they contradict any other.
@@ -70,9 +76,9 @@ fn load(model: &Model, file: &Path) -> TractResult<Arc<TypedRunnableModel>> {
     let wanted = outputs.iter().find(|outlet| graph.outlet_label(**outlet) == Some(model.output()));
     let wanted = *wanted.ok_or_else(|| format_err!("no output {}", model.output()))?;
     graph.select_output_outlets(&[wanted])?;
-    let fact = match model.element() {
-        Element::F32 | Element::Other => f32::fact(shape(model)),
-        Element::F16 | Element::BF16 => f16::fact(shape(model)),
+    let fact = match model.input().element {
+        Element::F16 => f16::fact(shape(model)),
+        _ => f32::fact(shape(model)),
     };
     graph.with_input_fact(0, fact.into())?.into_optimized()?.into_runnable()
 }
@@ -86,15 +92,13 @@ fn shape(model: &Model) -> [usize; 4] {
 fn run(
     state: &mut State,
     model: &Model,
-    pixels: Pixels<'_>,
+    pixels: View<'_>,
 ) -> std::result::Result<(Vec<usize>, Vec<f32>), String> {
     let mut run = || -> TractResult<_> {
         let shape = shape(model);
-        let wanted = if model.element() == Element::F16 { PixelType::F16 } else { PixelType::F32 };
-        let converted = pixels.converted(wanted);
-        let input = match converted.pixels() {
-            Pixels::F16(pixels) => Tensor::from_shape(&shape, pixels)?,
-            pixels => Tensor::from_shape(&shape, &pixels.to_f32())?,
+        let input = match pixels.as_slice::<f16>() {
+            Some(pixels) => Tensor::from_shape(&shape, pixels)?,
+            None => Tensor::from_shape(&shape, &pixels.to_f32())?,
         };
         let outputs = state.run(tvec!(input.into_tvalue()))?;
         let output = outputs.first().ok_or_else(|| format_err!("the model gave nothing"))?;
@@ -106,49 +110,28 @@ fn run(
         .unwrap_or_else(|panic| Err(panic_text(&*panic)))
 }
 
-impl Tract {
-    fn failed(&self, found: String) -> Error {
-        Error::Inference { backend: NAME.to_owned(), model: self.model.name().to_owned(), found }
-    }
-}
-
-impl Backend for Tract {
+impl Encoder for Tract {
     fn name(&self) -> &str {
         NAME
     }
 
-    fn dim(&self) -> usize {
-        self.dim
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
 
-    fn preferred_batch(&self) -> usize {
-        32
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-        self.embed_pixels(batch, Pixels::F32(pixels))
-    }
-
-    fn pixel_type(&self) -> PixelType {
-        self.model.pixel_type()
-    }
-
-    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
-        check_pixels(&self.model, batch, pixels)?;
-        if batch == 0 {
-            return Ok(Vec::new());
-        }
-        let dim = self.dim;
-        let mut vectors = vec![0.0; batch * dim];
-        let picture_len = self.model.preprocess().tensor_len();
-        let at_once = pictures(&self.model);
-        let share = batch.div_ceil(self.states.len()).next_multiple_of(at_once);
-        let model = &self.model;
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        batch.check(&self.signature)?;
+        let (dim, model) = (self.signature.dim(), &self.model);
+        let mut vectors = vec![0.0; batch.items * dim];
+        let Some(input) = batch.inputs.first().filter(|_| batch.items > 0) else { return Ok(Vec::new()) };
+        let (picture, at_once) = (input.shape.iter().product::<usize>(), pictures(model));
+        let share = batch.items.div_ceil(self.states.len()).next_multiple_of(at_once);
         let work = |state: &mut State, first: usize, vectors: &mut [f32]| {
-            let starts = (first..).step_by(at_once).map(|picture| picture * picture_len);
+            let starts = (first..).step_by(at_once).map(|at| at * picture);
             for (start, vectors) in starts.zip(vectors.chunks_mut(at_once * dim)) {
-                let part = pixels.part(start..start + vectors.len() / dim * picture_len);
-                let (shape, numbers) = run(state, model, part.padded(at_once * picture_len).pixels())?;
+                let (part, mut room) =
+                    (input.numbers.part(start..start + vectors.len() / dim * picture), None);
+                let (shape, numbers) = run(state, model, part.padded(at_once * picture, &mut room))?;
                 match numbers.get(..vectors.len()).filter(|_| numbers.len() == at_once * dim) {
                     Some(numbers) => vectors.copy_from_slice(numbers),
                     None => return Err(format!("the output became {shape:?}")),
@@ -157,7 +140,7 @@ impl Backend for Tract {
             Ok(())
         };
         let done: std::result::Result<(), String> = thread::scope(|scope| {
-            let parts = (0..batch).step_by(share).zip(vectors.chunks_mut(share * dim));
+            let parts = (0..batch.items).step_by(share).zip(vectors.chunks_mut(share * dim));
             let threads: Vec<_> = self
                 .states
                 .iter_mut()
@@ -171,8 +154,11 @@ impl Backend for Tract {
             let results: Vec<_> = threads.into_iter().map(join).collect();
             results.into_iter().find(|result| result.is_err()).unwrap_or(Ok(()))
         });
-        done.map_err(|found| self.failed(found))?;
-        finish(&self.model, &mut vectors, dim);
-        Ok(vectors)
+        done.map_err(|found| Error::Inference {
+            backend: NAME.to_owned(),
+            model: self.model.name().to_owned(),
+            found,
+        })?;
+        Ok(vec![Output { name: model.output().to_owned(), shape: vec![batch.items, dim], numbers: vectors }])
     }
 }

@@ -182,12 +182,7 @@ impl Observer for Both {
             Level::Info,
             &format!(
                 "{}: {} pictures, {} already stored, {} to do; model {} on {}",
-                plan.folder.display(),
-                plan.found,
-                plan.already,
-                plan.to_do,
-                plan.model,
-                plan.backend
+                plan.source, plan.found, plan.already, plan.to_do, plan.model, plan.backend
             ),
         );
     }

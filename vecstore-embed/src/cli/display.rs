@@ -116,7 +116,7 @@ impl Observer for Display {
         let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
         self.say(&format!(
             "{}: {} pictures, {} already stored, {} to do; about {} needed{free}",
-            plan.folder.display(),
+            plan.source,
             HumanCount(plan.found),
             HumanCount(plan.already),
             HumanCount(plan.to_do),

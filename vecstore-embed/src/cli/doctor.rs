@@ -8,7 +8,9 @@ use clap::{Args, value_parser};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 use vecstore_embed::backend::{Placement, Provider};
-use vecstore_embed::doctor::{Apart, Limit, Options, Pictures, Report, Surroundings, examine, surroundings};
+use vecstore_embed::doctor::{
+    Apart, Limit, LoadedLibrary, Options, Pictures, Report, Surroundings, examine, surroundings,
+};
 
 use super::EXIT_FAILED;
 use super::model_args::{MachineArgs, ModelArgs};
@@ -194,7 +196,7 @@ fn report_text(name: &str, report: &Report, args: &DoctorArgs, on_gpu: bool) -> 
     let mut text = String::new();
     line(&mut text, "model", &format!("{name}, vectors of {}", report.dim));
     line(&mut text, "backend", &report.backend);
-    if let Some((_, _, providers)) = &report.library {
+    if let Some(LoadedLibrary { providers, .. }) = &report.library {
         line(&mut text, "offers", &listed(providers));
     }
     match &report.placement {
@@ -269,10 +271,11 @@ fn add_report(found: &mut Value, name: &str, report: &Report, on_gpu: bool) {
     found["dim"] = json!(report.dim);
     found["backend"] = json!(report.backend);
     found["lanes"] = json!(report.lanes);
-    found["library"] = json!(report.library.as_ref().map(|(path, version, providers)| {
-        let providers: Vec<&str> = providers.iter().map(|provider| called(*provider)).collect();
-        json!({"path": path.to_string_lossy(), "version": version, "providers": providers})
-    }));
+    found["library"] =
+        json!(report.library.as_ref().map(|LoadedLibrary { path, version, providers, .. }| {
+            let providers: Vec<&str> = providers.iter().map(|provider| called(*provider)).collect();
+            json!({"path": path.to_string_lossy(), "version": version, "providers": providers})
+        }));
     found["operators"] = json!(
         report
             .placement

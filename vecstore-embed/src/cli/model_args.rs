@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, value_parser};
 use vecstore::Snapshot;
-use vecstore_embed::backend::{Device, Precision};
-use vecstore_embed::preprocess::{ChannelOrder, Filter, JpegScale, Resize, Sides, parse_triple};
+use vecstore_embed::image::preprocess::{ChannelOrder, JpegScale, Resample, Resize, Sides, parse_triple};
 use vecstore_embed::{
-    BackendChoice, BackendOptions, DecodeLimits, Error, ModelSpec, Normalise, PreprocessOverrides, Result,
+    BackendChoice, BackendOptions, DecodeLimits, Device, Embedder, EmbedderBuilder, Error, Model, ModelSpec,
+    Normalise, Precision, PreprocessOverrides, Result,
 };
 
 use super::models_dir;
@@ -41,7 +41,7 @@ pub(crate) struct ModelArgs {
     channel_order: Option<ChannelOrder>,
     /// Resize with: nearest, lanczos3, bilinear, bicubic, box or hamming
     #[arg(long, requires = "model", value_name = "FILTER")]
-    filter: Option<Filter>,
+    filter: Option<Resample>,
     /// Name of the output that holds the vectors, where the model has several
     #[arg(long, alias = "output", requires = "model", value_name = "NAME")]
     output_name: Option<String>,
@@ -56,6 +56,10 @@ pub(crate) struct ModelArgs {
     /// other vectors; exact unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     jpeg: Option<JpegScale>,
+    /// Name of the space that the model's vectors share with those of another one (the pictures and the words of CLIP,
+    /// say): stores of one space can be searched with either
+    #[arg(long, requires = "model", value_name = "NAME")]
+    space: Option<String>,
 }
 
 impl ModelArgs {
@@ -77,6 +81,7 @@ impl ModelArgs {
             output: self.output_name.clone(),
             normalise: self.normalise,
             precision: self.precision,
+            space: self.space.clone(),
         })
     }
 }
@@ -132,6 +137,11 @@ impl MachineArgs {
 
     pub(crate) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// An embedder that runs `model` on this machine.
+    pub(crate) fn embedder(&self, model: &Model) -> EmbedderBuilder {
+        Embedder::builder(model).backend(self.backend()).limits(self.limits())
     }
 
     pub(crate) fn limits(&self) -> DecodeLimits {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use vecstore::{Entry, Kind, OnDuplicate, Store};
-use vecstore_embed::Class;
-use vecstore_embed::record::Remembered;
+use vecstore_embed::RejectionClass;
+use vecstore_embed::keys::Remembered;
 
 use super::output::{Failure, Outcome, no_store, open_to_read, print, print_json};
 
@@ -33,7 +33,7 @@ pub(crate) struct RetryArgs {
     /// Only those rejected for this: decode (their content), size (larger than the limits), model (what the model made
     /// of them); may be given several times
     #[arg(long, value_name = "CLASS")]
-    class: Vec<Class>,
+    class: Vec<RejectionClass>,
     /// Count them, and forget nothing
     #[arg(long)]
     dry_run: bool,

@@ -10,7 +10,7 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::{Filter, RootArg, Run, Shard, StopFlag, Summary, tar_files};
+use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::company::Company;
 use super::display::Display;
@@ -191,9 +191,9 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
     }
     display.open(args.quiet, stop.clone());
     if args.dry_run {
-        let model = args.model.spec()?.load()?;
+        let embedder = embedder(args, &args.model.spec()?.load()?);
         let stdin = args.stdin()?;
-        let plan = builder(args, stdin.as_ref().map(NamedTempFile::path))?.survey(&model)?;
+        let plan = builder(args, stdin.as_ref().map(NamedTempFile::path))?.survey(&embedder)?;
         display.close();
         return dry_run(args, &plan);
     }
@@ -240,13 +240,13 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
 
 fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -> Result<Summary, Failure> {
     let spec = args.model.spec()?;
-    let model = spec.load()?;
+    let embedder = embedder(args, &spec.load()?);
     let stdin = args.stdin()?;
     let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
         .with_settings(spec.to_settings())
         .with_stop(stop)
         .with_observer(company.observer(display));
-    Ok(run.run(&model)?)
+    Ok(run.run(&embedder)?)
 }
 
 /// Standard input as a file: a list is read more than once.
@@ -269,6 +269,21 @@ fn spool() -> Result<NamedTempFile, Failure> {
     }
 }
 
+fn embedder(args: &RunArgs, model: &Model) -> Embedder {
+    let mut builder = args
+        .machine
+        .embedder(model)
+        .batch(args.batch_size.into())
+        .max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
+    if let Some(workers) = args.workers {
+        builder = builder.workers(workers.into());
+    }
+    if let Some(lanes) = args.lanes {
+        builder = builder.lanes(lanes.into());
+    }
+    builder.build()
+}
+
 fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
@@ -276,39 +291,30 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
     let tars: Vec<Vec<PathBuf>> =
         args.tar.iter().map(|pattern| tar_files(pattern)).collect::<Result<_, _>>()?;
     let tars = tars.concat();
-    let mut run = Run::new(args.folder(&tars), &args.store)
+    let mut files = Files::new(args.folder(&tars))
         .with_recursive(args.recursive)
-        .with_min_images(args.min_images)
+        .with_min_inputs(args.min_images)
         .with_filter(Filter::new(&args.include, &args.exclude)?)
-        .with_follow_links(args.follow_links)
+        .with_follow_links(args.follow_links);
+    if let Some(list) = stdin.or(args.list.as_deref()) {
+        files = files.with_list(list);
+    }
+    if !tars.is_empty() {
+        files = files.with_tars(tars.iter().map(|tar| real(tar)));
+    }
+    let mut run = Run::new(files, &args.store)
         .with_prune(args.prune, args.yes)
         .with_save_retries(args.save_retries, Duration::from_secs(1))
         .with_chunk_size(usize::try_from(args.chunk_size).unwrap_or(usize::MAX))
-        .with_batch_size(args.batch_size.into())
         .with_commit_rows(usize::try_from(args.commit_rows).unwrap_or(usize::MAX))
         .with_roots(args.root.iter().cloned())
-        .with_limits(args.machine.limits())
         .with_max_read_failures(args.max_read_failures)
-        .with_max_decoded_bytes(args.max_decoded.saturating_mul(1 << 20))
-        .with_backend(args.machine.backend())
         .with_open_options(options);
-    if let Some(workers) = args.workers {
-        run = run.with_workers(workers.into());
-    }
-    if let Some(lanes) = args.lanes {
-        run = run.with_lanes(lanes.into());
-    }
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);
     }
     if let Some(shard) = args.shard {
         run = run.with_shard(shard);
-    }
-    if let Some(list) = stdin.or(args.list.as_deref()) {
-        run = run.with_list(list);
-    }
-    if !tars.is_empty() {
-        run = run.with_tars(tars.iter().map(|tar| real(tar)));
     }
     Ok(run)
 }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 use vecstore::escaped;
-use vecstore_embed::{check_model, embed_picture, open_backend};
 
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
 use super::output::{Outcome, named, open_to_read, print, print_json};
@@ -54,10 +53,9 @@ pub(crate) fn search(args: &SearchArgs) -> Outcome {
         Some(_) => args.model.spec()?,
         None => recorded_model(&args.store, &snapshot)?,
     };
-    let model = spec.load()?;
-    check_model(&store, &model)?;
-    let mut backend = open_backend(&model, &args.machine.backend())?;
-    let vector = embed_picture(&model, backend.as_mut(), &args.image, &args.machine.limits())?;
+    let embedder = args.machine.embedder(&spec.load()?).build();
+    embedder.check_query(&store)?;
+    let vector = embedder.embed_file(&args.image)?;
     let hits = snapshot.search(&vector, args.count.get())?;
     if args.json {
         let hits: Vec<Value> = hits

@@ -12,7 +12,7 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
-use vecstore_embed::record::Remembered;
+use vecstore_embed::keys::Remembered;
 use vecstore_embed::runs::{Known, Runs, add_up};
 
 use super::output::{Failure, Outcome, named, open_to_read, print, print_json};
@@ -82,7 +82,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let total = add_up(known, totals.entries);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };
     if args.json {
-        let root = |root: &vecstore_embed::roots::Root| {
+        let root = |root: &vecstore_embed::keys::Root| {
             let mut object = named("dir", root.dir().as_os_str().as_bytes());
             object.insert("name".to_owned(), json!(root.name()));
             Value::Object(object)

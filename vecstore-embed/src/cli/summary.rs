@@ -9,8 +9,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use vecstore::{escaped, one_line};
-use vecstore_embed::progress::{FirstFew, Listed};
-use vecstore_embed::{Class, Ended, Plan, Stage, Stages, Summary};
+use vecstore_embed::{Ended, FirstFew, Listed, Plan, RejectionClass, Stage, Stages, Summary};
 
 use super::output::{Outcome, named, print, print_json};
 use super::run::RunArgs;
@@ -20,7 +19,7 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     let forecast = &plan.forecast;
     if args.json {
         print_json(&json!({
-            "folder": plan.folder.to_string_lossy(),
+            "folder": plan.source,
             "found": plan.found,
             "already": plan.already,
             "to_do": plan.to_do,
@@ -41,7 +40,7 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     let _ = writeln!(
         text,
         "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
-        plan.folder.display(),
+        plan.source,
         HumanCount(plan.found),
         HumanCount(plan.already),
         HumanCount(plan.to_do),
@@ -137,10 +136,10 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
 }
 
 /// `2 decode (no pictures that can be decoded), 1 size (larger than the limits)`.
-fn by_class(classes: &BTreeMap<Class, u64>) -> String {
-    let meaning = |class: &Class| match class {
-        Class::Decode => "no pictures that can be decoded",
-        Class::Size => "larger than the limits",
+fn by_class(classes: &BTreeMap<RejectionClass, u64>) -> String {
+    let meaning = |class: &RejectionClass| match class {
+        RejectionClass::Decode => "no pictures that can be decoded",
+        RejectionClass::Size => "larger than the limits",
         _ => "the model gives nothing that can be stored",
     };
     let each = classes.iter().map(|(class, n)| format!("{} {class} ({})", HumanCount(*n), meaning(class)));

@@ -7,8 +7,8 @@ use clap::Args;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use vecstore::{escaped, one_line};
-use vecstore_embed::progress::FirstFew;
-use vecstore_embed::{open_backend, runs, verify_sample};
+use vecstore_embed::FirstFew;
+use vecstore_embed::{runs, verify_sample};
 
 use super::EXIT_FAILED;
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
@@ -56,15 +56,12 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         Some(_) => args.model.spec()?,
         None => recorded_model(&args.store, &store.snapshot())?,
     };
-    let model = spec.load()?;
-    let mut backend = open_backend(&model, &args.machine.backend())?;
+    let embedder = args.machine.embedder(&spec.load()?).build();
     let seed = args.seed.unwrap_or_else(|| (runs::now() * 1000.0) as u64);
-    let limits = args.machine.limits();
-    let sampled =
-        verify_sample(&store, &model, backend.as_mut(), &limits, (args.sample, seed), args.at_least)?;
+    let sampled = verify_sample(&store, &embedder, args.sample, seed, args.at_least)?;
     if args.json {
         let list = |few: &FirstFew| -> Vec<Value> {
-            let one = |listed: &vecstore_embed::progress::Listed| {
+            let one = |listed: &vecstore_embed::Listed| {
                 let mut object = named("key", listed.path.to_string_lossy().as_bytes());
                 object.insert("reason".to_owned(), json!(listed.reason));
                 Value::Object(object)

@@ -5,29 +5,19 @@
 mod pictures;
 mod rates;
 
-use std::path::PathBuf;
-
 pub use self::pictures::Pictures;
 pub use self::rates::{Limit, Rates};
 
-use crate::backend::{
-    self, Backend, BackendOptions, Device, Driver, NoDriver, Placement, Provider, Tensor, open_lanes,
-};
-use crate::model::Model;
-use crate::picture::DecodeLimits;
-use crate::{Error, Result};
+pub use crate::backend::{Library, LoadedLibrary};
 
-/// A library of ONNX Runtime.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Library {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its version, or why it cannot be used.
-    pub version: Result<String, String>,
-    /// The devices that it was built for, going by the files beside it.
-    pub built_for: Vec<Provider>,
-}
+use crate::backend::{
+    self, BackendOptions, Batch, BatchInput, Device, Driver, Encoder, NoDriver, Placement, open_lanes,
+};
+use crate::base::{Error, Result};
+use crate::image::DecodeLimits;
+use crate::model::Model;
+use crate::task::{Pictures as Task, Task as _};
+use crate::tensor::{Tensor, View};
 
 /// What there is on this machine to compute with.
 #[derive(Clone, Debug)]
@@ -90,7 +80,7 @@ impl Apart {
         Apart {
             pictures: vectors().count(),
             difference: left.iter().zip(right).map(difference).fold(0.0, larger),
-            cosine: vectors().map(|(left, right)| crate::sample::cosine(left, right)).fold(1.0, smaller),
+            cosine: vectors().map(|(left, right)| crate::embedder::cosine(left, right)).fold(1.0, smaller),
         }
     }
 
@@ -115,8 +105,8 @@ fn smaller(a: f64, b: f64) -> f64 {
 pub struct Report {
     /// The backend, with its version, library and device.
     pub backend: String,
-    /// The library of ONNX Runtime that is used, if one is, and the providers that it offers.
-    pub library: Option<(PathBuf, String, Vec<Provider>)>,
+    /// The library of ONNX Runtime that is used, if one is.
+    pub library: Option<LoadedLibrary>,
     /// Numbers per vector.
     pub dim: usize,
     /// Models that are loaded at once.
@@ -162,15 +152,19 @@ pub fn examine(
         expected: "one or more",
         found: "none".to_owned(),
     })?;
-    let (together, alone) =
-        (first.embed_pixels(count, tensor.pixels())?, one_by_one(first.as_mut(), model, &tensor)?);
-    let (dim, name, placement) = (first.dim(), first.name().to_owned(), first.placement().cloned());
+    let prepared = Prepared::new(model, examination.limits);
+    let (together, alone) = (
+        prepared.encode(first.as_mut(), count, tensor.view())?,
+        prepared.one_by_one(first.as_mut(), &tensor)?,
+    );
+    let (dim, name, placement) =
+        (first.signature().dim(), first.name().to_owned(), first.placement().cloned());
     let processor = match options.device.is_gpu() {
-        true => Some(Apart::of(&together, &on_processor(model, &options, &tensor)?, dim)),
+        true => Some(Apart::of(&together, &prepared.on_processor(model, &options, &tensor)?, dim)),
         false => None,
     };
     let library = backend::loaded().filter(|_| name.starts_with("onnxruntime"));
-    let rates = Rates::measure(model, &mut lanes, pictures, &tensor, examination)?;
+    let rates = Rates::measure(&prepared, model, &mut lanes, pictures, &tensor, examination)?;
     Ok(Report {
         library,
         backend: name,
@@ -183,18 +177,48 @@ pub fn examine(
     })
 }
 
-fn one_by_one(backend: &mut dyn Backend, model: &Model, tensor: &Tensor) -> Result<Vec<f32>> {
-    let length = model.preprocess().tensor_len();
-    let starts = (0..tensor.len()).step_by(length.max(1));
-    let each = starts.map(|start| backend.embed_pixels(1, tensor.pixels().part(start..start + length)));
-    Ok(each.collect::<Result<Vec<_>>>()?.concat())
+/// Pictures prepared for a model, which are encoded without a pipeline.
+struct Prepared {
+    task: Task,
+    input: String,
+    /// Lengths of the dimensions of one picture.
+    shape: Vec<usize>,
 }
 
-/// The same on the processor, by the same library.
-fn on_processor(model: &Model, options: &BackendOptions, tensor: &Tensor) -> Result<Vec<f32>> {
-    let options = BackendOptions { device: Device::cpu(), profile: false, ..options.clone() };
-    let mut backend = backend::open_backend(model, &options)?;
-    backend.embed_pixels(tensor.len() / model.preprocess().tensor_len().max(1), tensor.pixels())
+impl Prepared {
+    fn new(model: &Model, limits: DecodeLimits) -> Self {
+        let input = model.input();
+        let shape = input.shape.iter().map(|length| length.unwrap_or(1)).collect();
+        Prepared { task: Task::of(model, limits), input: input.name, shape }
+    }
+
+    fn batch<'a>(&'a self, items: usize, numbers: View<'a>) -> Batch<'a> {
+        Batch { items, inputs: vec![BatchInput { name: &self.input, shape: &self.shape, numbers }] }
+    }
+
+    /// Numbers of one picture.
+    fn length(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn encode(&self, encoder: &mut dyn Encoder, items: usize, numbers: View<'_>) -> Result<Vec<f32>> {
+        let batch = self.batch(items, numbers);
+        self.task.vectors(&batch, encoder.run(&batch)?)
+    }
+
+    fn one_by_one(&self, encoder: &mut dyn Encoder, tensor: &Tensor) -> Result<Vec<f32>> {
+        let (view, length) = (tensor.view(), self.length().max(1));
+        let starts = (0..tensor.len()).step_by(length);
+        let each = starts.map(|start| self.encode(encoder, 1, view.part(start..start + length)));
+        Ok(each.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    /// The same on the processor, by the same library.
+    fn on_processor(&self, model: &Model, options: &BackendOptions, tensor: &Tensor) -> Result<Vec<f32>> {
+        let options = BackendOptions { device: Device::cpu(), profile: false, ..options.clone() };
+        let mut encoder = backend::open_encoder(model, &options)?;
+        self.encode(encoder.as_mut(), tensor.len() / self.length().max(1), tensor.view())
+    }
 }
 
 #[cfg(test)]

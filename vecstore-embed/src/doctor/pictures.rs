@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use image::codecs::jpeg::JpegEncoder;
-use image::{Rgb, RgbImage};
+use ::image::codecs::jpeg::JpegEncoder;
+use ::image::{Rgb, RgbImage};
 
-use crate::backend::Tensor;
+use crate::base::{Error, Result};
+use crate::image::{DecodeLimits, sniff};
 use crate::model::Model;
-use crate::picture::{self, DecodeLimits};
-use crate::scan::HEAD;
-use crate::{Error, Result};
+use crate::source::HEAD;
+use crate::tensor::{Tensor, split};
 
 /// Files that are opened before the search for pictures is given up.
 const MOST_LOOKED_AT: usize = 10_000;
@@ -112,13 +112,14 @@ impl Pictures {
 
     /// A batch of them, prepared; over again from the first where there are fewer.
     pub(super) fn tensor(&self, model: &Model, limits: &DecodeLimits, batch: usize) -> Result<Tensor> {
-        let length = model.preprocess().tensor_len();
-        let mut tensor = Tensor::plain_of(model.pixel_type(), batch.saturating_mul(length));
-        let good = self.good(model, limits)?;
-        for (at, (_, picture)) in good.iter().cycle().take(batch).enumerate() {
-            model.preprocess().apply_to(picture, tensor.pixels_mut().part(at * length..(at + 1) * length))?;
+        let (length, good) = (model.preprocess().tensor_len(), self.good(model, limits)?);
+        let tensor = Tensor::plain(model.input().element, batch.saturating_mul(length));
+        let (parts, slots) = split(vec![(tensor, length)], batch);
+        for (mut slot, (_, picture)) in slots.into_iter().zip(good.iter().cycle()) {
+            model.preprocess().apply_to(picture, slot.input(0))?;
         }
-        Ok(tensor)
+        let whole = parts.join().ok().and_then(|mut tensors| tensors.pop());
+        Ok(whole.map_or_else(|| Tensor::plain(model.input().element, 0), |(tensor, _)| tensor))
     }
 }
 
@@ -127,7 +128,7 @@ fn read_picture(path: &Path) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
-    picture::sniff(&bytes)?;
+    sniff(&bytes)?;
     if file.metadata().ok()?.len() > MOST_BYTES {
         return None;
     }
@@ -173,7 +174,7 @@ mod tests {
         let (model, limits) = (Model::builtin().unwrap(), DecodeLimits::default());
         let length = model.preprocess().tensor_len();
         let tensor = made.tensor(&model, &limits, 4).unwrap();
-        let numbers = tensor.pixels().to_f32();
+        let numbers = tensor.view().to_f32();
         let pictures: Vec<&[f32]> = numbers.chunks(length).collect();
         assert!(pictures[0] == pictures[3] && pictures[0] != pictures[1]);
         fs::write(dir.path().join("1.jpg"), &bytes[0][..1000]).unwrap();

@@ -3,11 +3,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Result;
-use crate::backend::{Backend, Tensor};
+use crate::backend::Encoder;
+use crate::base::Result;
 use crate::model::Model;
+use crate::tensor::Tensor;
 
-use super::{Options, Pictures};
+use super::{Options, Pictures, Prepared};
 
 /// Pictures per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,19 +38,20 @@ pub enum Limit {
 
 impl Rates {
     pub(super) fn measure(
+        prepared: &Prepared,
         model: &Model,
-        lanes: &mut [Box<dyn Backend>],
+        lanes: &mut [Box<dyn Encoder>],
         pictures: &Pictures,
         tensor: &Tensor,
         options: &Options,
     ) -> Result<Self> {
         let preprocess = model.preprocess();
-        // What is no time is none.
+        // A negative or NaN duration counts as zero.
         let time = Duration::try_from_secs_f64(options.seconds.min(600.0)).unwrap_or_default();
         let good = pictures.good(model, &options.limits)?;
         let decode = rate(time, good.iter().map(|(bytes, _)| bytes).cycle(), |bytes| {
             if let Ok(picture) = preprocess.decode(bytes, &options.limits) {
-                crate::picture::recycle(picture);
+                crate::image::recycle(picture);
             }
             Ok(())
         })?;
@@ -63,7 +65,7 @@ impl Rates {
                 match preprocess.decode(bytes, &options.limits) {
                     Ok(picture) => {
                         preprocess.apply(&picture, &mut pixels)?;
-                        crate::picture::recycle(picture);
+                        crate::image::recycle(picture);
                         Ok(())
                     }
                     Err(_) => Ok(()),
@@ -73,11 +75,14 @@ impl Rates {
         let batch = options.batch as f64;
         // A batch may take longer than the time there is: two of them are done in any case.
         let bare = match lanes.first_mut() {
-            Some(lane) => batch * rate(time, 0.., |_| lane.run_bare(options.batch, tensor.pixels()))?,
+            Some(lane) => {
+                batch
+                    * rate(time, 0.., |_| lane.run(&prepared.batch(options.batch, tensor.view())).map(drop))?
+            }
             None => 0.0,
         };
         let infer = at_once(lanes.iter_mut(), |lane| {
-            rate(time, 0.., |_| lane.embed_pixels(options.batch, tensor.pixels()).map(drop))
+            rate(time, 0.., |_| prepared.encode(lane.as_mut(), options.batch, tensor.view()).map(drop))
         })?;
         Ok(Rates { decode, resize, prepare, infer: infer * batch, bare })
     }

@@ -13,9 +13,9 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use super::Runs;
 use super::state::{Phase, RunState};
 use super::time::{now, utc};
-use crate::pace::Pace;
-use crate::progress::{Observer, Plan, Progress};
-use crate::run::StopFlag;
+use crate::base::StopFlag;
+use crate::pipeline::report::Pace;
+use crate::pipeline::report::{Observer, Plan, Progress};
 
 /// How often a request to stop is looked for.
 const LOOK: Duration = Duration::from_millis(200);

@@ -34,10 +34,7 @@ fn bad_content_is_rejected_with_a_reason_and_stops_nothing() {
     fs::write(photos.join("long.png"), vec![0; 70_000]).unwrap();
 
     let model = tiny();
-    let run = Run::new(&photos, &store)
-        .with_batch_size(2)
-        .with_limits(DecodeLimits::new(50_000))
-        .with_max_file_bytes(60_000);
+    let run = flat(&photos, &store).with_limits(DecodeLimits::new(50_000)).with_max_file_bytes(60_000);
     let summary = run.run_on(&model, Strips::boxed()).unwrap();
     assert!(summary.is_complete());
     assert_eq!((summary.found, summary.embedded, summary.rejected), (13, 7, 6));
@@ -73,7 +70,7 @@ fn a_picture_of_twenty_thousand_squared_is_too_large_by_default() {
         png.extend(crc(chunk).to_be_bytes());
     }
     fs::write(photos.join("large.png"), png).unwrap();
-    let summary = Run::new(&photos, &store).run_on(&tiny(), Strips::boxed()).unwrap();
+    let summary = flat(&photos, &store).run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!(summary.rejected, 1);
     let reason = &summary.rejections.first()[0].reason;
     assert!(reason.contains("20000x20000 is 400000000 pixels, the limit is 200000000"), "{reason}");
@@ -90,7 +87,7 @@ fn crc(bytes: &[u8]) -> u32 {
 fn a_folder_that_cannot_be_one_is_an_error_and_makes_no_store() {
     let place = Place::new();
     let (photos, store) = (place.photos(1), place.join("photos.vecs"));
-    let run = |folder: &Path| Run::new(folder, &store).run_on(&tiny(), Strips::boxed());
+    let run = |folder: &Path| flat(folder, &store).run_on(&tiny(), Strips::boxed());
     let missing = run(&place.join("nowhere")).unwrap_err();
     assert!(matches!(missing, Error::FolderMissing { .. }), "{missing}");
     let file = run(&photos.join("a/000.png")).unwrap_err();
@@ -103,7 +100,7 @@ fn a_store_that_is_a_file_is_an_error_and_stays_a_file() {
     let place = Place::new();
     let (photos, store) = (place.photos(1), place.join("photos.vecs"));
     fs::write(&store, "precious").unwrap();
-    let error = Run::new(&photos, &store).run_on(&tiny(), Strips::boxed()).unwrap_err();
+    let error = flat(&photos, &store).run_on(&tiny(), Strips::boxed()).unwrap_err();
     assert!(
         matches!(&error, Error::Store(error) if matches!(**error, vecstore::Error::NotAStore { .. })),
         "{error}"
@@ -118,7 +115,7 @@ fn a_store_of_another_model_is_refused_with_both_named() {
     let other = Fingerprint::new([1; 32], "somebody's CLIP");
     Store::create(&store, StoreConfig::new(8).fingerprint(other)).unwrap().close().unwrap();
     let model = tiny();
-    let error = Run::new(&photos, &store).run_on(&model, Strips::boxed()).unwrap_err();
+    let error = flat(&photos, &store).run_on(&model, Strips::boxed()).unwrap_err();
     assert!(
         matches!(&error, Error::Store(error) if matches!(**error, vecstore::Error::FingerprintMismatch { .. })),
         "{error}"
@@ -135,7 +132,7 @@ fn a_store_of_another_dimension_is_refused_and_does_not_become_this_models() {
     let (photos, store) = (place.photos(1), place.join("photos.vecs"));
     Store::create(&store, StoreConfig::new(64)).unwrap().close().unwrap();
     let model = tiny();
-    let error = Run::new(&photos, &store).with_recursive(true).run_on(&model, Strips::boxed()).unwrap_err();
+    let error = tree(&photos, &store).run_on(&model, Strips::boxed()).unwrap_err();
     assert!(matches!(error, Error::WrongDimension { expected: 64, found: 8, .. }), "{error}");
     let snapshot = Reader::open(&store).unwrap().snapshot();
     assert!(snapshot.fingerprint().is_none() && snapshot.settings().is_empty());
@@ -147,7 +144,7 @@ fn a_store_without_a_model_takes_the_first_one() {
     let (photos, store) = (place.photos(2), place.join("photos.vecs"));
     Store::create(&store, StoreConfig::new(8)).unwrap().close().unwrap();
     let model = tiny();
-    Run::new(&photos, &store).with_recursive(true).run_on(&model, Strips::boxed()).unwrap();
+    tree(&photos, &store).run_on(&model, Strips::boxed()).unwrap();
     let snapshot = Reader::open(&store).unwrap().snapshot();
     assert_eq!(snapshot.fingerprint(), Some(model.fingerprint()));
     assert_eq!(contents(&store).len(), 2);

@@ -21,7 +21,7 @@ fn a_changed_file_is_embedded_again_and_a_touched_one_is_not() {
     let place = Place::new();
     let (photos, store) = (place.photos(8), place.join("photos.vecs"));
     fs::write(photos.join("a/bad.jpg"), "Dear diary").unwrap();
-    let run = Run::new(&photos, &store).with_recursive(true);
+    let run = tree(&photos, &store);
     assert_eq!(embed(&run).embedded, 8);
     let before = contents(&store);
 

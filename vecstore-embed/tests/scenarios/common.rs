@@ -8,8 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use image::{Rgb, RgbImage};
 use vecstore::{Kind, Reader};
-use vecstore_embed::preprocess::PreprocessOverrides;
-use vecstore_embed::{Backend, Model, Result};
+use vecstore_embed::backend::{Batch, Output, Signature};
+use vecstore_embed::tensor::{Element, TensorSpec};
+use vecstore_embed::{
+    Embedder, EmbedderBuilder, Encoder, Files, Model, PreprocessOverrides, Result, Run, Summary,
+};
 
 fn is_tier(names: &[&str]) -> bool {
     env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))
@@ -148,46 +151,78 @@ pub fn assert_same(left: &BTreeMap<String, Stored>, right: &BTreeMap<String, Sto
     }
 }
 
+/// A run over the files of a folder.
+pub fn flat(folder: impl Into<PathBuf>, store: impl Into<PathBuf>) -> Run {
+    Run::new(Files::new(folder), store)
+}
+
+/// A run over the files of a folder and of those in it.
+pub fn tree(folder: impl Into<PathBuf>, store: impl Into<PathBuf>) -> Run {
+    Run::new(Files::new(folder).with_recursive(true), store)
+}
+
+/// Batches of four on an encoder of the test.
+pub fn on(model: &Model, encoder: Box<dyn Encoder>) -> EmbedderBuilder {
+    Embedder::builder(model).batch(4).encoders(vec![encoder])
+}
+
+pub trait RunOn {
+    fn run_on(&self, model: &Model, encoder: Box<dyn Encoder>) -> Result<Summary>;
+}
+
+impl RunOn for Run {
+    fn run_on(&self, model: &Model, encoder: Box<dyn Encoder>) -> Result<Summary> {
+        self.run(&on(model, encoder).build())
+    }
+}
+
 /// A few numbers per picture, in no time: means of its strips. Eight unless told otherwise.
 pub struct Strips {
-    pub dim: usize,
-    /// Called with the number of the batch before it is embedded.
-    pub before: Box<dyn FnMut(usize) -> Result<()> + Send>,
-    pub batches: usize,
+    signature: Signature,
+    /// Called with the number of the batch before it is encoded.
+    before: Box<dyn FnMut(usize) -> Result<()> + Send>,
+    batches: usize,
 }
 
 impl Strips {
-    pub fn boxed() -> Box<dyn Backend> {
+    pub fn boxed() -> Box<dyn Encoder> {
         Strips::before(|_| Ok(()))
     }
 
-    pub fn wide(dim: usize) -> Box<dyn Backend> {
-        Box::new(Strips { dim, before: Box::new(|_| Ok(())), batches: 0 })
+    pub fn wide(dim: usize) -> Box<dyn Encoder> {
+        Strips::new(dim, |_| Ok(()))
     }
 
-    pub fn before(before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Backend> {
-        Box::new(Strips { dim: 8, before: Box::new(before), batches: 0 })
+    pub fn before(before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Encoder> {
+        Strips::new(8, before)
+    }
+
+    fn new(dim: usize, before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Encoder> {
+        let shape = vec![Some(3), None, None];
+        let signature = Signature {
+            inputs: vec![TensorSpec { name: "pixels".to_owned(), element: Element::F32, shape }],
+            outputs: vec![TensorSpec::new("strips", Element::F32, &[dim])],
+        };
+        Box::new(Strips { signature, before: Box::new(before), batches: 0 })
     }
 }
 
-impl Backend for Strips {
+impl Encoder for Strips {
     fn name(&self) -> &str {
         "strips"
     }
 
-    fn dim(&self) -> usize {
-        self.dim
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
 
-    fn preferred_batch(&self) -> usize {
-        4
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
         (self.before)(self.batches)?;
         self.batches += 1;
+        let (pixels, dim) = (batch.inputs[0].numbers.to_f32(), self.signature.dim());
         let mean = |strip: &[f32]| strip.iter().sum::<f32>() / strip.len() as f32;
-        let picture = |pixels: &[f32]| pixels.chunks(pixels.len() / self.dim).map(mean).collect::<Vec<f32>>();
-        Ok(pixels.chunks(pixels.len() / batch).flat_map(picture).collect())
+        let picture = |pixels: &[f32]| pixels.chunks(pixels.len() / dim).map(mean).collect::<Vec<f32>>();
+        let numbers = pixels.chunks(pixels.len() / batch.items).flat_map(picture).collect();
+        Ok(vec![Output { name: "strips".to_owned(), shape: vec![batch.items, dim], numbers }])
     }
 }

@@ -13,7 +13,7 @@ use crate::common::{Place, Stored, Strips, assert_same, contents, tiny};
 
 fn undisturbed(photos: &Path, place: &Place) -> PathBuf {
     let store = place.join("undisturbed.vecs");
-    let run = Run::new(photos, &store).with_recursive(true).with_batch_size(4);
+    let run = tree(photos, &store);
     run.run_on(&tiny(), Strips::boxed()).unwrap();
     store
 }
@@ -34,7 +34,7 @@ fn a_stopped_run_keeps_what_was_in_flight_and_goes_on_to_the_same_store() {
     let place = Place::new();
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
     let model = tiny();
-    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let run = tree(&photos, &store);
     let (mut runs, mut embedded) = (0, 0);
     loop {
         let stop = StopFlag::default();
@@ -61,7 +61,7 @@ fn a_flag_that_is_up_from_the_start_leaves_everything_for_later() {
     let (photos, store) = (place.photos(5), place.join("photos.vecs"));
     let stop = StopFlag::default();
     stop.raise();
-    let run = Run::new(&photos, &store).with_recursive(true).with_stop(stop);
+    let run = tree(&photos, &store).with_stop(stop);
     let summary = run.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!((summary.ended, summary.embedded), (Ended::Stopped, 0));
     assert!(!summary.is_complete());
@@ -72,7 +72,7 @@ fn a_model_that_fails_ends_the_run_and_keeps_what_was_committed() {
     let place = Place::new();
     let (photos, store) = (place.photos(30), place.join("photos.vecs"));
     let model = tiny();
-    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let run = tree(&photos, &store);
     let out_of_memory = || Error::Inference {
         backend: "strips".to_owned(),
         model: "descriptor".to_owned(),
@@ -88,9 +88,9 @@ fn a_model_that_fails_ends_the_run_and_keeps_what_was_committed() {
 }
 
 /// Embeds into vectors of which every third is spoiled.
-struct Spoiled(Box<dyn Backend>, f32, u64);
+struct Spoiled(Box<dyn Encoder>, f32, u64);
 
-impl Backend for Spoiled {
+impl Encoder for Spoiled {
     fn name(&self) -> &str {
         "spoiled"
     }
@@ -125,7 +125,7 @@ fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
     ] {
         let place = Place::new();
         let (photos, store) = (place.photos(9), place.join("photos.vecs"));
-        let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_dtype(dtype);
+        let run = tree(&photos, &store).with_dtype(dtype);
         let spoiled = Box::new(Spoiled(Strips::boxed(), value, 0));
         let summary = run.run_on(&tiny(), spoiled).unwrap();
         assert_eq!((summary.embedded, summary.rejected), (6, 3), "{value}");
@@ -140,7 +140,7 @@ fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
 
 /// Takes the last pictures away, or every other one of them, when the first batch is embedded: all are listed by
 /// then, and few are read.
-fn vanishing(photos: &Path, from: u32, every_other: bool) -> Box<dyn Backend> {
+fn vanishing(photos: &Path, from: u32, every_other: bool) -> Box<dyn Encoder> {
     let (photos, away) = (photos.join("a"), photos.with_extension("away"));
     fs::create_dir_all(&away).unwrap();
     Strips::before(move |batch| {
@@ -168,7 +168,7 @@ fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
     let (photos, store) = (place.photos(80), place.join("photos.vecs"));
     let model = tiny();
     // Never two in a row, so that is no reason to stop.
-    let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1).with_max_read_failures(2);
+    let run = flat(photos.join("a"), &store).with_workers(1).with_max_read_failures(2);
     let summary = run.run_on(&model, vanishing(&photos, 50, true)).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::Finished, 33, 7));
     assert!(!summary.is_complete());
@@ -185,7 +185,7 @@ fn many_read_failures_in_a_row_stop_the_run() {
     let place = Place::new();
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
     let model = tiny();
-    let run = Run::new(photos.join("a"), &store).with_batch_size(4).with_workers(1).with_max_read_failures(5);
+    let run = flat(photos.join("a"), &store).with_workers(1).with_max_read_failures(5);
     let summary = run.run_on(&model, vanishing(&photos, 60, false)).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::ReadFailures, 30, 5));
     assert_eq!((summary.left, summary.is_complete()), (25, false));
@@ -197,10 +197,10 @@ fn many_read_failures_in_a_row_stop_the_run() {
 struct Meets {
     barrier: Arc<Barrier>,
     met: AtomicBool,
-    inner: Box<dyn Backend>,
+    inner: Box<dyn Encoder>,
 }
 
-impl Backend for Meets {
+impl Encoder for Meets {
     fn name(&self) -> &str {
         self.inner.name()
     }
@@ -228,7 +228,7 @@ fn of_two_first_runs_at_once_both_fill_the_one_store() {
     let barrier = Arc::new(Barrier::new(2));
     let first_run = |folder: PathBuf| {
         let backend = Meets { barrier: barrier.clone(), met: AtomicBool::new(false), inner: Strips::boxed() };
-        let run = Run::new(folder, &store).with_recursive(true).with_batch_size(4);
+        let run = tree(folder, &store);
         move || run.run_on(&tiny(), Box::new(backend))
     };
     let both = |left: PathBuf, right: PathBuf| {

@@ -50,13 +50,13 @@ type Places = Arc<Mutex<Vec<usize>>>;
 
 /// Has memory of its own for pictures, and counts the batches that are in it.
 struct Pinning {
-    inner: Box<dyn Backend>,
+    inner: Box<dyn Encoder>,
     from: usize,
     given: Places,
     inside: Arc<AtomicUsize>,
 }
 
-impl Backend for Pinning {
+impl Encoder for Pinning {
     fn name(&self) -> &str {
         "pinning"
     }
@@ -92,13 +92,13 @@ fn pictures_go_into_the_memory_that_lanes_offer() {
     let place = Place::new();
     let (photos, store, plain) = (place.photos(41), place.join("photos.vecs"), place.join("plain.vecs"));
     let model = tiny();
-    let of = |store: &std::path::Path| Run::new(&photos, store).with_recursive(true).with_batch_size(4);
+    let of = |store: &std::path::Path| tree(&photos, store);
     of(&plain).run_on(&model, Strips::boxed()).unwrap();
     // All of the memory there is to be, or only a part of it.
     for from in [100, 3] {
         let store = store.with_extension(from.to_string());
         let (given, inside) = (Places::default(), Arc::<AtomicUsize>::default());
-        let lane = || -> Box<dyn Backend> {
+        let lane = || -> Box<dyn Encoder> {
             let (given, inside) = (Arc::clone(&given), Arc::clone(&inside));
             Box::new(Pinning { inner: Strips::boxed(), from, given, inside })
         };

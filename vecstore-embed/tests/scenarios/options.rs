@@ -20,7 +20,7 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
     let place = Place::new();
     let (photos, by_list, by_folder) = (place.photos(12), place.join("list.vecs"), place.join("folder.vecs"));
     fs::write(photos.join("notes.txt"), "no picture").unwrap();
-    embed(Run::new(&photos, &by_folder).with_recursive(true));
+    embed(tree(&photos, &by_folder));
     let lines: String = (0..12)
         .map(|at| match at % 3 {
             0 => format!("{}/{at:03}.png\n", if at % 2 == 0 { "a" } else { "b" }),
@@ -33,7 +33,7 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
         .collect();
     let list = place.join("list");
     fs::write(&list, format!("{lines}notes.txt\ngone.png\n")).unwrap();
-    let summary = embed(Run::new(&photos, &by_list).with_list(&list));
+    let summary = embed(flat(&photos, &by_list).with_list(&list));
     assert_eq!(
         (summary.embedded, summary.ignored.count(), summary.unread.count()),
         (12, 1, 1),
@@ -41,7 +41,7 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
     );
     assert!(!summary.is_complete());
     assert_same(&contents(&by_list), &contents(&by_folder));
-    assert_eq!(embed(Run::new(&photos, &by_list).with_list(&list)).already, 12);
+    assert_eq!(embed(flat(&photos, &by_list).with_list(&list)).already, 12);
 
     // From standard input, in a folder of its own.
     let mut child = program(&[&"run", &"--json", &"--list", &"-", &"--store", &place.join("stdin.vecs")])
@@ -65,7 +65,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
     let place = Place::new();
     let (photos, plain, store) = (place.photos(10), place.join("plain.vecs"), place.join("tar.vecs"));
     fs::write(photos.join("a/bad.jpg"), "Dear diary").unwrap();
-    embed(Run::new(&photos, &plain).with_recursive(true));
+    embed(tree(&photos, &plain));
     let tar = |name: &str, folders: &[&str]| {
         let mut builder = tar::Builder::new(File::create(place.join(name)).unwrap());
         for folder in folders {
@@ -82,7 +82,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
     let shards = place.join("{0..1}.tar");
     let command = || program(&[&"run", &"--json", &"--quiet", &"--tar", &shards, &"--store", &store]);
     let tars = || ["0.tar", "1.tar"].map(|name| place.join(name));
-    let summary = embed(Run::new(&place.path, &store).with_tars(tars()));
+    let summary = embed(flat(&place.path, &store).with_tars(tars()));
     assert_eq!((summary.embedded, summary.rejected, summary.ignored.count()), (10, 1, 2), "{summary:?}");
     let found = contents(&store);
     for (key, stored) in contents(&plain) {
@@ -94,7 +94,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
             other => panic!("{key}: {other:?}"),
         }
     }
-    let again = embed(Run::new(&place.path, &store).with_tars(tars()));
+    let again = embed(flat(&place.path, &store).with_tars(tars()));
     assert_eq!((again.already, again.embedded), (11, 0));
     // The command finds the same keys: its folder is the one that the tar files are in.
     assert_eq!(json(command())["already"], 11);
@@ -110,7 +110,7 @@ fn shards_divide_the_work_without_overlap() {
     let parts: Vec<Vec<String>> = (0..3)
         .map(|index| {
             let store = place.join(&format!("{index}.vecs"));
-            embed(Run::new(&photos, &store).with_recursive(true).with_shard(Shard::new(index, 3).unwrap()));
+            embed(tree(&photos, &store).with_shard(Shard::new(index, 3).unwrap()));
             keys(&store)
         })
         .collect();
@@ -127,7 +127,7 @@ fn folders_and_files_can_be_left_out() {
     write_picture(&photos.join("a/1.jpg"), 2);
     write_picture(&photos.join("@eaDir/1.png"), 3);
     let filter = Filter::new(&[], &["@eaDir", "*.jpg"]).unwrap();
-    let run = Run::new(&photos, &store).with_recursive(true).with_min_images(2).with_filter(filter);
+    let run = tree(&photos, &store).with_min_images(2).with_filter(filter);
     let summary = embed(run);
     assert_eq!((summary.embedded, summary.too_few, summary.excluded), (9, 1, 2), "{summary:?}");
     let text = said(command::run(

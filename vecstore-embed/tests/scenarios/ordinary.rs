@@ -15,7 +15,7 @@ fn a_run_embeds_everything_once_and_another_finds_nothing_to_do() {
     let place = Place::new();
     let (photos, store) = (place.photos(11), place.join("photos.vecs"));
     let model = tiny();
-    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4);
+    let run = tree(&photos, &store);
     let summary = run.run_on(&model, Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.commits), (11, 11, 3));
     assert!(summary.is_complete());
@@ -44,7 +44,7 @@ fn pictures_are_known_by_content_and_other_files_are_left_alone() {
     fs::write(photos.join("notes.txt"), "not a picture").unwrap();
     symlink(photos.join("called.jpg"), photos.join("link.jpg")).unwrap();
     let model = tiny();
-    let run = Run::new(&photos, &store);
+    let run = flat(&photos, &store);
     let summary = run.run_on(&model, Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.ignored.count(), summary.skipped), (2, 2, 1, 1));
     assert_eq!(keys(&store), ["called.jpg", "no-extension"]);
@@ -59,7 +59,7 @@ fn the_only_picture_may_be_one_without_an_extension() {
     write_picture(&photos.join("0.png"), 0);
     fs::rename(photos.join("0.png"), photos.join("IMG_0001")).unwrap();
     let watcher = Arc::new(Watcher::default());
-    let run = Run::new(&photos, &store).with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
+    let run = flat(&photos, &store).with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
     let summary = run.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_eq!((summary.found, summary.embedded, summary.left), (1, 1, 0));
     // It was counted beforehand, as the rest are.
@@ -73,7 +73,7 @@ fn a_folder_without_pictures_makes_no_store() {
     let (photos, store) = (place.join("photos"), place.join("photos.vecs"));
     fs::create_dir(&photos).unwrap();
     fs::write(photos.join("notes.txt"), "not a picture").unwrap();
-    let summary = Run::new(&photos, &store).run(&Model::builtin().unwrap()).unwrap();
+    let summary = flat(&photos, &store).run(&Model::builtin().unwrap()).unwrap();
     assert_eq!((summary.found, summary.ignored.count(), summary.ended), (0, 1, Ended::Finished));
     assert!(!store.exists());
 }
@@ -84,13 +84,13 @@ fn a_store_inside_its_folder_is_not_taken_for_pictures() {
     let photos = place.photos(3);
     let store = photos.join("a/photos.vecs");
     let model = tiny();
-    let run = Run::new(&photos, &store).with_recursive(true);
+    let run = tree(&photos, &store);
     assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().found, 3);
     // Something in the store that looks like an input.
     write_picture(&store.join("quarantine/1.png"), 1);
     let again = run.run_on(&model, Strips::boxed()).unwrap();
     assert_eq!((again.found, again.already, again.ignored.count()), (3, 3, 0));
-    let inside = Run::new(store.join("quarantine"), &store).run_on(&model, Strips::boxed()).unwrap_err();
+    let inside = flat(store.join("quarantine"), &store).run_on(&model, Strips::boxed()).unwrap_err();
     assert!(matches!(inside, Error::FolderInStore { .. }), "{inside}");
 }
 
@@ -112,9 +112,7 @@ fn the_forecast_covers_what_the_store_grows_by_and_not_much_more() {
     let place = Place::new();
     let (photos, store) = (place.photos(100), place.join("photos.vecs"));
     let watcher = Arc::new(Watcher::default());
-    let run = Run::new(&photos, &store)
-        .with_recursive(true)
-        .with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
+    let run = tree(&photos, &store).with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
     run.run_on(&Model::builtin().unwrap(), Strips::wide(512)).unwrap();
     let (plans, progress) = &*watcher.0.lock().unwrap();
     let [plan] = &plans[..] else { panic!("planned once") };
@@ -137,7 +135,7 @@ fn the_element_type_is_chosen_once() {
         let place = Place::new();
         let (photos, store) = (place.photos(2), place.join("photos.vecs"));
         let model = tiny();
-        let run = Run::new(&photos, &store).with_recursive(true);
+        let run = tree(&photos, &store);
         run.clone().with_dtype(dtype).run_on(&model, Strips::boxed()).unwrap();
         assert_eq!(Reader::open(&store).unwrap().snapshot().dtype(), dtype);
         write_picture(&photos.join("more.png"), 5);
@@ -155,7 +153,7 @@ fn two_runs_at_once_store_each_picture_once() {
     let model = tiny();
     // The store is there, so that both begin at the same place.
     write_picture(&photos.join("first.png"), 7);
-    let run = Run::new(&photos, &store).with_batch_size(3);
+    let run = flat(&photos, &store);
     run.run_on(&model, Strips::boxed()).unwrap();
     let run = run.with_recursive(true);
     let both = std::thread::scope(|scope| {

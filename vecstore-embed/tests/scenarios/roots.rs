@@ -12,7 +12,7 @@ use crate::common::{Place, Strips, keys, tiny, write_picture};
 
 fn run(folder: &Path, store: &Path, roots: &[(&str, &Path)]) -> Result<Summary> {
     let roots = roots.iter().map(|(name, dir)| RootArg::new(name, dir).unwrap());
-    Run::new(folder, store).with_recursive(true).with_roots(roots).run_on(&tiny(), Strips::boxed())
+    tree(folder, store).with_roots(roots).run_on(&tiny(), Strips::boxed())
 }
 
 /// `all/{mine/{1,2},yours/3}.png`

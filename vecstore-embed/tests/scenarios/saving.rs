@@ -34,10 +34,7 @@ impl Failing {
     fn run(place: &Place, code: i32, bad: i64) -> Run {
         let (good, bad) = (AtomicI64::new(2), AtomicI64::new(bad));
         let vfs = Arc::new(Failing { inner: RealFs, code, good, bad });
-        Run::new(place.photos(40), place.join("photos.vecs"))
-            .with_recursive(true)
-            .with_batch_size(4)
-            .with_open_options(OpenOptions::new().vfs(vfs))
+        tree(place.photos(40), place.join("photos.vecs")).with_open_options(OpenOptions::new().vfs(vfs))
     }
 
     fn check(&self, path: &Path) -> io::Result<()> {
@@ -122,7 +119,7 @@ fn a_full_disk_pauses_the_run_until_there_is_room() {
     let why = pauses[0].as_ref().unwrap();
     assert!(why.starts_with("the disk is full") && why.contains("no space left"), "{why}");
     let alone = place.join("alone.vecs");
-    let undisturbed = Run::new(place.join("photos"), &alone).with_recursive(true);
+    let undisturbed = tree(place.join("photos"), &alone);
     undisturbed.run_on(&tiny(), Strips::boxed()).unwrap();
     assert_same(&contents(&place.join("photos.vecs")), &contents(&alone));
 }
@@ -142,7 +139,7 @@ fn saves_that_fail_are_tried_again_and_after_some_times_the_run_ends() {
     // What was saved before stays, and a run that can save goes on from there.
     let saved = contents(&place.join("photos.vecs")).len() as u64;
     assert!(saved < 40, "{saved}");
-    let again = Run::new(place.join("photos"), place.join("photos.vecs")).with_recursive(true);
+    let again = tree(place.join("photos"), place.join("photos.vecs"));
     assert_eq!(again.run_on(&model, Strips::boxed()).unwrap().embedded, 40 - saved);
 }
 

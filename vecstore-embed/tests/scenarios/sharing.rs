@@ -71,9 +71,7 @@ fn runs_share_the_work_and_do_nothing_twice() {
         write_picture(&photos.join(format!("{:02}/{at:03}.png", at / 9)), at);
     }
     let (store, alone) = (place.join("photos.vecs"), place.join("alone.vecs"));
-    let run = |store| {
-        Run::new(&photos, store).with_recursive(true).with_batch_size(4).with_chunk_size(5).with_workers(2)
-    };
+    let run = |store| tree(&photos, store).with_chunk_size(5).with_workers(2);
     // The store is there before, so that all start at once.
     at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())]);
     // While the three wait for each other, what is in flight of one is a small part of it all.
@@ -95,9 +93,7 @@ fn runs_share_the_work_and_do_nothing_twice() {
 fn what_a_stopped_run_had_begun_is_taken_over() {
     let place = Place::new();
     let (photos, store) = (place.photos(60), place.join("photos.vecs"));
-    let run = || {
-        Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_chunk_size(30).with_workers(1)
-    };
+    let run = || tree(&photos, &store).with_chunk_size(30).with_workers(1);
     at_once(vec![run().with_filter(vecstore_embed::Filter::new(&["000.png"], &[]).unwrap())]);
     let (stop, overtaken) = (StopFlag::default(), Arc::<Overtaken>::default());
     let stopper = stop.clone();

@@ -40,7 +40,7 @@ fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
         }
         Ok(())
     });
-    let run = Run::new(&photos, &store).with_recursive(true).with_batch_size(4).with_commit_rows(1);
+    let run = tree(&photos, &store).with_commit_rows(1);
     let run = run.with_workers(1).with_observer(Arc::new(Rejected(Mutex::new(Some(reject)))));
     let run = run.with_stop(stop).with_stop_patience(patience);
     let summary = run.run_on(&tiny(), model).unwrap();

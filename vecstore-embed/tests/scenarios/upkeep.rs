@@ -24,7 +24,7 @@ fn of_store(name: &str, store: &Path, more: &[&str]) -> Command {
 fn entries_of_files_that_are_gone_are_reported_and_removed_only_when_that_is_safe() {
     let place = Place::new();
     let (photos, store) = (place.photos(30), place.join("photos.vecs"));
-    let run = Run::new(&photos, &store);
+    let run = flat(&photos, &store);
     assert_eq!(embed(&run).gone.first.count(), 0);
 
     fs::remove_file(photos.join("a/000.png")).unwrap();
@@ -33,7 +33,7 @@ fn entries_of_files_that_are_gone_are_reported_and_removed_only_when_that_is_saf
     assert_eq!((reported.gone.first.count(), reported.gone.pruned), (2, 0), "{reported:?}");
     assert_eq!(contents(&store).len(), 30, "nothing is removed unasked");
     // A run over another part of the folder has nothing to say about them.
-    assert_eq!(embed(&Run::new(photos.join("b"), &store)).gone.first.count(), 0);
+    assert_eq!(embed(&flat(photos.join("b"), &store)).gone.first.count(), 0);
     // They are gone also where a run does not look.
     let filtered = run.clone().with_min_images(100).with_prune(true, false);
     assert_eq!(embed(&filtered).gone.pruned, 2);

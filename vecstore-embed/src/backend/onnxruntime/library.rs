@@ -11,9 +11,9 @@ use libloading::Library;
 use ort::sys::OrtApiBase;
 
 use super::super::device::Device;
-use super::elf::{self, Elf};
+use super::super::shared_library::{SharedLibrary, Unusable};
 use super::{display, provider};
-use crate::error::{Error, Result};
+use crate::base::{Error, Result};
 
 const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
                        unpack a release archive of ONNX Runtime, and name its libonnxruntime with --ort-lib or \
@@ -66,11 +66,10 @@ pub(super) fn check(path: &Path) -> Result<Checked> {
         return Err(unusable(path, "no regular file"));
     }
     if cfg!(target_os = "linux") {
-        let complete = File::open(path).and_then(|mut file| elf::is_complete(&mut file, metadata.len()));
-        match complete {
-            Ok(Elf::Complete) => {}
-            Ok(Elf::Other) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
-            Ok(Elf::Short) => {
+        match File::open(path).and_then(SharedLibrary::read) {
+            Ok(Ok(_)) => {}
+            Ok(Err(Unusable::Other)) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
+            Ok(Err(Unusable::Short)) => {
                 let found =
                     format!("a file that ends after {} bytes, before its last section", metadata.len());
                 return Err(unusable(path, found));

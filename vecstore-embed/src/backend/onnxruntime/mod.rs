@@ -1,9 +1,6 @@
 //! ONNX Runtime, loaded when the program runs.
 
-mod driver;
-mod elf;
 mod library;
-mod provider;
 mod session;
 
 use std::fmt;
@@ -20,22 +17,22 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
 
-pub(super) use self::driver::driver;
 use self::library::find;
 pub(super) use self::library::none_found;
 #[cfg(not(feature = "tract"))]
 pub(super) use self::library::searched;
 use self::session::{Settings, session};
 use super::device::{Device, Provider};
+pub(super) use super::nvidia::driver;
+use super::nvidia::libraries as provider;
 use super::placement::Placement;
-use super::tensor::Tensor;
 use super::{
-    Backend, BackendOptions, PixelType, Pixels, at_once, check_pixels, display, finish, panic_text,
-    vector_length,
+    BackendOptions, Batch, Encoder, Library, LoadedLibrary, Output, Signature, at_once, blank, display,
+    panic_text, vector_length,
 };
-use crate::doctor;
-use crate::error::{Error, Result};
+use crate::base::{Error, Result};
 use crate::model::{BatchShape, Model};
+use crate::tensor::{Element, Number, Tensor, TensorSpec, View, for_element};
 
 /// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
 /// first that works stays until the process ends.
@@ -66,22 +63,22 @@ fn in_use() -> Option<Runtime> {
 }
 
 /// The library that this process uses, if it has come to that: path, version, what it computes on.
-pub(super) fn loaded() -> Option<(PathBuf, String, Vec<Provider>)> {
+pub(super) fn loaded() -> Option<LoadedLibrary> {
     in_use().map(|runtime| {
         let providers = runtime.providers();
-        (runtime.path, runtime.version, providers)
+        LoadedLibrary { path: runtime.path, version: runtime.version, providers }
     })
 }
 
 /// The libraries that would be tried, in order.
-pub(super) fn libraries(options: &BackendOptions) -> Vec<doctor::Library> {
+pub(super) fn libraries(options: &BackendOptions) -> Vec<Library> {
     let paths = options.named_library().map_or_else(find, |named| vec![named]);
     let look = |path: PathBuf| {
         let version = library::check(&path).map(|checked| checked.version).map_err(|error| match error {
             Error::RuntimeLibrary { found, .. } => found,
             other => other.to_string(),
         });
-        doctor::Library { built_for: provider::beside(&path), path, version }
+        Library { built_for: provider::beside(&path), path, version }
     };
     paths.into_iter().map(look).collect()
 }
@@ -92,7 +89,7 @@ pub(super) fn open_first(
     model: &Model,
     file: &Path,
     options: &BackendOptions,
-) -> Result<Option<Box<dyn Backend>>> {
+) -> Result<Option<Box<dyn Encoder>>> {
     if let Some(library) = options.named_library() {
         return open(model, file, &library, options).map(Some);
     }
@@ -146,7 +143,7 @@ struct OnnxRuntime {
     name: String,
     model: Model,
     session: Session,
-    dim: usize,
+    signature: Signature,
     /// Pictures that the session is always given, however few there are.
     fixed: Option<usize>,
     placement: Option<Placement>,
@@ -154,7 +151,7 @@ struct OnnxRuntime {
 }
 
 /// Opens a session on the device of `options`, which is one card or the processor.
-fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) -> Result<Box<dyn Backend>> {
+fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
     let device = &options.device;
     let runtime = runtime(library, device)?;
     if !runtime.providers().contains(&device.provider()) {
@@ -177,23 +174,25 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
         name: format!("onnxruntime {} ({})", runtime.version, runtime.path.display()),
         model: model.clone(),
         session: opened,
-        dim: 0,
+        signature: Signature { inputs: vec![model.input()], outputs: Vec::new() },
         fixed: settings.fixed,
         placement: None,
         device: device.clone(),
     };
     // One run tells the length of the vectors, and whether it runs at all.
     let count = backend.at_once(1);
-    let blank = vec![0.0; model.preprocess().tensor_len().saturating_mul(count)];
-    let blank = Pixels::F32(&blank).converted(model.pixel_type());
-    let (shape, _) = backend.run(count, blank.pixels()).map_err(|error| match error {
+    let blank = blank(&backend.signature.inputs, count);
+    let shapes: Vec<(&[usize], View<'_>)> =
+        blank.iter().map(|(shape, tensor)| (&shape[..], tensor.view())).collect();
+    let (shape, _) = backend.call(count, &shapes).map_err(|error| match error {
         Error::Inference { found, .. } if device.is_gpu() => {
             let remedy = provider::remedy_for(&found);
             provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
         }
         other => other,
     })?;
-    backend.dim = vector_length(model, count, &shape)?;
+    let dim = vector_length(model, count, &shape)?;
+    backend.signature.outputs = vec![TensorSpec::new(model.output(), Element::F32, &[dim])];
     if settings.profile.is_some() {
         let profile = backend.session.end_profiling().map_err(|e| e.to_string());
         let placement = profile.and_then(|profile| Placement::read(Path::new(&profile)));
@@ -268,22 +267,18 @@ impl OnnxRuntime {
         }
     }
 
-    /// One call of the session, with as many pictures as it takes, made of what it takes.
-    fn run(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<(Vec<usize>, Vec<f32>)> {
-        let OnnxRuntime { model, session, .. } = self;
-        let preprocess = model.preprocess();
-        let shape = [batch, 3, preprocess.input_height() as usize, preprocess.input_width() as usize];
-        let (input, output) = (model.input(), model.output());
+    /// One call of the session, with as many items as it takes: the shape of one and the numbers, for each input.
+    fn call(&mut self, items: usize, inputs: &[(&[usize], View<'_>)]) -> Result<(Vec<usize>, Vec<f32>)> {
+        let OnnxRuntime { model, session, signature, .. } = self;
         let mut run = || -> std::result::Result<_, ort::Error> {
-            let tensor: SessionInputValue<'_> = match pixels {
-                Pixels::F32(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
-                Pixels::F16(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
-                Pixels::Bf16(pixels) => TensorRef::from_array_view((shape.as_slice(), pixels))?.into(),
-            };
-            let inputs: Vec<(&str, SessionInputValue<'_>)> = vec![(input, tensor)];
-            let outputs = session.run(inputs)?;
-            let Some(output) = outputs.get(output) else {
-                return Err(ort::Error::new(format!("the model gave no output {output}")));
+            let mut named = Vec::with_capacity(inputs.len());
+            for (spec, (shape, numbers)) in signature.inputs.iter().zip(inputs) {
+                let shape: Vec<usize> = [items].iter().chain(*shape).copied().collect();
+                named.push((spec.name.as_str(), value(shape, *numbers)?));
+            }
+            let outputs = session.run(named)?;
+            let Some(output) = outputs.get(model.output()) else {
+                return Err(ort::Error::new(format!("the model gave no output {}", model.output())));
             };
             numbers(output)
         };
@@ -295,59 +290,64 @@ impl OnnxRuntime {
     }
 }
 
-impl Backend for OnnxRuntime {
+/// The numbers of an input, where they are, as ONNX Runtime takes them.
+fn value(shape: Vec<usize>, numbers: View<'_>) -> std::result::Result<SessionInputValue<'_>, ort::Error> {
+    for_element!(numbers.element(), T => {
+        let numbers = numbers.as_slice::<T>().unwrap_or_default();
+        Ok(TensorRef::from_array_view((shape, numbers))?.into())
+    })
+}
+
+impl Encoder for OnnxRuntime {
     fn name(&self) -> &str {
         &self.name
     }
 
-    fn dim(&self) -> usize {
-        self.dim
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
 
-    fn preferred_batch(&self) -> usize {
-        self.fixed.unwrap_or(32)
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-        self.embed_pixels(batch, Pixels::F32(pixels))
-    }
-
-    fn pixel_type(&self) -> PixelType {
-        self.model.pixel_type()
-    }
-
-    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<Vec<f32>> {
-        check_pixels(&self.model, batch, pixels)?;
-        let converted = pixels.converted(self.pixel_type());
-        let pixels = converted.pixels();
-        let at_once = self.at_once(batch);
-        let picture_len = self.model.preprocess().tensor_len();
-        let mut vectors = Vec::with_capacity(batch * self.dim);
-        for start in (0..batch).step_by(at_once) {
-            let count = at_once.min(batch - start);
-            let part = pixels.part(start * picture_len..(start + count) * picture_len);
-            let (shape, numbers) = self.run(at_once, part.padded(at_once * picture_len).pixels())?;
-            if shape != [at_once, self.dim] {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        batch.check(&self.signature)?;
+        let (at_once, dim) = (self.at_once(batch.items), self.signature.dim());
+        let mut vectors = Vec::with_capacity(batch.items * dim);
+        for start in (0..batch.items).step_by(at_once) {
+            let part = batch.part(start, batch.items.min(start + at_once));
+            let mut rooms: Vec<Option<Tensor>> = part.inputs.iter().map(|_| None).collect();
+            let full: Vec<(&[usize], View<'_>)> = part
+                .inputs
+                .iter()
+                .zip(&mut rooms)
+                .map(|(input, room)| {
+                    let length = input.shape.iter().product::<usize>() * at_once;
+                    (input.shape, input.numbers.padded(length, room))
+                })
+                .collect();
+            let (shape, numbers) = self.call(at_once, &full)?;
+            if shape != [at_once, dim] {
                 return Err(Error::Inference {
                     backend: self.name.clone(),
                     model: self.model.name().to_owned(),
-                    found: format!("the output of {at_once} pictures became {shape:?}"),
+                    found: format!("the output of {at_once} items became {shape:?}"),
                 });
             }
-            vectors.extend(numbers.into_iter().take(count * self.dim));
+            match vectors.is_empty() && part.items == at_once {
+                true => vectors = numbers,
+                false => vectors.extend(numbers.into_iter().take(part.items * dim)),
+            }
         }
-        finish(&self.model, &mut vectors, self.dim);
-        Ok(vectors)
+        let name = self.model.output().to_owned();
+        Ok(vec![Output { name, shape: vec![batch.items, dim], numbers: vectors }])
     }
 
-    fn tensor(&self, length: usize) -> Option<Tensor> {
+    fn memory(&self, element: Element, length: usize) -> Option<Tensor> {
         if !self.device.is_gpu() {
             return None;
         }
         // Any card copies from memory that was pinned for another.
         let card = self.device.cards().first().and_then(|card| i32::try_from(*card).ok())?;
         let place = (AllocationDevice::CUDA_PINNED, card);
-        pinned(&self.session, place, self.pixel_type(), length)
+        pinned(&self.session, place, element, length)
             .inspect_err(|error| {
                 log::info!("no pinned memory: {error}; ordinary memory is copied from instead")
             })
@@ -357,13 +357,6 @@ impl Backend for OnnxRuntime {
     fn placement(&self) -> Option<&Placement> {
         self.placement.as_ref()
     }
-
-    fn run_bare(&mut self, batch: usize, pixels: Pixels<'_>) -> Result<()> {
-        check_pixels(&self.model, batch, pixels)?;
-        let (at_once, converted) = (self.at_once(batch), pixels.converted(self.pixel_type()));
-        let full = at_once * self.model.preprocess().tensor_len();
-        self.run(at_once, converted.pixels().padded(full).pixels()).map(drop)
-    }
 }
 
 /// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor that is never
@@ -372,44 +365,35 @@ impl Backend for OnnxRuntime {
 fn pinned(
     session: &Session,
     (device, number): (AllocationDevice<'_>, i32),
-    pixel_type: PixelType,
+    element: Element,
     length: usize,
 ) -> std::result::Result<Tensor, ort::Error> {
     let info = MemoryInfo::new(device, number, AllocatorType::Device, MemoryType::CPUInput)?;
     let allocator = Allocator::new(session, info)?;
-    match pixel_type {
-        PixelType::F32 => held::<f32>(&allocator, pixel_type, length),
-        PixelType::F16 => held::<f16>(&allocator, pixel_type, length),
-        PixelType::Bf16 => held::<bf16>(&allocator, pixel_type, length),
-    }
+    for_element!(element, T => held::<T>(&allocator, length))
 }
 
-/// `T` is what `pixel_type` says.
-fn held<T: PrimitiveTensorElementType + fmt::Debug + Clone + Send + Sync + 'static>(
+fn held<T: Number + PrimitiveTensorElementType + fmt::Debug + Send + Sync + 'static>(
     allocator: &Allocator,
-    pixel_type: PixelType,
     length: usize,
 ) -> std::result::Result<Tensor, ort::Error> {
     let mut value = ort::value::Tensor::<T>::new(allocator, [length])?;
     let (_, numbers) = value.try_extract_tensor_mut::<T>()?;
     let (first, found) = (NonNull::from(&mut *numbers).cast::<u8>(), numbers.len());
-    if size_of::<T>() != pixel_type.size() {
-        return Err(ort::Error::new(format!("numbers of {} bytes as {pixel_type:?}", size_of::<T>())));
-    }
     if found != length {
         return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
     }
-    // SAFETY: the memory is the value's, which `try_extract_tensor_mut` has found to be of `T`, so many, and within reach of
-    // the processor; and `T` has the size of `pixel_type`, and as plain numbers its alignment. It stays where it is until the
-    // value is dropped, and only the tensor has the value from here on.
-    Ok(unsafe { Tensor::of(first, pixel_type, length, Box::new(value)) })
+    // SAFETY: the memory is the value's: so many numbers of `T`, within reach of the processor, as
+    // `try_extract_tensor_mut` has found. It stays where it is until the value is dropped, and only the tensor has the
+    // value from here on.
+    Ok(unsafe { Tensor::in_memory_of(first, T::ELEMENT, length, Box::new(value)) })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::BatchInput;
     use super::*;
-    use crate::PreprocessOverrides;
-    use crate::pixels::PixelsMut;
+    use crate::image::preprocess::PreprocessOverrides;
 
     /// The way to memory of a device, with that of the processor in its place.
     #[test]
@@ -429,24 +413,28 @@ mod tests {
         let settings = Settings::new(&model, &runtime, &options).unwrap();
         let opened = session(&model, file, &runtime, &settings).unwrap();
         let length = model.preprocess().tensor_len();
-        for pixel_type in [PixelType::F16, PixelType::Bf16] {
-            let mut tensor = pinned(&opened, (AllocationDevice::CPU, 0), pixel_type, 9).unwrap();
-            tensor.pixels_mut().fill(-0.25);
-            assert_eq!((tensor.pixel_type(), &tensor.pixels().to_f32()[..]), (pixel_type, &[-0.25; 9][..]));
-        }
-        let mut tensor = pinned(&opened, (AllocationDevice::CPU, 0), PixelType::F32, 2 * length).unwrap();
-        assert_eq!(tensor.pixels(), Pixels::F32(&vec![0.0; 2 * length]));
+        let in_place =
+            |element, length| pinned(&opened, (AllocationDevice::CPU, 0), element, length).unwrap();
+        let mut tensor = in_place(Element::F16, 9);
+        tensor.view_mut().into_slice::<f16>().unwrap().fill(f16::from_f32(-0.25));
+        assert_eq!((tensor.element(), &tensor.view().to_f32()[..]), (Element::F16, &[-0.25; 9][..]));
+        assert_eq!(in_place(Element::I64, 3).view(), View::new(&[0i64; 3]));
+        let mut tensor = in_place(Element::F32, 2 * length);
+        assert_eq!(tensor.view(), View::new(&vec![0f32; 2 * length]));
         let gone =
-            pinned(&opened, (AllocationDevice::CUDA_PINNED, 0), PixelType::F32, 8).unwrap_err().to_string();
+            pinned(&opened, (AllocationDevice::CUDA_PINNED, 0), Element::F32, 8).unwrap_err().to_string();
         assert!(!gone.is_empty());
         // It outlives the session it came from.
         drop(opened);
-        let PixelsMut::F32(numbers) = tensor.pixels_mut() else { panic!("of f32") };
-        for (at, number) in numbers.iter_mut().enumerate() {
+        for (at, number) in tensor.view_mut().into_slice::<f32>().unwrap().iter_mut().enumerate() {
             *number = (at % 251) as f32 / 251.0;
         }
-        let mut backend = open(&model, file, Path::new(&library), &options).unwrap();
-        let plain = tensor.pixels().to_f32().to_vec();
-        assert_eq!(backend.embed_pixels(2, tensor.pixels()).unwrap(), backend.embed(2, &plain).unwrap());
+        let mut encoder = open(&model, file, Path::new(&library), &options).unwrap();
+        let plain = tensor.view().to_f32().to_vec();
+        let mut run = |numbers: View<'_>| {
+            let input = BatchInput { name: "pixels", shape: &[3, 8, 8], numbers };
+            encoder.run(&Batch { items: 2, inputs: vec![input] }).unwrap()
+        };
+        assert_eq!(run(tensor.view()), run(View::new(&plain)));
     }
 }

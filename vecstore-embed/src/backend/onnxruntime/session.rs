@@ -10,10 +10,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tempfile::TempDir;
 
 use super::super::BackendOptions;
-use super::super::device::{Device, Precision, Provider};
+use super::super::device::{Device, Provider};
 use super::Runtime;
-use crate::error::{Error, Result};
-use crate::model::{BatchShape, Model};
+use crate::base::{Error, Result};
+use crate::model::{BatchShape, Model, Precision};
 
 /// What there is to decide about a session.
 pub(super) struct Settings {
@@ -73,7 +73,7 @@ impl Settings {
         if let (BatchShape::Any, Some(batch)) = (model.batch(), self.fixed) {
             let preprocess = model.preprocess();
             let sides = (preprocess.input_height(), preprocess.input_width());
-            let shape = format!("{}:{batch}x3x{}x{}", model.input(), sides.0, sides.1);
+            let shape = format!("{}:{batch}x3x{}x{}", model.input().name, sides.0, sides.1);
             provider = provider
                 .with_profile_min_shapes(&shape)
                 .with_profile_opt_shapes(&shape)

@@ -1,0 +1,122 @@
+//! Embeds some of what is stored again, and compares.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use vecstore::{Kind, Reader};
+
+use super::Embedder;
+use crate::base::{Error, FirstFew, Result};
+use crate::keys::{Record, Remembered, Roots};
+use crate::source::open_key;
+
+/// What a comparison found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Sampled {
+    /// Entries that were looked at.
+    pub checked: u64,
+    /// Of those, embedded again and found the same.
+    pub same: u64,
+    /// Those that are not, with the reasons.
+    pub different: FirstFew,
+    /// Those whose files changed since, or are gone, or cannot be read: nothing to compare with.
+    pub skipped: FirstFew,
+    /// The lowest cosine between a stored vector and its new one. 1 when there was none.
+    pub lowest: f64,
+}
+
+/// Embeds `count` entries of the store again, chosen at random by `seed`, and compares each with what is stored: the
+/// cosine of the two has to be `at_least`. Backends, batch sizes and element types make small differences.
+///
+/// # Errors
+/// The store cannot be read, its model is another one, or the backend fails.
+pub fn verify_sample(
+    store: &Reader,
+    embedder: &Embedder,
+    count: usize,
+    seed: u64,
+    at_least: f64,
+) -> Result<Sampled> {
+    store.check_fingerprint(embedder.fingerprint())?;
+    let snapshot = store.snapshot();
+    let roots = Roots::from_settings(snapshot.settings()).map_err(|error| error.of_store(store.path()))?;
+    let mut sampled = Sampled { lowest: 1.0, ..Sampled::default() };
+    for key in chosen(&snapshot, count, seed)? {
+        let Some(entry) = snapshot.get(&key)? else { continue };
+        sampled.checked += 1;
+        let shown = PathBuf::from(String::from_utf8_lossy(&key).into_owned());
+        let Some(content) = open_key(&roots, &key, embedder.task().accepts()) else {
+            sampled.skipped.push(&shown, "lies in no root of the store");
+            continue;
+        };
+        let mut bytes = Vec::new();
+        let read: io::Result<usize> = content.and_then(|mut content| content.read_to_end(&mut bytes));
+        let bytes = match read.map(|_| bytes) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                sampled.skipped.push(&shown, format!("cannot be read: {error}"));
+                continue;
+            }
+        };
+        let known = Remembered::decode(entry.payload()).record;
+        if known.is_some_and(|known| known.hash != Record::new(known.stamp, &bytes).hash) {
+            sampled.skipped.push(&shown, "changed since it was embedded; the next run embeds it again");
+            continue;
+        }
+        let again = match embedder.embed(&bytes) {
+            Ok(again) => again,
+            Err(Error::Rejected { rejected }) => {
+                sampled.different.push(&shown, format!("is stored, but rejected now: {rejected}"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let cosine = cosine(&entry.to_f32()?, &again);
+        sampled.lowest = sampled.lowest.min(cosine);
+        if cosine >= at_least {
+            sampled.same += 1;
+        } else {
+            sampled.different.push(&shown, format!("cosine {cosine:.6} to what is stored"));
+        }
+    }
+    Ok(sampled)
+}
+
+/// Keys of entries with vectors: each as likely as any other, in one pass, whatever their number.
+fn chosen(snapshot: &vecstore::Snapshot, count: usize, seed: u64) -> Result<Vec<Vec<u8>>> {
+    let mut chosen = Vec::new();
+    let (mut seen, mut state) = (0u64, seed);
+    for entry in snapshot.iter() {
+        let entry = entry?;
+        if entry.kind() != Kind::Rows {
+            continue;
+        }
+        seen += 1;
+        if chosen.len() < count {
+            chosen.push(entry.key().to_vec());
+            continue;
+        }
+        let place = usize::try_from(splitmix(&mut state) % seen).unwrap_or(usize::MAX);
+        if let Some(place) = chosen.get_mut(place) {
+            *place = entry.key().to_vec();
+        }
+    }
+    Ok(chosen)
+}
+
+/// The next of a row of numbers without a pattern.
+fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+pub(crate) fn cosine(left: &[f32], right: &[f32]) -> f64 {
+    let dot = |left: &[f32], right: &[f32]| -> f64 {
+        left.iter().zip(right).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()
+    };
+    dot(left, right) / (dot(left, left) * dot(right, right)).sqrt().max(f64::MIN_POSITIVE)
+}
