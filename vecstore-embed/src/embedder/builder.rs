@@ -31,6 +31,8 @@ pub struct EmbedderBuilder {
     fingerprint: Fingerprint,
     space: Option<String>,
     what: What,
+    /// Of the program, one per lane; an engine is opened where there are none.
+    encoders: Vec<Box<dyn Encoder>>,
     backend: BackendOptions,
     lanes: Option<usize>,
     limits: DecodeLimits,
@@ -38,8 +40,8 @@ pub struct EmbedderBuilder {
 }
 
 enum What {
-    Model(Model),
-    Own(Arc<dyn Task>, Vec<Box<dyn Encoder>>),
+    Model(Box<Model>),
+    Own(Arc<dyn Task>),
 }
 
 /// Where lanes come from.
@@ -85,7 +87,8 @@ impl EmbedderBuilder {
             model.name().to_owned(),
             model.fingerprint().clone(),
             model.space().map(str::to_owned),
-            What::Model(model.clone()),
+            What::Model(Box::new(model.clone())),
+            Vec::new(),
         )
     }
 
@@ -106,15 +109,22 @@ impl EmbedderBuilder {
         }
         let description = format!("{name} {version}; {}", task.canonical());
         let fingerprint = Fingerprint::new(*hasher.finalize().as_bytes(), description);
-        Ok(Self::of(name.to_owned(), fingerprint, None, What::Own(task, encoders)))
+        Ok(Self::of(name.to_owned(), fingerprint, None, What::Own(task), encoders))
     }
 
-    fn of(name: String, fingerprint: Fingerprint, space: Option<String>, what: What) -> Self {
+    fn of(
+        name: String,
+        fingerprint: Fingerprint,
+        space: Option<String>,
+        what: What,
+        encoders: Vec<Box<dyn Encoder>>,
+    ) -> Self {
         EmbedderBuilder {
             name,
             fingerprint,
             space,
             what,
+            encoders,
             backend: BackendOptions::default(),
             lanes: None,
             limits: DecodeLimits::default(),
@@ -148,11 +158,7 @@ impl EmbedderBuilder {
     /// Runs the model on encoders of the program's own, one per lane, instead of opening an engine for it. They have to make
     /// the same vectors.
     pub fn encoders(mut self, encoders: Vec<Box<dyn Encoder>>) -> Self {
-        let task: Arc<dyn Task> = match &self.what {
-            What::Model(model) => Arc::new(Pictures::of(model, self.limits)),
-            What::Own(task, _) => Arc::clone(task),
-        };
-        self.what = What::Own(task, encoders);
+        self.encoders = encoders;
         self
     }
 
@@ -216,15 +222,17 @@ impl EmbedderBuilder {
     /// The embedder. Nothing is loaded yet: what is wrong with the model or the device is an error of the first call that
     /// needs it.
     pub fn build(self) -> Embedder {
-        let EmbedderBuilder { name, fingerprint, space, what, backend, lanes, limits, widths } = self;
+        let EmbedderBuilder { name, fingerprint, space, what, encoders, backend, lanes, limits, widths } =
+            self;
         let (task, engine): (Arc<dyn Task>, _) = match what {
             What::Model(model) => {
                 let task = Pictures::of(&model, limits);
                 let backend = BackendOptions { batch: widths.batch, ..backend };
-                (Arc::new(task), Engine::Model(Box::new(model), backend, lanes))
+                (Arc::new(task), Engine::Model(model, backend, lanes))
             }
-            What::Own(task, encoders) => (task, Engine::Own(Mutex::new(encoders))),
+            What::Own(task) => (task, Engine::Own(Mutex::default())),
         };
+        let engine = if encoders.is_empty() { engine } else { Engine::Own(Mutex::new(encoders)) };
         let lanes = Mutex::default();
         Embedder { inner: Arc::new(Inner { name, task, fingerprint, space, engine, widths, lanes }) }
     }

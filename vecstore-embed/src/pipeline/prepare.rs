@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::batch::Assembly;
-use super::entry::{Done, Draft, Outcome};
+use super::batch::{Assembly, SlotGuard};
+use super::entry::{Done, Draft, Item, Outcome};
 use super::limits::{Budget, Taken};
 use super::lookup::Job;
 use super::report::{Clock, Doing};
@@ -161,15 +161,25 @@ impl Prepare<'_> {
                 |content| content.bytes().map_or(0, |bytes| self.task.cost(bytes)),
             ))
         };
-        let mut items = Bringer { draft: Draft::new(job, &self.left_out), assembly: self.assembly, clock };
+        let draft = Draft::new(job, &self.left_out);
+        let mut items = Bringer { draft, last: None, assembly: self.assembly, clock };
         let content = in_memory.unwrap_or(Content::Bytes(bytes));
         // A task that panics could not make sense of the content. What it shares with others is whole: slots that are
         // not filled are given back.
         let brought = panic::catch_unwind(AssertUnwindSafe(|| self.task.load(content)?.items(&mut items)));
         let failed = || Rejected::new(RejectionClass::Decode, "the decoder failed on this content");
         match brought.unwrap_or_else(|_| Err(failed().into())) {
-            Ok(()) => Ok(items.draft.finish(None)),
-            Err(Halt::Rejected(rejected)) => Ok(items.draft.finish(Some(rejected))),
+            Ok(()) => {
+                let done = items.draft.finish(None);
+                if let Some((guard, item)) = items.last {
+                    guard.fill(item);
+                }
+                Ok(done)
+            }
+            Err(Halt::Rejected(rejected)) => {
+                let done = items.draft.finish(Some(rejected.clone()));
+                Ok(done.or_else(|| items.last.and_then(|(_, item)| item.settle(Err(rejected)))))
+            }
             Err(Halt::Stopped) => Err(Halt::Stopped),
         }
     }
@@ -178,6 +188,9 @@ impl Prepare<'_> {
 /// Brings the items of one input into batches.
 struct Bringer<'a> {
     draft: Draft,
+    /// The last item, which is written. It goes into its batch once it is known whether there are more, so that the
+    /// lane that encodes it finds the entry complete. No slot is claimed meanwhile, so no thread waits for it.
+    last: Option<(SlotGuard<'a>, Item)>,
     assembly: &'a Assembly,
     clock: &'a Clock,
 }
@@ -188,6 +201,9 @@ impl Items for Bringer<'_> {
         bucket: usize,
         write: &mut dyn FnMut(&mut Slot) -> Result<(), Rejected>,
     ) -> Result<u32, Halt> {
+        if let Some((guard, item)) = self.last.take() {
+            guard.fill(item);
+        }
         let mut guard = {
             let _waiting = self.clock.during(Doing::WaitingForOutput, Doing::Working);
             self.assembly.claim(bucket).ok_or(Halt::Stopped)?
@@ -196,7 +212,7 @@ impl Items for Bringer<'_> {
             write(slot)?;
         }
         let (item, row) = self.draft.item();
-        guard.fill(item);
+        self.last = Some((guard, item));
         Ok(row)
     }
 

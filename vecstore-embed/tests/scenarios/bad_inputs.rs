@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use vecstore::{Fingerprint, Reader, Store, StoreConfig};
-use vecstore_embed::{DecodeLimits, Error, Run, embed_picture};
+use vecstore_embed::{DecodeLimits, Error};
 
-use crate::common::{Place, Stored, Strips, contents, picture, tiny, write_picture};
+use crate::common::{Place, RunOn, Stored, Strips, contents, flat, on, picture, tiny, tree, write_picture};
 
 #[test]
 fn bad_content_is_rejected_with_a_reason_and_stops_nothing() {
@@ -34,8 +34,9 @@ fn bad_content_is_rejected_with_a_reason_and_stops_nothing() {
     fs::write(photos.join("long.png"), vec![0; 70_000]).unwrap();
 
     let model = tiny();
-    let run = flat(&photos, &store).with_limits(DecodeLimits::new(50_000)).with_max_file_bytes(60_000);
-    let summary = run.run_on(&model, Strips::boxed()).unwrap();
+    let run = flat(&photos, &store);
+    let limited = || on(&model, Strips::boxed()).limits(DecodeLimits::new(50_000)).max_content_bytes(60_000);
+    let summary = run.run(&limited().build()).unwrap();
     assert!(summary.is_complete());
     assert_eq!((summary.found, summary.embedded, summary.rejected), (13, 7, 6));
     assert_eq!(summary.rejections.count(), 6);
@@ -122,7 +123,8 @@ fn a_store_of_another_model_is_refused_with_both_named() {
     );
     let text = error.to_string();
     assert!(text.contains("somebody's CLIP") && text.contains(model.fingerprint().description()), "{text}");
-    let searched = vecstore_embed::check_model(&Reader::open(&store).unwrap(), &model).unwrap_err();
+    let searched =
+        on(&model, Strips::boxed()).build().check_query(&Reader::open(&store).unwrap()).unwrap_err();
     assert_eq!(searched.to_string(), text);
 }
 
@@ -154,11 +156,10 @@ fn a_store_without_a_model_takes_the_first_one() {
 fn a_query_that_is_no_picture_is_an_error() {
     let place = Place::new();
     let model = tiny();
-    let limits = DecodeLimits::default();
+    let embedder = on(&model, Strips::boxed()).build();
     fs::write(place.join("text.jpg"), "Dear diary").unwrap();
-    let text = embed_picture(&model, Strips::boxed().as_mut(), &place.join("text.jpg"), &limits).unwrap_err();
+    let text = embedder.embed_file(&place.join("text.jpg")).unwrap_err();
     assert!(matches!(text, Error::BadPicture { .. }), "{text}");
-    let missing =
-        embed_picture(&model, Strips::boxed().as_mut(), &place.join("nowhere"), &limits).unwrap_err();
+    let missing = embedder.embed_file(&place.join("nowhere")).unwrap_err();
     assert!(matches!(missing, Error::Io { .. }), "{missing}");
 }

@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime};
 
-use vecstore_embed::{Model, Run, Summary};
+use vecstore_embed::{Embedder, Model, Run, Summary};
 
-use crate::common::{Place, Stored, Strips, contents, write_picture};
+use crate::common::{Place, RunOn, Stored, Strips, contents, tree, write_picture};
 
 fn embed(run: &Run) -> Summary {
-    run.clone().with_batch_size(4).run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
+    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
 }
 
 fn touch(path: &std::path::Path, seconds: u64) {
@@ -38,7 +38,7 @@ fn a_changed_file_is_embedded_again_and_a_touched_one_is_not() {
     assert_eq!(changed, ["a/000.png"]);
 
     // The new times are remembered: nothing is looked into again.
-    let plan = run.survey(&Model::builtin().unwrap()).unwrap();
+    let plan = run.survey(&Embedder::builder(&Model::builtin().unwrap()).build()).unwrap();
     assert_eq!((plan.to_do, plan.changed), (0, 0));
     let again = embed(&run);
     assert_eq!((again.embedded, again.already, again.changed, again.commits), (0, 9, 0, 0), "{again:?}");

@@ -11,7 +11,8 @@ use vecstore::{Kind, Reader};
 use vecstore_embed::backend::{Batch, Output, Signature};
 use vecstore_embed::tensor::{Element, TensorSpec};
 use vecstore_embed::{
-    Embedder, EmbedderBuilder, Encoder, Files, Model, PreprocessOverrides, Result, Run, Summary,
+    Embedder, EmbedderBuilder, Encoder, Files, Model, Normalise, OutputOptions, PreprocessOverrides, Result,
+    Run, Summary,
 };
 
 fn is_tier(names: &[&str]) -> bool {
@@ -96,13 +97,18 @@ pub const TINY: &[&str] =
 
 /// The same model, for backends that stand for it.
 pub fn tiny() -> Model {
+    tiny_with(Normalise::L2)
+}
+
+pub fn tiny_with(normalise: Normalise) -> Model {
     let sides = PreprocessOverrides {
         size: Some("8x8".parse().unwrap()),
         mean: Some([0.0; 3]),
         std: Some([1.0; 3]),
         ..PreprocessOverrides::default()
     };
-    Model::from_file(Path::new(&PLAIN["--model=".len()..]), &sides, None).unwrap()
+    let output = OutputOptions { normalise, ..OutputOptions::default() };
+    Model::from_file_with(Path::new(&PLAIN["--model=".len()..]), &sides, &output).unwrap()
 }
 
 /// What a store accounts for a key with.

@@ -7,9 +7,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use vecstore::DType;
-use vecstore_embed::{Backend, Ended, Error, Observer, Progress, Result, Run, StopFlag};
+use vecstore_embed::backend::{Batch, Output, Signature};
+use vecstore_embed::{Encoder, Ended, Error, Normalise, Observer, Progress, Result, StopFlag};
 
-use crate::common::{Place, Stored, Strips, assert_same, contents, tiny};
+use crate::common::{Place, RunOn, Stored, Strips, assert_same, contents, flat, on, tiny, tiny_with, tree};
 
 fn undisturbed(photos: &Path, place: &Place) -> PathBuf {
     let store = place.join("undisturbed.vecs");
@@ -95,24 +96,20 @@ impl Encoder for Spoiled {
         "spoiled"
     }
 
-    fn dim(&self) -> usize {
-        self.0.dim()
+    fn signature(&self) -> &Signature {
+        self.0.signature()
     }
 
-    fn preferred_batch(&self) -> usize {
-        self.0.preferred_batch()
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> vecstore_embed::Result<Vec<f32>> {
-        let dim = self.dim();
-        let mut vectors = self.0.embed(batch, pixels)?;
-        for vector in vectors.chunks_mut(dim) {
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        let dim = self.signature().dim();
+        let mut outputs = self.0.run(batch)?;
+        for vector in outputs[0].numbers.chunks_mut(dim) {
             if self.2.is_multiple_of(3) {
                 vector[dim - 1] = self.1;
             }
             self.2 += 1;
         }
-        Ok(vectors)
+        Ok(outputs)
     }
 }
 
@@ -127,7 +124,7 @@ fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
         let (photos, store) = (place.photos(9), place.join("photos.vecs"));
         let run = tree(&photos, &store).with_dtype(dtype);
         let spoiled = Box::new(Spoiled(Strips::boxed(), value, 0));
-        let summary = run.run_on(&tiny(), spoiled).unwrap();
+        let summary = run.run_on(&tiny_with(Normalise::None), spoiled).unwrap();
         assert_eq!((summary.embedded, summary.rejected), (6, 3), "{value}");
         assert!(summary.is_complete());
         let rejected = contents(&store).into_values().filter(|stored| match stored {
@@ -168,8 +165,9 @@ fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
     let (photos, store) = (place.photos(80), place.join("photos.vecs"));
     let model = tiny();
     // Never two in a row, so that is no reason to stop.
-    let run = flat(photos.join("a"), &store).with_workers(1).with_max_read_failures(2);
-    let summary = run.run_on(&model, vanishing(&photos, 50, true)).unwrap();
+    let run = flat(photos.join("a"), &store).with_max_read_failures(2);
+    let vanishing = on(&model, vanishing(&photos, 50, true)).workers(1).build();
+    let summary = run.run(&vanishing).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::Finished, 33, 7));
     assert!(!summary.is_complete());
     assert_eq!(summary.unread.first()[0].path, photos.join("a/052.png"));
@@ -185,15 +183,16 @@ fn many_read_failures_in_a_row_stop_the_run() {
     let place = Place::new();
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
     let model = tiny();
-    let run = flat(photos.join("a"), &store).with_workers(1).with_max_read_failures(5);
-    let summary = run.run_on(&model, vanishing(&photos, 60, false)).unwrap();
+    let run = flat(photos.join("a"), &store).with_max_read_failures(5);
+    let vanishing = on(&model, vanishing(&photos, 60, false)).workers(1).build();
+    let summary = run.run(&vanishing).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::ReadFailures, 30, 5));
     assert_eq!((summary.left, summary.is_complete()), (25, false));
     bring_back(&photos);
     assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 30);
 }
 
-/// A backend that waits for others when it is first asked for its dimension: just before a store is created.
+/// An encoder that waits for the other when it is first asked for its signature: just before a store is created.
 struct Meets {
     barrier: Arc<Barrier>,
     met: AtomicBool,
@@ -205,19 +204,15 @@ impl Encoder for Meets {
         self.inner.name()
     }
 
-    fn dim(&self) -> usize {
+    fn signature(&self) -> &Signature {
         if !self.met.swap(true, Ordering::SeqCst) {
             self.barrier.wait();
         }
-        self.inner.dim()
+        self.inner.signature()
     }
 
-    fn preferred_batch(&self) -> usize {
-        self.inner.preferred_batch()
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-        self.inner.embed(batch, pixels)
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        self.inner.run(batch)
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
-use vecstore_embed::backend::Tensor;
-use vecstore_embed::{Backend, Result, Run};
+use vecstore_embed::backend::{Batch, Output, Signature};
+use vecstore_embed::tensor::{Element, Tensor};
+use vecstore_embed::{Encoder, Result};
 
 use crate::command::{run_tiny, said};
-use crate::common::{Place, Strips, assert_same, contents, tiny};
+use crate::common::{Place, RunOn, Strips, assert_same, contents, on, tiny, tree};
 use crate::fed::Fed;
 
 #[test]
@@ -61,28 +62,24 @@ impl Encoder for Pinning {
         "pinning"
     }
 
-    fn dim(&self) -> usize {
-        self.inner.dim()
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
     }
 
-    fn preferred_batch(&self) -> usize {
-        4
-    }
-
-    fn embed(&mut self, batch: usize, pixels: &[f32]) -> Result<Vec<f32>> {
-        let inside = self.given.lock().unwrap().contains(&pixels.as_ptr().addr());
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        let first = batch.inputs[0].numbers.as_slice::<f32>().unwrap().as_ptr().addr();
+        let inside = self.given.lock().unwrap().contains(&first);
         self.inside.fetch_add(inside.into(), Ordering::SeqCst);
-        self.inner.embed(batch, pixels)
+        self.inner.run(batch)
     }
 
-    fn tensor(&self, length: usize) -> Option<Tensor> {
+    fn memory(&self, element: Element, length: usize) -> Option<Tensor> {
         let mut given = self.given.lock().unwrap();
         if given.len() >= self.from {
             return None;
         }
-        let tensor = Tensor::from(vec![f32::NAN; length].into_boxed_slice());
-        let vecstore_embed::Pixels::F32(numbers) = tensor.pixels() else { panic!("{tensor:?}") };
-        given.push(numbers.as_ptr().addr());
+        let tensor = Tensor::plain(element, length);
+        given.push(tensor.view().as_slice::<f32>().unwrap().as_ptr().addr());
         Some(tensor)
     }
 }
@@ -102,7 +99,8 @@ fn pictures_go_into_the_memory_that_lanes_offer() {
             let (given, inside) = (Arc::clone(&given), Arc::clone(&inside));
             Box::new(Pinning { inner: Strips::boxed(), from, given, inside })
         };
-        let summary = of(&store).run_on_lanes(&model, vec![lane(), lane(), lane()]).unwrap();
+        let summary =
+            of(&store).run(&on(&model, lane()).encoders(vec![lane(), lane(), lane()]).build()).unwrap();
         assert_eq!(summary.embedded, 41);
         // Two for each lane, and one between.
         assert_eq!(given.lock().unwrap().len(), from.min(7));

@@ -6,13 +6,13 @@ use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::Value;
-use vecstore_embed::{Filter, Model, Run, Shard};
+use vecstore_embed::{Files, Filter, Model, Run, Shard};
 
 use crate::command::{self, json, program, said};
-use crate::common::{Place, Stored, Strips, assert_same, contents, keys, write_picture};
+use crate::common::{Place, RunOn, Stored, Strips, assert_same, contents, keys, tree, write_picture};
 
 fn embed(run: Run) -> vecstore_embed::Summary {
-    run.with_batch_size(4).run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
+    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
 }
 
 #[test]
@@ -33,7 +33,8 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
         .collect();
     let list = place.join("list");
     fs::write(&list, format!("{lines}notes.txt\ngone.png\n")).unwrap();
-    let summary = embed(flat(&photos, &by_list).with_list(&list));
+    let listed = || Run::new(Files::new(&photos).with_list(&list), &by_list);
+    let summary = embed(listed());
     assert_eq!(
         (summary.embedded, summary.ignored.count(), summary.unread.count()),
         (12, 1, 1),
@@ -41,7 +42,7 @@ fn a_list_gives_the_keys_and_vectors_that_its_folder_would() {
     );
     assert!(!summary.is_complete());
     assert_same(&contents(&by_list), &contents(&by_folder));
-    assert_eq!(embed(flat(&photos, &by_list).with_list(&list)).already, 12);
+    assert_eq!(embed(listed()).already, 12);
 
     // From standard input, in a folder of its own.
     let mut child = program(&[&"run", &"--json", &"--list", &"-", &"--store", &place.join("stdin.vecs")])
@@ -82,7 +83,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
     let shards = place.join("{0..1}.tar");
     let command = || program(&[&"run", &"--json", &"--quiet", &"--tar", &shards, &"--store", &store]);
     let tars = || ["0.tar", "1.tar"].map(|name| place.join(name));
-    let summary = embed(flat(&place.path, &store).with_tars(tars()));
+    let summary = embed(Run::new(Files::new(&place.path).with_tars(tars()), &store));
     assert_eq!((summary.embedded, summary.rejected, summary.ignored.count()), (10, 1, 2), "{summary:?}");
     let found = contents(&store);
     for (key, stored) in contents(&plain) {
@@ -94,7 +95,7 @@ fn pictures_in_tar_files_are_embedded_where_they_lie() {
             other => panic!("{key}: {other:?}"),
         }
     }
-    let again = embed(flat(&place.path, &store).with_tars(tars()));
+    let again = embed(Run::new(Files::new(&place.path).with_tars(tars()), &store));
     assert_eq!((again.already, again.embedded), (11, 0));
     // The command finds the same keys: its folder is the one that the tar files are in.
     assert_eq!(json(command())["already"], 11);
@@ -127,8 +128,8 @@ fn folders_and_files_can_be_left_out() {
     write_picture(&photos.join("a/1.jpg"), 2);
     write_picture(&photos.join("@eaDir/1.png"), 3);
     let filter = Filter::new(&[], &["@eaDir", "*.jpg"]).unwrap();
-    let run = tree(&photos, &store).with_min_images(2).with_filter(filter);
-    let summary = embed(run);
+    let files = Files::new(&photos).with_recursive(true).with_min_inputs(2).with_filter(filter);
+    let summary = embed(Run::new(files, &store));
     assert_eq!((summary.embedded, summary.too_few, summary.excluded), (9, 1, 2), "{summary:?}");
     let text = said(command::run(
         &photos,

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use vecstore::{DType, Reader};
-use vecstore_embed::{Ended, Error, Model, Observer, Plan, Progress, Run};
+use vecstore_embed::{Embedder, Ended, Error, Model, Observer, Plan, Progress};
 
-use crate::common::{Place, Strips, contents, keys, tiny, write_picture};
+use crate::common::{Place, RunOn, Strips, contents, flat, keys, on, tiny, tree, write_picture};
 
 #[test]
 fn a_run_embeds_everything_once_and_another_finds_nothing_to_do() {
@@ -73,7 +73,7 @@ fn a_folder_without_pictures_makes_no_store() {
     let (photos, store) = (place.join("photos"), place.join("photos.vecs"));
     fs::create_dir(&photos).unwrap();
     fs::write(photos.join("notes.txt"), "not a picture").unwrap();
-    let summary = flat(&photos, &store).run(&Model::builtin().unwrap()).unwrap();
+    let summary = flat(&photos, &store).run(&Embedder::builder(&Model::builtin().unwrap()).build()).unwrap();
     assert_eq!((summary.found, summary.ignored.count(), summary.ended), (0, 1, Ended::Finished));
     assert!(!store.exists());
 }
@@ -113,7 +113,8 @@ fn the_forecast_covers_what_the_store_grows_by_and_not_much_more() {
     let (photos, store) = (place.photos(100), place.join("photos.vecs"));
     let watcher = Arc::new(Watcher::default());
     let run = tree(&photos, &store).with_observer(Arc::clone(&watcher) as Arc<dyn Observer>);
-    run.run_on(&Model::builtin().unwrap(), Strips::wide(512)).unwrap();
+    let embedder = on(&Model::builtin().unwrap(), Strips::wide(512)).batch(32).build();
+    run.run(&embedder).unwrap();
     let (plans, progress) = &*watcher.0.lock().unwrap();
     let [plan] = &plans[..] else { panic!("planned once") };
     assert_eq!((plan.found, plan.already, plan.to_do), (100, 0, 100));
@@ -153,9 +154,8 @@ fn two_runs_at_once_store_each_picture_once() {
     let model = tiny();
     // The store is there, so that both begin at the same place.
     write_picture(&photos.join("first.png"), 7);
-    let run = flat(&photos, &store);
-    run.run_on(&model, Strips::boxed()).unwrap();
-    let run = run.with_recursive(true);
+    flat(&photos, &store).run_on(&model, Strips::boxed()).unwrap();
+    let run = tree(&photos, &store);
     let both = std::thread::scope(|scope| {
         let other = scope.spawn(|| run.run_on(&model, Strips::boxed()).unwrap());
         [run.run_on(&model, Strips::boxed()).unwrap(), other.join().unwrap()]

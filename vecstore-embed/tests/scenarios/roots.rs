@@ -6,9 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use vecstore::Reader;
-use vecstore_embed::{Error, Result, RootArg, Roots, Run, Summary};
+use vecstore_embed::{Error, Result, RootArg, Roots, Summary};
 
-use crate::common::{Place, Strips, keys, tiny, write_picture};
+use crate::common::{Place, RunOn, Strips, keys, tiny, tree, write_picture};
 
 fn run(folder: &Path, store: &Path, roots: &[(&str, &Path)]) -> Result<Summary> {
     let roots = roots.iter().map(|(name, dir)| RootArg::new(name, dir).unwrap());
@@ -16,7 +16,7 @@ fn run(folder: &Path, store: &Path, roots: &[(&str, &Path)]) -> Result<Summary> 
 }
 
 /// `all/{mine/{1,2},yours/3}.png`
-fn tree() -> Place {
+fn nested() -> Place {
     let place = Place::new();
     for (name, seed) in [("mine/people/1.png", 1), ("mine/2.png", 2), ("yours/3.png", 3)] {
         write_picture(&place.join("all").join(name), seed);
@@ -26,7 +26,7 @@ fn tree() -> Place {
 
 #[test]
 fn a_run_one_folder_lower_finds_the_same_keys() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     assert_eq!(run(&all, &store, &[]).unwrap().embedded, 3);
     let lower = run(&all.join("mine"), &store, &[]).unwrap();
@@ -38,7 +38,7 @@ fn a_run_one_folder_lower_finds_the_same_keys() {
 
 #[test]
 fn a_run_one_folder_higher_keeps_the_keys_and_asks_for_a_name_for_the_rest() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     assert_eq!(run(&all.join("mine"), &store, &[]).unwrap().embedded, 2);
     let refused = run(&all, &store, &[]).unwrap_err();
@@ -59,7 +59,7 @@ fn a_run_one_folder_higher_keeps_the_keys_and_asks_for_a_name_for_the_rest() {
 
 #[test]
 fn nothing_above_the_root_but_its_own_pictures_needs_no_name() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     run(&all.join("mine"), &store, &[]).unwrap();
     fs::remove_dir_all(all.join("yours")).unwrap();
@@ -68,7 +68,7 @@ fn nothing_above_the_root_but_its_own_pictures_needs_no_name() {
 
 #[test]
 fn a_folder_elsewhere_needs_a_name() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     run(&all.join("mine"), &store, &[]).unwrap();
     let refused = run(&all.join("yours"), &store, &[]).unwrap_err();
@@ -80,7 +80,7 @@ fn a_folder_elsewhere_needs_a_name() {
 
 #[test]
 fn pictures_that_moved_are_found_by_pointing_their_root_at_the_new_place() {
-    let place = tree();
+    let place = nested();
     let (all, moved, store) = (place.join("all"), place.join("moved"), place.join("photos.vecs"));
     run(&all.join("mine"), &store, &[]).unwrap();
     run(&all.join("yours"), &store, &[("yours", &all.join("yours"))]).unwrap();
@@ -98,7 +98,7 @@ fn pictures_that_moved_are_found_by_pointing_their_root_at_the_new_place() {
 
 #[test]
 fn a_root_does_not_grow_or_shrink_while_its_pictures_are_where_they_were() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     let mine = all.join("mine");
     run(&mine, &store, &[]).unwrap();
@@ -127,7 +127,7 @@ fn a_root_does_not_grow_or_shrink_while_its_pictures_are_where_they_were() {
 
 #[test]
 fn a_root_that_is_refused_changes_nothing() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     run(&all, &store, &[]).unwrap();
     let before = Reader::open(&store).unwrap().snapshot();
@@ -140,7 +140,7 @@ fn a_root_that_is_refused_changes_nothing() {
 
 #[test]
 fn the_way_to_the_folder_makes_no_difference() {
-    let place = tree();
+    let place = nested();
     let (all, store) = (place.join("all"), place.join("photos.vecs"));
     run(&all, &store, &[]).unwrap();
     std::os::unix::fs::symlink(&all, place.join("link")).unwrap();

@@ -13,7 +13,7 @@ use vecstore::vfs::{LockFile, Mapping, Metadata, RealFs, Vfs, VfsFile};
 use vecstore_embed::{Error, Observer, Run};
 
 use crate::command::{json, run_tiny, said};
-use crate::common::{Place, Strips, assert_same, contents, tiny};
+use crate::common::{Place, RunOn, Strips, assert_same, contents, tiny, tree};
 use crate::fed::Fed;
 
 /// The real file system, on which the next writes of segments fail.

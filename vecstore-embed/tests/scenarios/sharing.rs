@@ -4,9 +4,9 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
 
-use vecstore_embed::{Ended, Observer, Progress, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Files, Filter, Observer, Progress, Run, StopFlag, Summary};
 
-use crate::common::{Place, Strips, assert_same, contents, tiny, write_picture};
+use crate::common::{Place, Strips, assert_same, contents, on, tiny, tree, write_picture};
 use crate::fed::WATCHDOG;
 
 /// Counts pictures that were embedded, and then found to be in the store.
@@ -37,7 +37,7 @@ impl Meeting {
 }
 
 /// Runs at once, none of which goes on before all of them have found work. No picture is embedded twice.
-fn at_once(runs: Vec<Run>) -> Vec<Summary> {
+fn at_once(workers: usize, runs: Vec<Run>) -> Vec<Summary> {
     let all = runs.len();
     let meeting = Arc::new(Meeting::default());
     let observers: Vec<Arc<Overtaken>> = runs.iter().map(|_| Arc::default()).collect();
@@ -53,7 +53,7 @@ fn at_once(runs: Vec<Run>) -> Vec<Summary> {
                     first.call_once(|| meeting.wait_for(all));
                     Ok(())
                 });
-                run.run_on(&tiny(), meeting).unwrap()
+                run.run(&on(&tiny(), meeting).workers(workers).build()).unwrap()
             })
         })
         .collect();
@@ -71,21 +71,22 @@ fn runs_share_the_work_and_do_nothing_twice() {
         write_picture(&photos.join(format!("{:02}/{at:03}.png", at / 9)), at);
     }
     let (store, alone) = (place.join("photos.vecs"), place.join("alone.vecs"));
-    let run = |store| tree(&photos, store).with_chunk_size(5).with_workers(2);
+    let run = |store| tree(&photos, store).with_chunk_size(5);
+    let first = Files::new(&photos).with_recursive(true).with_filter(Filter::new(&["00/**"], &[]).unwrap());
     // The store is there before, so that all start at once.
-    at_once(vec![run(&store).with_filter(vecstore_embed::Filter::new(&["00/**"], &[]).unwrap())]);
+    at_once(2, vec![Run::new(first, &store)]);
     // While the three wait for each other, what is in flight of one is a small part of it all.
-    let summaries = at_once(vec![run(&store), run(&store), run(&store)]);
+    let summaries = at_once(2, vec![run(&store), run(&store), run(&store)]);
     let embedded: Vec<u64> = summaries.iter().map(|summary| summary.embedded).collect();
     assert_eq!(embedded.iter().sum::<u64>(), 171, "{embedded:?}");
-    assert!(embedded.iter().all(|embedded| *embedded > 0), "everybody had something to do: {embedded:?}");
+    assert!(embedded.iter().all(|embedded| *embedded > 0), "each had something to do: {embedded:?}");
     for summary in &summaries {
-        // Nobody goes before everything is accounted for.
+        // No run ends before everything is accounted for.
         assert!(summary.is_complete());
         assert_eq!((summary.found, summary.already + summary.embedded), (180, 180), "{summary:?}");
         assert_eq!(summary.left, 0, "what others did is not left: {summary:?}");
     }
-    at_once(vec![run(&alone)]);
+    at_once(2, vec![run(&alone)]);
     assert_same(&contents(&store), &contents(&alone));
 }
 
@@ -93,8 +94,9 @@ fn runs_share_the_work_and_do_nothing_twice() {
 fn what_a_stopped_run_had_begun_is_taken_over() {
     let place = Place::new();
     let (photos, store) = (place.photos(60), place.join("photos.vecs"));
-    let run = || tree(&photos, &store).with_chunk_size(30).with_workers(1);
-    at_once(vec![run().with_filter(vecstore_embed::Filter::new(&["000.png"], &[]).unwrap())]);
+    let run = || tree(&photos, &store).with_chunk_size(30);
+    let first = Files::new(&photos).with_recursive(true).with_filter(Filter::new(&["000.png"], &[]).unwrap());
+    at_once(1, vec![Run::new(first, &store)]);
     let (stop, overtaken) = (StopFlag::default(), Arc::<Overtaken>::default());
     let stopper = stop.clone();
     let (begun, begins) = channel();
@@ -108,7 +110,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
             }
             Ok(())
         });
-        run_stopped.run_on(&tiny(), holding).unwrap()
+        run_stopped.run(&on(&tiny(), holding).workers(1).build()).unwrap()
     });
     // It has one of the two chunks, and only a part of that is under way, when the other run has found the other.
     begins.recv_timeout(WATCHDOG).unwrap();
@@ -120,7 +122,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
         Ok(())
     });
     let second = run().with_observer(Arc::clone(&overtaken) as Arc<dyn Observer>);
-    let second = second.run_on(&tiny(), stopping).unwrap();
+    let second = second.run(&on(&tiny(), stopping).workers(1).build()).unwrap();
     let first = first.join().unwrap();
     assert!(first.embedded < 29 && first.ended == Ended::Stopped, "{first:?}");
     assert!(second.is_complete(), "{second:?}");

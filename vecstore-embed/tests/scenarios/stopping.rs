@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vecstore_embed::{Ended, Observer, Progress, Run, StopFlag, Summary};
+use vecstore_embed::{Ended, Observer, Progress, StopFlag, Summary};
 
 use crate::command::{json, run_tiny, said};
-use crate::common::{Place, Strips, contents, tiny};
+use crate::common::{Place, Strips, contents, on, tiny, tree};
 use crate::fed::{Fed, WATCHDOG};
 
 /// Says when something was rejected.
@@ -41,9 +41,9 @@ fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
         Ok(())
     });
     let run = tree(&photos, &store).with_commit_rows(1);
-    let run = run.with_workers(1).with_observer(Arc::new(Rejected(Mutex::new(Some(reject)))));
+    let run = run.with_observer(Arc::new(Rejected(Mutex::new(Some(reject)))));
     let run = run.with_stop(stop).with_stop_patience(patience);
-    let summary = run.run_on(&tiny(), model).unwrap();
+    let summary = run.run(&on(&tiny(), model).workers(1).build()).unwrap();
     assert_eq!((summary.ended, summary.rejected), (Ended::Stopped, 1), "{summary:?}");
     assert_eq!(summary.left, 40 - summary.embedded, "{summary:?}");
     assert!(!summary.is_complete());

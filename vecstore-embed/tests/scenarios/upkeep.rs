@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use vecstore_embed::{Model, Run, Summary};
+use vecstore_embed::{Files, Model, Run, Summary};
 
 use crate::command::{json, program, run, said};
-use crate::common::{Place, Stored, Strips, contents, keys, write_picture};
+use crate::common::{Place, RunOn, Stored, Strips, contents, keys, tree, write_picture};
 
 fn embed(run: &Run) -> Summary {
-    run.clone().with_recursive(true).run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
+    run.run_on(&Model::builtin().unwrap(), Strips::boxed()).unwrap()
 }
 
 fn of_store(name: &str, store: &Path, more: &[&str]) -> Command {
@@ -24,7 +24,7 @@ fn of_store(name: &str, store: &Path, more: &[&str]) -> Command {
 fn entries_of_files_that_are_gone_are_reported_and_removed_only_when_that_is_safe() {
     let place = Place::new();
     let (photos, store) = (place.photos(30), place.join("photos.vecs"));
-    let run = flat(&photos, &store);
+    let run = tree(&photos, &store);
     assert_eq!(embed(&run).gone.first.count(), 0);
 
     fs::remove_file(photos.join("a/000.png")).unwrap();
@@ -33,9 +33,10 @@ fn entries_of_files_that_are_gone_are_reported_and_removed_only_when_that_is_saf
     assert_eq!((reported.gone.first.count(), reported.gone.pruned), (2, 0), "{reported:?}");
     assert_eq!(contents(&store).len(), 30, "nothing is removed unasked");
     // A run over another part of the folder has nothing to say about them.
-    assert_eq!(embed(&flat(photos.join("b"), &store)).gone.first.count(), 0);
+    assert_eq!(embed(&tree(photos.join("b"), &store)).gone.first.count(), 0);
     // They are gone also where a run does not look.
-    let filtered = run.clone().with_min_images(100).with_prune(true, false);
+    let files = || Files::new(&photos).with_recursive(true);
+    let filtered = Run::new(files().with_min_inputs(100), &store).with_prune(true, false);
     assert_eq!(embed(&filtered).gone.pruned, 2);
     assert_eq!(contents_without_tombstones(&store), 28);
 
@@ -55,7 +56,7 @@ fn entries_of_files_that_are_gone_are_reported_and_removed_only_when_that_is_saf
     // A folder that cannot be read hides files that are there.
     std::os::unix::fs::symlink("loop", photos.join("loop.png")).unwrap();
     fs::remove_file(photos.join("a/004.png")).unwrap();
-    let unseen = embed(&run.clone().with_prune(true, true).with_follow_links(true));
+    let unseen = embed(&Run::new(files().with_follow_links(true), &store).with_prune(true, true));
     assert!(unseen.gone.refused.unwrap().contains("did not see everything"));
     assert_eq!(unseen.gone.pruned, 0);
 
