@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use vecstore_embed::backend::{
-    Backend, BackendChoice, BackendOptions, Device, PixelType, Pixels, Precision, Provider, open_backend,
-    open_lanes,
+    Batch, BatchInput, Encoder, Output, Placement, Provider, Signature, open_encoder, open_lanes,
 };
 use vecstore_embed::doctor::{Options, Pictures, examine};
-use vecstore_embed::model::{Model, Normalise, OutputOptions};
-use vecstore_embed::preprocess::PreprocessOverrides;
-use vecstore_embed::{Error, Run};
+use vecstore_embed::tensor::{Element, View};
+use vecstore_embed::{
+    BackendChoice, BackendOptions, Device, Embedder, Error, Files, Model, Normalise, OutputOptions,
+    Precision, PreprocessOverrides, Run,
+};
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name)
@@ -51,17 +52,20 @@ fn every_backend(test: &str) -> Vec<BackendOptions> {
     [Some(tract()), onnxruntime(test)].into_iter().flatten().collect()
 }
 
-fn prepare(model: &Model, pictures: &[RgbImage]) -> Vec<f32> {
-    let length = model.preprocess().tensor_len();
-    let mut pixels = vec![0.0; pictures.len() * length];
-    for (picture, pixels) in pictures.iter().zip(pixels.chunks_mut(length)) {
-        model.preprocess().apply(picture, pixels).unwrap();
-    }
-    pixels
+/// The model in that engine, or why it cannot be opened there.
+fn open(model: &Model, options: &BackendOptions) -> Result<Embedder, Error> {
+    let embedder = Embedder::builder(model).backend(options.clone()).build();
+    embedder.describe().map(|_| embedder)
 }
 
-fn embed(model: &Model, backend: &mut dyn Backend, pictures: &[RgbImage]) -> Vec<f32> {
-    backend.embed(pictures.len(), &prepare(model, pictures)).unwrap()
+fn name(embedder: &Embedder) -> String {
+    embedder.describe().unwrap().0
+}
+
+/// All vectors, one behind the other.
+fn embed(embedder: &Embedder, pictures: &[RgbImage]) -> Vec<f32> {
+    let embedded = embedder.embed_all(pictures).unwrap();
+    embedded.into_iter().flat_map(|embedded| embedded.unwrap().into_vector().unwrap()).collect()
 }
 
 fn colour(levels: [u8; 3]) -> RgbImage {
@@ -94,18 +98,19 @@ fn the_numbers_are_those_of_the_graph() {
             ["plain.onnx", "one-at-a-time.onnx", "batch-of-4.onnx", "external.onnx", "open-shapes.onnx"]
         {
             let model = model(name).unwrap();
-            let mut backend = open_backend(&model, &options).unwrap();
-            assert_eq!(backend.dim(), 4, "{name}");
-            let vectors = embed(&model, backend.as_mut(), &pictures);
+            let embedder = open(&model, &options).unwrap();
+            let (backend, dim) = embedder.describe().unwrap();
+            assert_eq!(dim, 4, "{name}");
+            let vectors = embed(&embedder, &pictures);
             for (vector, levels) in vectors.chunks(4).zip(colours) {
                 let wanted = match levels {
                     [0, 0, 0] => [0.0; 4], // no direction, and none is made up
                     levels => wanted(levels.map(|level| f32::from(level) / 255.0)),
                 };
                 let off = vector.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                assert!(off < 1e-6, "{} {name} {levels:?}: {vector:?} is not {wanted:?}", backend.name());
+                assert!(off < 1e-6, "{backend} {name} {levels:?}: {vector:?} is not {wanted:?}");
             }
-            assert!(backend.embed(0, &[]).unwrap().is_empty());
+            assert!(embed(&embedder, &[]).is_empty());
         }
     }
 }
@@ -115,17 +120,15 @@ fn several_backends_work_at_once() {
     let model = model("plain.onnx").unwrap();
     let pictures = pictures();
     let options = every_backend("several_backends_work_at_once");
-    let wanted: Vec<Vec<f32>> = options
-        .iter()
-        .map(|options| embed(&model, open_backend(&model, options).unwrap().as_mut(), &pictures))
-        .collect();
+    let wanted: Vec<Vec<f32>> =
+        options.iter().map(|options| embed(&open(&model, options).unwrap(), &pictures)).collect();
     std::thread::scope(|scope| {
         for (options, wanted) in options.iter().zip(&wanted).cycle().take(4) {
             let (model, pictures) = (&model, &pictures);
             scope.spawn(move || {
-                let mut backend = open_backend(model, options).unwrap();
+                let embedder = open(model, options).unwrap();
                 for _ in 0..2 {
-                    assert_eq!(&embed(model, backend.as_mut(), pictures), wanted, "{}", backend.name());
+                    assert_eq!(&embed(&embedder, pictures), wanted, "{}", name(&embedder));
                 }
             });
         }
@@ -133,14 +136,25 @@ fn several_backends_work_at_once() {
 }
 
 #[test]
-fn a_backend_stays_usable_after_a_refusal() {
+fn an_encoder_stays_usable_after_a_refusal() {
     let model = model("plain.onnx").unwrap();
-    for options in every_backend("a_backend_stays_usable_after_a_refusal") {
-        let mut backend = open_backend(&model, &options).unwrap();
-        let pixels = prepare(&model, &[colour([9, 9, 9])]);
-        let error = backend.embed(2, &pixels).unwrap_err();
-        assert!(matches!(error, Error::BadValue { .. }), "{error}");
-        assert_eq!(backend.embed(1, &pixels).unwrap().len(), 4);
+    for options in every_backend("an_encoder_stays_usable_after_a_refusal") {
+        let mut encoder = open_encoder(&model, &options).unwrap();
+        let numbers = vec![0.5f32; 3 * 8 * 8];
+        let input = BatchInput { name: "pixel_values", shape: &[3, 8, 8], numbers: View::new(&numbers) };
+        let halves = vec![half::f16::ONE; 3 * 8 * 8];
+        let refused = [
+            Batch { items: 2, inputs: vec![input] },
+            Batch { items: 1, inputs: vec![] },
+            Batch { items: 1, inputs: vec![BatchInput { numbers: View::new(&halves), ..input }] },
+            Batch { items: 1, inputs: vec![BatchInput { shape: &[3, 4, 16], ..input }] },
+        ];
+        for batch in refused {
+            let error = encoder.run(&batch).unwrap_err();
+            assert!(matches!(error, Error::BadValue { .. }), "{error}");
+        }
+        let output = encoder.run(&Batch { items: 1, inputs: vec![input] }).unwrap().remove(0);
+        assert_eq!((output.shape, output.numbers.len()), (vec![1, 4], 4));
     }
 }
 
@@ -148,9 +162,8 @@ fn a_backend_stays_usable_after_a_refusal() {
 fn the_output_is_the_one_that_is_a_vector() {
     for options in every_backend("the_output_is_the_one_that_is_a_vector") {
         let model = model("two-outputs.onnx").unwrap();
-        let mut backend = open_backend(&model, &options).unwrap();
-        let vector = embed(&model, backend.as_mut(), &[colour([200, 0, 0])]);
-        assert_eq!(vector, [1.0, 0.0, 0.0], "{}", backend.name());
+        let embedder = open(&model, &options).unwrap();
+        assert_eq!(embed(&embedder, &[colour([200, 0, 0])]), [1.0, 0.0, 0.0], "{}", name(&embedder));
     }
     let by_name = |output| Model::from_file(&path("two-outputs.onnx"), &eight(), Some(output));
     assert_eq!(
@@ -167,21 +180,20 @@ fn the_output_is_the_one_that_is_a_vector() {
 fn graphs_of_half_precision_get_and_give_what_they_want() {
     let pictures: Vec<RgbImage> = [[255, 0, 0], [51, 102, 153], [0, 200, 7]].map(colour).into();
     let exact = model("plain.onnx").unwrap();
-    let wanted = embed(&exact, open_backend(&exact, &tract()).unwrap().as_mut(), &pictures);
+    let wanted = embed(&open(&exact, &tract()).unwrap(), &pictures);
     for options in every_backend("graphs_of_half_precision_get_and_give_what_they_want") {
         // bf16 has 8 bits, f16 has 11.
         for (name, most) in [("half.onnx", 1e-3), ("half-both.onnx", 1e-3), ("brain.onnx", 8e-3)] {
             let model = model(name).unwrap();
             if name == "brain.onnx" && options.choice == BackendChoice::Tract {
-                let Err(error) = open_backend(&model, &options) else { panic!("tract knows bf16 now") };
+                let Err(error) = open(&model, &options) else { panic!("tract knows bf16 now") };
                 let error = error.to_string();
                 assert!(error.contains("bf16") && error.contains("pip install onnxruntime"), "{error}");
                 continue;
             }
-            let mut backend = open_backend(&model, &options).unwrap();
-            let vectors = embed(&model, backend.as_mut(), &pictures);
+            let vectors = embed(&open(&model, &options).unwrap(), &pictures);
             let off = vectors.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(off < most && vectors.len() == 12, "{} {name}: off by {off}", backend.name());
+            assert!(off < most && vectors.len() == 12, "{:?} {name}: off by {off}", options.choice);
             assert!(off > 1e-6, "{name}: nothing was of half precision");
         }
     }
@@ -189,44 +201,30 @@ fn graphs_of_half_precision_get_and_give_what_they_want() {
 
 /// Takes pictures as its model wants them, and as nothing else.
 struct Strict {
-    inner: Box<dyn Backend>,
-    wanted: PixelType,
+    inner: Box<dyn Encoder>,
+    wanted: Element,
 }
 
-impl Backend for Strict {
+impl Encoder for Strict {
     fn name(&self) -> &str {
         self.inner.name()
     }
 
-    fn dim(&self) -> usize {
-        self.inner.dim()
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
     }
 
-    fn preferred_batch(&self) -> usize {
-        self.inner.preferred_batch()
+    fn run(&mut self, batch: &Batch<'_>) -> vecstore_embed::Result<Vec<Output>> {
+        assert_eq!(batch.inputs[0].numbers.element(), self.wanted);
+        self.inner.run(batch)
     }
 
-    fn embed(&mut self, _: usize, _: &[f32]) -> vecstore_embed::Result<Vec<f32>> {
-        panic!("a lane has nothing to convert");
-    }
-
-    fn pixel_type(&self) -> PixelType {
-        self.inner.pixel_type()
-    }
-
-    fn embed_pixels(&mut self, batch: usize, pixels: Pixels<'_>) -> vecstore_embed::Result<Vec<f32>> {
-        let found = match pixels {
-            Pixels::F32(_) => PixelType::F32,
-            Pixels::F16(_) => PixelType::F16,
-            Pixels::Bf16(_) => PixelType::Bf16,
-        };
-        assert_eq!(found, self.wanted);
-        self.inner.embed_pixels(batch, pixels)
+    fn placement(&self) -> Option<&Placement> {
+        self.inner.placement()
     }
 }
 
-/// A run prepares pictures as the model wants them; a search prepares one in f32, which the backend converts. To the bit they
-/// make the same vectors.
+/// A run and a query prepare pictures as the model wants them. To the bit they make the same vectors.
 #[test]
 fn pictures_are_prepared_in_the_type_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -243,40 +241,30 @@ fn pictures_are_prepared_in_the_type_of_the_model() {
     }
     for options in every_backend("pictures_are_prepared_in_the_type_of_the_model") {
         for (name, wanted) in [
-            ("plain.onnx", PixelType::F32),
-            ("half.onnx", PixelType::F16),
-            ("half-both.onnx", PixelType::F16),
-            ("brain.onnx", PixelType::Bf16),
+            ("plain.onnx", Element::F32),
+            ("half.onnx", Element::F16),
+            ("half-both.onnx", Element::F16),
+            ("brain.onnx", Element::Bf16),
         ] {
             let model = model(name).unwrap();
-            if wanted == PixelType::Bf16 && options.choice == BackendChoice::Tract {
+            if wanted == Element::Bf16 && options.choice == BackendChoice::Tract {
                 continue;
             }
             let store = folder.path().join(format!("{:?}-{name}.vecs", options.choice));
-            let inner = open_backend(&model, &options).unwrap();
-            let run = vecstore_embed::Run::new(&photos, &store).with_batch_size(4);
-            assert_eq!(run.run_on(&model, Box::new(Strict { inner, wanted })).unwrap().embedded, 11);
-            let mut backend = open_backend(&model, &options).unwrap();
+            let inner = open_encoder(&model, &options).unwrap();
+            let strict =
+                Embedder::builder(&model).batch(4).encoders(vec![Box::new(Strict { inner, wanted })]).build();
+            let run = Run::new(Files::new(&photos), &store);
+            assert_eq!(run.run(&strict).unwrap().embedded, 11);
+            let embedder = open(&model, &options).unwrap();
             let snapshot = vecstore::Reader::open(&store).unwrap().snapshot();
             for at in 0..11 {
                 let file = format!("{at}.png");
-                let alone = vecstore_embed::embed_picture(
-                    &model,
-                    backend.as_mut(),
-                    &photos.join(&file),
-                    &Default::default(),
-                );
+                let alone = embedder.embed_file(&photos.join(&file)).unwrap();
                 let bits = |vector: Vec<f32>| vector.into_iter().map(f32::to_bits).collect::<Vec<_>>();
                 let stored = snapshot.get(&file).unwrap().unwrap().to_f32().unwrap();
-                assert_eq!(bits(stored), bits(alone.unwrap()), "{} {file}", backend.name());
+                assert_eq!(bits(stored), bits(alone), "{:?} {file}", options.choice);
             }
-            // Of whatever type: a half is a half in all of them.
-            let length = 3 * 8 * 8;
-            let (halves, brains) =
-                (vec![half::f16::from_f32(0.5); length], vec![half::bf16::from_f32(0.5); length]);
-            let same = [Pixels::F32(&vec![0.5; length]), Pixels::F16(&halves), Pixels::Bf16(&brains)]
-                .map(|pixels| backend.embed_pixels(1, pixels).unwrap());
-            assert!(same[0] == same[1] && same[1] == same[2], "{} {name}: {same:?}", backend.name());
         }
     }
 }
@@ -286,7 +274,7 @@ fn the_output_that_is_called_an_embedding_is_it() {
     let model = model("clip-like.onnx").unwrap();
     assert!(model.fingerprint().description().contains("output image_embeds"), "of pooler_output and that");
     for options in every_backend("the_output_that_is_called_an_embedding_is_it") {
-        assert_eq!(open_backend(&model, &options).unwrap().dim(), 4);
+        assert_eq!(open(&model, &options).unwrap().describe().unwrap().1, 4);
     }
 }
 
@@ -298,7 +286,7 @@ fn vectors_are_left_as_they_are_when_asked() {
     assert_ne!(raw.fingerprint().id(), scaled.fingerprint().id());
     assert!(raw.fingerprint().description().contains("of any length"));
     for options in every_backend("vectors_are_left_as_they_are_when_asked") {
-        let vector = embed(&raw, open_backend(&raw, &options).unwrap().as_mut(), &[colour([51, 102, 153])]);
+        let vector = embed(&open(&raw, &options).unwrap(), &[colour([51, 102, 153])]);
         for (found, wanted) in vector.iter().zip([0.2, 0.4, 0.6, 1.2]) {
             assert!((found - wanted).abs() < 1e-6, "{vector:?}");
         }
@@ -329,7 +317,7 @@ fn models_that_cannot_be_used_say_why() {
 
     for options in every_backend("models_that_cannot_be_used_say_why") {
         let unknown = model("unknown-operator.onnx").unwrap();
-        let Err(error) = open_backend(&unknown, &options) else { panic!("an operator nobody has was run") };
+        let Err(error) = open(&unknown, &options) else { panic!("an operator that no engine has was run") };
         let error = error.to_string();
         assert!(error.contains("unknown-operator.onnx") && error.contains("Frobnicate"), "{error}");
     }
@@ -342,7 +330,7 @@ fn a_library_for_the_processor_is_refused_for_a_card() {
     for choice in [BackendChoice::OnnxRuntime, BackendChoice::Auto] {
         for device in ["cuda:0", "tensorrt:1"] {
             (options.choice, options.device) = (choice, device.parse().unwrap());
-            let Err(error) = open_backend(&model, &options) else { panic!("opened {device}") };
+            let Err(error) = open_encoder(&model, &options) else { panic!("opened {device}") };
             let text = error.to_string();
             assert!(matches!(error, Error::Device { .. }), "{text}");
             assert!(text.contains(&format!("device {device} was asked for")), "{text}");
@@ -351,7 +339,7 @@ fn a_library_for_the_processor_is_refused_for_a_card() {
     }
     // The process is none the worse for it.
     options.device = Device::cpu();
-    assert!(open_backend(&model, &options).is_ok());
+    assert!(open_encoder(&model, &options).is_ok());
 }
 
 #[test]
@@ -359,13 +347,13 @@ fn operators_are_counted_where_they_run() {
     let model = model("plain.onnx").unwrap();
     let count = |options: &BackendOptions| {
         let options = BackendOptions { profile: true, ..options.clone() };
-        let backend = open_backend(&model, &options).unwrap();
+        let backend = open_encoder(&model, &options).unwrap();
         backend.placement().map(|placement| (placement.of(Provider::Cpu), placement.on_gpu()))
     };
     assert_eq!(count(&tract()), None);
     let Some(options) = onnxruntime("operators_are_counted_where_they_run") else { return };
     assert_eq!(count(&options), Some((2, 0)), "a mean and a product");
-    assert!(open_backend(&model, &options).unwrap().placement().is_none(), "only when asked for");
+    assert!(open_encoder(&model, &options).unwrap().placement().is_none(), "only when asked for");
 }
 
 #[test]
@@ -393,7 +381,7 @@ fn a_model_that_mixes_the_pictures_of_a_batch_is_found_out() {
                 assert!(report.library.is_none() && examined("leaky.onnx").batch.is_same())
             }
             _ => {
-                assert_eq!(report.library.clone().unwrap().2, [Provider::Cpu], "{report:?}");
+                assert_eq!(report.library.clone().unwrap().providers, [Provider::Cpu], "{report:?}");
                 let mixed = examined("leaky.onnx").batch;
                 assert!(!mixed.is_same() && mixed.difference > 0.01, "{mixed:?}");
             }
@@ -406,9 +394,10 @@ fn lanes_are_opened_as_asked() {
     let model = model("plain.onnx").unwrap();
     for options in every_backend("lanes_are_opened_as_asked") {
         assert_eq!(open_lanes(&model, &options, None).unwrap().len(), 1);
-        let mut lanes = open_lanes(&model, &options, Some(3)).unwrap();
+        let lanes = open_lanes(&model, &options, Some(3)).unwrap();
         let pictures = [colour([255, 0, 0]), colour([1, 2, 3])];
-        let vectors: Vec<_> = lanes.iter_mut().map(|lane| embed(&model, lane.as_mut(), &pictures)).collect();
+        let alone = |lane| embed(&Embedder::builder(&model).encoders(vec![lane]).build(), &pictures);
+        let vectors: Vec<_> = lanes.into_iter().map(alone).collect();
         assert!(vectors.len() == 3 && vectors.windows(2).all(|pair| pair[0] == pair[1]));
     }
 }
@@ -425,11 +414,11 @@ fn what_is_computed_in_less_is_another_model() {
     assert!(half.fingerprint().description().contains("computed in fp16"));
     // What is stored has to be of that kind; a query need not.
     let folder = tempfile::tempdir().unwrap();
-    let run = Run::new(folder.path(), folder.path().join("a.vecs")).with_backend(tract());
-    let error = run.run(&half).unwrap_err().to_string();
-    assert!(error.contains("except with --device tensorrt") && error.contains("fp16"), "{error}");
-    let mut query = open_backend(&half, &tract()).unwrap();
-    assert_eq!(embed(&half, query.as_mut(), &[colour([255, 0, 0])]).len(), 4);
+    let query = open(&half, &tract()).unwrap();
+    let run = Run::new(Files::new(folder.path()), folder.path().join("a.vecs"));
+    let error = run.run(&query).unwrap_err().to_string();
+    assert!(error.contains("except with the device tensorrt") && error.contains("fp16"), "{error}");
+    assert_eq!(embed(&query, &[colour([255, 0, 0])]).len(), 4);
 }
 
 #[test]

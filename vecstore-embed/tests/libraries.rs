@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vecstore_embed::Error;
-use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
-use vecstore_embed::model::Model;
-use vecstore_embed::preprocess::PreprocessOverrides;
+use vecstore_embed::backend::{BackendChoice, BackendOptions, open_encoder};
+use vecstore_embed::{Model, PreprocessOverrides};
 
 /// The smallest model there is: 8 x 8 pixels.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx");
@@ -32,7 +31,7 @@ fn model() -> Model {
 fn refused(library: &Path, choice: BackendChoice) -> String {
     let options =
         BackendOptions { choice, ort_lib: Some(library.to_owned()), threads: 1, ..BackendOptions::default() };
-    match open_backend(&model(), &options) {
+    match open_encoder(&model(), &options) {
         Ok(backend) => panic!("{} opened {}", library.display(), backend.name()),
         Err(error) => {
             assert!(matches!(error, Error::RuntimeLibrary { .. }), "{error}");
@@ -153,7 +152,7 @@ fn without(library: &Path, device: &str) -> String {
         device: device.parse().unwrap(),
         ..BackendOptions::default()
     };
-    let Err(error) = open_backend(&model(), &options) else { panic!("opened {device}") };
+    let Err(error) = open_encoder(&model(), &options) else { panic!("opened {device}") };
     assert!(matches!(error, Error::Device { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(device) && text.contains(&library.display().to_string()), "{text}");
@@ -341,9 +340,9 @@ fn the_built_in_model_needs_no_engine_and_computes_on_the_processor_alone() {
     let builtin = Model::builtin().unwrap();
     for choice in [BackendChoice::Auto, BackendChoice::Tract, BackendChoice::OnnxRuntime] {
         let options = BackendOptions { choice, ..named.clone() };
-        assert_eq!(open_backend(&builtin, &options).unwrap().name(), "plain Rust");
+        assert_eq!(open_encoder(&builtin, &options).unwrap().name(), "plain Rust");
         let options = BackendOptions { device: "cuda:0".parse().unwrap(), ..options };
-        let Err(error) = open_backend(&builtin, &options) else { panic!("on a card") };
+        let Err(error) = open_encoder(&builtin, &options) else { panic!("on a card") };
         assert!(error.to_string().contains("a card needs a --model, found \"cuda:0\""), "{error}");
     }
 }
@@ -352,7 +351,7 @@ fn the_built_in_model_needs_no_engine_and_computes_on_the_processor_alone() {
 fn tract_computes_on_the_processor_alone() {
     let device = "cuda:0".parse().unwrap();
     let options = BackendOptions { choice: BackendChoice::Tract, device, ..BackendOptions::default() };
-    let Err(error) = open_backend(&model(), &options) else { panic!("tract on a card") };
+    let Err(error) = open_encoder(&model(), &options) else { panic!("tract on a card") };
     assert!(error.to_string().contains("cards need --backend onnxruntime, found \"cuda:0\""), "{error}");
 }
 
@@ -365,6 +364,6 @@ fn tract_needs_no_library() {
         threads: 1,
         ..BackendOptions::default()
     };
-    let backend = open_backend(&model(), &options).unwrap();
+    let backend = open_encoder(&model(), &options).unwrap();
     assert_eq!(backend.name(), "tract 0.23");
 }

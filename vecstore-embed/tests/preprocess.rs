@@ -4,7 +4,7 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use vecstore_embed::Error;
-use vecstore_embed::preprocess::{Preprocess, PreprocessOverrides};
+use vecstore_embed::image::preprocess::{Preprocess, PreprocessOverrides};
 
 /// The picture of `pillow-levels.py`.
 fn picture(width: u32, height: u32) -> RgbImage {
@@ -191,10 +191,10 @@ fn large_jpegs_may_be_decoded_smaller() {
     // What is wrong with a file is found all the same.
     let bytes = jpeg(1000, 800);
     let cut = scaled.decode(&bytes[..bytes.len() / 2], &limits).unwrap_err();
-    assert_eq!(cut.class(), vecstore_embed::picture::Class::Truncated);
+    assert_eq!(cut.fault(), vecstore_embed::image::Fault::Truncated);
     let spoiled = [&bytes[..bytes.len() / 2], &[0; 4000], &bytes[bytes.len() - 2..]].concat();
     // Zeros can be read as pixels; both decoders do.
     assert_eq!(scaled.decode(&spoiled, &limits).is_ok(), exact.decode(&spoiled, &limits).is_ok());
     let small = DecodeLimits::new(799_999);
-    assert_eq!(scaled.decode(&bytes, &small).unwrap_err().class(), vecstore_embed::picture::Class::TooLarge);
+    assert_eq!(scaled.decode(&bytes, &small).unwrap_err().fault(), vecstore_embed::image::Fault::TooLarge);
 }

@@ -7,9 +7,7 @@ mod reference;
 
 use image::imageops::{FilterType, crop_imm, resize};
 use image::{Rgb, RgbImage};
-use vecstore_embed::backend::{Backend, BackendOptions, open_backend};
-use vecstore_embed::model::Model;
-use vecstore_embed::preprocess::PreprocessOverrides;
+use vecstore_embed::{BackendOptions, Embedder, Model, PreprocessOverrides};
 
 /// Where the reference graph is.
 fn reference() -> std::path::PathBuf {
@@ -65,18 +63,13 @@ fn scene(seed: u32, width: u32, height: u32) -> RgbImage {
     })
 }
 
-fn backend(model: &Model) -> Box<dyn Backend> {
-    open_backend(model, &BackendOptions { threads: 2, ..BackendOptions::default() }).unwrap()
+fn embedder(model: &Model) -> Embedder {
+    Embedder::builder(model).backend(BackendOptions { threads: 2, ..BackendOptions::default() }).build()
 }
 
-fn embed(model: &Model, backend: &mut dyn Backend, pictures: &[RgbImage]) -> Vec<Vec<f32>> {
-    let length = model.preprocess().tensor_len();
-    let mut pixels = vec![0.0; pictures.len() * length];
-    for (picture, pixels) in pictures.iter().zip(pixels.chunks_mut(length)) {
-        model.preprocess().apply(picture, pixels).unwrap();
-    }
-    let vectors = backend.embed(pictures.len(), &pixels).unwrap();
-    vectors.chunks(backend.dim()).map(<[f32]>::to_vec).collect()
+fn embed(embedder: &Embedder, pictures: &[RgbImage]) -> Vec<Vec<f32>> {
+    let embedded = embedder.embed_all(pictures).unwrap();
+    embedded.into_iter().map(|embedded| embedded.unwrap().into_vector().unwrap()).collect()
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {
@@ -103,17 +96,16 @@ fn changed(picture: &RgbImage) -> Vec<(&'static str, RgbImage)> {
 
 #[test]
 fn near_duplicates_are_nearest() {
-    let model = Model::builtin().unwrap();
-    let mut backend = backend(&model);
-    assert_eq!(backend.dim(), 512);
+    let embedder = embedder(&Model::builtin().unwrap());
+    assert_eq!(embedder.describe().unwrap().1, 512);
     let originals: Vec<RgbImage> = (0..8).map(|seed| scene(seed, 160, 120)).collect();
-    let vectors = embed(&model, backend.as_mut(), &originals);
+    let vectors = embed(&embedder, &originals);
     for vector in &vectors {
         assert!((cosine(vector, vector) - 1.0).abs() < 1e-5, "length {}", cosine(vector, vector).sqrt());
     }
     for (seed, original) in originals.iter().enumerate() {
         for (how, picture) in changed(original) {
-            let vector = embed(&model, backend.as_mut(), &[picture]).remove(0);
+            let vector = embed(&embedder, &[picture]).remove(0);
             let near = cosine(&vector, &vectors[seed]);
             for (other, far) in vectors.iter().enumerate().filter(|(other, _)| *other != seed) {
                 let far = cosine(&vector, far);
@@ -125,11 +117,10 @@ fn near_duplicates_are_nearest() {
 
 #[test]
 fn blank_pages_are_alike_and_noise_is_not_blown_up() {
-    let model = Model::builtin().unwrap();
-    let mut backend = backend(&model);
+    let embedder = embedder(&Model::builtin().unwrap());
     let pages: Vec<RgbImage> =
         [0, 7, 128, 254, 255].iter().map(|level| RgbImage::from_pixel(50, 70, Rgb([*level; 3]))).collect();
-    let vectors = embed(&model, backend.as_mut(), &pages);
+    let vectors = embed(&embedder, &pages);
     for vector in &vectors {
         assert!(cosine(vector, &vectors[0]) > 0.999_999);
     }
@@ -137,19 +128,18 @@ fn blank_pages_are_alike_and_noise_is_not_blown_up() {
     let mut dot = RgbImage::from_pixel(224, 224, Rgb([255; 3]));
     dot.put_pixel(112, 112, Rgb([0; 3]));
     let red = RgbImage::from_pixel(50, 70, Rgb([200, 30, 30]));
-    for vector in embed(&model, backend.as_mut(), &[dot, red]) {
+    for vector in embed(&embedder, &[dot, red]) {
         assert!(cosine(&vector, &vectors[0]) < 0.5);
     }
 }
 
 #[test]
 fn a_picture_gives_the_same_bits_wherever_it_is_in_a_batch() {
-    let model = Model::builtin().unwrap();
-    let mut backend = backend(&model);
+    let embedder = embedder(&Model::builtin().unwrap());
     let pictures: Vec<RgbImage> = (0..5).map(|seed| scene(seed, 90, 70)).collect();
-    let together = embed(&model, backend.as_mut(), &pictures);
+    let together = embed(&embedder, &pictures);
     for (picture, wanted) in pictures.iter().zip(&together) {
-        assert_eq!(&embed(&model, backend.as_mut(), std::slice::from_ref(picture))[0], wanted);
+        assert_eq!(&embed(&embedder, std::slice::from_ref(picture))[0], wanted);
     }
 }
 

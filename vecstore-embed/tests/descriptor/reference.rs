@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use vecstore_embed::backend::{BackendChoice, BackendOptions, open_backend};
-use vecstore_embed::model::Model;
-use vecstore_embed::picture::{DecodeLimits, decode};
+use vecstore_embed::image::{DecodeLimits, decode};
+use vecstore_embed::{BackendChoice, BackendOptions, Embedder, Model};
 
 use super::{cosine, embed, reference_model, scene};
 
@@ -95,21 +94,22 @@ fn the_vectors_are_those_of_the_graph_by_another_engine() {
 
 fn compare(engine: &BackendOptions) {
     let (builtin, graph) = (Model::builtin().unwrap(), reference_model());
-    let mut one = open_backend(&builtin, &BackendOptions::default()).unwrap();
-    let mut other = open_backend(&graph, engine).unwrap();
-    assert_ne!(one.name(), other.name());
-    assert_eq!((one.dim(), other.dim()), (512, 512));
+    let one = Embedder::builder(&builtin).build();
+    let other = Embedder::builder(&graph).backend(engine.clone()).build();
+    let ((plain, dim), (name, other_dim)) = (one.describe().unwrap(), other.describe().unwrap());
+    assert_ne!(plain, name);
+    assert_eq!((dim, other_dim), (512, 512));
     let (names, pictures): (Vec<_>, Vec<_>) = photographs().into_iter().chain(extremes()).unzip();
-    let found = embed(&builtin, one.as_mut(), &pictures);
-    let wanted = embed(&graph, other.as_mut(), &pictures);
+    let found = embed(&one, &pictures);
+    let wanted = embed(&other, &pictures);
     let mut lowest = 1.0f32;
-    for (name, (found, wanted)) in names.iter().zip(found.iter().zip(&wanted)) {
+    for (picture, (found, wanted)) in names.iter().zip(found.iter().zip(&wanted)) {
         let (alike, length) = (cosine(found, wanted), cosine(found, found).sqrt());
         let off = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{name}: cosine {alike:.8}, largest difference {off:.1e}");
-        assert!(alike >= LEAST && off < 1e-3, "{name}: cosine {alike}, largest difference {off}");
-        assert!((length - 1.0).abs() < 1e-5, "{name}: length {length}");
+        println!("{picture}: cosine {alike:.8}, largest difference {off:.1e}");
+        assert!(alike >= LEAST && off < 1e-3, "{picture}: cosine {alike}, largest difference {off}");
+        assert!((length - 1.0).abs() < 1e-5, "{picture}: length {length}");
         lowest = lowest.min(alike);
     }
-    println!("lowest cosine of {} pictures next to {}: {lowest:.8}", names.len(), other.name());
+    println!("lowest cosine of {} pictures next to {}: {lowest:.8}", names.len(), name);
 }
