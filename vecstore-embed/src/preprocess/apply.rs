@@ -1,4 +1,4 @@
-//! The four steps themselves.
+//! The steps, of which the last two are in `planes`.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -6,10 +6,9 @@ use std::cell::RefCell;
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{F32x3, U8x3};
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-use half::{bf16, f16};
 use image::RgbImage;
 
-use super::{ChannelOrder, Filter, Preprocess, Resize, Sides};
+use super::{Filter, Preprocess, Resize, Sides};
 use crate::error::{Error, Result};
 use crate::pixels::PixelsMut;
 
@@ -40,13 +39,9 @@ impl Preprocess {
         }
         let pixels = self.resize_and_crop(picture)?;
         match out {
-            PixelsMut::F32(out) => self.write_planes(&pixels, out, &self.levels),
-            PixelsMut::F16(out) => {
-                self.write_planes(&pixels, out, &self.levels.map(|of| of.map(f16::from_f32)))
-            }
-            PixelsMut::Bf16(out) => {
-                self.write_planes(&pixels, out, &self.levels.map(|of| of.map(bf16::from_f32)))
-            }
+            PixelsMut::F32(out) => self.write_planes(&pixels, out),
+            PixelsMut::F16(out) => self.write_planes(&pixels, out),
+            PixelsMut::Bf16(out) => self.write_planes(&pixels, out),
         }
         Ok(())
     }
@@ -88,20 +83,6 @@ impl Preprocess {
                     found,
                     remedy: "this is a fault of the program, please report it".to_owned(),
                 })
-            }
-        }
-    }
-
-    /// Looks up what each level becomes and takes the channels apart.
-    fn write_planes<T: Copy>(&self, pixels: &[u8], out: &mut [T], levels: &[[T; 256]; 3]) {
-        let channels = match self.order {
-            ChannelOrder::Rgb => [0, 1, 2],
-            ChannelOrder::Bgr => [2, 1, 0],
-        };
-        let planes = out.chunks_exact_mut(self.tensor_len() / 3);
-        for ((plane, channel), levels) in planes.zip(channels).zip(levels) {
-            for (to, level) in plane.iter_mut().zip(pixels.iter().skip(channel).step_by(3)) {
-                *to = levels[usize::from(*level)];
             }
         }
     }
@@ -277,7 +258,7 @@ fn nearest(picture: &RgbImage, columns: Window, rows: Window) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preprocess::PreprocessOverrides;
+    use crate::preprocess::{ChannelOrder, PreprocessOverrides};
 
     fn shortest(edge: u32, crop: &str) -> Preprocess {
         let options = PreprocessOverrides {
