@@ -41,7 +41,7 @@ fn jpeg(bytes: &[u8], stray: &mut bool) -> Option<&'static str> {
     let mut at = 2;
     let mut in_scan = false;
     loop {
-        let Some(skip) = bytes.get(at..).and_then(|rest| rest.iter().position(|b| *b == 0xff)) else {
+        let Some(skip) = bytes.get(at..).and_then(mark) else {
             return MISSING;
         };
         *stray |= skip > 0 && !in_scan;
@@ -59,6 +59,16 @@ fn jpeg(bytes: &[u8], stray: &mut bool) -> Option<&'static str> {
                 at += 1 + length.max(2);
             }
         }
+    }
+}
+
+/// Where the first 0xff is. Most of a JPEG is walked by this, so blocks without one are passed as a whole.
+fn mark(bytes: &[u8]) -> Option<usize> {
+    let is_mark = |byte: &u8| *byte == 0xff;
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    match blocks.iter().position(|block| block.iter().fold(false, |any, byte| any | is_mark(byte))) {
+        Some(at) => blocks.get(at)?.iter().position(is_mark).map(|mark| at * 32 + mark),
+        None => rest.iter().position(is_mark).map(|mark| bytes.len() - rest.len() + mark),
     }
 }
 
@@ -154,6 +164,18 @@ mod tests {
         for cut in 3..JPEG.len() {
             let refused = check(Format::Jpeg, &JPEG[..cut]).unwrap_err();
             assert_eq!(refused.fault(), Fault::Truncated, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn marks_are_found_wherever_they_lie() {
+        for length in 0..100 {
+            let mut bytes = vec![0xfe; length];
+            assert_eq!(mark(&bytes), None);
+            for at in (0..length).rev() {
+                bytes[at] = 0xff;
+                assert_eq!(mark(&bytes), Some(at), "of {length}");
+            }
         }
     }
 

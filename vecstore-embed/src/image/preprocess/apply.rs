@@ -1,4 +1,4 @@
-//! The four steps themselves.
+//! The steps, of which the last two are in `planes`.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -9,7 +9,7 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use half::{bf16, f16};
 use image::RgbImage;
 
-use super::{ChannelOrder, Preprocess, Resample, Resize, Sides};
+use super::{Preprocess, Resample, Resize, Sides};
 use crate::base::{Error, Result};
 use crate::tensor::{Element, ViewMut};
 
@@ -40,15 +40,9 @@ impl Preprocess {
         }
         let pixels = self.resize_and_crop(picture)?;
         match out.element() {
-            Element::F32 => self.write_planes(&pixels, out.into_slice().unwrap_or_default(), &self.levels),
-            Element::F16 => {
-                let levels = self.levels.map(|of| of.map(f16::from_f32));
-                self.write_planes(&pixels, out.into_slice().unwrap_or_default(), &levels);
-            }
-            Element::Bf16 => {
-                let levels = self.levels.map(|of| of.map(bf16::from_f32));
-                self.write_planes(&pixels, out.into_slice().unwrap_or_default(), &levels);
-            }
+            Element::F32 => self.write_planes::<f32>(&pixels, out.into_slice().unwrap_or_default()),
+            Element::F16 => self.write_planes::<f16>(&pixels, out.into_slice().unwrap_or_default()),
+            Element::Bf16 => self.write_planes::<bf16>(&pixels, out.into_slice().unwrap_or_default()),
             other => return bad("input of a model of pictures", "f32, f16 or bf16", other.to_string()),
         }
         Ok(())
@@ -91,20 +85,6 @@ impl Preprocess {
                     found,
                     remedy: "this is a fault of the program, please report it".to_owned(),
                 })
-            }
-        }
-    }
-
-    /// Looks up what each level becomes and takes the channels apart.
-    fn write_planes<T: Copy>(&self, pixels: &[u8], out: &mut [T], levels: &[[T; 256]; 3]) {
-        let channels = match self.order {
-            ChannelOrder::Rgb => [0, 1, 2],
-            ChannelOrder::Bgr => [2, 1, 0],
-        };
-        let planes = out.chunks_exact_mut(self.tensor_len() / 3);
-        for ((plane, channel), levels) in planes.zip(channels).zip(levels) {
-            for (to, level) in plane.iter_mut().zip(pixels.iter().skip(channel).step_by(3)) {
-                *to = levels[usize::from(*level)];
             }
         }
     }
@@ -280,7 +260,7 @@ fn nearest(picture: &RgbImage, columns: Window, rows: Window) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::preprocess::PreprocessOverrides;
+    use crate::image::preprocess::{ChannelOrder, PreprocessOverrides};
 
     fn shortest(edge: u32, crop: &str) -> Preprocess {
         let options = PreprocessOverrides {

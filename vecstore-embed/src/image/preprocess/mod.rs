@@ -24,6 +24,7 @@
 mod apply;
 mod config;
 mod options;
+mod planes;
 
 pub use options::{ChannelOrder, JpegScale, PreprocessOverrides, Resample, Resize, Sides, parse_triple};
 
@@ -34,6 +35,7 @@ use ::image::RgbImage;
 
 use crate::base::Result;
 use crate::image::{self, BadImage, DecodeLimits};
+use planes::Channel;
 
 /// How pictures are prepared for one model. Immutable; part of the model's fingerprint.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,8 +51,8 @@ pub struct Preprocess {
     jpeg: JpegScale,
     /// What comes out, after the crop.
     input: Sides,
-    /// What each of the 256 levels becomes, per channel in output order.
-    levels: Box<[[f32; 256]; 3]>,
+    /// What levels become, in output order.
+    channels: Box<[Channel; 3]>,
 }
 
 impl Preprocess {
@@ -174,18 +176,13 @@ impl Preprocess {
         scale.map_or(pixels, |scale| pixels / (scale * scale) as u64)
     }
 
-    fn with_input(plan: Steps, input: Sides) -> Self {
-        let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = plan;
-        let mut levels = Box::new([[0.0; 256]; 3]);
-        for ((plane, mean), std) in levels.iter_mut().zip(mean).zip(std) {
-            for (level, value) in (0u8..=255).zip(plane.iter_mut()) {
-                let exact = (f64::from(level) * scale - f64::from(mean)) / f64::from(std);
-                #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
-                let rounded = exact as f32;
-                *value = rounded;
-            }
-        }
-        Preprocess { resize, filter, crop, scale, mean, std, order, jpeg, input, levels }
+    fn with_input(steps: Steps, input: Sides) -> Self {
+        let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = steps;
+        let channels = [0, 1, 2].map(|at: usize| {
+            Channel::new(|level| (f64::from(level) * scale - f64::from(mean[at])) / f64::from(std[at]))
+        });
+        let channels = Box::new(channels);
+        Preprocess { resize, filter, crop, scale, mean, std, order, jpeg, input, channels }
     }
 }
 
