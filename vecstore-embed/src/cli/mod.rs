@@ -21,16 +21,16 @@ mod verify;
 
 use std::env;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// Stopped before the end, or inputs are left that could not be read: run again. `EX_TEMPFAIL` of sysexits.h.
 const EXIT_RUN_AGAIN: u8 = 75;
 /// `EX_IOERR` of sysexits.h.
 const EXIT_SAVE: u8 = 74;
 const EXIT_FAILED: u8 = 1;
-const EXIT_USAGE: u8 = 2;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -53,6 +53,9 @@ struct Cli {
     /// Say more on stderr: each rejected or unreadable file; twice for details of the libraries
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Read options from this TOML file
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -77,20 +80,13 @@ impl Command {
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     crate::signals::outlive_file_limit();
-    let variable = |name: &str| env::var_os(name);
-    let (cli, arguments) = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
-        Ok(arguments) => (Cli::parse_from(&arguments), arguments),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
+    let (cli, words) = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let display = display::Display::new();
     let log = logging::RunLog::default();
     logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &display, &log),
-        Command::Start(args) => start::start(&args, &arguments),
+        Command::Start(args) => start::start(&args, &words),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),
@@ -114,12 +110,12 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        settings::command().debug_assert();
     }
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in settings::command().get_subcommands() {
             let help = command.clone().render_long_help().to_string();
             assert!(help.contains("Examples:\n  vecstore-embed "), "{}", command.get_name());
         }

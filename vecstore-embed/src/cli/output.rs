@@ -29,8 +29,6 @@ pub(crate) enum Failure {
         "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file with --list"
     )]
     StdinUnread(io::Error),
-    #[error("{0}")]
-    Setting(String),
     #[error("cannot look at the runs in {}: {}; check the permissions of that folder, and its disk", .0.display(), .1)]
     Runs(PathBuf, io::Error),
     #[error("{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: {known}", store.display())]

@@ -119,7 +119,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     prune: bool,
     /// Remove them however many they are
-    #[arg(long, requires = "prune")]
+    #[arg(long, requires_if("true", "prune"))]
     yes: bool,
     /// End with code 74 when saving fails more often than this in a row; a full disk is waited for, and not counted
     #[arg(long, default_value_t = 10, value_name = "N")]
@@ -130,9 +130,6 @@ pub(crate) struct RunArgs {
     /// Show what there is to do, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Read options from this TOML file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Add the folder DIR to the store's roots as NAME, or say that the pictures of NAME are there now
     #[arg(long, value_name = "NAME=DIR", value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,

@@ -17,6 +17,7 @@ use vecstore_embed::runs::{Known, Phase, Runs, now};
 use super::EXIT_FAILED;
 use super::output::{Failure, Outcome, print};
 use super::run::RunArgs;
+use super::settings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,23 +41,23 @@ pub(crate) struct StartArgs {
     run: RunArgs,
 }
 
-/// The words of a run: the subcommand comes first, whatever else is called "start".
+/// The words of a run, without the program: the subcommand is another, whatever else is called "start".
 fn as_run(words: &[OsString]) -> Vec<OsString> {
     let mut words = words.to_vec();
-    if let Some(command) = words.iter_mut().find(|word| *word == "start") {
+    if let Some(command) = settings::position(&words, "start").and_then(|at| words.get_mut(at)) {
         *command = "run".into();
     }
-    words
+    words.split_off(1.min(words.len()))
 }
 
-pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
+pub(crate) fn start(args: &StartArgs, words: &[OsString]) -> Outcome {
     if args.run.lists_stdin() {
         return Err(Failure::StartWithStdin);
     }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
     let said = runs.folder().join(format!("start-{}-{}.out", now() as u64, process::id()));
-    let mut child = spawn(as_run(arguments.get(1..).unwrap_or_default()), &said).map_err(Failure::Start)?;
+    let mut child = spawn(as_run(words), &said).map_err(Failure::Start)?;
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().map_err(Failure::Start)? {
@@ -124,10 +125,12 @@ mod tests {
     #[test]
     fn only_the_command_is_another() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(
-            as_run(&words("start --folder start --store start")),
-            words("run --folder start --store start")
-        );
-        assert_eq!(as_run(&words("--verbose start --store s")), words("--verbose run --store s"));
+        for (typed, run) in [
+            ("start start --folder start --store start", "run --folder start --store start"),
+            ("p --verbose start --store s", "--verbose run --store s"),
+            ("p --config start start --store s", "--config start run --store s"),
+        ] {
+            assert_eq!(as_run(&words(typed)), words(run));
+        }
     }
 }
