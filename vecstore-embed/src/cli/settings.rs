@@ -69,9 +69,10 @@ fn settable(option: Arg) -> Arg {
             .hide_possible_values(true),
         _ => option,
     };
-    let is_set = |name: &&String| env::var_os(name).is_some_and(|value| !value.is_empty());
-    match variables.iter().find(is_set).or_else(|| variables.iter().find(|name| env::var_os(name).is_none()))
-    {
+    let value = |name: &&String| env::var_os(name);
+    let is_set = |name: &&String| value(name).is_some_and(|value| !value.is_empty());
+    // One that is empty says nothing.
+    match variables.iter().find(is_set).or(variables.first().filter(|name| value(name).is_none())) {
         Some(name) => option.env(name).hide_env_values(true),
         None => option,
     }
@@ -104,18 +105,18 @@ fn with_file(command: &mut Command, mut words: Vec<OsString>) -> Result<(Vec<OsS
         if typed.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
-        let variable = option.get_env().filter(|variable| env::var_os(variable).is_some());
-        let place = if let Some(variable) = variable {
-            format!("the variable {}", variable.display())
-        } else if let Some(((key, value), file)) = in_table(&table, name, option).zip(file) {
-            add(&mut added, option, value).ok_or_else(|| {
-                let found = format!("a value of another kind ({})", value.type_str());
-                wrong(file, key, "text, a number, true, false, or a list of these", &found)
-            })?;
-            format!("{key} in {}", file.display())
-        } else {
-            continue;
-        };
+        let place =
+            if let Some(variable) = option.get_env().filter(|variable| env::var_os(variable).is_some()) {
+                format!("the variable {}", variable.display())
+            } else if let Some(((key, value), file)) = in_table(&table, name, option).zip(file) {
+                let kinds = "text, a number, true, false, or a list of these";
+                add(&mut added, option, value).ok_or_else(|| {
+                    wrong(file, &format!("{key}: expected {kinds}, found {}", value.type_str()))
+                })?;
+                format!("{key} in {}", file.display())
+            } else {
+                continue;
+            };
         origins.push((option.to_string(), place));
     }
     if let Some(at) = position(&words, name) {
@@ -130,8 +131,8 @@ fn with_origins(mut error: Error, origins: &Origins) -> Error {
     let (text, all) = (error.to_string(), error.kind() == ErrorKind::MissingRequiredArgument);
     let named = text.split("Usage: ").next().unwrap_or_default();
     let meant = origins.iter().filter(|(option, _)| all || named.contains(option));
-    let tips: Vec<StyledStr> =
-        meant.map(|(option, place)| one_line(&format!("'{option}' comes from {place}")).into()).collect();
+    let tip = |(option, place): &(String, String)| one_line(&format!("'{option}' comes from {place}")).into();
+    let tips: Vec<StyledStr> = meant.map(tip).collect();
     if error.use_stderr() && !tips.is_empty() {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
@@ -168,28 +169,30 @@ fn add(words: &mut Vec<OsString>, option: &Arg, value: &Value) -> Option<()> {
 
 /// Reads the file. A name in it that no option has is an error: it would be without effect.
 fn read(command: &Command, file: &Path) -> Result<Table, Error> {
-    let text = fs::read_to_string(file).map_err(|error| {
-        let remedy = "--config takes a TOML file with options: vecstore-embed run --help shows one";
-        mistake(&format!("{}: cannot be read: {error}; {remedy}", file.display()))
-    })?;
-    let table: Table = text.parse().map_err(|error: toml::de::Error| {
-        // The text shows the line and points into it, and ends with a line of its own.
-        let (found, remedy) = (error.to_string(), "vecstore-embed run --help shows an example");
-        mistake(&format!("{}: expected TOML, found this: {}; {remedy}", file.display(), found.trim_end()))
+    let text = fs::read_to_string(file)
+        .map_err(|error| wrong(file, &format!("cannot be read: {error}; expected a TOML file")))?;
+    // What toml says ends with a line of its own.
+    let table: Table = toml::from_str(&text).map_err(|error| {
+        wrong(file, &format!("expected TOML, found this: {}", error.to_string().trim_end()))
     })?;
     for (name, value) in &table {
         let (subs, keys): (Vec<_>, Vec<_>) = match value.as_table() {
             Some(section) => (command.find_subcommand(name).into_iter().collect(), section.keys().collect()),
             None => (command.get_subcommands().collect(), vec![name]),
         };
-        let of = match subs[..] {
-            [] => return Err(wrong(file, name, "the name of a command", "none of that name")),
-            [sub] => sub.get_name(),
-            _ => "a command",
+        let expected = match subs[..] {
+            [] => {
+                return Err(wrong(
+                    file,
+                    &format!("{name}: expected the name of a command, found none of that name"),
+                ));
+            }
+            [sub] => format!("an option of {}", sub.get_name()),
+            _ => "an option of a command".to_owned(),
         };
         let knows = |key: &str| subs.iter().any(|sub| options(sub).any(|option| is_called(option, key)));
         if let Some(key) = keys.into_iter().find(|key| !knows(key)) {
-            return Err(wrong(file, key, &format!("an option of {of}"), "none of that name"));
+            return Err(wrong(file, &format!("{key}: expected {expected}, found none of that name")));
         }
     }
     Ok(table)
@@ -207,13 +210,10 @@ fn in_table<'a>(table: &'a Table, sub: &str, option: &Arg) -> Option<(&'a String
     places.find_map(|place| place.iter().find(|(key, value)| !value.is_table() && is_called(option, key)))
 }
 
-fn wrong(file: &Path, key: &str, expected: &str, found: &str) -> Error {
-    let remedy = "vecstore-embed help, with the name of the command, lists them";
-    mistake(&format!("{}: {key}: expected {expected}, found {found}; {remedy}", file.display()))
-}
-
-fn mistake(text: &str) -> Error {
-    Error::raw(ErrorKind::ValueValidation, format!("{}\n", one_line(text)))
+fn wrong(file: &Path, what: &str) -> Error {
+    let remedy = "vecstore-embed run --help lists options, and shows a file";
+    let text = one_line(&format!("{}: {what}; {remedy}", file.display()));
+    Error::raw(ErrorKind::ValueValidation, format!("{text}\n"))
 }
 
 #[cfg(test)]
@@ -292,14 +292,14 @@ mod tests {
         for (text, message) in [
             (
                 "folders = 1",
-                "c.toml: folders: expected an option of a command, found none of that name; vecstore-embed help",
+                "c.toml: folders: expected an option of a command, found none of that name; vecstore-embed run --help lists",
             ),
             ("[run]\nfolders = 1", "folders: expected an option of run"),
             ("[run]\nconfig = 1", "config: expected an option of run"),
             ("[run]\ndetached = true", "detached: expected an option of run"),
             ("[walk]\nfolder = 1", "walk: expected the name of a command"),
-            ("[run]\nfolder = 1979-05-27", "or a list of these, found a value of another kind (datetime)"),
-            ("[run]\nfolder = [[1]]", "or a list of these, found a value of another kind (array)"),
+            ("[run]\nfolder = 1979-05-27", "or a list of these, found datetime"),
+            ("[run]\nfolder = [[1]]", "or a list of these, found array"),
             ("verbose = 256", "verbose: expected text, a number"),
             ("folder", "expected TOML, found this: TOML parse error"),
         ] {
@@ -309,7 +309,7 @@ mod tests {
         }
         let gone = with("program run --config nowhere.toml").unwrap_err();
         assert!(gone.contains("nowhere.toml: cannot be read: No such file"), "{gone}");
-        assert!(gone.contains("--config takes a TOML file"), "{gone}");
+        assert!(gone.contains("expected a TOML file"), "{gone}");
     }
 
     #[test]
