@@ -1,6 +1,5 @@
 //! The command line: options in, exit codes out. The work is done by the library.
 
-mod company;
 mod display;
 mod doctor;
 mod logging;
@@ -9,6 +8,7 @@ mod metrics;
 mod model_args;
 mod models_dir;
 mod output;
+mod registration;
 mod retry;
 mod run;
 mod search;

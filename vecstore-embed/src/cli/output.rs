@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Map, Value, json};
 use vecstore::Reader;
 use vecstore_embed::runs::{Known, Runs};
@@ -114,9 +115,9 @@ pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
         _ => Ok(()),
     }
@@ -124,7 +125,17 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes one line of JSON to stdout.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value}\n"))
+    print(format!("{value}\n"))
+}
+
+/// A moment for people: in the time of this machine, or in UTC where that is not known.
+pub(crate) fn local(moment: &str) -> String {
+    in_zone(moment, TimeZone::try_system().unwrap_or(TimeZone::UTC))
+}
+
+fn in_zone(moment: &str, zone: TimeZone) -> String {
+    let Ok(known) = moment.parse::<Timestamp>() else { return moment.to_owned() };
+    known.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
 /// A name for machines: `{NAME: text}`, and `{NAME_bytes: hexadecimal}` beside it where the text is not the whole
@@ -142,6 +153,15 @@ pub(crate) fn named(name: &str, bytes: &[u8]) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_names_its_zone() {
+        let moment = "2026-07-21T22:00:00.250Z";
+        let zone = |rule| TimeZone::posix(rule).unwrap();
+        assert_eq!(in_zone(moment, zone("CET-1CEST,M3.5.0,M10.5.0/3")), "2026-07-22 00:00:00 CEST");
+        assert_eq!(in_zone(moment, TimeZone::UTC), "2026-07-21 22:00:00 UTC");
+        assert_eq!(in_zone("some day", TimeZone::UTC), "some day");
+    }
 
     #[test]
     fn keys_that_are_no_text_are_kept() {

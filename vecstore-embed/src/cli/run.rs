@@ -12,11 +12,11 @@ use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
 use vecstore_embed::{Filter, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
-use super::company::Company;
 use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, print, print_json};
+use super::registration::Registration;
 use super::summary::{busy, dry_run, errors, json_summary, text_summary};
 use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
 use crate::signals;
@@ -194,13 +194,13 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
         display.close();
         return dry_run(args, &plan);
     }
-    let company = Company::join(args, stop.clone(), display, log);
-    let (metrics, outcome) = match company.metrics(args.metrics.as_deref()) {
-        Ok(metrics) => (metrics, embed(args, display, stop, &company)),
+    let registration = Registration::join(args, stop.clone(), display, log);
+    let (metrics, outcome) = match registration.metrics(args.metrics.as_deref()) {
+        Ok(metrics) => (metrics, embed(args, display, stop, &registration)),
         Err(error) => (None, Err(error)),
     };
     display.close();
-    company.leave(&outcome);
+    registration.leave(&outcome);
     if let Some(metrics) = metrics {
         metrics.finish();
     }
@@ -235,14 +235,19 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
     }
 }
 
-fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -> Result<Summary, Failure> {
+fn embed(
+    args: &RunArgs,
+    display: &Display,
+    stop: StopFlag,
+    registration: &Registration,
+) -> Result<Summary, Failure> {
     let spec = args.model.spec()?;
     let model = spec.load()?;
     let stdin = args.stdin()?;
     let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
         .with_settings(spec.to_settings())
         .with_stop(stop)
-        .with_observer(company.observer(display));
+        .with_observer(registration.observer(display));
     Ok(run.run(&model)?)
 }
 

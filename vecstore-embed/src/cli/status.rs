@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
 use vecstore_embed::record::Remembered;
-use vecstore_embed::runs::{Known, Runs, add_up};
+use vecstore_embed::runs::{Known, Runs, add_up, utc};
 
-use super::output::{Failure, Outcome, named, open_to_read, print, print_json};
+use super::output::{Failure, Outcome, local, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -171,8 +171,9 @@ fn runs_text(known: &[Known]) -> String {
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "run       {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
+            "run       {}, since {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
             state.id,
+            local(&utc(state.began)),
             state.phase,
             HumanCount(progress.embedded),
             HumanCount(progress.rejected),
@@ -192,8 +193,9 @@ fn runs_text(known: &[Known]) -> String {
             state.ended.clone().unwrap_or_else(|| "killed; what it had begun is found again".to_owned());
         let _ = writeln!(
             text,
-            "last run  {}: {}; {} embedded, {} rejected",
+            "last run  {}, since {}: {}; {} embedded, {} rejected",
             state.id,
+            local(&utc(state.began)),
             one_line(&how),
             HumanCount(state.progress.embedded),
             HumanCount(state.progress.rejected)

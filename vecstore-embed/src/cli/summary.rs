@@ -1,8 +1,11 @@
 //! What a run has done, in words and as JSON.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -35,9 +38,9 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
         }))?;
         return Ok(0);
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-    // Writing to a String cannot fail.
+    // Writing to memory cannot fail.
     let _ = writeln!(
         text,
         "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
@@ -50,7 +53,7 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     );
     let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
     if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
-        text.push_str("folders in it are left out without --recursive\n");
+        text.extend(b"folders in it are left out without --recursive\n");
     }
     list(&mut text, "could not be read:", &plan.unread);
     if plan.ignored.count() > 0 {
@@ -60,10 +63,10 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     Ok(0)
 }
 
-pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
+pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
     let count = |count: u64| HumanCount(count);
-    let mut text = String::new();
-    // Writing to a String cannot fail.
+    let mut text = Vec::new();
+    // Writing to memory cannot fail.
     if summary.found == 0 && summary.left == 0 {
         let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
         let place = match (&args.folder, &args.list) {
@@ -92,12 +95,10 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
     }
     if summary.rejected > 0 {
-        let _ = writeln!(
-            text,
-            "rejected: {}; which and why: vecstore-embed status --rejected --store {}",
-            by_class(&summary.classes),
-            quoted(&args.store.to_string_lossy())
-        );
+        let (classes, command) = (by_class(&summary.classes), "vecstore-embed status --rejected --store");
+        let _ = write!(text, "rejected: {classes}; which and why: {command} ");
+        text.extend(quoted(args.store.as_os_str()).iter());
+        text.push(b'\n');
     }
     if let Some(limit) = summary.stages.limit().filter(|_| summary.embedded > 0) {
         let _ = writeln!(text, "{}", limited(limit, summary));
@@ -132,7 +133,9 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
         _ => return text,
     };
-    let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
+    let _ = write!(text, "{why}; to go on, run the same command again{or}:\n  ");
+    text.extend(command_line());
+    text.push(b'\n');
     text
 }
 
@@ -154,7 +157,7 @@ fn limited(limit: Stage, summary: &Summary) -> String {
     format!("limit: {limit}, busy {busy:.0} % of the time; {rate:.1} pictures a second")
 }
 
-/// Of a summary that nobody is to see, what went wrong: where the exit code is not 0, and nobody asked for that.
+/// Of a summary that is not to be seen, what went wrong: where the exit code is not 0, and was not asked for.
 pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
     let mut text = String::new();
     let unread = summary.unread.count();
@@ -180,7 +183,7 @@ fn read_failures(args: &RunArgs) -> String {
     format!("stopped: {} in a row could not be read (is the drive still there?)", args.max_read_failures)
 }
 
-fn list(text: &mut String, heading: &str, files: &FirstFew) {
+fn list(text: &mut Vec<u8>, heading: &str, files: &FirstFew) {
     if files.count() == 0 {
         return;
     }
@@ -263,19 +266,16 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
     })
 }
 
-/// This command, to be pasted into a shell.
-fn command_line() -> String {
-    let words: Vec<String> = env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
-    words.join(" ")
+/// This command, to be pasted into a shell; in the foreground, however it was started.
+fn command_line() -> Vec<u8> {
+    let words: Vec<OsString> = env::args_os().filter(|word| word != "--detached").collect();
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' ')
 }
 
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+/// The word for a shell, byte by byte: names need not be text.
+fn quoted(word: &OsStr) -> Cow<'_, [u8]> {
+    // Only a NUL cannot be quoted, and no argument has one.
+    shlex::bytes::try_quote(word.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -294,8 +294,13 @@ mod tests {
 
     #[test]
     fn words_survive_a_shell() {
-        assert_eq!(quoted("--folder=/a/b_1.x"), "--folder=/a/b_1.x");
-        assert_eq!(quoted("it's here"), r"'it'\''s here'");
-        assert_eq!(quoted(""), "''");
+        for (word, expected) in [
+            (&b"/a/b_1.x"[..], &b"/a/b_1.x"[..]),
+            (b"it's here", b"\"it's here\""),
+            (b"", b"''"),
+            (b"no text: \xff", b"'no text: \xff'"),
+        ] {
+            assert_eq!(quoted(OsStr::from_bytes(word)), expected);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A run among others: its files beside the store, its log, and the end when it is asked to stop and does not.
+//! A run among others: its files beside the store, its log, and the end when it is asked to stop and does
+//! not.
 
 use std::env;
 use std::io;
@@ -21,8 +22,8 @@ use super::run::{RunArgs, exit_code};
 use super::stop;
 use super::summary::busy;
 
-/// A run that was asked to stop has this long to finish what is in flight. Whoever asks waits for 20 seconds, and some
-/// who do (schedulers, the end of a session) kill after 30.
+/// A run that was asked to stop has this long to finish what is in flight: `stop` waits for 20 seconds, and
+/// schedulers kill after 30.
 const PATIENCE: Duration = Duration::from_secs(18);
 const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "`stop` sees the end of it");
 
@@ -30,13 +31,19 @@ const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "`stop` sees the end o
 const LINE_EVERY: Duration = Duration::from_secs(60);
 
 /// What a run keeps while it is live.
-pub(super) struct Company {
+pub(super) struct Registration {
     recorder: Option<Arc<Recorder>>,
     log: RunLog,
     stop: StopFlag,
     /// The log says that it was asked to stop.
     told: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+}
+
+/// Ends the process without the destructors of C libraries: those of a GPU take away what its threads still use.
+fn end_at_once(code: u8) -> ! {
+    log::logger().flush();
+    signal_hook::low_level::exit(code.into())
 }
 
 /// Writes to the log, once, that the run was asked to stop. Says whether it was.
@@ -48,9 +55,8 @@ fn tell_if_asked(stop: &StopFlag, told: &AtomicBool, log: &RunLog) -> bool {
     asked
 }
 
-impl Company {
-    /// Tells others of this run. Where that is not possible (the folder around the store cannot be written) the run
-    /// goes on alone.
+impl Registration {
+    /// Tells others of this run. Where the folder around the store cannot be written, the run goes on alone.
     pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display, log: &RunLog) -> Self {
         let command = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone());
@@ -67,14 +73,14 @@ impl Company {
             log.open(file);
             log.write(Level::Info, &format!("run {} begins, process {}", recorder.id(), process::id()));
         }
-        let company =
-            Company { recorder, log: log.clone(), stop, told: Arc::default(), ended: Arc::default() };
-        company.watch(display.clone());
-        company
+        let registration =
+            Registration { recorder, log: log.clone(), stop, told: Arc::default(), ended: Arc::default() };
+        registration.watch(display.clone());
+        registration
     }
 
-    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What is committed
-    /// stays; what is not is missing, and is found again.
+    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What is
+    /// committed stays; what is not is missing, and is found again.
     fn watch(&self, display: Display) {
         let (recorder, log, ended) = (self.recorder.clone(), self.log.clone(), Arc::clone(&self.ended));
         let (stop, told) = (self.stop.clone(), Arc::clone(&self.told));
@@ -92,7 +98,7 @@ impl Company {
                     if let Some(recorder) = &recorder {
                         recorder.end("stopped", EXIT_RUN_AGAIN);
                     }
-                    process::exit(EXIT_RUN_AGAIN.into());
+                    end_at_once(EXIT_RUN_AGAIN);
                 }
                 if let Some(recorder) = recorder.as_ref().filter(|_| Instant::now() >= line_at) {
                     line_at += LINE_EVERY;
@@ -108,12 +114,12 @@ impl Company {
         });
     }
 
-    /// Who is told how the run goes: the display, and those who watch from elsewhere.
+    /// What is told how the run goes: the display, and the files for other processes.
     pub(super) fn observer(&self, display: &Display) -> Arc<dyn Observer> {
         Arc::new(Both { display: display.clone(), recorder: self.recorder.clone(), log: self.log.clone() })
     }
 
-    /// Gives numbers to those who draw curves, if asked to.
+    /// Gives numbers to Prometheus, if asked to.
     pub(super) fn metrics(&self, place: Option<&str>) -> Result<Option<Metrics>, Failure> {
         let Some(place) = place else { return Ok(None) };
         match &self.recorder {
@@ -202,5 +208,43 @@ impl Observer for Both {
 
     fn paused(&self, why: Option<&str>) {
         self.each(|observer| observer.paused(why));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Leaves a mark when the thread's destructors run, which `exit` of C does before those of libraries.
+    struct Mark(PathBuf);
+
+    impl Drop for Mark {
+        fn drop(&mut self) {
+            let _ = std::fs::write(&self.0, "");
+        }
+    }
+
+    thread_local!(static MARK: Cell<Option<Mark>> = const { Cell::new(None) });
+
+    const PLACE: &str = "VECSTORE_EMBED_TEST_OF_THE_END";
+
+    #[test]
+    fn the_end_at_once_runs_no_destructors() {
+        // This test again, as the process that ends.
+        if let Some(mark) = env::var_os(PLACE) {
+            MARK.set(Some(Mark(mark.into())));
+            end_at_once(EXIT_RUN_AGAIN);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let mut again = Command::new(env::current_exe().unwrap());
+        again.args(["--exact", "cli::registration::tests::the_end_at_once_runs_no_destructors"]);
+        let output = again.env(PLACE, &mark).output().unwrap();
+        assert_eq!(output.status.code(), Some(EXIT_RUN_AGAIN.into()), "{output:?}");
+        assert!(!mark.exists());
     }
 }
