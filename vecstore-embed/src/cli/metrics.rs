@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -41,8 +41,7 @@ pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure>
         });
         return Ok(Metrics { file: Some(file), run });
     }
-    let addresses: Vec<_> = address(place).to_socket_addrs().map_err(failed)?.collect();
-    let (listener, state) = (TcpListener::bind(&addresses[..]).map_err(failed)?, Arc::clone(&run));
+    let (listener, state) = (TcpListener::bind(address(place)).map_err(failed)?, Arc::clone(&run));
     thread::spawn(move || serve(listener.incoming(), &state, || thread::sleep(PATIENCE)));
     Ok(Metrics { file: None, run })
 }

@@ -73,20 +73,21 @@ enum Command {
 
 impl Command {
     fn is_quiet(&self) -> bool {
-        matches!(self, Command::Run(args) if args.quiet)
+        matches!(self, Command::Run(run) if run.quiet)
+            || matches!(self, Command::Start(start) if start.run.quiet)
     }
 }
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     crate::signals::outlive_file_limit();
-    let (cli, words) = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
+    let cli = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let display = display::Display::new();
     let log = logging::RunLog::default();
     logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &display, &log),
-        Command::Start(args) => start::start(&args, &words),
+        Command::Start(args) => start::start(&args, &display, &log),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use vecstore::Reader;
 use vecstore_embed::runs::{Known, Runs};
 
@@ -138,14 +138,14 @@ fn in_zone(moment: &str, zone: TimeZone) -> String {
     known.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
-/// A name for machines: `{NAME: text}`, and `{NAME_bytes: hexadecimal}` beside it where the text is not the whole
-/// truth, because the bytes are not UTF-8.
-pub(crate) fn named(name: &str, bytes: &[u8]) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert(name.to_owned(), json!(String::from_utf8_lossy(bytes)));
+/// A name for machines, and what else is known of it: `{NAME: text}`, with `{NAME_bytes: hexadecimal}` beside it
+/// where the text is not the whole truth, because the bytes are not UTF-8.
+pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
+    let mut object = more;
+    object[name] = json!(String::from_utf8_lossy(bytes));
     if std::str::from_utf8(bytes).is_err() {
         let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        object.insert(format!("{name}_bytes"), json!(hexadecimal));
+        object[format!("{name}_bytes")] = json!(hexadecimal);
     }
     object
 }
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_no_text_are_kept() {
-        assert_eq!(Value::Object(named("key", "ä".as_bytes())), json!({"key": "ä"}));
-        assert_eq!(Value::Object(named("key", b"\xff1")), json!({"key": "\u{fffd}1", "key_bytes": "ff31"}));
+        assert_eq!(named("key", "ä".as_bytes(), json!({"row": 1})), json!({"row": 1, "key": "ä"}));
+        assert_eq!(named("key", b"\xff1", json!({})), json!({"key": "\u{fffd}1", "key_bytes": "ff31"}));
     }
 }

@@ -75,6 +75,9 @@ const MAX_BATCH: i64 = 4096;
 /// More threads than this only wait for each other.
 const MAX_WORKERS: i64 = 256;
 
+/// What `start` tells its run with.
+pub(super) const DETACHED: &str = "VECSTORE_EMBED_DETACHED";
+
 /// More only take memory.
 const MAX_LANES: i64 = 64;
 
@@ -171,9 +174,9 @@ pub(crate) struct RunArgs {
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Started by `start`: nobody is at a terminal
-    #[arg(long, hide = true)]
-    detached: bool,
+    /// Started by `start`, away from any terminal
+    #[arg(long, hide = true, env = DETACHED)]
+    pub(super) detached: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]

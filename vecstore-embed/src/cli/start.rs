@@ -1,7 +1,7 @@
 //! `vecstore-embed start`.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,9 +15,10 @@ use vecstore::one_line;
 use vecstore_embed::runs::{Known, Phase, Runs, now};
 
 use super::EXIT_FAILED;
+use super::display::Display;
+use super::logging::RunLog;
 use super::output::{Failure, Outcome, print};
-use super::run::RunArgs;
-use super::settings;
+use super::run::{self, RunArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,26 +39,20 @@ const WAIT: Duration = Duration::from_secs(10);
 #[command(after_help = EXAMPLES)]
 pub(crate) struct StartArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
 }
 
-/// The words of a run, without the program: the subcommand is another, whatever else is called "start".
-fn as_run(words: &[OsString]) -> Vec<OsString> {
-    let mut words = words.to_vec();
-    if let Some(command) = settings::position(&words, "start").and_then(|at| words.get_mut(at)) {
-        *command = "run".into();
+pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcome {
+    if args.run.detached {
+        return run::run(&args.run, display, log);
     }
-    words.split_off(1.min(words.len()))
-}
-
-pub(crate) fn start(args: &StartArgs, words: &[OsString]) -> Outcome {
     if args.run.lists_stdin() {
         return Err(Failure::StartWithStdin);
     }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
     let said = runs.folder().join(format!("start-{}-{}.out", now() as u64, process::id()));
-    let mut child = spawn(as_run(words), &said).map_err(Failure::Start)?;
+    let mut child = spawn(&said).map_err(Failure::Start)?;
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().map_err(Failure::Start)? {
@@ -99,11 +94,12 @@ fn started(args: &StartArgs, run: &Known) -> String {
     )
 }
 
-fn spawn(words: Vec<OsString>, said: &std::path::Path) -> io::Result<Child> {
+/// The same command again, which finds the same options.
+fn spawn(said: &Path) -> io::Result<Child> {
     let out = File::create(said)?;
     Command::new(env::current_exe()?)
-        .args(words)
-        .arg("--detached")
+        .args(env::args_os().skip(1))
+        .env(run::DETACHED, "true")
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
@@ -116,21 +112,4 @@ pub(super) fn detach() -> Result<(), Failure> {
     let _ = rustix::process::setsid();
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(Failure::Signals)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_command_is_another() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        for (typed, run) in [
-            ("start start --folder start --store start", "run --folder start --store start"),
-            ("p --verbose start --store s", "--verbose run --store s"),
-            ("p --config start start --store s", "--config start run --store s"),
-        ] {
-            assert_eq!(as_run(&words(typed)), words(run));
-        }
-    }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
 use vecstore_embed::record::Remembered;
+use vecstore_embed::roots::Root;
 use vecstore_embed::runs::{Known, Runs, add_up, utc};
 
 use super::output::{Failure, Outcome, local, named, open_to_read, print, print_json};
@@ -82,11 +83,8 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let total = add_up(known, totals.entries);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };
     if args.json {
-        let root = |root: &vecstore_embed::roots::Root| {
-            let mut object = named("dir", root.dir().as_os_str().as_bytes());
-            object.insert("name".to_owned(), json!(root.name()));
-            Value::Object(object)
-        };
+        let root =
+            |root: &Root| named("dir", root.dir().as_os_str().as_bytes(), json!({"name": root.name()}));
         let mut status = json!({
             "done": totals.with_rows,
             "empty": totals.empty,
@@ -107,13 +105,9 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
             "seconds_left": total.time_left.map(|left| left.as_secs_f64()),
             "runs": runs_json(known),
         });
-        if let (true, Some(object)) = (args.rejected, status.as_object_mut()) {
-            let entry = |(key, reason): &(Vec<u8>, String)| {
-                let mut object = named("key", key);
-                object.insert("reason".to_owned(), json!(reason));
-                Value::Object(object)
-            };
-            object.insert("rejected_list".to_owned(), rejected.iter().map(entry).collect());
+        if args.rejected {
+            let entry = |(key, reason): &(Vec<u8>, String)| named("key", key, json!({"reason": reason}));
+            status["rejected_list"] = rejected.iter().map(entry).collect();
         }
         return print_json(&status);
     }
@@ -207,9 +201,7 @@ fn runs_text(known: &[Known]) -> String {
 fn runs_json(known: &[Known]) -> Vec<Value> {
     let run = |run: &Known| {
         let mut state = serde_json::to_value(&run.state).unwrap_or_default();
-        if let Some(object) = state.as_object_mut() {
-            object.insert("live".to_owned(), json!(run.live));
-        }
+        state["live"] = json!(run.live);
         state
     };
     known.iter().map(run).collect()

@@ -226,11 +226,8 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         .into_iter()
         .collect();
     let list = |files: &FirstFew| -> Vec<Value> {
-        let entry = |file: &Listed| {
-            let mut object = named("path", file.path.as_os_str().as_bytes());
-            object.insert("reason".to_owned(), json!(file.reason));
-            Value::Object(object)
-        };
+        let entry =
+            |file: &Listed| named("path", file.path.as_os_str().as_bytes(), json!({"reason": file.reason}));
         files.first().iter().map(entry).collect()
     };
     let ended = match summary.ended {
@@ -266,9 +263,9 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
     })
 }
 
-/// This command, to be pasted into a shell; in the foreground, however it was started.
+/// This command, to be pasted into a shell.
 fn command_line() -> Vec<u8> {
-    let words: Vec<OsString> = env::args_os().filter(|word| word != "--detached").collect();
+    let words: Vec<OsString> = env::args_os().collect();
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' ')
 }
 

@@ -1,13 +1,14 @@
 //! `vecstore-embed verify`.
 
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanCount;
 use serde_json::{Value, json};
 use vecstore::{escaped, one_line};
-use vecstore_embed::progress::FirstFew;
+use vecstore_embed::progress::{FirstFew, Listed};
 use vecstore_embed::{open_backend, runs, verify_sample};
 
 use super::EXIT_FAILED;
@@ -64,10 +65,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         verify_sample(&store, &model, backend.as_mut(), &limits, (args.sample, seed), args.at_least)?;
     if args.json {
         let list = |few: &FirstFew| -> Vec<Value> {
-            let one = |listed: &vecstore_embed::progress::Listed| {
-                let mut object = named("key", listed.path.to_string_lossy().as_bytes());
-                object.insert("reason".to_owned(), json!(listed.reason));
-                Value::Object(object)
+            let one = |listed: &Listed| {
+                named("key", listed.path.as_os_str().as_bytes(), json!({"reason": listed.reason}))
             };
             few.first().iter().map(one).collect()
         };
@@ -95,8 +94,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             sampled.lowest,
         );
         for listed in sampled.different.first().iter().chain(sampled.skipped.first()) {
-            let path = listed.path.to_string_lossy();
-            let _ = writeln!(text, "  {}: {}", escaped(path.as_bytes()), one_line(&listed.reason));
+            let path = escaped(listed.path.as_os_str().as_bytes());
+            let _ = writeln!(text, "  {path}: {}", one_line(&listed.reason));
         }
         print(&text)?;
     }
