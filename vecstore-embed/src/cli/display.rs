@@ -85,7 +85,7 @@ impl Display {
     /// Writes a line to stderr, unless quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.state().quiet {
-            // With stderr closed there is nobody to tell, and the run goes on.
+            // With stderr closed the run goes on all the same.
             let _ = self.above_bar(|| writeln!(io::stderr(), "{}", one_line(line)));
         }
     }

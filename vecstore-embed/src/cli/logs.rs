@@ -47,12 +47,12 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
     let path = runs.log(&run.state.id);
     if !args.follow {
         for line in log_lines(&path) {
-            print(&format(&line, human))?;
+            print(format(&line, human))?;
         }
         return Ok(0);
     }
     let mut is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
-    follow(&path, &mut is_live, &mut |line| print(&format(line, human)))?;
+    follow(&path, &mut is_live, &mut |line| print(format(line, human)))?;
     Ok(0)
 }
 

@@ -1,4 +1,4 @@
-//! `--metrics`: how far a run is, for those who draw curves.
+//! `--metrics`: how far a run is, for programs that draw curves.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,8 +23,8 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long a client may take to ask, while others wait; and again to read the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Gives the numbers of `run` to clients at an address, or writes them into a file every few seconds, by renaming, as
-/// the text collector of the node exporter wants it.
+/// Gives the numbers of `run` to clients at an address, or writes them into a file every few seconds, by
+/// renaming, as the text collector of the node exporter wants it.
 pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure> {
     let failed = |error: io::Error| Failure::Metrics(place.to_owned(), error);
     let is_address = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -84,7 +84,8 @@ fn write(file: &Path, state: &RunState) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-/// Whatever is asked for, the numbers are the answer; only the end of the question is waited for, until `end`.
+/// Whatever is asked for, the numbers are the answer; only the end of the question is waited for, until
+/// `end`.
 fn answer(mut client: TcpStream, state: &RunState, end: Instant) -> io::Result<()> {
     client.set_write_timeout(Some(PATIENCE))?;
     let (mut asked, mut part) = (Vec::new(), [0; 1024]);

@@ -43,10 +43,11 @@ Exit codes:
 
 /// Embeds folders of pictures into a durable, searchable store.
 ///
-/// Pictures become vectors, vectors become a store: a folder of NumPy files with checksums. An interrupted run goes
-/// on where it stopped, and nothing is embedded twice.
+/// Pictures become vectors, vectors become a store: a folder of NumPy files with checksums. An interrupted
+/// run goes on where it stopped, and nothing is embedded twice.
 #[derive(Debug, Parser)]
-#[command(name = "vecstore-embed", version, after_help = EXIT_CODES, max_term_width = 110, subcommand_required = true)]
+#[command(name = "vecstore-embed", version, after_help = EXIT_CODES)]
+#[command(max_term_width = 110, subcommand_required = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -98,7 +99,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = result.unwrap_or_else(|error| {
         display.close();
-        // With stderr closed there is nobody to tell; the exit code still says it.
+        // With stderr closed the exit code alone says it.
         let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
         error.exit_code()
     });

@@ -16,30 +16,43 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Embed(#[from] vecstore_embed::Error),
     #[error(
-        "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it elsewhere"
+        "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it \
+         elsewhere"
     )]
     Stdout(io::Error),
     #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
     NoStore(PathBuf),
     #[error(
-        "cannot keep what comes from standard input in {}: {}; make room there, name another folder with TMPDIR, or write \
-         the list to a file and name that with --list", .0.display(), .1
+        "cannot keep what comes from standard input in {}: {}; make room there, name another folder with \
+         TMPDIR, or write the list to a file and name that with --list", .0.display(), .1
     )]
     Stdin(PathBuf, io::Error),
     #[error(
-        "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file with --list"
+        "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file \
+         with --list"
     )]
     StdinUnread(io::Error),
-    #[error("cannot look at the runs in {}: {}; check the permissions of that folder, and its disk", .0.display(), .1)]
+    #[error(
+        "cannot look at the runs in {}: {}; check the permissions of that folder, and its disk",
+        .0.display(), .1
+    )]
     Runs(PathBuf, io::Error),
-    #[error("{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: {known}", store.display())]
+    #[error(
+        "{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: \
+         {known}",
+        store.display()
+    )]
     NoRun { store: PathBuf, name: String, known: String },
-    #[error("{}: expected the name of one run, or as much of it as no other begins with, found {name:?}; so begin: {known}", store.display())]
+    #[error(
+        "{}: expected the name of one run, or as much of it as no other begins with, found {name:?}; so \
+         begin: {known}", store.display()
+    )]
     SeveralRuns { store: PathBuf, name: String, known: String },
     #[error("{}: expected runs of this store, found none; vecstore-embed run begins one", .0.display())]
     NoRuns(PathBuf),
     #[error(
-        "start cannot read a list from standard input: expected a file after --list, found '-'; write the list to a file"
+        "start cannot read a list from standard input: expected a file after --list, found '-'; write the \
+         list to a file"
     )]
     StartWithStdin,
     #[error("--metrics {0}: {1}; expected a file that can be written, or an address such as 127.0.0.1:9100")]
@@ -138,8 +151,8 @@ fn in_zone(moment: &str, zone: TimeZone) -> String {
     known.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
 }
 
-/// A name for machines, and what else is known of it: `{NAME: text}`, with `{NAME_bytes: hexadecimal}` beside it
-/// where the text is not the whole truth, because the bytes are not UTF-8.
+/// A name for machines, and what else is known of it: `{NAME: text}`, with `{NAME_bytes: hexadecimal}` beside
+/// it where the text is not the whole truth, because the bytes are not UTF-8.
 pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
     let mut object = more;
     object[name] = json!(String::from_utf8_lossy(bytes));

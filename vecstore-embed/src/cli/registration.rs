@@ -40,7 +40,8 @@ pub(super) struct Registration {
     ended: Arc<AtomicBool>,
 }
 
-/// Ends the process without the destructors of C libraries: those of a GPU take away what its threads still use.
+/// Ends the process without the destructors of C libraries: those of a GPU take away what its threads still
+/// use.
 fn end_at_once(code: u8) -> ! {
     log::logger().flush();
     signal_hook::low_level::exit(code.into())
@@ -79,8 +80,8 @@ impl Registration {
         registration
     }
 
-    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What is
-    /// committed stays; what is not is missing, and is found again.
+    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What
+    /// is committed stays; what is not is missing, and is found again.
     fn watch(&self, display: Display) {
         let (recorder, log, ended) = (self.recorder.clone(), self.log.clone(), Arc::clone(&self.ended));
         let (stop, told) = (self.stop.clone(), Arc::clone(&self.told));
@@ -140,24 +141,17 @@ impl Registration {
             Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
             Err(error) => (error.to_string(), error.exit_code()),
         };
-        if let Ok(summary) = outcome
-            && summary.embedded > 0
-        {
-            self.log.write(Level::Info, &format!("busy: {}", busy(&summary.stages)));
-        }
         match outcome {
-            Ok(summary) => self.log.write(
-                Level::Info,
-                &format!(
-                    "{how}: {} embedded, {} rejected, {} already stored, {} could not be read, {} left; {:.1} s",
-                    summary.embedded,
-                    summary.rejected,
-                    summary.already,
-                    summary.unread.count(),
-                    summary.left,
-                    summary.elapsed.as_secs_f64()
-                ),
-            ),
+            Ok(summary) => {
+                if summary.embedded > 0 {
+                    self.log.write(Level::Info, &format!("busy: {}", busy(&summary.stages)));
+                }
+                let Summary { embedded, rejected, already, left, .. } = summary;
+                let (unread, seconds) = (summary.unread.count(), summary.elapsed.as_secs_f64());
+                let done = format!("{embedded} embedded, {rejected} rejected, {already} already stored");
+                let rest = format!("{unread} could not be read, {left} left; {seconds:.1} s");
+                self.log.write(Level::Info, &format!("{how}: {done}, {rest}"));
+            }
             Err(_) => self.log.write(Level::Error, &how),
         }
         if let Some(recorder) = &self.recorder {

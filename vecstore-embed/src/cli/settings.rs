@@ -29,8 +29,9 @@ Options from elsewhere:
     folder = \"photos\"
     recursive = true
     exclude = [\"@eaDir\", \"*.tmp.*\"]
-  What stands above the first section is for all commands. What is typed wins over a variable, a variable over the file;
-  --recursive=false switches off what these switch on. Relative paths start where the command does.
+  What stands above the first section is for all commands. What is typed wins over a variable, a variable
+  over the file; --recursive=false switches off what these switch on. Relative paths start where the command
+  does.
 ";
 
 /// An option that is set elsewhere, as errors show it, and the place.
@@ -92,7 +93,7 @@ fn with_file(command: &mut Command, mut words: Vec<OsString>) -> Result<(Vec<OsS
     };
     let file = typed.get_one::<PathBuf>("config");
     let table = file.map(|file| read(command, file)).transpose()?.unwrap_or_default();
-    for option in command.find_subcommand(name).into_iter().flat_map(|sub| options(sub)) {
+    for option in command.find_subcommand(name).into_iter().flat_map(options) {
         if typed.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
@@ -115,8 +116,8 @@ fn with_file(command: &mut Command, mut words: Vec<OsString>) -> Result<(Vec<OsS
     Ok((words, origins))
 }
 
-/// Says of the options in an error where they come from, unless they are typed. A missing option does not tell which
-/// one asks for it, so that all are named.
+/// Says of the options in an error where they come from, unless they are typed. A missing option does not
+/// tell which one asks for it, so that all are named.
 fn with_origins(mut error: Error, origins: &Origins) -> Error {
     let (text, all) = (error.to_string(), error.kind() == ErrorKind::MissingRequiredArgument);
     let named = text.split("Usage: ").next().unwrap_or_default();
@@ -192,7 +193,8 @@ fn is_called(option: &Arg, key: &str) -> bool {
     spellings(option).any(|name| name == key.replace('_', "-"))
 }
 
-/// The value of an option: in the section of its command, or above all sections. What `run` takes, `start` takes.
+/// The value of an option: in the section of its command, or above all sections. What `run` takes, `start`
+/// takes.
 fn in_table<'a>(table: &'a Table, sub: &str, option: &Arg) -> Option<(&'a String, &'a Value)> {
     let section = |name: &str| table.get(name).and_then(Value::as_table);
     let run = section("run").filter(|_| sub == "start");
@@ -231,7 +233,8 @@ mod tests {
     #[test]
     fn what_is_typed_wins_over_the_file() {
         let (_dir, config) = file(
-            "batch_size = 7\nquiet = false\nverbose = 2\n[run]\nfolder = \"a b\"\nrecursive = true\nexclude = [\"x\", 1]\n",
+            "batch_size = 7\nquiet = false\nverbose = 2\n\
+             [run]\nfolder = \"a b\"\nrecursive = true\nexclude = [\"x\", 1]\n",
         );
         let all = |words: &str| format!("program run --config {config}{words}");
         let from_run = " --folder=a b --recursive=true --exclude=x --exclude=1 --batch-size=7 --quiet=false";
@@ -275,7 +278,7 @@ mod tests {
         for (text, message) in [
             (
                 "folders = 1",
-                "c.toml: folders: expected an option of a command, found none of that name; vecstore-embed run --help lists",
+                "c.toml: folders: expected an option of a command, found none of that name; vecstore",
             ),
             ("[run]\nfolders = 1", "folders: expected an option of run"),
             ("[run]\nconfig = 1", "config: expected an option of run"),

@@ -27,8 +27,8 @@ Examples:
   vecstore-embed logs --store photos.vecs -f
   vecstore-embed stop --store photos.vecs
 
-Takes all options of run. The run goes on when the terminal is closed. Several may be started on one store, and share
-the work. What it would have printed is in its log.
+Takes all options of run. The run goes on when the terminal is closed. Several may be started on one store,
+and share the work. What it would have printed is in its log.
 Exit codes: 0 started (or finished already), or that of the run, if it ended at once.";
 
 /// How long to wait for the run to have counted what there is to do, so that mistakes are seen here.
@@ -59,7 +59,7 @@ pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcom
             let text = fs::read_to_string(&said).unwrap_or_default();
             let _ = fs::remove_file(&said);
             for line in text.lines() {
-                print(&format!("{}\n", one_line(line)))?;
+                print(format!("{}\n", one_line(line)))?;
             }
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED));
         }
@@ -73,7 +73,7 @@ pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcom
         };
         if let Some(run) = run.filter(begun) {
             if !args.run.quiet {
-                print(&started(args, run))?;
+                print(started(args, run))?;
             }
             return Ok(0);
         }
@@ -88,8 +88,8 @@ fn started(args: &StartArgs, run: &Known) -> String {
         None => "still counting".to_owned(),
     };
     format!(
-        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  vecstore-embed logs -f \
-         --store {store}\n  vecstore-embed stop --store {store}\n",
+        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  \
+         vecstore-embed logs -f --store {store}\n  vecstore-embed stop --store {store}\n",
         state.id, state.pid
     )
 }
@@ -108,7 +108,7 @@ fn spawn(said: &Path) -> io::Result<Child> {
 
 /// Leaves the session of the terminal, so that its end is not this run's.
 pub(super) fn detach() -> Result<(), Failure> {
-    // Only fails for who leads a group already, and then it is one of its own.
+    // Only fails for the leader of a group, which is away from the terminal already.
     let _ = rustix::process::setsid();
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(Failure::Signals)?;
     Ok(())

@@ -25,8 +25,8 @@ Examples:
   vecstore-embed status --store photos.vecs --watch
   vecstore-embed status --store photos.vecs --json | jq .done
 
-Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of all live
-runs together; without one, `run --dry-run` counts what is left.
+Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of
+all live runs together; without one, `run --dry-run` counts what is left.
 Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
 
 /// Show what a store holds
@@ -71,7 +71,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
             return if args.json {
                 print_json(&json!({ "runs": runs_json(known) }))
             } else {
-                print(&runs_text(known))
+                print(runs_text(known))
             };
         }
         store => store?,

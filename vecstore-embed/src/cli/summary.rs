@@ -230,6 +230,8 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
             |file: &Listed| named("path", file.path.as_os_str().as_bytes(), json!({"reason": file.reason}));
         files.first().iter().map(entry).collect()
     };
+    let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
+    let classes: Map<String, Value> = classes.collect();
     let ended = match summary.ended {
         Ended::Stopped => "stopped",
         Ended::ReadFailures => "read failures",
@@ -249,7 +251,7 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         "excluded": summary.excluded,
         "too_few": summary.too_few,
         "rejected": summary.rejected,
-        "rejected_by_class": summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n))).collect::<Map<_, _>>(),
+        "rejected_by_class": classes,
         "unread": summary.unread.count(),
         "left": summary.left,
         "ignored": summary.ignored.count(),

@@ -21,8 +21,9 @@ Examples:
   vecstore-embed verify --store photos.vecs --sample 1000 --backend onnxruntime
   vecstore-embed verify --store photos.vecs --sample 50 --at-least 0.99999 --json
 
-Chooses stored pictures at random, embeds each again, one at a time, and compares. Pictures that changed since, or are
-gone, are passed over and listed. (`vecstore verify` reads every byte of the store instead, and needs no model.)
+Chooses stored pictures at random, embeds each again, one at a time, and compares. Pictures that changed
+since, or are gone, are passed over and listed. (`vecstore verify` reads every byte of the store instead,
+and needs no model.)
 Exit codes: 0 all are the same, 1 failed, or some differ, 2 wrong use of the command line.";
 
 /// Embed some of the stored pictures again, and compare
@@ -35,8 +36,8 @@ pub(crate) struct VerifyArgs {
     /// How many pictures
     #[arg(long, default_value_t = 100, value_name = "N")]
     sample: usize,
-    /// Lowest cosine between a vector and its new one that counts as the same. Engines, batch sizes and element types make
-    /// differences of about a ten-thousandth
+    /// Lowest cosine between a vector and its new one that counts as the same. Engines, batch sizes and
+    /// element types make differences of about a ten-thousandth
     #[arg(long, default_value_t = 0.999, value_name = "COSINE")]
     at_least: f64,
     /// Choose the same ones as with this number before
@@ -85,7 +86,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; seed {seed}",
+            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; \
+             seed {seed}",
             args.store.display(),
             HumanCount(sampled.checked),
             HumanCount(sampled.same),
