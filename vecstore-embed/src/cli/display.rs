@@ -6,9 +6,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vecstore::one_line;
 use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
+
+use super::summary::planned;
 
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -112,16 +114,7 @@ impl Display {
 
 impl Observer for Display {
     fn planned(&self, plan: &Plan) {
-        let forecast = &plan.forecast;
-        let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-        self.say(&format!(
-            "{}: {} pictures, {} already stored, {} to do; about {} needed{free}",
-            plan.folder.display(),
-            HumanCount(plan.found),
-            HumanCount(plan.already),
-            HumanCount(plan.to_do),
-            HumanBytes(forecast.needed),
-        ));
+        self.say(&planned(plan, ""));
         self.say(&format!("model {} on {}", plan.model, plan.backend));
         let mut state = self.state();
         state.pace = None;

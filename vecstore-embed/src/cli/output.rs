@@ -1,11 +1,13 @@
 //! What commands print on stdout.
 
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
 use vecstore::Reader;
+use vecstore_embed::progress::{FirstFew, Listed};
 use vecstore_embed::runs::{Known, Runs};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
@@ -161,6 +163,12 @@ pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
         object[format!("{name}_bytes")] = json!(hexadecimal);
     }
     object
+}
+
+/// Files and their reasons, for machines.
+pub(crate) fn listed(name: &str, files: &FirstFew) -> Vec<Value> {
+    let one = |file: &Listed| named(name, file.path.as_os_str().as_bytes(), json!({"reason": file.reason}));
+    files.first().iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use vecstore::{escaped, one_line};
-use vecstore_embed::progress::{FirstFew, Listed};
+use vecstore_embed::progress::FirstFew;
 use vecstore_embed::{Class, Ended, Plan, Stage, Stages, Summary};
 
-use super::output::{Outcome, named, print, print_json};
+use super::output::{Outcome, listed, print, print_json};
 use super::run::RunArgs;
 
 /// What there would be to do.
@@ -39,18 +39,8 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
         return Ok(0);
     }
     let mut text = Vec::new();
-    let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
     // Writing to memory cannot fail.
-    let _ = writeln!(
-        text,
-        "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
-        plan.folder.display(),
-        HumanCount(plan.found),
-        HumanCount(plan.already),
-        HumanCount(plan.to_do),
-        HumanCount(plan.changed),
-        HumanBytes(forecast.needed),
-    );
+    let _ = writeln!(text, "{}", planned(plan, &format!(" ({} of them changed)", HumanCount(plan.changed))));
     let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
     if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
         text.extend(b"folders in it are left out without --recursive\n");
@@ -61,6 +51,16 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     }
     print(&text)?;
     Ok(0)
+}
+
+/// What there is to do, and more about that, and the room it takes.
+pub(super) fn planned(plan: &Plan, more: &str) -> String {
+    let (folder, needed) = (plan.folder.display(), HumanBytes(plan.forecast.needed));
+    let [found, already, to_do] = [plan.found, plan.already, plan.to_do].map(HumanCount);
+    let free = plan.forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
+    format!(
+        "{folder}: {found} pictures, {already} already stored, {to_do} to do{more}; about {needed} needed{free}"
+    )
 }
 
 pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
@@ -225,11 +225,6 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         })
         .into_iter()
         .collect();
-    let list = |files: &FirstFew| -> Vec<Value> {
-        let entry =
-            |file: &Listed| named("path", file.path.as_os_str().as_bytes(), json!({"reason": file.reason}));
-        files.first().iter().map(entry).collect()
-    };
     let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
     let classes: Map<String, Value> = classes.collect();
     let ended = match summary.ended {
@@ -260,8 +255,8 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         "skipped": summary.skipped,
         "commits": summary.commits,
         "seconds": summary.elapsed.as_secs_f64(),
-        "rejected_first": list(&summary.rejections),
-        "unread_first": list(&summary.unread),
+        "rejected_first": listed("path", &summary.rejections),
+        "unread_first": listed("path", &summary.unread),
     })
 }
 

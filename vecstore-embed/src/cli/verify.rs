@@ -6,14 +6,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanCount;
-use serde_json::{Value, json};
+use serde_json::json;
 use vecstore::{escaped, one_line};
-use vecstore_embed::progress::{FirstFew, Listed};
 use vecstore_embed::{open_backend, runs, verify_sample};
 
 use super::EXIT_FAILED;
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
-use super::output::{Outcome, named, open_to_read, print, print_json};
+use super::output::{Outcome, listed, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,12 +64,6 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let sampled =
         verify_sample(&store, &model, backend.as_mut(), &limits, (args.sample, seed), args.at_least)?;
     if args.json {
-        let list = |few: &FirstFew| -> Vec<Value> {
-            let one = |listed: &Listed| {
-                named("key", listed.path.as_os_str().as_bytes(), json!({"reason": listed.reason}))
-            };
-            few.first().iter().map(one).collect()
-        };
         print_json(&json!({
             "checked": sampled.checked,
             "same": sampled.same,
@@ -78,8 +71,8 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             "skipped": sampled.skipped.count(),
             "lowest": sampled.lowest,
             "seed": seed,
-            "different_first": list(&sampled.different),
-            "skipped_first": list(&sampled.skipped),
+            "different_first": listed("key", &sampled.different),
+            "skipped_first": listed("key", &sampled.skipped),
         }))?;
     } else {
         let mut text = String::new();
@@ -95,9 +88,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             HumanCount(sampled.skipped.count()),
             sampled.lowest,
         );
-        for listed in sampled.different.first().iter().chain(sampled.skipped.first()) {
-            let path = escaped(listed.path.as_os_str().as_bytes());
-            let _ = writeln!(text, "  {path}: {}", one_line(&listed.reason));
+        for file in sampled.different.first().iter().chain(sampled.skipped.first()) {
+            let path = escaped(file.path.as_os_str().as_bytes());
+            let _ = writeln!(text, "  {path}: {}", one_line(&file.reason));
         }
         print(&text)?;
     }
