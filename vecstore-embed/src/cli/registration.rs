@@ -30,7 +30,8 @@ const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "`stop` sees the end o
 /// Time between lines about progress in the log.
 const LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// What a run keeps while it is live.
+/// What a run keeps while it is live. Clones are the same.
+#[derive(Clone)]
 pub(super) struct Registration {
     recorder: Option<Arc<Recorder>>,
     log: RunLog,
@@ -47,27 +48,16 @@ fn end_at_once(code: u8) -> ! {
     signal_hook::low_level::exit(code.into())
 }
 
-/// Writes to the log, once, that the run was asked to stop. Says whether it was.
-fn tell_if_asked(stop: &StopFlag, told: &AtomicBool, log: &RunLog) -> bool {
-    let asked = stop.is_raised();
-    if asked && !told.swap(true, Ordering::SeqCst) {
-        log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
-    }
-    asked
-}
-
 impl Registration {
     /// Tells others of this run. Where the folder around the store cannot be written, the run goes on alone.
     pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display, log: &RunLog) -> Self {
         let command = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone());
-        let recorder = match recorder {
-            Ok(recorder) => Some(Arc::new(recorder)),
-            Err(error) => {
+        let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone())
+            .inspect_err(|error| {
                 log::info!("this run cannot be watched or stopped from elsewhere: {error}");
-                None
-            }
-        };
+            })
+            .ok()
+            .map(Arc::new);
         if let Some(recorder) = &recorder
             && let Ok(file) = LogFile::open(&recorder.log())
         {
@@ -76,67 +66,68 @@ impl Registration {
         }
         let registration =
             Registration { recorder, log: log.clone(), stop, told: Arc::default(), ended: Arc::default() };
-        registration.watch(display.clone());
+        let (watched, display) = (registration.clone(), display.clone());
+        thread::spawn(move || watched.watch(&display));
         registration
+    }
+
+    /// Writes to the log, once, that the run was asked to stop. Says whether it was.
+    fn tell_if_asked(&self) -> bool {
+        let asked = self.stop.is_raised();
+        if asked && !self.told.swap(true, Ordering::SeqCst) {
+            self.log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
+        }
+        asked
     }
 
     /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What
     /// is committed stays; what is not is missing, and is found again.
-    fn watch(&self, display: Display) {
-        let (recorder, log, ended) = (self.recorder.clone(), self.log.clone(), Arc::clone(&self.ended));
-        let (stop, told) = (self.stop.clone(), Arc::clone(&self.told));
-        thread::spawn(move || {
-            let (mut asked, mut line_at) = (None, Instant::now() + LINE_EVERY);
-            while !ended.load(Ordering::SeqCst) {
-                thread::sleep(Duration::from_millis(100));
-                if tell_if_asked(&stop, &told, &log) && asked.is_none() {
-                    asked = Some(Instant::now());
-                }
-                if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !ended.load(Ordering::SeqCst) {
-                    let text = "what is in flight takes too long: ending without it; what is stored stays";
-                    display.say(text);
-                    log.write(Level::Warn, text);
-                    if let Some(recorder) = &recorder {
-                        recorder.end("stopped", EXIT_RUN_AGAIN);
-                    }
-                    end_at_once(EXIT_RUN_AGAIN);
-                }
-                if let Some(recorder) = recorder.as_ref().filter(|_| Instant::now() >= line_at) {
-                    line_at += LINE_EVERY;
-                    let state = recorder.state();
-                    let done = state.progress.done();
-                    let to_do = state.progress.to_do;
-                    log.write(
-                        Level::Info,
-                        &format!("{}: {done} of {to_do}, {:.1}/s", state.phase, state.rate),
-                    );
-                }
+    fn watch(&self, display: &Display) {
+        let (mut asked, mut line_at) = (None, Instant::now() + LINE_EVERY);
+        while !self.ended.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(100));
+            if self.tell_if_asked() && asked.is_none() {
+                asked = Some(Instant::now());
             }
-        });
+            if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !self.ended.load(Ordering::SeqCst) {
+                let text = "what is in flight takes too long: ending without it; what is stored stays";
+                display.say(text);
+                self.log.write(Level::Warn, text);
+                if let Some(recorder) = &self.recorder {
+                    recorder.end("stopped", EXIT_RUN_AGAIN);
+                }
+                end_at_once(EXIT_RUN_AGAIN);
+            }
+            if let Some(recorder) = self.recorder.as_ref().filter(|_| Instant::now() >= line_at) {
+                line_at += LINE_EVERY;
+                let state = recorder.state();
+                let (done, to_do) = (state.progress.done(), state.progress.to_do);
+                let line = format!("{}: {done} of {to_do}, {:.1}/s", state.phase, state.rate);
+                self.log.write(Level::Info, &line);
+            }
+        }
     }
 
     /// What is told how the run goes: the display, and the files for other processes.
     pub(super) fn observer(&self, display: &Display) -> Arc<dyn Observer> {
-        Arc::new(Both { display: display.clone(), recorder: self.recorder.clone(), log: self.log.clone() })
+        Arc::new(Both { display: display.clone(), run: self.clone() })
     }
 
     /// Gives numbers to Prometheus, if asked to.
     pub(super) fn metrics(&self, place: Option<&str>) -> Result<Option<Metrics>, Failure> {
         let Some(place) = place else { return Ok(None) };
-        match &self.recorder {
-            Some(recorder) => metrics::start(place, Arc::clone(recorder)).map(Some),
-            None => {
-                let error = io::Error::other("the folder around the store cannot be written");
-                Err(Failure::Metrics(place.to_owned(), error))
-            }
-        }
+        let recorder = self.recorder.clone().ok_or_else(|| {
+            let error = io::Error::other("the folder around the store cannot be written");
+            Failure::Metrics(place.to_owned(), error)
+        })?;
+        metrics::start(place, recorder).map(Some)
     }
 
     /// Tells how the run ended.
     pub(super) fn leave(&self, outcome: &Result<Summary, Failure>) {
         self.ended.store(true, Ordering::SeqCst);
         // It may have ended before the next look.
-        tell_if_asked(&self.stop, &self.told, &self.log);
+        self.tell_if_asked();
         let (how, code) = match outcome {
             Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
             Err(error) => (error.to_string(), error.exit_code()),
@@ -162,14 +153,13 @@ impl Registration {
 
 struct Both {
     display: Display,
-    recorder: Option<Arc<Recorder>>,
-    log: RunLog,
+    run: Registration,
 }
 
 impl Both {
     fn each(&self, tell: impl Fn(&dyn Observer)) {
         tell(&self.display);
-        if let Some(recorder) = &self.recorder {
+        if let Some(recorder) = &self.run.recorder {
             tell(recorder.as_ref());
         }
     }
@@ -178,18 +168,10 @@ impl Both {
 impl Observer for Both {
     fn planned(&self, plan: &Plan) {
         self.each(|observer| observer.planned(plan));
-        self.log.write(
-            Level::Info,
-            &format!(
-                "{}: {} pictures, {} already stored, {} to do; model {} on {}",
-                plan.folder.display(),
-                plan.found,
-                plan.already,
-                plan.to_do,
-                plan.model,
-                plan.backend
-            ),
-        );
+        let Plan { found, already, to_do, model, backend, .. } = plan;
+        let folder = plan.folder.display();
+        let counted = format!("{folder}: {found} pictures, {already} already stored, {to_do} to do");
+        self.run.log.write(Level::Info, &format!("{counted}; model {model} on {backend}"));
     }
 
     fn progress(&self, progress: &Progress) {

@@ -58,9 +58,8 @@ pub(super) fn planned(plan: &Plan, more: &str) -> String {
     let (folder, needed) = (plan.folder.display(), HumanBytes(plan.forecast.needed));
     let [found, already, to_do] = [plan.found, plan.already, plan.to_do].map(HumanCount);
     let free = plan.forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-    format!(
-        "{folder}: {found} pictures, {already} already stored, {to_do} to do{more}; about {needed} needed{free}"
-    )
+    let room = format!("about {needed} needed{free}");
+    format!("{folder}: {found} pictures, {already} already stored, {to_do} to do{more}; {room}")
 }
 
 pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {

@@ -270,4 +270,8 @@ fn a_run_in_the_background_has_the_options_of_file_and_variables() {
     let logs = said(bare(&["logs", "--follow", "--store", store.to_str().unwrap()])).out;
     assert!(logs.contains("3 embedded"), "{logs}");
     assert_eq!(keys(&store).len(), 3);
+    let mut status = bare(&["status", "--store", store.to_str().unwrap()]);
+    status.env("TZ", "XYZ-5:30");
+    let status = said(status).out;
+    assert!(status.contains(" XYZ: finished; 3 embedded"), "{status}");
 }
