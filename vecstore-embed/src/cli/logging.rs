@@ -87,8 +87,7 @@ struct AboveBar(Display);
 
 impl Write for AboveBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // One record at a time, and its only control character is the line end: others come from names of
-        // files.
+        // One record at a time, and its only control character is the line end: names of files bring others.
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         self.0.above_bar(|| writeln!(io::stderr(), "{}", one_line(&String::from_utf8_lossy(line))))?;
         Ok(bytes.len())

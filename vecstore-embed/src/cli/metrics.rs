@@ -84,8 +84,7 @@ fn write(file: &Path, state: &RunState) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-/// Whatever is asked for, the numbers are the answer; only the end of the question is waited for, until
-/// `end`.
+/// Whatever is asked for, the numbers are the answer; the end of the question is waited for until `end`.
 fn answer(mut client: TcpStream, state: &RunState, end: Instant) -> io::Result<()> {
     client.set_write_timeout(Some(PATIENCE))?;
     let (mut asked, mut part) = (Vec::new(), [0; 1024]);

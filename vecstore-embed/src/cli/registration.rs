@@ -1,5 +1,4 @@
-//! A run among others: its files beside the store, its log, and the end when it is asked to stop and does
-//! not.
+//! A run among others: its files beside the store, its log, and its end where stopping takes too long.
 
 use std::env;
 use std::io;
@@ -41,8 +40,7 @@ pub(super) struct Registration {
     ended: Arc<AtomicBool>,
 }
 
-/// Ends the process without the destructors of C libraries: those of a GPU take away what its threads still
-/// use.
+/// Ends the process without the destructors of C libraries: those of a GPU take away what threads still use.
 fn end_at_once(code: u8) -> ! {
     log::logger().flush();
     signal_hook::low_level::exit(code.into())

@@ -160,8 +160,9 @@ fn add(words: &mut Vec<OsString>, option: &Arg, value: &Value) -> Option<()> {
 
 /// Reads the file. A name in it that no option has is an error: it would be without effect.
 fn read(command: &Command, file: &Path) -> Result<Table, Error> {
+    let named = "the TOML file that --config or VECSTORE_EMBED_CONFIG names";
     let text = fs::read_to_string(file)
-        .map_err(|error| wrong(file, &format!("cannot be read: {error}; expected a TOML file")))?;
+        .map_err(|error| wrong(file, &format!("cannot be read: {error}; expected {named}")))?;
     // What toml says ends with a line of its own.
     let table: Table = toml::from_str(&text).map_err(|error| {
         wrong(file, &format!("expected TOML, found this: {}", error.to_string().trim_end()))
@@ -193,8 +194,7 @@ fn is_called(option: &Arg, key: &str) -> bool {
     spellings(option).any(|name| name == key.replace('_', "-"))
 }
 
-/// The value of an option: in the section of its command, or above all sections. What `run` takes, `start`
-/// takes.
+/// The value of an option: in the section of its command (`start` has that of `run`, too), or above all.
 fn in_table<'a>(table: &'a Table, sub: &str, option: &Arg) -> Option<(&'a String, &'a Value)> {
     let section = |name: &str| table.get(name).and_then(Value::as_table);
     let run = section("run").filter(|_| sub == "start");
@@ -295,7 +295,10 @@ mod tests {
         }
         let gone = with("program run --config nowhere.toml").unwrap_err();
         assert!(gone.contains("nowhere.toml: cannot be read: No such file"), "{gone}");
-        assert!(gone.contains("expected a TOML file"), "{gone}");
+        assert!(
+            gone.contains("expected the TOML file that --config or VECSTORE_EMBED_CONFIG names; "),
+            "{gone}"
+        );
     }
 
     #[test]

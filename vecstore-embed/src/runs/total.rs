@@ -93,8 +93,7 @@ mod tests {
 
     #[test]
     fn runs_over_the_same_inputs_are_not_counted_twice() {
-        // 1000 to do; one run began with them, another when 300 were done, and a third, dead, did 100 of
-        // those.
+        // 1000 to do; one run began with them, another when 300 were done; a third, dead, did 100 of those.
         let runs = [
             run(true, "photos", 1.0, 50, 1000, 400),
             run(false, "photos", 2.0, 60, 990, 100),

@@ -160,6 +160,7 @@ fn options_come_from_the_command_line_variables_and_a_file() {
     let mut status = program(&[&"status", &"--json"]);
     status.env("VECSTORE_EMBED_STORE", &store);
     assert_eq!(json(status)["done"], 5);
+    assert_eq!(json(program(&[&"status", &"--json", &"--config", &config]))["done"], 5);
     let mut wrong = program(&[&"run", &"--config", &config]);
     wrong.env("VECSTORE_EMBED_BATCH_SIZE", "many");
     let wrong = said(wrong);
