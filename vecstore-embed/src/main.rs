@@ -1,7 +1,6 @@
 //! The `vecstore-embed` command.
 
 mod cli;
-mod signals;
 
 use std::process::ExitCode;
 

@@ -6,9 +6,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vecstore::one_line;
 use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
+
+use super::summary::planned;
 
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -85,7 +87,7 @@ impl Display {
     /// Writes a line to stderr, unless quiet.
     pub(crate) fn say(&self, line: &str) {
         if !self.state().quiet {
-            // With stderr closed there is nobody to tell, and the run goes on.
+            // With stderr closed the run goes on all the same.
             let _ = self.above_bar(|| writeln!(io::stderr(), "{}", one_line(line)));
         }
     }
@@ -112,16 +114,7 @@ impl Display {
 
 impl Observer for Display {
     fn planned(&self, plan: &Plan) {
-        let forecast = &plan.forecast;
-        let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-        self.say(&format!(
-            "{}: {} pictures, {} already stored, {} to do; about {} needed{free}",
-            plan.source,
-            HumanCount(plan.found),
-            HumanCount(plan.already),
-            HumanCount(plan.to_do),
-            HumanBytes(forecast.needed),
-        ));
+        self.say(&planned(plan, ""));
         self.say(&format!("model {} on {}", plan.model, plan.backend));
         let mut state = self.state();
         state.pace = None;
@@ -175,15 +168,26 @@ fn asides(progress: &Progress) -> String {
     aside(progress.rejected, "rejected") + &aside(progress.unread, "unread")
 }
 
-/// How far, how fast, how long, what the limit is, and what went wrong.
+/// How far, how fast, how long, what the limit is, and what went wrong:
+/// `1,234/9,999  98.2/s (97.0/s since the start)  2 minutes left  limit: the model (busy 99 %)  2 rejected`.
+/// While a run is paused, how long it takes is not known, and no stage is the limit.
 fn line(pace: &Pace, paused: bool) -> String {
-    if paused { paused_line(&pace.progress) } else { format!("{pace}{}", asides(&pace.progress)) }
-}
-
-/// While a run is paused nobody knows how long it takes, and no stage is the limit.
-fn paused_line(progress: &Progress) -> String {
-    let (done, to_do) = (HumanCount(progress.done()), HumanCount(progress.to_do.max(progress.done())));
-    format!("{done}/{to_do}  paused{}", asides(progress))
+    let progress = &pace.progress;
+    let mut line =
+        format!("{}/{}  ", HumanCount(progress.done()), HumanCount(progress.to_do.max(progress.done())));
+    if paused {
+        return line + "paused" + &asides(progress);
+    }
+    line += &format!("{:.1}/s", pace.rate);
+    if pace.elapsed > Duration::from_secs(60) {
+        line += &format!(" ({:.1}/s since the start)", pace.rate_since_start);
+    }
+    let unknown = || "  time left unknown".to_owned();
+    line += &pace.left.map_or_else(unknown, |left| format!("  {} left", HumanDuration(left)));
+    if let Some(limit) = pace.limit() {
+        line += &format!("  limit: {limit} (busy {:.0} %)", pace.stages.of(limit).busy() * 100.0);
+    }
+    line + &asides(progress)
 }
 
 #[cfg(test)]
@@ -192,8 +196,21 @@ mod tests {
 
     #[test]
     fn a_paused_run_promises_no_time() {
-        let mut progress = Progress::default();
-        (progress.to_do, progress.embedded, progress.rejected) = (3000, 896, 1);
-        assert_eq!(paused_line(&progress), "897/3,000  paused  1 rejected");
+        let mut pace = Pace::default();
+        (pace.progress.to_do, pace.progress.embedded, pace.progress.rejected) = (3000, 896, 1);
+        assert_eq!(line(&pace, true), "897/3,000  paused  1 rejected");
+    }
+
+    #[test]
+    fn a_line_tells_the_rates_the_time_left_and_the_limit() {
+        let seconds = Duration::from_secs;
+        let mut pace = Pace::default();
+        (pace.progress.to_do, pace.progress.embedded, pace.rate) = (10_000, 100, 10.0);
+        assert_eq!(line(&pace, false), "100/10,000  10.0/s  time left unknown");
+        (pace.elapsed, pace.rate_since_start, pace.left) = (seconds(61), 9.0, Some(seconds(990)));
+        (pace.stages.infer.working, pace.stages.infer.waited_for_input) = (seconds(9), seconds(1));
+        pace.progress.unread = 1;
+        let told = "  17 minutes left  limit: the model (busy 90 %)  1 unread";
+        assert_eq!(line(&pace, false), format!("101/10,000  10.0/s (9.0/s since the start){told}"));
     }
 }

@@ -22,10 +22,10 @@ Examples:
   vecstore-embed doctor --model clip/model.onnx --device cuda --batch-size 128
   vecstore-embed doctor --model clip/model.onnx --device tensorrt:0,1 --precision fp16 --folder photos --json
 
-Says which library, which driver and which cards there are; loads the model with the given options; counts where its
-operators run; compares a batch with the same pictures one at a time, and a card with the processor; and measures each
-stage by itself. Give it the options of the run that is in question. Nothing is stored.
-Exit codes: 0 all is well, 1 failed, or a batch gives other vectors than single
+Says which library, which driver and which cards there are; loads the model with the given options; counts
+where its operators run; compares a batch with the same pictures one at a time, and a card with the
+processor; and measures each stage by itself. Give it the options of the run that is in question. Nothing is
+stored. Exit codes: 0 all is well, 1 failed, or a batch gives other vectors than single
 pictures, or a card than the processor, 2 wrong use of the command line.";
 
 /// Show what a run would use on this machine, whether it computes what it should, and how fast each stage is
@@ -63,7 +63,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
     let around = surroundings(&args.machine.backend());
     if !args.json {
         // Before anything else: this is what one needs to know if the rest fails.
-        print(&around_text(&around))?;
+        print(around_text(&around))?;
     }
     let (name, report) = match examination(args) {
         Ok(found) => found,
@@ -81,7 +81,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
         add_report(&mut found, &name, &report, on_gpu);
         print_json(&found)?;
     } else {
-        print(&report_text(&name, &report, args, on_gpu))?;
+        print(report_text(&name, &report, args, on_gpu))?;
     }
     let is_right = report.batch.is_same() && report.processor.as_ref().is_none_or(Apart::is_same);
     Ok(if is_right { 0 } else { EXIT_FAILED })
@@ -171,7 +171,8 @@ fn around_json(around: &Surroundings) -> Value {
                 .iter()
                 .map(|card| {
                     let (major, minor) = card.capability;
-                    json!({"name": card.name, "memory": card.memory, "capability": format!("{major}.{minor}")})
+                    let capability = format!("{major}.{minor}");
+                    json!({"name": card.name, "memory": card.memory, "capability": capability})
                 })
                 .collect();
             json!({"cuda": format!("{}.{}", driver.cuda.0, driver.cuda.1), "cards": cards})
@@ -231,27 +232,28 @@ fn advice(report: &Report, on_gpu: bool) -> String {
     let (limit, most) = report.rates.limit(on_gpu);
     let what = match (limit, on_gpu) {
         (Limit::Prepare, true) => {
-            "decoding and resizing: the card waits for pictures. More cores help, or --jpeg scaled, or pictures that are \
-             stored smaller; a second card does not"
+            "decoding and resizing: the card waits for pictures. More cores help, or --jpeg scaled, or \
+             pictures that are stored smaller; a second card does not"
         }
         (Limit::Prepare, false) => {
-            "decoding and resizing take most of the processor's time: --jpeg scaled helps, or pictures that are stored \
-             smaller; a card would help little"
+            "decoding and resizing take most of the processor's time: --jpeg scaled helps, or pictures that \
+             are stored smaller; a card would help little"
         }
         (_, true) => {
-            "the model: the card is busy. A larger --batch-size may help, a model in fp16, --device tensorrt with \
-             --precision fp16, or another card"
+            "the model: the card is busy. A larger --batch-size may help, a model in fp16, --device tensorrt \
+             with --precision fp16, or another card"
         }
         (_, false) if report.backend == "plain Rust" => {
-            "the model takes most of the processor's time: the built-in one is computed by the processor alone, so more \
-             cores help"
+            "the model takes most of the processor's time: the built-in one is computed by the processor \
+             alone, so more cores help"
         }
         (_, false) if report.backend.starts_with("tract") => {
-            "the model takes most of the processor's time: ONNX Runtime is 1.4 to 4 times as fast as tract (pip install \
-             onnxruntime, and --ort-lib), and a card faster still"
+            "the model takes most of the processor's time: ONNX Runtime is 1.4 to 4 times as fast as tract \
+             (pip install onnxruntime, and --ort-lib), and a card faster still"
         }
         _ => {
-            "the model takes most of the processor's time: a card would help (--device cuda), or a smaller model"
+            "the model takes most of the processor's time: a card would help (--device cuda), or a smaller \
+             model"
         }
     };
     format!("{what}. At most {most:.1} pictures a second")

@@ -57,8 +57,8 @@ impl Log for Tee {
     }
 }
 
-/// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single files, with
-/// `-vv` details of the libraries. `RUST_LOG` overrides all of it.
+/// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single
+/// files, with `-vv` details of the libraries. `RUST_LOG` overrides all of it.
 pub(crate) fn start(verbose: u8, quiet: bool, display: &Display, file: &RunLog) {
     let mut builder = Builder::new();
     builder.filter_level(match (verbose, quiet) {
@@ -87,7 +87,7 @@ struct AboveBar(Display);
 
 impl Write for AboveBar {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // One record at a time, and its only control character is the line end: others come from names of files.
+        // One record at a time, and its only control character is the line end: names of files bring others.
         let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         self.0.above_bar(|| writeln!(io::stderr(), "{}", one_line(&String::from_utf8_lossy(line))))?;
         Ok(bytes.len())

@@ -10,7 +10,7 @@ use clap::Args;
 use vecstore::one_line;
 use vecstore_embed::runs::{LogLine, log_files, log_lines};
 
-use super::output::{Failure, Outcome, find_run, print, runs_of};
+use super::output::{Failure, Outcome, find_run, local, print, runs_of};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,8 +18,9 @@ Examples:
   vecstore-embed logs --store photos.vecs -f
   vecstore-embed logs --store photos.vecs 20261121-190000-4711 --json | jq 'select(.level == \"WARN\")'
 
-Of the last run that began, unless one is named. Lines for people on a terminal, JSON elsewhere. A log keeps the newest
-40 MiB; those of the last 20 runs are kept.
+Of the last run that began, unless one is named; its name is when it began, in UTC, and its process. On a
+terminal, lines for people in the time of this machine, elsewhere JSON in UTC. A log keeps the newest 40 MiB;
+those of the last 20 runs are kept.
 Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
 
 /// Show what a run has logged: what was rejected, replaced, or could not be read, and why it paused or ended
@@ -46,12 +47,12 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
     let path = runs.log(&run.state.id);
     if !args.follow {
         for line in log_lines(&path) {
-            print(&format(&line, human))?;
+            print(format(&line, human))?;
         }
         return Ok(0);
     }
     let mut is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
-    follow(&path, &mut is_live, &mut |line| print(&format(line, human)))?;
+    follow(&path, &mut is_live, &mut |line| print(format(line, human)))?;
     Ok(0)
 }
 
@@ -107,9 +108,7 @@ impl Lines {
 
 fn format(line: &LogLine, human: bool) -> String {
     if human {
-        let time = line.time.replace('T', " ");
-        let time = time.split('.').next().unwrap_or_default();
-        format!("{time} {:<5} {}\n", line.level, one_line(&line.message))
+        format!("{} {:<5} {}\n", local(&line.time), line.level, one_line(&line.message))
     } else {
         // Of three texts: this cannot fail.
         let json = serde_json::to_string(line).unwrap_or_default();

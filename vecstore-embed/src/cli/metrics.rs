@@ -1,14 +1,18 @@
-//! `--metrics`: how far a run is, for those who draw curves.
+//! `--metrics`: how far a run is, for programs that draw curves.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
 use vecstore_embed::runs::{Recorder, RunState};
 
 use super::output::Failure;
@@ -16,11 +20,11 @@ use super::output::Failure;
 /// How often the file is written.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How long somebody who asks may take to say so.
+/// How long a client may take to ask, while others wait; and again to read the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Gives the numbers of `run` to whoever asks at an address, or writes them into a file every few seconds, by renaming,
-/// as the text collector of the node exporter wants it.
+/// Gives the numbers of `run` to clients at an address, or writes them into a file every few seconds, by
+/// renaming, as the text collector of the node exporter wants it.
 pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure> {
     let failed = |error: io::Error| Failure::Metrics(place.to_owned(), error);
     let is_address = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -37,8 +41,8 @@ pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure>
         });
         return Ok(Metrics { file: Some(file), run });
     }
-    let addresses: Vec<_> = address(place).to_socket_addrs().map_err(failed)?.collect();
-    serve(TcpListener::bind(&addresses[..]).map_err(failed)?, Arc::clone(&run));
+    let (listener, state) = (TcpListener::bind(address(place)).map_err(failed)?, Arc::clone(&run));
+    thread::spawn(move || serve(listener.incoming(), &state, || thread::sleep(PATIENCE)));
     Ok(Metrics { file: None, run })
 }
 
@@ -47,13 +51,16 @@ fn address(place: &str) -> String {
     if place.starts_with(':') { format!("127.0.0.1{place}") } else { place.to_owned() }
 }
 
-fn serve(listener: TcpListener, run: Arc<Recorder>) {
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // Whoever asks and does not listen is no concern of the run.
-            let _ = answer(stream, &run.state());
+/// Answers one client after the other.
+fn serve(clients: impl Iterator<Item = io::Result<TcpStream>>, run: &Recorder, mut pause: impl FnMut()) {
+    for client in clients {
+        match client {
+            // A client that asks and does not listen is no concern of the run.
+            Ok(client) => drop(answer(client, &run.state(), Instant::now() + PATIENCE)),
+            // With too many files open the next one fails at once, too.
+            Err(_) => pause(),
         }
-    });
+    }
 }
 
 /// Metrics that are given; the file gets its last numbers when this is finished.
@@ -77,22 +84,22 @@ fn write(file: &Path, state: &RunState) -> io::Result<()> {
     fs::rename(new, file)
 }
 
-fn answer(mut stream: TcpStream, state: &RunState) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    // Whatever is asked for, this is the answer; only the end of the question is waited for.
-    let mut asked = Vec::new();
-    let mut part = [0; 1024];
+/// Whatever is asked for, the numbers are the answer; the end of the question is waited for until `end`.
+fn answer(mut client: TcpStream, state: &RunState, end: Instant) -> io::Result<()> {
+    client.set_write_timeout(Some(PATIENCE))?;
+    let (mut asked, mut part) = (Vec::new(), [0; 1024]);
     while !asked.windows(4).any(|end| end == b"\r\n\r\n") && asked.len() < 16 << 10 {
-        match stream.read(&mut part)? {
+        // No time left is an error.
+        client.set_read_timeout(Some(end.saturating_duration_since(Instant::now())))?;
+        match client.read(&mut part)? {
             0 => break,
             read => asked.extend_from_slice(part.get(..read).unwrap_or_default()),
         }
     }
-    let text = text(state);
+    let (text, kind) = (text(state), CONTENT_TYPE);
     write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        client,
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
         text.len()
     )
 }
@@ -100,34 +107,33 @@ fn answer(mut stream: TcpStream, state: &RunState) -> io::Result<()> {
 /// The numbers in the text format of Prometheus.
 fn text(state: &RunState) -> String {
     let progress = &state.progress;
-    let run = state.id.replace(['\\', '"', '\n'], "_");
+    let run = ("run".into(), state.id.clone().into());
+    let mut all = Registry::with_prefix_and_labels("vecstore_embed", [run].into_iter());
+    let inputs = Family::<[(&str, &str); 1], Counter>::default();
+    for (outcome, count) in [
+        ("embedded", progress.embedded),
+        ("rejected", progress.rejected),
+        ("unread", progress.unread),
+        ("overtaken", progress.overtaken + progress.same),
+    ] {
+        inputs.get_or_create(&[("outcome", outcome)]).inc_by(count);
+    }
+    let phase = Family::<[(&str, String); 1], Gauge>::default();
+    phase.get_or_create(&[("phase", state.phase.to_string())]).set(1);
+    let left = progress.to_do.saturating_sub(progress.done());
+    let (commits, failures) = (progress.commits, progress.save_failures);
+    all.register("inputs", "Inputs settled by this run, and how", inputs);
+    all.register("to_do", "Inputs this run found to do", ConstGauge::new(progress.to_do));
+    all.register("left", "Of those, not settled yet by this run", ConstGauge::new(left));
+    all.register("already", "Inputs the store accounted for before", ConstGauge::new(state.already));
+    all.register("rate", "Inputs settled per second over the last minute", ConstGauge::new(state.rate));
+    all.register("commits", "Commits made", ConstCounter::new(commits));
+    all.register("save_failures", "Saves that failed and were tried again", ConstCounter::new(failures));
+    all.register("phase", "What the run is doing", phase);
+    all.register("began_seconds", "When the run began, in seconds since 1970", ConstGauge::new(state.began));
     let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, values: &[(&str, f64)]| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP vecstore_embed_{name} {help}\n# TYPE vecstore_embed_{name} {kind}");
-        for (label, value) in values {
-            let _ = writeln!(text, "vecstore_embed_{name}{{run=\"{run}\"{label}}} {value}");
-        }
-    };
-    let inputs = [
-        (",outcome=\"embedded\"", progress.embedded as f64),
-        (",outcome=\"rejected\"", progress.rejected as f64),
-        (",outcome=\"unread\"", progress.unread as f64),
-        (",outcome=\"overtaken\"", (progress.overtaken + progress.same) as f64),
-    ];
-    metric("inputs_total", "counter", "Inputs settled by this run, and how.", &inputs);
-    let to_do = progress.to_do as f64;
-    metric("to_do", "gauge", "Inputs this run found to do.", &[("", to_do)]);
-    let left = progress.to_do.saturating_sub(progress.done()) as f64;
-    metric("left", "gauge", "Of those, not settled yet by this run.", &[("", left)]);
-    metric("already", "gauge", "Inputs the store accounted for before.", &[("", state.already as f64)]);
-    metric("rate", "gauge", "Inputs settled per second over the last minute.", &[("", state.rate)]);
-    metric("commits_total", "counter", "Commits made.", &[("", progress.commits as f64)]);
-    let failures = progress.save_failures as f64;
-    metric("save_failures_total", "counter", "Saves that failed and were tried again.", &[("", failures)]);
-    let phase = format!(",phase=\"{}\"", state.phase);
-    metric("phase", "gauge", "What the run is doing.", &[(&phase, 1.0)]);
-    metric("began_seconds", "gauge", "When the run began, in seconds since 1970.", &[("", state.began)]);
+    // Writing to a String cannot fail.
+    let _ = encode(&mut text, &all);
     text
 }
 
@@ -137,29 +143,80 @@ mod tests {
     use vecstore_embed::runs::Runs;
     use vecstore_embed::{Observer, StopFlag};
 
+    fn recorder(dir: &tempfile::TempDir) -> Arc<Recorder> {
+        let runs = Runs::of_store(&dir.path().join("photos.vecs"));
+        Arc::new(Recorder::begin(&runs, Vec::new(), "photos", StopFlag::default()).unwrap())
+    }
+
+    /// Both ends of a connection, with what the client has sent by now.
+    fn connection(question: &str) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind(address(":0")).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.write_all(question.as_bytes()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// Outcomes have no order.
+    fn sorted(text: &str) -> Vec<&str> {
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    const QUESTION: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+
     #[test]
     fn the_same_numbers_are_served_and_written() {
         let dir = tempfile::tempdir().unwrap();
-        let runs = Runs::of_store(&dir.path().join("photos.vecs"));
-        let run = Arc::new(Recorder::begin(&runs, Vec::new(), "photos", StopFlag::default()).unwrap());
+        let run = recorder(&dir);
         run.paused(Some("disk full"));
         let file = dir.path().join("metrics.prom");
         let metrics = start(file.to_str().unwrap(), Arc::clone(&run)).unwrap();
         metrics.finish();
         let written = fs::read_to_string(&file).unwrap();
-        assert!(written.contains("# TYPE vecstore_embed_inputs_total counter"), "{written}");
-        assert!(
-            written.contains(&format!("vecstore_embed_phase{{run=\"{}\",phase=\"paused\"}} 1", run.id()))
-        );
+        for line in [
+            "# HELP vecstore_embed_inputs_total Inputs settled by this run, and how.\n",
+            "# TYPE vecstore_embed_inputs_total counter\n",
+            &format!("vecstore_embed_inputs_total{{run=\"{}\",outcome=\"unread\"}} 0\n", run.id()),
+            &format!("vecstore_embed_phase{{run=\"{}\",phase=\"paused\"}} 1\n", run.id()),
+            &format!("vecstore_embed_save_failures_total{{run=\"{}\"}} 0\n", run.id()),
+        ] {
+            assert!(written.contains(line), "{line}{written}");
+        }
 
         assert_eq!([address(":9100"), address("[::]:9100")], ["127.0.0.1:9100", "[::]:9100"]);
-        let listener = TcpListener::bind(address(":0")).unwrap();
-        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        // Asked before anything listens, the question is there in full when it is read.
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        serve(listener, run);
+        let (mut client, served) = connection(QUESTION);
+        serve([Ok(served)].into_iter(), &run, || ());
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(&written), "{answer}");
+        client.read_to_string(&mut answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4"), "{head}");
+        assert_eq!(sorted(text), sorted(&written));
+    }
+
+    #[test]
+    fn there_is_a_pause_after_a_client_that_cannot_be_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut client, served) = connection(QUESTION);
+        let too_many = || Err(io::Error::from_raw_os_error(24));
+        let mut pauses = 0;
+        serve([too_many(), too_many(), Ok(served)].into_iter(), &recorder(&dir), || pauses += 1);
+        assert_eq!(pauses, 2);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains("vecstore_embed_to_do"), "{answer}");
+    }
+
+    #[test]
+    fn a_client_has_no_more_time_than_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_client, served) = connection("GET /metrics HTTP/1.1\r\nHost: x\r\nOne: byte a second");
+        assert!(answer(served, &recorder(&dir).state(), Instant::now()).is_err());
+        // Not even one that is at the end of its question.
+        let (mut client, served) = connection(QUESTION);
+        assert!(answer(served, &recorder(&dir).state(), Instant::now()).is_err());
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        assert_eq!(answer, "");
     }
 }

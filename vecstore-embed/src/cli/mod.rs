@@ -1,6 +1,5 @@
 //! The command line: options in, exit codes out. The work is done by the library.
 
-mod company;
 mod display;
 mod doctor;
 mod logging;
@@ -9,10 +8,12 @@ mod metrics;
 mod model_args;
 mod models_dir;
 mod output;
+mod registration;
 mod retry;
 mod run;
 mod search;
 mod settings;
+mod signals;
 mod start;
 mod status;
 mod stop;
@@ -21,16 +22,16 @@ mod verify;
 
 use std::env;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// Stopped before the end, or inputs are left that could not be read: run again. `EX_TEMPFAIL` of sysexits.h.
 const EXIT_RUN_AGAIN: u8 = 75;
 /// `EX_IOERR` of sysexits.h.
 const EXIT_SAVE: u8 = 74;
 const EXIT_FAILED: u8 = 1;
-const EXIT_USAGE: u8 = 2;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -43,16 +44,20 @@ Exit codes:
 
 /// Embeds folders of pictures into a durable, searchable store.
 ///
-/// Pictures become vectors, vectors become a store: a folder of NumPy files with checksums. An interrupted run goes
-/// on where it stopped, and nothing is embedded twice.
+/// Pictures become vectors, vectors become a store: a folder of NumPy files with checksums. An interrupted
+/// run goes on where it stopped, and nothing is embedded twice.
 #[derive(Debug, Parser)]
-#[command(name = "vecstore-embed", version, after_help = EXIT_CODES, max_term_width = 110, subcommand_required = true)]
+#[command(name = "vecstore-embed", version, after_help = EXIT_CODES)]
+#[command(max_term_width = 110, subcommand_required = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Say more on stderr: each rejected or unreadable file; twice for details of the libraries
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Read options from this TOML file
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,27 +75,21 @@ enum Command {
 
 impl Command {
     fn is_quiet(&self) -> bool {
-        matches!(self, Command::Run(args) if args.quiet)
+        matches!(self, Command::Run(run) if run.quiet)
+            || matches!(self, Command::Start(start) if start.run.quiet)
     }
 }
 
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    crate::signals::outlive_file_limit();
-    let variable = |name: &str| env::var_os(name);
-    let (cli, arguments) = match settings::arguments(&Cli::command(), env::args_os().collect(), &variable) {
-        Ok(arguments) => (Cli::parse_from(&arguments), arguments),
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
+    signals::outlive_file_limit();
+    let cli = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let display = display::Display::new();
     let log = logging::RunLog::default();
     logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &display, &log),
-        Command::Start(args) => start::start(&args, &arguments),
+        Command::Start(args) => start::start(&args, &display, &log),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),
@@ -101,7 +100,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let code = result.unwrap_or_else(|error| {
         display.close();
-        // With stderr closed there is nobody to tell; the exit code still says it.
+        // With stderr closed the exit code alone says it.
         let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
         error.exit_code()
     });
@@ -114,12 +113,12 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        settings::command().debug_assert();
     }
 
     #[test]
     fn every_command_shows_examples() {
-        for command in Cli::command().get_subcommands() {
+        for command in settings::command().get_subcommands() {
             let help = command.clone().render_long_help().to_string();
             assert!(help.contains("Examples:\n  vecstore-embed "), "{}", command.get_name());
         }

@@ -17,11 +17,13 @@ use super::models_dir;
 pub(crate) struct ModelArgs {
     /// An ONNX model: pictures in, one vector per picture out
     ///
-    /// Its preprocessing is read from a preprocessor_config.json beside it, or given by the options below. Without
-    /// this option, a small descriptor that needs no weights is used: it finds near-duplicates, not meaning.
+    /// Its preprocessing is read from a preprocessor_config.json beside it, or given by the options below.
+    /// Without this option, a small descriptor that needs no weights is used: it finds near-duplicates, not
+    /// meaning.
     #[arg(long, value_name = "FILE.onnx|NAME")]
     pub(crate) model: Option<PathBuf>,
-    /// Where models are looked for by name: NAME is DIR/NAME.onnx, DIR/NAME/model.onnx, or the one in DIR/NAME
+    /// Where models are looked for by name: NAME is DIR/NAME.onnx, DIR/NAME/model.onnx, or the one in
+    /// DIR/NAME
     #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
     /// Resize to this: 224 for the shortest edge, or HEIGHTxWIDTH for an exact size
@@ -34,7 +36,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Then divide each channel by: three numbers, or one
-    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations, allow_hyphen_values = true)]
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations,
+          allow_hyphen_values = true)]
     std: Option<[f32; 3]>,
     /// Order of the channels: rgb or bgr
     #[arg(long, requires = "model", value_name = "ORDER")]
@@ -48,12 +51,12 @@ pub(crate) struct ModelArgs {
     /// Bring vectors to length 1 (l2), or leave them as the model makes them (none); l2 unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     normalise: Option<Normalise>,
-    /// How exactly TensorRT computes a model of f32: full, fp16 or bf16; part of what a store remembers of its model, and
-    /// full unless given. Models that were exported in fp16 or bf16 need nothing of the kind
+    /// How exactly TensorRT computes a model of f32: full, fp16 or bf16; part of what a store remembers of
+    /// its model, and full unless given. Models that were exported in fp16 or bf16 need nothing of the kind
     #[arg(long, requires = "model", value_name = "HOW")]
     precision: Option<Precision>,
-    /// Decode JPEGs exactly, or scaled: large ones at a fraction of their size, several times as fast, with slightly
-    /// other vectors; exact unless given
+    /// Decode JPEGs exactly, or scaled: large ones at a fraction of their size, several times as fast, with
+    /// slightly other vectors; exact unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     jpeg: Option<JpegScale>,
     /// Name of the space that the model's vectors share with those of another one (the pictures and the words of CLIP,
@@ -100,20 +103,21 @@ pub(crate) fn recorded_model(path: &Path, snapshot: &Snapshot) -> Result<ModelSp
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub(crate) struct MachineArgs {
-    /// What runs a --model: auto, onnxruntime (a library that is loaded when the program runs) or tract (part of a program
-    /// that was built with --features tract). The built-in descriptor needs neither
+    /// What runs a --model: auto, onnxruntime (a library that is loaded when the program runs) or tract (part
+    /// of a program that was built with --features tract). The built-in descriptor needs neither
     #[arg(long, default_value = "auto", value_name = "NAME")]
     backend: BackendChoice,
-    /// The ONNX Runtime library; without it ORT_DYLIB_PATH says where it is, or it is in one of the usual places
+    /// The ONNX Runtime library; without it ORT_DYLIB_PATH says where it is, or it is in one of the usual
+    /// places
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
-    /// What computes: cpu, cuda or tensorrt, with the numbers of cards as in cuda:0,1 (0 unless given). Cards need
-    /// --backend onnxruntime and a library of onnxruntime-gpu; one that cannot be used is an error, and the processor never
-    /// takes its place
+    /// What computes: cpu, cuda or tensorrt, with the numbers of cards as in cuda:0,1 (0 unless given). Cards
+    /// need --backend onnxruntime and a library of onnxruntime-gpu; one that cannot be used is an error, and
+    /// the processor never takes its place
     #[arg(long, default_value = "cpu", value_name = "DEVICE")]
     device: Device,
-    /// Where TensorRT keeps the engines it builds, which takes a minute for each model, card and size of batch; in the user's
-    /// cache unless given
+    /// Where TensorRT keeps the engines it builds, which takes a minute for each model, card and size of
+    /// batch; in the user's cache unless given
     #[arg(long, value_name = "DIR")]
     engine_cache: Option<PathBuf>,
     /// Pictures with more pixels than this are rejected

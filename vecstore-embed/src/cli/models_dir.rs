@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use vecstore_embed::{Error, Result};
 
-/// The file of the model `asked`: that path if there is something, or the model of that name in `dir`, which is
-/// `DIR/NAME.onnx`, `DIR/NAME/model.onnx`, `DIR/NAME/onnx/model.onnx`, or the one `.onnx` file in `DIR/NAME`.
+/// The file of the model `asked`: that path if there is something, or the model of that name in `dir`, which
+/// is `DIR/NAME.onnx`, `DIR/NAME/model.onnx`, `DIR/NAME/onnx/model.onnx`, or the one `.onnx` file in
+/// `DIR/NAME`.
 pub(super) fn find(asked: &Path, dir: Option<&Path>) -> Result<PathBuf> {
     if asked.is_file() {
         return Ok(asked.to_owned());

@@ -1,11 +1,14 @@
 //! What commands print on stdout.
 
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use jiff::{Timestamp, tz::TimeZone};
+use serde_json::{Value, json};
 use vecstore::Reader;
 use vecstore_embed::runs::{Known, Runs};
+use vecstore_embed::{FirstFew, Listed};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
 
@@ -15,32 +18,43 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Embed(#[from] vecstore_embed::Error),
     #[error(
-        "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it elsewhere"
+        "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it \
+         elsewhere"
     )]
     Stdout(io::Error),
     #[error("{}: there is no store here; `vecstore-embed run` creates one; check the name", .0.display())]
     NoStore(PathBuf),
     #[error(
-        "cannot keep what comes from standard input in {}: {}; make room there, name another folder with TMPDIR, or write \
-         the list to a file and name that with --list", .0.display(), .1
+        "cannot keep what comes from standard input in {}: {}; make room there, name another folder with \
+         TMPDIR, or write the list to a file and name that with --list", .0.display(), .1
     )]
     Stdin(PathBuf, io::Error),
     #[error(
-        "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file with --list"
+        "cannot read standard input: {0}; expected a list, as --list - reads it: pipe one in, or name a file \
+         with --list"
     )]
     StdinUnread(io::Error),
-    #[error("{0}")]
-    Setting(String),
-    #[error("cannot look at the runs in {}: {}; check the permissions of that folder, and its disk", .0.display(), .1)]
+    #[error(
+        "cannot look at the runs in {}: {}; check the permissions of that folder, and its disk",
+        .0.display(), .1
+    )]
     Runs(PathBuf, io::Error),
-    #[error("{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: {known}", store.display())]
+    #[error(
+        "{}: expected the name of a run of this store, or its beginning, found {name:?}; the runs are: \
+         {known}",
+        store.display()
+    )]
     NoRun { store: PathBuf, name: String, known: String },
-    #[error("{}: expected the name of one run, or as much of it as no other begins with, found {name:?}; so begin: {known}", store.display())]
+    #[error(
+        "{}: expected the name of one run, or as much of it as no other begins with, found {name:?}; so \
+         begin: {known}", store.display()
+    )]
     SeveralRuns { store: PathBuf, name: String, known: String },
     #[error("{}: expected runs of this store, found none; vecstore-embed run begins one", .0.display())]
     NoRuns(PathBuf),
     #[error(
-        "start cannot read a list from standard input: expected a file after --list, found '-'; write the list to a file"
+        "start cannot read a list from standard input: expected a file after --list, found '-'; write the \
+         list to a file"
     )]
     StartWithStdin,
     #[error("--metrics {0}: {1}; expected a file that can be written, or an address such as 127.0.0.1:9100")]
@@ -116,9 +130,9 @@ pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Stdout(error)),
         _ => Ok(()),
     }
@@ -126,19 +140,35 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes one line of JSON to stdout.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value}\n"))
+    print(format!("{value}\n"))
 }
 
-/// A name for machines: `{NAME: text}`, and `{NAME_bytes: hexadecimal}` beside it where the text is not the whole
-/// truth, because the bytes are not UTF-8.
-pub(crate) fn named(name: &str, bytes: &[u8]) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert(name.to_owned(), json!(String::from_utf8_lossy(bytes)));
+/// A moment for people: in the time of this machine, or in UTC where that is not known.
+pub(crate) fn local(moment: &str) -> String {
+    in_zone(moment, TimeZone::try_system().unwrap_or(TimeZone::UTC))
+}
+
+fn in_zone(moment: &str, zone: TimeZone) -> String {
+    let Ok(known) = moment.parse::<Timestamp>() else { return moment.to_owned() };
+    known.to_zoned_datetime(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+/// A name for machines, and what else is known of it: `{NAME: text}`, with `{NAME_bytes: hexadecimal}` beside
+/// it where the text is not the whole truth, because the bytes are not UTF-8.
+pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
+    let mut object = more;
+    object[name] = json!(String::from_utf8_lossy(bytes));
     if std::str::from_utf8(bytes).is_err() {
         let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        object.insert(format!("{name}_bytes"), json!(hexadecimal));
+        object[format!("{name}_bytes")] = json!(hexadecimal);
     }
     object
+}
+
+/// Files and their reasons, for machines.
+pub(crate) fn listed(name: &str, files: &FirstFew) -> Vec<Value> {
+    let one = |file: &Listed| named(name, file.path.as_os_str().as_bytes(), json!({"reason": file.reason}));
+    files.first().iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -146,8 +176,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_moment_names_its_zone() {
+        let moment = "2026-07-21T22:00:00.250Z";
+        let zone = |rule| TimeZone::posix(rule).unwrap();
+        assert_eq!(in_zone(moment, zone("CET-1CEST,M3.5.0,M10.5.0/3")), "2026-07-22 00:00:00 CEST");
+        assert_eq!(in_zone(moment, TimeZone::UTC), "2026-07-21 22:00:00 UTC");
+        assert_eq!(in_zone("some day", TimeZone::UTC), "some day");
+    }
+
+    #[test]
     fn keys_that_are_no_text_are_kept() {
-        assert_eq!(Value::Object(named("key", "ä".as_bytes())), json!({"key": "ä"}));
-        assert_eq!(Value::Object(named("key", b"\xff1")), json!({"key": "\u{fffd}1", "key_bytes": "ff31"}));
+        assert_eq!(named("key", "ä".as_bytes(), json!({"row": 1})), json!({"row": 1, "key": "ä"}));
+        assert_eq!(named("key", b"\xff1", json!({})), json!({"key": "\u{fffd}1", "key_bytes": "ff31"}));
     }
 }

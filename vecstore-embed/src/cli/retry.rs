@@ -16,8 +16,9 @@ Examples:
   vecstore-embed retry --store photos.vecs --class model --class size
   vecstore-embed retry --store photos.vecs --class decode --dry-run
 
-Forgets that these inputs were rejected, so that the next run tries them again: after a new version that decodes more, a
-higher --max-pixels, or another backend. A file that changed since is tried again without this.
+Forgets that these inputs were rejected, so that the next run tries them again: after a new version that
+decodes more, a higher --max-pixels, or another backend. A file that changed since is tried again without
+this.
 Exit codes: 0 done, 1 failed, 2 wrong use of the command line.";
 
 /// Entries forgotten per commit.
@@ -30,8 +31,8 @@ pub(crate) struct RetryArgs {
     /// The store
     #[arg(long, value_name = "DIR")]
     store: PathBuf,
-    /// Only those rejected for this: decode (their content), size (larger than the limits), model (what the model made
-    /// of them); may be given several times
+    /// Only those rejected for this: decode (their content), size (larger than the limits), model (what the
+    /// model made of them); may be given several times
     #[arg(long, value_name = "CLASS")]
     class: Vec<RejectionClass>,
     /// Count them, and forget nothing
@@ -47,9 +48,9 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;
     } else if args.dry_run {
-        print(&format!("{counted} rejected inputs would be tried again\n"))?;
+        print(format!("{counted} rejected inputs would be tried again\n"))?;
     } else {
-        print(&format!("{counted} rejected inputs are missing again; the next run tries them\n"))?;
+        print(format!("{counted} rejected inputs are missing again; the next run tries them\n"))?;
     }
     Ok(0)
 }

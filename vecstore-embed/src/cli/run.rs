@@ -12,21 +12,21 @@ use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
 use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
-use super::company::Company;
 use super::display::Display;
 use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, print, print_json};
+use super::registration::Registration;
+use super::signals;
 use super::summary::{busy, dry_run, errors, json_summary, text_summary};
 use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
-use crate::signals;
 
 const EXAMPLES: &str = "\
 Examples:
   vecstore-embed run --folder photos --recursive --store photos.vecs
   vecstore-embed run --folder photos --store photos.vecs --batch-size 128 --workers 8
   vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --backend onnxruntime
-  vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --device cuda:0,1 --batch-size 128
+  vecstore-embed run --folder photos --store clip.vecs --model clip/model.onnx --device cuda:0,1
   vecstore-embed run --folder /media/phone --recursive --store photos.vecs --root phone=/media/phone
   vecstore-embed run --folder faces -r --store faces.vecs --min-images 5 --exclude '@eaDir' --exclude '*.gif'
   find photos -newer last-week | vecstore-embed run --folder . --list - --store photos.vecs
@@ -34,20 +34,24 @@ Examples:
   vecstore-embed run --config job.toml --dry-run
 
 What is an input:
-  Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like one.
-  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not retried;
-  to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected lists the keys).
+  Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like
+  one.
+  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not
+  retried; to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected
+  lists the keys).
   One that cannot be read stays missing, and is tried again by the next run.
-  Symbolic links are not followed unless --follow-links says so. Other files are counted, by extension, and left alone.
+  Symbolic links are not followed unless --follow-links says so. Other files are counted, by extension, and
+  left alone.
   Every folder counts, however few pictures are in it, unless --min-images says otherwise.
-  --list takes the files that a file, or standard input, names instead: one path per line, or one JSON object with a
-  \"path\". --tar takes the members of tar files that are called like a picture.
+  --list takes the files that a file, or standard input, names instead: one path per line, or one JSON
+  object with a \"path\". --tar takes the members of tar files that are called like a picture.
 
 Company:
-  Several runs may fill one store at once, started in one terminal or in several: they share the work by chunks of a
-  folder, and what one has begun when it dies is taken over by the others. Give them the same options: chunks are counted
-  in the order of names, so where --chunk-size or patterns differ, or while files arrive, a picture may be embedded by two
-  of them (and is stored once). --shard is for machines that do not share the store: each fills one of its own.
+  Several runs may fill one store at once, started in one terminal or in several: they share the work by
+  chunks of a folder, and what one has begun when it dies is taken over by the others. Give them the same
+  options: chunks are counted in the order of names, so where --chunk-size or patterns differ, or while
+  files arrive, a picture may be embedded by two of them (and is stored once). --shard is for machines that
+  do not share the store: each fills one of its own.
 
 Changed files:
   One whose length or time is not what it was is read again, and embedded again where its content is another.
@@ -64,8 +68,8 @@ Keys:
   --root with a name that exists says that those pictures are in DIR now; the first root's name is '.'.
 
 Stopping:
-  Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, as far as 15 seconds suffice, and
-  ends after 18 in any case; a second one ends at once.
+  Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, as far as 15 seconds
+  suffice, and ends after 18 in any case; a second one ends at once.
   Neither loses anything that was committed. The same command goes on where the run stopped.
 ";
 
@@ -74,6 +78,9 @@ const MAX_BATCH: i64 = 4096;
 
 /// More threads than this only wait for each other.
 const MAX_WORKERS: i64 = 256;
+
+/// What `start` tells its run with.
+pub(super) const DETACHED: &str = "VECSTORE_EMBED_DETACHED";
 
 /// More only take memory.
 const MAX_LANES: i64 = 64;
@@ -96,7 +103,8 @@ pub(crate) struct RunArgs {
     /// Leave out folders with fewer pictures than this
     #[arg(long, default_value_t = 1, value_name = "N")]
     min_images: u64,
-    /// Only files that match: '*.jpg' is about names, '2019/**' about paths in the folder; may be given several times
+    /// Only files that match: '*.jpg' is about names, '2019/**' about paths in the folder; may be given
+    /// several times
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
     /// No files or folders that match; may be given several times
@@ -114,33 +122,35 @@ pub(crate) struct RunArgs {
     /// Only the part I of N of the inputs, by their keys; I counts from 0
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// Remove the entries of files that are gone; not after a run that did not see everything, nor without --yes if they
-    /// are more than one in ten
+    /// Remove the entries of files that are gone; not after a run that did not see everything, nor without
+    /// --yes if they are more than one in ten
     #[arg(long)]
     prune: bool,
     /// Remove them however many they are
-    #[arg(long, requires = "prune")]
+    #[arg(long, requires_if("true", "prune"))]
     yes: bool,
-    /// End with code 74 when saving fails more often than this in a row; a full disk is waited for, and not counted
+    /// End with code 74 when saving fails more often than this in a row; a full disk is waited for, and not
+    /// counted
     #[arg(long, default_value_t = 10, value_name = "N")]
     save_retries: u32,
-    /// Give numbers to Prometheus: a file that is replaced every few seconds, or an address to ask, like 127.0.0.1:9100
+    /// Give numbers to Prometheus: a file that is replaced every few seconds, or an address to ask, like
+    /// 127.0.0.1:9100
     #[arg(long, value_name = "FILE|ADDR")]
     metrics: Option<String>,
     /// Show what there is to do, and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// Read options from this TOML file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Add the folder DIR to the store's roots as NAME, or say that the pictures of NAME are there now
-    #[arg(long, value_name = "NAME=DIR", value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
+    #[arg(long, value_name = "NAME=DIR",
+          value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
     /// Pictures per inference
-    #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
+    #[arg(long, default_value_t = 32, value_name = "N",
+          value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
     batch_size: u16,
     /// Vectors per commit; what is there after two seconds is committed anyway
-    #[arg(long, alias = "db-batch-size", default_value_t = 1000, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, alias = "db-batch-size", default_value_t = 1000, value_name = "N",
+          value_parser = value_parser!(u32).range(1..))]
     commit_rows: u32,
     /// Pictures of one folder that a run takes on at a time, when several share the work
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..))]
@@ -148,8 +158,8 @@ pub(crate) struct RunArgs {
     /// Threads that read and decode; as many as processors unless given
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
     workers: Option<u16>,
-    /// How often the model is loaded on each card, or on the processor, so that one works while another waits; 1 on the
-    /// processor and 2 on a card unless given
+    /// How often the model is loaded on each card, or on the processor, so that one works while another
+    /// waits; 1 on the processor and 2 on a card unless given
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_LANES))]
     lanes: Option<u16>,
     /// Element type of a new store: f32 (unless given), f16, bf16 or i8
@@ -167,16 +177,16 @@ pub(crate) struct RunArgs {
     /// How long to wait while another process commits
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     lock_timeout: u64,
-    /// Say nothing but errors: no progress, no summary, no warnings. The exit code tells how it went; what --json and
-    /// --dry-run are to print is printed
+    /// Say nothing but errors: no progress, no summary, no warnings. The exit code tells how it went; what
+    /// --json and --dry-run are to print is printed
     #[arg(short, long)]
     pub(super) quiet: bool,
     /// Print the summary as JSON
     #[arg(long)]
     pub(super) json: bool,
-    /// Started by `start`: nobody is at a terminal
-    #[arg(long, hide = true)]
-    detached: bool,
+    /// Started by `start`, away from any terminal
+    #[arg(long, hide = true, env = DETACHED)]
+    pub(super) detached: bool,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -197,13 +207,13 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
         display.close();
         return dry_run(args, &plan);
     }
-    let company = Company::join(args, stop.clone(), display, log);
-    let (metrics, outcome) = match company.metrics(args.metrics.as_deref()) {
-        Ok(metrics) => (metrics, embed(args, display, stop, &company)),
+    let registration = Registration::join(args, stop.clone(), display, log);
+    let (metrics, outcome) = match registration.metrics(args.metrics.as_deref()) {
+        Ok(metrics) => (metrics, embed(args, display, stop, &registration)),
         Err(error) => (None, Err(error)),
     };
     display.close();
-    company.leave(&outcome);
+    registration.leave(&outcome);
     if let Some(metrics) = metrics {
         metrics.finish();
     }
@@ -221,9 +231,9 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
     }
     match (args.json, args.quiet) {
         (true, _) => print_json(&json_summary(&summary))?,
-        (false, false) => print(&text_summary(args, &summary))?,
+        (false, false) => print(text_summary(args, &summary))?,
         (false, true) => {
-            // With stderr closed there is nobody to tell; the exit code still says it.
+            // With stderr closed the exit code alone says it.
             let _ = io::stderr().write_all(errors(args, &summary).as_bytes());
         }
     }
@@ -238,14 +248,19 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
     }
 }
 
-fn embed(args: &RunArgs, display: &Display, stop: StopFlag, company: &Company) -> Result<Summary, Failure> {
+fn embed(
+    args: &RunArgs,
+    display: &Display,
+    stop: StopFlag,
+    registration: &Registration,
+) -> Result<Summary, Failure> {
     let spec = args.model.spec()?;
     let embedder = embedder(args, &spec.load()?);
     let stdin = args.stdin()?;
     let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
         .with_settings(spec.to_settings())
         .with_stop(stop)
-        .with_observer(company.observer(display));
+        .with_observer(registration.observer(display));
     Ok(run.run(&embedder)?)
 }
 
@@ -351,8 +366,8 @@ impl RunArgs {
         )
     }
 
-    /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar files, or the
-    /// one the command was started in.
+    /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar
+    /// files, or the one the command was started in.
     fn folder(&self, tars: &[PathBuf]) -> PathBuf {
         let given = || self.folder.clone();
         let around = || {

@@ -61,14 +61,8 @@ pub(crate) fn search(args: &SearchArgs) -> Outcome {
         let hits: Vec<Value> = hits
             .iter()
             .map(|hit| {
-                let mut object = named("key", &hit.key);
-                object.insert("score".to_owned(), json!(hit.score));
-                object.insert("row".to_owned(), json!(hit.row));
-                object.insert(
-                    "address".to_owned(),
-                    json!({"commit": hit.address.commit, "row": hit.address.row}),
-                );
-                Value::Object(object)
+                let address = json!({"commit": hit.address.commit, "row": hit.address.row});
+                named("key", &hit.key, json!({"score": hit.score, "row": hit.row, "address": address}))
             })
             .collect();
         print_json(&json!({ "metric": snapshot.metric().to_string(), "hits": hits }))?;

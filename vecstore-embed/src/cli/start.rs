@@ -1,7 +1,7 @@
 //! `vecstore-embed start`.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,8 +15,10 @@ use vecstore::one_line;
 use vecstore_embed::runs::{Known, Phase, Runs, now};
 
 use super::EXIT_FAILED;
+use super::display::Display;
+use super::logging::RunLog;
 use super::output::{Failure, Outcome, print};
-use super::run::RunArgs;
+use super::run::{self, RunArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,8 +27,8 @@ Examples:
   vecstore-embed logs --store photos.vecs -f
   vecstore-embed stop --store photos.vecs
 
-Takes all options of run. The run goes on when the terminal is closed. Several may be started on one store, and share
-the work. What it would have printed is in its log.
+Takes all options of run. The run goes on when the terminal is closed. Several may be started on one store,
+and share the work. What it would have printed is in its log.
 Exit codes: 0 started (or finished already), or that of the run, if it ended at once.";
 
 /// How long to wait for the run to have counted what there is to do, so that mistakes are seen here.
@@ -37,33 +39,27 @@ const WAIT: Duration = Duration::from_secs(10);
 #[command(after_help = EXAMPLES)]
 pub(crate) struct StartArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
 }
 
-/// The words of a run: the subcommand comes first, whatever else is called "start".
-fn as_run(words: &[OsString]) -> Vec<OsString> {
-    let mut words = words.to_vec();
-    if let Some(command) = words.iter_mut().find(|word| *word == "start") {
-        *command = "run".into();
+pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcome {
+    if args.run.detached {
+        return run::run(&args.run, display, log);
     }
-    words
-}
-
-pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
     if args.run.lists_stdin() {
         return Err(Failure::StartWithStdin);
     }
     let runs = Runs::of_store(&args.run.store);
     runs.create_folder().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
     let said = runs.folder().join(format!("start-{}-{}.out", now() as u64, process::id()));
-    let mut child = spawn(as_run(arguments.get(1..).unwrap_or_default()), &said).map_err(Failure::Start)?;
+    let mut child = spawn(&said).map_err(Failure::Start)?;
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().map_err(Failure::Start)? {
             let text = fs::read_to_string(&said).unwrap_or_default();
             let _ = fs::remove_file(&said);
             for line in text.lines() {
-                print(&format!("{}\n", one_line(line)))?;
+                print(format!("{}\n", one_line(line)))?;
             }
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED));
         }
@@ -77,7 +73,7 @@ pub(crate) fn start(args: &StartArgs, arguments: &[OsString]) -> Outcome {
         };
         if let Some(run) = run.filter(begun) {
             if !args.run.quiet {
-                print(&started(args, run))?;
+                print(started(args, run))?;
             }
             return Ok(0);
         }
@@ -92,17 +88,18 @@ fn started(args: &StartArgs, run: &Known) -> String {
         None => "still counting".to_owned(),
     };
     format!(
-        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  vecstore-embed logs -f \
-         --store {store}\n  vecstore-embed stop --store {store}\n",
+        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  \
+         vecstore-embed logs -f --store {store}\n  vecstore-embed stop --store {store}\n",
         state.id, state.pid
     )
 }
 
-fn spawn(words: Vec<OsString>, said: &std::path::Path) -> io::Result<Child> {
+/// The same command again, which finds the same options.
+fn spawn(said: &Path) -> io::Result<Child> {
     let out = File::create(said)?;
     Command::new(env::current_exe()?)
-        .args(words)
-        .arg("--detached")
+        .args(env::args_os().skip(1))
+        .env(run::DETACHED, "true")
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
@@ -111,23 +108,8 @@ fn spawn(words: Vec<OsString>, said: &std::path::Path) -> io::Result<Child> {
 
 /// Leaves the session of the terminal, so that its end is not this run's.
 pub(super) fn detach() -> Result<(), Failure> {
-    // Only fails for who leads a group already, and then it is one of its own.
+    // Only fails for the leader of a group, which is away from the terminal already.
     let _ = rustix::process::setsid();
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map_err(Failure::Signals)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_command_is_another() {
-        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(
-            as_run(&words("start --folder start --store start")),
-            words("run --folder start --store start")
-        );
-        assert_eq!(as_run(&words("--verbose start --store s")), words("--verbose run --store s"));
-    }
 }

@@ -12,10 +12,10 @@ use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
 use vecstore_embed::Roots;
-use vecstore_embed::keys::Remembered;
-use vecstore_embed::runs::{Known, Runs, add_up};
+use vecstore_embed::keys::{Remembered, Root};
+use vecstore_embed::runs::{Known, Runs, add_up, utc};
 
-use super::output::{Failure, Outcome, named, open_to_read, print, print_json};
+use super::output::{Failure, Outcome, local, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,8 +24,8 @@ Examples:
   vecstore-embed status --store photos.vecs --watch
   vecstore-embed status --store photos.vecs --json | jq .done
 
-Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of all live
-runs together; without one, `run --dry-run` counts what is left.
+Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of
+all live runs together; without one, `run --dry-run` counts what is left.
 Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
 
 /// Show what a store holds
@@ -70,7 +70,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
             return if args.json {
                 print_json(&json!({ "runs": runs_json(known) }))
             } else {
-                print(&runs_text(known))
+                print(runs_text(known))
             };
         }
         store => store?,
@@ -82,11 +82,8 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let total = add_up(known, totals.entries);
     let rejected = if args.rejected { rejected(&snapshot)? } else { Vec::new() };
     if args.json {
-        let root = |root: &vecstore_embed::keys::Root| {
-            let mut object = named("dir", root.dir().as_os_str().as_bytes());
-            object.insert("name".to_owned(), json!(root.name()));
-            Value::Object(object)
-        };
+        let root =
+            |root: &Root| named("dir", root.dir().as_os_str().as_bytes(), json!({"name": root.name()}));
         let mut status = json!({
             "done": totals.with_rows,
             "empty": totals.empty,
@@ -107,13 +104,9 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
             "seconds_left": total.time_left.map(|left| left.as_secs_f64()),
             "runs": runs_json(known),
         });
-        if let (true, Some(object)) = (args.rejected, status.as_object_mut()) {
-            let entry = |(key, reason): &(Vec<u8>, String)| {
-                let mut object = named("key", key);
-                object.insert("reason".to_owned(), json!(reason));
-                Value::Object(object)
-            };
-            object.insert("rejected_list".to_owned(), rejected.iter().map(entry).collect());
+        if args.rejected {
+            let entry = |(key, reason): &(Vec<u8>, String)| named("key", key, json!({"reason": reason}));
+            status["rejected_list"] = rejected.iter().map(entry).collect();
         }
         return print_json(&status);
     }
@@ -171,8 +164,9 @@ fn runs_text(known: &[Known]) -> String {
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "run       {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
+            "run       {}, since {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
             state.id,
+            local(&utc(state.began)),
             state.phase,
             HumanCount(progress.embedded),
             HumanCount(progress.rejected),
@@ -192,8 +186,9 @@ fn runs_text(known: &[Known]) -> String {
             state.ended.clone().unwrap_or_else(|| "killed; what it had begun is found again".to_owned());
         let _ = writeln!(
             text,
-            "last run  {}: {}; {} embedded, {} rejected",
+            "last run  {}, since {}: {}; {} embedded, {} rejected",
             state.id,
+            local(&utc(state.began)),
             one_line(&how),
             HumanCount(state.progress.embedded),
             HumanCount(state.progress.rejected)
@@ -205,9 +200,7 @@ fn runs_text(known: &[Known]) -> String {
 fn runs_json(known: &[Known]) -> Vec<Value> {
     let run = |run: &Known| {
         let mut state = serde_json::to_value(&run.state).unwrap_or_default();
-        if let Some(object) = state.as_object_mut() {
-            object.insert("live".to_owned(), json!(run.live));
-        }
+        state["live"] = json!(run.live);
         state
     };
     known.iter().map(run).collect()

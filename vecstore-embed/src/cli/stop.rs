@@ -15,8 +15,9 @@ Examples:
   vecstore-embed stop --store photos.vecs
   vecstore-embed stop --store photos.vecs 20261121-190000-4711
 
-Every run of the store, or the named one, finishes and commits what is in flight, and ends; the same command goes on
-from there. Runs look for the request several times a second, in whatever container or session they are.
+Every run of the store, or the named one, finishes and commits what is in flight, and ends; the same command
+goes on from there. Runs look for the request several times a second, in whatever container or session they
+are.
 Exit codes: 0 none is live any more, 1 failed, or one did not end in time, 2 wrong use of the command line.";
 
 /// How long runs are waited for unless told otherwise, in seconds.
@@ -61,21 +62,16 @@ pub(crate) fn stop(args: &StopArgs) -> Outcome {
                 now => {
                     let how =
                         now.and_then(|now| now.state.ended.clone()).unwrap_or_else(|| "ended".to_owned());
-                    print(&format!(
-                        "{}: {how} after {:.1} s\n",
-                        run.state.id,
-                        began.elapsed().as_secs_f64()
-                    ))?;
+                    print(format!("{}: {how} after {:.1} s\n", run.state.id, began.elapsed().as_secs_f64()))?;
                 }
             }
         }
         asked = still;
         if began.elapsed() > Duration::from_secs(args.timeout) {
             for run in &asked {
-                print(&format!(
-                    "{}: still there after {} s; to end it at once: kill -9 {} (nothing that is stored is lost)\n",
-                    run.state.id, args.timeout, run.state.pid
-                ))?;
+                let (id, pid, seconds) = (&run.state.id, run.state.pid, args.timeout);
+                let remedy = format!("to end it at once: kill -9 {pid} (nothing that is stored is lost)");
+                print(format!("{id}: still there after {seconds} s; {remedy}\n"))?;
             }
             return Ok(if asked.is_empty() { 0 } else { EXIT_FAILED });
         }

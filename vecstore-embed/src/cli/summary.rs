@@ -1,17 +1,20 @@
 //! What a run has done, in words and as JSON.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use vecstore::{escaped, one_line};
-use vecstore_embed::{Ended, FirstFew, Listed, Plan, RejectionClass, Stage, Stages, Summary};
+use vecstore_embed::{Ended, FirstFew, Plan, RejectionClass, Stage, Stages, Summary};
 
-use super::output::{Outcome, named, print, print_json};
+use super::output::{Outcome, listed, print, print_json};
 use super::run::RunArgs;
 
 /// What there would be to do.
@@ -34,22 +37,12 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
         }))?;
         return Ok(0);
     }
-    let mut text = String::new();
-    let free = forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{}: {} pictures, {} already stored, {} to do ({} of them changed); about {} needed{free}",
-        plan.source,
-        HumanCount(plan.found),
-        HumanCount(plan.already),
-        HumanCount(plan.to_do),
-        HumanCount(plan.changed),
-        HumanBytes(forecast.needed),
-    );
+    let mut text = Vec::new();
+    // Writing to memory cannot fail.
+    let _ = writeln!(text, "{}", planned(plan, &format!(" ({} of them changed)", HumanCount(plan.changed))));
     let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
     if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
-        text.push_str("folders in it are left out without --recursive\n");
+        text.extend(b"folders in it are left out without --recursive\n");
     }
     list(&mut text, "could not be read:", &plan.unread);
     if plan.ignored.count() > 0 {
@@ -59,10 +52,19 @@ pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     Ok(0)
 }
 
-pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
+/// What there is to do, and more about that, and the room it takes.
+pub(super) fn planned(plan: &Plan, more: &str) -> String {
+    let (folder, needed) = (&plan.source, HumanBytes(plan.forecast.needed));
+    let [found, already, to_do] = [plan.found, plan.already, plan.to_do].map(HumanCount);
+    let free = plan.forecast.free.map_or_else(String::new, |free| format!(", {} free", HumanBytes(free)));
+    let room = format!("about {needed} needed{free}");
+    format!("{folder}: {found} pictures, {already} already stored, {to_do} to do{more}; {room}")
+}
+
+pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
     let count = |count: u64| HumanCount(count);
-    let mut text = String::new();
-    // Writing to a String cannot fail.
+    let mut text = Vec::new();
+    // Writing to memory cannot fail.
     if summary.found == 0 && summary.left == 0 {
         let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
         let place = match (&args.folder, &args.list) {
@@ -91,12 +93,10 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
     }
     if summary.rejected > 0 {
-        let _ = writeln!(
-            text,
-            "rejected: {}; which and why: vecstore-embed status --rejected --store {}",
-            by_class(&summary.classes),
-            quoted(&args.store.to_string_lossy())
-        );
+        let (classes, command) = (by_class(&summary.classes), "vecstore-embed status --rejected --store");
+        let _ = write!(text, "rejected: {classes}; which and why: {command} ");
+        text.extend(quoted(args.store.as_os_str()).iter());
+        text.push(b'\n');
     }
     if let Some(limit) = summary.stages.limit().filter(|_| summary.embedded > 0) {
         let _ = writeln!(text, "{}", limited(limit, summary));
@@ -131,7 +131,9 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> String {
         _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
         _ => return text,
     };
-    let _ = writeln!(text, "{why}; to go on, run the same command again{or}:\n  {}", command_line());
+    let _ = write!(text, "{why}; to go on, run the same command again{or}:\n  ");
+    text.extend(command_line());
+    text.push(b'\n');
     text
 }
 
@@ -153,7 +155,7 @@ fn limited(limit: Stage, summary: &Summary) -> String {
     format!("limit: {limit}, busy {busy:.0} % of the time; {rate:.1} pictures a second")
 }
 
-/// Of a summary that nobody is to see, what went wrong: where the exit code is not 0, and nobody asked for that.
+/// Of a summary that is not to be seen, what went wrong: where the exit code is not 0, and was not asked for.
 pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
     let mut text = String::new();
     let unread = summary.unread.count();
@@ -179,7 +181,7 @@ fn read_failures(args: &RunArgs) -> String {
     format!("stopped: {} in a row could not be read (is the drive still there?)", args.max_read_failures)
 }
 
-fn list(text: &mut String, heading: &str, files: &FirstFew) {
+fn list(text: &mut Vec<u8>, heading: &str, files: &FirstFew) {
     if files.count() == 0 {
         return;
     }
@@ -221,14 +223,8 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         })
         .into_iter()
         .collect();
-    let list = |files: &FirstFew| -> Vec<Value> {
-        let entry = |file: &Listed| {
-            let mut object = named("path", file.path.as_os_str().as_bytes());
-            object.insert("reason".to_owned(), json!(file.reason));
-            Value::Object(object)
-        };
-        files.first().iter().map(entry).collect()
-    };
+    let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
+    let classes: Map<String, Value> = classes.collect();
     let ended = match summary.ended {
         Ended::Stopped => "stopped",
         Ended::ReadFailures => "read failures",
@@ -248,7 +244,7 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         "excluded": summary.excluded,
         "too_few": summary.too_few,
         "rejected": summary.rejected,
-        "rejected_by_class": summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n))).collect::<Map<_, _>>(),
+        "rejected_by_class": classes,
         "unread": summary.unread.count(),
         "left": summary.left,
         "ignored": summary.ignored.count(),
@@ -257,24 +253,21 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         "skipped": summary.skipped,
         "commits": summary.commits,
         "seconds": summary.elapsed.as_secs_f64(),
-        "rejected_first": list(&summary.rejections),
-        "unread_first": list(&summary.unread),
+        "rejected_first": listed("path", &summary.rejections),
+        "unread_first": listed("path", &summary.unread),
     })
 }
 
 /// This command, to be pasted into a shell.
-fn command_line() -> String {
-    let words: Vec<String> = env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
-    words.join(" ")
+fn command_line() -> Vec<u8> {
+    let words: Vec<OsString> = env::args_os().collect();
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' ')
 }
 
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_alphanumeric() || "-_./=:,+@%".contains(character);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+/// The word for a shell, byte by byte: names need not be text.
+fn quoted(word: &OsStr) -> Cow<'_, [u8]> {
+    // Only a NUL cannot be quoted, and no argument has one.
+    shlex::bytes::try_quote(word.as_bytes()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -293,8 +286,13 @@ mod tests {
 
     #[test]
     fn words_survive_a_shell() {
-        assert_eq!(quoted("--folder=/a/b_1.x"), "--folder=/a/b_1.x");
-        assert_eq!(quoted("it's here"), r"'it'\''s here'");
-        assert_eq!(quoted(""), "''");
+        for (word, expected) in [
+            (&b"/a/b_1.x"[..], &b"/a/b_1.x"[..]),
+            (b"it's here", b"\"it's here\""),
+            (b"", b"''"),
+            (b"no text: \xff", b"'no text: \xff'"),
+        ] {
+            assert_eq!(quoted(OsStr::from_bytes(word)), expected);
+        }
     }
 }

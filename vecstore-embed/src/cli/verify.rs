@@ -1,18 +1,18 @@
 //! `vecstore-embed verify`.
 
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanCount;
-use serde_json::{Value, json};
+use serde_json::json;
 use vecstore::{escaped, one_line};
-use vecstore_embed::FirstFew;
 use vecstore_embed::{runs, verify_sample};
 
 use super::EXIT_FAILED;
 use super::model_args::{MachineArgs, ModelArgs, recorded_model};
-use super::output::{Outcome, named, open_to_read, print, print_json};
+use super::output::{Outcome, listed, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,8 +20,9 @@ Examples:
   vecstore-embed verify --store photos.vecs --sample 1000 --backend onnxruntime
   vecstore-embed verify --store photos.vecs --sample 50 --at-least 0.99999 --json
 
-Chooses stored pictures at random, embeds each again, one at a time, and compares. Pictures that changed since, or are
-gone, are passed over and listed. (`vecstore verify` reads every byte of the store instead, and needs no model.)
+Chooses stored pictures at random, embeds each again, one at a time, and compares. Pictures that changed
+since, or are gone, are passed over and listed. (`vecstore verify` reads every byte of the store instead,
+and needs no model.)
 Exit codes: 0 all are the same, 1 failed, or some differ, 2 wrong use of the command line.";
 
 /// Embed some of the stored pictures again, and compare
@@ -34,8 +35,8 @@ pub(crate) struct VerifyArgs {
     /// How many pictures
     #[arg(long, default_value_t = 100, value_name = "N")]
     sample: usize,
-    /// Lowest cosine between a vector and its new one that counts as the same. Engines, batch sizes and element types make
-    /// differences of about a ten-thousandth
+    /// Lowest cosine between a vector and its new one that counts as the same. Engines, batch sizes and
+    /// element types make differences of about a ten-thousandth
     #[arg(long, default_value_t = 0.999, value_name = "COSINE")]
     at_least: f64,
     /// Choose the same ones as with this number before
@@ -60,14 +61,6 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let seed = args.seed.unwrap_or_else(|| (runs::now() * 1000.0) as u64);
     let sampled = verify_sample(&store, &embedder, args.sample, seed, args.at_least)?;
     if args.json {
-        let list = |few: &FirstFew| -> Vec<Value> {
-            let one = |listed: &vecstore_embed::Listed| {
-                let mut object = named("key", listed.path.to_string_lossy().as_bytes());
-                object.insert("reason".to_owned(), json!(listed.reason));
-                Value::Object(object)
-            };
-            few.first().iter().map(one).collect()
-        };
         print_json(&json!({
             "checked": sampled.checked,
             "same": sampled.same,
@@ -75,15 +68,16 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             "skipped": sampled.skipped.count(),
             "lowest": sampled.lowest,
             "seed": seed,
-            "different_first": list(&sampled.different),
-            "skipped_first": list(&sampled.skipped),
+            "different_first": listed("key", &sampled.different),
+            "skipped_first": listed("key", &sampled.skipped),
         }))?;
     } else {
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; seed {seed}",
+            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; \
+             seed {seed}",
             args.store.display(),
             HumanCount(sampled.checked),
             HumanCount(sampled.same),
@@ -91,9 +85,9 @@ pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
             HumanCount(sampled.skipped.count()),
             sampled.lowest,
         );
-        for listed in sampled.different.first().iter().chain(sampled.skipped.first()) {
-            let path = listed.path.to_string_lossy();
-            let _ = writeln!(text, "  {}: {}", escaped(path.as_bytes()), one_line(&listed.reason));
+        for file in sampled.different.first().iter().chain(sampled.skipped.first()) {
+            let path = escaped(file.path.as_os_str().as_bytes());
+            let _ = writeln!(text, "  {path}: {}", one_line(&file.reason));
         }
         print(&text)?;
     }

@@ -86,7 +86,7 @@ pub fn verify_sample(
 /// Keys of entries with vectors: each as likely as any other, in one pass, whatever their number.
 fn chosen(snapshot: &vecstore::Snapshot, count: usize, seed: u64) -> Result<Vec<Vec<u8>>> {
     let mut chosen = Vec::new();
-    let (mut seen, mut state) = (0u64, seed);
+    let (mut seen, mut random) = (0u64, fastrand::Rng::with_seed(seed));
     for entry in snapshot.iter() {
         let entry = entry?;
         if entry.kind() != Kind::Rows {
@@ -97,21 +97,12 @@ fn chosen(snapshot: &vecstore::Snapshot, count: usize, seed: u64) -> Result<Vec<
             chosen.push(entry.key().to_vec());
             continue;
         }
-        let place = usize::try_from(splitmix(&mut state) % seen).unwrap_or(usize::MAX);
+        let place = usize::try_from(random.u64(..seen)).unwrap_or(usize::MAX);
         if let Some(place) = chosen.get_mut(place) {
             *place = entry.key().to_vec();
         }
     }
     Ok(chosen)
-}
-
-/// The next of a row of numbers without a pattern.
-fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 pub(crate) fn cosine(left: &[f32], right: &[f32]) -> f64 {

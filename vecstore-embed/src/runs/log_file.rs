@@ -86,8 +86,8 @@ fn older(path: &Path, at: u32) -> PathBuf {
 
 /// The files of a log, oldest first, each with its inode.
 ///
-/// The newest is opened first. Where files are renamed meanwhile, one is met again under its older name, and left out:
-/// each is there once, and none is passed over.
+/// The newest is opened first. Where files are renamed meanwhile, one is met again under its older name, and
+/// left out: each is there once, and none is passed over.
 pub fn log_files(path: &Path) -> Vec<(u64, File)> {
     let mut files: Vec<(u64, File)> = Vec::new();
     for path in iter::once(path.to_owned()).chain((1..=OLDER).map(|at| older(path, at))) {
@@ -98,7 +98,8 @@ pub fn log_files(path: &Path) -> Vec<(u64, File)> {
     files
 }
 
-/// The lines of a log, oldest first, with those of its older files. A line that was cut off by a power cut is left out.
+/// The lines of a log, oldest first, with those of its older files. A line that was cut off by a power cut is
+/// left out.
 pub fn log_lines(path: &Path) -> impl Iterator<Item = LogLine> + use<> {
     let files = log_files(path).into_iter();
     files

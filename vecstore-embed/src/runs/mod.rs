@@ -1,11 +1,11 @@
-//! What runs leave beside a store for those who watch them.
+//! What runs leave beside a store for other processes, which watch and stop them.
 //!
-//! `photos.vecs.runs/` holds three small files per run: a lock that the run holds for as long as it lives, its state,
-//! and its log. None of them decides anything. What is done is in the store alone; delete the folder while no run is
-//! live, and nothing is lost but the past.
+//! `photos.vecs.runs/` holds three small files per run: a lock that the run holds for as long as it lives,
+//! its state, and its log. None of them decides anything. What is done is in the store alone; delete the
+//! folder while no run is live, and nothing is lost but the past.
 //!
-//! A run is live while its lock is held: the kernel gives it back when the process ends, however that happens. There is
-//! no process number to be mistaken about, and no heartbeat to be late.
+//! A run is live while its lock is held: the kernel gives it back when the process ends, however that
+//! happens. There is no process number to be mistaken about, and no heartbeat to be late.
 
 mod log_file;
 mod recorder;
@@ -52,7 +52,7 @@ impl Known {
 impl Runs {
     /// The runs of the store at `path`, whether or not it is there yet.
     pub fn of_store(path: &Path) -> Self {
-        // By its real name, so that all who fill a store meet, however they call it.
+        // By its real name, so that all runs of a store meet, whatever path they were given.
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let real = absolute.canonicalize().ok().or_else(|| {
             let parent = absolute.parent()?.canonicalize().ok()?;
@@ -120,7 +120,7 @@ impl Runs {
     }
 
     fn is_live(&self, id: &str) -> bool {
-        // Shared, so that two who look do not take each other for the run.
+        // Shared, so that two processes that look do not take each other for the run.
         let Ok(lock) = File::open(self.file(id, "lock")) else { return false };
         matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
     }

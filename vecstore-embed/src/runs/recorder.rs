@@ -101,7 +101,7 @@ impl Recorder {
         }
         self.inner.written();
         let _ = fs::remove_file(self.inner.runs.file(&self.inner.id, "stop"));
-        // Last, so that whoever sees that it is not live any more can read how it ended.
+        // Last, so that a process that finds it live no more can read how it ended.
         *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -131,7 +131,7 @@ fn claim_name(runs: &Runs) -> io::Result<(String, File)> {
         let id = format!("{day}-{time}-{}{again}", process::id());
         match File::options().write(true).create_new(true).open(runs.file(&id, "lock")) {
             Ok(lock) => {
-                // Only those who look whether it is held may have it for a moment.
+                // Only a process that looks whether it is held may have it for a moment.
                 lock.lock()?;
                 return Ok((id, lock));
             }

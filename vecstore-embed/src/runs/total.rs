@@ -24,9 +24,9 @@ pub struct Total {
 
 /// Adds up. `stored` is what the store accounts for at this moment: done, empty and rejected.
 ///
-/// Every run counts all that its inputs lacked when it began. Runs over the same inputs share them, so what they lack
-/// now is what the first of them counted, less what the store has gained since, whoever stored it. Where runs over
-/// several inputs are live, less what those runs say that they have done.
+/// Every run counts all that its inputs lacked when it began. Runs over the same inputs share them, so what
+/// they lack now is what the first of them counted, less what the store has gained since, by whichever run.
+/// Where runs over several inputs are live, less what those runs say that they have done.
 pub fn add_up(runs: &[Known], stored: u64) -> Total {
     let live: Vec<&RunState> = runs.iter().filter(|known| known.live).map(|known| &known.state).collect();
     let sources: BTreeSet<&str> = live.iter().map(|state| &state.source[..]).collect();
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn runs_over_the_same_inputs_are_not_counted_twice() {
-        // 1000 to do; one run began with them, another when 300 were done, and a third, dead, did 100 of those.
+        // 1000 to do; one run began with them, another when 300 were done; a third, dead, did 100 of those.
         let runs = [
             run(true, "photos", 1.0, 50, 1000, 400),
             run(false, "photos", 2.0, 60, 990, 100),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use vecstore_embed::{Files, Filter, Model, Run, Shard};
@@ -161,6 +161,7 @@ fn options_come_from_the_command_line_variables_and_a_file() {
     let mut status = program(&[&"status", &"--json"]);
     status.env("VECSTORE_EMBED_STORE", &store);
     assert_eq!(json(status)["done"], 5);
+    assert_eq!(json(program(&[&"status", &"--json", &"--config", &config]))["done"], 5);
     let mut wrong = program(&[&"run", &"--config", &config]);
     wrong.env("VECSTORE_EMBED_BATCH_SIZE", "many");
     let wrong = said(wrong);
@@ -200,4 +201,79 @@ fn a_model_is_found_by_its_name() {
     assert!(said.code == 1 && said.err.contains("has clip; give one of these"), "{}", said.err);
     let nowhere = command::said(command::run(&photos, &store, &["--model=face"]));
     assert!(nowhere.code == 1 && nowhere.err.contains("no such file; give the path"), "{}", nowhere.err);
+}
+
+/// The program without the options that scenarios have in common.
+fn bare(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vecstore-embed"));
+    command.args(words);
+    command
+}
+
+#[test]
+fn variables_are_shown_and_give_way_to_what_is_typed() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(3), place.join("photos.vecs"));
+    let help = said(program(&[&"run", &"--help"])).out;
+    for name in ["VECSTORE_EMBED_BATCH_SIZE", "VECSTORE_EMBED_RECURSIVE", "VECSTORE_EMBED_VERBOSE"] {
+        assert!(help.contains(&format!("[env: {name}]")), "{name}: {help}");
+    }
+    let with = |name: &str, value: &str, typed: &[&str]| {
+        let mut command = command::run(&photos, &store, typed);
+        command.env(name, value);
+        said(command)
+    };
+    // A flag, its opposite, a number of times, another name, and nothing.
+    assert!(with("VECSTORE_EMBED_DRY_RUN", "yes", &[]).out.contains("nothing was done"));
+    assert!(with("VECSTORE_EMBED_DRY_RUN", "1", &["--dry-run=false"]).out.contains("3 embedded"));
+    assert!(with("VECSTORE_EMBED_VERBOSE", "1", &[]).code == 0);
+    assert!(with("VECSTORE_EMBED_BATCH_SIZE", "", &[]).code == 0);
+    let bad = with("VECSTORE_EMBED_DB_BATCH_SIZE", "0", &[]);
+    assert!(
+        bad.code == 2 && bad.err.contains("comes from the variable VECSTORE_EMBED_DB_BATCH_SIZE"),
+        "{}",
+        bad.err
+    );
+    let bad = with("VECSTORE_EMBED_BATCH_SIZE", "many", &[]);
+    let told = "tip: '--batch-size <N>' comes from the variable VECSTORE_EMBED_BATCH_SIZE\n";
+    assert!(
+        bad.code == 2 && bad.err.contains("'many' for '--batch-size <N>'") && bad.err.contains(told),
+        "{}",
+        bad.err
+    );
+    assert_eq!(with("VECSTORE_EMBED_BATCH_SIZE", "many", &["--batch-size=2"]).code, 0);
+    let missing = with("VECSTORE_EMBED_SIZE", "8x8", &[]);
+    let told = "tip: '--size <PIXELS>' comes from the variable VECSTORE_EMBED_SIZE\n";
+    assert!(
+        missing.code == 2 && missing.err.contains("--model <FILE.onnx|NAME>") && missing.err.contains(told),
+        "{}",
+        missing.err
+    );
+    // Help is help, whatever is set.
+    let mut help = bare(&["help", "run"]);
+    help.env("VECSTORE_EMBED_BATCH_SIZE", "many").env("VECSTORE_EMBED_STORE", &store);
+    let help = said(help);
+    assert!(help.code == 0 && help.out.contains("--batch-size"), "{}", help.err);
+}
+
+#[test]
+fn a_run_in_the_background_has_the_options_of_file_and_variables() {
+    let place = Place::new();
+    let (photos, store) = (place.photos(4), place.join("photos.vecs"));
+    let text = format!(
+        "[run]\nfolder = {photos:?}\nexclude = [\"000.png\"]\n[start]\nrecursive = true\nquiet = true\n"
+    );
+    fs::write(place.join("job.toml"), text).unwrap();
+    let mut start = program(&[&"start", &"--config", &"job.toml", &"--quiet=false"]);
+    start.current_dir(&place.path).env("VECSTORE_EMBED_STORE", "photos.vecs");
+    let started = said(start);
+    assert_eq!(started.code, 0, "{}", started.err);
+    // It waits for a run that is live, and ends at once where it is not.
+    let logs = said(bare(&["logs", "--follow", "--store", store.to_str().unwrap()])).out;
+    assert!(logs.contains("3 embedded"), "{logs}");
+    assert_eq!(keys(&store).len(), 3);
+    let mut status = bare(&["status", "--store", store.to_str().unwrap()]);
+    status.env("TZ", "XYZ-5:30");
+    let status = said(status).out;
+    assert!(status.contains(" XYZ: finished; 3 embedded"), "{status}");
 }

@@ -13,7 +13,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The speed of a run at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Pace {
     /// Since the work began.
@@ -35,27 +35,6 @@ impl Pace {
     /// to tell.
     pub fn limit(&self) -> Option<Stage> {
         self.stages.limit()
-    }
-}
-
-/// `1,234/9,999  98.2/s (97.0/s since the start)  2 minutes left  limit: the model (busy 99 %)`.
-impl fmt::Display for Pace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use indicatif::{HumanCount, HumanDuration};
-        let (done, to_do) = (self.progress.done(), self.progress.to_do.max(self.progress.done()));
-        write!(f, "{}/{}  {:.1}/s", HumanCount(done), HumanCount(to_do), self.rate)?;
-        if self.elapsed > WINDOW {
-            write!(f, " ({:.1}/s since the start)", self.rate_since_start)?;
-        }
-        match self.left {
-            Some(left) => write!(f, "  {} left", HumanDuration(left))?,
-            None => f.write_str("  time left unknown")?,
-        }
-        if let Some(limit) = self.limit() {
-            let times = self.stages.of(limit);
-            write!(f, "  limit: {limit} (busy {:.0} %)", times.busy() * 100.0)?;
-        }
-        Ok(())
     }
 }
 
@@ -210,7 +189,6 @@ mod tests {
             last = meter.look(began + Duration::from_secs(second), progress(500), Stages::default());
         }
         assert_eq!((last.rate, last.left), (0.0, None));
-        assert!(last.to_string().contains("time left unknown"), "{last}");
         let done = meter.look(began + Duration::from_secs(81), progress(10_000), Stages::default());
         assert_eq!(done.left, Some(Duration::ZERO));
     }
@@ -236,7 +214,6 @@ mod tests {
         stages.infer = times(1, 0, 9);
         let pace = pace(stages);
         assert_eq!(pace.limit(), Some(Stage::Infer));
-        assert_eq!(pace.to_string(), "100/10,000  10.0/s  17 minutes left  limit: the model (busy 90 %)");
         assert_eq!(self::pace_of_nothing().limit(), None);
     }
 

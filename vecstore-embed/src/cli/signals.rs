@@ -19,8 +19,8 @@ pub(crate) fn outlive_file_limit() {
 /// Installs the handlers.
 pub(crate) fn install(stop: &StopFlag) -> io::Result<()> {
     for (signal, exit_code) in [(SIGINT, 130), (SIGTERM, 143)] {
-        // Handlers run in the order they were registered in: the first signal finds the flag down and raises it,
-        // the second finds it up and ends the process, whatever state its threads are in.
+        // Handlers run in the order they were registered in: the first signal finds the flag down and raises
+        // it, the second finds it up and ends the process, whatever state its threads are in.
         flag::register_conditional_shutdown(signal, exit_code, stop.shared())?;
         flag::register(signal, stop.shared())?;
     }
