@@ -9,7 +9,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-use vecstore_embed::{BackendChoice, BackendOptions, Model, PreprocessOverrides, Run};
+use vecstore_embed::{BackendChoice, Embedder, Files, Model, PreprocessOverrides, Run};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,11 +28,11 @@ fn main() -> ExitCode {
 
 fn run(model: &Path, folder: &Path, store: &Path) -> Result<(), Box<dyn Error>> {
     let model = Model::from_file(model, &PreprocessOverrides::default(), None)?;
-    let engine = BackendOptions { choice: BackendChoice::Tract, ..BackendOptions::default() };
+    let embedder = Embedder::builder(&model).engine(BackendChoice::Tract).build();
 
     // Embeds the pictures below the folder that the store lacks. Killed at any moment and run again, it
     // continues.
-    let done = Run::new(folder, store).with_recursive(true).with_backend(engine).run(&model)?;
+    let done = Run::new(Files::new(folder).with_recursive(true), store).run(&embedder)?;
     println!("{} embedded, {} rejected, {} already there", done.embedded, done.rejected, done.already);
 
     // The store remembers the model: vectors of another one are refused.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vecstore_embed::preprocess::JpegScale;
-use vecstore_embed::{Backend, DecodeLimits, Model, Result, Run};
+use vecstore_embed::backend::{Batch, Output, Signature};
+use vecstore_embed::image::preprocess::JpegScale;
+use vecstore_embed::tensor::{Element, TensorSpec};
+use vecstore_embed::{DecodeLimits, Embedder, Encoder, Files, Model, Result, Run};
 
 use crate::runs::{check, folder_of, median, shares, with_processor};
 use crate::{Outcome, model};
@@ -17,7 +19,8 @@ pub struct Args {
     /// A model that takes pictures of 224 x 224; its fingerprint alone is used
     #[arg(long)]
     model: PathBuf,
-    /// The pictures
+    /// The pictures. With prepared JPEGs of 224 x 224 (`small` of inputs.py) and some 10,000 of them, the figures are
+    /// those of the pipeline itself: end to end, with a model that takes no time
     #[arg(long)]
     pictures: PathBuf,
     /// Pictures in each round
@@ -42,28 +45,37 @@ pub struct Args {
     memory: Option<PathBuf>,
 }
 
-/// A model that takes no time, with vectors of this length.
-pub struct Nothing(pub usize);
+/// A model that takes no time.
+pub struct Nothing {
+    signature: Signature,
+    dim: usize,
+}
 
-impl Backend for Nothing {
+impl Nothing {
+    /// For pictures of 224 x 224, with vectors of this length.
+    pub fn new(dim: usize) -> Self {
+        let inputs = vec![TensorSpec::new("pixels", Element::F32, &[3, 224, 224])];
+        let outputs = vec![TensorSpec::new("vectors", Element::F32, &[dim])];
+        Nothing { signature: Signature { inputs, outputs }, dim }
+    }
+}
+
+impl Encoder for Nothing {
     fn name(&self) -> &str {
         "nothing"
     }
 
-    fn dim(&self) -> usize {
-        self.0
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
 
-    fn preferred_batch(&self) -> usize {
-        32
-    }
-
-    fn embed(&mut self, batch: usize, _: &[f32]) -> Result<Vec<f32>> {
-        Ok(vec![0.5; batch * self.0])
+    fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>> {
+        let numbers = vec![0.5; batch.items * self.dim];
+        Ok(vec![Output { name: "vectors".to_owned(), shape: vec![batch.items, self.dim], numbers }])
     }
 }
 
-/// What nobody can do without: every core takes the next picture, reads, decodes and resizes it.
+/// The work that every run has: each core takes the next picture, reads, decodes and resizes it.
 fn bare(model: &Model, paths: &[PathBuf], workers: usize) -> Outcome<Duration> {
     let next = AtomicUsize::new(0);
     let began = Instant::now();
@@ -76,7 +88,7 @@ fn bare(model: &Model, paths: &[PathBuf], workers: usize) -> Outcome<Duration> {
                 .decode(&bytes, &DecodeLimits::default())
                 .map_err(|error| error.to_string())?;
             model.preprocess().apply(&picture, &mut tensor).map_err(|error| error.to_string())?;
-            vecstore_embed::picture::recycle(picture);
+            vecstore_embed::image::recycle(picture);
         }
         Ok(())
     };
@@ -99,15 +111,17 @@ pub fn run(args: &Args) -> Outcome<()> {
     let rate = |time: Duration| args.count as f64 / time.as_secs_f64();
     println!("pictures per second; {} of them, {workers} threads", args.count);
     let (mut ratios, mut costs, mut durable, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
+    // Pictures per second, and per second of processor time, which is the rate of one core: bare, then of the run.
+    let mut rates = [const { Vec::new() }; 4];
     let per_picture = |seconds: f64| 1000.0 * seconds / args.count as f64;
     bare(&model, &paths, workers)?;
     for round in 0..args.rounds {
         let run_in = |place: &std::path::Path| -> Outcome<_> {
             let store = place.join(format!("{round}.vecs"));
-            let run = Run::new(dir.path().join("pictures"), &store)
-                .with_workers(workers)
-                .with_commit_rows(args.commit_rows);
-            let summary = run.run_on(&model, Box::new(Nothing(512)))?;
+            let run =
+                Run::new(Files::new(dir.path().join("pictures")), &store).with_commit_rows(args.commit_rows);
+            let encoders: Vec<Box<dyn Encoder>> = vec![Box::new(Nothing::new(512))];
+            let summary = run.run(&Embedder::builder(&model).workers(workers).encoders(encoders).build())?;
             check(&summary, args.count)?;
             Ok(summary)
         };
@@ -121,6 +135,10 @@ pub fn run(args: &Args) -> Outcome<()> {
         let (bare_ms, run_ms) = (per_picture(best_cost), per_picture(cost));
         print!("   processor: bare {bare_ms:.2} ms, run {run_ms:.2} ms, {:.3}", best_cost / cost);
         costs.push(best_cost / cost);
+        let seconds = [best.as_secs_f64(), best_cost, summary.elapsed.as_secs_f64(), cost];
+        for (rates, seconds) in rates.iter_mut().zip(seconds) {
+            rates.push(args.count as f64 / seconds);
+        }
         if let Some(in_memory) = in_memory {
             durable.push(summary.elapsed.as_secs_f64() / in_memory.elapsed.as_secs_f64() - 1.0);
             print!("   with the store in memory {:.2}", rate(in_memory.elapsed));
@@ -129,6 +147,9 @@ pub fn run(args: &Args) -> Outcome<()> {
         ratios.push(ratio);
         last = Some(summary);
     }
+    let [bare_rate, bare_core, run_rate, run_core] = rates.map(|rates| median(&rates));
+    println!("median: bare {bare_rate:.0} pictures a second, {bare_core:.0} per core");
+    println!("median: run  {run_rate:.0} pictures a second, {run_core:.0} per core");
     println!("median: {:.3} of the rate, {:.3} of the processor time", median(&ratios), median(&costs));
     if !durable.is_empty() {
         println!("a store on disk instead of in memory: {:+.2} % of the run", 100.0 * median(&durable));

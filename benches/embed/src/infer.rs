@@ -11,9 +11,9 @@ use ort::ep;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{TensorElementType, TensorRef};
-use vecstore_embed::backend::{Device, Precision, Provider};
-use vecstore_embed::preprocess::JpegScale;
-use vecstore_embed::{BackendChoice, BackendOptions, Run, open_lanes};
+use vecstore_embed::backend::Provider;
+use vecstore_embed::image::preprocess::JpegScale;
+use vecstore_embed::{BackendChoice, BackendOptions, Device, Embedder, Files, Precision, Run, open_lanes};
 
 use crate::busy::Busy;
 use crate::runs::{check, folder_of, median, shares};
@@ -251,13 +251,13 @@ pub fn run(args: &Args) -> Outcome<()> {
             ..BackendOptions::default()
         };
         // Loading the model is not what is compared.
-        let backends = open_lanes(&model, &backend, Some(args.lanes))?;
+        let encoders = open_lanes(&model, &backend, Some(args.lanes))?;
         let store = dir.path().join(format!("{round}.vecs"));
-        let run = Run::new(dir.path().join("pictures"), &store)
-            .with_batch_size(args.batch)
-            .with_workers(args.workers);
+        let embedder =
+            Embedder::builder(&model).batch(args.batch).workers(args.workers).encoders(encoders).build();
+        let run = Run::new(Files::new(dir.path().join("pictures")), &store);
         let busy = Busy::watch(args.device.cards());
-        let summary = run.run_on_lanes(&model, backends)?;
+        let summary = run.run(&embedder)?;
         let busy = busy.mean();
         check(&summary, args.count)?;
         let rate = args.count as f64 / summary.elapsed.as_secs_f64();

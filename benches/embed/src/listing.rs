@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use vecstore_embed::{Model, Run};
+use vecstore_embed::{Embedder, Files, Model, Run};
 
 use crate::Outcome;
 use crate::decode::Nothing;
@@ -49,8 +49,8 @@ pub fn run(args: &Args) -> Outcome<()> {
             made += 1;
         }
     }
-    let run = Run::new(&files, &path).with_recursive(true).with_commit_rows(1000);
-    let first = run.run_on(&model, Box::new(Nothing(8)))?;
+    let run = Run::new(Files::new(&files).with_recursive(true), &path).with_commit_rows(1000);
+    let first = run.run(&Embedder::builder(&model).encoders(vec![Box::new(Nothing::new(8))]).build())?;
     check(&first, made)?;
     let (most, now) = memory();
     println!(
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Outcome<()> {
     );
     for _ in 0..3 {
         let began = Instant::now();
-        let summary = run.run(&model)?;
+        let summary = run.run(&Embedder::builder(&model).build())?;
         let took = began.elapsed();
         if summary.already != made as u64 || !summary.is_complete() {
             return Err(format!("{summary:?}").into());

@@ -1,7 +1,7 @@
 //! A run of `vecstore-embed` against the bare work that it cannot do without, in turn in the same run:
 //!
 //! - `embed infer`: the model alone, in a loop over tensors that are in memory already, through ONNX Runtime itself;
-//! - `embed decode`: reading, decoding and resizing alone, on every core;
+//! - `embed decode`: reading, decoding and resizing alone, on every core; with small pictures, what the pipeline costs;
 //! - `embed listing`: finding out that everything is done;
 //! - `embed job`: the program as people use it, on folders of small pictures that it makes.
 //!
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vecstore_embed::preprocess::{JpegScale, Resize, Sides};
+use vecstore_embed::image::preprocess::{JpegScale, Resize, Sides};
 use vecstore_embed::{Model, OutputOptions, Precision, PreprocessOverrides};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -31,7 +31,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 enum Command {
     /// A run that is bound by its model, against a loop of bare ONNX Runtime calls
     Infer(infer::Args),
-    /// A run that is bound by decoding, against a bare loop of decoding and resizing on all cores
+    /// A run that is bound by decoding, against a bare loop of decoding and resizing on all cores; with prepared small
+    /// pictures, the rate of the pipeline itself
     Decode(decode::Args),
     /// A run that finds everything done
     Listing(listing::Args),

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use vecstore_embed::preprocess::{JpegScale, Preprocess, parse_triple};
-use vecstore_embed::{BackendOptions, DecodeLimits, Model, PreprocessOverrides, open_backend, picture};
+use vecstore_embed::image::decode;
+use vecstore_embed::image::preprocess::{JpegScale, Preprocess, Resample, Resize, Sides, parse_triple};
+use vecstore_embed::{DecodeLimits, Embedder, Model, PreprocessOverrides};
 
 use crate::{Outcome, clip};
 
@@ -12,11 +13,11 @@ use crate::{Outcome, clip};
 pub struct Levels {
     /// 224 for the shortest edge, or HEIGHTxWIDTH
     #[arg(long)]
-    size: vecstore_embed::preprocess::Resize,
+    size: Resize,
     #[arg(long)]
-    crop: Option<vecstore_embed::preprocess::Sides>,
+    crop: Option<Sides>,
     #[arg(long)]
-    filter: vecstore_embed::preprocess::Filter,
+    filter: Resample,
     pictures: Vec<PathBuf>,
 }
 
@@ -34,7 +35,7 @@ pub fn levels(args: &Levels) -> Outcome<()> {
     let mut out = std::io::stdout().lock();
     let mut tensor = vec![0.0; preprocess.tensor_len()];
     for path in &args.pictures {
-        let picture = picture::decode(&std::fs::read(path)?, &DecodeLimits::default())?;
+        let picture = decode(&std::fs::read(path)?, &DecodeLimits::default())?;
         preprocess.apply(&picture, &mut tensor)?;
         let levels: Vec<u8> = tensor.iter().map(|level| level.round() as u8).collect();
         out.write_all(&levels)?;
@@ -60,25 +61,18 @@ pub struct Drift {
 
 /// Prints the cosine between the vectors of each picture, decoded exactly and decoded smaller.
 pub fn drift(args: &Drift) -> Outcome<()> {
-    let model = |jpeg| -> Outcome<Model> {
+    let embedder = |jpeg| -> Outcome<Embedder> {
         let clip = clip(jpeg);
         let (mean, std) = (args.mean.or(clip.mean), args.std.or(clip.std));
-        Ok(Model::from_file(&args.model, &PreprocessOverrides { mean, std, ..clip }, args.output.as_deref())?)
+        let overrides = PreprocessOverrides { mean, std, ..clip };
+        Ok(Embedder::builder(&Model::from_file(&args.model, &overrides, args.output.as_deref())?).build())
     };
-    let (exact, scaled) = (model(JpegScale::Exact)?, model(JpegScale::Scaled)?);
-    let mut backend = open_backend(&exact, &BackendOptions::default())?;
+    let (exact, scaled) = (embedder(JpegScale::Exact)?, embedder(JpegScale::Scaled)?);
     let cosine =
         |one: &[f32], other: &[f32]| -> f64 { one.iter().zip(other).map(|(a, b)| f64::from(a * b)).sum() };
     let (mut cosines, mut vectors) = (Vec::new(), Vec::new());
     for path in &args.pictures {
-        let bytes = std::fs::read(path)?;
-        let mut vector = |model: &vecstore_embed::Model| -> Outcome<Vec<f32>> {
-            let picture = model.preprocess().decode(&bytes, &DecodeLimits::default())?;
-            let mut tensor = vec![0.0; model.preprocess().tensor_len()];
-            model.preprocess().apply(&picture, &mut tensor)?;
-            Ok(backend.embed(1, &tensor)?)
-        };
-        let (exact, scaled) = (vector(&exact)?, vector(&scaled)?);
+        let (exact, scaled) = (exact.embed_file(path)?, scaled.embed_file(path)?);
         let same = cosine(&exact, &scaled);
         println!("{same:.6}  {}", path.display());
         cosines.push(same);
