@@ -215,7 +215,7 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
         .each()
         .map(|(stage, times)| {
             let times = json!({
-                "busy": (times.reading + times.working).as_secs_f64(),
+                "busy": (times.working).as_secs_f64(),
                 "waited_for_input": times.waited_for_input.as_secs_f64(),
                 "waited_for_output": times.waited_for_output.as_secs_f64(),
             });

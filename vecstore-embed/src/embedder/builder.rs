@@ -119,6 +119,7 @@ impl EmbedderBuilder {
         what: What,
         encoders: Vec<Box<dyn Encoder>>,
     ) -> Self {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         EmbedderBuilder {
             name,
             fingerprint,
@@ -130,7 +131,8 @@ impl EmbedderBuilder {
             limits: DecodeLimits::default(),
             widths: Widths {
                 batch: 32,
-                workers: thread::available_parallelism().map_or(1, NonZeroUsize::get),
+                readers: 2 * processors,
+                workers: processors,
                 max_content: 512 << 20,
                 max_loaded: 1 << 30,
             },
@@ -182,7 +184,14 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Threads that read and load inputs. The number of processors unless set; at least 1.
+    /// Threads that read inputs ahead of their use. Twice the number of processors unless set; at least 1. More help where
+    /// a disk or network takes long to answer.
+    pub fn readers(mut self, threads: usize) -> Self {
+        self.widths.readers = threads.max(1);
+        self
+    }
+
+    /// Threads that make items of what was read: decode and resize. The number of processors unless set; at least 1.
     pub fn workers(mut self, threads: usize) -> Self {
         self.widths.workers = threads.max(1);
         self

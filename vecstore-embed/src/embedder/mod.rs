@@ -187,6 +187,7 @@ impl Embedder {
         let widths = self.widths();
         let widths = Widths {
             batch: widths.batch.min(inputs.len()).max(1),
+            readers: 1,
             workers: widths.workers.min(inputs.len()).max(1),
             ..widths
         };

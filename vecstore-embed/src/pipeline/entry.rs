@@ -56,10 +56,6 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    pub(crate) fn rejected(job: Job, rejected: Rejected) -> Self {
-        Done { job, outcome: Outcome::Rejected(rejected) }
-    }
-
     /// How many vectors it has.
     pub(crate) fn rows(&self) -> usize {
         match &self.outcome {

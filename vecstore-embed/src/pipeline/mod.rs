@@ -1,12 +1,12 @@
 //! The stages between a source and a store, joined by bounded channels:
 //!
 //! ```text
-//!                                 ┌── rejected, unread, no items ──┐
-//!                                 │                                ▼
-//! lookup ──jobs──▶ prepare × N ──▶ batch ──▶ infer × L ──▶ gather ──▶ commit
-//! which keys       read, load,     items      a model       entries     one thread, appends
-//! are missing      write items     become     each          that are    durably
-//!                  into slots      batches                  complete
+//!                                 ┌──── rejected, unread, without items ────┐
+//!                                 │                                          ▼
+//! lookup ──▶ read × R ──▶ prepare × N ──▶ batch ──▶ infer × L ──▶ gather ──▶ commit
+//! which keys  content      load, write    items      a model      entries     one thread,
+//! are         ahead of     items into     become     each         that are    appends
+//! missing     its use      slots          batches                 complete    durably
 //! ```
 //!
 //! A slow stage holds up those before it; none runs ahead by more than its channel holds, and bytes read and loaded are
@@ -21,6 +21,7 @@ mod infer;
 mod limits;
 mod lookup;
 mod prepare;
+mod read;
 pub mod report;
 mod save;
 mod shared;
@@ -48,6 +49,7 @@ use self::batch::{Assembly, Shape};
 use self::infer::{Lane, elements, infer};
 use self::limits::Budget;
 use self::prepare::{Prepare, work};
+use self::read::{Readers, read};
 use self::report::{Clock, Clocks, Doing, Meter};
 use crate::backend::Encoder;
 use crate::base::{Error, Result};
@@ -57,8 +59,11 @@ use crate::task::{Bucket, Task};
 /// Batches of each lane that may wait for the committing thread.
 const OUTPUTS_WAITING: usize = 2;
 
-/// Jobs per worker that may wait, so that none idles while the next keys are looked up.
+/// Jobs per worker that may wait, so that no reader idles while the next keys are looked up.
 const JOBS_WAITING: usize = 4;
+
+/// Contents per worker that may wait.
+const READ_AHEAD: usize = 2;
 
 /// Interval at which the observer is told how fast the run is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -68,7 +73,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Widths {
     /// Items per inference.
     pub(crate) batch: usize,
-    /// Threads that read and load.
+    /// Threads that read ahead.
+    pub(crate) readers: usize,
+    /// Threads that load.
     pub(crate) workers: usize,
     /// Largest content that is read, in bytes.
     pub(crate) max_content: u64,
@@ -100,19 +107,26 @@ impl Pipeline<'_> {
         let (lanes, workers, shared) = (encoders.len(), self.widths.workers, self.shared);
         let buckets = self.buckets(encoders)?;
         let assembly = self.assembly(&buckets, encoders);
+        let files = Budget::new(self.widths.max_loaded);
+        let readers = Readers {
+            source: self.source,
+            accepts: self.task.accepts(),
+            max_content: self.widths.max_content,
+            remember: self.remember,
+            files: &files,
+        };
         let prepare = Prepare {
             source: self.source,
             task: self.task,
-            max_content: self.widths.max_content,
-            remember: self.remember,
-            files: Budget::new(self.widths.max_loaded),
-            decoded: Budget::new(self.widths.max_loaded),
+            loaded: Budget::new(self.widths.max_loaded),
             assembly: &assembly,
             left_out: shared.left_out_counter(),
         };
-        let clocks = Clocks::new(workers, lanes);
-        let (prepare, clocks, assembly, buckets) = (&prepare, &clocks, &assembly, &buckets);
-        let (to_worker, jobs) = bounded(workers.saturating_mul(JOBS_WAITING));
+        let clocks = Clocks::new(self.widths.readers, workers, lanes);
+        let (readers, prepare, clocks, assembly, buckets) =
+            (&readers, &prepare, &clocks, &assembly, &buckets);
+        let (to_reader, jobs) = bounded(workers.saturating_mul(JOBS_WAITING));
+        let (to_worker, contents) = bounded(workers.saturating_mul(READ_AHEAD));
         let (to_commit, outputs) = bounded(lanes.saturating_mul(OUTPUTS_WAITING));
         let (end, ended) = bounded::<Infallible>(0);
         thread::scope(|scope| {
@@ -120,7 +134,7 @@ impl Pipeline<'_> {
                 clocks.scan.switch(Doing::Working);
                 let fed = feed(&mut |job| {
                     let _waiting = clocks.scan.during(Doing::WaitingForOutput, Doing::Working);
-                    match shared.is_going() && to_worker.send(job).is_ok() {
+                    match shared.is_going() && to_reader.send(job).is_ok() {
                         true => ControlFlow::Continue(()),
                         false => ControlFlow::Break(()),
                     }
@@ -128,9 +142,13 @@ impl Pipeline<'_> {
                 clocks.scan.switch(Doing::Nothing);
                 fed
             });
+            for clock in &clocks.read {
+                let (jobs, to_worker, to_commit) = (jobs.clone(), to_worker.clone(), to_commit.clone());
+                scope.spawn(move || read(&jobs, &to_worker, &to_commit, readers, shared, clock));
+            }
             for clock in &clocks.prepare {
-                let (jobs, to_commit) = (jobs.clone(), to_commit.clone());
-                scope.spawn(move || work(&jobs, &to_commit, prepare, shared, clock));
+                let (contents, to_commit) = (contents.clone(), to_commit.clone());
+                scope.spawn(move || work(&contents, &to_commit, prepare, shared, clock));
             }
             let inferring: Vec<_> = encoders
                 .iter_mut()
@@ -141,7 +159,7 @@ impl Pipeline<'_> {
                     scope.spawn(move || infer(lane, assembly, &to_commit, shared, clock))
                 })
                 .collect();
-            drop((jobs, to_commit));
+            drop((jobs, to_worker, contents, to_commit));
             scope.spawn(move || tell(&ended, shared, clocks));
             let committed = commit(&outputs, &clocks.commit);
             // Stages that still wait to send something find the channel closed.

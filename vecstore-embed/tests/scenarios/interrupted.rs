@@ -166,7 +166,7 @@ fn files_that_cannot_be_read_stay_missing_and_are_tried_again() {
     let model = tiny();
     // Never two in a row, so that is no reason to stop.
     let run = flat(photos.join("a"), &store).with_max_read_failures(2);
-    let vanishing = on(&model, vanishing(&photos, 50, true)).workers(1).build();
+    let vanishing = on(&model, vanishing(&photos, 50, true)).readers(1).workers(1).build();
     let summary = run.run(&vanishing).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::Finished, 33, 7));
     assert!(!summary.is_complete());
@@ -184,7 +184,7 @@ fn many_read_failures_in_a_row_stop_the_run() {
     let (photos, store) = (place.photos(120), place.join("photos.vecs"));
     let model = tiny();
     let run = flat(photos.join("a"), &store).with_max_read_failures(5);
-    let vanishing = on(&model, vanishing(&photos, 60, false)).workers(1).build();
+    let vanishing = on(&model, vanishing(&photos, 60, false)).readers(1).workers(1).build();
     let summary = run.run(&vanishing).unwrap();
     assert_eq!((summary.ended, summary.embedded, summary.unread.count()), (Ended::ReadFailures, 30, 5));
     assert_eq!((summary.left, summary.is_complete()), (25, false));

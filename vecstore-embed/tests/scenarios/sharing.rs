@@ -110,7 +110,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
             }
             Ok(())
         });
-        run_stopped.run(&on(&tiny(), holding).workers(1).build()).unwrap()
+        run_stopped.run(&on(&tiny(), holding).readers(1).workers(1).build()).unwrap()
     });
     // It has one of the two chunks, and only a part of that is under way, when the other run has found the other.
     begins.recv_timeout(WATCHDOG).unwrap();
@@ -122,7 +122,7 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
         Ok(())
     });
     let second = run().with_observer(Arc::clone(&overtaken) as Arc<dyn Observer>);
-    let second = second.run(&on(&tiny(), stopping).workers(1).build()).unwrap();
+    let second = second.run(&on(&tiny(), stopping).readers(1).workers(1).build()).unwrap();
     let first = first.join().unwrap();
     assert!(first.embedded < 29 && first.ended == Ended::Stopped, "{first:?}");
     assert!(second.is_complete(), "{second:?}");

@@ -43,7 +43,7 @@ fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
     let run = tree(&photos, &store).with_commit_rows(1);
     let run = run.with_observer(Arc::new(Rejected(Mutex::new(Some(reject)))));
     let run = run.with_stop(stop).with_stop_patience(patience);
-    let summary = run.run(&on(&tiny(), model).workers(1).build()).unwrap();
+    let summary = run.run(&on(&tiny(), model).readers(1).workers(1).build()).unwrap();
     assert_eq!((summary.ended, summary.rejected), (Ended::Stopped, 1), "{summary:?}");
     assert_eq!(summary.left, 40 - summary.embedded, "{summary:?}");
     assert!(!summary.is_complete());

@@ -52,7 +52,7 @@ fn process_that_dies() {
         Ok(())
     });
     let run = Run::new(table(), std::env::var_os(STORE).unwrap()).with_commit_rows(1);
-    let _ = run.run(&embedder(dying).workers(1).build());
+    let _ = run.run(&embedder(dying).readers(1).workers(1).build());
 }
 
 #[test]

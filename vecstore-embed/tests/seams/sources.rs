@@ -79,7 +79,7 @@ fn what_other_runs_do_counts_as_done() {
             }
             Ok(())
         });
-        thread::spawn(move || run.run(&embedder(slow).workers(1).build()).unwrap())
+        thread::spawn(move || run.run(&embedder(slow).readers(1).workers(1).build()).unwrap())
     };
     begins.recv_timeout(WATCHDOG).unwrap();
     let quick = {

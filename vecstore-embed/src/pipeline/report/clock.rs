@@ -10,11 +10,9 @@ use super::{StageTimes, Stages};
 pub(crate) enum Doing {
     /// Waiting for something to do: the stage before is slower.
     WaitingForInput,
-    /// Reading files.
-    Reading,
     /// Its own work.
     Working,
-    /// Waiting for somebody to take what it has done: a stage after it is slower.
+    /// Waiting for room for what it has done: a stage after it is slower.
     WaitingForOutput,
     /// Nothing: not begun, or ended.
     Nothing,
@@ -80,7 +78,6 @@ impl State {
         self.since = now;
         let spent: &mut Duration = match self.doing {
             Doing::WaitingForInput => &mut self.spent.waited_for_input,
-            Doing::Reading => &mut self.spent.reading,
             Doing::Working => &mut self.spent.working,
             Doing::WaitingForOutput => &mut self.spent.waited_for_output,
             Doing::Nothing => return,
@@ -106,16 +103,18 @@ impl Drop for During<'_> {
 #[derive(Debug)]
 pub(crate) struct Clocks {
     pub(crate) scan: Clock,
+    pub(crate) read: Vec<Clock>,
     pub(crate) prepare: Vec<Clock>,
     pub(crate) infer: Vec<Clock>,
     pub(crate) commit: Clock,
 }
 
 impl Clocks {
-    pub(crate) fn new(workers: usize, lanes: usize) -> Self {
+    pub(crate) fn new(readers: usize, workers: usize, lanes: usize) -> Self {
         let some = |count| (0..count).map(|_| Clock::default()).collect();
         Clocks {
             scan: Clock::default(),
+            read: some(readers),
             prepare: some(workers),
             infer: some(lanes),
             commit: Clock::default(),
@@ -124,11 +123,10 @@ impl Clocks {
 
     /// What all of them have spent.
     pub(crate) fn stages(&self) -> Stages {
-        let sum = |clocks: &[Clock]| {
-            clocks.iter().map(Clock::spent).fold(StageTimes::default(), |sum, spent| sum + spent)
-        };
+        let sum = |clocks: &[Clock]| clocks.iter().map(Clock::spent).sum();
         Stages {
             scan: self.scan.spent(),
+            read: sum(&self.read),
             prepare: sum(&self.prepare),
             infer: sum(&self.infer),
             commit: self.commit.spent(),
@@ -145,16 +143,11 @@ mod tests {
         let ms = Duration::from_millis;
         let began = Instant::now();
         let mut state = State { doing: Doing::Nothing, since: began, spent: StageTimes::default() };
-        state.switch(Doing::Reading, began + ms(2));
+        state.switch(Doing::WaitingForInput, began + ms(2));
         state.switch(Doing::WaitingForOutput, began + ms(7));
         state.switch(Doing::Working, began + ms(14));
         let spent = state.spent(began + ms(17));
-        let expected = StageTimes {
-            waited_for_input: Duration::ZERO,
-            reading: ms(5),
-            working: ms(3),
-            waited_for_output: ms(7),
-        };
+        let expected = StageTimes { waited_for_input: ms(5), working: ms(3), waited_for_output: ms(7) };
         assert_eq!(spent, expected, "still at it, and nothing does not count");
         assert_eq!(state.spent(began + ms(18)).working, ms(4));
         state.switch(Doing::Nothing, began + ms(18));

@@ -1,10 +1,9 @@
 //! How fast a run is, how long it will take, and which of its stages is the limit.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Progress, StageTimes, Stages};
+use super::{Progress, Stage, Stages};
 
 /// What counts as recently.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -35,68 +34,6 @@ impl Pace {
     /// to tell.
     pub fn limit(&self) -> Option<Stage> {
         self.stages.limit()
-    }
-}
-
-/// A stage of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Walking the folder and looking keys up.
-    Scan,
-    /// Reading files, where that takes longer than what is done with them.
-    Read,
-    /// Decoding and resizing.
-    Prepare,
-    /// The model.
-    Infer,
-    /// Making vectors durable.
-    Commit,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Scan => "listing files",
-            Stage::Read => "reading files",
-            Stage::Prepare => "decoding",
-            Stage::Infer => "the model",
-            Stage::Commit => "storing",
-        })
-    }
-}
-
-impl Stages {
-    /// Each stage, in order.
-    pub fn each(&self) -> [(Stage, StageTimes); 4] {
-        [
-            (Stage::Scan, self.scan),
-            (Stage::Prepare, self.prepare),
-            (Stage::Infer, self.infer),
-            (Stage::Commit, self.commit),
-        ]
-    }
-
-    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is anything
-    /// to tell.
-    pub fn limit(&self) -> Option<Stage> {
-        let (stage, times) =
-            self.each().into_iter().max_by(|(_, a), (_, b)| a.busy().total_cmp(&b.busy()))?;
-        let told = times.total() > Duration::ZERO;
-        match stage {
-            Stage::Prepare if told && times.reading > times.working => Some(Stage::Read),
-            stage => told.then_some(stage),
-        }
-    }
-
-    /// The times of one of them.
-    pub fn of(&self, stage: Stage) -> StageTimes {
-        match stage {
-            Stage::Scan => self.scan,
-            Stage::Read | Stage::Prepare => self.prepare,
-            Stage::Infer => self.infer,
-            Stage::Commit => self.commit,
-        }
     }
 }
 
@@ -153,6 +90,7 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::StageTimes;
     use super::*;
 
     fn progress(done: u64) -> Progress {
@@ -196,22 +134,20 @@ mod tests {
     #[test]
     fn the_limit_is_the_stage_that_is_busy() {
         let seconds = Duration::from_secs;
-        let times = |waited, reading, working| StageTimes {
+        let times = |waited, working| StageTimes {
             waited_for_input: seconds(waited),
-            reading: seconds(reading),
             working: seconds(working),
             waited_for_output: seconds(0),
         };
-        let mut stages = Stages { prepare: times(0, 1, 19), infer: times(8, 0, 2), ..Stages::default() };
+        let mut stages = Stages { prepare: times(0, 20), infer: times(8, 2), ..Stages::default() };
         let pace = |stages| {
             let began = Instant::now();
             Meter::new(began).look(began + seconds(10), progress(100), stages)
         };
         assert_eq!(pace(stages).limit(), Some(Stage::Prepare));
-        stages.prepare = times(0, 15, 5);
+        (stages.read, stages.prepare) = (times(0, 20), times(15, 5));
         assert_eq!(pace(stages).limit(), Some(Stage::Read));
-        stages.prepare = times(15, 1, 4);
-        stages.infer = times(1, 0, 9);
+        (stages.read, stages.infer) = (times(15, 5), times(1, 9));
         let pace = pace(stages);
         assert_eq!(pace.limit(), Some(Stage::Infer));
         assert_eq!(self::pace_of_nothing().limit(), None);

@@ -1,8 +1,5 @@
 //! What a run tells about itself while it works.
 
-use std::ops::Add;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Forecast, Pace};
@@ -43,7 +40,7 @@ pub trait Observer: Send + Sync {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
-    /// Pictures found, by extension. Pictures with another extension are found by content while the run goes on.
+    /// Inputs found, by name. Those that only their content makes inputs are found while the run goes on.
     pub found: u64,
     /// Everything the store accounts for, in whatever folder: embedded, empty and rejected.
     pub stored: u64,
@@ -63,7 +60,7 @@ pub struct Plan {
     pub source: String,
     /// Files and folders that could not be read.
     pub unread: FirstFew,
-    /// Other files: not pictures by extension, nor by content.
+    /// Other files: no inputs by name, nor by content.
     pub ignored: Kinds,
 }
 
@@ -78,17 +75,17 @@ pub struct Progress {
     pub embedded: u64,
     /// Rows committed.
     pub rows: u64,
-    /// Pictures recorded as rejected.
+    /// Inputs recorded as rejected.
     pub rejected: u64,
     /// Files that could not be read, and stay missing.
     pub unread: u64,
-    /// Pictures that somebody else stored in the meantime.
+    /// Inputs that another run stored while this one embedded them.
     pub overtaken: u64,
     /// Of those embedded or rejected: their entries took the place of older ones, because their files changed.
     pub changed: u64,
     /// Files that were touched, but hold what they held: their entries stay.
     pub same: u64,
-    /// Pictures that other runs stored since this one counted, as far as it came across them.
+    /// Inputs that other runs stored since this one counted, as far as it came across them.
     pub others: u64,
     /// Saves that failed and were tried again.
     pub save_failures: u64,
@@ -100,79 +97,5 @@ impl Progress {
     /// Inputs that are settled for this run.
     pub fn done(&self) -> u64 {
         self.embedded + self.rejected + self.unread + self.overtaken + self.same + self.others
-    }
-}
-
-/// How the threads of one stage spent their time, added up over them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StageTimes {
-    /// Waiting for something to do: a stage before this one is slower.
-    pub waited_for_input: Duration,
-    /// Reading files.
-    pub reading: Duration,
-    /// Working.
-    pub working: Duration,
-    /// Waiting for room for what was done: a stage after this one is slower.
-    pub waited_for_output: Duration,
-}
-
-impl StageTimes {
-    /// All of it.
-    pub fn total(&self) -> Duration {
-        self.waited_for_input + self.reading + self.working + self.waited_for_output
-    }
-
-    /// The share of its time that the stage was not waiting for another, from 0 to 1.
-    pub fn busy(&self) -> f64 {
-        let total = self.total().as_secs_f64();
-        if total > 0.0 { (self.reading + self.working).as_secs_f64() / total } else { 0.0 }
-    }
-
-    fn since(&self, earlier: &StageTimes) -> StageTimes {
-        StageTimes {
-            waited_for_input: self.waited_for_input.saturating_sub(earlier.waited_for_input),
-            reading: self.reading.saturating_sub(earlier.reading),
-            working: self.working.saturating_sub(earlier.working),
-            waited_for_output: self.waited_for_output.saturating_sub(earlier.waited_for_output),
-        }
-    }
-}
-
-impl Add for StageTimes {
-    type Output = StageTimes;
-
-    fn add(self, other: StageTimes) -> StageTimes {
-        StageTimes {
-            waited_for_input: self.waited_for_input + other.waited_for_input,
-            reading: self.reading + other.reading,
-            working: self.working + other.working,
-            waited_for_output: self.waited_for_output + other.waited_for_output,
-        }
-    }
-}
-
-/// How the stages of a run spent their time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stages {
-    /// Walking the folder and looking keys up.
-    pub scan: StageTimes,
-    /// Reading, decoding and resizing.
-    pub prepare: StageTimes,
-    /// The model.
-    pub infer: StageTimes,
-    /// Making vectors durable.
-    pub commit: StageTimes,
-}
-
-impl Stages {
-    pub(crate) fn since(&self, earlier: &Stages) -> Stages {
-        Stages {
-            scan: self.scan.since(&earlier.scan),
-            prepare: self.prepare.since(&earlier.prepare),
-            infer: self.infer.since(&earlier.infer),
-            commit: self.commit.since(&earlier.commit),
-        }
     }
 }
