@@ -42,6 +42,29 @@ fn resume_goes_on_where_it_was_killed() {
 }
 
 #[test]
+fn pictures_in_memory_are_embedded() {
+    let text = printed(&Command::new(env!("CARGO_BIN_EXE_embed_in_memory")).output().unwrap());
+    let cosine: f32 = text.rsplit(' ').next().unwrap().trim().parse().unwrap();
+    assert!((0.95..1.0001).contains(&cosine), "{text}");
+}
+
+#[test]
+fn a_source_of_a_program_is_embedded_once_and_searched() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("lines.vecs");
+    for first in ["3 embedded, 0 already", "0 embedded, 3 already"] {
+        let text = printed(&run(env!("CARGO_BIN_EXE_own_source"), &dir));
+        assert!(text.contains(&format!("first run: {first}")), "{text}");
+        assert!(text.contains("second run: 0 embedded, 3 already"), "{text}");
+        assert!(text.contains("document 102, line 3 of 4"), "{text}");
+        assert!(text.ends_with(": The rails are made of steel.\n"), "{text}");
+    }
+    // Lines that are not empty are rows; a document without any is an entry all the same.
+    let snapshot = vecstore::Reader::open(&dir).unwrap().snapshot();
+    assert_eq!((snapshot.len(), snapshot.totals().rows), (3, 5));
+}
+
+#[test]
 fn make_pictures_makes_distinct_pictures_that_do_not_depend_on_their_number() {
     let place = tempfile::tempdir().unwrap();
     let (few, many) = (place.path().join("few"), place.path().join("many"));

@@ -19,8 +19,8 @@ pub struct Args {
     /// A model that takes pictures of 224 x 224; its fingerprint alone is used
     #[arg(long)]
     model: PathBuf,
-    /// The pictures. With prepared JPEGs of 224 x 224 (`small` of inputs.py) and some 10,000 of them, the figures are
-    /// those of the pipeline itself: end to end, with a model that takes no time
+    /// The pictures. With prepared JPEGs of 224 x 224 (`small` of inputs.py) and a count of 10,000 or more,
+    /// the figures are those of the pipeline itself: end to end, with a model that takes no time
     #[arg(long)]
     pictures: PathBuf,
     /// Pictures in each round
@@ -111,7 +111,7 @@ pub fn run(args: &Args) -> Outcome<()> {
     let rate = |time: Duration| args.count as f64 / time.as_secs_f64();
     println!("pictures per second; {} of them, {workers} threads", args.count);
     let (mut ratios, mut costs, mut durable, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
-    // Pictures per second, and per second of processor time, which is the rate of one core: bare, then of the run.
+    // Pictures per second, and per second of processor time (the rate of one core): bare, then of the run.
     let mut rates = [const { Vec::new() }; 4];
     let per_picture = |seconds: f64| 1000.0 * seconds / args.count as f64;
     bare(&model, &paths, workers)?;

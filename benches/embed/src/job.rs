@@ -1,4 +1,4 @@
-//! The job that people have: folders of pictures, embedded once, and looked through again.
+//! The job of users: folders of pictures, embedded once, and looked through again.
 
 use std::fs;
 use std::io::Read;
@@ -22,7 +22,8 @@ const LOOK: Duration = Duration::from_millis(2);
 #[derive(clap::Args)]
 pub struct Args {
     /// FOLDERS:PICTURES, once for each job
-    #[arg(long = "job", value_name = "FOLDERS:PICTURES", default_values = ["10:1000", "100:10000", "10000:200000"], value_parser = shape)]
+    #[arg(long = "job", value_name = "FOLDERS:PICTURES", value_parser = shape)]
+    #[arg(default_values = ["10:1000", "100:10000", "10000:200000"])]
     jobs: Vec<(usize, usize)>,
     /// The program
     #[arg(long, default_value = "target/release/vecstore-embed")]
@@ -57,7 +58,8 @@ struct Took {
 
 pub fn run(args: &Args) -> Outcome<()> {
     println!(
-        "| folders | pictures | | seconds | pictures/s | processor | anonymous memory, first and last quarter | resident, at most |"
+        "| folders | pictures | | seconds | pictures/s | processor | anonymous memory, first and last \
+         quarter | resident, at most |"
     );
     println!("|---:|---:|---|---:|---:|---:|---:|---:|");
     for (folders, pictures) in &args.jobs {
@@ -67,7 +69,8 @@ pub fn run(args: &Args) -> Outcome<()> {
         for (name, field) in [("first run", "embedded"), ("run again", "already")] {
             let took = program(args, &photos, &dir.path().join("photos.vecs"), (field, *pictures))?;
             println!(
-                "| {folders} | {pictures} | {name} | {:.2} | {:.0} | {:.1} s | {:.0} and {:.0} MiB | {:.0} MiB |",
+                "| {folders} | {pictures} | {name} | {:.2} | {:.0} | {:.1} s | {:.0} and {:.0} MiB \
+                 | {:.0} MiB |",
                 took.seconds,
                 *pictures as f64 / took.seconds,
                 took.processor,

@@ -54,8 +54,8 @@ pub fn run(args: &Args) -> Outcome<()> {
     check(&first, made)?;
     let (most, now) = memory();
     println!(
-        "{made} files in {} folders embedded in {:.1} s by a model that takes no time; {now} MiB anonymous memory, at \
-         most {most} MiB in all",
+        "{made} files in {} folders embedded in {:.1} s by a model that takes no time; {now} MiB anonymous \
+         memory, at most {most} MiB in all",
         args.folders,
         first.elapsed.as_secs_f64()
     );

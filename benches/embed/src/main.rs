@@ -1,12 +1,15 @@
 //! A run of `vecstore-embed` against the bare work that it cannot do without, in turn in the same run:
 //!
-//! - `embed infer`: the model alone, in a loop over tensors that are in memory already, through ONNX Runtime itself;
-//! - `embed decode`: reading, decoding and resizing alone, on every core; with small pictures, what the pipeline costs;
+//! - `embed infer`: the model alone, in a loop over tensors that are in memory already, through ONNX Runtime
+//!   itself;
+//! - `embed decode`: reading, decoding and resizing alone, on every core; with small pictures, what the
+//!   pipeline costs;
 //! - `embed listing`: finding out that everything is done;
-//! - `embed job`: the program as people use it, on folders of small pictures that it makes.
+//! - `embed job`: the program as users start it, on folders of small pictures that it makes.
 //!
-//! `embed levels` writes what pictures become, for `scripts/check-pillow`; `embed drift` compares vectors. `benches/embed/inputs.py` makes the
-//! pictures and models; `benches/embed/python.py` does the work of `decode` with Pillow and with OpenCV.
+//! `embed levels` writes what pictures become, for `scripts/check-pillow`; `embed drift` compares vectors.
+//! `benches/embed/inputs.py` makes the pictures and models; `benches/embed/python.py` does the work of
+//! `decode` with Pillow and with OpenCV.
 
 mod busy;
 mod decode;
@@ -31,12 +34,13 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 enum Command {
     /// A run that is bound by its model, against a loop of bare ONNX Runtime calls
     Infer(infer::Args),
-    /// A run that is bound by decoding, against a bare loop of decoding and resizing on all cores; with prepared small
-    /// pictures, the rate of the pipeline itself
+    /// A run that is bound by decoding, against a bare loop of decoding and resizing on all cores; with
+    /// prepared small pictures, the rate of the pipeline itself
     Decode(decode::Args),
     /// A run that finds everything done
     Listing(listing::Args),
-    /// The program on folders of small pictures: times and memory of the first run and of one that finds all done
+    /// The program on folders of small pictures: times and memory of the first run and of one that finds all
+    /// done
     Job(job::Args),
     /// Writes the prepared levels of pictures, for `scripts/check-pillow`
     Levels(pixels::Levels),

@@ -34,8 +34,8 @@ pub fn folder_of(from: &Path, count: usize, into: &Path) -> Outcome<Vec<PathBuf>
     Ok(paths)
 }
 
-/// Processor time of this process so far, in seconds: what other programs on the machine do counts for less in it than in
-/// the time on the wall. Linux only, to a hundredth.
+/// Processor time of this process so far, in seconds: what other programs on the machine do counts for less
+/// in it than in the time on the wall. Linux only, to a hundredth.
 pub fn processor() -> f64 {
     ticks(11)
 }
