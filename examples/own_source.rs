@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use vecstore::{Field, Reader, Value};
 use vecstore_embed::backend::{Batch, Output, Signature};
-use vecstore_embed::source::{Accepts, Content, Found, Input, Walk};
+use vecstore_embed::source::{Content, Found, Input, Walk};
 use vecstore_embed::task::{Bucket, Halt, Items, Loaded};
 use vecstore_embed::tensor::{Element, TensorSpec};
 use vecstore_embed::{Embedder, Encoder, Rejected, RejectionClass, Result, Run, Source, Task};
@@ -33,10 +33,6 @@ impl Source for Table {
 struct Lines;
 
 impl Task for Lines {
-    fn accepts(&self) -> Accepts {
-        Accepts { extensions: &[], content: |_| false }
-    }
-
     fn buckets(&self, _: &Signature) -> Result<Vec<Bucket>> {
         Ok(vec![Bucket { shapes: vec![vec![LETTERS]], items: None }])
     }
@@ -57,7 +53,7 @@ impl Loaded for Document<'_> {
     fn items(self: Box<Self>, items: &mut dyn Items) -> Result<(), Halt> {
         for (line, number) in self.0.lines().zip(1u32..).filter(|(line, _)| !line.is_empty()) {
             let row = items.add(0, &mut |slot| {
-                let letters = slot.input(0).into_slice::<i32>().unwrap_or_default();
+                let letters = slot.numbers::<i32>(0)?;
                 letters.fill(0);
                 let codes = format!(" {line} ").to_lowercase();
                 letters.iter_mut().zip(codes.chars()).for_each(|(to, letter)| *to = letter as i32);
@@ -113,7 +109,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let snapshot = Reader::open(&store)?.snapshot();
-    let query = embedder.embed("what are rails made of?".as_bytes())?;
+    let query = embedder.embed("what are rails made of?")?;
     for hit in snapshot.search(&query, 1)? {
         let entry = snapshot.get(&hit.key)?.ok_or("a hit has an entry")?;
         let Some(Value::I64(lines)) = entry.attribute("lines")? else { continue };

@@ -31,6 +31,9 @@ pub struct Args {
     /// Threads; as many as cores unless given
     #[arg(long, default_value_t = 0)]
     workers: usize,
+    /// Threads that read ahead; twice as many as cores unless given
+    #[arg(long)]
+    readers: Option<usize>,
     /// exact, or scaled (in a build with the feature turbojpeg)
     #[arg(long, default_value_t = JpegScale::Exact)]
     jpeg: JpegScale,
@@ -121,7 +124,9 @@ pub fn run(args: &Args) -> Outcome<()> {
             let run =
                 Run::new(Files::new(dir.path().join("pictures")), &store).with_commit_rows(args.commit_rows);
             let encoders: Vec<Box<dyn Encoder>> = vec![Box::new(Nothing::new(512))];
-            let summary = run.run(&Embedder::builder(&model).workers(workers).encoders(encoders).build())?;
+            let builder = Embedder::builder(&model).workers(workers).encoders(encoders);
+            let builder = builder.readers(args.readers.unwrap_or(2 * workers));
+            let summary = run.run(&builder.build())?;
             check(&summary, args.count)?;
             Ok(summary)
         };

@@ -108,7 +108,7 @@ pub struct BackendOptions {
     pub batch: usize,
     /// Where TensorRT keeps the engines it has built; in the user's cache unless given.
     pub engines: Option<PathBuf>,
-    /// Finds out where the operators of the model run; see [`Backend::placement`]. For cards it always is.
+    /// Finds out where the operators of the model run; see [`Encoder::placement`]. For cards it always is.
     pub profile: bool,
 }
 

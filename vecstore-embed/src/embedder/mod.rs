@@ -59,7 +59,7 @@ struct Inner {
     lanes: Mutex<Vec<Box<dyn Encoder>>>,
 }
 
-/// Something that can be embedded: bytes of a file, or a decoded picture.
+/// Something that can be embedded: bytes of a file, a text, or a decoded picture.
 pub trait Embeddable {
     /// Its content.
     fn content(&self) -> Content<'_>;
@@ -80,6 +80,12 @@ impl Embeddable for Vec<u8> {
 impl Embeddable for [u8] {
     fn content(&self) -> Content<'_> {
         Content::Bytes(self)
+    }
+}
+
+impl Embeddable for str {
+    fn content(&self) -> Content<'_> {
+        Content::Bytes(self.as_bytes())
     }
 }
 
@@ -208,7 +214,8 @@ impl Embedder {
     }
 
     /// Embeds everything that a source has. Gives each input with what became of it, as it is done, in any order. No
-    /// store is needed, and nothing is remembered. Dropping the stream ends the work.
+    /// store is needed, and nothing is remembered. Dropping the stream ends the work. Until then the lanes are the
+    /// stream's: other calls of this embedder wait.
     ///
     /// ```
     /// use vecstore_embed::{Embedder, Files, Model, Outcome};

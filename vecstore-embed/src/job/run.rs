@@ -1,6 +1,5 @@
 //! What a [`Run`] does, in order: look, count, prepare the store, let the stages work, sum up.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +10,10 @@ use vecstore::{Snapshot, Store};
 use super::prune::{Gone, Sweep};
 use super::survey::{Count, refuse_outside};
 use super::{Ended, Run, Summary};
-use crate::base::{Error, FirstFew, Result};
+use crate::base::{Error, Result};
 use crate::embedder::Embedder;
 use crate::keys::Roots;
-use crate::pipeline::report::Stages;
-use crate::pipeline::{Claims, Fed, Feed, InStore, Patience, Pipeline, Saver, Shared, Sink, commit};
+use crate::pipeline::{Claims, Fed, Feed, InStore, Patience, Pipeline, Saver, Shared, Sink, Tally, commit};
 use crate::runs::Runs;
 use crate::source::Source;
 
@@ -36,7 +34,7 @@ impl Run {
         if count.to_do == 0 || !count.fed.complete {
             target.record(embedder)?;
             let accounted = count.fed.already;
-            let mut summary = nothing_done(count, began);
+            let mut summary = nothing_done(&count, began);
             if let Some(store) = &target.store {
                 summary.gone = self.gone(store, &target.roots, source.as_ref(), accounted, &summary)?;
             }
@@ -222,38 +220,28 @@ impl<'a> Pause<'a> {
 }
 
 /// The summary of a run that found nothing to do, or was stopped while it counted.
-fn nothing_done(count: Count, began: Instant) -> Summary {
+fn nothing_done(count: &Count, began: Instant) -> Summary {
     let unread = count.all_unread();
     Summary {
         ended: if count.fed.complete { Ended::Finished } else { Ended::Stopped },
         found: count.fed.already + unread.count(),
         already: count.fed.already,
-        embedded: 0,
-        rows: 0,
-        changed: 0,
-        rejected: 0,
-        classes: BTreeMap::new(),
-        rejections: FirstFew::default(),
         left: count.to_do,
         ignored: count.all_ignored(),
         skipped: count.fed.skipped,
         excluded: count.fed.excluded,
         too_few: count.fed.too_few,
         unread,
-        gone: Gone::default(),
-        commits: 0,
-        stages: Stages::default(),
         elapsed: began.elapsed(),
+        ..Summary::default()
     }
 }
 
 fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
-    let tally = shared.tally_now();
-    let progress = tally.progress;
-    let mut unread = tally.unread;
-    unread.extend(fed.unreadable);
+    let Tally { progress, mut unread, ignored: seen, rejections, classes, stages } = shared.tally_now();
     let mut ignored = fed.ignored;
-    ignored.extend(tally.ignored);
+    unread.extend(fed.unreadable);
+    ignored.extend(seen);
     // A stop that came when everything was under way already changed nothing.
     let ended = match fed.complete && shared.left_out_count() == 0 {
         true => Ended::Finished,
@@ -269,8 +257,8 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         rows: progress.rows,
         changed: progress.changed,
         rejected: progress.rejected,
-        classes: tally.classes,
-        rejections: tally.rejections,
+        classes,
+        rejections,
         // What others did of it is none.
         left: if ended == Ended::Finished { 0 } else { progress.to_do.saturating_sub(progress.done()) },
         ignored,
@@ -280,7 +268,7 @@ fn summary(fed: Fed, shared: &Shared, began: Instant) -> Summary {
         unread,
         gone: Gone::default(),
         commits: progress.commits,
-        stages: tally.stages,
+        stages,
         elapsed: began.elapsed(),
     }
 }

@@ -10,10 +10,11 @@ use crate::pipeline::report::Stages;
 use crate::source::Kinds;
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ended {
-    /// It came to the end of the folder.
+    /// It came to the end of its source.
+    #[default]
     Finished,
     /// It was asked to stop.
     Stopped,
@@ -32,7 +33,7 @@ impl fmt::Display for Ended {
 }
 
 /// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and `unread`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Summary {
     /// Why it ended.

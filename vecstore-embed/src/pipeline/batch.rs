@@ -52,8 +52,8 @@ struct State {
     idle: Vec<Vec<Tensor>>,
     /// Sets of tensors that may still be allocated.
     unmade: usize,
-    /// For each bucket, the batch that is being filled: its number and the slots that nothing has claimed.
-    open: Vec<Option<(u64, vec::IntoIter<(Slot, usize)>)>>,
+    /// For each bucket, the batch whose slots are claimed.
+    open: Vec<Option<Open>>,
     /// Batches some of whose slots are not written yet.
     filling: VecDeque<Filling>,
     next: u64,
@@ -61,6 +61,13 @@ struct State {
     ready: VecDeque<Ready>,
     workers: usize,
     abandoned: bool,
+}
+
+/// A batch whose slots are claimed; at least one of them is.
+struct Open {
+    batch: u64,
+    /// Slots that nothing has claimed, with their places.
+    free: vec::IntoIter<(Slot, usize)>,
 }
 
 struct Filling {
@@ -146,11 +153,12 @@ impl Assembly {
                 return None;
             }
             let open = state.open.get_mut(bucket)?;
-            if let Some((batch, (slot, at))) =
-                open.as_mut().and_then(|(batch, slots)| Some((*batch, slots.next()?)))
+            if let Some(Open { batch, free }) = open
+                && let Some((slot, at)) = free.next()
             {
+                let guard = SlotGuard { assembly: self, slot: Some(slot), batch: *batch, at };
                 state.claimed += 1;
-                return Some(SlotGuard { assembly: self, slot: Some(slot), batch, at });
+                return Some(guard);
             }
             *open = None;
             if !self.open(&mut state, bucket) {
@@ -180,7 +188,7 @@ impl Assembly {
         state.filling.push_back(Filling { number, bucket, parts, items, unsettled: numbered.len() });
         state.next += 1;
         if let Some(open) = state.open.get_mut(bucket) {
-            *open = Some((number, numbered.into_iter()));
+            *open = Some(Open { batch: number, free: numbered.into_iter() });
         }
         // One more slot may be there than the one that is about to be claimed.
         self.claimable.notify_all();
@@ -206,37 +214,27 @@ impl Assembly {
                 self.takeable.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             if timeout.timed_out() && claimed == state.claimed && waiting() {
-                (0..self.buckets.len()).for_each(|bucket| self.close(&mut state, bucket, false));
+                (0..self.buckets.len()).for_each(|bucket| self.close(&mut state, bucket));
             }
         }
     }
 
     /// Closes the fullest open batch of the other buckets.
     fn close_another(&self, state: &mut State, bucket: usize) {
-        let unclaimed = |other: &usize| match state.open.get(*other) {
-            Some(Some((_, slots))) => self.buckets.get(*other).map(|shape| (slots.len(), shape.items)),
-            _ => None,
-        };
-        let others = (0..self.buckets.len()).filter(|other| *other != bucket);
-        let begun = others.filter(|other| unclaimed(other).is_some_and(|(free, items)| free < items));
-        if let Some(fullest) = begun.min_by_key(|other| unclaimed(other).map_or(usize::MAX, |(free, _)| free))
-        {
-            self.close(state, fullest, false);
+        let others = state.open.iter().enumerate().filter(|(other, _)| *other != bucket);
+        let begun = others.filter_map(|(other, open)| Some((open.as_ref()?.free.len(), other)));
+        if let Some((_, fullest)) = begun.min() {
+            self.close(state, fullest);
         }
     }
 
-    /// Lets the open batch of a bucket go as it is, once what was claimed of it is written. One that is empty stays
-    /// open, unless `also_empty`.
-    fn close(&self, state: &mut State, bucket: usize, also_empty: bool) {
-        let items = self.buckets.get(bucket).map_or(0, |shape| shape.items);
-        let Some(open) = state.open.get_mut(bucket) else { return };
-        if open.as_ref().is_some_and(|(_, slots)| also_empty || slots.len() < items)
-            && let Some((number, slots)) = open.take()
-        {
-            let unclaimed = slots.len();
+    /// Lets the open batch of a bucket go as it is, once what was claimed of it is written.
+    fn close(&self, state: &mut State, bucket: usize) {
+        if let Some(Open { batch, free }) = state.open.get_mut(bucket).and_then(Option::take) {
+            let unclaimed = free.len();
             // The slots go first: a batch is whole only when all of its slots are back.
-            drop(slots);
-            self.settle(state, number, unclaimed, None);
+            drop(free);
+            self.settle(state, batch, unclaimed, None);
         }
     }
 
@@ -330,8 +328,7 @@ impl Drop for Bringing<'_> {
         let mut state = self.0.lock();
         state.workers = state.workers.saturating_sub(1);
         if state.workers == 0 {
-            // Also empty ones, so that no batch is left that is being filled.
-            (0..self.0.buckets.len()).for_each(|bucket| self.0.close(&mut state, bucket, true));
+            (0..self.0.buckets.len()).for_each(|bucket| self.0.close(&mut state, bucket));
             self.0.takeable.notify_all();
         }
     }

@@ -42,7 +42,7 @@ pub(crate) use self::entry::Done;
 pub(crate) use self::in_store::InStore;
 pub(crate) use self::lookup::{Fed, Feed, Job, Sink};
 pub(crate) use self::save::{Patience, Saver};
-pub(crate) use self::shared::Shared;
+pub(crate) use self::shared::{Shared, Tally};
 pub(crate) use self::sharing::Claims;
 
 use self::batch::{Assembly, Shape};
@@ -204,10 +204,10 @@ impl Pipeline<'_> {
         let assembly = Assembly::new(shapes, elements, self.widths.workers, tensors);
         // From memory that a card reads by itself, where there is such.
         let lengths = assembly.lengths();
-        let set = |encoder: &Box<dyn Encoder>| -> Option<Vec<_>> {
+        let set = |encoder: &dyn Encoder| -> Option<Vec<_>> {
             lengths.iter().map(|(element, length)| encoder.memory(*element, *length)).collect()
         };
-        let sets = encoders.iter().cycle().take(tensors).map_while(set).collect();
+        let sets = encoders.iter().cycle().take(tensors).map_while(|encoder| set(encoder.as_ref())).collect();
         assembly.with(sets)
     }
 }

@@ -24,7 +24,7 @@ use crate::keys::{FIRST_ROOT, RootArg, Roots, Stamp, canonical_folder};
 #[derive(Clone, Debug)]
 pub struct Files {
     folder: PathBuf,
-    from: From,
+    named: Named,
     recursive: bool,
     follow_links: bool,
     min_inputs: u64,
@@ -38,7 +38,7 @@ pub struct Files {
 
 /// What names the files.
 #[derive(Clone, Debug)]
-enum From {
+enum Named {
     Folder,
     List(PathBuf),
     Tars(Vec<PathBuf>),
@@ -49,12 +49,12 @@ impl Files {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Files {
             folder: folder.into(),
-            from: From::Folder,
+            named: Named::Folder,
             recursive: false,
             follow_links: false,
             min_inputs: 1,
             filter: Arc::default(),
-            accepts: Accepts::default(),
+            accepts: Accepts::pictures(),
             skip: Vec::new(),
             roots: None,
         }
@@ -71,7 +71,7 @@ impl Files {
     /// the folder. Relative ones start at the folder.
     #[must_use]
     pub fn with_list(mut self, list: impl Into<PathBuf>) -> Self {
-        self.from = From::List(list.into());
+        self.named = Named::List(list.into());
         self
     }
 
@@ -79,7 +79,7 @@ impl Files {
     /// two slashes, and its name in it.
     #[must_use]
     pub fn with_tars(mut self, tars: impl IntoIterator<Item = PathBuf>) -> Self {
-        self.from = From::Tars(tars.into_iter().collect());
+        self.named = Named::Tars(tars.into_iter().collect());
         self
     }
 
@@ -116,12 +116,12 @@ impl Files {
 
     /// True when the walk sees everything that lies in the folder.
     pub(crate) fn is_folder(&self) -> bool {
-        matches!(self.from, From::Folder)
+        matches!(self.named, Named::Folder)
     }
 
     /// True when neighbours in a folder need not come one after the other.
     pub(crate) fn is_list(&self) -> bool {
-        matches!(self.from, From::List(_))
+        matches!(self.named, Named::List(_))
     }
 
     /// True when the walk of a folder comes to this file.
@@ -161,16 +161,16 @@ impl Files {
 
     /// Everything, or what is in these folders or tar files.
     fn stream(&self, units: Option<HashSet<PathBuf>>) -> Result<Walk<'static>> {
-        Ok(match (&self.from, units) {
-            (From::Folder, None) => self.keyed(self.scan()),
-            (From::Folder, Some(units)) => {
+        Ok(match (&self.named, units) {
+            (Named::Folder, None) => self.keyed(self.scan()),
+            (Named::Folder, Some(units)) => {
                 let files = self.clone();
                 self.keyed(units.into_iter().flat_map(move |folder| files.scan().only(&folder)))
             }
-            (From::List(list), _) => {
+            (Named::List(list), _) => {
                 self.keyed(List::open(list, &self.folder, Arc::clone(&self.filter), self.accepts)?)
             }
-            (From::Tars(tars), units) => {
+            (Named::Tars(tars), units) => {
                 let wanted = |tar: &&PathBuf| units.as_ref().is_none_or(|units| units.contains(*tar));
                 let tars = tars.iter().filter(wanted).cloned().collect();
                 self.keyed(Tars::open(tars, Arc::clone(&self.filter), self.accepts))

@@ -258,12 +258,6 @@ impl Accepts {
     }
 }
 
-impl Default for Accepts {
-    fn default() -> Self {
-        Accepts::pictures()
-    }
-}
-
 impl fmt::Debug for Accepts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "files called {:?}, or that begin like one", self.extensions)

@@ -18,7 +18,7 @@ use crate::tensor::Slot;
 ///
 /// ```
 /// use vecstore_embed::backend::Signature;
-/// use vecstore_embed::source::{Accepts, Content};
+/// use vecstore_embed::source::Content;
 /// use vecstore_embed::task::{Bucket, Halt, Items, Loaded, Task};
 /// use vecstore_embed::{Rejected, RejectionClass};
 ///
@@ -26,10 +26,6 @@ use crate::tensor::Slot;
 /// struct Lines;
 ///
 /// impl Task for Lines {
-///     fn accepts(&self) -> Accepts {
-///         Accepts { extensions: &["txt"], content: |_| false }
-///     }
-///
 ///     fn buckets(&self, _: &Signature) -> vecstore_embed::Result<Vec<Bucket>> {
 ///         Ok(vec![Bucket { shapes: vec![vec![8]], items: None }])
 ///     }
@@ -51,7 +47,7 @@ use crate::tensor::Slot;
 ///     fn items(self: Box<Self>, items: &mut dyn Items) -> Result<(), Halt> {
 ///         for line in self.0.lines() {
 ///             let row = items.add(0, &mut |slot| {
-///                 let letters = slot.input(0).into_slice::<f32>().unwrap_or_default();
+///                 let letters = slot.numbers::<f32>(0)?;
 ///                 letters.fill(0.0);
 ///                 letters.iter_mut().zip(line.bytes()).for_each(|(to, byte)| *to = f32::from(byte));
 ///                 Ok(())
@@ -65,8 +61,10 @@ use crate::tensor::Slot;
 /// # assert_eq!(Lines.canonical().len(), 22);
 /// ```
 pub trait Task: Send + Sync {
-    /// Which files are inputs.
-    fn accepts(&self) -> Accepts;
+    /// Which files are inputs, where the source is [`Files`](crate::Files): none unless a task says so.
+    fn accepts(&self) -> Accepts {
+        Accepts { extensions: &[], content: |_| false }
+    }
 
     /// The shapes in which items come, for an encoder of this signature.
     ///
@@ -112,7 +110,7 @@ pub trait Loaded {
 /// Takes the items of one input.
 pub trait Items {
     /// Writes one item into its place in a batch of that bucket, and gives the number of its row in the entry. Waits
-    /// while there is no room.
+    /// while there is no room. The place holds what was there before: `write` sets every number.
     ///
     /// # Errors
     /// What `write` refuses, or that no items are wanted any more.

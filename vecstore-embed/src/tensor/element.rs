@@ -76,6 +76,7 @@ impl Number for i64 {
     const ELEMENT: Element = Element::I64;
 }
 
+#[cfg(feature = "onnxruntime")]
 /// Evaluates an expression with `$T` as the Rust type of an element type.
 macro_rules! for_element {
     ($element:expr, $T:ident => $body:expr) => {
@@ -103,6 +104,7 @@ macro_rules! for_element {
         }
     };
 }
+#[cfg(feature = "onnxruntime")]
 pub(crate) use for_element;
 
 /// One input or output of an encoder: its name, its element type, and the shape of one item.

@@ -4,20 +4,21 @@
 
 use std::sync::Arc;
 
-use super::{Tensor, ViewMut};
+use super::{Number, Tensor, ViewMut};
+use crate::base::{Rejected, RejectionClass};
 
 /// The tensors of a batch while its slots are out, with the numbers of one item in each.
 #[derive(Debug)]
-struct Shared(Vec<(Tensor, usize)>);
+struct Tensors(Vec<(Tensor, usize)>);
 
 /// All tensors of a batch whose slots are out.
 #[derive(Debug)]
-pub(crate) struct Parts(Arc<Shared>);
+pub(crate) struct Parts(Arc<Tensors>);
 
 /// The place of one item in the input tensors of a batch. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Slot {
-    shared: Arc<Shared>,
+    shared: Arc<Tensors>,
     at: usize,
 }
 
@@ -25,7 +26,7 @@ pub struct Slot {
 /// too short for so many.
 pub(crate) fn split(tensors: Vec<(Tensor, usize)>, items: usize) -> (Parts, Vec<Slot>) {
     let room = tensors.iter().filter_map(|(tensor, item)| tensor.len().checked_div(*item)).min().unwrap_or(0);
-    let shared = Arc::new(Shared(tensors));
+    let shared = Arc::new(Tensors(tensors));
     let slots = (0..items.min(room)).map(|at| Slot { shared: Arc::clone(&shared), at }).collect();
     (Parts(shared), slots)
 }
@@ -48,9 +49,19 @@ impl Slot {
         }
     }
 
-    /// How many inputs there are.
-    pub fn inputs(&self) -> usize {
-        self.shared.0.len()
+    /// The same as numbers of one type.
+    ///
+    /// # Errors
+    /// The encoder takes another type there, or has no such input: a fault of the task, which rejects every input.
+    pub fn numbers<T: Number>(&mut self, number: usize) -> Result<&mut [T], Rejected> {
+        let view = self.input(number);
+        let found = if view.is_empty() { "nothing".to_owned() } else { view.element().to_string() };
+        view.into_slice().filter(|numbers| !numbers.is_empty()).ok_or_else(|| {
+            let expected = T::ELEMENT;
+            let reason =
+                format!("the task writes {expected} for input {number}, where the encoder takes {found}");
+            Rejected::new(RejectionClass::Model, reason)
+        })
     }
 }
 
@@ -76,7 +87,9 @@ mod tests {
                         let numbers = slot.input(0).into_slice::<f32>().unwrap();
                         numbers.copy_from_slice(&[at, at + 0.25, at + 0.5]);
                         slot.input(1).into_slice::<i64>().unwrap()[0] = -(slot.at as i64);
-                        assert!(slot.input(2).is_empty());
+                        assert!(slot.input(2).is_empty() && slot.numbers::<f32>(2).is_err());
+                        let reason = slot.numbers::<f32>(1).unwrap_err().reason;
+                        assert!(reason.contains("f32 for input 1, where the encoder takes i64"), "{reason}");
                     }
                 });
             }

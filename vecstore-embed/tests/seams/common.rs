@@ -48,10 +48,10 @@ impl Loaded for Text<'_> {
             assert!(!line.contains("panic"), "the task gives up");
             let bucket = WIDTHS.iter().position(|width| line.len() <= *width).unwrap_or(WIDTHS.len() - 1);
             let row = items.add(bucket, &mut |slot| {
-                let letters = slot.input(0).into_slice::<f32>().unwrap();
+                let letters = slot.numbers::<f32>(0)?;
                 letters.fill(0.0);
                 letters.iter_mut().zip(line.bytes()).for_each(|(to, byte)| *to = f32::from(byte));
-                slot.input(1).into_slice::<i64>().unwrap()[0] = line.len() as i64;
+                slot.numbers::<i64>(1)?[0] = line.len() as i64;
                 Ok(())
             })?;
             items.about().row_field(row, *b"line", line.as_bytes());
