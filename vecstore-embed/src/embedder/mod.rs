@@ -200,10 +200,10 @@ impl Embedder {
         let mut found: Vec<Option<Result<Embedded, Rejected>>> = inputs.iter().map(|_| None).collect();
         self.each(&source, widths, &StopFlag::default(), &mut |done| {
             let outcome = match done.outcome {
-                Outcome::Embedded(embedded) => Ok(embedded),
-                Outcome::Rejected(rejected) => Err(rejected),
+                Some(Outcome::Embedded(embedded)) => Ok(embedded),
+                Some(Outcome::Rejected(rejected)) => Err(rejected),
                 // What is in memory can be read.
-                Outcome::Unread(_) => return true,
+                _ => return true,
             };
             if let Some(place) = memory::number(&done.job.input).and_then(|at| found.get_mut(at)) {
                 *place = Some(outcome);

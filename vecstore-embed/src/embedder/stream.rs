@@ -28,7 +28,7 @@ impl Stream {
         let worker = thread::spawn(move || {
             let widths = embedder.widths();
             embedder.each(&source, widths, &flag, &mut |done| {
-                sink.send((done.job.input.key, done.outcome)).is_ok()
+                done.outcome.is_none_or(|outcome| sink.send((done.job.input.key, outcome)).is_ok())
             })
         });
         Stream { found: Some(found), stop, worker: Some(worker) }

@@ -16,9 +16,6 @@ use crate::base::Result;
 /// in flight.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Interval at which touched files are looked for while nothing else comes.
-const IDLE: Duration = Duration::from_millis(100);
-
 /// Appends everything until there is no more: whenever there are `rows` vectors (or as many inputs), and after
 /// two seconds whatever there is.
 pub(crate) fn commit(
@@ -32,8 +29,7 @@ pub(crate) fn commit(
     loop {
         clock.switch(Doing::WaitingForInput);
         let received = match due {
-            // Now and then there is only something to remember of files that were touched.
-            None => outputs.recv_timeout(IDLE),
+            None => outputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => outputs.recv_deadline(due),
         };
         clock.switch(Doing::Working);
@@ -48,11 +44,8 @@ pub(crate) fn commit(
         if (enough || late || ended) && !pending.is_empty() {
             saver.save(std::mem::take(&mut pending))?;
             due = None;
-        } else if late {
-            saver.touch()?;
         }
         if ended {
-            saver.touch()?;
             clock.switch(Doing::Nothing);
             return Ok(());
         }

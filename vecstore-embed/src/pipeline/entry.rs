@@ -52,14 +52,15 @@ impl Embedded {
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) job: Job,
-    pub(crate) outcome: Outcome,
+    /// `None` for content that the store was given before, of which only the stamp is new.
+    pub(crate) outcome: Option<Outcome>,
 }
 
 impl Done {
     /// How many vectors it has.
     pub(crate) fn rows(&self) -> usize {
         match &self.outcome {
-            Outcome::Embedded(embedded) => embedded.rows.len(),
+            Some(Outcome::Embedded(embedded)) => embedded.rows.len(),
             _ => 0,
         }
     }
@@ -162,7 +163,7 @@ impl State {
             (Some(rejected), _) => Outcome::Rejected(rejected),
             (None, rows) => Outcome::Embedded(Embedded { rows: rows?, about }),
         };
-        Some(Done { job, outcome })
+        Some(Done { job, outcome: Some(outcome) })
     }
 }
 
@@ -205,7 +206,7 @@ mod tests {
 
     fn rows(done: Option<Done>) -> Vec<Vec<f32>> {
         match done.unwrap().outcome {
-            Outcome::Embedded(embedded) => embedded.rows,
+            Some(Outcome::Embedded(embedded)) => embedded.rows,
             other => panic!("{other:?}"),
         }
     }
@@ -232,7 +233,7 @@ mod tests {
     fn one_item_that_fails_rejects_its_input() {
         let bad = || Rejected::new(RejectionClass::Model, "too bright");
         let reason = |done: Option<Done>| match done.unwrap().outcome {
-            Outcome::Rejected(rejected) => rejected.reason,
+            Some(Outcome::Rejected(rejected)) => rejected.reason,
             other => panic!("{other:?}"),
         };
         let left_out = Arc::default();

@@ -287,7 +287,7 @@ mod tests {
 
     fn vectors(done: &[Done]) -> Vec<f32> {
         let rows = done.iter().filter_map(|done| match &done.outcome {
-            Outcome::Embedded(embedded) => Some(embedded.rows().concat()),
+            Some(Outcome::Embedded(embedded)) => Some(embedded.rows().concat()),
             _ => None,
         });
         rows.flatten().collect()
@@ -295,7 +295,7 @@ mod tests {
 
     /// The keys of what was embedded.
     fn keys(done: &[Done]) -> Vec<u8> {
-        let embedded = done.iter().filter(|done| matches!(done.outcome, Outcome::Embedded(_)));
+        let embedded = done.iter().filter(|done| matches!(done.outcome, Some(Outcome::Embedded(_))));
         embedded.map(|done| done.job.input.key()[0]).collect()
     }
 
@@ -326,7 +326,7 @@ mod tests {
             let first: Vec<f32> = vectors(output).chunks(2).map(|vector| vector[0]).collect();
             assert_eq!(first, good.iter().map(|at| f32::from(*at)).collect::<Vec<_>>());
             let rejected = output.iter().find_map(|done| match &done.outcome {
-                Outcome::Rejected(rejected) => Some((done.job.input.key()[0], &rejected.reason[..])),
+                Some(Outcome::Rejected(rejected)) => Some((done.job.input.key()[0], &rejected.reason[..])),
                 _ => None,
             });
             assert_eq!(rejected, Some((bad, "the model fails on it: a bad value")));

@@ -63,7 +63,7 @@ pub(crate) fn read<'a>(
             shared.left_out(1);
             continue;
         }
-        let done = match readers.read(&mut job, shared, clock) {
+        let outcome = match readers.read(&mut job, shared, clock) {
             Ok((bytes, taken)) => {
                 let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
                 if contents.send(ReadInput { job, bytes, taken }).is_err() {
@@ -75,18 +75,15 @@ pub(crate) fn read<'a>(
                 shared.ignored(&job.input.path);
                 continue;
             }
-            Err(Refused::Same) => {
-                shared.touched(job);
-                continue;
-            }
+            Err(Refused::Same) => None,
             Err(Refused::Unread(error)) => {
                 shared.unread(&job.input.path, &error);
-                Done { job, outcome: Outcome::Unread(error) }
+                Some(Outcome::Unread(error))
             }
-            Err(Refused::Rejected(rejected)) => Done { job, outcome: Outcome::Rejected(rejected) },
+            Err(Refused::Rejected(rejected)) => Some(Outcome::Rejected(rejected)),
         };
         let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
-        if to_commit.send(vec![done]).is_err() {
+        if to_commit.send(vec![Done { job, outcome }]).is_err() {
             return;
         }
     }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use vecstore::{Appended, Batch, Field, OnDuplicate, OpenOptions, Store};
+use vecstore::{Appended, Batch, Field, OnDuplicate, OpenOptions, Snapshot, Store};
 
 use super::entry::{Done, Embedded, Outcome};
 use super::lookup::Job;
@@ -67,76 +67,63 @@ impl<'a> Saver<'a> {
     /// Makes settled inputs durable. They are kept until they are: dropping a job lets other runs have it.
     pub(crate) fn save(&mut self, mut done: Vec<Done>) -> Result<()> {
         let mut batch = self.store.batch();
-        for done in &mut done {
-            add(&mut batch, done)?;
+        let same = done.iter().filter(|done| done.outcome.is_none()).count() as u64;
+        if same > 0 {
+            let snapshot = self.store.refresh()?;
+            for Done { job, .. } in done.iter().filter(|done| done.outcome.is_none()) {
+                touch(&mut batch, &snapshot, job)?;
+            }
+        }
+        for Done { job, outcome } in &mut done {
+            add(&mut batch, job, outcome)?;
         }
         let appended = self.append(batch)?;
         let snapshot = (appended.skipped > 0).then(|| self.store.refresh()).transpose()?;
         // Another run may have stored some of these inputs first.
-        let is_ours = |done: &Done| match &snapshot {
+        let is_ours = |job: &Job| match &snapshot {
             None => Ok(true),
             Some(snapshot) => {
-                let entry = snapshot.get(done.job.input.key())?;
+                let entry = snapshot.get(job.input.key())?;
                 Ok::<_, Error>(entry.is_some_and(|entry| Some(entry.address().commit) == appended.commit))
             }
         };
-        let (mut embedded, mut rejected) = (0, 0);
-        for done in &done {
-            match &done.outcome {
-                Outcome::Embedded(_) => embedded += u64::from(is_ours(done)?),
-                Outcome::Rejected(_) => rejected += u64::from(is_ours(done)?),
-                Outcome::Unread(_) => continue,
+        let (mut embedded, mut rows, mut rejected) = (0, 0, 0);
+        for Done { job, outcome } in &done {
+            match outcome {
+                Some(Outcome::Embedded(found)) if is_ours(job)? => {
+                    embedded += 1;
+                    rows += found.rows().len() as u64;
+                }
+                Some(Outcome::Rejected(_)) => rejected += u64::from(is_ours(job)?),
+                Some(Outcome::Embedded(_)) => {}
+                _ => continue,
             }
-            if done.job.known.is_some() {
-                log::info!(
-                    "{}: changed since it was embedded; its entry is replaced",
-                    done.job.input.path.display()
-                );
+            if job.known.is_some() {
+                let path = job.input.path.display();
+                log::info!("{path}: changed since it was embedded; its entry is replaced");
             }
         }
         self.shared.update(|tally| {
             let progress = &mut tally.progress;
             progress.embedded += embedded;
             progress.rejected += rejected;
-            progress.rows += appended.rows;
-            progress.changed += appended.replaced;
+            progress.same += same;
+            progress.rows += rows;
+            progress.changed += appended.replaced.saturating_sub(same);
             progress.overtaken += appended.skipped;
             progress.commits += u64::from(appended.commit.is_some());
-            for done in &done {
-                let Outcome::Rejected(rejected) = &done.outcome else { continue };
-                let path = &done.job.input.path;
-                log::info!("{}: rejected: {rejected}", path.display());
-                tally.rejections.push(path, &rejected.reason);
+            for Done { job, outcome } in &done {
+                let Some(Outcome::Rejected(rejected)) = outcome else { continue };
+                log::info!("{}: rejected: {rejected}", job.input.path.display());
+                tally.rejections.push(&job.input.path, &rejected.reason);
                 *tally.classes.entry(rejected.class).or_default() += 1;
             }
         });
-        for done in &done {
-            self.shared.settled(done.job.input.key(), &done.outcome);
+        for Done { job, outcome } in &done {
+            if let Some(outcome) = outcome {
+                self.shared.settled(job.input.key(), outcome);
+            }
         }
-        drop(done);
-        self.touch()
-    }
-
-    /// Remembers the new times of files whose content is the same.
-    pub(crate) fn touch(&mut self) -> Result<()> {
-        let touched = self.shared.take_touched();
-        if touched.is_empty() {
-            return Ok(());
-        }
-        let snapshot = self.store.refresh()?;
-        let mut batch = self.store.batch();
-        for Job { input, record, .. } in &touched {
-            let Some(entry) = snapshot.get(input.key())? else { continue };
-            let before = Remembered::decode(entry.payload());
-            let payload = Remembered { record: *record, ..before }.put_into(entry.payload());
-            // Everything else that is known of it stays.
-            let copy = batch.entry(input.key()).copy_of(&entry).payload(&payload);
-            copy.on_duplicate(OnDuplicate::Replace).push()?;
-            log::info!("{}: touched, but its content is the same", input.path.display());
-        }
-        drop(snapshot);
-        self.append(batch)?;
-        self.shared.update(|tally| tally.progress.same += touched.len() as u64);
         Ok(())
     }
 
@@ -195,11 +182,21 @@ impl<'a> Saver<'a> {
     }
 }
 
+/// Adds the entry of an input again, with the new stamp. Everything else that is known of it stays, rows too.
+fn touch(batch: &mut Batch, snapshot: &Snapshot, job: &Job) -> Result<()> {
+    let Some(entry) = snapshot.get(job.input.key())? else { return Ok(()) };
+    let before = Remembered::decode(entry.payload());
+    let payload = Remembered { record: job.record, ..before }.put_into(entry.payload());
+    let copy = batch.entry(job.input.key()).copy_of(&entry).payload(&payload);
+    copy.on_duplicate(OnDuplicate::Replace).push()?;
+    log::info!("{}: touched, but its content is the same", job.input.path.display());
+    Ok(())
+}
+
 /// Adds the entry of an input. Vectors that the store cannot hold (not finite, or beyond the range of its elements)
 /// make it a rejected one.
-fn add(batch: &mut Batch, done: &mut Done) -> Result<()> {
-    let Done { job, outcome } = done;
-    if let Outcome::Embedded(embedded) = outcome {
+fn add(batch: &mut Batch, job: &Job, outcome: &mut Option<Outcome>) -> Result<()> {
+    if let Some(Outcome::Embedded(embedded)) = outcome {
         let refused = match embedded.rows().iter().flatten().all(|element| element.is_finite()) {
             true => match push_embedded(batch, job, embedded) {
                 Err(vecstore::Error::InvalidArgument { .. }) => {
@@ -209,9 +206,9 @@ fn add(batch: &mut Batch, done: &mut Done) -> Result<()> {
             },
             false => "the model's output for it is not finite".to_owned(),
         };
-        *outcome = Outcome::Rejected(Rejected::new(RejectionClass::Model, refused));
+        *outcome = Some(Outcome::Rejected(Rejected::new(RejectionClass::Model, refused)));
     }
-    if let Outcome::Rejected(rejected) = outcome {
+    if let Some(Outcome::Rejected(rejected)) = outcome {
         shorten(&mut rejected.reason);
         let payload = Remembered { record: job.record, class: Some(rejected.class) }.encode();
         let entry = batch.entry(job.input.key()).on_duplicate(policy(job)).payload(&payload);

@@ -5,18 +5,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, mem, thread};
+use std::{io, thread};
 
 use super::entry::Outcome;
-use super::lookup::Job;
 use super::report::{Observer, Pace, Progress, Stages};
 use crate::base::{FirstFew, RejectionClass, StopFlag};
 use crate::source::Kinds;
-
-/// Capacity of the queue of touched files. A worker that finds it full waits up to `TOUCHED_WAIT` x 5 ms, then adds to
-/// it anyway, because the committer may be gone.
-const MOST_TOUCHED: usize = 4096;
-const TOUCHED_WAIT: u32 = 200;
 
 /// How soon a sleeper notices that it is to stop.
 const NAP: Duration = Duration::from_millis(100);
@@ -34,7 +28,6 @@ pub(crate) struct Shared {
     max_in_a_row: u32,
     /// The walk has come to its end, and chunks of other runs are waited for.
     waiting: AtomicBool,
-    touched: Mutex<Vec<Job>>,
     /// Inputs that were not begun or not finished, because the run was to end.
     left_out: Arc<AtomicU64>,
     tally: Mutex<Tally>,
@@ -71,7 +64,6 @@ impl Shared {
             in_a_row: AtomicU32::new(0),
             max_in_a_row,
             waiting: AtomicBool::new(false),
-            touched: Mutex::default(),
             left_out: Arc::default(),
             tally: Mutex::new(Tally { progress, ..Tally::default() }),
             observer,
@@ -130,25 +122,6 @@ impl Shared {
         if let Some(observer) = &self.observer {
             observer.settled(key, outcome);
         }
-    }
-
-    /// The content of a file is what the store has been given before, and only its time is new.
-    ///
-    /// Waits a little where many wait to be remembered, so that they do not pile up.
-    pub(crate) fn touched(&self, job: Job) {
-        let touched = || self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..TOUCHED_WAIT {
-            if touched().len() < MOST_TOUCHED {
-                break;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        touched().push(job);
-    }
-
-    /// The jobs of which that is so.
-    pub(crate) fn take_touched(&self) -> Vec<Job> {
-        mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether nothing more will come before other runs have finished what they have claimed.
