@@ -1,10 +1,10 @@
 //! Embeds pictures, or whatever a program can make tensors of, into a [`vecstore`] store, and survives every
 //! interruption.
 //!
-//! Pictures go in, vectors come out, and each batch of vectors is durable before it counts as done. A run that was
-//! stopped, killed or unplugged goes on where it stopped: what the store lacks is found by key, so nothing is lost
-//! and nothing is embedded twice. A picture whose content is bad is recorded as rejected, with the reason; one that
-//! could not be read stays missing, and is tried again.
+//! Pictures go in, vectors come out, and each batch of vectors is durable before it counts as done. A run
+//! that was stopped, killed or unplugged goes on where it stopped: what the store lacks is found by key, so
+//! nothing is lost and nothing is embedded twice. A picture whose content is bad is recorded as rejected,
+//! with the reason; one that could not be read stays missing, and is tried again.
 //!
 //! # Pictures in memory
 //!
@@ -65,7 +65,7 @@
 //! | [`task`] | what an input becomes |
 //! | [`pipeline`] | the stages between a source and a store |
 //! | [`embedder`] | embedding without a store |
-//! | [`runs`] | what runs leave for those who watch them |
+//! | [`runs`] | what runs leave beside a store for other programs |
 //! | [`job`] | a run: an embedder, a source and a store |
 //! | [`doctor`] | what a run would be like on this machine |
 //!

@@ -1,7 +1,7 @@
 //! Models of all shapes through both backends.
 //!
-//! ONNX Runtime is taken from `ORT_DYLIB_PATH`. Without it those halves say that they were left out; everything else
-//! runs.
+//! ONNX Runtime is taken from `ORT_DYLIB_PATH`. Without it those halves say that they were left out;
+//! everything else runs.
 
 use std::path::{Path, PathBuf};
 
@@ -300,7 +300,8 @@ fn models_that_cannot_be_used_say_why() {
         ("tokens.onnx", "found last_hidden_state [N, 64, 3]; name one [N, D] with --output"),
         (
             "two-inputs.onnx",
-            "found 2 inputs (input_ids [N, 77] of something that is no f32, f16 or bf16, pixel_values [N, 3, 8, 8])",
+            "found 2 inputs (input_ids [N, 77] of something that is no f32, f16 or bf16, pixel_values [N, 3, \
+             8, 8])",
         ),
         ("flat-input.onnx", "expected one input [N, 3, 8, 8] of f32, f16 or bf16, found pixel_values [N, 3]"),
         ("unclear.onnx", "found a [N, 3], b [N, 3]; name one [N, D] with --output"),

@@ -139,8 +139,8 @@ fn a_bitmap_of_runs_is_whole_or_refused() {
 
 #[test]
 fn a_file_whose_end_was_never_written_is_refused() {
-    // What a power cut leaves on many file systems: the right length, and zeros at the end. The formats with an end
-    // mark show it; to the others zeros are pixels like any others.
+    // What a power cut leaves on many file systems: the right length, and zeros at the end. The formats with
+    // an end mark show it; to the others zeros are pixels like any others.
     let marked = |format| matches!(format, Some(Format::Jpeg | Format::Png | Format::Gif));
     let mut seen = 0;
     for (name, bytes, _) in ALL.iter().filter(|(_, bytes, _)| marked(sniff(bytes))) {

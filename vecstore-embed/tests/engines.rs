@@ -1,7 +1,7 @@
 //! An ONNX model, and nothing in the program that runs it.
 //!
-//! The workspace is tested with every engine, so these tests are run by themselves: `cargo test -p vecstore-embed
-//! --test engines`, with `--no-default-features --features cli`, too.
+//! The workspace is tested with every engine, so these tests are run by themselves: `cargo test -p
+//! vecstore-embed --test engines`, with `--no-default-features --features cli`, too.
 
 #![cfg(not(feature = "tract"))]
 

@@ -40,7 +40,8 @@ fn refused(library: &Path, choice: BackendChoice) -> String {
     }
 }
 
-/// Says what is wrong, which file, what is needed and how to get it, also when ONNX Runtime was only the first choice.
+/// Says what is wrong, which file, what is needed and how to get it, also when ONNX Runtime was only the
+/// first choice.
 #[track_caller]
 fn assert_refused(library: &Path, found: &str) {
     for choice in [BackendChoice::OnnxRuntime, BackendChoice::Auto] {
@@ -78,7 +79,8 @@ fn stub(folder: &Path, name: &str, version: &str) -> PathBuf {
     let source = format!(
         "static const void *api(unsigned v) {{ (void)v; return 0; }}
          static const char *version(void) {{ return {version}; }}
-         static const struct {{ const void *(*a)(unsigned); const char *(*v)(void); }} base = {{ api, version }};
+         typedef struct {{ const void *(*a)(unsigned); const char *(*v)(void); }} Base;
+        static const Base base = {{ api, version }};
          const void *OrtGetApiBase(void) {{ return &base; }}"
     );
     compile(folder, name, &source)

@@ -110,7 +110,8 @@ fn a_published_description_is_followed_to_the_last_number() {
     let file = folder.path().join("preprocessor_config.json");
     let clip = r#"{"crop_size": 4, "do_center_crop": true, "do_normalize": true, "do_resize": true,
         "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 4,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
     std::fs::write(&file, clip).unwrap();
     let preprocess = Preprocess::from_config_file(&file).unwrap();
     assert_eq!((preprocess.input_height(), preprocess.input_width(), preprocess.tensor_len()), (4, 4, 48));

@@ -52,8 +52,8 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// Refuses a precision that the device does not compute in. A query may be computed more exactly than what it is
-    /// compared with; what is stored has to be of one kind.
+    /// Refuses a precision that the device does not compute in. A query may be computed more exactly than
+    /// what it is compared with; what is stored has to be of one kind.
     pub(super) fn check_storable(&self) -> Result<()> {
         match self {
             Engine::Model(model, options, _)
@@ -62,8 +62,8 @@ impl Engine {
             {
                 Err(Error::BadValue {
                     what: "precision",
-                    expected: "full, except with the device tensorrt; elsewhere the model itself decides, exported in fp16 \
-                               or bf16",
+                    expected: "full, except with the device tensorrt; elsewhere the model itself decides, \
+                        exported in fp16 or bf16",
                     found: model.precision().to_string(),
                 })
             }
@@ -157,8 +157,8 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Runs the model on encoders of the program's own, one per lane, instead of opening an engine for it. They have to make
-    /// the same vectors.
+    /// Runs the model on encoders of the program's own, one per lane, instead of opening an engine for it.
+    /// They have to make the same vectors.
     pub fn encoders(mut self, encoders: Vec<Box<dyn Encoder>>) -> Self {
         self.encoders = encoders;
         self
@@ -170,9 +170,9 @@ impl EmbedderBuilder {
         self
     }
 
-    /// How often the model is loaded on the processor, or on each card, each with a thread of its own; all take their
-    /// batches from one queue. Once on the processor, whose threads lanes share, and twice on a card unless set; at least
-    /// 1.
+    /// How often the model is loaded on the processor, or on each card, each with a thread of its own; all
+    /// take their batches from one queue. Once on the processor, whose threads lanes share, and twice on a
+    /// card unless set; at least 1.
     pub fn lanes(mut self, lanes: usize) -> Self {
         self.lanes = Some(lanes.max(1));
         self
@@ -184,14 +184,15 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Threads that read inputs ahead of their use. Twice the number of processors unless set; at least 1. More help where
-    /// a disk or network takes long to answer.
+    /// Threads that read inputs ahead of their use. Twice the number of processors unless set; at least 1.
+    /// More help where a disk or network takes long to answer.
     pub fn readers(mut self, threads: usize) -> Self {
         self.widths.readers = threads.max(1);
         self
     }
 
-    /// Threads that make items of what was read: decode and resize. The number of processors unless set; at least 1.
+    /// Threads that make items of what was read: decode and resize. The number of processors unless set; at
+    /// least 1.
     pub fn workers(mut self, threads: usize) -> Self {
         self.widths.workers = threads.max(1);
         self
@@ -215,8 +216,8 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Bytes of loaded inputs that may be in memory at once, over all workers, and likewise of files. One that needs
-    /// more is loaded alone. 1 GiB unless set.
+    /// Bytes of loaded inputs that may be in memory at once, over all workers, and likewise of files. One
+    /// that needs more is loaded alone. 1 GiB unless set.
     pub fn max_loaded_bytes(mut self, bytes: u64) -> Self {
         self.widths.max_loaded = bytes;
         self
@@ -228,8 +229,8 @@ impl EmbedderBuilder {
         self
     }
 
-    /// The embedder. Nothing is loaded yet: what is wrong with the model or the device is an error of the first call that
-    /// needs it.
+    /// The embedder. Nothing is loaded yet: what is wrong with the model or the device is an error of the
+    /// first call that needs it.
     pub fn build(self) -> Embedder {
         let EmbedderBuilder { name, fingerprint, space, what, encoders, backend, lanes, limits, widths } =
             self;

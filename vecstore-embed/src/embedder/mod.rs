@@ -35,7 +35,8 @@ use crate::task::Task;
 /// use vecstore_embed::{Embedder, Model};
 ///
 /// let embedder = Embedder::builder(&Model::builtin()?).build();
-/// let pictures = [40u8, 200].map(|shade| image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([shade, x as u8, y as u8])));
+/// let picture = |shade| image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([shade, x as u8, y as u8]));
+/// let pictures = [40, 200].map(picture);
 /// let first: Vec<f32> = embedder.embed(&pictures[0])?;
 /// assert_eq!(first.len(), 512);
 /// for embedded in embedder.embed_all(&pictures)? {
@@ -101,8 +102,8 @@ impl Embedder {
         EmbedderBuilder::new(model)
     }
 
-    /// A task and encoders of the program's own, one per lane. `name` and `version` say what computes, to people and in
-    /// the fingerprint: raise `version` when vectors change.
+    /// A task and encoders of the program's own, one per lane. `name` and `version` say what computes, to
+    /// people and in the fingerprint: raise `version` when vectors change.
     ///
     /// # Errors
     /// There is no encoder.
@@ -183,8 +184,8 @@ impl Embedder {
         })
     }
 
-    /// The vectors of many inputs, or why there are none, in the order of the inputs: on as many threads as it was built
-    /// for, in batches. An input that makes a batch fail is found, and rejected.
+    /// The vectors of many inputs, or why there are none, in the order of the inputs: on as many threads as
+    /// it was built for, in batches. An input that makes a batch fail is found, and rejected.
     ///
     /// # Errors
     /// The model cannot be loaded, or fails on everything.
@@ -213,9 +214,9 @@ impl Embedder {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Embeds everything that a source has. Gives each input with what became of it, as it is done, in any order. No
-    /// store is needed, and nothing is remembered. Dropping the stream ends the work. Until then the lanes are the
-    /// stream's: other calls of this embedder wait.
+    /// Embeds everything that a source has. Gives each input with what became of it, as it is done, in any
+    /// order. No store is needed, and nothing is remembered. Dropping the stream ends the work. Until then
+    /// the lanes are the stream's: other calls of this embedder wait.
     ///
     /// ```
     /// use vecstore_embed::{Embedder, Files, Model, Outcome};
@@ -267,8 +268,8 @@ impl Embedder {
         })
     }
 
-    /// Refuses a store whose vectors cannot be compared with those of this embedder: neither did the same model make them,
-    /// nor do they share a space.
+    /// Refuses a store whose vectors cannot be compared with those of this embedder: neither did the same
+    /// model make them, nor do they share a space.
     ///
     /// # Errors
     /// [`vecstore::Error::FingerprintMismatch`], unless the store has no model recorded.

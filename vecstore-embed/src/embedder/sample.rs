@@ -26,8 +26,9 @@ pub struct Sampled {
     pub lowest: f64,
 }
 
-/// Embeds `count` entries of the store again, chosen at random by `seed`, and compares each with what is stored: the
-/// cosine of the two has to be `at_least`. Backends, batch sizes and element types make small differences.
+/// Embeds `count` entries of the store again, chosen at random by `seed`, and compares each with what is
+/// stored: the cosine of the two has to be `at_least`. Backends, batch sizes and element types make small
+/// differences.
 ///
 /// # Errors
 /// The store cannot be read, its model is another one, or the backend fails.

@@ -49,8 +49,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run over the inputs of `source`, into the store at `store`, which is created when there is none and something
-    /// to put in it.
+    /// A run over the inputs of `source`, into the store at `store`, which is created when there is none and
+    /// something to put in it.
     pub fn new(source: impl Source + 'static, store: impl Into<PathBuf>) -> Self {
         Run {
             source: Arc::new(source),
@@ -80,46 +80,49 @@ impl Run {
         self
     }
 
-    /// Removes entries of the folder whose files are gone, after a run that saw everything; more than one in ten of them
-    /// only if `many`. Off unless set: they are reported.
+    /// Removes entries of the folder whose files are gone, after a run that saw everything; more than one in
+    /// ten of them only if `many`. Off unless set: they are reported.
     #[must_use]
     pub fn with_prune(mut self, prune: bool, many: bool) -> Self {
         (self.prune, self.prune_many) = (prune, many);
         self
     }
 
-    /// How often a save that failed is tried again before the run ends, and how long to wait before the first of these
-    /// tries; it becomes twice as long each time, up to half a minute. 10 and one second unless set. A full disk is
-    /// waited for without end, and is not counted.
+    /// How often a save that failed is tried again before the run ends, and how long to wait before the first
+    /// of these tries; it becomes twice as long each time, up to half a minute. 10 and one second unless set.
+    /// A full disk is waited for without end, and is not counted.
     #[must_use]
     pub fn with_save_retries(mut self, retries: u32, wait: Duration) -> Self {
         (self.save_retries, self.save_wait) = (retries, wait);
         self
     }
 
-    /// Inputs of one folder that a run takes on at a time, when several share the work. 100 unless set; at least 1.
+    /// Inputs of one folder that a run takes on at a time, when several share the work. 100 unless set; at
+    /// least 1.
     #[must_use]
     pub fn with_chunk_size(mut self, inputs: usize) -> Self {
         self.chunk_size = inputs.max(1);
         self
     }
 
-    /// Vectors per commit. What is there after two seconds is committed anyway. Unless set, each batch is committed
-    /// when it comes out of the model; at least 1.
+    /// Vectors per commit. What is there after two seconds is committed anyway. Unless set, each batch is
+    /// committed when it comes out of the model; at least 1.
     #[must_use]
     pub fn with_commit_rows(mut self, rows: usize) -> Self {
         self.commit_rows = Some(rows.max(1));
         self
     }
 
-    /// Element type of a store that is created: f32 unless set. An existing store of another type is then refused.
+    /// Element type of a store that is created: f32 unless set. An existing store of another type is then
+    /// refused.
     #[must_use]
     pub fn with_dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
         self
     }
 
-    /// Files in a row that cannot be read before the run stops (a drive has vanished); 0 for never. 20 unless set.
+    /// Files in a row that cannot be read before the run stops (a drive has vanished); 0 for never. 20 unless
+    /// set.
     #[must_use]
     pub fn with_max_read_failures(mut self, files: u32) -> Self {
         self.max_read_failures = files;
@@ -133,7 +136,8 @@ impl Run {
         self
     }
 
-    /// Settings to record in the store, such as those of [`ModelSpec::to_settings`](crate::ModelSpec::to_settings).
+    /// Settings to record in the store, such as those of
+    /// [`ModelSpec::to_settings`](crate::ModelSpec::to_settings).
     #[must_use]
     pub fn with_settings(mut self, settings: impl IntoIterator<Item = (String, String)>) -> Self {
         self.settings = settings.into_iter().collect();
@@ -154,8 +158,8 @@ impl Run {
         self
     }
 
-    /// How long a run that is asked to stop may go on to finish what is in flight: batches that the model would not be
-    /// through with by then are not begun, and stay missing. 15 seconds unless set.
+    /// How long a run that is asked to stop may go on to finish what is in flight: batches that the model
+    /// would not be through with by then are not begun, and stay missing. 15 seconds unless set.
     #[must_use]
     pub fn with_stop_patience(mut self, patience: Duration) -> Self {
         self.stop_patience = patience;
@@ -172,14 +176,15 @@ impl Run {
     /// Runs until the end of the source, or until it is stopped.
     ///
     /// # Errors
-    /// The source, the store, the roots or the model cannot be used; the model fails on a batch; the store cannot
-    /// take one. What was committed before stays, what was not stays missing, and the same run goes on from there.
+    /// The source, the store, the roots or the model cannot be used; the model fails on a batch; the store
+    /// cannot take one. What was committed before stays, what was not stays missing, and the same run goes on
+    /// from there.
     pub fn run(&self, embedder: &Embedder) -> Result<Summary> {
         self.start(embedder)
     }
 
-    /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and writes
-    /// nothing.
+    /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and
+    /// writes nothing.
     ///
     /// # Errors
     /// As [`Run::run`].

@@ -41,8 +41,8 @@ pub(super) struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Looks at every entry of the folder, after a walk that accounted for `accounted` entries. What is wrong with that
-    /// walk, if something is, keeps everything where it is.
+    /// Looks at every entry of the folder, after a walk that accounted for `accounted` entries. What is wrong
+    /// with that walk, if something is, keeps everything where it is.
     pub(super) fn sweep(&self, accounted: u64, incomplete: Option<&str>) -> Result<Gone> {
         let mut gone = Gone::default();
         // A list, some tar files or a source of the program do not say what else there is.
@@ -72,8 +72,8 @@ impl Sweep<'_> {
             Some(format!("the run did not see everything: {incomplete}"))
         } else if !self.yes && gone.first.count().saturating_mul(ONE_IN) > looked_at {
             Some(format!(
-                "{} of {looked_at} files are gone, which is more than one in {ONE_IN}: is the drive there? With --yes they \
-                 are removed all the same",
+                "{} of {looked_at} files are gone, which is more than one in {ONE_IN}: is the drive there? \
+                 With --yes they are removed all the same",
                 gone.first.count()
             ))
         } else {
@@ -123,7 +123,8 @@ fn is_gone(file: &Path) -> Result<bool> {
             path: file.to_owned(),
             action: "look whether a stored picture is still there at",
             source,
-            remedy: "what is stored stays, and whether its file is there is not known: check the drive, and run again",
+            remedy: "what is stored stays, and whether its file is there is not known: check the drive, and \
+                run again",
         }),
     }
 }

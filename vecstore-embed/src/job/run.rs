@@ -51,8 +51,8 @@ impl Run {
         let plan = self.plan(&count, source.as_ref(), embedder, (dim, store.snapshot().dtype()), name);
         if let Some(free) = plan.forecast.free.filter(|_| !plan.forecast.fits()) {
             log::warn!(
-                "{}: this run will not fit: about {} MiB will be needed, and {} MiB are free; it stores what it can, \
-                 and goes on when there is room",
+                "{}: this run will not fit: about {} MiB will be needed, and {} MiB are free; it stores what \
+                 it can, and goes on when there is room",
                 self.store.display(),
                 plan.forecast.needed >> 20,
                 free >> 20,
@@ -152,7 +152,8 @@ impl Run {
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> Error {
-        let remedy = "runs share their work through it: check the permissions of the folder around the store, and its disk";
+        let remedy = "runs share their work through it: check the permissions of the folder around the \
+            store, and its disk";
         Error::Io { path: Runs::of_store(&self.store).claims(), action, source, remedy }
     }
 

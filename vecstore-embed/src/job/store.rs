@@ -21,8 +21,8 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Opens the store, if there is one, and finds the roots for a run over `folder`, or over inputs that have keys of
-    /// their own. Nothing is written.
+    /// Opens the store, if there is one, and finds the roots for a run over `folder`, or over inputs that
+    /// have keys of their own. Nothing is written.
     pub(crate) fn open(
         path: &'a Path,
         options: &'a OpenOptions,
@@ -63,8 +63,8 @@ impl<'a> Target<'a> {
         Ok(Target { path, options, settings, store, roots })
     }
 
-    /// Where the store is or will be, as a walk through the folders around it meets it. `None` where it cannot be
-    /// created either.
+    /// Where the store is or will be, as a walk through the folders around it meets it. `None` where it
+    /// cannot be created either.
     pub(crate) fn place(&self) -> Option<PathBuf> {
         let absolute = std::path::absolute(self.path).ok()?;
         absolute
@@ -96,8 +96,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Creates the store if there was none. False when another run has created it since: then the target has to
-    /// be opened and checked again, by the roots that are recorded now.
+    /// Creates the store if there was none. False when another run has created it since: then the target has
+    /// to be opened and checked again, by the roots that are recorded now.
     pub(crate) fn create(&mut self, embedder: &Embedder, dim: usize, dtype: Option<DType>) -> Result<bool> {
         if self.store.is_some() {
             return Ok(true);
@@ -110,7 +110,8 @@ impl<'a> Target<'a> {
         }
         match self.options.create(self.path, config) {
             Ok(store) => self.store = Some(store),
-            // A store has a manifest from the moment it can be seen; what else may be in the way does not open.
+            // A store has a manifest from the moment it can be seen; what else may be in the way does not
+            // open.
             Err(vecstore::Error::AlreadyExists { .. }) if self.options.open(self.path).is_ok() => {
                 return Ok(false);
             }
@@ -141,7 +142,8 @@ impl<'a> Target<'a> {
         Ok((self.store.insert(store), &self.roots))
     }
 
-    /// Records the roots and settings that differ from the recorded ones. Does nothing where there is no store.
+    /// Records the roots and settings that differ from the recorded ones. Does nothing where there is no
+    /// store.
     pub(crate) fn record(&self, embedder: &Embedder) -> Result<()> {
         self.store.as_ref().map_or(Ok(()), |store| self.record_in(store, embedder))
     }

@@ -32,13 +32,15 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and `unread`.
+/// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and
+/// `unread`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Summary {
     /// Why it ended.
     pub ended: Ended,
-    /// Inputs found: files that are pictures, or are called so. Of a run that stopped early, those it came to.
+    /// Inputs found: files that are pictures, or are called so. Of a run that stopped early, those it came
+    /// to.
     pub found: u64,
     /// In the store before, or put there by another run meanwhile.
     pub already: u64,

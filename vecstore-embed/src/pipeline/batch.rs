@@ -1,8 +1,9 @@
 //! Where items become batches: between the threads that prepare them and those that own a model.
 //!
-//! A worker claims a slot only when its item is ready to be written, so a batch holds whatever became ready first, and
-//! a large input never holds one up. Items of one shape share batches (a bucket); pictures have one. There is a fixed
-//! number of tensors, which go round: when the models are the limit, workers wait here for a slot.
+//! A worker claims a slot only when its item is ready to be written, so a batch holds whatever became ready
+//! first, and a large input never holds one up. Items of one shape share batches (a bucket); pictures have
+//! one. There is a fixed number of tensors, which go round: when the models are the limit, workers wait here
+//! for a slot.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -195,8 +196,8 @@ impl Assembly {
         true
     }
 
-    /// Waits for a batch. `None` when there will be none any more. While `waiting` says so, one that nothing was added
-    /// to for a moment need not be full.
+    /// Waits for a batch. `None` when there will be none any more. While `waiting` says so, one that nothing
+    /// was added to for a moment need not be full.
     pub(crate) fn take(&self, waiting: &dyn Fn() -> bool) -> Option<Ready> {
         let mut state = self.lock();
         loop {
@@ -461,7 +462,8 @@ mod tests {
                 let waiting = waiting;
                 assembly.take(&waiting).map(|ready| keys(&ready))
             });
-            // Asked for the second time, the batch was closed the first time, and is not taken: one slot is to come.
+            // Asked for the second time, the batch was closed the first time, and is not taken: one slot is
+            // to come.
             asks.iter().take(2).for_each(drop);
             let closed = assembly.lock().open[0].is_none() && assembly.lock().ready.is_empty();
             if closed {

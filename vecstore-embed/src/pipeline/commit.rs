@@ -1,7 +1,7 @@
 //! Last stage, on one thread: batches become durable.
 //!
-//! Vectors are committed while the models work on the next batches. A batch counts as done only when the store has
-//! acknowledged it, so what the progress shows is what a power cut leaves.
+//! Vectors are committed while the models work on the next batches. A batch counts as done only when the
+//! store has acknowledged it, so what the progress shows is what a power cut leaves.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::report::{Clock, Doing};
 use super::save::Saver;
 use crate::base::Result;
 
-/// Longest time that something finished waits for company. So much of a run's work a power cut may cost, beside what is
-/// in flight.
+/// Longest time that something finished waits for company. So much of a run's work a power cut may cost,
+/// beside what is in flight.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Appends everything until there is no more: whenever there are `rows` vectors (or as many inputs), and after
-/// two seconds whatever there is.
+/// Appends everything until there is no more: whenever there are `rows` vectors (or as many inputs), and
+/// after two seconds whatever there is.
 pub(crate) fn commit(
     outputs: &Receiver<Vec<Done>>,
     mut saver: Saver<'_>,

@@ -1,7 +1,8 @@
 //! An input under way, from the moment it is loaded until all its items are back: the gathering of an entry.
 //!
-//! Items of one input may lie in several batches, and batches come back in any order. The entry is complete when the
-//! last item is back. If an item is lost (the run stops before its batch), the whole input stays missing.
+//! Items of one input may lie in several batches, and batches come back in any order. The entry is complete
+//! when the last item is back. If an item is lost (the run stops before its batch), the whole input stays
+//! missing.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -132,7 +133,8 @@ impl Draft {
 }
 
 impl Item {
-    /// The item is back, with its vector or the reason why there is none. The input, if this was the last item.
+    /// The item is back, with its vector or the reason why there is none. The input, if this was the last
+    /// item.
     pub(crate) fn settle(self, vector: Result<Vec<f32>, Rejected>) -> Option<Done> {
         let mut state = self.input.lock();
         match vector {

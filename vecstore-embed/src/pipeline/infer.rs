@@ -1,7 +1,8 @@
 //! Third stage, one thread for each lane, which owns a model: batches of pictures become vectors.
 //!
-//! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved until
-//! the picture is alone that makes it fail; that one is rejected, if the model still works on a blank one.
+//! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved
+//! until the picture is alone that makes it fail; that one is rejected, if the model still works on a blank
+//! one.
 
 use std::time::Duration;
 
@@ -27,8 +28,9 @@ pub(crate) struct Lane<'a> {
     at_once: usize,
 }
 
-/// Embeds batch after batch until there are no more. While the run waits for others, unfinished ones too: those may wait
-/// for what is in them. Once it is to stop, as many as there is time for. An error ends the other lanes too.
+/// Embeds batch after batch until there are no more. While the run waits for others, unfinished ones too:
+/// those may wait for what is in them. Once it is to stop, as many as there is time for. An error ends the
+/// other lanes too.
 pub(crate) fn infer(
     mut lane: Lane<'_>,
     assembly: &Assembly,
@@ -66,7 +68,8 @@ pub(crate) fn infer(
     }
 }
 
-/// However a lane ends, also before its time: no stage may wait for it. When it has come to the end, so have all others.
+/// However a lane ends, also before its time: no stage may wait for it. When it has come to the end, so have
+/// all others.
 struct Abandon<'a>(&'a Assembly);
 
 impl Drop for Abandon<'_> {
@@ -134,8 +137,8 @@ impl<'a> Lane<'a> {
         Ok(vectors)
     }
 
-    /// Why one item is to be rejected that the model failed on alone. The error itself when the item is not to blame:
-    /// the model does not do any more what it did when it was opened, encode a blank one.
+    /// Why one item is to be rejected that the model failed on alone. The error itself when the item is not
+    /// to blame: the model does not do any more what it did when it was opened, encode a blank one.
     fn blame(&mut self, error: Error, batch: &Batch<'_>) -> Result<Rejected> {
         let Error::Inference { ref found, .. } = error else { return Err(error) };
         if error.is_out_of_memory() {
@@ -360,7 +363,8 @@ mod tests {
         assert_eq!(sizes, [8, 4, 2, 2, 2, 2, 2, 2, 2, 2], "the second batch is not tried whole again");
     }
 
-    /// Batches that come out of a lane that is asked to stop in the second of six, each of which takes 100 ms.
+    /// Batches that come out of a lane that is asked to stop in the second of six, each of which takes 100
+    /// ms.
     fn stopped_in_the_second(patience: Duration) -> usize {
         let (stop, began, passed) = (StopFlag::default(), Instant::now(), Arc::new(AtomicU32::new(0)));
         let clock = Arc::clone(&passed);

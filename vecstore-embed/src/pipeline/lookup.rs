@@ -1,8 +1,10 @@
-//! First stage: which files are inputs, and which of those the store lacks, or holds as they were before they changed.
+//! First stage: which files are inputs, and which of those the store lacks, or holds as they were before they
+//! changed.
 //!
-//! Inputs come in chunks: neighbours in one folder. A chunk in which there is something to do is claimed before it is
-//! worked on; one that another run has claimed is left for later, and looked at again when it is free. So several runs
-//! share the work without doing anything twice, and what a dead one had claimed is taken over.
+//! Inputs come in chunks: neighbours in one folder. A chunk in which there is something to do is claimed
+//! before it is worked on; one that another run has claimed is left for later, and looked at again when it is
+//! free. So several runs share the work without doing anything twice, and what a dead one had claimed is
+//! taken over.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -16,7 +18,8 @@ use crate::base::{FirstFew, Result};
 use crate::keys::Record;
 use crate::source::{Accepts, Found, Input, Kinds, Shard, Source};
 
-/// Keys looked up at a time: enough that a lookup is one sorted merge, few enough to hold and to start quickly.
+/// Keys looked up at a time: enough that a lookup is one sorted merge, few enough to hold and to start
+/// quickly.
 const LOOKED_UP: usize = 1000;
 
 /// Chunks of other runs that are remembered; when there are more, everything is walked again.
@@ -30,7 +33,8 @@ pub(crate) struct Job {
     pub(crate) known: Option<Record>,
     /// What to remember of it, once it was read.
     pub(crate) record: Option<Record>,
-    /// Keeps others away from it. To be dropped when what became of the job is in the store, or when it is given up.
+    /// Keeps others away from it. To be dropped when what became of the job is in the store, or when it is
+    /// given up.
     pub(crate) claim: Option<Arc<ChunkClaim>>,
 }
 
@@ -215,7 +219,8 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Looks up what was gathered, and hands on what is missing of it. The last chunk stays when it has only begun.
+    /// Looks up what was gathered, and hands on what is missing of it. The last chunk stays when it has only
+    /// begun.
     fn flush(&mut self, sink: &mut Sink<'_>, begun: bool) -> Result<ControlFlow<()>> {
         let group = self.group.split(begun);
         let seen = self.lookup.refresh()?;
@@ -248,7 +253,7 @@ impl<'a> Feed<'a> {
                         self.forgotten = true;
                         continue;
                     }
-                    // Shared by nobody, then: the store keeps one of what two runs embed.
+                    // Then the chunk is not shared: the store keeps one of what two runs embed.
                     Err(error) => log::warn!("cannot claim a chunk of {}: {error}", unit.display()),
                 }
                 // The run that had it until a moment ago may have finished it.

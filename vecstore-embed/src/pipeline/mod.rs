@@ -9,9 +9,9 @@
 //! missing     its use      slots          batches                 complete    durably
 //! ```
 //!
-//! A slow stage holds up those before it; none runs ahead by more than its channel holds, and bytes read and loaded are
-//! capped besides. What a stage could not finish is recorded nowhere: it is simply missing from the store, and the next
-//! run finds it by its key.
+//! A slow stage holds up those before it; none runs ahead by more than its channel holds, and bytes read and
+//! loaded are capped besides. What a stage could not finish is recorded nowhere: it is simply missing from
+//! the store, and the next run finds it by its key.
 
 mod batch;
 mod commit;
@@ -96,8 +96,8 @@ pub(crate) struct Pipeline<'a> {
 impl Pipeline<'_> {
     /// Runs the stages until the feed ends. The calling thread is the one that commits.
     ///
-    /// A stage that fails drops its end of the channel before it, or abandons the assembly, so every stage before it
-    /// finds its channel closed and ends; the stages after it finish what they have.
+    /// A stage that fails drops its end of the channel before it, or abandons the assembly, so every stage
+    /// before it finds its channel closed and ends; the stages after it finish what they have.
     pub(crate) fn run<F: Send>(
         &self,
         encoders: &mut [Box<dyn Encoder>],
@@ -184,8 +184,9 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Tensors that go round: for each lane the ones it works on and the ones that are being filled meanwhile, and some
-    /// that wait between the two, unless they are huge. Each bucket more may have a batch that is being filled.
+    /// Tensors that go round: for each lane the ones it works on and the ones that are being filled
+    /// meanwhile, and some that wait between the two, unless they are huge. Each bucket more may have a batch
+    /// that is being filled.
     fn assembly(&self, buckets: &[Bucket], encoders: &[Box<dyn Encoder>]) -> Assembly {
         const HUGE: usize = 256 << 20;
         let shapes = buckets.iter().map(|bucket| Shape {

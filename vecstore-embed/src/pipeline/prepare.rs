@@ -22,8 +22,8 @@ use crate::tensor::Slot;
 pub(crate) struct Prepare<'a> {
     pub(crate) source: &'a dyn Source,
     pub(crate) task: &'a dyn Task,
-    /// Bytes of loaded content. No thread waits for room for a file while it holds some of these, so that the two
-    /// budgets cannot deadlock.
+    /// Bytes of loaded content. No thread waits for room for a file while it holds some of these, so that the
+    /// two budgets cannot deadlock.
     pub(crate) loaded: Budget,
     /// Where the items go.
     pub(crate) assembly: &'a Assembly,
@@ -67,8 +67,9 @@ pub(crate) fn work<'a>(
 }
 
 impl Prepare<'_> {
-    /// Loads the content, and brings its items into batches. The input, if it is settled by that. Slots are claimed as
-    /// late as that: a batch is made of what is ready, and an input that takes long to load holds none up.
+    /// Loads the content, and brings its items into batches. The input, if it is settled by that. Slots are
+    /// claimed as late as that: a batch is made of what is ready, and an input that takes long to load holds
+    /// none up.
     fn bring(&self, bytes: &[u8], job: Job, clock: &Clock) -> Result<Option<Done>, Halt> {
         let in_memory = self.source.content(&job.input);
         let _loaded_bytes = {
@@ -81,8 +82,8 @@ impl Prepare<'_> {
         let draft = Draft::new(job, &self.left_out);
         let mut items = Bringer { draft, last: None, assembly: self.assembly, clock };
         let content = in_memory.unwrap_or(Content::Bytes(bytes));
-        // A task that panics could not make sense of the content. What it shares with others is whole: slots that are
-        // not filled are given back.
+        // A task that panics could not make sense of the content. What it shares with others is whole: slots
+        // that are not filled are given back.
         let brought = panic::catch_unwind(AssertUnwindSafe(|| self.task.load(content)?.items(&mut items)));
         let failed = || Rejected::new(RejectionClass::Decode, "the decoder failed on this content");
         match brought.unwrap_or_else(|_| Err(failed().into())) {
@@ -105,8 +106,9 @@ impl Prepare<'_> {
 /// Brings the items of one input into batches.
 struct Bringer<'a> {
     draft: Draft,
-    /// The last item, which is written. It goes into its batch once it is known whether there are more, so that the
-    /// lane that encodes it finds the entry complete. No slot is claimed meanwhile, so no thread waits for it.
+    /// The last item, which is written. It goes into its batch once it is known whether there are more, so
+    /// that the lane that encodes it finds the entry complete. No slot is claimed meanwhile, so no thread
+    /// waits for it.
     last: Option<(SlotGuard<'a>, Item)>,
     assembly: &'a Assembly,
     clock: &'a Clock,

@@ -1,6 +1,7 @@
 //! Second stage, on threads of its own: inputs are read ahead of those that make items of them.
 //!
-//! A disk or a network answers several requests at once, and while it does, the processors decode what has arrived.
+//! A disk or a network answers several requests at once, and while it does, the processors decode what has
+//! arrived.
 
 use std::io::{self, Read};
 
@@ -145,11 +146,12 @@ impl<'a> Readers<'a> {
     }
 }
 
-/// Reads what is left of the content, of which about `length` bytes are expected, and no more than `most` are wanted.
+/// Reads what is left of the content, of which about `length` bytes are expected, and no more than `most` are
+/// wanted.
 fn read_rest(content: &mut dyn Read, length: u64, most: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     let rest = length.saturating_sub(bytes.len() as u64);
-    // Room is made at once: a buffer that grows while it is read into is copied again and again. One byte more, so that
-    // the end is seen without growing.
+    // Room is made at once: a buffer that grows while it is read into is copied again and again. One byte
+    // more, so that the end is seen without growing.
     bytes.try_reserve_exact(usize::try_from(rest).unwrap_or(usize::MAX).saturating_add(1))?;
     let most = most.saturating_add(1).saturating_sub(bytes.len() as u64);
     content.take(most).read_to_end(bytes).map(drop)

@@ -37,8 +37,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Longest time between two looks at a full disk: it costs nothing to look.
 const FULL_WAIT: Duration = Duration::from_secs(5);
 
-/// True if another try may help. Failures of the operating system that `is_transient` calls lasting count, too:
-/// a user may mend the rights of a folder, or a drive that became read-only, while the run waits.
+/// True if another try may help. Failures of the operating system that `is_transient` calls lasting count,
+/// too: a user may mend the rights of a folder, or a drive that became read-only, while the run waits.
 fn is_passing(error: &vecstore::Error) -> bool {
     error.is_transient() || matches!(error, vecstore::Error::Io { .. }) || needs_new_handle(error)
 }
@@ -48,8 +48,8 @@ fn is_too_large(error: &vecstore::Error) -> bool {
     matches!(error, vecstore::Error::Io { cause, .. } if cause.kind() == ErrorKind::FileTooLarge)
 }
 
-/// True if this handle writes nothing any more, but another one will. Excludes a store that was moved away: the
-/// one at its path now may be of another model, and have other roots.
+/// True if this handle writes nothing any more, but another one will. Excludes a store that was moved away:
+/// the one at its path now may be of another model, and have other roots.
 fn needs_new_handle(error: &vecstore::Error) -> bool {
     error.needs_reopen() && !matches!(error, vecstore::Error::Moved { .. })
 }
@@ -193,8 +193,8 @@ fn touch(batch: &mut Batch, snapshot: &Snapshot, job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Adds the entry of an input. Vectors that the store cannot hold (not finite, or beyond the range of its elements)
-/// make it a rejected one.
+/// Adds the entry of an input. Vectors that the store cannot hold (not finite, or beyond the range of its
+/// elements) make it a rejected one.
 fn add(batch: &mut Batch, job: &Job, outcome: &mut Option<Outcome>) -> Result<()> {
     if let Some(Outcome::Embedded(embedded)) = outcome {
         let refused = match embedded.rows().iter().flatten().all(|element| element.is_finite()) {

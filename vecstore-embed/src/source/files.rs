@@ -67,16 +67,16 @@ impl Files {
         self
     }
 
-    /// Takes the files that this file names, one per line (paths, or JSON objects with a `path`), instead of those of
-    /// the folder. Relative ones start at the folder.
+    /// Takes the files that this file names, one per line (paths, or JSON objects with a `path`), instead of
+    /// those of the folder. Relative ones start at the folder.
     #[must_use]
     pub fn with_list(mut self, list: impl Into<PathBuf>) -> Self {
         self.named = Named::List(list.into());
         self
     }
 
-    /// Takes the members of these tar files instead of the files of the folder. The key of one is that of the tar file,
-    /// two slashes, and its name in it.
+    /// Takes the members of these tar files instead of the files of the folder. The key of one is that of the
+    /// tar file, two slashes, and its name in it.
     #[must_use]
     pub fn with_tars(mut self, tars: impl IntoIterator<Item = PathBuf>) -> Self {
         self.named = Named::Tars(tars.into_iter().collect());
@@ -109,7 +109,8 @@ impl Files {
         &self.folder
     }
 
-    /// The same files for a store: the folder without symbolic links, keys relative to `roots`, nothing from `skip`.
+    /// The same files for a store: the folder without symbolic links, keys relative to `roots`, nothing from
+    /// `skip`.
     pub(crate) fn bound(&self, folder: PathBuf, roots: Roots, accepts: Accepts, skip: Vec<PathBuf>) -> Self {
         Files { folder, accepts, skip, roots: Some(roots), ..self.clone() }
     }

@@ -8,9 +8,9 @@ use crate::base::{Error, Result};
 
 /// Patterns for files to take and for files and folders to leave out. Without any, everything is taken.
 ///
-/// `*` and `?` stand for anything within a name, `**` for any folders, `[a-z]` for one of these, `{a,b}` for either. A
-/// pattern without a slash is about the name, wherever it is; one with a slash is about the path relative to the folder
-/// of the run.
+/// `*` and `?` stand for anything within a name, `**` for any folders, `[a-z]` for one of these, `{a,b}` for
+/// either. A pattern without a slash is about the name, wherever it is; one with a slash is about the path
+/// relative to the folder of the run.
 ///
 /// ```
 /// use vecstore_embed::Filter;
@@ -29,8 +29,8 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Takes the files that match one of `include` (all, if it is empty), and of those none that matches one of
-    /// `exclude`. A folder that does is not entered.
+    /// Takes the files that match one of `include` (all, if it is empty), and of those none that matches one
+    /// of `exclude`. A folder that does is not entered.
     pub fn new<T: AsRef<str>>(include: &[T], exclude: &[T]) -> Result<Self> {
         Ok(Filter { include: set("include", include)?, exclude: set("exclude", exclude)? })
     }
@@ -54,7 +54,8 @@ impl Filter {
 fn set<T: AsRef<str>>(what: &'static str, patterns: &[T]) -> Result<Option<GlobSet>> {
     let bad = |pattern: &str| Error::BadValue {
         what,
-        expected: "a pattern such as '*.jpg' or '2019/**' (a character that means something is written like '[*]')",
+        expected: "a pattern such as '*.jpg' or '2019/**' (a character that means something is written like \
+            '[*]')",
         found: pattern.to_owned(),
     };
     let mut set = GlobSetBuilder::new();

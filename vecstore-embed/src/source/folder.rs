@@ -1,8 +1,8 @@
 //! Finds the files of a folder, in an order that does not depend on the file system.
 //!
-//! The walk is a stream: it holds the sorted names of one folder per level of depth, never a list of everything. The
-//! files of a folder come first, in one piece, then the folders in it. Symbolic links are not followed unless asked
-//! for (a link to a folder above would never end, and a picture would have two keys).
+//! The walk is a stream: it holds the sorted names of one folder per level of depth, never a list of
+//! everything. The files of a folder come first, in one piece, then the folders in it. Symbolic links are not
+//! followed unless asked for (a link to a folder above would never end, and a picture would have two keys).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileType, Metadata};
@@ -66,7 +66,8 @@ impl Scan {
         }
     }
 
-    /// Does not enter these folders. The walk compares paths as they are, so give them as the walk would meet them.
+    /// Does not enter these folders. The walk compares paths as they are, so give them as the walk would meet
+    /// them.
     pub(super) fn skipping(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
         self.skip = folders.into_iter().collect();
         self
@@ -171,8 +172,8 @@ impl Scan {
         }
     }
 
-    /// The number of pictures among the files, when that is too few. Files whose name does not tell are looked into
-    /// only where it depends on them.
+    /// The number of pictures among the files, when that is too few. Files whose name does not tell are
+    /// looked into only where it depends on them.
     fn too_few(&self, dir: &Path, files: &[(OsString, Seen)]) -> Option<u64> {
         let names =
             || files.iter().filter(|(_, seen)| matches!(seen, Seen::File)).map(|(name, _)| Path::new(name));

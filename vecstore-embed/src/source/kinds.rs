@@ -58,8 +58,8 @@ impl Kinds {
         self.by_extension.values().sum::<u64>() + self.without + self.others
     }
 
-    /// The number of files with each extension, in lower case and without its dot. Names may hold anything, so what
-    /// goes beyond some hundred kinds is only part of [`count`](Self::count).
+    /// The number of files with each extension, in lower case and without its dot. Names may hold anything,
+    /// so what goes beyond some hundred kinds is only part of [`count`](Self::count).
     pub fn by_extension(&self) -> &BTreeMap<String, u64> {
         &self.by_extension
     }

@@ -15,8 +15,8 @@ const MAX_LINE: usize = 1 << 20;
 
 /// The files of a list, in its order, as a stream.
 ///
-/// A line is a path, or a JSON object with a `path`, or a JSON string. Relative paths start at `base`; symbolic links
-/// are resolved, so that a picture has one key, however it is called.
+/// A line is a path, or a JSON object with a `path`, or a JSON string. Relative paths start at `base`;
+/// symbolic links are resolved, so that a picture has one key, however it is called.
 #[derive(Debug)]
 pub(super) struct List {
     path: PathBuf,
@@ -145,7 +145,8 @@ mod tests {
         let list = base.join("list");
         let absolute = base.join("b");
         let lines = format!(
-            "a.jpg\r\n\n{}\n{{\"path\": \"ü c.png\", \"caption\": 1}}\n\"link.jpg\"\ngone.jpg\n{{\"file\": 1}}\n.\n{{oops\n",
+            "a.jpg\r\n\n{}\n{{\"path\": \"ü c.png\", \"caption\": 1}}\n\"link.jpg\"\ngone.jpg\n{{\"file\": \
+             1}}\n.\n{{oops\n",
             absolute.display()
         );
         fs::write(&list, lines).unwrap();
@@ -166,8 +167,8 @@ mod tests {
         assert!(found[4].starts_with("unreadable gone.jpg: No such file"), "{}", found[4]);
         assert_eq!(
             found[5],
-            "unreadable list:7: expected a path, a JSON string, or a JSON object with a \"path\", found an object without a \
-             \"path\" that is text"
+            "unreadable list:7: expected a path, a JSON string, or a JSON object with a \"path\", found an \
+             object without a \"path\" that is text"
         );
         assert_eq!(found[6], "skipped ");
         assert!(found[7].starts_with("unreadable list:9: expected a path"), "{}", found[7]);

@@ -1,7 +1,7 @@
 //! Where inputs come from: what there is, what each is called in the store, and how its content is read.
 //!
-//! [`Files`] names the files of a folder, of a list or of tar files. A program's own inputs (rows of a database, frames
-//! of a camera, objects of a bucket) come from its own [`Source`].
+//! [`Files`] names the files of a folder, of a list or of tar files. A program's own inputs (rows of a
+//! database, frames of a camera, objects of a bucket) come from its own [`Source`].
 
 mod files;
 mod filter;
@@ -67,8 +67,8 @@ pub trait Source: Send + Sync {
     /// It cannot be read now. The input stays missing, and a later run tries it again.
     fn open(&self, input: &Input) -> io::Result<Box<dyn Read + Send + '_>>;
 
-    /// Length of an input's content and time of its last change: an input whose stamp is not what the store remembers
-    /// is read again. `None` where the source cannot tell, which counts as unchanged.
+    /// Length of an input's content and time of its last change: an input whose stamp is not what the store
+    /// remembers is read again. `None` where the source cannot tell, which counts as unchanged.
     fn stamp(&self, input: &Input) -> Option<Stamp> {
         let _ = input;
         None

@@ -11,13 +11,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::{Accepts, Filter, Found, Input, Member};
 use crate::base::{Error, Result};
 
-/// Members that are read ahead of those who look their keys up.
+/// Members whose headers are read ahead of the lookup of their keys.
 const AHEAD: usize = 1024;
 
 /// Most tar files that a pattern with braces may stand for.
 const MOST: usize = 1_000_000;
 
-/// Which tar files are meant by a webdataset pattern: `shard-{000..127}.tar` is 128 names, anything else is itself.
+/// Which tar files are meant by a webdataset pattern: `shard-{000..127}.tar` is 128 names, anything else is
+/// itself.
 ///
 /// ```
 /// let names = vecstore_embed::tar_files("shard-{09..10}.tar")?;
@@ -122,7 +123,8 @@ fn members(tar: &Path, filter: &Filter, accepts: Accepts, sink: &Sender<Found>) 
             Found::Ignored(shown)
         } else if start.checked_add(size).is_none_or(|end| end > length) {
             let cut = format!(
-                "the tar file is cut off: expected {} up to byte {}, found {length} bytes; take it from its source again",
+                "the tar file is cut off: expected {} up to byte {}, found {length} bytes; take it from its \
+                 source again",
                 shown.display(),
                 start.saturating_add(size)
             );

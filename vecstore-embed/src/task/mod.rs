@@ -1,7 +1,7 @@
 //! What an input becomes: items for an encoder, and from their vectors an entry of a store.
 //!
-//! A picture is one item. A task of a program's own may make any number of items of an input, also none: chunks of a
-//! document, frames of a film. What it says [`About`] them is stored beside their vectors.
+//! A picture is one item. A task of a program's own may make any number of items of an input, also none:
+//! chunks of a document, frames of a film. What it says [`About`] them is stored beside their vectors.
 
 mod about;
 mod pictures;
@@ -72,8 +72,8 @@ pub trait Task: Send + Sync {
     /// The encoder takes other inputs than this task makes.
     fn buckets(&self, signature: &Signature) -> Result<Vec<Bucket>>;
 
-    /// Bytes of memory that [`load`](Self::load) and what it gives will take, besides the content. Called before it, so
-    /// it looks at no more than a header.
+    /// Bytes of memory that [`load`](Self::load) and what it gives will take, besides the content. Called
+    /// before it, so it looks at no more than a header.
     fn cost(&self, content: &[u8]) -> u64 {
         content.len() as u64
     }
@@ -84,8 +84,8 @@ pub trait Task: Send + Sync {
     /// The content is bad. The verdict is stored, and the input is not tried again.
     fn load<'a>(&'a self, content: Content<'a>) -> Result<Box<dyn Loaded + 'a>, Rejected>;
 
-    /// The vectors of a batch, [`Signature::dim`] numbers for each item: the first output as it is, unless a task does
-    /// more.
+    /// The vectors of a batch, [`Signature::dim`] numbers for each item: the first output as it is, unless a
+    /// task does more.
     ///
     /// # Errors
     /// The outputs are not one vector for each item.
@@ -109,8 +109,8 @@ pub trait Loaded {
 
 /// Takes the items of one input.
 pub trait Items {
-    /// Writes one item into its place in a batch of that bucket, and gives the number of its row in the entry. Waits
-    /// while there is no room. The place holds what was there before: `write` sets every number.
+    /// Writes one item into its place in a batch of that bucket, and gives the number of its row in the
+    /// entry. Waits while there is no room. The place holds what was there before: `write` sets every number.
     ///
     /// # Errors
     /// What `write` refuses, or that no items are wanted any more.

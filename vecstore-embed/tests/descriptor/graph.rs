@@ -1,5 +1,5 @@
-//! The generator of the reference graph `descriptor.onnx`: what `vecstore_embed::descriptor` computes, as plain ONNX
-//! operators that any engine runs. It shares no code and no table with what it is compared with.
+//! The generator of the reference graph `descriptor.onnx`: what `vecstore_embed::descriptor` computes, as
+//! plain ONNX operators that any engine runs. It shares no code and no table with what it is compared with.
 //!
 //! Input `pixels` `[N, 3, 224, 224]`, RGB, 0 to 1. Output `embedding` `[N, 512]`, of length 1.
 
@@ -22,8 +22,8 @@ const THUMB: usize = 32;
 /// Added to a squared length before the root, so that a block of zeros stays one.
 const TINY: f32 = 1e-6;
 
-/// Cosine coefficients this near to zero are rounding: measured at up to 1.2e-6 on even greys, while in photographs
-/// half of them are above 0.1. All are brought that much nearer to zero, so that none jumps.
+/// Cosine coefficients this near to zero are rounding: measured at up to 1.2e-6 on even greys, while in
+/// photographs half of them are above 0.1. All are brought that much nearer to zero, so that none jumps.
 const COEFFICIENT_NOISE: f32 = 2e-5;
 
 /// The same for slopes: rounding 5e-8, one level in one pixel 6e-5, photographs around 0.01.
@@ -35,8 +35,8 @@ const BLANK: f32 = 1e-2;
 /// Luma and chroma from RGB, as JPEG (ITU-R BT.601) has them, chroma around zero.
 const YCC: [f32; 9] = [0.299, 0.587, 0.114, -0.168_736, -0.331_264, 0.5, 0.5, -0.418_688, -0.081_312];
 
-/// Computes the graph. [`FILE`] is what this gives; it is kept so that it is the same bytes for everyone, whatever
-/// their machine's cosine rounds to.
+/// Computes the graph. [`FILE`] is what this gives; it is kept so that it is the same bytes on every machine,
+/// whatever its cosine rounds to.
 pub fn generate() -> Vec<u8> {
     let mut graph = Builder::default();
     let pixels = "pixels";
@@ -114,8 +114,8 @@ impl Cosines {
     }
 }
 
-/// 8 filters of 7 x 7: the slope in 8 directions of what a Gaussian of 1.4 pixels has smoothed. The absolute values
-/// of each add up to 1.
+/// 8 filters of 7 x 7: the slope in 8 directions of what a Gaussian of 1.4 pixels has smoothed. The absolute
+/// values of each add up to 1.
 fn gradient_filters() -> Vec<f32> {
     let direction = |turn: u32| {
         let angle = f64::from(turn) * PI / 4.0;

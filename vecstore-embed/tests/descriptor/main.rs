@@ -34,8 +34,8 @@ fn the_graph_is_what_its_generator_makes() {
     }
     assert!(
         generated == graph::FILE,
-        "descriptor.onnx is not what graph.rs makes. If the vectors were meant to change, raise the number in both \
-         names, run this test with WRITE_DESCRIPTOR=1, and put the new hash into src/descriptor.rs"
+        "descriptor.onnx is not what graph.rs makes. If the vectors were meant to change, raise the number \
+         in both names, run this test with WRITE_DESCRIPTOR=1, and put the new hash into src/descriptor.rs"
     );
     assert!(generated.len() < 20_000, "{} bytes", generated.len());
 }

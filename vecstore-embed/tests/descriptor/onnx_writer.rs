@@ -1,8 +1,8 @@
 //! Just enough protobuf to write an ONNX file.
 //!
-//! ONNX is a protobuf message: a sequence of fields, each a number, a wire type and a value. Two wire types occur
-//! here: variable-length integers (0), and lengths with as many bytes (2). The field numbers are those of
-//! `onnx.proto`; written is what a graph of plain operators over f32 tensors needs.
+//! ONNX is a protobuf message: a sequence of fields, each a number, a wire type and a value. Two wire types
+//! occur here: variable-length integers (0), and lengths with as many bytes (2). The field numbers are those
+//! of `onnx.proto`; written is what a graph of plain operators over f32 tensors needs.
 
 /// `TensorProto.DataType`.
 const FLOAT: u64 = 1;
@@ -124,7 +124,8 @@ impl Graph {
         output.to_owned()
     }
 
-    /// Adds a constant tensor of f32 and gives its name: the one it has already, if the same was added before.
+    /// Adds a constant tensor of f32 and gives its name: the one it has already, if the same was added
+    /// before.
     pub(crate) fn floats(&mut self, name: &str, dims: &[u64], values: &[f32]) -> String {
         let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name, dims, FLOAT, raw)

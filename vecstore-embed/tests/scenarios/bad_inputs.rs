@@ -113,16 +113,14 @@ fn a_store_that_is_a_file_is_an_error_and_stays_a_file() {
 fn a_store_of_another_model_is_refused_with_both_named() {
     let place = Place::new();
     let (photos, store) = (place.photos(1), place.join("photos.vecs"));
-    let other = Fingerprint::new([1; 32], "somebody's CLIP");
+    let other = Fingerprint::new([1; 32], "another CLIP");
     Store::create(&store, StoreConfig::new(8).fingerprint(other)).unwrap().close().unwrap();
     let model = tiny();
     let error = flat(&photos, &store).run_on(&model, Strips::boxed()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Store(error) if matches!(**error, vecstore::Error::FingerprintMismatch { .. })),
-        "{error}"
-    );
+    let Error::Store(refused) = &error else { panic!("{error}") };
+    assert!(matches!(**refused, vecstore::Error::FingerprintMismatch { .. }), "{refused}");
     let text = error.to_string();
-    assert!(text.contains("somebody's CLIP") && text.contains(model.fingerprint().description()), "{text}");
+    assert!(text.contains("another CLIP") && text.contains(model.fingerprint().description()), "{text}");
     let searched =
         on(&model, Strips::boxed()).build().check_query(&Reader::open(&store).unwrap()).unwrap_err();
     assert_eq!(searched.to_string(), text);

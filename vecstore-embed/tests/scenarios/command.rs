@@ -162,7 +162,7 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
     let (photos, store, empty) = (place.photos(1), place.join("photos.vecs"), place.join("empty"));
     fs::create_dir(&empty).unwrap();
     fs::write(place.join("file"), "precious").unwrap();
-    let other = StoreConfig::new(512).fingerprint(Fingerprint::new([1; 32], "somebody's CLIP"));
+    let other = StoreConfig::new(512).fingerprint(Fingerprint::new([1; 32], "another CLIP"));
     Store::create(place.join("other.vecs"), other).unwrap().close().unwrap();
     Store::create(place.join("small.vecs"), StoreConfig::new(64)).unwrap().close().unwrap();
 
@@ -170,7 +170,7 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (run(&place.join("nowhere"), &store, &[]), 1, "nowhere: there is no such folder"),
         (run(&photos.join("a/000.png"), &store, &[]), 1, "000.png: expected a folder"),
         (run(&photos, &place.join("file"), &[]), 1, "file: this is not a store"),
-        (run(&photos, &place.join("other.vecs"), &[]), 1, "holds vectors of \"somebody's CLIP\""),
+        (run(&photos, &place.join("other.vecs"), &[]), 1, "holds vectors of \"another CLIP\""),
         (run(&photos, &place.join("small.vecs"), &[]), 1, "has dimension 64, the model"),
         (run(&photos, &store, &["--root", "x"]), 2, "expected NAME=DIR"),
         (run(&photos, &store, &["--batch-size", "0"]), 2, "--batch-size"),
@@ -196,7 +196,8 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (
             run(&photos, &store, &["--list", "no-list"]),
             1,
-            "cannot read the list no-list: No such file or directory (os error 2); --list takes a file with one path",
+            "cannot read the list no-list: No such file or directory (os error 2); --list takes a file with \
+             one path",
         ),
     ] {
         let said = said(command);
@@ -224,11 +225,11 @@ fn what_may_not_be_read_is_listed_and_asks_for_another_run() {
     let forbid = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     forbid(&photos.join("a/000.png"), 0);
     forbid(&photos.join("c"), 0);
-    // The superuser may read everything, and so becomes nobody, who has to be let in first.
-    let nobody = (fs::metadata(&photos).unwrap().uid() == 0).then_some(65_534);
+    // The superuser may read everything, and so becomes user 65534, which has to be let in first.
+    let unprivileged = (fs::metadata(&photos).unwrap().uid() == 0).then_some(65_534);
     let as_user = |mut command: Command| {
-        if let Some(nobody) = nobody {
-            command.uid(nobody).gid(nobody);
+        if let Some(unprivileged) = unprivileged {
+            command.uid(unprivileged).gid(unprivileged);
         }
         said(command)
     };
@@ -251,8 +252,8 @@ fn what_may_not_be_read_is_listed_and_asks_for_another_run() {
     let failures =
         as_user(run(&photos, &place.join("out/failures.vecs"), &["--max-read-failures=1", "--workers=1"]));
     assert_eq!(failures.code, 75, "{}", failures.err);
-    let past = "stopped: 1 in a row could not be read (is the drive still there?); to go on, run the same command \
-                again, or with `--max-read-failures 0` to go past them:\n  ";
+    let past = "stopped: 1 in a row could not be read (is the drive still there?); to go on, run the same \
+        command again, or with `--max-read-failures 0` to go past them:\n  ";
     assert!(failures.out.contains(past), "{}", failures.out);
 
     // Without a picture's extension it may be one all the same, whether or not there is anything else to do.

@@ -19,14 +19,15 @@ fn is_tier(names: &[&str]) -> bool {
     env::var("VECSTORE_TESTS").is_ok_and(|tier| names.contains(&&*tier))
 }
 
-/// The sizes that are tried: with `VECSTORE_TESTS=full` or `random` the second, otherwise the first, which is quick. `variable`
-/// overrides both.
+/// The sizes that are tried: with `VECSTORE_TESTS=full` or `random` the second, otherwise the first, which is
+/// quick. `variable` overrides both.
 pub fn size(variable: &str, quick: u32, full: u32) -> u32 {
     let all = is_tier(&["full", "random"]);
     env::var(variable).map_or(if all { full } else { quick }, |value| value.parse().unwrap())
 }
 
-/// The same numbers every time, so that a failure can be repeated; with `VECSTORE_TESTS=random` other ones each time.
+/// The same numbers every time, so that a failure can be repeated; with `VECSTORE_TESTS=random` other ones
+/// each time.
 pub fn seed() -> u64 {
     let usual = if is_tier(&["random"]) { 0 } else { 1 };
     match size("VECSTORE_EMBED_SEED", usual, usual) {
@@ -90,8 +91,8 @@ pub fn write_picture(path: &Path, seed: u32) {
 
 const PLAIN: &str = concat!("--model=", env!("CARGO_MANIFEST_DIR"), "/tests/models/plain.onnx");
 
-/// A model whose pictures are prepared in no time, and that takes none: for what is about everything else. The built-in
-/// one where the program has no engine for it.
+/// A model whose pictures are prepared in no time, and that takes none: for what is about everything else.
+/// The built-in one where the program has no engine for it.
 pub const TINY: &[&str] =
     if cfg!(feature = "tract") { &[PLAIN, "--size=8x8", "--mean=0", "--std=1"] } else { &[] };
 

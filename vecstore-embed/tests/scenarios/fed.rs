@@ -92,8 +92,8 @@ impl List {
         self.end = None;
     }
 
-    /// What the run is to work on, for the time being. Keys are looked up a thousand at a time: so many lines follow, all of
-    /// a picture that is stored.
+    /// What the run is to work on, for the time being. Keys are looked up a thousand at a time: so many lines
+    /// follow, all of a picture that is stored.
     pub fn feed<L: AsRef<str>>(&mut self, lines: &[L], stored: &str) {
         write(self.opened(), lines);
         write(self.opened(), &[stored; 1100]);
@@ -138,8 +138,8 @@ pub struct Fed {
 }
 
 impl Fed {
-    /// Starts it, and lets it count all that its list will hold. The pipe is at `list`. With one worker, an input is
-    /// rejected, and `err` says so, after all that were before it in the list are read.
+    /// Starts it, and lets it count all that its list will hold. The pipe is at `list`. With one worker, an
+    /// input is rejected, and `err` says so, after all that were before it in the list are read.
     pub fn start<L: AsRef<str>>(mut command: Command, list: PathBuf, all: &[L]) -> Self {
         let mut list = List::new(list);
         command.args(["-v", "--workers=1", "--list"]).arg(&list.path);

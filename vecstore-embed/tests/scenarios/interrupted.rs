@@ -135,8 +135,8 @@ fn vectors_that_the_store_cannot_hold_are_rejected_one_by_one() {
     }
 }
 
-/// Takes the last pictures away, or every other one of them, when the first batch is embedded: all are listed by
-/// then, and few are read.
+/// Takes the last pictures away, or every other one of them, when the first batch is embedded: all are listed
+/// by then, and few are read.
 fn vanishing(photos: &Path, from: u32, every_other: bool) -> Box<dyn Encoder> {
     let (photos, away) = (photos.join("a"), photos.with_extension("away"));
     fs::create_dir_all(&away).unwrap();
@@ -192,7 +192,8 @@ fn many_read_failures_in_a_row_stop_the_run() {
     assert_eq!(run.run_on(&model, Strips::boxed()).unwrap().embedded, 30);
 }
 
-/// An encoder that waits for the other when it is first asked for its signature: just before a store is created.
+/// An encoder that waits for the other when it is first asked for its signature: just before a store is
+/// created.
 struct Meets {
     barrier: Arc<Barrier>,
     met: AtomicBool,

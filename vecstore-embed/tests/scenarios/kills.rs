@@ -1,7 +1,7 @@
 //! `kill -9` again and again, in the middle of the work.
 //!
-//! Small by itself. `scripts/kill-embed` runs it with thousands of pictures, at random moments: `VECSTORE_EMBED_PHOTOS`
-//! names a folder of them, `VECSTORE_EMBED_KILLS` says how often to kill.
+//! Small by itself. `scripts/kill-embed` runs it with thousands of pictures, at random moments:
+//! `VECSTORE_EMBED_PHOTOS` names a folder of them, `VECSTORE_EMBED_KILLS` says how often to kill.
 
 use std::env;
 use std::fs;
@@ -83,8 +83,8 @@ fn a_killed_run_goes_on_to_the_same_store() {
     let undisturbed_for = began.elapsed();
     let expected = entries(&undisturbed);
 
-    // Half of the time an undisturbed run takes is spread over the kills, so that most of them find work to do. Of a small run
-    // the beginning takes most: there, each may come at any moment of it.
+    // Half of the time an undisturbed run takes is spread over the kills, so that most of them find work to
+    // do. Of a small run the beginning takes most: there, each may come at any moment of it.
     let store = place.join("photos.vecs");
     let parts = if model.is_empty() { kills.max(1) } else { 1 };
     let longest = (undisturbed_for / parts).as_nanos() as u64 + 1;

@@ -112,7 +112,8 @@ fn what_a_stopped_run_had_begun_is_taken_over() {
         });
         run_stopped.run(&on(&tiny(), holding).readers(1).workers(1).build()).unwrap()
     });
-    // It has one of the two chunks, and only a part of that is under way, when the other run has found the other.
+    // It has one of the two chunks, and only a part of that is under way, when the other run has found the
+    // other.
     begins.recv_timeout(WATCHDOG).unwrap();
     let stopping = Strips::before(move |batch| {
         if batch == 0 {

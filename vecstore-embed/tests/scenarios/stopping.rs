@@ -24,8 +24,8 @@ impl Observer for Rejected {
     }
 }
 
-/// A run of ten batches and a bad picture that is asked to stop in the third, when the next two wait already: the bad one
-/// comes after what is in them.
+/// A run of ten batches and a bad picture that is asked to stop in the third, when the next two wait already:
+/// the bad one comes after what is in them.
 fn stopped_in_the_third(patience: Duration) -> (Summary, usize) {
     let place = Place::new();
     let (photos, store) = (place.photos(40), place.join("photos.vecs"));

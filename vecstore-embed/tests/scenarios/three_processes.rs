@@ -1,7 +1,7 @@
 //! Three processes on one store, stopped, killed and started again while they work.
 //!
-//! Small by itself. `scripts/check-full embed` runs it with more: `VECSTORE_EMBED_PICTURES` says how many pictures there are,
-//! `VECSTORE_EMBED_ROUNDS` how often something happens to one of the three.
+//! Small by itself. `scripts/check-full embed` runs it with more: `VECSTORE_EMBED_PICTURES` says how many
+//! pictures there are, `VECSTORE_EMBED_ROUNDS` how often something happens to one of the three.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -155,7 +155,7 @@ fn three_processes_that_are_stopped_and_killed_fill_the_store_an_undisturbed_one
         let summary: Value = serde_json::from_slice(&summary).unwrap();
         assert_eq!(
             summary["found"], pictures,
-            "nobody goes before all is accounted for: {summary}; seed {seed}"
+            "no run ends before all is accounted for: {summary}; seed {seed}"
         );
     }
     assert_same(&contents(&store), &expected);

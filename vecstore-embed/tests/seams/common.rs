@@ -14,7 +14,8 @@ use vecstore_embed::{Embedder, EmbedderBuilder, Encoder, Rejected, RejectionClas
 /// Letters of a line that are seen, by bucket.
 pub const WIDTHS: [usize; 2] = [4, 16];
 
-/// Every line of a text is an item: the codes of its letters. A text without lines has none; one with a tab is bad.
+/// Every line of a text is an item: the codes of its letters. A text without lines has none; one with a tab
+/// is bad.
 pub struct Lines;
 
 impl Task for Lines {
@@ -67,7 +68,8 @@ impl Loaded for Text<'_> {
 /// Called before each batch with its number and the first letter of each item.
 pub type Before = Box<dyn FnMut(usize, &[f32]) -> Result<()> + Send>;
 
-/// Three numbers per line: its first letter, the sum of all, and their number; scaled by what makes towers differ.
+/// Three numbers per line: its first letter, the sum of all, and their number; scaled by what makes towers
+/// differ.
 pub struct Letters {
     signature: Signature,
     before: Before,

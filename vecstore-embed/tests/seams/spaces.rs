@@ -30,8 +30,6 @@ fn towers_of_one_space_search_each_others_stores_and_write_only_their_own() {
     }
     // What is stored comes from one tower.
     let refused = Run::new(table, &store).run(&second).unwrap_err();
-    assert!(
-        matches!(&refused, Error::Store(error) if matches!(**error, vecstore::Error::FingerprintMismatch { .. })),
-        "{refused}"
-    );
+    let Error::Store(refused) = refused else { panic!("{refused}") };
+    assert!(matches!(*refused, vecstore::Error::FingerprintMismatch { .. }), "{refused}");
 }

@@ -2,11 +2,11 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Hands out bytes up to a cap; whoever wants more waits until others give theirs back.
+/// Hands out bytes up to a cap; a thread that wants more waits until others give theirs back.
 ///
-/// First come, first served: without that, one large picture could wait for ever while small ones keep passing it.
-/// Asking for more than the cap is asking for the whole of it, so that nothing waits for the impossible: the
-/// largest pictures are worked on alone.
+/// First come, first served: without that, one large picture could wait for ever while small ones keep
+/// passing it. Asking for more than the cap is asking for the whole of it, so that nothing waits for the
+/// impossible: the largest pictures are worked on alone.
 #[derive(Debug)]
 pub(crate) struct Budget {
     cap: u64,

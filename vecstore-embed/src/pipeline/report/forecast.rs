@@ -4,12 +4,12 @@ use std::path::Path;
 
 use vecstore::DType;
 
-/// Bytes an entry takes beside its row and its key: its place in the tables of a segment, and what is remembered of
-/// its file.
+/// Bytes an entry takes beside its row and its key: its place in the tables of a segment, and what is
+/// remembered of its file.
 const ENTRY_OVERHEAD: u64 = 64 + 64;
 
-/// Bytes a commit takes beside its entries: the padded header, the checksums and the footer, rounded up to the
-/// blocks of a file system.
+/// Bytes a commit takes beside its entries: the padded header, the checksums and the footer, rounded up to
+/// the blocks of a file system.
 const COMMIT_OVERHEAD: u64 = 8 << 10;
 
 /// Bytes a store takes beside its segments: the manifest, the one that replaces it, and the locks.
@@ -53,8 +53,8 @@ impl Forecast {
     }
 }
 
-/// Bytes free for this user on the file system that holds `path`, or will: the nearest existing folder above it
-/// is asked.
+/// Bytes free for this user on the file system that holds `path`, or will: the nearest existing folder above
+/// it is asked.
 pub fn free_space(path: &Path) -> Option<u64> {
     let absolute = std::path::absolute(path).ok()?;
     let existing = absolute.ancestors().find(|ancestor| ancestor.exists())?;

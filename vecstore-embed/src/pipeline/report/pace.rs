@@ -30,8 +30,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is anything
-    /// to tell.
+    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is
+    /// anything to tell.
     pub fn limit(&self) -> Option<Stage> {
         self.stages.limit()
     }

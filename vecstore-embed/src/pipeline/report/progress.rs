@@ -7,8 +7,8 @@ use crate::base::FirstFew;
 use crate::pipeline::Outcome;
 use crate::source::Kinds;
 
-/// Watches a run. Every method has an empty default; they are called from the run's own threads, so they should
-/// return quickly.
+/// Watches a run. Every method has an empty default; they are called from the run's own threads, so they
+/// should return quickly.
 pub trait Observer: Send + Sync {
     /// The folder was counted, and the work is about to begin.
     fn planned(&self, plan: &Plan) {
@@ -30,7 +30,8 @@ pub trait Observer: Send + Sync {
         let _ = (key, outcome);
     }
 
-    /// Once a second, whether or not anything was finished: how fast the run is, and which stage is the limit.
+    /// Once a second, whether or not anything was finished: how fast the run is, and which stage is the
+    /// limit.
     fn pace(&self, pace: &Pace) {
         let _ = pace;
     }
@@ -81,7 +82,8 @@ pub struct Progress {
     pub unread: u64,
     /// Inputs that another run stored while this one embedded them.
     pub overtaken: u64,
-    /// Of those embedded or rejected: their entries took the place of older ones, because their files changed.
+    /// Of those embedded or rejected: their entries took the place of older ones, because their files
+    /// changed.
     pub changed: u64,
     /// Files that were touched, but hold what they held: their entries stay.
     pub same: u64,

@@ -103,8 +103,8 @@ impl Stages {
         ]
     }
 
-    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is anything
-    /// to tell.
+    /// The stage that holds the others up: the one that is busy for most of its time. `None` before there is
+    /// anything to tell.
     pub fn limit(&self) -> Option<Stage> {
         let busiest = self.each().into_iter().max_by(|(_, a), (_, b)| a.busy().total_cmp(&b.busy()));
         busiest.filter(|(_, times)| times.total() > Duration::ZERO).map(|(stage, _)| stage)

@@ -1,9 +1,9 @@
 //! Which chunks of the work a run has taken on, so that others at the same store leave them alone.
 //!
-//! A claim is a lock on one byte of a file beside the store: the byte whose position is the chunk's number. Nothing is
-//! ever written there. The kernel takes the locks of a process away when it ends, however it ends, so the chunks of a
-//! dead run are free at once, without a heartbeat and without anything to clean up. A lock says nothing about what is
-//! done: that is in the store alone.
+//! A claim is a lock on one byte of a file beside the store: the byte whose position is the chunk's number.
+//! Nothing is ever written there. The kernel takes the locks of a process away when it ends, however it ends,
+//! so the chunks of a dead run are free at once, without a heartbeat and without anything to clean up. A lock
+//! says nothing about what is done: that is in the store alone.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -78,8 +78,8 @@ impl Claims {
         }
     }
 
-    /// Elsewhere locks belong to processes, and closing any file gives them back: there, runs at the same time do some
-    /// things twice, and the store keeps one.
+    /// Elsewhere locks belong to processes, and closing any file gives them back: there, runs at the same
+    /// time do some things twice, and the store keeps one.
     #[cfg(not(target_os = "linux"))]
     fn lock(&self, _chunk: u64, _take: bool) -> io::Result<bool> {
         self.file.metadata().map(|_| true)
