@@ -120,15 +120,10 @@ impl Run {
         let mut pause = Pause::new(shared);
         while feed.fed.complete && feed.has_deferred() {
             shared.set_waiting(true);
-            let (chunks, units, taken) = feed.free().map_err(|source| self.io("look at", source))?;
-            if !chunks.is_empty() {
+            let units = feed.free().map_err(|source| self.io("look at", source))?;
+            if !units.is_empty() {
                 pause.end();
-                feed.again(Some(chunks));
                 feed.walk(source.walk_units(units)?, sink)?;
-            } else if taken == 0 && feed.take_forgotten() {
-                pause.end();
-                feed.again(None);
-                feed.walk(source.walk()?, sink)?;
             } else {
                 feed.fed.complete = going();
                 thread::sleep(WAIT);

@@ -22,9 +22,6 @@ use crate::source::{Accepts, Found, Input, Kinds, Shard, Source};
 /// quickly.
 const LOOKED_UP: usize = 1000;
 
-/// Chunks of other runs that are remembered; when there are more, everything is walked again.
-const MOST_DEFERRED: usize = 100_000;
-
 /// An input that the store lacks, or holds as it was.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Job {
@@ -78,8 +75,6 @@ pub(crate) struct Feed<'a> {
     pub(crate) fed: Fed,
     /// Chunks that others have claimed, and the folder or tar file they are of.
     deferred: Vec<(u64, PathBuf)>,
-    /// There were more of them.
-    forgotten: bool,
     /// Only these chunks, when the walk goes through something again.
     only: Option<HashSet<u64>>,
     group: Group,
@@ -114,7 +109,6 @@ impl<'a> Feed<'a> {
             others: &|_| (),
             fed: Fed::default(),
             deferred: Vec::new(),
-            forgotten: false,
             only: None,
             group: Group::default(),
         }
@@ -132,10 +126,11 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// Chunks that others have: those that are free by now, and how many are not.
-    pub(crate) fn free(&mut self) -> Result<(HashSet<u64>, HashSet<PathBuf>, usize), io::Error> {
+    /// Chunks that others had, and that are free by now: from here on only these are looked at, in walks through what
+    /// was walked before. Gives the folders or tar files they are of.
+    pub(crate) fn free(&mut self) -> Result<HashSet<PathBuf>, io::Error> {
         let (mut chunks, mut units) = (HashSet::new(), HashSet::new());
-        let Some(claims) = &self.claims else { return Ok((chunks, units, 0)) };
+        let Some(claims) = &self.claims else { return Ok(units) };
         for (chunk, unit) in mem::take(&mut self.deferred) {
             if claims.is_taken(chunk)? {
                 self.deferred.push((chunk, unit));
@@ -144,59 +139,23 @@ impl<'a> Feed<'a> {
                 units.insert(unit);
             }
         }
-        Ok((chunks, units, self.deferred.len()))
+        self.only = Some(chunks);
+        Ok(units)
     }
 
     /// True when there are chunks that others have.
     pub(crate) fn has_deferred(&self) -> bool {
-        !self.deferred.is_empty() || self.forgotten
-    }
-
-    /// True once, when more chunks were left to others than can be remembered, and the others are settled.
-    pub(crate) fn take_forgotten(&mut self) -> bool {
-        self.deferred.is_empty() && mem::take(&mut self.forgotten)
-    }
-
-    /// From now on only these chunks are looked at, in walks through what was walked before.
-    pub(crate) fn again(&mut self, chunks: Option<HashSet<u64>>) {
-        self.only = Some(chunks.unwrap_or_default());
+        !self.deferred.is_empty()
     }
 
     /// Takes something that was found in. True when it is time to look up what was gathered.
     fn take(&mut self, found: Found) -> bool {
-        // What is no input was counted the first time.
-        let first = self.only.is_none();
-        let fed = &mut self.fed;
         let input = match found {
             Found::Input(input) => input,
-            Found::Skipped(_) => {
-                fed.skipped += u64::from(first);
-                return false;
-            }
-            Found::Ignored(path) => {
-                if first {
-                    fed.ignored.add(&path);
-                }
-                return false;
-            }
-            Found::Excluded(_) => {
-                fed.excluded += u64::from(first);
-                return false;
-            }
-            Found::TooFew(_, inputs) => {
-                fed.too_few += if first { inputs } else { 0 };
-                return false;
-            }
-            Found::Unreadable(path, error) => {
-                if first {
-                    fed.unreadable.push(&path, error.to_string());
-                }
-                return false;
-            }
-            Found::Outside(input) => {
-                if first {
-                    self.outside(&input);
-                }
+            // What is no input was counted the first time.
+            _ if self.only.is_some() => return false,
+            other => {
+                self.aside(other);
                 return false;
             }
         };
@@ -207,15 +166,24 @@ impl<'a> Feed<'a> {
         full & self.group.push(input, self.chunk, self.in_order)
     }
 
-    fn outside(&mut self, input: &Input) {
-        let is_input = match input.by_content {
-            true => self.source.open(input).and_then(|content| self.accepts.begins(content)),
-            false => Ok(true),
-        };
-        match is_input {
-            Ok(true) => self.fed.outside.push(&input.path, "outside every root of the store"),
-            Ok(false) => self.fed.ignored.add(&input.path),
-            Err(error) => self.fed.unreadable.push(&input.path, error.to_string()),
+    /// Counts what is no input with a key.
+    fn aside(&mut self, found: Found) {
+        let fed = &mut self.fed;
+        match found {
+            Found::Skipped(_) => fed.skipped += 1,
+            Found::Ignored(path) => fed.ignored.add(&path),
+            Found::Excluded(_) => fed.excluded += 1,
+            Found::TooFew(_, inputs) => fed.too_few += inputs,
+            Found::Unreadable(path, error) => fed.unreadable.push(&path, error.to_string()),
+            Found::Outside(input) | Found::Input(input) => {
+                let accepts = self.accepts;
+                let begins = || self.source.open(&input).and_then(|content| accepts.begins(content));
+                match if input.by_content { begins() } else { Ok(true) } {
+                    Ok(true) => fed.outside.push(&input.path, "outside every root of the store"),
+                    Ok(false) => fed.ignored.add(&input.path),
+                    Err(error) => fed.unreadable.push(&input.path, error.to_string()),
+                }
+            }
         }
     }
 
@@ -237,7 +205,7 @@ impl<'a> Feed<'a> {
         for (id, unit, count) in chunks {
             let inputs: Vec<Input> = inputs.by_ref().take(count).collect();
             let mut wanted: Vec<Wanted> = wanted.by_ref().take(count).collect();
-            if self.only.as_ref().is_some_and(|only| !only.is_empty() && !only.contains(&id)) {
+            if self.only.as_ref().is_some_and(|only| !only.contains(&id)) {
                 continue;
             }
             let nothing = wanted.iter().all(|wanted| matches!(wanted, Wanted::Nothing));
@@ -245,12 +213,8 @@ impl<'a> Feed<'a> {
             if let Some(claims) = self.claims.as_ref().filter(|_| !nothing) {
                 match claims.take(id) {
                     Ok(Some(taken)) => claim = Some(Arc::new(taken)),
-                    Ok(None) if self.deferred.len() < MOST_DEFERRED => {
-                        self.deferred.push((id, unit));
-                        continue;
-                    }
                     Ok(None) => {
-                        self.forgotten = true;
+                        self.deferred.push((id, unit));
                         continue;
                     }
                     // Then the chunk is not shared: the store keeps one of what two runs embed.
@@ -261,15 +225,10 @@ impl<'a> Feed<'a> {
                     wanted = self.wanted(&inputs)?;
                 }
             }
-            // A walk through everything again has counted these before.
-            let counts = self.only.as_ref().is_none_or(|only| !only.is_empty());
-            if counts {
-                let stored =
-                    inputs.iter().zip(&wanted).filter(|(_, wanted)| matches!(wanted, Wanted::Nothing));
-                let stored: Vec<&[u8]> = stored.map(|(input, _)| input.key()).collect();
-                self.fed.already += stored.len() as u64;
-                (self.others)(self.lookup.gained(&stored)?);
-            }
+            let stored = inputs.iter().zip(&wanted).filter(|(_, wanted)| matches!(wanted, Wanted::Nothing));
+            let stored: Vec<&[u8]> = stored.map(|(input, _)| input.key()).collect();
+            self.fed.already += stored.len() as u64;
+            (self.others)(self.lookup.gained(&stored)?);
             for (input, wanted) in inputs.into_iter().zip(wanted) {
                 let known = match wanted {
                     Wanted::Nothing => continue,
@@ -428,17 +387,17 @@ mod tests {
                 if jobs.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             feed.walk(files.walk().unwrap(), sink).unwrap();
-            let (free, units, taken) = feed.free().unwrap();
-            (jobs, free.len(), units.len(), taken)
+            let units = feed.free().unwrap();
+            (jobs, units.len(), feed.deferred.len())
         };
         // The other run has 0/00 to 0/09 and 1/10 to 1/13: of the folders 0 and 1, 3 + 1 chunks.
         let (theirs, ..) = walk(&others, 11);
         assert_eq!(theirs.len(), 11);
-        let (jobs, free, units, taken) = walk(&mine, usize::MAX);
+        let (jobs, units, taken) = walk(&mine, usize::MAX);
         assert_eq!(jobs.first().map(|job| job.input.key()), Some(&b"1/14.jpg"[..]));
-        assert_eq!((jobs.len(), free, units, taken), (11, 0, 0, 4));
+        assert_eq!((jobs.len(), units, taken), (11, 0, 4));
         drop((theirs, jobs));
-        let (jobs, _, _, taken) = walk(&mine, usize::MAX);
+        let (jobs, _, taken) = walk(&mine, usize::MAX);
         assert_eq!((jobs.len(), taken), (25, 0), "what is given back, or was a dead run's, is free");
     }
 }
