@@ -1,22 +1,15 @@
 //! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vecstore::one_line;
-use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
+use vecstore_embed::{Observer, Pace, Plan, Progress};
 
 use super::summary::planned;
-
-/// Time between lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// How often the stop flag is looked at, so that Ctrl-C is answered.
-const TICK: Duration = Duration::from_millis(100);
 
 const BAR: &str = "{bar:30} {msg}";
 
@@ -27,55 +20,32 @@ pub(crate) struct Display(Arc<Inner>);
 struct Inner {
     bar: ProgressBar,
     terminal: bool,
+    quiet: bool,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    quiet: bool,
     pace: Option<Pace>,
     progress: Progress,
     paused: bool,
-    ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Display {
-    pub(crate) fn new() -> Self {
+    /// Shows nothing until a run is planned; if `quiet`, nothing but errors.
+    pub(crate) fn new(quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         let terminal = io::stderr().is_terminal();
-        Display(Arc::new(Inner { bar, terminal, state: Mutex::default() }))
-    }
-
-    /// Begins to show; `quiet` shows nothing but errors.
-    pub(crate) fn open(&self, quiet: bool, stop: StopFlag) {
-        let (end, ended) = bounded(1);
-        let display = self.clone();
-        let ticker = thread::spawn(move || {
-            let (mut announced, mut line_at) = (false, Instant::now() + LINE_EVERY);
-            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                if stop.is_raised() && !announced {
-                    announced = true;
-                    display.say("stopping: finishing and saving what is in flight; once more to end at once");
-                }
-                if Instant::now() >= line_at {
-                    line_at += LINE_EVERY;
-                    display.line();
-                }
-            }
-        });
-        let mut state = self.state();
-        state.quiet = quiet;
-        state.ticker = Some((end, ticker));
+        Display(Arc::new(Inner { bar, terminal, quiet, state: Mutex::default() }))
     }
 
     /// Shows nothing more, and leaves the terminal as it was.
     pub(crate) fn close(&self) {
-        let ticker = self.state().ticker.take();
-        if let Some((end, ticker)) = ticker {
-            let _ = end.send(());
-            let _ = ticker.join();
-        }
         self.0.bar.finish_and_clear();
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.0.terminal
     }
 
     /// Pictures that this run has committed so far.
@@ -86,7 +56,7 @@ impl Display {
 
     /// Writes a line to stderr, unless quiet.
     pub(crate) fn say(&self, line: &str) {
-        if !self.state().quiet {
+        if !self.0.quiet {
             // With stderr closed the run goes on all the same.
             let _ = self.above_bar(|| writeln!(io::stderr(), "{}", one_line(line)));
         }
@@ -97,17 +67,13 @@ impl Display {
         self.0.bar.suspend(write)
     }
 
-    fn line(&self) {
-        let (pace, paused) = {
-            let state = self.state();
-            (state.pace, state.paused)
-        };
-        if let Some(pace) = pace.filter(|_| !self.0.terminal) {
-            self.say(&line(&pace, paused));
-        }
+    /// How far the run is, once that is known.
+    pub(crate) fn line(&self) -> Option<String> {
+        let state = self.state();
+        state.pace.map(|pace| line(&pace, state.paused))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -116,11 +82,9 @@ impl Observer for Display {
     fn planned(&self, plan: &Plan) {
         self.say(&planned(plan, ""));
         self.say(&format!("model {} on {}", plan.model, plan.backend));
-        let mut state = self.state();
-        state.pace = None;
-        state.progress = Progress::default();
-        if self.0.terminal && !state.quiet {
-            let bar = &self.0.bar;
+        *self.state() = State::default();
+        let bar = &self.0.bar;
+        if self.0.terminal && !self.0.quiet {
             bar.set_draw_target(ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template(BAR) {
                 bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
@@ -132,10 +96,7 @@ impl Observer for Display {
     }
 
     fn paused(&self, why: Option<&str>) {
-        let mut state = self.state();
-        let (news, told) = (why.is_some(), state.paused);
-        state.paused = news;
-        drop(state);
+        let told = mem::replace(&mut self.state().paused, why.is_some());
         match why {
             Some(why) if !told => self.say(&format!("paused: {why}")),
             None if told => self.say("going on"),
@@ -151,12 +112,8 @@ impl Observer for Display {
     }
 
     fn pace(&self, pace: &Pace) {
-        let paused = {
-            let mut state = self.state();
-            state.pace = Some(*pace);
-            state.paused
-        };
-        self.0.bar.set_message(line(pace, paused));
+        self.state().pace = Some(*pace);
+        self.0.bar.set_message(self.line().unwrap_or_default());
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use vecstore::one_line;
-use vecstore_embed::runs::{LogLine, log_files, log_lines};
+use vecstore_embed::runs::{LogLine, log_files};
 
 use super::output::{Failure, Outcome, find_run, local, print, runs_of};
 
@@ -44,15 +44,8 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
     let runs = runs_of(&args.store)?;
     let run = find_run(&runs, &args.store, args.run.as_deref())?;
     let human = io::stdout().is_terminal() && !args.json;
-    let path = runs.log(&run.state.id);
-    if !args.follow {
-        for line in log_lines(&path) {
-            print(format(&line, human))?;
-        }
-        return Ok(0);
-    }
-    let mut is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
-    follow(&path, &mut is_live, &mut |line| print(format(line, human)))?;
+    let mut is_live = || args.follow && runs.is_live(&run.state.id);
+    follow(&runs.log(&run.state.id), &mut is_live, &mut |line| print(format(line, human)))?;
     Ok(0)
 }
 

@@ -84,9 +84,9 @@ impl Command {
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_limit();
     let cli = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
-    let display = display::Display::new();
-    let log = logging::RunLog::default();
-    logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
+    let quiet = cli.command.is_quiet();
+    let (display, log) = (display::Display::new(quiet), logging::RunLog::default());
+    logging::start(cli.verbose, quiet, &display, &log);
     let result = match cli.command {
         Command::Run(args) => run::run(&args, &display, &log),
         Command::Start(args) => start::start(&args, &display, &log),

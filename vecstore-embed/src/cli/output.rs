@@ -106,27 +106,25 @@ pub(crate) fn runs_of(store: &Path) -> Result<Runs, Failure> {
     }
 }
 
-/// The run of that name, or the last one where none is asked for.
+/// The run of that name, or with that beginning if it is the only one; the last one where none is asked for.
 pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<Known, Failure> {
-    let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
-    let mut known = runs.list().map_err(failed)?;
-    if known.is_empty() {
-        return Err(Failure::NoRuns(store.to_owned()));
+    let mut known = runs.list().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
+    let all = ids(&known);
+    if let Some(name) = name {
+        let exact = known.iter().any(|run| run.state.id == name);
+        known.retain(|run| if exact { run.state.id == name } else { run.state.id.starts_with(name) });
     }
-    let found = match name {
-        Some(name) => runs.find(name).map_err(failed)?,
-        None => known.pop(),
-    };
-    found.ok_or_else(|| {
-        let (store, name) = (store.to_owned(), name.unwrap_or_default().to_owned());
-        let ids = |begin: &str| -> Vec<&str> {
-            known.iter().map(|run| run.state.id.as_str()).filter(|id| id.starts_with(begin)).collect()
-        };
-        match ids(&name).as_slice() {
-            [] => Failure::NoRun { store, name, known: ids("").join(", ") },
-            several => Failure::SeveralRuns { store, name, known: several.join(", ") },
-        }
-    })
+    let (store, name) = (store.to_owned(), name.unwrap_or_default().to_owned());
+    match &known[..] {
+        [.., last] if name.is_empty() || known.len() == 1 => Ok(last.clone()),
+        [_, ..] => Err(Failure::SeveralRuns { store, name, known: ids(&known) }),
+        [] if all.is_empty() => Err(Failure::NoRuns(store)),
+        [] => Err(Failure::NoRun { store, name, known: all }),
+    }
+}
+
+fn ids(known: &[Known]) -> String {
+    known.iter().map(|run| &run.state.id[..]).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.

@@ -1,7 +1,8 @@
 //! `vecstore-embed run`.
 
-use std::io::{BufRead, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
@@ -10,7 +11,9 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
+use vecstore_embed::{
+    Embedder, Files, Filter, Model, Observer, RootArg, Run, Shard, StopFlag, Summary, tar_files,
+};
 
 use super::display::Display;
 use super::logging::RunLog;
@@ -194,29 +197,21 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
-    let stop = StopFlag::default();
-    signals::install(&stop).map_err(Failure::Signals)?;
     if args.detached {
         start::detach()?;
     }
-    display.open(args.quiet, stop.clone());
     if args.dry_run {
         let embedder = embedder(args, &args.model.spec()?.load()?);
         let stdin = args.stdin()?;
-        let plan = builder(args, stdin.as_ref().map(NamedTempFile::path))?.survey(&embedder)?;
-        display.close();
-        return dry_run(args, &plan);
+        return dry_run(args, &builder(args, stdin.as_ref())?.survey(&embedder)?);
     }
+    let stop = StopFlag::default();
+    signals::install(&stop).map_err(Failure::Signals)?;
     let registration = Registration::join(args, stop.clone(), display, log);
-    let (metrics, outcome) = match registration.metrics(args.metrics.as_deref()) {
-        Ok(metrics) => (metrics, embed(args, display, stop, &registration)),
-        Err(error) => (None, Err(error)),
-    };
+    let watched = registration.metrics(args.metrics.as_deref());
+    let outcome = watched.and_then(|()| embed(args, stop, registration.observer()));
     display.close();
     registration.leave(&outcome);
-    if let Some(metrics) = metrics {
-        metrics.finish();
-    }
     let summary = outcome.inspect_err(|_| {
         let committed = display.committed();
         if committed > 0 {
@@ -248,39 +243,25 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
     }
 }
 
-fn embed(
-    args: &RunArgs,
-    display: &Display,
-    stop: StopFlag,
-    registration: &Registration,
-) -> Result<Summary, Failure> {
+fn embed(args: &RunArgs, stop: StopFlag, observer: Arc<dyn Observer>) -> Result<Summary, Failure> {
     let spec = args.model.spec()?;
     let embedder = embedder(args, &spec.load()?);
     let stdin = args.stdin()?;
-    let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
-        .with_settings(spec.to_settings())
-        .with_stop(stop)
-        .with_observer(registration.observer(display));
-    Ok(run.run(&embedder)?)
+    let run = builder(args, stdin.as_ref())?.with_settings(spec.to_settings());
+    Ok(run.with_stop(stop).with_observer(observer).run(&embedder)?)
 }
 
 /// Standard input as a file: a list is read more than once.
 fn spool() -> Result<NamedTempFile, Failure> {
     let failed = |error| Failure::Stdin(env::temp_dir(), error);
     let mut file = NamedTempFile::new().map_err(failed)?;
-    let mut stdin = io::stdin().lock();
     loop {
-        let bytes = match stdin.fill_buf() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::StdinUnread(error)),
-        };
-        let length = bytes.len();
-        if length == 0 {
+        let mut bytes = Vec::new();
+        io::stdin().take(1 << 20).read_to_end(&mut bytes).map_err(Failure::StdinUnread)?;
+        if bytes.is_empty() {
             return Ok(file);
         }
-        file.write_all(bytes).map_err(failed)?;
-        stdin.consume(length);
+        file.write_all(&bytes).map_err(failed)?;
     }
 }
 
@@ -299,7 +280,7 @@ fn embedder(args: &RunArgs, model: &Model) -> Embedder {
     builder.build()
 }
 
-fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
+fn builder(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<Run, Failure> {
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
         .lock_timeout(Duration::from_secs(args.lock_timeout));
@@ -311,7 +292,7 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
         .with_min_inputs(args.min_images)
         .with_filter(Filter::new(&args.include, &args.exclude)?)
         .with_follow_links(args.follow_links);
-    if let Some(list) = stdin.or(args.list.as_deref()) {
+    if let Some(list) = stdin.map(NamedTempFile::path).or(args.list.as_deref()) {
         files = files.with_list(list);
     }
     if !tars.is_empty() {

@@ -26,13 +26,7 @@ pub enum Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Phase::Counting => "counting",
-            Phase::Working => "working",
-            Phase::Paused => "paused",
-            Phase::Stopping => "stopping",
-            Phase::Ended => "ended",
-        })
+        self.serialize(f)
     }
 }
 
