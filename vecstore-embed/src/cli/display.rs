@@ -1,19 +1,22 @@
-//! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
+//! What is shown while a run works: one bar on a terminal, or a line now and then; in its log; and to other
+//! processes.
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use log::Level;
 use vecstore::one_line;
+use vecstore_embed::runs::{LogFile, Recorder};
 use vecstore_embed::{Observer, Pace, Plan, Progress};
 
 use super::summary::planned;
 
 const BAR: &str = "{bar:30} {msg}";
 
-/// The bar, or the lines. Clones are the same display.
+/// All places where a run is shown. Clones are the same display.
 #[derive(Clone)]
 pub(crate) struct Display(Arc<Inner>);
 
@@ -21,6 +24,8 @@ struct Inner {
     bar: ProgressBar,
     terminal: bool,
     quiet: bool,
+    recorder: OnceLock<Arc<Recorder>>,
+    log: Mutex<Option<LogFile>>,
     state: Mutex<State>,
 }
 
@@ -35,8 +40,28 @@ impl Display {
     /// Shows nothing until a run is planned; if `quiet`, nothing but errors.
     pub(crate) fn new(quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let terminal = io::stderr().is_terminal();
-        Display(Arc::new(Inner { bar, terminal, quiet, state: Mutex::default() }))
+        let (terminal, recorder) = (io::stderr().is_terminal(), OnceLock::new());
+        let (log, state) = (Mutex::default(), Mutex::default());
+        Display(Arc::new(Inner { bar, terminal, quiet, recorder, log, state }))
+    }
+
+    /// From now on the run is shown to other processes, too, and has a log.
+    pub(crate) fn record(&self, recorder: Arc<Recorder>) {
+        *self.0.log.lock().unwrap_or_else(PoisonError::into_inner) = LogFile::open(&recorder.log()).ok();
+        let _ = self.0.recorder.set(recorder);
+    }
+
+    /// What shows the run to other processes.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.0.recorder.get()
+    }
+
+    /// Writes a line to the log of the run, if it has one.
+    pub(crate) fn log(&self, level: Level, line: &str) {
+        if let Some(file) = self.0.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            // A full disk is no reason to end a run.
+            let _ = file.write(level.as_str(), line);
+        }
     }
 
     /// Shows nothing more, and leaves the terminal as it was.
@@ -62,6 +87,12 @@ impl Display {
         }
     }
 
+    /// Writes a line to stderr and to the log.
+    pub(crate) fn tell(&self, line: &str) {
+        self.say(line);
+        self.log(Level::Info, line);
+    }
+
     /// Writes to stderr while the bar is out of the way.
     pub(crate) fn above_bar<T>(&self, write: impl FnOnce() -> T) -> T {
         self.0.bar.suspend(write)
@@ -80,8 +111,9 @@ impl Display {
 
 impl Observer for Display {
     fn planned(&self, plan: &Plan) {
-        self.say(&planned(plan, ""));
-        self.say(&format!("model {} on {}", plan.model, plan.backend));
+        self.tell(&planned(plan, ""));
+        self.tell(&format!("model {} on {}", plan.model, plan.backend));
+        self.recorder().inspect(|recorder| recorder.planned(plan));
         *self.state() = State::default();
         let bar = &self.0.bar;
         if self.0.terminal && !self.0.quiet {
@@ -96,6 +128,7 @@ impl Observer for Display {
     }
 
     fn paused(&self, why: Option<&str>) {
+        self.recorder().inspect(|recorder| recorder.paused(why));
         let told = mem::replace(&mut self.state().paused, why.is_some());
         match why {
             Some(why) if !told => self.say(&format!("paused: {why}")),
@@ -105,6 +138,7 @@ impl Observer for Display {
     }
 
     fn progress(&self, progress: &Progress) {
+        self.recorder().inspect(|recorder| recorder.progress(progress));
         self.state().progress = *progress;
         let bar = &self.0.bar;
         bar.set_length(progress.to_do.max(progress.done()));
@@ -112,6 +146,7 @@ impl Observer for Display {
     }
 
     fn pace(&self, pace: &Pace) {
+        self.recorder().inspect(|recorder| recorder.pace(pace));
         self.state().pace = Some(*pace);
         self.0.bar.set_message(self.line().unwrap_or_default());
     }

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Gives the numbers of `run` to clients at an address, or writes them into a file, which is given back.
 pub(super) fn start(place: &str, run: &Arc<Recorder>) -> io::Result<Option<PathBuf>> {
-    if !place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+    if place.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
         write(place.as_ref(), &run.state())?;
         return Ok(Some(place.into()));
     }

@@ -85,11 +85,11 @@ pub(crate) fn main() -> ExitCode {
     signals::outlive_file_limit();
     let cli = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
     let quiet = cli.command.is_quiet();
-    let (display, log) = (display::Display::new(quiet), logging::RunLog::default());
-    logging::start(cli.verbose, quiet, &display, &log);
+    let display = display::Display::new(quiet);
+    logging::start(cli.verbose, quiet, &display);
     let result = match cli.command {
-        Command::Run(args) => run::run(&args, &display, &log),
-        Command::Start(args) => start::start(&args, &display, &log),
+        Command::Run(args) => run::run(&args, &display),
+        Command::Start(args) => start::start(&args, &display),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),

@@ -33,7 +33,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "PIXELS")]
     crop: Option<Sides>,
     /// Subtract from each channel (of 0 to 1): three numbers, or one
-    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple, allow_hyphen_values = true)]
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = parse_triple, allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Then divide each channel by: three numbers, or one
     #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations,
@@ -59,8 +59,8 @@ pub(crate) struct ModelArgs {
     /// slightly other vectors; exact unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     jpeg: Option<JpegScale>,
-    /// Name of the space that the model's vectors share with those of another one (the pictures and the words of CLIP,
-    /// say): stores of one space can be searched with either
+    /// Name of the space that the model's vectors share with those of another one (the pictures and the words
+    /// of CLIP, say): stores of one space can be searched with either
     #[arg(long, requires = "model", value_name = "NAME")]
     space: Option<String>,
 }
@@ -89,14 +89,22 @@ impl ModelArgs {
     }
 }
 
-/// The model that filled a store, which has to be where it was.
-pub(crate) fn recorded_model(path: &Path, snapshot: &Snapshot) -> Result<ModelSpec> {
-    let spec = ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?;
+/// An embedder that runs the named model, or else the one that filled a store, which has to be where it was.
+pub(crate) fn embedder_for(
+    path: &Path,
+    snapshot: &Snapshot,
+    model: &ModelArgs,
+    machine: &MachineArgs,
+) -> Result<Embedder> {
+    let spec = match model.model {
+        Some(_) => model.spec()?,
+        None => ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?,
+    };
     match &spec.file {
-        Some(file) if !file.exists() => {
+        Some(file) if model.model.is_none() && !file.exists() => {
             Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
         }
-        _ => Ok(spec),
+        _ => Ok(machine.embedder(&spec.load()?).build()),
     }
 }
 
@@ -139,10 +147,6 @@ impl MachineArgs {
         }
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
     /// An embedder that runs `model` on this machine.
     pub(crate) fn embedder(&self, model: &Model) -> EmbedderBuilder {
         Embedder::builder(model).backend(self.backend()).limits(self.limits())
@@ -153,19 +157,12 @@ impl MachineArgs {
     }
 }
 
-fn triple(text: &str) -> Result<[f32; 3]> {
-    parse_triple(text)
-}
-
 /// Channels are divided by them.
 fn deviations(text: &str) -> Result<[f32; 3]> {
-    let numbers = triple(text)?;
-    if numbers.iter().all(|number| *number > 0.0) {
-        return Ok(numbers);
+    let (what, expected) = ("std", "numbers above zero such as 0.229,0.224,0.225");
+    let numbers = parse_triple(text)?;
+    match numbers.iter().all(|number| *number > 0.0) {
+        true => Ok(numbers),
+        false => Err(Error::BadValue { what, expected, found: text.to_owned() }),
     }
-    Err(Error::BadValue {
-        what: "std",
-        expected: "numbers above zero such as 0.229,0.224,0.225",
-        found: text.to_owned(),
-    })
 }

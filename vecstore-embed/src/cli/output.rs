@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
-use vecstore::Reader;
+use vecstore::{Reader, escaped, one_line};
 use vecstore_embed::runs::{Known, Runs};
 use vecstore_embed::{FirstFew, Listed};
 
@@ -141,7 +141,7 @@ pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     print(format!("{value}\n"))
 }
 
-/// A moment for people: in the time of this machine, or in UTC where that is not known.
+/// A moment to be read: in the time of this machine, or in UTC where that is not known.
 pub(crate) fn local(moment: &str) -> String {
     in_zone(moment, TimeZone::try_system().unwrap_or(TimeZone::UTC))
 }
@@ -161,6 +161,11 @@ pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
         object[format!("{name}_bytes")] = json!(hexadecimal);
     }
     object
+}
+
+/// A file and its reason, in one line.
+pub(crate) fn told(file: &Listed) -> String {
+    format!("{}: {}", escaped(file.path.as_os_str().as_bytes()), one_line(&file.reason))
 }
 
 /// Files and their reasons, for machines.

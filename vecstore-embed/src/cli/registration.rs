@@ -1,26 +1,21 @@
-//! A run among others: its files beside the store, its log, and its end where stopping takes too long.
+//! A run among others: what it tells them, and its end where stopping takes too long.
 
-use std::env;
-use std::io;
 use std::path::PathBuf;
-use std::process;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{env, io, process};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::Level;
-use vecstore_embed::runs::{LogFile, Recorder, Runs};
-use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag, Summary};
+use vecstore_embed::runs::{Recorder, Runs};
+use vecstore_embed::{StopFlag, Summary};
 
-use super::EXIT_RUN_AGAIN;
 use super::display::Display;
-use super::logging::RunLog;
-use super::metrics;
 use super::output::Failure;
 use super::run::{RunArgs, exit_code};
-use super::stop;
-use super::summary::busy;
+use super::summary::done;
+use super::{EXIT_RUN_AGAIN, metrics, stop};
 
 /// A run that was asked to stop has this long to finish what is in flight: `stop` waits for 20 seconds, and
 /// schedulers kill after 30.
@@ -37,19 +32,16 @@ const LOG_EVERY: u64 = 600;
 /// Ticks between files of metrics.
 const METRICS_EVERY: u64 = 50;
 
-/// What a run keeps while it is live, and the thread that watches it until `end` is dropped.
+/// A run while it is live, and the thread that watches it until `end` is dropped.
 pub(super) struct Registration {
     watched: Arc<Watched>,
     watcher: JoinHandle<()>,
     end: Sender<()>,
 }
 
-/// The places where a run is shown: here, in its log, and to other processes.
 struct Watched {
     display: Display,
-    log: RunLog,
     stop: StopFlag,
-    recorder: Option<Arc<Recorder>>,
     /// The file that gets numbers for Prometheus.
     metrics: OnceLock<PathBuf>,
 }
@@ -62,67 +54,47 @@ fn end_at_once(code: u8) -> ! {
 
 impl Registration {
     /// Tells others of this run. Where the folder around the store cannot be written, the run goes on alone.
-    pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display, log: &RunLog) -> Self {
+    pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display) -> Self {
         let command = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone())
-            .inspect_err(|error| {
-                log::info!("this run cannot be watched or stopped from elsewhere: {error}");
-            })
-            .ok();
-        if let Some(recorder) = &recorder
-            && let Ok(file) = LogFile::open(&recorder.log())
-        {
-            log.open(file);
-            log.write(Level::Info, &format!("run {} begins, process {}", recorder.id(), process::id()));
+        match Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone()) {
+            Ok(recorder) => {
+                let begins = format!("run {} begins, process {}", recorder.id(), process::id());
+                display.record(recorder);
+                display.log(Level::Info, &begins);
+            }
+            Err(error) => log::info!("this run cannot be watched or stopped from elsewhere: {error}"),
         }
-        let (display, log, metrics) = (display.clone(), log.clone(), OnceLock::new());
-        let watched = Arc::new(Watched { display, log, stop, recorder, metrics });
+        let watched = Arc::new(Watched { display: display.clone(), stop, metrics: OnceLock::new() });
         let ((end, ended), watching) = (bounded(0), Arc::clone(&watched));
         Registration { watched, watcher: thread::spawn(move || watching.watch(&ended)), end }
-    }
-
-    /// What is told how the run goes.
-    pub(super) fn observer(&self) -> Arc<dyn Observer> {
-        Arc::clone(&self.watched) as _
     }
 
     /// Gives numbers to Prometheus, if asked to.
     pub(super) fn metrics(&self, place: Option<&str>) -> Result<(), Failure> {
         let Some(place) = place else { return Ok(()) };
-        let failed = |error| Failure::Metrics(place.to_owned(), error);
-        let alone = || failed(io::Error::other("the folder around the store cannot be written"));
-        let recorder = self.watched.recorder.as_ref().ok_or_else(alone)?;
-        if let Some(file) = metrics::start(place, recorder).map_err(failed)? {
+        let alone = || io::Error::other("the folder around the store cannot be written");
+        let recorder = self.watched.display.recorder().ok_or_else(alone);
+        let file = recorder.and_then(|recorder| metrics::start(place, recorder));
+        if let Some(file) = file.map_err(|error| Failure::Metrics(place.to_owned(), error))? {
             self.watched.metrics.get_or_init(|| file);
         }
         Ok(())
     }
 
     /// Tells how the run ended.
-    pub(super) fn leave(self, outcome: &Result<Summary, Failure>) {
+    pub(super) fn leave(self, args: &RunArgs, outcome: &Result<Summary, Failure>) {
         drop(self.end);
         let _ = self.watcher.join();
-        let Watched { log, recorder, .. } = &*self.watched;
+        let display = &self.watched.display;
         let (how, code) = match outcome {
-            Ok(summary) => {
-                if summary.embedded > 0 {
-                    log.write(Level::Info, &format!("busy: {}", busy(&summary.stages)));
-                }
-                let Summary { ended, embedded, rejected, already, left, .. } = summary;
-                let (unread, seconds) = (summary.unread.count(), summary.elapsed.as_secs_f64());
-                let done = format!("{embedded} embedded, {rejected} rejected, {already} already stored");
-                let rest = format!("{unread} could not be read, {left} left; {seconds:.1} s");
-                log.write(Level::Info, &format!("{ended}: {done}, {rest}"));
-                (ended.to_string(), exit_code(summary))
-            }
-            Err(error) => {
-                log.write(Level::Error, &error.to_string());
-                (error.to_string(), error.exit_code())
-            }
+            Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
+            Err(error) => (error.to_string(), error.exit_code()),
         };
-        if let Some(recorder) = recorder {
-            recorder.end(&how, code);
+        match outcome {
+            Ok(summary) => display.log(Level::Info, &format!("{how}: {}", done(args, summary))),
+            Err(_) => display.log(Level::Error, &how),
         }
+        display.recorder().inspect(|recorder| recorder.end(&how, code));
         self.watched.write_metrics();
     }
 }
@@ -131,37 +103,30 @@ impl Watched {
     /// Shows now and then how far the run is, and ends it when it was asked to stop and takes too long. What
     /// is committed stays; what is not is missing, and is found again.
     fn watch(&self, ended: &Receiver<()>) {
-        let mut asked: Option<Instant> = None;
-        for tick in 1.. {
+        let (display, mut asked) = (&self.display, None);
+        for tick in 1u64.. {
             let is_over = ended.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout);
             // The run may have ended before the next look: that it was asked to is told all the same.
             if self.stop.is_raised() && asked.is_none() {
                 asked = Some(Instant::now());
-                let what = "finishing and saving what is in flight";
-                self.display.say(&format!("stopping: {what}; once more to end at once"));
-                self.log.write(Level::Info, &format!("asked to stop: {what}"));
+                display.say("stopping: finishing and saving what is in flight; once more to end at once");
+                display.log(Level::Info, "asked to stop: finishing and saving what is in flight");
             }
             if is_over {
                 return;
             }
             if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) {
-                let text = "what is in flight takes too long: ending without it; what is stored stays";
-                self.display.say(text);
-                self.log.write(Level::Warn, text);
-                if let Some(recorder) = &self.recorder {
-                    recorder.end("stopped", EXIT_RUN_AGAIN);
-                }
+                display.tell("what is in flight takes too long: ending without it; what is stored stays");
+                display.recorder().inspect(|recorder| recorder.end("stopped", EXIT_RUN_AGAIN));
                 end_at_once(EXIT_RUN_AGAIN);
             }
-            if let Some(line) = self.display.line() {
-                if tick % SHOW_EVERY == 0 && !self.display.is_terminal() {
-                    self.display.say(&line);
-                }
-                if tick % LOG_EVERY == 0 {
-                    self.log.write(Level::Info, &line);
-                }
+            if tick.is_multiple_of(SHOW_EVERY) && !display.is_terminal() {
+                display.line().inspect(|line| display.say(line));
             }
-            if tick % METRICS_EVERY == 0 {
+            if tick.is_multiple_of(LOG_EVERY) {
+                display.line().inspect(|line| display.log(Level::Info, line));
+            }
+            if tick.is_multiple_of(METRICS_EVERY) {
                 self.write_metrics();
             }
         }
@@ -169,37 +134,9 @@ impl Watched {
 
     /// Writes the file of metrics, if there is one. The disk may be full for a while.
     fn write_metrics(&self) {
-        if let Some((file, recorder)) = self.metrics.get().zip(self.recorder.as_ref()) {
+        if let Some((file, recorder)) = self.metrics.get().zip(self.display.recorder()) {
             let _ = metrics::write(file, &recorder.state());
         }
-    }
-
-    fn each(&self, tell: impl Fn(&dyn Observer)) {
-        tell(&self.display);
-        if let Some(recorder) = &self.recorder {
-            tell(recorder.as_ref());
-        }
-    }
-}
-
-impl Observer for Watched {
-    fn planned(&self, plan: &Plan) {
-        self.each(|observer| observer.planned(plan));
-        let Plan { source, found, already, to_do, model, backend, .. } = plan;
-        let counted = format!("{source}: {found} pictures, {already} already stored, {to_do} to do");
-        self.log.write(Level::Info, &format!("{counted}; model {model} on {backend}"));
-    }
-
-    fn progress(&self, progress: &Progress) {
-        self.each(|observer| observer.progress(progress));
-    }
-
-    fn pace(&self, pace: &Pace) {
-        self.each(|observer| observer.pace(pace));
-    }
-
-    fn paused(&self, why: Option<&str>) {
-        self.each(|observer| observer.paused(why));
     }
 }
 

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vecstore::{Entry, Kind, OnDuplicate, Store};
+use vecstore::{Entry, Kind, Store};
 use vecstore_embed::RejectionClass;
 use vecstore_embed::keys::Remembered;
 
-use super::output::{Failure, Outcome, no_store, open_to_read, print, print_json};
+use super::output::{Outcome, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,9 +20,6 @@ Forgets that these inputs were rejected, so that the next run tries them again: 
 decodes more, a higher --max-pixels, or another backend. A file that changed since is tried again without
 this.
 Exit codes: 0 done, 1 failed, 2 wrong use of the command line.";
-
-/// Entries forgotten per commit.
-const AT_ONCE: usize = 1000;
 
 /// Give rejected inputs another chance in the next run
 #[derive(Debug, Args)]
@@ -44,7 +41,19 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) fn retry(args: &RetryArgs) -> Outcome {
-    let counted = if args.dry_run { count(args)? } else { forget(args)? };
+    let mut keys = Vec::new();
+    for entry in &open_to_read(&args.store)?.snapshot() {
+        let entry = entry?;
+        if is_meant(args, &entry) {
+            keys.push(entry.key().to_vec());
+        }
+    }
+    if !args.dry_run && !keys.is_empty() {
+        let store = Store::open(&args.store)?;
+        store.delete(&keys)?;
+        store.close()?;
+    }
+    let counted = keys.len();
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;
     } else if args.dry_run {
@@ -53,35 +62,6 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
         print(format!("{counted} rejected inputs are missing again; the next run tries them\n"))?;
     }
     Ok(0)
-}
-
-/// Counts what would be forgotten.
-fn count(args: &RetryArgs) -> Result<u64, Failure> {
-    let mut counted = 0;
-    for entry in &open_to_read(&args.store)?.snapshot() {
-        counted += u64::from(is_meant(args, &entry?));
-    }
-    Ok(counted)
-}
-
-/// Forgets, and counts.
-fn forget(args: &RetryArgs) -> Result<u64, Failure> {
-    let store = Store::open(&args.store).map_err(|error| no_store(&args.store, error))?;
-    let (mut forgotten, mut batch) = (0, store.batch());
-    for entry in &store.snapshot() {
-        let entry = entry?;
-        if !is_meant(args, &entry) {
-            continue;
-        }
-        forgotten += 1;
-        batch.delete(entry.key())?;
-        if batch.len() >= AT_ONCE {
-            store.append(&mut batch, OnDuplicate::Replace)?;
-        }
-    }
-    store.append(&mut batch, OnDuplicate::Replace)?;
-    store.close()?;
-    Ok(forgotten)
 }
 
 /// True for a rejected input of the classes asked for.

@@ -11,12 +11,9 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::{
-    Embedder, Files, Filter, Model, Observer, RootArg, Run, Shard, StopFlag, Summary, tar_files,
-};
+use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::display::Display;
-use super::logging::RunLog;
 use super::model_args::{MachineArgs, ModelArgs};
 use super::output::{Failure, Outcome, print, print_json};
 use super::registration::Registration;
@@ -76,17 +73,8 @@ Stopping:
   Neither loses anything that was committed. The same command goes on where the run stopped.
 ";
 
-/// Larger batches gain nothing: the model is busy long before, and a commit is lost for more pictures.
-const MAX_BATCH: i64 = 4096;
-
-/// More threads than this only wait for each other.
-const MAX_WORKERS: i64 = 256;
-
 /// What `start` tells its run with.
 pub(super) const DETACHED: &str = "VECSTORE_EMBED_DETACHED";
-
-/// More only take memory.
-const MAX_LANES: i64 = 64;
 
 /// Embed a folder of pictures into a store: what the store lacks, and nothing twice
 ///
@@ -148,8 +136,7 @@ pub(crate) struct RunArgs {
           value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
     /// Pictures per inference
-    #[arg(long, default_value_t = 32, value_name = "N",
-          value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=4096))]
     batch_size: u16,
     /// Vectors per commit; what is there after two seconds is committed anyway
     #[arg(long, alias = "db-batch-size", default_value_t = 1000, value_name = "N",
@@ -159,11 +146,11 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     chunk_size: u32,
     /// Threads that read and decode; as many as processors unless given
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
     /// How often the model is loaded on each card, or on the processor, so that one works while another
     /// waits; 1 on the processor and 2 on a card unless given
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_LANES))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     lanes: Option<u16>,
     /// Element type of a new store: f32 (unless given), f16, bf16 or i8
     #[arg(long, value_name = "TYPE")]
@@ -196,7 +183,7 @@ pub(crate) struct RunArgs {
     machine: MachineArgs,
 }
 
-pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
+pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
     if args.detached {
         start::detach()?;
     }
@@ -207,11 +194,11 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
     }
     let stop = StopFlag::default();
     signals::install(&stop).map_err(Failure::Signals)?;
-    let registration = Registration::join(args, stop.clone(), display, log);
+    let registration = Registration::join(args, stop.clone(), display);
     let watched = registration.metrics(args.metrics.as_deref());
-    let outcome = watched.and_then(|()| embed(args, stop, registration.observer()));
+    let outcome = watched.and_then(|()| embed(args, stop, display));
     display.close();
-    registration.leave(&outcome);
+    registration.leave(args, &outcome);
     let summary = outcome.inspect_err(|_| {
         let committed = display.committed();
         if committed > 0 {
@@ -221,9 +208,6 @@ pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
             ));
         }
     })?;
-    if summary.stages.limit().is_some() {
-        log::info!("busy: {}", busy(&summary.stages));
-    }
     match (args.json, args.quiet) {
         (true, _) => print_json(&json_summary(&summary))?,
         (false, false) => print(text_summary(args, &summary))?,
@@ -243,12 +227,16 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
     }
 }
 
-fn embed(args: &RunArgs, stop: StopFlag, observer: Arc<dyn Observer>) -> Result<Summary, Failure> {
+fn embed(args: &RunArgs, stop: StopFlag, display: &Display) -> Result<Summary, Failure> {
     let spec = args.model.spec()?;
     let embedder = embedder(args, &spec.load()?);
     let stdin = args.stdin()?;
     let run = builder(args, stdin.as_ref())?.with_settings(spec.to_settings());
-    Ok(run.with_stop(stop).with_observer(observer).run(&embedder)?)
+    let summary = run.with_stop(stop).with_observer(Arc::new(display.clone())).run(&embedder)?;
+    if summary.stages.limit().is_some() {
+        log::info!("busy: {}", busy(&summary.stages));
+    }
+    Ok(summary)
 }
 
 /// Standard input as a file: a list is read more than once.
@@ -266,11 +254,8 @@ fn spool() -> Result<NamedTempFile, Failure> {
 }
 
 fn embedder(args: &RunArgs, model: &Model) -> Embedder {
-    let mut builder = args
-        .machine
-        .embedder(model)
-        .batch(args.batch_size.into())
-        .max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
+    let mut builder = args.machine.embedder(model).batch(args.batch_size.into());
+    builder = builder.max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
     if let Some(workers) = args.workers {
         builder = builder.workers(workers.into());
     }
@@ -284,9 +269,8 @@ fn builder(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<Run, Failure
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
         .lock_timeout(Duration::from_secs(args.lock_timeout));
-    let tars: Vec<Vec<PathBuf>> =
-        args.tar.iter().map(|pattern| tar_files(pattern)).collect::<Result<_, _>>()?;
-    let tars = tars.concat();
+    let tars: Result<Vec<_>, _> = args.tar.iter().map(|pattern| tar_files(pattern)).collect();
+    let tars = tars?.concat();
     let mut files = Files::new(args.folder(&tars))
         .with_recursive(args.recursive)
         .with_min_inputs(args.min_images)
@@ -332,32 +316,20 @@ impl RunArgs {
 
     /// Which inputs these options name: runs of which it is the same share their work.
     pub(super) fn source(&self) -> String {
-        let path = |path: &PathBuf| real(path).display().to_string();
-        format!(
-            "{:?} {:?} {:?} {} {} {:?} {:?} {} {:?}",
-            self.folder.as_ref().map(path),
-            self.list.as_ref().map(path),
-            self.tar,
-            self.recursive,
-            self.min_images,
-            self.include,
-            self.exclude,
-            self.follow_links,
-            self.shard
-        )
+        let [folder, list] = [&self.folder, &self.list].map(|path| path.as_deref().map(real));
+        let patterns = (&self.include, &self.exclude);
+        let rest = (self.recursive, self.min_images, self.follow_links, self.shard);
+        format!("{:?}", (folder, list, &self.tar, patterns, rest))
     }
 
     /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar
     /// files, or the one the command was started in.
     fn folder(&self, tars: &[PathBuf]) -> PathBuf {
-        let given = || self.folder.clone();
         let around = || {
             let mut around = real(tars.first()?).parent()?.to_owned();
-            for tar in tars.iter().map(|tar| real(tar)) {
-                while !tar.starts_with(&around) && around.pop() {}
-            }
+            while !tars.iter().all(|tar| real(tar).starts_with(&around)) && around.pop() {}
             Some(around)
         };
-        given().or_else(around).unwrap_or_else(|| PathBuf::from("."))
+        self.folder.clone().or_else(around).unwrap_or_else(|| PathBuf::from("."))
     }
 }

@@ -11,9 +11,9 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
 use serde_json::{Value, json};
 use vecstore::{Kind, Snapshot, escaped, one_line};
-use vecstore_embed::Roots;
 use vecstore_embed::keys::{Remembered, Root};
-use vecstore_embed::runs::{Known, Runs, add_up, utc};
+use vecstore_embed::runs::{Known, RunState, Runs, add_up, utc};
+use vecstore_embed::{Progress, Roots};
 
 use super::output::{Failure, Outcome, local, named, open_to_read, print, print_json};
 
@@ -67,10 +67,9 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let store = match open_to_read(&args.store) {
         // The first run is still counting, or loads its model.
         Err(Failure::NoStore(_)) if known.iter().any(|run| run.live) => {
-            return if args.json {
-                print_json(&json!({ "runs": runs_json(known) }))
-            } else {
-                print(runs_text(known))
+            return match args.json {
+                true => print_json(&json!({ "runs": runs_json(known) })),
+                false => print(runs_text(known)),
             };
         }
         store => store?,
@@ -127,16 +126,8 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
         let time_left = total.time_left.map_or_else(unknown, |left| HumanDuration(left).to_string());
         line("rate", format!("{:.1}/s, {time_left} left", total.rate));
     }
-    line(
-        "rows",
-        format!(
-            "{} x {} {}, {}",
-            HumanCount(totals.rows),
-            snapshot.dim(),
-            snapshot.dtype(),
-            snapshot.metric()
-        ),
-    );
+    let (rows, dim) = (HumanCount(totals.rows), snapshot.dim());
+    line("rows", format!("{rows} x {dim} {}, {}", snapshot.dtype(), snapshot.metric()));
     line("commits", HumanCount(snapshot.last_commit()).to_string());
     line("bytes", HumanBytes(totals.bytes).to_string());
     let none = || "not recorded".to_owned();
@@ -158,41 +149,25 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
 /// The live runs, and how the last one ended.
 fn runs_text(known: &[Known]) -> String {
     let mut text = String::new();
-    for run in known.iter().filter(|run| run.live) {
-        let state = &run.state;
-        let progress = &state.progress;
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "run       {}, since {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
-            state.id,
-            local(&utc(state.began)),
-            state.phase,
-            HumanCount(progress.embedded),
-            HumanCount(progress.rejected),
-            HumanCount(progress.unread),
-            state.rate
-        );
+    let begun = |state: &RunState| format!("{}, since {}", state.id, local(&utc(state.began)));
+    let done = |progress: &Progress| {
+        let [embedded, rejected] = [progress.embedded, progress.rejected].map(HumanCount);
+        format!("{embedded} embedded, {rejected} rejected")
+    };
+    for state in known.iter().filter(|run| run.live).map(|run| &run.state) {
+        let (done, unread) = (done(&state.progress), HumanCount(state.progress.unread));
+        text += &format!("run       {}: {}, {done}, {unread} could not be read", begun(state), state.phase);
+        text += &format!(", {:.1}/s", state.rate);
         for (what, told) in [("limit: ", &state.limit), ("", &state.note)] {
             if !told.is_empty() {
-                let _ = write!(text, "; {what}{}", one_line(told));
+                text += &format!("; {what}{}", one_line(told));
             }
         }
         text.push('\n');
     }
-    if let Some(last) = known.iter().rev().find(|run| !run.live) {
-        let state = &last.state;
-        let how =
-            state.ended.clone().unwrap_or_else(|| "killed; what it had begun is found again".to_owned());
-        let _ = writeln!(
-            text,
-            "last run  {}, since {}: {}; {} embedded, {} rejected",
-            state.id,
-            local(&utc(state.began)),
-            one_line(&how),
-            HumanCount(state.progress.embedded),
-            HumanCount(state.progress.rejected)
-        );
+    if let Some(Known { state, .. }) = known.iter().rev().find(|run| !run.live) {
+        let how = state.ended.as_deref().unwrap_or("killed; what it had begun is found again");
+        text += &format!("last run  {}: {}; {}\n", begun(state), one_line(how), done(&state.progress));
     }
     text
 }

@@ -54,11 +54,8 @@ impl Runs {
     pub fn of_store(path: &Path) -> Self {
         // By its real name, so that all runs of a store meet, whatever path they were given.
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let real = absolute.canonicalize().ok().or_else(|| {
-            let parent = absolute.parent()?.canonicalize().ok()?;
-            Some(parent.join(absolute.file_name()?))
-        });
-        let store = real.unwrap_or(absolute);
+        let beside = || Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?));
+        let store = absolute.canonicalize().ok().or_else(beside).unwrap_or_else(|| absolute.clone());
         let mut name = store.file_name().unwrap_or(store.as_os_str()).to_owned();
         name.push(".runs");
         Runs { folder: store.with_file_name(name) }
