@@ -14,8 +14,6 @@ use vecstore_embed::{Observer, Pace, Plan, Progress};
 
 use super::summary::planned;
 
-const BAR: &str = "{bar:30} {msg}";
-
 /// All places where a run is shown. Clones are the same display.
 #[derive(Clone)]
 pub(crate) struct Display(Arc<Inner>);
@@ -118,7 +116,7 @@ impl Observer for Display {
         let bar = &self.0.bar;
         if self.0.terminal && !self.0.quiet {
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template(BAR) {
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
                 bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
             }
             bar.set_length(plan.to_do);

@@ -11,7 +11,7 @@ use vecstore_embed::backend::{Card, Library, Provider};
 use vecstore_embed::doctor::{Apart, Limit, Options, Pictures, Report, Surroundings, examine, surroundings};
 
 use super::EXIT_FAILED;
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::ModelArgs;
 use super::output::{Failure, Outcome, print, print_json};
 
 const EXAMPLES: &str = "\
@@ -53,12 +53,10 @@ pub(crate) struct DoctorArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
-    let around = surroundings(&args.machine.backend());
+    let around = surroundings(&args.model.machine.backend());
     if !args.json {
         // Before anything else: this is what one needs to know if the rest fails.
         print(around_text(&around))?;
@@ -96,8 +94,8 @@ fn examination(args: &DoctorArgs) -> Result<Report, Failure> {
     let mut options = Options::new(args.batch_size.into(), args.workers.map_or_else(cores, usize::from));
     options.lanes = args.lanes.map(usize::from);
     options.seconds = args.seconds;
-    options.limits = args.machine.limits();
-    Ok(examine(&model, &args.machine.backend(), &pictures, &options)?)
+    options.limits = args.model.machine.limits();
+    Ok(examine(&model, &args.model.machine.backend(), &pictures, &options)?)
 }
 
 fn called(providers: &[Provider]) -> String {
@@ -200,29 +198,23 @@ fn report_text(report: &Report, args: &DoctorArgs) -> String {
 
 /// Which stage limits a run, and what might help.
 fn advice(report: &Report) -> String {
-    let (limit, help) = match (report.limit, report.is_on_card(), &report.backend[..]) {
-        (Limit::Prepare, true, _) => (
-            "decoding and resizing: the card waits for pictures",
-            "More cores help, or --jpeg scaled, or pictures that are stored smaller; a second card does not",
-        ),
-        (Limit::Prepare, false, _) => (
-            "decoding and resizing take most of the processor's time",
-            "--jpeg scaled helps, or pictures that are stored smaller; a card would help little",
-        ),
-        (_, true, _) => (
-            "the model: the card is busy",
-            "A larger --batch-size may help, fp16 (--device tensorrt --precision fp16), or another card",
-        ),
-        (_, false, backend) => (
-            "the model takes most of the processor's time",
-            match backend {
-                "plain Rust" => "The built-in one is computed by the processor alone, so more cores help",
-                _ if backend.starts_with("tract") => {
-                    "ONNX Runtime (pip install onnxruntime) is 1.4 to 4 times as fast as tract, a card more"
-                }
-                _ => "A card would help (--device cuda), or a smaller model",
-            },
-        ),
+    let limit = match (report.limit, report.is_on_card()) {
+        (Limit::Prepare, true) => "decoding and resizing: the card waits for pictures",
+        (Limit::Prepare, false) => "decoding and resizing take most of the processor's time",
+        (_, true) => "the model: the card is busy",
+        (_, false) => "the model takes most of the processor's time",
     };
-    format!("{limit}. {help}. At most {:.1} pictures a second", report.rates.at_most)
+    let help = match (report.limit, report.is_on_card(), &report.backend[..]) {
+        (Limit::Prepare, true, _) => {
+            "more cores help, --jpeg scaled, or smaller files; a second card does not"
+        }
+        (Limit::Prepare, ..) => "--jpeg scaled helps, or smaller files; a card would help little",
+        (_, true, _) => "a larger --batch-size may help, --device tensorrt --precision fp16, or another card",
+        (.., "plain Rust") => "the built-in one is computed by the processor alone, so more cores help",
+        (.., name) if name.starts_with("tract") => {
+            "ONNX Runtime (pip install onnxruntime, and --ort-lib) is 1.4 to 4 times as fast, a card more"
+        }
+        _ => "a card would help (--device cuda), or a smaller model",
+    };
+    format!("{limit}; {help}. At most {:.1} pictures a second", report.rates.at_most)
 }

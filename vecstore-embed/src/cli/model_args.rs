@@ -21,7 +21,7 @@ pub(crate) struct ModelArgs {
     /// Without this option, a small descriptor that needs no weights is used: it finds near-duplicates, not
     /// meaning.
     #[arg(long, value_name = "FILE.onnx|NAME")]
-    pub(crate) model: Option<PathBuf>,
+    model: Option<PathBuf>,
     /// Where models are looked for by name: NAME is DIR/NAME.onnx, DIR/NAME/model.onnx, or the one in
     /// DIR/NAME
     #[arg(long, value_name = "DIR")]
@@ -63,48 +63,34 @@ pub(crate) struct ModelArgs {
     /// of CLIP, say): stores of one space can be searched with either
     #[arg(long, requires = "model", value_name = "NAME")]
     space: Option<String>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
 }
 
 impl ModelArgs {
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let find = |asked: &PathBuf| models_dir::find(asked, self.models_dir.as_deref());
         let file = self.model.as_ref().map(find).transpose()?;
-        let overrides = PreprocessOverrides {
-            size: self.size,
-            crop: self.crop,
-            mean: self.mean,
-            std: self.std,
-            channel_order: self.channel_order,
-            filter: self.filter,
-            jpeg: self.jpeg,
-        };
-        Ok(ModelSpec {
-            file,
-            overrides,
-            output: self.output_name.clone(),
-            normalise: self.normalise,
-            precision: self.precision,
-            space: self.space.clone(),
-        })
+        let ModelArgs { size, crop, mean, std, channel_order, filter, jpeg, normalise, precision, .. } =
+            *self;
+        let overrides = PreprocessOverrides { size, crop, mean, std, channel_order, filter, jpeg };
+        let (output, space) = (self.output_name.clone(), self.space.clone());
+        Ok(ModelSpec { file, overrides, output, normalise, precision, space })
     }
-}
 
-/// An embedder that runs the named model, or else the one that filled a store, which has to be where it was.
-pub(crate) fn embedder_for(
-    path: &Path,
-    snapshot: &Snapshot,
-    model: &ModelArgs,
-    machine: &MachineArgs,
-) -> Result<Embedder> {
-    let spec = match model.model {
-        Some(_) => model.spec()?,
-        None => ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?,
-    };
-    match &spec.file {
-        Some(file) if model.model.is_none() && !file.exists() => {
-            Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
+    /// An embedder that runs the named model, or else the one that filled the store at `path`, which has to be
+    /// where it was.
+    pub(crate) fn embedder_for(&self, path: &Path, snapshot: &Snapshot) -> Result<Embedder> {
+        let spec = match self.model {
+            Some(_) => self.spec()?,
+            None => ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?,
+        };
+        match &spec.file {
+            Some(file) if self.model.is_none() && !file.exists() => {
+                Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
+            }
+            _ => Ok(self.machine.embedder(&spec.load()?).build()),
         }
-        _ => Ok(machine.embedder(&spec.load()?).build()),
     }
 }
 
@@ -141,8 +127,6 @@ impl MachineArgs {
             ort_lib: self.ort_lib.clone(),
             device: self.device.clone(),
             engines: self.engine_cache.clone(),
-            // One picture at a time; a run says what it has.
-            batch: 1,
             ..BackendOptions::default()
         }
     }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
-use vecstore::{Reader, escaped, one_line};
+use vecstore::{Kind, Reader, Snapshot, escaped, one_line};
+use vecstore_embed::keys::Remembered;
 use vecstore_embed::runs::{Known, Runs};
-use vecstore_embed::{FirstFew, Listed};
+use vecstore_embed::{FirstFew, Listed, RejectionClass};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
 
@@ -84,17 +85,29 @@ impl From<vecstore::Error> for Failure {
 /// An exit code, or what went wrong.
 pub(crate) type Outcome = Result<u8, Failure>;
 
-/// Opens a store to look into it.
+/// Opens a store to look into it. Of one that is not there, the error says how this program makes one.
 pub(crate) fn open_to_read(path: &Path) -> Result<Reader, Failure> {
-    Reader::open(path).map_err(|error| no_store(path, error))
-}
-
-/// Why a store cannot be opened. Of one that is not there, how this program makes one.
-pub(crate) fn no_store(path: &Path, error: vecstore::Error) -> Failure {
-    match error {
+    Reader::open(path).map_err(|error| match error {
         vecstore::Error::NotFound { .. } => Failure::NoStore(path.to_owned()),
         error => error.into(),
+    })
+}
+
+/// A rejected input: its key, its class, and the reason behind that class.
+pub(crate) type Rejected = (Vec<u8>, Option<RejectionClass>, String);
+
+/// The rejected inputs of a store.
+pub(crate) fn rejected(snapshot: &Snapshot) -> Result<Vec<Rejected>, Failure> {
+    let mut list = Vec::new();
+    for entry in snapshot {
+        let entry = entry?;
+        if entry.kind() == Kind::Rejected {
+            let class = Remembered::decode(entry.payload()).class;
+            let reason = class.map_or_else(String::new, |class| format!("[{class}] "));
+            list.push((entry.key().to_vec(), class, reason + entry.reason().unwrap_or_default()));
+        }
     }
+    Ok(list)
 }
 
 /// The runs of a store; an error where neither is there, which is a name that was mistyped.

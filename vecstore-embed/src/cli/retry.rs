@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vecstore::{Entry, Kind, Store};
+use vecstore::{Snapshot, Store};
 use vecstore_embed::RejectionClass;
-use vecstore_embed::keys::Remembered;
 
-use super::output::{Outcome, open_to_read, print, print_json};
+use super::output::{Failure, Outcome, open_to_read, print, print_json, rejected};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,8 +17,7 @@ Examples:
 
 Forgets that these inputs were rejected, so that the next run tries them again: after a new version that
 decodes more, a higher --max-pixels, or another backend. A file that changed since is tried again without
-this.
-Exit codes: 0 done, 1 failed, 2 wrong use of the command line.";
+this.";
 
 /// Give rejected inputs another chance in the next run
 #[derive(Debug, Args)]
@@ -41,19 +39,16 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) fn retry(args: &RetryArgs) -> Outcome {
-    let mut keys = Vec::new();
-    for entry in &open_to_read(&args.store)?.snapshot() {
-        let entry = entry?;
-        if is_meant(args, &entry) {
-            keys.push(entry.key().to_vec());
-        }
-    }
-    if !args.dry_run && !keys.is_empty() {
+    let reader = open_to_read(&args.store)?;
+    let counted = if args.dry_run {
+        meant(args, &reader.snapshot())?.len()
+    } else {
         let store = Store::open(&args.store)?;
+        let keys = meant(args, &store.snapshot())?;
         store.delete(&keys)?;
         store.close()?;
-    }
-    let counted = keys.len();
+        keys.len()
+    };
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;
     } else if args.dry_run {
@@ -64,9 +59,10 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
     Ok(0)
 }
 
-/// True for a rejected input of the classes asked for.
-fn is_meant(args: &RetryArgs, entry: &Entry<'_>) -> bool {
-    entry.kind() == Kind::Rejected
-        && (args.class.is_empty()
-            || Remembered::decode(entry.payload()).class.is_some_and(|class| args.class.contains(&class)))
+/// The keys of rejected inputs of the classes asked for.
+fn meant(args: &RetryArgs, snapshot: &Snapshot) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut rejected = rejected(snapshot)?;
+    rejected
+        .retain(|(_, class, _)| args.class.is_empty() || class.is_some_and(|it| args.class.contains(&it)));
+    Ok(rejected.into_iter().map(|(key, ..)| key).collect())
 }

@@ -11,15 +11,14 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
+use vecstore_embed::{Embedder, Files, Filter, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::display::Display;
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::ModelArgs;
 use super::output::{Failure, Outcome, print, print_json};
 use super::registration::Registration;
-use super::signals;
 use super::summary::{busy, dry_run, errors, json_summary, text_summary};
-use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
+use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, signals, start};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,42 +34,35 @@ Examples:
 
 What is an input:
   Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like
-  one.
-  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not
-  retried; to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected
-  lists the keys).
-  One that cannot be read stays missing, and is tried again by the next run.
-  Symbolic links are not followed unless --follow-links says so. Other files are counted, by extension, and
-  left alone.
-  Every folder counts, however few pictures are in it, unless --min-images says otherwise.
+  one. Bad content (empty, cut off, text called .jpg, too large) is recorded as rejected, and not tried again;
+  vecstore-embed status --rejected lists it, vecstore-embed retry gives it another chance. A file that cannot
+  be read stays missing, and is tried again by the next run. Symbolic links are not followed unless
+  --follow-links says so. Other files are counted, by extension, and left alone. Every folder counts, however
+  few pictures are in it, unless --min-images says otherwise.
   --list takes the files that a file, or standard input, names instead: one path per line, or one JSON
   object with a \"path\". --tar takes the members of tar files that are called like a picture.
 
 Company:
-  Several runs may fill one store at once, started in one terminal or in several: they share the work by
-  chunks of a folder, and what one has begun when it dies is taken over by the others. Give them the same
-  options: chunks are counted in the order of names, so where --chunk-size or patterns differ, or while
-  files arrive, a picture may be embedded by two of them (and is stored once). --shard is for machines that
-  do not share the store: each fills one of its own.
+  Several runs may fill one store at once: they share the work by chunks of a folder, and what one has begun
+  when it dies is taken over by the others. Give them the same options: chunks are counted in the order of
+  names, so where --chunk-size or patterns differ, or while files arrive, a picture may be embedded by two of
+  them (and is stored once). --shard is for machines that do not share the store: each fills one of its own.
 
-Changed files:
-  One whose length or time is not what it was is read again, and embedded again where its content is another.
-  Entries whose files are gone are listed, and removed with --prune.
-
-Saving:
-  A save that fails is tried again; a full disk pauses the run until there is room. --metrics and status tell.
-  A limit on the size of files (ulimit -f) ends the run with code 74.
+Changes and failures:
+  A file whose length or time changed is read again, and embedded again where its content is another. Entries
+  whose files are gone are listed, and removed with --prune. A save that fails is tried again; a full disk
+  pauses the run until there is room. A limit on the size of files (ulimit -f) ends the run with code 74.
 
 Keys:
-  The key of a picture is its path relative to the store's root, which is the folder of the first run.
-  A later run may start in any folder inside it: no picture is embedded twice.
-  Pictures from elsewhere need a named root, --root NAME=DIR, and get keys like //NAME/path.
-  --root with a name that exists says that those pictures are in DIR now; the first root's name is '.'.
+  The key of a picture is its path relative to the store's root, which is the folder of the first run. A later
+  run may start in any folder inside it: no picture is embedded twice. Pictures from elsewhere need a named
+  root, --root NAME=DIR, and get keys like //NAME/path. --root with a name that exists says that those
+  pictures are in DIR now; the first root's name is '.'.
 
 Stopping:
   Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, as far as 15 seconds
-  suffice, and ends after 18 in any case; a second one ends at once.
-  Neither loses anything that was committed. The same command goes on where the run stopped.
+  suffice, and ends after 18 in any case; a second one ends at once. Neither loses anything that was
+  committed. The same command goes on where the run stopped.
 ";
 
 /// What `start` tells its run with.
@@ -179,8 +171,6 @@ pub(crate) struct RunArgs {
     pub(super) detached: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
@@ -188,9 +178,9 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
         start::detach()?;
     }
     if args.dry_run {
-        let embedder = embedder(args, &args.model.spec()?.load()?);
         let stdin = args.stdin()?;
-        return dry_run(args, &builder(args, stdin.as_ref())?.survey(&embedder)?);
+        let (run, embedder) = prepared(args, stdin.as_ref())?;
+        return dry_run(args, &run.survey(&embedder)?);
     }
     let stop = StopFlag::default();
     signals::install(&stop).map_err(Failure::Signals)?;
@@ -199,15 +189,12 @@ pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
     let outcome = watched.and_then(|()| embed(args, stop, display));
     display.close();
     registration.leave(args, &outcome);
-    let summary = outcome.inspect_err(|_| {
-        let committed = display.committed();
-        if committed > 0 {
-            let committed = HumanCount(committed);
-            display.say(&format!(
-                "{committed} of this run are stored, and stay; the same command goes on from there"
-            ));
-        }
-    })?;
+    let committed = display.committed();
+    if outcome.is_err() && committed > 0 {
+        let stored = format!("{} of this run are stored, and stay", HumanCount(committed));
+        display.say(&format!("{stored}; the same command goes on from there"));
+    }
+    let summary = outcome?;
     match (args.json, args.quiet) {
         (true, _) => print_json(&json_summary(&summary))?,
         (false, false) => print(text_summary(args, &summary))?,
@@ -228,10 +215,8 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
 }
 
 fn embed(args: &RunArgs, stop: StopFlag, display: &Display) -> Result<Summary, Failure> {
-    let spec = args.model.spec()?;
-    let embedder = embedder(args, &spec.load()?);
     let stdin = args.stdin()?;
-    let run = builder(args, stdin.as_ref())?.with_settings(spec.to_settings());
+    let (run, embedder) = prepared(args, stdin.as_ref())?;
     let summary = run.with_stop(stop).with_observer(Arc::new(display.clone())).run(&embedder)?;
     if summary.stages.limit().is_some() {
         log::info!("busy: {}", busy(&summary.stages));
@@ -253,19 +238,17 @@ fn spool() -> Result<NamedTempFile, Failure> {
     }
 }
 
-fn embedder(args: &RunArgs, model: &Model) -> Embedder {
-    let mut builder = args.machine.embedder(model).batch(args.batch_size.into());
-    builder = builder.max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
+/// What these options ask for; a list from standard input lies in that file.
+fn prepared(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<(Run, Embedder), Failure> {
+    let spec = args.model.spec()?;
+    let mut embedder = args.model.machine.embedder(&spec.load()?).batch(args.batch_size.into());
+    embedder = embedder.max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
     if let Some(workers) = args.workers {
-        builder = builder.workers(workers.into());
+        embedder = embedder.workers(workers.into());
     }
     if let Some(lanes) = args.lanes {
-        builder = builder.lanes(lanes.into());
+        embedder = embedder.lanes(lanes.into());
     }
-    builder.build()
-}
-
-fn builder(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<Run, Failure> {
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
         .lock_timeout(Duration::from_secs(args.lock_timeout));
@@ -289,14 +272,15 @@ fn builder(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<Run, Failure
         .with_commit_rows(usize::try_from(args.commit_rows).unwrap_or(usize::MAX))
         .with_roots(args.root.iter().cloned())
         .with_max_read_failures(args.max_read_failures)
-        .with_open_options(options);
+        .with_open_options(options)
+        .with_settings(spec.to_settings());
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);
     }
     if let Some(shard) = args.shard {
         run = run.with_shard(shard);
     }
-    Ok(run)
+    Ok((run, embedder.build()))
 }
 
 /// The path that keys are made from. One that is not there is reported when it is read.

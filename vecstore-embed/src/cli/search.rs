@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use vecstore::{Hit, escaped};
 
-use super::model_args::{MachineArgs, ModelArgs, embedder_for};
+use super::model_args::ModelArgs;
 use super::output::{Outcome, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
@@ -17,9 +17,7 @@ Examples:
   vecstore-embed search --store clip.vecs --image holiday.jpg --model moved/model.onnx
 
 The picture is embedded with the model that filled the store, which remembers where that model was.
-Give --model when it has moved. A model that is not the same one is refused.
-
-Exit codes: 0 found, 1 failed, 2 wrong use of the command line.";
+Give --model when it has moved. A model that is not the same one is refused.";
 
 /// Find the pictures of a store that are most like a picture
 ///
@@ -41,14 +39,12 @@ pub(crate) struct SearchArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn search(args: &SearchArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let snapshot = store.snapshot();
-    let embedder = embedder_for(&args.store, &snapshot, &args.model, &args.machine)?;
+    let embedder = args.model.embedder_for(&args.store, &snapshot)?;
     embedder.check_query(&store)?;
     let vector = embedder.embed_file(&args.image)?;
     let hits = snapshot.search(&vector, args.count.get())?;

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, io, process};
+use std::{env, io, process, thread};
 
 use clap::Args;
 use signal_hook::consts::SIGHUP;

@@ -18,18 +18,11 @@ use super::run::RunArgs;
 pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
     if args.json {
         print_json(&json!({
-            "folder": plan.source,
-            "found": plan.found,
-            "already": plan.already,
-            "to_do": plan.to_do,
-            "changed": plan.changed,
+            "folder": plan.source, "model": plan.model, "backend": plan.backend,
+            "found": plan.found, "already": plan.already, "to_do": plan.to_do, "changed": plan.changed,
             "unread": plan.unread.count(),
-            "ignored": plan.ignored.count(),
-            "ignored_by_extension": plan.ignored.by_extension(),
-            "bytes_needed": plan.forecast.needed,
-            "bytes_free": plan.forecast.free,
-            "model": plan.model,
-            "backend": plan.backend,
+            "ignored": plan.ignored.count(), "ignored_by_extension": plan.ignored.by_extension(),
+            "bytes_needed": plan.forecast.needed, "bytes_free": plan.forecast.free,
         }))?;
         return Ok(0);
     }
@@ -190,30 +183,18 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
     };
     let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
     json!({
-        "ended": summary.ended.to_string(),
-        "complete": summary.is_complete(),
-        "found": summary.found,
-        "already": summary.already,
-        "embedded": summary.embedded,
-        "stages": Map::from_iter(summary.stages.each().map(stage)),
-        "changed": summary.changed,
-        "gone": summary.gone.first.count(),
-        "pruned": summary.gone.pruned,
-        "prune_refused": summary.gone.refused,
-        "excluded": summary.excluded,
-        "too_few": summary.too_few,
-        "rejected": summary.rejected,
-        "rejected_by_class": Map::from_iter(classes),
-        "unread": summary.unread.count(),
-        "left": summary.left,
-        "ignored": summary.ignored.count(),
-        "ignored_by_extension": summary.ignored.by_extension(),
-        "limit": summary.stages.limit().map(|limit| limit.to_string()),
-        "skipped": summary.skipped,
-        "commits": summary.commits,
-        "seconds": summary.elapsed.as_secs_f64(),
+        "ended": summary.ended.to_string(), "complete": summary.is_complete(),
+        "found": summary.found, "already": summary.already, "left": summary.left,
+        "embedded": summary.embedded, "changed": summary.changed, "commits": summary.commits,
+        "rejected": summary.rejected, "rejected_by_class": Map::from_iter(classes),
         "rejected_first": listed("path", &summary.rejections),
-        "unread_first": listed("path", &summary.unread),
+        "unread": summary.unread.count(), "unread_first": listed("path", &summary.unread),
+        "gone": summary.gone.first.count(), "pruned": summary.gone.pruned,
+        "prune_refused": summary.gone.refused,
+        "excluded": summary.excluded, "too_few": summary.too_few, "skipped": summary.skipped,
+        "ignored": summary.ignored.count(), "ignored_by_extension": summary.ignored.by_extension(),
+        "seconds": summary.elapsed.as_secs_f64(), "stages": Map::from_iter(summary.stages.each().map(stage)),
+        "limit": summary.stages.limit().map(|limit| limit.to_string()),
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use vecstore_embed::{runs, verify_sample};
 
 use super::EXIT_FAILED;
-use super::model_args::{MachineArgs, ModelArgs, embedder_for};
+use super::model_args::ModelArgs;
 use super::output::{Outcome, listed, open_to_read, print, print_json, told};
 
 const EXAMPLES: &str = "\
@@ -44,23 +44,17 @@ pub(crate) struct VerifyArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
-    let embedder = embedder_for(&args.store, &store.snapshot(), &args.model, &args.machine)?;
+    let embedder = args.model.embedder_for(&args.store, &store.snapshot())?;
     let seed = args.seed.unwrap_or_else(|| (runs::now() * 1000.0) as u64);
     let sampled = verify_sample(&store, &embedder, args.sample, seed, args.at_least)?;
     if args.json {
         print_json(&json!({
-            "checked": sampled.checked,
-            "same": sampled.same,
-            "different": sampled.different.count(),
-            "skipped": sampled.skipped.count(),
-            "lowest": sampled.lowest,
-            "seed": seed,
+            "checked": sampled.checked, "same": sampled.same, "lowest": sampled.lowest, "seed": seed,
+            "different": sampled.different.count(), "skipped": sampled.skipped.count(),
             "different_first": listed("key", &sampled.different),
             "skipped_first": listed("key", &sampled.skipped),
         }))?;

@@ -66,16 +66,6 @@ impl Pictures {
         }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
     /// Without those that cannot be decoded; an error if that leaves none.
     pub(super) fn good(&self, model: &Model, limits: &DecodeLimits) -> Result<Vec<(&[u8], RgbImage)>> {
         let (mut good, mut bad) = (Vec::new(), None);
@@ -143,8 +133,8 @@ mod tests {
                 std::os::unix::fs::FileExt::write_all_at(&large, &bytes[0][..head], 0).unwrap();
             }
         }
-        assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().len(), 3);
-        assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
+        assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().files.len(), 3);
+        assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().files.len(), 2);
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
         assert!(matches!(none, Error::FolderMissing { .. }), "{none}");
         let none = Pictures::of_folder(&dir.path().join("a/none"), 2).unwrap_err().to_string();

@@ -59,15 +59,16 @@ impl Rates {
         let good = pictures.good(model, &options.limits)?;
         let files = || good.iter().map(|(bytes, _)| bytes).cycle();
         let pixels = || vec![0.0; preprocess.tensor_len()];
-        let decode =
-            rate(time, files(), |bytes| preprocess.decode(bytes, &options.limits).map(recycle).or(Ok(())))?;
+        let decode = rate(Instant::now, time, files(), |bytes| {
+            preprocess.decode(bytes, &options.limits).map(recycle).or(Ok(()))
+        })?;
         let mut out = pixels();
-        let resize = rate(time, good.iter().map(|(_, picture)| picture).cycle(), |picture| {
+        let resize = rate(Instant::now, time, good.iter().map(|(_, picture)| picture).cycle(), |picture| {
             preprocess.apply(picture, &mut out)
         })?;
         let prepare = at_once(0..options.workers, |worker| {
             let mut out = pixels();
-            rate(time, files().skip(worker), |bytes| {
+            rate(Instant::now, time, files().skip(worker), |bytes| {
                 let Ok(picture) = preprocess.decode(bytes, &options.limits) else { return Ok(()) };
                 preprocess.apply(&picture, &mut out)?;
                 recycle(picture);
@@ -76,12 +77,12 @@ impl Rates {
         })?;
         let (batch, numbers) = (options.batch, tensor.view());
         // A batch may take longer than the time there is: two of them are done in any case.
-        let bare = lanes
-            .first_mut()
-            .map(|lane| rate(time, 0.., |_| lane.run(&prepared.batch(batch, numbers)).map(drop)));
+        let bare = lanes.first_mut().map(|lane| {
+            rate(Instant::now, time, 0.., |_| lane.run(&prepared.batch(batch, numbers)).map(drop))
+        });
         let bare = bare.transpose()?.unwrap_or(0.0) * batch as f64;
         let infer = at_once(lanes.iter_mut(), |lane| {
-            rate(time, 0.., |_| prepared.encode(lane.as_mut(), batch, numbers).map(drop))
+            rate(Instant::now, time, 0.., |_| prepared.encode(lane.as_mut(), batch, numbers).map(drop))
         })?;
         Ok(Rates { decode, resize, prepare, infer: infer * batch as f64, bare, at_most: 0.0 })
     }
@@ -97,18 +98,9 @@ impl Rates {
     }
 }
 
-/// How often a second `work` is done on one thing after the other. It is done twice at least, and once
-/// before.
+/// How often a second of this clock `work` is done on one thing after the other. It is done twice at least,
+/// and once before.
 fn rate<T>(
-    time: Duration,
-    things: impl IntoIterator<Item = T>,
-    work: impl FnMut(T) -> Result<()>,
-) -> Result<f64> {
-    rate_by(Instant::now, time, things, work)
-}
-
-/// The same by another clock than the machine's.
-fn rate_by<T>(
     now: impl Fn() -> Instant,
     time: Duration,
     things: impl IntoIterator<Item = T>,
@@ -156,12 +148,12 @@ mod tests {
             passed.set(passed.get() + Duration::from_millis(if at == 0 { 200 } else { 5 }));
             Ok(())
         };
-        let found = rate_by(now, Duration::from_millis(50), 0.., work).unwrap();
+        let found = rate(now, Duration::from_millis(50), 0.., work).unwrap();
         assert!((found - 200.0).abs() < 1e-6, "{found}");
         assert_eq!(passed.get(), Duration::from_millis(250), "no longer than it was to take");
         let sum = at_once([1.0, 2.0, 4.0].into_iter(), Ok).unwrap();
         assert!((sum - 7.0).abs() < 1e-9);
-        assert!(rate(Duration::ZERO, 0..3, |_| Ok(())).unwrap() > 0.0);
+        assert!(rate(Instant::now, Duration::ZERO, 0..3, |_| Ok(())).unwrap() > 0.0);
     }
 
     #[test]

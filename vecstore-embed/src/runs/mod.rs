@@ -17,6 +17,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 pub use self::log_file::{LogFile, LogLine, log_files};
 pub use self::recorder::Recorder;
 pub use self::state::{Phase, RunState};
@@ -33,10 +35,11 @@ pub struct Runs {
 }
 
 /// A run that left something.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Known {
     /// What it said last. Of one that was killed: before that.
+    #[serde(flatten)]
     pub state: RunState,
     /// Its process is there.
     pub live: bool,

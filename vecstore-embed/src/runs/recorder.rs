@@ -1,16 +1,16 @@
 //! Writes down what a run does, while it does it.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::PathBuf;
-use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
+use std::{io, process, thread};
+
+use jiff::Timestamp;
 
 use super::Runs;
 use super::state::{Phase, RunState};
-use super::time::{now, utc};
+use super::time::now;
 use crate::base::StopFlag;
 use crate::pipeline::report::{Observer, Pace, Plan, Progress};
 
@@ -41,14 +41,8 @@ impl Recorder {
         runs.create_folder()?;
         let (id, lock) = claim_name(runs)?;
         runs.tidy()?;
-        let state = RunState {
-            id: id.clone(),
-            pid: process::id(),
-            command,
-            source: source.to_owned(),
-            began: now(),
-            ..RunState::default()
-        };
+        let (pid, began, source) = (process::id(), now(), source.to_owned());
+        let state = RunState { id: id.clone(), pid, command, source, began, ..RunState::default() };
         let (state, lock) = (Mutex::new(state), Mutex::new(Some(lock)));
         let recorder = Arc::new(Recorder { runs: runs.clone(), id, stop, state, lock });
         recorder.write()?;
@@ -137,13 +131,11 @@ impl Recorder {
 
 /// A name that no other run has, and its lock.
 fn claim_name(runs: &Runs) -> io::Result<(String, File)> {
-    // 20261121-190000-4711: in the order of time when sorted, and short enough to type.
-    let moment: String = utc(now()).chars().filter(char::is_ascii_digit).take(14).collect();
-    let (day, time) = moment.split_at_checked(8).unwrap_or_default();
+    // 20261121-190000-4711, in UTC: in the order of time when sorted, and short enough to type.
+    let name = format!("{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), process::id());
     let mut more = 0;
     loop {
-        let again = if more == 0 { String::new() } else { format!("-{more}") };
-        let id = format!("{day}-{time}-{}{again}", process::id());
+        let id = if more == 0 { name.clone() } else { format!("{name}-{more}") };
         match File::options().write(true).create_new(true).open(runs.file(&id, "lock")) {
             Ok(lock) => {
                 // Only a process that looks whether it is held may have it for a moment.
