@@ -7,7 +7,7 @@ use std::thread;
 use clap::{Args, value_parser};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
-use vecstore_embed::backend::{Card, Library, Provider};
+use vecstore_embed::backend::{Card, Driver, Library, Provider};
 use vecstore_embed::doctor::{Apart, Limit, Options, Pictures, Report, Surroundings, examine, surroundings};
 
 use super::EXIT_FAILED;
@@ -63,15 +63,13 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
     }
     let report = examination(args);
     if args.json {
-        let mut found = around_json(&around);
-        match &report {
-            Ok(report) => {
-                if let (Some(found), Value::Object(report)) = (found.as_object_mut(), json!(report)) {
-                    found.extend(report);
-                }
-                found["advice"] = json!(advice(report));
-            }
-            Err(error) => found["error"] = json!(error.to_string()),
+        let mut found = match &report {
+            Ok(report) => json!(report),
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        add_around(&mut found, &around);
+        if let Ok(report) = &report {
+            found["advice"] = json!(advice(report));
         }
         print_json(&found)?;
     }
@@ -138,7 +136,7 @@ fn around_text(around: &Surroundings) -> String {
     text
 }
 
-fn around_json(around: &Surroundings) -> Value {
+fn add_around(found: &mut Value, around: &Surroundings) {
     let library = |Library { path, version, built_for, .. }: &Library| {
         let (path, version, unusable) =
             (path.to_string_lossy(), version.as_ref().ok(), version.as_ref().err());
@@ -148,14 +146,13 @@ fn around_json(around: &Surroundings) -> Value {
         let capability = dotted(card.capability);
         json!({"name": card.name, "memory": card.memory, "capability": capability})
     };
-    let driver = match &around.driver {
-        Ok(driver) => {
-            let cards: Vec<Value> = driver.cards.iter().map(card).collect();
-            json!({"cuda": dotted(driver.cuda), "cards": cards})
+    found["libraries"] = around.libraries.iter().map(library).collect();
+    found["driver"] = match &around.driver {
+        Ok(Driver { cuda, cards, .. }) => {
+            json!({"cuda": dotted(*cuda), "cards": cards.iter().map(card).collect::<Vec<_>>()})
         }
         Err(none) => json!({"missing": none.found, "remedy": none.remedy}),
     };
-    json!({"libraries": around.libraries.iter().map(library).collect::<Vec<_>>(), "driver": driver})
 }
 
 fn report_text(report: &Report, args: &DoctorArgs) -> String {

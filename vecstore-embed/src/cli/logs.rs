@@ -19,7 +19,7 @@ Examples:
   vecstore-embed logs --store photos.vecs 20261121-190000-4711 --json | jq 'select(.level == \"WARN\")'
 
 Of the last run that began, unless one is named; its name is when it began, in UTC, and its process. On a
-terminal, lines for people in the time of this machine, elsewhere JSON in UTC. A log keeps the newest 40 MiB;
+terminal, lines of text in the time of this machine, elsewhere JSON in UTC. A log keeps the newest 40 MiB;
 those of the last 20 runs are kept.";
 
 /// Show what a run has logged: what was rejected, replaced, or could not be read, and why it paused or ended

@@ -33,7 +33,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "PIXELS")]
     crop: Option<Sides>,
     /// Subtract from each channel (of 0 to 1): three numbers, or one
-    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = parse_triple, allow_hyphen_values = true)]
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = parse_triple,
+          allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Then divide each channel by: three numbers, or one
     #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations,
@@ -78,8 +79,8 @@ impl ModelArgs {
         Ok(ModelSpec { file, overrides, output, normalise, precision, space })
     }
 
-    /// An embedder that runs the named model, or else the one that filled the store at `path`, which has to be
-    /// where it was.
+    /// An embedder that runs the named model, or else the one that filled the store at `path`, which has to
+    /// be where it was.
     pub(crate) fn embedder_for(&self, path: &Path, snapshot: &Snapshot) -> Result<Embedder> {
         let spec = match self.model {
             Some(_) => self.spec()?,

@@ -71,10 +71,9 @@ pub(crate) fn start(args: &StartArgs, display: &Display) -> Outcome {
                 let (id, pid, store) = (&state.id, state.pid, args.run.store.display());
                 let to_do = state.planned.map(|_| format!("{} to do", state.progress.to_do));
                 let to_do = to_do.unwrap_or_else(|| "still counting".to_owned());
-                print(format!(
-                    "run {id} started, process {pid}: {to_do}\n  vecstore-embed status --watch --store {store}\n  \
-                     vecstore-embed logs -f --store {store}\n  vecstore-embed stop --store {store}\n"
-                ))?;
+                let more = ["status --watch", "logs -f", "stop"];
+                let more = more.map(|command| format!("  vecstore-embed {command} --store {store}\n"));
+                print(format!("run {id} started, process {pid}: {to_do}\n{}", more.concat()))?;
             }
             return Ok(0);
         }

@@ -65,7 +65,7 @@ pub struct RunState {
     pub progress: Progress,
     /// Inputs settled per second, over the last minute.
     pub rate: f64,
-    /// The stage that holds the others up, for people; empty while that is not known.
+    /// The stage that holds the others up, as text; empty while that is not known.
     pub limit: String,
     /// How it ended: `finished`, `stopped`, `read failures`, or the error.
     pub ended: Option<String>,
