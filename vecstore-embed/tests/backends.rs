@@ -371,7 +371,7 @@ fn a_model_that_mixes_the_pictures_of_a_batch_is_found_out() {
             examine(&model(name).unwrap(), &options, &pictures, &examination).unwrap()
         };
         let report = examined("plain.onnx");
-        assert!(report.batch.is_same() && report.batch.pictures == 4, "{report:?}");
+        assert!(report.batch.same && report.batch.pictures == 4, "{report:?}");
         assert!(report.processor.is_none() && report.lanes == 1 && report.dim == 4);
         for rate in [report.rates.decode, report.rates.resize, report.rates.prepare, report.rates.bare] {
             assert!(rate > 0.0 && rate.is_finite(), "{report:?}");
@@ -379,12 +379,12 @@ fn a_model_that_mixes_the_pictures_of_a_batch_is_found_out() {
         match options.choice {
             // It takes pictures one at a time, so nothing mixes.
             BackendChoice::Tract => {
-                assert!(report.library.is_none() && examined("leaky.onnx").batch.is_same())
+                assert!(report.library.is_none() && examined("leaky.onnx").batch.same)
             }
             _ => {
                 assert_eq!(report.library.clone().unwrap().providers, [Provider::Cpu], "{report:?}");
                 let mixed = examined("leaky.onnx").batch;
-                assert!(!mixed.is_same() && mixed.difference > 0.01, "{mixed:?}");
+                assert!(!mixed.same && mixed.difference > 0.01, "{mixed:?}");
             }
         }
     }

@@ -3,10 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::Serialize;
+
 use crate::base::{Error, Result};
 
 /// What computes: the processor, or cards by way of one of ONNX Runtime's execution providers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Provider {
     /// The processor.
@@ -27,6 +30,12 @@ impl Provider {
             Provider::Cuda => "CUDAExecutionProvider",
             Provider::TensorRt => "TensorrtExecutionProvider",
         }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 
@@ -91,13 +100,9 @@ impl Device {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.provider {
-            Provider::Cpu => return f.write_str("cpu"),
-            Provider::Cuda => "cuda",
-            Provider::TensorRt => "tensorrt",
-        };
+        self.provider.fmt(f)?;
         let cards: Vec<String> = self.cards.iter().map(u32::to_string).collect();
-        write!(f, "{name}:{}", cards.join(","))
+        if self.is_gpu() { write!(f, ":{}", cards.join(",")) } else { Ok(()) }
     }
 }
 

@@ -42,6 +42,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 pub use self::card::{Card, Driver, NoDriver};
 pub use self::device::{Device, Provider};
 pub use self::encoder::{Batch, BatchInput, Encoder, Output, Signature};
@@ -147,15 +149,21 @@ pub struct Library {
 }
 
 /// The library of ONNX Runtime that a process uses.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct LoadedLibrary {
     /// Where it is.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// Its version.
     pub version: String,
     /// What it computes on.
     pub providers: Vec<Provider>,
+}
+
+/// A path as text, also where it is none.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 /// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it

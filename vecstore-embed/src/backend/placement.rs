@@ -5,18 +5,20 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::device::Provider;
 
 /// How many operators each provider took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Placement {
     /// The number of operators that ran, by ONNX Runtime's name of the provider. What TensorRT makes an engine of counts
     /// as one.
+    #[serde(rename = "by_provider")]
     pub nodes: BTreeMap<String, usize>,
     /// The kinds of operators that ran on the processor.
+    #[serde(rename = "kinds_on_cpu")]
     pub on_cpu: BTreeSet<String>,
 }
 

@@ -1,81 +1,74 @@
-//! What is shown while a run works: one bar on a terminal, a line now and then elsewhere.
+//! What is shown while a run works: one bar on a terminal, or a line now and then; in its log; and to other
+//! processes.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use log::Level;
 use vecstore::one_line;
-use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag};
+use vecstore_embed::runs::{LogFile, Recorder};
+use vecstore_embed::{Observer, Pace, Plan, Progress};
 
 use super::summary::planned;
 
-/// Time between lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// How often the stop flag is looked at, so that Ctrl-C is answered.
-const TICK: Duration = Duration::from_millis(100);
-
-const BAR: &str = "{bar:30} {msg}";
-
-/// The bar, or the lines. Clones are the same display.
+/// All places where a run is shown. Clones are the same display.
 #[derive(Clone)]
 pub(crate) struct Display(Arc<Inner>);
 
 struct Inner {
     bar: ProgressBar,
     terminal: bool,
+    quiet: bool,
+    recorder: OnceLock<Arc<Recorder>>,
+    log: Mutex<Option<LogFile>>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    quiet: bool,
     pace: Option<Pace>,
     progress: Progress,
     paused: bool,
-    ticker: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
 impl Display {
-    pub(crate) fn new() -> Self {
+    /// Shows nothing until a run is planned; if `quiet`, nothing but errors.
+    pub(crate) fn new(quiet: bool) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        let terminal = io::stderr().is_terminal();
-        Display(Arc::new(Inner { bar, terminal, state: Mutex::default() }))
+        let (terminal, recorder) = (io::stderr().is_terminal(), OnceLock::new());
+        let (log, state) = (Mutex::default(), Mutex::default());
+        Display(Arc::new(Inner { bar, terminal, quiet, recorder, log, state }))
     }
 
-    /// Begins to show; `quiet` shows nothing but errors.
-    pub(crate) fn open(&self, quiet: bool, stop: StopFlag) {
-        let (end, ended) = bounded(1);
-        let display = self.clone();
-        let ticker = thread::spawn(move || {
-            let (mut announced, mut line_at) = (false, Instant::now() + LINE_EVERY);
-            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                if stop.is_raised() && !announced {
-                    announced = true;
-                    display.say("stopping: finishing and saving what is in flight; once more to end at once");
-                }
-                if Instant::now() >= line_at {
-                    line_at += LINE_EVERY;
-                    display.line();
-                }
-            }
-        });
-        let mut state = self.state();
-        state.quiet = quiet;
-        state.ticker = Some((end, ticker));
+    /// From now on the run is shown to other processes, too, and has a log.
+    pub(crate) fn record(&self, recorder: Arc<Recorder>) {
+        *self.0.log.lock().unwrap_or_else(PoisonError::into_inner) = LogFile::open(&recorder.log()).ok();
+        let _ = self.0.recorder.set(recorder);
+    }
+
+    /// What shows the run to other processes.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.0.recorder.get()
+    }
+
+    /// Writes a line to the log of the run, if it has one.
+    pub(crate) fn log(&self, level: Level, line: &str) {
+        if let Some(file) = self.0.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            // A full disk is no reason to end a run.
+            let _ = file.write(level.as_str(), line);
+        }
     }
 
     /// Shows nothing more, and leaves the terminal as it was.
     pub(crate) fn close(&self) {
-        let ticker = self.state().ticker.take();
-        if let Some((end, ticker)) = ticker {
-            let _ = end.send(());
-            let _ = ticker.join();
-        }
         self.0.bar.finish_and_clear();
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.0.terminal
     }
 
     /// Pictures that this run has committed so far.
@@ -86,10 +79,16 @@ impl Display {
 
     /// Writes a line to stderr, unless quiet.
     pub(crate) fn say(&self, line: &str) {
-        if !self.state().quiet {
+        if !self.0.quiet {
             // With stderr closed the run goes on all the same.
             let _ = self.above_bar(|| writeln!(io::stderr(), "{}", one_line(line)));
         }
+    }
+
+    /// Writes a line to stderr and to the log.
+    pub(crate) fn tell(&self, line: &str) {
+        self.say(line);
+        self.log(Level::Info, line);
     }
 
     /// Writes to stderr while the bar is out of the way.
@@ -97,32 +96,27 @@ impl Display {
         self.0.bar.suspend(write)
     }
 
-    fn line(&self) {
-        let (pace, paused) = {
-            let state = self.state();
-            (state.pace, state.paused)
-        };
-        if let Some(pace) = pace.filter(|_| !self.0.terminal) {
-            self.say(&line(&pace, paused));
-        }
+    /// How far the run is, once that is known.
+    pub(crate) fn line(&self) -> Option<String> {
+        let state = self.state();
+        state.pace.map(|pace| line(&pace, state.paused))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Observer for Display {
     fn planned(&self, plan: &Plan) {
-        self.say(&planned(plan, ""));
-        self.say(&format!("model {} on {}", plan.model, plan.backend));
-        let mut state = self.state();
-        state.pace = None;
-        state.progress = Progress::default();
-        if self.0.terminal && !state.quiet {
-            let bar = &self.0.bar;
+        self.tell(&planned(plan, ""));
+        self.tell(&format!("model {} on {}", plan.model, plan.backend));
+        self.recorder().inspect(|recorder| recorder.planned(plan));
+        *self.state() = State::default();
+        let bar = &self.0.bar;
+        if self.0.terminal && !self.0.quiet {
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template(BAR) {
+            if let Ok(style) = ProgressStyle::with_template("{bar:30} {msg}") {
                 bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
             }
             bar.set_length(plan.to_do);
@@ -132,10 +126,8 @@ impl Observer for Display {
     }
 
     fn paused(&self, why: Option<&str>) {
-        let mut state = self.state();
-        let (news, told) = (why.is_some(), state.paused);
-        state.paused = news;
-        drop(state);
+        self.recorder().inspect(|recorder| recorder.paused(why));
+        let told = mem::replace(&mut self.state().paused, why.is_some());
         match why {
             Some(why) if !told => self.say(&format!("paused: {why}")),
             None if told => self.say("going on"),
@@ -144,6 +136,7 @@ impl Observer for Display {
     }
 
     fn progress(&self, progress: &Progress) {
+        self.recorder().inspect(|recorder| recorder.progress(progress));
         self.state().progress = *progress;
         let bar = &self.0.bar;
         bar.set_length(progress.to_do.max(progress.done()));
@@ -151,12 +144,9 @@ impl Observer for Display {
     }
 
     fn pace(&self, pace: &Pace) {
-        let paused = {
-            let mut state = self.state();
-            state.pace = Some(*pace);
-            state.paused
-        };
-        self.0.bar.set_message(line(pace, paused));
+        self.recorder().inspect(|recorder| recorder.pace(pace));
+        self.state().pace = Some(*pace);
+        self.0.bar.set_message(self.line().unwrap_or_default());
     }
 }
 

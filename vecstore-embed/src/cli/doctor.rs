@@ -1,19 +1,17 @@
 //! `vecstore-embed doctor`.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 use std::thread;
 
 use clap::{Args, value_parser};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
-use vecstore_embed::backend::{Placement, Provider};
-use vecstore_embed::doctor::{
-    Apart, Limit, LoadedLibrary, Options, Pictures, Report, Surroundings, examine, surroundings,
-};
+use vecstore_embed::backend::{Card, Driver, Library, Provider};
+use vecstore_embed::doctor::{Apart, Limit, Options, Pictures, Report, Surroundings, examine, surroundings};
 
 use super::EXIT_FAILED;
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::ModelArgs;
 use super::output::{Failure, Outcome, print, print_json};
 
 const EXAMPLES: &str = "\
@@ -55,39 +53,35 @@ pub(crate) struct DoctorArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Outcome {
-    let around = surroundings(&args.machine.backend());
+    let around = surroundings(&args.model.machine.backend());
     if !args.json {
         // Before anything else: this is what one needs to know if the rest fails.
         print(around_text(&around))?;
     }
-    let (name, report) = match examination(args) {
-        Ok(found) => found,
-        Err(error) if args.json => {
-            let mut found = around_json(&around);
-            found["error"] = json!(error.to_string());
-            print_json(&found)?;
-            return Err(error);
-        }
-        Err(error) => return Err(error),
-    };
-    let on_gpu = args.machine.device().is_gpu();
+    let report = examination(args);
     if args.json {
-        let mut found = around_json(&around);
-        add_report(&mut found, &name, &report, on_gpu);
+        let mut found = match &report {
+            Ok(report) => json!(report),
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        add_around(&mut found, &around);
+        if let Ok(report) = &report {
+            found["advice"] = json!(advice(report));
+        }
         print_json(&found)?;
-    } else {
-        print(report_text(&name, &report, args, on_gpu))?;
     }
-    let is_right = report.batch.is_same() && report.processor.as_ref().is_none_or(Apart::is_same);
+    let report = report?;
+    if !args.json {
+        print(report_text(&report, args))?;
+    }
+    let is_right = report.batch.same && report.processor.as_ref().is_none_or(|apart| apart.same);
     Ok(if is_right { 0 } else { EXIT_FAILED })
 }
 
-fn examination(args: &DoctorArgs) -> Result<(String, Report), Failure> {
+fn examination(args: &DoctorArgs) -> Result<Report, Failure> {
     let model = args.model.spec()?.load()?;
     let count = args.pictures.into();
     let pictures = match &args.folder {
@@ -98,25 +92,21 @@ fn examination(args: &DoctorArgs) -> Result<(String, Report), Failure> {
     let mut options = Options::new(args.batch_size.into(), args.workers.map_or_else(cores, usize::from));
     options.lanes = args.lanes.map(usize::from);
     options.seconds = args.seconds;
-    options.limits = args.machine.limits();
-    let report = examine(&model, &args.machine.backend(), &pictures, &options)?;
-    Ok((model.name().to_owned(), report))
+    options.limits = args.model.machine.limits();
+    Ok(examine(&model, &args.model.machine.backend(), &pictures, &options)?)
 }
 
-fn called(provider: Provider) -> &'static str {
-    match provider {
-        Provider::Cuda => "cuda",
-        Provider::TensorRt => "tensorrt",
-        _ => "cpu",
-    }
+fn called(providers: &[Provider]) -> String {
+    providers.iter().map(Provider::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn listed(providers: &[Provider]) -> String {
-    providers.iter().map(|provider| called(*provider)).collect::<Vec<_>>().join(", ")
+/// A version, or a capability.
+fn dotted((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
 }
 
 /// Writes a line that begins with what it is about. Writing to a String cannot fail.
-fn line(text: &mut String, about: &str, what: &str) {
+fn line(text: &mut String, about: &str, what: impl Display) {
     let _ = writeln!(text, "{about:<11}{what}");
 }
 
@@ -124,176 +114,104 @@ fn around_text(around: &Surroundings) -> String {
     let mut text = String::new();
     for library in &around.libraries {
         let found = match &library.version {
-            Ok(version) => format!("ONNX Runtime {version}, for {}", listed(&library.built_for)),
+            Ok(version) => format!("ONNX Runtime {version}, for {}", called(&library.built_for)),
             Err(found) => format!("cannot be used: {found}"),
         };
-        line(&mut text, "library", &format!("{}: {found}", library.path.display()));
+        line(&mut text, "library", format_args!("{}: {found}", library.path.display()));
     }
     if around.libraries.is_empty() {
         line(&mut text, "library", "no ONNX Runtime in the usual places, and none named");
     }
     match &around.driver {
         Ok(driver) => {
-            line(&mut text, "driver", &format!("for CUDA {}.{}", driver.cuda.0, driver.cuda.1));
+            line(&mut text, "driver", format_args!("for CUDA {}", dotted(driver.cuda)));
             for (number, card) in driver.cards.iter().enumerate() {
-                let (major, minor) = card.capability;
-                let memory = HumanBytes(card.memory);
-                line(
-                    &mut text,
-                    "card",
-                    &format!("{number}: {}, {memory}, compute capability {major}.{minor}", card.name),
-                );
+                let (memory, capability) = (HumanBytes(card.memory), dotted(card.capability));
+                let what = format!("{number}: {}, {memory}, compute capability {capability}", card.name);
+                line(&mut text, "card", what);
             }
         }
-        Err(none) => line(&mut text, "driver", &format!("{}; {}", none.found, none.remedy)),
+        Err(none) => line(&mut text, "driver", format_args!("{}; {}", none.found, none.remedy)),
     }
     text
 }
 
-fn around_json(around: &Surroundings) -> Value {
-    let libraries: Vec<Value> = around
-        .libraries
-        .iter()
-        .map(|library| {
-            let built_for: Vec<&str> = library.built_for.iter().map(|provider| called(*provider)).collect();
-            json!({
-                "path": library.path.to_string_lossy(),
-                "version": library.version.as_ref().ok(),
-                "unusable": library.version.as_ref().err(),
-                "built_for": built_for,
-            })
-        })
-        .collect();
-    let driver = match &around.driver {
-        Ok(driver) => {
-            let cards: Vec<Value> = driver
-                .cards
-                .iter()
-                .map(|card| {
-                    let (major, minor) = card.capability;
-                    let capability = format!("{major}.{minor}");
-                    json!({"name": card.name, "memory": card.memory, "capability": capability})
-                })
-                .collect();
-            json!({"cuda": format!("{}.{}", driver.cuda.0, driver.cuda.1), "cards": cards})
+fn add_around(found: &mut Value, around: &Surroundings) {
+    let library = |Library { path, version, built_for, .. }: &Library| {
+        let (path, version, unusable) =
+            (path.to_string_lossy(), version.as_ref().ok(), version.as_ref().err());
+        json!({"path": path, "version": version, "unusable": unusable, "built_for": built_for})
+    };
+    let card = |card: &Card| {
+        let capability = dotted(card.capability);
+        json!({"name": card.name, "memory": card.memory, "capability": capability})
+    };
+    found["libraries"] = around.libraries.iter().map(library).collect();
+    found["driver"] = match &around.driver {
+        Ok(Driver { cuda, cards, .. }) => {
+            json!({"cuda": dotted(*cuda), "cards": cards.iter().map(card).collect::<Vec<_>>()})
         }
         Err(none) => json!({"missing": none.found, "remedy": none.remedy}),
     };
-    json!({"libraries": libraries, "driver": driver})
 }
 
-fn apart(apart: &Apart) -> String {
-    let verdict = if apart.is_same() { "the same" } else { "NOT THE SAME" };
-    format!("lowest cosine {:.6}, largest difference {:.1e}: {verdict}", apart.cosine, apart.difference)
-}
-
-fn nodes(placement: &Placement) -> String {
-    let counted: Vec<String> =
-        placement.nodes.iter().map(|(provider, count)| format!("{count} by {provider}")).collect();
-    counted.join(", ")
-}
-
-fn report_text(name: &str, report: &Report, args: &DoctorArgs, on_gpu: bool) -> String {
+fn report_text(report: &Report, args: &DoctorArgs) -> String {
     let mut text = String::new();
-    line(&mut text, "model", &format!("{name}, vectors of {}", report.dim));
+    let apart = |apart: &Apart| {
+        let verdict = if apart.same { "the same" } else { "NOT THE SAME" };
+        format!("lowest cosine {:.6}, largest difference {:.1e}: {verdict}", apart.cosine, apart.difference)
+    };
+    line(&mut text, "model", format_args!("{}, vectors of {}", report.model, report.dim));
     line(&mut text, "backend", &report.backend);
-    if let Some(LoadedLibrary { providers, .. }) = &report.library {
-        line(&mut text, "offers", &listed(providers));
+    if let Some(library) = &report.library {
+        line(&mut text, "offers", called(&library.providers));
     }
     match &report.placement {
         Some(placement) => {
-            line(&mut text, "operators", &nodes(placement));
-            if on_gpu && !placement.on_cpu.is_empty() {
+            let counted = placement.nodes.iter().map(|(provider, count)| format!("{count} by {provider}"));
+            line(&mut text, "operators", counted.collect::<Vec<_>>().join(", "));
+            if report.is_on_card() && !placement.on_cpu.is_empty() {
                 let kinds: Vec<&str> = placement.on_cpu.iter().map(String::as_str).collect();
-                line(&mut text, "", &format!("left to the processor: {}", kinds.join(", ")));
+                line(&mut text, "", format_args!("left to the processor: {}", kinds.join(", ")));
             }
         }
         None => line(&mut text, "operators", "all by the backend itself, on the processor"),
     }
-    let batch = &report.batch;
-    line(&mut text, "batch", &format!("of {} against one at a time: {}", batch.pictures, apart(batch)));
+    let (batch, rates) = (&report.batch, &report.rates);
+    line(&mut text, "batch", format_args!("of {} against one at a time: {}", batch.pictures, apart(batch)));
     if let Some(processor) = &report.processor {
-        line(&mut text, "device", &format!("against the processor: {}", apart(processor)));
+        line(&mut text, "device", format_args!("against the processor: {}", apart(processor)));
     }
-    let rates = &report.rates;
-    line(&mut text, "decode", &format!("{:.1} pictures a second by one thread", rates.decode));
-    line(&mut text, "resize", &format!("{:.1} by one thread", rates.resize));
+    line(&mut text, "decode", format_args!("{:.1} pictures a second by one thread", rates.decode));
+    line(&mut text, "resize", format_args!("{:.1} by one thread", rates.resize));
     let workers = args.workers.map_or_else(|| "all".to_owned(), |workers| workers.to_string());
-    line(&mut text, "both", &format!("{:.1} by {workers} threads", rates.prepare));
+    line(&mut text, "both", format_args!("{:.1} by {workers} threads", rates.prepare));
     let lanes = if report.lanes == 1 { "1 lane".to_owned() } else { format!("{} lanes", report.lanes) };
     let of = format!("in batches of {}, {lanes}; {:.1} bare in one", args.batch_size, rates.bare);
-    line(&mut text, "infer", &format!("{:.1} {of}", rates.infer));
-    line(&mut text, "limit", &advice(report, on_gpu));
+    line(&mut text, "infer", format_args!("{:.1} {of}", rates.infer));
+    line(&mut text, "limit", advice(report));
     text
 }
 
 /// Which stage limits a run, and what might help.
-fn advice(report: &Report, on_gpu: bool) -> String {
-    let (limit, most) = report.rates.limit(on_gpu);
-    let what = match (limit, on_gpu) {
-        (Limit::Prepare, true) => {
-            "decoding and resizing: the card waits for pictures. More cores help, or --jpeg scaled, or \
-             pictures that are stored smaller; a second card does not"
-        }
-        (Limit::Prepare, false) => {
-            "decoding and resizing take most of the processor's time: --jpeg scaled helps, or pictures that \
-             are stored smaller; a card would help little"
-        }
-        (_, true) => {
-            "the model: the card is busy. A larger --batch-size may help, a model in fp16, --device tensorrt \
-             with --precision fp16, or another card"
-        }
-        (_, false) if report.backend == "plain Rust" => {
-            "the model takes most of the processor's time: the built-in one is computed by the processor \
-             alone, so more cores help"
-        }
-        (_, false) if report.backend.starts_with("tract") => {
-            "the model takes most of the processor's time: ONNX Runtime is 1.4 to 4 times as fast as tract \
-             (pip install onnxruntime, and --ort-lib), and a card faster still"
-        }
-        _ => {
-            "the model takes most of the processor's time: a card would help (--device cuda), or a smaller \
-             model"
-        }
+fn advice(report: &Report) -> String {
+    let limit = match (report.limit, report.is_on_card()) {
+        (Limit::Prepare, true) => "decoding and resizing: the card waits for pictures",
+        (Limit::Prepare, false) => "decoding and resizing take most of the processor's time",
+        (_, true) => "the model: the card is busy",
+        (_, false) => "the model takes most of the processor's time",
     };
-    format!("{what}. At most {most:.1} pictures a second")
-}
-
-fn add_report(found: &mut Value, name: &str, report: &Report, on_gpu: bool) {
-    let apart = |apart: &Apart| {
-        json!({
-            "pictures": apart.pictures,
-            "lowest_cosine": apart.cosine,
-            "largest_difference": apart.difference,
-            "same": apart.is_same(),
-        })
+    let help = match (report.limit, report.is_on_card(), &report.backend[..]) {
+        (Limit::Prepare, true, _) => {
+            "more cores help, --jpeg scaled, or smaller files; a second card does not"
+        }
+        (Limit::Prepare, ..) => "--jpeg scaled helps, or smaller files; a card would help little",
+        (_, true, _) => "a larger --batch-size may help, --device tensorrt --precision fp16, or another card",
+        (.., "plain Rust") => "the built-in one is computed by the processor alone, so more cores help",
+        (.., name) if name.starts_with("tract") => {
+            "ONNX Runtime (pip install onnxruntime, and --ort-lib) is 1.4 to 4 times as fast, a card more"
+        }
+        _ => "a card would help (--device cuda), or a smaller model",
     };
-    let (limit, most) = report.rates.limit(on_gpu);
-    found["model"] = json!(name);
-    found["dim"] = json!(report.dim);
-    found["backend"] = json!(report.backend);
-    found["lanes"] = json!(report.lanes);
-    found["library"] =
-        json!(report.library.as_ref().map(|LoadedLibrary { path, version, providers, .. }| {
-            let providers: Vec<&str> = providers.iter().map(|provider| called(*provider)).collect();
-            json!({"path": path.to_string_lossy(), "version": version, "providers": providers})
-        }));
-    found["operators"] = json!(
-        report
-            .placement
-            .as_ref()
-            .map(|placement| { json!({"by_provider": placement.nodes, "kinds_on_cpu": placement.on_cpu}) })
-    );
-    found["batch"] = apart(&report.batch);
-    found["processor"] = json!(report.processor.as_ref().map(apart));
-    found["pictures_per_second"] = json!({
-        "decode_one_thread": report.rates.decode,
-        "resize_one_thread": report.rates.resize,
-        "prepare": report.rates.prepare,
-        "infer": report.rates.infer,
-        "bare": report.rates.bare,
-        "at_most": most,
-    });
-    found["limit"] = json!(if limit == Limit::Prepare { "prepare" } else { "infer" });
-    found["advice"] = json!(advice(report, on_gpu));
+    format!("{limit}; {help}. At most {:.1} pictures a second", report.rates.at_most)
 }

@@ -1,38 +1,17 @@
 //! Log lines go to stderr, above the progress bar, and into the log of the run.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use vecstore::one_line;
-use vecstore_embed::runs::LogFile;
 
 use super::display::Display;
-
-/// The log of the run, once there is one.
-#[derive(Clone, Default)]
-pub(crate) struct RunLog(Arc<Mutex<Option<LogFile>>>);
-
-impl RunLog {
-    /// From now on what happens to single files is written there, and whatever goes wrong.
-    pub(crate) fn open(&self, file: LogFile) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-    }
-
-    /// Writes a line to it alone.
-    pub(crate) fn write(&self, level: Level, message: &str) {
-        if let Some(file) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            // A full disk is no reason to end a run.
-            let _ = file.write(level.as_str(), message);
-        }
-    }
-}
 
 /// Both places.
 struct Tee {
     stderr: env_logger::Logger,
-    file: RunLog,
+    display: Display,
 }
 
 fn is_for_file(metadata: &Metadata<'_>) -> bool {
@@ -48,7 +27,7 @@ impl Log for Tee {
     fn log(&self, record: &Record<'_>) {
         self.stderr.log(record);
         if is_for_file(record.metadata()) {
-            self.file.write(record.level(), &record.args().to_string());
+            self.display.log(record.level(), &record.args().to_string());
         }
     }
 
@@ -59,7 +38,7 @@ impl Log for Tee {
 
 /// Starts the logger: warnings, errors alone where a command is to be quiet; with `-v` what happens to single
 /// files, with `-vv` details of the libraries. `RUST_LOG` overrides all of it.
-pub(crate) fn start(verbose: u8, quiet: bool, display: &Display, file: &RunLog) {
+pub(crate) fn start(verbose: u8, quiet: bool, display: &Display) {
     let mut builder = Builder::new();
     builder.filter_level(match (verbose, quiet) {
         (0, true) => LevelFilter::Error,
@@ -67,20 +46,17 @@ pub(crate) fn start(verbose: u8, quiet: bool, display: &Display, file: &RunLog) 
         _ => LevelFilter::Debug,
     });
     if verbose == 1 {
-        builder
-            .filter_module("vecstore", LevelFilter::Info)
-            .filter_module("vecstore_embed", LevelFilter::Info);
+        for ours in ["vecstore", "vecstore_embed"] {
+            builder.filter_module(ours, LevelFilter::Info);
+        }
     }
-    builder
-        .parse_default_env()
-        .write_style(WriteStyle::Never)
-        .format_indent(None)
-        .format_target(verbose > 1)
-        .target(Target::Pipe(Box::new(AboveBar(display.clone()))));
+    let above_bar = Target::Pipe(Box::new(AboveBar(display.clone())));
+    builder.parse_default_env().write_style(WriteStyle::Never).format_indent(None);
+    builder.format_target(verbose > 1).target(above_bar);
     let stderr = builder.build();
     log::set_max_level(stderr.filter().max(LevelFilter::Info));
     // Fails only when a logger is there already, and then that one is as good.
-    let _ = log::set_boxed_logger(Box::new(Tee { stderr, file: file.clone() }));
+    let _ = log::set_boxed_logger(Box::new(Tee { stderr, display: display.clone() }));
 }
 
 struct AboveBar(Display);

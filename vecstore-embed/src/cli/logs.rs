@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use vecstore::one_line;
-use vecstore_embed::runs::{LogLine, log_files, log_lines};
+use vecstore_embed::runs::{LogLine, log_files};
 
 use super::output::{Failure, Outcome, find_run, local, print, runs_of};
 
@@ -19,9 +19,8 @@ Examples:
   vecstore-embed logs --store photos.vecs 20261121-190000-4711 --json | jq 'select(.level == \"WARN\")'
 
 Of the last run that began, unless one is named; its name is when it began, in UTC, and its process. On a
-terminal, lines for people in the time of this machine, elsewhere JSON in UTC. A log keeps the newest 40 MiB;
-those of the last 20 runs are kept.
-Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
+terminal, lines of text in the time of this machine, elsewhere JSON in UTC. A log keeps the newest 40 MiB;
+those of the last 20 runs are kept.";
 
 /// Show what a run has logged: what was rejected, replaced, or could not be read, and why it paused or ended
 #[derive(Debug, Args)]
@@ -44,15 +43,8 @@ pub(crate) fn logs(args: &LogsArgs) -> Outcome {
     let runs = runs_of(&args.store)?;
     let run = find_run(&runs, &args.store, args.run.as_deref())?;
     let human = io::stdout().is_terminal() && !args.json;
-    let path = runs.log(&run.state.id);
-    if !args.follow {
-        for line in log_lines(&path) {
-            print(format(&line, human))?;
-        }
-        return Ok(0);
-    }
-    let mut is_live = || runs.find(&run.state.id).is_ok_and(|known| known.is_some_and(|known| known.live));
-    follow(&path, &mut is_live, &mut |line| print(format(line, human)))?;
+    let mut is_live = || args.follow && runs.is_live(&run.state.id);
+    follow(&runs.log(&run.state.id), &mut is_live, &mut |line| print(format(line, human)))?;
     Ok(0)
 }
 
@@ -62,21 +54,20 @@ fn follow(
     is_live: &mut dyn FnMut() -> bool,
     show: &mut dyn FnMut(&LogLine) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let mut reading: Option<(u64, Lines)> = None;
+    let mut reading: Option<Lines> = None;
     loop {
         // Asked before the rest is read: what was written until then is read after.
         let live = is_live();
         let files = log_files(path);
-        let current =
-            reading.as_ref().and_then(|(known, _)| files.iter().position(|(inode, _)| inode == known));
+        let known =
+            reading.as_ref().and_then(|lines| files.iter().position(|(inode, _)| *inode == lines.inode));
         // The current file is read on after newer ones were seen: by then it has all its lines.
-        if let Some((_, lines)) = &mut reading {
+        if let Some(lines) = &mut reading {
             lines.show(show)?;
         }
-        for (inode, file) in files.into_iter().skip(current.map_or(0, |current| current + 1)) {
-            let (_, lines) =
-                reading.insert((inode, Lines { file: BufReader::new(file), partial: Vec::new() }));
-            lines.show(show)?;
+        for (inode, file) in files.into_iter().skip(known.map_or(0, |known| known + 1)) {
+            let lines = Lines { inode, file: BufReader::new(file), partial: Vec::new() };
+            reading.insert(lines).show(show)?;
         }
         if !live {
             return Ok(());
@@ -87,6 +78,7 @@ fn follow(
 
 /// A file that is written to while it is read.
 struct Lines {
+    inode: u64,
     file: BufReader<File>,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
@@ -107,12 +99,10 @@ impl Lines {
 }
 
 fn format(line: &LogLine, human: bool) -> String {
-    if human {
-        format!("{} {:<5} {}\n", local(&line.time), line.level, one_line(&line.message))
-    } else {
+    match human {
+        true => format!("{} {:<5} {}\n", local(&line.time), line.level, one_line(&line.message)),
         // Of three texts: this cannot fail.
-        let json = serde_json::to_string(line).unwrap_or_default();
-        format!("{json}\n")
+        false => serde_json::to_string(line).unwrap_or_default() + "\n",
     }
 }
 

@@ -1,12 +1,11 @@
 //! `--metrics`: how far a run is, for programs that draw curves.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -15,35 +14,18 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use vecstore_embed::runs::{Recorder, RunState};
 
-use super::output::Failure;
-
-/// How often the file is written.
-const EVERY: Duration = Duration::from_secs(5);
-
 /// How long a client may take to ask, while others wait; and again to read the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Gives the numbers of `run` to clients at an address, or writes them into a file every few seconds, by
-/// renaming, as the text collector of the node exporter wants it.
-pub(super) fn start(place: &str, run: Arc<Recorder>) -> Result<Metrics, Failure> {
-    let failed = |error: io::Error| Failure::Metrics(place.to_owned(), error);
-    let is_address = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    if !is_address {
-        let file = PathBuf::from(place);
-        write(&file, &run.state()).map_err(failed)?;
-        let (state, path) = (Arc::clone(&run), file.clone());
-        thread::spawn(move || {
-            loop {
-                thread::sleep(EVERY);
-                // The disk may be full for a while.
-                let _ = write(&path, &state.state());
-            }
-        });
-        return Ok(Metrics { file: Some(file), run });
+/// Gives the numbers of `run` to clients at an address, or writes them into a file, which is given back.
+pub(super) fn start(place: &str, run: &Arc<Recorder>) -> io::Result<Option<PathBuf>> {
+    if place.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        write(place.as_ref(), &run.state())?;
+        return Ok(Some(place.into()));
     }
-    let (listener, state) = (TcpListener::bind(address(place)).map_err(failed)?, Arc::clone(&run));
-    thread::spawn(move || serve(listener.incoming(), &state, || thread::sleep(PATIENCE)));
-    Ok(Metrics { file: None, run })
+    let (listener, run) = (TcpListener::bind(address(place))?, Arc::clone(run));
+    thread::spawn(move || serve(listener.incoming(), &run, || thread::sleep(PATIENCE)));
+    Ok(None)
 }
 
 /// With the host that is meant where none is named: this one, for those on it.
@@ -63,21 +45,8 @@ fn serve(clients: impl Iterator<Item = io::Result<TcpStream>>, run: &Recorder, m
     }
 }
 
-/// Metrics that are given; the file gets its last numbers when this is finished.
-pub(super) struct Metrics {
-    file: Option<PathBuf>,
-    run: Arc<Recorder>,
-}
-
-impl Metrics {
-    pub(super) fn finish(&self) {
-        if let Some(file) = &self.file {
-            let _ = write(file, &self.run.state());
-        }
-    }
-}
-
-fn write(file: &Path, state: &RunState) -> io::Result<()> {
+/// Writes the numbers into a file, by renaming, as the text collector of the node exporter wants it.
+pub(super) fn write(file: &Path, state: &RunState) -> io::Result<()> {
     let mut new = file.as_os_str().to_owned();
     new.push(".new");
     fs::write(&new, text(state))?;
@@ -97,11 +66,8 @@ fn answer(mut client: TcpStream, state: &RunState, end: Instant) -> io::Result<(
         }
     }
     let (text, kind) = (text(state), CONTENT_TYPE);
-    write!(
-        client,
-        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    )
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}", text.len());
+    write!(client, "{head}\r\nConnection: close\r\n\r\n{text}")
 }
 
 /// The numbers in the text format of Prometheus.
@@ -145,7 +111,7 @@ mod tests {
 
     fn recorder(dir: &tempfile::TempDir) -> Arc<Recorder> {
         let runs = Runs::of_store(&dir.path().join("photos.vecs"));
-        Arc::new(Recorder::begin(&runs, Vec::new(), "photos", StopFlag::default()).unwrap())
+        Recorder::begin(&runs, Vec::new(), "photos", StopFlag::default()).unwrap()
     }
 
     /// Both ends of a connection, with what the client has sent by now.
@@ -171,8 +137,7 @@ mod tests {
         let run = recorder(&dir);
         run.paused(Some("disk full"));
         let file = dir.path().join("metrics.prom");
-        let metrics = start(file.to_str().unwrap(), Arc::clone(&run)).unwrap();
-        metrics.finish();
+        assert_eq!(start(file.to_str().unwrap(), &run).unwrap(), Some(file.clone()));
         let written = fs::read_to_string(&file).unwrap();
         for line in [
             "# HELP vecstore_embed_inputs_total Inputs settled by this run, and how.\n",

@@ -73,23 +73,17 @@ enum Command {
     Status(status::StatusArgs),
 }
 
-impl Command {
-    fn is_quiet(&self) -> bool {
-        matches!(self, Command::Run(run) if run.quiet)
-            || matches!(self, Command::Start(start) if start.run.quiet)
-    }
-}
-
 /// Parses the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_limit();
     let cli = settings::parse(env::args_os().collect()).unwrap_or_else(|error| error.exit());
-    let display = display::Display::new();
-    let log = logging::RunLog::default();
-    logging::start(cli.verbose, cli.command.is_quiet(), &display, &log);
+    let quiet = matches!(&cli.command, Command::Run(run) if run.quiet)
+        || matches!(&cli.command, Command::Start(start) if start.run.quiet);
+    let display = display::Display::new(quiet);
+    logging::start(cli.verbose, quiet, &display);
     let result = match cli.command {
-        Command::Run(args) => run::run(&args, &display, &log),
-        Command::Start(args) => start::start(&args, &display, &log),
+        Command::Run(args) => run::run(&args, &display),
+        Command::Start(args) => start::start(&args, &display),
         Command::Stop(args) => stop::stop(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Retry(args) => retry::retry(&args),
@@ -104,7 +98,7 @@ pub(crate) fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "error: {}", vecstore::one_line(&error.to_string()));
         error.exit_code()
     });
-    ExitCode::from(code)
+    code.into()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(crate) struct ModelArgs {
     /// Without this option, a small descriptor that needs no weights is used: it finds near-duplicates, not
     /// meaning.
     #[arg(long, value_name = "FILE.onnx|NAME")]
-    pub(crate) model: Option<PathBuf>,
+    model: Option<PathBuf>,
     /// Where models are looked for by name: NAME is DIR/NAME.onnx, DIR/NAME/model.onnx, or the one in
     /// DIR/NAME
     #[arg(long, value_name = "DIR")]
@@ -33,7 +33,8 @@ pub(crate) struct ModelArgs {
     #[arg(long, requires = "model", value_name = "PIXELS")]
     crop: Option<Sides>,
     /// Subtract from each channel (of 0 to 1): three numbers, or one
-    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = triple, allow_hyphen_values = true)]
+    #[arg(long, requires = "model", value_name = "R,G,B", value_parser = parse_triple,
+          allow_hyphen_values = true)]
     mean: Option<[f32; 3]>,
     /// Then divide each channel by: three numbers, or one
     #[arg(long, requires = "model", value_name = "R,G,B", value_parser = deviations,
@@ -59,44 +60,38 @@ pub(crate) struct ModelArgs {
     /// slightly other vectors; exact unless given
     #[arg(long, requires = "model", value_name = "HOW")]
     jpeg: Option<JpegScale>,
-    /// Name of the space that the model's vectors share with those of another one (the pictures and the words of CLIP,
-    /// say): stores of one space can be searched with either
+    /// Name of the space that the model's vectors share with those of another one (the pictures and the words
+    /// of CLIP, say): stores of one space can be searched with either
     #[arg(long, requires = "model", value_name = "NAME")]
     space: Option<String>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
 }
 
 impl ModelArgs {
     pub(crate) fn spec(&self) -> Result<ModelSpec> {
         let find = |asked: &PathBuf| models_dir::find(asked, self.models_dir.as_deref());
         let file = self.model.as_ref().map(find).transpose()?;
-        let overrides = PreprocessOverrides {
-            size: self.size,
-            crop: self.crop,
-            mean: self.mean,
-            std: self.std,
-            channel_order: self.channel_order,
-            filter: self.filter,
-            jpeg: self.jpeg,
-        };
-        Ok(ModelSpec {
-            file,
-            overrides,
-            output: self.output_name.clone(),
-            normalise: self.normalise,
-            precision: self.precision,
-            space: self.space.clone(),
-        })
+        let ModelArgs { size, crop, mean, std, channel_order, filter, jpeg, normalise, precision, .. } =
+            *self;
+        let overrides = PreprocessOverrides { size, crop, mean, std, channel_order, filter, jpeg };
+        let (output, space) = (self.output_name.clone(), self.space.clone());
+        Ok(ModelSpec { file, overrides, output, normalise, precision, space })
     }
-}
 
-/// The model that filled a store, which has to be where it was.
-pub(crate) fn recorded_model(path: &Path, snapshot: &Snapshot) -> Result<ModelSpec> {
-    let spec = ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?;
-    match &spec.file {
-        Some(file) if !file.exists() => {
-            Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
+    /// An embedder that runs the named model, or else the one that filled the store at `path`, which has to
+    /// be where it was.
+    pub(crate) fn embedder_for(&self, path: &Path, snapshot: &Snapshot) -> Result<Embedder> {
+        let spec = match self.model {
+            Some(_) => self.spec()?,
+            None => ModelSpec::from_settings(snapshot.settings()).map_err(|error| error.of_store(path))?,
+        };
+        match &spec.file {
+            Some(file) if self.model.is_none() && !file.exists() => {
+                Err(Error::ModelMoved { store: path.to_owned(), model: file.clone() })
+            }
+            _ => Ok(self.machine.embedder(&spec.load()?).build()),
         }
-        _ => Ok(spec),
     }
 }
 
@@ -133,14 +128,8 @@ impl MachineArgs {
             ort_lib: self.ort_lib.clone(),
             device: self.device.clone(),
             engines: self.engine_cache.clone(),
-            // One picture at a time; a run says what it has.
-            batch: 1,
             ..BackendOptions::default()
         }
-    }
-
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
     }
 
     /// An embedder that runs `model` on this machine.
@@ -153,19 +142,12 @@ impl MachineArgs {
     }
 }
 
-fn triple(text: &str) -> Result<[f32; 3]> {
-    parse_triple(text)
-}
-
 /// Channels are divided by them.
 fn deviations(text: &str) -> Result<[f32; 3]> {
-    let numbers = triple(text)?;
-    if numbers.iter().all(|number| *number > 0.0) {
-        return Ok(numbers);
+    let (what, expected) = ("std", "numbers above zero such as 0.229,0.224,0.225");
+    let numbers = parse_triple(text)?;
+    match numbers.iter().all(|number| *number > 0.0) {
+        true => Ok(numbers),
+        false => Err(Error::BadValue { what, expected, found: text.to_owned() }),
     }
-    Err(Error::BadValue {
-        what: "std",
-        expected: "numbers above zero such as 0.229,0.224,0.225",
-        found: text.to_owned(),
-    })
 }

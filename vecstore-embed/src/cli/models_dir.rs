@@ -9,70 +9,52 @@ use vecstore_embed::{Error, Result};
 /// is `DIR/NAME.onnx`, `DIR/NAME/model.onnx`, `DIR/NAME/onnx/model.onnx`, or the one `.onnx` file in
 /// `DIR/NAME`.
 pub(super) fn find(asked: &Path, dir: Option<&Path>) -> Result<PathBuf> {
+    let wrong = |found: String, remedy: &str| Error::Model {
+        model: asked.display().to_string(),
+        expected: "a file, or the name of a model in --models-dir".to_owned(),
+        found,
+        remedy: remedy.to_owned(),
+    };
     if asked.is_file() {
         return Ok(asked.to_owned());
     }
     let Some(dir) = dir else {
         let found = if asked.exists() { "something that is no file" } else { "no such file" };
-        return Err(wrong(
-            asked,
-            found.to_owned(),
-            "give the path of an ONNX file, or name the folder of models with --models-dir",
-        ));
+        let remedy = "give the path of an ONNX file, or name the folder of models with --models-dir";
+        return Err(wrong(found.to_owned(), remedy));
     };
-    let mut with_extension = asked.as_os_str().to_owned();
-    with_extension.push(".onnx");
     let folder = dir.join(asked);
-    let usual = [
-        dir.join(asked),
-        dir.join(with_extension),
-        folder.join("model.onnx"),
-        folder.join("onnx/model.onnx"),
-    ];
+    let mut with_extension = folder.clone().into_os_string();
+    with_extension.push(".onnx");
+    let usual =
+        [folder.clone(), with_extension.into(), folder.join("model.onnx"), folder.join("onnx/model.onnx")];
     if let Some(found) = usual.into_iter().find(|path| path.is_file()) {
         return Ok(found);
     }
-    match &models_in(&folder)[..] {
-        [only] => return Ok(only.clone()),
-        [] => {}
-        several => {
-            return Err(wrong(
-                asked,
-                format!("{} has {}", folder.display(), names(several)),
-                "give the path of one",
-            ));
+    let is_model =
+        |path: &Path| path.extension().is_some_and(|extension| extension == "onnx") && path.is_file();
+    let has = |folder: &Path, paths: &[PathBuf]| format!("{} has {}", folder.display(), names(paths));
+    match &listed(&folder, is_model)[..] {
+        [only] => Ok(only.clone()),
+        [] => {
+            let known = listed(dir, |path| path.is_dir() || is_model(path));
+            Err(wrong(has(dir, &known), "give one of these, or a path"))
         }
+        several => Err(wrong(has(&folder, several), "give the path of one")),
     }
-    let mut known: Vec<PathBuf> =
-        fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    known.retain(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "onnx"));
-    known.sort_unstable();
-    let found = if known.is_empty() { "none".to_owned() } else { names(&known) };
-    Err(wrong(asked, format!("{} has {found}", dir.display()), "give one of these, or a path"))
 }
 
-fn models_in(folder: &Path) -> Vec<PathBuf> {
+/// What is meant of the entries of a folder, sorted.
+fn listed(folder: &Path, is_meant: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut models: Vec<PathBuf> = entries
-        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx") && path.is_file())
-        .collect();
-    models.sort_unstable();
-    models
+    let mut paths: Vec<PathBuf> = entries.filter(|path| is_meant(path)).collect();
+    paths.sort_unstable();
+    paths
 }
 
 fn names(paths: &[PathBuf]) -> String {
-    let names: Vec<_> =
-        paths.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
-    names.join(", ")
-}
-
-fn wrong(asked: &Path, found: String, remedy: &str) -> Error {
-    Error::Model {
-        model: asked.display().to_string(),
-        expected: "a file, or the name of a model in --models-dir".to_owned(),
-        found,
-        remedy: remedy.to_owned(),
-    }
+    let names = paths.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy());
+    if paths.is_empty() { "none".to_owned() } else { names.collect::<Vec<_>>().join(", ") }
 }
 
 #[cfg(test)]

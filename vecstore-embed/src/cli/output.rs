@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde_json::{Value, json};
-use vecstore::Reader;
+use vecstore::{Kind, Reader, Snapshot, escaped, one_line};
+use vecstore_embed::keys::Remembered;
 use vecstore_embed::runs::{Known, Runs};
-use vecstore_embed::{FirstFew, Listed};
+use vecstore_embed::{FirstFew, Listed, RejectionClass};
 
 use super::{EXIT_FAILED, EXIT_SAVE};
 
@@ -84,17 +85,29 @@ impl From<vecstore::Error> for Failure {
 /// An exit code, or what went wrong.
 pub(crate) type Outcome = Result<u8, Failure>;
 
-/// Opens a store to look into it.
+/// Opens a store to look into it. Of one that is not there, the error says how this program makes one.
 pub(crate) fn open_to_read(path: &Path) -> Result<Reader, Failure> {
-    Reader::open(path).map_err(|error| no_store(path, error))
-}
-
-/// Why a store cannot be opened. Of one that is not there, how this program makes one.
-pub(crate) fn no_store(path: &Path, error: vecstore::Error) -> Failure {
-    match error {
+    Reader::open(path).map_err(|error| match error {
         vecstore::Error::NotFound { .. } => Failure::NoStore(path.to_owned()),
         error => error.into(),
+    })
+}
+
+/// A rejected input: its key, its class, and the reason behind that class.
+pub(crate) type Rejected = (Vec<u8>, Option<RejectionClass>, String);
+
+/// The rejected inputs of a store.
+pub(crate) fn rejected(snapshot: &Snapshot) -> Result<Vec<Rejected>, Failure> {
+    let mut list = Vec::new();
+    for entry in snapshot {
+        let entry = entry?;
+        if entry.kind() == Kind::Rejected {
+            let class = Remembered::decode(entry.payload()).class;
+            let reason = class.map_or_else(String::new, |class| format!("[{class}] "));
+            list.push((entry.key().to_vec(), class, reason + entry.reason().unwrap_or_default()));
+        }
     }
+    Ok(list)
 }
 
 /// The runs of a store; an error where neither is there, which is a name that was mistyped.
@@ -106,27 +119,25 @@ pub(crate) fn runs_of(store: &Path) -> Result<Runs, Failure> {
     }
 }
 
-/// The run of that name, or the last one where none is asked for.
+/// The run of that name, or with that beginning if it is the only one; the last one where none is asked for.
 pub(crate) fn find_run(runs: &Runs, store: &Path, name: Option<&str>) -> Result<Known, Failure> {
-    let failed = |error| Failure::Runs(runs.folder().to_owned(), error);
-    let mut known = runs.list().map_err(failed)?;
-    if known.is_empty() {
-        return Err(Failure::NoRuns(store.to_owned()));
+    let mut known = runs.list().map_err(|error| Failure::Runs(runs.folder().to_owned(), error))?;
+    let all = ids(&known);
+    if let Some(name) = name {
+        let exact = known.iter().any(|run| run.state.id == name);
+        known.retain(|run| if exact { run.state.id == name } else { run.state.id.starts_with(name) });
     }
-    let found = match name {
-        Some(name) => runs.find(name).map_err(failed)?,
-        None => known.pop(),
-    };
-    found.ok_or_else(|| {
-        let (store, name) = (store.to_owned(), name.unwrap_or_default().to_owned());
-        let ids = |begin: &str| -> Vec<&str> {
-            known.iter().map(|run| run.state.id.as_str()).filter(|id| id.starts_with(begin)).collect()
-        };
-        match ids(&name).as_slice() {
-            [] => Failure::NoRun { store, name, known: ids("").join(", ") },
-            several => Failure::SeveralRuns { store, name, known: several.join(", ") },
-        }
-    })
+    let (store, name) = (store.to_owned(), name.unwrap_or_default().to_owned());
+    match &known[..] {
+        [.., last] if name.is_empty() || known.len() == 1 => Ok(last.clone()),
+        [_, ..] => Err(Failure::SeveralRuns { store, name, known: ids(&known) }),
+        [] if all.is_empty() => Err(Failure::NoRuns(store)),
+        [] => Err(Failure::NoRun { store, name, known: all }),
+    }
+}
+
+fn ids(known: &[Known]) -> String {
+    known.iter().map(|run| &run.state.id[..]).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
@@ -143,7 +154,7 @@ pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     print(format!("{value}\n"))
 }
 
-/// A moment for people: in the time of this machine, or in UTC where that is not known.
+/// A moment to be read: in the time of this machine, or in UTC where that is not known.
 pub(crate) fn local(moment: &str) -> String {
     in_zone(moment, TimeZone::try_system().unwrap_or(TimeZone::UTC))
 }
@@ -163,6 +174,11 @@ pub(crate) fn named(name: &str, bytes: &[u8], more: Value) -> Value {
         object[format!("{name}_bytes")] = json!(hexadecimal);
     }
     object
+}
+
+/// A file and its reason, in one line.
+pub(crate) fn told(file: &Listed) -> String {
+    format!("{}: {}", escaped(file.path.as_os_str().as_bytes()), one_line(&file.reason))
 }
 
 /// Files and their reasons, for machines.

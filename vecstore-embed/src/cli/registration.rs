@@ -1,43 +1,49 @@
-//! A run among others: its files beside the store, its log, and its end where stopping takes too long.
+//! A run among others: what it tells them, and its end where stopping takes too long.
 
-use std::env;
-use std::io;
-use std::process;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{env, io, process};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::Level;
-use vecstore_embed::runs::{LogFile, Recorder, Runs};
-use vecstore_embed::{Observer, Pace, Plan, Progress, StopFlag, Summary};
+use vecstore_embed::runs::{Recorder, Runs};
+use vecstore_embed::{StopFlag, Summary};
 
-use super::EXIT_RUN_AGAIN;
 use super::display::Display;
-use super::logging::RunLog;
-use super::metrics::{self, Metrics};
 use super::output::Failure;
 use super::run::{RunArgs, exit_code};
-use super::stop;
-use super::summary::busy;
+use super::summary::done;
+use super::{EXIT_RUN_AGAIN, metrics, stop};
 
 /// A run that was asked to stop has this long to finish what is in flight: `stop` waits for 20 seconds, and
 /// schedulers kill after 30.
 const PATIENCE: Duration = Duration::from_secs(18);
 const _: () = assert!(PATIENCE.as_secs() < stop::TIMEOUT, "`stop` sees the end of it");
 
-/// Time between lines about progress in the log.
-const LINE_EVERY: Duration = Duration::from_secs(60);
+/// How often the stop flag is looked at, so that Ctrl-C is answered.
+const TICK: Duration = Duration::from_millis(100);
 
-/// What a run keeps while it is live. Clones are the same.
-#[derive(Clone)]
+/// Ticks between lines about progress: those shown where there is no terminal, and those in the log.
+const SHOW_EVERY: u64 = 100;
+const LOG_EVERY: u64 = 600;
+
+/// Ticks between files of metrics.
+const METRICS_EVERY: u64 = 50;
+
+/// A run while it is live, and the thread that watches it until `end` is dropped.
 pub(super) struct Registration {
-    recorder: Option<Arc<Recorder>>,
-    log: RunLog,
+    watched: Arc<Watched>,
+    watcher: JoinHandle<()>,
+    end: Sender<()>,
+}
+
+struct Watched {
+    display: Display,
     stop: StopFlag,
-    /// The log says that it was asked to stop.
-    told: Arc<AtomicBool>,
-    ended: Arc<AtomicBool>,
+    /// The file that gets numbers for Prometheus.
+    metrics: OnceLock<PathBuf>,
 }
 
 /// Ends the process without the destructors of C libraries: those of a GPU take away what threads still use.
@@ -48,140 +54,89 @@ fn end_at_once(code: u8) -> ! {
 
 impl Registration {
     /// Tells others of this run. Where the folder around the store cannot be written, the run goes on alone.
-    pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display, log: &RunLog) -> Self {
+    pub(super) fn join(args: &RunArgs, stop: StopFlag, display: &Display) -> Self {
         let command = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        let recorder = Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone())
-            .inspect_err(|error| {
-                log::info!("this run cannot be watched or stopped from elsewhere: {error}");
-            })
-            .ok()
-            .map(Arc::new);
-        if let Some(recorder) = &recorder
-            && let Ok(file) = LogFile::open(&recorder.log())
-        {
-            log.open(file);
-            log.write(Level::Info, &format!("run {} begins, process {}", recorder.id(), process::id()));
-        }
-        let registration =
-            Registration { recorder, log: log.clone(), stop, told: Arc::default(), ended: Arc::default() };
-        let (watched, display) = (registration.clone(), display.clone());
-        thread::spawn(move || watched.watch(&display));
-        registration
-    }
-
-    /// Writes to the log, once, that the run was asked to stop. Says whether it was.
-    fn tell_if_asked(&self) -> bool {
-        let asked = self.stop.is_raised();
-        if asked && !self.told.swap(true, Ordering::SeqCst) {
-            self.log.write(Level::Info, "asked to stop: finishing and saving what is in flight");
-        }
-        asked
-    }
-
-    /// Writes to the log how far the run is, and ends it when it was asked to stop and takes too long. What
-    /// is committed stays; what is not is missing, and is found again.
-    fn watch(&self, display: &Display) {
-        let (mut asked, mut line_at) = (None, Instant::now() + LINE_EVERY);
-        while !self.ended.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(100));
-            if self.tell_if_asked() && asked.is_none() {
-                asked = Some(Instant::now());
+        match Recorder::begin(&Runs::of_store(&args.store), command, &args.source(), stop.clone()) {
+            Ok(recorder) => {
+                let begins = format!("run {} begins, process {}", recorder.id(), process::id());
+                display.record(recorder);
+                display.log(Level::Info, &begins);
             }
-            if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !self.ended.load(Ordering::SeqCst) {
-                let text = "what is in flight takes too long: ending without it; what is stored stays";
-                display.say(text);
-                self.log.write(Level::Warn, text);
-                if let Some(recorder) = &self.recorder {
-                    recorder.end("stopped", EXIT_RUN_AGAIN);
-                }
-                end_at_once(EXIT_RUN_AGAIN);
-            }
-            if let Some(recorder) = self.recorder.as_ref().filter(|_| Instant::now() >= line_at) {
-                line_at += LINE_EVERY;
-                let state = recorder.state();
-                let (done, to_do) = (state.progress.done(), state.progress.to_do);
-                let line = format!("{}: {done} of {to_do}, {:.1}/s", state.phase, state.rate);
-                self.log.write(Level::Info, &line);
-            }
+            Err(error) => log::info!("this run cannot be watched or stopped from elsewhere: {error}"),
         }
-    }
-
-    /// What is told how the run goes: the display, and the files for other processes.
-    pub(super) fn observer(&self, display: &Display) -> Arc<dyn Observer> {
-        Arc::new(Both { display: display.clone(), run: self.clone() })
+        let watched = Arc::new(Watched { display: display.clone(), stop, metrics: OnceLock::new() });
+        let ((end, ended), watching) = (bounded(0), Arc::clone(&watched));
+        Registration { watched, watcher: thread::spawn(move || watching.watch(&ended)), end }
     }
 
     /// Gives numbers to Prometheus, if asked to.
-    pub(super) fn metrics(&self, place: Option<&str>) -> Result<Option<Metrics>, Failure> {
-        let Some(place) = place else { return Ok(None) };
-        let recorder = self.recorder.clone().ok_or_else(|| {
-            let error = io::Error::other("the folder around the store cannot be written");
-            Failure::Metrics(place.to_owned(), error)
-        })?;
-        metrics::start(place, recorder).map(Some)
+    pub(super) fn metrics(&self, place: Option<&str>) -> Result<(), Failure> {
+        let Some(place) = place else { return Ok(()) };
+        let alone = || io::Error::other("the folder around the store cannot be written");
+        let recorder = self.watched.display.recorder().ok_or_else(alone);
+        let file = recorder.and_then(|recorder| metrics::start(place, recorder));
+        if let Some(file) = file.map_err(|error| Failure::Metrics(place.to_owned(), error))? {
+            self.watched.metrics.get_or_init(|| file);
+        }
+        Ok(())
     }
 
     /// Tells how the run ended.
-    pub(super) fn leave(&self, outcome: &Result<Summary, Failure>) {
-        self.ended.store(true, Ordering::SeqCst);
-        // It may have ended before the next look.
-        self.tell_if_asked();
+    pub(super) fn leave(self, args: &RunArgs, outcome: &Result<Summary, Failure>) {
+        drop(self.end);
+        let _ = self.watcher.join();
+        let display = &self.watched.display;
         let (how, code) = match outcome {
             Ok(summary) => (summary.ended.to_string(), exit_code(summary)),
             Err(error) => (error.to_string(), error.exit_code()),
         };
         match outcome {
-            Ok(summary) => {
-                if summary.embedded > 0 {
-                    self.log.write(Level::Info, &format!("busy: {}", busy(&summary.stages)));
-                }
-                let Summary { embedded, rejected, already, left, .. } = summary;
-                let (unread, seconds) = (summary.unread.count(), summary.elapsed.as_secs_f64());
-                let done = format!("{embedded} embedded, {rejected} rejected, {already} already stored");
-                let rest = format!("{unread} could not be read, {left} left; {seconds:.1} s");
-                self.log.write(Level::Info, &format!("{how}: {done}, {rest}"));
+            Ok(summary) => display.log(Level::Info, &format!("{how}: {}", done(args, summary))),
+            Err(_) => display.log(Level::Error, &how),
+        }
+        display.recorder().inspect(|recorder| recorder.end(&how, code));
+        self.watched.write_metrics();
+    }
+}
+
+impl Watched {
+    /// Shows now and then how far the run is, and ends it when it was asked to stop and takes too long. What
+    /// is committed stays; what is not is missing, and is found again.
+    fn watch(&self, ended: &Receiver<()>) {
+        let (display, mut asked) = (&self.display, None);
+        for tick in 1u64.. {
+            let is_over = ended.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout);
+            // The run may have ended before the next look: that it was asked to is told all the same.
+            if self.stop.is_raised() && asked.is_none() {
+                asked = Some(Instant::now());
+                display.say("stopping: finishing and saving what is in flight; once more to end at once");
+                display.log(Level::Info, "asked to stop: finishing and saving what is in flight");
             }
-            Err(_) => self.log.write(Level::Error, &how),
+            if is_over {
+                return;
+            }
+            if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) {
+                display.tell("what is in flight takes too long: ending without it; what is stored stays");
+                display.recorder().inspect(|recorder| recorder.end("stopped", EXIT_RUN_AGAIN));
+                end_at_once(EXIT_RUN_AGAIN);
+            }
+            if tick.is_multiple_of(SHOW_EVERY) && !display.is_terminal() {
+                display.line().inspect(|line| display.say(line));
+            }
+            if tick.is_multiple_of(LOG_EVERY) {
+                display.line().inspect(|line| display.log(Level::Info, line));
+            }
+            if tick.is_multiple_of(METRICS_EVERY) {
+                self.write_metrics();
+            }
         }
-        if let Some(recorder) = &self.recorder {
-            recorder.end(&how, code);
+    }
+
+    /// Writes the file of metrics, if there is one. The disk may be full for a while.
+    fn write_metrics(&self) {
+        if let Some((file, recorder)) = self.metrics.get().zip(self.display.recorder()) {
+            let _ = metrics::write(file, &recorder.state());
         }
-    }
-}
-
-struct Both {
-    display: Display,
-    run: Registration,
-}
-
-impl Both {
-    fn each(&self, tell: impl Fn(&dyn Observer)) {
-        tell(&self.display);
-        if let Some(recorder) = &self.run.recorder {
-            tell(recorder.as_ref());
-        }
-    }
-}
-
-impl Observer for Both {
-    fn planned(&self, plan: &Plan) {
-        self.each(|observer| observer.planned(plan));
-        let Plan { found, already, to_do, model, backend, .. } = plan;
-        let folder = &plan.source;
-        let counted = format!("{folder}: {found} pictures, {already} already stored, {to_do} to do");
-        self.run.log.write(Level::Info, &format!("{counted}; model {model} on {backend}"));
-    }
-
-    fn progress(&self, progress: &Progress) {
-        self.each(|observer| observer.progress(progress));
-    }
-
-    fn pace(&self, pace: &Pace) {
-        self.each(|observer| observer.pace(pace));
-    }
-
-    fn paused(&self, why: Option<&str>) {
-        self.each(|observer| observer.paused(why));
     }
 }
 

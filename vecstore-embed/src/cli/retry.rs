@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use vecstore::{Entry, Kind, OnDuplicate, Store};
+use vecstore::{Snapshot, Store};
 use vecstore_embed::RejectionClass;
-use vecstore_embed::keys::Remembered;
 
-use super::output::{Failure, Outcome, no_store, open_to_read, print, print_json};
+use super::output::{Failure, Outcome, open_to_read, print, print_json, rejected};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,11 +17,7 @@ Examples:
 
 Forgets that these inputs were rejected, so that the next run tries them again: after a new version that
 decodes more, a higher --max-pixels, or another backend. A file that changed since is tried again without
-this.
-Exit codes: 0 done, 1 failed, 2 wrong use of the command line.";
-
-/// Entries forgotten per commit.
-const AT_ONCE: usize = 1000;
+this.";
 
 /// Give rejected inputs another chance in the next run
 #[derive(Debug, Args)]
@@ -44,7 +39,16 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) fn retry(args: &RetryArgs) -> Outcome {
-    let counted = if args.dry_run { count(args)? } else { forget(args)? };
+    let reader = open_to_read(&args.store)?;
+    let counted = if args.dry_run {
+        meant(args, &reader.snapshot())?.len()
+    } else {
+        let store = Store::open(&args.store)?;
+        let keys = meant(args, &store.snapshot())?;
+        store.delete(&keys)?;
+        store.close()?;
+        keys.len()
+    };
     if args.json {
         print_json(&json!({ "rejected": counted, "forgotten": if args.dry_run { 0 } else { counted } }))?;
     } else if args.dry_run {
@@ -55,38 +59,10 @@ pub(crate) fn retry(args: &RetryArgs) -> Outcome {
     Ok(0)
 }
 
-/// Counts what would be forgotten.
-fn count(args: &RetryArgs) -> Result<u64, Failure> {
-    let mut counted = 0;
-    for entry in &open_to_read(&args.store)?.snapshot() {
-        counted += u64::from(is_meant(args, &entry?));
-    }
-    Ok(counted)
-}
-
-/// Forgets, and counts.
-fn forget(args: &RetryArgs) -> Result<u64, Failure> {
-    let store = Store::open(&args.store).map_err(|error| no_store(&args.store, error))?;
-    let (mut forgotten, mut batch) = (0, store.batch());
-    for entry in &store.snapshot() {
-        let entry = entry?;
-        if !is_meant(args, &entry) {
-            continue;
-        }
-        forgotten += 1;
-        batch.delete(entry.key())?;
-        if batch.len() >= AT_ONCE {
-            store.append(&mut batch, OnDuplicate::Replace)?;
-        }
-    }
-    store.append(&mut batch, OnDuplicate::Replace)?;
-    store.close()?;
-    Ok(forgotten)
-}
-
-/// True for a rejected input of the classes asked for.
-fn is_meant(args: &RetryArgs, entry: &Entry<'_>) -> bool {
-    entry.kind() == Kind::Rejected
-        && (args.class.is_empty()
-            || Remembered::decode(entry.payload()).class.is_some_and(|class| args.class.contains(&class)))
+/// The keys of rejected inputs of the classes asked for.
+fn meant(args: &RetryArgs, snapshot: &Snapshot) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut rejected = rejected(snapshot)?;
+    rejected
+        .retain(|(_, class, _)| args.class.is_empty() || class.is_some_and(|it| args.class.contains(&it)));
+    Ok(rejected.into_iter().map(|(key, ..)| key).collect())
 }

@@ -1,7 +1,8 @@
 //! `vecstore-embed run`.
 
-use std::io::{BufRead, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
@@ -10,16 +11,14 @@ use clap::{Args, value_parser};
 use indicatif::HumanCount;
 use tempfile::NamedTempFile;
 use vecstore::{DType, OpenOptions};
-use vecstore_embed::{Embedder, Files, Filter, Model, RootArg, Run, Shard, StopFlag, Summary, tar_files};
+use vecstore_embed::{Embedder, Files, Filter, RootArg, Run, Shard, StopFlag, Summary, tar_files};
 
 use super::display::Display;
-use super::logging::RunLog;
-use super::model_args::{MachineArgs, ModelArgs};
+use super::model_args::ModelArgs;
 use super::output::{Failure, Outcome, print, print_json};
 use super::registration::Registration;
-use super::signals;
 use super::summary::{busy, dry_run, errors, json_summary, text_summary};
-use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, start};
+use super::{EXIT_CODES, EXIT_FAILED, EXIT_RUN_AGAIN, settings, signals, start};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,55 +34,39 @@ Examples:
 
 What is an input:
   Regular files that begin like a jpeg, png, webp, gif, bmp or tiff picture, and those that are called like
-  one.
-  One whose content is bad (empty, cut off, text called .jpg, too large) is recorded as rejected, and not
-  retried; to try one again: vecstore delete STORE KEY, and run again (vecstore-embed status --rejected
-  lists the keys).
-  One that cannot be read stays missing, and is tried again by the next run.
-  Symbolic links are not followed unless --follow-links says so. Other files are counted, by extension, and
-  left alone.
-  Every folder counts, however few pictures are in it, unless --min-images says otherwise.
+  one. Bad content (empty, cut off, text called .jpg, too large) is recorded as rejected, and not tried again;
+  vecstore-embed status --rejected lists it, vecstore-embed retry gives it another chance. A file that cannot
+  be read stays missing, and is tried again by the next run. Symbolic links are not followed unless
+  --follow-links says so. Other files are counted, by extension, and left alone. Every folder counts, however
+  few pictures are in it, unless --min-images says otherwise.
   --list takes the files that a file, or standard input, names instead: one path per line, or one JSON
   object with a \"path\". --tar takes the members of tar files that are called like a picture.
 
 Company:
-  Several runs may fill one store at once, started in one terminal or in several: they share the work by
-  chunks of a folder, and what one has begun when it dies is taken over by the others. Give them the same
-  options: chunks are counted in the order of names, so where --chunk-size or patterns differ, or while
-  files arrive, a picture may be embedded by two of them (and is stored once). --shard is for machines that
-  do not share the store: each fills one of its own.
+  Several runs may fill one store at once: they share the work by chunks of a folder, and what one has begun
+  when it dies is taken over by the others. Give them the same options: chunks are counted in the order of
+  names, so where --chunk-size or patterns differ, or while files arrive, a picture may be embedded by two of
+  them (and is stored once). --shard is for machines that do not share the store: each fills one of its own.
 
-Changed files:
-  One whose length or time is not what it was is read again, and embedded again where its content is another.
-  Entries whose files are gone are listed, and removed with --prune.
-
-Saving:
-  A save that fails is tried again; a full disk pauses the run until there is room. --metrics and status tell.
-  A limit on the size of files (ulimit -f) ends the run with code 74.
+Changes and failures:
+  A file whose length or time changed is read again, and embedded again where its content is another. Entries
+  whose files are gone are listed, and removed with --prune. A save that fails is tried again; a full disk
+  pauses the run until there is room. A limit on the size of files (ulimit -f) ends the run with code 74.
 
 Keys:
-  The key of a picture is its path relative to the store's root, which is the folder of the first run.
-  A later run may start in any folder inside it: no picture is embedded twice.
-  Pictures from elsewhere need a named root, --root NAME=DIR, and get keys like //NAME/path.
-  --root with a name that exists says that those pictures are in DIR now; the first root's name is '.'.
+  The key of a picture is its path relative to the store's root, which is the folder of the first run. A later
+  run may start in any folder inside it: no picture is embedded twice. Pictures from elsewhere need a named
+  root, --root NAME=DIR, and get keys like //NAME/path. --root with a name that exists says that those
+  pictures are in DIR now; the first root's name is '.'.
 
 Stopping:
   Ctrl-C (or SIGTERM, or `vecstore-embed stop`) finishes and commits what is in flight, as far as 15 seconds
-  suffice, and ends after 18 in any case; a second one ends at once.
-  Neither loses anything that was committed. The same command goes on where the run stopped.
+  suffice, and ends after 18 in any case; a second one ends at once. Neither loses anything that was
+  committed. The same command goes on where the run stopped.
 ";
-
-/// Larger batches gain nothing: the model is busy long before, and a commit is lost for more pictures.
-const MAX_BATCH: i64 = 4096;
-
-/// More threads than this only wait for each other.
-const MAX_WORKERS: i64 = 256;
 
 /// What `start` tells its run with.
 pub(super) const DETACHED: &str = "VECSTORE_EMBED_DETACHED";
-
-/// More only take memory.
-const MAX_LANES: i64 = 64;
 
 /// Embed a folder of pictures into a store: what the store lacks, and nothing twice
 ///
@@ -145,8 +128,7 @@ pub(crate) struct RunArgs {
           value_parser = OsStringValueParser::new().try_map(|text| RootArg::parse(&text)))]
     root: Vec<RootArg>,
     /// Pictures per inference
-    #[arg(long, default_value_t = 32, value_name = "N",
-          value_parser = value_parser!(u16).range(1..=MAX_BATCH))]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = value_parser!(u16).range(1..=4096))]
     batch_size: u16,
     /// Vectors per commit; what is there after two seconds is committed anyway
     #[arg(long, alias = "db-batch-size", default_value_t = 1000, value_name = "N",
@@ -155,12 +137,16 @@ pub(crate) struct RunArgs {
     /// Pictures of one folder that a run takes on at a time, when several share the work
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     chunk_size: u32,
-    /// Threads that read and decode; as many as processors unless given
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
+    /// Threads that decode; as many as processors unless given
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Threads that read ahead; twice as many as processors unless given. More help where a disk or network takes
+    /// long to answer
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
+    readers: Option<u16>,
     /// How often the model is loaded on each card, or on the processor, so that one works while another
     /// waits; 1 on the processor and 2 on a card unless given
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_LANES))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=64))]
     lanes: Option<u16>,
     /// Element type of a new store: f32 (unless given), f16, bf16 or i8
     #[arg(long, value_name = "TYPE")]
@@ -189,46 +175,30 @@ pub(crate) struct RunArgs {
     pub(super) detached: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
-pub(crate) fn run(args: &RunArgs, display: &Display, log: &RunLog) -> Outcome {
-    let stop = StopFlag::default();
-    signals::install(&stop).map_err(Failure::Signals)?;
+pub(crate) fn run(args: &RunArgs, display: &Display) -> Outcome {
     if args.detached {
         start::detach()?;
     }
-    display.open(args.quiet, stop.clone());
     if args.dry_run {
-        let embedder = embedder(args, &args.model.spec()?.load()?);
         let stdin = args.stdin()?;
-        let plan = builder(args, stdin.as_ref().map(NamedTempFile::path))?.survey(&embedder)?;
-        display.close();
-        return dry_run(args, &plan);
+        let (run, embedder) = prepared(args, stdin.as_ref())?;
+        return dry_run(args, &run.survey(&embedder)?);
     }
-    let registration = Registration::join(args, stop.clone(), display, log);
-    let (metrics, outcome) = match registration.metrics(args.metrics.as_deref()) {
-        Ok(metrics) => (metrics, embed(args, display, stop, &registration)),
-        Err(error) => (None, Err(error)),
-    };
+    let stop = StopFlag::default();
+    signals::install(&stop).map_err(Failure::Signals)?;
+    let registration = Registration::join(args, stop.clone(), display);
+    let watched = registration.metrics(args.metrics.as_deref());
+    let outcome = watched.and_then(|()| embed(args, stop, display));
     display.close();
-    registration.leave(&outcome);
-    if let Some(metrics) = metrics {
-        metrics.finish();
+    registration.leave(args, &outcome);
+    let committed = display.committed();
+    if outcome.is_err() && committed > 0 {
+        let stored = format!("{} of this run are stored, and stay", HumanCount(committed));
+        display.say(&format!("{stored}; the same command goes on from there"));
     }
-    let summary = outcome.inspect_err(|_| {
-        let committed = display.committed();
-        if committed > 0 {
-            let committed = HumanCount(committed);
-            display.say(&format!(
-                "{committed} of this run are stored, and stay; the same command goes on from there"
-            ));
-        }
-    })?;
-    if summary.stages.limit().is_some() {
-        log::info!("busy: {}", busy(&summary.stages));
-    }
+    let summary = outcome?;
     match (args.json, args.quiet) {
         (true, _) => print_json(&json_summary(&summary))?,
         (false, false) => print(text_summary(args, &summary))?,
@@ -248,70 +218,55 @@ pub(super) fn exit_code(summary: &Summary) -> u8 {
     }
 }
 
-fn embed(
-    args: &RunArgs,
-    display: &Display,
-    stop: StopFlag,
-    registration: &Registration,
-) -> Result<Summary, Failure> {
-    let spec = args.model.spec()?;
-    let embedder = embedder(args, &spec.load()?);
+fn embed(args: &RunArgs, stop: StopFlag, display: &Display) -> Result<Summary, Failure> {
     let stdin = args.stdin()?;
-    let run = builder(args, stdin.as_ref().map(NamedTempFile::path))?
-        .with_settings(spec.to_settings())
-        .with_stop(stop)
-        .with_observer(registration.observer(display));
-    Ok(run.run(&embedder)?)
+    let (run, embedder) = prepared(args, stdin.as_ref())?;
+    let summary = run.with_stop(stop).with_observer(Arc::new(display.clone())).run(&embedder)?;
+    if summary.stages.limit().is_some() {
+        log::info!("busy: {}", busy(&summary.stages));
+    }
+    Ok(summary)
 }
 
 /// Standard input as a file: a list is read more than once.
 fn spool() -> Result<NamedTempFile, Failure> {
     let failed = |error| Failure::Stdin(env::temp_dir(), error);
     let mut file = NamedTempFile::new().map_err(failed)?;
-    let mut stdin = io::stdin().lock();
     loop {
-        let bytes = match stdin.fill_buf() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Failure::StdinUnread(error)),
-        };
-        let length = bytes.len();
-        if length == 0 {
+        let mut bytes = Vec::new();
+        io::stdin().take(1 << 20).read_to_end(&mut bytes).map_err(Failure::StdinUnread)?;
+        if bytes.is_empty() {
             return Ok(file);
         }
-        file.write_all(bytes).map_err(failed)?;
-        stdin.consume(length);
+        file.write_all(&bytes).map_err(failed)?;
     }
 }
 
-fn embedder(args: &RunArgs, model: &Model) -> Embedder {
-    let mut builder = args
-        .machine
-        .embedder(model)
-        .batch(args.batch_size.into())
-        .max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
+/// What these options ask for; a list from standard input lies in that file.
+fn prepared(args: &RunArgs, stdin: Option<&NamedTempFile>) -> Result<(Run, Embedder), Failure> {
+    let spec = args.model.spec()?;
+    let mut embedder = args.model.machine.embedder(&spec.load()?).batch(args.batch_size.into());
+    embedder = embedder.max_loaded_bytes(args.max_decoded.saturating_mul(1 << 20));
+    if let Some(readers) = args.readers {
+        embedder = embedder.readers(readers.into());
+    }
     if let Some(workers) = args.workers {
-        builder = builder.workers(workers.into());
+        embedder = embedder.workers(workers.into());
     }
     if let Some(lanes) = args.lanes {
-        builder = builder.lanes(lanes.into());
+        embedder = embedder.lanes(lanes.into());
     }
-    builder.build()
-}
-
-fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
     let options = OpenOptions::new()
         .verify_saves(args.verify_saves)
         .lock_timeout(Duration::from_secs(args.lock_timeout));
-    let tars: Vec<Vec<PathBuf>> =
-        args.tar.iter().map(|pattern| tar_files(pattern)).collect::<Result<_, _>>()?;
-    let tars = tars.concat();
+    let tars: Result<Vec<_>, _> = args.tar.iter().map(|pattern| tar_files(pattern)).collect();
+    let tars = tars?.concat();
     let mut files = Files::new(args.folder(&tars))
         .with_recursive(args.recursive)
         .with_min_inputs(args.min_images)
         .with_filter(Filter::new(&args.include, &args.exclude)?)
         .with_follow_links(args.follow_links);
-    if let Some(list) = stdin.or(args.list.as_deref()) {
+    if let Some(list) = stdin.map(NamedTempFile::path).or(args.list.as_deref()) {
         files = files.with_list(list);
     }
     if !tars.is_empty() {
@@ -324,14 +279,15 @@ fn builder(args: &RunArgs, stdin: Option<&Path>) -> Result<Run, Failure> {
         .with_commit_rows(usize::try_from(args.commit_rows).unwrap_or(usize::MAX))
         .with_roots(args.root.iter().cloned())
         .with_max_read_failures(args.max_read_failures)
-        .with_open_options(options);
+        .with_open_options(options)
+        .with_settings(spec.to_settings());
     if let Some(dtype) = args.dtype {
         run = run.with_dtype(dtype);
     }
     if let Some(shard) = args.shard {
         run = run.with_shard(shard);
     }
-    Ok(run)
+    Ok((run, embedder.build()))
 }
 
 /// The path that keys are made from. One that is not there is reported when it is read.
@@ -351,32 +307,20 @@ impl RunArgs {
 
     /// Which inputs these options name: runs of which it is the same share their work.
     pub(super) fn source(&self) -> String {
-        let path = |path: &PathBuf| real(path).display().to_string();
-        format!(
-            "{:?} {:?} {:?} {} {} {:?} {:?} {} {:?}",
-            self.folder.as_ref().map(path),
-            self.list.as_ref().map(path),
-            self.tar,
-            self.recursive,
-            self.min_images,
-            self.include,
-            self.exclude,
-            self.follow_links,
-            self.shard
-        )
+        let [folder, list] = [&self.folder, &self.list].map(|path| path.as_deref().map(real));
+        let patterns = (&self.include, &self.exclude);
+        let rest = (self.recursive, self.min_images, self.follow_links, self.shard);
+        format!("{:?}", (folder, list, &self.tar, patterns, rest))
     }
 
     /// The folder of the run: what keys are relative to, if it is the first. Without it that of the tar
     /// files, or the one the command was started in.
     fn folder(&self, tars: &[PathBuf]) -> PathBuf {
-        let given = || self.folder.clone();
         let around = || {
             let mut around = real(tars.first()?).parent()?.to_owned();
-            for tar in tars.iter().map(|tar| real(tar)) {
-                while !tar.starts_with(&around) && around.pop() {}
-            }
+            while !tars.iter().all(|tar| real(tar).starts_with(&around)) && around.pop() {}
             Some(around)
         };
-        given().or_else(around).unwrap_or_else(|| PathBuf::from("."))
+        self.folder.clone().or_else(around).unwrap_or_else(|| PathBuf::from("."))
     }
 }

@@ -1,14 +1,13 @@
 //! `vecstore-embed search`.
 
-use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use vecstore::escaped;
+use vecstore::{Hit, escaped};
 
-use super::model_args::{MachineArgs, ModelArgs, recorded_model};
+use super::model_args::ModelArgs;
 use super::output::{Outcome, named, open_to_read, print, print_json};
 
 const EXAMPLES: &str = "\
@@ -18,9 +17,7 @@ Examples:
   vecstore-embed search --store clip.vecs --image holiday.jpg --model moved/model.onnx
 
 The picture is embedded with the model that filled the store, which remembers where that model was.
-Give --model when it has moved. A model that is not the same one is refused.
-
-Exit codes: 0 found, 1 failed, 2 wrong use of the command line.";
+Give --model when it has moved. A model that is not the same one is refused.";
 
 /// Find the pictures of a store that are most like a picture
 ///
@@ -42,40 +39,27 @@ pub(crate) struct SearchArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn search(args: &SearchArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
     let snapshot = store.snapshot();
-    let spec = match args.model.model {
-        Some(_) => args.model.spec()?,
-        None => recorded_model(&args.store, &snapshot)?,
-    };
-    let embedder = args.machine.embedder(&spec.load()?).build();
+    let embedder = args.model.embedder_for(&args.store, &snapshot)?;
     embedder.check_query(&store)?;
     let vector = embedder.embed_file(&args.image)?;
     let hits = snapshot.search(&vector, args.count.get())?;
     if args.json {
-        let hits: Vec<Value> = hits
-            .iter()
-            .map(|hit| {
-                let address = json!({"commit": hit.address.commit, "row": hit.address.row});
-                named("key", &hit.key, json!({"score": hit.score, "row": hit.row, "address": address}))
-            })
-            .collect();
+        let hit = |hit: &Hit| {
+            let address = json!({"commit": hit.address.commit, "row": hit.address.row});
+            named("key", &hit.key, json!({"score": hit.score, "row": hit.row, "address": address}))
+        };
+        let hits: Vec<Value> = hits.iter().map(hit).collect();
         print_json(&json!({ "metric": snapshot.metric().to_string(), "hits": hits }))?;
+    } else if hits.is_empty() {
+        print(format!("{}: the store holds no vectors yet\n", args.store.display()))?;
     } else {
-        let mut text = String::new();
-        for hit in &hits {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{:.4}  {}", hit.score, escaped(&hit.key));
-        }
-        if hits.is_empty() {
-            let _ = writeln!(text, "{}: the store holds no vectors yet", args.store.display());
-        }
-        print(&text)?;
+        let line = |hit: &Hit| format!("{:.4}  {}\n", hit.score, escaped(&hit.key));
+        print(hits.iter().map(line).collect::<String>())?;
     }
     Ok(0)
 }

@@ -97,18 +97,17 @@ fn with_file(command: &mut Command, mut words: Vec<OsString>) -> Result<(Vec<OsS
         if typed.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
-        let place =
-            if let Some(variable) = option.get_env().filter(|variable| env::var_os(variable).is_some()) {
-                format!("the variable {}", variable.display())
-            } else if let Some(((key, value), file)) = in_table(&table, name, option).zip(file) {
-                let kinds = "text, a number, true, false, or a list of these";
-                add(&mut added, option, value).ok_or_else(|| {
-                    wrong(file, &format!("{key}: expected {kinds}, found {}", value.type_str()))
-                })?;
+        let variable = option.get_env().filter(|variable| env::var_os(variable).is_some());
+        let place = match (variable, in_table(&table, name, option).zip(file)) {
+            (Some(variable), _) => format!("the variable {}", variable.display()),
+            (None, Some(((key, value), file))) => {
+                let expected = "expected text, a number, true, false, or a list of these, found";
+                add(&mut added, option, value)
+                    .ok_or_else(|| wrong(file, &format!("{key}: {expected} {}", value.type_str())))?;
                 format!("{key} in {}", file.display())
-            } else {
-                continue;
-            };
+            }
+            (None, None) => continue,
+        };
         origins.push((option.to_string(), place));
     }
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
@@ -160,31 +159,27 @@ fn add(words: &mut Vec<OsString>, option: &Arg, value: &Value) -> Option<()> {
 
 /// Reads the file. A name in it that no option has is an error: it would be without effect.
 fn read(command: &Command, file: &Path) -> Result<Table, Error> {
+    let wrong = |what: String| wrong(file, &what);
     let named = "the TOML file that --config or VECSTORE_EMBED_CONFIG names";
     let text = fs::read_to_string(file)
-        .map_err(|error| wrong(file, &format!("cannot be read: {error}; expected {named}")))?;
+        .map_err(|error| wrong(format!("cannot be read: {error}; expected {named}")))?;
     // What toml says ends with a line of its own.
-    let table: Table = toml::from_str(&text).map_err(|error| {
-        wrong(file, &format!("expected TOML, found this: {}", error.to_string().trim_end()))
-    })?;
+    let table: Table = toml::from_str(&text)
+        .map_err(|error| wrong(format!("expected TOML, found this: {}", error.to_string().trim_end())))?;
     for (name, value) in &table {
         let (subs, keys): (Vec<_>, Vec<_>) = match value.as_table() {
             Some(section) => (command.find_subcommand(name).into_iter().collect(), section.keys().collect()),
             None => (command.get_subcommands().collect(), vec![name]),
         };
-        let expected = match subs[..] {
-            [] => {
-                return Err(wrong(
-                    file,
-                    &format!("{name}: expected the name of a command, found none of that name"),
-                ));
-            }
-            [sub] => format!("an option of {}", sub.get_name()),
-            _ => "an option of a command".to_owned(),
+        let unknown =
+            |key: &&String| !subs.iter().flat_map(|sub| options(sub)).any(|option| is_called(option, key));
+        let (expected, found) = match subs[..] {
+            [] => ("the name of a command".to_owned(), Some(name)),
+            [sub] => (format!("an option of {}", sub.get_name()), keys.into_iter().find(unknown)),
+            _ => ("an option of a command".to_owned(), keys.into_iter().find(unknown)),
         };
-        let knows = |key: &str| subs.iter().any(|sub| options(sub).any(|option| is_called(option, key)));
-        if let Some(key) = keys.into_iter().find(|key| !knows(key)) {
-            return Err(wrong(file, &format!("{key}: expected {expected}, found none of that name")));
+        if let Some(found) = found {
+            return Err(wrong(format!("{found}: expected {expected}, found none of that name")));
         }
     }
     Ok(table)

@@ -5,9 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, io, process};
+use std::{env, io, process, thread};
 
 use clap::Args;
 use signal_hook::consts::SIGHUP;
@@ -16,7 +15,6 @@ use vecstore_embed::runs::{Known, Phase, Runs, now};
 
 use super::EXIT_FAILED;
 use super::display::Display;
-use super::logging::RunLog;
 use super::output::{Failure, Outcome, print};
 use super::run::{self, RunArgs};
 
@@ -42,9 +40,9 @@ pub(crate) struct StartArgs {
     pub(super) run: RunArgs,
 }
 
-pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcome {
+pub(crate) fn start(args: &StartArgs, display: &Display) -> Outcome {
     if args.run.detached {
-        return run::run(&args.run, display, log);
+        return run::run(&args.run, display);
     }
     if args.run.lists_stdin() {
         return Err(Failure::StartWithStdin);
@@ -58,40 +56,29 @@ pub(crate) fn start(args: &StartArgs, display: &Display, log: &RunLog) -> Outcom
         if let Some(status) = child.try_wait().map_err(Failure::Start)? {
             let text = fs::read_to_string(&said).unwrap_or_default();
             let _ = fs::remove_file(&said);
-            for line in text.lines() {
-                print(format!("{}\n", one_line(line)))?;
-            }
+            print(text.lines().map(|line| one_line(line) + "\n").collect::<String>())?;
             return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED));
         }
         let known = runs.list().unwrap_or_default();
-        let run = known.iter().find(|known| known.live && known.state.pid == child.id());
-        let begun = |run: &&Known| match run.state.phase {
+        let has_begun = |run: &&Known| match run.state.phase {
             Phase::Counting => began.elapsed() > WAIT,
             // It has said how it ended, and is live until its process is gone, whose exit code is to be told.
-            Phase::Ended => false,
-            _ => true,
+            phase => phase != Phase::Ended,
         };
-        if let Some(run) = run.filter(begun) {
+        let run = known.iter().find(|known| known.live && known.state.pid == child.id()).filter(has_begun);
+        if let Some(Known { state, .. }) = run {
             if !args.run.quiet {
-                print(started(args, run))?;
+                let (id, pid, store) = (&state.id, state.pid, args.run.store.display());
+                let to_do = state.planned.map(|_| format!("{} to do", state.progress.to_do));
+                let to_do = to_do.unwrap_or_else(|| "still counting".to_owned());
+                let more = ["status --watch", "logs -f", "stop"];
+                let more = more.map(|command| format!("  vecstore-embed {command} --store {store}\n"));
+                print(format!("run {id} started, process {pid}: {to_do}\n{}", more.concat()))?;
             }
             return Ok(0);
         }
         thread::sleep(Duration::from_millis(50));
     }
-}
-
-fn started(args: &StartArgs, run: &Known) -> String {
-    let (store, state) = (args.run.store.display(), &run.state);
-    let to_do = match state.planned {
-        Some(_) => format!("{} to do", state.progress.to_do),
-        None => "still counting".to_owned(),
-    };
-    format!(
-        "run {} started, process {}: {to_do}\n  vecstore-embed status --watch --store {store}\n  \
-         vecstore-embed logs -f --store {store}\n  vecstore-embed stop --store {store}\n",
-        state.id, state.pid
-    )
 }
 
 /// The same command again, which finds the same options.

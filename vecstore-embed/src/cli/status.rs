@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, HumanDuration};
-use serde_json::{Value, json};
-use vecstore::{Kind, Snapshot, escaped, one_line};
-use vecstore_embed::Roots;
-use vecstore_embed::keys::{Remembered, Root};
-use vecstore_embed::runs::{Known, Runs, add_up, utc};
+use serde_json::json;
+use vecstore::{escaped, one_line};
+use vecstore_embed::keys::Root;
+use vecstore_embed::runs::{Known, RunState, Runs, add_up, utc};
+use vecstore_embed::{Progress, Roots};
 
-use super::output::{Failure, Outcome, local, named, open_to_read, print, print_json};
+use super::output::{Failure, Outcome, Rejected, local, named, open_to_read, print, print_json, rejected};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,8 +25,7 @@ Examples:
   vecstore-embed status --store photos.vecs --json | jq .done
 
 Works while runs are going on, and on read-only media. What is left, the rate and the time left are those of
-all live runs together; without one, `run --dry-run` counts what is left.
-Exit codes: 0 shown, 1 failed, 2 wrong use of the command line.";
+all live runs together; without one, `run --dry-run` counts what is left.";
 
 /// Show what a store holds
 #[derive(Debug, Args)]
@@ -67,10 +66,9 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     let store = match open_to_read(&args.store) {
         // The first run is still counting, or loads its model.
         Err(Failure::NoStore(_)) if known.iter().any(|run| run.live) => {
-            return if args.json {
-                print_json(&json!({ "runs": runs_json(known) }))
-            } else {
-                print(runs_text(known))
+            return match args.json {
+                true => print_json(&json!({ "runs": known })),
+                false => print(runs_text(known)),
             };
         }
         store => store?,
@@ -85,27 +83,18 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
         let root =
             |root: &Root| named("dir", root.dir().as_os_str().as_bytes(), json!({"name": root.name()}));
         let mut status = json!({
-            "done": totals.with_rows,
-            "empty": totals.empty,
-            "rejected": totals.rejected,
-            "rows": totals.rows,
-            "bytes": totals.bytes,
-            "commits": snapshot.last_commit(),
-            "dim": snapshot.dim(),
-            "dtype": snapshot.dtype().to_string(),
+            "done": totals.with_rows, "empty": totals.empty, "rejected": totals.rejected,
+            "rows": totals.rows, "bytes": totals.bytes, "commits": snapshot.last_commit(),
+            "dim": snapshot.dim(), "dtype": snapshot.dtype().to_string(),
             "metric": snapshot.metric().to_string(),
             "model": model.map(vecstore::Fingerprint::description),
             "fingerprint": model.map(vecstore::Fingerprint::short_id),
             "roots": roots.iter().map(root).collect::<Vec<_>>(),
-            "live": total.live,
-            "left": total.left,
-            "missing": total.missing,
-            "rate": total.rate,
-            "seconds_left": total.time_left.map(|left| left.as_secs_f64()),
-            "runs": runs_json(known),
+            "live": total.live, "left": total.left, "missing": total.missing, "rate": total.rate,
+            "seconds_left": total.time_left.map(|left| left.as_secs_f64()), "runs": known,
         });
         if args.rejected {
-            let entry = |(key, reason): &(Vec<u8>, String)| named("key", key, json!({"reason": reason}));
+            let entry = |(key, _, reason): &Rejected| named("key", key, json!({"reason": reason}));
             status["rejected_list"] = rejected.iter().map(entry).collect();
         }
         return print_json(&status);
@@ -127,16 +116,8 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
         let time_left = total.time_left.map_or_else(unknown, |left| HumanDuration(left).to_string());
         line("rate", format!("{:.1}/s, {time_left} left", total.rate));
     }
-    line(
-        "rows",
-        format!(
-            "{} x {} {}, {}",
-            HumanCount(totals.rows),
-            snapshot.dim(),
-            snapshot.dtype(),
-            snapshot.metric()
-        ),
-    );
+    let (rows, dim) = (HumanCount(totals.rows), snapshot.dim());
+    line("rows", format!("{rows} x {dim} {}, {}", snapshot.dtype(), snapshot.metric()));
     line("commits", HumanCount(snapshot.last_commit()).to_string());
     line("bytes", HumanBytes(totals.bytes).to_string());
     let none = || "not recorded".to_owned();
@@ -144,7 +125,7 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
     for root in roots.iter() {
         line("root", format!("{}={}", root.name(), escaped(root.dir().as_os_str().as_bytes())));
     }
-    for (key, reason) in &rejected {
+    for (key, _, reason) in &rejected {
         let _ = writeln!(text, "  {}: {}", escaped(key), one_line(reason));
     }
     if !rejected.is_empty() {
@@ -158,63 +139,25 @@ fn show(args: &StatusArgs, known: &[Known]) -> Result<(), Failure> {
 /// The live runs, and how the last one ended.
 fn runs_text(known: &[Known]) -> String {
     let mut text = String::new();
-    for run in known.iter().filter(|run| run.live) {
-        let state = &run.state;
-        let progress = &state.progress;
-        // Writing to a String cannot fail.
-        let _ = write!(
-            text,
-            "run       {}, since {}: {}, {} embedded, {} rejected, {} could not be read, {:.1}/s",
-            state.id,
-            local(&utc(state.began)),
-            state.phase,
-            HumanCount(progress.embedded),
-            HumanCount(progress.rejected),
-            HumanCount(progress.unread),
-            state.rate
-        );
+    let begun = |state: &RunState| format!("{}, since {}", state.id, local(&utc(state.began)));
+    let done = |progress: &Progress| {
+        let [embedded, rejected] = [progress.embedded, progress.rejected].map(HumanCount);
+        format!("{embedded} embedded, {rejected} rejected")
+    };
+    for state in known.iter().filter(|run| run.live).map(|run| &run.state) {
+        let (done, unread) = (done(&state.progress), HumanCount(state.progress.unread));
+        text += &format!("run       {}: {}, {done}, {unread} could not be read", begun(state), state.phase);
+        text += &format!(", {:.1}/s", state.rate);
         for (what, told) in [("limit: ", &state.limit), ("", &state.note)] {
             if !told.is_empty() {
-                let _ = write!(text, "; {what}{}", one_line(told));
+                text += &format!("; {what}{}", one_line(told));
             }
         }
         text.push('\n');
     }
-    if let Some(last) = known.iter().rev().find(|run| !run.live) {
-        let state = &last.state;
-        let how =
-            state.ended.clone().unwrap_or_else(|| "killed; what it had begun is found again".to_owned());
-        let _ = writeln!(
-            text,
-            "last run  {}, since {}: {}; {} embedded, {} rejected",
-            state.id,
-            local(&utc(state.began)),
-            one_line(&how),
-            HumanCount(state.progress.embedded),
-            HumanCount(state.progress.rejected)
-        );
+    if let Some(Known { state, .. }) = known.iter().rev().find(|run| !run.live) {
+        let how = state.ended.as_deref().unwrap_or("killed; what it had begun is found again");
+        text += &format!("last run  {}: {}; {}\n", begun(state), one_line(how), done(&state.progress));
     }
     text
-}
-
-fn runs_json(known: &[Known]) -> Vec<Value> {
-    let run = |run: &Known| {
-        let mut state = serde_json::to_value(&run.state).unwrap_or_default();
-        state["live"] = json!(run.live);
-        state
-    };
-    known.iter().map(run).collect()
-}
-
-fn rejected(snapshot: &Snapshot) -> Result<Vec<(Vec<u8>, String)>, Failure> {
-    let mut list = Vec::new();
-    for entry in snapshot.iter() {
-        let entry = entry?;
-        if entry.kind() == Kind::Rejected {
-            let class = Remembered::decode(entry.payload()).class;
-            let class = class.map_or_else(String::new, |class| format!("[{class}] "));
-            list.push((entry.key().to_vec(), format!("{class}{}", entry.reason().unwrap_or_default())));
-        }
-    }
-    Ok(list)
 }

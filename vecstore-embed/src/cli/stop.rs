@@ -47,35 +47,29 @@ pub(crate) fn stop(args: &StopArgs) -> Outcome {
     asked.retain(|run| run.live);
     if asked.is_empty() {
         print("no run is live\n")?;
-        return Ok(0);
     }
     for run in &asked {
         runs.ask_to_stop(&run.state.id).map_err(failed)?;
     }
     let began = Instant::now();
     while !asked.is_empty() {
-        let known = runs.list().map_err(failed)?;
-        let mut still = Vec::new();
-        for run in asked {
-            match known.iter().find(|known| known.state.id == run.state.id) {
-                Some(now) if now.live => still.push(run),
-                now => {
-                    let how =
-                        now.and_then(|now| now.state.ended.clone()).unwrap_or_else(|| "ended".to_owned());
-                    print(format!("{}: {how} after {:.1} s\n", run.state.id, began.elapsed().as_secs_f64()))?;
-                }
-            }
-        }
-        asked = still;
         if began.elapsed() > Duration::from_secs(args.timeout) {
-            for run in &asked {
-                let (id, pid, seconds) = (&run.state.id, run.state.pid, args.timeout);
-                let remedy = format!("to end it at once: kill -9 {pid} (nothing that is stored is lost)");
-                print(format!("{id}: still there after {seconds} s; {remedy}\n"))?;
+            for Known { state, .. } in &asked {
+                let remedy =
+                    format!("to end it at once: kill -9 {} (nothing that is stored is lost)", state.pid);
+                print(format!("{}: still there after {} s; {remedy}\n", state.id, args.timeout))?;
             }
-            return Ok(if asked.is_empty() { 0 } else { EXIT_FAILED });
+            return Ok(EXIT_FAILED);
         }
         thread::sleep(Duration::from_millis(50));
+        let (still, ended): (Vec<_>, _) = asked.into_iter().partition(|run| runs.is_live(&run.state.id));
+        for Known { state, .. } in ended {
+            let seconds = began.elapsed().as_secs_f64();
+            let known = runs.list().map_err(failed)?.into_iter().find(|known| known.state.id == state.id);
+            let how = known.and_then(|known| known.state.ended).unwrap_or_else(|| "ended".to_owned());
+            print(format!("{}: {how} after {seconds:.1} s\n", state.id))?;
+        }
+        asked = still;
     }
     Ok(0)
 }

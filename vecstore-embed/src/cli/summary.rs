@@ -3,52 +3,37 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
-use vecstore::{escaped, one_line};
-use vecstore_embed::{Ended, FirstFew, Plan, RejectionClass, Stage, Stages, Summary};
+use vecstore_embed::{Ended, FirstFew, Kinds, Plan, RejectionClass, Stage, StageTimes, Stages, Summary};
 
-use super::output::{Outcome, listed, print, print_json};
+use super::output::{Outcome, listed, print, print_json, told};
 use super::run::RunArgs;
 
 /// What there would be to do.
 pub(super) fn dry_run(args: &RunArgs, plan: &Plan) -> Outcome {
-    let forecast = &plan.forecast;
     if args.json {
         print_json(&json!({
-            "folder": plan.source,
-            "found": plan.found,
-            "already": plan.already,
-            "to_do": plan.to_do,
-            "changed": plan.changed,
+            "folder": plan.source, "model": plan.model, "backend": plan.backend,
+            "found": plan.found, "already": plan.already, "to_do": plan.to_do, "changed": plan.changed,
             "unread": plan.unread.count(),
-            "ignored": plan.ignored.count(),
-            "ignored_by_extension": plan.ignored.by_extension(),
-            "bytes_needed": forecast.needed,
-            "bytes_free": forecast.free,
-            "model": plan.model,
-            "backend": plan.backend,
+            "ignored": plan.ignored.count(), "ignored_by_extension": plan.ignored.by_extension(),
+            "bytes_needed": plan.forecast.needed, "bytes_free": plan.forecast.free,
         }))?;
         return Ok(0);
     }
-    let mut text = Vec::new();
-    // Writing to memory cannot fail.
-    let _ = writeln!(text, "{}", planned(plan, &format!(" ({} of them changed)", HumanCount(plan.changed))));
-    let _ = writeln!(text, "model {} on {}; nothing was done", plan.model, plan.backend);
+    let mut lines = vec![planned(plan, &format!(" ({} of them changed)", HumanCount(plan.changed)))];
+    lines.push(format!("model {} on {}; nothing was done", plan.model, plan.backend));
     if plan.found == 0 && !args.recursive && args.list.is_none() && args.tar.is_empty() {
-        text.extend(b"folders in it are left out without --recursive\n");
+        lines.push("folders in it are left out without --recursive".to_owned());
     }
-    list(&mut text, "could not be read:", &plan.unread);
-    if plan.ignored.count() > 0 {
-        let _ = writeln!(text, "not looked at: {}", plan.ignored);
-    }
-    print(&text)?;
+    lines.extend(list("could not be read:", &plan.unread));
+    lines.extend(not_looked_at(&plan.ignored));
+    print(lines.join("\n") + "\n")?;
     Ok(0)
 }
 
@@ -63,78 +48,68 @@ pub(super) fn planned(plan: &Plan, more: &str) -> String {
 
 pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
     let count = |count: u64| HumanCount(count);
-    let mut text = Vec::new();
-    // Writing to memory cannot fail.
-    if summary.found == 0 && summary.left == 0 {
-        let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
-        let place = match (&args.folder, &args.list) {
-            (_, Some(list)) => format!("{}: no pictures in this list", list.display()),
-            (Some(folder), None) if args.tar.is_empty() => {
-                format!("{}: no pictures in this folder{deeper}", folder.display())
-            }
-            _ => "no pictures in these tar files".to_owned(),
-        };
-        let _ = writeln!(text, "{place}: nothing to do");
-    } else {
-        let _ = write!(
-            text,
-            "{}: {} embedded, {} rejected, {} already stored",
-            args.store.display(),
-            count(summary.embedded),
-            count(summary.rejected),
-            count(summary.already),
-        );
-        if summary.changed > 0 {
-            let _ = write!(text, ", {} of these in place of older entries", count(summary.changed));
-        }
-        if summary.unread.count() > 0 {
-            let _ = write!(text, ", {} could not be read", count(summary.unread.count()));
-        }
-        let _ = writeln!(text, "; {} found, {:.1} s", count(summary.found), summary.elapsed.as_secs_f64());
-    }
+    let unread = summary.unread.count();
+    let mut lines = vec![done(args, summary)];
     if summary.rejected > 0 {
-        let (classes, command) = (by_class(&summary.classes), "vecstore-embed status --rejected --store");
-        let _ = write!(text, "rejected: {classes}; which and why: {command} ");
-        text.extend(quoted(args.store.as_os_str()).iter());
-        text.push(b'\n');
+        let store = String::from_utf8_lossy(&quoted(args.store.as_os_str())).into_owned();
+        let which = format!("which and why: vecstore-embed status --rejected --store {store}");
+        lines.push(format!("rejected: {}; {which}", by_class(&summary.classes)));
     }
-    if let Some(limit) = summary.stages.limit().filter(|_| summary.embedded > 0) {
-        let _ = writeln!(text, "{}", limited(limit, summary));
-    }
-    list(&mut text, "could not be read, and stay missing:", &summary.unread);
+    lines
+        .extend(summary.stages.limit().filter(|_| summary.embedded > 0).map(|limit| limited(limit, summary)));
+    lines.extend(list("could not be read, and stay missing:", &summary.unread));
     if summary.gone.pruned > 0 {
-        let _ = writeln!(text, "{} entries removed, whose files are gone", count(summary.gone.pruned));
-    } else if summary.gone.first.count() > 0 {
-        list(
-            &mut text,
-            "stored, but gone from the folder (--prune removes their entries):",
-            &summary.gone.first,
-        );
+        lines.push(format!("{} entries removed, whose files are gone", count(summary.gone.pruned)));
+    } else {
+        let heading = "stored, but gone from the folder (--prune removes their entries):";
+        lines.extend(list(heading, &summary.gone.first));
     }
-    if let Some(refused) = &summary.gone.refused {
-        let _ = writeln!(text, "nothing was pruned: {refused}");
-    }
+    lines.extend(summary.gone.refused.iter().map(|refused| format!("nothing was pruned: {refused}")));
     if summary.too_few > 0 || summary.excluded > 0 {
-        let (few, excluded) = (count(summary.too_few), count(summary.excluded));
-        let _ =
-            writeln!(text, "left out: {few} in folders with fewer than --min-images, {excluded} by pattern");
+        let few = format!("{} in folders with fewer than --min-images", count(summary.too_few));
+        lines.push(format!("left out: {few}, {} by pattern", count(summary.excluded)));
     }
-    if summary.ignored.count() > 0 {
-        let _ = writeln!(text, "not looked at: {}", summary.ignored);
-    }
+    lines.extend(not_looked_at(&summary.ignored));
     if summary.skipped > 0 {
-        let _ = writeln!(text, "not followed: {} links and special files", count(summary.skipped));
+        lines.push(format!("not followed: {} links and special files", count(summary.skipped)));
     }
     let (why, or) = match summary.ended {
-        Ended::Stopped => (format!("stopped before the end, {} left", count(summary.left)), ""),
+        Ended::Stopped => ("stopped before the end".to_owned(), ""),
         Ended::ReadFailures => (read_failures(args), ", or with `--max-read-failures 0` to go past them"),
-        _ if summary.unread.count() > 0 => ("some files could not be read".to_owned(), ""),
-        _ => return text,
+        _ if unread > 0 => ("some files could not be read".to_owned(), ""),
+        _ => return (lines.join("\n") + "\n").into_bytes(),
     };
-    let _ = write!(text, "{why}; to go on, run the same command again{or}:\n  ");
-    text.extend(command_line());
-    text.push(b'\n');
-    text
+    lines.push(format!("{why}; to go on, run the same command again{or}:\n  "));
+    [lines.join("\n").as_bytes(), &command_line(), b"\n"].concat()
+}
+
+/// What became of the inputs, or where none were found.
+pub(super) fn done(args: &RunArgs, summary: &Summary) -> String {
+    let count = |count: u64| HumanCount(count);
+    if summary.found == 0 && summary.left == 0 {
+        let deeper = if args.recursive { "" } else { " (folders in it are left out without --recursive)" };
+        return match (&args.folder, &args.list) {
+            (_, Some(list)) => format!("{}: no pictures in this list: nothing to do", list.display()),
+            (Some(folder), None) if args.tar.is_empty() => {
+                format!("{}: no pictures in this folder{deeper}: nothing to do", folder.display())
+            }
+            _ => "no pictures in these tar files: nothing to do".to_owned(),
+        };
+    }
+    let [found, embedded, rejected] = [summary.found, summary.embedded, summary.rejected].map(count);
+    let mut done = format!("{}: {embedded} embedded, {rejected} rejected", args.store.display());
+    done += &format!(", {} already stored", count(summary.already));
+    let replaced = (summary.changed, "of these in place of older entries");
+    for (number, what) in [replaced, (summary.unread.count(), "could not be read"), (summary.left, "left")] {
+        if number > 0 {
+            done += &format!(", {} {what}", count(number));
+        }
+    }
+    format!("{done}; {found} found, {:.1} s", summary.elapsed.as_secs_f64())
+}
+
+fn not_looked_at(ignored: &Kinds) -> Option<String> {
+    (ignored.count() > 0).then(|| format!("not looked at: {ignored}"))
 }
 
 /// `2 decode (no pictures that can be decoded), 1 size (larger than the limits)`.
@@ -157,22 +132,16 @@ fn limited(limit: Stage, summary: &Summary) -> String {
 
 /// Of a summary that is not to be seen, what went wrong: where the exit code is not 0, and was not asked for.
 pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
-    let mut text = String::new();
-    let unread = summary.unread.count();
-    // Writing to a String cannot fail.
+    let (unread, mut text) = (HumanCount(summary.unread.count()), String::new());
     if summary.ended == Ended::ReadFailures {
-        let _ = writeln!(text, "error: {}; run again", read_failures(args));
-    } else if let (Some(first), true) = (summary.unread.first().first(), unread > 0) {
-        let path = escaped(first.path.as_os_str().as_bytes());
-        let _ = writeln!(
-            text,
-            "error: {} could not be read, and stay missing, the first: {path}: {}; run again",
-            HumanCount(unread),
-            one_line(&first.reason)
-        );
+        text += &format!("error: {}; run again\n", read_failures(args));
+    } else if let Some(first) = summary.unread.first().first() {
+        let first = told(first);
+        text +=
+            &format!("error: {unread} could not be read, and stay missing, the first: {first}; run again\n");
     }
     if let Some(refused) = &summary.gone.refused {
-        let _ = writeln!(text, "error: nothing was pruned: {refused}");
+        text += &format!("error: nothing was pruned: {refused}\n");
     }
     text
 }
@@ -181,87 +150,56 @@ fn read_failures(args: &RunArgs) -> String {
     format!("stopped: {} in a row could not be read (is the drive still there?)", args.max_read_failures)
 }
 
-fn list(text: &mut Vec<u8>, heading: &str, files: &FirstFew) {
-    if files.count() == 0 {
-        return;
-    }
-    let _ = writeln!(text, "{heading}");
-    for file in files.first() {
-        let _ = writeln!(text, "  {}: {}", escaped(file.path.as_os_str().as_bytes()), one_line(&file.reason));
-    }
+/// The first of some files under a heading; nothing where there are none.
+fn list(heading: &str, files: &FirstFew) -> Vec<String> {
+    let mut lines: Vec<String> = files.first().iter().map(|file| format!("  {}", told(file))).collect();
     let more = files.count() - files.first().len() as u64;
-    if more > 0 {
-        let _ = writeln!(text, "  and {} more", HumanCount(more));
+    if !lines.is_empty() {
+        lines.insert(0, heading.to_owned());
     }
+    if more > 0 {
+        lines.push(format!("  and {} more", HumanCount(more)));
+    }
+    lines
 }
 
 /// How much of its time each stage worked, and what it waited for in the rest.
 pub(super) fn busy(stages: &Stages) -> String {
     let each = stages.each().map(|(stage, times)| {
         let share = |time: Duration| 100.0 * time.as_secs_f64() / times.total().as_secs_f64().max(1e-9);
-        format!(
-            "{stage} {:.0} % (waited for input {:.0} %, for output {:.0} %)",
-            100.0 * times.busy(),
-            share(times.waited_for_input),
-            share(times.waited_for_output)
-        )
+        let (input, output) = (share(times.waited_for_input), share(times.waited_for_output));
+        let busy = 100.0 * times.busy();
+        format!("{stage} {busy:.0} % (waited for input {input:.0} %, for output {output:.0} %)")
     });
     each.join(", ")
 }
 
 pub(super) fn json_summary(summary: &Summary) -> Value {
-    let stages: Map<String, Value> = summary
-        .stages
-        .each()
-        .map(|(stage, times)| {
-            let times = json!({
-                "busy": (times.working).as_secs_f64(),
-                "waited_for_input": times.waited_for_input.as_secs_f64(),
-                "waited_for_output": times.waited_for_output.as_secs_f64(),
-            });
-            (stage.to_string(), times)
-        })
-        .into_iter()
-        .collect();
-    let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
-    let classes: Map<String, Value> = classes.collect();
-    let ended = match summary.ended {
-        Ended::Stopped => "stopped",
-        Ended::ReadFailures => "read failures",
-        _ => "finished",
+    let stage = |(stage, times): (Stage, StageTimes)| {
+        let [busy, input, output] =
+            [times.working, times.waited_for_input, times.waited_for_output].map(|time| time.as_secs_f64());
+        (stage.to_string(), json!({"busy": busy, "waited_for_input": input, "waited_for_output": output}))
     };
+    let classes = summary.classes.iter().map(|(class, n)| (class.to_string(), json!(n)));
     json!({
-        "ended": ended,
-        "complete": summary.is_complete(),
-        "found": summary.found,
-        "already": summary.already,
-        "embedded": summary.embedded,
-        "stages": stages,
-        "changed": summary.changed,
-        "gone": summary.gone.first.count(),
-        "pruned": summary.gone.pruned,
-        "prune_refused": summary.gone.refused,
-        "excluded": summary.excluded,
-        "too_few": summary.too_few,
-        "rejected": summary.rejected,
-        "rejected_by_class": classes,
-        "unread": summary.unread.count(),
-        "left": summary.left,
-        "ignored": summary.ignored.count(),
-        "ignored_by_extension": summary.ignored.by_extension(),
-        "limit": summary.stages.limit().map(|limit| limit.to_string()),
-        "skipped": summary.skipped,
-        "commits": summary.commits,
-        "seconds": summary.elapsed.as_secs_f64(),
+        "ended": summary.ended.to_string(), "complete": summary.is_complete(),
+        "found": summary.found, "already": summary.already, "left": summary.left,
+        "embedded": summary.embedded, "rows": summary.rows, "changed": summary.changed, "commits": summary.commits,
+        "rejected": summary.rejected, "rejected_by_class": Map::from_iter(classes),
         "rejected_first": listed("path", &summary.rejections),
-        "unread_first": listed("path", &summary.unread),
+        "unread": summary.unread.count(), "unread_first": listed("path", &summary.unread),
+        "gone": summary.gone.first.count(), "pruned": summary.gone.pruned,
+        "prune_refused": summary.gone.refused,
+        "excluded": summary.excluded, "too_few": summary.too_few, "skipped": summary.skipped,
+        "ignored": summary.ignored.count(), "ignored_by_extension": summary.ignored.by_extension(),
+        "seconds": summary.elapsed.as_secs_f64(), "stages": Map::from_iter(summary.stages.each().map(stage)),
+        "limit": summary.stages.limit().map(|limit| limit.to_string()),
     })
 }
 
 /// This command, to be pasted into a shell.
 fn command_line() -> Vec<u8> {
-    let words: Vec<OsString> = env::args_os().collect();
-    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(&b' ')
+    env::args_os().map(|word| quoted(&word).into_owned()).collect::<Vec<_>>().join(&b' ')
 }
 
 /// The word for a shell, byte by byte: names need not be text.

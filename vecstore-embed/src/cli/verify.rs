@@ -1,18 +1,15 @@
 //! `vecstore-embed verify`.
 
-use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
 use indicatif::HumanCount;
 use serde_json::json;
-use vecstore::{escaped, one_line};
 use vecstore_embed::{runs, verify_sample};
 
 use super::EXIT_FAILED;
-use super::model_args::{MachineArgs, ModelArgs, recorded_model};
-use super::output::{Outcome, listed, open_to_read, print, print_json};
+use super::model_args::ModelArgs;
+use super::output::{Outcome, listed, open_to_read, print, print_json, told};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,47 +44,29 @@ pub(crate) struct VerifyArgs {
     json: bool,
     #[command(flatten)]
     model: ModelArgs,
-    #[command(flatten)]
-    machine: MachineArgs,
 }
 
 pub(crate) fn verify(args: &VerifyArgs) -> Outcome {
     let store = open_to_read(&args.store)?;
-    let spec = match args.model.model {
-        Some(_) => args.model.spec()?,
-        None => recorded_model(&args.store, &store.snapshot())?,
-    };
-    let embedder = args.machine.embedder(&spec.load()?).build();
+    let embedder = args.model.embedder_for(&args.store, &store.snapshot())?;
     let seed = args.seed.unwrap_or_else(|| (runs::now() * 1000.0) as u64);
     let sampled = verify_sample(&store, &embedder, args.sample, seed, args.at_least)?;
     if args.json {
         print_json(&json!({
-            "checked": sampled.checked,
-            "same": sampled.same,
-            "different": sampled.different.count(),
-            "skipped": sampled.skipped.count(),
-            "lowest": sampled.lowest,
-            "seed": seed,
+            "checked": sampled.checked, "same": sampled.same, "lowest": sampled.lowest, "seed": seed,
+            "different": sampled.different.count(), "skipped": sampled.skipped.count(),
             "different_first": listed("key", &sampled.different),
             "skipped_first": listed("key", &sampled.skipped),
         }))?;
     } else {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{}: {} checked, {} the same, {} different, {} could not be compared; lowest cosine {:.6}; \
-             seed {seed}",
-            args.store.display(),
-            HumanCount(sampled.checked),
-            HumanCount(sampled.same),
-            HumanCount(sampled.different.count()),
-            HumanCount(sampled.skipped.count()),
-            sampled.lowest,
-        );
+        let (store, lowest) = (args.store.display(), sampled.lowest);
+        let counts = [sampled.checked, sampled.same, sampled.different.count(), sampled.skipped.count()];
+        let [checked, same, different, skipped] = counts.map(HumanCount);
+        let counted =
+            format!("{checked} checked, {same} the same, {different} different, {skipped} could not be");
+        let mut text = format!("{store}: {counted} compared; lowest cosine {lowest:.6}; seed {seed}\n");
         for file in sampled.different.first().iter().chain(sampled.skipped.first()) {
-            let path = escaped(file.path.as_os_str().as_bytes());
-            let _ = writeln!(text, "  {path}: {}", one_line(&file.reason));
+            text += &format!("  {}\n", told(file));
         }
         print(&text)?;
     }

@@ -1,6 +1,8 @@
-//! What a run would be like on this machine: what is there, whether it computes what it should, and how fast each stage is.
+//! What a run would be like on this machine: what is there, whether it computes what it should, and how fast
+//! each stage is.
 //!
-//! [`surroundings`] looks at libraries, driver and cards, and needs no model; [`examine`] loads one and measures.
+//! [`surroundings`] looks at libraries, driver and cards, and needs no model; [`examine`] loads one and
+//! measures.
 
 mod pictures;
 mod rates;
@@ -9,6 +11,8 @@ pub use self::pictures::Pictures;
 pub use self::rates::{Limit, Rates};
 
 pub use crate::backend::{Library, LoadedLibrary};
+
+use serde::Serialize;
 
 use crate::backend::{
     self, BackendOptions, Batch, BatchInput, Device, Driver, Encoder, NoDriver, Placement, open_lanes,
@@ -59,15 +63,19 @@ impl Options {
 }
 
 /// How far two ways to compute the same vectors are apart.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Apart {
     /// Pictures that were compared.
     pub pictures: usize,
     /// The largest difference between two numbers.
+    #[serde(rename = "largest_difference")]
     pub difference: f64,
     /// The lowest cosine between two vectors.
+    #[serde(rename = "lowest_cosine")]
     pub cosine: f64,
+    /// Whether they are close enough to be compared with each other.
+    pub same: bool,
 }
 
 impl Apart {
@@ -77,32 +85,25 @@ impl Apart {
     fn of(left: &[f32], right: &[f32], dim: usize) -> Self {
         let vectors = || left.chunks(dim.max(1)).zip(right.chunks(dim.max(1)));
         let difference = |(left, right): (&f32, &f32)| (f64::from(*left) - f64::from(*right)).abs();
+        // As `max` and `min`, but what is no number is not passed over.
+        let larger = |a: f64, b: f64| if b.is_nan() || b > a { b } else { a };
+        let smaller = |a: f64, b: f64| if b.is_nan() || b < a { b } else { a };
+        let cosine = vectors().map(|(left, right)| crate::embedder::cosine(left, right)).fold(1.0, smaller);
         Apart {
             pictures: vectors().count(),
             difference: left.iter().zip(right).map(difference).fold(0.0, larger),
-            cosine: vectors().map(|(left, right)| crate::embedder::cosine(left, right)).fold(1.0, smaller),
+            cosine,
+            same: cosine >= Apart::SAME,
         }
     }
-
-    /// Whether they are close enough to be compared with each other.
-    pub fn is_same(&self) -> bool {
-        self.cosine >= Apart::SAME
-    }
-}
-
-/// As `f64::max`, but what is no number is not passed over.
-fn larger(a: f64, b: f64) -> f64 {
-    if b.is_nan() || b > a { b } else { a }
-}
-
-fn smaller(a: f64, b: f64) -> f64 {
-    if b.is_nan() || b < a { b } else { a }
 }
 
 /// What an examination found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Report {
+    /// The model's name.
+    pub model: String,
     /// The backend, with its version, library and device.
     pub backend: String,
     /// The library of ONNX Runtime that is used, if one is.
@@ -112,13 +113,24 @@ pub struct Report {
     /// Models that are loaded at once.
     pub lanes: usize,
     /// Where the model's operators run, where that can be told.
+    #[serde(rename = "operators")]
     pub placement: Option<Placement>,
     /// A batch against the same pictures one at a time.
     pub batch: Apart,
     /// The device against the processor, unless that is the device.
     pub processor: Option<Apart>,
     /// How fast the stages are.
+    #[serde(rename = "pictures_per_second")]
     pub rates: Rates,
+    /// What a run would be limited by.
+    pub limit: Limit,
+}
+
+impl Report {
+    /// True for cards, which are compared with the processor.
+    pub fn is_on_card(&self) -> bool {
+        self.processor.is_some()
+    }
 }
 
 /// Loads the model, compares and measures.
@@ -134,7 +146,7 @@ pub struct Report {
 /// let mut options = Options::new(2, 1);
 /// options.seconds = 0.01;
 /// let report = examine(&model, &BackendOptions::default(), &Pictures::made(2), &options)?;
-/// assert!(report.batch.is_same() && report.rates.infer > 0.0);
+/// assert!(report.batch.same && report.rates.infer > 0.0);
 /// # Ok::<(), vecstore_embed::Error>(())
 /// ```
 pub fn examine(
@@ -146,34 +158,31 @@ pub fn examine(
     let options = BackendOptions { profile: true, batch: examination.batch, ..options.clone() };
     let mut lanes = open_lanes(model, &options, examination.lanes)?;
     let tensor = pictures.tensor(model, &examination.limits, examination.batch)?;
-    let (first, count) = (lanes.first_mut(), examination.batch);
-    let first = first.ok_or_else(|| Error::BadValue {
-        what: "lanes",
-        expected: "one or more",
-        found: "none".to_owned(),
+    let first = lanes.first_mut().ok_or_else(|| {
+        let (expected, found) = ("one or more", "none".to_owned());
+        Error::BadValue { what: "lanes", expected, found }
     })?;
     let prepared = Prepared::new(model, examination.limits);
-    let (together, alone) = (
-        prepared.encode(first.as_mut(), count, tensor.view())?,
-        prepared.one_by_one(first.as_mut(), &tensor)?,
-    );
-    let (dim, name, placement) =
-        (first.signature().dim(), first.name().to_owned(), first.placement().cloned());
-    let processor = match options.device.is_gpu() {
-        true => Some(Apart::of(&together, &prepared.on_processor(model, &options, &tensor)?, dim)),
-        false => None,
-    };
+    let together = prepared.encode(first.as_mut(), examination.batch, tensor.view())?;
+    let alone = prepared.one_by_one(first.as_mut(), &tensor)?;
+    let (dim, name) = (first.signature().dim(), first.name().to_owned());
+    let placement = first.placement().cloned();
+    let on_card = options.device.is_gpu();
+    let processor = on_card.then(|| prepared.on_processor(model, &options, &tensor)).transpose()?;
     let library = backend::loaded().filter(|_| name.starts_with("onnxruntime"));
-    let rates = Rates::measure(&prepared, model, &mut lanes, pictures, &tensor, examination)?;
+    let mut rates = Rates::measure(&prepared, model, &mut lanes, pictures, &tensor, examination)?;
+    let limit = rates.limit(on_card);
     Ok(Report {
+        model: model.name().to_owned(),
         library,
         backend: name,
         dim,
         lanes: lanes.len(),
         placement,
         batch: Apart::of(&together, &alone, dim),
-        processor,
+        processor: processor.map(|vectors| Apart::of(&together, &vectors, dim)),
         rates,
+        limit,
     })
 }
 
@@ -230,8 +239,8 @@ mod tests {
         let apart = Apart::of(&[1.0, 0.0, 0.6, 0.8], &[1.0, 0.0, 0.8, 0.6], 2);
         assert_eq!(apart.pictures, 2);
         assert!((apart.difference - 0.2).abs() < 1e-6 && (apart.cosine - 0.96).abs() < 1e-6, "{apart:?}");
-        assert!(!apart.is_same());
-        assert!(Apart::of(&[3.0, 4.0], &[3.0, 4.0], 2).is_same());
-        assert!(!Apart::of(&[f32::NAN, 1.0], &[1.0, 1.0], 2).is_same());
+        assert!(!apart.same);
+        assert!(Apart::of(&[3.0, 4.0], &[3.0, 4.0], 2).same);
+        assert!(!Apart::of(&[f32::NAN, 1.0], &[1.0, 1.0], 2).same);
     }
 }

@@ -10,7 +10,7 @@ use ::image::{Rgb, RgbImage};
 use crate::base::{Error, Result};
 use crate::image::{DecodeLimits, sniff};
 use crate::model::Model;
-use crate::source::HEAD;
+use crate::source::{Files, Found, HEAD, Source};
 use crate::tensor::{Tensor, split};
 
 /// Files that are opened before the search for pictures is given up.
@@ -46,67 +46,38 @@ impl Pictures {
         Pictures { files: (0..count.max(1)).map(made).collect() }
     }
 
-    /// The first pictures in a folder and the folders in it, at most `count`.
+    /// The first pictures that a run would find in a folder and the folders in it, at most `count`.
     ///
     /// # Errors
     /// The folder cannot be read, or holds none.
     pub fn of_folder(folder: &Path, count: usize) -> Result<Self> {
-        let unreadable = |source| Error::FolderUnreadable { path: folder.to_owned(), source };
-        let mut files = Vec::new();
-        let (mut folders, mut looked_at) = (vec![folder.to_owned()], 0);
-        while let Some(next) = folders.pop()
-            && files.len() < count.max(1)
-            && looked_at < MOST_LOOKED_AT
-        {
-            let mut entries: Vec<PathBuf> = match next.read_dir() {
-                Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-                Err(error) if next == folder => return Err(unreadable(error)),
-                Err(_) => continue,
-            };
-            entries.sort();
-            for path in entries {
-                if path.is_dir() && !path.is_symlink() {
-                    folders.push(path);
-                } else if looked_at < MOST_LOOKED_AT && files.len() < count.max(1) && path.is_file() {
-                    looked_at += 1;
-                    if let Some(bytes) = read_picture(&path) {
-                        files.push((path, bytes));
-                    }
-                }
+        let (mut files, mut looked_at) = (Vec::new(), 0);
+        for found in Files::new(folder).with_recursive(true).walk()? {
+            let Found::Input(input) = found else { continue };
+            if files.len() >= count.max(1) || looked_at >= MOST_LOOKED_AT {
+                break;
             }
+            looked_at += 1;
+            files.extend(read_picture(input.path()).map(|bytes| (input.path().to_owned(), bytes)));
         }
-        if !files.is_empty() {
-            return Ok(Pictures { files });
+        match files.is_empty() {
+            true => Err(Error::NoPictures { path: folder.to_owned(), looked_at }),
+            false => Ok(Pictures { files }),
         }
-        Err(Error::NoPictures { path: folder.to_owned(), looked_at })
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
     }
 
     /// Without those that cannot be decoded; an error if that leaves none.
     pub(super) fn good(&self, model: &Model, limits: &DecodeLimits) -> Result<Vec<(&[u8], RgbImage)>> {
-        let mut first_bad = None;
-        let mut good = Vec::new();
+        let (mut good, mut bad) = (Vec::new(), None);
         for (path, bytes) in &self.files {
             match model.preprocess().decode(bytes, limits) {
                 Ok(picture) => good.push((&bytes[..], picture)),
-                Err(rejected) => {
-                    let reason = rejected.to_string();
-                    first_bad.get_or_insert(Error::BadPicture { path: path.clone(), reason });
-                }
+                Err(rejected) => bad = bad.or(Some((path, rejected.to_string()))),
             }
         }
-        match (good.is_empty(), first_bad) {
-            (true, Some(bad)) => Err(bad),
-            _ => Ok(good),
+        match bad.filter(|_| good.is_empty()) {
+            Some((path, reason)) => Err(Error::BadPicture { path: path.clone(), reason }),
+            None => Ok(good),
         }
     }
 
@@ -129,10 +100,8 @@ fn read_picture(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
     sniff(&bytes)?;
-    if file.metadata().ok()?.len() > MOST_BYTES {
-        return None;
-    }
-    file.take(MOST_BYTES).read_to_end(&mut bytes).ok()?;
+    let is_small = file.metadata().ok()?.len() <= MOST_BYTES;
+    is_small.then(|| file.take(MOST_BYTES).read_to_end(&mut bytes).ok())??;
     Some(bytes)
 }
 
@@ -164,10 +133,10 @@ mod tests {
                 std::os::unix::fs::FileExt::write_all_at(&large, &bytes[0][..head], 0).unwrap();
             }
         }
-        assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().len(), 3);
-        assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
+        assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().files.len(), 3);
+        assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().files.len(), 2);
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
-        assert!(matches!(none, Error::FolderUnreadable { .. }), "{none}");
+        assert!(matches!(none, Error::FolderMissing { .. }), "{none}");
         let none = Pictures::of_folder(&dir.path().join("a/none"), 2).unwrap_err().to_string();
         assert!(none.ends_with("found none among its 1 file(s); name a folder that has some"), "{none}");
 

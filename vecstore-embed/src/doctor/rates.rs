@@ -3,20 +3,25 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::backend::Encoder;
 use crate::base::Result;
+use crate::image::recycle;
 use crate::model::Model;
 use crate::tensor::Tensor;
 
 use super::{Options, Pictures, Prepared};
 
 /// Pictures per second.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Rates {
     /// Decoded by one thread.
+    #[serde(rename = "decode_one_thread")]
     pub decode: f64,
     /// Resized, and made into numbers, by one thread.
+    #[serde(rename = "resize_one_thread")]
     pub resize: f64,
     /// Decoded and resized by all threads at once.
     pub prepare: f64,
@@ -24,10 +29,13 @@ pub struct Rates {
     pub infer: f64,
     /// The same without anything else: tensors in memory, one lane.
     pub bare: f64,
+    /// What a run could reach, whose stages work at the same time.
+    pub at_most: f64,
 }
 
 /// What a run would be limited by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Limit {
     /// Decoding and resizing.
@@ -49,67 +57,50 @@ impl Rates {
         // A negative or NaN duration counts as zero.
         let time = Duration::try_from_secs_f64(options.seconds.min(600.0)).unwrap_or_default();
         let good = pictures.good(model, &options.limits)?;
-        let decode = rate(time, good.iter().map(|(bytes, _)| bytes).cycle(), |bytes| {
-            if let Ok(picture) = preprocess.decode(bytes, &options.limits) {
-                crate::image::recycle(picture);
-            }
-            Ok(())
+        let files = || good.iter().map(|(bytes, _)| bytes).cycle();
+        let pixels = || vec![0.0; preprocess.tensor_len()];
+        let decode = rate(Instant::now, time, files(), |bytes| {
+            preprocess.decode(bytes, &options.limits).map(recycle).or(Ok(()))
         })?;
-        let mut pixels = vec![0.0; preprocess.tensor_len()];
-        let resize = rate(time, good.iter().map(|(_, picture)| picture).cycle(), |picture| {
-            preprocess.apply(picture, &mut pixels)
+        let mut out = pixels();
+        let resize = rate(Instant::now, time, good.iter().map(|(_, picture)| picture).cycle(), |picture| {
+            preprocess.apply(picture, &mut out)
         })?;
         let prepare = at_once(0..options.workers, |worker| {
-            let mut pixels = vec![0.0; preprocess.tensor_len()];
-            rate(time, good.iter().map(|(bytes, _)| bytes).cycle().skip(worker), |bytes| {
-                match preprocess.decode(bytes, &options.limits) {
-                    Ok(picture) => {
-                        preprocess.apply(&picture, &mut pixels)?;
-                        crate::image::recycle(picture);
-                        Ok(())
-                    }
-                    Err(_) => Ok(()),
-                }
+            let mut out = pixels();
+            rate(Instant::now, time, files().skip(worker), |bytes| {
+                let Ok(picture) = preprocess.decode(bytes, &options.limits) else { return Ok(()) };
+                preprocess.apply(&picture, &mut out)?;
+                recycle(picture);
+                Ok(())
             })
         })?;
-        let batch = options.batch as f64;
+        let (batch, numbers) = (options.batch, tensor.view());
         // A batch may take longer than the time there is: two of them are done in any case.
-        let bare = match lanes.first_mut() {
-            Some(lane) => {
-                batch
-                    * rate(time, 0.., |_| lane.run(&prepared.batch(options.batch, tensor.view())).map(drop))?
-            }
-            None => 0.0,
-        };
+        let bare = lanes.first_mut().map(|lane| {
+            rate(Instant::now, time, 0.., |_| lane.run(&prepared.batch(batch, numbers)).map(drop))
+        });
+        let bare = bare.transpose()?.unwrap_or(0.0) * batch as f64;
         let infer = at_once(lanes.iter_mut(), |lane| {
-            rate(time, 0.., |_| prepared.encode(lane.as_mut(), options.batch, tensor.view()).map(drop))
+            rate(Instant::now, time, 0.., |_| prepared.encode(lane.as_mut(), batch, numbers).map(drop))
         })?;
-        Ok(Rates { decode, resize, prepare, infer: infer * batch, bare })
+        Ok(Rates { decode, resize, prepare, infer: infer * batch as f64, bare, at_most: 0.0 })
     }
 
-    /// What a run would be limited by, and how fast it would be at most. On the processor both do their work on the same
-    /// cores; a card has its own.
-    pub fn limit(&self, on_gpu: bool) -> (Limit, f64) {
-        let limit = if self.prepare < self.infer { Limit::Prepare } else { Limit::Infer };
-        let most = match on_gpu {
+    /// What a run would be limited by; notes how fast it would be at most. On the processor both stages do
+    /// their work on the same cores; a card has its own.
+    pub(super) fn limit(&mut self, on_card: bool) -> Limit {
+        self.at_most = match on_card {
             true => self.prepare.min(self.infer),
             false => 1.0 / (1.0 / self.prepare + 1.0 / self.infer),
         };
-        (limit, most)
+        if self.prepare < self.infer { Limit::Prepare } else { Limit::Infer }
     }
 }
 
-/// How often a second `work` is done on one thing after the other. It is done twice at least, and once before.
+/// How often a second of this clock `work` is done on one thing after the other. It is done twice at least,
+/// and once before.
 fn rate<T>(
-    time: Duration,
-    things: impl IntoIterator<Item = T>,
-    work: impl FnMut(T) -> Result<()>,
-) -> Result<f64> {
-    rate_by(Instant::now, time, things, work)
-}
-
-/// The same by another clock than the machine's.
-fn rate_by<T>(
     now: impl Fn() -> Instant,
     time: Duration,
     things: impl IntoIterator<Item = T>,
@@ -157,19 +148,20 @@ mod tests {
             passed.set(passed.get() + Duration::from_millis(if at == 0 { 200 } else { 5 }));
             Ok(())
         };
-        let found = rate_by(now, Duration::from_millis(50), 0.., work).unwrap();
+        let found = rate(now, Duration::from_millis(50), 0.., work).unwrap();
         assert!((found - 200.0).abs() < 1e-6, "{found}");
         assert_eq!(passed.get(), Duration::from_millis(250), "no longer than it was to take");
         let sum = at_once([1.0, 2.0, 4.0].into_iter(), Ok).unwrap();
         assert!((sum - 7.0).abs() < 1e-9);
-        assert!(rate(Duration::ZERO, 0..3, |_| Ok(())).unwrap() > 0.0);
+        assert!(rate(Instant::now, Duration::ZERO, 0..3, |_| Ok(())).unwrap() > 0.0);
     }
 
     #[test]
     fn the_slower_stage_is_the_limit() {
-        let rates = Rates { decode: 50.0, resize: 300.0, prepare: 100.0, infer: 300.0, bare: 310.0 };
-        assert_eq!(rates.limit(true), (Limit::Prepare, 100.0));
-        let (limit, most) = Rates { prepare: 600.0, ..rates }.limit(false);
-        assert!(limit == Limit::Infer && (most - 200.0).abs() < 1e-9, "{most}");
+        let (prepare, infer) = (100.0, 300.0);
+        let mut rates = Rates { decode: 50.0, resize: 300.0, prepare, infer, bare: 310.0, at_most: 0.0 };
+        assert_eq!((rates.limit(true), rates.at_most), (Limit::Prepare, 100.0));
+        rates.prepare = 600.0;
+        assert!(rates.limit(false) == Limit::Infer && (rates.at_most - 200.0).abs() < 1e-9, "{rates:?}");
     }
 }

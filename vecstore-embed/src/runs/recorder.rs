@@ -1,134 +1,141 @@
 //! Writes down what a run does, while it does it.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::PathBuf;
-use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use std::{io, process, thread};
 
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use jiff::Timestamp;
 
 use super::Runs;
 use super::state::{Phase, RunState};
-use super::time::{now, utc};
+use super::time::now;
 use crate::base::StopFlag;
-use crate::pipeline::report::Pace;
-use crate::pipeline::report::{Observer, Plan, Progress};
+use crate::pipeline::report::{Observer, Pace, Plan, Progress};
 
 /// How often a request to stop is looked for.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How often the state is written.
-const WRITE: Duration = Duration::from_secs(1);
+/// Seconds between writes of the state.
+const WRITE: f64 = 1.0;
 
 /// Keeps the files of one run: holds its lock, writes its state, and listens for requests to stop.
 #[derive(Debug)]
 pub struct Recorder {
-    inner: Arc<Inner>,
-    ticker: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
-}
-
-#[derive(Debug)]
-struct Inner {
     runs: Runs,
     id: String,
-    /// Held until the end.
-    lock: Mutex<Option<File>>,
+    stop: StopFlag,
     state: Mutex<RunState>,
+    /// Held until the end. The state is written by the thread that has this mutex.
+    lock: Mutex<Option<File>>,
 }
 
 impl Recorder {
-    /// Begins a run: from now on it is live. A request to stop raises `stop`.
+    /// Begins a run: from now on it is live, until [`Recorder::end`] or until this is dropped. A request to
+    /// stop raises `stop`.
     ///
     /// # Errors
     /// The folder beside the store cannot be written.
-    pub fn begin(runs: &Runs, command: Vec<String>, source: &str, stop: StopFlag) -> io::Result<Self> {
+    pub fn begin(runs: &Runs, command: Vec<String>, source: &str, stop: StopFlag) -> io::Result<Arc<Self>> {
         runs.create_folder()?;
         let (id, lock) = claim_name(runs)?;
         runs.tidy()?;
-        let state = RunState {
-            id: id.clone(),
-            pid: process::id(),
-            command,
-            source: source.to_owned(),
-            began: now(),
-            ..RunState::default()
-        };
-        let (lock, state) = (Mutex::new(Some(lock)), Mutex::new(state));
-        let inner = Arc::new(Inner { runs: runs.clone(), id, lock, state });
-        inner.write()?;
-        let (end, ended) = bounded(1);
-        let ticking = Arc::clone(&inner);
-        let ticker = thread::spawn(move || {
-            let mut written = Instant::now();
-            while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
-                ticking.look(&stop);
-                if written.elapsed() >= WRITE {
-                    written = Instant::now();
-                    ticking.tick(stop.is_raised());
-                }
+        let (pid, began, source) = (process::id(), now(), source.to_owned());
+        let state = RunState { id: id.clone(), pid, command, source, began, ..RunState::default() };
+        let (state, lock) = (Mutex::new(state), Mutex::new(Some(lock)));
+        let recorder = Arc::new(Recorder { runs: runs.clone(), id, stop, state, lock });
+        recorder.write()?;
+        let ticking = Arc::downgrade(&recorder);
+        thread::spawn(move || {
+            while let Some(recorder) = ticking.upgrade() {
+                recorder.tick();
+                drop(recorder);
+                thread::sleep(LOOK);
             }
         });
-        Ok(Recorder { inner, ticker: Mutex::new(Some((end, ticker))) })
+        Ok(recorder)
     }
 
     /// The run's name.
     pub fn id(&self) -> &str {
-        &self.inner.id
+        &self.id
     }
 
     /// Where its log belongs.
     pub fn log(&self) -> PathBuf {
-        self.inner.runs.log(&self.inner.id)
+        self.runs.log(&self.id)
     }
 
     /// The state as it is.
     pub fn state(&self) -> RunState {
-        self.inner.watched().clone()
+        self.watched().clone()
     }
 
     /// The run has ended, like this.
     pub fn end(&self, how: &str, exit: u8) {
-        self.stop_ticking();
-        self.inner.tick(false);
         {
-            let mut state = self.inner.watched();
+            let mut state = self.watched();
             state.phase = Phase::Ended;
             state.ended = Some(how.to_owned());
             state.exit = Some(exit);
         }
-        self.inner.written();
-        let _ = fs::remove_file(self.inner.runs.file(&self.inner.id, "stop"));
+        self.written();
+        let _ = fs::remove_file(self.runs.file(&self.id, "stop"));
         // Last, so that a process that finds it live no more can read how it ended.
-        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn stop_ticking(&self) {
-        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((end, ticker)) = ticker {
-            let _ = end.send(());
-            let _ = ticker.join();
+    fn watched(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Raises the flag where the run was asked to stop, and writes the state now and then.
+    fn tick(&self) {
+        if self.runs.file(&self.id, "stop").exists() {
+            self.stop.raise();
+        }
+        let mut state = self.watched();
+        if state.phase != Phase::Ended && (now() - state.updated).abs() >= WRITE {
+            if self.stop.is_raised() {
+                state.phase = Phase::Stopping;
+            }
+            drop(state);
+            self.written();
         }
     }
-}
 
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.stop_ticking();
+    /// A state that cannot be written (a full disk) is no reason to end a run.
+    fn written(&self) {
+        if let Err(error) = self.write() {
+            log::debug!("{}: {error}", self.runs.folder.display());
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        // One thread at a time: what is written last is the newest, and after the end nothing is.
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return Ok(());
+        }
+        let state = {
+            let mut state = self.watched();
+            state.updated = now();
+            state.clone()
+        };
+        let (new, place) = (self.runs.file(&self.id, "json.new"), self.runs.file(&self.id, "json"));
+        fs::write(&new, serde_json::to_vec(&state)?)?;
+        fs::rename(new, place)
     }
 }
 
 /// A name that no other run has, and its lock.
 fn claim_name(runs: &Runs) -> io::Result<(String, File)> {
-    // 20261121-190000-4711: in the order of time when sorted, and short enough to type.
-    let moment: String = utc(now()).chars().filter(char::is_ascii_digit).take(14).collect();
-    let (day, time) = moment.split_at_checked(8).unwrap_or_default();
+    // 20261121-190000-4711, in UTC: in the order of time when sorted, and short enough to type.
+    let name = format!("{}-{}", Timestamp::now().strftime("%Y%m%d-%H%M%S"), process::id());
     let mut more = 0;
     loop {
-        let again = if more == 0 { String::new() } else { format!("-{more}") };
-        let id = format!("{day}-{time}-{}{again}", process::id());
+        let id = if more == 0 { name.clone() } else { format!("{name}-{more}") };
         match File::options().write(true).create_new(true).open(runs.file(&id, "lock")) {
             Ok(lock) => {
                 // Only a process that looks whether it is held may have it for a moment.
@@ -141,58 +148,20 @@ fn claim_name(runs: &Runs) -> io::Result<(String, File)> {
     }
 }
 
-impl Inner {
-    fn watched(&self) -> MutexGuard<'_, RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Raises the flag where the run was asked to stop.
-    fn look(&self, stop: &StopFlag) {
-        if self.runs.file(&self.id, "stop").exists() {
-            stop.raise();
-        }
-    }
-
-    fn tick(&self, stopping: bool) {
-        if stopping {
-            self.watched().phase = Phase::Stopping;
-        }
-        self.written();
-    }
-
-    /// A state that cannot be written (a full disk) is no reason to end a run.
-    fn written(&self) {
-        if let Err(error) = self.write() {
-            log::debug!("{}: {error}", self.runs.folder.display());
-        }
-    }
-
-    fn write(&self) -> io::Result<()> {
-        let state = {
-            let mut state = self.watched();
-            state.updated = now();
-            state.clone()
-        };
-        let (new, place) = (self.runs.file(&self.id, "json.new"), self.runs.file(&self.id, "json"));
-        fs::write(&new, serde_json::to_vec(&state)?)?;
-        fs::rename(new, place)
-    }
-}
-
 impl Observer for Recorder {
     fn planned(&self, plan: &Plan) {
-        let mut state = self.inner.watched();
+        let mut state = self.watched();
         state.phase = Phase::Working;
         state.planned = Some(now());
         (state.found, state.already, state.stored) = (plan.found, plan.already, plan.stored);
         state.model = format!("{} on {}", plan.model, plan.backend);
         state.progress = Progress { to_do: plan.to_do, ..Progress::default() };
         drop(state);
-        self.inner.written();
+        self.written();
     }
 
     fn progress(&self, progress: &Progress) {
-        self.inner.watched().progress = *progress;
+        self.watched().progress = *progress;
     }
 
     fn pace(&self, pace: &Pace) {
@@ -200,13 +169,12 @@ impl Observer for Recorder {
             let busy = pace.stages.of(stage).busy() * 100.0;
             format!("{stage} (busy {busy:.0} %)")
         });
-        let mut state = self.inner.watched();
-        state.rate = pace.rate;
-        state.limit = limit.unwrap_or_default();
+        let mut state = self.watched();
+        (state.rate, state.limit) = (pace.rate, limit.unwrap_or_default());
     }
 
     fn paused(&self, why: Option<&str>) {
-        let mut state = self.inner.watched();
+        let mut state = self.watched();
         state.phase = if why.is_some() { Phase::Paused } else { Phase::Working };
         state.note = why.unwrap_or_default().to_owned();
     }
@@ -225,11 +193,11 @@ mod tests {
             (Recorder::begin(&runs, Vec::new(), "photos", stop.clone()).unwrap(), stop)
         };
         let ((one, asked), (other, unasked)) = (begin(), begin());
-        one.inner.look(&asked);
+        one.tick();
         assert!(!asked.is_raised());
         runs.ask_to_stop(one.id()).unwrap();
-        one.inner.look(&asked);
-        other.inner.look(&unasked);
+        one.tick();
+        other.tick();
         assert!(asked.is_raised() && !unasked.is_raised());
     }
 }

@@ -26,13 +26,7 @@ pub enum Phase {
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Phase::Counting => "counting",
-            Phase::Working => "working",
-            Phase::Paused => "paused",
-            Phase::Stopping => "stopping",
-            Phase::Ended => "ended",
-        })
+        self.serialize(f)
     }
 }
 
@@ -71,7 +65,7 @@ pub struct RunState {
     pub progress: Progress,
     /// Inputs settled per second, over the last minute.
     pub rate: f64,
-    /// The stage that holds the others up, for people; empty while that is not known.
+    /// The stage that holds the others up, as text; empty while that is not known.
     pub limit: String,
     /// How it ended: `finished`, `stopped`, `read failures`, or the error.
     pub ended: Option<String>,

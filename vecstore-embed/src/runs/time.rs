@@ -1,4 +1,4 @@
-//! Moments, for people and for programs.
+//! Moments, as numbers and as text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

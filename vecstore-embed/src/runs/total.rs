@@ -30,47 +30,38 @@ pub struct Total {
 pub fn add_up(runs: &[Known], stored: u64) -> Total {
     let live: Vec<&RunState> = runs.iter().filter(|known| known.live).map(|known| &known.state).collect();
     let sources: BTreeSet<&str> = live.iter().map(|state| &state.source[..]).collect();
-    let left: Vec<u64> =
-        sources.iter().filter_map(|source| left(runs, &live, source, gain(sources.len(), stored))).collect();
-    let left = (!left.is_empty()).then(|| left.iter().sum::<u64>());
-    let rate: f64 = live.iter().map(|state| state.rate).fold(0.0, |sum, rate| sum + rate);
-    let missing =
-        |source: &&str| live.iter().filter(|run| run.source == **source).map(|run| run.progress.unread).max();
-    Total {
-        live: live.len(),
-        left,
-        missing: sources.iter().filter_map(missing).sum(),
-        rate,
-        time_left: left.and_then(|left| match left {
-            0 => Some(Duration::ZERO),
-            left => Duration::try_from_secs_f64(left as f64 / rate).ok(),
-        }),
+    let rate = live.iter().fold(0.0, |sum, state| sum + state.rate);
+    let mut total = Total { live: live.len(), rate, ..Total::default() };
+    for source in &sources {
+        let here: Vec<&RunState> = live.iter().copied().filter(|state| state.source == *source).collect();
+        let unread = here.iter().map(|state| state.progress.unread).max().unwrap_or(0);
+        total.missing += unread;
+        let planned = here.iter().filter_map(|state| Some((state.planned?, state)));
+        let Some((since, first)) = planned.min_by(|(one, _), (other, _)| one.total_cmp(other)) else {
+            continue;
+        };
+        let gained = match sources.len() {
+            1 => stored.saturating_sub(first.stored),
+            _ => {
+                let all = runs.iter().map(|known| &known.state).filter(|state| state.source == *source);
+                all.filter(|state| state.planned.is_some_and(|at| at >= since)).map(own).sum()
+            }
+        };
+        // Entries that were replaced, and files that could not be read, do not make the store larger.
+        let replaced: u64 = here.iter().map(|state| state.progress.changed + state.progress.same).sum();
+        let left = first.progress.to_do.saturating_sub(gained + replaced + unread);
+        *total.left.get_or_insert(0) += left;
     }
+    total.time_left = total.left.and_then(|left| match left {
+        0 => Some(Duration::ZERO),
+        left => Duration::try_from_secs_f64(left as f64 / rate).ok(),
+    });
+    total
 }
 
-/// What the store accounts for, where all that it gains is of one kind.
-fn gain(sources: usize, stored: u64) -> Option<u64> {
-    (sources == 1).then_some(stored)
-}
-
-fn left(runs: &[Known], live: &[&RunState], source: &str, stored: Option<u64>) -> Option<u64> {
-    let planned = live.iter().filter(|run| run.source == source).filter_map(|run| Some((run.planned?, *run)));
-    let (since, first) = planned.min_by(|(left, _), (right, _)| left.total_cmp(right))?;
-    let own =
-        |run: &RunState| (run.progress.embedded + run.progress.rejected).saturating_sub(run.progress.changed);
-    let here = runs.iter().map(|known| &known.state).filter(|run| run.source == source);
-    let gained = match stored {
-        Some(stored) => stored.saturating_sub(first.stored),
-        None => here.filter(|run| run.planned.is_some_and(|at| at >= since)).map(own).sum(),
-    };
-    // Entries that were replaced, and files that could not be read, do not make the store larger.
-    let others = |of: fn(&RunState) -> u64| {
-        live.iter().filter(|run| run.source == source).map(|run| of(run)).sum::<u64>()
-    };
-    let replaced = others(|run| run.progress.changed + run.progress.same);
-    let unread =
-        live.iter().filter(|run| run.source == source).map(|run| run.progress.unread).max().unwrap_or(0);
-    Some(first.progress.to_do.saturating_sub(gained + replaced + unread))
+/// Entries that a run has added to the store.
+fn own(run: &RunState) -> u64 {
+    (run.progress.embedded + run.progress.rejected).saturating_sub(run.progress.changed)
 }
 
 #[cfg(test)]
