@@ -142,7 +142,7 @@ pub(crate) struct RunArgs {
     workers: Option<u16>,
     /// Threads that read ahead; twice as many as processors unless given. More help where a disk or network takes
     /// long to answer
-    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=MAX_WORKERS))]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     readers: Option<u16>,
     /// How often the model is loaded on each card, or on the processor, so that one works while another
     /// waits; 1 on the processor and 2 on a card unless given

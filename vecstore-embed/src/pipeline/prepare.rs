@@ -46,7 +46,8 @@ pub(crate) fn work<'a>(
         content
     };
     while let Some(ReadInput { job, bytes, taken }) = next() {
-        if !shared.is_going() {
+        // What was read before too many others could not be is finished.
+        if shared.is_stopping() {
             // Emptying the queue lets the stage before finish; these inputs stay missing.
             shared.left_out(1);
             continue;
