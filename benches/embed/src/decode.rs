@@ -1,6 +1,7 @@
 //! A run that is bound by decoding.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use vecstore_embed::backend::{Batch, Output, Signature};
 use vecstore_embed::image::preprocess::JpegScale;
+use vecstore_embed::source::{Input, Walk};
 use vecstore_embed::tensor::{Element, TensorSpec};
-use vecstore_embed::{DecodeLimits, Embedder, Encoder, Files, Model, Result, Run};
+use vecstore_embed::{DecodeLimits, Embedder, Encoder, Files, Model, Result, Run, Source};
 
 use crate::runs::{check, folder_of, median, shares, with_processor};
 use crate::{Outcome, model};
@@ -34,6 +36,9 @@ pub struct Args {
     /// Threads that read ahead; twice as many as cores unless given
     #[arg(long)]
     readers: Option<usize>,
+    /// Milliseconds that each file takes to be opened, as on a network; of the run, not of the bare loop
+    #[arg(long)]
+    latency: Option<u64>,
     /// exact, or scaled (in a build with the feature turbojpeg)
     #[arg(long, default_value_t = JpegScale::Exact)]
     jpeg: JpegScale,
@@ -46,6 +51,20 @@ pub struct Args {
     /// A second place, in memory: what the same run takes that does not wait for a disk
     #[arg(long)]
     memory: Option<PathBuf>,
+}
+
+/// Files that take a while to be opened.
+struct Late(Files, Duration);
+
+impl Source for Late {
+    fn walk(&self) -> Result<Walk<'_>> {
+        self.0.walk()
+    }
+
+    fn open(&self, input: &Input) -> io::Result<Box<dyn Read + Send + '_>> {
+        thread::sleep(self.1);
+        self.0.open(input)
+    }
 }
 
 /// A model that takes no time.
@@ -121,8 +140,12 @@ pub fn run(args: &Args) -> Outcome<()> {
     for round in 0..args.rounds {
         let run_in = |place: &std::path::Path| -> Outcome<_> {
             let store = place.join(format!("{round}.vecs"));
-            let run =
-                Run::new(Files::new(dir.path().join("pictures")), &store).with_commit_rows(args.commit_rows);
+            let files = Files::new(dir.path().join("pictures"));
+            let run = match args.latency {
+                Some(latency) => Run::new(Late(files, Duration::from_millis(latency)), &store),
+                None => Run::new(files, &store),
+            };
+            let run = run.with_commit_rows(args.commit_rows);
             let encoders: Vec<Box<dyn Encoder>> = vec![Box::new(Nothing::new(512))];
             let builder = Embedder::builder(&model).workers(workers).encoders(encoders);
             let builder = builder.readers(args.readers.unwrap_or(2 * workers));
