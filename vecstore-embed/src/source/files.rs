@@ -23,15 +23,15 @@ use crate::keys::{FIRST_ROOT, RootArg, Roots, Stamp, canonical_folder};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Files {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     named: Named,
-    recursive: bool,
-    follow_links: bool,
-    min_inputs: u64,
-    filter: Arc<Filter>,
-    accepts: Accepts,
+    pub(super) recursive: bool,
+    pub(super) follow_links: bool,
+    pub(super) min_inputs: u64,
+    pub(super) filter: Arc<Filter>,
+    pub(super) accepts: Accepts,
     /// Folders that hold no inputs: the store, and what lies beside it.
-    skip: Vec<PathBuf>,
+    pub(super) skip: Vec<PathBuf>,
     /// What keys are relative to; the folder unless a store says otherwise.
     roots: Option<Roots>,
 }
@@ -133,14 +133,6 @@ impl Files {
         }
     }
 
-    fn scan(&self) -> Scan {
-        Scan::new(&self.folder, self.recursive, self.accepts)
-            .skipping(self.skip.iter().cloned())
-            .following_links(self.follow_links)
-            .with_min_inputs(self.min_inputs)
-            .filtered(Arc::clone(&self.filter))
-    }
-
     /// Gives inputs the keys they have by the roots.
     fn keyed(&self, found: impl Iterator<Item = Found> + Send + 'static) -> Walk<'static> {
         let roots = self.roots.clone().unwrap_or_default();
@@ -163,10 +155,10 @@ impl Files {
     /// Everything, or what is in these folders or tar files.
     fn stream(&self, units: Option<HashSet<PathBuf>>) -> Result<Walk<'static>> {
         Ok(match (&self.named, units) {
-            (Named::Folder, None) => self.keyed(self.scan()),
+            (Named::Folder, None) => self.keyed(Scan::new(self.clone())),
             (Named::Folder, Some(units)) => {
                 let files = self.clone();
-                self.keyed(units.into_iter().flat_map(move |folder| files.scan().only(&folder)))
+                self.keyed(units.into_iter().flat_map(move |folder| Scan::new(files.clone()).only(&folder)))
             }
             (Named::List(list), _) => {
                 self.keyed(List::open(list, &self.folder, Arc::clone(&self.filter), self.accepts)?)

@@ -9,22 +9,15 @@ use std::fs::{self, File, FileType, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::vec;
 
-use super::{Accepts, Filter, Found, Input};
+use super::{Files, Found, Input};
 
 /// The files below a folder, sorted by name within each folder, as a stream.
 #[derive(Debug)]
 pub(super) struct Scan {
-    folder: PathBuf,
+    files: Files,
     levels: Vec<Level>,
-    recursive: bool,
-    follow_links: bool,
-    min_inputs: u64,
-    filter: Arc<Filter>,
-    accepts: Accepts,
-    skip: Vec<PathBuf>,
     /// What is to be said before the walk goes on.
     first: Option<Found>,
     begun: bool,
@@ -50,57 +43,22 @@ enum Seen {
 }
 
 impl Scan {
-    /// Walks `folder`, and the folders in it if `recursive`, for what `accepts` takes.
-    pub(super) fn new(folder: &Path, recursive: bool, accepts: Accepts) -> Self {
-        Scan {
-            folder: folder.to_owned(),
-            levels: Vec::new(),
-            recursive,
-            follow_links: false,
-            min_inputs: 0,
-            filter: Arc::default(),
-            accepts,
-            skip: Vec::new(),
-            first: None,
-            begun: false,
-        }
-    }
-
-    /// Does not enter these folders. The walk compares paths as they are, so give them as the walk would meet
-    /// them.
-    pub(super) fn skipping(mut self, folders: impl IntoIterator<Item = PathBuf>) -> Self {
-        self.skip = folders.into_iter().collect();
-        self
-    }
-
-    /// Follows symbolic links, to files and to folders; one that leads to a folder around it is left out.
-    pub(super) fn following_links(mut self, follow: bool) -> Self {
-        self.follow_links = follow;
-        self
-    }
-
-    /// Leaves the pictures of a folder out where there are fewer of them.
-    pub(super) fn with_min_inputs(mut self, pictures: u64) -> Self {
-        self.min_inputs = pictures;
-        self
-    }
-
-    /// Leaves out what the filter does.
-    pub(super) fn filtered(mut self, filter: Arc<Filter>) -> Self {
-        self.filter = filter;
-        self
+    /// Walks the folder of `files`, and the folders in it if they say so. Paths are compared as they are, so what is to
+    /// be skipped has to be given as the walk would meet it.
+    pub(super) fn new(files: Files) -> Self {
+        Scan { files, levels: Vec::new(), first: None, begun: false }
     }
 
     /// Walks this one of the folders that the walk would come through, and none below it.
     pub(super) fn only(mut self, folder: &Path) -> Self {
-        self.recursive = false;
+        self.files.recursive = false;
         self.begun = true;
         self.enter(folder.to_owned(), false);
         self
     }
 
     fn enter(&mut self, dir: PathBuf, by_link: bool) {
-        let id = self.follow_links.then(|| fs::metadata(&dir).ok()).flatten().map(|about| id(&about));
+        let id = self.files.follow_links.then(|| fs::metadata(&dir).ok()).flatten().map(|about| id(&about));
         if by_link && (self.leads_up(id) || self.leads_to_skipped(&dir)) {
             self.first = Some(Found::Skipped(dir));
             return;
@@ -125,7 +83,7 @@ impl Scan {
     }
 
     fn leads_to_skipped(&self, link: &Path) -> bool {
-        link.canonicalize().is_ok_and(|real| self.skip.iter().any(|skipped| real.starts_with(skipped)))
+        link.canonicalize().is_ok_and(|real| self.files.skip.iter().any(|skipped| real.starts_with(skipped)))
     }
 
     #[expect(
@@ -149,17 +107,21 @@ impl Scan {
 
     fn seen(&self, dir: &Path, name: &OsStr, kind: io::Result<FileType>) -> Seen {
         let kind = match kind {
-            Ok(kind) if kind.is_symlink() && self.follow_links => match fs::metadata(dir.join(name)) {
+            Ok(kind) if kind.is_symlink() && self.files.follow_links => match fs::metadata(dir.join(name)) {
                 Ok(target) => target.file_type(),
                 Err(error) => return Seen::Unreadable(error),
             },
             Ok(kind) => kind,
             Err(error) => return Seen::Unreadable(error),
         };
-        let excluded = !self.filter.is_empty() && {
+        let excluded = !self.files.filter.is_empty() && {
             let path = dir.join(name);
-            let relative = path.strip_prefix(&self.folder).unwrap_or(&path);
-            if kind.is_dir() { self.filter.excludes(relative) } else { !self.filter.takes(relative) }
+            let relative = path.strip_prefix(&self.files.folder).unwrap_or(&path);
+            if kind.is_dir() {
+                self.files.filter.excludes(relative)
+            } else {
+                !self.files.filter.takes(relative)
+            }
         };
         if excluded {
             Seen::Excluded
@@ -177,20 +139,20 @@ impl Scan {
     fn too_few(&self, dir: &Path, files: &[(OsString, Seen)]) -> Option<u64> {
         let names =
             || files.iter().filter(|(_, seen)| matches!(seen, Seen::File)).map(|(name, _)| Path::new(name));
-        if self.min_inputs <= 1 || names().next().is_none() {
+        if self.files.min_inputs <= 1 || names().next().is_none() {
             return None;
         }
-        let mut pictures = names().filter(|name| self.accepts.name(name)).count() as u64;
-        for name in names().filter(|name| !self.accepts.name(name)) {
-            if pictures >= self.min_inputs {
+        let mut pictures = names().filter(|name| self.files.accepts.name(name)).count() as u64;
+        for name in names().filter(|name| !self.files.accepts.name(name)) {
+            if pictures >= self.files.min_inputs {
                 break;
             }
             // One that cannot be read may be one.
             pictures += u64::from(
-                File::open(dir.join(name)).and_then(|file| self.accepts.begins(file)).unwrap_or(true),
+                File::open(dir.join(name)).and_then(|file| self.files.accepts.begins(file)).unwrap_or(true),
             );
         }
-        (pictures < self.min_inputs && pictures > 0).then_some(pictures)
+        (pictures < self.files.min_inputs && pictures > 0).then_some(pictures)
     }
 }
 
@@ -200,7 +162,7 @@ impl Iterator for Scan {
     fn next(&mut self) -> Option<Found> {
         if !self.begun {
             self.begun = true;
-            self.enter(self.folder.clone(), false);
+            self.enter(self.files.folder.clone(), false);
         }
         loop {
             if let Some(found) = self.first.take() {
@@ -212,18 +174,18 @@ impl Iterator for Scan {
                 return Some(match seen {
                     Seen::Unreadable(error) => Found::Unreadable(path, error),
                     Seen::Excluded => Found::Excluded(path),
-                    Seen::File if self.accepts.name(&path) => Found::Input(Input::file(path, false)),
+                    Seen::File if self.files.accepts.name(&path) => Found::Input(Input::file(path, false)),
                     Seen::File => Found::Input(Input::file(path, true)),
                     Seen::Folder | Seen::Neither => Found::Skipped(path),
                 });
             }
-            let Some(name) = level.folders.next().filter(|_| self.recursive) else {
+            let Some(name) = level.folders.next().filter(|_| self.files.recursive) else {
                 self.levels.pop();
                 continue;
             };
             let path = level.dir.join(name);
-            if !self.skip.contains(&path) {
-                let by_link = self.follow_links && path.is_symlink();
+            if !self.files.skip.contains(&path) {
+                let by_link = self.files.follow_links && path.is_symlink();
                 self.enter(path, by_link);
             }
         }
@@ -236,6 +198,7 @@ fn id(about: &Metadata) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Accepts, Filter};
     use super::*;
     use std::os::unix::fs::symlink;
 
@@ -251,6 +214,14 @@ mod tests {
             other => unreachable!("{other:?}"),
         })
         .collect()
+    }
+
+    fn skipping(files: Files, skip: Vec<PathBuf>) -> Files {
+        files.bound(files.folder().to_owned(), Default::default(), Accepts::pictures(), skip)
+    }
+
+    fn all(dir: &tempfile::TempDir) -> Files {
+        Files::new(dir.path()).with_recursive(true)
     }
 
     fn tree() -> tempfile::TempDir {
@@ -269,7 +240,7 @@ mod tests {
     #[test]
     fn walks_in_the_order_of_names_and_follows_no_links() {
         let dir = tree();
-        let scan = Scan::new(dir.path(), true, Accepts::pictures()).skipping([dir.path().join("store.vecs")]);
+        let scan = Scan::new(skipping(all(&dir), vec![dir.path().join("store.vecs")]));
         let expected = [
             "c.jpeg",
             "z.jpg",
@@ -285,13 +256,13 @@ mod tests {
     #[test]
     fn stays_in_the_folder_unless_told_to_recurse() {
         let dir = tree();
-        assert_eq!(names(Scan::new(dir.path(), false, Accepts::pictures()), dir.path()), ["c.jpeg", "z.jpg"]);
+        assert_eq!(names(Scan::new(Files::new(dir.path())), dir.path()), ["c.jpeg", "z.jpg"]);
     }
 
     #[test]
     fn a_folder_that_cannot_be_read_is_reported_and_the_walk_goes_on() {
         let dir = tree();
-        let mut scan = Scan::new(dir.path(), true, Accepts::pictures());
+        let mut scan = Scan::new(all(&dir));
         let first = scan.by_ref().take(3).last();
         assert!(matches!(first, Some(Found::Input(_))), "{first:?}");
         // Gone between listing its parent and entering it.
@@ -310,9 +281,8 @@ mod tests {
         symlink(elsewhere.path().join("2.jpg"), dir.path().join("a/broken.jpg")).unwrap();
         symlink(dir.path().join("store.vecs"), dir.path().join("b/store")).unwrap();
         let store = dir.path().canonicalize().unwrap().join("store.vecs");
-        let scan = Scan::new(dir.path(), true, Accepts::pictures())
-            .skipping([store.clone(), dir.path().join("store.vecs")])
-            .following_links(true);
+        let skip = vec![store.clone(), dir.path().join("store.vecs")];
+        let scan = Scan::new(skipping(all(&dir).with_follow_links(true), skip));
         let expected = [
             "c.jpeg",
             "z.jpg",
@@ -333,7 +303,7 @@ mod tests {
     fn folders_with_few_pictures_and_what_is_excluded_are_left_out() {
         let dir = tree();
         fs::write(dir.path().join("b/deep/y"), b"\x89PNG\r\n\x1a\n and so on").unwrap();
-        let scan = Scan::new(dir.path(), true, Accepts::pictures()).with_min_inputs(2);
+        let scan = Scan::new(all(&dir).with_min_inputs(2));
         let expected = [
             "c.jpeg",
             "z.jpg",
@@ -346,7 +316,7 @@ mod tests {
         assert_eq!(names(scan, dir.path())[..7], expected);
 
         let filter = Filter::new(&["*.jpeg", "b/**"], &["deep", "*.tiff", "store.vecs"]).unwrap();
-        let scan = Scan::new(dir.path(), true, Accepts::pictures()).filtered(Arc::new(filter));
+        let scan = Scan::new(all(&dir).with_filter(filter));
         let taken: Vec<String> = names(scan, dir.path())
             .into_iter()
             .filter(|name| !name.starts_with("excluded") && !name.starts_with("skipped"))
