@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, names};
 
 /// What computes: the processor, or cards by way of one of ONNX Runtime's execution providers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,16 +19,10 @@ pub enum Provider {
     TensorRt,
 }
 
-impl Provider {
-    /// What ONNX Runtime calls it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Provider::Cpu => "CPUExecutionProvider",
-            Provider::Cuda => "CUDAExecutionProvider",
-            Provider::TensorRt => "TensorrtExecutionProvider",
-        }
-    }
-}
+// As ONNX Runtime calls them.
+names!(Provider {
+    Cpu "CPUExecutionProvider", Cuda "CUDAExecutionProvider", TensorRt "TensorrtExecutionProvider"
+});
 
 /// The provider, and the cards it is to use.
 ///
@@ -76,8 +70,8 @@ impl Device {
         }
     }
 
-    /// How many models are loaded on each card, or on the processor, unless somebody says so: on a card one is copied
-    /// to while the other computes.
+    /// How many models are loaded on each card, or on the processor, unless it is said: on a card one is copied to while
+    /// the other computes.
     pub(crate) fn lanes(&self) -> usize {
         if self.is_gpu() { 2 } else { 1 }
     }
@@ -105,11 +99,8 @@ impl FromStr for Device {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::BadValue {
-            what: "device",
-            expected: "cpu, cuda, tensorrt, or one of these two with the numbers of cards, as in cuda:0,1",
-            found: text.to_owned(),
-        };
+        let expected = "cpu, cuda, tensorrt, or one of these two with the numbers of cards, as in cuda:0,1";
+        let bad = || Error::bad_value("device", expected, text);
         let (name, numbers) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
         let provider = match (name, numbers) {
             ("cpu", None) => return Ok(Device::cpu()),

@@ -118,16 +118,13 @@ impl<'a> Batch<'a> {
                 && input.shape.len() == spec.shape.len()
                 && input.shape.iter().zip(&spec.shape).all(same)
         };
-        match self.inputs.len() == signature.inputs.len()
-            && self.inputs.iter().zip(&signature.inputs).all(fits)
-        {
-            true => Ok(()),
-            false => Err(Error::BadValue {
-                what: "batch to encode",
-                expected: "a tensor for each input of the encoder, of its type, with items of its shape",
-                found: format!("{} items in {:?}, for {signature:?}", self.items, self.shapes()),
-            }),
+        let same_inputs = self.inputs.len() == signature.inputs.len();
+        if same_inputs && self.inputs.iter().zip(&signature.inputs).all(fits) {
+            return Ok(());
         }
+        let expected = "a tensor for each input of the encoder, of its type, with items of its shape";
+        let found = format!("{} items in {:?}, for {signature:?}", self.items, self.shapes());
+        Err(Error::bad_value("batch to encode", expected, found))
     }
 
     fn shapes(&self) -> Vec<(Element, &[usize], usize)> {

@@ -30,8 +30,7 @@ pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn
     let plan = catch_unwind(AssertUnwindSafe(|| load(model, file).map_err(|e| format!("{e:#}"))))
         .unwrap_or_else(|panic| Err(panic_text(&*panic)));
     let cannot = |found: String| {
-        let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name its \
-                      library with --ort-lib";
+        let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name its library";
         model.unusable(format!("a model that {NAME} can run"), found, remedy)
     };
     let plan = plan.map_err(cannot)?;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use vecstore::{escaped, one_line};
 use vecstore_embed::{Ended, FirstFew, Plan, RejectionClass, Stage, Stages, Summary};
 
+use super::hints;
 use super::output::{Outcome, listed, print, print_json};
 use super::run::RunArgs;
 
@@ -112,7 +113,7 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
         );
     }
     if let Some(refused) = &summary.gone.refused {
-        let _ = writeln!(text, "nothing was pruned: {refused}");
+        let _ = writeln!(text, "nothing was pruned: {refused}{}", hints::of_words(refused));
     }
     if summary.too_few > 0 || summary.excluded > 0 {
         let (few, excluded) = (count(summary.too_few), count(summary.excluded));
@@ -172,7 +173,7 @@ pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
         );
     }
     if let Some(refused) = &summary.gone.refused {
-        let _ = writeln!(text, "error: nothing was pruned: {refused}");
+        let _ = writeln!(text, "error: nothing was pruned: {refused}{}", hints::of_words(refused));
     }
     text
 }

@@ -9,6 +9,7 @@ use ::image::{Rgb, RgbImage};
 
 use crate::base::{Error, Result};
 use crate::image::{DecodeLimits, sniff};
+use crate::keys::unreadable_folder;
 use crate::model::Model;
 use crate::source::HEAD;
 use crate::tensor::{Tensor, split};
@@ -51,7 +52,6 @@ impl Pictures {
     /// # Errors
     /// The folder cannot be read, or holds none.
     pub fn of_folder(folder: &Path, count: usize) -> Result<Self> {
-        let unreadable = |source| Error::FolderUnreadable { path: folder.to_owned(), source };
         let mut files = Vec::new();
         let (mut folders, mut looked_at) = (vec![folder.to_owned()], 0);
         while let Some(next) = folders.pop()
@@ -60,7 +60,7 @@ impl Pictures {
         {
             let mut entries: Vec<PathBuf> = match next.read_dir() {
                 Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-                Err(error) if next == folder => return Err(unreadable(error)),
+                Err(error) if next == folder => return Err(unreadable_folder(folder)(error)),
                 Err(_) => continue,
             };
             entries.sort();
@@ -78,7 +78,9 @@ impl Pictures {
         if !files.is_empty() {
             return Ok(Pictures { files });
         }
-        Err(Error::NoPictures { path: folder.to_owned(), looked_at })
+        let found = format!("none among its {looked_at} file(s)");
+        let remedy = "name a folder that has some";
+        Err(Error::unfit(folder.display().to_string(), "pictures in this folder", found, remedy))
     }
 
     /// How many there are.
@@ -167,7 +169,7 @@ mod tests {
         assert_eq!(Pictures::of_folder(dir.path(), 9).unwrap().len(), 3);
         assert_eq!(Pictures::of_folder(dir.path(), 2).unwrap().len(), 2);
         let none = Pictures::of_folder(&dir.path().join("nowhere"), 2).unwrap_err();
-        assert!(matches!(none, Error::FolderUnreadable { .. }), "{none}");
+        assert!(matches!(none, Error::Io { .. }), "{none}");
         let none = Pictures::of_folder(&dir.path().join("a/none"), 2).unwrap_err().to_string();
         assert!(none.ends_with("found none among its 1 file(s); name a folder that has some"), "{none}");
 

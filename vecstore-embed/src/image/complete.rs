@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(check(Format::Jpeg, JPEG), Ok(Completeness { stray_header_bytes: false }));
         for cut in 3..JPEG.len() {
             let refused = check(Format::Jpeg, &JPEG[..cut]).unwrap_err();
-            assert_eq!(refused.fault(), Fault::Truncated, "cut at {cut}");
+            assert_eq!(refused.fault, Fault::Truncated, "cut at {cut}");
         }
     }
 

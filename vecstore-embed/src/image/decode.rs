@@ -91,8 +91,20 @@ fn other(
     })
 }
 
+/// Turned as the metadata say.
+pub(super) fn upright(picture: RgbImage, orientation: Option<Orientation>) -> RgbImage {
+    match orientation {
+        None | Some(Orientation::NoTransforms) => picture,
+        Some(orientation) => {
+            let mut picture = DynamicImage::from(picture);
+            picture.apply_orientation(orientation);
+            picture.into_rgb8()
+        }
+    }
+}
+
 /// What is transparent shows a white page, as it would in print; dropping the alpha channel instead shows whatever
-/// colour the program that made the file left in pixels nobody sees.
+/// colour the program that made the file left in pixels that are not seen.
 fn over_white(picture: DynamicImage) -> RgbImage {
     let rgba = picture.into_rgba8();
     let mut rgb = RgbImage::new(rgba.width(), rgba.height());

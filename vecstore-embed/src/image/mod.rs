@@ -36,7 +36,7 @@ mod turbo;
 
 use std::fmt;
 
-use crate::base::{Rejected, RejectionClass};
+use crate::base::{Rejected, RejectionClass, names};
 
 pub(crate) use decode::sides;
 pub use decode::{decode, decode_at_least};
@@ -105,24 +105,19 @@ pub enum Fault {
     Damaged,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Fault::Empty => "empty file",
-            Fault::NotAPicture => "not a picture",
-            Fault::Truncated => "truncated",
-            Fault::TooLarge => "too large",
-            Fault::Unsupported => "unsupported",
-            Fault::Damaged => "damaged",
-        })
-    }
-}
+names!(Fault {
+    Empty "empty file", NotAPicture "not a picture", Truncated "truncated", TooLarge "too large",
+    Unsupported "unsupported", Damaged "damaged"
+});
 
 /// Why the content of a file gives no picture. The text is the same each time for the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BadImage {
-    fault: Fault,
-    reason: String,
+    /// What kind of fault it is.
+    pub fault: Fault,
+    /// The details in words; empty when the fault says it all.
+    pub reason: String,
 }
 
 impl BadImage {
@@ -134,16 +129,6 @@ impl BadImage {
             .filter(|w| !w.is_empty())
             .collect();
         BadImage { fault, reason: words.join(" ") }
-    }
-
-    /// What kind of fault it is.
-    pub fn fault(&self) -> Fault {
-        self.fault
-    }
-
-    /// The details in words; empty when the fault says it all.
-    pub fn reason(&self) -> &str {
-        &self.reason
     }
 }
 
@@ -176,9 +161,9 @@ mod tests {
     fn limits_hold_at_the_edge() {
         let limits = DecodeLimits::new(100);
         assert_eq!(limits.check(10, 10), Ok(()));
-        assert_eq!(limits.check(101, 1).unwrap_err().fault(), Fault::TooLarge);
-        assert_eq!(limits.check(u64::MAX, u64::MAX).unwrap_err().fault(), Fault::TooLarge);
-        assert_eq!(limits.check(0, 7).unwrap_err().fault(), Fault::Damaged);
+        assert_eq!(limits.check(101, 1).unwrap_err().fault, Fault::TooLarge);
+        assert_eq!(limits.check(u64::MAX, u64::MAX).unwrap_err().fault, Fault::TooLarge);
+        assert_eq!(limits.check(0, 7).unwrap_err().fault, Fault::Damaged);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Which format a file is, by its first bytes.
 
-use std::fmt;
-
 use super::{BadImage, Fault};
+use crate::base::names;
 
 /// The formats that are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,18 +21,7 @@ pub enum Format {
     Tiff,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Jpeg => "JPEG",
-            Format::Png => "PNG",
-            Format::WebP => "WebP",
-            Format::Gif => "GIF",
-            Format::Bmp => "BMP",
-            Format::Tiff => "TIFF",
-        })
-    }
-}
+names!(Format { Jpeg "JPEG", Png "PNG", WebP "WebP", Gif "GIF", Bmp "BMP", Tiff "TIFF" });
 
 /// The format that the first bytes of a file promise, or `None` if it is none that is decoded here. 32 bytes are
 /// enough; with fewer the answer may be `None` for a file that would be recognised.
@@ -112,15 +100,15 @@ mod tests {
     #[test]
     fn formats_of_others_are_named() {
         let heic = unknown(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
-        assert_eq!(heic.fault(), Fault::Unsupported);
-        assert!(heic.reason().contains("HEIC"), "{heic}");
+        assert_eq!(heic.fault, Fault::Unsupported);
+        assert!(heic.reason.contains("HEIC"), "{heic}");
         let elf = unknown(b"\x7fELF\x02\x01\x01\0");
-        assert!(elf.reason().starts_with("begins with 7f 45 4c 46"), "{elf}");
+        assert!(elf.reason.starts_with("begins with 7f 45 4c 46"), "{elf}");
     }
 
     #[test]
     fn umlauts_cut_at_the_window_are_still_text() {
         let text = "x".repeat(31) + "ü and so on";
-        assert_eq!(unknown(text.as_bytes()).reason(), "begins like a text file");
+        assert_eq!(unknown(text.as_bytes()).reason, "begins like a text file");
     }
 }

@@ -35,15 +35,25 @@ impl<'a> Target<'a> {
             Err(vecstore::Error::NotFound { .. }) => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 if let Some(folder) = folder.filter(|folder| matches!(folder.try_exists(), Ok(false))) {
-                    return Err(Error::StoreFolderMissing {
-                        store: path.to_owned(),
-                        folder: folder.to_owned(),
-                    });
+                    let (expected, found) =
+                        ("a folder to create the store in", format!("no folder {}", folder.display()));
+                    let remedy = "create it, or choose another path";
+                    return Err(Error::unfit(path.display().to_string(), expected, found, remedy));
                 }
                 let runs = Runs::of_store(path);
                 if path.is_dir() && runs.list().is_ok_and(|known| known.iter().any(Known::met_a_store)) {
-                    let runs = runs.folder().to_owned();
-                    return Err(Error::StoreGone { store: path.to_owned(), runs });
+                    let runs = runs.folder().display();
+                    let expected = format!("the store that {runs} tells of");
+                    let remedy = format!(
+                        "is the drive mounted? mount it and run again; to begin a new store here, move {runs} away \
+                         first"
+                    );
+                    return Err(Error::unfit(
+                        path.display().to_string(),
+                        expected,
+                        "an empty folder",
+                        remedy,
+                    ));
                 }
                 None
             }

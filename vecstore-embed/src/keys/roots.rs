@@ -1,7 +1,7 @@
 //! Which key a file has: its path relative to a folder that the store remembers.
 //!
 //! The first run records its folder as the store's *root*, and the key of `ROOT/people/1.jpg` is `people/1.jpg`,
-//! wherever a later run starts. Pictures outside that folder join under a name (`--root NAME=DIR`), with keys like
+//! wherever a later run starts. Pictures outside that folder join under a name (`NAME=DIR`), with keys like
 //! `//NAME/people/1.jpg`. A relative path never begins with a slash, so the two cannot collide.
 //!
 //! A file that lies in several roots belongs to the one that was recorded first. That rule makes the key of a file
@@ -16,7 +16,7 @@ use std::{fs, io};
 
 use crate::base::{Error, Result};
 
-/// Name of the first root in `--root .=DIR` and in messages.
+/// Name of the first root in `.=DIR` and in messages.
 pub const FIRST_ROOT: &str = ".";
 
 /// Name of the store's setting that holds the first root; named ones are in `root.NAME`.
@@ -46,7 +46,7 @@ impl Root {
     }
 }
 
-/// `NAME=DIR`, as given to `--root`: adds a root, or says where the pictures of a recorded one are now.
+/// `NAME=DIR`: adds a root, or says where the pictures of a recorded one are now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootArg {
     name: String,
@@ -59,7 +59,7 @@ impl RootArg {
     pub fn new(name: &str, dir: impl Into<PathBuf>) -> Result<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if name.is_empty() || name == ".." || !name.bytes().all(plain) {
-            return Err(Error::BadRootName { name: name.to_owned() });
+            return Err(bad_root(name));
         }
         Ok(RootArg { name: name.to_owned(), dir: dir.into() })
     }
@@ -74,7 +74,7 @@ impl RootArg {
     /// ```
     pub fn parse(text: &OsStr) -> Result<Self> {
         let bytes = text.as_bytes();
-        let bad = || Error::BadRootName { name: text.to_string_lossy().into_owned() };
+        let bad = || bad_root(&text.to_string_lossy());
         let split = bytes.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
         let (name, rest) = bytes.split_at(split);
         let name = std::str::from_utf8(name).map_err(|_| bad())?;
@@ -98,6 +98,12 @@ impl RootArg {
     pub(crate) fn canonical(&self) -> Result<Self> {
         Ok(RootArg { name: self.name.clone(), dir: canonical_folder(&self.dir)? })
     }
+}
+
+fn bad_root(found: &str) -> Error {
+    let expected =
+        "NAME=DIR, with a name of letters, digits, '.', '_' and '-' (or '.' alone for the first root)";
+    Error::bad_value("root", expected, found)
 }
 
 /// The roots a store has recorded, in the order they were recorded in.
@@ -262,11 +268,16 @@ pub(crate) fn decode_path(text: &str) -> Option<PathBuf> {
     (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes)))
 }
 
+/// The error for a folder that cannot be read.
+pub(crate) fn unreadable_folder(folder: &Path) -> impl FnOnce(io::Error) -> Error {
+    Error::io(folder, "read the folder", "check its permissions and its drive")
+}
+
 /// The folder as an absolute path without symbolic links, or an error that says what is wrong with it.
 pub(crate) fn canonical_folder(folder: &Path) -> Result<PathBuf> {
     let wrong = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::FolderMissing { path: folder.to_owned() },
-        _ => Error::FolderUnreadable { path: folder.to_owned(), source },
+        _ => unreadable_folder(folder)(source),
     };
     let path = folder.canonicalize().map_err(wrong)?;
     if !fs::metadata(&path).map_err(wrong)?.is_dir() {

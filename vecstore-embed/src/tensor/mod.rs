@@ -8,6 +8,5 @@ pub use self::element::{Element, Number, TensorSpec, View, ViewMut};
 pub use self::memory::Tensor;
 pub use self::slots::Slot;
 
-#[cfg(feature = "onnxruntime")]
 pub(crate) use self::element::for_element;
 pub(crate) use self::slots::{Parts, split};

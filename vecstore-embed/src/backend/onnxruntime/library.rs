@@ -1,7 +1,7 @@
 //! The ONNX Runtime library on disk: where it usually is, and whether it can be loaded at all.
 //!
 //! All of this happens before `ort` hears of it, because there a null pointer is a panic, and because loading a
-//! library that a broken download cut short ends the process with a bus error that nobody can catch.
+//! library that a broken download cut short ends the process with a bus error that cannot be caught.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -16,8 +16,8 @@ use super::{display, provider};
 use crate::base::{Error, Result};
 
 const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
-                       unpack a release archive of ONNX Runtime, and name its libonnxruntime with --ort-lib or \
-                       ORT_DYLIB_PATH; or use --backend tract, which needs none (built in with --features tract)";
+                       unpack a release archive of ONNX Runtime, and name its libonnxruntime as the library or in \
+                       ORT_DYLIB_PATH; or use the backend tract, which needs none (built in with the feature tract)";
 
 /// ONNX Runtime 1.x with x at least this.
 pub(super) const OLDEST: u32 = ort::MINOR_VERSION;
@@ -60,25 +60,23 @@ pub(super) struct Checked {
 /// [`Error::RuntimeLibrary`] for everything that is wrong with it.
 pub(super) fn check(path: &Path) -> Result<Checked> {
     // Made absolute: `ort` would look for a relative path beside the executable first.
-    let path = &path.canonicalize().map_err(|e| unusable(path, e.to_string()))?;
-    let metadata = path.metadata().map_err(|e| unusable(path, e.to_string()))?;
+    let cannot = |e: std::io::Error| unusable(path, e.to_string());
+    let path = &path.canonicalize().map_err(cannot)?;
+    let metadata = path.metadata().map_err(cannot)?;
     if !metadata.is_file() {
         return Err(unusable(path, "no regular file"));
     }
     if cfg!(target_os = "linux") {
-        match File::open(path).and_then(SharedLibrary::read) {
-            Ok(Ok(_)) => {}
-            Ok(Err(Unusable::Other)) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
-            Ok(Err(Unusable::Short)) => {
-                let found =
-                    format!("a file that ends after {} bytes, before its last section", metadata.len());
-                return Err(unusable(path, found));
+        File::open(path).and_then(SharedLibrary::read).map_err(cannot)?.map_err(|what| match what {
+            Unusable::Other => unusable(path, "a file that is no 64-bit ELF library"),
+            Unusable::Short => {
+                let length = metadata.len();
+                unusable(path, format!("a file that ends after {length} bytes, before its last section"))
             }
-            Err(e) => return Err(unusable(path, e.to_string())),
-        }
+        })?;
     }
     // SAFETY: loading runs the library's initialisers, which for a complete file are the ones its makers wrote; that
-    // this file is to be run was the choice of whoever named it or installed it in a system folder.
+    // this file is to be run was decided where it was named, or installed in a system folder.
     let library = unsafe { Library::new(path) }.map_err(|e| {
         let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
         unusable(path, format!("one that the system refuses to load ({e}{cause})"))

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
@@ -155,16 +154,17 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
     let device = &options.device;
     let runtime = runtime(library, device)?;
     if !runtime.providers().contains(&device.provider()) {
-        let found = format!("a build without the {}", device.provider().name());
-        let remedy = "install onnxruntime-gpu, and name its library with --ort-lib";
+        let found = format!("a build without the {}", device.provider());
+        let remedy = "install onnxruntime-gpu, and name its library";
         return Err(provider::unusable(device, &runtime.path, found, remedy));
     }
     let settings = Settings::new(model, &runtime, options)?;
+    let failed = |found: String| {
+        let remedy = provider::remedy_for(&found);
+        provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
+    };
     let opened = session(model, file, &runtime, &settings).map_err(|found| match device.is_gpu() {
-        true => {
-            let remedy = provider::remedy_for(&found);
-            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
-        }
+        true => failed(found),
         false => {
             let remedy = "export it again, or with an older operator set";
             model.unusable(format!("a model that ONNX Runtime {} can load", runtime.version), found, remedy)
@@ -185,10 +185,7 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
     let shapes: Vec<(&[usize], View<'_>)> =
         blank.iter().map(|(shape, tensor)| (&shape[..], tensor.view())).collect();
     let (shape, _) = backend.call(count, &shapes).map_err(|error| match error {
-        Error::Inference { found, .. } if device.is_gpu() => {
-            let remedy = provider::remedy_for(&found);
-            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
-        }
+        Error::Inference { found, .. } if device.is_gpu() => failed(found),
         other => other,
     })?;
     let dim = vector_length(model, count, &shape)?;
@@ -204,21 +201,19 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
 
 /// Shape and numbers of an output, whatever of the three it is made of.
 fn numbers(output: &DynValue) -> std::result::Result<(Vec<usize>, Vec<f32>), ort::Error> {
-    let sides = |shape: &[i64]| shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
     match output.dtype().tensor_type() {
-        Some(TensorElementType::Float16) => {
-            let (shape, numbers) = output.try_extract_tensor::<f16>()?;
-            Ok((sides(shape), numbers.to_f32_vec()))
-        }
-        Some(TensorElementType::Bfloat16) => {
-            let (shape, numbers) = output.try_extract_tensor::<bf16>()?;
-            Ok((sides(shape), numbers.to_f32_vec()))
-        }
-        _ => {
-            let (shape, numbers) = output.try_extract_tensor::<f32>()?;
-            Ok((sides(shape), numbers.to_vec()))
-        }
+        Some(TensorElementType::Float16) => in_f32::<f16>(output),
+        Some(TensorElementType::Bfloat16) => in_f32::<bf16>(output),
+        _ => in_f32::<f32>(output),
     }
+}
+
+fn in_f32<T: Number + PrimitiveTensorElementType>(
+    output: &DynValue,
+) -> std::result::Result<(Vec<usize>, Vec<f32>), ort::Error> {
+    let (shape, numbers) = output.try_extract_tensor::<T>()?;
+    let shape = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    Ok((shape, View::new(numbers).to_f32().into_owned()))
 }
 
 impl OnnxRuntime {
@@ -236,22 +231,22 @@ impl OnnxRuntime {
         match placement {
             Ok(placement) if self.device.is_gpu() && placement.on_gpu() == 0 => {
                 let found = format!("a provider that took none of the operators of {}", self.model.name());
-                let remedy =
-                    "export the model with other operators, or compute on the processor with --device cpu";
-                Err(provider::unusable(&self.device, &runtime.path, found, remedy))
+                let remedy = "export the model with other operators, or compute on the device cpu";
+                return Err(provider::unusable(&self.device, &runtime.path, found, remedy));
             }
-            Ok(placement) => {
-                self.placement = Some(placement);
-                Ok(())
-            }
+            Ok(placement) => self.placement = Some(placement),
             Err(error) => {
                 log::warn!("where the operators of {} went cannot be told: {error}", self.model.name());
-                Ok(())
             }
         }
+        Ok(())
     }
 
-    /// Adds to the name what people want to know of a device.
+    fn failed(&self, found: String) -> Error {
+        Error::Inference { backend: self.name.clone(), model: self.model.name().to_owned(), found }
+    }
+
+    /// Adds to the name what is of interest about a device.
     fn describe(&mut self, settings: &Settings) {
         if !self.device.is_gpu() {
             return;
@@ -282,11 +277,7 @@ impl OnnxRuntime {
             };
             numbers(output)
         };
-        run().map_err(|e| Error::Inference {
-            backend: self.name.clone(),
-            model: self.model.name().to_owned(),
-            found: e.to_string(),
-        })
+        run().map_err(|e| e.to_string()).map_err(|found| self.failed(found))
     }
 }
 
@@ -325,11 +316,7 @@ impl Encoder for OnnxRuntime {
                 .collect();
             let (shape, numbers) = self.call(at_once, &full)?;
             if shape != [at_once, dim] {
-                return Err(Error::Inference {
-                    backend: self.name.clone(),
-                    model: self.model.name().to_owned(),
-                    found: format!("the output of {at_once} items became {shape:?}"),
-                });
+                return Err(self.failed(format!("the output of {at_once} items became {shape:?}")));
             }
             match vectors.is_empty() && part.items == at_once {
                 true => vectors = numbers,
