@@ -14,8 +14,8 @@ pub enum Provider {
     Cpu,
     /// NVIDIA cards, operator by operator.
     Cuda,
-    /// NVIDIA cards, by engines that TensorRT builds for the model, the card and the size of a batch. What it cannot
-    /// take goes to [`Cuda`](Self::Cuda).
+    /// NVIDIA cards, by engines that TensorRT builds for the model, the card and the size of a batch. What it
+    /// cannot take goes to [`Cuda`](Self::Cuda).
     TensorRt,
 }
 
@@ -70,14 +70,14 @@ impl Device {
         }
     }
 
-    /// How many models are loaded on each card, or on the processor, unless it is said: on a card one is copied to while
-    /// the other computes.
+    /// How many models are loaded on each card, or on the processor, unless it is said: on a card one is
+    /// copied to while the other computes.
     pub(crate) fn lanes(&self) -> usize {
         if self.is_gpu() { 2 } else { 1 }
     }
 
-    /// Whether a batch of another size costs so much that fewer pictures are filled up with blank ones: TensorRT would
-    /// build another engine, which takes a minute.
+    /// Whether a batch of another size costs so much that fewer pictures are filled up with blank ones:
+    /// TensorRT would build another engine, which takes a minute.
     pub(crate) fn wants_fixed_batches(&self) -> bool {
         self.provider == Provider::TensorRt
     }

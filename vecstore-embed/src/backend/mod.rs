@@ -1,16 +1,17 @@
 //! What runs a model.
 //!
-//! The built-in [`descriptor`](crate::model::descriptor) is plain Rust and needs none of this. An ONNX model needs an engine,
-//! of which there are two, each a feature of this crate:
+//! The built-in [`descriptor`](crate::model::descriptor) is plain Rust and needs none of this. An ONNX model
+//! needs an engine, of which there are two, each a feature of this crate:
 //!
 //! | feature | engine |
 //! |---|---|
 //! | `onnxruntime` (on unless switched off) | ONNX Runtime, a shared library that is loaded when the program runs; on a processor or on NVIDIA's cards |
 //! | `tract` | part of the program, and needs nothing installed; costs ten minutes of building; on the processor, where ONNX Runtime is two to four times as fast on convolutions |
 //!
-//! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the variable
-//! `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was *named* has to
-//! work: what is wrong with it is an error. One that was merely *found* and does not work is a warning in the log.
+//! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the
+//! variable `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was
+//! *named* has to work: what is wrong with it is an error. One that was merely *found* and does not work is a
+//! warning in the log.
 //!
 //! ```
 //! use vecstore_embed::backend::{BackendOptions, open_encoder};
@@ -77,7 +78,8 @@ pub struct BackendOptions {
     pub threads: usize,
     /// What computes. Cards need ONNX Runtime; one that was asked for and cannot be used is an error.
     pub device: Device,
-    /// Pictures per call, for devices that always have to get so many (TensorRT); 0 means 32. Others take any number.
+    /// Pictures per call, for devices that always have to get so many (TensorRT); 0 means 32. Others take any
+    /// number.
     pub batch: usize,
     /// Where TensorRT keeps the engines it has built; in the user's cache unless given.
     pub engines: Option<PathBuf>,
@@ -131,8 +133,8 @@ pub struct LoadedLibrary {
     pub providers: Vec<Provider>,
 }
 
-/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it
-/// works and how long its vectors are. Of several cards the first is used.
+/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to
+/// see that it works and how long its vectors are. Of several cards the first is used.
 ///
 /// # Errors
 /// If the library or the device asked for cannot be used, or the backend cannot run the model.
@@ -146,9 +148,7 @@ pub fn open_encoder(model: &Model, options: &BackendOptions) -> Result<Box<dyn E
             log::warn!("{} is computed by the program itself: ONNX Runtime is for ONNX files", model.name());
         }
         return match on_card {
-            true => only_cpu(
-                "cpu, because the built-in descriptor computes on the processor alone; a card needs an ONNX file",
-            ),
+            true => only_cpu("cpu, which the built-in descriptor computes on; a card needs an ONNX file"),
             false => Ok(builtin::open(model, options.threads())),
         };
     };
@@ -176,13 +176,14 @@ fn open_tract(model: &Model, _file: &Path, options: &BackendOptions) -> Result<B
         BackendChoice::Tract => "none: tract was asked for, and is not built in".to_owned(),
         _ => format!("ONNX Runtime: {}; tract: not built in", onnxruntime::searched()),
     };
-    let remedy = "install ONNX Runtime (pip install onnxruntime), which a program with the feature onnxruntime loads, and \
-                  name its library; or build this program with the feature tract, an engine that needs nothing installed";
+    let remedy = "install ONNX Runtime (pip install onnxruntime), which the feature onnxruntime of this program \
+                  loads, and name its library; or build this program with the feature tract, an engine that \
+                  needs nothing installed";
     Err(model.unusable("an engine, which an ONNX model needs", found, remedy))
 }
 
-/// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that is twice on
-/// a card, once on the processor, whose threads the lanes share.
+/// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that
+/// is twice on a card, once on the processor, whose threads the lanes share.
 ///
 /// # Errors
 /// As [`open_encoder`].

@@ -13,8 +13,8 @@ use super::device::Provider;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Placement {
-    /// The number of operators that ran, by ONNX Runtime's name of the provider. What TensorRT makes an engine of counts
-    /// as one.
+    /// The number of operators that ran, by ONNX Runtime's name of the provider. What TensorRT makes an
+    /// engine of counts as one.
     pub nodes: BTreeMap<String, usize>,
     /// The kinds of operators that ran on the processor.
     pub on_cpu: BTreeSet<String>,
@@ -79,9 +79,7 @@ mod tests {
     fn operators_are_counted_by_provider() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let node = |name: &str, op: &str, provider: &str| {
-            format!(
-                r#"{{"cat":"Node","name":"{name}","dur":3,"args":{{"op_name":"{op}","provider":"{provider}"}}}}"#
-            )
+            format!(r#"{{"cat":"Node","name":"{name}","args":{{"op_name":"{op}","provider":"{provider}"}}}}"#)
         };
         let (cuda, cpu) = ("CUDAExecutionProvider", "CPUExecutionProvider");
         let events = [

@@ -54,7 +54,7 @@ pub enum Error {
     },
 
     /// An ONNX Runtime library that was asked for and cannot be used.
-    #[error("ONNX Runtime library {path}: expected {expected}, found {found}; {remedy}", path = path.display())]
+    #[error("ONNX Runtime library {}: expected {expected}, found {found}; {remedy}", path.display())]
     RuntimeLibrary {
         /// The library file.
         path: PathBuf,
@@ -113,8 +113,7 @@ pub enum Error {
 
     /// A batch could not be saved, however often it was tried.
     #[error(
-        "{}: saving failed {}, the last time: {source}; what was saved before stays, and the same run goes on \
-         from there once this is mended",
+        "{}: saving failed {}, the last time: {source}; what was saved stays: mend this, and run again",
         store.display(), times(*failures)
     )]
     SaveFailed {
@@ -135,7 +134,7 @@ pub enum Error {
     },
 
     /// The folder to run over is a file.
-    #[error("{}: expected a folder, found something else; give the folder that holds the pictures", path.display())]
+    #[error("{}: expected a folder, found something else; give the folder of the pictures", path.display())]
     NotAFolder {
         /// The path, as it was given.
         path: PathBuf,
@@ -172,8 +171,8 @@ pub enum Error {
 
     /// Pictures that have no key, because they lie in none of the store's roots.
     #[error(
-        "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder as a \
-         root, for example more={}{}",
+        "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder \
+         as a root, for example more={}{}",
         example.display(), and_more(*count), folder.display(), if_moved(*holds_root, folder)
     )]
     OutsideRoots {
@@ -191,8 +190,8 @@ pub enum Error {
 
     /// A root that was to be pointed at a folder around its own, or in it.
     #[error(
-        "{}: root {name} is {}, which is still there, and its pictures would get second keys: a new folder for a \
-         root says that they moved; {}",
+        "{}: root {name} is {}, which is still there, and its pictures would get second keys: a new folder \
+         says that they moved; {}",
         new_dir.display(), old_dir.display(), instead(old_dir, new_dir)
     )]
     RootStillThere {
@@ -206,8 +205,8 @@ pub enum Error {
 
     /// A setting of the store that this crate did not write like that.
     #[error(
-        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; another program, or a newer \
-         version of this one, wrote it: use that version, or go back to a backup",
+        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; another program, or \
+         a newer version of this one, wrote it: use that version, or go back to a backup",
         of_store(store.as_deref())
     )]
     BadSetting {
@@ -254,8 +253,8 @@ pub enum Error {
 
     /// A backend that did not give one vector per picture.
     #[error(
-        "{backend}: expected {expected} numbers for a batch of {batch}, found {found}; the model's output is not one \
-         vector per picture: name another output"
+        "{backend}: expected {expected} numbers for a batch of {batch}, found {found}; the model's output is \
+         not one vector per picture: name another output"
     )]
     ModelOutput {
         /// Name of the backend.
@@ -301,8 +300,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when a device, or the machine, had no memory left for what a backend was to compute: less at a time may
-    /// still work. Backends have no code for it that they all share, so their words are looked at.
+    /// True when a device, or the machine, had no memory left for what a backend was to compute: less at a
+    /// time may still work. Backends have no code for it that they all share, so their words are looked at.
     pub fn is_out_of_memory(&self) -> bool {
         // ONNX Runtime's arena, CUDA, cuBLAS, the C++ allocator, Rust.
         const WORDS: [&str; 6] = [
@@ -318,7 +317,8 @@ impl Error {
         WORDS.iter().any(|words| found.contains(words))
     }
 
-    /// For a call that reads or writes `path`: what was being done as it reads after "cannot", and what to do about it.
+    /// For a call that reads or writes `path`: what was being done as it reads after "cannot", and what to do
+    /// about it.
     pub(crate) fn io(
         path: impl Into<PathBuf>,
         action: &'static str,

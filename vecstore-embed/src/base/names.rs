@@ -1,7 +1,7 @@
 //! Enums that are a list of names.
 
-/// Writes an enum by its names. With what it is called and `or` before the last name it is read from them too, and
-/// `ALL` lists it.
+/// Writes an enum by its names. With what it is called and `or` before the last name it is read from them
+/// too, and `ALL` lists it.
 macro_rules! names {
     ($kind:ident { $($variant:ident $name:literal),+ }) => {
         impl std::fmt::Display for $kind {

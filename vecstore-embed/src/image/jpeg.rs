@@ -1,5 +1,5 @@
-//! JPEG, decoded strictly: where the data contradict themselves the usual decoders paint the rest grey and call it
-//! a success.
+//! JPEG, decoded strictly: where the data contradict themselves the usual decoders paint the rest grey and
+//! call it a success.
 
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -31,7 +31,8 @@ pub(super) fn decode(bytes: &[u8], whole: Completeness, limits: &DecodeLimits) -
     let Some(length) = decoder.output_buffer_size() else {
         return Err(BadImage::new(Fault::Damaged, "the JPEG header gives no size"));
     };
-    // A strict decoder writes every pixel or fails. Of another one that is not known, so it finds them cleared.
+    // A strict decoder writes every pixel or fails. Of another one that is not known, so it finds them
+    // cleared.
     let mut pixels = if whole.stray_header_bytes { vec![0; length] } else { spare::take(length) };
     decoder.decode_into(&mut pixels).map_err(rejected)?;
     let side = |side: usize| u32::try_from(side).unwrap_or(0);

@@ -1,13 +1,14 @@
 //! From the bytes of a file to an upright RGB picture, or to the reason why not.
 //!
-//! Nothing here touches a disk: the caller reads the file, so that "the file could not be read" (try again) and
-//! "what the file holds is bad" (remember it, never ask again) cannot be confused.
+//! Nothing here touches a disk: the caller reads the file, so that "the file could not be read" (try again)
+//! and "what the file holds is bad" (remember it, never ask again) cannot be confused.
 //!
 //! - The format is what the first bytes say ([`sniff`]); names and extensions mean nothing.
 //! - The size is checked against [`DecodeLimits`] from the header, before pixels are allocated.
-//! - A file that ends too early is refused in every format, also where decoders would fill the rest with grey.
-//! - The EXIF orientation is applied; of an animation the first frame counts; transparency is laid over white;
-//!   grey, palette, CMYK, 16-bit and float pixels become 8-bit RGB. Colour profiles are not applied.
+//! - A file that ends too early is refused in every format, also where decoders would fill the rest with
+//!   grey.
+//! - The EXIF orientation is applied; of an animation the first frame counts; transparency is laid over
+//!   white; grey, palette, CMYK, 16-bit and float pixels become 8-bit RGB. Colour profiles are not applied.
 //!
 //! ```
 //! use vecstore_embed::image::{DecodeLimits, decode};
@@ -43,16 +44,16 @@ pub use decode::{decode, decode_at_least};
 pub use sniff::{Format, sniff};
 pub use spare::recycle;
 
-/// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under other
-/// rules are never mixed. Raise the number when a rule in the head of this module changes.
+/// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under
+/// other rules are never mixed. Raise the number when a rule in the head of this module changes.
 pub(crate) const RULES: &str = "decode 1: upright, first frame, over white";
 
 /// How large a picture may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DecodeLimits {
-    /// Width times height, at most. A file may claim 65535 x 65535 in a few hundred bytes; this is checked before
-    /// memory for pixels is allocated. The default is 200 million.
+    /// Width times height, at most. A file may claim 65535 x 65535 in a few hundred bytes; this is checked
+    /// before memory for pixels is allocated. The default is 200 million.
     pub max_pixels: u64,
 }
 
@@ -75,7 +76,8 @@ impl DecodeLimits {
         }
     }
 
-    /// The most a decoder may allocate at a time, pixels of 16 bytes (RGBA in f32) being the largest there are.
+    /// The most a decoder may allocate at a time, pixels of 16 bytes (RGBA in f32) being the largest there
+    /// are.
     fn max_alloc(&self) -> u64 {
         self.max_pixels.saturating_mul(16)
     }
@@ -122,7 +124,8 @@ pub struct BadImage {
 
 impl BadImage {
     pub(crate) fn new(fault: Fault, reason: impl AsRef<str>) -> Self {
-        // Decoders have texts of several lines, and some with what they found in the file; a reason is one line.
+        // Decoders have texts of several lines, and some with what they found in the file; a reason is one
+        // line.
         let words: Vec<&str> = reason
             .as_ref()
             .split(|c: char| c.is_whitespace() || c.is_control())

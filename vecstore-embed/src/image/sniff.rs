@@ -23,16 +23,16 @@ pub enum Format {
 
 names!(Format { Jpeg "JPEG", Png "PNG", WebP "WebP", Gif "GIF", Bmp "BMP", Tiff "TIFF" });
 
-/// The format that the first bytes of a file promise, or `None` if it is none that is decoded here. 32 bytes are
-/// enough; with fewer the answer may be `None` for a file that would be recognised.
+/// The format that the first bytes of a file promise, or `None` if it is none that is decoded here. 32 bytes
+/// are enough; with fewer the answer may be `None` for a file that would be recognised.
 pub fn sniff(head: &[u8]) -> Option<Format> {
     match head {
         [0xff, 0xd8, 0xff, ..] => Some(Format::Jpeg),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Format::Png),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Format::Gif),
-        // Two letters prove little. The two reserved fields are zero in every bitmap, and its header has one of few
-        // lengths: without this a text that begins with "BM" would be called a damaged picture.
+        // Two letters prove little. The two reserved fields are zero in every bitmap, and its header has one
+        // of few lengths: without this a text that begins with "BM" would be called a damaged picture.
         [b'B', b'M', _, _, _, _, 0, 0, 0, 0, _, _, _, _, 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] => {
             Some(Format::Bmp)
         }

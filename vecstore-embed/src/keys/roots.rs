@@ -1,11 +1,13 @@
 //! Which key a file has: its path relative to a folder that the store remembers.
 //!
-//! The first run records its folder as the store's *root*, and the key of `ROOT/people/1.jpg` is `people/1.jpg`,
-//! wherever a later run starts. Pictures outside that folder join under a name (`NAME=DIR`), with keys like
-//! `//NAME/people/1.jpg`. A relative path never begins with a slash, so the two cannot collide.
+//! The first run records its folder as the store's *root*, and the key of `ROOT/people/1.jpg` is
+//! `people/1.jpg`, wherever a later run starts. Pictures outside that folder join under a name (`NAME=DIR`),
+//! with keys like `//NAME/people/1.jpg`. A relative path never begins with a slash, so the two cannot
+//! collide.
 //!
-//! A file that lies in several roots belongs to the one that was recorded first. That rule makes the key of a file
-//! independent of the folder a run was started in, which is what keeps a picture from being embedded twice.
+//! A file that lies in several roots belongs to the one that was recorded first. That rule makes the key of a
+//! file independent of the folder a run was started in, which is what keeps a picture from being embedded
+//! twice.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -54,8 +56,8 @@ pub struct RootArg {
 }
 
 impl RootArg {
-    /// Checks the name (letters, digits, `.`, `_` and `-`; or `.` alone for the first root). The folder is looked
-    /// at when a run starts.
+    /// Checks the name (letters, digits, `.`, `_` and `-`; or `.` alone for the first root). The folder is
+    /// looked at when a run starts.
     pub fn new(name: &str, dir: impl Into<PathBuf>) -> Result<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if name.is_empty() || name == ".." || !name.bytes().all(plain) {
@@ -148,9 +150,10 @@ impl Roots {
 
     /// Adds the root, or points the one of that name at another folder. `arg`'s folder must be canonical.
     ///
-    /// Refused where it would give pictures a second key: when the folder lies in a root recorded earlier (its
-    /// pictures have keys already), or would contain one recorded later (it would take its pictures over); and when
-    /// a root would grow or shrink in place, because its pictures have not moved and keep their old keys.
+    /// Refused where it would give pictures a second key: when the folder lies in a root recorded earlier
+    /// (its pictures have keys already), or would contain one recorded later (it would take its pictures
+    /// over); and when a root would grow or shrink in place, because its pictures have not moved and keep
+    /// their old keys.
     pub(crate) fn point(&mut self, arg: &RootArg) -> Result<()> {
         let root = Root { name: arg.name.clone(), dir: arg.dir.clone() };
         let mut list = self.list.clone();
@@ -208,7 +211,8 @@ impl Roots {
         })
     }
 
-    /// The file that has this key, and its name in it if that is a tar file; `None` when the key's root is not known.
+    /// The file that has this key, and its name in it if that is a tar file; `None` when the key's root is
+    /// not known.
     ///
     /// The opposite of [`Roots::key`]: `people/1.jpg`, `//phone/people/1.jpg`, `shards/0.tar//people/1.jpg`.
     pub fn file(&self, key: &[u8]) -> Option<(PathBuf, Option<Vec<u8>>)> {
@@ -243,8 +247,8 @@ impl fmt::Display for Roots {
     }
 }
 
-/// Writes a path as text. Settings are text and paths are bytes, so bytes that are not UTF-8 become `%XX`, and `%`
-/// itself `%25`.
+/// Writes a path as text. Settings are text and paths are bytes, so bytes that are not UTF-8 become `%XX`,
+/// and `%` itself `%25`.
 pub(crate) fn encode_path(path: &Path) -> String {
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {

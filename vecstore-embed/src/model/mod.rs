@@ -41,7 +41,8 @@ const CONFIG: &str = "preprocessor_config.json";
 #[derive(Clone, Debug)]
 pub struct Model {
     name: String,
-    /// The graph; `None` for the built-in model. Backends read it again, because weights may lie in files beside it.
+    /// The graph; `None` for the built-in model. Backends read it again, because weights may lie in files
+    /// beside it.
     file: Option<PathBuf>,
     preprocess: Preprocess,
     fingerprint: Fingerprint,
@@ -77,8 +78,8 @@ names!(Normalise "normalise" { L2 "l2" or None "none" });
 /// Which of the numbers that a model gives are the vector of a picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutputOptions {
-    /// The output to take. Without it the only one is taken, or the only one `[N, D]`, or the one of those that is
-    /// called as the embedding of exported models is.
+    /// The output to take. Without it the only one is taken, or the only one `[N, D]`, or the one of those
+    /// that is called as the embedding of exported models is.
     pub name: Option<String>,
     /// What is done to it.
     pub normalise: Normalise,
@@ -97,8 +98,8 @@ pub(crate) enum BatchShape {
 /// Pictures that a graph may ask for at a time.
 const MAX_FIXED: usize = 4096;
 
-/// What the embedding is called, where a model has several outputs `[N, D]`, the most telling names first. CLIP's and
-/// SigLIP's exports have `image_embeds` beside the `pooler_output` that it is a projection of.
+/// What the embedding is called, where a model has several outputs `[N, D]`, the most telling names first.
+/// CLIP's and SigLIP's exports have `image_embeds` beside the `pooler_output` that it is a projection of.
 const EMBEDDINGS: [&str; 6] =
     ["image_embeds", "image_embeddings", "embeddings", "embedding", "embeds", "pooler_output"];
 
@@ -120,17 +121,18 @@ impl Model {
         Ok(parts.model(graph, &OutputOptions::default()))
     }
 
-    /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
+    /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one
+    /// `[N, D]`.
     ///
-    /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single values
-    /// replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they do, a file of a
-    /// family that is not known here does not matter either.
+    /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single
+    /// values replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they
+    /// do, a file of a family that is not known here does not matter either.
     ///
     /// `output` names the output to take; see [`OutputOptions::name`].
     ///
     /// # Errors
-    /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how to
-    /// prepare pictures. Each says what was expected, what was found and what to do.
+    /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how
+    /// to prepare pictures. Each says what was expected, what was found and what to do.
     pub fn from_file(path: &Path, overrides: &PreprocessOverrides, output: Option<&str>) -> Result<Self> {
         let output = OutputOptions { name: output.map(str::to_owned), ..OutputOptions::default() };
         Model::from_file_with(path, overrides, &output)
@@ -164,8 +166,8 @@ impl Model {
         &self.name
     }
 
-    /// The same model as one tower of the space that is called `space`: vectors of another tower of that space may be
-    /// compared with its own, such as those of words with those of pictures.
+    /// The same model as one tower of the space that is called `space`: vectors of another tower of that
+    /// space may be compared with its own, such as those of words with those of pictures.
     #[must_use]
     pub fn with_space(mut self, space: Option<String>) -> Self {
         self.space = space;
@@ -355,9 +357,9 @@ fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preproces
             format!("model {}", model.display()),
             "a description of how pictures are prepared for it",
             format!("no {}, and {} {verb} not given", config.display(), missing.join(", ")),
-            "put the preprocessor_config.json that was published with the model beside it, or give the size, the mean \
-             and the deviation (and the crop, the filter and the order of the channels where they differ from the \
-             defaults)",
+            "put the preprocessor_config.json that was published with the model beside it, or give the size, \
+             the mean and the deviation (and the crop, the filter and the order of the channels where they \
+             differ from the defaults)",
         )
     })
 }

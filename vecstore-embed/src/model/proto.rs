@@ -1,7 +1,7 @@
 //! The part of `onnx.proto` that says what a model declares.
 //!
-//! A message has only the fields that are read here; the decoder passes over all others, the weights among them,
-//! without copying them. Names and numbers are those of ONNX's `onnx.proto3`.
+//! A message has only the fields that are read here; the decoder passes over all others, the weights among
+//! them, without copying them. Names and numbers are those of ONNX's `onnx.proto3`.
 
 use prost::Message;
 

@@ -56,7 +56,9 @@ numbers!(f32: F32, f16: F16, bf16: Bf16, i32: I32, i64: I64);
 /// Evaluates an expression with `$T` as the Rust type of an element type.
 macro_rules! for_element {
     ($element:expr, $T:ident => $body:expr) => {
-        $crate::tensor::for_element!($element, $T, $body; F32 f32, F16 half::f16, Bf16 half::bf16, I32 i32, I64 i64)
+        $crate::tensor::for_element!(
+            $element, $T, $body; F32 f32, F16 half::f16, Bf16 half::bf16, I32 i32, I64 i64
+        )
     };
     ($element:expr, $T:ident, $body:expr; $($name:ident $kind:ty),+) => {
         match $element {

@@ -1,4 +1,5 @@
-//! Numbers on their way to a model: their types, their memory, and slots of a batch that many threads write at once.
+//! Numbers on their way to a model: their types, their memory, and slots of a batch that many threads write
+//! at once.
 
 mod element;
 mod memory;

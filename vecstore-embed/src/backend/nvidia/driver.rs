@@ -1,7 +1,7 @@
 //! NVIDIA's driver: whether there is one, how new it is, and which cards it has.
 //!
-//! Asked through the driver's own library, which comes with the driver and with nothing else: no toolkit is needed, and
-//! a machine without cards gives an answer too.
+//! Asked through the driver's own library, which comes with the driver and with nothing else: no toolkit is
+//! needed, and a machine without cards gives an answer too.
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
@@ -13,15 +13,15 @@ use super::super::card::{Card, Driver, NoDriver};
 /// The library that the driver installs.
 pub(super) const LIBRARY: &str = "libcuda.so.1";
 
-const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a container gets it from \
-                       its host, if it is started with the host's cards";
+const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a \
+                       container gets it from its host, if it is started with the host's cards";
 
 /// What the numbers of errors mean that a driver begins with; for others there is the number.
 fn meaning(code: c_int) -> (&'static str, &'static str) {
     match code {
         100 => (
             "the driver finds no card",
-            "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES; a container has to be started with its host's cards",
+            "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES; start a container with the cards of its host",
         ),
         34 => (
             "the library that programs are linked with, not the driver's own",
@@ -29,7 +29,7 @@ fn meaning(code: c_int) -> (&'static str, &'static str) {
         ),
         803 => (
             "a driver whose library and kernel module are of different versions",
-            "restart the machine after an update of the driver; a container needs a libcuda that matches its host's driver",
+            "restart the machine after an update of the driver; in a container, take a libcuda that fits it",
         ),
         804 => (
             "a driver library for newer cards or a newer kernel module than there are",
@@ -41,15 +41,15 @@ fn meaning(code: c_int) -> (&'static str, &'static str) {
 
 /// Asks the driver.
 pub(in crate::backend) fn driver() -> Result<Driver, NoDriver> {
-    // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator installed for
-    // every program that computes on a card.
+    // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator
+    // installed for every program that computes on a card.
     let library = unsafe { Library::new(LIBRARY) }.map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         NoDriver { found: format!("no driver: {cause}"), remedy: INSTALL }
     })?;
     let lacks = |_| NoDriver { found: format!("a {LIBRARY} that is not the driver's"), remedy: INSTALL };
-    // SAFETY: names and signatures are those of NVIDIA's driver interface, which has kept them since CUDA 3.2 (the
-    // names with _v2 are those signatures).
+    // SAFETY: names and signatures are those of NVIDIA's driver interface, which has kept them since CUDA 3.2
+    // (the names with _v2 are those signatures).
     let calls = unsafe { Calls::of(&library) }.map_err(lacks)?;
     let begun = calls.init();
     if begun != 0 {

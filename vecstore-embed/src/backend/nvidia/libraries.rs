@@ -1,8 +1,9 @@
-//! What a card needs beside the model: a library of ONNX Runtime with a provider for it, NVIDIA's libraries that the
-//! provider is linked with, a driver that is new enough, and the card.
+//! What a card needs beside the model: a library of ONNX Runtime with a provider for it, NVIDIA's libraries
+//! that the provider is linked with, a driver that is new enough, and the card.
 //!
-//! All of it is looked for before ONNX Runtime is asked, because it names only the first library that is missing, after
-//! it has written a page to standard error, and goes on without the card when it is asked in another way.
+//! All of it is looked for before ONNX Runtime is asked, because it names only the first library that is
+//! missing, after it has written a page to standard error, and goes on without the card when it is asked in
+//! another way.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,11 +23,13 @@ const ENDING: &str = "dylib";
 #[cfg(not(target_os = "macos"))]
 const ENDING: &str = "so";
 
-pub(in crate::backend) const WHEEL: &str = "install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package onnxruntime, \
-     whose files are called the same), and name its libonnxruntime as the library or in ORT_DYLIB_PATH; or compute on \
-     the device cpu";
+pub(in crate::backend) const WHEEL: &str = "\
+    install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package \
+    onnxruntime, whose files are called the same), and name its libonnxruntime as the library or in \
+    ORT_DYLIB_PATH; or compute on the device cpu";
 
-/// The library for convolutions. Newer providers are not linked with it, and load it when the first one comes.
+/// The library for convolutions. Newer providers are not linked with it, and load it when the first one
+/// comes.
 const CUDNN: &str = "libcudnn.so.9";
 
 /// NVIDIA's libraries once loaded: they stay until the process ends, as ONNX Runtime's own do.
@@ -58,7 +61,8 @@ fn file_name(provider: &str) -> String {
     format!("libonnxruntime_providers_{provider}.{ENDING}")
 }
 
-/// Looks whether `library`, which is an ONNX Runtime, can compute on `device`, and loads what its provider needs.
+/// Looks whether `library`, which is an ONNX Runtime, can compute on `device`, and loads what its provider
+/// needs.
 ///
 /// # Errors
 /// [`Error::Device`] with all that is missing.
@@ -110,10 +114,8 @@ pub(in crate::backend) fn check(library: &Path, device: &Device) -> Result<()> {
         let (major, minor) = driver.cuda;
         let found =
             format!("a driver for CUDA {major}.{minor}, where this library was built for CUDA {built_for}");
-        let remedy = format!(
-            "update the driver, or install an onnxruntime-gpu that was built for CUDA {newest} (its release notes \
-             say which)"
-        );
+        let remedy =
+            format!("update the driver, or install an onnxruntime-gpu for CUDA {newest} (see its releases)");
         return Err(refuse(found, remedy));
     }
     let count = u32::try_from(driver.cards.len()).unwrap_or(u32::MAX);
@@ -142,8 +144,8 @@ pub(in crate::backend) fn remedy_for(found: &str) -> String {
             "install {CUDNN}, which it loads for convolutions (pip: nvidia-cudnn-cu13 or -cu12, as its CUDA)"
         )
     } else {
-        let remedy = "examine the model and the device, and look at the card with nvidia-smi; a model that does not \
-                      run there at all runs on the device cpu";
+        let remedy = "examine the model and the device, and look at the card with nvidia-smi; a model that \
+                      does not run there at all runs on the device cpu";
         remedy.to_owned()
     }
 }
@@ -175,8 +177,8 @@ fn package(name: &str, cuda: Option<u32>) -> String {
     format!("pip: {pip}, apt: {apt}")
 }
 
-/// Folders that NVIDIA's libraries are in where nothing tells the system: beside ONNX Runtime, in the packages that pip
-/// installs beside it, and where CUDA's own installers put them.
+/// Folders that NVIDIA's libraries are in where nothing tells the system: beside ONNX Runtime, in the
+/// packages that pip installs beside it, and where CUDA's own installers put them.
 fn folders(beside: &Path) -> Vec<PathBuf> {
     let inside = |folder: PathBuf| -> Vec<PathBuf> {
         let entries = folder.read_dir().into_iter().flatten();
@@ -211,8 +213,8 @@ fn load(names: Vec<String>, folders: &[PathBuf]) -> Vec<String> {
             }
             let candidates = folders.iter().map(|folder| folder.join(name)).filter(|file| file.is_file());
             let found = std::iter::once(PathBuf::from(name)).chain(candidates).find_map(|file| {
-                // SAFETY: loading runs the library's initialisers; these are the libraries that ONNX Runtime's provider
-                // is linked with, and would load itself.
+                // SAFETY: loading runs the library's initialisers; these are the libraries that ONNX
+                // Runtime's provider is linked with, and would load itself.
                 unsafe { Library::open(Some(&file), RTLD_LAZY | RTLD_LOCAL) }
                     .inspect_err(|error| log::debug!("{}: {error}", display(&file)))
                     .ok()

@@ -33,8 +33,8 @@ use crate::base::{Error, Result};
 use crate::model::{BatchShape, Model};
 use crate::tensor::{Element, Number, Tensor, TensorSpec, View, for_element};
 
-/// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
-/// first that works stays until the process ends.
+/// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so
+/// the first that works stays until the process ends.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// A library of ONNX Runtime that is loaded.
@@ -82,8 +82,8 @@ pub(super) fn libraries(options: &BackendOptions) -> Vec<Library> {
     paths.into_iter().map(look).collect()
 }
 
-/// Opens the model with the library that was named, or with the first that works of those in the usual places; `None`
-/// if there is no such library.
+/// Opens the model with the library that was named, or with the first that works of those in the usual
+/// places; `None` if there is no such library.
 pub(super) fn open_first(
     model: &Model,
     file: &Path,
@@ -112,8 +112,8 @@ pub(super) fn open_first(
 
 /// Loads the library, or gives the one that is loaded already, once it has everything that `device` needs.
 ///
-/// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice, and panic
-/// if there is none.
+/// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice,
+/// and panic if there is none.
 fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
     let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*loaded {
@@ -225,8 +225,8 @@ impl OnnxRuntime {
         }
     }
 
-    /// Remembers where the operators went. Providers that took none of them are no device: everything would be computed
-    /// on the processor.
+    /// Remembers where the operators went. Providers that took none of them are no device: everything would
+    /// be computed on the processor.
     fn placed(&mut self, runtime: &Runtime, placement: std::result::Result<Placement, String>) -> Result<()> {
         match placement {
             Ok(placement) if self.device.is_gpu() && placement.on_gpu() == 0 => {
@@ -262,7 +262,8 @@ impl OnnxRuntime {
         }
     }
 
-    /// One call of the session, with as many items as it takes: the shape of one and the numbers, for each input.
+    /// One call of the session, with as many items as it takes: the shape of one and the numbers, for each
+    /// input.
     fn call(&mut self, items: usize, inputs: &[(&[usize], View<'_>)]) -> Result<(Vec<usize>, Vec<f32>)> {
         let OnnxRuntime { model, session, signature, .. } = self;
         let mut run = || -> std::result::Result<_, ort::Error> {
@@ -346,9 +347,9 @@ impl Encoder for OnnxRuntime {
     }
 }
 
-/// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor that is never
-/// swapped out: a card reads it while the processor does something else. Pictures are prepared right there, so that
-/// nothing is copied before the copy to the card.
+/// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor
+/// that is never swapped out: a card reads it while the processor does something else. Pictures are prepared
+/// right there, so that nothing is copied before the copy to the card.
 fn pinned(
     session: &Session,
     (device, number): (AllocationDevice<'_>, i32),
@@ -371,8 +372,8 @@ fn held<T: Number + PrimitiveTensorElementType + fmt::Debug + Send + Sync + 'sta
         return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
     }
     // SAFETY: the memory is the value's: so many numbers of `T`, within reach of the processor, as
-    // `try_extract_tensor_mut` has found. It stays where it is until the value is dropped, and only the tensor has the
-    // value from here on.
+    // `try_extract_tensor_mut` has found. It stays where it is until the value is dropped, and only the
+    // tensor has the value from here on.
     Ok(unsafe { Tensor::in_memory_of(first, T::ELEMENT, length, Box::new(value)) })
 }
 

@@ -79,8 +79,9 @@ impl Settings {
     }
 }
 
-/// The folder of the engines for this model in this form. An engine is of use for one library, one precision and one
-/// size of batch; the card's architecture is part of the names that TensorRT's provider gives the files.
+/// The folder of the engines for this model in this form. An engine is of use for one library, one precision
+/// and one size of batch; the card's architecture is part of the names that TensorRT's provider gives the
+/// files.
 fn engines(model: &Model, runtime: &Runtime, options: &BackendOptions, batch: usize) -> Result<PathBuf> {
     let bad = |expected, found| Error::bad_value("engine cache", expected, found);
     let root = options.engines.clone().or_else(default_engines).ok_or_else(|| {

@@ -19,7 +19,8 @@ thread_local! {
 }
 
 impl Preprocess {
-    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with `[3, height, width]`.
+    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with `[3, height,
+    /// width]`.
     ///
     /// # Errors
     /// If `out` has another length, or the picture has no pixels.
@@ -27,7 +28,8 @@ impl Preprocess {
         self.apply_to(picture, ViewMut::new(out))
     }
 
-    /// As [`apply`](Self::apply), in the type of numbers that `out` has room for: each is the one in f32, rounded once.
+    /// As [`apply`](Self::apply), in the type of numbers that `out` has room for: each is the one in f32,
+    /// rounded once.
     pub(crate) fn apply_to(&self, picture: &RgbImage, out: ViewMut<'_>) -> Result<()> {
         let bad = |what, expected, found: String| Err(Error::bad_value(what, expected, found));
         if out.len() != self.tensor_len() {
@@ -48,7 +50,8 @@ impl Preprocess {
         Ok(())
     }
 
-    /// The side lengths a picture is resized to, width first. One of them may be huge for a picture that is a line.
+    /// The side lengths a picture is resized to, width first. One of them may be huge for a picture that is a
+    /// line.
     fn resized_sides(&self, width: u32, height: u32) -> (u64, u64) {
         match self.steps.resize {
             Resize::Exact(sides) => (sides.width.into(), sides.height.into()),
@@ -63,9 +66,9 @@ impl Preprocess {
         }
     }
 
-    /// Only the part that the crop keeps is computed: the window of the resized picture is traced back to the part
-    /// of the source that it comes from. Filters still see the pixels around that part, so the result is the one of
-    /// resizing all and cutting afterwards.
+    /// Only the part that the crop keeps is computed: the window of the resized picture is traced back to the
+    /// part of the source that it comes from. Filters still see the pixels around that part, so the result is
+    /// the one of resizing all and cutting afterwards.
     fn resize_and_crop<'a>(&self, picture: &'a RgbImage) -> Result<Cow<'a, [u8]>> {
         let (width, height) = picture.dimensions();
         let (resized_width, resized_height) = self.resized_sides(width, height);
@@ -162,14 +165,15 @@ fn kernel(filter: Resample) -> Option<(FilterType, f64)> {
     }
 }
 
-/// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it: at hard
-/// edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are swapped, which the
-/// resizer left to itself would do. So it is called once per pass.
+/// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it:
+/// at hard edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are
+/// swapped, which the resizer left to itself would do. So it is called once per pass.
 ///
-/// What is left are roundings. The resizer weighs levels with 15 bits, Pillow with 22: a sum that is as close as that to the
-/// middle between two levels becomes the other one. Where pictures are reduced to half or less, that leaves the levels
-/// of Pillow to within one. Above, two rows that are off by one may weigh more than one together, and the sum be
-/// off by two; there the passes compute with floating point, which is slower, but there is less to do.
+/// What is left are roundings. The resizer weighs levels with 15 bits, Pillow with 22: a sum that is as close
+/// as that to the middle between two levels becomes the other one. Where pictures are reduced to half or
+/// less, that leaves the levels of Pillow to within one. Above, two rows that are off by one may weigh more
+/// than one together, and the sum be off by two; there the passes compute with floating point, which is
+/// slower, but there is less to do.
 fn convolve(
     picture: &RgbImage,
     (kernel, support): (FilterType, f64),
@@ -216,7 +220,8 @@ const FINE: f64 = 2.0;
 /// Pixels that are converted at a time.
 const STRIP: u32 = 1 << 20;
 
-/// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in between.
+/// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in
+/// between.
 fn convolve_finely(
     picture: &RgbImage,
     (first_row, tall): (u32, u32),

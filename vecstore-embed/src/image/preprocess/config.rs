@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::{ChannelOrder, JpegScale, Resample, Resize, Sides, Steps};
 use crate::base::{Error, Result};
 
-// As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in f32.
+// As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in
+// f32.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
@@ -17,7 +18,8 @@ const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 struct Family {
     /// Class names without `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     names: &'static [&'static str],
-    /// A single number for `size` means the shortest edge, and the centre is cut out unless the file says otherwise.
+    /// A single number for `size` means the shortest edge, and the centre is cut out unless the file says
+    /// otherwise.
     crops: bool,
     filter: Resample,
     mean: [f32; 3],
@@ -43,7 +45,8 @@ const SIDE: u32 = 224;
 const OTHER_STEPS: [&str; 4] = ["do_pad", "do_center_pad", "do_thumbnail", "do_splits"];
 
 pub(super) fn read(path: &Path) -> Result<Steps> {
-    const REMEDY: &str = "check its name and its permissions; without the file, the size, the mean and the deviation say the same";
+    const REMEDY: &str = "check its name and its permissions; without the file, give the size, the mean and \
+                          the deviation";
     let bytes =
         std::fs::read(path).map_err(Error::io(path, "read the model's preprocessing from", REMEDY))?;
     Config::parse(&path.display().to_string(), &bytes)?.plan()
@@ -66,8 +69,8 @@ impl<'a> Config<'a> {
     }
 
     fn refuse<T>(&self, expected: &str, found: impl Into<String>) -> Result<T> {
-        let remedy = "give the size, the mean and the deviation (and the crop, the filter and the order of the \
-                      channels) to do without the file";
+        let remedy = "give the size, the mean and the deviation (and the crop, the filter and the order of \
+                      the channels) to do without the file";
         Err(Error::unfit(format!("preprocessing from {}", self.origin), expected, found, remedy))
     }
 
@@ -201,7 +204,8 @@ mod tests {
     fn clip_old_and_new_say_the_same() {
         let old = r#"{"crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
             "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 224,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
         let new = r#"{"crop_size": {"height": 224, "width": 224}, "do_convert_rgb": true,
             "image_processor_type": "CLIPImageProcessorFast", "rescale_factor": 0.00392156862745098,
             "size": {"shortest_edge": 224}}"#;
@@ -245,8 +249,8 @@ mod tests {
         let bit = plan(r#"{"image_processor_type": "BitImageProcessor", "do_center_crop": null}"#).unwrap();
         assert_eq!(bit.resize, Resize::ShortestEdge(224));
         assert_eq!(bit.crop, Some(Sides { height: 224, width: 224 }));
-        let plain = r#"{"image_processor_type": "ViTImageProcessor", "do_rescale": false, "do_normalize": false,
-            "do_flip_channel_order": true}"#;
+        let plain = r#"{"image_processor_type": "ViTImageProcessor", "do_rescale": false,
+            "do_normalize": false, "do_flip_channel_order": true}"#;
         let plain = plan(plain).unwrap();
         assert_eq!((plain.scale, plain.mean, plain.std), (1.0, [0.0; 3], [1.0; 3]));
         assert_eq!(plain.order, ChannelOrder::Bgr);

@@ -1,11 +1,12 @@
 //! From an upright picture to the numbers a model was trained on.
 //!
-//! A model only means what it was trained to mean if pictures reach it exactly as they did in training: resized with
-//! the same filter, cropped at the same pixel, scaled with the same mean and deviation. The published descriptions
-//! (`preprocessor_config.json`) rest on Pillow's arithmetic, so that is what is followed here:
+//! A model only means what it was trained to mean if pictures reach it exactly as they did in training:
+//! resized with the same filter, cropped at the same pixel, scaled with the same mean and deviation. The
+//! published descriptions (`preprocessor_config.json`) rest on Pillow's arithmetic, so that is what is
+//! followed here:
 //!
-//! 1. Resize: to an exact size, or so that the shortest edge has a given length and the other one is
-//!    `long * edge / short`, cut to a whole number. Pixels are rounded to whole levels afterwards.
+//! 1. Resize: to an exact size, or so that the shortest edge has a given length and the other one is `long *
+//!    edge / short`, cut to a whole number. Pixels are rounded to whole levels afterwards.
 //! 2. Crop the centre, at offset `(side - crop) / 2`, rounded down.
 //! 3. Each level becomes `(level * scale - mean) / deviation`, channel by channel.
 //! 4. Channels are written one plane after the other: `[3, height, width]`, in RGB or BGR order.
@@ -68,13 +69,13 @@ impl Preprocess {
         Preprocess::with_input(Steps { filter: Resample::Bilinear, ..plain }, input)
     }
 
-    /// Reads a `preprocessor_config.json` of the CLIP, SigLIP, DINOv2 (`BitImageProcessor`) or ViT family, in the old
-    /// spelling (`feature_extractor_type`, `"size": 224`) or the new one (`image_processor_type`,
+    /// Reads a `preprocessor_config.json` of the CLIP, SigLIP, DINOv2 (`BitImageProcessor`) or ViT family, in
+    /// the old spelling (`feature_extractor_type`, `"size": 224`) or the new one (`image_processor_type`,
     /// `"size": {"shortest_edge": 224}`).
     ///
     /// # Errors
-    /// A file that cannot be read, is not JSON, names a processor whose rules are not known here, or asks for a step
-    /// that is not one of the four above. Each names what it found and what to do.
+    /// A file that cannot be read, is not JSON, names a processor whose rules are not known here, or asks for
+    /// a step that is not one of the four above. Each names what it found and what to do.
     pub fn from_config_file(path: &Path) -> Result<Self> {
         config::read(path)?.finish(&path.display().to_string())
     }
@@ -114,7 +115,8 @@ impl Preprocess {
         3 * self.input.height as usize * self.input.width as usize
     }
 
-    /// One line that is equal exactly when the preparation is: it goes into the fingerprint, and into messages.
+    /// One line that is equal exactly when the preparation is: it goes into the fingerprint, and into
+    /// messages.
     pub fn canonical(&self) -> String {
         let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = &self.steps;
         let crop = crop.map_or_else(String::new, |crop| format!("; crop {crop}"));
@@ -147,7 +149,8 @@ impl Preprocess {
         (self.steps.jpeg == JpegScale::Scaled).then_some(2 * edge as usize)
     }
 
-    /// Pixels that decoding a picture of these sides gives: fewer than it has where a JPEG is decoded smaller.
+    /// Pixels that decoding a picture of these sides gives: fewer than it has where a JPEG is decoded
+    /// smaller.
     pub(crate) fn decoded_pixels(&self, content: &[u8], width: u32, height: u32) -> u64 {
         let (pixels, shorter) = (u64::from(width) * u64::from(height), width.min(height) as usize);
         let least = self.least().filter(|_| image::sniff(content) == Some(image::Format::Jpeg));
@@ -271,8 +274,8 @@ mod tests {
         let text = |o| Preprocess::from_overrides(&o).unwrap_err().to_string();
         assert_eq!(
             text(options("224", None)),
-            "preprocessing from options: expected one input size for all pictures, found shortest edge 224 and no \
-             crop, which leaves the longer side open; give a crop, or an exact size such as 224x224"
+            "preprocessing from options: expected one input size for all pictures, found shortest edge 224 \
+             and no crop, which leaves the longer side open; give a crop, or an exact size such as 224x224"
         );
         assert!(text(options("224", Some("256"))).contains("crop 256x256 of 224"));
         assert!(text(options("99999", Some("1"))).contains("sides of 1 to 16384"));

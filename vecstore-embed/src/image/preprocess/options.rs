@@ -1,4 +1,4 @@
-//! The values that preprocessing is made of, as a user writes them.
+//! The values that preprocessing is made of, as they are written.
 
 use std::fmt;
 use std::str::FromStr;
@@ -87,15 +87,16 @@ pub enum Resample {
     Bilinear,
     /// Cubic over 4 pixels (Catmull-Rom, a = -0.5), Pillow's 3.
     Bicubic,
-    /// The mean of the area, Pillow's 4. A source pixel whose centre lies exactly on the border of two areas counts
-    /// to one of them, and rounding decides which: there Pillow's choice may be the other one.
+    /// The mean of the area, Pillow's 4. A source pixel whose centre lies exactly on the border of two areas
+    /// counts to one of them, and rounding decides which: there Pillow's choice may be the other one.
     Box,
     /// A raised cosine over 2 pixels, Pillow's 5.
     Hamming,
 }
 
 names!(Resample "filter" {
-    Nearest "nearest", Lanczos3 "lanczos3", Bilinear "bilinear", Bicubic "bicubic", Box "box" or Hamming "hamming"
+    Nearest "nearest", Lanczos3 "lanczos3", Bilinear "bilinear", Bicubic "bicubic", Box "box"
+    or Hamming "hamming"
 });
 
 impl Resample {
@@ -124,8 +125,9 @@ pub enum JpegScale {
     /// Every pixel, as the model's makers did.
     #[default]
     Exact,
-    /// At a half, a quarter or an eighth of the size, if that leaves each side twice as long as what it is resized to:
-    /// several times as fast, and slightly other pixels. Needs a program built with the feature `turbojpeg`.
+    /// At a half, a quarter or an eighth of the size, if that leaves each side twice as long as what it is
+    /// resized to: several times as fast, and slightly other pixels. Needs a program built with the feature
+    /// `turbojpeg`.
     Scaled,
 }
 
@@ -149,9 +151,9 @@ pub fn parse_triple(text: &str) -> Result<[f32; 3]> {
 
 /// Preprocessing given by options.
 ///
-/// With a `preprocessor_config.json` beside the model, each option replaces that one value of the file. Without one,
-/// `size`, `mean` and `std` are needed; what else is not given is: no crop, bicubic, RGB. Levels count from 0 to 1
-/// (are divided by 255) before mean and deviation apply, unless the file says otherwise.
+/// With a `preprocessor_config.json` beside the model, each option replaces that one value of the file.
+/// Without one, `size`, `mean` and `std` are needed; what else is not given is: no crop, bicubic, RGB. Levels
+/// count from 0 to 1 (are divided by 255) before mean and deviation apply, unless the file says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PreprocessOverrides {
     /// What pictures are resized to.

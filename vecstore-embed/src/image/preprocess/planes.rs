@@ -86,7 +86,8 @@ impl Preprocess {
         }
     }
 
-    /// Computes the numbers of the first pixels, where the processor does so faster than by a table; gives how many.
+    /// Computes the numbers of the first pixels, where the processor does so faster than by a table; gives
+    /// how many.
     #[cfg(target_arch = "x86_64")]
     fn compute(&self, pixels: &[[u8; 3]], out: &mut [f32]) -> Option<usize> {
         let mut planes = out.chunks_exact_mut(self.tensor_len() / 3).zip(self.channels.iter());
