@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::base::{Error, Result, names};
+use crate::base::{Error, Result};
 
 /// What computes: the processor, or cards by way of one of ONNX Runtime's execution providers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,10 +19,16 @@ pub enum Provider {
     TensorRt,
 }
 
-// As ONNX Runtime calls them.
-names!(Provider {
-    Cpu "CPUExecutionProvider", Cuda "CUDAExecutionProvider", TensorRt "TensorrtExecutionProvider"
-});
+impl Provider {
+    /// What ONNX Runtime calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Provider::Cpu => "CPUExecutionProvider",
+            Provider::Cuda => "CUDAExecutionProvider",
+            Provider::TensorRt => "TensorrtExecutionProvider",
+        }
+    }
+}
 
 /// The provider, and the cards it is to use.
 ///

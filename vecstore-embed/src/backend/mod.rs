@@ -148,7 +148,9 @@ pub fn open_encoder(model: &Model, options: &BackendOptions) -> Result<Box<dyn E
             log::warn!("{} is computed by the program itself: ONNX Runtime is for ONNX files", model.name());
         }
         return match on_card {
-            true => only_cpu("cpu, which the built-in descriptor computes on; a card needs an ONNX file"),
+            true => only_cpu(
+                "cpu: the built-in descriptor computes on the processor alone; a card needs an ONNX file",
+            ),
             false => Ok(builtin::open(model, options.threads())),
         };
     };
@@ -176,7 +178,7 @@ fn open_tract(model: &Model, _file: &Path, options: &BackendOptions) -> Result<B
         BackendChoice::Tract => "none: tract was asked for, and is not built in".to_owned(),
         _ => format!("ONNX Runtime: {}; tract: not built in", onnxruntime::searched()),
     };
-    let remedy = "install ONNX Runtime (pip install onnxruntime), which the feature onnxruntime of this program \
+    let remedy = "install ONNX Runtime (pip install onnxruntime), which the feature onnxruntime \
                   loads, and name its library; or build this program with the feature tract, an engine that \
                   needs nothing installed";
     Err(model.unusable("an engine, which an ONNX model needs", found, remedy))

@@ -51,7 +51,7 @@ impl Placement {
         for Event { cat, name, args } in events {
             let ran = cat == "Node" && name.ends_with("_kernel_time") && !args.provider.is_empty();
             if ran && seen.insert(name) {
-                if args.provider == Provider::Cpu.to_string() {
+                if args.provider == Provider::Cpu.name() {
                     placement.on_cpu.insert(args.op_name);
                 }
                 *placement.nodes.entry(args.provider).or_default() += 1;
@@ -62,7 +62,7 @@ impl Placement {
 
     /// Operators that this provider took.
     pub fn of(&self, provider: Provider) -> usize {
-        self.nodes.get(&provider.to_string()).copied().unwrap_or(0)
+        self.nodes.get(provider.name()).copied().unwrap_or(0)
     }
 
     /// Operators that cards took, by whatever provider.

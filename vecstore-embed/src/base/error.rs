@@ -140,6 +140,18 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// A folder whose pictures were to be tried has none.
+    #[error(
+        "{}: expected pictures in it, found none among its {looked_at} file(s); name a folder that has some",
+        path.display()
+    )]
+    NoPictures {
+        /// The folder, as it was given.
+        path: PathBuf,
+        /// How many files were looked at.
+        looked_at: usize,
+    },
+
     /// The folder to run over is (a part of) the store.
     #[error(
         "{}: this folder lies in the store {}; give the folder that holds the pictures",

@@ -92,6 +92,13 @@ mod tests {
     }
 
     #[test]
+    fn a_model_without_a_description_asks_for_all_of_it() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models/plain.onnx");
+        let error = vecstore_embed::Model::from_file(&file, &Default::default(), None).unwrap_err();
+        assert_eq!(of(&error), " (--size, --crop, --mean, --std, --filter, --channel-order)");
+    }
+
+    #[test]
     fn each_option_is_named_once() {
         let both = "correct the size or the crop, the size above all";
         assert_eq!(of_words(both), " (--size, --crop)");

@@ -9,7 +9,6 @@ use ::image::{Rgb, RgbImage};
 
 use crate::base::{Error, Result};
 use crate::image::{DecodeLimits, sniff};
-use crate::keys::unreadable_folder;
 use crate::model::Model;
 use crate::source::HEAD;
 use crate::tensor::{Tensor, split};
@@ -60,7 +59,10 @@ impl Pictures {
         {
             let mut entries: Vec<PathBuf> = match next.read_dir() {
                 Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-                Err(error) if next == folder => return Err(unreadable_folder(folder)(error)),
+                Err(error) if next == folder => {
+                    let remedy = "check its permissions and its drive";
+                    return Err(Error::io(folder, "read the folder", remedy)(error));
+                }
                 Err(_) => continue,
             };
             entries.sort();
@@ -78,9 +80,7 @@ impl Pictures {
         if !files.is_empty() {
             return Ok(Pictures { files });
         }
-        let found = format!("none among its {looked_at} file(s)");
-        let remedy = "name a folder that has some";
-        Err(Error::unfit(folder.display().to_string(), "pictures in this folder", found, remedy))
+        Err(Error::NoPictures { path: folder.to_owned(), looked_at })
     }
 
     /// How many there are.

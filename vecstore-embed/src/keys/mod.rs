@@ -6,4 +6,4 @@ mod roots;
 pub use self::record::{Record, Remembered, Stamp};
 pub use self::roots::{FIRST_ROOT, Root, RootArg, Roots};
 
-pub(crate) use self::roots::{canonical_folder, decode_path, encode_path, unreadable_folder};
+pub(crate) use self::roots::{canonical_folder, decode_path, encode_path};

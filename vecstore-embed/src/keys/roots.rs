@@ -272,16 +272,11 @@ pub(crate) fn decode_path(text: &str) -> Option<PathBuf> {
     (!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes)))
 }
 
-/// The error for a folder that cannot be read.
-pub(crate) fn unreadable_folder(folder: &Path) -> impl FnOnce(io::Error) -> Error {
-    Error::io(folder, "read the folder", "check its permissions and its drive")
-}
-
 /// The folder as an absolute path without symbolic links, or an error that says what is wrong with it.
 pub(crate) fn canonical_folder(folder: &Path) -> Result<PathBuf> {
     let wrong = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::FolderMissing { path: folder.to_owned() },
-        _ => unreadable_folder(folder)(source),
+        _ => Error::io(folder, "read the folder", "check its permissions and its drive")(source),
     };
     let path = folder.canonicalize().map_err(wrong)?;
     if !fs::metadata(&path).map_err(wrong)?.is_dir() {

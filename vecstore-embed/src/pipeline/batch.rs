@@ -48,12 +48,14 @@ pub(crate) struct Assembly {
     takeable: Condvar,
 }
 
+type Unclaimed = (u64, vec::IntoIter<(Slot, usize)>);
+
 struct State {
     idle: Vec<Vec<Tensor>>,
     /// Sets of tensors that may still be allocated.
     unmade: usize,
     /// For each bucket, the batch that is being filled: its number and the slots that nothing has claimed.
-    open: Vec<Option<(u64, vec::IntoIter<(Slot, usize)>)>>,
+    open: Vec<Option<Unclaimed>>,
     /// Batches some of whose slots are not written yet.
     filling: VecDeque<Filling>,
     next: u64,

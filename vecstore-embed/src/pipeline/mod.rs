@@ -186,10 +186,10 @@ impl Pipeline<'_> {
         let assembly = Assembly::new(shapes, elements, self.widths.workers, tensors);
         // From memory that a card reads by itself, where there is such.
         let lengths = assembly.lengths();
-        let set = |encoder: &Box<dyn Encoder>| -> Option<Vec<_>> {
+        let set = |encoder: &dyn Encoder| -> Option<Vec<_>> {
             lengths.iter().map(|(element, length)| encoder.memory(*element, *length)).collect()
         };
-        let sets = encoders.iter().cycle().take(tensors).map_while(set).collect();
+        let sets = encoders.iter().map(AsRef::as_ref).cycle().take(tensors).map_while(set).collect();
         assembly.with(sets)
     }
 }

@@ -154,7 +154,7 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
     let device = &options.device;
     let runtime = runtime(library, device)?;
     if !runtime.providers().contains(&device.provider()) {
-        let found = format!("a build without the {}", device.provider());
+        let found = format!("a build without the {}", device.provider().name());
         let remedy = "install onnxruntime-gpu, and name its library";
         return Err(provider::unusable(device, &runtime.path, found, remedy));
     }
