@@ -84,8 +84,7 @@ pub enum Error {
 
     /// A backend failed while it ran a model that it had accepted.
     #[error(
-        "{backend} could not run {model}: {found}; the pictures of this batch are not stored: run again, \
-         or examine the model and the device"
+        "{backend} could not run {model}: {found}; this batch is not stored: run again, or examine the model"
     )]
     Inference {
         /// Name and version of the backend.
@@ -166,8 +165,7 @@ pub enum Error {
 
     /// Two roots that would give the same picture two keys.
     #[error(
-        "{} (root {inner}) lies in {} (root {outer}), whose pictures have keys already; \
-         leave this root away, or choose a folder outside",
+        "{} (root {inner}) lies in {} (root {outer}), keyed already; leave this root away, or name one outside",
         inner_dir.display(), outer_dir.display()
     )]
     RootsOverlap {
@@ -183,9 +181,8 @@ pub enum Error {
 
     /// Pictures that have no key, because they lie in none of the store's roots.
     #[error(
-        "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder \
-         as a root, for example more={}{}",
-        example.display(), and_more(*count), folder.display(), if_moved(*holds_root, folder)
+        "{}: outside the roots of the store ({roots}){}; {}",
+        example.display(), and_more(*count), elsewhere(folder, *holds_root)
     )]
     OutsideRoots {
         /// The folder of the run.
@@ -202,8 +199,7 @@ pub enum Error {
 
     /// A root that was to be pointed at a folder around its own, or in it.
     #[error(
-        "{}: root {name} is {}, which is still there, and its pictures would get second keys: a new folder \
-         says that they moved; {}",
+        "{}: root {name} is {}, which is still there, and its pictures would get second keys; {}",
         new_dir.display(), old_dir.display(), instead(old_dir, new_dir)
     )]
     RootStillThere {
@@ -217,9 +213,8 @@ pub enum Error {
 
     /// A setting of the store that this crate did not write like that.
     #[error(
-        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; another program, or \
-         a newer version of this one, wrote it: use that version, or go back to a backup",
-        of_store(store.as_deref())
+        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; {WRITTEN}",
+        of_store(store.as_deref()), WRITTEN = WRITTEN
     )]
     BadSetting {
         /// The store; `None` when settings were read without their store.
@@ -234,8 +229,7 @@ pub enum Error {
 
     /// The store was made for vectors of another dimension.
     #[error(
-        "{}: the store has dimension {expected}, the model {model} gives {found}; \
-         use the model the store was made for, or another store",
+        "{}: the store has dimension {expected}, {model} gives {found}; use its own model, or another store",
         store.display()
     )]
     WrongDimension {
@@ -264,10 +258,7 @@ pub enum Error {
     },
 
     /// A backend that did not give one vector per picture.
-    #[error(
-        "{backend}: expected {expected} numbers for a batch of {batch}, found {found}; the model's output is \
-         not one vector per picture: name another output"
-    )]
+    #[error("{backend}: expected {expected} numbers for {batch} vectors, found {found}; name another output")]
     ModelOutput {
         /// Name of the backend.
         backend: String,
@@ -370,6 +361,9 @@ impl From<vecstore::Error> for Error {
     }
 }
 
+const WRITTEN: &str =
+    "another program, or a newer version, wrote it: use that version, or go back to a backup";
+
 fn of_store(store: Option<&Path>) -> String {
     store.map_or_else(|| "the store".to_owned(), |store| store.display().to_string())
 }
@@ -382,20 +376,17 @@ fn times(failures: u32) -> String {
     }
 }
 
-fn if_moved(holds_root: bool, folder: &Path) -> String {
-    match holds_root {
-        true => String::new(),
-        false => format!("; if the pictures moved, name it .={} instead", folder.display()),
-    }
+/// What to do about pictures outside the roots. Those of a root that is still there have not moved.
+fn elsewhere(folder: &Path, holds_root: bool) -> String {
+    let folder = folder.display();
+    let add = format!("to add what is there, name the folder as a root, for example more={folder}");
+    if holds_root { add } else { format!("{add}; if the pictures moved, name it .={folder} instead") }
 }
 
 fn instead(old_dir: &Path, new_dir: &Path) -> String {
     match new_dir.starts_with(old_dir) {
         true => "to run over these pictures, leave this root away".to_owned(),
-        false => format!(
-            "to add the pictures around them, name their folder as a root, for example more={}",
-            new_dir.display()
-        ),
+        false => elsewhere(new_dir, true),
     }
 }
 

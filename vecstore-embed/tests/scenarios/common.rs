@@ -196,14 +196,14 @@ impl Strips {
     }
 
     pub fn wide(dim: usize) -> Box<dyn Encoder> {
-        Strips::boxed(dim, |_| Ok(()))
+        Strips::make(dim, |_| Ok(()))
     }
 
     pub fn before(before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Encoder> {
-        Strips::boxed(8, before)
+        Strips::make(8, before)
     }
 
-    fn boxed(dim: usize, before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Encoder> {
+    fn make(dim: usize, before: impl FnMut(usize) -> Result<()> + Send + 'static) -> Box<dyn Encoder> {
         let shape = vec![Some(3), None, None];
         let signature = Signature {
             inputs: vec![TensorSpec { name: "pixels".to_owned(), element: Element::F32, shape }],

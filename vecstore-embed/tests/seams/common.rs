@@ -131,7 +131,9 @@ pub fn embedder(encoder: Box<dyn Encoder>) -> EmbedderBuilder {
 
 /// Rows of a table: a text and a version for each key. `None` for a row that cannot be read at the moment.
 #[derive(Clone, Default)]
-pub struct Table(pub Arc<Mutex<BTreeMap<Vec<u8>, Option<(String, i64)>>>>);
+pub struct Table(pub Arc<Mutex<BTreeMap<Vec<u8>, Row>>>);
+
+type Row = Option<(String, i64)>;
 
 impl Table {
     pub fn of(rows: &[(&str, &str)]) -> Self {
