@@ -165,7 +165,7 @@ pub enum Error {
 
     /// Two roots that would give the same picture two keys.
     #[error(
-        "{} (root {inner}) lies in {} (root {outer}), keyed already; leave this root away, or name one outside",
+        "{} (root {inner}) lies in {} (root {outer}), keyed already; leave this root away, or name another",
         inner_dir.display(), outer_dir.display()
     )]
     RootsOverlap {
@@ -229,7 +229,7 @@ pub enum Error {
 
     /// The store was made for vectors of another dimension.
     #[error(
-        "{}: the store has dimension {expected}, {model} gives {found}; use its own model, or another store",
+        "{}: the store has dimension {expected}, the model {model} gives {found}; use its own, or another store",
         store.display()
     )]
     WrongDimension {
