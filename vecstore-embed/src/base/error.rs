@@ -229,7 +229,7 @@ pub enum Error {
 
     /// The store was made for vectors of another dimension.
     #[error(
-        "{}: the store has dimension {expected}, the model {model} gives {found}; use its own, or another store",
+        "{}: the store has dimension {expected}, the model {model} gives {found}; use another of the two",
         store.display()
     )]
     WrongDimension {
