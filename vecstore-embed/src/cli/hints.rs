@@ -2,39 +2,32 @@
 
 use vecstore_embed::Error;
 
-/// Words of the library's remedies, and the options that they mean here.
-const OPTIONS: [(&str, &str); 31] = [
-    ("the size", "--size"),
-    ("a larger size", "--size"),
-    ("an exact size", "--size"),
-    ("the crop", "--crop"),
-    ("a smaller crop", "--crop"),
-    ("a crop,", "--crop"),
-    ("the mean", "--mean"),
-    ("the deviation", "--std"),
-    ("the filter", "--filter"),
-    ("the order of the channels", "--channel-order"),
-    ("JPEGs decoded exactly", "--jpeg"),
-    ("name an output", "--output-name"),
-    ("name another output", "--output-name"),
-    ("an ONNX file", "--model"),
-    ("the file of the model", "--model"),
-    ("name its lib", "--ort-lib"),
-    ("the backend tract", "--backend tract"),
-    ("the backend onnxruntime", "--backend onnxruntime"),
-    ("the device cpu", "--device cpu"),
-    ("the device cuda", "--device cuda"),
-    ("the device tensorrt", "--device tensorrt"),
-    ("smaller batches", "--batch-size"),
-    ("fewer lanes", "--lanes"),
-    ("engine cache", "--engine-cache"),
-    ("examine the model", "vecstore-embed doctor"),
-    ("the element type open", "--dtype"),
-    ("as a root", "--root NAME=DIR"),
-    ("this root away", "--root"),
-    ("a list is a file", "--list FILE, or --list - for standard input"),
-    ("that is confirmed", "--yes"),
-    ("the feature ", "cargo build --features"),
+/// The options, and the words of the library's remedies that mean them.
+const OPTIONS: [(&str, &[&str]); 24] = [
+    ("--size", &["the size", "a larger size", "an exact size"]),
+    ("--crop", &["the crop", "a smaller crop", "a crop,"]),
+    ("--mean", &["the mean"]),
+    ("--std", &["the deviation"]),
+    ("--filter", &["the filter"]),
+    ("--channel-order", &["the order of the channels"]),
+    ("--jpeg", &["JPEGs decoded exactly"]),
+    ("--output-name", &["name an output", "name another output"]),
+    ("--model", &["an ONNX file", "the file of the model"]),
+    ("--ort-lib", &["name its lib"]),
+    ("--backend tract", &["the backend tract"]),
+    ("--backend onnxruntime", &["the backend onnxruntime"]),
+    ("--device cpu", &["the device cpu"]),
+    ("--device cuda", &["the device cuda"]),
+    ("--device tensorrt", &["the device tensorrt"]),
+    ("--batch-size", &["smaller batches"]),
+    ("--lanes", &["fewer lanes"]),
+    ("--engine-cache", &["engine cache"]),
+    ("vecstore-embed doctor", &["examine the model"]),
+    ("--dtype", &["the element type open"]),
+    ("--root", &["as a root", "this root away"]),
+    ("--list FILE, or --list - for standard input", &["a list is a file"]),
+    ("--yes", &["that is confirmed"]),
+    ("cargo build --features", &["the feature "]),
 ];
 
 /// The options that the remedy of an error means, to be put behind its text: ` (--size, --crop)`.
@@ -48,12 +41,8 @@ pub(crate) fn of(error: &Error) -> String {
 
 /// As [`of`], for a text that is no error.
 pub(crate) fn of_words(text: &str) -> String {
-    let mut meant: Vec<&str> = Vec::new();
-    for (words, option) in OPTIONS {
-        if text.contains(words) && !meant.contains(&option) {
-            meant.push(option);
-        }
-    }
+    let is_meant = |(_, words): &&(_, &[&str])| words.iter().any(|words| text.contains(words));
+    let meant: Vec<&str> = OPTIONS.iter().filter(is_meant).map(|(option, _)| *option).collect();
     if meant.is_empty() { String::new() } else { format!(" ({})", meant.join(", ")) }
 }
 
@@ -82,8 +71,10 @@ mod tests {
     fn the_library_says_these_words_and_no_options() {
         let mut code = String::new();
         read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
-        for (words, option) in OPTIONS {
-            assert!(code.contains(words), "{option}: nothing says {words:?}");
+        for (option, words) in
+            OPTIONS.iter().flat_map(|(option, all)| all.iter().map(move |one| (option, one)))
+        {
+            assert!(code.contains(*words), "{option}: nothing says {words:?}");
         }
         let is_option = |rest: &&str| rest.starts_with(|first: char| first.is_ascii_alphabetic());
         let options: Vec<&str> = code.split("--").skip(1).filter(is_option).collect();

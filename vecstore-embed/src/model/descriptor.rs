@@ -142,9 +142,9 @@ fn cosines() -> [[f32; THUMB]; Light::SIDE] {
     std::array::from_fn(|frequency| std::array::from_fn(|at| cosine(frequency, at)))
 }
 
-/// The slope in a direction, of what a Gaussian has smoothed: `-(cos x + sin y) exp(-(x^2 + y^2) / 2
-/// BLUR^2)`, scaled so that the absolute values add up to 1. Both parts are products of a function of x and
-/// one of y.
+/// The slope in a direction, of what a Gaussian has smoothed:
+/// `-(cos x + sin y) exp(-(x^2 + y^2) / 2 BLUR^2)`, scaled so that the absolute values add up to 1.
+/// Both parts are products of a function of x and one of y.
 struct Filters {
     /// The Gaussian at 0 to [`REACH`].
     smooth: [f32; REACH + 1],

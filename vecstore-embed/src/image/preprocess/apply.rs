@@ -19,8 +19,8 @@ thread_local! {
 }
 
 impl Preprocess {
-    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with `[3, height,
-    /// width]`.
+    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with
+    /// `[3, height, width]`.
     ///
     /// # Errors
     /// If `out` has another length, or the picture has no pixels.
@@ -28,8 +28,7 @@ impl Preprocess {
         self.apply_to(picture, ViewMut::new(out))
     }
 
-    /// As [`apply`](Self::apply), in the type of numbers that `out` has room for: each is the one in f32,
-    /// rounded once.
+    /// As [`apply`](Self::apply), in the type that `out` has room for: each is the one in f32, rounded.
     pub(crate) fn apply_to(&self, picture: &RgbImage, out: ViewMut<'_>) -> Result<()> {
         let bad = |what, expected, found: String| Err(Error::bad_value(what, expected, found));
         if out.len() != self.tensor_len() {
@@ -50,8 +49,7 @@ impl Preprocess {
         Ok(())
     }
 
-    /// The side lengths a picture is resized to, width first. One of them may be huge for a picture that is a
-    /// line.
+    /// The sides a picture is resized to, width first. One of them may be huge for a picture that is a line.
     fn resized_sides(&self, width: u32, height: u32) -> (u64, u64) {
         match self.steps.resize {
             Resize::Exact(sides) => (sides.width.into(), sides.height.into()),
@@ -220,8 +218,7 @@ const FINE: f64 = 2.0;
 /// Pixels that are converted at a time.
 const STRIP: u32 = 1 << 20;
 
-/// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in
-/// between.
+/// The two passes over some rows of a picture, with all digits, and levels in between.
 fn convolve_finely(
     picture: &RgbImage,
     (first_row, tall): (u32, u32),

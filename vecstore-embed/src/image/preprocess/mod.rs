@@ -5,8 +5,8 @@
 //! published descriptions (`preprocessor_config.json`) rest on Pillow's arithmetic, so that is what is
 //! followed here:
 //!
-//! 1. Resize: to an exact size, or so that the shortest edge has a given length and the other one is `long *
-//!    edge / short`, cut to a whole number. Pixels are rounded to whole levels afterwards.
+//! 1. Resize: to an exact size, or so that the shortest edge has a given length and the other one is
+//!    `long * edge / short`, cut to a whole number. Pixels are rounded to whole levels afterwards.
 //! 2. Crop the centre, at offset `(side - crop) / 2`, rounded down.
 //! 3. Each level becomes `(level * scale - mean) / deviation`, channel by channel.
 //! 4. Channels are written one plane after the other: `[3, height, width]`, in RGB or BGR order.
@@ -115,8 +115,7 @@ impl Preprocess {
         3 * self.input.height as usize * self.input.width as usize
     }
 
-    /// One line that is equal exactly when the preparation is: it goes into the fingerprint, and into
-    /// messages.
+    /// One line that is equal exactly when the preparation is: it goes into fingerprints, and into messages.
     pub fn canonical(&self) -> String {
         let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = &self.steps;
         let crop = crop.map_or_else(String::new, |crop| format!("; crop {crop}"));
@@ -149,8 +148,7 @@ impl Preprocess {
         (self.steps.jpeg == JpegScale::Scaled).then_some(2 * edge as usize)
     }
 
-    /// Pixels that decoding a picture of these sides gives: fewer than it has where a JPEG is decoded
-    /// smaller.
+    /// Pixels that decoding a picture of these sides gives: fewer where a JPEG is decoded smaller.
     pub(crate) fn decoded_pixels(&self, content: &[u8], width: u32, height: u32) -> u64 {
         let (pixels, shorter) = (u64::from(width) * u64::from(height), width.min(height) as usize);
         let least = self.least().filter(|_| image::sniff(content) == Some(image::Format::Jpeg));
