@@ -171,7 +171,7 @@ fn the_output_is_the_one_that_is_a_vector() {
         model("two-outputs.onnx").unwrap().fingerprint()
     );
     let states = by_name("last_hidden_state").unwrap_err().to_string();
-    assert!(states.contains("--output") && states.contains("pooler_output [N, 3]"), "{states}");
+    assert!(states.contains("name an output") && states.contains("pooler_output [N, 3]"), "{states}");
     let nothing = by_name("nothing").unwrap_err().to_string();
     assert!(nothing.contains("expected an output nothing"), "{nothing}");
 }
@@ -297,14 +297,14 @@ fn vectors_are_left_as_they_are_when_asked() {
 fn models_that_cannot_be_used_say_why() {
     let text = |name| model(name).unwrap_err().to_string();
     let refused = [
-        ("tokens.onnx", "found last_hidden_state [N, 64, 3]; name one [N, D] with --output"),
+        ("tokens.onnx", "found last_hidden_state [N, 64, 3]; name an output [N, D]"),
         (
             "two-inputs.onnx",
             "found 2 inputs (input_ids [N, 77] of something that is no f32, f16 or bf16, pixel_values [N, 3, \
              8, 8])",
         ),
         ("flat-input.onnx", "expected one input [N, 3, 8, 8] of f32, f16 or bf16, found pixel_values [N, 3]"),
-        ("unclear.onnx", "found a [N, 3], b [N, 3]; name one [N, D] with --output"),
+        ("unclear.onnx", "found a [N, 3], b [N, 3]; name an output [N, D]"),
         ("make.py", "expected an ONNX model"),
         ("missing.onnx", "cannot read the model"),
     ];
@@ -430,14 +430,13 @@ fn the_description_beside_a_model_is_read() {
     let none = PreprocessOverrides::default();
 
     let error = Model::from_file(&copy, &none, None).unwrap_err().to_string();
-    for words in
-        ["plain.onnx", "put the preprocessor_config.json that was", "--size, --mean, --std are not given"]
+    for words in ["plain.onnx", "put the preprocessor_config.json that was", "size, mean, std are not given"]
     {
         assert!(error.contains(words), "{error}");
     }
     let only_size = PreprocessOverrides { size: eight().size, ..none };
     let error = Model::from_file(&copy, &only_size, None).unwrap_err().to_string();
-    assert!(error.contains("--mean, --std are not given"), "{error}");
+    assert!(error.contains("mean, std are not given"), "{error}");
 
     let config = folder.path().join("preprocessor_config.json");
     std::fs::write(&config, r#"{"image_processor_type": "ViTImageProcessor", "size": 8}"#).unwrap();
@@ -451,7 +450,10 @@ fn the_description_beside_a_model_is_read() {
     // One that is not understood is no obstacle when the options say all.
     std::fs::write(&config, r#"{"image_processor_type": "Frobnicator"}"#).unwrap();
     let error = Model::from_file(&copy, &only_size, None).unwrap_err().to_string();
-    assert!(error.contains("Frobnicator") && error.contains("--size, --mean and --std"), "{error}");
+    assert!(
+        error.contains("Frobnicator") && error.contains("the size, the mean and the deviation"),
+        "{error}"
+    );
     assert!(Model::from_file(&copy, &eight(), None).is_ok());
 }
 

@@ -47,7 +47,9 @@ fn assert_refused(library: &Path, found: &str) {
     for choice in [BackendChoice::OnnxRuntime, BackendChoice::Auto] {
         let text = refused(library, choice);
         let name = library.file_name().unwrap_or_default().to_str().unwrap();
-        for words in [name, found, "ONNX Runtime 1.17 or newer", "pip install onnxruntime", "--ort-lib"] {
+        for words in
+            [name, found, "ONNX Runtime 1.17 or newer", "pip install onnxruntime", "name its libonnxruntime"]
+        {
             assert!(text.contains(words), "{words:?} is not in: {text}");
         }
     }
@@ -192,7 +194,7 @@ fn what_a_card_lacks_is_named_with_the_packages_that_have_it() {
     provider(&library, "tensorrt", &elsewhere, &["libnvinfer.so.98"]);
     let text = without(&library, "tensorrt:0");
     assert!(text.contains("libnvinfer.so.98 (pip: tensorrt-cu99==98.*, apt: libnvinfer98)"), "{text}");
-    assert!(text.contains("--device cuda needs no TensorRT"), "{text}");
+    assert!(text.contains("the device cuda needs no TensorRT"), "{text}");
 
     // Where pip puts them they are found without being told.
     let lib = folder.join("site-packages/nvidia/cu99/lib");
@@ -345,7 +347,7 @@ fn the_built_in_model_needs_no_engine_and_computes_on_the_processor_alone() {
         assert_eq!(open_encoder(&builtin, &options).unwrap().name(), "plain Rust");
         let options = BackendOptions { device: "cuda:0".parse().unwrap(), ..options };
         let Err(error) = open_encoder(&builtin, &options) else { panic!("on a card") };
-        assert!(error.to_string().contains("a card needs a --model, found \"cuda:0\""), "{error}");
+        assert!(error.to_string().contains("a card needs an ONNX file, found \"cuda:0\""), "{error}");
     }
 }
 
@@ -354,7 +356,7 @@ fn tract_computes_on_the_processor_alone() {
     let device = "cuda:0".parse().unwrap();
     let options = BackendOptions { choice: BackendChoice::Tract, device, ..BackendOptions::default() };
     let Err(error) = open_encoder(&model(), &options) else { panic!("tract on a card") };
-    assert!(error.to_string().contains("cards need --backend onnxruntime, found \"cuda:0\""), "{error}");
+    assert!(error.to_string().contains("cards need the backend onnxruntime, found \"cuda:0\""), "{error}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::model::Model;
 
 const WITHOUT: &str = "a program that was built without the feature onnxruntime";
 
-const REBUILD: &str = "build it with --features onnxruntime";
+const REBUILD: &str = "build it with the feature onnxruntime";
 
 pub(super) fn libraries(_options: &BackendOptions) -> Vec<Library> {
     Vec::new()

@@ -17,8 +17,8 @@ pub enum Provider {
     Cpu,
     /// NVIDIA cards, operator by operator.
     Cuda,
-    /// NVIDIA cards, by engines that TensorRT builds for the model, the card and the size of a batch. What it cannot
-    /// take goes to [`Cuda`](Self::Cuda).
+    /// NVIDIA cards, by engines that TensorRT builds for the model, the card and the size of a batch. What it
+    /// cannot take goes to [`Cuda`](Self::Cuda).
     TensorRt,
 }
 
@@ -85,14 +85,14 @@ impl Device {
         }
     }
 
-    /// How many models are loaded on each card, or on the processor, unless somebody says so: on a card one is copied
-    /// to while the other computes.
+    /// How many models are loaded on each card, or on the processor, unless it is said: on a card one is
+    /// copied to while the other computes.
     pub(crate) fn lanes(&self) -> usize {
         if self.is_gpu() { 2 } else { 1 }
     }
 
-    /// Whether a batch of another size costs so much that fewer pictures are filled up with blank ones: TensorRT would
-    /// build another engine, which takes a minute.
+    /// Whether a batch of another size costs so much that fewer pictures are filled up with blank ones:
+    /// TensorRT would build another engine, which takes a minute.
     pub(crate) fn wants_fixed_batches(&self) -> bool {
         self.provider == Provider::TensorRt
     }
@@ -110,11 +110,8 @@ impl FromStr for Device {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::BadValue {
-            what: "device",
-            expected: "cpu, cuda, tensorrt, or one of these two with the numbers of cards, as in cuda:0,1",
-            found: text.to_owned(),
-        };
+        let expected = "cpu, cuda, tensorrt, or one of these two with the numbers of cards, as in cuda:0,1";
+        let bad = || Error::bad_value("device", expected, text);
         let (name, numbers) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
         let provider = match (name, numbers) {
             ("cpu", None) => return Ok(Device::cpu()),

@@ -26,7 +26,8 @@ use crate::tensor::{Element, Tensor, TensorSpec, View};
 ///
 ///     fn run(&mut self, batch: &Batch<'_>) -> vecstore_embed::Result<Vec<Output>> {
 ///         let planes = batch.inputs[0].numbers.to_f32();
-///         let means = planes.chunks_exact(32 * 32).map(|plane| plane.iter().sum::<f32>() / 1024.0).collect();
+///         let mean = |plane: &[f32]| plane.iter().sum::<f32>() / 1024.0;
+///         let means = planes.chunks_exact(32 * 32).map(mean).collect();
 ///         Ok(vec![Output { name: "means".to_owned(), shape: vec![batch.items, 3], numbers: means }])
 ///     }
 /// }
@@ -50,13 +51,14 @@ pub trait Encoder: Send {
     /// [`Error::Inference`] with the engine's words; the encoder stays usable.
     fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>>;
 
-    /// Memory for so many numbers, from which items reach the device sooner than from ordinary memory. `None` where
-    /// there is none such.
+    /// Memory for so many numbers, from which items reach the device sooner than from ordinary memory. `None`
+    /// where there is none such.
     fn memory(&self, _element: Element, _length: usize) -> Option<Tensor> {
         None
     }
 
-    /// Where the operators of the model run, if that was [asked for](super::BackendOptions::profile) and can be told.
+    /// Where the operators of the model run, if that was [asked for](super::BackendOptions::profile) and can
+    /// be told.
     fn placement(&self) -> Option<&Placement> {
         None
     }
@@ -118,16 +120,13 @@ impl<'a> Batch<'a> {
                 && input.shape.len() == spec.shape.len()
                 && input.shape.iter().zip(&spec.shape).all(same)
         };
-        match self.inputs.len() == signature.inputs.len()
-            && self.inputs.iter().zip(&signature.inputs).all(fits)
-        {
-            true => Ok(()),
-            false => Err(Error::BadValue {
-                what: "batch to encode",
-                expected: "a tensor for each input of the encoder, of its type, with items of its shape",
-                found: format!("{} items in {:?}, for {signature:?}", self.items, self.shapes()),
-            }),
+        let same_inputs = self.inputs.len() == signature.inputs.len();
+        if same_inputs && self.inputs.iter().zip(&signature.inputs).all(fits) {
+            return Ok(());
         }
+        let expected = "a tensor for each input of the encoder, of its type, with items of its shape";
+        let found = format!("{} items in {:?}, for {signature:?}", self.items, self.shapes());
+        Err(Error::bad_value("batch to encode", expected, found))
     }
 
     fn shapes(&self) -> Vec<(Element, &[usize], usize)> {

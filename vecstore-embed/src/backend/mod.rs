@@ -1,16 +1,17 @@
 //! What runs a model.
 //!
-//! The built-in [`descriptor`](crate::model::descriptor) is plain Rust and needs none of this. An ONNX model needs an engine,
-//! of which there are two, each a feature of this crate:
+//! The built-in [`descriptor`](crate::model::descriptor) is plain Rust and needs none of this. An ONNX model
+//! needs an engine, of which there are two, each a feature of this crate:
 //!
 //! | feature | engine |
 //! |---|---|
 //! | `onnxruntime` (on unless switched off) | ONNX Runtime, a shared library that is loaded when the program runs; on a processor or on NVIDIA's cards |
 //! | `tract` | part of the program, and needs nothing installed; costs ten minutes of building; on the processor, where ONNX Runtime is two to four times as fast on convolutions |
 //!
-//! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the variable
-//! `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was *named* has to
-//! work: what is wrong with it is an error. One that was merely *found* and does not work is a warning in the log.
+//! [`BackendChoice::Auto`] takes ONNX Runtime if its library is named ([`BackendOptions::ort_lib`] or the
+//! variable `ORT_DYLIB_PATH`) or lies in one of the usual places, and `tract` otherwise. A library that was
+//! *named* has to work: what is wrong with it is an error. One that was merely *found* and does not work is a
+//! warning in the log.
 //!
 //! ```
 //! use vecstore_embed::backend::{BackendOptions, open_encoder};
@@ -38,9 +39,7 @@ mod shared_library;
 #[cfg(feature = "tract")]
 mod tract;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
@@ -48,7 +47,7 @@ pub use self::card::{Card, Driver, NoDriver};
 pub use self::device::{Device, Provider};
 pub use self::encoder::{Batch, BatchInput, Encoder, Output, Signature};
 pub use self::placement::Placement;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, names};
 use crate::model::{BatchShape, Model};
 use crate::tensor::{Tensor, TensorSpec};
 
@@ -68,32 +67,7 @@ pub enum BackendChoice {
     OnnxRuntime,
 }
 
-impl fmt::Display for BackendChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BackendChoice::Auto => "auto",
-            BackendChoice::Tract => "tract",
-            BackendChoice::OnnxRuntime => "onnxruntime",
-        })
-    }
-}
-
-impl FromStr for BackendChoice {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(BackendChoice::Auto),
-            "tract" => Ok(BackendChoice::Tract),
-            "onnxruntime" => Ok(BackendChoice::OnnxRuntime),
-            _ => Err(Error::BadValue {
-                what: "backend",
-                expected: "auto, tract or onnxruntime",
-                found: text.to_owned(),
-            }),
-        }
-    }
-}
+names!(BackendChoice "backend" { Auto "auto", Tract "tract" or OnnxRuntime "onnxruntime" });
 
 /// How a backend is opened.
 #[derive(Clone, Debug, Default)]
@@ -106,7 +80,8 @@ pub struct BackendOptions {
     pub threads: usize,
     /// What computes. Cards need ONNX Runtime; one that was asked for and cannot be used is an error.
     pub device: Device,
-    /// Pictures per call, for devices that always have to get so many (TensorRT); 0 means 32. Others take any number.
+    /// Pictures per call, for devices that always have to get so many (TensorRT); 0 means 32. Others take any
+    /// number.
     pub batch: usize,
     /// Where TensorRT keeps the engines it has built; in the user's cache unless given.
     pub engines: Option<PathBuf>,
@@ -128,7 +103,7 @@ impl BackendOptions {
         if self.batch == 0 { 32 } else { self.batch }
     }
 
-    /// The library somebody asked for by name.
+    /// The library that was asked for by name.
     fn named_library(&self) -> Option<PathBuf> {
         let variable =
             || std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -166,8 +141,8 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok
     serializer.collect_str(&path.display())
 }
 
-/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to see that it
-/// works and how long its vectors are. Of several cards the first is used.
+/// Loads `model` into the engine that `options` ask for (the built-in one needs none), and runs it once to
+/// see that it works and how long its vectors are. Of several cards the first is used.
 ///
 /// # Errors
 /// If the library or the device asked for cannot be used, or the backend cannot run the model.
@@ -175,27 +150,21 @@ pub fn open_encoder(model: &Model, options: &BackendOptions) -> Result<Box<dyn E
     let device = options.device.each().into_iter().next().unwrap_or_default();
     let options = &BackendOptions { device, ..options.clone() };
     let on_card = options.device.is_gpu();
-    let only_cpu = |expected| {
-        let found = options.device.to_string();
-        Err(Error::BadValue { what: "device", expected, found })
-    };
+    let only_cpu = |expected| Err(Error::bad_value("device", expected, options.device.to_string()));
     let Some(file) = model.file() else {
         if options.ort_lib.is_some() || options.choice == BackendChoice::OnnxRuntime {
-            log::warn!(
-                "{} is computed by the program itself: ONNX Runtime is used for a --model",
-                model.name()
-            );
+            log::warn!("{} is computed by the program itself: ONNX Runtime is for ONNX files", model.name());
         }
         return match on_card {
             true => only_cpu(
-                "cpu, because the built-in descriptor computes on the processor alone; a card needs a --model",
+                "cpu: the built-in descriptor computes on the processor alone; a card needs an ONNX file",
             ),
             false => Ok(builtin::open(model, options.threads())),
         };
     };
     match options.choice {
         BackendChoice::Tract if on_card => {
-            only_cpu("cpu, because tract computes on the processor alone; cards need --backend onnxruntime")
+            only_cpu("cpu, because tract computes on the processor alone; cards need the backend onnxruntime")
         }
         BackendChoice::Tract => open_tract(model, file, options),
         choice => match onnxruntime::open_first(model, file, options)? {
@@ -212,16 +181,19 @@ fn open_tract(model: &Model, file: &Path, options: &BackendOptions) -> Result<Bo
 }
 
 #[cfg(not(feature = "tract"))]
-fn open_tract(_model: &Model, file: &Path, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
-    let searched = match options.choice {
-        BackendChoice::Tract => None,
-        _ => Some(onnxruntime::searched()),
+fn open_tract(model: &Model, _file: &Path, options: &BackendOptions) -> Result<Box<dyn Encoder>> {
+    let found = match options.choice {
+        BackendChoice::Tract => "none: tract was asked for, and is not built in".to_owned(),
+        _ => format!("ONNX Runtime: {}; tract: not built in", onnxruntime::searched()),
     };
-    Err(Error::NoEngine { model: file.to_owned(), searched })
+    let remedy = "install ONNX Runtime (pip install onnxruntime), which the feature onnxruntime \
+                  loads, and name its library; or build this program with the feature tract, an engine that \
+                  needs nothing installed";
+    Err(model.unusable("an engine, which an ONNX model needs", found, remedy))
 }
 
-/// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that is twice on
-/// a card, once on the processor, whose threads the lanes share.
+/// Loads `model` as often as `options` have cards, and `lanes` times on each. Without a number of lanes that
+/// is twice on a card, once on the processor, whose threads the lanes share.
 ///
 /// # Errors
 /// As [`open_encoder`].
@@ -276,7 +248,7 @@ fn vector_length(model: &Model, batch: usize, shape: &[usize]) -> Result<usize> 
         _ => Err(model.unusable(
             format!("output {} of [{batch}, D] for {batch} pictures", model.output()),
             format!("{shape:?}"),
-            "name another output with --output-name, or export the model with its pooling",
+            "name another output, or export the model with its pooling",
         )),
     }
 }
@@ -300,17 +272,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 fn display(path: &Path) -> String {
     path.display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices_read_as_they_are_written() {
-        for choice in [BackendChoice::Auto, BackendChoice::Tract, BackendChoice::OnnxRuntime] {
-            assert_eq!(choice.to_string().parse::<BackendChoice>().unwrap(), choice);
-        }
-        assert!("cuda".parse::<BackendChoice>().is_err());
-    }
 }

@@ -81,9 +81,7 @@ mod tests {
     fn operators_are_counted_by_provider() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let node = |name: &str, op: &str, provider: &str| {
-            format!(
-                r#"{{"cat":"Node","name":"{name}","dur":3,"args":{{"op_name":"{op}","provider":"{provider}"}}}}"#
-            )
+            format!(r#"{{"cat":"Node","name":"{name}","args":{{"op_name":"{op}","provider":"{provider}"}}}}"#)
         };
         let (cuda, cpu) = ("CUDAExecutionProvider", "CPUExecutionProvider");
         let events = [

@@ -30,8 +30,8 @@ pub(super) fn open(model: &Model, file: &Path, threads: usize) -> Result<Box<dyn
     let plan = catch_unwind(AssertUnwindSafe(|| load(model, file).map_err(|e| format!("{e:#}"))))
         .unwrap_or_else(|panic| Err(panic_text(&*panic)));
     let cannot = |found: String| {
-        let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name its \
-                      library with --ort-lib";
+        let remedy = "install ONNX Runtime, which knows every operator (pip install onnxruntime), and name \
+                      its library";
         model.unusable(format!("a model that {NAME} can run"), found, remedy)
     };
     let plan = plan.map_err(cannot)?;
@@ -62,13 +62,14 @@ fn pictures(model: &Model) -> usize {
     }
 }
 
-/// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch are
-/// slower picture by picture, up to 18 times.
+/// Reads the graph, fixes its shape to one picture and optimises it. Convolutions over a free or larger batch
+/// are slower picture by picture, up to 18 times.
 fn load(model: &Model, file: &Path) -> TractResult<Arc<TypedRunnableModel>> {
     if model.input().element == Element::Bf16 {
         return Err(format_err!("bf16, which is not among the types it knows"));
     }
-    // Exporters write shapes of intermediate values for the batch they exported with; they contradict any other.
+    // Exporters write shapes of intermediate values for the batch they exported with; they contradict any
+    // other.
     let reader = tract_onnx::onnx().with_ignore_value_info(true);
     let mut graph = reader.model_for_path(file)?;
     // Several outputs: the others need not be computed.

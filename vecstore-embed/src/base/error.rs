@@ -40,50 +40,21 @@ pub enum Error {
         remedy: String,
     },
 
-    /// Nothing says how pictures have to be prepared for a model.
-    #[error(
-        "model {model}: its preprocessing is not known ({missing}); put the preprocessor_config.json that was \
-         published with the model beside it, or give --size, --mean and --std (and --crop, --filter, \
-         --channel-order where they differ from the defaults)",
-        model = model.display()
-    )]
-    PreprocessUnknown {
-        /// Path of the model.
-        model: PathBuf,
-        /// What was looked for and not found.
-        missing: String,
-    },
-
-    /// A preprocessing description that cannot be followed.
-    #[error("preprocessing from {origin}: expected {expected}, found {found}; {remedy}")]
-    Preprocess {
-        /// Path of the file, or `options`.
-        origin: String,
-        /// What this crate can follow.
+    /// A thing that cannot be used as it is: a folder, a description, a program without an engine.
+    #[error("{what}: expected {expected}, found {found}; {remedy}")]
+    Unfit {
+        /// What it is, with its path where it has one.
+        what: String,
+        /// What is needed.
         expected: String,
-        /// What was written there.
+        /// What is there.
         found: String,
         /// What to do about it.
         remedy: String,
     },
 
-    /// An ONNX model, and nothing that runs it.
-    #[error(
-        "model {model}: an ONNX model needs an engine, and there is none here ({found}); either {first}install ONNX \
-         Runtime (pip install onnxruntime) and name its library with --ort-lib, or build this program with the engine \
-         that needs nothing installed (--features tract)",
-        model = model.display(), found = no_engine(searched.as_deref()),
-        first = if cfg!(feature = "onnxruntime") { "" } else { "build this program with --features onnxruntime, " }
-    )]
-    NoEngine {
-        /// Path of the model.
-        model: PathBuf,
-        /// Where ONNX Runtime was looked for; `None` if tract was asked for.
-        searched: Option<String>,
-    },
-
     /// An ONNX Runtime library that was asked for and cannot be used.
-    #[error("ONNX Runtime library {path}: expected {expected}, found {found}; {remedy}", path = path.display())]
+    #[error("ONNX Runtime library {}: expected {expected}, found {found}; {remedy}", path.display())]
     RuntimeLibrary {
         /// The library file.
         path: PathBuf,
@@ -96,7 +67,10 @@ pub enum Error {
     },
 
     /// A device that was asked for and cannot be used.
-    #[error("device {device} was asked for, and cannot be used through {library}: found {found}; {remedy}", library = library.display())]
+    #[error(
+        "device {device} was asked for, and cannot be used through {}: found {found}; {remedy}",
+        library.display()
+    )]
     Device {
         /// The device.
         device: String,
@@ -110,8 +84,7 @@ pub enum Error {
 
     /// A backend failed while it ran a model that it had accepted.
     #[error(
-        "{backend} could not run {model}: {found}; the pictures of this batch are not stored: run again, \
-             or let vecstore-embed doctor try the model and the device"
+        "{backend} could not run {model}: {found}; this batch is not stored: run again, or examine the model"
     )]
     Inference {
         /// Name and version of the backend.
@@ -139,8 +112,7 @@ pub enum Error {
 
     /// A batch could not be saved, however often it was tried.
     #[error(
-        "{}: saving failed {}, the last time: {source}; what was saved before stays, and the same run goes on from there \
-         once this is mended",
+        "{}: saving failed {}, the last time: {source}; what was saved stays: mend this, and run again",
         store.display(), times(*failures)
     )]
     SaveFailed {
@@ -160,51 +132,16 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The folder that a store would be created in is not there.
-    #[error(
-        "{}: cannot create the store: there is no folder {}; create it, or choose another path",
-        store.display(), folder.display()
-    )]
-    StoreFolderMissing {
-        /// The store, as it was given.
-        store: PathBuf,
-        /// The folder it would be in.
-        folder: PathBuf,
-    },
-
-    /// The store's folder is there and empty, and runs have met a store in it before.
-    #[error(
-        "{}: this folder is empty, and {} tells of runs that had a store here: is the drive mounted? mount it and run again; \
-         to begin a new store here, move {} away first",
-        store.display(), runs.display(), runs.display()
-    )]
-    StoreGone {
-        /// The store, as it was given.
-        store: PathBuf,
-        /// The folder of its runs.
-        runs: PathBuf,
-    },
-
     /// The folder to run over is a file.
-    #[error("{}: expected a folder, found something else; give the folder that holds the pictures", path.display())]
+    #[error("{}: expected a folder, found something else; give the folder of the pictures", path.display())]
     NotAFolder {
         /// The path, as it was given.
         path: PathBuf,
     },
 
-    /// The folder to run over cannot be read at all.
-    #[error("{}: this folder cannot be read: {source}; check its permissions and its drive", path.display())]
-    FolderUnreadable {
-        /// The folder, as it was given.
-        path: PathBuf,
-        /// What the operating system said.
-        #[source]
-        source: io::Error,
-    },
-
     /// A folder whose pictures were to be tried has none.
     #[error(
-        "{}: expected pictures in this folder, found none among its {looked_at} file(s); name a folder that has some",
+        "{}: expected pictures in it, found none among its {looked_at} file(s); name a folder that has some",
         path.display()
     )]
     NoPictures {
@@ -226,20 +163,9 @@ pub enum Error {
         store: PathBuf,
     },
 
-    /// A root that cannot be called that.
-    #[error(
-        "{name:?} is not a root: expected NAME=DIR, with a name of letters, digits, '.', '_' and '-' \
-         (or '.' alone for the first root)"
-    )]
-    BadRootName {
-        /// What was given.
-        name: String,
-    },
-
     /// Two roots that would give the same picture two keys.
     #[error(
-        "{} (root {inner}) lies in {} (root {outer}), whose pictures have keys already; \
-         leave this --root away, or choose a folder outside",
+        "{} (root {inner}) lies in {} (root {outer}), keyed already; leave this root away, or name another",
         inner_dir.display(), outer_dir.display()
     )]
     RootsOverlap {
@@ -255,9 +181,8 @@ pub enum Error {
 
     /// Pictures that have no key, because they lie in none of the store's roots.
     #[error(
-        "{}: outside the roots of the store ({roots}){}; to add pictures from elsewhere, name their folder, for \
-         example --root more={}{}",
-        example.display(), and_more(*count), folder.display(), if_moved(*holds_root, folder)
+        "{}: outside the roots of the store ({roots}){}; {}",
+        example.display(), and_more(*count), elsewhere(folder, *holds_root)
     )]
     OutsideRoots {
         /// The folder of the run.
@@ -274,8 +199,7 @@ pub enum Error {
 
     /// A root that was to be pointed at a folder around its own, or in it.
     #[error(
-        "{}: root {name} is {}, which is still there, and its pictures would get second keys: --root {name}=DIR says \
-         that they moved; {}",
+        "{}: root {name} is {}, which is still there, and its pictures would get second keys; {}",
         new_dir.display(), old_dir.display(), instead(old_dir, new_dir)
     )]
     RootStillThere {
@@ -289,12 +213,11 @@ pub enum Error {
 
     /// A setting of the store that this crate did not write like that.
     #[error(
-        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; another program, or a newer \
-         version of this one, wrote it: use that version, or go back to a backup",
-        of_store(store.as_deref())
+        "{}: the setting {name:?} cannot be used: expected {expected}, found {value:?}; {WRITTEN}",
+        of_store(store.as_deref()), WRITTEN = WRITTEN
     )]
     BadSetting {
-        /// The store; `None` when settings were read that nobody said the store of.
+        /// The store; `None` when settings were read without their store.
         store: Option<PathBuf>,
         /// Name of the setting.
         name: String,
@@ -306,8 +229,7 @@ pub enum Error {
 
     /// The store was made for vectors of another dimension.
     #[error(
-        "{}: the store has dimension {expected}, the model {model} gives {found}; \
-         use the model the store was made for, or another store",
+        "{}: the store has dimension {expected}, the model {model} gives {found}; use another of the two",
         store.display()
     )]
     WrongDimension {
@@ -322,7 +244,10 @@ pub enum Error {
     },
 
     /// The store was made for other elements than were asked for.
-    #[error("{}: the store holds {expected} rows, not {found}; leave --dtype away, or use another store", store.display())]
+    #[error(
+        "{}: the store holds {expected} rows, not {found}; leave the element type open, or use another store",
+        store.display()
+    )]
     WrongDType {
         /// The store.
         store: PathBuf,
@@ -333,10 +258,7 @@ pub enum Error {
     },
 
     /// A backend that did not give one vector per picture.
-    #[error(
-        "{backend}: expected {expected} numbers for a batch of {batch}, found {found}; the model's output is not one \
-         vector per picture: name another one with --output-name"
-    )]
+    #[error("{backend}: expected {expected} numbers for {batch} vectors, found {found}; name another output")]
     ModelOutput {
         /// Name of the backend.
         backend: String,
@@ -369,7 +291,7 @@ pub enum Error {
 
     /// The model that filled the store is not where it was.
     #[error(
-        "{}: the model of this store was {}, and is no longer there; say where it is with --model",
+        "{}: the model of this store was {}, and is no longer there; give the file of the model",
         store.display(), model.display()
     )]
     ModelMoved {
@@ -381,8 +303,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// True when a device, or the machine, had no memory left for what a backend was to compute: less at a time may
-    /// still work. Backends have no code for it that they all share, so their words are looked at.
+    /// True when a device, or the machine, had no memory left for what a backend was to compute: less at a
+    /// time may still work. Backends have no code for it that they all share, so their words are looked at.
     pub fn is_out_of_memory(&self) -> bool {
         // ONNX Runtime's arena, CUDA, cuBLAS, the C++ allocator, Rust.
         const WORDS: [&str; 6] = [
@@ -397,9 +319,32 @@ impl Error {
         let found = found.to_ascii_lowercase();
         WORDS.iter().any(|words| found.contains(words))
     }
-}
 
-impl Error {
+    /// For a call that reads or writes `path`: what was being done as it reads after "cannot", and what to do
+    /// about it.
+    pub(crate) fn io(
+        path: impl Into<PathBuf>,
+        action: &'static str,
+        remedy: &'static str,
+    ) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, action, source, remedy }
+    }
+
+    pub(crate) fn unfit(
+        what: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        let (what, expected, found) = (what.into(), expected.into(), found.into());
+        Error::Unfit { what, expected, found, remedy: remedy.into() }
+    }
+
+    pub(crate) fn bad_value(what: &'static str, expected: &'static str, found: impl Into<String>) -> Self {
+        Error::BadValue { what, expected, found: found.into() }
+    }
+
     /// The same error, naming the store whose settings could not be read. Others are what they were.
     #[must_use]
     pub fn of_store(mut self, path: &Path) -> Self {
@@ -416,15 +361,11 @@ impl From<vecstore::Error> for Error {
     }
 }
 
+const WRITTEN: &str =
+    "another program, or a newer version, wrote it: use that version, or go back to a backup";
+
 fn of_store(store: Option<&Path>) -> String {
     store.map_or_else(|| "the store".to_owned(), |store| store.display().to_string())
-}
-
-fn no_engine(searched: Option<&str>) -> String {
-    match searched {
-        Some(searched) => format!("ONNX Runtime: {searched}; tract: not built in"),
-        None => "tract was asked for, and is not built in".to_owned(),
-    }
 }
 
 fn times(failures: u32) -> String {
@@ -435,22 +376,17 @@ fn times(failures: u32) -> String {
     }
 }
 
-fn if_moved(holds_root: bool, folder: &Path) -> String {
-    if holds_root {
-        String::new()
-    } else {
-        format!("; if the pictures moved, say --root .={} instead", folder.display())
-    }
+/// What to do about pictures outside the roots. Those of a root that is still there have not moved.
+fn elsewhere(folder: &Path, holds_root: bool) -> String {
+    let folder = folder.display();
+    let add = format!("to add what is there, name the folder as a root, for example more={folder}");
+    if holds_root { add } else { format!("{add}; if the pictures moved, name it .={folder} instead") }
 }
 
 fn instead(old_dir: &Path, new_dir: &Path) -> String {
-    if new_dir.starts_with(old_dir) {
-        "to run over these pictures, leave this --root away".to_owned()
-    } else {
-        format!(
-            "to add the pictures around them, name their folder, for example --root more={}",
-            new_dir.display()
-        )
+    match new_dir.starts_with(old_dir) {
+        true => "to run over these pictures, leave this root away".to_owned(),
+        false => elsewhere(new_dir, true),
     }
 }
 

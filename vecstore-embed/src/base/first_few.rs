@@ -1,4 +1,4 @@
-//! Lists that may be long, of which people want to see the beginning.
+//! Lists that may be long, of which the beginning is shown.
 
 use std::path::{Path, PathBuf};
 

@@ -23,7 +23,7 @@ impl StopFlag {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// True once somebody asked.
+    /// True once that was asked.
     pub fn is_raised(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }

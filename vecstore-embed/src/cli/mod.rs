@@ -2,6 +2,7 @@
 
 mod display;
 mod doctor;
+mod hints;
 mod logging;
 mod logs;
 mod metrics;

@@ -11,12 +11,12 @@ use vecstore_embed::keys::Remembered;
 use vecstore_embed::runs::{Known, Runs};
 use vecstore_embed::{FirstFew, Listed, RejectionClass};
 
-use super::{EXIT_FAILED, EXIT_SAVE};
+use super::{EXIT_FAILED, EXIT_SAVE, hints};
 
 /// A failure of a command: the library's, or that stdout cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error(transparent)]
+    #[error("{}{}", .0, hints::of(.0))]
     Embed(#[from] vecstore_embed::Error),
     #[error(
         "cannot write to stdout: {0}; what was done stays done: make room where the output goes, or send it \

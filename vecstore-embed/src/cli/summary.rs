@@ -11,6 +11,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::{Map, Value, json};
 use vecstore_embed::{Ended, FirstFew, Kinds, Plan, RejectionClass, Stage, StageTimes, Stages, Summary};
 
+use super::hints;
 use super::output::{Outcome, listed, print, print_json, told};
 use super::run::RunArgs;
 
@@ -64,7 +65,13 @@ pub(super) fn text_summary(args: &RunArgs, summary: &Summary) -> Vec<u8> {
         let heading = "stored, but gone from the folder (--prune removes their entries):";
         lines.extend(list(heading, &summary.gone.first));
     }
-    lines.extend(summary.gone.refused.iter().map(|refused| format!("nothing was pruned: {refused}")));
+    lines.extend(
+        summary
+            .gone
+            .refused
+            .iter()
+            .map(|refused| format!("nothing was pruned: {refused}{}", hints::of_words(refused))),
+    );
     if summary.too_few > 0 || summary.excluded > 0 {
         let few = format!("{} in folders with fewer than --min-images", count(summary.too_few));
         lines.push(format!("left out: {few}, {} by pattern", count(summary.excluded)));
@@ -141,7 +148,7 @@ pub(super) fn errors(args: &RunArgs, summary: &Summary) -> String {
             &format!("error: {unread} could not be read, and stay missing, the first: {first}; run again\n");
     }
     if let Some(refused) = &summary.gone.refused {
-        text += &format!("error: nothing was pruned: {refused}\n");
+        text += &format!("error: nothing was pruned: {refused}{}\n", hints::of_words(refused));
     }
     text
 }

@@ -1,8 +1,9 @@
 //! Does a file end where its picture ends?
 //!
-//! Decoders are made to show as much as they can: they stop at the last row they need, or paint what is missing
-//! grey. For an embedding that is a wrong vector that nobody notices. So before a file is decoded, its outer
-//! structure is walked, without looking at pixels, to the mark or the length that says "here it ends".
+//! Decoders are made to show as much as they can: they stop at the last row they need, or paint what is
+//! missing grey. For an embedding that is a wrong vector that goes unnoticed. So before a file is decoded,
+//! its outer structure is walked, without looking at pixels, to the mark or the length that says "here it
+//! ends".
 
 use super::{BadImage, Fault, Format, tiff_extent};
 
@@ -33,9 +34,9 @@ pub(super) fn check(format: Format, bytes: &[u8]) -> Result<Completeness, BadIma
     }
 }
 
-/// Walks markers to the end-of-image marker. Inside entropy-coded data a 0xff is always followed by a zero or a
-/// restart marker, and thumbnails lie inside segments whose length is skipped, so the first end-of-image marker met
-/// this way is the picture's own. What follows it (a second picture, a depth map) is not needed.
+/// Walks markers to the end-of-image marker. Inside entropy-coded data a 0xff is always followed by a zero or
+/// a restart marker, and thumbnails lie inside segments whose length is skipped, so the first end-of-image
+/// marker met this way is the picture's own. What follows it (a second picture, a depth map) is not needed.
 fn jpeg(bytes: &[u8], stray: &mut bool) -> Option<&'static str> {
     const MISSING: Option<&str> = Some("its end-of-image marker");
     let mut at = 2;
@@ -163,7 +164,7 @@ mod tests {
         assert_eq!(check(Format::Jpeg, JPEG), Ok(Completeness { stray_header_bytes: false }));
         for cut in 3..JPEG.len() {
             let refused = check(Format::Jpeg, &JPEG[..cut]).unwrap_err();
-            assert_eq!(refused.fault(), Fault::Truncated, "cut at {cut}");
+            assert_eq!(refused.fault, Fault::Truncated, "cut at {cut}");
         }
     }
 

@@ -17,8 +17,9 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbImage, BadImage>
     decode_at_least(bytes, limits, None)
 }
 
-/// As [`decode`], but a JPEG whose sides are more than `least` pixels may come out smaller, by a half, a quarter or an
-/// eighth, as long as they are. Only in builds with the feature `turbojpeg`; in others nothing comes out smaller.
+/// As [`decode`], but a JPEG whose sides are more than `least` pixels may come out smaller, by a half, a
+/// quarter or an eighth, as long as they are. Only in builds with the feature `turbojpeg`; in others nothing
+/// comes out smaller.
 ///
 /// # Errors
 /// As [`decode`].
@@ -32,8 +33,8 @@ pub fn decode_at_least(
     }
     let Some(format) = sniff::sniff(bytes) else { return Err(sniff::unknown(bytes)) };
     let whole = complete::check(format, bytes)?;
-    // Decoders of six formats are a lot of code that meets hostile bytes. A panic in one of them costs that one
-    // picture, not the run; nothing that outlives the call is shared with it.
+    // Decoders of six formats are a lot of code that meets hostile bytes. A panic in one of them costs that
+    // one picture, not the run; nothing that outlives the call is shared with it.
     let decoded = catch_unwind(AssertUnwindSafe(|| match format {
         Format::Jpeg => match least.map_or(Ok(None), |least| smaller(bytes, limits, least))? {
             Some(picture) => Ok(picture),
@@ -91,8 +92,20 @@ fn other(
     })
 }
 
-/// What is transparent shows a white page, as it would in print; dropping the alpha channel instead shows whatever
-/// colour the program that made the file left in pixels nobody sees.
+/// Turned as the metadata say.
+pub(super) fn upright(picture: RgbImage, orientation: Option<Orientation>) -> RgbImage {
+    match orientation {
+        None | Some(Orientation::NoTransforms) => picture,
+        Some(orientation) => {
+            let mut picture = DynamicImage::from(picture);
+            picture.apply_orientation(orientation);
+            picture.into_rgb8()
+        }
+    }
+}
+
+/// What is transparent shows a white page, as it would in print; dropping the alpha channel instead shows
+/// whatever colour the program that made the file left in pixels that are not seen.
 fn over_white(picture: DynamicImage) -> RgbImage {
     let rgba = picture.into_rgba8();
     let mut rgb = RgbImage::new(rgba.width(), rgba.height());

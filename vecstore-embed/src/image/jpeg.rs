@@ -1,8 +1,8 @@
-//! JPEG, decoded strictly: where the data contradict themselves the usual decoders paint the rest grey and call it
-//! a success.
+//! JPEG, decoded strictly: where the data contradict themselves the usual decoders paint the rest grey and
+//! call it a success.
 
+use image::RgbImage;
 use image::metadata::Orientation;
-use image::{DynamicImage, RgbImage};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::bytestream::{ZByteIoError, ZByteReaderTrait, ZCursor, ZSeekFrom};
@@ -10,6 +10,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::complete::Completeness;
+use super::decode::upright;
 use super::{BadImage, DecodeLimits, Fault, spare};
 
 pub(super) fn decode(bytes: &[u8], whole: Completeness, limits: &DecodeLimits) -> Result<RgbImage, BadImage> {
@@ -30,7 +31,8 @@ pub(super) fn decode(bytes: &[u8], whole: Completeness, limits: &DecodeLimits) -
     let Some(length) = decoder.output_buffer_size() else {
         return Err(BadImage::new(Fault::Damaged, "the JPEG header gives no size"));
     };
-    // A strict decoder writes every pixel or fails. Of another one that is not known, so it finds them cleared.
+    // A strict decoder writes every pixel or fails. Of another one that is not known, so it finds them
+    // cleared.
     let mut pixels = if whole.stray_header_bytes { vec![0; length] } else { spare::take(length) };
     decoder.decode_into(&mut pixels).map_err(rejected)?;
     let side = |side: usize| u32::try_from(side).unwrap_or(0);
@@ -38,14 +40,7 @@ pub(super) fn decode(bytes: &[u8], whole: Completeness, limits: &DecodeLimits) -
         let reason = format!("the JPEG data are not those of a {width}x{height} picture");
         return Err(BadImage::new(Fault::Damaged, reason));
     };
-    match orientation {
-        None | Some(Orientation::NoTransforms) => Ok(picture),
-        Some(orientation) => {
-            let mut picture = DynamicImage::from(picture);
-            picture.apply_orientation(orientation);
-            Ok(picture.into_rgb8())
-        }
-    }
+    Ok(upright(picture, orientation))
 }
 
 /// A [`ZCursor`] that reads four bytes, as the decoder does at a time, with one move. By itself it calls

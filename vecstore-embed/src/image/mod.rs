@@ -1,13 +1,14 @@
 //! From the bytes of a file to an upright RGB picture, or to the reason why not.
 //!
-//! Nothing here touches a disk: the caller reads the file, so that "the file could not be read" (try again) and
-//! "what the file holds is bad" (remember it, never ask again) cannot be confused.
+//! Nothing here touches a disk: the caller reads the file, so that "the file could not be read" (try again)
+//! and "what the file holds is bad" (remember it, never ask again) cannot be confused.
 //!
 //! - The format is what the first bytes say ([`sniff`]); names and extensions mean nothing.
 //! - The size is checked against [`DecodeLimits`] from the header, before pixels are allocated.
-//! - A file that ends too early is refused in every format, also where decoders would fill the rest with grey.
-//! - The EXIF orientation is applied; of an animation the first frame counts; transparency is laid over white;
-//!   grey, palette, CMYK, 16-bit and float pixels become 8-bit RGB. Colour profiles are not applied.
+//! - A file that ends too early is refused in every format, also where decoders would fill the rest with
+//!   grey.
+//! - The EXIF orientation is applied; of an animation the first frame counts; transparency is laid over
+//!   white; grey, palette, CMYK, 16-bit and float pixels become 8-bit RGB. Colour profiles are not applied.
 //!
 //! ```
 //! use vecstore_embed::image::{DecodeLimits, decode};
@@ -36,23 +37,23 @@ mod turbo;
 
 use std::fmt;
 
-use crate::base::{Rejected, RejectionClass};
+use crate::base::{Rejected, RejectionClass, names};
 
 pub(crate) use decode::sides;
 pub use decode::{decode, decode_at_least};
 pub use sniff::{Format, sniff};
 pub use spare::recycle;
 
-/// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under other
-/// rules are never mixed. Raise the number when a rule in the head of this module changes.
+/// What the decoded picture depends on beside the file: part of every fingerprint, so that vectors made under
+/// other rules are never mixed. Raise the number when a rule in the head of this module changes.
 pub(crate) const RULES: &str = "decode 1: upright, first frame, over white";
 
 /// How large a picture may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DecodeLimits {
-    /// Width times height, at most. A file may claim 65535 x 65535 in a few hundred bytes; this is checked before
-    /// memory for pixels is allocated. The default is 200 million.
+    /// Width times height, at most. A file may claim 65535 x 65535 in a few hundred bytes; this is checked
+    /// before memory for pixels is allocated. The default is 200 million.
     pub max_pixels: u64,
 }
 
@@ -75,7 +76,8 @@ impl DecodeLimits {
         }
     }
 
-    /// The most a decoder may allocate at a time, pixels of 16 bytes (RGBA in f32) being the largest there are.
+    /// The most a decoder may allocate at a time, pixels of 16 bytes (RGBA in f32) being the largest there
+    /// are.
     fn max_alloc(&self) -> u64 {
         self.max_pixels.saturating_mul(16)
     }
@@ -105,45 +107,31 @@ pub enum Fault {
     Damaged,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Fault::Empty => "empty file",
-            Fault::NotAPicture => "not a picture",
-            Fault::Truncated => "truncated",
-            Fault::TooLarge => "too large",
-            Fault::Unsupported => "unsupported",
-            Fault::Damaged => "damaged",
-        })
-    }
-}
+names!(Fault {
+    Empty "empty file", NotAPicture "not a picture", Truncated "truncated", TooLarge "too large",
+    Unsupported "unsupported", Damaged "damaged"
+});
 
 /// Why the content of a file gives no picture. The text is the same each time for the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BadImage {
-    fault: Fault,
-    reason: String,
+    /// What kind of fault it is.
+    pub fault: Fault,
+    /// The details in words; empty when the fault says it all.
+    pub reason: String,
 }
 
 impl BadImage {
     pub(crate) fn new(fault: Fault, reason: impl AsRef<str>) -> Self {
-        // Decoders have texts of several lines, and some with what they found in the file; a reason is one line.
+        // Decoders have texts of several lines, and some with what they found in the file; a reason is one
+        // line.
         let words: Vec<&str> = reason
             .as_ref()
             .split(|c: char| c.is_whitespace() || c.is_control())
             .filter(|w| !w.is_empty())
             .collect();
         BadImage { fault, reason: words.join(" ") }
-    }
-
-    /// What kind of fault it is.
-    pub fn fault(&self) -> Fault {
-        self.fault
-    }
-
-    /// The details in words; empty when the fault says it all.
-    pub fn reason(&self) -> &str {
-        &self.reason
     }
 }
 
@@ -176,9 +164,9 @@ mod tests {
     fn limits_hold_at_the_edge() {
         let limits = DecodeLimits::new(100);
         assert_eq!(limits.check(10, 10), Ok(()));
-        assert_eq!(limits.check(101, 1).unwrap_err().fault(), Fault::TooLarge);
-        assert_eq!(limits.check(u64::MAX, u64::MAX).unwrap_err().fault(), Fault::TooLarge);
-        assert_eq!(limits.check(0, 7).unwrap_err().fault(), Fault::Damaged);
+        assert_eq!(limits.check(101, 1).unwrap_err().fault, Fault::TooLarge);
+        assert_eq!(limits.check(u64::MAX, u64::MAX).unwrap_err().fault, Fault::TooLarge);
+        assert_eq!(limits.check(0, 7).unwrap_err().fault, Fault::Damaged);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Which format a file is, by its first bytes.
 
-use std::fmt;
-
 use super::{BadImage, Fault};
+use crate::base::names;
 
 /// The formats that are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,29 +21,18 @@ pub enum Format {
     Tiff,
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Jpeg => "JPEG",
-            Format::Png => "PNG",
-            Format::WebP => "WebP",
-            Format::Gif => "GIF",
-            Format::Bmp => "BMP",
-            Format::Tiff => "TIFF",
-        })
-    }
-}
+names!(Format { Jpeg "JPEG", Png "PNG", WebP "WebP", Gif "GIF", Bmp "BMP", Tiff "TIFF" });
 
-/// The format that the first bytes of a file promise, or `None` if it is none that is decoded here. 32 bytes are
-/// enough; with fewer the answer may be `None` for a file that would be recognised.
+/// The format that the first bytes of a file promise, or `None` if it is none that is decoded here. 32 bytes
+/// are enough; with fewer the answer may be `None` for a file that would be recognised.
 pub fn sniff(head: &[u8]) -> Option<Format> {
     match head {
         [0xff, 0xd8, 0xff, ..] => Some(Format::Jpeg),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Format::Png),
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Format::Gif),
-        // Two letters prove little. The two reserved fields are zero in every bitmap, and its header has one of few
-        // lengths: without this a text that begins with "BM" would be called a damaged picture.
+        // Two letters prove little. The two reserved fields are zero in every bitmap, and its header has one
+        // of few lengths: without this a text that begins with "BM" would be called a damaged picture.
         [b'B', b'M', _, _, _, _, 0, 0, 0, 0, _, _, _, _, 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] => {
             Some(Format::Bmp)
         }
@@ -112,15 +100,15 @@ mod tests {
     #[test]
     fn formats_of_others_are_named() {
         let heic = unknown(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
-        assert_eq!(heic.fault(), Fault::Unsupported);
-        assert!(heic.reason().contains("HEIC"), "{heic}");
+        assert_eq!(heic.fault, Fault::Unsupported);
+        assert!(heic.reason.contains("HEIC"), "{heic}");
         let elf = unknown(b"\x7fELF\x02\x01\x01\0");
-        assert!(elf.reason().starts_with("begins with 7f 45 4c 46"), "{elf}");
+        assert!(elf.reason.starts_with("begins with 7f 45 4c 46"), "{elf}");
     }
 
     #[test]
     fn umlauts_cut_at_the_window_are_still_text() {
         let text = "x".repeat(31) + "ü and so on";
-        assert_eq!(unknown(text.as_bytes()).reason(), "begins like a text file");
+        assert_eq!(unknown(text.as_bytes()).reason, "begins like a text file");
     }
 }

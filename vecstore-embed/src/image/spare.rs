@@ -1,7 +1,7 @@
 //! Memory for pixels that goes from one picture to the next.
 //!
-//! A picture of twelve megapixels takes 36 MB. Memory of that size is fetched from the system for each picture anew,
-//! which clears it page by page, and is given back after it: a tenth of the time of decoding.
+//! A picture of twelve megapixels takes 36 MB. Memory of that size is fetched from the system for each
+//! picture anew, which clears it page by page, and is given back after it: a tenth of the time of decoding.
 
 use std::cell::Cell;
 

@@ -1,15 +1,16 @@
-//! How far a TIFF reaches: every table and every strip or tile of every page, as its directories describe them.
+//! How far a TIFF reaches: every table and every strip or tile of every page, as its directories describe
+//! them.
 
 use std::collections::HashSet;
 
-/// Directories looked at; a chain this long is a scanner's whole archive, or a loop drawn by an enemy.
+/// Directories looked at; a chain this long is a scanner's whole archive, or a loop drawn on purpose.
 const MAX_PAGES: usize = 4096;
 
 /// The tags that say where pixels are and how many bytes of them: strips, then tiles.
 const PIXELS: [(u16, u16); 2] = [(273, 279), (324, 325)];
 
-/// What lies beyond the end of the file, if anything does. A TIFF may put its parts in any order, so there is no
-/// end mark to look for.
+/// What lies beyond the end of the file, if anything does. A TIFF may put its parts in any order, so there is
+/// no end mark to look for.
 pub(super) fn missing(bytes: &[u8]) -> Option<&'static str> {
     let file = File {
         bytes,
@@ -118,7 +119,7 @@ impl File<'_> {
     }
 }
 
-/// Bytes of one element of a TIFF field type; types nobody defined are passed over.
+/// Bytes of one element of a TIFF field type; types that are not defined are passed over.
 fn element_size(kind: u64) -> Option<u64> {
     match kind {
         1 | 2 | 6 | 7 => Some(1),

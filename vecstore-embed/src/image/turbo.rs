@@ -1,19 +1,21 @@
 //! JPEG decoded smaller than it is, by libjpeg-turbo.
 //!
-//! A JPEG holds frequencies of blocks of 8 x 8 pixels. Leaving the high ones out gives the picture at a half, a quarter
-//! or an eighth of its sides for a fraction of the time, but not the pixels that resizing the whole one would.
+//! A JPEG holds frequencies of blocks of 8 x 8 pixels. Leaving the high ones out gives the picture at a half,
+//! a quarter or an eighth of its sides for a fraction of the time, but not the pixels that resizing the whole
+//! one would.
 
+use image::RgbImage;
 use image::metadata::Orientation;
-use image::{DynamicImage, RgbImage};
 use turbojpeg::{Decompressor, Image, PixelFormat, ScalingFactor};
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::decode::upright;
 use super::{BadImage, DecodeLimits, spare};
 
-/// The picture at the smallest scale at which both sides have `least` pixels or more. `None` where that is its full
-/// size, and where something is wrong or unusual: then the exact decoder has its say.
+/// The picture at the smallest scale at which both sides have `least` pixels or more. `None` where that is
+/// its full size, and where something is wrong or unusual: then the exact decoder has its say.
 pub(super) fn decode(
     bytes: &[u8],
     limits: &DecodeLimits,
@@ -31,14 +33,7 @@ pub(super) fn decode(
         return Ok(None);
     };
     let Some(picture) = decompress(bytes, scale, (width, height)) else { return Ok(None) };
-    Ok(Some(match orientation {
-        None | Some(Orientation::NoTransforms) => picture,
-        Some(orientation) => {
-            let mut picture = DynamicImage::from(picture);
-            picture.apply_orientation(orientation);
-            picture.into_rgb8()
-        }
-    }))
+    Ok(Some(upright(picture, orientation)))
 }
 
 fn decompress(bytes: &[u8], scale: ScalingFactor, sides: (usize, usize)) -> Option<RgbImage> {

@@ -33,17 +33,19 @@ impl<'a> Target<'a> {
         let store = match options.open(path) {
             Ok(store) => Some(store),
             Err(vecstore::Error::NotFound { .. }) => {
+                let store = path.display().to_string();
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 if let Some(folder) = folder.filter(|folder| matches!(folder.try_exists(), Ok(false))) {
-                    return Err(Error::StoreFolderMissing {
-                        store: path.to_owned(),
-                        folder: folder.to_owned(),
-                    });
+                    let found = format!("no folder {}", folder.display());
+                    let remedy = "create it, or choose another path";
+                    return Err(Error::unfit(store, "a folder to create the store in", found, remedy));
                 }
                 let runs = Runs::of_store(path);
                 if path.is_dir() && runs.list().is_ok_and(|known| known.iter().any(Known::met_a_store)) {
-                    let runs = runs.folder().to_owned();
-                    return Err(Error::StoreGone { store: path.to_owned(), runs });
+                    let expected = format!("the store that {} tells of", runs.folder().display());
+                    let remedy = "is the drive mounted? mount it and run again; to begin a new store here, move that \
+                                  folder of runs away first";
+                    return Err(Error::unfit(store, expected, "an empty folder", remedy));
                 }
                 None
             }

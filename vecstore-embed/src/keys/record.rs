@@ -1,7 +1,7 @@
 //! What a store remembers of the file an entry was made from, so that a changed file is noticed.
 //!
-//! Length and time of the last change say in a moment that a file is the one it was. Where they differ, the hash of the
-//! content decides: a copy, or a touched file, is not embedded again.
+//! Length and time of the last change say in a moment that a file is the one it was. Where they differ, the
+//! hash of the content decides: a copy, or a touched file, is not embedded again.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;

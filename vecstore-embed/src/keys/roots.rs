@@ -1,11 +1,13 @@
 //! Which key a file has: its path relative to a folder that the store remembers.
 //!
-//! The first run records its folder as the store's *root*, and the key of `ROOT/people/1.jpg` is `people/1.jpg`,
-//! wherever a later run starts. Pictures outside that folder join under a name (`--root NAME=DIR`), with keys like
-//! `//NAME/people/1.jpg`. A relative path never begins with a slash, so the two cannot collide.
+//! The first run records its folder as the store's *root*, and the key of `ROOT/people/1.jpg` is
+//! `people/1.jpg`, wherever a later run starts. Pictures outside that folder join under a name (`NAME=DIR`),
+//! with keys like `//NAME/people/1.jpg`. A relative path never begins with a slash, so the two cannot
+//! collide.
 //!
-//! A file that lies in several roots belongs to the one that was recorded first. That rule makes the key of a file
-//! independent of the folder a run was started in, which is what keeps a picture from being embedded twice.
+//! A file that lies in several roots belongs to the one that was recorded first. That rule makes the key of a
+//! file independent of the folder a run was started in, which is what keeps a picture from being embedded
+//! twice.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +18,7 @@ use std::{fs, io};
 
 use crate::base::{Error, Result};
 
-/// Name of the first root in `--root .=DIR` and in messages.
+/// Name of the first root in `.=DIR` and in messages.
 pub const FIRST_ROOT: &str = ".";
 
 /// Name of the store's setting that holds the first root; named ones are in `root.NAME`.
@@ -46,7 +48,7 @@ impl Root {
     }
 }
 
-/// `NAME=DIR`, as given to `--root`: adds a root, or says where the pictures of a recorded one are now.
+/// `NAME=DIR`: adds a root, or says where the pictures of a recorded one are now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RootArg {
     name: String,
@@ -54,12 +56,12 @@ pub struct RootArg {
 }
 
 impl RootArg {
-    /// Checks the name (letters, digits, `.`, `_` and `-`; or `.` alone for the first root). The folder is looked
-    /// at when a run starts.
+    /// Checks the name (letters, digits, `.`, `_` and `-`; or `.` alone for the first root). The folder is
+    /// looked at when a run starts.
     pub fn new(name: &str, dir: impl Into<PathBuf>) -> Result<Self> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if name.is_empty() || name == ".." || !name.bytes().all(plain) {
-            return Err(Error::BadRootName { name: name.to_owned() });
+            return Err(bad_root(name));
         }
         Ok(RootArg { name: name.to_owned(), dir: dir.into() })
     }
@@ -74,7 +76,7 @@ impl RootArg {
     /// ```
     pub fn parse(text: &OsStr) -> Result<Self> {
         let bytes = text.as_bytes();
-        let bad = || Error::BadRootName { name: text.to_string_lossy().into_owned() };
+        let bad = || bad_root(&text.to_string_lossy());
         let split = bytes.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
         let (name, rest) = bytes.split_at(split);
         let name = std::str::from_utf8(name).map_err(|_| bad())?;
@@ -98,6 +100,12 @@ impl RootArg {
     pub(crate) fn canonical(&self) -> Result<Self> {
         Ok(RootArg { name: self.name.clone(), dir: canonical_folder(&self.dir)? })
     }
+}
+
+fn bad_root(found: &str) -> Error {
+    let expected =
+        "NAME=DIR, with a name of letters, digits, '.', '_' and '-' (or '.' alone for the first root)";
+    Error::bad_value("root", expected, found)
 }
 
 /// The roots a store has recorded, in the order they were recorded in.
@@ -142,9 +150,10 @@ impl Roots {
 
     /// Adds the root, or points the one of that name at another folder. `arg`'s folder must be canonical.
     ///
-    /// Refused where it would give pictures a second key: when the folder lies in a root recorded earlier (its
-    /// pictures have keys already), or would contain one recorded later (it would take its pictures over); and when
-    /// a root would grow or shrink in place, because its pictures have not moved and keep their old keys.
+    /// Refused where it would give pictures a second key: when the folder lies in a root recorded earlier
+    /// (its pictures have keys already), or would contain one recorded later (it would take its pictures
+    /// over); and when a root would grow or shrink in place, because its pictures have not moved and keep
+    /// their old keys.
     pub(crate) fn point(&mut self, arg: &RootArg) -> Result<()> {
         let root = Root { name: arg.name.clone(), dir: arg.dir.clone() };
         let mut list = self.list.clone();
@@ -202,7 +211,8 @@ impl Roots {
         })
     }
 
-    /// The file that has this key, and its name in it if that is a tar file; `None` when the key's root is not known.
+    /// The file that has this key, and its name in it if that is a tar file; `None` when the key's root is
+    /// not known.
     ///
     /// The opposite of [`Roots::key`]: `people/1.jpg`, `//phone/people/1.jpg`, `shards/0.tar//people/1.jpg`.
     pub fn file(&self, key: &[u8]) -> Option<(PathBuf, Option<Vec<u8>>)> {
@@ -237,8 +247,8 @@ impl fmt::Display for Roots {
     }
 }
 
-/// Writes a path as text. Settings are text and paths are bytes, so bytes that are not UTF-8 become `%XX`, and `%`
-/// itself `%25`.
+/// Writes a path as text. Settings are text and paths are bytes, so bytes that are not UTF-8 become `%XX`,
+/// and `%` itself `%25`.
 pub(crate) fn encode_path(path: &Path) -> String {
     let mut text = String::new();
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
@@ -266,7 +276,7 @@ pub(crate) fn decode_path(text: &str) -> Option<PathBuf> {
 pub(crate) fn canonical_folder(folder: &Path) -> Result<PathBuf> {
     let wrong = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::FolderMissing { path: folder.to_owned() },
-        _ => Error::FolderUnreadable { path: folder.to_owned(), source },
+        _ => Error::io(folder, "read the folder", "check its permissions and its drive")(source),
     };
     let path = folder.canonicalize().map_err(wrong)?;
     if !fs::metadata(&path).map_err(wrong)?.is_dir() {

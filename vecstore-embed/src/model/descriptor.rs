@@ -1,11 +1,12 @@
 //! The built-in model: a description of a picture that needs no learnt weights.
 //!
-//! It is plain Rust, so a first run downloads nothing and needs no engine. It sees what a picture *looks* like, not
-//! what it shows: the same photograph resized, recompressed, slightly cropped, brightened or made grey is found;
-//! another photograph of the same dog is not, and a mirror image is not.
+//! It is plain Rust, so a first run downloads nothing and needs no engine. It sees what a picture *looks*
+//! like, not what it shows: the same photograph resized, recompressed, slightly cropped, brightened or made
+//! grey is found; another photograph of the same dog is not, and a mirror image is not.
 //!
-//! The input is one picture of 224 x 224 pixels as three planes of `f32`, RGB, 0 to 1. The output has 512 numbers and
-//! length 1. It is made of four blocks, each brought to length 1, compressed, brought to length 1 again and weighted:
+//! The input is one picture of 224 x 224 pixels as three planes of `f32`, RGB, 0 to 1. The output has 512
+//! numbers and length 1. It is made of four blocks, each brought to length 1, compressed, brought to length 1
+//! again and weighted:
 //!
 //! | values | block | weight |
 //! |---|---|---|
@@ -16,12 +17,13 @@
 //!
 //! The compression is `x / sqrt(|x| + 0.02)`: a square root that keeps the sign, and is straight near zero.
 //!
-//! Bringing to length 1 would blow up rounding noise where there is nothing else: on a blank page, differently on
-//! each machine. So what is far below one level of one pixel counts as zero, and a hundredth is added to the first
-//! value at the end: a picture that is one even grey gives the unit vector along it, like any other blank page.
+//! Bringing to length 1 would blow up rounding noise where there is nothing else: on a blank page,
+//! differently on each machine. So what is far below one level of one pixel counts as zero, and a hundredth
+//! is added to the first value at the end: a picture that is one even grey gives the unit vector along it,
+//! like any other blank page.
 //!
-//! The same computation is kept as an ONNX graph in `tests/descriptor/`, next to its generator. It is the reference:
-//! the tests hold this code to it, and the model's fingerprint is that of the graph.
+//! The same computation is kept as an ONNX graph in `tests/descriptor/`, next to its generator. It is the
+//! reference: the tests hold this code to it, and the model's fingerprint is that of the graph.
 
 use std::f64::consts::PI;
 
@@ -49,8 +51,8 @@ const THUMB: usize = 32;
 /// Added to a squared length before the root, so that a block of zeros stays one.
 const TINY: f32 = 1e-6;
 
-/// Cosine coefficients this near to zero are rounding: measured at up to 1.2e-6 on even greys, while in photographs
-/// half of them are above 0.1. All are brought that much nearer to zero, so that none jumps.
+/// Cosine coefficients this near to zero are rounding: measured at up to 1.2e-6 on even greys, while in
+/// photographs half of them are above 0.1. All are brought that much nearer to zero, so that none jumps.
 const COEFFICIENT_NOISE: f32 = 2e-5;
 
 /// The same for slopes: rounding 5e-8, one level in one pixel 6e-5, photographs around 0.01.
@@ -118,8 +120,8 @@ struct Kept {
     weight: f32,
 }
 
-/// The `count` coefficients nearest to frequency zero of `side` x `side`, each weighted by its frequency to `power`.
-/// The mean, if it is one of them, counts as frequency one half.
+/// The `count` coefficients nearest to frequency zero of `side` x `side`, each weighted by its frequency to
+/// `power`. The mean, if it is one of them, counts as frequency one half.
 fn kept(side: usize, count: usize, mean: bool, power: f64) -> Vec<Kept> {
     let mut order: Vec<(usize, usize, usize)> = (0..side)
         .flat_map(|down| (0..side).map(move |across| (down * down + across * across, down, across)))
@@ -140,8 +142,9 @@ fn cosines() -> [[f32; THUMB]; Light::SIDE] {
     std::array::from_fn(|frequency| std::array::from_fn(|at| cosine(frequency, at)))
 }
 
-/// The slope in a direction, of what a Gaussian has smoothed: `-(cos x + sin y) exp(-(x^2 + y^2) / 2 BLUR^2)`, scaled
-/// so that the absolute values add up to 1. Both parts are products of a function of x and one of y.
+/// The slope in a direction, of what a Gaussian has smoothed:
+/// `-(cos x + sin y) exp(-(x^2 + y^2) / 2 BLUR^2)`, scaled so that the absolute values add up to 1.
+/// Both parts are products of a function of x and one of y.
 struct Filters {
     /// The Gaussian at 0 to [`REACH`].
     smooth: [f32; REACH + 1],
@@ -286,8 +289,8 @@ fn halve(plane: &[f32], side: usize, into: &mut [f32]) {
 }
 
 impl Slopes {
-    /// The energies of the gradient of a luma of `side` x `side`: by direction, then by cell. The frame of the
-    /// picture, which would be an edge like any other, is left out.
+    /// The energies of the gradient of a luma of `side` x `side`: by direction, then by cell. The frame of
+    /// the picture, which would be an edge like any other, is left out.
     fn edges(&mut self, filters: &Filters, luma: &[f32], side: usize, into: &mut [f32]) {
         let width = side - 2 * REACH;
         let cell = width / CELLS;
@@ -327,7 +330,8 @@ impl Slopes {
         }
     }
 
-    /// Adds what of the slopes in row `y` of the result is above the noise, for each of its first `used` columns.
+    /// Adds what of the slopes in row `y` of the result is above the noise, for each of its first `used`
+    /// columns.
     fn add_row(&mut self, filters: &Filters, y: usize, width: usize, used: usize) {
         let [s0, s1, s2, s3] = filters.smooth;
         let [d1, d2, d3] = filters.slope;

@@ -1,8 +1,9 @@
 //! What makes two vectors comparable, as one number.
 //!
-//! Everything that a vector depends on beside the picture goes in: the bytes of the model and of the files its
-//! weights lie in, the preparation of pictures, which output is taken, whether it is brought to length 1, and whether a
-//! model of f32 is computed in less. What only changes the last bits does not: the backend, its version, the machine.
+//! Everything that a vector depends on beside the picture goes in: the bytes of the model and of the files
+//! its weights lie in, the preparation of pictures, which output is taken, whether it is brought to length 1,
+//! and whether a model of f32 is computed in less. What only changes the last bits does not: the backend, its
+//! version, the machine.
 
 use vecstore::Fingerprint;
 
@@ -16,7 +17,7 @@ const UNSCALED: &str = "vecstore-embed 1: vectors as the model makes them";
 
 /// The ingredients.
 pub(crate) struct Ingredients<'a> {
-    /// What the model is called, for people.
+    /// What the model is called; only the description has it.
     pub(crate) name: &'a str,
     /// Content hash of the graph.
     pub(crate) model: blake3::Hash,
@@ -48,7 +49,8 @@ impl Ingredients<'_> {
             add(name.as_bytes());
             add(content.as_bytes());
         }
-        // Last and only where it is given, so that stores from before there was a choice keep their fingerprints.
+        // Last and only where it is given, so that stores from before there was a choice keep their
+        // fingerprints.
         let lesser = match self.precision {
             Precision::Full => String::new(),
             lesser => {

@@ -26,7 +26,8 @@ pub(crate) struct Port {
     pub(crate) name: String,
     /// `None` for what pixels and vectors do not come in.
     pub(crate) element: Option<Element>,
-    /// The declared length of each dimension, `None` where it is left open; `None` for the whole if no shape is given.
+    /// The declared length of each dimension, `None` where it is left open; `None` for the whole if no shape
+    /// is given.
     pub(crate) dims: Option<Vec<Option<u64>>>,
 }
 

@@ -7,14 +7,12 @@ mod precision;
 mod proto;
 mod spec;
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use vecstore::Fingerprint;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, names};
 use crate::image::preprocess::{Preprocess, PreprocessOverrides};
 use crate::tensor::{Element, TensorSpec};
 
@@ -43,18 +41,25 @@ const CONFIG: &str = "preprocessor_config.json";
 #[derive(Clone, Debug)]
 pub struct Model {
     name: String,
-    /// The graph; `None` for the built-in model. Backends read it again, because weights may lie in files beside it.
+    /// The graph; `None` for the built-in model. Backends read it again, because weights may lie in files
+    /// beside it.
     file: Option<PathBuf>,
     preprocess: Preprocess,
     fingerprint: Fingerprint,
-    input: String,
-    output: String,
-    batch: BatchShape,
-    /// What the input is made of.
-    element: Element,
+    graph: Graph,
     normalise: Normalise,
     precision: Precision,
     space: Option<String>,
+}
+
+/// What the graph takes and gives.
+#[derive(Clone, Debug)]
+struct Graph {
+    input: String,
+    /// What the input is made of.
+    element: Element,
+    batch: BatchShape,
+    output: String,
 }
 
 /// What is done to the vectors that a model gives.
@@ -68,32 +73,13 @@ pub enum Normalise {
     None,
 }
 
-impl fmt::Display for Normalise {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Normalise::L2 => "l2",
-            Normalise::None => "none",
-        })
-    }
-}
-
-impl FromStr for Normalise {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "l2" => Ok(Normalise::L2),
-            "none" => Ok(Normalise::None),
-            _ => Err(Error::BadValue { what: "normalise", expected: "l2 or none", found: text.to_owned() }),
-        }
-    }
-}
+names!(Normalise "normalise" { L2 "l2" or None "none" });
 
 /// Which of the numbers that a model gives are the vector of a picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutputOptions {
-    /// The output to take. Without it the only one is taken, or the only one `[N, D]`, or the one of those that is
-    /// called as the embedding of exported models is.
+    /// The output to take. Without it the only one is taken, or the only one `[N, D]`, or the one of those
+    /// that is called as the embedding of exported models is.
     pub name: Option<String>,
     /// What is done to it.
     pub normalise: Normalise,
@@ -110,10 +96,10 @@ pub(crate) enum BatchShape {
 }
 
 /// Pictures that a graph may ask for at a time.
-const MAX_FIXED: u64 = 4096;
+const MAX_FIXED: usize = 4096;
 
-/// What the embedding is called, where a model has several outputs `[N, D]`, the most telling names first. CLIP's and
-/// SigLIP's exports have `image_embeds` beside the `pooler_output` that it is a projection of.
+/// What the embedding is called, where a model has several outputs `[N, D]`, the most telling names first.
+/// CLIP's and SigLIP's exports have `image_embeds` beside the `pooler_output` that it is a projection of.
 const EMBEDDINGS: [&str; 6] =
     ["image_embeds", "image_embeddings", "embeddings", "embedding", "embeds", "pooler_output"];
 
@@ -123,45 +109,30 @@ impl Model {
     /// # Errors
     /// None: built-in and loaded models have one signature.
     pub fn builtin() -> Result<Self> {
-        let preprocess = Preprocess::descriptor();
-        let (input, output) = ("pixels".to_owned(), "embedding".to_owned());
-        let (normalise, precision) = (Normalise::L2, Precision::Full);
-        let fingerprint = Ingredients {
-            name: descriptor::NAME,
-            model: descriptor::REFERENCE.into(),
-            weights: &[],
-            preprocess: &preprocess.canonical(),
-            output: &output,
-            normalise,
-            precision,
-        }
-        .fingerprint();
-        Ok(Model {
+        let parts = Parts {
             name: descriptor::NAME.to_owned(),
             file: None,
-            preprocess,
-            fingerprint,
-            input,
-            output,
-            batch: BatchShape::Any,
-            element: Element::F32,
-            normalise,
-            precision,
-            space: None,
-        })
+            content: descriptor::REFERENCE.into(),
+            weights: Vec::new(),
+            preprocess: Preprocess::descriptor(),
+        };
+        let (input, output) = ("pixels".to_owned(), "embedding".to_owned());
+        let graph = Graph { input, element: Element::F32, batch: BatchShape::Any, output };
+        Ok(parts.model(graph, &OutputOptions::default()))
     }
 
-    /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one `[N, D]`.
+    /// An ONNX file with one input of f32, f16 or bf16 `[N, 3, height, width]` and, among its outputs, one
+    /// `[N, D]`.
     ///
-    /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single values
-    /// replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they do, a file of a
-    /// family that is not known here does not matter either.
+    /// How to prepare pictures is read from `preprocessor_config.json` in the model's folder, with single
+    /// values replaced by `overrides`. Without that file `overrides` must hold size, mean and std; when they
+    /// do, a file of a family that is not known here does not matter either.
     ///
     /// `output` names the output to take; see [`OutputOptions::name`].
     ///
     /// # Errors
-    /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how to
-    /// prepare pictures. Each says what was expected, what was found and what to do.
+    /// If a file cannot be read, is not ONNX, has other inputs or no such output, or if it is not known how
+    /// to prepare pictures. Each says what was expected, what was found and what to do.
     pub fn from_file(path: &Path, overrides: &PreprocessOverrides, output: Option<&str>) -> Result<Self> {
         let output = OutputOptions { name: output.map(str::to_owned), ..OutputOptions::default() };
         Model::from_file_with(path, overrides, &output)
@@ -176,21 +147,18 @@ impl Model {
         overrides: &PreprocessOverrides,
         output: &OutputOptions,
     ) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            action: "read the model",
-            source,
-            remedy: "give the path of an ONNX file that this user may read",
-        })?;
+        let remedy = "give the path of an ONNX file that this user may read";
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read the model", remedy))?;
         let declared = declared(&path.display().to_string(), &bytes)?;
         let parts = Parts {
             name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-            file: path,
+            file: Some(path),
+            content: blake3::hash(&bytes),
             weights: hash_weights(path, &declared)?,
-            bytes: &bytes,
             preprocess: preprocess(path, overrides)?,
         };
-        parts.model(&declared, output)
+        let graph = parts.graph(&declared, output.name.as_deref())?;
+        Ok(parts.model(graph, output))
     }
 
     /// What the model is called: its file name.
@@ -198,8 +166,8 @@ impl Model {
         &self.name
     }
 
-    /// The same model as one tower of the space that is called `space`: vectors of another tower of that space may be
-    /// compared with its own, such as those of words with those of pictures.
+    /// The same model as one tower of the space that is called `space`: vectors of another tower of that
+    /// space may be compared with its own, such as those of words with those of pictures.
     #[must_use]
     pub fn with_space(mut self, space: Option<String>) -> Self {
         self.space = space;
@@ -229,15 +197,15 @@ impl Model {
     /// Its input, for pictures as its preparation makes them.
     pub fn input(&self) -> TensorSpec {
         let (height, width) = (self.preprocess.input_height(), self.preprocess.input_width());
-        TensorSpec::new(&self.input, self.element, &[3, height as usize, width as usize])
+        TensorSpec::new(&self.graph.input, self.graph.element, &[3, height as usize, width as usize])
     }
 
     pub(crate) fn output(&self) -> &str {
-        &self.output
+        &self.graph.output
     }
 
     pub(crate) fn batch(&self) -> BatchShape {
-        self.batch
+        self.graph.batch
     }
 
     /// What is done to the vectors that it gives.
@@ -269,46 +237,39 @@ impl Model {
 /// All that a model is made from, before it is known to fit together.
 struct Parts<'a> {
     name: String,
-    file: &'a Path,
-    bytes: &'a [u8],
+    file: Option<&'a Path>,
+    /// Of the graph.
+    content: blake3::Hash,
     weights: Vec<(String, blake3::Hash)>,
     preprocess: Preprocess,
 }
 
 impl Parts<'_> {
-    fn model(self, declared: &Declared, options: &OutputOptions) -> Result<Model> {
-        let (input, batch) = self.input(&declared.inputs)?;
-        let output = self.output(&declared.outputs, options.name.as_deref())?;
-        let (normalise, precision) = (options.normalise, options.precision);
+    fn model(self, graph: Graph, options: &OutputOptions) -> Model {
+        let Parts { name, file, content, weights, preprocess } = self;
+        let OutputOptions { normalise, precision, .. } = *options;
         let fingerprint = Ingredients {
-            name: &self.name,
-            model: blake3::hash(self.bytes),
-            weights: &self.weights,
-            preprocess: &self.preprocess.canonical(),
-            output: &output,
+            name: &name,
+            model: content,
+            weights: &weights,
+            preprocess: &preprocess.canonical(),
+            output: &graph.output,
             normalise,
             precision,
         }
         .fingerprint();
-        let Parts { name, file, preprocess, .. } = self;
+        let file = file.map(Path::to_owned);
+        Model { name, file, preprocess, fingerprint, graph, normalise, precision, space: None }
+    }
+
+    fn graph(&self, declared: &Declared, wanted: Option<&str>) -> Result<Graph> {
+        let (input, batch) = self.input(&declared.inputs)?;
         let (input, element) = (input.name.clone(), input.element.unwrap_or_default());
-        Ok(Model {
-            name,
-            file: Some(file.to_owned()),
-            preprocess,
-            fingerprint,
-            input,
-            output,
-            batch,
-            element,
-            normalise,
-            precision,
-            space: None,
-        })
+        Ok(Graph { input, element, batch, output: self.output(&declared.outputs, wanted)? })
     }
 
     fn refuse<T>(&self, expected: String, found: String, remedy: &str) -> Result<T> {
-        let model = self.file.display().to_string();
+        let model = self.file.map(|file| file.display().to_string()).unwrap_or_default();
         Err(Error::Model { model, expected, found, remedy: remedy.to_owned() })
     }
 
@@ -321,58 +282,45 @@ impl Parts<'_> {
             let found = format!("{} inputs ({})", inputs.len(), list(inputs));
             return self.refuse(expected, found, "export the part of the model that embeds pictures alone");
         };
+        let refuse = |remedy| self.refuse(expected.clone(), input.to_string(), remedy);
         if input.element.is_none() {
-            return self.refuse(expected, input.to_string(), "export the model with f32 inputs");
+            return refuse("export the model with f32 inputs");
         }
         let Some(dims) = &input.dims else { return Ok((input, BatchShape::Any)) };
         let [batch, channels, rows, columns] = dims[..] else {
-            return self.refuse(
-                expected,
-                input.to_string(),
-                "export a model that takes pictures as [N, 3, H, W]",
-            );
+            return refuse("export a model that takes pictures as [N, 3, H, W]");
         };
         if channels.is_some_and(|channels| channels != 3) {
-            let remedy = "export a model that takes three colour planes before height and width";
-            return self.refuse(expected, input.to_string(), remedy);
+            return refuse("export a model that takes three colour planes before height and width");
         }
         if rows.is_some_and(|rows| rows != height) || columns.is_some_and(|columns| columns != width) {
-            let remedy = "give the --size and --crop that the model was trained with";
-            return self.refuse(expected, input.to_string(), remedy);
+            return refuse("give the size and the crop that the model was trained with");
         }
-        match batch {
+        match batch.map(usize::try_from) {
             None => Ok((input, BatchShape::Any)),
-            Some(fixed @ 1..=MAX_FIXED) => match usize::try_from(fixed) {
-                Ok(fixed) => Ok((input, BatchShape::Fixed(fixed))),
-                Err(_) => self.refuse(expected, input.to_string(), "export the model with a smaller batch"),
-            },
-            Some(_) => {
-                self.refuse(expected, input.to_string(), "export the model with a free batch dimension")
-            }
+            Some(Ok(fixed @ 1..=MAX_FIXED)) => Ok((input, BatchShape::Fixed(fixed))),
+            Some(_) => refuse("export the model with a free batch dimension"),
         }
     }
 
     /// The output wanted, or the one that suggests itself.
     fn output(&self, outputs: &[Port], wanted: Option<&str>) -> Result<String> {
-        const REMEDY: &str = "name one [N, D] with --output-name, or export the model with its pooling";
+        const REMEDY: &str = "name an output [N, D], or export the model with its pooling";
         let expected = "an output [N, D] of f32, f16 or bf16: one vector per picture".to_owned();
-        let found = match wanted {
-            Some(name) => match outputs.iter().find(|output| output.name == name) {
+        let flat: Vec<&Port> = outputs.iter().filter(|output| output.rank() == Some(2)).collect();
+        let called = |name: &str| outputs.iter().find(|output| output.name == name);
+        let found = match (wanted, outputs, &flat[..]) {
+            (Some(name), _, _) => match called(name) {
                 Some(output) => output,
                 None => return self.refuse(format!("an output {name}"), list(outputs), REMEDY),
             },
-            None => {
-                let flat: Vec<&Port> = outputs.iter().filter(|output| output.rank() == Some(2)).collect();
-                match (outputs, &flat[..]) {
-                    ([only], _) => only,
-                    (_, [only]) => only,
-                    (_, several) => {
-                        let called = |name| several.iter().find(|output| output.name == name);
-                        match EMBEDDINGS.into_iter().find_map(called) {
-                            Some(embedding) => embedding,
-                            None => return self.refuse(expected, list(outputs), REMEDY),
-                        }
-                    }
+            (None, [only], _) => only,
+            (None, _, [only]) => only,
+            (None, _, several) => {
+                let telling = |name: &&str| several.iter().find(|output| output.name == *name);
+                match EMBEDDINGS.iter().find_map(telling) {
+                    Some(embedding) => embedding,
+                    None => return self.refuse(expected, list(outputs), REMEDY),
                 }
             }
         };
@@ -390,12 +338,9 @@ fn list(ports: &[Port]) -> String {
 
 fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preprocess> {
     let config = model.with_file_name(CONFIG);
-    let exists = config.try_exists().map_err(|source| Error::Io {
-        path: config.clone(),
-        action: "look for",
-        source,
-        remedy: "the model's folder has to be one that this user may read: check its permissions and its drive",
-    })?;
+    const READABLE: &str =
+        "the model's folder has to be one that this user may read: check its permissions and its drive";
+    let exists = config.try_exists().map_err(Error::io(&config, "look for", READABLE))?;
     if exists {
         return match (Preprocess::from_config_file_with(&config, overrides), overrides.is_complete()) {
             (Err(unclear), true) => {
@@ -405,20 +350,18 @@ fn preprocess(model: &Path, overrides: &PreprocessOverrides) -> Result<Preproces
             (result, _) => result,
         };
     }
-    Preprocess::from_overrides(overrides)?.ok_or_else(|| Error::PreprocessUnknown {
-        model: model.to_owned(),
-        missing: format!(
-            "there is no {}, and of the options {} not given",
-            config.display(),
-            absent(overrides)
-        ),
+    Preprocess::from_overrides(overrides)?.ok_or_else(|| {
+        let missing = overrides.missing();
+        let verb = if missing.len() == 1 { "is" } else { "are" };
+        Error::unfit(
+            format!("model {}", model.display()),
+            "a description of how pictures are prepared for it",
+            format!("no {}, and {} {verb} not given", config.display(), missing.join(", ")),
+            "put the preprocessor_config.json that was published with the model beside it, or give the size, \
+             the mean and the deviation (and the crop, the filter and the order of the channels where they \
+             differ from the defaults)",
+        )
     })
-}
-
-fn absent(overrides: &PreprocessOverrides) -> String {
-    let missing = overrides.missing();
-    let verb = if missing.len() == 1 { "is" } else { "are" };
-    format!("{} {verb}", missing.join(", "))
 }
 
 fn hash_weights(model: &Path, declared: &Declared) -> Result<Vec<(String, blake3::Hash)>> {
@@ -427,15 +370,9 @@ fn hash_weights(model: &Path, declared: &Declared) -> Result<Vec<(String, blake3
         let path = folder.join(file);
         let mut hasher = blake3::Hasher::new();
         let read = File::open(&path).and_then(|file| hasher.update_reader(file).map(drop));
-        match read {
-            Ok(()) => Ok((file.to_string_lossy().into_owned(), hasher.finalize())),
-            Err(source) => Err(Error::Io {
-                path,
-                action: "read the weights",
-                source,
-                remedy: "the model names this file: put it beside the model, as it was exported",
-            }),
-        }
+        let remedy = "the model names this file: put it beside the model, as it was exported";
+        read.map_err(Error::io(path, "read the weights", remedy))?;
+        Ok((file.to_string_lossy().into_owned(), hasher.finalize()))
     };
     declared.weight_files.iter().map(hash).collect()
 }

@@ -1,9 +1,6 @@
 //! How exactly a model is computed.
 
-use std::fmt;
-use std::str::FromStr;
-
-use crate::base::{Error, Result};
+use crate::base::names;
 
 /// How exactly a model is computed that was exported in f32.
 ///
@@ -22,42 +19,4 @@ pub enum Precision {
     Bf16,
 }
 
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::Full => "full",
-            Precision::F16 => "fp16",
-            Precision::Bf16 => "bf16",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "full" => Ok(Precision::Full),
-            "fp16" => Ok(Precision::F16),
-            "bf16" => Ok(Precision::Bf16),
-            _ => Err(Error::BadValue {
-                what: "precision",
-                expected: "full, fp16 or bf16",
-                found: text.to_owned(),
-            }),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn precisions_read_as_they_are_written() {
-        for precision in [Precision::Full, Precision::F16, Precision::Bf16] {
-            assert_eq!(precision.to_string().parse::<Precision>().unwrap(), precision);
-        }
-        assert!("f16".parse::<Precision>().is_err());
-    }
-}
+names!(Precision "precision" { Full "full", F16 "fp16" or Bf16 "bf16" });

@@ -123,8 +123,7 @@ impl Recorded<'_> {
         self.with(name, str::parse)
     }
 
-    /// The value of a setting, read as that of an option is. Nobody typed it, so what is wrong with it is said of the
-    /// setting, not of an option.
+    /// The value of a setting, read as that of an option is; what is wrong with it is said of the setting.
     fn with<T>(&self, name: &str, read: impl Fn(&str) -> Result<T>) -> Result<Option<T>> {
         let Some(value) = self.get(name) else { return Ok(None) };
         let value = read(value).map_err(|error| match error {

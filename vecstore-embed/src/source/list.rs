@@ -29,12 +29,8 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn open(path: &Path, base: &Path, filter: Arc<Filter>, accepts: Accepts) -> Result<Self> {
-        let lines = File::open(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            action: "read the list",
-            source,
-            remedy: "--list takes a file with one path or JSON object per line, or '-' for standard input",
-        })?;
+        let remedy = "a list is a file with one path or JSON object per line";
+        let lines = File::open(path).map_err(Error::io(path, "read the list", remedy))?;
         let (path, base) = (path.to_owned(), base.to_owned());
         Ok(List { path, lines: BufReader::new(lines), number: 0, base, filter, accepts })
     }
@@ -177,6 +173,6 @@ mod tests {
         let gone = List::open(&base.join("no-list"), &base, Arc::default(), Accepts::pictures()).unwrap_err();
         let gone = gone.to_string();
         assert!(gone.contains("cannot read the list") && gone.contains("no-list: No such file"), "{gone}");
-        assert!(gone.contains("one path or JSON object per line, or '-' for standard input"), "{gone}");
+        assert!(gone.contains("a list is a file with one path or JSON object"), "{gone}");
     }
 }

@@ -9,6 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::Tensor;
+use crate::base::names;
 
 /// The type of the numbers in a tensor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,25 +31,11 @@ pub enum Element {
 impl Element {
     /// Bytes of one number.
     pub fn size(self) -> usize {
-        match self {
-            Element::F16 | Element::Bf16 => 2,
-            Element::F32 | Element::I32 => 4,
-            Element::I64 => 8,
-        }
+        for_element!(self, T => size_of::<T>())
     }
 }
 
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Element::F32 => "f32",
-            Element::F16 => "f16",
-            Element::Bf16 => "bf16",
-            Element::I32 => "i32",
-            Element::I64 => "i64",
-        })
-    }
-}
+names!(Element { F32 "f32", F16 "f16", Bf16 "bf16", I32 "i32", I64 "i64" });
 
 /// A type of numbers that a tensor can hold.
 pub trait Number: AnyBitPattern + NoUninit {
@@ -56,51 +43,30 @@ pub trait Number: AnyBitPattern + NoUninit {
     const ELEMENT: Element;
 }
 
-impl Number for f32 {
-    const ELEMENT: Element = Element::F32;
+/// The types, with what a tensor calls them.
+macro_rules! numbers {
+    ($($kind:ty: $name:ident),+) => {
+        $(impl Number for $kind {
+            const ELEMENT: Element = Element::$name;
+        })+
+    };
 }
-
-impl Number for f16 {
-    const ELEMENT: Element = Element::F16;
-}
-
-impl Number for bf16 {
-    const ELEMENT: Element = Element::Bf16;
-}
-
-impl Number for i32 {
-    const ELEMENT: Element = Element::I32;
-}
-
-impl Number for i64 {
-    const ELEMENT: Element = Element::I64;
-}
+numbers!(f32: F32, f16: F16, bf16: Bf16, i32: I32, i64: I64);
 
 #[cfg(feature = "onnxruntime")]
 /// Evaluates an expression with `$T` as the Rust type of an element type.
 macro_rules! for_element {
     ($element:expr, $T:ident => $body:expr) => {
+        $crate::tensor::for_element!(
+            $element, $T, $body; F32 f32, F16 half::f16, Bf16 half::bf16, I32 i32, I64 i64
+        )
+    };
+    ($element:expr, $T:ident, $body:expr; $($name:ident $kind:ty),+) => {
         match $element {
-            $crate::tensor::Element::F32 => {
-                type $T = f32;
+            $($crate::tensor::Element::$name => {
+                type $T = $kind;
                 $body
-            }
-            $crate::tensor::Element::F16 => {
-                type $T = half::f16;
-                $body
-            }
-            $crate::tensor::Element::Bf16 => {
-                type $T = half::bf16;
-                $body
-            }
-            $crate::tensor::Element::I32 => {
-                type $T = i32;
-                $body
-            }
-            $crate::tensor::Element::I64 => {
-                type $T = i64;
-                $body
-            }
+            })+
         }
     };
 }

@@ -23,8 +23,8 @@ pub struct Tensor {
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-// SAFETY: the memory belongs to the owner, which may go to another thread and be shared; the pointer is handed out
-// only as slices that borrow the tensor, and to slots, which keep it alive.
+// SAFETY: the memory belongs to the owner, which may go to another thread and be shared; the pointer is
+// handed out only as slices that borrow the tensor, and to slots, which keep it alive.
 unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
@@ -41,8 +41,8 @@ impl Tensor {
     /// `length` zeros in memory that belongs to `owner`.
     ///
     /// # Safety
-    /// `first` is aligned for `element` and points at room for `length` numbers, which stays where it is until `owner`
-    /// is dropped, and which nothing else reads or writes until then.
+    /// `first` is aligned for `element` and points at room for `length` numbers, which stays where it is
+    /// until `owner` is dropped, and which nothing else reads or writes until then.
     pub unsafe fn in_memory_of(
         first: NonNull<u8>,
         element: Element,
@@ -71,8 +71,8 @@ impl Tensor {
 
     /// The numbers.
     pub fn view(&self) -> View<'_> {
-        // SAFETY: all bytes are there and written (see the constructors), and slots exist only while the tensor is
-        // inside `Parts`, which gives no view.
+        // SAFETY: all bytes are there and written (see the constructors), and slots exist only while the
+        // tensor is inside `Parts`, which gives no view.
         let bytes = unsafe { slice::from_raw_parts(self.first.as_ptr(), self.bytes()) };
         View::of_bytes(self.element, bytes)
     }
@@ -98,11 +98,12 @@ impl Tensor {
     /// `length` numbers from number `start` on.
     ///
     /// # Safety
-    /// `start + length` is at most the tensor's length, and while the view is used nothing else reads or writes that
-    /// part.
+    /// `start + length` is at most the tensor's length, and while the view is used nothing else reads or
+    /// writes that part.
     pub(super) unsafe fn part(&self, start: usize, length: usize) -> ViewMut<'_> {
         let size = self.element.size();
-        // SAFETY: the bytes lie within the tensor's memory and are written; that no other view overlaps is promised.
+        // SAFETY: the bytes lie within the tensor's memory and are written; that no other view overlaps is
+        // promised.
         let bytes =
             unsafe { slice::from_raw_parts_mut(self.first.add(start * size).as_ptr(), length * size) };
         ViewMut::of_bytes(self.element, bytes)

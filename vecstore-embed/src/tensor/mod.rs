@@ -1,4 +1,5 @@
-//! Numbers on their way to a model: their types, their memory, and slots of a batch that many threads write at once.
+//! Numbers on their way to a model: their types, their memory, and slots of a batch that many threads write
+//! at once.
 
 mod element;
 mod memory;
@@ -8,6 +9,5 @@ pub use self::element::{Element, Number, TensorSpec, View, ViewMut};
 pub use self::memory::Tensor;
 pub use self::slots::Slot;
 
-#[cfg(feature = "onnxruntime")]
 pub(crate) use self::element::for_element;
 pub(crate) use self::slots::{Parts, split};

@@ -22,8 +22,8 @@ pub struct Slot {
     at: usize,
 }
 
-/// Hands out `tensors`, each with the numbers of one item in it, as slots for `items` items; fewer where a tensor is
-/// too short for so many.
+/// Hands out `tensors`, each with the numbers of one item in it, as slots for `items` items; fewer where a
+/// tensor is too short for so many.
 pub(crate) fn split(tensors: Vec<(Tensor, usize)>, items: usize) -> (Parts, Vec<Slot>) {
     let room = tensors.iter().filter_map(|(tensor, item)| tensor.len().checked_div(*item)).min().unwrap_or(0);
     let shared = Arc::new(Tensors(tensors));
@@ -42,8 +42,9 @@ impl Slot {
     /// Room for this item in the encoder's input of that number; none where there is no such input.
     pub fn input(&mut self, number: usize) -> ViewMut<'_> {
         match self.shared.0.get(number) {
-            // SAFETY: `split` made this slot with (at + 1) * item <= the length of each tensor. `at` is unique among
-            // the slots, which cannot be cloned, and this one is borrowed mutably, so no view overlaps.
+            // SAFETY: `split` made this slot with (at + 1) * item <= the length of each tensor. `at` is
+            // unique among the slots, which cannot be cloned, and this one is borrowed mutably, so no view
+            // overlaps.
             Some((tensor, item)) => unsafe { tensor.part(self.at * item, *item) },
             None => ViewMut::new::<f32>(&mut []),
         }

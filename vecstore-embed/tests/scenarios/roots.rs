@@ -44,7 +44,10 @@ fn a_run_one_folder_higher_keeps_the_keys_and_asks_for_a_name_for_the_rest() {
     let refused = run(&all, &store, &[]).unwrap_err();
     let Error::OutsideRoots { example, count, .. } = &refused else { panic!("{refused}") };
     assert_eq!((example, *count), (&all.join("yours/3.png"), 1));
-    assert!(refused.to_string().contains(&format!("--root more={}", all.display())), "{refused}");
+    assert!(
+        refused.to_string().contains(&format!("as a root, for example more={}", all.display())),
+        "{refused}"
+    );
     assert_eq!(keys(&store), ["2.png", "people/1.png"]);
 
     let higher = run(&all, &store, &[("more", &all)]).unwrap();
@@ -104,11 +107,11 @@ fn a_root_does_not_grow_or_shrink_while_its_pictures_are_where_they_were() {
     run(&mine, &store, &[]).unwrap();
     // Nothing suggests it: the advice to point the root elsewhere is for folders that its pictures can be in.
     let outside = run(&all, &store, &[]).unwrap_err().to_string();
-    assert!(outside.contains("--root more=") && !outside.contains("moved"), "{outside}");
+    assert!(outside.contains("for example more=") && !outside.contains("moved"), "{outside}");
     let elsewhere = run(&all.join("yours"), &store, &[]).unwrap_err().to_string();
-    assert!(elsewhere.contains(&format!("--root .={}", all.join("yours").display())), "{elsewhere}");
-    let more = format!("--root more={}", all.display());
-    for (folder, advice) in [(&all, &more[..]), (&mine.join("people"), "leave this --root away")] {
+    assert!(elsewhere.contains(&format!("name it .={}", all.join("yours").display())), "{elsewhere}");
+    let more = format!("as a root, for example more={}", all.display());
+    for (folder, advice) in [(&all, &more[..]), (&mine.join("people"), "leave this root away")] {
         let refused = run(folder, &store, &[(".", folder)]).unwrap_err();
         assert!(matches!(refused, Error::RootStillThere { .. }), "{refused}");
         assert!(refused.to_string().contains(advice), "{refused}");

@@ -84,7 +84,9 @@ fn prune_on_the_command_line_says_what_it_did() {
     assert!(reported.code == 0 && reported.out.contains("gone from the folder (--prune"), "{}", reported.out);
     let refused = said(run(&photos, &store, &["--prune"]));
     assert!(
-        refused.code == 1 && refused.out.contains("nothing was pruned: 2 of 12 files"),
+        refused.code == 1
+            && refused.out.contains("nothing was pruned: 2 of 12 files")
+            && refused.out.contains("(--yes)"),
         "{}",
         refused.out
     );

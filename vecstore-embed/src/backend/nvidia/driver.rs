@@ -1,10 +1,11 @@
 //! NVIDIA's driver: whether there is one, how new it is, and which cards it has.
 //!
-//! Asked through the driver's own library, which comes with the driver and with nothing else: no toolkit is needed, and
-//! a machine without cards gives an answer too.
+//! Asked through the driver's own library, which comes with the driver and with nothing else: no toolkit is
+//! needed, and a machine without cards gives an answer too.
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
 
+use bytemuck::Zeroable;
 use libloading::{Library, Symbol};
 
 use super::super::card::{Card, Driver, NoDriver};
@@ -12,15 +13,15 @@ use super::super::card::{Card, Driver, NoDriver};
 /// The library that the driver installs.
 pub(super) const LIBRARY: &str = "libcuda.so.1";
 
-const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a container gets it from \
-                       its host, with --gpus all";
+const INSTALL: &str = "install NVIDIA's driver on this machine (nvidia-smi then lists the cards); a \
+                       container gets it from its host, if it is started with the host's cards";
 
 /// What the numbers of errors mean that a driver begins with; for others there is the number.
 fn meaning(code: c_int) -> (&'static str, &'static str) {
     match code {
         100 => (
             "the driver finds no card",
-            "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES; a container sees its host's cards with --gpus all",
+            "look at nvidia-smi, and at CUDA_VISIBLE_DEVICES; start a container with the cards of its host",
         ),
         34 => (
             "the library that programs are linked with, not the driver's own",
@@ -28,7 +29,7 @@ fn meaning(code: c_int) -> (&'static str, &'static str) {
         ),
         803 => (
             "a driver whose library and kernel module are of different versions",
-            "restart the machine after the driver was updated; in a container, use an image whose libcuda matches the host's driver",
+            "restart the machine after an update of the driver; in a container, take a libcuda that fits it",
         ),
         804 => (
             "a driver library for newer cards or a newer kernel module than there are",
@@ -40,15 +41,15 @@ fn meaning(code: c_int) -> (&'static str, &'static str) {
 
 /// Asks the driver.
 pub(in crate::backend) fn driver() -> Result<Driver, NoDriver> {
-    // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator installed for
-    // every program that computes on a card.
+    // SAFETY: loading runs the initialisers of the driver's library, which the system's administrator
+    // installed for every program that computes on a card.
     let library = unsafe { Library::new(LIBRARY) }.map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
         NoDriver { found: format!("no driver: {cause}"), remedy: INSTALL }
     })?;
     let lacks = |_| NoDriver { found: format!("a {LIBRARY} that is not the driver's"), remedy: INSTALL };
-    // SAFETY: names and signatures are those of NVIDIA's driver interface, which has kept them since CUDA 3.2 (the
-    // names with _v2 are those signatures).
+    // SAFETY: names and signatures are those of NVIDIA's driver interface, which has kept them since CUDA 3.2
+    // (the names with _v2 are those signatures).
     let calls = unsafe { Calls::of(&library) }.map_err(lacks)?;
     let begun = calls.init();
     if begun != 0 {
@@ -58,6 +59,12 @@ pub(in crate::backend) fn driver() -> Result<Driver, NoDriver> {
     let (version, count) = (calls.version(), calls.count());
     let cards = (0..count).map_while(|number| calls.card(number)).collect();
     Ok(Driver { cuda: (version / 1000, version % 1000 / 10), cards })
+}
+
+/// What a call writes to where it is told; nothing where it fails.
+fn told<T: Zeroable>(call: impl FnOnce(*mut T) -> c_int) -> Option<T> {
+    let mut value = T::zeroed();
+    (call(&raw mut value) == 0).then_some(value)
 }
 
 /// The entry points used here.
@@ -95,42 +102,31 @@ impl<'a> Calls<'a> {
     }
 
     fn version(&self) -> u32 {
-        let mut version = 0;
         // SAFETY: writes one number to where it is told.
-        let code = unsafe { (self.version)(&raw mut version) };
-        if code == 0 { u32::try_from(version).unwrap_or(0) } else { 0 }
+        told(|to| unsafe { (self.version)(to) })
+            .and_then(|version: c_int| version.try_into().ok())
+            .unwrap_or(0)
     }
 
     fn count(&self) -> c_int {
-        let mut count = 0;
         // SAFETY: writes one number to where it is told.
-        let code = unsafe { (self.count)(&raw mut count) };
-        if code == 0 { count } else { 0 }
+        told(|to| unsafe { (self.count)(to) }).unwrap_or(0)
     }
 
     fn card(&self, number: c_int) -> Option<Card> {
-        const LENGTH: c_int = 256;
+        const LENGTH: usize = 256;
         const CAPABILITY: (c_int, c_int) = (75, 76);
-        let mut card = 0;
         // SAFETY: writes one number to where it is told.
-        if unsafe { (self.get)(&raw mut card, number) } != 0 {
-            return None;
-        }
-        let mut name = [0u8; LENGTH as usize];
+        let card = told(|to| unsafe { (self.get)(to, number) })?;
         // SAFETY: writes at most that many bytes, the last of them zero.
-        if unsafe { (self.name)(name.as_mut_ptr().cast(), LENGTH, card) } != 0 {
-            return None;
-        }
-        let mut memory = 0usize;
+        let name = told(|to: *mut [u8; LENGTH]| unsafe { (self.name)(to.cast(), LENGTH as c_int, card) })?;
         // SAFETY: writes one number to where it is told.
-        if unsafe { (self.memory)(&raw mut memory, card) } != 0 {
-            return None;
-        }
+        let memory: usize = told(|to| unsafe { (self.memory)(to, card) })?;
         let attribute = |which: c_int| {
-            let mut value = 0;
             // SAFETY: writes one number to where it is told.
-            let code = unsafe { (self.attribute)(&raw mut value, which, card) };
-            if code == 0 { u32::try_from(value).unwrap_or(0) } else { 0 }
+            told(|to| unsafe { (self.attribute)(to, which, card) })
+                .and_then(|value: c_int| value.try_into().ok())
+                .unwrap_or(0)
         };
         Some(Card {
             name: CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy().into_owned(),

@@ -1,8 +1,9 @@
-//! What a card needs beside the model: a library of ONNX Runtime with a provider for it, NVIDIA's libraries that the
-//! provider is linked with, a driver that is new enough, and the card.
+//! What a card needs beside the model: a library of ONNX Runtime with a provider for it, NVIDIA's libraries
+//! that the provider is linked with, a driver that is new enough, and the card.
 //!
-//! All of it is looked for before ONNX Runtime is asked, because it names only the first library that is missing, after
-//! it has written a page to standard error, and goes on without the card when it is asked in another way.
+//! All of it is looked for before ONNX Runtime is asked, because it names only the first library that is
+//! missing, after it has written a page to standard error, and goes on without the card when it is asked in
+//! another way.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,11 +23,13 @@ const ENDING: &str = "dylib";
 #[cfg(not(target_os = "macos"))]
 const ENDING: &str = "so";
 
-pub(in crate::backend) const WHEEL: &str = "install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package \
-                     onnxruntime, whose files are called the same), and name its libonnxruntime with --ort-lib or \
-                     ORT_DYLIB_PATH; or leave --device away to compute on the processor";
+pub(in crate::backend) const WHEEL: &str = "\
+    install one with `pip install 'onnxruntime-gpu[cuda,cudnn]'` (in an environment without the package \
+    onnxruntime, whose files are called the same), and name its libonnxruntime as the library or in \
+    ORT_DYLIB_PATH; or compute on the device cpu";
 
-/// The library for convolutions. Newer providers are not linked with it, and load it when the first one comes.
+/// The library for convolutions. Newer providers are not linked with it, and load it when the first one
+/// comes.
 const CUDNN: &str = "libcudnn.so.9";
 
 /// NVIDIA's libraries once loaded: they stay until the process ends, as ONNX Runtime's own do.
@@ -58,7 +61,8 @@ fn file_name(provider: &str) -> String {
     format!("libonnxruntime_providers_{provider}.{ENDING}")
 }
 
-/// Looks whether `library`, which is an ONNX Runtime, can compute on `device`, and loads what its provider needs.
+/// Looks whether `library`, which is an ONNX Runtime, can compute on `device`, and loads what its provider
+/// needs.
 ///
 /// # Errors
 /// [`Error::Device`] with all that is missing.
@@ -76,18 +80,15 @@ pub(in crate::backend) fn check(library: &Path, device: &Device) -> Result<()> {
         let name = file_name(provider);
         let file = folder.join(&name);
         if !file.is_file() {
-            let what = if *provider == "tensorrt" {
-                "is without TensorRT"
-            } else {
-                "computes on the processor alone"
+            let what = match *provider {
+                "tensorrt" => "is without TensorRT",
+                _ => "computes on the processor alone",
             };
             return Err(refuse(format!("no {name} beside it: this build {what}"), WHEEL.to_owned()));
         }
+        let remedy = "install onnxruntime-gpu again, in a place that this user may read";
         let needs = File::open(&file).and_then(SharedLibrary::read);
-        let needs = needs.map_err(|source| {
-            let remedy = "install onnxruntime-gpu again, in a place that this user may read";
-            Error::Io { path: file, action: "read the provider", source, remedy }
-        })?;
+        let needs = needs.map_err(Error::io(file, "read the provider", remedy))?;
         let needs = needs.map(|library| library.needed).unwrap_or_default();
         needed.extend(needs.into_iter().filter(|need| !needed.contains(need)).collect::<Vec<_>>());
     }
@@ -103,21 +104,18 @@ pub(in crate::backend) fn check(library: &Path, device: &Device) -> Result<()> {
         let remedy = format!(
             "install these packages, where that library was installed with pip with `pip install \
              'onnxruntime-gpu[cuda,cudnn]'`, or name their folder in LD_LIBRARY_PATH{}",
-            if device.provider() == Provider::TensorRt { "; --device cuda needs no TensorRT" } else { "" }
+            if device.provider() == Provider::TensorRt { "; the device cuda needs no TensorRT" } else { "" }
         );
         return Err(refuse(found, remedy));
     }
     let driver = driver().map_err(|none| refuse(none.found, none.remedy.to_owned()))?;
     let (newest, _) = driver.cuda;
     if let Some(built_for) = cuda.filter(|cuda| *cuda > newest) {
-        let found = format!(
-            "a driver for CUDA {}.{}, where this library was built for CUDA {built_for}",
-            driver.cuda.0, driver.cuda.1
-        );
-        let remedy = format!(
-            "update the driver, or install an onnxruntime-gpu that was built for CUDA {newest} (its release notes say \
-             which)"
-        );
+        let (major, minor) = driver.cuda;
+        let found =
+            format!("a driver for CUDA {major}.{minor}, where this library was built for CUDA {built_for}");
+        let remedy =
+            format!("update the driver, or install an onnxruntime-gpu for CUDA {newest} (see its releases)");
         return Err(refuse(found, remedy));
     }
     let count = u32::try_from(driver.cards.len()).unwrap_or(u32::MAX);
@@ -128,9 +126,8 @@ pub(in crate::backend) fn check(library: &Path, device: &Device) -> Result<()> {
             true => "a driver that shows no card to this process".to_owned(),
             false => format!("no card {card}, only {}", names.join(", ")),
         };
-        let remedy =
-            "cards are counted from 0, and CUDA_VISIBLE_DEVICES hides those it does not name".to_owned();
-        return Err(refuse(found, remedy));
+        let remedy = "cards are counted from 0, and CUDA_VISIBLE_DEVICES hides those it does not name";
+        return Err(refuse(found, remedy.to_owned()));
     }
     Ok(())
 }
@@ -139,17 +136,17 @@ pub(in crate::backend) fn check(library: &Path, device: &Device) -> Result<()> {
 pub(in crate::backend) fn remedy_for(found: &str) -> String {
     let found = found.to_ascii_lowercase();
     if found.contains("out of memory") || found.contains("memoryallocation") {
-        "give smaller batches (--batch-size) or fewer models on the card (--lanes), or end what else uses it (nvidia-smi \
-         lists it)"
-            .to_owned()
+        let remedy =
+            "give smaller batches or fewer lanes on the card, or end what else uses it (nvidia-smi lists it)";
+        remedy.to_owned()
     } else if found.contains("cudnn") {
         format!(
-            "install {CUDNN}, which it loads for convolutions (pip: nvidia-cudnn-cu13 or -cu12, as the library's CUDA)"
+            "install {CUDNN}, which it loads for convolutions (pip: nvidia-cudnn-cu13 or -cu12, as its CUDA)"
         )
     } else {
-        "run `vecstore-embed doctor` with the same options, and look at the card with nvidia-smi; a model that does not run \
-         there at all runs with --device cpu"
-            .to_owned()
+        let remedy = "examine the model and the device, and look at the card with nvidia-smi; a model that \
+                      does not run there at all runs on the device cpu";
+        remedy.to_owned()
     }
 }
 
@@ -158,13 +155,14 @@ fn cuda_of(needed: &[String]) -> Option<u32> {
     needed.iter().find_map(|name| name.strip_prefix("libcudart.so.")?.split('.').next()?.parse().ok())
 }
 
-/// Which package has a library, for people: pip's and that of NVIDIA's repositories for apt.
+/// Which package has a library: pip's and that of NVIDIA's repositories for apt.
 fn package(name: &str, cuda: Option<u32>) -> String {
     let cuda = cuda.unwrap_or(13);
     // From CUDA 13 on, the names of NVIDIA's wheels do without it.
     let wheel = |name: &str| if cuda < 13 { format!("{name}-cu{cuda}") } else { name.to_owned() };
     let (stem, release) = name.split_once(".so.").unwrap_or((name, ""));
     let release = release.split('.').next().unwrap_or_default();
+    let tensorrt = format!("tensorrt-cu{cuda}=={release}.*");
     let (pip, apt) = match stem {
         "libcudart" => (wheel("nvidia-cuda-runtime"), format!("cuda-cudart-{cuda}-*")),
         "libcublas" | "libcublasLt" => (wheel("nvidia-cublas"), format!("libcublas-{cuda}-*")),
@@ -172,19 +170,15 @@ fn package(name: &str, cuda: Option<u32>) -> String {
         "libcufft" => (wheel("nvidia-cufft"), format!("libcufft-{cuda}-*")),
         "libnvrtc" => (wheel("nvidia-cuda-nvrtc"), format!("cuda-nvrtc-{cuda}-*")),
         "libcudnn" => (format!("nvidia-cudnn-cu{cuda}"), format!("libcudnn9-cuda-{cuda}")),
-        "libnvinfer" | "libnvinfer_plugin" => {
-            (format!("tensorrt-cu{cuda}=={release}.*"), format!("libnvinfer{release}"))
-        }
-        "libnvonnxparser" => {
-            (format!("tensorrt-cu{cuda}=={release}.*"), format!("libnvonnxparsers{release}"))
-        }
+        "libnvinfer" | "libnvinfer_plugin" => (tensorrt, format!("libnvinfer{release}")),
+        "libnvonnxparser" => (tensorrt, format!("libnvonnxparsers{release}")),
         _ => return "of the system".to_owned(),
     };
     format!("pip: {pip}, apt: {apt}")
 }
 
-/// Folders that NVIDIA's libraries are in where nothing tells the system: beside ONNX Runtime, in the packages that pip
-/// installs beside it, and where CUDA's own installers put them.
+/// Folders that NVIDIA's libraries are in where nothing tells the system: beside ONNX Runtime, in the
+/// packages that pip installs beside it, and where CUDA's own installers put them.
 fn folders(beside: &Path) -> Vec<PathBuf> {
     let inside = |folder: PathBuf| -> Vec<PathBuf> {
         let entries = folder.read_dir().into_iter().flatten();
@@ -219,8 +213,8 @@ fn load(names: Vec<String>, folders: &[PathBuf]) -> Vec<String> {
             }
             let candidates = folders.iter().map(|folder| folder.join(name)).filter(|file| file.is_file());
             let found = std::iter::once(PathBuf::from(name)).chain(candidates).find_map(|file| {
-                // SAFETY: loading runs the library's initialisers; these are the libraries that ONNX Runtime's provider
-                // is linked with, and would load itself.
+                // SAFETY: loading runs the library's initialisers; these are the libraries that ONNX
+                // Runtime's provider is linked with, and would load itself.
                 unsafe { Library::open(Some(&file), RTLD_LAZY | RTLD_LOCAL) }
                     .inspect_err(|error| log::debug!("{}: {error}", display(&file)))
                     .ok()
@@ -247,9 +241,9 @@ mod tests {
         assert_eq!(package("libcudnn.so.9", Some(13)), "pip: nvidia-cudnn-cu13, apt: libcudnn9-cuda-13");
         assert_eq!(package("libnvinfer.so.10", Some(12)), "pip: tensorrt-cu12==10.*, apt: libnvinfer10");
         assert_eq!(package("libstdc++.so.6", Some(12)), "of the system");
-        assert!(remedy_for("CUDA failure 2: out of memory").contains("--batch-size"));
+        assert!(remedy_for("CUDA failure 2: out of memory").contains("smaller batches"));
         assert!(remedy_for("Failed to load libcudnn.so.9").contains("nvidia-cudnn"));
-        assert!(remedy_for("CUDA failure 36").contains("doctor"));
+        assert!(remedy_for("CUDA failure 36").contains("examine"));
         let needed = ["libc.so.6", "libcudart.so.11.0"].map(str::to_owned);
         assert_eq!(cuda_of(&needed), Some(11));
         assert_eq!(cuda_of(&needed[..1]), None);

@@ -1,7 +1,7 @@
 //! The ONNX Runtime library on disk: where it usually is, and whether it can be loaded at all.
 //!
-//! All of this happens before `ort` hears of it, because there a null pointer is a panic, and because loading a
-//! library that a broken download cut short ends the process with a bus error that nobody can catch.
+//! All of this happens before `ort` hears of it, because there a null pointer is a panic, and because loading
+//! a library that a broken download cut short ends the process with a bus error that cannot be caught.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -15,9 +15,10 @@ use super::super::shared_library::{SharedLibrary, Unusable};
 use super::{display, provider};
 use crate::base::{Error, Result};
 
-const INSTALL: &str = "install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or \
-                       unpack a release archive of ONNX Runtime, and name its libonnxruntime with --ort-lib or \
-                       ORT_DYLIB_PATH; or use --backend tract, which needs none (built in with --features tract)";
+const INSTALL: &str = "\
+    install one with `pip install onnxruntime` (it carries the library in onnxruntime/capi) or unpack a \
+    release archive of ONNX Runtime, and name its libonnxruntime as the library or in ORT_DYLIB_PATH; or use \
+    the backend tract, which needs none (built in with the feature tract)";
 
 /// ONNX Runtime 1.x with x at least this.
 pub(super) const OLDEST: u32 = ort::MINOR_VERSION;
@@ -47,7 +48,8 @@ pub(in crate::backend) fn searched() -> String {
     format!("none that works in {}", places.join(", "))
 }
 
-/// A library that passed all checks. Keep it until `ort` has loaded it too, so that it is not unloaded in between.
+/// A library that passed all checks. Keep it until `ort` has loaded it too, so that it is not unloaded in
+/// between.
 pub(super) struct Checked {
     pub(super) path: PathBuf,
     pub(super) version: String,
@@ -60,25 +62,23 @@ pub(super) struct Checked {
 /// [`Error::RuntimeLibrary`] for everything that is wrong with it.
 pub(super) fn check(path: &Path) -> Result<Checked> {
     // Made absolute: `ort` would look for a relative path beside the executable first.
-    let path = &path.canonicalize().map_err(|e| unusable(path, e.to_string()))?;
-    let metadata = path.metadata().map_err(|e| unusable(path, e.to_string()))?;
+    let cannot = |e: std::io::Error| unusable(path, e.to_string());
+    let path = &path.canonicalize().map_err(cannot)?;
+    let metadata = path.metadata().map_err(cannot)?;
     if !metadata.is_file() {
         return Err(unusable(path, "no regular file"));
     }
     if cfg!(target_os = "linux") {
-        match File::open(path).and_then(SharedLibrary::read) {
-            Ok(Ok(_)) => {}
-            Ok(Err(Unusable::Other)) => return Err(unusable(path, "a file that is no 64-bit ELF library")),
-            Ok(Err(Unusable::Short)) => {
-                let found =
-                    format!("a file that ends after {} bytes, before its last section", metadata.len());
-                return Err(unusable(path, found));
+        File::open(path).and_then(SharedLibrary::read).map_err(cannot)?.map_err(|what| match what {
+            Unusable::Other => unusable(path, "a file that is no 64-bit ELF library"),
+            Unusable::Short => {
+                let length = metadata.len();
+                unusable(path, format!("a file that ends after {length} bytes, before its last section"))
             }
-            Err(e) => return Err(unusable(path, e.to_string())),
-        }
+        })?;
     }
-    // SAFETY: loading runs the library's initialisers, which for a complete file are the ones its makers wrote; that
-    // this file is to be run was the choice of whoever named it or installed it in a system folder.
+    // SAFETY: loading runs the library's initialisers, which for a complete file are the ones its makers
+    // wrote; that this file is to be run was decided where it was named, or installed in a system folder.
     let library = unsafe { Library::new(path) }.map_err(|e| {
         let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
         unusable(path, format!("one that the system refuses to load ({e}{cause})"))
@@ -89,8 +89,9 @@ pub(super) fn check(path: &Path) -> Result<Checked> {
 
 /// The library's own word on its version, if it is new enough.
 fn version(library: &Library) -> std::result::Result<String, String> {
-    // SAFETY: the signature is the one that ONNX Runtime documents for its only entry point of that name, unchanged
-    // since its first release; a library that exports the name with another meaning would have to do so on purpose.
+    // SAFETY: the signature is the one that ONNX Runtime documents for its only entry point of that name,
+    // unchanged since its first release; a library that exports the name with another meaning would have to
+    // do so on purpose.
     let get_base = unsafe { library.get::<unsafe extern "C" fn() -> *const OrtApiBase>(b"OrtGetApiBase") };
     let get_base = get_base.map_err(|_| "a library that is not ONNX Runtime".to_owned())?;
     // SAFETY: as above; the pointer is to a static of the library, or null.
@@ -107,7 +108,8 @@ fn version(library: &Library) -> std::result::Result<String, String> {
     if major != 1 || minor < OLDEST {
         return Err(format!("version {text}"));
     }
-    // SAFETY: a function of the library that gives a pointer to a static table, or null for a version it lacks.
+    // SAFETY: a function of the library that gives a pointer to a static table, or null for a version it
+    // lacks.
     if unsafe { (base.GetApi)(OLDEST) }.is_null() {
         return Err(format!("version {text}, which does not offer the interface of 1.{OLDEST}"));
     }
@@ -135,8 +137,8 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// `[]` for the plain name, `[1, 31, 1]` for `libonnxruntime.so.1.31.1` and `libonnxruntime.1.31.1.dylib`, `None` for
-/// any other file.
+/// `[]` for the plain name, `[1, 31, 1]` for `libonnxruntime.so.1.31.1` and `libonnxruntime.1.31.1.dylib`,
+/// `None` for any other file.
 fn version_in_name(name: &str) -> Option<Vec<u64>> {
     let (stem, ending) = FILE_NAME.split_once('.')?;
     let rest = name.strip_prefix(stem)?;

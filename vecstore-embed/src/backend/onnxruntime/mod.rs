@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
@@ -34,8 +33,8 @@ use crate::base::{Error, Result};
 use crate::model::{BatchShape, Model};
 use crate::tensor::{Element, Number, Tensor, TensorSpec, View, for_element};
 
-/// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so the
-/// first that works stays until the process ends.
+/// The library this process uses. There can be only one: neither it nor its environment can be exchanged, so
+/// the first that works stays until the process ends.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
 /// A library of ONNX Runtime that is loaded.
@@ -83,8 +82,8 @@ pub(super) fn libraries(options: &BackendOptions) -> Vec<Library> {
     paths.into_iter().map(look).collect()
 }
 
-/// Opens the model with the library that was named, or with the first that works of those in the usual places; `None`
-/// if there is no such library.
+/// Opens the model with the library that was named, or with the first that works of those in the usual
+/// places; `None` if there is no such library.
 pub(super) fn open_first(
     model: &Model,
     file: &Path,
@@ -113,8 +112,8 @@ pub(super) fn open_first(
 
 /// Loads the library, or gives the one that is loaded already, once it has everything that `device` needs.
 ///
-/// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice, and panic
-/// if there is none.
+/// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice,
+/// and panic if there is none.
 fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
     let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(runtime) = &*loaded {
@@ -156,15 +155,16 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
     let runtime = runtime(library, device)?;
     if !runtime.providers().contains(&device.provider()) {
         let found = format!("a build without the {}", device.provider().name());
-        let remedy = "install onnxruntime-gpu, and name its library with --ort-lib";
+        let remedy = "install onnxruntime-gpu, and name its library";
         return Err(provider::unusable(device, &runtime.path, found, remedy));
     }
     let settings = Settings::new(model, &runtime, options)?;
+    let failed = |found: String| {
+        let remedy = provider::remedy_for(&found);
+        provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
+    };
     let opened = session(model, file, &runtime, &settings).map_err(|found| match device.is_gpu() {
-        true => {
-            let remedy = provider::remedy_for(&found);
-            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
-        }
+        true => failed(found),
         false => {
             let remedy = "export it again, or with an older operator set";
             model.unusable(format!("a model that ONNX Runtime {} can load", runtime.version), found, remedy)
@@ -185,10 +185,7 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
     let shapes: Vec<(&[usize], View<'_>)> =
         blank.iter().map(|(shape, tensor)| (&shape[..], tensor.view())).collect();
     let (shape, _) = backend.call(count, &shapes).map_err(|error| match error {
-        Error::Inference { found, .. } if device.is_gpu() => {
-            let remedy = provider::remedy_for(&found);
-            provider::unusable(device, &runtime.path, format!("{}: {found}", model.name()), remedy)
-        }
+        Error::Inference { found, .. } if device.is_gpu() => failed(found),
         other => other,
     })?;
     let dim = vector_length(model, count, &shape)?;
@@ -204,21 +201,19 @@ fn open(model: &Model, file: &Path, library: &Path, options: &BackendOptions) ->
 
 /// Shape and numbers of an output, whatever of the three it is made of.
 fn numbers(output: &DynValue) -> std::result::Result<(Vec<usize>, Vec<f32>), ort::Error> {
-    let sides = |shape: &[i64]| shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
     match output.dtype().tensor_type() {
-        Some(TensorElementType::Float16) => {
-            let (shape, numbers) = output.try_extract_tensor::<f16>()?;
-            Ok((sides(shape), numbers.to_f32_vec()))
-        }
-        Some(TensorElementType::Bfloat16) => {
-            let (shape, numbers) = output.try_extract_tensor::<bf16>()?;
-            Ok((sides(shape), numbers.to_f32_vec()))
-        }
-        _ => {
-            let (shape, numbers) = output.try_extract_tensor::<f32>()?;
-            Ok((sides(shape), numbers.to_vec()))
-        }
+        Some(TensorElementType::Float16) => in_f32::<f16>(output),
+        Some(TensorElementType::Bfloat16) => in_f32::<bf16>(output),
+        _ => in_f32::<f32>(output),
     }
+}
+
+fn in_f32<T: Number + PrimitiveTensorElementType>(
+    output: &DynValue,
+) -> std::result::Result<(Vec<usize>, Vec<f32>), ort::Error> {
+    let (shape, numbers) = output.try_extract_tensor::<T>()?;
+    let shape = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    Ok((shape, View::new(numbers).to_f32().into_owned()))
 }
 
 impl OnnxRuntime {
@@ -230,28 +225,28 @@ impl OnnxRuntime {
         }
     }
 
-    /// Remembers where the operators went. Providers that took none of them are no device: everything would be computed
-    /// on the processor.
+    /// Remembers where the operators went. Providers that took none of them are no device: everything would
+    /// be computed on the processor.
     fn placed(&mut self, runtime: &Runtime, placement: std::result::Result<Placement, String>) -> Result<()> {
         match placement {
             Ok(placement) if self.device.is_gpu() && placement.on_gpu() == 0 => {
                 let found = format!("a provider that took none of the operators of {}", self.model.name());
-                let remedy =
-                    "export the model with other operators, or compute on the processor with --device cpu";
-                Err(provider::unusable(&self.device, &runtime.path, found, remedy))
+                let remedy = "export the model with other operators, or compute on the device cpu";
+                return Err(provider::unusable(&self.device, &runtime.path, found, remedy));
             }
-            Ok(placement) => {
-                self.placement = Some(placement);
-                Ok(())
-            }
+            Ok(placement) => self.placement = Some(placement),
             Err(error) => {
                 log::warn!("where the operators of {} went cannot be told: {error}", self.model.name());
-                Ok(())
             }
         }
+        Ok(())
     }
 
-    /// Adds to the name what people want to know of a device.
+    fn failed(&self, found: String) -> Error {
+        Error::Inference { backend: self.name.clone(), model: self.model.name().to_owned(), found }
+    }
+
+    /// Adds to the name what is of interest about a device.
     fn describe(&mut self, settings: &Settings) {
         if !self.device.is_gpu() {
             return;
@@ -267,7 +262,8 @@ impl OnnxRuntime {
         }
     }
 
-    /// One call of the session, with as many items as it takes: the shape of one and the numbers, for each input.
+    /// One call of the session, with as many items as it takes: the shape of one and the numbers, for each
+    /// input.
     fn call(&mut self, items: usize, inputs: &[(&[usize], View<'_>)]) -> Result<(Vec<usize>, Vec<f32>)> {
         let OnnxRuntime { model, session, signature, .. } = self;
         let mut run = || -> std::result::Result<_, ort::Error> {
@@ -282,11 +278,7 @@ impl OnnxRuntime {
             };
             numbers(output)
         };
-        run().map_err(|e| Error::Inference {
-            backend: self.name.clone(),
-            model: self.model.name().to_owned(),
-            found: e.to_string(),
-        })
+        run().map_err(|e| e.to_string()).map_err(|found| self.failed(found))
     }
 }
 
@@ -325,11 +317,7 @@ impl Encoder for OnnxRuntime {
                 .collect();
             let (shape, numbers) = self.call(at_once, &full)?;
             if shape != [at_once, dim] {
-                return Err(Error::Inference {
-                    backend: self.name.clone(),
-                    model: self.model.name().to_owned(),
-                    found: format!("the output of {at_once} items became {shape:?}"),
-                });
+                return Err(self.failed(format!("the output of {at_once} items became {shape:?}")));
             }
             match vectors.is_empty() && part.items == at_once {
                 true => vectors = numbers,
@@ -359,9 +347,9 @@ impl Encoder for OnnxRuntime {
     }
 }
 
-/// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor that is never
-/// swapped out: a card reads it while the processor does something else. Pictures are prepared right there, so that
-/// nothing is copied before the copy to the card.
+/// `length` zeros in memory that the session's provider allocates. `CUDA_PINNED` is memory of the processor
+/// that is never swapped out: a card reads it while the processor does something else. Pictures are prepared
+/// right there, so that nothing is copied before the copy to the card.
 fn pinned(
     session: &Session,
     (device, number): (AllocationDevice<'_>, i32),
@@ -384,8 +372,8 @@ fn held<T: Number + PrimitiveTensorElementType + fmt::Debug + Send + Sync + 'sta
         return Err(ort::Error::new(format!("room for {found} numbers instead of {length}")));
     }
     // SAFETY: the memory is the value's: so many numbers of `T`, within reach of the processor, as
-    // `try_extract_tensor_mut` has found. It stays where it is until the value is dropped, and only the tensor has the
-    // value from here on.
+    // `try_extract_tensor_mut` has found. It stays where it is until the value is dropped, and only the
+    // tensor has the value from here on.
     Ok(unsafe { Tensor::in_memory_of(first, T::ELEMENT, length, Box::new(value)) })
 }
 

@@ -35,12 +35,8 @@ impl Settings {
             BatchShape::Fixed(pictures) => pictures.max(1),
         });
         let profile = (options.profile || device.is_gpu()).then(tempfile::tempdir).transpose();
-        let profile = profile.map_err(|source| Error::Io {
-            path: std::env::temp_dir(),
-            action: "create a folder in",
-            source,
-            remedy: "make room there, or name another folder with TMPDIR",
-        })?;
+        let remedy = "make room there, or name another folder with TMPDIR";
+        let profile = profile.map_err(Error::io(std::env::temp_dir(), "create a folder in", remedy))?;
         let engines = fixed.map(|batch| engines(model, runtime, options, batch)).transpose()?;
         // The cores are needed to decode; what is left on the processor beside a card are small operators.
         let threads = if device.is_gpu() && options.threads == 0 { 1 } else { options.threads() };
@@ -83,29 +79,22 @@ impl Settings {
     }
 }
 
-/// The folder of the engines for this model in this form. An engine is of use for one library, one precision and one
-/// size of batch; the card's architecture is part of the names that TensorRT's provider gives the files.
+/// The folder of the engines for this model in this form. An engine is of use for one library, one precision
+/// and one size of batch; the card's architecture is part of the names that TensorRT's provider gives the
+/// files.
 fn engines(model: &Model, runtime: &Runtime, options: &BackendOptions, batch: usize) -> Result<PathBuf> {
-    let root = options.engines.clone().or_else(default_engines).ok_or_else(|| Error::BadValue {
-        what: "engine cache",
-        expected: "a folder given with --engine-cache, where neither XDG_CACHE_HOME nor HOME is set",
-        found: "nothing".to_owned(),
+    let bad = |expected, found| Error::bad_value("engine cache", expected, found);
+    let root = options.engines.clone().or_else(default_engines).ok_or_else(|| {
+        bad("a folder that is given, where neither XDG_CACHE_HOME nor HOME is set", "nothing".to_owned())
     })?;
     let id: String = model.fingerprint().id().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let folder = root.join(format!("{id}-{batch}-ort{}", runtime.version));
     if folder.to_str().is_none() {
-        return Err(Error::BadValue {
-            what: "engine cache",
-            expected: "a folder whose name is UTF-8, because TensorRT is told it as text",
-            found: folder.to_string_lossy().into_owned(),
-        });
+        let expected = "a folder whose name is UTF-8, because TensorRT is told it as text";
+        return Err(bad(expected, folder.to_string_lossy().into_owned()));
     }
-    fs::create_dir_all(&folder).map_err(|source| Error::Io {
-        path: folder.clone(),
-        action: "create the engine cache",
-        source,
-        remedy: "name a folder that this user may write to with --engine-cache",
-    })?;
+    let remedy = "name an engine cache that this user may write to";
+    fs::create_dir_all(&folder).map_err(Error::io(&folder, "create the engine cache", remedy))?;
     Ok(folder)
 }
 

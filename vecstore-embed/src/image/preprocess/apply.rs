@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{F32x3, U8x3};
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use half::{bf16, f16};
 use image::RgbImage;
 
@@ -19,7 +19,8 @@ thread_local! {
 }
 
 impl Preprocess {
-    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with `[3, height, width]`.
+    /// Prepares one picture: fills `out`, [`tensor_len`](Self::tensor_len) numbers long, with
+    /// `[3, height, width]`.
     ///
     /// # Errors
     /// If `out` has another length, or the picture has no pixels.
@@ -27,9 +28,9 @@ impl Preprocess {
         self.apply_to(picture, ViewMut::new(out))
     }
 
-    /// As [`apply`](Self::apply), in the type of numbers that `out` has room for: each is the one in f32, rounded once.
+    /// As [`apply`](Self::apply), in the type that `out` has room for: each is the one in f32, rounded.
     pub(crate) fn apply_to(&self, picture: &RgbImage, out: ViewMut<'_>) -> Result<()> {
-        let bad = |what, expected, found| Err(Error::BadValue { what, expected, found });
+        let bad = |what, expected, found: String| Err(Error::bad_value(what, expected, found));
         if out.len() != self.tensor_len() {
             let what = "length of the tensor a picture is prepared into";
             return bad(what, "3 x input height x input width", out.len().to_string());
@@ -40,17 +41,17 @@ impl Preprocess {
         }
         let pixels = self.resize_and_crop(picture)?;
         match out.element() {
-            Element::F32 => self.write_planes::<f32>(&pixels, out.into_slice().unwrap_or_default()),
-            Element::F16 => self.write_planes::<f16>(&pixels, out.into_slice().unwrap_or_default()),
-            Element::Bf16 => self.write_planes::<bf16>(&pixels, out.into_slice().unwrap_or_default()),
+            Element::F32 => self.write_singles(&pixels, out.into_slice().unwrap_or_default()),
+            Element::F16 => self.look_up(0, &pixels, out.into_slice().unwrap_or_default(), f16::from_f32),
+            Element::Bf16 => self.look_up(0, &pixels, out.into_slice().unwrap_or_default(), bf16::from_f32),
             other => return bad("input of a model of pictures", "f32, f16 or bf16", other.to_string()),
         }
         Ok(())
     }
 
-    /// The side lengths a picture is resized to, width first. One of them may be huge for a picture that is a line.
+    /// The sides a picture is resized to, width first. One of them may be huge for a picture that is a line.
     fn resized_sides(&self, width: u32, height: u32) -> (u64, u64) {
-        match self.resize {
+        match self.steps.resize {
             Resize::Exact(sides) => (sides.width.into(), sides.height.into()),
             Resize::ShortestEdge(edge) => {
                 let (edge, width, height) = (u64::from(edge), u64::from(width), u64::from(height));
@@ -63,9 +64,9 @@ impl Preprocess {
         }
     }
 
-    /// Only the part that the crop keeps is computed: the window of the resized picture is traced back to the part
-    /// of the source that it comes from. Filters still see the pixels around that part, so the result is the one of
-    /// resizing all and cutting afterwards.
+    /// Only the part that the crop keeps is computed: the window of the resized picture is traced back to the
+    /// part of the source that it comes from. Filters still see the pixels around that part, so the result is
+    /// the one of resizing all and cutting afterwards.
     fn resize_and_crop<'a>(&self, picture: &'a RgbImage) -> Result<Cow<'a, [u8]>> {
         let (width, height) = picture.dimensions();
         let (resized_width, resized_height) = self.resized_sides(width, height);
@@ -76,17 +77,14 @@ impl Preprocess {
         }
         let columns = Window::new(width, resized_width, input_width);
         let rows = Window::new(height, resized_height, input_height);
-        match kernel(self.filter) {
-            None => Ok(Cow::Owned(nearest(picture, columns, rows))),
-            Some(kernel) => {
-                convolve(picture, kernel, columns, rows).map(Cow::Owned).map_err(|found| Error::Preprocess {
-                    origin: format!("a picture of {width}x{height}"),
-                    expected: format!("to become {input_width}x{input_height}"),
-                    found,
-                    remedy: "this is a fault of the program, please report it".to_owned(),
-                })
-            }
-        }
+        let Some(kernel) = kernel(self.steps.filter) else {
+            return Ok(Cow::Owned(nearest(picture, columns, rows)));
+        };
+        convolve(picture, kernel, columns, rows).map(Cow::Owned).map_err(|found| {
+            let expected = format!("to become {input_width}x{input_height}");
+            let remedy = "this is a fault of the program, please report it";
+            Error::unfit(format!("a picture of {width}x{height}"), expected, found, remedy)
+        })
     }
 }
 
@@ -165,14 +163,15 @@ fn kernel(filter: Resample) -> Option<(FilterType, f64)> {
     }
 }
 
-/// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it: at hard
-/// edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are swapped, which the
-/// resizer left to itself would do. So it is called once per pass.
+/// Across first, down second, with levels rounded and clipped in between, as Pillow (to version 12) does it:
+/// at hard edges a filter that overshoots gives other levels (by up to 28 of 255) when the passes are
+/// swapped, which the resizer left to itself would do. So it is called once per pass.
 ///
-/// What is left are roundings. The resizer weighs levels with 15 bits, Pillow with 22: a sum that is as close as that to the
-/// middle between two levels becomes the other one. Where pictures are reduced to half or less, that leaves the levels
-/// of Pillow to within one. Above, two rows that are off by one may weigh more than one together, and the sum be
-/// off by two; there the passes compute with floating point, which is slower, but there is less to do.
+/// What is left are roundings. The resizer weighs levels with 15 bits, Pillow with 22: a sum that is as close
+/// as that to the middle between two levels becomes the other one. Where pictures are reduced to half or
+/// less, that leaves the levels of Pillow to within one. Above, two rows that are off by one may weigh more
+/// than one together, and the sum be off by two; there the passes compute with floating point, which is
+/// slower, but there is less to do.
 fn convolve(
     picture: &RgbImage,
     (kernel, support): (FilterType, f64),
@@ -194,19 +193,23 @@ fn convolve(
     let across = algorithm.crop(left, first_row.into(), wide, tall.into());
     let mut levels = vec![0; 3 * columns.kept as usize * rows.kept as usize];
     let mut narrowed = TypedImage::new(columns.kept, tall);
-    // Typed, and each pass of the same types: `Resizer::resize` is compiled for every kind of pixel there is.
-    let pass =
-        |source: &TypedImageRef<'_, U8x3>, target: &mut TypedImage<'_, U8x3>, options: &ResizeOptions| {
-            RESIZER
-                .with_borrow_mut(|resizer| resizer.resize_typed(source, target, options))
-                .map_err(|e| e.to_string())
-        };
     let source = TypedImageRef::from_buffer(picture.width(), picture.height(), picture.as_raw());
-    pass(&source.map_err(|e| e.to_string())?, &mut narrowed, &across)?;
+    pass::<U8x3>(&source.map_err(|e| e.to_string())?, &mut narrowed, &across)?;
     let source = TypedImageRef::new(columns.kept, tall, narrowed.pixels()).map_err(|e| e.to_string())?;
     let target = TypedImage::from_buffer(columns.kept, rows.kept, &mut levels);
     pass(&source, &mut target.map_err(|e| e.to_string())?, &down)?;
     Ok(levels)
+}
+
+/// One call of the thread's resizer. Typed: `Resizer::resize` is compiled for every kind of pixel there is.
+fn pass<P: PixelTrait>(
+    source: &TypedImageRef<'_, P>,
+    target: &mut TypedImage<'_, P>,
+    options: &ResizeOptions,
+) -> std::result::Result<(), String> {
+    RESIZER
+        .with_borrow_mut(|resizer| resizer.resize_typed(source, target, options))
+        .map_err(|e| e.to_string())
 }
 
 /// Rows of the source for each row kept, below which sums are computed with floating point.
@@ -215,7 +218,7 @@ const FINE: f64 = 2.0;
 /// Pixels that are converted at a time.
 const STRIP: u32 = 1 << 20;
 
-/// The two passes over so many rows of a picture, from the first of them on, with all digits, and levels in between.
+/// The two passes over some rows of a picture, with all digits, and levels in between.
 fn convolve_finely(
     picture: &RgbImage,
     (first_row, tall): (u32, u32),
@@ -227,16 +230,13 @@ fn convolve_finely(
     let pixel = |levels: &[u8; 3]| F32x3::new(levels.map(f32::from));
     let row = picture.width() as usize;
     let rows = picture.as_raw().as_chunks().0.iter().skip(row * first_row as usize).take(row * tall as usize);
-    let pass = |from: &[F32x3], (wide, high), (width, height), options: &ResizeOptions| {
-        let source = TypedImageRef::new(wide, high, from).map_err(|e| e.to_string())?;
+    let levels = |from: &[F32x3], (wide, high), (width, height), options: &ResizeOptions| {
         let mut target = TypedImage::<F32x3>::new(width, height);
-        RESIZER
-            .with_borrow_mut(|resizer| resizer.resize_typed(&source, &mut target, options))
-            .map_err(|e| e.to_string())?;
+        let source = TypedImageRef::new(wide, high, from).map_err(|e| e.to_string())?;
+        pass(&source, &mut target, options)?;
         // `as` saturates, which clips what overshoots.
-        Ok::<_, String>(
-            target.pixels().iter().flat_map(|levels| levels.0.map(|level| (level + 0.5) as u8)).collect(),
-        )
+        let level = |pixel: &F32x3| pixel.0.map(|level| (level + 0.5) as u8);
+        Ok::<Vec<u8>, String>(target.pixels().iter().flat_map(level).collect())
     };
     // Some rows at a time: a wide picture would take four times its own memory.
     let strip = (pixels_at_once / picture.width()).max(1);
@@ -245,10 +245,10 @@ fn convolve_finely(
     for first in (0..tall).step_by(strip as usize) {
         let high = strip.min(tall - first);
         let source: Vec<F32x3> = rows.by_ref().take(row * high as usize).collect();
-        let levels: Vec<u8> = pass(&source, (picture.width(), high), (width, high), &across(high))?;
-        narrowed.extend(levels.as_chunks().0.iter().map(pixel));
+        let rounded = levels(&source, (picture.width(), high), (width, high), &across(high))?;
+        narrowed.extend(rounded.as_chunks().0.iter().map(pixel));
     }
-    pass(&narrowed, (width, tall), (width, height), down)
+    levels(&narrowed, (width, tall), (width, height), down)
 }
 
 fn nearest(picture: &RgbImage, columns: Window, rows: Window) -> Vec<u8> {

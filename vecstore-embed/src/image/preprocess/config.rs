@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use super::{ChannelOrder, JpegScale, Resample, Resize, Sides, Steps};
 use crate::base::{Error, Result};
 
-// As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in f32.
+// As published: 0.48145466, 0.4578275, 0.40821073 and 0.26862954, 0.26130258, 0.27577711, which are these in
+// f32.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
@@ -17,11 +18,10 @@ const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 struct Family {
     /// Class names without `ImageProcessor`, `ImageProcessorFast` or `FeatureExtractor`.
     names: &'static [&'static str],
-    /// What a single number for `size` means, and the size when none is given.
-    shortest_edge: bool,
+    /// A single number for `size` means the shortest edge, and the centre is cut out unless the file says
+    /// otherwise.
+    crops: bool,
     filter: Resample,
-    /// Cut out the centre, 224 x 224, unless the file says otherwise.
-    crop: bool,
     mean: [f32; 3],
     std: [f32; 3],
 }
@@ -29,40 +29,26 @@ struct Family {
 const FAMILIES: [Family; 3] = [
     Family {
         names: &["CLIP", "ChineseCLIP", "Bit"],
-        shortest_edge: true,
+        crops: true,
         filter: Resample::Bicubic,
-        crop: true,
         mean: CLIP_MEAN,
         std: CLIP_STD,
     },
-    Family {
-        names: &["Siglip"],
-        shortest_edge: false,
-        filter: Resample::Bicubic,
-        crop: false,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-    },
-    Family {
-        names: &["ViT"],
-        shortest_edge: false,
-        filter: Resample::Bilinear,
-        crop: false,
-        mean: [0.5; 3],
-        std: [0.5; 3],
-    },
+    Family { names: &["Siglip"], crops: false, filter: Resample::Bicubic, mean: [0.5; 3], std: [0.5; 3] },
+    Family { names: &["ViT"], crops: false, filter: Resample::Bilinear, mean: [0.5; 3], std: [0.5; 3] },
 ];
+
+/// The side of the input where a file does not say it.
+const SIDE: u32 = 224;
 
 /// Steps that some processors have and that are not done here: refused when switched on.
 const OTHER_STEPS: [&str; 4] = ["do_pad", "do_center_pad", "do_thumbnail", "do_splits"];
 
 pub(super) fn read(path: &Path) -> Result<Steps> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Io {
-        path: path.to_owned(),
-        action: "read the model's preprocessing from",
-        source,
-        remedy: "check its name and its permissions; without the file, --size, --mean and --std say the same",
-    })?;
+    const REMEDY: &str = "check its name and its permissions; without the file, give the size, the mean and \
+                          the deviation";
+    let bytes =
+        std::fs::read(path).map_err(Error::io(path, "read the model's preprocessing from", REMEDY))?;
     Config::parse(&path.display().to_string(), &bytes)?.plan()
 }
 
@@ -73,30 +59,19 @@ struct Config<'a> {
 
 impl<'a> Config<'a> {
     fn parse(origin: &'a str, bytes: &[u8]) -> Result<Self> {
-        let fields = match serde_json::from_slice(bytes) {
-            Ok(Value::Object(fields)) => fields,
-            other => {
-                let found = other.map_or_else(|e| e.to_string(), |_| "JSON of another kind".to_owned());
-                return Err(Error::Preprocess {
-                    origin: origin.to_owned(),
-                    expected: "a JSON object".to_owned(),
-                    found,
-                    remedy: "take the file that was published with the model".to_owned(),
-                });
-            }
+        let found = match serde_json::from_slice(bytes) {
+            Ok(Value::Object(fields)) => return Ok(Config { origin, fields }),
+            Ok(_) => "JSON of another kind".to_owned(),
+            Err(error) => error.to_string(),
         };
-        Ok(Config { origin, fields })
+        let remedy = "take the file that was published with the model";
+        Err(Error::unfit(format!("preprocessing from {origin}"), "a JSON object", found, remedy))
     }
 
-    fn refuse<T>(&self, expected: &str, found: String) -> Result<T> {
-        Err(Error::Preprocess {
-            origin: self.origin.to_owned(),
-            expected: expected.to_owned(),
-            found,
-            remedy:
-                "give --size, --mean and --std (and --crop, --filter, --channel-order) to do without the file"
-                    .to_owned(),
-        })
+    fn refuse<T>(&self, expected: &str, found: impl Into<String>) -> Result<T> {
+        let remedy = "give the size, the mean and the deviation (and the crop, the filter and the order of \
+                      the channels) to do without the file";
+        Err(Error::unfit(format!("preprocessing from {}", self.origin), expected, found, remedy))
     }
 
     /// The value of a field; `null` is as good as absent.
@@ -104,28 +79,34 @@ impl<'a> Config<'a> {
         self.fields.get(name).filter(|value| !value.is_null())
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+    /// What `read` makes of a field; refused where that is nothing.
+    fn field<T>(
+        &self,
+        name: &str,
+        default: T,
+        expected: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<T> {
         match self.get(name) {
             None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => self.refuse("true or false", format!("{name}: {other}")),
+            Some(value) => read(value).map_or_else(|| self.refuse(expected, format!("{name}: {value}")), Ok),
         }
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        self.field(name, default, "true or false", Value::as_bool)
     }
 
     fn family(&self) -> Result<&'static Family> {
         const EXPECTED: &str = "a processor of the CLIP, Siglip, Bit or ViT family";
         let name = self.get("image_processor_type").or_else(|| self.get("feature_extractor_type"));
         let Some(name) = name.and_then(Value::as_str) else {
-            return self
-                .refuse(EXPECTED, "neither image_processor_type nor feature_extractor_type".to_owned());
+            return self.refuse(EXPECTED, "neither image_processor_type nor feature_extractor_type");
         };
         let stem = name.strip_suffix("Fast").unwrap_or(name);
         let stem = stem.strip_suffix("ImageProcessor").or_else(|| stem.strip_suffix("FeatureExtractor"));
         let family = FAMILIES.iter().find(|family| stem.is_some_and(|stem| family.names.contains(&stem)));
-        match family {
-            Some(family) => Ok(family),
-            None => self.refuse(EXPECTED, format!("{name}, whose rules are not known here")),
-        }
+        family.map_or_else(|| self.refuse(EXPECTED, format!("{name}, whose rules are not known here")), Ok)
     }
 
     fn plan(&self) -> Result<Steps> {
@@ -134,97 +115,69 @@ impl<'a> Config<'a> {
             return self.refuse("resize, crop, rescale and normalise alone", format!("{step} switched on"));
         }
         if self.get("crop_pct").is_some() {
-            return self.refuse("a size and a crop in pixels", "crop_pct".to_owned());
+            return self.refuse("a size and a crop in pixels", "crop_pct");
         }
         if !self.flag("do_resize", true)? {
-            return self.refuse("pictures to be resized", "do_resize: false".to_owned());
+            return self.refuse("pictures to be resized", "do_resize: false");
         }
-        let crop = match self.flag("do_center_crop", family.crop)? {
+        let crop = match self.flag("do_center_crop", family.crops)? {
             true => Some(self.crop()?),
             false => None,
         };
         let (mean, std) = match self.flag("do_normalize", true)? {
-            true => (self.triple("image_mean", family.mean)?, self.triple("image_std", family.std)?),
+            true => (self.three("image_mean", family.mean)?, self.three("image_std", family.std)?),
             false => ([0.0; 3], [1.0; 3]),
         };
         let scale = match self.flag("do_rescale", true)? {
-            true => self.number("rescale_factor", 1.0 / 255.0)?,
+            true => self.field("rescale_factor", 1.0 / 255.0, "a number", Value::as_f64)?,
             false => 1.0,
         };
         let order = match self.flag("do_flip_channel_order", false)? {
             true => ChannelOrder::Bgr,
             false => ChannelOrder::Rgb,
         };
-        let (resize, filter) = (self.size(family)?, self.filter(family)?);
+        let filter = self.field("resample", family.filter, "resample: one of Pillow's 0 to 5", |code| {
+            Resample::from_pillow(code.as_u64()?)
+        })?;
+        let resize = self.size(family)?;
         Ok(Steps { resize, filter, crop, scale, mean, std, order, jpeg: JpegScale::Exact })
     }
 
     fn size(&self, family: &Family) -> Result<Resize> {
-        const DEFAULT: u32 = 224;
-        let one = |edge: u32| match family.shortest_edge {
+        let one = |edge: u32| match family.crops {
             true => Resize::ShortestEdge(edge),
-            false => Resize::Exact(Sides { height: edge, width: edge }),
+            false => Resize::Exact(Sides::square(edge)),
         };
-        let Some(size) = self.get("size") else { return Ok(one(DEFAULT)) };
-        if let Some(edge) = pixels(size) {
-            return Ok(one(edge));
-        }
-        let side = |name| size.get(name).and_then(pixels);
-        match (side("shortest_edge"), sides(size)) {
-            (Some(edge), None) if size.get("longest_edge").is_none() => Ok(Resize::ShortestEdge(edge)),
-            (None, Some(sides)) => Ok(Resize::Exact(sides)),
-            _ => self
-                .refuse("size: a number, shortest_edge alone, or height and width", format!("size: {size}")),
-        }
+        let expected = "size: a number, shortest_edge alone, or height and width";
+        self.field("size", one(SIDE), expected, |size| {
+            let edge = size.get("shortest_edge").and_then(pixels);
+            match (pixels(size), edge, sides(size)) {
+                (Some(number), _, _) => Some(one(number)),
+                (_, Some(edge), None) if size.get("longest_edge").is_none() => {
+                    Some(Resize::ShortestEdge(edge))
+                }
+                (_, None, Some(sides)) => Some(Resize::Exact(sides)),
+                _ => None,
+            }
+        })
     }
 
     fn crop(&self) -> Result<Sides> {
-        match self.get("crop_size") {
-            None => Ok(Sides { height: 224, width: 224 }),
-            Some(crop) => {
-                let square = pixels(crop).map(|side| Sides { height: side, width: side });
-                match square.or_else(|| sides(crop)) {
-                    Some(sides) => Ok(sides),
-                    None => {
-                        self.refuse("crop_size: a number, or height and width", format!("crop_size: {crop}"))
-                    }
-                }
-            }
-        }
+        let expected = "crop_size: a number, or height and width";
+        self.field("crop_size", Sides::square(SIDE), expected, |crop| {
+            pixels(crop).map(Sides::square).or_else(|| sides(crop))
+        })
     }
 
-    fn filter(&self, family: &Family) -> Result<Resample> {
-        let Some(code) = self.get("resample") else { return Ok(family.filter) };
-        match code.as_u64().and_then(Resample::from_pillow) {
-            Some(filter) => Ok(filter),
-            None => self.refuse("resample: one of Pillow's 0 to 5", format!("resample: {code}")),
-        }
-    }
-
-    fn number(&self, name: &str, default: f64) -> Result<f64> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(value) => match value.as_f64() {
-                Some(number) => Ok(number),
-                None => self.refuse("a number", format!("{name}: {value}")),
-            },
-        }
-    }
-
-    fn triple(&self, name: &str, default: [f32; 3]) -> Result<[f32; 3]> {
-        let Some(value) = self.get(name) else { return Ok(default) };
-        let numbers: Option<Vec<f32>> = value.as_array().and_then(|list| list.iter().map(float).collect());
-        match numbers.as_deref() {
-            Some([a, b, c]) => Ok([*a, *b, *c]),
-            _ => self.refuse("a list of three numbers", format!("{name}: {value}")),
-        }
+    fn three(&self, name: &str, default: [f32; 3]) -> Result<[f32; 3]> {
+        self.field(name, default, "a list of three numbers", |value| {
+            let numbers: Option<Vec<f32>> = value.as_array()?.iter().map(float).collect();
+            numbers?.try_into().ok()
+        })
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "models compute in f32, so that is what the numbers become"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "models compute in f32")]
 fn float(value: &Value) -> Option<f32> {
     value.as_f64().map(|number| number as f32)
 }
@@ -251,7 +204,8 @@ mod tests {
     fn clip_old_and_new_say_the_same() {
         let old = r#"{"crop_size": 224, "do_center_crop": true, "do_normalize": true, "do_resize": true,
             "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 224,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711]}"#;
         let new = r#"{"crop_size": {"height": 224, "width": 224}, "do_convert_rgb": true,
             "image_processor_type": "CLIPImageProcessorFast", "rescale_factor": 0.00392156862745098,
             "size": {"shortest_edge": 224}}"#;
@@ -295,8 +249,8 @@ mod tests {
         let bit = plan(r#"{"image_processor_type": "BitImageProcessor", "do_center_crop": null}"#).unwrap();
         assert_eq!(bit.resize, Resize::ShortestEdge(224));
         assert_eq!(bit.crop, Some(Sides { height: 224, width: 224 }));
-        let plain = r#"{"image_processor_type": "ViTImageProcessor", "do_rescale": false, "do_normalize": false,
-            "do_flip_channel_order": true}"#;
+        let plain = r#"{"image_processor_type": "ViTImageProcessor", "do_rescale": false,
+            "do_normalize": false, "do_flip_channel_order": true}"#;
         let plain = plan(plain).unwrap();
         assert_eq!((plain.scale, plain.mean, plain.std), (1.0, [0.0; 3], [1.0; 3]));
         assert_eq!(plain.order, ChannelOrder::Bgr);

@@ -1,8 +1,9 @@
 //! From an upright picture to the numbers a model was trained on.
 //!
-//! A model only means what it was trained to mean if pictures reach it exactly as they did in training: resized with
-//! the same filter, cropped at the same pixel, scaled with the same mean and deviation. The published descriptions
-//! (`preprocessor_config.json`) rest on Pillow's arithmetic, so that is what is followed here:
+//! A model only means what it was trained to mean if pictures reach it exactly as they did in training:
+//! resized with the same filter, cropped at the same pixel, scaled with the same mean and deviation. The
+//! published descriptions (`preprocessor_config.json`) rest on Pillow's arithmetic, so that is what is
+//! followed here:
 //!
 //! 1. Resize: to an exact size, or so that the shortest edge has a given length and the other one is
 //!    `long * edge / short`, cut to a whole number. Pixels are rounded to whole levels afterwards.
@@ -28,18 +29,27 @@ mod planes;
 
 pub use options::{ChannelOrder, JpegScale, PreprocessOverrides, Resample, Resize, Sides, parse_triple};
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use ::image::RgbImage;
 
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::image::{self, BadImage, DecodeLimits};
 use planes::Channel;
 
 /// How pictures are prepared for one model. Immutable; part of the model's fingerprint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
+    steps: Steps,
+    /// What comes out, after the crop.
+    input: Sides,
+    /// What levels become, in output order.
+    channels: Box<[Channel; 3]>,
+}
+
+/// What was asked for, before it is known to make sense.
+#[derive(Clone, Debug, PartialEq)]
+struct Steps {
     resize: Resize,
     filter: Resample,
     crop: Option<Sides>,
@@ -49,36 +59,23 @@ pub struct Preprocess {
     std: [f32; 3],
     order: ChannelOrder,
     jpeg: JpegScale,
-    /// What comes out, after the crop.
-    input: Sides,
-    /// What levels become, in output order.
-    channels: Box<[Channel; 3]>,
 }
 
 impl Preprocess {
     /// What the built-in descriptor wants: the whole picture squeezed to 224 x 224, RGB, 0 to 1.
     pub fn descriptor() -> Self {
-        let input = Sides { height: 224, width: 224 };
-        let plain = Steps {
-            resize: Resize::Exact(input),
-            filter: Resample::Bilinear,
-            crop: None,
-            scale: 1.0 / 255.0,
-            mean: [0.0; 3],
-            std: [1.0; 3],
-            order: ChannelOrder::Rgb,
-            jpeg: JpegScale::Exact,
-        };
-        Preprocess::with_input(plain, input)
+        let input = Sides::square(224);
+        let plain = Steps::new(Resize::Exact(input), [0.0; 3], [1.0; 3]);
+        Preprocess::with_input(Steps { filter: Resample::Bilinear, ..plain }, input)
     }
 
-    /// Reads a `preprocessor_config.json` of the CLIP, SigLIP, DINOv2 (`BitImageProcessor`) or ViT family, in the old
-    /// spelling (`feature_extractor_type`, `"size": 224`) or the new one (`image_processor_type`,
+    /// Reads a `preprocessor_config.json` of the CLIP, SigLIP, DINOv2 (`BitImageProcessor`) or ViT family, in
+    /// the old spelling (`feature_extractor_type`, `"size": 224`) or the new one (`image_processor_type`,
     /// `"size": {"shortest_edge": 224}`).
     ///
     /// # Errors
-    /// A file that cannot be read, is not JSON, names a processor whose rules are not known here, or asks for a step
-    /// that is not one of the four above. Each names what it found and what to do.
+    /// A file that cannot be read, is not JSON, names a processor whose rules are not known here, or asks for
+    /// a step that is not one of the four above. Each names what it found and what to do.
     pub fn from_config_file(path: &Path) -> Result<Self> {
         config::read(path)?.finish(&path.display().to_string())
     }
@@ -99,17 +96,7 @@ impl Preprocess {
         let (Some(resize), Some(mean), Some(std)) = (overrides.size, overrides.mean, overrides.std) else {
             return Ok(None);
         };
-        let plan = Steps {
-            resize,
-            filter: Resample::Bicubic,
-            crop: None,
-            scale: 1.0 / 255.0,
-            mean,
-            std,
-            order: ChannelOrder::Rgb,
-            jpeg: JpegScale::Exact,
-        };
-        plan.replace(overrides).finish("options").map(Some)
+        Steps::new(resize, mean, std).replace(overrides).finish("options").map(Some)
     }
 
     /// Height of the model's input in pixels.
@@ -128,23 +115,16 @@ impl Preprocess {
         3 * self.input.height as usize * self.input.width as usize
     }
 
-    /// One line that is equal exactly when the preparation is: it goes into the fingerprint, and into messages.
+    /// One line that is equal exactly when the preparation is: it goes into fingerprints, and into messages.
     pub fn canonical(&self) -> String {
-        let mut line = format!("{}; resize {} {}", image::RULES, self.resize, self.filter);
-        if let Some(crop) = self.crop {
-            // Writing to a String cannot fail.
-            let _ = write!(line, "; crop {crop}");
-        }
-        let triple = |[a, b, c]: [f32; 3]| format!("{a} {b} {c}");
-        let _ = write!(
-            line,
-            "; {} x {}; mean {}; std {}",
-            self.order,
-            self.scale,
-            triple(self.mean),
-            triple(self.std)
-        );
-        if self.jpeg == JpegScale::Scaled {
+        let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = &self.steps;
+        let crop = crop.map_or_else(String::new, |crop| format!("; crop {crop}"));
+        let triple = |[a, b, c]: &[f32; 3]| format!("{a} {b} {c}");
+        let (mean, std) = (triple(mean), triple(std));
+        let rules = image::RULES;
+        let mut line =
+            format!("{rules}; resize {resize} {filter}{crop}; {order} x {scale}; mean {mean}; std {std}");
+        if *jpeg == JpegScale::Scaled {
             line.push_str("; jpeg decoded smaller, twice as large as resized or more");
         }
         line
@@ -160,15 +140,15 @@ impl Preprocess {
 
     /// The length below which no side of a JPEG that is decoded smaller may fall.
     fn least(&self) -> Option<usize> {
-        let edge = match self.resize {
+        let edge = match self.steps.resize {
             Resize::ShortestEdge(edge) => edge,
             // The picture may lie on its side.
             Resize::Exact(sides) => sides.height.max(sides.width),
         };
-        (self.jpeg == JpegScale::Scaled).then_some(2 * edge as usize)
+        (self.steps.jpeg == JpegScale::Scaled).then_some(2 * edge as usize)
     }
 
-    /// Pixels that decoding a picture of these sides gives: fewer than it has where a JPEG is decoded smaller.
+    /// Pixels that decoding a picture of these sides gives: fewer where a JPEG is decoded smaller.
     pub(crate) fn decoded_pixels(&self, content: &[u8], width: u32, height: u32) -> u64 {
         let (pixels, shorter) = (u64::from(width) * u64::from(height), width.min(height) as usize);
         let least = self.least().filter(|_| image::sniff(content) == Some(image::Format::Jpeg));
@@ -177,31 +157,23 @@ impl Preprocess {
     }
 
     fn with_input(steps: Steps, input: Sides) -> Self {
-        let Steps { resize, filter, crop, scale, mean, std, order, jpeg } = steps;
+        let Steps { scale, mean, std, .. } = steps;
         let channels = [0, 1, 2].map(|at: usize| {
             Channel::new(|level| (f64::from(level) * scale - f64::from(mean[at])) / f64::from(std[at]))
         });
-        let channels = Box::new(channels);
-        Preprocess { resize, filter, crop, scale, mean, std, order, jpeg, input, channels }
+        Preprocess { steps, input, channels: Box::new(channels) }
     }
-}
-
-/// What was asked for, before it is known to make sense.
-#[derive(Clone, Debug, PartialEq)]
-struct Steps {
-    resize: Resize,
-    filter: Resample,
-    crop: Option<Sides>,
-    scale: f64,
-    mean: [f32; 3],
-    std: [f32; 3],
-    order: ChannelOrder,
-    jpeg: JpegScale,
 }
 
 impl Steps {
     /// The longest side a model input may have: 3 planes of f32 are then 3 GiB.
     const MAX_SIDE: u32 = 16_384;
+
+    /// With what holds unless it is said.
+    fn new(resize: Resize, mean: [f32; 3], std: [f32; 3]) -> Self {
+        let (filter, order, jpeg) = (Resample::Bicubic, ChannelOrder::Rgb, JpegScale::Exact);
+        Steps { resize, filter, crop: None, scale: 1.0 / 255.0, mean, std, order, jpeg }
+    }
 
     fn replace(mut self, overrides: &PreprocessOverrides) -> Self {
         let PreprocessOverrides { size, crop, mean, std, channel_order, filter, jpeg } = *overrides;
@@ -217,28 +189,19 @@ impl Steps {
 
     fn finish(self, origin: &str) -> Result<Preprocess> {
         let fail = |expected: &str, found: String, remedy: &str| {
-            Err(crate::base::Error::Preprocess {
-                origin: origin.to_owned(),
-                expected: expected.to_owned(),
-                found,
-                remedy: remedy.to_owned(),
-            })
+            Err(Error::unfit(format!("preprocessing from {origin}"), expected, found, remedy))
         };
         if self.jpeg == JpegScale::Scaled && !cfg!(feature = "turbojpeg") {
             return fail(
                 "JPEGs decoded exactly, by a program built without the feature turbojpeg",
                 "jpeg: scaled".to_owned(),
-                "build it with `--features turbojpeg` (that needs cmake and nasm), or leave the option out",
+                "build it with the feature turbojpeg (that needs cmake and nasm), or leave this open",
             );
         }
-        let room = match self.resize {
-            Resize::Exact(sides) => sides,
-            Resize::ShortestEdge(edge) => Sides { height: edge, width: edge },
-        };
-        let input = match (self.crop, self.resize) {
-            (Some(crop), _) => crop,
-            (None, Resize::Exact(sides)) => sides,
-            (None, Resize::ShortestEdge(edge)) => {
+        let (room, input) = match (self.resize, self.crop) {
+            (Resize::Exact(sides), crop) => (sides, crop.unwrap_or(sides)),
+            (Resize::ShortestEdge(edge), Some(crop)) => (Sides::square(edge), crop),
+            (Resize::ShortestEdge(edge), None) => {
                 return fail(
                     "one input size for all pictures",
                     format!("shortest edge {edge} and no crop, which leaves the longer side open"),
@@ -253,10 +216,8 @@ impl Steps {
                 "give a larger size or a smaller crop",
             );
         }
-        if [room.height, room.width, input.height, input.width]
-            .iter()
-            .any(|s| !(1..=Self::MAX_SIDE).contains(s))
-        {
+        let sides = [room.height, room.width, input.height, input.width];
+        if !sides.iter().all(|side| (1..=Self::MAX_SIDE).contains(side)) {
             let found = format!("size {} and input {input}", self.resize);
             return fail("sides of 1 to 16384 pixels", found, "correct the size or the crop");
         }
@@ -311,8 +272,8 @@ mod tests {
         let text = |o| Preprocess::from_overrides(&o).unwrap_err().to_string();
         assert_eq!(
             text(options("224", None)),
-            "preprocessing from options: expected one input size for all pictures, found shortest edge 224 and no \
-             crop, which leaves the longer side open; give a crop, or an exact size such as 224x224"
+            "preprocessing from options: expected one input size for all pictures, found shortest edge 224 \
+             and no crop, which leaves the longer side open; give a crop, or an exact size such as 224x224"
         );
         assert!(text(options("224", Some("256"))).contains("crop 256x256 of 224"));
         assert!(text(options("99999", Some("1"))).contains("sides of 1 to 16384"));

@@ -1,9 +1,9 @@
-//! The values that preprocessing is made of, as a user writes them.
+//! The values that preprocessing is made of, as they are written.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, names};
 
 /// Height and width in pixels, written `HEIGHTxWIDTH`, or one number for a square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,13 @@ pub struct Sides {
     pub height: u32,
     /// Columns.
     pub width: u32,
+}
+
+impl Sides {
+    /// As many columns as rows.
+    pub(super) fn square(side: u32) -> Self {
+        Sides { height: side, width: side }
+    }
 }
 
 impl fmt::Display for Sides {
@@ -30,11 +37,7 @@ impl FromStr for Sides {
         };
         match sides {
             Some((height, width)) if height > 0 && width > 0 => Ok(Sides { height, width }),
-            _ => Err(Error::BadValue {
-                what: "crop",
-                expected: "pixels: 224 for a square, or HEIGHTxWIDTH",
-                found: text.to_owned(),
-            }),
+            _ => Err(Error::bad_value("crop", "pixels: 224 for a square, or HEIGHTxWIDTH", text)),
         }
     }
 }
@@ -66,11 +69,8 @@ impl FromStr for Resize {
             true => text.parse().ok().map(Resize::Exact),
             false => text.parse().ok().filter(|edge| *edge > 0).map(Resize::ShortestEdge),
         };
-        size.ok_or_else(|| Error::BadValue {
-            what: "size",
-            expected: "pixels: 224 for the shortest edge, or HEIGHTxWIDTH for an exact size",
-            found: text.to_owned(),
-        })
+        let expected = "pixels: 224 for the shortest edge, or HEIGHTxWIDTH for an exact size";
+        size.ok_or_else(|| Error::bad_value("size", expected, text))
     }
 }
 
@@ -87,47 +87,22 @@ pub enum Resample {
     Bilinear,
     /// Cubic over 4 pixels (Catmull-Rom, a = -0.5), Pillow's 3.
     Bicubic,
-    /// The mean of the area, Pillow's 4. A source pixel whose centre lies exactly on the border of two areas counts
-    /// to one of them, and rounding decides which: there Pillow's choice may be the other one.
+    /// The mean of the area, Pillow's 4. A source pixel whose centre lies exactly on the border of two areas
+    /// counts to one of them, and rounding decides which: there Pillow's choice may be the other one.
     Box,
     /// A raised cosine over 2 pixels, Pillow's 5.
     Hamming,
 }
 
-impl Resample {
-    const ALL: [(Resample, &'static str); 6] = [
-        (Resample::Nearest, "nearest"),
-        (Resample::Lanczos3, "lanczos3"),
-        (Resample::Bilinear, "bilinear"),
-        (Resample::Bicubic, "bicubic"),
-        (Resample::Box, "box"),
-        (Resample::Hamming, "hamming"),
-    ];
+names!(Resample "filter" {
+    Nearest "nearest", Lanczos3 "lanczos3", Bilinear "bilinear", Bicubic "bicubic", Box "box"
+    or Hamming "hamming"
+});
 
+impl Resample {
     /// The filter of a `resample` number in a `preprocessor_config.json`: its place in the list above.
     pub(super) fn from_pillow(code: u64) -> Option<Resample> {
-        let place = usize::try_from(code).ok()?;
-        Self::ALL.get(place).map(|(filter, _)| *filter)
-    }
-}
-
-impl fmt::Display for Resample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(filter, _)| filter == self).map_or("", |(_, name)| name);
-        f.write_str(name)
-    }
-}
-
-impl FromStr for Resample {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let known = Self::ALL.iter().find(|(_, name)| *name == text);
-        known.map(|(filter, _)| *filter).ok_or_else(|| Error::BadValue {
-            what: "filter",
-            expected: "nearest, lanczos3, bilinear, bicubic, box or hamming",
-            found: text.to_owned(),
-        })
+        Self::ALL.get(usize::try_from(code).ok()?).copied()
     }
 }
 
@@ -141,28 +116,7 @@ pub enum ChannelOrder {
     Bgr,
 }
 
-impl fmt::Display for ChannelOrder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ChannelOrder::Rgb => "rgb",
-            ChannelOrder::Bgr => "bgr",
-        })
-    }
-}
-
-impl FromStr for ChannelOrder {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "rgb" => Ok(ChannelOrder::Rgb),
-            "bgr" => Ok(ChannelOrder::Bgr),
-            _ => {
-                Err(Error::BadValue { what: "channel order", expected: "rgb or bgr", found: text.to_owned() })
-            }
-        }
-    }
-}
+names!(ChannelOrder "channel order" { Rgb "rgb" or Bgr "bgr" });
 
 /// How JPEGs are decoded that are much larger than what the model wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -171,35 +125,13 @@ pub enum JpegScale {
     /// Every pixel, as the model's makers did.
     #[default]
     Exact,
-    /// At a half, a quarter or an eighth of the size, if that leaves each side twice as long as what it is resized to:
-    /// several times as fast, and slightly other pixels. Needs a program built with the feature `turbojpeg`.
+    /// At a half, a quarter or an eighth of the size, if that leaves each side twice as long as what it is
+    /// resized to: several times as fast, and slightly other pixels. Needs a program built with the feature
+    /// `turbojpeg`.
     Scaled,
 }
 
-impl fmt::Display for JpegScale {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            JpegScale::Exact => "exact",
-            JpegScale::Scaled => "scaled",
-        })
-    }
-}
-
-impl FromStr for JpegScale {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "exact" => Ok(JpegScale::Exact),
-            "scaled" => Ok(JpegScale::Scaled),
-            _ => Err(Error::BadValue {
-                what: "jpeg decoding",
-                expected: "exact or scaled",
-                found: text.to_owned(),
-            }),
-        }
-    }
-}
+names!(JpegScale "jpeg decoding" { Exact "exact" or Scaled "scaled" });
 
 /// Reads a mean or a deviation: three numbers with commas between them, or one that holds for all channels.
 ///
@@ -210,19 +142,18 @@ pub fn parse_triple(text: &str) -> Result<[f32; 3]> {
     match numbers.as_deref() {
         Some([all]) => Ok([*all; 3]),
         Some([a, b, c]) => Ok([*a, *b, *c]),
-        _ => Err(Error::BadValue {
-            what: "mean or std",
-            expected: "three numbers such as 0.485,0.456,0.406, or one for all channels",
-            found: text.to_owned(),
-        }),
+        _ => {
+            let expected = "three numbers such as 0.485,0.456,0.406, or one for all channels";
+            Err(Error::bad_value("mean or std", expected, text))
+        }
     }
 }
 
 /// Preprocessing given by options.
 ///
-/// With a `preprocessor_config.json` beside the model, each option replaces that one value of the file. Without one,
-/// `size`, `mean` and `std` are needed; what else is not given is: no crop, bicubic, RGB. Levels count from 0 to 1
-/// (are divided by 255) before mean and deviation apply, unless the file says otherwise.
+/// With a `preprocessor_config.json` beside the model, each option replaces that one value of the file.
+/// Without one, `size`, `mean` and `std` are needed; what else is not given is: no crop, bicubic, RGB. Levels
+/// count from 0 to 1 (are divided by 255) before mean and deviation apply, unless the file says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PreprocessOverrides {
     /// What pictures are resized to.
@@ -250,7 +181,7 @@ impl PreprocessOverrides {
     /// The options that are needed without a file and not given.
     pub(crate) fn missing(&self) -> Vec<&'static str> {
         let needed =
-            [("--size", self.size.is_none()), ("--mean", self.mean.is_none()), ("--std", self.std.is_none())];
+            [("size", self.size.is_none()), ("mean", self.mean.is_none()), ("std", self.std.is_none())];
         needed.into_iter().filter(|(_, missing)| *missing).map(|(name, _)| name).collect()
     }
 }
@@ -261,17 +192,10 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_read_back() {
-        for (filter, name) in Resample::ALL {
-            assert_eq!(filter.to_string(), name);
-            assert_eq!(name.parse::<Resample>().unwrap(), filter);
-        }
         for text in ["224", "224x224", "480x640"] {
             assert_eq!(text.parse::<Resize>().unwrap().to_string(), text);
         }
         assert_eq!("8".parse::<Sides>().unwrap(), Sides { height: 8, width: 8 });
-        for order in [ChannelOrder::Rgb, ChannelOrder::Bgr] {
-            assert_eq!(order.to_string().parse::<ChannelOrder>().unwrap(), order);
-        }
     }
 
     #[test]

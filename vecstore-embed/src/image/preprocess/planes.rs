@@ -1,7 +1,5 @@
 //! The last two steps: levels become the numbers of a model, and channels are taken apart.
 
-use half::{bf16, f16};
-
 use super::{ChannelOrder, Preprocess};
 
 /// What the levels of one channel become.
@@ -62,153 +60,79 @@ impl Line {
     }
 }
 
-/// The planes of the three channels of a pixel.
-type Planes<'a, T> = [(&'a mut [T], Line); 3];
-
-/// What planes are made of.
-pub(super) trait Number: Copy {
-    fn of(number: f32) -> Self;
-
-    /// Writes whole blocks where the processor does so faster than by a table; returns the number of pixels.
-    fn write_blocks(_pixels: &[[u8; 3]], _planes: Planes<'_, Self>) -> usize {
-        0
-    }
-}
-
-impl Number for f32 {
-    fn of(number: f32) -> Self {
-        number
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn write_blocks(pixels: &[[u8; 3]], planes: Planes<'_, Self>) -> usize {
-        match is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the feature.
-            true => unsafe { x86::singles(pixels, planes) },
-            false => 0,
-        }
-    }
-}
-
-impl Number for f16 {
-    fn of(number: f32) -> Self {
-        f16::from_f32(number)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn write_blocks(pixels: &[[u8; 3]], planes: Planes<'_, Self>) -> usize {
-        match is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
-            // SAFETY: the processor has both features.
-            true => unsafe { x86::halves(pixels, planes) },
-            false => 0,
-        }
-    }
-}
-
-impl Number for bf16 {
-    fn of(number: f32) -> Self {
-        bf16::from_f32(number)
-    }
-}
+/// The planes of the three channels of a pixel, in its order.
+#[cfg(target_arch = "x86_64")]
+type Planes<'a> = [(&'a mut [f32], Line); 3];
 
 impl Preprocess {
     /// Writes the planes of a picture that has the right size.
-    pub(super) fn write_planes<T: Number>(&self, pixels: &[u8], out: &mut [T]) {
-        let (pixels, area) = (pixels.as_chunks::<3>().0, self.tensor_len() / 3);
-        let done = self.write_blocks(pixels, out, area).unwrap_or(0);
-        if done == area {
-            return;
-        }
-        let sources = match self.order {
+    pub(super) fn write_singles(&self, pixels: &[u8], out: &mut [f32]) {
+        let computed = self.compute(pixels.as_chunks().0, out).unwrap_or(0);
+        self.look_up(computed, pixels, out, |number| number);
+    }
+
+    /// The same by a table, in any type, from pixel `first` on.
+    pub(super) fn look_up<T: Copy>(&self, first: usize, pixels: &[u8], out: &mut [T], of: impl Fn(f32) -> T) {
+        let sources = match self.steps.order {
             ChannelOrder::Rgb => [0, 1, 2],
             ChannelOrder::Bgr => [2, 1, 0],
         };
-        for ((plane, channel), source) in out.chunks_exact_mut(area).zip(self.channels.iter()).zip(sources) {
-            let levels = channel.levels.map(T::of);
-            for (to, pixel) in plane.iter_mut().zip(pixels).skip(done) {
+        let planes = out.chunks_exact_mut(self.tensor_len() / 3).zip(self.channels.iter());
+        for ((plane, channel), source) in planes.zip(sources) {
+            let levels = channel.levels.map(&of);
+            for (to, pixel) in plane.iter_mut().zip(pixels.as_chunks::<3>().0).skip(first) {
                 *to = levels[usize::from(pixel[source])];
             }
         }
     }
 
-    /// For how many pixels the numbers could be computed.
-    fn write_blocks<T: Number>(&self, pixels: &[[u8; 3]], out: &mut [T], area: usize) -> Option<usize> {
-        let mut planes = out.chunks_exact_mut(area).zip(self.channels.iter());
+    /// Computes the numbers of the first pixels, where the processor does so faster than by a table; gives
+    /// how many.
+    #[cfg(target_arch = "x86_64")]
+    fn compute(&self, pixels: &[[u8; 3]], out: &mut [f32]) -> Option<usize> {
+        let mut planes = out.chunks_exact_mut(self.tensor_len() / 3).zip(self.channels.iter());
         let mut next = || planes.next().and_then(|(plane, channel)| Some((plane, channel.line?)));
         let mut planes = [next()?, next()?, next()?];
-        if self.order == ChannelOrder::Bgr {
+        if self.steps.order == ChannelOrder::Bgr {
             planes.reverse();
         }
-        Some(T::write_blocks(pixels, planes))
+        // SAFETY: the processor has the feature.
+        is_x86_feature_detected!("avx2").then(|| unsafe { blocks(pixels, planes) })
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn compute(&self, _: &[[u8; 3]], _: &mut [f32]) -> Option<usize> {
+        None
     }
 }
 
-/// Loops of which the compiler makes vectors.
+/// Loops of which the compiler makes vectors, over whole blocks of pixels; gives the number of pixels.
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{_MM_FROUND_TO_NEAREST_INT, _mm_extract_epi16, _mm256_cvtps_ph, _mm256_setr_ps};
-
-    use super::{Line, Planes, f16};
-
-    /// Pixels that are taken apart at a time: their numbers stay in the nearest cache.
+#[target_feature(enable = "avx2")]
+fn blocks(pixels: &[[u8; 3]], planes: Planes<'_>) -> usize {
+    // Their numbers stay in the nearest cache.
     const BLOCK: usize = 64;
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn singles(pixels: &[[u8; 3]], planes: Planes<'_, f32>) -> usize {
-        blocks(pixels, planes, |line, levels, to| {
+    let pixels = pixels.as_chunks::<BLOCK>().0;
+    let [red, green, blue] =
+        planes.map(|(plane, line)| plane.as_chunks_mut().0.iter_mut().map(move |to| (to, line)));
+    for (((block, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        let mut levels = [[0; BLOCK]; 3];
+        for (at, [r, g, b]) in block.iter().enumerate() {
+            (levels[0][at], levels[1][at], levels[2][at]) = (*r, *g, *b);
+        }
+        for ((to, line), levels) in [red, green, blue].into_iter().zip(levels) {
+            let to: &mut [f32; BLOCK] = to;
             for (to, level) in to.iter_mut().zip(levels) {
                 *to = line.at(level);
             }
-        })
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    pub(super) fn halves(pixels: &[[u8; 3]], planes: Planes<'_, f16>) -> usize {
-        blocks(pixels, planes, |line, levels, to| {
-            let numbers = levels.map(|level| line.at(level));
-            for ([a, b, c, d, e, f, g, h], to) in numbers.as_chunks().0.iter().zip(to.as_chunks_mut().0) {
-                let eight = _mm256_setr_ps(*a, *b, *c, *d, *e, *f, *g, *h);
-                let eight = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(eight);
-                // One move, to the compiler.
-                *to = [
-                    _mm_extract_epi16::<0>(eight),
-                    _mm_extract_epi16::<1>(eight),
-                    _mm_extract_epi16::<2>(eight),
-                    _mm_extract_epi16::<3>(eight),
-                    _mm_extract_epi16::<4>(eight),
-                    _mm_extract_epi16::<5>(eight),
-                    _mm_extract_epi16::<6>(eight),
-                    _mm_extract_epi16::<7>(eight),
-                ]
-                .map(|bits| f16::from_bits(bits as u16));
-            }
-        })
-    }
-
-    #[inline(always)]
-    fn blocks<T>(
-        pixels: &[[u8; 3]],
-        planes: Planes<'_, T>,
-        write: impl Fn(Line, [u8; BLOCK], &mut [T; BLOCK]),
-    ) -> usize {
-        let pixels = pixels.as_chunks::<BLOCK>().0;
-        let [red, green, blue] =
-            planes.map(|(plane, line)| plane.as_chunks_mut().0.iter_mut().map(move |to| (to, line)));
-        for (((block, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-            let mut levels = [[0; BLOCK]; 3];
-            for (at, [r, g, b]) in block.iter().enumerate() {
-                (levels[0][at], levels[1][at], levels[2][at]) = (*r, *g, *b);
-            }
-            for ((to, line), levels) in [red, green, blue].into_iter().zip(levels) {
-                write(line, levels, to);
-            }
         }
-        pixels.len() * BLOCK
     }
+    pixels.len() * BLOCK
 }
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
     use image::{Rgb, RgbImage};
 
     use super::*;
