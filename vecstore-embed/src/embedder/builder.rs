@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use vecstore::Fingerprint;
 
 use super::{Embedder, Inner};
@@ -74,9 +75,7 @@ impl Engine {
     pub(super) fn open(&self) -> Result<Vec<Box<dyn Encoder>>> {
         match self {
             Engine::Model(model, options, lanes) => open_lanes(model, options, *lanes),
-            Engine::Own(encoders) => {
-                Ok(std::mem::take(&mut *encoders.lock().unwrap_or_else(PoisonError::into_inner)))
-            }
+            Engine::Own(encoders) => Ok(std::mem::take(&mut encoders.lock())),
         }
     }
 }
@@ -131,6 +130,7 @@ impl EmbedderBuilder {
             limits: DecodeLimits::default(),
             widths: Widths {
                 batch: 32,
+                pinned: true,
                 readers: 2 * processors,
                 workers: processors,
                 max_content: 512 << 20,
@@ -243,7 +243,7 @@ impl EmbedderBuilder {
             What::Own(task) => (task, Engine::Own(Mutex::default())),
         };
         let engine = if encoders.is_empty() { engine } else { Engine::Own(Mutex::new(encoders)) };
-        let lanes = Mutex::default();
+        let lanes = Mutex::new([].into());
         Embedder { inner: Arc::new(Inner { name, task, fingerprint, space, engine, widths, lanes }) }
     }
 }

@@ -6,10 +6,13 @@ mod sample;
 mod stream;
 
 use std::borrow::Cow;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ::image::RgbImage;
+use parking_lot::Mutex;
 use vecstore::{Fingerprint, Reader};
 
 pub use self::builder::EmbedderBuilder;
@@ -24,7 +27,7 @@ use crate::backend::Encoder;
 use crate::base::{Error, Rejected, Result, StopFlag};
 use crate::model::{Model, SPACE};
 use crate::pipeline::{Done, Embedded, Job, Outcome, Pipeline, Shared, Widths};
-use crate::source::{Content, Found, Source};
+use crate::source::{Content, Found, Input, Source};
 use crate::task::Task;
 
 /// A model with all it takes to embed: how inputs become items, what computes, on how many threads.
@@ -56,9 +59,12 @@ struct Inner {
     space: Option<String>,
     engine: Engine,
     widths: Widths,
-    /// The lanes, once they are open. The lock is held while they work.
-    lanes: Mutex<Vec<Box<dyn Encoder>>>,
+    /// The lanes, once they are open.
+    lanes: Mutex<Lanes>,
 }
+
+/// Each is locked for one batch at a time.
+type Lanes = Arc<[Mutex<Box<dyn Encoder>>]>;
 
 /// Something that can be embedded: bytes of a file, a text, or a decoded picture.
 pub trait Embeddable {
@@ -146,12 +152,12 @@ impl Embedder {
     }
 
     /// Loads the model, if that has not been done, and gives the lanes to work with.
-    pub(crate) fn lanes(&self) -> Result<MutexGuard<'_, Vec<Box<dyn Encoder>>>> {
-        let mut lanes = self.inner.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn lanes(&self) -> Result<Lanes> {
+        let mut lanes = self.inner.lanes.lock();
         if lanes.is_empty() {
-            *lanes = self.inner.engine.open()?;
+            *lanes = self.inner.engine.open()?.into_iter().map(Mutex::new).collect();
         }
-        Ok(lanes)
+        Ok(Arc::clone(&lanes))
     }
 
     /// What computes, and the length of its vectors. Loads the model.
@@ -160,7 +166,8 @@ impl Embedder {
     /// The library or device that was asked for cannot be used, or the model cannot be run.
     pub fn describe(&self) -> Result<(String, usize)> {
         let lanes = self.lanes()?;
-        let first = lanes.first().map(|first| (first.name().to_owned(), first.signature().dim()));
+        let first = lanes.first().map(|first| first.lock());
+        let first = first.map(|first| (first.name().to_owned(), first.signature().dim()));
         let (name, dim) = first.unwrap_or_default();
         Ok(match lanes.len() {
             1 => (name, dim),
@@ -193,7 +200,7 @@ impl Embedder {
         let source = InMemory(inputs);
         let widths = self.widths();
         let widths = Widths {
-            batch: widths.batch.min(inputs.len()).max(1),
+            pinned: inputs.len() >= widths.batch,
             readers: 1,
             workers: widths.workers.min(inputs.len()).max(1),
             ..widths
@@ -211,12 +218,13 @@ impl Embedder {
             }
             true
         })?;
-        Ok(found.into_iter().flatten().collect())
+        let missing = || Error::bad_value("task", "an outcome of every input", "inputs without");
+        found.into_iter().map(|found| found.ok_or_else(missing)).collect()
     }
 
     /// Embeds everything that a source has. Gives each input with what became of it, as it is done, in any
-    /// order. No store is needed, and nothing is remembered. Dropping the stream ends the work. Until then
-    /// the lanes are the stream's: other calls of this embedder wait.
+    /// order. No store is needed, and nothing is remembered. Dropping the stream ends the work. What cannot be
+    /// read comes with its path as key. Other calls of this embedder get in between two batches.
     ///
     /// ```
     /// use vecstore_embed::{Embedder, Files, Model, Outcome};
@@ -241,25 +249,35 @@ impl Embedder {
         source: &dyn Source,
         widths: Widths,
         stop: &StopFlag,
-        sink: &mut dyn FnMut(Done) -> bool,
+        sink: &mut (dyn FnMut(Done) -> bool + Send),
     ) -> Result<()> {
-        let mut lanes = self.lanes()?;
+        let (lanes, done) = (self.lanes()?, Mutex::new(sink));
+        let files = source.files().map(|files| files.accepting(self.task().accepts()));
+        let source = files.as_ref().map_or(source, |files| files);
         let shared = Shared::new(stop.clone(), 0, 0, None);
         // Batches go as they are when nothing comes for a moment.
         shared.set_waiting(true);
         let pipeline = Pipeline { source, task: self.task(), widths, remember: false, shared: &shared };
         let feed = |sink: &mut crate::pipeline::Sink<'_>| {
             for found in source.walk()? {
-                let Found::Input(input) = found else { continue };
-                if sink(Job { input, ..Job::default() }).is_break() {
-                    break;
-                }
+                let unread = match found {
+                    Found::Input(input) => match sink(Job { input, ..Job::default() }) {
+                        ControlFlow::Continue(()) => continue,
+                        ControlFlow::Break(()) => break,
+                    },
+                    Found::Unreadable(path, error) => (path, error),
+                    Found::Outside(input) => (input.path, io::Error::other("outside the folder")),
+                    _ => continue,
+                };
+                let input = Input::new(unread.0.into_os_string().into_encoded_bytes());
+                let job = Job { input, ..Job::default() };
+                done.lock()(Done { job, outcome: Some(Outcome::Unread(unread.1)) });
             }
             Ok(())
         };
-        pipeline.run(&mut lanes, feed, |outputs, _| {
-            for done in outputs.iter().flatten() {
-                if !sink(done) {
+        pipeline.run(&lanes, feed, |outputs, _| {
+            for settled in outputs.iter().flatten() {
+                if !done.lock()(settled) {
                     stop.raise();
                     break;
                 }

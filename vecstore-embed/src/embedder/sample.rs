@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use vecstore::{Kind, Reader};
 
 use super::Embedder;
-use crate::base::{Error, FirstFew, Result};
+use crate::base::{FirstFew, Result};
 use crate::keys::{Record, Remembered, Roots};
 use crate::source::open_key;
 
@@ -65,15 +65,23 @@ pub fn verify_sample(
             sampled.skipped.push(&shown, "changed since it was embedded; the next run embeds it again");
             continue;
         }
-        let again = match embedder.embed(&bytes) {
-            Ok(again) => again,
-            Err(Error::Rejected { rejected }) => {
+        let again = match embedder.embed_all(&[&bytes])?.into_iter().next() {
+            Some(Ok(again)) => again.rows().concat(),
+            rejected => {
+                let rejected =
+                    rejected.and_then(Result::err).map_or_else(String::new, |found| found.to_string());
                 sampled.different.push(&shown, format!("is stored, but rejected now: {rejected}"));
                 continue;
             }
-            Err(error) => return Err(error),
         };
-        let cosine = cosine(&entry.to_f32()?, &again);
+        let (stored, dim) = (entry.to_f32()?, snapshot.dim());
+        if stored.len() != again.len() {
+            let (stored, found) = (stored.len() / dim, again.len() / dim);
+            sampled.different.push(&shown, format!("has {stored} rows, and {found} now"));
+            continue;
+        }
+        let rows = stored.chunks(dim).zip(again.chunks(dim)).map(|(stored, again)| cosine(stored, again));
+        let cosine = rows.fold(1.0, f64::min);
         sampled.lowest = sampled.lowest.min(cosine);
         if cosine >= at_least {
             sampled.same += 1;

@@ -8,7 +8,7 @@ use std::{io, mem};
 use vecstore::{Snapshot, Store};
 
 use super::prune::{Gone, Sweep};
-use super::survey::{Count, refuse_outside};
+use super::survey::{Count, is_in_order, refuse_outside};
 use super::{Ended, Run, Summary};
 use crate::base::{Error, Result};
 use crate::embedder::Embedder;
@@ -67,7 +67,8 @@ impl Run {
         let fed = self.work(embedder, source.as_ref(), store, count.store, &shared)?;
         refuse_outside(source.as_ref(), &fed, roots)?;
         let mut summary = summary(fed, &shared, began);
-        let accounted = summary.already + summary.embedded + summary.rejected - summary.changed;
+        let accounted =
+            (summary.already + summary.embedded + summary.rejected).saturating_sub(summary.changed);
         summary.gone = self.gone(store, roots, source.as_ref(), accounted, &summary)?;
         if let Err(error) = store.checkpoint() {
             // It only makes the next opening faster.
@@ -85,12 +86,12 @@ impl Run {
         counted: Option<Snapshot>,
         shared: &Shared,
     ) -> Result<Fed> {
-        let mut lanes = embedder.lanes()?;
+        let lanes = embedder.lanes()?;
         let pipeline =
             Pipeline { source, task: embedder.task(), widths: embedder.widths(), remember: true, shared };
         let patience = Patience { retries: self.save_retries, wait: self.save_wait };
         pipeline.run(
-            &mut lanes,
+            &lanes,
             |sink| self.feed(embedder, source, InStore::since(store, counted), shared, sink),
             |outputs, clock| {
                 let saver = Saver::new(store, &self.open, patience, shared);
@@ -113,7 +114,7 @@ impl Run {
         let mut feed = Feed::new(source, embedder.task().accepts(), &going, &mut lookup);
         feed.shard = self.shard;
         feed.chunk = self.chunk_size;
-        feed.in_order = source.files().is_none_or(|files| files.is_list());
+        feed.in_order = is_in_order(source);
         feed.claims = self.claims();
         feed.others = &others;
         feed.walk(source.walk()?, sink)?;

@@ -99,6 +99,8 @@ impl Run {
             Count { store: target.store.as_ref().map(|store| store.snapshot()), ..Count::default() };
         let mut feed = Feed::new(source, accepts, &going, &mut lookup);
         feed.shard = self.shard;
+        feed.chunk = self.chunk_size;
+        feed.in_order = is_in_order(source);
         feed.walk(source.walk()?, &mut |job| {
             let input = &job.input;
             if input.by_content && job.known.is_none() {
@@ -156,6 +158,11 @@ impl Run {
     pub(super) fn commit_rows(&self, embedder: &Embedder) -> usize {
         self.commit_rows.unwrap_or(embedder.widths().batch)
     }
+}
+
+/// False where neighbours in a folder need not come one after the other.
+pub(super) fn is_in_order(source: &dyn Source) -> bool {
+    source.files().is_none_or(|files| files.is_list())
 }
 
 /// An error if some inputs have no key.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use std::vec;
 
 use super::entry::Item;
+use crate::base::{Error, Result};
 use crate::tensor::{Element, Parts, Slot, Tensor, split};
 
 /// How long an unfinished batch waits for more when nothing comes.
@@ -53,6 +54,8 @@ struct State {
     idle: Vec<Vec<Tensor>>,
     /// Sets of tensors that may still be allocated.
     unmade: usize,
+    /// Sets that a lane has.
+    out: usize,
     /// For each bucket, the batch whose slots are claimed.
     open: Vec<Option<Open>>,
     /// Batches some of whose slots are not written yet.
@@ -98,6 +101,7 @@ impl Assembly {
         let state = State {
             idle: Vec::new(),
             unmade: tensors.max(1),
+            out: 0,
             open: buckets.iter().map(|_| None).collect(),
             filling: VecDeque::new(),
             next: 0,
@@ -147,39 +151,57 @@ impl Assembly {
     }
 
     /// Waits for a slot in a batch of this bucket. `None` when nothing will take it any more.
-    pub(crate) fn claim(&self, bucket: usize) -> Option<SlotGuard<'_>> {
+    ///
+    /// # Errors
+    /// There is no such bucket, or no memory for a batch.
+    pub(crate) fn claim(&self, bucket: usize) -> Result<Option<SlotGuard<'_>>> {
         let mut state = self.lock();
         loop {
             if state.abandoned {
-                return None;
+                return Ok(None);
             }
-            let open = state.open.get_mut(bucket)?;
+            let Some(open) = state.open.get_mut(bucket) else {
+                let expected = "one of the buckets that the task has named";
+                return Err(Error::bad_value("bucket of an item", expected, bucket.to_string()));
+            };
             if let Some(Open { batch, free }) = open
                 && let Some((slot, at)) = free.next()
             {
                 let guard = SlotGuard { assembly: self, slot: Some(slot), batch: *batch, at };
                 state.claimed += 1;
-                return Some(guard);
+                return Ok(Some(guard));
             }
             *open = None;
-            if !self.open(&mut state, bucket) {
-                // All tensors are out. Those in open batches of other buckets may be what is missing here.
-                self.close_another(&mut state, bucket);
+            if !self.open(&mut state, bucket)? {
+                // All tensors are in use. Unless some will come back, those are missing here that lie in open
+                // batches of other buckets.
+                let open = state.open.iter().flatten().count();
+                if state.out == 0 && state.ready.is_empty() && state.filling.len() == open {
+                    self.close_another(&mut state, bucket);
+                }
                 state = self.claimable.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
     /// Opens the next batch of a bucket, if there are tensors for it.
-    fn open(&self, state: &mut State, bucket: usize) -> bool {
-        let Some(shape) = self.buckets.get(bucket) else { return false };
+    fn open(&self, state: &mut State, bucket: usize) -> Result<bool> {
+        let Some(shape) = self.buckets.get(bucket) else { return Ok(false) };
         let tensors = match state.idle.pop() {
             Some(tensors) => tensors,
             None if state.unmade > 0 => {
+                let lengths = self.lengths();
+                let bytes = lengths.iter().map(|(element, length)| element.size().saturating_mul(*length));
+                let bytes = bytes.fold(0, usize::saturating_add);
+                let made = lengths.into_iter().map(|(element, length)| Tensor::try_plain(element, length));
+                let made = made.collect::<Option<_>>().ok_or_else(|| {
+                    let (expected, found) = (format!("{bytes} bytes of memory for it"), "not as much");
+                    Error::unfit("a batch", expected, found, "make batches of fewer items")
+                })?;
                 state.unmade -= 1;
-                self.lengths().into_iter().map(|(element, length)| Tensor::plain(element, length)).collect()
+                made
             }
-            None => return false,
+            None => return Ok(false),
         };
         let tensors = tensors.into_iter().zip(shape.lengths.iter().copied()).collect();
         let (parts, slots) = split(tensors, shape.items);
@@ -193,7 +215,7 @@ impl Assembly {
         }
         // One more slot may be there than the one that is about to be claimed.
         self.claimable.notify_all();
-        true
+        Ok(true)
     }
 
     /// Waits for a batch. `None` when there will be none any more. While `waiting` says so, one that nothing
@@ -205,6 +227,7 @@ impl Assembly {
                 return None;
             }
             if let Some(ready) = state.ready.pop_front() {
+                state.out += 1;
                 return Some(ready);
             }
             if state.workers == 0 && state.filling.is_empty() {
@@ -241,7 +264,9 @@ impl Assembly {
 
     /// Gives back the tensors of a batch.
     pub(crate) fn give_back(&self, tensors: Tensors) {
-        self.lock().idle.push(tensors.into_iter().map(|(tensor, _)| tensor).collect());
+        let mut state = self.lock();
+        state.out = state.out.saturating_sub(1);
+        state.idle.push(tensors.into_iter().map(|(tensor, _)| tensor).collect());
         self.claimable.notify_all();
     }
 
@@ -356,7 +381,7 @@ mod tests {
     }
 
     fn bring_to(assembly: &Assembly, bucket: usize, at: u8) {
-        let mut claim = assembly.claim(bucket).unwrap();
+        let mut claim = assembly.claim(bucket).unwrap().unwrap();
         claim.slot().unwrap().input(0).into_slice::<f32>().unwrap().fill(f32::from(at));
         claim.fill(Item::of_test(at));
     }
@@ -423,9 +448,9 @@ mod tests {
     fn slots_that_nothing_came_of_leave_no_gap() {
         let assembly = self::assembly(1, 4, 1, 2);
         let bringing = assembly.bringing();
-        let given_up = assembly.claim(0).unwrap();
+        let given_up = assembly.claim(0).unwrap().unwrap();
         bring(&assembly, 1);
-        let last = assembly.claim(0).unwrap();
+        let last = assembly.claim(0).unwrap().unwrap();
         bring(&assembly, 3);
         drop(last);
         drop(given_up);
@@ -433,7 +458,7 @@ mod tests {
         let numbers = first(&ready).part(0..2).to_f32();
         assert_eq!((keys(&ready), &numbers[..]), (vec![1, 3], &[1.0, 3.0][..]));
         // A batch of nothing but failures is none.
-        (0..4).for_each(|_| drop(assembly.claim(0).unwrap()));
+        (0..4).for_each(|_| drop(assembly.claim(0).unwrap().unwrap()));
         drop(bringing);
         assert!(assembly.take(&|| false).is_none());
     }
@@ -442,7 +467,7 @@ mod tests {
     fn a_batch_waits_for_its_slowest_slot_and_others_overtake_it() {
         let assembly = self::assembly(1, 2, 1, 3);
         let _bringing = assembly.bringing();
-        let slow = assembly.claim(0).unwrap();
+        let slow = assembly.claim(0).unwrap().unwrap();
         (1..4).for_each(|at| bring(&assembly, at));
         assert_eq!(keys(&assembly.take(&|| false).unwrap()), [2, 3]);
         slow.fill(Item::of_test(0));
@@ -454,7 +479,7 @@ mod tests {
         let assembly = self::assembly(1, 4, 1, 2);
         let _bringing = assembly.bringing();
         bring(&assembly, 1);
-        let slow = assembly.claim(0).unwrap();
+        let slow = assembly.claim(0).unwrap().unwrap();
         let (asked, asks) = mpsc::channel();
         thread::scope(|scope| {
             let waiting = move || asked.send(()).is_ok();
@@ -482,7 +507,7 @@ mod tests {
         let assembly = self::assembly(1, 1, 1, 2);
         let bringing = assembly.bringing();
         (0..2).for_each(|at| bring(&assembly, at));
-        assert!(!assembly.open(&mut assembly.lock(), 0), "there are two tensors");
+        assert!(!assembly.open(&mut assembly.lock(), 0).unwrap(), "there are two tensors");
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _bringing = bringing;
@@ -504,7 +529,7 @@ mod tests {
             let worker = scope.spawn(|| {
                 let _bringing = assembly.bringing();
                 bring(&assembly, 0);
-                assembly.claim(0).is_none()
+                assembly.claim(0).unwrap().is_none()
             });
             let _kept = assembly.take(&|| false).unwrap();
             assembly.abandon();

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use parking_lot::Mutex;
 
 use super::batch::{Assembly, Ready};
 use super::entry::{Done, Item};
@@ -18,8 +19,9 @@ use crate::task::{Bucket, Task};
 use crate::tensor::{Element, Tensor};
 
 /// A model, and how many items it is given at a time.
-pub(crate) struct Lane<'a> {
-    encoder: &'a mut dyn Encoder,
+pub(crate) struct Lane<'a, 'e> {
+    /// Locked for one batch at a time: calls that embed a query get in between.
+    encoder: &'a Mutex<Box<dyn Encoder + 'e>>,
     task: &'a dyn Task,
     buckets: &'a [Bucket],
     /// Numbers per vector.
@@ -32,7 +34,7 @@ pub(crate) struct Lane<'a> {
 /// those may wait for what is in them. Once it is to stop, as many as there is time for. An error ends the
 /// other lanes too.
 pub(crate) fn infer(
-    mut lane: Lane<'_>,
+    mut lane: Lane<'_, '_>,
     assembly: &Assembly,
     outputs: &Sender<Vec<Done>>,
     shared: &Shared,
@@ -78,9 +80,13 @@ impl Drop for Abandon<'_> {
     }
 }
 
-impl<'a> Lane<'a> {
-    pub(crate) fn new(encoder: &'a mut dyn Encoder, task: &'a dyn Task, buckets: &'a [Bucket]) -> Self {
-        let dim = encoder.signature().dim();
+impl<'a, 'e> Lane<'a, 'e> {
+    pub(crate) fn new(
+        encoder: &'a Mutex<Box<dyn Encoder + 'e>>,
+        task: &'a dyn Task,
+        buckets: &'a [Bucket],
+    ) -> Self {
+        let dim = encoder.lock().signature().dim();
         Lane { encoder, task, buckets, dim, at_once: usize::MAX }
     }
 
@@ -88,7 +94,7 @@ impl<'a> Lane<'a> {
     fn embed(&mut self, bucket: usize, items: Vec<Item>, tensors: &[(Tensor, usize)]) -> Result<Vec<Done>> {
         let shapes = self.buckets.get(bucket).map(|bucket| &bucket.shapes[..]).unwrap_or_default();
         let names: Vec<String> =
-            self.encoder.signature().inputs.iter().map(|spec| spec.name.clone()).collect();
+            self.encoder.lock().signature().inputs.iter().map(|spec| spec.name.clone()).collect();
         let inputs = names.iter().zip(shapes).zip(tensors).map(|((name, shape), (tensor, length))| {
             BatchInput { name, shape, numbers: tensor.view().part(0..length * items.len()) }
         });
@@ -127,11 +133,11 @@ impl<'a> Lane<'a> {
     }
 
     fn encode(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
-        let outputs = self.encoder.run(batch)?;
+        let outputs = self.encoder.lock().run(batch)?;
         let vectors = self.task.vectors(batch, outputs)?;
         let expected = batch.items.saturating_mul(self.dim);
         if vectors.len() != expected {
-            let (backend, found) = (self.encoder.name().to_owned(), vectors.len());
+            let (backend, found) = (self.encoder.lock().name().to_owned(), vectors.len());
             return Err(Error::ModelOutput { backend, batch: batch.items, expected, found });
         }
         Ok(vectors)
@@ -155,7 +161,7 @@ impl<'a> Lane<'a> {
             .iter()
             .zip(&zeros)
             .map(|(input, zeros)| BatchInput { numbers: zeros.view(), ..*input });
-        match self.encoder.run(&Batch { items: 1, inputs: blank.collect() }) {
+        match self.encoder.lock().run(&Batch { items: 1, inputs: blank.collect() }) {
             Ok(_) => Ok(Rejected::new(RejectionClass::Model, reason)),
             Err(_) => Err(error),
         }
@@ -269,7 +275,7 @@ mod tests {
         for at in 1..=inputs {
             let job = Job { input: Input::new([at]), ..Job::default() };
             let draft = Draft::new(job, &shared.left_out_counter());
-            let mut guard = assembly.claim(0).unwrap();
+            let mut guard = assembly.claim(0).unwrap().unwrap();
             guard.slot().unwrap().input(0).into_slice::<f32>().unwrap().fill(f32::from(at));
             guard.fill(draft.item().0);
             assert!(draft.finish(None).is_none());
@@ -280,9 +286,10 @@ mod tests {
             inputs: vec![TensorSpec::new("numbers", Element::F32, &[LENGTH])],
             outputs: vec![TensorSpec::new("echo", Element::F32, &[dim])],
         };
-        let mut echo = Echo { signature, refuses: Box::new(refuses) };
-        let buckets = Brought.buckets(&echo.signature)?;
-        let lane = Lane::new(&mut echo, &Brought, &buckets);
+        let buckets = Brought.buckets(&signature)?;
+        let echo: Box<dyn Encoder + '_> = Box::new(Echo { signature, refuses: Box::new(refuses) });
+        let echo = Mutex::new(echo);
+        let lane = Lane::new(&echo, &Brought, &buckets);
         infer(lane, &assembly, &to_commit, shared, &Clock::default())?;
         drop((to_commit, assembly));
         Ok(from_infer.iter().collect())

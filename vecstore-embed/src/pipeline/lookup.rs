@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::{io, mem};
 
+use vecstore::MAX_KEY_LEN;
+
 use super::in_store::Lookup;
 use super::sharing::{ChunkClaim, Claims, Group};
 use crate::base::{FirstFew, Result};
@@ -118,7 +120,8 @@ impl<'a> Feed<'a> {
     pub(crate) fn walk(&mut self, found: impl Iterator<Item = Found>, sink: &mut Sink<'_>) -> Result<()> {
         self.fed.complete = false;
         for found in found {
-            if self.take(found) && (!(self.going)() || self.flush(sink, true)?.is_break()) {
+            let full = self.take(found);
+            if !(self.going)() || full && self.flush(sink, true)?.is_break() {
                 return Ok(());
             }
         }
@@ -151,7 +154,12 @@ impl<'a> Feed<'a> {
     /// Takes something that was found in. True when it is time to look up what was gathered.
     fn take(&mut self, found: Found) -> bool {
         let input = match found {
-            Found::Input(input) => input,
+            Found::Input(input) if (1..=MAX_KEY_LEN).contains(&input.key.len()) => input,
+            Found::Input(input) => {
+                let length = input.key.len();
+                let reason = format!("its key has {length} bytes, and 1 to {MAX_KEY_LEN} are possible");
+                return self.take(Found::Unreadable(input.path, io::Error::other(reason)));
+            }
             // What is no input was counted the first time.
             _ if self.only.is_some() => return false,
             other => {

@@ -34,6 +34,7 @@ use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use parking_lot::Mutex;
 
 pub use self::entry::{Embedded, Outcome};
 
@@ -73,6 +74,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Widths {
     /// Items per inference.
     pub(crate) batch: usize,
+    /// Whether batches are made in memory that a card reads by itself, where there is such: it costs time to get.
+    pub(crate) pinned: bool,
     /// Threads that read ahead.
     pub(crate) readers: usize,
     /// Threads that load.
@@ -100,7 +103,7 @@ impl Pipeline<'_> {
     /// before it finds its channel closed and ends; the stages after it finish what they have.
     pub(crate) fn run<F: Send>(
         &self,
-        encoders: &mut [Box<dyn Encoder>],
+        encoders: &[Mutex<Box<dyn Encoder>>],
         feed: impl FnOnce(&mut Sink<'_>) -> Result<F> + Send,
         commit: impl FnOnce(&Receiver<Vec<Done>>, &Clock) -> Result<()>,
     ) -> Result<F> {
@@ -146,16 +149,17 @@ impl Pipeline<'_> {
                 let (jobs, to_worker, to_commit) = (jobs.clone(), to_worker.clone(), to_commit.clone());
                 scope.spawn(move || read(&jobs, &to_worker, &to_commit, readers, shared, clock));
             }
-            for clock in &clocks.prepare {
+            let spawn = |clock| {
                 let (contents, to_commit) = (contents.clone(), to_commit.clone());
-                scope.spawn(move || work(&contents, &to_commit, prepare, shared, clock));
-            }
+                scope.spawn(move || work(&contents, &to_commit, prepare, shared, clock))
+            };
+            let preparing: Vec<_> = clocks.prepare.iter().map(spawn).collect();
             let inferring: Vec<_> = encoders
-                .iter_mut()
+                .iter()
                 .zip(&clocks.infer)
                 .map(|(encoder, clock)| {
                     let to_commit = to_commit.clone();
-                    let lane = Lane::new(encoder.as_mut(), self.task, buckets);
+                    let lane = Lane::new(encoder, self.task, buckets);
                     scope.spawn(move || infer(lane, assembly, &to_commit, shared, clock))
                 })
                 .collect();
@@ -164,7 +168,7 @@ impl Pipeline<'_> {
             let committed = commit(&outputs, &clocks.commit);
             // Stages that still wait to send something find the channel closed.
             drop((outputs, end));
-            let inferred = inferring.into_iter().map(join).fold(Ok(()), Result::and);
+            let inferred = inferring.into_iter().chain(preparing).map(join).fold(Ok(()), Result::and);
             let fed = join(feeder);
             shared.ended(clocks.stages());
             committed.and(inferred).and(fed)
@@ -172,10 +176,25 @@ impl Pipeline<'_> {
     }
 
     /// The shapes of items, for encoders that all take the same tensors.
-    fn buckets(&self, encoders: &[Box<dyn Encoder>]) -> Result<Vec<Bucket>> {
-        let signatures: Vec<_> = encoders.iter().map(|encoder| encoder.signature()).collect();
+    fn buckets(&self, encoders: &[Mutex<Box<dyn Encoder>>]) -> Result<Vec<Bucket>> {
+        let signatures: Vec<_> = encoders.iter().map(|encoder| encoder.lock().signature().clone()).collect();
         match &signatures[..] {
-            [first, others @ ..] if others.iter().all(|other| other == first) => self.task.buckets(first),
+            [first, others @ ..] if first.dim() > 0 && others.iter().all(|other| other == first) => {
+                let buckets = self.task.buckets(first)?;
+                let fits = |bucket: &Bucket| {
+                    let lengths = bucket.shapes.iter().map(|shape| length(shape));
+                    bucket.shapes.len() == first.inputs.len()
+                        && lengths.into_iter().all(|length| length.is_some_and(|length| length > 0))
+                };
+                match !buckets.is_empty() && buckets.iter().all(fits) {
+                    true => Ok(buckets),
+                    false => Err(Error::BadValue {
+                        what: "buckets of the task",
+                        expected: "one or more, each with a shape without zeros for every input of the encoder",
+                        found: format!("{buckets:?}"),
+                    }),
+                }
+            }
             _ => Err(Error::BadValue {
                 what: "encoders",
                 expected: "one or more, which take the same tensors and give vectors of one length",
@@ -187,17 +206,21 @@ impl Pipeline<'_> {
     /// Tensors that go round: for each lane the ones it works on and the ones that are being filled
     /// meanwhile, and some that wait between the two, unless they are huge. Each bucket more may have a batch
     /// that is being filled.
-    fn assembly(&self, buckets: &[Bucket], encoders: &[Box<dyn Encoder>]) -> Assembly {
+    fn assembly(&self, buckets: &[Bucket], encoders: &[Mutex<Box<dyn Encoder>>]) -> Assembly {
         const HUGE: usize = 256 << 20;
         let shapes = buckets.iter().map(|bucket| Shape {
             items: bucket.items.unwrap_or(usize::MAX).min(self.widths.batch).max(1),
-            lengths: bucket.shapes.iter().map(|shape| shape.iter().product()).collect(),
+            lengths: bucket.shapes.iter().filter_map(|shape| length(shape)).collect(),
         });
-        let elements = encoders.first().map(|encoder| elements(encoder.as_ref())).unwrap_or_default();
+        let elements = encoders.first().map(|encoder| elements(encoder.lock().as_ref())).unwrap_or_default();
         let shapes: Vec<Shape> = shapes.collect();
         let bytes = |shape: &Shape| {
-            let one = shape.lengths.iter().zip(&elements).map(|(length, element)| length * element.size());
-            one.sum::<usize>().saturating_mul(shape.items)
+            let one = shape
+                .lengths
+                .iter()
+                .zip(&elements)
+                .map(|(length, element)| element.size().saturating_mul(*length));
+            one.fold(0, usize::saturating_add).saturating_mul(shape.items)
         };
         let largest = shapes.iter().map(bytes).max().unwrap_or(0);
         let tensors =
@@ -208,9 +231,14 @@ impl Pipeline<'_> {
         let set = |encoder: &dyn Encoder| -> Option<Vec<_>> {
             lengths.iter().map(|(element, length)| encoder.memory(*element, *length)).collect()
         };
-        let sets = encoders.iter().cycle().take(tensors).map_while(|encoder| set(encoder.as_ref())).collect();
-        assembly.with(sets)
+        let sets = encoders.iter().cycle().take(if self.widths.pinned { tensors } else { 0 });
+        assembly.with(sets.map_while(|encoder| set(encoder.lock().as_ref())).collect())
     }
+}
+
+/// Numbers of an item of this shape.
+fn length(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1, |length: usize, dim| length.checked_mul(*dim))
 }
 
 /// Tells the observer once a second how fast the run is, until `end` is dropped.

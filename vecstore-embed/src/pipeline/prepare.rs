@@ -13,7 +13,7 @@ use super::lookup::Job;
 use super::read::ReadInput;
 use super::report::{Clock, Doing};
 use super::shared::Shared;
-use crate::base::{Rejected, RejectionClass};
+use crate::base::{Error, Rejected, RejectionClass};
 use crate::source::{Content, Source};
 use crate::task::{About, Halt, Items, Task};
 use crate::tensor::Slot;
@@ -37,7 +37,7 @@ pub(crate) fn work<'a>(
     prepare: &Prepare<'a>,
     shared: &Shared,
     clock: &Clock,
-) {
+) -> Result<(), Error> {
     let _bringing = prepare.assembly.bringing();
     let next = || {
         clock.switch(Doing::WaitingForInput);
@@ -59,19 +59,27 @@ pub(crate) fn work<'a>(
             Ok(Some(done)) => {
                 let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
                 if to_commit.send(vec![done]).is_err() {
-                    return;
+                    return Ok(());
                 }
             }
-            Err(Halt::Stopped | Halt::Rejected(_)) => return,
+            Err(ended) => {
+                // No other stage may wait for what this one does not bring.
+                prepare.assembly.abandon();
+                return ended.map_or(Ok(()), Err);
+            }
         }
     }
+    Ok(())
 }
 
 impl Prepare<'_> {
     /// Loads the content, and brings its items into batches. The input, if it is settled by that. Slots are
     /// claimed as late as that: a batch is made of what is ready, and an input that takes long to load holds
     /// none up.
-    fn bring(&self, bytes: &[u8], job: Job, clock: &Clock) -> Result<Option<Done>, Halt> {
+    ///
+    /// # Errors
+    /// There is nothing to bring items to any more, `None` where that is another stage's doing.
+    fn bring(&self, bytes: &[u8], job: Job, clock: &Clock) -> Result<Option<Done>, Option<Error>> {
         let in_memory = self.source.content(&job.input);
         let _loaded_bytes = {
             let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
@@ -81,25 +89,30 @@ impl Prepare<'_> {
             ))
         };
         let draft = Draft::new(job, &self.left_out);
-        let mut items = Bringer { draft, last: None, assembly: self.assembly, clock };
+        let mut items = Bringer { draft, last: None, refused: None, assembly: self.assembly, clock };
         let content = in_memory.unwrap_or(Content::Bytes(bytes));
         // A task that panics could not make sense of the content. What it shares with others is whole: slots
         // that are not filled are given back.
         let brought = panic::catch_unwind(AssertUnwindSafe(|| self.task.load(content)?.items(&mut items)));
         let failed = || Rejected::new(RejectionClass::Decode, "the decoder failed on this content");
-        match brought.unwrap_or_else(|_| Err(failed().into())) {
-            Ok(()) => {
-                let done = items.draft.finish(None);
-                if let Some((guard, item)) = items.last {
-                    guard.fill(item);
-                }
+        // What was refused counts, whatever the task made of that.
+        let rejected = match (items.refused.take(), brought.unwrap_or_else(|_| Err(failed().into()))) {
+            (Some(Err(ended)), _) => return Err(ended),
+            (Some(Ok(rejected)), _) | (None, Err(Halt::Rejected(rejected))) => Some(rejected),
+            (None, Ok(())) => None,
+            (None, Err(Halt::Stopped)) => {
+                let expected = "items, or a reason why there are none";
+                return Err(Some(Error::bad_value("task", expected, "it stopped of itself")));
+            }
+        };
+        let done = items.draft.finish(rejected.clone());
+        let Some((guard, item)) = items.last else { return Ok(done) };
+        match rejected {
+            Some(rejected) => Ok(done.or_else(|| item.settle(Err(rejected)))),
+            None => {
+                guard.fill(item);
                 Ok(done)
             }
-            Err(Halt::Rejected(rejected)) => {
-                let done = items.draft.finish(Some(rejected.clone()));
-                Ok(done.or_else(|| items.last.and_then(|(_, item)| item.settle(Err(rejected)))))
-            }
-            Err(Halt::Stopped) => Err(Halt::Stopped),
         }
     }
 }
@@ -111,6 +124,8 @@ struct Bringer<'a> {
     /// that the lane that encodes it finds the entry complete. No slot is claimed meanwhile, so no thread
     /// waits for it.
     last: Option<(SlotGuard<'a>, Item)>,
+    /// Why an item was not taken: it is bad, or nothing takes items any more.
+    refused: Option<Result<Rejected, Option<Error>>>,
     assembly: &'a Assembly,
     clock: &'a Clock,
 }
@@ -126,10 +141,17 @@ impl Items for Bringer<'_> {
         }
         let mut guard = {
             let _waiting = self.clock.during(Doing::WaitingForOutput, Doing::Working);
-            self.assembly.claim(bucket).ok_or(Halt::Stopped)?
+            match self.assembly.claim(bucket) {
+                Ok(Some(guard)) => guard,
+                ended => {
+                    self.refused = Some(Err(ended.err()));
+                    return Err(Halt::Stopped);
+                }
+            }
         };
-        if let Some(slot) = guard.slot() {
-            write(slot)?;
+        if let Some(Err(rejected)) = guard.slot().map(write) {
+            self.refused = Some(Ok(rejected.clone()));
+            return Err(rejected.into());
         }
         let (item, row) = self.draft.item();
         self.last = Some((guard, item));

@@ -129,6 +129,8 @@ impl<'a> Readers<'a> {
         };
         read_rest(&mut content, length.unwrap_or(0), self.max_content, &mut bytes)
             .map_err(Refused::Unread)?;
+        // Of content whose length was not known, each reader has one beyond the budget.
+        let taken = if length.is_some() { taken } else { self.files.take(bytes.len() as u64) };
         if bytes.len() as u64 > self.max_content {
             return too_large(job, &format!("more than {}", self.max_content));
         }

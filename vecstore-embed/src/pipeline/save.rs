@@ -1,9 +1,11 @@
 //! Brings what was computed into the store, and waits where the store cannot take it at the moment.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use vecstore::{Appended, Batch, Field, OnDuplicate, OpenOptions, Snapshot, Store};
+use half::{bf16, f16};
+use vecstore::{Appended, Batch, DType, Field, OnDuplicate, OpenOptions, Snapshot, Store};
 
 use super::entry::{Done, Embedded, Outcome};
 use super::lookup::Job;
@@ -80,8 +82,11 @@ impl<'a> Saver<'a> {
         let appended = self.append(batch)?;
         let snapshot = (appended.skipped > 0).then(|| self.store.refresh()).transpose()?;
         // Another run may have stored some of these inputs first.
-        let is_ours = |job: &Job| match &snapshot {
+        let mut counted = HashSet::new();
+        let mut is_ours = |job: &Job| match &snapshot {
             None => Ok(true),
+            // A key that comes again was stored the first time.
+            Some(_) if !counted.insert(job.input.key().to_vec()) => Ok(false),
             Some(snapshot) => {
                 let entry = snapshot.get(job.input.key())?;
                 Ok::<_, Error>(entry.is_some_and(|entry| Some(entry.address().commit) == appended.commit))
@@ -194,17 +199,24 @@ fn touch(batch: &mut Batch, snapshot: &Snapshot, job: &Job) -> Result<()> {
 }
 
 /// Adds the entry of an input. Vectors that the store cannot hold (not finite, or beyond the range of its
-/// elements) make it a rejected one.
+/// elements) make it a rejected one, and so does what cannot be stored beside them.
 fn add(batch: &mut Batch, job: &Job, outcome: &mut Option<Outcome>) -> Result<()> {
     if let Some(Outcome::Embedded(embedded)) = outcome {
-        let refused = match embedded.rows().iter().flatten().all(|element| element.is_finite()) {
-            true => match push_embedded(batch, job, embedded) {
-                Err(vecstore::Error::InvalidArgument { .. }) => {
-                    format!("the model's output for it is beyond the range of {}", batch.dtype())
-                }
+        let all = |fits: fn(f32) -> bool| embedded.rows().iter().flatten().all(|element| fits(*element));
+        let in_range: fn(f32) -> bool = match batch.dtype() {
+            DType::F16 => |element| f16::from_f32(element).is_finite(),
+            DType::BF16 => |element| bf16::from_f32(element).is_finite(),
+            _ => |_| true,
+        };
+        let refused = if !all(f32::is_finite) {
+            "the model's output for it is not finite".to_owned()
+        } else if !all(in_range) {
+            format!("the model's output for it is beyond the range of {}", batch.dtype())
+        } else {
+            match push_embedded(batch, job, embedded) {
+                Err(vecstore::Error::InvalidArgument { what, .. }) => what,
                 pushed => return Ok(pushed?),
-            },
-            false => "the model's output for it is not finite".to_owned(),
+            }
         };
         *outcome = Some(Outcome::Rejected(Rejected::new(RejectionClass::Model, refused)));
     }

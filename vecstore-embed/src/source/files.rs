@@ -115,6 +115,11 @@ impl Files {
         Files { folder, accepts, skip, roots: Some(roots), ..self.clone() }
     }
 
+    /// The same files, of which these are inputs.
+    pub(crate) fn accepting(&self, accepts: Accepts) -> Self {
+        Files { accepts, ..self.clone() }
+    }
+
     /// True when the walk sees everything that lies in the folder.
     pub(crate) fn is_folder(&self) -> bool {
         matches!(self.named, Named::Folder)

@@ -31,11 +31,19 @@ unsafe impl Sync for Tensor {}
 
 impl Tensor {
     /// `length` zeros in ordinary memory.
+    ///
+    /// # Panics
+    /// There is not as much memory.
     pub fn plain(element: Element, length: usize) -> Self {
-        let lines = length.saturating_mul(element.size()).div_ceil(size_of::<Line>());
-        let mut memory: Box<[Line]> = bytemuck::zeroed_slice_box(lines);
+        Self::try_plain(element, length).expect("memory for a tensor")
+    }
+
+    /// `length` zeros in ordinary memory, if there is as much.
+    pub(crate) fn try_plain(element: Element, length: usize) -> Option<Self> {
+        let lines = length.checked_mul(element.size())?.div_ceil(size_of::<Line>());
+        let mut memory: Box<[Line]> = bytemuck::try_zeroed_slice_box(lines).ok()?;
         let first = NonNull::from(&mut *memory).cast();
-        Tensor { element, length, first, _owner: Box::new(memory) }
+        Some(Tensor { element, length, first, _owner: Box::new(memory) })
     }
 
     /// `length` zeros in memory that belongs to `owner`.
