@@ -206,7 +206,8 @@ impl Embedder {
             ..widths
         };
         let mut found: Vec<Option<Result<Embedded, Rejected>>> = inputs.iter().map(|_| None).collect();
-        self.each(&source, widths, &StopFlag::default(), &mut |done| {
+        let shared = Shared::new(StopFlag::default(), 0, 0, None);
+        self.each(&source, widths, &shared, &mut |done| {
             let outcome = match done.outcome {
                 Some(Outcome::Embedded(embedded)) => Ok(embedded),
                 Some(Outcome::Rejected(rejected)) => Err(rejected),
@@ -248,16 +249,13 @@ impl Embedder {
         &self,
         source: &dyn Source,
         widths: Widths,
-        stop: &StopFlag,
+        shared: &Shared,
         sink: &mut (dyn FnMut(Done) -> bool + Send),
     ) -> Result<()> {
         let (lanes, done) = (self.lanes()?, Mutex::new(sink));
         let files = source.files().map(|files| files.accepting(self.task().accepts()));
         let source = files.as_ref().map_or(source, |files| files);
-        let shared = Shared::new(stop.clone(), 0, 0, None);
-        // Batches go as they are when nothing comes for a moment.
-        shared.set_waiting(true);
-        let pipeline = Pipeline { source, task: self.task(), widths, remember: false, shared: &shared };
+        let pipeline = Pipeline { source, task: self.task(), widths, remember: false, shared };
         let feed = |sink: &mut crate::pipeline::Sink<'_>| {
             for found in source.walk()? {
                 let unread = match found {
@@ -276,12 +274,7 @@ impl Embedder {
             Ok(())
         };
         pipeline.run(&lanes, feed, |outputs, _| {
-            for settled in outputs.iter().flatten() {
-                if !done.lock()(settled) {
-                    stop.raise();
-                    break;
-                }
-            }
+            let _ = outputs.iter().flatten().all(|settled| done.lock()(settled));
             Ok(())
         })
     }

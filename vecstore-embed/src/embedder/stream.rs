@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::Embedder;
 use crate::base::{Result, StopFlag};
-use crate::pipeline::Outcome;
+use crate::pipeline::{Outcome, Shared};
 use crate::source::Source;
 
 /// Settled inputs that may wait to be taken.
@@ -26,8 +26,10 @@ impl Stream {
         let stop = StopFlag::default();
         let flag = stop.clone();
         let worker = thread::spawn(move || {
-            let widths = embedder.widths();
-            embedder.each(&source, widths, &flag, &mut |done| {
+            let shared = Shared::new(flag, 0, 0, None);
+            // Batches go as they are when nothing comes for a moment.
+            shared.set_waiting(true);
+            embedder.each(&source, embedder.widths(), &shared, &mut |done| {
                 done.outcome.is_none_or(|outcome| sink.send((done.job.input.key, outcome)).is_ok())
             })
         });

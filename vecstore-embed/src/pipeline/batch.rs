@@ -173,10 +173,8 @@ impl Assembly {
             }
             *open = None;
             if !self.open(&mut state, bucket)? {
-                // All tensors are in use. Unless some will come back, those are missing here that lie in open
-                // batches of other buckets.
-                let open = state.open.iter().flatten().count();
-                if state.out == 0 && state.ready.is_empty() && state.filling.len() == open {
+                // Those are missing here that lie in open batches of other buckets, unless some come back.
+                if state.is_stuck() {
                     self.close_another(&mut state, bucket);
                 }
                 state = self.claimable.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -321,6 +319,14 @@ fn ready(filling: Filling) -> Option<Ready> {
         items.push(item);
     }
     Some(Ready { bucket: filling.bucket, items, tensors })
+}
+
+impl State {
+    /// True when no tensors will come back as things are: all lie in open batches.
+    fn is_stuck(&self) -> bool {
+        let open = self.open.iter().flatten().filter(|open| open.free.len() > 0).count();
+        self.out == 0 && self.ready.is_empty() && self.filling.len() == open
+    }
 }
 
 impl SlotGuard<'_> {
@@ -520,6 +526,34 @@ mod tests {
             }
             assert_eq!(taken, [0, 1, 2, 3, 4]);
         });
+    }
+
+    #[test]
+    fn a_batch_is_closed_for_another_bucket_only_when_no_tensors_will_come_back() {
+        let shape = || Shape { items: 2, lengths: vec![1] };
+        let assembly = Assembly::new(vec![shape(), shape()], vec![Element::F32], 1, 2);
+        let is_stuck = || assembly.lock().is_stuck();
+        let slow = assembly.claim(0).unwrap().unwrap();
+        bring_to(&assembly, 1, 9);
+        bring_to(&assembly, 0, 1);
+        assert!(!is_stuck(), "a batch is being written");
+        slow.fill(Item::of_test(0));
+        assert!(!is_stuck(), "a batch can be taken");
+        let ready = assembly.take(&|| false).unwrap();
+        assert!(!is_stuck(), "a lane will give tensors back");
+        assembly.give_back(ready.tensors);
+        bring_to(&assembly, 0, 2);
+        assert!(is_stuck(), "each bucket has a batch that has only begun");
+        bring_to(&assembly, 1, 8);
+        assert_eq!(keys(&assembly.take(&|| false).unwrap()), [9, 8]);
+    }
+
+    #[test]
+    fn a_batch_without_memory_and_an_unknown_bucket_are_errors() {
+        let assembly = self::assembly(1, 1, isize::MAX as usize / 4, 1);
+        let error = |bucket| assembly.claim(bucket).map(|_| ()).unwrap_err().to_string();
+        assert!(error(0).starts_with("a batch: expected 92233"), "{}", error(0));
+        assert!(error(1).contains("one of the buckets that the task has named, found \"1\""), "{}", error(1));
     }
 
     #[test]

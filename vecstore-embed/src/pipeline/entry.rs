@@ -83,7 +83,8 @@ struct State {
     rows: Vec<Option<Vec<f32>>>,
     /// Items that are out, and one for as long as more may come.
     open: usize,
-    rejected: Option<Rejected>,
+    /// Why there is no entry, and the item that is to blame.
+    rejected: Option<(Option<usize>, Rejected)>,
 }
 
 /// An input whose items are being made.
@@ -127,7 +128,7 @@ impl Draft {
     pub(crate) fn finish(self, rejected: Option<Rejected>) -> Option<Done> {
         let mut state = self.input.lock();
         state.about = self.about;
-        state.rejected = state.rejected.take().or(rejected);
+        state.rejected = state.rejected.take().or(rejected.map(|rejected| (None, rejected)));
         state.close()
     }
 }
@@ -143,11 +144,7 @@ impl Item {
                     *row = Some(vector);
                 }
             }
-            Err(rejected) if state.rows.len() > 1 => {
-                let reason = format!("item {} of {}: {}", self.row + 1, state.rows.len(), rejected.reason);
-                state.rejected.get_or_insert(Rejected { reason, ..rejected });
-            }
-            Err(rejected) => drop(state.rejected.get_or_insert(rejected)),
+            Err(rejected) => drop(state.rejected.get_or_insert((Some(self.row), rejected))),
         }
         state.close()
     }
@@ -160,9 +157,14 @@ impl State {
             return None;
         }
         let job = self.job.take()?;
+        let count = self.rows.len();
         let (rows, about) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.about));
         let outcome = match (self.rejected.take(), rows.into_iter().collect::<Option<Vec<_>>>()) {
-            (Some(rejected), _) => Outcome::Rejected(rejected),
+            (Some((Some(row), rejected)), _) if count > 1 => {
+                let reason = format!("item {} of {count}: {}", row + 1, rejected.reason);
+                Outcome::Rejected(Rejected { reason, ..rejected })
+            }
+            (Some((_, rejected)), _) => Outcome::Rejected(rejected),
             (None, rows) => Outcome::Embedded(Embedded { rows: rows?, about }),
         };
         Some(Done { job, outcome: Some(outcome) })

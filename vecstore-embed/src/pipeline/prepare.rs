@@ -162,3 +162,84 @@ impl Items for Bringer<'_> {
         self.draft.about()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Signature;
+    use crate::pipeline::batch::Shape;
+    use crate::source::{Accepts, Input, Walk};
+    use crate::task::{Bucket, Loaded};
+    use crate::tensor::Element;
+    use std::io::{self, Read};
+
+    /// Makes items until one is refused, and says that all is well.
+    struct Heedless;
+
+    impl Source for Heedless {
+        fn walk(&self) -> crate::base::Result<Walk<'_>> {
+            unreachable!("the content is given")
+        }
+
+        fn open(&self, _: &Input) -> io::Result<Box<dyn Read + Send + '_>> {
+            unreachable!("the content is given")
+        }
+    }
+
+    impl Task for Heedless {
+        fn accepts(&self) -> Accepts {
+            Accepts::pictures()
+        }
+
+        fn buckets(&self, _: &Signature) -> crate::base::Result<Vec<Bucket>> {
+            unreachable!("the assembly is given")
+        }
+
+        fn load<'a>(&'a self, _: Content<'a>) -> Result<Box<dyn Loaded + 'a>, Rejected> {
+            Ok(Box::new(Heedless))
+        }
+
+        fn canonical(&self) -> String {
+            String::new()
+        }
+    }
+
+    impl Loaded for Heedless {
+        fn items(self: Box<Self>, items: &mut dyn Items) -> Result<(), Halt> {
+            let mut room = 2;
+            let full = || Rejected::new(RejectionClass::Size, "two are enough");
+            let mut write = |_: &mut Slot| {
+                room -= 1;
+                (room >= 0).then_some(()).ok_or_else(full)
+            };
+            while items.add(0, &mut write).is_ok() {}
+            Ok(())
+        }
+    }
+
+    fn bring(assembly: &Assembly) -> Result<Option<Done>, Option<Error>> {
+        let (source, task, left_out) = (&Heedless, &Heedless, Arc::default());
+        let prepare = Prepare { source, task, loaded: Budget::new(1), assembly, left_out };
+        prepare.bring(b"", Job::default(), &Clock::default())
+    }
+
+    #[test]
+    fn an_entry_that_lacks_items_is_not_taken_for_a_whole_one_whatever_its_task_says() {
+        let assembly =
+            |items| Assembly::new(vec![Shape { items, lengths: vec![1] }], vec![Element::F32], 1, 1);
+        // The third is refused, and settles the input when the two before it are back.
+        let refused = assembly(9);
+        assert!(bring(&refused).unwrap().is_none());
+        drop(refused.bringing());
+        let items = refused.take(&|| false).unwrap().items;
+        let settled = items.into_iter().filter_map(|item| item.settle(Ok(vec![1.0]))).next();
+        match settled.unwrap().outcome {
+            Some(crate::pipeline::Outcome::Rejected(why)) => assert_eq!(why.reason, "two are enough"),
+            other => panic!("{other:?}"),
+        }
+        // No items are wanted any more.
+        let abandoned = assembly(9);
+        abandoned.abandon();
+        assert!(matches!(bring(&abandoned), Err(None)));
+    }
+}

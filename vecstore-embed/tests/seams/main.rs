@@ -4,5 +4,6 @@ mod common;
 mod embedder;
 mod entries;
 mod killed;
+mod misuse;
 mod sources;
 mod spaces;
