@@ -224,8 +224,8 @@ impl Embedder {
     }
 
     /// Embeds everything that a source has. Gives each input with what became of it, as it is done, in any
-    /// order. No store is needed, and nothing is remembered. Dropping the stream ends the work. What cannot be
-    /// read comes with its path as key. Other calls of this embedder get in between two batches.
+    /// order. No store is needed, and nothing is remembered. Dropping the stream ends the work. What cannot
+    /// be read comes with its path as key. Other calls of this embedder get in between two batches.
     ///
     /// ```
     /// use vecstore_embed::{Embedder, Files, Model, Outcome};

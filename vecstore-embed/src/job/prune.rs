@@ -72,8 +72,8 @@ impl Sweep<'_> {
             Some(format!("the run did not see everything: {incomplete}"))
         } else if !self.yes && gone.first.count().saturating_mul(ONE_IN) > looked_at {
             Some(format!(
-                "{} of {looked_at} files are gone, which is more than one in {ONE_IN}: is the drive there? They are \
-                 removed all the same where that is confirmed",
+                "{} of {looked_at} files are gone, which is more than one in {ONE_IN}: is the drive there? \
+                 They are removed all the same where that is confirmed",
                 gone.first.count()
             ))
         } else {

@@ -43,8 +43,8 @@ impl<'a> Target<'a> {
                 let runs = Runs::of_store(path);
                 if path.is_dir() && runs.list().is_ok_and(|known| known.iter().any(Known::met_a_store)) {
                     let expected = format!("the store that {} tells of", runs.folder().display());
-                    let remedy = "is the drive mounted? mount it and run again; to begin a new store here, move that \
-                                  folder of runs away first";
+                    let remedy = "is the drive mounted? mount it and run again; to begin a new store here, \
+                                  move that folder of runs away first";
                     return Err(Error::unfit(store, expected, "an empty folder", remedy));
                 }
                 None

@@ -129,8 +129,8 @@ impl<'a> Feed<'a> {
         Ok(())
     }
 
-    /// Chunks that others had, and that are free by now: from here on only these are looked at, in walks through what
-    /// was walked before. Gives the folders or tar files they are of.
+    /// Chunks that others had, and that are free by now: from here on only these are looked at, in walks
+    /// through what was walked before. Gives the folders or tar files they are of.
     pub(crate) fn free(&mut self) -> Result<HashSet<PathBuf>, io::Error> {
         let (mut chunks, mut units) = (HashSet::new(), HashSet::new());
         let Some(claims) = &self.claims else { return Ok(units) };

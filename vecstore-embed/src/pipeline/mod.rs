@@ -74,7 +74,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Widths {
     /// Items per inference.
     pub(crate) batch: usize,
-    /// Whether batches are made in memory that a card reads by itself, where there is such: it costs time to get.
+    /// Whether batches are made in memory that a card reads by itself. It takes time to get.
     pub(crate) pinned: bool,
     /// Threads that read ahead.
     pub(crate) readers: usize,
@@ -190,7 +190,8 @@ impl Pipeline<'_> {
                     true => Ok(buckets),
                     false => Err(Error::BadValue {
                         what: "buckets of the task",
-                        expected: "one or more, each with a shape without zeros for every input of the encoder",
+                        expected: "one or more, each with a shape without zeros for every input of the \
+                                   encoder",
                         found: format!("{buckets:?}"),
                     }),
                 }

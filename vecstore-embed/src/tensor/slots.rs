@@ -53,7 +53,8 @@ impl Slot {
     /// The same as numbers of one type.
     ///
     /// # Errors
-    /// The encoder takes another type there, or has no such input: a fault of the task, which rejects every input.
+    /// The encoder takes another type there, or has no such input: a fault of the task, which rejects every
+    /// input.
     pub fn numbers<T: Number>(&mut self, number: usize) -> Result<&mut [T], Rejected> {
         let view = self.input(number);
         let found = if view.is_empty() { "nothing".to_owned() } else { view.element().to_string() };

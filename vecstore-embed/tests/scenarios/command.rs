@@ -196,8 +196,8 @@ fn mistakes_are_answered_with_a_message_and_a_code() {
         (
             run(&photos, &store, &["--list", "no-list"]),
             1,
-            "cannot read the list no-list: No such file or directory (os error 2); a list is a file with one path or \
-             JSON object per line (--list",
+            "cannot read the list no-list: No such file or directory (os error 2); a list is a file with one \
+             path or JSON object per line (--list",
         ),
     ] {
         let said = said(command);
