@@ -66,7 +66,8 @@ pub trait Task: Send + Sync {
         Accepts { extensions: &[], content: |_| false }
     }
 
-    /// The shapes in which items come, for an encoder of this signature.
+    /// The shapes in which items come, for an encoder of this signature: one bucket or more, each with a
+    /// shape for every input.
     ///
     /// # Errors
     /// The encoder takes other inputs than this task makes.
@@ -113,7 +114,8 @@ pub trait Items {
     /// entry. Waits while there is no room. The place holds what was there before: `write` sets every number.
     ///
     /// # Errors
-    /// What `write` refuses, or that no items are wanted any more.
+    /// What `write` refuses, or that no items are wanted any more. The input is not stored then, whatever the
+    /// task makes of it.
     fn add(
         &mut self,
         bucket: usize,
