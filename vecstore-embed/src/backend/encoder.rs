@@ -48,8 +48,8 @@ pub trait Encoder: Send {
     /// Runs the model on a batch of any size. The output has one part per item, as the model makes it.
     ///
     /// # Errors
-    /// [`Error::Inference`] with the engine's words; the encoder stays usable. The batch is run again in halves;
-    /// an item that fails alone is rejected, if the encoder takes zeros in its place.
+    /// [`Error::Inference`] with the engine's words; the encoder stays usable. The batch is run again in
+    /// halves; an item that fails alone is rejected, if the encoder takes zeros in its place.
     fn run(&mut self, batch: &Batch<'_>) -> Result<Vec<Output>>;
 
     /// Memory for so many numbers, from which items reach the device sooner than from ordinary memory. `None`

@@ -13,8 +13,8 @@ use super::device::Provider;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Placement {
-    /// The number of operators that ran, by ONNX Runtime's name of the provider. What TensorRT makes an engine of counts
-    /// as one.
+    /// The number of operators that ran, by ONNX Runtime's name of the provider. What TensorRT makes an
+    /// engine of counts as one.
     #[serde(rename = "by_provider")]
     pub nodes: BTreeMap<String, usize>,
     /// The kinds of operators that ran on the processor.

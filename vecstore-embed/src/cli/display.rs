@@ -3,11 +3,12 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::Level;
+use parking_lot::Mutex;
 use vecstore::one_line;
 use vecstore_embed::runs::{LogFile, Recorder};
 use vecstore_embed::{Observer, Pace, Plan, Progress};
@@ -45,7 +46,7 @@ impl Display {
 
     /// From now on the run is shown to other processes, too, and has a log.
     pub(crate) fn record(&self, recorder: Arc<Recorder>) {
-        *self.0.log.lock().unwrap_or_else(PoisonError::into_inner) = LogFile::open(&recorder.log()).ok();
+        *self.0.log.lock() = LogFile::open(&recorder.log()).ok();
         let _ = self.0.recorder.set(recorder);
     }
 
@@ -56,7 +57,7 @@ impl Display {
 
     /// Writes a line to the log of the run, if it has one.
     pub(crate) fn log(&self, level: Level, line: &str) {
-        if let Some(file) = self.0.log.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        if let Some(file) = self.0.log.lock().as_mut() {
             // A full disk is no reason to end a run.
             let _ = file.write(level.as_str(), line);
         }
@@ -73,7 +74,7 @@ impl Display {
 
     /// Pictures that this run has committed so far.
     pub(crate) fn committed(&self) -> u64 {
-        let state = self.state();
+        let state = self.0.state.lock();
         state.progress.embedded + state.progress.rejected
     }
 
@@ -98,12 +99,8 @@ impl Display {
 
     /// How far the run is, once that is known.
     pub(crate) fn line(&self) -> Option<String> {
-        let state = self.state();
+        let state = self.0.state.lock();
         state.pace.map(|pace| line(&pace, state.paused))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,7 +109,7 @@ impl Observer for Display {
         self.tell(&planned(plan, ""));
         self.tell(&format!("model {} on {}", plan.model, plan.backend));
         self.recorder().inspect(|recorder| recorder.planned(plan));
-        *self.state() = State::default();
+        *self.0.state.lock() = State::default();
         let bar = &self.0.bar;
         if self.0.terminal && !self.0.quiet {
             bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -127,7 +124,7 @@ impl Observer for Display {
 
     fn paused(&self, why: Option<&str>) {
         self.recorder().inspect(|recorder| recorder.paused(why));
-        let told = mem::replace(&mut self.state().paused, why.is_some());
+        let told = mem::replace(&mut self.0.state.lock().paused, why.is_some());
         match why {
             Some(why) if !told => self.say(&format!("paused: {why}")),
             None if told => self.say("going on"),
@@ -137,7 +134,7 @@ impl Observer for Display {
 
     fn progress(&self, progress: &Progress) {
         self.recorder().inspect(|recorder| recorder.progress(progress));
-        self.state().progress = *progress;
+        self.0.state.lock().progress = *progress;
         let bar = &self.0.bar;
         bar.set_length(progress.to_do.max(progress.done()));
         bar.set_position(progress.done());
@@ -145,7 +142,7 @@ impl Observer for Display {
 
     fn pace(&self, pace: &Pace) {
         self.recorder().inspect(|recorder| recorder.pace(pace));
-        self.state().pace = Some(*pace);
+        self.0.state.lock().pace = Some(*pace);
         self.0.bar.set_message(self.line().unwrap_or_default());
     }
 }

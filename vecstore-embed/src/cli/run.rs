@@ -140,8 +140,8 @@ pub(crate) struct RunArgs {
     /// Threads that decode; as many as processors unless given
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
-    /// Threads that read ahead; twice as many as processors unless given. More help where a disk or network takes
-    /// long to answer
+    /// Threads that read ahead; twice as many as processors unless given. More help where a disk or network
+    /// takes long to answer
     #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024))]
     readers: Option<u16>,
     /// How often the model is loaded on each card, or on the processor, so that one works while another

@@ -191,7 +191,8 @@ pub(super) fn json_summary(summary: &Summary) -> Value {
     json!({
         "ended": summary.ended.to_string(), "complete": summary.is_complete(),
         "found": summary.found, "already": summary.already, "left": summary.left,
-        "embedded": summary.embedded, "rows": summary.rows, "changed": summary.changed, "commits": summary.commits,
+        "embedded": summary.embedded, "rows": summary.rows,
+        "changed": summary.changed, "commits": summary.commits,
         "rejected": summary.rejected, "rejected_by_class": Map::from_iter(classes),
         "rejected_first": listed("path", &summary.rejections),
         "unread": summary.unread.count(), "unread_first": listed("path", &summary.unread),

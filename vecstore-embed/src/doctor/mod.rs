@@ -158,10 +158,7 @@ pub fn examine(
     let options = BackendOptions { profile: true, batch: examination.batch, ..options.clone() };
     let mut lanes = open_lanes(model, &options, examination.lanes)?;
     let tensor = pictures.tensor(model, &examination.limits, examination.batch)?;
-    let first = lanes.first_mut().ok_or_else(|| {
-        let (expected, found) = ("one or more", "none".to_owned());
-        Error::BadValue { what: "lanes", expected, found }
-    })?;
+    let first = lanes.first_mut().ok_or_else(|| Error::bad_value("lanes", "one or more", "none"))?;
     let prepared = Prepared::new(model, examination.limits);
     let together = prepared.encode(first.as_mut(), examination.batch, tensor.view())?;
     let alone = prepared.one_by_one(first.as_mut(), &tensor)?;

@@ -48,8 +48,8 @@ enum What {
 /// Where lanes come from.
 pub(super) enum Engine {
     Model(Box<Model>, BackendOptions, Option<usize>),
-    /// Of the program; taken when they are first needed.
-    Own(Mutex<Vec<Box<dyn Encoder>>>),
+    /// Of the program: its lanes are open.
+    Own,
 }
 
 impl Engine {
@@ -61,12 +61,9 @@ impl Engine {
                 if model.precision() != Precision::Full
                     && options.device.provider() != Provider::TensorRt =>
             {
-                Err(Error::BadValue {
-                    what: "precision",
-                    expected: "full, except with the device tensorrt; elsewhere the model itself decides, \
-                        exported in fp16 or bf16",
-                    found: model.precision().to_string(),
-                })
+                let expected = "full, except with the device tensorrt; elsewhere the model itself decides, \
+                                exported in fp16 or bf16";
+                Err(Error::bad_value("precision", expected, model.precision().to_string()))
             }
             _ => Ok(()),
         }
@@ -75,7 +72,7 @@ impl Engine {
     pub(super) fn open(&self) -> Result<Vec<Box<dyn Encoder>>> {
         match self {
             Engine::Model(model, options, lanes) => open_lanes(model, options, *lanes),
-            Engine::Own(encoders) => Ok(std::mem::take(&mut encoders.lock())),
+            Engine::Own => Ok(Vec::new()),
         }
     }
 }
@@ -98,8 +95,7 @@ impl EmbedderBuilder {
         encoders: Vec<Box<dyn Encoder>>,
     ) -> Result<Self> {
         if encoders.is_empty() {
-            let (expected, found) = ("one or more, one for each lane", "none".to_owned());
-            return Err(Error::BadValue { what: "encoders", expected, found });
+            return Err(Error::bad_value("encoders", "one or more, one for each lane", "none"));
         }
         let mut hasher = blake3::Hasher::new();
         for part in ["vecstore-embed: an engine of a program", name, version, &task.canonical()] {
@@ -240,10 +236,10 @@ impl EmbedderBuilder {
                 let backend = BackendOptions { batch: widths.batch, ..backend };
                 (Arc::new(task), Engine::Model(model, backend, lanes))
             }
-            What::Own(task) => (task, Engine::Own(Mutex::default())),
+            What::Own(task) => (task, Engine::Own),
         };
-        let engine = if encoders.is_empty() { engine } else { Engine::Own(Mutex::new(encoders)) };
-        let lanes = Mutex::new([].into());
+        let engine = if encoders.is_empty() { engine } else { Engine::Own };
+        let lanes = Mutex::new(encoders.into_iter().map(Mutex::new).collect());
         Embedder { inner: Arc::new(Inner { name, task, fingerprint, space, engine, widths, lanes }) }
     }
 }

@@ -187,7 +187,7 @@ impl Embedder {
         let rows = embedded.rows().len();
         embedded.into_vector().ok_or_else(|| {
             let expected = "one vector (`embed_all` gives all of them)";
-            Error::BadValue { what: "input to embed", expected, found: format!("{rows} vectors") }
+            Error::bad_value("input to embed", expected, format!("{rows} vectors"))
         })
     }
 
@@ -297,24 +297,16 @@ impl Embedder {
     /// # Errors
     /// The file cannot be read, or is rejected; otherwise as [`embed`](Self::embed).
     pub fn embed_file(&self, path: &Path) -> Result<Vec<f32>> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            action: "read the picture",
-            source,
-            remedy: "give the path of a picture that this user may read",
-        })?;
+        let remedy = "give the path of a picture that this user may read";
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read the picture", remedy))?;
+        let bad = |reason| Error::BadPicture { path: path.to_owned(), reason };
         let vector = self.embed(&bytes).map_err(|error| match error {
-            Error::Rejected { rejected } => {
-                Error::BadPicture { path: path.to_owned(), reason: rejected.reason }
-            }
+            Error::Rejected { rejected } => bad(rejected.reason),
             other => other,
         })?;
         match vector.iter().all(|element| element.is_finite()) {
             true => Ok(vector),
-            false => Err(Error::BadPicture {
-                path: path.to_owned(),
-                reason: "the model's output for it is not finite".to_owned(),
-            }),
+            false => Err(bad("the model's output for it is not finite".to_owned())),
         }
     }
 }

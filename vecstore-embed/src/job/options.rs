@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use vecstore::{DType, OpenOptions};
 
-use super::Summary;
-use crate::base::{Result, StopFlag};
-use crate::embedder::Embedder;
+use crate::base::StopFlag;
 use crate::keys::RootArg;
-use crate::pipeline::report::{Observer, Plan};
+use crate::pipeline::report::Observer;
 use crate::source::{Shard, Source};
 
 /// Embeds what a source has into a store: what the store does not account for yet, and nothing twice.
@@ -171,24 +169,5 @@ impl Run {
     pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
-    }
-
-    /// Runs until the end of the source, or until it is stopped.
-    ///
-    /// # Errors
-    /// The source, the store, the roots or the model cannot be used; the model fails on a batch; the store
-    /// cannot take one. What was committed before stays, what was not stays missing, and the same run goes on
-    /// from there.
-    pub fn run(&self, embedder: &Embedder) -> Result<Summary> {
-        self.start(embedder)
-    }
-
-    /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and
-    /// writes nothing.
-    ///
-    /// # Errors
-    /// As [`Run::run`].
-    pub fn survey(&self, embedder: &Embedder) -> Result<Plan> {
-        self.look(embedder)
     }
 }

@@ -119,12 +119,11 @@ fn is_gone(file: &Path) -> Result<bool> {
         }
         // Not to be read is not to be gone.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
-        Err(source) => Err(Error::Io {
-            path: file.to_owned(),
-            action: "look whether a stored picture is still there at",
-            source,
-            remedy: "what is stored stays, and whether its file is there is not known: check the drive, and \
-                run again",
-        }),
+        Err(source) => {
+            let action = "look whether a stored picture is still there at";
+            let remedy = "what is stored stays, and whether its file is there is not known: check the drive, \
+                          and run again";
+            Err(Error::io(file, action, remedy)(source))
+        }
     }
 }

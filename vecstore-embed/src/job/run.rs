@@ -24,7 +24,13 @@ const WAIT: Duration = Duration::from_millis(50);
 const WAIT_UNTOLD: Duration = Duration::from_secs(2);
 
 impl Run {
-    pub(super) fn start(&self, embedder: &Embedder) -> Result<Summary> {
+    /// Runs until the end of the source, or until it is stopped.
+    ///
+    /// # Errors
+    /// The source, the store, the roots or the model cannot be used; the model fails on a batch; the store
+    /// cannot take one. What was committed before stays, what was not stays missing, and the same run goes on
+    /// from there.
+    pub fn run(&self, embedder: &Embedder) -> Result<Summary> {
         let began = Instant::now();
         embedder.check_storable()?;
         let mut target = self.target(embedder)?;

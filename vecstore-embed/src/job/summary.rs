@@ -1,11 +1,10 @@
 //! How a run ended.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use super::Gone;
-use crate::base::{FirstFew, RejectionClass};
+use crate::base::{FirstFew, RejectionClass, names};
 use crate::pipeline::report::Stages;
 use crate::source::Kinds;
 
@@ -22,15 +21,7 @@ pub enum Ended {
     ReadFailures,
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Ended::Finished => "finished",
-            Ended::Stopped => "stopped",
-            Ended::ReadFailures => "read failures",
-        })
-    }
-}
+names!(Ended { Finished "finished", Stopped "stopped", ReadFailures "read failures" });
 
 /// What a run did. Every input that was found is in exactly one of `already`, `embedded`, `rejected` and
 /// `unread`.

@@ -47,8 +47,12 @@ impl Count {
 }
 
 impl Run {
-    /// What a run would find to do. Nothing is written.
-    pub(super) fn look(&self, embedder: &Embedder) -> Result<Plan> {
+    /// What the run would find to do, and the room it would need. Loads the model, looks at everything, and
+    /// writes nothing.
+    ///
+    /// # Errors
+    /// As [`Run::run`].
+    pub fn survey(&self, embedder: &Embedder) -> Result<Plan> {
         let target = self.target(embedder)?;
         let source = self.source(&target, embedder)?;
         let count = self.count(source.as_ref(), embedder, &target)?;

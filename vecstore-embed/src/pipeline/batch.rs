@@ -6,9 +6,10 @@
 //! for a slot.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::vec;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::entry::Item;
 use crate::base::{Error, Result};
@@ -134,7 +135,7 @@ impl Assembly {
     pub(crate) fn with(self, sets: Vec<Vec<Tensor>>) -> Self {
         {
             let wanted = self.lengths();
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             let most = state.unmade;
             let fits = |set: &Vec<Tensor>| {
                 set.iter().map(|one| (one.element(), one.len())).eq(wanted.iter().copied())
@@ -155,7 +156,7 @@ impl Assembly {
     /// # Errors
     /// There is no such bucket, or no memory for a batch.
     pub(crate) fn claim(&self, bucket: usize) -> Result<Option<SlotGuard<'_>>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.abandoned {
                 return Ok(None);
@@ -177,7 +178,7 @@ impl Assembly {
                 if state.is_stuck() {
                     self.close_another(&mut state, bucket);
                 }
-                state = self.claimable.wait(state).unwrap_or_else(PoisonError::into_inner);
+                self.claimable.wait(&mut state);
             }
         }
     }
@@ -219,7 +220,7 @@ impl Assembly {
     /// Waits for a batch. `None` when there will be none any more. While `waiting` says so, one that nothing
     /// was added to for a moment need not be full.
     pub(crate) fn take(&self, waiting: &dyn Fn() -> bool) -> Option<Ready> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if state.abandoned {
                 return None;
@@ -232,10 +233,8 @@ impl Assembly {
                 return None;
             }
             let claimed = state.claimed;
-            let (woken, timeout) =
-                self.takeable.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
-            if timeout.timed_out() && claimed == state.claimed && waiting() {
+            let waited = self.takeable.wait_for(&mut state, IDLE);
+            if waited.timed_out() && claimed == state.claimed && waiting() {
                 (0..self.buckets.len()).for_each(|bucket| self.close(&mut state, bucket));
             }
         }
@@ -262,7 +261,7 @@ impl Assembly {
 
     /// Gives back the tensors of a batch.
     pub(crate) fn give_back(&self, tensors: Tensors) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.out = state.out.saturating_sub(1);
         state.idle.push(tensors.into_iter().map(|(tensor, _)| tensor).collect());
         self.claimable.notify_all();
@@ -270,7 +269,7 @@ impl Assembly {
 
     /// Nothing takes batches any more: workers that wait for a slot are told so.
     pub(crate) fn abandon(&self) {
-        self.lock().abandoned = true;
+        self.state.lock().abandoned = true;
         self.claimable.notify_all();
         self.takeable.notify_all();
     }
@@ -296,11 +295,6 @@ impl Assembly {
         }
         self.takeable.notify_all();
         self.claimable.notify_all();
-    }
-
-    // No code runs under the lock that could panic half-way, so a poisoned state is still a whole one.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -343,7 +337,7 @@ impl SlotGuard<'_> {
     fn settle(&mut self, item: Option<Item>) {
         // The slot goes first: a batch is whole only when all of its slots are back.
         if self.slot.take().is_some() {
-            let mut state = self.assembly.lock();
+            let mut state = self.assembly.state.lock();
             self.assembly.settle(&mut state, self.batch, 1, item.map(|item| (self.at, item)));
         }
     }
@@ -357,7 +351,7 @@ impl Drop for SlotGuard<'_> {
 
 impl Drop for Bringing<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.workers = state.workers.saturating_sub(1);
         if state.workers == 0 {
             (0..self.0.buckets.len()).for_each(|bucket| self.0.close(&mut state, bucket));
@@ -414,7 +408,7 @@ mod tests {
             lengths.iter().map(|length| vec![Tensor::plain(Element::F32, *length)]).collect()
         };
         let count = |assembly: &Assembly| {
-            let state = assembly.lock();
+            let state = assembly.state.lock();
             (state.idle.len(), state.unmade)
         };
         let assembly = self::assembly(1, 2, 3, 3).with(given(&[6, 5, 6]));
@@ -496,7 +490,7 @@ mod tests {
             // Asked for the second time, the batch was closed the first time, and is not taken: one slot is
             // to come.
             asks.iter().take(2).for_each(drop);
-            let closed = assembly.lock().open[0].is_none() && assembly.lock().ready.is_empty();
+            let closed = assembly.state.lock().open[0].is_none() && assembly.state.lock().ready.is_empty();
             if closed {
                 slow.fill(Item::of_test(2));
             } else {
@@ -513,7 +507,7 @@ mod tests {
         let assembly = self::assembly(1, 1, 1, 2);
         let bringing = assembly.bringing();
         (0..2).for_each(|at| bring(&assembly, at));
-        assert!(!assembly.open(&mut assembly.lock(), 0).unwrap(), "there are two tensors");
+        assert!(!assembly.open(&mut assembly.state.lock(), 0).unwrap(), "there are two tensors");
         thread::scope(|scope| {
             scope.spawn(|| {
                 let _bringing = bringing;
@@ -532,7 +526,7 @@ mod tests {
     fn a_batch_is_closed_for_another_bucket_only_when_no_tensors_will_come_back() {
         let shape = || Shape { items: 2, lengths: vec![1] };
         let assembly = Assembly::new(vec![shape(), shape()], vec![Element::F32], 1, 2);
-        let is_stuck = || assembly.lock().is_stuck();
+        let is_stuck = || assembly.state.lock().is_stuck();
         let slow = assembly.claim(0).unwrap().unwrap();
         bring_to(&assembly, 1, 9);
         bring_to(&assembly, 0, 1);

@@ -5,8 +5,10 @@
 //! missing.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::lookup::Job;
 use crate::base::Rejected;
@@ -117,7 +119,7 @@ impl Draft {
 
     /// The next item, and the number of its row.
     pub(crate) fn item(&self) -> (Item, u32) {
-        let mut state = self.input.lock();
+        let mut state = self.input.state.lock();
         let row = state.rows.len();
         state.rows.push(None);
         state.open += 1;
@@ -126,7 +128,7 @@ impl Draft {
 
     /// There are no more items. The input, if all are back already.
     pub(crate) fn finish(self, rejected: Option<Rejected>) -> Option<Done> {
-        let mut state = self.input.lock();
+        let mut state = self.input.state.lock();
         state.about = self.about;
         state.rejected = state.rejected.take().or(rejected.map(|rejected| (None, rejected)));
         state.close()
@@ -137,7 +139,7 @@ impl Item {
     /// The item is back, with its vector or the reason why there is none. The input, if this was the last
     /// item.
     pub(crate) fn settle(self, vector: Result<Vec<f32>, Rejected>) -> Option<Done> {
-        let mut state = self.input.lock();
+        let mut state = self.input.state.lock();
         match vector {
             Ok(vector) => {
                 if let Some(row) = state.rows.get_mut(self.row) {
@@ -171,16 +173,9 @@ impl State {
     }
 }
 
-impl InFlight {
-    // A state is whole after every statement that changes it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.lock().job.is_some() {
+        if self.state.lock().job.is_some() {
             self.left_out.fetch_add(1, Ordering::SeqCst);
         }
     }
@@ -195,7 +190,7 @@ impl Item {
     }
 
     pub(crate) fn key_of_test(&self) -> u8 {
-        self.input.lock().job.as_ref().map_or(0, |job| job.input.key[0])
+        self.input.state.lock().job.as_ref().map_or(0, |job| job.input.key[0])
     }
 }
 

@@ -178,30 +178,21 @@ impl Pipeline<'_> {
     /// The shapes of items, for encoders that all take the same tensors.
     fn buckets(&self, encoders: &[Mutex<Box<dyn Encoder>>]) -> Result<Vec<Bucket>> {
         let signatures: Vec<_> = encoders.iter().map(|encoder| encoder.lock().signature().clone()).collect();
-        match &signatures[..] {
-            [first, others @ ..] if first.dim() > 0 && others.iter().all(|other| other == first) => {
-                let buckets = self.task.buckets(first)?;
-                let fits = |bucket: &Bucket| {
-                    let lengths = bucket.shapes.iter().map(|shape| length(shape));
-                    bucket.shapes.len() == first.inputs.len()
-                        && lengths.into_iter().all(|length| length.is_some_and(|length| length > 0))
-                };
-                match !buckets.is_empty() && buckets.iter().all(fits) {
-                    true => Ok(buckets),
-                    false => Err(Error::BadValue {
-                        what: "buckets of the task",
-                        expected: "one or more, each with a shape without zeros for every input of the \
-                                   encoder",
-                        found: format!("{buckets:?}"),
-                    }),
-                }
-            }
-            _ => Err(Error::BadValue {
-                what: "encoders",
-                expected: "one or more, which take the same tensors and give vectors of one length",
-                found: format!("{signatures:?}"),
-            }),
+        let same = signatures.iter().all(|other| Some(other) == signatures.first());
+        let Some(first) = signatures.first().filter(|first| same && first.dim() > 0) else {
+            let expected = "one or more, which take the same tensors and give vectors of one length";
+            return Err(Error::bad_value("encoders", expected, format!("{signatures:?}")));
+        };
+        let buckets = self.task.buckets(first)?;
+        let fits = |bucket: &Bucket| {
+            bucket.shapes.len() == first.inputs.len()
+                && bucket.shapes.iter().all(|shape| length(shape).is_some_and(|length| length > 0))
+        };
+        if buckets.is_empty() || !buckets.iter().all(fits) {
+            let expected = "one or more, each with a shape without zeros for every input of the encoder";
+            return Err(Error::bad_value("buckets of the task", expected, format!("{buckets:?}")));
         }
+        Ok(buckets)
     }
 
     /// Tensors that go round: for each lane the ones it works on and the ones that are being filled

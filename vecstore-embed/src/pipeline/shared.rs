@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{io, thread};
+
+use parking_lot::Mutex;
 
 use super::entry::Outcome;
 use super::report::{Observer, Pace, Progress, Stages};
@@ -99,7 +101,7 @@ impl Shared {
 
     /// A file turned out to be no picture.
     pub(crate) fn ignored(&self, path: &Path) {
-        self.tally().ignored.add(path);
+        self.tally.lock().ignored.add(path);
     }
 
     /// Inputs were not begun.
@@ -184,7 +186,7 @@ impl Shared {
     /// Changes the tally, and tells the observer.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Tally)) {
         let progress = {
-            let mut tally = self.tally();
+            let mut tally = self.tally.lock();
             change(&mut tally);
             tally.progress
         };
@@ -195,7 +197,7 @@ impl Shared {
 
     /// Tells the observer what `pace` makes of the progress.
     pub(crate) fn tell(&self, pace: impl FnOnce(Progress) -> Pace) {
-        let progress = self.tally().progress;
+        let progress = self.tally.lock().progress;
         if let Some(observer) = &self.observer {
             observer.pace(&pace(progress));
         }
@@ -210,22 +212,17 @@ impl Shared {
 
     /// Inputs that are settled.
     pub(crate) fn done(&self) -> u64 {
-        self.tally().progress.done()
+        self.tally.lock().progress.done()
     }
 
     /// All stages have ended, and this is how they spent their time.
     pub(crate) fn ended(&self, stages: Stages) {
-        self.tally().stages = stages;
+        self.tally.lock().stages = stages;
     }
 
     /// The tally as it stands.
     pub(crate) fn tally_now(&self) -> Tally {
-        self.tally().clone()
-    }
-
-    // A tally is whole after every statement that changes it, so a panic elsewhere does not spoil it.
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock().clone()
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{io, process, thread};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::Runs;
 use super::state::{Phase, RunState};
@@ -69,13 +70,13 @@ impl Recorder {
 
     /// The state as it is.
     pub fn state(&self) -> RunState {
-        self.watched().clone()
+        self.state.lock().clone()
     }
 
     /// The run has ended, like this.
     pub fn end(&self, how: &str, exit: u8) {
         {
-            let mut state = self.watched();
+            let mut state = self.state.lock();
             state.phase = Phase::Ended;
             state.ended = Some(how.to_owned());
             state.exit = Some(exit);
@@ -83,11 +84,7 @@ impl Recorder {
         self.written();
         let _ = fs::remove_file(self.runs.file(&self.id, "stop"));
         // Last, so that a process that finds it live no more can read how it ended.
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn watched(&self) -> MutexGuard<'_, RunState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock.lock() = None;
     }
 
     /// Raises the flag where the run was asked to stop, and writes the state now and then.
@@ -95,7 +92,7 @@ impl Recorder {
         if self.runs.file(&self.id, "stop").exists() {
             self.stop.raise();
         }
-        let mut state = self.watched();
+        let mut state = self.state.lock();
         if state.phase != Phase::Ended && (now() - state.updated).abs() >= WRITE {
             if self.stop.is_raised() {
                 state.phase = Phase::Stopping;
@@ -114,12 +111,12 @@ impl Recorder {
 
     fn write(&self) -> io::Result<()> {
         // One thread at a time: what is written last is the newest, and after the end nothing is.
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.lock();
         if lock.is_none() {
             return Ok(());
         }
         let state = {
-            let mut state = self.watched();
+            let mut state = self.state.lock();
             state.updated = now();
             state.clone()
         };
@@ -150,7 +147,7 @@ fn claim_name(runs: &Runs) -> io::Result<(String, File)> {
 
 impl Observer for Recorder {
     fn planned(&self, plan: &Plan) {
-        let mut state = self.watched();
+        let mut state = self.state.lock();
         state.phase = Phase::Working;
         state.planned = Some(now());
         (state.found, state.already, state.stored) = (plan.found, plan.already, plan.stored);
@@ -161,7 +158,7 @@ impl Observer for Recorder {
     }
 
     fn progress(&self, progress: &Progress) {
-        self.watched().progress = *progress;
+        self.state.lock().progress = *progress;
     }
 
     fn pace(&self, pace: &Pace) {
@@ -169,12 +166,12 @@ impl Observer for Recorder {
             let busy = pace.stages.of(stage).busy() * 100.0;
             format!("{stage} (busy {busy:.0} %)")
         });
-        let mut state = self.watched();
+        let mut state = self.state.lock();
         (state.rate, state.limit) = (pace.rate, limit.unwrap_or_default());
     }
 
     fn paused(&self, why: Option<&str>) {
-        let mut state = self.watched();
+        let mut state = self.state.lock();
         state.phase = if why.is_some() { Phase::Paused } else { Phase::Working };
         state.note = why.unwrap_or_default().to_owned();
     }

@@ -52,12 +52,9 @@ impl Filter {
 }
 
 fn set<T: AsRef<str>>(what: &'static str, patterns: &[T]) -> Result<Option<GlobSet>> {
-    let bad = |pattern: &str| Error::BadValue {
-        what,
-        expected: "a pattern such as '*.jpg' or '2019/**' (a character that means something is written like \
-            '[*]')",
-        found: pattern.to_owned(),
-    };
+    let expected = "a pattern such as '*.jpg' or '2019/**' (a character that means something is written like \
+                    '[*]')";
+    let bad = |pattern: &str| Error::bad_value(what, expected, pattern);
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let pattern = pattern.as_ref();

@@ -43,8 +43,8 @@ enum Seen {
 }
 
 impl Scan {
-    /// Walks the folder of `files`, and the folders in it if they say so. Paths are compared as they are, so what is to
-    /// be skipped has to be given as the walk would meet it.
+    /// Walks the folder of `files`, and the folders in it if they say so. Paths are compared as they are,
+    /// so what is to be skipped has to be given as the walk would meet it.
     pub(super) fn new(files: Files) -> Self {
         Scan { files, levels: Vec::new(), first: None, begun: false }
     }

@@ -40,11 +40,9 @@ impl FromStr for Shard {
     fn from_str(text: &str) -> Result<Self> {
         let parts =
             text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
-        parts.and_then(|(index, count)| Shard::new(index, count)).ok_or_else(|| Error::BadValue {
-            what: "shard",
-            expected: "i/n, with i from 0 to n-1",
-            found: text.to_owned(),
-        })
+        parts
+            .and_then(|(index, count)| Shard::new(index, count))
+            .ok_or_else(|| Error::bad_value("shard", "i/n, with i from 0 to n-1", text))
     }
 }
 

@@ -35,11 +35,8 @@ pub fn tar_files(pattern: &str) -> Result<Vec<PathBuf>> {
         for name in &names {
             let Some((before, from, to, after)) = range(name) else { continue };
             let number = |text: &str| text.parse::<usize>().ok();
-            let bad = || Error::BadValue {
-                what: "tar",
-                expected: "a file, or names like 'shard-{000..127}.tar', a million at most",
-                found: pattern.to_owned(),
-            };
+            let expected = "a file, or names like 'shard-{000..127}.tar', a million at most";
+            let bad = || Error::bad_value("tar", expected, pattern);
             let (first, last) = (number(from).ok_or_else(bad)?, number(to).ok_or_else(bad)?);
             if first > last || (last - first).saturating_add(next.len()) >= MOST {
                 return Err(bad());

@@ -153,5 +153,5 @@ pub struct Bucket {
 
 /// An error about an encoder that does not take what a task makes.
 pub(crate) fn misfit(expected: &'static str, signature: &Signature) -> Error {
-    Error::BadValue { what: "encoder", expected, found: format!("{:?}", signature.inputs) }
+    Error::bad_value("encoder", expected, format!("{:?}", signature.inputs))
 }

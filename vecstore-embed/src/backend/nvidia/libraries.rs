@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
+use parking_lot::Mutex;
 
 use super::super::device::{Device, Provider};
 use super::super::display;
@@ -202,7 +202,7 @@ fn folders(beside: &Path) -> Vec<PathBuf> {
 
 /// Loads libraries by name, from where the system looks or from `folders`. Gives those that cannot be had.
 fn load(names: Vec<String>, folders: &[PathBuf]) -> Vec<String> {
-    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut loaded = LOADED.lock();
     let mut missing = names;
     // One may need another: as long as something is found, the rest is tried again.
     loop {

@@ -7,7 +7,6 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use ort::environment::Environment;
@@ -15,6 +14,7 @@ use ort::ep::ExecutionProvider;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, PrimitiveTensorElementType, TensorElementType, TensorRef};
+use parking_lot::Mutex;
 
 use self::library::find;
 pub(super) use self::library::none_found;
@@ -58,7 +58,7 @@ impl Runtime {
 }
 
 fn in_use() -> Option<Runtime> {
-    RUNTIME.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    RUNTIME.lock().clone()
 }
 
 /// The library that this process uses, if it has come to that: path, version, what it computes on.
@@ -115,7 +115,7 @@ pub(super) fn open_first(
 /// Every use of `ort` comes after this: any of its calls would otherwise load a library of its own choice,
 /// and panic if there is none.
 fn runtime(path: &Path, device: &Device) -> Result<Runtime> {
-    let mut loaded = RUNTIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut loaded = RUNTIME.lock();
     if let Some(runtime) = &*loaded {
         if path.canonicalize().is_ok_and(|path| path == runtime.path) {
             provider::check(&runtime.path, device)?;

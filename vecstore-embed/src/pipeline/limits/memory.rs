@@ -1,6 +1,6 @@
 //! A cap on bytes in flight, shared by threads.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex};
 
 /// Hands out bytes up to a cap; a thread that wants more waits until others give theirs back.
 ///
@@ -48,24 +48,19 @@ impl Budget {
 
     /// A place in the line, behind those that were taken before.
     fn line_up(&self, bytes: u64) -> InLine<'_> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         InLine { budget: self, bytes: bytes.min(self.cap), ticket }
-    }
-
-    // No code runs under the lock that could panic half-way, so a poisoned state is still a whole one.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<'a> InLine<'a> {
     fn wait(self) -> Taken<'a> {
         let InLine { budget, bytes, .. } = self;
-        let mut state = budget.lock();
+        let mut state = budget.state.lock();
         while !self.is_served(&state) {
-            state = budget.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            budget.changed.wait(&mut state);
         }
         state.used += bytes;
         state.serving += 1;
@@ -82,7 +77,7 @@ impl<'a> InLine<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.budget.lock().used -= self.bytes;
+        self.budget.state.lock().used -= self.bytes;
         self.budget.changed.notify_all();
     }
 }
@@ -114,10 +109,10 @@ mod tests {
         });
         let most = most.into_inner();
         assert!(most <= 100, "{most}");
-        assert_eq!(budget.lock().used, 0);
+        assert_eq!(budget.state.lock().used, 0);
         // Several fit at once.
         let taken = [budget.take(60), budget.take(30), budget.take(10)];
-        assert_eq!(budget.lock().used, 100);
+        assert_eq!(budget.state.lock().used, 100);
         drop(taken);
     }
 
@@ -126,7 +121,7 @@ mod tests {
         let budget = Budget::new(10);
         let first = budget.take(1);
         let (large, small) = (budget.line_up(1000), budget.line_up(1));
-        let served = |one: &InLine<'_>| one.is_served(&budget.lock());
+        let served = |one: &InLine<'_>| one.is_served(&budget.state.lock());
         assert!(!served(&large) && !served(&small), "nine are free, but the large one is first");
         drop(first);
         assert!(served(&large) && !served(&small));

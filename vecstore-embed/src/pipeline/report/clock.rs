@@ -1,7 +1,8 @@
 //! How each thread of a run spends its time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{StageTimes, Stages};
 
@@ -42,7 +43,7 @@ impl Default for Clock {
 impl Clock {
     /// From now on the thread does this.
     pub(crate) fn switch(&self, doing: Doing) {
-        self.lock().switch(doing, Instant::now());
+        self.0.lock().switch(doing, Instant::now());
     }
 
     /// Does this from now on, and something else once the guard is dropped.
@@ -53,12 +54,7 @@ impl Clock {
 
     /// What was spent so far, up to this moment.
     fn spent(&self) -> StageTimes {
-        self.lock().spent(Instant::now())
-    }
-
-    // A state is whole after every statement that changes it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().spent(Instant::now())
     }
 }
 
@@ -159,8 +155,8 @@ mod tests {
         let clock = Clock::default();
         {
             let _waiting = clock.during(Doing::WaitingForOutput, Doing::Working);
-            assert_eq!(clock.lock().doing, Doing::WaitingForOutput);
+            assert_eq!(clock.0.lock().doing, Doing::WaitingForOutput);
         }
-        assert_eq!(clock.lock().doing, Doing::Working);
+        assert_eq!(clock.0.lock().doing, Doing::Working);
     }
 }

@@ -1,8 +1,9 @@
 //! The stages of a run, and how their threads spend their time.
 
-use std::fmt;
 use std::iter::Sum;
 use std::time::Duration;
+
+use crate::base::names;
 
 /// A stage of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +21,9 @@ pub enum Stage {
     Commit,
 }
 
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Scan => "listing files",
-            Stage::Read => "reading files",
-            Stage::Prepare => "decoding",
-            Stage::Infer => "the model",
-            Stage::Commit => "storing",
-        })
-    }
-}
+names!(Stage {
+    Scan "listing files", Read "reading files", Prepare "decoding", Infer "the model", Commit "storing"
+});
 
 /// How the threads of one stage spent their time, added up over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,7 +9,9 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// The claims of one run.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Claims {
     pub(crate) fn take(self: &Arc<Self>, chunk: u64) -> io::Result<Option<ChunkClaim>> {
         // Positions in a file have a sign.
         let chunk = chunk >> 1;
-        let mut held = self.held();
+        let mut held = self.held.lock();
         if held.contains(&chunk) || !self.lock(chunk, true)? {
             return Ok(None);
         }
@@ -84,15 +86,11 @@ impl Claims {
     fn lock(&self, _chunk: u64, _take: bool) -> io::Result<bool> {
         self.file.metadata().map(|_| true)
     }
-
-    fn held(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for ChunkClaim {
     fn drop(&mut self) {
-        let mut held = self.claims.held();
+        let mut held = self.claims.held.lock();
         held.remove(&self.chunk);
         // If this fails the chunk stays taken until the run ends, and is done by then.
         let _ = self.claims.lock(self.chunk, false);
