@@ -53,7 +53,6 @@ macro_rules! numbers {
 }
 numbers!(f32: F32, f16: F16, bf16: Bf16, i32: I32, i64: I64);
 
-#[cfg(feature = "onnxruntime")]
 /// Evaluates an expression with `$T` as the Rust type of an element type.
 macro_rules! for_element {
     ($element:expr, $T:ident => $body:expr) => {
@@ -70,7 +69,6 @@ macro_rules! for_element {
         }
     };
 }
-#[cfg(feature = "onnxruntime")]
 pub(crate) use for_element;
 
 /// One input or output of an encoder: its name, its element type, and the shape of one item.
