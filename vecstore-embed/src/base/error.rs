@@ -9,7 +9,7 @@ use super::Rejected;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong around a run. A picture whose *content* is bad is not here: it is
-/// [`Rejected`](crate::image::Rejected), a result the store remembers and the run goes on.
+/// [`Rejected`](crate::base::Rejected), a result the store remembers and the run goes on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
