@@ -195,7 +195,7 @@ impl Embedder {
     /// it was built for, in batches. An input that makes a batch fail is found, and rejected.
     ///
     /// # Errors
-    /// The model cannot be loaded, or fails on everything.
+    /// The model cannot be loaded, or fails on everything; a task of the program's own breaks its rules.
     pub fn embed_all<T: Embeddable + Sync>(&self, inputs: &[T]) -> Result<Vec<Result<Embedded, Rejected>>> {
         let source = InMemory(inputs);
         let widths = self.widths();
@@ -269,7 +269,9 @@ impl Embedder {
                 };
                 let input = Input::new(unread.0.into_os_string().into_encoded_bytes());
                 let job = Job { input, ..Job::default() };
-                done.lock()(Done { job, outcome: Some(Outcome::Unread(unread.1)) });
+                if !done.lock()(Done { job, outcome: Some(Outcome::Unread(unread.1)) }) {
+                    break;
+                }
             }
             Ok(())
         };

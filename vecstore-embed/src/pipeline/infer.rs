@@ -1,8 +1,8 @@
-//! Third stage, one thread for each lane, which owns a model: batches of pictures become vectors.
+//! Stage after the batches, one thread for each lane: items become vectors.
 //!
 //! A device that runs out of memory gets smaller batches from then on. A batch that fails otherwise is halved
-//! until the picture is alone that makes it fail; that one is rejected, if the model still works on a blank
-//! one.
+//! until the item is alone that makes it fail; its input is rejected, if the model still works on a blank
+//! item.
 
 use std::time::Duration;
 

@@ -44,7 +44,7 @@ pub(crate) struct Fed {
     pub(crate) already: u64,
     /// Files that changed since they were embedded, of those given as jobs.
     pub(crate) changed: u64,
-    /// Files that are no pictures.
+    /// Files that are no inputs.
     pub(crate) ignored: Kinds,
     pub(crate) skipped: u64,
     /// Files and folders left out by options.

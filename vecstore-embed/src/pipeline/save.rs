@@ -92,15 +92,17 @@ impl<'a> Saver<'a> {
                 Ok::<_, Error>(entry.is_some_and(|entry| Some(entry.address().commit) == appended.commit))
             }
         };
-        let (mut embedded, mut rows, mut rejected) = (0, 0, 0);
+        let (mut embedded, mut rows, mut rejections) = (0, 0, Vec::new());
         for Done { job, outcome } in &done {
             match outcome {
                 Some(Outcome::Embedded(found)) if is_ours(job)? => {
                     embedded += 1;
                     rows += found.rows().len() as u64;
                 }
-                Some(Outcome::Rejected(_)) => rejected += u64::from(is_ours(job)?),
-                Some(Outcome::Embedded(_)) => {}
+                Some(Outcome::Rejected(rejected)) if is_ours(job)? => {
+                    rejections.push((&job.input.path, rejected))
+                }
+                Some(Outcome::Embedded(_) | Outcome::Rejected(_)) => {}
                 _ => continue,
             }
             if job.known.is_some() {
@@ -111,16 +113,15 @@ impl<'a> Saver<'a> {
         self.shared.update(|tally| {
             let progress = &mut tally.progress;
             progress.embedded += embedded;
-            progress.rejected += rejected;
+            progress.rejected += rejections.len() as u64;
             progress.same += same;
             progress.rows += rows;
             progress.changed += appended.replaced.saturating_sub(same);
             progress.overtaken += appended.skipped;
             progress.commits += u64::from(appended.commit.is_some());
-            for Done { job, outcome } in &done {
-                let Some(Outcome::Rejected(rejected)) = outcome else { continue };
-                log::info!("{}: rejected: {rejected}", job.input.path.display());
-                tally.rejections.push(&job.input.path, &rejected.reason);
+            for (path, rejected) in rejections {
+                log::info!("{}: rejected: {rejected}", path.display());
+                tally.rejections.push(path, &rejected.reason);
                 *tally.classes.entry(rejected.class).or_default() += 1;
             }
         });

@@ -99,7 +99,7 @@ impl Shared {
         self.unreadable.load(Ordering::SeqCst)
     }
 
-    /// A file turned out to be no picture.
+    /// A file turned out to be no input.
     pub(crate) fn ignored(&self, path: &Path) {
         self.tally.lock().ignored.add(path);
     }

@@ -99,6 +99,10 @@ fn a_key_that_comes_again_is_counted_once() {
     let source = Said(vec!["twice", "once", "twice", "twice"]);
     let summary = Run::new(source, dir.path().join("s")).run(&odd(Odd::default())).unwrap();
     assert_eq!((summary.embedded, summary.rows, summary.rejected), (2, 2, 0), "{summary:?}");
+    let source = Said(vec!["a\ttab", "fine", "a\ttab"]);
+    let summary = Run::new(source, dir.path().join("t")).run(&odd(Odd::default())).unwrap();
+    assert_eq!((summary.embedded, summary.rejected, summary.rejections.count()), (1, 1, 1), "{summary:?}");
+    assert_eq!(summary.classes.into_values().sum::<u64>(), 1);
 }
 
 #[test]
