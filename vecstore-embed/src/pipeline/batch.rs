@@ -195,7 +195,7 @@ impl Assembly {
                 let made = lengths.into_iter().map(|(element, length)| Tensor::try_plain(element, length));
                 let made = made.collect::<Option<_>>().ok_or_else(|| {
                     let (expected, found) = (format!("{bytes} bytes of memory for it"), "not as much");
-                    Error::unfit("a batch", expected, found, "make batches of fewer items")
+                    Error::unfit("a batch", expected, found, "make smaller batches")
                 })?;
                 state.unmade -= 1;
                 made
